@@ -38,7 +38,7 @@ SAMPLE_INTERVAL_SECONDS = 0.05  # seconds
 MAX_RECOVERY_SECONDS = 5.0  # seconds in which it is to be ready again
 FULL_DISK_BYTES = 1_048_576  # bytes of the file system that is filled
 GAUGE = "policyengine_store_failing"
-RECOVERY = "answers again", "takes writes again"
+RECOVERY = "answers again", "accepts writes again"
 POLICY = """
 language 1
 package shop

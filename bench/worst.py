@@ -21,7 +21,7 @@ from bench.trial import format_number
 ASKERS = 4  # connections that ask the worst question again and again
 SECONDS, PAUSE = 3.0, 0.005
 PATIENCE = 30.0  # seconds for which a decision is waited for
-MAX_HEALTH_MILLISECONDS = 50.0  # milliseconds
+MAX_HEALTH_MILLISECONDS = 50.0
 FACTS = """\
 facts { body.a: list<int>  body.b: list<int>  body.text: string?  body.texts: list<string>?  body.note: int? }
 anyone { may POST /x }

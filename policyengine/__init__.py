@@ -1,11 +1,11 @@
-"""Policies for AI agents that call APIs and tools; decisions that fail closed and explain themselves.
+"""Policies for AI agents that call APIs and tools, with decisions that fail closed and explain themselves.
 
     engine = Engine.load("policies")
     decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices/42"}, "agent": {…}, …})
     decision.allowed, decision.outcome, decision.reasons
 
-Engine.load raises PolicyError when a policy has mistakes; Engine.decide raises RequestError when a question has.
-Neither is a decision, so neither lets anything pass.
+Engine.load raises PolicyError if a policy has errors; Engine.decide raises RequestError if a question is malformed.
+Neither is a decision, so neither lets a request pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policyengine.runtime.request import Request
     from policyengine.runtime.structure_checks import RequestError
 
-# Where each name lives. They load when asked for, so that `policyengine --version` loads none.
+# The module of each public name. Names are imported on first access, so that `policyengine --version` imports none.
 _HOMES = {
     "Engine": "engine",
     "Decision": "runtime.decision",
@@ -68,5 +68,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """For `help` and completion, which look for names before they load."""
+    """Return all names, for `help` and completion, before they are imported."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Files and streams read within bounds: no device, pipe or file takes more memory than what is asked of it may have."""
+"""Bounded reads of files and streams, so that no device, pipe or file can exhaust memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-MAX_SETTINGS_BYTES = 2**20  # bytes of what people write by hand: settings, tokens, maps of tables
+MAX_SETTINGS_BYTES = 2**20  # bytes of files that people write: settings, tokens, table maps
 
 
 class ByteStream(Protocol):
@@ -19,21 +19,21 @@ class ByteStream(Protocol):
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
-    """A whole file; no device and no pipe, which may never end. Raises OSError."""
+    """Read a whole regular file; devices and pipes, which may never end, are refused. Raises OSError."""
     file: BinaryIO
     with os.fdopen(open_regular(path), "rb") as file:
         return read_stream(file, max_bytes)
 
 
 def begins_with(path: Path | str, beginning: bytes) -> bool:
-    """Raises OSError."""
+    """Return whether a regular file begins with these bytes. Raises OSError."""
     file: BinaryIO
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read(len(beginning)) == beginning
 
 
 def open_regular(path: Path | str) -> int:
-    """A descriptor of a file; no pipe is waited for. Raises OSError."""
+    """Open a regular file and return its descriptor, without waiting for a pipe. Raises OSError."""
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         check_regular(os.fstat(opened).st_mode)
@@ -44,15 +44,15 @@ def open_regular(path: Path | str) -> int:
 
 
 def check_regular(mode: int) -> None:
-    """Raises OSError for what is no file."""
+    """Raises OSError if the mode is not that of a regular file."""
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "this is no file, but a device or a pipe")
+        raise OSError(errno.EINVAL, "this is a device or a pipe, not a regular file")
 
 
 def read_stream(stream: ByteStream, max_bytes: int) -> bytes:
-    """All that is left of a stream. Raises OSError where that is too much."""
+    """Read the rest of a stream. Raises OSError if it is longer than `max_bytes`."""
     data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise too_large_error(f"this holds more than {max_bytes:,} bytes")
@@ -60,7 +60,7 @@ def read_stream(stream: ByteStream, max_bytes: int) -> bytes:
 
 
 def read_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream as they come, with their numbers. Raises OSError where one is too long."""
+    """Yield numbered lines as they arrive. Raises OSError if a line is longer than `max_bytes`."""
     number = 0
     while line := stream.readline(max_bytes + 1):
         number += 1

@@ -1,4 +1,4 @@
-"""Python processes that import nothing from the working directory, where policies lie and all that is beside them."""
+"""Python child processes that do not import modules from the working directory, where policies and other files are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # as `python -P`, for what a process starts itself, too
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"  # like `python -P`, and inherited by grandchildren
 
 
 def python_command(code: str) -> list[str]:
-    """Of a process that runs this text."""
+    """Return the command that runs this code."""
     return [sys.executable, "-P", "-c", code]
 
 
@@ -21,7 +21,7 @@ def child_environment() -> dict[str, str]:
 
 @contextmanager
 def safe_multiprocessing() -> Iterator[None]:
-    """What `multiprocessing` starts meanwhile is safe: it takes no arguments for Python, and the environment only."""
+    """Make processes safe that `multiprocessing` starts; it accepts the environment, but no Python options."""
     before = os.environ.get(SAFE_PATH_VARIABLE)
     os.environ[SAFE_PATH_VARIABLE] = "1"
     try:

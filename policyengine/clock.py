@@ -1,4 +1,4 @@
-"""Clocks, and moments as whole numbers since 1970."""
+"""Clocks, and times as integers since 1970."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def utc_now() -> datetime:
 
 
 def epoch_microseconds(moment: datetime) -> int:
-    """As stores count."""
+    """Return microseconds since 1970, as stores use them."""
     return (moment - EPOCH) // MICROSECOND
 
 
 def epoch_nanoseconds(moment: datetime) -> int:
-    """As decisions are stamped."""
+    """Return nanoseconds since 1970, as decisions are stamped."""
     return epoch_microseconds(moment) * 1_000
 
 
 def nanosecond_clock(clock: Clock) -> Callable[[], int]:
-    """The clock in nanoseconds. A clock that has a method `nanoseconds` is spared a datetime."""
+    """Return the clock in nanoseconds, with its own method `nanoseconds` if it has one, which avoids a datetime."""
     if clock is utc_now:
         return time_ns
     own: Callable[[], int] | None = getattr(clock, "nanoseconds", None)

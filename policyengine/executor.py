@@ -1,4 +1,4 @@
-"""Threads for what waits for somebody else, so that an event loop does not: more of them than may wait for issuers."""
+"""The thread pool for blocking calls, and turns for long calculations, so that event loops do not wait."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from typing import ParamSpec, TypeVar
 
 from policyengine.fair_queue import FairQueue, never_gone
 
-SWITCH_SECONDS = 0.001  # seconds until a thread that calculates lets an event loop have its turn
-MAX_THREADS = (
-    64  # the loop's own are as few as there are processors, and whoever waits for an issuer would have all of them
-)
+SWITCH_SECONDS = 0.001  # seconds until a calculating thread yields to the event loop
+MAX_THREADS = 64  # asyncio's own pool is as small as the number of CPUs, and calls to slow issuers would occupy it
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
@@ -26,7 +24,7 @@ _requester: ContextVar[Requester | None] = ContextVar("requester", default=None)
 
 
 def thread_pool() -> ThreadPoolExecutor:
-    """That of this process."""
+    """Return the pool of this process."""
     if not _pools:
         _pools.append(ThreadPoolExecutor(MAX_THREADS, "policyengine"))
     return _pools[0]
@@ -34,28 +32,29 @@ def thread_pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who waits for an answer: the `name` by which it has its turn, and whether it `is_gone`."""
+    """The caller that waits for an answer: the `name` for its turns, and whether it `is_gone`."""
 
     name: Callable[[], str]
     is_gone: Callable[[], bool]
 
 
 def enter_requester(requester: Requester) -> None:
-    """What this task begins from now on is bounded, has its turn by that name, and is dropped when that is gone."""
+    """Assign the work of this task to a caller: it is bounded, takes turns by name, and is dropped if the caller is
+    gone."""
     _requester.set(requester)
 
 
 def is_requester_gone() -> bool:
-    """Whether nobody waits any more for what is done here."""
+    """Return whether the caller no longer waits for this work."""
     requester = _requester.get()
     return requester is not None and requester.is_gone()
 
 
 def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
-    """Does what takes long, one after the other, as an event loop that shares its interpreter with more threads waits
-    longer for its turn. Callers have it in turn; who asks in this process itself may ask for as much as it likes.
+    """Run long work in the queue, one item at a time, because more calculating threads would delay the event loop
+    further.
 
-    Raises WorkRefusedError.
+    Callers take turns. Calls without a caller, from this process itself, are not bounded. Raises WorkRefusedError.
     """
     whole = partial(copy_context().run, without_gc, partial(work, *args, **given))
     requester = _requester.get()
@@ -65,7 +64,7 @@ def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Futur
 
 
 def without_gc(work: Callable[[], T]) -> T:
-    """While much is read, nobody looks for garbage in it: all threads would wait for that."""
+    """Run without garbage collection, which would stop all threads while many objects are created."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -76,15 +75,15 @@ def without_gc(work: Callable[[], T]) -> T:
 
 
 async def run_in_turn(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-    """The same, for an event loop. Raises WorkRefusedError."""
+    """Run long work in turn, from an event loop. Raises WorkRefusedError."""
     return await wrap_future(submit_long(work, *args, **given))
 
 
 async def run_in_thread(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-    """As `asyncio.to_thread`."""
+    """Run blocking work in the pool, like `asyncio.to_thread`."""
     return await get_running_loop().run_in_executor(thread_pool(), partial(copy_context().run, work, *args, **given))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)  # threads stay where they began
+    os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
     os.register_at_fork(after_in_child=_long_queue.reset)

@@ -1,4 +1,4 @@
-"""Work of many callers, done one after the other in a thread of its own: of each caller in turn, and bounded."""
+"""A fair queue: work of many callers runs in one thread, one item at a time, by turns and within bounds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 def never_gone() -> bool:
-    """Nobody that waits is gone."""
+    """The work always has a waiting caller."""
     return False
 
 
 class WorkRefusedError(Exception):
-    """Nothing was begun: too much waits already, or nobody waits for it any more."""
+    """Nothing was started: too much work waits, or the caller is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingWork:
     work: Callable[[], Any]
-    is_gone: Callable[[], bool]  # whether nobody waits for it any more
+    is_gone: Callable[[], bool]  # whether the caller no longer waits
     done: Future[Any] = field(default_factory=Future)
 
     @property
@@ -35,7 +35,7 @@ class WaitingWork:
 
     def drop(self) -> None:
         if self.done.set_running_or_notify_cancel():
-            self.done.set_exception(WorkRefusedError("nobody waits for it any more"))
+            self.done.set_exception(WorkRefusedError("the client is gone"))
 
     def run(self) -> None:
         if self.is_gone():
@@ -50,9 +50,10 @@ class WaitingWork:
 
 
 class FairQueue:
-    """Whose caller waits longest comes next; a caller has `most_of_caller` waiting at most, all together `most_in_all`.
+    """The caller that has waited longest is next. A caller has at most `most_of_caller` waiting items, all callers
+    together at most `most_in_all`.
 
-    The thread is begun with the first work, and no end of the process waits for it.
+    The thread starts with the first work, and the process does not wait for it at exit.
     """
 
     def __init__(self, name: str, most_of_caller: int = MAX_WORK_PER_CALLER, most_in_all: int = MAX_WORK) -> None:
@@ -60,7 +61,7 @@ class FairQueue:
         self.reset()
 
     def reset(self) -> None:
-        """As it was made: a process that was forked has no thread of its parent."""
+        """Reset the queue, because a forked process does not have its parent's thread."""
         self._changed = Condition()
         self._waiting: dict[str, deque[WaitingWork]] = {}
         self._many = 0
@@ -69,7 +70,7 @@ class FairQueue:
     def submit(
         self, caller: str, work: Callable[[], T], is_gone: Callable[[], bool], *, bounded: bool = True
     ) -> Future[T]:
-        """Raises WorkRefusedError where too much waits."""
+        """Queue the work. Raises WorkRefusedError if too much work waits."""
         one = WaitingWork(work, is_gone)
         with self._changed:
             if bounded:
@@ -94,7 +95,7 @@ class FairQueue:
                 raise WorkRefusedError("too many questions wait for their turn")
 
     def _sweep(self, caller: str) -> None:
-        """Of what nobody waits for any more nothing takes room."""
+        """Drop the items whose caller is gone."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
         for queued in before:
             if queued.is_dead:
@@ -114,7 +115,7 @@ class FairQueue:
                     self._changed.wait()
                 one = self._next()
             one.run()
-            del one  # what it holds is not kept until there is more to do
+            del one  # frees the result while the queue is empty
 
     def _next(self) -> WaitingWork:
         caller = next(iter(self._waiting))

@@ -1,4 +1,4 @@
-"""Whether a file stayed as it was while it was read: half of what somebody is writing may mean something else."""
+"""The version of a file while it is read, because a partially written file can have another meaning."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import os
 from typing import NamedTuple
 
 FILE_CHANGED = "this file changed while it was read"
-FILE_CHANGED_HINT = "read it again once nobody writes to it; who writes beside it and renames is never seen half-way"
+FILE_CHANGED_HINT = "read it again when it is complete; write to a temporary file and rename it to avoid this"
 
 
 class FileVersion(NamedTuple):
-    """What every write to a file changes, but two of one size in the same tick of the system's clock."""
+    """The size and time of a file. Every write changes one, except writes of equal size within one tick of the system
+    clock."""
 
     size: int
-    written: int  # in nanoseconds
+    written: int  # nanoseconds
 
     @classmethod
     def of(cls, descriptor: int) -> FileVersion:
-        """Raises OSError."""
+        """Return the version of an open file. Raises OSError."""
         found = os.fstat(descriptor)
         return cls(found.st_size, found.st_mtime_ns)

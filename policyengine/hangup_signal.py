@@ -1,4 +1,4 @@
-"""A SIGHUP that comes before the policies are served: it is kept, and ends nothing."""
+"""SIGHUP before the server is ready: it is recorded, and does not end the process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _hangups: list[int] = []
 
 
 def record_hangups() -> None:
-    """From now on, until somebody else handles them."""
+    """Record SIGHUP until another handler is installed."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _record_hangup)
 
 
 def take_hangup() -> bool:
-    """Whether one came; it is told once."""
+    """Return whether SIGHUP was received, and forget it."""
     came = bool(_hangups)
     _hangups.clear()
     return came

@@ -1,4 +1,4 @@
-"""Policies on disk to sources: files, folders, and what they import. The only reader of policy files."""
+"""The only reader of policy files: it turns files, folders and their imports into sources."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 
 POLICY_SUFFIX = ".policy"
 BUNDLE_SUFFIX = ".policybundle"
-ROOT_MARKER = (
-    ".policyroot"  # a file of this name marks the root of a set: its policies are loaded together, and no others
-)
-MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character takes four bytes at most
+ROOT_MARKER = ".policyroot"  # marks the root of a set of policies, which are loaded together without others
+MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character has at most four bytes
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
 NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 HEAD = re.compile(
@@ -31,12 +29,12 @@ COMMENT = re.compile(r"#[^\n]*")
 
 
 def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[list[Source], list[Diagnostic]]:
-    """Every policy in the files and folders and in the packages they import, each once, and what could not be read.
+    """Load every policy in the files and folders and in the packages that they import, each once, with diagnostics of
+    files that cannot be read.
 
-    Without `tests` files named `…_test.policy` are left out, even where one is named.
-
-    An imported package is looked for from the policy root: the folder given, or for a file the folder above its
-    package. What is not there is for the checker to say, who knows where the import stands.
+    Without `tests`, files named `…_test.policy` are left out, even if one is named explicitly. An imported package is
+    looked for below the policy root: the given folder, or for a file the folder above its package. The checker reports
+    missing packages, because it knows the location of the import.
     """
     loading = SourceLoader(tests)
     for path in map(Path, paths):
@@ -47,9 +45,9 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 
 
 def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
-    """The paths, set by set: a folder above marked roots stands for each of them, all else belongs together.
+    """Split the paths into sets: each marked root below a folder is a set, all other policies are one set together.
 
-    So do files beside the marked roots: nobody should take them for checked because their neighbours are.
+    Files next to marked roots belong to that set, so that they are not skipped.
     """
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
@@ -61,12 +59,12 @@ def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
 
 
 def files_outside_roots(path: Path, roots: Sequence[Path]) -> list[Path]:
-    """The policies in a folder that are in none of the marked roots."""
+    """Return the policies in a folder that are outside all marked roots."""
     return [file for file in find_policies(path, lambda _: None) if not any(map(file.is_relative_to, roots))]
 
 
 def roots_below(path: Path) -> list[Path]:
-    """The marked roots in a folder that is none itself and lies in none, outermost ones only."""
+    """Return the outermost marked roots in a folder that is not inside a marked root itself."""
     if not os.path.isdir(path) or root_above(path) is not None:
         return []
     found: list[Path] = []
@@ -78,10 +76,10 @@ def roots_below(path: Path) -> list[Path]:
 
 
 def root_above(path: Path) -> Path | None:
-    """The marked root that a folder is or lies in."""
+    """Return the marked root that the folder is or is in, or None."""
     try:
         whole = path.absolute()
-    except OSError:  # the current folder is gone
+    except OSError:  # the current folder was deleted
         return None
     marked = next((folder for folder in (whole, *whole.parents) if os.path.isfile(folder / ROOT_MARKER)), None)
     return None if marked is None else Path(os.path.relpath(marked)) if not path.is_absolute() else marked
@@ -89,7 +87,8 @@ def root_above(path: Path) -> Path | None:
 
 @dataclass(slots=True)
 class SourceLoader:
-    """`seen` are real paths, so that no link makes a file count twice; `roots` are where each source's imports are."""
+    """Loads sources. `seen` are real paths, so that links do not load a file twice; `roots` are the import roots of
+    sources."""
 
     tests: bool = True
     sources: list[Source] = field(default_factory=list)
@@ -102,7 +101,9 @@ class SourceLoader:
         if below := roots_below(path):
             named = ", ".join(f"`{root.as_posix()}`" for root in below[:4]) + (", …" if len(below) > 4 else "")
             self.problems.append(
-                file_diagnostic("E154", display_name(path), "several sets of policies lie here", f"name one: {named}")
+                file_diagnostic(
+                    "E154", display_name(path), "this folder has several sets of policies", f"name one: {named}"
+                )
             )
         elif os.path.isdir(path):
             files = list(find_policies(path, self.unlisted))
@@ -113,9 +114,10 @@ class SourceLoader:
             self.read(path, root_above(path.parent))
 
     def deserted(self) -> None:
-        """A folder that was named and holds nothing, beside others that do, is more often not mounted than meant."""
+        """Report named folders without policies next to others with some: they are more likely not mounted than
+        intended."""
         if self.sources:
-            why, hint = "no policy lies in this folder", "is it mounted, and do its files end with `.policy`?"
+            why, hint = "there is no policy in this folder", "check that it is mounted and its files end with `.policy`"
             self.problems += [file_diagnostic("E156", display_name(one), why, hint) for one in self.empty]
 
     def imported(self) -> None:
@@ -126,7 +128,7 @@ class SourceLoader:
                     self.read(imported_file, where)
 
     def unlisted(self, error: OSError) -> None:
-        """A folder whose files cannot be listed may hold a guard: leaving it out unsaid would open doors."""
+        """Report a folder that cannot be listed, because it may hold a guard: skipping it silently could allow more."""
         message = f"this folder cannot be read: {(error.strerror or str(error)).lower()}"
         self.problems.append(file_diagnostic("E152", display_name(Path(error.filename)), message, None))
 
@@ -145,13 +147,13 @@ class SourceLoader:
 
 
 def source_label(source: Source, file: Path, root: Path | None) -> str:
-    """The path below the policy root: the same wherever the policies lie."""
+    """Return the path below the policy root, which does not depend on the machine."""
     below = root or package_root(file, parse_head(source)[0])
     return file.relative_to(below).as_posix() if file.is_relative_to(below) else file.name
 
 
 def read_file(file: Path) -> Source | Diagnostic:
-    """The policy in a file; a Diagnostic when there is none that can be read."""
+    """Read the policy in a file; return a Diagnostic if it cannot be read."""
     name = display_name(file)
     if file.suffix == BUNDLE_SUFFIX:
         hint = "`decide`, `explain` and `serve` take a bundle, alone; check and test what it was compiled from"
@@ -159,7 +161,7 @@ def read_file(file: Path) -> Source | Diagnostic:
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            return file_diagnostic("E152", name, "this is no file", "name a policy, or a folder of policies")
+            return file_diagnostic("E152", name, "this is not a regular file", "name a policy, or a folder of policies")
         if status.st_size > MAX_POLICY_BYTES:
             message = f"this file has {status.st_size:,} bytes; the limit is {MAX_POLICY_BYTES:,}"
             return file_diagnostic("E153", name, message, "split it into several packages")
@@ -183,15 +185,15 @@ def file_diagnostic(code: str, name: str, message: str, hint: str | None) -> Dia
 
 
 def display_name(file: Path) -> str:
-    """The path as given; from the current folder where it lies in it."""
+    """Return the path as given, relative to the current folder if it is in it."""
     try:
         return file.relative_to(Path.cwd()).as_posix() if file.is_absolute() else file.as_posix()
-    except (ValueError, OSError):  # it lies elsewhere, or the current folder is gone
+    except (ValueError, OSError):  # outside the current folder, or the current folder was deleted
         return file.as_posix()
 
 
 def find_policies(folder: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
-    """All `.policy` files at any depth, in one order on every system. Hidden files and folders are left out."""
+    """Yield all `.policy` files at any depth, in the same order on every system, without hidden files and folders."""
     walked: set[str] = set()
     for inside, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(inside)
@@ -206,14 +208,14 @@ def is_policy_file(name: str) -> bool:
 
 
 def parse_head(source: Source) -> tuple[str | None, list[str]]:
-    """The package a text says it is, and those it imports: what stands before its first declaration."""
+    """Return the package of a source, and its imports, which come before its first declaration."""
     match = HEAD.match(source.text)
     imports = COMMENT.sub("", match["imports"]) if match else ""
     return match["package"] if match else None, list(dict.fromkeys(IMPORT.findall(imports)))
 
 
 def package_root(file: Path, package: str | None) -> Path:
-    """The folder above `acme/common.policy` or `acme/common/*.policy`; otherwise the file's own folder."""
+    """Return the folder above `acme/common.policy` or `acme/common/*.policy`; otherwise the folder of the file."""
     names = tuple(package.split(".")) if package else ()
     for parts in ((*file.parent.parts, file.stem), file.parent.parts):
         if names and parts[-len(names) :] == names:
@@ -223,7 +225,7 @@ def package_root(file: Path, package: str | None) -> Path:
 
 
 def package_files(package: str, root: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
-    """Where a package lies: in a file of its name, in a folder of its name, or in both."""
+    """Yield the files of a package: a file with its name, those in a folder with its name, or both."""
     folder = root.joinpath(*package.split("."))
     file = folder.with_name(folder.name + POLICY_SUFFIX)
     if os.path.isfile(file):

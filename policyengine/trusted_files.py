@@ -1,4 +1,4 @@
-"""Whether a file may be opened by its path: no link on the way to it is one that others could point elsewhere."""
+"""Paths that can be trusted: no symbolic link on the way to the file can be redirected by another user."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_LINKS = 40  # as the system follows
+MAX_LINKS = 40  # the limit of Linux
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 NAME_FILE_HINT = "name the file itself"
 
 
 class UntrustedPathError(OSError):
-    """A path that somebody else could point elsewhere: which `link` of it is wrong, and what to do. As an error of the
-    system it tells of itself without naming the path, as others do."""
+    """A path that another user could redirect: the `link` that is not trusted, and a hint. Like other errors of the
+    system, its text does not contain the path."""
 
     def __init__(self, why: str, link: str, hint: str) -> None:
         super().__init__(errno.EPERM, why, link)
@@ -24,9 +24,12 @@ class UntrustedPathError(OSError):
 
 
 def trusted_path(path: Path | str) -> Path:
-    """Where a path leads, without links. A link counts that belongs to this user or to root and lies in a folder in
-    which nobody else can replace it: so those do by which Kubernetes mounts secrets. Raises UntrustedPathError; a path
-    that leads nowhere is answered as far as it goes, for whoever opens it to find out."""
+    """Resolve a path without following links that are not trusted. Raises UntrustedPathError.
+
+    A link is trusted if it belongs to this user or to root, in a folder where no other user can replace it; the links
+    with which Kubernetes mounts secrets are. A path that does not exist is resolved as far as possible, and fails when
+    opened.
+    """
     whole = os.path.abspath(path)
     if os.name != "posix":
         return Path(whole)
@@ -35,7 +38,7 @@ def trusted_path(path: Path | str) -> Path:
         name = left.pop()
         if name in ("", "."):
             continue
-        if name == "..":  # of a link: `abspath` took all others out
+        if name == "..":  # from a link, because `abspath` has removed all others
             place = os.path.dirname(place)
             continue
         step = os.path.join(place, name)
@@ -57,8 +60,10 @@ def trusted_path(path: Path | str) -> Path:
 
 
 def check_link(link: str, found: os.stat_result, place: str) -> None:
-    """Of a link in the folder at a place. A ConfigMap of Kubernetes may be open to all, and is mounted read-only.
-    Raises UntrustedPathError."""
+    """Check a link in the folder `place`. ConfigMaps of Kubernetes may be writable for all, but are mounted read-only.
+
+    Raises UntrustedPathError.
+    """
     ours, folder = (os.geteuid(), 0), os.lstat(place)
     if found.st_uid not in ours:
         raise UntrustedPathError("a link of another user", link, NAME_FILE_HINT)
@@ -69,7 +74,7 @@ def check_link(link: str, found: os.stat_result, place: str) -> None:
 
 
 def write_problem(name: Path | str, found: os.stat_result) -> str | None:
-    """Who else could write what is called so; None where only this user and root can."""
+    """Return which other users could write the file, or None if only this user and root can."""
     if os.name != "posix":
         return None
     if found.st_uid not in (os.geteuid(), 0):
@@ -78,13 +83,13 @@ def write_problem(name: Path | str, found: os.stat_result) -> str | None:
 
 
 def open_trusted(path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """A descriptor of the file that a path leads to by links that count. Raises OSError."""
+    """Open the file at a trusted path and return its descriptor. Raises OSError."""
     extra = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     return os.open(trusted_path(path), flags | extra, mode)
 
 
 def read_trusted(path: Path | str, most: int) -> bytes:
-    """What such a file holds, as many bytes as that. Raises OSError."""
+    """Read at most `most` bytes of the file at a trusted path. Raises OSError."""
     file: BinaryIO
     with os.fdopen(open_trusted(path), "rb") as file:
         return file.read(most)

@@ -16,7 +16,7 @@ class FactOrigin(StrEnum):
     REQUEST = "request"
     ENDPOINT = "endpoint"
     CREDENTIAL = "credential"
-    CHAIN = "chain"  # follows from `chain.hops`
+    CHAIN = "chain"  # derived from `chain.hops`
     ENGINE = "engine"
 
     @property

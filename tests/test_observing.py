@@ -251,7 +251,7 @@ def test_it_ends_and_then_everything_is_enforced_and_that_is_told_once(
     assert [outcomes(observing.decide(asked("/v1/shut"))) for _ in range(2)] == [("deny", None)] * 2
     assert observing.observing is None
     assert [one.getMessage() for one in caplog.records] == [
-        "observing ended at 2026-12-03T12:00:00Z: from now on every decision is enforced"
+        "observing ended at 2026-12-03T12:00:00Z: every decision is enforced now"
     ]
 
 
@@ -301,10 +301,10 @@ def test_only_what_the_named_packages_stop_is_observed(tmp_path: Path, clock: Cl
     [
         ({"packages": ("sites",)}, "there is no package `sites`", "did you mean `site`?"),
         ({"packages": ("zzz",)}, "there is no package `zzz`", "there are `site`"),
-        ({"endpoints": ("GTE /v1",)}, "no policy names the method `GTE`", "the usual ones are GET, POST"),
-        ({"endpoints": ("GET v1",)}, "`GET v1` is no endpoint", ""),
-        ({"endpoints": ('/a { deny } guard "b" on /b',)}, "is no endpoint", "write it as after `on`"),
-        ({"endpoints": ("/a { deny } #",)}, "is no endpoint", "write it as after `on`"),
+        ({"endpoints": ("GTE /v1",)}, "no policy names the method `GTE`", "common methods are GET, POST"),
+        ({"endpoints": ("GET v1",)}, "`GET v1` is not an endpoint", ""),
+        ({"endpoints": ('/a { deny } guard "b" on /b',)}, "is not an endpoint", "write it as after `on`"),
+        ({"endpoints": ("/a { deny } #",)}, "is not an endpoint", "write it as after `on`"),
     ],
 )
 def test_what_cannot_be_observed_is_told(what: dict[str, tuple[str, ...]], message: str, hint: str) -> None:

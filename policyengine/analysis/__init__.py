@@ -1,4 +1,4 @@
-"""What can be said of whole policies: what changes for requests between two of them."""
+"""Analyses of whole policies: differences for requests, suggested grants, and replays of decision logs."""
 
 from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.compare import compare

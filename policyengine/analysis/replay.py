@@ -1,4 +1,4 @@
-"""A decision log decided again by two policies: which recorded decisions flip."""
+"""Replay a decision log with two policies and report which recorded decisions flip."""
 
 from __future__ import annotations
 
@@ -26,11 +26,8 @@ from policyengine.runtime.decision import Outcome
 def replay(
     path: Path | str, old: k.Kernel, new: k.Kernel, tell: Callable[[str], None] = lambda message: None
 ) -> LogDiff:
-    """Both policies asked what was asked then, in the world of then; where the new one says what the old one says, that
-    is held against what was recorded. `tell` hears about lines that hold no decision.
-
-    Raises OSError when the log cannot be read.
-    """
+    """Replay each recorded request with both policies and its recorded facts; if these agree, compare with the recorded
+    decision. `tell` is called for lines without a decision. Raises OSError if the log cannot be read."""
     records = unusable = 0
     flips: list[DecisionFlip] = []
     for record in read_records(path, tell):
@@ -45,11 +42,11 @@ def replay(
 
 
 def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
-    """Whether the two come to different answers. Raises ReplayError."""
+    """Return the flip if the policies answer differently, or None. Raises ReplayError."""
     before = replay_decision(record, old)
     after = replay_decision(rebind_approvals(record, before, new), new)
     if before.unsure or after.unsure:
-        raise ReplayError(f"it may rest on what was left out of the log: {', '.join(before.unsure or after.unsure)}")
+        raise ReplayError(f"it may depend on facts omitted from the log: {', '.join(before.unsure or after.unsure)}")
     answers = answer_of(before.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None
@@ -58,7 +55,7 @@ def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> Decisi
 
 
 def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
-    """Whether the new policy comes to another answer than the one that was given, by whichever policy that was. Raises
+    """Return the flip if the new policy answers differently from the record, whichever policy made it, or None. Raises
     ReplayError."""
     if record.request.get("approvals") and record.revision != old.revision:
         raise ReplayError("its approvals were bound to another policy")
@@ -71,7 +68,7 @@ def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> 
 
 
 def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
-    """As `answer_of` gives that of a decision."""
+    """Return the key of a recorded decision, as `answer_of` does for a decision."""
     carried = {(OBLIGE, one["kind"], *one.get("arguments", ())) for one in decision.get("obligations", ())}
     asked = [
         (CONFIRM, one.get("by") or "", one.get("within") or "any time", *(one.get("bound") or ()))
@@ -82,7 +79,8 @@ def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
 
 
 def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel) -> DecisionRecord:
-    """Approvals are bound to the policy they were granted under: here they count for the rule of that name again."""
+    """Bind the approvals to the new policy: approvals are bound to the policy under which they were granted, and count
+    here for the rule with the same name."""
     given = record.request.get("approvals")
     if not isinstance(given, list | tuple) or not given:
         return record
@@ -97,7 +95,7 @@ def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel
 
 
 def rules_by_approval(before: ReplayResult) -> Iterator[tuple[str, str]]:
-    """By the id of an approval the rule that it lifted."""
+    """Yield the id of each approval with the rule it lifted."""
     for guard in before.seen.guards:
         for effect in guard.effects:
             for approval in effect.approval.counted if effect.approval else ():
@@ -105,7 +103,7 @@ def rules_by_approval(before: ReplayResult) -> Iterator[tuple[str, str]]:
 
 
 def approval_bindings(after: ReplayResult) -> Iterator[tuple[str, str]]:
-    """By the name of a rule what its approval must be bound to."""
+    """Yield the name of each rule with the binding that its approvals need."""
     for guard in after.seen.guards:
         for effect in guard.effects:
             if effect.approval is not None:

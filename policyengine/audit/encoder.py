@@ -195,7 +195,7 @@ def encode_special_value(value: object) -> tuple[str, object]:
         case Invalid(why, given):
             return ("invalid", why) if given is None else ("no_value", [why, given])
         case _:
-            return "invalid", "of no type that policies know"
+            return "invalid", "of a type that policies do not support"
 
 
 # ── Lines ─────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
-"""The command line: the outermost way in. What it prints and how it ends is in docs/cli.md.
+"""The command line, the outermost layer of the program; docs/cli.md documents its output and exit codes.
 
-This module stays light, and every command imports what it needs when it runs: a shell that asks for `--version` or
-`--help` does not wait for a parser or a web server.
+This module stays light, and each command imports what it needs when it runs, so that `--version` and `--help` do not
+wait for a parser or a web server.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` asks for; the exit code."""
+    """Run the command that `argv` names and return its exit code."""
     _open_closed_streams()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
-        # The reader has gone, as `head` does: nobody is left to tell.
+        # The reader has closed the pipe, as `head` does, so there is no one to report to.
         _drop_output()
         return 1
     except OSError as error:
         _drop_output()
-        what = "cannot write the answer" if error.filename is None else f"`{one_line(str(error.filename))}`"
+        what = "cannot write the output" if error.filename is None else f"`{one_line(str(error.filename))}`"
         print(f"error: {what}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -49,13 +49,13 @@ def _run(arguments: list[str]) -> int:
 
 
 def _open_closed_streams() -> None:
-    """A shell may start us without one (`>&-`); Python then has None in its place."""
+    """Replace standard streams that the shell closed (`>&-`), which Python sets to None."""
     sys.stdin = sys.stdin or TextIOWrapper(BytesIO())
     sys.stdout = sys.stdout or StringIO()
     sys.stderr = sys.stderr or StringIO()
 
 
 def _drop_output() -> None:
-    """What is still buffered would fail again, loudly, when Python closes the stream."""
+    """Redirect stdout to /dev/null, because flushing its buffer at exit would fail again, with a traceback."""
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

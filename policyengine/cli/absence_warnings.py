@@ -1,4 +1,4 @@
-"""Which conditions hang on an absence that a gateway cannot show: told where policies are served, and by `doctor`."""
+"""Warnings of `serve` and `doctor` about conditions that depend on an absence that a gateway cannot show."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from policyengine.vocabulary import CREDENTIAL_ROOTS
 MAX_LISTED_CONDITIONS = 6
 HTTP_ADAPTERS = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
 ABSENCE_HINT = (
-    "hand it on and say so in `[gateway]` (docs/gateways.md), or do without `else`, `is present` and `is absent` there"
+    "forward the fact and declare it in `[gateway]` (docs/gateways.md), or avoid `else`, `is present` and `is absent`"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenAbsences:
-    """Of all that the policies ask, at adapters that are open, in the order of the texts."""
+    """The conditions that are unknown at open adapters, each with these adapters, in the order of the source."""
 
     found: tuple[tuple[Absence, tuple[GatewayAdapter, ...]], ...]
 
@@ -28,7 +28,10 @@ class HiddenAbsences:
     def of(
         cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
     ) -> HiddenAbsences:
-        """`proves`: credentials are verified here, so that gateways have nothing to say of who asks."""
+        """Return the conditions of `kernel` that are unknown at one of `adapters`.
+
+        `proves`: this server verifies credentials, so gateways need not report facts about the caller.
+        """
         there = tuple(adapters)
         asked = [one for one in absences_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
         hidden = [(one, tuple(at for at in there if names.hides_absence(at, one.path))) for one in asked]
@@ -40,11 +43,13 @@ class HiddenAbsences:
     @property
     def message(self) -> str:
         many = len(self.found)
-        what = "1 condition hangs" if many == 1 else f"{many:,} conditions hang"
-        return f"{what} on an absence that a gateway does not show: there it is unknown, which opens nothing"
+        what = "1 condition depends" if many == 1 else f"{many:,} conditions depend"
+        return (
+            f"{what} on an absence that a gateway does not show: it is unknown behind that gateway and allows nothing"
+        )
 
     def lines(self) -> Iterator[str]:
-        """The first of them, by the places where they are unknown."""
+        """Yield the first conditions, grouped by the adapters where they are unknown."""
         last: tuple[GatewayAdapter, ...] = ()
         shown = sorted(self.found[:MAX_LISTED_CONDITIONS], key=lambda one: one[1])
         for absence, adapters in shown:

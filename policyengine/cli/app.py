@@ -1,4 +1,4 @@
-"""All commands in one place, and what becomes of everything that can go wrong in them."""
+"""The table of all commands, and how their errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from policyengine.cli.settings.file import ProjectSettings
 
 USAGE = 2
-# Typer exports only this child of the class of all usage errors.
+# Typer exports only BadParameter, a subclass of Click's UsageError.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 HELP = """Decide what AI agents may do, for whom and through whom.
@@ -40,9 +40,9 @@ Policies are files ending in `.policy`, or folders of them.
 
 \b
 Exit codes that all commands share:
-  0    it went well; `decide` and `explain`: allow
-  1    it did not: errors in a policy, a file, a request
-  2    the command was not used as `--help` says
+  0    success; `decide` and `explain`: allow
+  1    an error in a policy, a file or a request
+  2    wrong usage: see `--help`
   130  interrupted
 
 \b
@@ -84,7 +84,7 @@ CONFIGURED_COMMANDS = frozenset({"serve", "doctor", "mcp-gateway", "test"})
 
 
 class LazyCommands(MutableMapping[str, Callable[..., int]]):
-    """Commands by name, in the order of `--help`. The module of a command is imported when the command is asked for."""
+    """Commands by name, in the order of `--help`. The module of a command is imported on first access."""
 
     def __init__(self, functions: Mapping[str, str]) -> None:
         self._names = dict(functions)
@@ -121,13 +121,13 @@ CONFIG = "--config"
 
 
 def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
-    """The commands as one program, or one command as a program of its own."""
+    """Return all commands as one program, or one command as a program of its own."""
     app = typer.Typer(
         name="policyengine",
         help=HELP,
         no_args_is_help=True,
         add_completion=not alone,
-        rich_markup_mode=None,  # Rich alone would take longer than everything else that --help needs
+        rich_markup_mode=None,  # importing Rich would take longer than the rest of --help
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
     )
@@ -139,7 +139,7 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
 
 
 def _invoke(arguments: list[str]) -> int | None:
-    """A command that is named first runs without the others: reading everybody's options takes a tenth of a second."""
+    """Run a command. If the first argument names it, only its options are built: building all of them takes 0.1 s."""
     if arguments[:1] and arguments[0] in COMMANDS:
         app, name, rest = build_application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
     else:
@@ -152,8 +152,8 @@ def _invoke(arguments: list[str]) -> int | None:
 
 
 def apply_settings(command: Any, name: str) -> None:
-    """What is no option on the command line is what a variable says of it, or the project's file. Policies are read
-    from the line before: the file lies beside or above them."""
+    """Let environment variables and `policyengine.toml` supply the options that the command line omits. The paths of
+    the policies are parsed first, because the settings file is next to them or above them."""
     from policyengine.cli.settings.file import ProjectSettings, load_settings
 
     key = "policyengine.configuration"
@@ -163,7 +163,7 @@ def apply_settings(command: Any, name: str) -> None:
             return None
         if key not in context.meta:
             context.meta[key] = ProjectSettings()
-            with suppress(CommandError) if name == "doctor" else nullcontext():  # which looks at the file by itself
+            with suppress(CommandError) if name == "doctor" else nullcontext():  # `doctor` checks the file itself
                 context.meta[key] = load_settings([Path(path) for path in context.params[PATHS] or (".",)])
                 note_unread_file(context.meta[key])
         return context.meta[key].option(name, parameter)
@@ -176,7 +176,7 @@ def note_unread_file(settings: ProjectSettings) -> None:
     from policyengine.cli.settings.file import display_path
 
     if settings.unread is not None and settings.file is None:
-        why = "it lies above the root of the policies (`.policyroot`)"
+        why = "it is above the root of the policies (`.policyroot`)"
         print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}"), file=sys.stderr)
 
 
@@ -192,19 +192,21 @@ def _shared_options(
     ] = False,
     config: Annotated[
         str | None,
-        typer.Option(CONFIG, metavar="FILE", help="The settings, in place of `policyengine.toml` beside the policies."),
+        typer.Option(
+            CONFIG, metavar="FILE", help="Settings file, instead of the `policyengine.toml` next to the policies."
+        ),
     ] = None,
     traceback: Annotated[
         bool,
-        typer.Option("--traceback", help="Show where in the program an internal error came from."),
+        typer.Option("--traceback", help="Show the Python traceback of an internal error."),
     ] = False,
 ) -> None:
-    """`--config` and `--traceback` are read before anything else, so that they may stand anywhere; here they are only
-    for `--help`."""
+    """Declare the shared options for `--help`. `run` reads `--config` and `--traceback` before anything else, so that
+    they may be anywhere on the command line."""
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; the exit code. What goes wrong is told on stderr, and as JSON too where JSON was asked for."""
+    """Run one command and return its exit code. Errors go to stderr, and as JSON to stdout if JSON was requested."""
     _never_fail_to_encode()
     arguments = _without_traceback(arguments)
     as_json = _wants_json(arguments)
@@ -220,20 +222,20 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         return EXIT_INTERRUPTED
     except OSError:
-        raise  # files that commands read are dealt with there: what fails here is writing the answer
+        raise  # commands handle errors of the files that they read, so this is a failure to write the output
     except Exception as error:
         return _report_unexpected_error(error, as_json)
 
 
 def _never_fail_to_encode() -> None:
-    """A terminal that knows no `ü` shows it escaped; that is no reason to fail."""
+    """Escape characters that the encoding of the terminal lacks, such as `ü`, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _without_traceback(arguments: list[str]) -> list[str]:
-    """The option, wherever it stands, is the same as the environment variable."""
+    """Remove `--traceback`, wherever it is, and set the environment variable of the same meaning."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--traceback" in arguments[:end]:
         os.environ[TRACEBACK_VARIABLE] = "1"
@@ -242,7 +244,7 @@ def _without_traceback(arguments: list[str]) -> list[str]:
 
 @contextmanager
 def _config_option(arguments: list[str]) -> Iterator[list[str]]:
-    """The arguments without `--config`, which is the same as the environment variable, wherever it stands."""
+    """Yield the arguments without `--config`, wherever it is, with the environment variable of the same meaning set."""
     from policyengine.cli.settings.file import CONFIG_VARIABLE
 
     before = os.environ.get(CONFIG_VARIABLE)
@@ -259,7 +261,7 @@ def _config_option(arguments: list[str]) -> Iterator[list[str]]:
 
 
 def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The last file that is named, and the other arguments. Raises CommandError."""
+    """Return the last file that `--config` names, and the other arguments. Raises CommandError."""
     found: str | None = None
     end = arguments.index("--") if "--" in arguments else len(arguments)
     rest, words = [], iter(arguments[:end])
@@ -274,23 +276,23 @@ def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Also known when the arguments are wrong."""
+    """Return whether JSON is requested, even if other arguments are invalid."""
     pairs = pairwise(arguments)
     return "--format=json" in arguments or any(pair == ("--format", OutputFormat.JSON) for pair in pairs)
 
 
 def _report_usage_error(error: Exception, as_json: bool) -> int:
-    if isinstance(message := getattr(error, "message", None), str):  # some begin with whose error it is
+    if isinstance(message := getattr(error, "message", None), str):  # Pydantic prefixes some messages
         error.message = message.removeprefix("Value error, ")  # type: ignore[attr-defined]
     if as_json:
         message = getattr(error, "format_message", error.__str__)()
-        return report_error(CommandError("usage", message, "`policyengine --help` shows how", code=USAGE), as_json=True)
+        return report_error(CommandError("usage", message, "see `policyengine --help`", code=USAGE), as_json=True)
     error.show()  # type: ignore[attr-defined]
     return USAGE
 
 
 def _report_unexpected_error(error: Exception, as_json: bool) -> int:
-    """The rules of a bundle are read when they are needed, and may prove wrong as late as that."""
+    """Report an error that no command handles. Bundles decode rules lazily, so a PolicyError is possible."""
     from policyengine.diagnostics.model import PolicyError
 
     if isinstance(error, PolicyError):
@@ -300,5 +302,5 @@ def _report_unexpected_error(error: Exception, as_json: bool) -> int:
 
 def _report_internal_error(error: Exception, as_json: bool) -> int:
     show_traceback(error)
-    hint = "this is a mistake in policyengine: please report it, with what `--traceback` shows"
+    hint = "this is a bug in policyengine: please report it with the output of `--traceback`"
     return report_error(CommandError("internal", f"internal error: {short_message(error)}", hint), as_json=as_json)

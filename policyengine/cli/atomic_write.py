@@ -1,4 +1,4 @@
-"""Policies back to their files, in one step each, so that no reader sees half of one."""
+"""Write policy files atomically, so that no reader sees half of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.cli.errors import file_error
 
 
 def replace_file(file: Path, text: str) -> None:
-    """The new text in place of the old; links stay links, and who may read the file stays as it was."""
+    """Replace the text of an existing file, keeping its mode and symbolic links. Raises CommandError."""
     target = file.resolve()
     try:
         with _temporary_file(target) as new:
@@ -24,7 +24,7 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def write_file(file: Path, text: str) -> None:
-    """The text in a file, whole or not at all; what was there before is replaced."""
+    """Write a file, whole or not at all, replacing an existing one. Raises CommandError."""
     target = file.resolve()
     try:
         with _temporary_file(target) as new:
@@ -37,7 +37,7 @@ def write_file(file: Path, text: str) -> None:
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """A new file in the same folder, gone in the end unless it was moved."""
+    """Create a file in the same folder, which is removed at the end unless it was moved."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(descriptor)
     try:

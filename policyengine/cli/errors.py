@@ -1,4 +1,4 @@
-"""What ends a command early: one clear message on stderr, and with `--format json` the same as data on stdout."""
+"""Errors that end a command: one message on stderr, and with `--format json` the same as data on stdout."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
 
 @dataclass(eq=False)
 class CommandError(Exception):
-    """A command cannot go on. `kind` is stable (`file`, `policy`, `request` …); `facts` are what else is known."""
+    """A command cannot go on. `kind` is stable (`file`, `policy`, `request` …); `facts` are further JSON members."""
 
     kind: str
     message: str
     hint: str | None = None
     facts: tuple[tuple[str, Any], ...] = ()
     code: int = 1
-    detail: str = ""  # lines for people that come before the message: the diagnostics of a policy
+    detail: str = ""  # lines to show before the message, such as the diagnostics of a policy
 
     def to_dict(self) -> dict[str, Any]:
         known = {name: value for name, value in self.facts if value is not None}
@@ -32,7 +32,7 @@ class CommandError(Exception):
 
 
 def report_error(error: CommandError, *, as_json: bool) -> int:
-    """Say what went wrong in every form that was asked for; the exit code."""
+    """Report an error on stderr, and as JSON on stdout with `as_json`; return the exit code."""
     if as_json:
         print_json(error.to_dict(), indent=None)
     screen = Screen(sys.stderr)
@@ -50,14 +50,14 @@ def short_message(error: BaseException) -> str:
 
 
 def show_traceback(error: BaseException) -> None:
-    """Where in the program it came from, for those who asked."""
+    """Print the traceback of an error if `--traceback` asks for it."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error)
 
 
 @contextmanager
 def short_log_messages() -> Iterator[None]:
-    """What fails inside of a decision is denied and logged; the log is one line here, not a traceback."""
+    """Log errors inside a decision, which the engine turns into a denial, as one line instead of a traceback."""
     import logging
 
     class InShort(logging.Handler):
@@ -75,19 +75,19 @@ def short_log_messages() -> Iterator[None]:
 
 
 def file_error(path: object, error: OSError) -> CommandError:
-    """`cannot read …: no such file`, in words."""
+    """Return a CommandError with the path and the reason, such as `no such file or directory`."""
     words = (error.strerror or type(error).__name__).lower()
     return CommandError("file", f"`{path}`: {words}", facts=(("file", str(path)),))
 
 
 def policy_error(error: Any, code: int = 1) -> CommandError:
-    """A PolicyError: the diagnostics themselves, then how many there are."""
+    """Return a CommandError with the diagnostics of a PolicyError and their number."""
     errors = [diagnostic for diagnostic in error.diagnostics if diagnostic.is_error]
     count = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
     return CommandError(
         "policy",
         f"the policy cannot be used: {count}",
-        "`policyengine explain-code CODE` tells more about each",
+        "`policyengine explain-code CODE` explains each one",
         (("diagnostics", [diagnostic.to_dict() for diagnostic in error.diagnostics]),),
         code,
         "\n\n".join(diagnostic.render() for diagnostic in errors),

@@ -1,4 +1,4 @@
-"""`policyengine init --openapi` and `--mcp`: what was brought to a policy, and what differs from the last time."""
+"""The report of `policyengine init --openapi` and `--mcp`: what was imported, and what changed since then."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from policyengine.importers import (
     read_tools,
 )
 
-MAX_LINES = 20  # of a kind; JSON has them all
+MAX_LINES = 20  # per kind; JSON has all of them
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What was asked for on the command line."""
+    """The options of `init` that import an API."""
 
     openapi: str | None
     mcp: str | None
@@ -35,7 +35,7 @@ class ImportOptions:
 def import_api(folder: Path, wanted: ImportOptions, *, check: bool, format: OutputFormat) -> int:
     _check_options(wanted)
     try:
-        with show_progress("reading what you brought"):
+        with show_progress("reading the API"):
             api = _read(folder, wanted)
         with show_progress("writing policies"):
             outcome = import_policies(folder, api, _command(folder, wanted), check=check)
@@ -51,8 +51,8 @@ def import_api(folder: Path, wanted: ImportOptions, *, check: bool, format: Outp
 
 def _check_options(wanted: ImportOptions) -> None:
     if wanted.openapi is not None and wanted.mcp is not None:
-        hint = "bring each into a folder of its own"
-        raise CommandError("usage", "`--openapi` and `--mcp` do not go together", hint, code=2)
+        hint = "import each into its own folder"
+        raise CommandError("usage", "`--openapi` and `--mcp` cannot be combined", hint, code=2)
     if wanted.openapi is not None and wanted.name is not None:
         raise CommandError("usage", "`--name` is for `--mcp`: it names the server of the tools", code=2)
     if wanted.mcp is not None and wanted.base_path is not None:
@@ -98,7 +98,7 @@ def _show(folder: Path, api: Api, outcome: ImportResult, check: bool) -> None:
     if outcome.first:
         what = "tools" if api.kind == "mcp" else "endpoints"
         screen.line()
-        screen.line(f"{len(outcome.new):,} {what}, and nothing is open yet")
+        screen.line(f"{len(outcome.new):,} {what}, and nothing is allowed yet")
         screen.line("next: ", (f"policyengine test {folder}", "bold"), f", then {folder}/README.md")
     elif not outcome.differs:
         screen.line("no differences")

@@ -1,4 +1,4 @@
-"""Policies on disk to an engine, and requests to its answers, for the commands that decide."""
+"""Load policies into an engine, and report errors in requests, for the commands that decide."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def load_engine(
     store: str = "memory:",
     identity: Path | None = None,
 ) -> Engine:
-    """From policies, or from a bundle; `trusted` are keys, one of which must have signed it. `store` is a URL."""
+    """Load policies, or a bundle that one of the `trusted` keys must have signed. `store` is a URL. Raises
+    CommandError."""
     from policyengine.clock import utc_now
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
@@ -59,7 +60,7 @@ def load_engine(
     except IdentityError as error:
         raise CommandError("identity", error.message, error.hint, detail=error.detail) from None
     except StoreError as error:
-        raise CommandError("store", str(error), "`docs/stores.md` says what each store keeps") from None
+        raise CommandError("store", str(error), "see docs/stores.md") from None
     except EntitiesError as error:
         raise entities_error(error) from None
     except OSError as error:
@@ -74,7 +75,7 @@ def load_engine(
 
 
 def entity_sources(paths: Sequence[Path], entities: Sequence[str] | EntitySources | None) -> EntitySources | None:
-    """What `--entities` names; what is where in a database, the project's `policyengine.toml` says."""
+    """Return the sources that `--entities` names. `policyengine.toml` maps the tables of databases to entities."""
     from policyengine.entities.sources import EntitySources, is_url
 
     if isinstance(entities, EntitySources):
@@ -86,7 +87,8 @@ def entity_sources(paths: Sequence[Path], entities: Sequence[str] | EntitySource
 
 
 def load_directory(paths: Sequence[Path], entities: Sequence[str], kernel: Kernel) -> EntityStore:
-    """The rows that `--entities` names, read as these policies declare them; what they cannot read is warned of."""
+    """Read the rows that `--entities` names as these policies declare them, and warn about values that they cannot
+    read. Raises CommandError."""
     from policyengine.entities.errors import EntitiesError
 
     sources = entity_sources(paths, entities)
@@ -101,7 +103,7 @@ def load_directory(paths: Sequence[Path], entities: Sequence[str], kernel: Kerne
 
 
 def entities_error(error: EntitiesError) -> CommandError:
-    """With its place: the file, and in it a member, or a row and a column."""
+    """Return a CommandError with the location: the file, and in it a member, or a row and a column."""
     facts = (
         ("code", error.code),
         ("file", error.file),
@@ -122,18 +124,20 @@ def _store(url: str) -> Store:
 
 
 def _find_bundle(paths: Sequence[Path], trusted: Sequence[Path] | None) -> Path | None:
-    """The bundle that is named, if one is."""
+    """Return the bundle among the paths, or None. Raises CommandError."""
     bundles = [path for path in paths if path.suffix == BUNDLE]
     if bundles and len(paths) > 1:
-        raise CommandError("usage", "a bundle stands alone", "compile everything together into one bundle", code=2)
+        raise CommandError(
+            "usage", "a bundle cannot be combined with other policies", "compile everything into one bundle", code=2
+        )
     if trusted and not bundles:
         hint = f"compile the policies, sign the bundle, and name it: `….{BUNDLE[1:]}`"
-        raise CommandError("usage", "`--trust` is for a bundle: policies themselves are not signed", hint, code=2)
+        raise CommandError("usage", "`--trust` needs a bundle: policies themselves are not signed", hint, code=2)
     return bundles[0] if bundles else None
 
 
 def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: EntitySources) -> None:
-    """What a policy cannot read in a row is unknown when it decides: better told before."""
+    """Warn about values that a policy cannot read, because they are unknown to its rules."""
     from policyengine.checker.entity_rows import check_rows
 
     told = list(directory.notes)
@@ -148,7 +152,7 @@ def _warn_unreadable_rows(directory: EntityStore, kernel: Kernel, sources: Entit
 
 
 def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
-    """What is to be secret and is misspelled would stand in the log."""
+    """Warn about facts to redact that look misspelled, because their values would be logged."""
     from policyengine.cli.redaction_names import misspelled_redactions
 
     screen = Screen(sys.stderr)
@@ -158,7 +162,7 @@ def _warn_misspelled_redactions(log: DecisionLog, kernel: Kernel) -> None:
 
 @contextmanager
 def report_request_errors(question: RequestDocument) -> Iterator[None]:
-    """A request that is wrong is the asker's mistake: say where it stands and which member it is."""
+    """Report an invalid request with its file, line and member."""
     from policyengine.runtime.structure_checks import RequestError
 
     try:

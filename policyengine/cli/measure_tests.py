@@ -1,4 +1,4 @@
-"""What tests are worth: what of a policy they show, and which faults in it they would notice."""
+"""How good tests are: how much of a policy they cover, and which faults in it they would notice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """What is to be measured. `least` is the coverage in percent that is enough, where it is measured at all."""
+    """What to measure. `least` is the coverage in percent that is sufficient, if coverage is measured."""
 
     coverage: bool = False
     html: Path | None = None
@@ -32,7 +32,8 @@ class MeasureOptions:
     def taken(
         self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int, *, tests_pass: bool
     ) -> MeasureResult:
-        """Faults are made only in what passes its tests: the tests of another policy tell nothing."""
+        """Measure what was requested. Faults are tried only if all tests pass: otherwise the results would mean
+        nothing."""
         wanted = self.coverage or self.judged or self.html is not None or self.lcov is not None
         found = self._covered(sets, selection) if wanted else None
         mutation = self._mutated(sets, selection, seed, jobs) if self.mutate and tests_pass else None
@@ -44,7 +45,7 @@ class MeasureOptions:
         from policyengine.testing.coverage.html import render_html
         from policyengine.testing.coverage.lcov import render_lcov
 
-        with show_progress("measuring what the tests show", len(sets)) as counted:
+        with show_progress("measuring coverage", len(sets)) as counted:
             parts = []
             for checked in sets:
                 assert checked.kernel is not None
@@ -68,7 +69,7 @@ class MeasureOptions:
 
         reports = []
         total = sum(len(sample(checked, seed, self.limit)) for checked in sets)
-        with show_progress("making faults", total) as counted:
+        with show_progress("trying faults", total) as counted:
             for checked in sets:
                 chosen = frozenset((case.package, case.test) for case in collect(checked, selection))
                 tests = None if selection == Selection() else chosen
@@ -77,7 +78,7 @@ class MeasureOptions:
                         mutate(checked, tests=tests, seed=seed, limit=self.limit, jobs=jobs, progress=counted)
                     )
                 except (FailingTestError, CaseSetupError, RequestError) as error:
-                    raise CommandError("tests", f"no faults can be tried: {error}") from None
+                    raise CommandError("tests", f"cannot try any faults: {error}") from None
         outcomes = tuple(outcome for report in reports for outcome in report.outcomes)
         stale = tuple(stale for report in reports for stale in report.stale)
         return MutationReport(outcomes, sum(report.made for report in reports), stale, seed)
@@ -85,7 +86,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasureResult:
-    """What was measured; `untried` says that faults were wanted and the tests do not pass."""
+    """The measurements. `untried`: faults were requested, but the tests do not pass."""
 
     coverage: Coverage | None = None
     least: float | None = None
@@ -104,7 +105,7 @@ class MeasureResult:
         return self.covers_enough and (self.mutation is None or self.mutation.ok)
 
     def tell(self, screen: Screen) -> None:
-        """All of it, under the results of the tests."""
+        """Print the measurements, below the results of the tests."""
         from policyengine.testing.coverage.text import render_text
 
         if self.coverage is not None:
@@ -113,11 +114,11 @@ class MeasureResult:
             screen.plain(f"\n{self.mutation.render(screen.styled)}\n")
 
     def tell_what_lacks(self, screen: Screen) -> None:
-        """Why what was measured is not enough, where that is not plain from it."""
+        """Print why the measurements are not sufficient, if they do not show it themselves."""
         if self.coverage is not None and not self.covers_enough:
             screen.line(("error: ", "bold red"), f"coverage is {self.coverage.count.percent}, below {self.least:g} %")
         if self.untried:
-            screen.line(("note: ", "bold yellow"), "no faults were made, as the tests do not pass")
+            screen.line(("note: ", "bold yellow"), "no faults were tried, because tests fail")
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {}

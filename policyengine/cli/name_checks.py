@@ -1,4 +1,4 @@
-"""Names in options of `policyengine mcp-gateway` that no rule of the policy could ever match."""
+"""Names in the options of `policyengine mcp-gateway` that no rule of the policies can match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
-    """Raises CommandError for the first name that matches nothing: with it every call would be denied."""
+    """Check that the policies can match each name, as every call would be denied otherwise. Raises CommandError."""
     check_server(server, kernel)
     if "issuer" in said and said["issuer"] not in kernel.issuers:
         raise_unknown_name("--as issuer=", said["issuer"], "no policy declares this issuer", kernel.issuers)
@@ -24,7 +24,7 @@ def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
     carried = {one for grant in all_grants(kernel) for opening in grant.openings for one in opening.carriers}
     for scope in split_scopes(said.get("scopes", "")):
         if scope not in carried:
-            raise_unknown_name("--as scopes=", scope, "no door of the policy asks for this scope", carried)
+            raise_unknown_name("--as scopes=", scope, "no grant of the policies requires this scope", carried)
 
 
 def check_server(server: str, kernel: k.Kernel) -> None:
@@ -37,8 +37,8 @@ def check_server(server: str, kernel: k.Kernel) -> None:
         return
     servers = {glob.partition("/")[0] for glob in globs if "/" in glob}
     if any(isinstance(one, k.ActionPattern) for one in doors) and suggest(server, servers) is None:
-        return  # a server of resources and prompts alone
-    raise_unknown_name("--server ", server, "no door of the policy is a tool of this server", servers)
+        return  # the server may have only resources and prompts
+    raise_unknown_name("--server ", server, "no grant of the policies is for a tool of this server", servers)
 
 
 def check_agent(name: str, kernel: k.Kernel) -> None:
@@ -49,7 +49,7 @@ def check_agent(name: str, kernel: k.Kernel) -> None:
     globs = [one.who.glob for one in kernel.agents if isinstance(one.who, k.NamePattern)]
     others = any(isinstance(one.who, k.InGroup | k.PrincipalCondition) for one in kernel.agents)
     if not others and name not in called and not any(Glob(glob).matches(name) for glob in globs):
-        raise_unknown_name("--as agent=", name, "no block of the policy is about this agent", called)
+        raise_unknown_name("--as agent=", name, "no block of the policies names this agent", called)
 
 
 def check_user(said: Mapping[str, str], kernel: k.Kernel) -> None:
@@ -61,7 +61,7 @@ def check_user(said: Mapping[str, str], kernel: k.Kernel) -> None:
         raise_unknown_name("--as user=", name, f"`{issuer.name}` does not speak for this user", ())
     called = [one.who.name for one in kernel.users if isinstance(one.who, k.ExactName)]
     if called and len(called) == len(kernel.users) and not kernel.unrestricted and name not in called:
-        raise_unknown_name("--as user=", name, "no block of the policy is about this user", called)
+        raise_unknown_name("--as user=", name, "no block of the policies names this user", called)
 
 
 def all_grants(kernel: k.Kernel) -> Iterator[k.Grant]:
@@ -77,5 +77,5 @@ def split_scopes(words: str) -> Sequence[str]:
 def raise_unknown_name(option: str, name: str, message: str, known: Iterable[str]) -> NoReturn:
     meant = suggest(name, known)
     some = ", ".join(f"`{one}`" for one in sorted({*known})[:5])
-    hint = f"did you mean `{meant}`?" if meant else f"it knows {some}" if some else None
+    hint = f"did you mean `{meant}`?" if meant else f"known: {some}" if some else None
     raise CommandError("usage", f"`{option}{name}`: {message}", hint, code=2)

@@ -1,4 +1,4 @@
-"""Names in `--redact` that no rule reads, where a rule reads one that is spelled nearly so."""
+"""Names in `--redact` that no rule reads, although a rule reads one with a similar spelling."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from policyengine.diagnostics.model import suggest
 
 
 def misspelled_redactions(redaction: Redaction, kernel: k.Kernel) -> Iterator[str]:
-    """Members that no policy reads may be left out, too: only what is nearly one that is read is told."""
+    """Yield a warning for each name that is close to a fact that a policy reads. Facts that no policy reads are valid,
+    too."""
     paths = sorted({*redaction.paths, *redaction.patterns})
     read = frozenset(fact_paths(kernel)) if paths else frozenset()
     for path in paths:
         meant = None if any(holds(path, one) for one in read) else nearest_path(path, read)
         if meant is not None:
             names = format_redaction(path), format_redaction(meant)
-            yield f"`--redact {names[0]}` leaves out nothing that a rule reads: did you mean `{names[1]}`?"
+            yield f"`--redact {names[0]}` matches no fact that a rule reads: did you mean `{names[1]}`?"
 
 
 def fact_paths(part: object) -> Iterator[Path]:
-    """Each fact in a part of the kernel, with the members that are read of it."""
+    """Yield the path of each fact in a part of the kernel, with the members that are read."""
     match part:
         case k.Fact():
             yield part.path
@@ -38,7 +39,7 @@ def fact_paths(part: object) -> Iterator[Path]:
 
 
 def holds(path: Path, read: Path) -> bool:
-    """Whether one of both may be a part of the other, as far as stars let it be known."""
+    """Return whether one of the paths may be a part of the other, given wildcards."""
     for named, there in zip(path, read, strict=False):
         if named == ANY_PATH:
             return True
@@ -48,7 +49,7 @@ def holds(path: Path, read: Path) -> bool:
 
 
 def nearest_path(path: Path, read: Iterable[Path]) -> Path | None:
-    """One member of it spelled as a fact has it that is read."""
+    """Return the path with one member respelled like a fact that is read, or None."""
     for at, word in enumerate(path):
         beside = {one[at] for one in read if len(one) > at and one[:at] == path[:at]}
         if word in (ANY_MEMBER, ANY_PATH):

@@ -1,4 +1,4 @@
-"""What a reload may take away, as options, variables and `policyengine.toml` say; the file is read at each reload."""
+"""What a reload may remove, from options, variables and `policyengine.toml`; the file is read at each reload."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ SECTION = "reload"
 
 
 def settings_file(paths: Sequence[Path]) -> Path:
-    """The `policyengine.toml` of these policies, or where it would be looked for first."""
+    """Return the `policyengine.toml` of these policies, or the path where it is looked for first."""
     first = paths[0]
     return find_settings_file(first) or (first if first.is_dir() else first.parent) / SETTINGS_FILE_NAME
 
 
 def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds: float) -> Callable[[], ReloadRules]:
-    """A function that gives the rules: those of options and variables stay, those of `policyengine.toml` may change.
+    """Return a function that returns the rules: those of options and variables stay, those of `policyengine.toml` may
+    change.
 
-    Raises CommandError for what is no rule.
+    Raises CommandError for an invalid rule.
     """
     from policyengine.reload import ReloadRefusedError
 
@@ -34,7 +35,7 @@ def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds
         try:
             return build_rules(allowed_in_file(paths) if from_file else allow, gate, seconds)
         except CommandError as error:
-            why = "what a reload may take away cannot be read"
+            why = "cannot read what a reload may remove"
             raise ReloadRefusedError(why, [f"{error.message}{f' ({error.hint})' if error.hint else ''}"]) from None
 
     build_rules(allow, gate, seconds)
@@ -42,7 +43,7 @@ def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds
 
 
 def allowed_in_file(paths: Sequence[Path]) -> tuple[str, ...]:
-    """What `allow` is where nobody says it on the command line. Raises CommandError."""
+    """Return the allowances of variables and `policyengine.toml`. Raises CommandError."""
     return tuple(load_settings(list(paths)).values.get((SECTION, "allow"), ()))
 
 

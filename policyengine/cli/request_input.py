@@ -1,4 +1,4 @@
-"""Requests from a file or stdin: one JSON document, or one on each line."""
+"""Requests from a file or stdin: one JSON document, or one per line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from policyengine.cli.errors import CommandError, file_error
 
 STDIN = "-"
 LINES_SUFFIXES = (".jsonl", ".ndjson")
-MAX_REQUEST_BYTES = 2**24  # of one request, with the rows that it brings
+MAX_REQUEST_BYTES = 2**24  # of one request, including the rows in it
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDocument:
-    """The bytes of one request. `line` is where it stands when it is one of many."""
+    """The bytes of one request, with its line number if it is one of several."""
 
     data: bytes
     file: str
@@ -27,7 +27,8 @@ class RequestDocument:
 
 
 def read_requests(name: str) -> Iterator[RequestDocument]:
-    """Every request in the file, as they come: a stream is not waited for. None at all is an error."""
+    """Yield each request as it arrives, without waiting for the end of a stream. Raises CommandError, also if there is
+    none."""
     empty = True
     try:
         for question in _from_stdin() if name == STDIN else _from_file(name):
@@ -40,11 +41,11 @@ def read_requests(name: str) -> Iterator[RequestDocument]:
 
 
 def read_single_request(name: str) -> RequestDocument:
-    """The only request in the file."""
+    """Return the only request in the file. Raises CommandError."""
     questions = read_requests(name)
     first = next(questions)
     if next(questions, None) is not None:
-        hint = "`policyengine decide` answers many"
+        hint = "`policyengine decide` accepts several"
         raise CommandError("request", f"more than one request in {describe_place(name)}", hint, (("file", name),))
     return first
 
@@ -60,7 +61,7 @@ def _from_file(name: str) -> Iterator[RequestDocument]:
 
 
 def _from_stdin() -> Iterator[RequestDocument]:
-    """Stdin holds lines if its first line is a document by itself."""
+    """Yield the requests of stdin, one per line if its first line is a complete document."""
     stream: BinaryIO = sys.stdin.buffer
     numbered = read_lines(stream, MAX_REQUEST_BYTES)
     first = next(((number, line) for number, line in numbered if line.strip()), (1, b""))
@@ -83,7 +84,7 @@ def _from_whole(data: bytes, file: str) -> Iterator[RequestDocument]:
 
 
 def _count_documents(data: bytes) -> int:
-    """How many JSON documents these bytes begin with: 0, 1, or 2 for more; what is wrong with them is told later."""
+    """Count the JSON documents at the start of `data`: 0, 1, or 2 for more. Errors in them are reported later."""
     try:
         text = data.decode().strip()
         decoder = json.JSONDecoder()
@@ -94,6 +95,6 @@ def _count_documents(data: bytes) -> int:
 
 
 def describe_place(name: str, line: int | None = None) -> str:
-    """What messages call a place in a file of requests."""
+    """Return the name of a location in a request file, for messages."""
     at = "" if line is None else f":{line}"
     return f"stdin{at}" if name == STDIN else f"`{name}{at}`"

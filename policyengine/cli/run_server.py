@@ -1,4 +1,4 @@
-"""The decision API of `policyengine serve`: an engine, answered where the options say, until it is told to stop."""
+"""The server of `policyengine serve`: it loads an engine and serves it until it is stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class ListenOptions:
-    """Options of where the server listens, who may ask there, and how it ends, as they were given."""
+    """The options of the listeners, the accepted clients, and the shutdown."""
 
     host: str
     port: int | None
@@ -48,7 +48,7 @@ class ListenOptions:
 
 @dataclass(frozen=True, slots=True)
 class SummaryPrinter:
-    """What is printed once connections are accepted."""
+    """Prints the summary once connections are accepted."""
 
     setup: EngineSetup
     listen: ListenOptions
@@ -79,7 +79,7 @@ class SummaryPrinter:
 
 
 def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) -> None:
-    """Answer until SIGTERM or SIGINT. Raises CommandError."""
+    """Serve until SIGTERM or SIGINT. Raises CommandError."""
     from policyengine.server.run import EXIT_GRACE_SECONDS
     from policyengine.server.shutdown import limit_exit_time
     from policyengine.server.telemetry.server_log import LogFormat, server_logging
@@ -151,15 +151,15 @@ def read_tokens(path: Path | None) -> tuple[str, ...] | None:
 
 
 def check_public_url(url: str | None) -> str | None:
-    """Where other machines find it; a slash at its end means nothing."""
+    """Check the public URL and return it without a trailing slash. Raises CommandError."""
     if url is None or re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#]*)?", url):
         return url and url.rstrip("/")
-    hint = "give it without query, like https://pdp.example.com"
-    raise CommandError("usage", f"`{url}` is no URL of a server", hint, code=2)
+    hint = "write it without a query, such as https://pdp.example.com"
+    raise CommandError("usage", f"`{url}` is not a server URL", hint, code=2)
 
 
 def parse_mode(given: str) -> int:
-    """The mode of a file, in octal digits."""
+    """Parse a file mode of octal digits. Raises CommandError."""
     if not re.fullmatch("0?[0-7]{3}", given):
-        raise CommandError("usage", f"`{given}` is no mode of a file", "give it in octal, like 600 or 660", code=2)
+        raise CommandError("usage", f"`{given}` is not a file mode", "write it in octal, such as 600 or 660", code=2)
     return int(given, 8)

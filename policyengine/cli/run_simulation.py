@@ -1,4 +1,4 @@
-"""What `simulate` is told on the command line, as an engine with a clock of its own and the traffic for it."""
+"""The options of `simulate`, turned into an engine with a virtual clock and the traffic for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ UNITS = {"s": "1s", "m": "1m", "h": "1h", "d": "1d"}
 
 
 class WorkflowTraffic(NamedTuple):
-    """A workflow: its traffic, about how much that is, and what it is in words and as data."""
+    """The traffic of a workflow: its plan, its events, their approximate number, and its description as words and as
+    data."""
 
     plan: TrafficPlan
     events: Iterator[TrafficEvent]
@@ -34,7 +35,8 @@ class WorkflowTraffic(NamedTuple):
 
 @dataclass
 class SimulateCommand:
-    """One policy on a virtual clock. `world` is what its tests are made in, where their requests are played."""
+    """One policy on a virtual clock. `world` holds the entities and the time of its tests, if their requests are
+    played."""
 
     paths: Sequence[Path]
     entities: Sequence[str] | None
@@ -47,12 +49,12 @@ class SimulateCommand:
 
     @property
     def started(self) -> bool:
-        """Whether somebody said when it begins."""
+        """Whether the command line sets the start time."""
         return self.begins is not None
 
     @cached_property
     def start(self) -> int:
-        """In microseconds since 1970; where nobody says it, when tests of policies begin."""
+        """The start in microseconds since 1970, by default the time at which tests of policies begin."""
         from policyengine.simulation.microseconds import to_microseconds
         from policyengine.simulation.traffic_file import parse_moment
         from policyengine.testcases.scenario import DEFAULT_TIME
@@ -61,7 +63,7 @@ class SimulateCommand:
             return to_microseconds(DEFAULT_TIME if self.world is None else self.world.now)
         if (moment := parse_moment(self.begins)) is None:
             hint = "write a day or a time with its zone: `2027-01-01`, `2027-01-01T09:00:00Z`"
-            raise CommandError("usage", f"`--start {self.begins}` is no time", hint, code=2)
+            raise CommandError("usage", f"`--start {self.begins}` is not a time", hint, code=2)
         return to_microseconds(moment)
 
     @staticmethod
@@ -71,7 +73,9 @@ class SimulateCommand:
 
         lasts = parse_duration(text)
         if not lasts:
-            raise CommandError("usage", f"`{option} {text}` is no time", "write `10s`, `5m`, `1h30m`, `2d`", code=2)
+            raise CommandError(
+                "usage", f"`{option} {text}` is not a duration", "write `10s`, `5m`, `1h30m`, `2d`", code=2
+            )
         return lasts // MICROSECOND
 
     def load(self) -> None:
@@ -106,17 +110,19 @@ class SimulateCommand:
         asked, source = self._asked(request)
         plan = TrafficPlan(self.start, span, pace, callers or known.callers, self.seed)
         if (total := expected_count(name, plan)) > MAX_REQUESTS:
-            raise CommandError("usage", f"that would be {total:,} requests", "take a shorter time, or fewer", code=2)
+            raise CommandError(
+                "usage", f"that would be {total:,} requests", "use a shorter duration or a lower rate", code=2
+            )
         who = self._callers(asked, plan.callers, vary)
         lasts = format_duration(span * MICROSECOND)
-        several = f"{plan.callers:,} callers, who differ by `{who.vary}`" if who.vary else "one caller"
+        several = f"{plan.callers:,} callers that differ by `{who.vary}`" if who.vary else "one caller"
         words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"asked: {source}")
         about = {"workflow": name, "rate_per_second": pace, "for_ms": span // 1_000, "callers": plan.callers,
                  "vary": who.vary, "seed": self.seed, "requests": len(asked)}  # fmt: skip
         return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)
 
     def _asked(self, request: str | None) -> tuple[tuple[Mapping[str, Any], ...], str]:
-        """The questions, and where they are from."""
+        """Return the requests, and a description of their source."""
         if request is not None:
             self.load()
             questions = tuple(read_spending_requests(request))
@@ -134,11 +140,9 @@ class SimulateCommand:
         found = () if self.world is None else limited_requests(self.world.questions, self.engine.evaluate)
         if not found:
             why = "a bundle holds no tests" if bundled else "the policy has no tests with a request that is allowed"
-            raise CommandError("tests", f"what is to be asked? {why}", "name a request with `--request FILE`")
-        one = "the request of the policy's tests that is allowed"
-        return found, one if len(
-            found
-        ) == 1 else f"{len(found)} requests of the policy's tests that are allowed, in turn"
+            raise CommandError("tests", f"no request to send: {why}", "name a request with `--request FILE`")
+        one = "the allowed request of the policy's tests"
+        return found, one if len(found) == 1 else f"{len(found)} allowed requests of the policy's tests, in turn"
 
     def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
         from policyengine.simulation import Callers, NoOtherCallerError
@@ -146,17 +150,17 @@ class SimulateCommand:
 
         if vary is not None and ("." not in vary or vary.split(".")[0] not in VARIABLE_ROOTS):
             hint = "name a fact of a request: `agent.id`, `user.id`, `body.tenant`"
-            raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by that", hint, code=2)
+            raise CommandError("usage", f"`--vary {vary}`: callers cannot differ by this fact", hint, code=2)
         try:
             return Callers.of(asked, many, vary, lambda one: self.engine.evaluate(dict(one)).allowed)
         except NoOtherCallerError:
-            message = "the policy lets no other agent or user ask that, so there is one caller"
-            hint = "`--vary FACT` names what else differs from caller to caller; `--callers 1` plays the one"
+            message = "the policies allow this request for no other agent or user, so there is one caller"
+            hint = "name another fact that differs between callers with `--vary FACT`, or use `--callers 1`"
             raise CommandError("request", message, hint) from None
 
 
 def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
-    """The questions of a file, as they are played: they spend."""
+    """Yield the requests of a file, set to spend."""
     from policyengine.runtime.request import Request
     from policyengine.simulation.traffic_file import as_spending, parse_line
 
@@ -167,11 +171,11 @@ def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def parse_rate(text: str) -> float:
-    """Requests a second."""
+    """Parse a rate such as `300/5m` to requests per second. Raises CommandError."""
     from policyengine.runtime.literals import parse_duration
 
     count, _, each = text.partition("/")
     within = parse_duration(UNITS.get(each or "s", each))
     if not count.isascii() or not count.isdigit() or not int(count) or not within:
-        raise CommandError("usage", f"`--rate {text}` is no rate", "write `10/s`, `300/5m`, `1000/1h`", code=2)
+        raise CommandError("usage", f"`--rate {text}` is not a rate", "write `10/s`, `300/5m`, `1000/1h`", code=2)
     return int(count) / within.total_seconds()

@@ -1,4 +1,4 @@
-"""One run of tests: what is asked, what comes of it, what is measured, and how all that is told."""
+"""One run of tests: which tests run, what is measured, and how the results are reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ReportFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyTestRun:
-    """What was asked for, however often it is run."""
+    """The options of a test run, which may be repeated."""
 
     selection: Selection
     stop: bool
@@ -67,7 +67,7 @@ class PolicyTestRun:
         return 0 if report.ok and measured.enough else FAILURES
 
     def results(self, sets: Sequence[CheckResult]) -> Iterator[ExampleResult]:
-        """The results of all sets, first of requests and then of claims, up to the first that is bad if so asked."""
+        """Yield the results of all sets, first of requests, then of claims; with `stop`, end at the first failure."""
         from policyengine.testing.report import FAILURE_STATUSES
 
         for result in chain(self._of_cases(sets), self._of_claims(sets)):
@@ -124,7 +124,7 @@ class PolicyTestRun:
             measured.tell(Screen())
         else:
             Screen().plain(self.written(report, measured))
-            if self.format is not ReportFormat.JSON:  # which has it all
+            if self.format is not ReportFormat.JSON:  # JSON has the measurements
                 measured.tell(Screen(sys.stderr))
         measured.tell_what_lacks(Screen(sys.stderr))
 
@@ -135,7 +135,7 @@ class PolicyTestRun:
 
 
 def render_report(report: RunReport, form: ReportFormat, verbose: bool) -> str:
-    """The report in a form for programs, or as text."""
+    """Return the report in a format for programs, or as text."""
     from policyengine.testing import report_formats
 
     match form:
@@ -163,7 +163,7 @@ def write_report(path: Path, text: str) -> None:
 
 
 def no_tests_error(selection: Selection, sets: Sequence[CheckResult]) -> CommandError:
-    """Nothing was asked, which is no success; and why, where a word of the command line may be misspelled."""
+    """Return the error of a run without tests, with a suggestion if a name on the command line may be misspelled."""
     from policyengine.diagnostics.model import suggest
 
     kernels = [checked.kernel for checked in sets if checked.kernel is not None]
@@ -179,5 +179,5 @@ def no_tests_error(selection: Selection, sets: Sequence[CheckResult]) -> Command
     wanted = [f"with `{selection.name}` in their names"] if selection.name is not None else []
     wanted += [f"about the guard `{selection.rule}`"] if selection.rule is not None else []
     wanted += [f"in the package `{selection.package}`"] if selection.package is not None else []
-    hint = None if wanted else "a policy shows what it decides in `test` blocks"
+    hint = None if wanted else "add `test` blocks to the policies"
     return CommandError("tests", " ".join(["no tests", " and ".join(wanted)]).strip(), hint, code=NO_TESTS)

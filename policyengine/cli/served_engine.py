@@ -1,4 +1,4 @@
-"""An engine to serve: loaded as the options say, held to its tests, observed, and reloadable."""
+"""An engine to serve: loaded as the options say, tested, observed, and reloadable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReloadOptions:
-    """The options, as they were given."""
+    """The options of reloads."""
 
     allow: Sequence[str]
     gate: ReloadGateMode
@@ -36,7 +36,7 @@ class ReloadOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineSetup:
-    """Options of an engine to serve: its policies, what they read, where it keeps state and what it writes down."""
+    """The options of an engine to serve: its policies and entities, its store and its logs."""
 
     paths: Sequence[Path]
     entities: Sequence[str] | None
@@ -51,7 +51,7 @@ class EngineSetup:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine, and what it was loaded from."""
+    """An engine, and the sources that it was loaded from."""
 
     engine: Engine
     settings: ProjectSettings
@@ -62,8 +62,8 @@ class LoadedEngine:
 
 @dataclass(frozen=True, slots=True)
 class ServedEngine:
-    """An engine that reloads its policies and follows its entities; `tests` is how many requests its tests hold, if
-    they were run."""
+    """An engine that reloads its policies and follows its entities. `tests` is the number of requests in the policies'
+    tests, None if they were not run."""
 
     held: ReloadableEngine
     following: EntityWatcher | None
@@ -71,7 +71,7 @@ class ServedEngine:
 
 
 def load_for_serving(setup: EngineSetup) -> LoadedEngine:
-    """Raises CommandError."""
+    """Load the engine with its log, store and entities. Raises CommandError."""
     settings = load_settings(setup.paths)
     rules = reload_rules(setup.paths, setup.reload.allow, setup.reload.gate, setup.reload.compare)
     with report_log_errors(setup.log.path):
@@ -83,7 +83,7 @@ def load_for_serving(setup: EngineSetup) -> LoadedEngine:
 
 
 def prepare_serving(setup: EngineSetup, loaded: LoadedEngine) -> ServedEngine:
-    """Run its tests, where that is asked for, and observe. Raises CommandError."""
+    """Run the policies' tests if requested, start observe mode, and make the engine reloadable. Raises CommandError."""
     from policyengine.reload import ReloadableEngine, ReloadSource
 
     engine, sources = loaded.engine, loaded.sources
@@ -103,7 +103,8 @@ def build_entity_watcher(
     files: bool,
     rules: Callable[[], ReloadRules],
 ) -> EntityWatcher | None:
-    """The entities are read again when they change; with `--watch` their files are, together with the policies."""
+    """Return a watcher that reads entities again when they change, or None without entities. With `--watch` their files
+    are reloaded together with the policies (`files` is false). Raises CommandError."""
     from policyengine.entities.errors import EntitiesError
     from policyengine.entities.watch import EntityWatcher
     from policyengine.reload.policy_inventory import ENTITIES
@@ -119,7 +120,8 @@ def build_entity_watcher(
 
 
 def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
-    """How many requests of the policies' own tests pass, as all have to before a reload, too. Raises CommandError."""
+    """Run the policies' own tests, all of which must pass, as before a reload. Return the number of requests. Raises
+    CommandError."""
     from policyengine.compiler.bundle.file import decode_bundle
     from policyengine.reload import ReloadRefusedError, ReloadSource
     from policyengine.reload.candidate import MAX_LISTED_FINDINGS
@@ -127,15 +129,15 @@ def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
 
     origin = ReloadSource(tuple(paths))
     if origin.bundle is not None:
-        hint = "run `policyengine test` before it is compiled, and leave `--test` out"
-        raise CommandError("usage", "a bundle carries no tests", hint, code=2)
+        hint = "run `policyengine test` before compiling, and omit `--test`"
+        raise CommandError("usage", "a bundle contains no tests", hint, code=2)
     try:
         with show_progress("running the tests"):
             found = prepare_in_subprocess(origin)
     except ReloadRefusedError as refused:
-        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows all of it; without `--test` nothing is tried"
+        hint = f"`policyengine test {shlex.join(map(str, paths))}` shows every failure; omit `--test` to skip the tests"
         detail = "\n\n".join(refused.findings[:MAX_LISTED_FINDINGS])
         raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
     if decode_bundle(found.bundle).kernel.revision != engine.revision:
-        raise CommandError("tests", "the policies changed while they were read", "start again")
+        raise CommandError("tests", "the policies changed while they were being read", "start again")
     return found.tests

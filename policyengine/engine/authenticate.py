@@ -1,4 +1,5 @@
-"""From a question that brings raw credentials to one that says what they prove, or that they were refused."""
+"""Authentication of questions: replaces raw credentials with the facts that they prove, or with the reason of a
+refusal."""
 
 from __future__ import annotations
 
@@ -22,15 +23,16 @@ from policyengine.stores.base import StoreError
 _LOG = logging.getLogger("policyengine")
 TRANSIENT_REFUSALS = frozenset(
     {RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value}
-)  # it may be otherwise later
+)  # refusals that may not recur
 REPLACED_MEMBERS = frozenset({*PRINCIPAL_ROOTS, "credentials"})
 
 
 def authenticate(identity: CredentialAuthenticator, question: Question, now: int) -> Question:
-    """The same question with proved facts in place of its credentials, and of what it claims about its principal. A
-    refused credential is the fact `credential.refused`. Raises RequestError.
+    """Return the question with proved facts instead of its credentials and of its claims about the caller. Raises
+    RequestError.
 
-    `now` in seconds since 1970. It may wait for an issuer, where `CredentialAuthenticator.at_once` would not.
+    A refused credential becomes the fact `credential.refused`. `now` is in seconds since 1970. It may wait for an
+    issuer, unlike `CredentialAuthenticator.at_once`.
     """
     members = question.members
     if members is not None:
@@ -46,7 +48,7 @@ def authenticate(identity: CredentialAuthenticator, question: Question, now: int
 def question_with_facts(
     identity: CredentialAuthenticator, question: Mapping[str, object], facts: Mapping[str, object]
 ) -> Request:
-    """Raises RequestError."""
+    """Return the request with these facts. Raises RequestError."""
     request = parse_request({name: value for name, value in question.items() if name not in REPLACED_MEMBERS})
     if identity.only_proved:
         request = without_claims(identity, request)
@@ -56,7 +58,8 @@ def question_with_facts(
 def recheck_proof(
     identity: CredentialAuthenticator, before: VerifiedCredential | CredentialRefusal, now: int
 ) -> Mapping[str, object]:
-    """What was proved a moment ago for the same request, unless it has ended since."""
+    """Return the facts that were just proved for the same request, unless the credential has expired or was revoked
+    since."""
     if isinstance(before, CredentialRefusal):
         return {"credential": {"refused": before.refusal.value}}
     ended = RefusalCode.EXPIRED if before.expires <= now else check_revocation(identity, before, now)
@@ -76,7 +79,8 @@ def check_revocation(identity: CredentialAuthenticator, before: VerifiedCredenti
 def prove_credentials(
     identity: CredentialAuthenticator, facts: Mapping[str, object], now: int
 ) -> VerifiedCredential | CredentialRefusal:
-    """What the raw credentials among the facts prove, for several questions about one request. Raises RequestError."""
+    """Return what the raw credentials among the facts prove, for several questions about one request. Raises
+    RequestError."""
     request = parse_request(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
     credentials = request.credentials or Credentials()
     try:
@@ -86,7 +90,7 @@ def prove_credentials(
 
 
 def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int) -> bool:
-    """Whether an issuer may have to be asked what its credentials prove. Raises RequestError."""
+    """Return whether verifying the credentials may need an answer of their issuer. Raises RequestError."""
     if question.is_authenticated:
         return False
     members = question.members
@@ -100,8 +104,8 @@ def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int
 
 
 def with_cached_facts(identity: CredentialAuthenticator, question: Question, now: int) -> Request:
-    """The request with the facts that its credentials are known to prove, to measure it: nothing is decided by them,
-    and nothing is counted. Raises RequestError."""
+    """Return the request with facts that are already known for its credentials, to estimate its size. Nothing is
+    decided with them and nothing is counted. Raises RequestError."""
     members = question.members
     raw = None if members is None else members.get("credentials")
     if members is not None and isinstance(raw, VerifiedCredential | CredentialRefusal):
@@ -136,7 +140,8 @@ def authenticate_request(identity: CredentialAuthenticator, request: Request, no
 
 
 def without_claims(identity: CredentialAuthenticator, request: Request) -> Request:
-    """Without what a gateway says of who asks: facts, and rows of entities that an agent or a user is or is in."""
+    """Return the request without a gateway's claims about the caller: facts, and rows of agents, users and their
+    groups."""
     facts = {name: one for name, one in request.facts.items() if name not in PROVABLE_ROOTS}
     rows = tuple(row for row in request.entities if row.ref.type not in identity.of_who)
     return replace(request, facts=facts, entities=rows, pending=pending_outside(request.pending, PROVABLE_ROOTS))
@@ -147,30 +152,30 @@ def with_refusal(request: Request, why: RefusalCode) -> Request:
 
 
 def request_with_facts(request: Request, facts: Mapping[str, object]) -> Request:
-    """These facts in place of all that it says itself of who asks, be it that something is pending."""
+    """Return the request with these facts instead of its own claims about the caller, including pending ones."""
     beside = {name: value for name, value in request.facts.items() if name not in PRINCIPAL_ROOTS}
     pending = pending_outside(request.pending, {*PRINCIPAL_ROOTS, *facts})
     return replace(request, facts={**beside, **facts}, pending=pending, credentials=None)
 
 
 def refusal_code(request: Request) -> object:
-    """The code with which its credential was refused, if it was."""
+    """Return the code with which the credential was refused, or None."""
     found = request.facts.get("credential")
     return found.get("refused") if isinstance(found, Mapping) else None
 
 
 def without_credentials(request: Request) -> Request:
-    """Nobody looked at its credentials, and nobody will."""
+    """Return the request without its credentials, which are not verified."""
     return request if request.credentials is None else replace(request, credentials=None)
 
 
 def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
-    """The request with what its credentials proved when it was decided by the same key."""
+    """Return the request with the facts that its credentials proved when the same key was first used."""
     try:
         kept = b"" if found.draft is None else decode_draft(found.draft).proved
         facts = decode_facts(kept)
     except ValueError:
-        return without_credentials(request)  # who answers by it fails, and says so
+        return without_credentials(request)  # the record is damaged: restoring the decision fails and is logged
     if not kept:
         return without_credentials(request)
     beside = {name: one for name, one in request.facts.items() if name not in PROVABLE_ROOTS}
@@ -179,7 +184,7 @@ def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
 
 
 def proof_request(request: Request, credentials: Credentials) -> Presented:
-    """Of the request what a proof is about."""
+    """Return the parts of the request that a proof of possession can be bound to."""
     http = request.facts.get("request")
     given: Mapping[str, object] = http if isinstance(http, Mapping) else {}
     headers = given.get("headers")
@@ -191,7 +196,7 @@ def proof_request(request: Request, credentials: Credentials) -> Presented:
 
 
 def body_size(request: Request, http: Mapping[str, object]) -> object:
-    """As the gateway says; True where it says nothing, or 0, and told what is in the body all the same."""
+    """Return the body size that the gateway reports; True if it reports none or 0 despite body facts."""
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, MissingValue) else size
     return size or isinstance(body, Invalid) or (isinstance(body, Mapping) and bool(body)) or size
@@ -200,25 +205,25 @@ def body_size(request: Request, http: Mapping[str, object]) -> object:
 def log_claim_mismatches(
     identity: CredentialAuthenticator, claimed: Mapping[str, object], found: VerifiedCredential
 ) -> None:
-    """What a gateway claims and the credential says otherwise is not taken, and the operator is told."""
+    """Log claims of a gateway that differ from the verified credential, which takes precedence."""
     for root in PRINCIPAL_ROOTS:
         said, proved = claimed.get(root), found.facts.get(root, {})
         for name, value in said.items() if isinstance(said, Mapping) else ():
             if name in ("id", "issuer") and proved.get(name) != value:
-                told = f"a gateway's `{root}.{name}` is not what the credential says, which counts"
+                told = f"a gateway's `{root}.{name}` differs from the credential, which takes precedence"
                 identity.telling.tell(logging.WARNING, f"{root}.{name}", told)
 
 
 def reject_raw_credentials(request: Request) -> Request:
-    """Raises RequestError for credentials that nobody verifies here."""
+    """Return the request. Raises RequestError if it has credentials, because this engine verifies none."""
     if request.credentials is None:
         return request
-    hint = "set up `--identity` (docs/identity.md), or send what is known of it as `credential`"
-    raise RequestError("credentials", "raw credentials are not verified here", hint)
+    hint = "configure `--identity` (docs/identity.md), or send its known facts as `credential`"
+    raise RequestError("credentials", "this server does not verify raw credentials", hint)
 
 
 class Authenticator:
-    """Replaces the credentials of questions by what they prove. Fails closed: whatever goes wrong is a refusal."""
+    """Replaces the credentials of questions with the facts that they prove. Fails closed: every error is a refusal."""
 
     def __init__(
         self, identity: CredentialAuthenticator, nanoseconds: Callable[[], int], failures: FailureCounter
@@ -230,11 +235,11 @@ class Authenticator:
         return self._nanoseconds() // 1_000_000_000
 
     def authenticate_cached(self, members: dict[str, object]) -> dict[str, object] | None:
-        """The members with what their credentials proved before; None where that takes a longer look."""
+        """Return the members with cached facts of their credentials, or None if the credentials must be verified."""
         return self.identity.at_once(members, self._nanoseconds() // 1_000_000_000)
 
     def authenticate(self, question: Question) -> Question:
-        """It may wait for an issuer. Raises RequestError."""
+        """Return the authenticated question. It may wait for an issuer. Raises RequestError."""
         if question.is_authenticated:
             return question
         try:
@@ -252,16 +257,16 @@ class Authenticator:
             return Question(with_refusal(question.request, RefusalCode.FAILURE), is_authenticated=True)
 
     def prove(self, facts: Mapping[str, object]) -> Mapping[str, object]:
-        """Facts about a request with what their raw credentials prove in their place, for several questions about that
+        """Return the facts of a request with proved facts instead of raw credentials, for several questions about that
         request in this process. Raises RequestError."""
         if facts.get("credentials") is None:
             return facts
         return {**facts, "credentials": prove_credentials(self.identity, facts, self.seconds)}
 
     def needs_issuer(self, question: Question) -> bool:
-        """Whether an issuer may have to be asked, which takes as long as that issuer takes. Raises RequestError."""
+        """Return whether an issuer may have to answer, which takes as long as the issuer takes. Raises RequestError."""
         return needs_issuer(self.identity, question, self.seconds)
 
     def with_cached_facts(self, question: Question) -> Request:
-        """The request with what is known of its credentials, to measure it. Raises RequestError."""
+        """Return the request with cached facts of its credentials, to estimate its size. Raises RequestError."""
         return with_cached_facts(self.identity, question, self.seconds)

@@ -1,4 +1,4 @@
-"""Batches: many questions in their order; a store outside of this process is asked for many of them at once."""
+"""Batches: decide many questions in order, with one commit of a remote store for many of them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from policyengine.engine.engine import Engine
     from policyengine.engine.guarded_decider import GuardedDecider
 
-MAX_PENDING_DECISIONS = 1_024  # decisions that a store is asked for at once
+MAX_PENDING_DECISIONS = 1_024  # decisions per commit
 
 
 class UnchargedDecision(NamedTuple):
-    """An allow of the fast path, and what it takes of limits once the store is asked."""
+    """An allow of the fast path, with the charges that the store must still accept."""
 
     decision: Decision
     charges: tuple[Any, ...]
 
 
 class PendingDecision(NamedTuple):
-    """A decision that is made but for what its store will answer."""
+    """A decision that is complete except for the answer of the store."""
 
-    position: int  # of its question in the batch
+    position: int  # index of its question in the batch
     question: dict[str, object] | Request
     commit: CommitRequest
     decision: Decision
-    moment: int | None  # nanoseconds; None for one of the fast path, which bears it
+    moment: int | None  # nanoseconds; None for the fast path, whose decision has it
     call: bytes
     compiled: CompiledPolicies
 
@@ -51,14 +51,14 @@ class PendingDecision(NamedTuple):
 
 
 class BatchDecider:
-    """Decides many questions by one engine."""
+    """Decides many questions with one engine."""
 
     def __init__(self, engine: Engine, guarded: GuardedDecider) -> None:
         self._engine, self._guarded = engine, guarded
         self._uncharged: tuple[CompiledPolicies, Callable[[dict[str, object]], Any]] | None = None
 
     def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Each as `Engine.decide` does, in their order, also where they count together."""
+        """Decide each question as `Engine.decide` does, in order, even if they share limits."""
         engine = self._engine
         answers: list[Decision | RequestError] = []
         pending: list[PendingDecision] = []
@@ -66,7 +66,7 @@ class BatchDecider:
             try:
                 authenticated = engine.authenticate(question)
                 prepared = self._prepare(position, authenticated) if engine.state.is_shared else None
-                if prepared is None:  # what came before may matter
+                if prepared is None:  # it may depend on earlier questions
                     self._settle(pending, answers)
                     answers.append(engine.decide(authenticated))
                 else:
@@ -80,7 +80,7 @@ class BatchDecider:
         return answers
 
     def _prepare(self, position: int, question: Question) -> PendingDecision | None:
-        """None where the decision rests on what the store knows. Raises RequestError."""
+        """Return the pending decision, or None if it depends on state in the store. Raises RequestError."""
         compiled = self._engine.decider.compiled
         try:
             members = question.members
@@ -89,7 +89,7 @@ class BatchDecider:
         except RequestError:
             raise
         except Exception:
-            return None  # `Engine.decide` will fail again, and say so
+            return None  # `Engine.decide` will raise and report it again
 
     def _prepare_fast(
         self, position: int, members: dict[str, object], compiled: CompiledPolicies
@@ -106,7 +106,7 @@ class BatchDecider:
         return PendingDecision(position, members, commit, decision, None, b"decide", compiled)
 
     def _fast_path(self, compiled: CompiledPolicies) -> Callable[[dict[str, object]], Any]:
-        """The fast path that asks no store; made when it is first needed."""
+        """Return the fast path that does not ask the store, which is created on first use."""
         known = self._uncharged
         if known is None or known[0] is not compiled:
             known = self._uncharged = compiled, compiled.evaluator.charging(cast(Charge, leave_uncharged)).__call__
@@ -129,7 +129,7 @@ class BatchDecider:
         return PendingDecision(position, request, commit, decision, epoch_nanoseconds(now), call, compiled)
 
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
-        """Puts the answers of those that are pending in place, by what the store says of all of them."""
+        """Commit all pending decisions, and put their answers in place."""
         asking = [item for item in pending if item.asks_store]
         decider = self._engine.decider
         results: list[CommitResult] = []
@@ -147,7 +147,7 @@ class BatchDecider:
         pending.clear()
 
     def _answer(self, pending: PendingDecision, result: CommitResult) -> Decision:
-        if result is None:  # another decision changed what it rests on
+        if result is None:  # another decision changed the state that it depends on
             return self._engine.decide(Question(pending.question, is_authenticated=True))
         if isinstance(result, StoreError):
             denied = self._engine.recorder.deny_unavailable(result)
@@ -168,5 +168,5 @@ class BatchDecider:
 def leave_uncharged(
     answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
 ) -> UnchargedDecision:
-    """In place of a store: an allow with what it would take."""
+    """Return an allow with its charges, instead of committing them."""
     return UnchargedDecision(Decision(answer, principal, stamp), charges)

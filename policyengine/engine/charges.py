@@ -1,4 +1,4 @@
-"""Charges a store for an allowed request of the fast path: generated code calls this."""
+"""Charges the store for allows of the fast path; generated code calls this module."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from policyengine.runtime.limits import ChargeResult, RateCharge, to_limit_charg
 from policyengine.stores.base import Store
 from policyengine.stores.memory.store import MemoryStore
 
-SIMPLE_CHARGE_TYPES = {tuple}  # a meter and a key: a charge in full is no bare tuple
+SIMPLE_CHARGE_TYPES = {tuple}  # a meter and a key; full charges are instances of a subclass
 
 
 class StoreCharger:
-    """Charges a store for decisions of the fast path, under the ids that they are to have."""
+    """Charges a store for decisions of the fast path, under their ids."""
 
     def __init__(self, store: Store, clock: Clock, ids: Callable[[datetime], str]) -> None:
         self._store, self._clock, self._ids = store, clock, ids
@@ -30,7 +30,7 @@ class StoreCharger:
     def charge(
         self, answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
     ) -> Decision | None:
-        """The decision, once the store has answered how its limits stand; None where it changed meanwhile."""
+        """Return the decision with the state of its limits, or None if the policies' state changed meanwhile."""
         decision = Decision(answer, principal, stamp)
         if not charges:
             return decision
@@ -39,7 +39,7 @@ class StoreCharger:
             return apply_limits(decision, [meter.limited for meter, _ in charges], standings)
         limits = tuple(map(to_limit_charge, charges))
         name = ""
-        if not all(isinstance(limit.charge, RateCharge) for limit in limits):  # something may be given back
+        if not all(isinstance(limit.charge, RateCharge) for limit in limits):  # something may be refunded later
             decision = self._with_id(decision)
             name = outcome_key(decision.id)
         return self._commit(decision, Effects(limits=limits), name, stamp)
@@ -53,7 +53,8 @@ class StoreCharger:
         records: tuple[HistoryRecord, ...],
         changes: int,
     ) -> Decision | None:
-        """The same of a decision that is remembered, or rests on history; None where that has changed."""
+        """Return the decision like `charge`, if it is recorded in history or depends on it; None if that history has
+        changed."""
         assert isinstance(self._store, MemoryStore)
         decision = Decision(answer, principal, stamp)
         name = ""
@@ -77,7 +78,7 @@ class StoreCharger:
         return None if result is None else apply_charges(decision, effects, result)
 
     def _with_id(self, decision: Decision) -> Decision:
-        """The decision with the id that it keeps: ids of the engine's own are made from its stamp."""
+        """Return the decision with its id; the engine's own ids are derived from its stamp."""
         if self._ids is new_id:
             return decision
         assert isinstance(decision.stamp, tuple)
@@ -85,7 +86,7 @@ class StoreCharger:
 
 
 def apply_charges(decision: Decision, effects: Effects, result: ChargeResult) -> Decision:
-    """The decision by what the store answered, or did not answer."""
+    """Return the decision with the result of the store, or without one."""
     if result.failed is None:
         return apply_limits(decision, effects.limits, result.standings)
     remembered = bool(effects.records or effects.relied)
@@ -94,6 +95,6 @@ def apply_charges(decision: Decision, effects: Effects, result: ChargeResult) ->
 
 
 def stamp_microseconds(stamp: Stamp) -> int:
-    """When a decision of the fast path was made."""
+    """Return the time of a decision of the fast path."""
     assert not isinstance(stamp, str)
     return stamp[0] // 1_000

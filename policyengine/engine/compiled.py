@@ -1,4 +1,4 @@
-"""Compiled policies beside one entity store: everything that a decision runs."""
+"""Compiled policies with one entity store: everything that a decision needs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
 
-# Members of a question to its decision; None where the fast path does not decide it.
+# Returns the decision of a question, or None if the slow path must decide it.
 FastPath: TypeAlias = Callable[[dict[str, object]], Decision | None]
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicies:
-    """A decision reads this once, so that it sees one entity store only."""
+    """A decision reads this object once, so that it sees a single entity store."""
 
     entities: EntityStore
     evaluator: Evaluator
     decide: FastPath  # spends
     evaluate: FastPath
-    decide_without_waiting: FastPath  # spends; None also where it may take long
-    entities_mark: bytes  # what the log calls the entity store
+    decide_without_waiting: FastPath  # spends; None also if it may take long
+    entities_mark: bytes  # name of the entity store in the log

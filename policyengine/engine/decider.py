@@ -1,4 +1,4 @@
-"""The decider: one question to its decision, committed in one step of the store; the fast path first."""
+"""The decider: it decides one question and commits it in one step of the store, on the fast path if possible."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ from policyengine.stores.memory.store import MemoryStore
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-MAX_COMMIT_TRIES = 100  # how often a decision is made again because another one changed what it rests on
+MAX_COMMIT_TRIES = 100  # attempts of a decision when others change the state that it depends on
 
 
 class WouldBlockError(Exception):
-    """Nothing was decided: an event loop should not wait for it."""
+    """The decision may take too long for an event loop; nothing was decided."""
 
 
 class DecisionBasis(NamedTuple):
-    """A decision and what it rests on, as the log records it."""
+    """A decision and the state that it depends on, for the log."""
 
     decision: Decision
     moment: datetime
-    spent: frozenset[str]  # approvals of the request that were used before
+    spent: frozenset[str]  # approvals of the request that were already used
     spends: tuple[str, ...] = ()
-    history: bytes = b""  # members of its record
+    history: bytes = b""  # members for its record
     entities_mark: bytes = b""
 
 
 class Decider:
-    """Decides by a kernel and an entity store, and commits what a decision spends. Threads may share it.
+    """Decides with a kernel and an entity store, and commits what a decision spends. It is thread-safe.
 
-    Exceptions of deciding leave it: `Engine` turns them into denies.
+    Exceptions inside a decision are raised; `Engine` turns them into denials.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Decider:
     ) -> None:
         self.kernel, self._tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
-        self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions hold proved facts
+        self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._recorder, self._charger = recorder, StoreCharger(store, clock, ids)
         self.compiled = self._compile(entities)
 
@@ -89,7 +89,7 @@ class Decider:
 
     def _compile(self, entities: EntityStore) -> CompiledPolicies:
         own = self.store if isinstance(self.store, MemoryStore) else None
-        # A log has to say on which histories a decision rests: then all of these take the slow path.
+        # The log must record the histories of each decision: with a log, these decisions take the slow path.
         recalls = own is not None and bool(self.kernel.watches) and self._log is None
         evaluator = Evaluator(
             self.kernel,
@@ -111,22 +111,23 @@ class Decider:
         )
 
     def replace_entities(self, entities: EntityStore) -> None:
-        """Raises LogError where there is a log that they cannot be written to; then the old ones stay."""
+        """Decide with other entities from now on. Raises LogError if they cannot be logged; then the previous ones
+        stay."""
         self.compiled = self._compile(entities)
 
     def now(self) -> int:
-        """In microseconds since 1970, as stores count."""
+        """Return the current time in microseconds since 1970, as stores use it."""
         return epoch_microseconds(self.clock())
 
     def seconds(self) -> int:
-        """In seconds since 1970."""
+        """Return the current time in seconds since 1970."""
         return self.nanoseconds() // 1_000_000_000
 
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide and commit what the decision spends; by a claim, what was decided by its key in the meantime. Raises
-        StoreError, KeyReuseError and KeyInProgressError."""
+        """Decide and commit what the decision spends. With a claim, return the decision that another request with its
+        key made meanwhile, if any. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
             now = self.clock()
             spent = self._spent_approvals(request)
@@ -144,7 +145,7 @@ class Decider:
                 return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
             if claim is not None and (record := self.store.claim(claim, epoch_microseconds(now))) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
-        raise RuntimeError(f"what it rests on was changed {MAX_COMMIT_TRIES} times while it was decided")
+        raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
@@ -156,7 +157,7 @@ class Decider:
         return DecisionBasis(decision, now, spent, (), history, compiled.entities_mark)
 
     def explain(self, request: Request) -> Explanation:
-        """The decision of `evaluate` with its whole trace. Raises StoreError."""
+        """Return the decision of `evaluate` with its full trace. Raises StoreError."""
         spent = self._spent_approvals(request)
         now = self._moment(request)
         compiled = self.compiled
@@ -167,7 +168,7 @@ class Decider:
         snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
         facts = build_facts(self.kernel, request, snapshot, now)
         trace = trace_request(facts, snapshot)
-        while lookup is not None and lookup.lacking:  # it visits every rule, and needs more rows than a decision does
+        while lookup is not None and lookup.lacking:  # a trace visits every rule, and needs more rows than a decision
             lookup.fetch()
             facts = build_facts(self.kernel, request, snapshot, now)
             trace = trace_request(facts, snapshot)
@@ -175,9 +176,9 @@ class Decider:
         return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, now), facts, trace)
 
     def restore(self, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
-        """What was decided by the same key. Raises KeyReuseError and KeyInProgressError."""
+        """Return the decision that was made with the same key. Raises KeyReuseError and KeyInProgressError."""
         if record.digest != claim.digest:
-            raise KeyReuseError("the key came with another question before")
+            raise KeyReuseError("the key was used for another question")
         if record.draft is None or record.settled is None:
             raise KeyInProgressError("the same question is being decided")
         draft = decode_draft(record.draft)
@@ -191,7 +192,7 @@ class Decider:
     def _resolve(
         self, compiled: CompiledPolicies, request: Request, now: datetime, spent: frozenset[str]
     ) -> tuple[Decision, Effects, bytes]:
-        """The decision, its effects, and the log's members for the history and the rows that it rests on."""
+        """Return the decision, its effects, and the log members of the history and the rows that it depends on."""
         lookup, evaluator = compiled.entities.looking(), compiled.evaluator
         planned, members = self._plan(compiled, request, now, lookup), b""
         if isinstance(planned, Needs):
@@ -215,7 +216,7 @@ class Decider:
     def _plan(
         self, compiled: CompiledPolicies, request: Request, now: datetime, lookup: LookupEntityStore | None
     ) -> tuple[Decision, Effects] | Needs:
-        """What the evaluator plans, once the rows that it asks for are there: they may name further ones."""
+        """Plan the decision, and fetch the rows that it asks for until it needs no more."""
         planned = compiled.evaluator.plan(request, now, lookup)
         while lookup is not None and isinstance(planned, Needs) and planned.rows:
             lookup.fetch()
@@ -223,7 +224,7 @@ class Decider:
         return planned
 
     def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
-        """Before anything is spent: a later report was not known."""
+        """Encode the history before anything is spent, because later reports were unknown to the decision."""
         if self._log is None:
             return b""
         part = evaluator.slices.of(request)
@@ -235,7 +236,7 @@ class Decider:
         return encode_facts({root: facts for root, facts in request.facts.items() if root in PROVABLE_ROOTS})
 
     def _fetch_history(self, needs: Needs) -> Mapping[WindowKey, History]:
-        """As of now, also for a question about another time."""
+        """Fetch the current history, even for a question about another time."""
         return self.store.fetch(needs.windows, self.now()) if needs.windows else {}
 
     def _spent_approvals(self, request: Request) -> frozenset[str]:
@@ -252,7 +253,7 @@ class Decider:
 
 
 def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
-    """An allow that would have spent something obliges to ask again by `decide` before acting on it."""
+    """Add the obligation to call `decide` before acting, to an allow that would have spent something."""
     if not decision.allowed or not effects:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"

@@ -1,4 +1,4 @@
-"""How many decisions and credentials failed."""
+"""Counter of failed decisions and credentials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from threading import Lock
 
 
 class FailureCounter:
-    """A number that threads add to."""
+    """A counter that threads may share."""
 
     def __init__(self) -> None:
         self.count, self._lock = 0, Lock()

@@ -1,4 +1,4 @@
-"""Observing before enforcing: for how long, and which decisions. What becomes of those, `runtime/observe.py` says."""
+"""Observe mode: which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class ObserveError(ValueError):
-    """Observing cannot begin: what is wrong, and what to do."""
+    """Observe mode cannot start; the message and the hint say why and what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -40,10 +40,11 @@ class ObserveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Until when (aware), and what: without `packages` and `endpoints` everything, with both what is of both.
+    """The scope of observe mode: its end (timezone-aware), and optionally packages and endpoints, both of which must
+    match.
 
-    A decision is of these packages where their rules alone stop it: their guards and limits, or the want of a door to
-    an endpoint that blocks of no other package open. `endpoints` are written as after `on` of a guard.
+    A decision belongs to `packages` if only their rules stop it: their guards and limits, or the lack of a grant for an
+    endpoint that no block of another package opens. `endpoints` are written as after `on` in a guard.
     """
 
     until: datetime
@@ -57,10 +58,11 @@ class Observe:
 
 
 class Observer:
-    """Stands behind one engine. `counts` are the answers that passed, by what they would have been."""
+    """Applies observe mode to the decisions of one engine. `counts` are the answers that passed, by their original
+    outcome."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
-        """Raises ObserveError."""
+        """Raises ObserveError if the end, a package or an endpoint is invalid."""
         check_time(wanted.until, clock())
         check_packages(wanted.packages, kernel.packages)
         self.wanted = wanted
@@ -71,21 +73,21 @@ class Observer:
         self._guard, self._told = Lock(), False
 
     def successor(self, kernel: k.Kernel) -> Observer:
-        """The same behind other policies, counting on. Raises ObserveError."""
+        """Return an observer for other policies with the same scope and counts. Raises ObserveError."""
         found = Observer(self.wanted, kernel, self._clock)
         found.counts, found._guard = self.counts, self._guard
         return found
 
     @property
     def observing(self) -> bool:
-        """Whether the time is not over. A clock that fails ends it."""
+        """Whether observe mode has not ended. A clock that fails ends it."""
         try:
             return self._clock() < self.wanted.until
         except Exception:
             return False
 
     def given(self, decision: Decision, question: dict[str, object] | Request) -> Decision:
-        """What is answered in place of the decision."""
+        """Return the answer for a decision: itself, or in observe mode the allow that replaces it."""
         if not self.observing:
             self._over()
             return decision
@@ -116,20 +118,20 @@ class Observer:
             told, self._told = self._told, True
         if not told:
             until = self.wanted.to_dict()["until"]
-            _LOG.warning("observing ended at %s: from now on every decision is enforced", until)
+            _LOG.warning("observing ended at %s: every decision is enforced now", until)
 
 
 # ── What can be observed ──────────────────────────────────────────────────────────────────────
 
 
 def check_time(until: datetime, now: datetime) -> None:
-    """One that is over is none to complain of: whoever starts again after it has everything enforced."""
+    """Check the end. A past end is valid: after a restart everything is enforced."""
     if until.tzinfo is None:
-        raise ObserveError("the end of observing has no time zone", "write it as `2026-12-01T00:00Z`")
+        raise ObserveError("the end of observe mode has no time zone", "write it as `2026-12-01T00:00Z`")
     if until - now > MAX_OBSERVE_TIME:
         raise ObserveError(
             f"observing until {until.isoformat()} is longer than {format_duration(MAX_OBSERVE_TIME)}",
-            "take an earlier end",
+            "choose an earlier end",
         )
 
 
@@ -142,34 +144,35 @@ def check_packages(wanted: Iterable[str], known: tuple[str, ...]) -> None:
 
 
 def parse_observed_endpoint(text: str, kernel: k.Kernel) -> k.Place:
-    """An endpoint as a guard names it after `on`. Raises ObserveError."""
+    """Parse an endpoint as written after `on` in a guard. Raises ObserveError."""
     entities = "".join(f"entity {name} {{}}\n" for name in kernel.entities if name.isidentifier() and name != "user")
     before = f'language 1\npackage observed\n{entities}guard "observed" on '
     found, problems = compile_sources([Source("endpoint", f"{before}{text} {{ deny }}\n")])
     if found is None:
         first = problems[0]
-        raise ObserveError(f"`{text}` is no endpoint: {first.message}", first.hint or ENDPOINT_HINT)
+        raise ObserveError(f"`{text}` is not an endpoint: {first.message}", first.hint or ENDPOINT_HINT)
     if len(found.guards) != 1 or {"#", "\n"} & set(text) or found.agents or found.users or found.anyones:
-        raise ObserveError(f"`{text}` is no endpoint", ENDPOINT_HINT)
+        raise ObserveError(f"`{text}` is not an endpoint", ENDPOINT_HINT)
     place = match_literally(found.guards[0].place)
     check_methods(place, kernel)
     return place
 
 
 def match_literally(place: k.Place) -> k.Place:
-    """What is observed passes: that is what is written, and nothing that may be the same as what is taken out."""
+    """Return a place that matches literally, without case folding for what it includes and with full folding for
+    exceptions."""
     patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
     return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
 
 
 def check_methods(place: k.Place, kernel: k.Kernel) -> None:
-    """A policy may name any method, so one that nobody knows is a slip. Raises ObserveError."""
+    """Check that some policy uses the methods, because an unknown one is likely a typo. Raises ObserveError."""
     known = {*HTTP_METHODS, *http_methods(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
     known.update(http_methods(opening.pattern for block in all_blocks(kernel) for opening in block_openings(block)))
     for method in http_methods(place.patterns or ()):
         if method not in known:
             meant = suggest(method, sorted(known))
-            hint = f"did you mean `{meant}`?" if meant else f"the usual ones are {', '.join(STANDARD_METHODS)}"
+            hint = f"did you mean `{meant}`?" if meant else f"common methods are {', '.join(STANDARD_METHODS)}"
             raise ObserveError(f"no policy names the method `{method}`", hint)
 
 
@@ -186,14 +189,14 @@ def block_openings(block: Block) -> list[k.GrantTarget]:
 
 
 def packages_by_rule(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str], str]]:
-    """By name and place of a rule, as reasons have it, the package that it is of."""
+    """Yield the name and location of each rule, as reasons cite them, with its package."""
     for guard in kernel.guards:
         yield from (((guard.name, effect.span.at), guard.package) for effect in guard.effects)
     yield from (((one.name, one.span.at), one.package) for one in kernel.limits)
 
 
 def packages_that_open(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
-    """Whose blocks open the endpoint to anybody."""
+    """Return the packages with a block that opens the endpoint for any caller."""
     return {
         block.package
         for block in all_blocks(kernel)

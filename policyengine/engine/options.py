@@ -1,4 +1,4 @@
-"""Options of engines, said once for every way to make one."""
+"""Options of engines, declared once for every constructor."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class EngineOptions(TypedDict, total=False):
-    """Keyword arguments of `Engine` and of everything that makes one.
+    """Keyword arguments of `Engine` and of its constructors.
 
-    `clock` gives the current time, timezone-aware; `ids` makes a decision's id from it. With a `log` each decision is
-    written there before it is returned. `store` keeps what decisions spend: the memory of this process, unless another
-    one is given (`docs/stores.md`).
+    `clock` returns the current time, timezone-aware; `ids` creates a decision's id from it. With a `log`, each decision
+    is logged before it is returned. `store` keeps what decisions spend; the default is the memory of this process
+    (`docs/stores.md`).
     """
 
     clock: Clock

@@ -1,4 +1,4 @@
-"""Questions: as callers give them, and parsed at most once."""
+"""Questions: in any form that callers use, and parsed at most once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ RawQuestion: TypeAlias = Request | dict[str, object] | str | bytes
 
 
 class Question:
-    """A question as it arrived, which is parsed when that is first needed, and not again.
+    """A question as received, which is parsed once, on first use.
 
-    `is_authenticated` says that its credentials were replaced by what they prove: a proof counts once.
+    `is_authenticated`: its credentials were replaced with the facts that they prove, because a proof is accepted once.
     """
 
     __slots__ = ("_request", "is_authenticated", "raw")
@@ -28,12 +28,12 @@ class Question:
 
     @classmethod
     def of(cls, question: QuestionLike) -> Question:
-        """Raises RequestError where it is no question at all; its members are checked when it is parsed."""
+        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for any other type."""
         return question if type(question) is cls else cls(plain_question(question))  # type: ignore[arg-type]
 
     @property
     def members(self) -> dict[str, object] | None:
-        """Its members as they arrived, where it arrived as a mapping."""
+        """The unparsed members, or None if the question is not a mapping."""
         return self.raw if type(self.raw) is dict else None
 
     @property
@@ -50,9 +50,9 @@ PLAIN = frozenset({Request, dict, str, bytes})
 
 
 def plain_question(question: Request | Mapping[str, object] | str | bytes) -> RawQuestion:
-    """The same as a Request or an instance of a built-in class. A mapping of another class is read here, once: what it
-    answers later does not matter. Raises RequestError."""
-    kind = type(question)  # not `__class__`, which an object may set
+    """Return a Request or an instance of a built-in class. Mappings of other classes are copied, so that later changes
+    have no effect. Raises RequestError."""
+    kind = type(question)  # not `__class__`, which an object can set
     if kind in PLAIN:
         return question  # type: ignore[return-value]  # of exactly these classes
     try:
@@ -70,7 +70,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
 
 
 def parse_request(question: QuestionLike) -> Request:
-    """Raises RequestError."""
+    """Parse and validate a question. Raises RequestError."""
     if type(question) is Question:
         return question.request
     match plain_question(question):  # type: ignore[arg-type]  # no Question, by its exact class
@@ -89,7 +89,7 @@ def reject_chosen_time(request: Request) -> None:
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:
-    """An output as facts are read: exact numbers, and nothing hazardous. Raises RequestError."""
+    """Return an output with exact numbers and without unsafe values, as facts are decoded. Raises RequestError."""
     try:
         found = {} if output is None else decode.from_python(output)
     except decode.DecodeError as error:
@@ -100,5 +100,5 @@ def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]
 
 
 def new_id(now: datetime) -> str:
-    """A ULID of that time."""
+    """Return a ULID for this time."""
     return ulid(epoch_nanoseconds(now), next(serials))

@@ -1,4 +1,4 @@
-"""The recorder: every decision passes it once, to be logged, observed, or denied where something failed."""
+"""The recorder: every decision passes it once, for the log, observe mode and the failure counter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILED = "the engine failed while deciding; the operator's log says why"
 
 
 class DecisionRecorder:
-    """Log, observe mode and failure counter of one engine."""
+    """The log, observe mode and failure counter of one engine."""
 
     def __init__(self, kernel: Kernel, log: DecisionLog | None) -> None:
         self._package, self._revision = kernel.package, kernel.revision
@@ -38,7 +38,7 @@ class DecisionRecorder:
 
     @property
     def is_idle(self) -> bool:
-        """Whether a decision leaves as it was made: nothing is logged and nothing is only observed."""
+        """Whether decisions are returned unchanged, because there is neither a log nor observe mode."""
         return self.log is None and self.observer is None
 
     def record(
@@ -49,11 +49,11 @@ class DecisionRecorder:
         state: bytes,
         moment: int | None = None,
     ) -> Decision:
-        """The decision once it is logged, or in observe mode what that makes of it; a deny where logging failed, unless
-        the operator lets it pass.
+        """Log a decision and apply observe mode; return the answer. If logging fails the answer is a denial, unless the
+        operator allows it.
 
-        `state` is the log's members for all that the decision rests on. `moment` is when it was made, in nanoseconds;
-        without one it failed, and the record says now.
+        `state` are the log members of the state that the decision depends on. `moment` is its time in nanoseconds; a
+        decision that failed has none, and is logged with the current time.
         """
         log, observer = self.log, self.observer
         given = decision if observer is None else observer.given(decision, question)
@@ -64,8 +64,8 @@ class DecisionRecorder:
         return given
 
     def deny_failure(self) -> Decision:
-        """A deny for the exception that is being handled, counted and logged; its id does not need the engine's clock,
-        which may be what failed."""
+        """Return a denial for the exception that is being handled, and count and log it. The id does not use the
+        engine's clock, because the clock may have failed."""
         self.failures.add()
         place = place_of(sys.exc_info()[2])
         denied = self._deny(FAILED)
@@ -74,13 +74,13 @@ class DecisionRecorder:
         return denied
 
     def deny_unavailable(self, error: StoreError) -> Decision:
-        """A deny for a store that does not answer. The store's circuit breaker tells the operator."""
+        """Return a denial for a store that does not answer. The store's circuit breaker logs that."""
         self.failures.add()
         _LOG.debug("a decision was denied: %s", error)
-        return self._deny(f"what was spent and what happened is not known: {error.reason}")
+        return self._deny(f"the state in the store is unknown: {error.reason}")
 
     def count_excess(self, decision: Decision, excess: str) -> None:
-        """Counts and logs a deny for too many steps."""
+        """Count and log a denial for too many steps."""
         self.failures.add()
         text = f"a decision was denied: {excess}"
         self._throttle.tell(logging.WARNING, "exceeded", text, event="decision_exceeded", decision=decision.id)

@@ -1,1 +1,1 @@
-"""The directory: entities, their attributes and their membership at any depth."""
+"""The entity store: entities, their attributes and their memberships at any depth."""

@@ -1,4 +1,4 @@
-"""What a policy declares of entities, and how a cell of a table is read as that: text of CSV, values of a database."""
+"""Parse table cells, CSV text or database values, into the attributes that a policy declares for an entity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.runtime.values import ID_NAMES, MAX_STRING_LENGTH, Invalid, Un
 from policyengine.typesystem import EntityRef, Scalar
 
 SEPARATOR = ";"
-MAX_CACHED_CELLS = 65_536  # cells of a column whose values are kept: plans, teams, owners
+MAX_CACHED_CELLS = 65_536  # distinct cells cached for each column
 INT = re.compile(r"[+-]?[0-9]{1,40}")
 NUMBER = re.compile(r"[+-]?[0-9]{1,6145}(\.[0-9]{1,6178})?([eE][+-]?[0-9]{1,4})?")
 BOOLS = {"true": True, "false": False, "TRUE": True, "FALSE": False, "True": True, "False": False}
@@ -31,7 +31,7 @@ class AttributeDeclaration(Protocol):
 
 
 class EntityDeclaration(Protocol):
-    """An `entity` of a policy."""
+    """The part of an `entity` declaration that readers of entities need."""
 
     @property
     def fields(self) -> Sequence[AttributeDeclaration]: ...
@@ -44,7 +44,7 @@ EntityDeclarations: TypeAlias = Mapping[str, EntityDeclaration]
 
 @dataclass(frozen=True, slots=True)
 class DeclarationCopy:
-    """A declaration without the policy around it, for another process."""
+    """An entity declaration without its policy, for sending to another process."""
 
     fields: tuple[typesystem.FieldType, ...]
     parents: tuple[str, ...]
@@ -58,7 +58,7 @@ def copy_declarations(declared: EntityDeclarations) -> dict[str, DeclarationCopy
 
 
 class CellError(Exception):
-    """A cell that is not what is declared: why, and how it is written."""
+    """A cell that does not match its declared type: `message` says why, `hint` how to write it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -66,18 +66,18 @@ class CellError(Exception):
 
 
 def membership_type(declaration: EntityDeclaration) -> typesystem.Type:
-    """The type of the column `in`."""
+    """Return the type of the column `in`: a set of references to the declared parents."""
     return typesystem.SetType(typesystem.RefType(frozenset(declaration.parents)))
 
 
 def parse_cell(cell: object, type_: typesystem.Type, name: str) -> object:
-    """The raw attribute that a cell holds; None where there is none. Raises CellError."""
+    """Return the raw attribute in a cell, or None if the cell is empty. Raises CellError."""
     raw = parse_text(cell, type_) if isinstance(cell, str) else parse_database_value(cell, type_)
     return check_value(raw, type_, name)
 
 
 def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], object]:
-    """`parse_cell` for one column: few texts are read more than once, as most are seen again and again."""
+    """Return `parse_cell` for one column, with a cache, because the same texts occur in many rows."""
     known: dict[object, object] = {}
 
     def read(cell: object) -> object:
@@ -94,7 +94,7 @@ def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], ob
 
 
 def parse_text_cell(cell: object) -> object:
-    """Text is mostly itself."""
+    """Parse a cell of a string column; short ASCII text needs no parsing."""
     if type(cell) is str and cell.isascii() and 0 < len(cell) < MAX_STRING_LENGTH:
         return cell
     return parse_cell(cell, Scalar.STRING, "text")
@@ -108,19 +108,19 @@ def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
     for part in parts:
         if isinstance(part, Unknown):
             cause = min(part.causes, key=lambda cause: cause.why)
-            why = "something in it is empty" if cause.absent else cause.why
+            why = "an element is empty" if cause.absent else cause.why
             raise CellError(f"`{name}`: {why}", cell_format_hint(type_))
-    # A time keeps its text: both are read alike, and a log of decisions is read by people.
+    # A time keeps its text: both are read alike, and people read the decision log.
     return value if isinstance(type_, typesystem.RefType | typesystem.SetType | typesystem.ListType) else raw
 
 
 def cell_format_hint(type_: typesystem.Type) -> str | None:
-    """How a cell of that type is written."""
+    """Return a hint that says how to write a cell of the type, or None if any text is valid."""
     match type_:
         case Scalar.BOOL:
             return "write `true` or `false`"
         case Scalar.INT | Scalar.NUMBER:
-            return "write digits, with a point where there is a fraction"
+            return "write digits, with a point before the fraction"
         case Scalar.STRING:
             return None
         case Scalar.DURATION:
@@ -136,7 +136,7 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
             return None if len(entities) == 1 else f"write its type before it, as in `{one}:some-id`"
         case typesystem.SetType(element) | typesystem.ListType(element):
             own = cell_format_hint(element)
-            return 'write elements with `;` between them, or a list as JSON: `["a", "b"]`' + (f"; {own}" if own else "")
+            return 'separate the elements with `;`, or write a JSON list: `["a", "b"]`' + (f"; {own}" if own else "")
         case typesystem.RecordType():
             return "write an object as JSON"
         case typesystem.UnresolvedType():
@@ -149,7 +149,8 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
 
 
 def parse_text(text: str, type_: typesystem.Type) -> object:
-    """An empty cell is no value."""
+    """Return the raw value of a CSV text. An empty cell is None; text that does not match the type is returned
+    unchanged."""
     if text == "":
         return None
     match type_:
@@ -178,7 +179,8 @@ def parse_number(text: str) -> object:
 
 
 def parse_reference(text: str, type_: typesystem.RefType) -> object:
-    """The bare id where one type alone is possible, `team:legal` where there are several."""
+    """Parse a reference: the bare id if the type allows one entity type, `team:legal` if it allows several. Raises
+    CellError."""
     if len(type_.entities) == 1:
         return make_entity_ref(next(iter(type_.entities)), text)
     name, colon, id_ = text.partition(":")
@@ -213,7 +215,7 @@ def parse_json(text: str) -> object:
 
 
 def parse_database_value(cell: object, type_: typesystem.Type) -> object:
-    """What a driver gave, as a raw attribute. Databases know more kinds of text and numbers than policies do."""
+    """Return a database value as a raw attribute. Databases have more kinds of text and numbers than policies."""
     match cell, type_:
         case None, _:
             return None
@@ -221,7 +223,7 @@ def parse_database_value(cell: object, type_: typesystem.Type) -> object:
             return parse_text(cell, type_)
         case bool(), _:
             return cell
-        case int(), Scalar.BOOL:  # SQLite has no others
+        case int(), Scalar.BOOL:  # SQLite has no booleans
             return {0: False, 1: True}.get(cell, cell)
         case ((int() | UUID()), (Scalar.STRING | typesystem.RefType())):
             return (

@@ -1,4 +1,4 @@
-"""Entities from CSV: a file for each type, named as it, with a header of `id`, `in` and attributes."""
+"""Read entities from CSV: one file for each type, named after it, with a header of `id`, `in` and attributes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ID, IN = "id", "in"
 
 
 def read_folder(folder: Path, declared: EntityDeclarations, gathering: RowCollector) -> None:
-    """Every `.csv` in the folder. Raises EntitiesError."""
+    """Read every `.csv` file in the folder. Raises EntitiesError."""
     files = csv_files(folder)
     if not files:
-        hint = "one for each type: `user.csv`, `team.csv`"
-        raise EntitiesError(str(folder), "", "there is no `.csv` in this folder", hint, code="E180")
+        hint = "add one for each type: `user.csv`, `team.csv`"
+        raise EntitiesError(str(folder), "", "this folder contains no `.csv` file", hint, code="E180")
     for file in files:
         if file.stem in declared or suggest(file.stem, declared) is not None:
             read_table(file, declared, gathering)
@@ -50,26 +50,26 @@ def csv_files(folder: Path) -> list[Path]:
 
 
 def read_table(path: Path, declared: EntityDeclarations, gathering: RowCollector) -> None:
-    """Raises EntitiesError."""
+    """Read one CSV file into the collector. Raises EntitiesError."""
     name, type_ = str(path), path.stem
     declaration = declared.get(type_)
     if declaration is None:
         meant = suggest(type_, declared)
-        hint = f"did you mean `{meant}.csv`?" if meant else "a file is named as the entity whose rows it holds"
+        hint = f"did you mean `{meant}.csv`?" if meant else "name the file after the entity whose rows it holds"
         message = f"the policy declares no entity `{quote_input(type_)}`"
         raise EntitiesError(name, "", message, hint, code="E185")
     with open_entity_file(path) as file:
         records = CsvReader(name, file).records()
         header = next(records, None)
         if header is None:
-            raise EntitiesError(name, "", "there is no header", "begin with `id` and the names of attributes", row=1)
+            raise EntitiesError(name, "", "the header is missing", "begin with `id` and the attribute names", row=1)
         table = CsvTable(name, type_, declaration, header[1], gathering.notes)
         gathering.add(RowOrigin(name), table.rows(records))
 
 
 @dataclass(slots=True)
 class CsvReader:
-    """The records of a file: each a list of cells, with the number of the line on which it begins."""
+    """A reader of CSV records: yields each as a list of cells, with the number of its first line."""
 
     name: str
     file: BinaryIO
@@ -110,7 +110,7 @@ class CsvReader:
 
 
 class CsvTable:
-    """A file whose header is read: it knows what each of its columns means."""
+    """A CSV file with a parsed header, which maps each column to its declared type."""
 
     def __init__(
         self, name: str, type_: str, declaration: EntityDeclaration, header: Sequence[str], notes: list[str]
@@ -132,7 +132,7 @@ class CsvTable:
         width = len(self.header)
         for number, cells in records:
             if len(cells) != width:
-                message = f"{len(cells)} cells, where the header has {width}"
+                message = f"{len(cells)} cells, but the header has{width}"
                 raise EntitiesError(self.name, "", message, "is a comma or a quote missing?", code="E182", row=number)
             yield number, self._row(number, cells)
 
@@ -156,32 +156,33 @@ class CsvTable:
         seen: set[str] = set()
         for column in self.header:
             if column in seen:
-                message = f"the column `{quote_input(column)}` is there twice"
+                message = f"the column `{quote_input(column)}` appears twice"
                 raise EntitiesError(self.name, "", message, code="E182", row=1, column=column)
             seen.add(column)
         if ID not in seen:
             meant = suggest(ID, seen)
-            hint = f"is it `{quote_input(meant)}`?" if meant else "one column names each row: call it `id`"
+            hint = f"did you mean `{quote_input(meant)}`?" if meant else "call the column that names each row `id`"
             raise EntitiesError(self.name, "", "there is no column `id`", hint, code="E182", row=1)
         if IN in seen and not declaration.parents:
-            message = f"there is a column `in`, and the policy says of nothing that `{self.type}` is in it"
-            hint = f"declare `entity {self.type} {{ … }} in …`, or leave the column out"
+            message = f"there is a column `in`, but the policy declares no parent of `{self.type}`"
+            hint = f"declare `entity {self.type} {{ … }} in …`, or remove the column"
             raise EntitiesError(self.name, "", message, hint, code="E182", row=1, column=IN)
         notes += misspelled_columns(self.name, seen, declaration)
 
 
 def misspelled_columns(name: str, columns: set[str], declaration: EntityDeclaration) -> Iterator[str]:
-    """Columns that look like a misspelled attribute. Others are for other readers of the same table."""
+    """Yield a note for each column that looks like a misspelled attribute. Other columns may serve other readers of the
+    table."""
     known = [field.name for field in declaration.fields]
     for column in sorted(columns - {*known, ID, IN}):
         meant = suggest(column, [one for one in (*known, IN) if one not in columns])
         if meant is not None:
-            yield f"`{name}`: the policy knows no `{quote_input(column)}`; did you mean `{meant}`?"
+            yield f"`{name}`: the policy declares no attribute `{quote_input(column)}`; did you mean `{meant}`?"
 
 
 def check_id(cell: str) -> str:
     found = coerce_id(cell, "id")
     if isinstance(found, Unknown):
         why = min("it is empty" if cause.absent else cause.why for cause in found.causes)
-        raise CellError(f"`id`: {why}", "each row has an id of its own")
+        raise CellError(f"`id`: {why}", "give each row its own id")
     return found

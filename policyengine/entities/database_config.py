@@ -1,4 +1,4 @@
-"""`[directory]` of a TOML file: which tables of a database hold which entities, and how they are asked."""
+"""Read `[directory]` of a TOML file: which tables of a database hold which entities, and the limits of its queries."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JOIN = 'as in `{ table = "memberships", id = "user", value = "team" }`'
 
 @dataclass(frozen=True, slots=True)
 class JoinTable:
-    """A table with a row for each element: whose it is (`id`), what it is (`value`), and of which type, if that is
-    not in the value."""
+    """A table with one row for each element of a set or list: `id` is the column of the owner, `value` of the element.
+    `type` is the entity type of the elements if `value` does not contain it."""
 
     table: str
     id: str
@@ -36,7 +36,7 @@ class JoinTable:
 
 @dataclass(frozen=True, slots=True)
 class EntityTableConfig:
-    """Where the rows of one type are: in a table, or what a query gives. `parents` is where `in` comes from."""
+    """The table or query with the rows of one entity type. `parents` says where memberships (`in`) come from."""
 
     type: str
     table: str | None
@@ -53,8 +53,9 @@ class EntityTableConfig:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """`timeout` bounds what one decision waits, `ttl` how long a row that was looked up is used, `most` how many are
-    kept, `refresh` how often what was loaded whole is loaded again (0: never); in seconds."""
+    """The configuration of one database, with times in seconds. `timeout` bounds the time that one decision waits,
+    `ttl` the age of a cached row, `most` the number of cached rows. `refresh` is the interval at which tables that were
+    loaded whole are loaded again (0: never)."""
 
     file: str
     entities: tuple[EntityTableConfig, ...]
@@ -71,21 +72,23 @@ class DatabaseConfig:
 
 
 def read_database_config(path: Path) -> DatabaseConfig:
-    """Raises EntitiesError."""
+    """Read the `[directory]` table of a TOML file. Raises EntitiesError."""
     name = str(path)
     try:
         given = tomllib.loads(read_bounded(path, MAX_SETTINGS_BYTES).decode())
     except OSError as error:
         raise EntitiesError(name, "", (error.strerror or "cannot be read").lower(), code="E180") from error
     except UnicodeDecodeError:
-        raise EntitiesError(name, "", "no UTF-8", "write it in UTF-8", code="E186") from None
+        raise EntitiesError(name, "", "not valid UTF-8", "save the file as UTF-8", code="E186") from None
     except tomllib.TOMLDecodeError as error:
         message = str(error)
-        raise EntitiesError(name, "", message[:1].lower() + message[1:], "this is no TOML", code="E186") from None
+        raise EntitiesError(
+            name, "", message[:1].lower() + message[1:], "this is not valid TOML", code="E186"
+        ) from None
     section = given.get(SECTION)
     if not isinstance(section, dict):
-        hint = 'say which tables hold which entities: `[directory.user]`, `table = "users"`, `id = "login"`'
-        raise EntitiesError(name, SECTION, "there is no part `[directory]`", hint, code="E186")
+        hint = 'map each entity to a table, as in `[directory.user]`, `table = "users"`, `id = "login"`'
+        raise EntitiesError(name, SECTION, "the table `[directory]` is missing", hint, code="E186")
     return DatabaseConfigReader(name).database(section)
 
 
@@ -102,7 +105,7 @@ OPTIONS: Mapping[str, Callable[[DatabaseConfigReader, str, object], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfigReader:
-    """One file while it is read: what is wrong with it is told by the key."""
+    """A reader of one `[directory]` table; its errors name the key."""
 
     file: str
 
@@ -124,10 +127,10 @@ class DatabaseConfigReader:
         self.known(type_, given, ENTITY_KEYS)
         table, query = (self.maybe(f"{type_}.{key}", given.get(key)) for key in ("table", "query"))
         if (table is None) == (query is None):
-            raise self.wrong(type_, "an entity has either a `table` or a `query`", f'as in `table = "{type_}s"`')
+            raise self.wrong(type_, "an entity needs either a `table` or a `query`", f'as in `table = "{type_}s"`')
         lookup = given.get("lookup", False)
         if not isinstance(lookup, bool):
-            raise self.wrong(f"{type_}.lookup", "`lookup` is `true` or `false`")
+            raise self.wrong(f"{type_}.lookup", "`lookup` must be `true` or `false`")
         parents = given.get("in", [])
         return EntityTableConfig(
             type_,
@@ -145,7 +148,7 @@ class DatabaseConfigReader:
             return {self.text(key, one): self.text(key, one) for one in given}
         if isinstance(given, dict):
             return {name: self.source(f"{key}.{name}", one) for name, one in given.items()}
-        raise self.wrong(key, "attributes are a list of columns, or a table of attributes and their columns")
+        raise self.wrong(key, "attributes must be a list of columns, or a table of attributes and their columns")
 
     def source(self, key: str, given: object) -> str | JoinTable:
         if not isinstance(given, dict):
@@ -160,19 +163,19 @@ class DatabaseConfigReader:
     def text(self, key: str, value: object) -> str:
         if not isinstance(value, str) or not value:
             hint = JOIN if ".in" in key or ".attributes" in key else None
-            raise self.wrong(key, f"`{key.rpartition('.')[2]}` is a text in quotes", hint)
+            raise self.wrong(key, f"`{key.rpartition('.')[2]}` must be a quoted string", hint)
         return value
 
     def seconds(self, key: str, value: object, least: float, most: float) -> float:
         found = DURATION.fullmatch(value) if isinstance(value, str) else None
         seconds = int(found[1]) * UNITS[found[2]] if found else -1.0
         if not least <= seconds <= most:
-            raise self.wrong(key, f"`{key}` is no time that is possible here", 'as in `"500ms"`, `"30s"`, `"5m"`')
+            raise self.wrong(key, f"`{key}` is not a valid duration here", 'as in `"500ms"`, `"30s"`, `"5m"`')
         return seconds
 
     def count(self, key: str, value: object, least: int, most: int) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.wrong(key, f"`{key}` is a whole number from {least} to {most:,}")
+            raise self.wrong(key, f"`{key}` must be a whole number from {least} to {most:,}")
         return value
 
     def known(self, key: str, given: Mapping[str, Any], keys: tuple[str, ...]) -> None:
@@ -183,7 +186,7 @@ class DatabaseConfigReader:
     def unknown(self, key: str, keys: Mapping[str, Any] | tuple[str, ...]) -> EntitiesError:
         name = key.rpartition(".")[2]
         meant = suggest(name, keys)
-        hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in keys)}"
+        hint = f"did you mean `{meant}`?" if meant else f"known keys: {', '.join(f'`{one}`' for one in keys)}"
         return self.wrong(key, f"unknown key `{quote_input(name)}`", hint)
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> EntitiesError:
@@ -191,7 +194,7 @@ class DatabaseConfigReader:
 
 
 def check_declared(database: DatabaseConfig, declared: EntityDeclarations) -> None:
-    """What is mapped is declared. Raises EntitiesError."""
+    """Check that the policy declares each mapped entity and attribute. Raises EntitiesError."""
     mapped = DatabaseConfigReader(database.file)
     for entity in database.entities:
         declaration = declared.get(entity.type)
@@ -205,11 +208,11 @@ def check_declared(database: DatabaseConfig, declared: EntityDeclarations) -> No
         for name in entity.attributes:
             if name not in names:
                 meant = suggest(name, names)
-                hint = f"did you mean `{meant}`?" if meant else f"it has {', '.join(f'`{n}`' for n in names) or 'none'}"
+                hint = f"did you mean `{meant}`?" if meant else f"known: {', '.join(f'`{n}`' for n in names) or 'none'}"
                 message = f"`{entity.type}` has no attribute `{quote_input(name)}`"
                 raise mapped.wrong(f"{entity.type}.attributes.{name}", message, hint)
         if entity.parents and not declaration.parents:
-            message = f"the policy says of nothing that `{entity.type}` is in it"
+            message = f"the policy declares no parent of `{entity.type}`"
             raise mapped.wrong(
-                f"{entity.type}.in", message, f"declare `entity {entity.type} {{ … }} in …`, or leave `in` out"
+                f"{entity.type}.in", message, f"declare `entity {entity.type} {{ … }} in …`, or remove `in`"
             )

@@ -1,4 +1,4 @@
-"""Entities from a database: loaded whole, or looked up by key."""
+"""Read entities from a database: tables loaded whole, or rows looked up by key."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from policyengine.entities.worker_pool import WorkerPool, WorkerTimeoutError
 from policyengine.typesystem import EntityRef
 
 LOOKUP_BATCH_SIZE = 500  # ids in one statement
-PROBE_IDS = ("0", str(UUID(int=0)))  # ids of nobody: every kind of column holds one of them
+PROBE_IDS = ("0", str(UUID(int=0)))  # ids that match no row: each kind of id column accepts one of them
 Answer = TypeVar("Answer")
 
 
 def open_database(database: DatabaseConfig, declared: EntityDeclarations, gathering: RowCollector) -> None:
-    """Loads what is to be loaded, and prepares what is to be looked up. Raises EntitiesError."""
+    """Load the tables that are read whole, and prepare the lookups of the others. Raises EntitiesError."""
     opened = Database(database, declared)
     tables = opened.tables()
     for table in tables:
@@ -35,7 +35,8 @@ def open_database(database: DatabaseConfig, declared: EntityDeclarations, gather
 
 
 class SqlRowSource:
-    """Entities that are looked up when a decision needs them. Another process may have it, too: it connects anew."""
+    """Entities of a database that are looked up when a decision needs them. It can be pickled: another process opens
+    its own connections."""
 
     def __init__(self, database: Database, tables: Mapping[str, SqlTable] | None = None) -> None:
         self.database = database
@@ -46,7 +47,7 @@ class SqlRowSource:
         def connect() -> sa.Connection:
             return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-        # A file may be replaced by another one, and opening it costs next to nothing.
+        # Another file may replace a SQLite file, and opening it is cheap, so its connections are not kept.
         self._hands = WorkerPool(connect, database.map.connections, keep=database.kind != "sqlite")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,11 +78,11 @@ class SqlRowSource:
         return self.database.map.most
 
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]:
-        """Raises RowLookupError."""
+        """Return the rows of these entities. Raises RowLookupError."""
         return self._asked(lambda connection: self._fetched(connection, refs), seconds)
 
     def probe(self, seconds: float) -> None:
-        """Asks for a row of each table, as a decision would, and for elements. Raises RowLookupError."""
+        """Query each table and join table once, as a decision would. Raises RowLookupError."""
 
         def look(connection: sa.Connection) -> None:
             for table in self._found(connection).values():
@@ -94,12 +95,12 @@ class SqlRowSource:
         self._asked(look, seconds)
 
     def _asked(self, work: Callable[[sa.Connection], Answer], seconds: float) -> Answer:
-        """Raises RowLookupError."""
+        """Run the work on a pooled connection. Raises RowLookupError."""
         try:
             return self._hands.ask(work, seconds)
         except WorkerTimeoutError as error:
             raise RowLookupError(str(error)) from None
-        except sa.exc.DataError as error:  # something about these rows: the others may be well
+        except sa.exc.DataError as error:  # the error concerns these rows only
             raise RowLookupError(self.database.why(error), lasts=False) from None
         except Exception as error:
             raise RowLookupError(self.database.why(error)) from None
@@ -113,7 +114,7 @@ class SqlRowSource:
         return found
 
     def _found(self, connection: sa.Connection) -> Mapping[str, SqlTable]:
-        """The tables; in another process than the one that looked at them first, once they are seen to be there."""
+        """Return the tables, inspected at the first use in each process."""
         if self._tables is None:
             looked_up = [one for one in self.database.map.entities if one.lookup]
             self._tables = {one.type: SqlTable.found(self.database, one, connection) for one in looked_up}
@@ -140,5 +141,6 @@ class SqlRowSource:
 
 
 def reopen_database(database: DatabaseConfig, declared: EntityDeclarations) -> SqlRowSource:
-    """Raises EntitiesError for what is no database; whether it answers is seen when it is asked."""
+    """Return the row source of a database in another process, without connecting. Raises EntitiesError for an invalid
+    URL."""
     return SqlRowSource(Database(database, declared))

@@ -1,14 +1,12 @@
-"""What is wrong with what a directory is made of: where it stands, and what to do."""
+"""The error of unreadable entities, with its place and a hint."""
 
 from __future__ import annotations
 
 
 class EntitiesError(Exception):
-    """Entities cannot be used: the `file` (or database), the place in it, what is wrong, what to do.
-
-    The place is a `member` (`entities[3].id`), or a `row` (the line of a file, from 1) and a `column`. `code` is
-    documented: `policyengine explain-code E180`. Nothing here holds a password.
-    """
+    """Entities that cannot be read: the `file` (or database), the place in it, the error and a hint. The place is a
+    `member` (`entities[3].id`), or a `row` (line of a file, from 1) and a `column`. `code` is a documented diagnostic
+    code: `policyengine explain-code E180`. No part contains a password."""
 
     def __init__(
         self,
@@ -28,5 +26,5 @@ class EntitiesError(Exception):
 
     @property
     def place(self) -> str:
-        """The file and the line in it, as people read it."""
+        """The file and, if known, the line, as `file:line`."""
         return self.file + ("" if self.row is None else f":{self.row}")

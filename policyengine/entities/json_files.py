@@ -1,5 +1,5 @@
-"""Entities from JSON, `{"entities": [{"type": "user", "id": "alice", "attributes": {…}, "in": […]}]}`, and from JSON
-Lines, a row on each."""
+"""Read entities from JSON, `{"entities": [{"type": "user", "id": "alice", "attributes": {…}, "in": […]}]}`, and from
+JSON Lines, with one row on each line."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["EntitiesError", "bounded_lines", "open_entity_file", "read_json", "r
 
 SHAPE = 'write `{"entities": [{"type": "user", "id": "alice", "attributes": {…}}]}`'
 LINE = 'write a row on each line: `{"type": "user", "id": "alice", "attributes": {…}}`'
-ROW_MEMBERS = {"type", "id", "attributes", "in"}  # what else a row may say is read with care
-MAX_JSON_BYTES = 2**29  # of JSON, which is read as a whole
+ROW_MEMBERS = {"type", "id", "attributes", "in"}  # a row with other members takes the slow path
+MAX_JSON_BYTES = 2**29  # bytes: a JSON file is read whole
 MAX_LINE_BYTES = 2**24  # bytes
 BOM = b"\xef\xbb\xbf"
 
 
 def read_json(path: Path, gathering: RowCollector) -> None:
-    """Raises EntitiesError."""
+    """Read a JSON file into the collector. Raises EntitiesError."""
     name = str(path)
     with open_entity_file(path) as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
-        hint = "write JSON Lines: a row on each line of a file `….jsonl`"
-        raise EntitiesError(name, "", f"more than {MAX_JSON_BYTES:,} bytes", hint, code="E180")
+        hint = "use JSON Lines: a `….jsonl` file with one row on each line"
+        raise EntitiesError(name, "", f"the file has more than {MAX_JSON_BYTES:,} bytes", hint, code="E180")
     try:
         rows = _rows(decode.json_tree(data))
     except RequestError as error:
@@ -48,7 +48,7 @@ def read_json(path: Path, gathering: RowCollector) -> None:
 
 
 def _rows(tree: object) -> list[object] | tuple[object, ...]:
-    """The rows, each to be cleaned by itself: a file holds more of them than any list of a request may."""
+    """Return the rows, not yet validated: a file holds more rows than a list in a request may have elements."""
     if not isinstance(tree, dict):
         raise RequestError("", f"expected an object, got {describe_raw_value(tree)}", SHAPE)
     whole = get_object(tree, "") or {}
@@ -76,7 +76,7 @@ def _parse_rows(name: str, rows: list[object] | tuple[object, ...]) -> NumberedR
 
 
 def read_lines(path: Path, gathering: RowCollector) -> None:
-    """Raises EntitiesError."""
+    """Read a JSON Lines file into the collector. Raises EntitiesError."""
     name = str(path)
     with open_entity_file(path) as file:
         gathering.add(RowOrigin(name), _parse_lines(name, file))
@@ -108,7 +108,8 @@ MAX_PLAIN_LENGTH = 1_000
 
 
 def parse_plain_row(raw: object) -> EntityData | None:
-    """What `entity_row` makes of a row, quickly, where all in it is of the plainest kind: nearly all are."""
+    """Return what `entity_row` returns, faster, for a row with plain values only; None for any other row. Most rows are
+    plain."""
     if type(raw) is not dict or not raw.keys() <= ROW_MEMBERS:
         return None
     ref, attributes, above = parse_plain_reference(raw), raw.get("attributes"), raw.get("in")
@@ -168,8 +169,8 @@ def is_plain_value(value: object) -> bool:
 
 @contextmanager
 def open_entity_file(path: Path) -> Iterator[BinaryIO]:
-    """A file for reading; not a device or a pipe, which may never end. Raises EntitiesError, also at the end, where
-    somebody wrote to it meanwhile."""
+    """Open a regular file, not a device or pipe, which might never end. Raises EntitiesError, also at the end if
+    another process changed the file meanwhile."""
     with _open_regular_file(path) as file:
         before = FileVersion.of(file.fileno())
         yield file
@@ -180,16 +181,16 @@ def open_entity_file(path: Path) -> Iterator[BinaryIO]:
 def _open_regular_file(path: Path) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise EntitiesError(str(path), "", "this is no file", "name a file", code="E180")
+            raise EntitiesError(str(path), "", "not a regular file", "name a regular file", code="E180")
         return path.open("rb")
     except ValueError as error:
-        raise EntitiesError(str(path), "", "no file has NUL in its name", code="E180") from error
+        raise EntitiesError(str(path), "", "a file name cannot contain NUL", code="E180") from error
     except OSError as error:
         raise EntitiesError(str(path), "", (error.strerror or "cannot be read").lower(), code="E180") from error
 
 
 def bounded_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines with their numbers; none is longer than is good. Raises EntitiesError."""
+    """Yield the lines with their numbers. Raises EntitiesError if a line is too long."""
     number = 0
     while line := _read_line(name, file, number + 1):
         number += 1
@@ -197,7 +198,7 @@ def bounded_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             line = line.removeprefix(BOM)
         if len(line) > MAX_LINE_BYTES:
             message = f"a line of more than {MAX_LINE_BYTES:,} bytes"
-            raise EntitiesError(name, "", message, "is the end of a line, or a quote, missing?", row=number)
+            raise EntitiesError(name, "", message, "is a line break or a quote missing?", row=number)
         yield number, line
 
 

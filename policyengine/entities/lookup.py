@@ -1,4 +1,4 @@
-"""A directory as one decision sees it, where rows are looked up by key when needed; and the rows kept since."""
+"""The entity store of one decision, which looks up rows by key, and the cache of looked-up rows."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-MAX_ANCESTOR_STEPS = 32  # from an entity to what is above it
-MAX_ROUNDS = 100  # of one decision: each may need what the one before found
-MAX_ROWS = 10_000  # of one decision
-PAUSE_SECONDS = 1.0  # seconds in which nobody is asked again who did not answer
+MAX_ANCESTOR_STEPS = 32  # levels of membership above an entity
+MAX_ROUNDS = 100  # lookups of one decision: each may depend on the previous one
+MAX_ROWS = 10_000  # rows of one decision
+PAUSE_SECONDS = 1.0  # seconds in which a source that failed is not asked again
 UNANSWERED = Invalid(NOT_ANSWERED)
 
 
 class RowLookupError(Exception):
-    """Rows could not be looked up: why, without secrets, and whether others would not be either."""
+    """A failed row lookup: the reason, without secrets, and whether lookups of other rows would fail as well."""
 
     def __init__(self, why: str, *, lasts: bool = True) -> None:
         super().__init__(why)
@@ -43,12 +43,13 @@ class RowLookupError(Exception):
 
 
 class RowSource(Protocol):
-    """Where rows of some types are looked up. `fetch` answers within `seconds` or raises RowLookupError; who has no row
-    is left out."""
+    """A source of rows of some entity types. `fetch` returns within `seconds` or raises RowLookupError; its result
+    omits entities without a row."""
 
     @property
     def identity(self) -> object:
-        """What is asked, and how: equal for two that ask the same."""
+        """The source and its configuration, for comparison: equal for sources that send the same queries to the same
+        place."""
 
     @property
     def shown(self) -> str: ...
@@ -56,7 +57,7 @@ class RowSource(Protocol):
     def types(self) -> frozenset[str]: ...
     @property
     def attributes(self) -> Mapping[str, frozenset[str]]:
-        """By type what its rows may have."""
+        """The attributes that rows may have, by entity type."""
 
     @property
     def timeout(self) -> float: ...
@@ -68,12 +69,12 @@ class RowSource(Protocol):
     def fetch(self, refs: Sequence[EntityRef], seconds: float) -> Mapping[EntityRef, RowResult]: ...
 
     def probe(self, seconds: float) -> None:
-        """Whether rows could be looked up now. Raises RowLookupError."""
+        """Check that rows can be looked up now. Raises RowLookupError."""
 
 
 class LookupEntityStore(EntityStore):
-    """What one decision knows: the rows that were loaded, and those looked up for it, each once. What it would have to
-    know besides is `lacking`, until `fetch` asks for that."""
+    """The entity store of one decision: the loaded rows, and rows looked up for it, each once. `lacking` collects the
+    entities that the decision needs and does not have, until `fetch` looks them up."""
 
     def __init__(
         self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
@@ -90,11 +91,11 @@ class LookupEntityStore(EntityStore):
 
     @property
     def types(self) -> Collection[str]:
-        """Of which rows are looked up."""
+        """The entity types whose rows are looked up."""
         return self._lookups.types
 
     def fetch(self) -> None:
-        """Learns all that is lacking, for as long as a decision may take; the rest is not known to it."""
+        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive stay unknown."""
         asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
         self.lacking.clear()
         self._rounds += 1
@@ -106,7 +107,7 @@ class LookupEntityStore(EntityStore):
             self.found |= self._lookups.fetch(asked, self._until)
 
     def rows(self) -> list[EntityData]:
-        """The rows that were found."""
+        """Return the looked-up rows that exist."""
         return [row for row in self.found.values() if isinstance(row, EntityData)]
 
     def found_of(self, ref: EntityRef) -> RowResult:
@@ -124,7 +125,7 @@ class LookupEntityStore(EntityStore):
         return self.found[ref]
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        return False  # here it was asked for
+        return False  # found_of noted it as lacking
 
     def __len__(self) -> int:
         return len(self.directory) + len(self.rows())
@@ -134,7 +135,8 @@ class LookupEntityStore(EntityStore):
         yield from self.rows()
 
     def __contains__(self, ref: EntityRef) -> bool:
-        """Also where nobody answers: what a request says of it does not count in the directory's place."""
+        """Whether the store has the row, or its source did not answer: in both cases a row in the request does not
+        count."""
         return self.found_of(ref) is not None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
@@ -157,7 +159,7 @@ class LookupEntityStore(EntityStore):
                 return NOBODY_ANSWERED
 
     def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
-        """As all climb, but for so many steps only: each may be a round trip."""
+        """Return the ancestors, level by level: each level may be a round trip, so their number is bounded."""
         found = dict.fromkeys(parents)
         level, complete, answered = list(found), True, True
         for _ in range(MAX_ANCESTOR_STEPS):
@@ -176,15 +178,15 @@ class LookupEntityStore(EntityStore):
 
 
 class EntityLookups:
-    """All that is looked up: kept for a while, never longer, and never more than `most` rows.
-
-    Who does not answer is left alone for a moment, so that decisions do not wait for nothing. `failures` counts.
-    """
+    """All row sources of an entity store, each with a cache bounded in age and in rows (`most`). A source that does not
+    answer is not asked again for PAUSE_SECONDS, so that decisions do not wait for it. `failures` counts lookups without
+    an answer."""
 
     def __init__(
         self, sources: Iterable[RowSource], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()
     ) -> None:
-        """`types` are those of which nobody is asked any more, as in a record of what was."""
+        """Create the lookups. `types` are further types that are treated as looked up but have no source, as in a
+        recorded decision."""
         self._kept = [RowCache(one, clock) for one in sources]
         self._by_type = {name: kept for kept in self._kept for name in kept.source.types}
         self.types: Collection[str] = frozenset((*self._by_type, *types))
@@ -201,21 +203,21 @@ class EntityLookups:
         return self.types, *(kept.source.identity for kept in self._kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process, which asks for itself: what is kept stays here."""
+        """Pickle the sources without their caches: another process looks up rows itself."""
         return EntityLookups, (tuple(kept.source for kept in self._kept), self.clock)
 
     @property
     def attributes(self) -> Mapping[str, frozenset[str]]:
-        """By type what its rows may have."""
+        """The attributes that rows may have, by entity type."""
         return {name: names for kept in self._kept for name, names in kept.source.attributes.items()}
 
     @property
     def failures(self) -> int:
-        """How often there was no answer."""
+        """The number of lookups without an answer."""
         return sum(kept.failures for kept in self._kept)
 
     def failure(self) -> str | None:
-        """Asks where rows are looked up; what is wrong there, if something is."""
+        """Probe all sources and return the first error, or None."""
         return next((why for kept in self._kept if (why := kept.failure()) is not None), None)
 
     def beside(self, directory: EntityStore) -> LookupEntityStore:
@@ -230,18 +232,18 @@ class EntityLookups:
         return found
 
     def kept(self, ref: EntityRef) -> tuple[RowResult, float] | None:
-        """What is known already, and until when; None: it has to be asked for."""
+        """Return the cached row and its expiry, or None if it must be looked up."""
         kept = self._by_type.get(ref.type)
         return None if kept is None else kept.known(ref)
 
     def gave_up(self) -> None:
         if not self._told:
             self._told = True
-            _LOG.warning("a decision would look up more than %d rows, or %d steps deep", MAX_ROWS, MAX_ANCESTOR_STEPS)
+            _LOG.warning("a decision needs more than %d rows, or more than %d steps", MAX_ROWS, MAX_ANCESTOR_STEPS)
 
 
 class RowCache:
-    """The rows of one source, in the order in which they were asked for last."""
+    """The cached rows of one source, least recently used first."""
 
     def __init__(self, source: RowSource, clock: Callable[[], float]) -> None:
         self.source, self.failures = source, 0
@@ -258,7 +260,7 @@ class RowCache:
             return kept
 
     def fetch(self, refs: Sequence[EntityRef], until: float) -> dict[EntityRef, RowResult]:
-        """Asks, whatever is kept: who asks has looked before."""
+        """Look up rows without reading the cache: the caller has already done that."""
         now = self._clock()
         if until <= now or not self._circuit.admit():
             with self._guard:
@@ -275,9 +277,10 @@ class RowCache:
         return found
 
     def failure(self) -> str | None:
-        """Why rows cannot be looked up now; nobody is asked twice within a moment who did not answer."""
+        """Return why rows cannot be looked up now, or None. A source that failed within PAUSE_SECONDS is not probed
+        again."""
         if not self._circuit.admit():
-            return "it did not answer a moment ago"
+            return "it failed to answer a moment ago"
         try:
             self.source.probe(self.source.timeout)
         except RowLookupError as error:

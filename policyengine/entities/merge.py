@@ -1,4 +1,4 @@
-"""Rows from several places to one directory: each entity from one of them, told by both where it stands twice."""
+"""Merge rows from several sources into one entity store. An entity in two sources is an error that names both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from policyengine.typesystem import EntityRef
 
 
 class RowOrigin(NamedTuple):
-    """Where rows stand: a file or a database, and how its rows are called there."""
+    """The source of rows: a file or database, and the list in it."""
 
     file: str
-    of: str = ""  # "entities": the row is a member of that list; "": it is a line
+    of: str = ""  # "entities": rows are members of that list; "": rows are lines
 
     def said(self, number: int) -> str:
         return f"`{self.file}` at `{self.of}[{number}]`" if self.of else f"`{self.file}:{number}`"
@@ -35,10 +35,10 @@ NumberedRows: TypeAlias = Generator[tuple[int, EntityData], None, None]
 
 @dataclass(slots=True)
 class RowCollector:
-    """What is read so far."""
+    """The rows, lookups and notes collected from all sources so far."""
 
     rows: dict[EntityRef, EntityData] = field(default_factory=dict)
-    where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # from which row on, in the order of `rows`
+    where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # the index of its first row in `rows`
     numbers: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lookups: list[RowSource] = field(default_factory=list)
@@ -54,11 +54,11 @@ class RowCollector:
                 numbers.append(number)
 
     def looked_up(self, source: RowSource) -> None:
-        """Who is looked up in one place stands in no other."""
+        """Add a row source. Raises EntitiesError if another source already looks up one of its types."""
         for other in self.lookups:
             for name in sorted(other.types & source.types):
-                message = f"`{name}` is looked up in `{other.shown}` already"
-                raise EntitiesError(source.shown, "", message, "leave it out of one", code="E184")
+                message = f"`{name}` is already looked up in `{other.shown}`"
+                raise EntitiesError(source.shown, "", message, "remove it from one of them", code="E184")
         self.lookups.append(source)
 
     def directory(self) -> EntityStore:
@@ -68,7 +68,7 @@ class RowCollector:
                 if ref.type in looked_up:
                     place, number = self._place(index)
                     message = f"{quote_input(str(ref))}: `{ref.type}` is looked up in `{looked_up[ref.type].shown}`"
-                    raise place.error(number, message, "leave it out of one", "E184")
+                    raise place.error(number, message, "remove it from one of them", "E184")
         lookups = EntityLookups(self.lookups) if self.lookups else None
         try:
             return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes)
@@ -79,7 +79,7 @@ class RowCollector:
     def _twice(self, place: RowOrigin, number: int, ref: EntityRef) -> EntitiesError:
         index = next(index for index, known in enumerate(self.rows) if known == ref)
         before = self._place(index)
-        hint = f"keep one row of each entity: it stands in {before[0].said(before[1])} already"
+        hint = f"keep one row of each entity: {before[0].said(before[1])} already has one"
         return place.error(number, f"{quote_input(str(ref))} is given twice", hint, "E184")
 
     def _place(self, index: int) -> tuple[RowOrigin, int]:

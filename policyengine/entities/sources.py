@@ -1,4 +1,4 @@
-"""What `--entities` names to a directory: JSON, JSON Lines, tables of CSV, databases; several together."""
+"""Read the sources named by `--entities` into one entity store: JSON, JSON Lines, CSV tables and databases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.
 
 @dataclass(frozen=True, slots=True)
 class EntitySources:
-    """Where entities come from. `mapping` is the TOML that says what is where in a database named by its URL."""
+    """The sources of entities. `mapping` is the TOML file that maps the tables of a database given as a URL."""
 
     where: tuple[SourceLocation, ...]
     mapping: Path | None = None
@@ -44,7 +44,7 @@ class EntitySources:
                 return cls(tuple(given))
 
     def read(self, declared: EntityDeclarations) -> EntityStore:
-        """All that they hold, read as the policy declares it. Raises EntitiesError."""
+        """Read all sources by the policy's entity declarations. Raises EntitiesError."""
         gathering = RowCollector()
         with without_garbage_collection():
             for source in self.where:
@@ -53,22 +53,23 @@ class EntitySources:
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Those whose values have types of their own: JSON. What policies cannot read of it is unknown."""
+        """The JSON sources, whose values are not converted by declaration. A value of another type is unknown to
+        policies."""
         return tuple(str(one) for one in self.where if str(one).lower().endswith((".json", ".jsonl", ".ndjson")))
 
     def refresh(self) -> float:
-        """After how many seconds what was loaded of databases is to be loaded again; 0: never. Raises EntitiesError."""
+        """The interval in seconds at which databases are loaded again; 0: never. Raises EntitiesError."""
         files = [Path(one) for one in self.where if str(one).endswith(".toml")]
         if self.mapping is not None and any(map(is_url, self.where)):
             files.append(self.mapping)
         return min((every for file in files if (every := read_database_config(file).refresh)), default=0.0)
 
     def stamp(self) -> SourcesStamp:
-        """What tells whether a file has changed: all that can be seen without reading it."""
+        """The identity, size and times of all files, which change with their contents, found without reading them."""
         return tuple(_file_stamp(path) for path in self.files())
 
     def files(self) -> list[Path]:
-        """All that is read of them now, but for databases."""
+        """Return all files that are read now, including database mappings."""
         found = [path for source in self.where for path in _source_files(source)]
         mapped = self.mapping is not None and any(map(is_url, self.where))
         return [*found, self.mapping] if mapped and self.mapping is not None else found
@@ -76,7 +77,8 @@ class EntitySources:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Nothing of many rows is garbage, and looking for some again and again takes longer than reading them."""
+    """Disable garbage collection meanwhile: many rows create no garbage, and searching for it takes longer than reading
+    them."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -111,7 +113,7 @@ def _read_source(
             with files.open_entity_file(path):  # reports the error
                 pass
         case _:
-            raise EntitiesError(str(path), "", "nobody knows what this holds", f"name {KINDS}", code="E180")
+            raise EntitiesError(str(path), "", "the format of this source is unknown", f"name {KINDS}", code="E180")
 
 
 def is_url(source: SourceLocation) -> bool:
@@ -120,18 +122,18 @@ def is_url(source: SourceLocation) -> bool:
 
 def _database_at_url(url: str, mapping: Path | None) -> DatabaseConfig:
     if mapping is None:
-        hint = "say which tables hold which entities: `[directory]` in `policyengine.toml`, or name such a file"
-        raise EntitiesError(f"{url.partition(':')[0]}:", "", "nothing says what this database holds", hint, code="E186")
+        hint = "map tables to entities in `[directory]` of `policyengine.toml`, or name a file with that table"
+        raise EntitiesError(f"{url.partition(':')[0]}:", "", "no mapping for this database", hint, code="E186")
     return read_database_config(mapping).at(url)
 
 
 def _resolve_url(database: DatabaseConfig) -> DatabaseConfig:
     if database.url is None:
         hint = 'write `url = "postgresql://…"` in `[directory]`, or name the URL itself: `--entities postgresql://…`'
-        raise EntitiesError(database.file, "directory.url", "there is no `url` of a database", hint, code="E186")
+        raise EntitiesError(database.file, "directory.url", "the `url` of the database is missing", hint, code="E186")
     if not database.url.startswith("sqlite:///") or database.url.startswith("sqlite:////"):
         return database
-    below = Path(database.file).parent / database.url.removeprefix("sqlite:///")  # as the file names it
+    below = Path(database.file).parent / database.url.removeprefix("sqlite:///")  # a path relative to the mapping file
     return database.at(f"sqlite:///{below}")
 
 

@@ -1,4 +1,4 @@
-"""A database as SQLAlchemy sees it: its tables, and how a row of each is read. It is only ever read."""
+"""A database through SQLAlchemy: its tables, and how their rows become entities. Connections are read-only."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from policyengine.runtime.values import MAX_INT, Invalid, Unknown, coerce_id
 from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
-ROWS_PER_FETCH = 5_000  # that are fetched at once when all are
+ROWS_PER_FETCH = 5_000  # rows fetched together when a table is loaded whole
 MAX_ERROR_LENGTH = 300
-INTEGERS, UUIDS = (20, 21, 23), 2950  # as PostgreSQL numbers its types
-ElementsById = Mapping[str, Sequence[object]]  # by id, the elements that a table of elements holds
+INTEGERS, UUIDS = (20, 21, 23), 2950  # type numbers of PostgreSQL
+ElementsById = Mapping[str, Sequence[object]]  # the values of a join table, by owner id
 
 
 class Database:
-    """One database: how to connect to it, and what to call it where others can read it."""
+    """One database: its connections, and its name without credentials."""
 
     def __init__(self, database: DatabaseConfig, declared: EntityDeclarations) -> None:
         self.map, self.declared = database, declared
@@ -43,13 +43,13 @@ class Database:
             self.url = sa.make_url(database.url or "")
         except (sa.exc.ArgumentError, ValueError):
             hint = "`sqlite:///path` or `postgresql://user@host/database`"
-            raise EntitiesError("the database", "", "this is no URL of a database", hint, code="E187") from None
+            raise EntitiesError("the database", "", "this is not a database URL", hint, code="E187") from None
         host = f"{self.url.host or ''}{f':{self.url.port}' if self.url.port else ''}"
         self.kind = self.url.get_backend_name()
         self.shown = f"{self.kind}://{host}/{self.url.database or ''}"
 
     def engine(self, seconds: float) -> sa.Engine:
-        """Makes connections on which nothing takes longer. Raises EntitiesError."""
+        """Return an engine whose statements take at most `seconds`. Raises EntitiesError."""
         match self.kind:
             case "sqlite" if self.url.database:
                 where = f"file:{quote(self.url.database)}?mode=ro"
@@ -59,7 +59,7 @@ class Database:
                 return self._postgresql(seconds)
             case _:
                 hint = "`sqlite:///path` or `postgresql://user@host/database`"
-                raise self.error("this database is not known here", hint)
+                raise self.error("this kind of database is not supported", hint)
 
     def _postgresql(self, seconds: float) -> sa.Engine:
         milliseconds = math.ceil(seconds * 1_000)
@@ -82,29 +82,29 @@ class Database:
         return EntitiesError(self.shown, member, message, hint, code=code)
 
     def why(self, error: BaseException) -> str:
-        """In the words of the database, without statement, values and password."""
+        """Return the database's own error message, without statement, values and password."""
         told = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         first = told.splitlines()[0][:MAX_ERROR_LENGTH]
         return first.replace(str(self.url.password), "***") if self.url.password else first
 
     @contextmanager
     def connected(self) -> Iterator[sa.Connection]:
-        """For what is done at the start. Raises EntitiesError."""
+        """Open a connection for loading at startup. Raises EntitiesError."""
         try:
             with self.engine(self.map.load_timeout).connect() as connection:
-                if self.kind == "postgresql":  # all tables as they are at one moment
+                if self.kind == "postgresql":  # all tables in one consistent snapshot
                     connection = connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, UnicodeError) as error:
-            raise self.error(self.why(error), "see that it runs, and that it may be read from here") from None
+            raise self.error(self.why(error), "check that it is running, and that this machine may read it") from None
 
     def tables(self) -> list[SqlTable]:
-        """All that is mapped, once it is seen to be there. Raises EntitiesError."""
+        """Return all mapped tables after checking that they exist. Raises EntitiesError."""
         with self.connected() as connection:
             return [SqlTable.found(self, one, connection) for one in self.map.entities]
 
     def whole(self, table: SqlTable) -> NumberedRows:
-        """Every row of a table. Raises EntitiesError."""
+        """Yield every row of a table with its number. Raises EntitiesError."""
         with self.connected() as connection:
             joined = {join: load_elements(connection, join, None) for join in table.joins}
             with connection.execution_options(yield_per=ROWS_PER_FETCH).execute(table.statement) as result:
@@ -114,7 +114,7 @@ class Database:
     def _read_row(
         self, table: SqlTable, number: int, row: Mapping[Any, Any], joined: Mapping[JoinTable, ElementsById]
     ) -> EntityData:
-        """Raises EntitiesError, with the place of the row."""
+        """Return the entity of a row. Raises EntitiesError with the place of the row."""
         try:
             return table.read(row, joined)
         except ColumnError as error:
@@ -125,7 +125,7 @@ class Database:
 
 
 class ColumnError(CellError):
-    """A CellError that knows its column."""
+    """A CellError with its column."""
 
     def __init__(self, message: str, hint: str | None, column: str) -> None:
         super().__init__(message, hint)
@@ -134,7 +134,7 @@ class ColumnError(CellError):
 
 @dataclass(frozen=True, slots=True)
 class SqlTable:
-    """Where the entities of one type are: the statement that reads all of them, and how a row is read."""
+    """The table of one entity type: the statement that reads all rows, and the conversion of a row."""
 
     map: EntityTableConfig
     statement: sa.Select[Any]
@@ -144,7 +144,7 @@ class SqlTable:
     above: typesystem.Type
     readers: Mapping[str, Callable[[object], object]]
     climbing: Callable[[object], object]
-    joins: Mapping[JoinTable, type]  # what the ids of whom they are elements are there
+    joins: Mapping[JoinTable, type]  # the Python type of the owner ids in each
 
     @classmethod
     def found(cls, database: Database, one: EntityTableConfig, connection: sa.Connection) -> SqlTable:
@@ -171,7 +171,7 @@ class SqlTable:
     def read(
         self, row: Mapping[Any, Any], joined: Mapping[JoinTable, ElementsById], *, strict: bool = True
     ) -> EntityData:
-        """Raises ColumnError; unless `strict` an attribute that is wrong is unknown."""
+        """Return the entity of a row. Raises ColumnError; without `strict`, an invalid attribute is unknown instead."""
         ref = self.ref(row[self.map.id])
         found: dict[str, object] = {}
         for name, source in self.map.attributes.items():
@@ -188,14 +188,14 @@ class SqlTable:
         return EntityData(ref, found, self._parents(ref, row, joined))
 
     def ref(self, cell: object) -> EntityRef:
-        """Raises ColumnError."""
+        """Return the entity reference for an id cell. Raises ColumnError."""
         text = str(cell) if isinstance(cell, int | UUID) and not isinstance(cell, bool) else cell
         known = coerce_id(text, "id") if isinstance(text, str) else None
         if not isinstance(known, str):
-            why = "there is none" if cell is None or cell == "" else "it is no text, number or UUID"
+            why = "it is missing" if cell is None or cell == "" else "it is not a text, number or UUID"
             if isinstance(known, Unknown) and text:
                 why = min(cause.why for cause in known.causes)
-            raise ColumnError(f"the id of a {self.map.type}: {why}", "each row has an id of its own", self.map.id)
+            raise ColumnError(f"the id of a {self.map.type}: {why}", "give each row its own id", self.map.id)
         return EntityRef(self.map.type, known)
 
     def _value(
@@ -234,12 +234,12 @@ class SqlTable:
             type_.element, typesystem.RefType
         )
         if not known or join.type not in type_.element.entities:  # type: ignore[union-attr]
-            raise CellError(f"nothing here is a `{join.type}`", "correct `type`, or leave it out")
+            raise CellError(f"the attribute cannot hold a `{join.type}`", "correct or remove `type`")
         return tuple(None if cell is None else {"type": join.type, "id": str(cell)} for cell in cells)
 
 
 def to_column_keys(ids: Iterable[str], kind: type) -> list[object]:
-    """The ids as their column compares them, without those that it cannot hold."""
+    """Return the ids as values of their column type, without ids that the column cannot hold."""
     return [key for id_ in ids if (key := to_column_key(id_, kind)) is not None]
 
 
@@ -261,13 +261,13 @@ def table_clause(name: str, columns: Iterable[str]) -> sa.TableClause:
 def check_entity_table(
     database: Database, one: EntityTableConfig, connection: sa.Connection, columns: Iterable[str]
 ) -> type:
-    """What ids are there, once all columns are seen to be there. Raises EntitiesError."""
+    """Check that the table and its columns exist, and return the Python type of its ids. Raises EntitiesError."""
     if one.table is not None:
         return check_table(database, one.type, one.table, connection, columns)
     try:
         result = connection.execute(sa.text(f"select * from ({one.query}) as rows where 1 = 0"))
     except sa.exc.DBAPIError as error:
-        raise database.error(database.why(error), "the `query` is one `select`", f"{one.type}.query") from None
+        raise database.error(database.why(error), "`query` must be a single `select`", f"{one.type}.query") from None
     return check_columns(database, f"{one.type}.query", result, columns)
 
 
@@ -289,7 +289,7 @@ def check_columns(database: Database, member: str, result: sa.CursorResult[Any],
     for column in columns:
         if column not in names:
             meant = suggest(column, names)
-            hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in names[:12])}"
+            hint = f"did you mean `{meant}`?" if meant else f"columns: {', '.join(f'`{one}`' for one in names[:12])}"
             error = database.error(f"there is no column `{quote_input(column)}`", hint, member)
             error.column = column
             raise error
@@ -298,7 +298,7 @@ def check_columns(database: Database, member: str, result: sa.CursorResult[Any],
 
 
 def load_elements(connection: sa.Connection, join: JoinTable, ids: Sequence[object] | None) -> ElementsById:
-    """What a table of elements holds: of all, or of some."""
+    """Return the values of a join table by owner id: for all owners, or for the given ids."""
     table = table_clause(join.table, [join.id, join.value])
     found: dict[str, list[object]] = defaultdict(list)
     statement = sa.select(table.c[join.id], table.c[join.value])
@@ -313,7 +313,8 @@ _reported_columns: set[tuple[str, str]] = set()
 
 
 def warn_once(type_: str, name: str, why: str) -> None:
-    """What a row holds that policies cannot read is unknown: said once of each column, not for each row."""
+    """Log that an attribute of a looked-up row is invalid and therefore unknown, once for each attribute instead of
+    each row."""
     if (type_, name) not in _reported_columns:
         _reported_columns.add((type_, name))
-        _LOG.warning("a %s that was looked up has something wrong in `%s`, which is unknown: %s", type_, name, why)
+        _LOG.warning("a looked-up %s has an invalid `%s`, which is therefore unknown: %s", type_, name, why)

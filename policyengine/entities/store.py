@@ -1,4 +1,4 @@
-"""Entities by reference: attributes, and membership at any depth with closures computed once, at load."""
+"""Entities by reference: attributes, and memberships at any depth from closures computed once at load."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from policyengine.typesystem import EntityRef
 if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
-MIN_LOST_ROWS = 10  # rows of a type that nobody takes away at once, if more are gone than stay
-MAX_MEMBERSHIPS = 5_000_000  # of all entities, through all that they are in; those in the very same count once
+MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if more are removed than stay
+MAX_MEMBERSHIPS = 5_000_000  # memberships of all entities at any depth; entities with the same parents count once
 NOT_LOOKED_UP = Invalid("it was not looked up")
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownRow:
-    """Nobody knows whether there is a row."""
+    """A row whose existence is unknown."""
 
 
-MEMBERSHIP_HINT = "an entity counts with all that it is in, directly or through others: do without long chains"
+MEMBERSHIP_HINT = "each entity counts with everything it is in, directly or through others: avoid long chains"
 NO_ANSWER = UnknownRow()
 RowResult: TypeAlias = EntityData | UnknownRow | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """Everything an entity is in, itself excluded. `complete` is false where a row on the way is missing or partial,
-    `answered` where nobody said whether there is one; then it is not complete either."""
+    """Everything an entity is in, except itself. `complete` is false if a row on the way is missing or partial.
+    `answered` is false if the source of a row did not answer; `complete` is then false as well."""
 
     refs: tuple[EntityRef, ...]
     complete: bool
@@ -45,10 +45,10 @@ class Ancestors:
 
 
 class MembershipBoundError(EntitiesError):
-    """Entities are in too many others; `ref` is the first that is beyond the bound."""
+    """More memberships than MAX_MEMBERSHIPS; `ref` is the first entity beyond the bound."""
 
     def __init__(self, ref: EntityRef) -> None:
-        message = f"up to {quote_input(str(ref))} there are more than {MAX_MEMBERSHIPS:,} memberships, all counted"
+        message = f"with {quote_input(str(ref))} there are more than {MAX_MEMBERSHIPS:,} memberships in total"
         super().__init__("entities", "", message, MEMBERSHIP_HINT, code="E188")
         self.ref = ref
 
@@ -58,7 +58,7 @@ NOBODY_ANSWERED = Ancestors((), False, False)
 
 
 def get_attribute(row: EntityData, name: str) -> object:
-    """The raw attribute; what a partial row does not say is no more known than without a row."""
+    """Return the raw attribute of a row. An attribute that a partial row lacks is unknown, as if there were no row."""
     value = row.attributes.get(name)
     if value is not None:
         return value
@@ -66,7 +66,7 @@ def get_attribute(row: EntityData, name: str) -> object:
 
 
 def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], RowResult]) -> Ancestors:
-    """These and all that they are in, nearest first; a circle of memberships is walked once."""
+    """Return these parents and everything they are in, nearest first. A circle of memberships is walked once."""
     found = dict.fromkeys(parents)
     pending, complete, answered = list(found), True, True
     for ref in pending:  # grows during iteration
@@ -82,7 +82,7 @@ def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], R
 
 
 def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
-    """What one is in who is directly in what leads there. Nobody is above itself, also where a circle leads back."""
+    """Return the ancestors of a row from those of its parents. No entity is its own ancestor, even in a circle."""
     if row.ref not in above.refs and not row.partial:
         return above
     refs = tuple(one for one in above.refs if one != row.ref)
@@ -90,11 +90,11 @@ def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
 
 
 class EntityStore:
-    """Rows of entities. It never changes: `with_rows` makes another, which climbs only when it is asked.
+    """An immutable set of entity rows; `with_rows` returns another one.
 
-    `lookups` gives the rows of some types one by one, when a decision needs them (`looking`); without being asked
-    nothing is known of these. `notes` are what readers of these rows found odd about them, for people. One that is not
-    `loaded` stands where nobody named a source: it answers nothing, and so never that there is no row.
+    `lookups` finds rows of some types when a decision needs them (`looking`); without it their rows are unknown.
+    `notes` are remarks of the readers about these rows, for people. A store that is not `loaded` has no source, so it
+    never answers that a row does not exist.
     """
 
     def __init__(
@@ -112,7 +112,8 @@ class EntityStore:
         self._largest: dict[str, int] = {}
 
     def _closures(self) -> dict[EntityRef, Ancestors]:
-        """Who is directly in the same is in the same: all members of a team share one closure."""
+        """Compute the ancestors of all entities. Entities with the same parents share one closure. Raises
+        MembershipBoundError."""
         shared: dict[tuple[EntityRef, ...], Ancestors] = {}
         found: dict[EntityRef, Ancestors] = {}
         left = MAX_MEMBERSHIPS
@@ -127,7 +128,7 @@ class EntityStore:
         return found
 
     def largest(self, name: str) -> int:
-        """How large that attribute is in the row where it is largest; found when it is first asked for."""
+        """Return the largest size of an attribute in any row, computed at the first call."""
         if self.lookups is not None:
             return MAX_ELEMENTS
         if name not in self._largest:
@@ -138,7 +139,7 @@ class EntityStore:
 
     @cached_property
     def deepest(self) -> int:
-        """How many entities one is in at most."""
+        """The largest number of ancestors of an entity."""
         closures = {id(above): len(above.refs) for above in self._ancestors.values()}
         return MAX_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
 
@@ -152,30 +153,30 @@ class EntityStore:
         return ref in self._rows
 
     def row(self, ref: EntityRef) -> EntityData | None:
-        """All that is known of an entity; None where nothing is."""
+        """Return the row of an entity, or None if it is missing or unknown."""
         found = self.found_of(ref)
         return found if isinstance(found, EntityData) else None
 
     def found_of(self, ref: EntityRef) -> RowResult:
-        """The same, and whether anybody answered."""
+        """Return the row of an entity, None if there is none, or UnknownRow if its source did not answer."""
         return self._rows.get(ref)
 
     def same_as(self, other: EntityStore) -> bool:
-        """Whether both hold the same rows, and look up the same in the same places."""
+        """Whether both stores have the same rows and the same lookups."""
         same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
-        """This directory and the rows of one request; where both know an entity, this one's row stands."""
+        """Return this store with the rows of one request. If both have an entity, the row of this store wins."""
         rows = tuple(rows)
         return RequestEntityStore(self, rows) if rows else self
 
     def looking(self) -> LookupEntityStore | None:
-        """This directory for one decision, which may look up rows; None where there is nothing to look up."""
+        """Return a store for one decision that can look up rows, or None if no type is looked up."""
         return None if self.lookups is None else self.lookups.beside(self)
 
     def has_row(self, ref: EntityRef) -> bool | None:
-        """Whether there is a row that says all; None where nobody answered, or none was asked."""
+        """Return whether there is a complete row; None if that is unknown."""
         match self.found_of(ref):
             case EntityData(partial=partial):
                 return None if partial else True
@@ -185,18 +186,18 @@ class EntityStore:
                 return None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
-        """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
+        """Return the raw attribute: ABSENT if the row lacks it, NO_ROW if there is no row."""
         row = self._rows.get(ref)
         if row is not None:
             return get_attribute(row, name)
         return NOT_LOOKED_UP if self._is_looked_up(ref) else NO_ROW
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        """Whether its row is one that only `looking` would find."""
+        """Whether only `looking` can find its row."""
         return self.lookups is not None and ref.type in self.lookups.types
 
     def parents(self, ref: EntityRef) -> Ancestors:
-        """What an entity is directly in."""
+        """Return the direct parents of an entity."""
         match self.found_of(ref):
             case EntityData() as row:
                 return Ancestors(row.parents, not row.partial)
@@ -206,12 +207,13 @@ class EntityStore:
                 return NOBODY_ANSWERED
 
     def ancestors(self, ref: EntityRef) -> Ancestors:
-        """What an entity is in, at any depth."""
+        """Return the ancestors of an entity at any depth."""
         return self._ancestors.get(ref, NOTHING_KNOWN)
 
 
 def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
-    """What of each type is gone, in words: all of its rows, or so many that its file was rather cut off."""
+    """Describe for each type the rows that a reload would remove, if these are all of its rows, or so many that its
+    file was probably truncated."""
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
     gone = {name: count - left[name] for name, count in counts.items() if name not in looked_up}
@@ -223,7 +225,7 @@ def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
 
 
 class RequestEntityStore(EntityStore):
-    """A directory and the rows of one request, of which those count that it does not know itself."""
+    """An entity store with the rows of one request, which count only for entities that the store does not know."""
 
     def __init__(self, below: EntityStore, rows: Iterable[EntityData]) -> None:
         self._below = below

@@ -1,4 +1,4 @@
-"""Changes without a restart: files are looked at again and again, and what they hold takes effect as a whole or not."""
+"""Reload entity files that change while the engine runs; each reload takes effect as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EntityKernel(Protocol):
 
 
 class EntityEngine(Protocol):
-    """An engine, as far as it matters here."""
+    """The members of an engine that the watcher uses."""
 
     @property
     def kernel(self) -> EntityKernel: ...
@@ -33,12 +33,12 @@ class EntityEngine(Protocol):
 
 
 class EntityWatcher:
-    """Reads the sources again when one of them has changed, for the engine that is `current` then.
+    """Reads changed entity sources again, for the engine that is `current` at that time.
 
-    What cannot be read is told in the log, once, and what was good last stays. `look` does it once; `started` lets a
-    thread do it until `stop`. `clock` counts seconds; `stamp` was taken before the sources were read first, so that no
-    change is missed. Without `files` only what databases hold is read again, as often as their mapping says.
-    A directory without any row of a type that had some is refused, unless it `may_lose` them.
+    An error is logged once, and the previous entities stay in use. `look` checks once; `started` checks in a thread
+    until `stop`. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is
+    missed. Without `files`, only databases are read again, at their configured interval. New entities without any row
+    of a type that had rows are refused, unless `may_lose` allows it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EntityWatcher:
         self._told = ""
 
     def look(self) -> bool:
-        """Whether there was something new, and it is in effect."""
+        """Check the sources once; return whether new entities took effect."""
         if not self._due_now():
             return False
         stamp, self._due = self._seen, self._clock() + self._refresh
@@ -72,23 +72,24 @@ class EntityWatcher:
             if (gone := describe_lost_types(deciding.directory, directory)) and not self._may_lose():
                 rows = ", ".join(gone)
                 self._refused(
-                    f"{rows} would be gone; `--reload-allow removed-entities` allows it, and so does a restart"
+                    f"{rows} would be removed; `--reload-allow removed-entities` allows it, and so does a restart"
                 )
                 return False
             deciding.replace_directory(directory)
         except EntitiesError as error:
             self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")
             return False
-        except Exception as error:  # the old directory decides on, and the next look comes
+        except Exception as error:  # the previous entities stay in use until the next look
             self._refused(f"{type(error).__name__}: {error}")
             return False
         if changed or self._told:
-            _LOG.warning("the directory was read anew: %d entities", len(directory))
+            _LOG.warning("reloaded the entities: %d", len(directory))
         self._told = ""
         return True
 
     def _due_now(self) -> bool:
-        """What changed is read once two looks find it the same: somebody may still be writing."""
+        """Return whether to read the sources. A change counts once two looks in a row see the same files: a writer may
+        not have finished."""
         before, self._seen = self._seen, self.sources.stamp() if self._files else self._stamp
         changed = self._seen != self._stamp and self._seen == before
         return changed or bool(self._refresh and self._clock() >= self._due)
@@ -97,10 +98,10 @@ class EntityWatcher:
         self.refused += 1
         if why != self._told:
             self._told = why
-            _LOG.error("the directory is not read anew, and stays as it was: %s", why)
+            _LOG.error("the entities were not reloaded, the previous ones stay in use: %s", why)
 
     def started(self) -> EntityWatcher:
-        """Looks every second, in a thread that ends with the process."""
+        """Check every second in a daemon thread."""
         Thread(target=self._run, name="policyengine entities", daemon=True).start()
         return self
 

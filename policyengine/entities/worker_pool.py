@@ -1,4 +1,4 @@
-"""A few threads that wait for a database, so that whoever asks waits for a bounded time."""
+"""A few threads that wait for a database, so that callers wait for a bounded time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from threading import Event, Lock, Thread
 from typing import Generic, Protocol, TypeVar
 
 Answer = TypeVar("Answer")
-MAX_STUCK_THREADS = 16  # threads that are given up for lost; no more are put in their place
+MAX_STUCK_THREADS = 16  # stuck threads that are replaced; later ones are not
 MAX_QUEUED_JOBS = 256
 
 
 class WorkerTimeoutError(Exception):
-    """Nobody answered in time."""
+    """A job that was not answered in time."""
 
 
 class Closable(Protocol):
@@ -36,28 +36,26 @@ class WorkerJob(Generic[Connection]):
 
 
 class WorkerPool(Generic[Connection]):
-    """Threads, each with a connection of its own, that are started when first needed, in every process anew.
-
-    One that is stuck is replaced; when it comes back and is not needed it ends.
-    """
+    """Threads with one connection each, started when first needed and separately in every process. A stuck thread is
+    replaced; when it continues and is not needed it ends."""
 
     def __init__(self, connect: Callable[[], Connection], size: int, *, keep: bool = True) -> None:
         self._connect, self._size, self._keep = connect, size, keep
         self._begin()
 
     def _begin(self) -> None:
-        """With nobody at work: threads do not live through a fork, and connections must not."""
+        """Start without threads: threads do not survive a fork, and connections must not."""
         self._process = os.getpid()
         self._guard = Lock()
         self._jobs: SimpleQueue[WorkerJob[Connection]] = SimpleQueue()
         self._working = self._idle = self._stuck = 0
 
     def ask(self, work: Callable[[Connection], Answer], seconds: float) -> Answer:
-        """What the work answers; raises what it raises, or WorkerTimeoutError."""
+        """Return the result of the work within `seconds`. Raises what the work raises, or WorkerTimeoutError."""
         if os.getpid() != self._process:
             self._begin()
         if self._jobs.qsize() >= MAX_QUEUED_JOBS:
-            raise WorkerTimeoutError("too many wait for it already")
+            raise WorkerTimeoutError("too many callers are waiting for it already")
         job: WorkerJob[Connection] = WorkerJob(work)
         self._jobs.put(job)
         self._hire()
@@ -76,7 +74,7 @@ class WorkerPool(Generic[Connection]):
         Thread(target=self._work, name="policyengine directory", daemon=True).start()
 
     def _gave_up(self, job: WorkerJob[Connection]) -> bool:
-        """Whether nobody waits for it any more; whoever is at it may be stuck, and another may take the place."""
+        """Give up a job; return False if it is already done. Its thread may be stuck, so another may replace it."""
         with self._guard:
             if job.done.is_set():
                 return False
@@ -109,7 +107,7 @@ class WorkerPool(Generic[Connection]):
         return job
 
     def _did(self, job: WorkerJob[Connection]) -> bool:
-        """Whether there is more to do for this one: its place may have been taken while it was stuck."""
+        """Finish a job; return whether its thread continues. Another may have taken its place while it was stuck."""
         with self._guard:
             job.done.set()
             if not job.given_up or not self._stuck:
@@ -121,7 +119,8 @@ class WorkerPool(Generic[Connection]):
             return True
 
     def _do(self, job: WorkerJob[Connection], connection: Connection | None) -> Connection | None:
-        """The connection, if it is still good. One that was good before may have died since: then once more."""
+        """Do a job and return the connection, or None if it broke. A connection that broke since its last use is
+        replaced, and the job tried once more."""
         for fresh in (connection is None, True):
             try:
                 connection = connection or self._connect()
@@ -141,4 +140,4 @@ def close_connection(connection: Closable | None) -> None:
         try:
             connection.close()
         except Exception:
-            return  # it is gone
+            return  # another thread replaced this one

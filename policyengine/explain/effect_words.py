@@ -1,4 +1,4 @@
-"""How an effect of a guard is written: its first word, and whether it says what must hold or when to act."""
+"""The wording of a guard's effect: its first word, and whether it states a requirement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REQUIREMENT_WORD = re.compile(r"\b(require|unless)(?:[\s(]|#[^\n]*\n)*$")
 
 
 def effect_word(effect: k.Effect) -> str:
-    """The word the rule was written with."""
+    """Return the first word of the rule as written."""
     match effect:
         case k.Deny():
             return "require" if effect.words.startswith("require") else "deny"
@@ -24,6 +24,6 @@ def effect_word(effect: k.Effect) -> str:
 
 
 def is_requirement(effect: k.Effect, condition: k.Expr) -> bool:
-    """Whether the author wrote what must hold (`require`, `unless`) rather than when to act."""
+    """Return whether the rule states what must hold (`require`, `unless`) rather than when it acts."""
     before = effect.span.source.text[effect.span.start : condition.span.start]
     return REQUIREMENT_WORD.search(before) is not None or effect_word(effect) == "require"

@@ -1,4 +1,4 @@
-"""The walk of one decision for people and machines: every rule considered, each condition's value and parts."""
+"""Explanation of one decision: every rule considered, with the value of each condition and its parts."""
 
 from __future__ import annotations
 
@@ -24,27 +24,25 @@ from policyengine.spec.facts import Facts, Path, has_agent, hop_facts, presenter
 from policyengine.spec.match_endpoint import match_pattern
 from policyengine.vocabulary import SECRET_HEADERS
 
-OTHER_CASE = (
-    "not about this endpoint: letters of its path are in another case (`paths ignore case` takes them for the same)"
-)
+OTHER_CASE = "not about this endpoint: its path differs in letter case (`paths ignore case` treats both as the same)"
 MAX_MEMBERS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A decision and the walk that came to it, gate by gate: `gates` in the order they are passed."""
+    """A decision and its explanation: `gates` in the order of evaluation."""
 
     decision: Decision
     endpoint: str
     gates: tuple[ExplanationLine, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"decision": …, "walk": {"endpoint": …, "gates": […]}}`, as `POST /explain` answers."""
+        """Return the JSON response of `POST /explain`: `{"decision": …, "walk": {"endpoint": …, "gates": […]}}`."""
         walk = {"endpoint": self.endpoint, "gates": [gate.to_dict() for gate in self.gates]}
         return {"decision": self.decision.to_dict(), "walk": walk}
 
     def render(self) -> str:
-        """The whole walk in plain text."""
+        """Return the explanation as plain text."""
         lines = [headline(self.decision), f"  {self.endpoint}", *_reasons(self.decision), ""]
         for gate in self.gates:
             lines += gate.render()
@@ -66,7 +64,7 @@ def explain(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> Explanat
 
 
 def headline(decision: Decision) -> str:
-    """`deny by guard "tenants are islands"`."""
+    """Return the outcome and its first reason: `deny by guard "tenants are islands"`."""
     first = decision.reasons[0] if decision.reasons else None
     if first is None:
         return str(decision.outcome)
@@ -133,7 +131,7 @@ def _task(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
 def _grants_line(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     blocks = [block for block in (*seen.anyone, *seen.presenter) if block.stands]
     parts = tuple(_grant(grant, block, facts) for block in blocks for grant in block.grants)
-    note = None if seen.door_open else "nothing opened it (gate `default`)"
+    note = None if seen.door_open else "no grant opens it (gate `default`)"
     return ExplanationLine(mark_of(seen.door_open), "door", note, parts=parts)
 
 
@@ -153,7 +151,7 @@ def _user(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
 
 def _chain(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     if not seen.hops and not seen.limits and seen.chain_known is True:
-        return ExplanationLine(Mark.SKIPPED, "chain", "no agent handed the work on")
+        return ExplanationLine(Mark.SKIPPED, "chain", "no agent delegated this")
     known = () if seen.chain_known is True else (fact_line("chain.hops", seen.chain_known),)
     hops = tuple(_hop(hop, facts) for hop in seen.hops)
     limits = tuple(
@@ -178,7 +176,7 @@ def _hop(hop: w.HopTrace, facts: Facts) -> ExplanationLine:
         if ok
         else "may not do this itself"
         if not hop.opens
-        else f"does not hand this on to {format_value(hop.next.id)}"
+        else f"does not delegate this to {format_value(hop.next.id)}"
     )
     return ExplanationLine(
         mark_of(ok), f"agent {format_value(hop.agent.id)} → agent {format_value(hop.next.id)}", note, parts=tuple(parts)
@@ -223,7 +221,7 @@ def _effect(seen: w.EffectTrace, facts: Facts) -> ExplanationLine:
         note = (
             "applies"
             if _is_obligation(seen)
-            else "acts, for a fact is unknown"
+            else "acts, because a fact is unknown"
             if seen.condition is not True
             else "acts"
         )
@@ -233,7 +231,7 @@ def _effect(seen: w.EffectTrace, facts: Facts) -> ExplanationLine:
 
 
 def _written_condition(effect: k.Effect) -> Iterator[k.Expr]:
-    """`require c` and `deny unless c` have become `deny when not c`: c, as it is written."""
+    """Yield the condition as written: `c` for `require c` and `deny unless c`, lowered to `deny when not c`."""
     condition = effect.condition
     if condition is not None:
         yield condition.operand if isinstance(condition, k.Not) and is_requirement(effect, condition) else condition
@@ -247,7 +245,7 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
     if seen.applies is False and not (
         isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.PrincipalCondition)
     ):
-        return ExplanationLine(Mark.SKIPPED, block.label, "about others", block.span.at)
+        return ExplanationLine(Mark.SKIPPED, block.label, "about other callers", block.span.at)
     parts: tuple[ExplanationLine, ...] = ()
     if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.PrincipalCondition):
         parts = (expression_line(block.who.condition, facts),)
@@ -255,7 +253,11 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
         parts += tuple(_requirement(one, facts) for one in seen.requirements)
     failed = [source_text(one.requirement) for one in seen.requirements if one.holds is not True]
     note = (
-        "about others" if seen.applies is False else f"void: {'; '.join(failed)}" if failed else note_of(seen.applies)
+        "about other callers"
+        if seen.applies is False
+        else f"void: {'; '.join(failed)}"
+        if failed
+        else note_of(seen.applies)
     )
     return ExplanationLine(
         mark_of(seen.stands) if seen.applies is True else mark_of(seen.applies), block.label, note, block.span.at, parts
@@ -289,17 +291,17 @@ def _grant(seen: w.GrantTrace, block: w.BlockTrace, facts: Facts) -> Explanation
 
 
 def approval_line(seen: w.EffectTrace, confirm: k.Confirm, facts: Facts) -> ExplanationLine:
-    """`an approval is bound to body except body.request_id`, and what that is here."""
+    """Return `an approval is bound to body except body.request_id`, with the bound values as parts."""
     unseen = seen.approval.unseen if seen.approval is not None else frozenset()
     words = f"an approval is bound to {', '.join(describe_bound(confirm, facts.request.endpoint))}"
-    note = "what is not known cannot be approved" if unseen else None
+    note = "unknown facts cannot be approved" if unseen else None
     return ExplanationLine(
         Mark.UNKNOWN if unseen else Mark.YES, words, note, parts=tuple(bound_object_lines(confirm, facts))
     )
 
 
 def bound_object_lines(confirm: k.Confirm, facts: Facts) -> Iterator[ExplanationLine]:
-    """Each member that came with the request, and what of it may change; then what else the rule reads."""
+    """Yield each bound member of the request and whether it may change, then the other facts that the rule reads."""
     told: set[Path] = set()
     for bound_object in bound_objects(confirm, facts.request.endpoint):
         told.add(bound_object.path)
@@ -317,7 +319,7 @@ def member_lines(raw: object, path: Path, left: Mapping[str, object]) -> Iterato
         return
     for name in islice(sorted(raw), MAX_MEMBERS):
         if left.get(name) == {}:
-            yield ExplanationLine(Mark.SKIPPED, format_fact_path((*path, name)), "may change after it was approved")
+            yield ExplanationLine(Mark.SKIPPED, format_fact_path((*path, name)), "may change after the approval")
         else:
             yield raw_line((*path, name), raw[name])
     if len(raw) > MAX_MEMBERS:

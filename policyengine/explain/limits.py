@@ -1,4 +1,4 @@
-"""The last gate of a walk for people and machines: each rate and budget, by whose count, how fast, and what is left."""
+"""Explain rates and budgets, the last gate: the key, the pace and the rest of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from policyengine.spec import trace as w
 from policyengine.spec.facts import Facts
 from policyengine.spec.limits import format_pace, limit_charges, unknown_limit_inputs
 
-UNTIL_APPROVED = "nothing is taken before the approval"
+UNTIL_APPROVED = "not charged before the approval"
 
 
 def limits_line(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
-    """How each limit stands is known where the decision says it: nothing is asked, or spent, to explain."""
+    """Return the line for all limits. Their state comes from the decision, so explaining reads and spends nothing."""
     left = iter(decision.rates)
     lines = tuple(_limit(one, _states(one, decision, seen, left), decision, facts) for one in seen.limited)
     stops = any(line.mark in (Mark.NO, Mark.UNKNOWN) for line in lines)
@@ -31,7 +31,7 @@ States = tuple[tuple[LimitCharge, RateState | None], ...]
 
 
 def _states(seen: w.LimitTrace, decision: Decision, walk: w.DecisionTrace, left: Iterator[RateState]) -> States:
-    """What the limit charges, each with its state: those of a decision stand in the order of the charges."""
+    """Return the charges of the limit, each with its state; a decision has the states in the order of the charges."""
     if not seen.acts or unknown_limit_inputs(seen) or not walk.identified:
         return ()
     denied = decision.outcome is Outcome.DENY
@@ -54,18 +54,18 @@ def _limit(seen: w.LimitTrace, states: States, decision: Decision, facts: Facts)
     parts = (*condition, *keys, *(_budget(limit, seen) if isinstance(limit, k.Budget) else _rate(limit, seen, facts)))
     stand = _charge_lines(limit, states, decision)
     if unknown_limit_inputs(seen):
-        note = "stops, for what it takes, or by whose count, is unknown"
+        note = "stops: its cost or its key is unknown"
         return ExplanationLine(Mark.UNKNOWN, name, note, at, (*parts, *stand))
     full = any(_is_full(one, decision) for one, _ in states)
     return ExplanationLine(mark_of(not full), name, _note(limit, states, seen), at, (*parts, *stand))
 
 
 def _note(limit: k.Limit, states: States, seen: w.LimitTrace) -> str | None:
-    unknown = "applies, for a fact is unknown" if seen.condition is not True else None
+    unknown = "applies, because a fact is unknown" if seen.condition is not True else None
     words = [
         unknown,
-        None if limit.keys else "one count for all",
-        None if states else "takes nothing of a denied request",
+        None if limit.keys else "one counter for all",
+        None if states else "does not count denied requests",
     ]
     return "; ".join(one for one in words if one) or None
 
@@ -88,17 +88,17 @@ def _rate(rate: k.Rate, seen: w.LimitTrace, facts: Facts) -> Iterator[Explanatio
         mark, note = (Mark.YES, "acts") if holds is True else (Mark.SKIPPED, _idle_reason(holds))
         yield ExplanationLine(mark, _adjustment_head(up), note, up.span.at, (expression_line(up.when, facts),))
     for down, holds in zip(rate.clamps, clamps, strict=True):
-        note = "does not act now" if holds is False else "acts" if holds is True else f"acts, for {note_of(holds)}"
+        note = "does not act now" if holds is False else "acts" if holds is True else f"acts, because {note_of(holds)}"
         mark = Mark.SKIPPED if holds is False else Mark.NO
         yield ExplanationLine(mark, _adjustment_head(down), note, down.span.at, (expression_line(down.when, facts),))
 
 
 def _idle_reason(holds: Value) -> str:
-    return f"does not act, for {note_of(holds)}" if isinstance(holds, Unknown) else "does not act"
+    return f"does not act, because {note_of(holds)}" if isinstance(holds, Unknown) else "does not act"
 
 
 def _adjustment_head(move: k.Raise | k.Clamp) -> str:
-    """`raise x3 at most 300/1m`."""
+    """Return the text before the condition: `raise x3 at most 300/1m`."""
     return source_text(move).partition(" when ")[0]
 
 
@@ -114,7 +114,7 @@ def _budget(budget: k.Budget, seen: w.LimitTrace) -> Iterator[ExplanationLine]:
 
 
 def _charge_lines(limit: k.Limit, states: States, decision: Decision) -> Iterator[ExplanationLine]:
-    """`100/1m burst 20: 19 of 20 left`; what is left is only known where the decision says it."""
+    """Yield a line for each charge: `100/1m burst 20: 19 of 20 left`. The rest is known only if the decision has it."""
     for (words, at), state in zip_longest(_charge_labels(limit), states):
         one, how = state or (None, None)
         full = one is not None and _is_full(one, decision)
@@ -124,7 +124,7 @@ def _charge_lines(limit: k.Limit, states: States, decision: Decision) -> Iterato
 
 
 def _charge_labels(limit: k.Limit) -> Iterator[tuple[str, str]]:
-    """What it charges for, in the order of the charges."""
+    """Yield the text and place of each charge, in the order of the charges."""
     if isinstance(limit, k.Budget):
         yield from ((quota.words, quota.span.at) for quota in limit.quotas)
         return
@@ -137,7 +137,7 @@ def _charge_labels(limit: k.Limit) -> Iterator[tuple[str, str]]:
 def _left(how: RateState) -> str:
     words = f"{how.remaining} of {how.limit} left"
     if how.reset_ms:
-        words += f", all of it back in {format_duration(timedelta(milliseconds=how.reset_ms))}"
+        words += f", full again in {format_duration(timedelta(milliseconds=how.reset_ms))}"
     return words if how.factor == 1 else f"{words}, at {how.factor:.3g} times the pace"
 
 

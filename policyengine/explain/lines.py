@@ -1,4 +1,4 @@
-"""What a walk is shown in: lines, each with its parts, and conditions with the value of each part."""
+"""Lines of an explanation, each with its parts, and conditions with the value of each part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policyengine.vocabulary import SECRET_HEADERS
 
 
 class Mark(StrEnum):
-    """How a line came out; SKIPPED: it does not concern this request."""
+    """The result of a line; SKIPPED means that it does not concern this request."""
 
     YES = "yes"
     NO = "no"
@@ -31,12 +31,12 @@ class Mark(StrEnum):
 
 
 MARK_SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
-MAX_SKIPPED_LINES = 3  # parts in a row that do not concern the request, before they are only counted
+MAX_SKIPPED_LINES = 3  # consecutive parts that do not concern the request; more are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationLine:
-    """One thing considered, and what it is made of. `note` says what came of it, `at` where it is written."""
+    """One considered item and its parts. `note` describes the result, `at` is its place in the source."""
 
     mark: Mark
     text: str
@@ -58,7 +58,7 @@ class ExplanationLine:
             yield from part.render(depth + 1)
 
     def brief(self) -> ExplanationLine:
-        """The same, where many parts in a row do not concern the request: they are counted, not listed."""
+        """Return the line with long runs of skipped parts replaced by their number."""
         parts: list[ExplanationLine] = []
         for why, run in groupby(self.parts, lambda part: part.note if part.mark is Mark.SKIPPED else None):
             found = [part.brief() for part in run]
@@ -71,7 +71,7 @@ class ExplanationLine:
 
 
 def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
-    """A condition with its value; logic shows its parts, anything else the facts it reads."""
+    """Return a line for a condition and its value. Logic shows its operands, other expressions their facts."""
     match node:
         case k.DefinitionRef(name, expression):
             return ExplanationLine(mark_of(evaluate(node, facts)), name, parts=(expression_line(expression, facts),))
@@ -83,7 +83,7 @@ def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
             return history_line(node, operand, facts)
         case k.Not(operand) if source_text(operand) != source_text(
             node
-        ):  # `is absent` and `not in` have no part of their own
+        ):  # `is absent` and `not in` show no separate operand
             parts = (expression_line(operand, facts),)
         case _:
             parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))
@@ -91,7 +91,7 @@ def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
 
 
 def history_line(node: k.Expr, happened: k.HistoryCondition, facts: Facts) -> ExplanationLine:
-    """`after …` or `no …` with what was found, and what of this request it was looked for by."""
+    """Return a line for `after …` or `no …`: the events found, and the facts of this request that select them."""
     own = {describe(one): evaluate(one, facts) for one in _outermost_facts(happened)}
     result = evaluate(node, facts)
     parts = tuple(fact_line(name, known) for name, known in own.items())
@@ -101,7 +101,8 @@ def history_line(node: k.Expr, happened: k.HistoryCondition, facts: Facts) -> Ex
 
 
 def _facts_in(node: k.Expr, facts: Facts) -> Iterator[tuple[str, Value]]:
-    """Each fact the expression reads and its value, once, in the order of the text; not what a quantifier binds."""
+    """Yield each fact that the expression reads, with its value, once and in source order. Quantifier variables are
+    left out."""
     names: dict[str, Value] = {}
     for part in _outermost_facts(node):
         secret = isinstance(part, k.Fact) and part.path[-1] in SECRET_HEADERS
@@ -153,8 +154,10 @@ def source_text(part: k.Node) -> str:
 
 
 def describe_last_events(node: k.HistoryCondition, facts: Facts) -> str | None:
-    """`none`, `the last one 5m ago; 1 may count`: an earlier one may not be there any more. Nothing where the past is
-    not known."""
+    """Return `none`, or `the last one 5m ago; 1 may count`; None if the history is unknown.
+
+    Earlier events are not described, as the store may have dropped them.
+    """
     known = events_in_window(node, facts, evaluate)
     if isinstance(known, Unknown):
         return None

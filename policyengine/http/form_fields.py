@@ -17,7 +17,7 @@ from policyengine.runtime.values import Invalid
 MAX_NAME_LENGTH = 1_000  # characters of a name that a policy could use
 MAX_FIELDS = 1_000  # PHP and Express drop further ones
 MAX_PIECES = 4 * MAX_FIELDS  # pieces of another text that are searched for names
-BROKEN = Invalid("a `%` that begins no escape")
+BROKEN = Invalid("a `%` that does not begin an escape")
 OTHER_NAME = Invalid("a field whose name servers read differently")
 WITH_SEMICOLON = Invalid("a field with a `;` in it")
 WITH_BRACKET_EQUALS = Invalid("a value with `]=` in it")

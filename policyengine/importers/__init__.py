@@ -1,7 +1,7 @@
-"""Somebody's API to a policy to begin with: a specification or a list of tools, to operations, to `.policy` files.
+"""Import an API as a first policy: from a specification or a list of tools, to operations, to `.policy` files.
 
-`openapi` and `mcp_tools` read what a stranger wrote; `model` is what both become; `policy_writer` makes policies of it,
-which `write_project` puts beside what the author has, without ever changing a line of theirs.
+`openapi` and `mcp_tools` read untrusted documents into the operations of `model`. `policy_writer` turns these into
+policies, and `write_project` adds them to the existing files without changing any of them.
 """
 
 from policyengine.importers.errors import ApiImportError

@@ -1,4 +1,4 @@
-"""Operations whose patterns meet, made to agree: one resource a request, one name a segment, one type a fact."""
+"""Reconcile overlapping operations: one resource for a request, one name for a segment, one type for a fact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.importers.path_patterns import literal_count
 
 
 def reconcile(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
-    """The operations, and what is to be told of those that had to stay out."""
+    """Return the reconciled operations, and notes on those that were left out."""
     kept, notes = _drop_too_wide(operations)
     found = list(kept)
     for here, there in overlapping_pairs(found):
@@ -24,13 +24,13 @@ def reconcile(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, .
 
 
 def without_types(operation: ApiOperation) -> ApiOperation:
-    """The least that can be said of it, which goes along with whatever others say."""
+    """Return the operation without facts and bindings, which is compatible with all others."""
     endpoint = operation.endpoint
     return replace(operation, endpoint=endpoint.bare if isinstance(endpoint, HttpTemplate) else endpoint, facts=())
 
 
 def overlapping_pairs(operations: Sequence[ApiOperation]) -> Iterator[tuple[int, int]]:
-    """Pairs of which one request may be both; two tools never are. Raises ApiImportError where there are too many."""
+    """Yield pairs of operations that one request may match; tools never overlap. Raises ApiImportError for too many."""
     index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()
     for number, operation in enumerate(operations):
         if isinstance(operation.endpoint, HttpTemplate):
@@ -47,7 +47,7 @@ def _http_endpoint(operation: ApiOperation) -> HttpTemplate:
 
 
 def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperation, ...], tuple[str, ...]]:
-    """A pattern wider than its template would give its scope a neighbour's endpoint."""
+    """Remove operations whose pattern is wider than the template and overlaps a neighbour."""
     out = {
         number
         for pair in overlapping_pairs(operations)
@@ -55,13 +55,13 @@ def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperati
         if operations[number].wider
     }  # fmt: skip
     notes = tuple(
-        f"`{operations[i].key}` would match other endpoints, too: left out, it stays denied" for i in sorted(out)
+        f"`{operations[i].key}` would also match other endpoints: left out, it stays denied" for i in sorted(out)
     )
     return tuple(one for i, one in enumerate(operations) if i not in out), notes
 
 
 def _align_captures(endpoint: HttpTemplate, other: HttpTemplate) -> HttpTemplate:
-    """Captures of one name stand at one place, and at most one pattern says what the resource is."""
+    """Return the endpoint with aligned captures: one position for each name, and one pattern that binds `resource`."""
     places = {part.capture: (number, part.before, part.after) for number, part in enumerate(other.segments)}
     one_resource = (
         _resource_segment(endpoint.segments) in (None, _resource_segment(other.segments))

@@ -1,4 +1,4 @@
-"""Guards of what may destroy something: a person is asked, and sees what for."""
+"""Guards of destructive operations: the user approves each request and sees its facts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ BLIND_CONFIRM_COMMENT = " # lint: allow blind-confirm because its arguments are 
 
 
 def confirm_guard_name(operation: ApiOperation) -> str:
-    """What its guard is called."""
+    """Return the name of an operation's guard."""
     return f"{operation.key} asks"
 
 
 def confirm_line(operation: ApiOperation) -> str:
-    """A `confirm` whose message names what is asked for: `delete_file {args.path}`."""
+    """Return a `confirm` line whose message shows the request: `delete_file {args.path}`."""
     message, shows = confirm_message(operation)
     said = json.dumps(message, ensure_ascii=False)
     return f"  confirm by user within 15m message {said}{'' if shows else BLIND_CONFIRM_COMMENT}"
 
 
 def confirm_message(operation: ApiOperation) -> tuple[str, bool]:
-    """The message, and whether it shows any fact."""
+    """Return the message, and whether it shows any fact."""
     endpoint = operation.endpoint
     if isinstance(endpoint, HttpTemplate):
         head = f"{endpoint.method} /{'/'.join(map(segment_text, endpoint.segments))}"
@@ -48,11 +48,11 @@ def segment_text(segment: PathSegment) -> str:
 
 
 def facts_to_show(facts: tuple[OperationFact, ...]) -> tuple[OperationFact, ...]:
-    """Those that have to be there first; of an object only its members could be shown."""
+    """Return the facts for the message, required ones first. Objects are left out: only members can be shown."""
     some = [fact for fact in facts if not fact.type.startswith("{")]
     return tuple(sorted(some, key=lambda fact: fact.optional)[:MAX_FACTS_SHOWN])
 
 
 def escape_braces(text: str) -> str:
-    """A brace in a message is written twice."""
+    """Return the text with doubled braces, as a message needs them."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -1,4 +1,4 @@
-"""The policies that an author has, read before anything is added to them."""
+"""The existing policies of the author, read before an import adds to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREMATURE_RULES = {"W521": "guard-without-door", "W712": "covered-rule"}
 
 @dataclass(frozen=True, slots=True)
 class CurrentPolicies:
-    """Names that are taken, by what has them."""
+    """The existing policies and the names that they use, by kind."""
 
     sources: tuple[Source, ...]
     modules: tuple[ast.Module, ...]
@@ -41,7 +41,7 @@ def read_current_policies(folder: Path) -> CurrentPolicies:
         modules += [module] if module is not None else []
     first = next((one for one in problems if one.is_error), None) or first_error(sources)
     if first is not None:
-        hint = "mend it first: nothing was changed. `policyengine check` tells all there is"
+        hint = "fix it first, nothing was changed; `policyengine check` lists all errors"
         raise ApiImportError(f"{first.code} {first.message}", f"`{location_of(first)}`", hint)
     return _collect_names(tuple(sources), tuple(modules))
 
@@ -52,8 +52,10 @@ def first_error(sources: Sequence[Source]) -> Diagnostic | None:
 
 
 def premature_guards(before: Sequence[Source], new: Sequence[Source]) -> tuple[tuple[str, str], ...]:
-    """The guards among the new ones for which it is too early: no door opens there, or all of them deny. And the rule
-    of the linter that says so."""
+    """Return the new guards that are premature: no grant opens their place, or all of them deny.
+
+    Each comes with the lint rule that reports it.
+    """
     _, found = compile_sources([*before, *new], advice=True)
     names = {source.name for source in new}
     own = [one for one in found if one.code in PREMATURE_RULES and one.span.source.name in names]

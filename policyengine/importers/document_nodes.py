@@ -1,4 +1,4 @@
-"""A value in a document with its place: what reads a specification says where it is wrong. Follows `$ref`."""
+"""A value in a document with its place, for messages; it follows `$ref`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_REFERENCE_HOPS = 32
 
 @dataclass(slots=True)
 class DocumentLibrary:
-    """The documents that one specification consists of, each read once."""
+    """The documents of one specification, each read once."""
 
     read: dict[str, tuple[DocumentBase, Document]] = field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class DocumentLibrary:
 
 @dataclass(frozen=True, slots=True)
 class DocumentNode:
-    """`pointer` is a JSON pointer; `line` that of the nearest mapping or list around it."""
+    """A value in a document. `pointer` is a JSON pointer; `line` is that of the nearest mapping or list around it."""
 
     value: Value
     pointer: str
@@ -58,26 +58,26 @@ class DocumentNode:
 
     def members(self, what: str) -> Iterator[tuple[str, DocumentNode]]:
         if not isinstance(self.value, dict):
-            raise self.problem(f"{what} is a mapping, and this is {_type_name(self.value)}")
+            raise self.problem(f"{what} must be a mapping, but this is {_type_name(self.value)}")
         return ((key, self.child(key, value)) for key, value in self.value.items())
 
     def elements(self, what: str) -> Iterator[DocumentNode]:
         if not isinstance(self.value, list):
-            raise self.problem(f"{what} is a list, and this is {_type_name(self.value)}")
+            raise self.problem(f"{what} must be a list, but this is {_type_name(self.value)}")
         return (self.child(number, value) for number, value in enumerate(self.value))
 
     def text(self, what: str) -> str:
         if not isinstance(self.value, str):
-            raise self.problem(f"{what} is a text, and this is {_type_name(self.value)}")
+            raise self.problem(f"{what} must be a text, but this is {_type_name(self.value)}")
         return self.value
 
     def get(self, key: str) -> DocumentNode | None:
-        """The member, followed; None where there is none or this is no mapping."""
+        """Return the member after following its reference; None if it is missing or this is not a mapping."""
         found = self.raw(key)
         return found.followed() if found is not None else None
 
     def raw(self, key: str) -> DocumentNode | None:
-        """The member as it stands, for whoever follows it later."""
+        """Return the member without following its reference, for later."""
         if not isinstance(self.value, dict) or self.value.get(key) is None:
             return None
         return self.child(key, self.value[key])
@@ -86,7 +86,7 @@ class DocumentNode:
         return isinstance(self.value, dict) and key in self.value
 
     def words(self, key: str) -> str:
-        """A text for people; whatever else stands there is none."""
+        """Return a text for people; empty for any other value."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return value if isinstance(value, str) else ""
 
@@ -97,13 +97,13 @@ class DocumentNode:
     # ── References ────────────────────────────────────────────────────────────────────────────
 
     def followed(self) -> DocumentNode:
-        """What a `$ref` means, through all that it leads to; this itself where there is none."""
+        """Return the target of a chain of `$ref`; this node if there is no reference."""
         node = self
         for _ in range(MAX_REFERENCE_HOPS):
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
                 return node
             node = node.referred(node.value["$ref"])
-        raise self.problem("this `$ref` leads from one to the next without end")
+        raise self.problem("this `$ref` leads through too many others")
 
     def referred(self, reference: str) -> DocumentNode:
         name, _, pointer = reference.partition("#")
@@ -117,7 +117,7 @@ class DocumentNode:
         if not name and (self.library is None or self.base is None):
             return DocumentNode(self.document.tree, "", self.document)
         if self.library is None or self.base is None:
-            raise self.problem(f"`{name[:200]}` is another document, and none is read here")
+            raise self.problem(f"`{name[:200]}` is another document, which is not read here")
         try:
             return self.library.open(resolve_reference(self.base, name) if name else self.base)
         except ApiImportError as problem:
@@ -128,7 +128,7 @@ class DocumentNode:
             return self.child(key, self.value[key])
         if isinstance(self.value, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(self.value):
             return self.child(key, self.value[int(key[:9])])
-        raise asked.problem(f"`$ref: {reference[:200]}` leads nowhere", "mend the reference")
+        raise asked.problem(f"`$ref: {reference[:200]}` refers to nothing", "fix the reference")
 
 
 def _type_name(value: Value) -> str:

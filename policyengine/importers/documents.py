@@ -1,4 +1,4 @@
-"""The text of a specification to plain values with their lines: JSON, and YAML of which nothing is ever executed."""
+"""Parse a specification to plain values with line numbers: JSON, or YAML without tags that execute code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None
 MAX_DEPTH = 200
 MERGE = "<<"
 MAX_VALUES = 5_000_000
-INSTALL_HINT = f"{install_command('openapi')}, or bring the same as JSON"
+INSTALL_HINT = f"{install_command('openapi')}, or convert the document to JSON"
 TABS_HINT = "YAML is indented with spaces, never with tabs"
 YAML_INT, YAML_FLOAT = (
     re.compile(r"[-+]?[0-9]+"),
@@ -32,7 +32,7 @@ YAML_WORDS: dict[str, Value] = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`lines` say where mappings and lists begin, by identity; empty for JSON."""
+    """A parsed document. `lines` maps mappings and lists to their lines, by identity; it is empty for JSON."""
 
     name: str
     tree: Value
@@ -50,7 +50,7 @@ def read_document(name: str, data: bytes) -> Document:
             return Document(name, _parse_json(name, text))
         return _parse_yaml(name, text)
     except RecursionError:
-        raise ApiImportError("this nests too deep to be read", f"`{name}`") from None
+        raise ApiImportError("this is nested too deep", f"`{name}`") from None
 
 
 def _parse_json(name: str, text: str) -> Value:
@@ -59,17 +59,17 @@ def _parse_json(name: str, text: str) -> Value:
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise ApiImportError(f"a mapping holds `{twice[:80]}` twice", f"`{name}`", "remove one of them")
+            raise ApiImportError(f"a mapping has `{twice[:80]}` twice", f"`{name}`", "remove one of them")
         return found
 
     try:
         tree: Value = json.loads(text, object_pairs_hook=members)
     except json.JSONDecodeError as error:
         raise ApiImportError(
-            f"this is no JSON: {error.msg.lower()}", f"`{name}`:{error.lineno}:{error.colno}"
+            f"this is not valid JSON: {error.msg.lower()}", f"`{name}`:{error.lineno}:{error.colno}"
         ) from None
     except ValueError:  # a number with thousands of digits
-        raise ApiImportError("this holds a number that is too long", f"`{name}`") from None
+        raise ApiImportError("this contains a number that is too long", f"`{name}`") from None
     return tree
 
 
@@ -90,7 +90,7 @@ def _parse_yaml(name: str, text: str) -> Document:
         why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         place = f"`{name}`:{mark.line + 1}:{mark.column + 1}" if mark else f"`{name}`"
         raise ApiImportError(
-            f"this is no YAML: {why}", place, TABS_HINT if _indented_by_tabs(text, mark) else None
+            f"this is not valid YAML: {why}", place, TABS_HINT if _indented_by_tabs(text, mark) else None
         ) from None
 
 
@@ -100,11 +100,11 @@ def _indented_by_tabs(text: str, mark: Any) -> bool:
 
 
 class _YamlTreeBuilder:
-    """Puts events together; what is still open lies on a stack, so that depth costs nothing."""
+    """Builds a tree from YAML events. Open nodes are on a stack, so depth needs no recursion."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # and the key that waits for its value
+        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # with the key that waits for its value
         self.anchors: dict[str, Value] = {}
         self.lines: dict[int, int] = {}
         self.roots: list[Value] = []
@@ -117,7 +117,7 @@ class _YamlTreeBuilder:
                 raise self.problem(event, f"more than {MAX_VALUES:,} values")
             self.take(event)
         if len(self.roots) > 1:
-            raise ApiImportError(f"this holds {len(self.roots)} documents in place of one", f"`{self.name}`")
+            raise ApiImportError(f"this contains {len(self.roots)} documents instead of one", f"`{self.name}`")
         return Document(self.name, self.roots[0] if self.roots else None, self.lines)
 
     def take(self, event: Any) -> None:
@@ -144,26 +144,26 @@ class _YamlTreeBuilder:
         self.name_it(event, value)
         self.opened.append((value, []))
         if len(self.opened) > MAX_DEPTH:
-            raise self.problem(event, f"this nests more than {MAX_DEPTH} levels deep")
+            raise self.problem(event, f"this is nested more than {MAX_DEPTH} levels deep")
 
     def merge(self, event: Any, value: dict[str, Any] | list[Any]) -> None:
-        """`<<: *base`: what the base has and this has not."""
+        """Apply `<<: *base`: add the members of the base that are missing here."""
         if not isinstance(value, dict) or MERGE not in value:
             return
         merged = value.pop(MERGE)
         for base in merged if isinstance(merged, list) else [merged]:
             if not isinstance(base, dict):
-                raise self.problem(event, "`<<` takes over a mapping, or several")
+                raise self.problem(event, "`<<` needs a mapping, or a list of mappings")
             self.count += len(base)
             for key, inherited in base.items():
                 value.setdefault(key, inherited)
 
     def alias(self, event: Any) -> None:
         if event.anchor not in self.anchors:
-            raise self.problem(event, f"nothing is called `&{event.anchor}`")
+            raise self.problem(event, f"the anchor `&{event.anchor}` is not defined")
         value = self.anchors[event.anchor]
         if any(value is opened for opened, _ in self.opened):
-            raise self.problem(event, f"`*{event.anchor}` stands inside of what it means")
+            raise self.problem(event, f"`*{event.anchor}` refers to a value that contains it")
         self.put(event, value, value if isinstance(value, str) else None)
 
     def name_it(self, event: Any, value: Value) -> None:
@@ -180,9 +180,9 @@ class _YamlTreeBuilder:
         elif waiting:
             inside[waiting.pop()] = value
         elif key is None:
-            raise self.problem(event, "a key is a text")
+            raise self.problem(event, "a key must be a text")
         elif key in inside:
-            raise self.problem(event, f"a mapping holds `{key[:80]}` twice", "remove one of them")
+            raise self.problem(event, f"a mapping has `{key[:80]}` twice", "remove one of them")
         else:
             waiting.append(key)
 
@@ -199,7 +199,7 @@ class _YamlTreeBuilder:
 
     def refuse_tag(self, event: Any) -> None:
         if event.tag not in (None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            raise self.problem(event, f"the tag `{str(event.tag)[:80]}` is not read", "write the value itself")
+            raise self.problem(event, f"the tag `{str(event.tag)[:80]}` is not supported", "write the value itself")
 
     def problem(self, event: Any, message: str, hint: str | None = None) -> ApiImportError:
         mark = event.start_mark

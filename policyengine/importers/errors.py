@@ -1,4 +1,4 @@
-"""What is wrong with what was brought, and where: one message for a person, before anything is written."""
+"""The error of an import: the problem and its place in the input; raised before anything is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class ApiImportError(Exception):
-    """`place` is a file with its line, or a member of a document; empty where there is none."""
+    """A problem in the input of an import. `place` is a file with a line, a member of a document, or empty."""
 
     message: str
     place: str = ""

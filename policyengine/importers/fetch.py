@@ -1,4 +1,4 @@
-"""Bytes of a file or a URL, bounded in size and time. Nothing else of an import reads files or asks the network."""
+"""Read bytes of a file or a URL, with limits of size and time. No other module of an import reads files or URLs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCEPT = "application/json, application/yaml, */*"
 
 @dataclass(frozen=True, slots=True)
 class FileBase:
-    """`root` is the folder of the specification: what it refers to lies in there, or is not read."""
+    """A file. `root` is the folder of the specification: references out of it are refused."""
 
     path: Path
     root: Path
@@ -52,16 +52,18 @@ def read_base(base: DocumentBase) -> bytes:
 
 
 def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
-    """What a `$ref` to another document means; an ApiImportError where it leads out of where its own one lies."""
+    """Return the document of a `$ref`. Raises ApiImportError if it leaves its document's folder or server."""
     if isinstance(base, UrlBase):
         there = urldefrag(urljoin(base.name, reference)).url
         if not is_url(there) or origin(there) != origin(base.name):
-            raise ApiImportError(f"`{reference[:200]}` leads to another server", hint="only its own one is asked")
+            raise ApiImportError(
+                f"`{reference[:200]}` leads to another server", hint="only the server of the specification is contacted"
+            )
         return UrlBase(there)
     if urlsplit(reference).scheme or "\0" in reference or reference.startswith(("/", "\\")):
         raise ApiImportError(
             f"`{reference[:200]}` is not below the folder of the specification",
-            hint="put a copy beside it: the network and other folders are not read",
+            hint="put a copy into that folder: the network and other folders are not read",
         )
     path = base.path.parent / reference
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base.root)):
@@ -74,13 +76,13 @@ def origin(url: str) -> tuple[str, str, int | None]:
         parts = urlsplit(url)
         return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        raise ApiImportError(f"`{url[:200]}` is no URL") from None
+        raise ApiImportError(f"`{url[:200]}` is not a URL") from None
 
 
 def _read_file(path: Path) -> bytes:
     try:
         if not path.is_file():
-            message = "there is no such file" if not path.exists() else "this is no file"
+            message = "there is no such file" if not path.exists() else "this is not a file"
             raise ApiImportError(message, f"`{path.as_posix()}`")
         with path.open("rb") as stream:
             return _check_size(stream.read(MAX_BYTES + 1), path.as_posix())

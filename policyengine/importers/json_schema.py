@@ -1,7 +1,7 @@
-"""JSON Schema to facts: the members of a body or of a tool's arguments, as far as the language can say their types.
+"""Convert JSON Schema to facts: the members of a body or of a tool's arguments whose types the language can express.
 
-What it cannot say is no fact: a rule cannot read it, so nothing depends on it. Where several schemas may hold, a member
-is a fact only if all that know it agree on its type.
+A member of another type is not a fact, so no rule can depend on it. If several schemas may apply, a member is a fact
+only if all schemas that have it agree on its type.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from policyengine.importers.sanitize import is_inner_member, is_member
 MAX_FACTS = 48
 MAX_RECORD_MEMBERS = 24
 MAX_DEPTH = 3
-MAX_SCHEMA_NODES = 200  # schemas looked at for one body: what refers to itself ends here
+MAX_SCHEMA_NODES = 200  # schemas visited for one body; this stops recursive schemas
 SCALARS = {"string": "string", "integer": "int", "number": "number", "boolean": "bool"}
 FORMATS = {"date-time": "time", "ipv4": "ip", "ipv6": "ip"}
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectShape:
-    """The members of an object: the type of each and whether it is required. A type of None: they do not agree."""
+    """The members of an object: the type of each, and whether it is required. The type is None if schemas disagree."""
 
     members: dict[str, tuple[str | None, bool]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class JsonSchemaReader:
-    """`left` counts down what may still be looked at."""
+    """Reads one schema; `left` is the number of nodes that it may still visit."""
 
     left: int = MAX_SCHEMA_NODES
 
@@ -60,7 +60,7 @@ class JsonSchemaReader:
                 yield name, (type_, name in required and not nullable)
 
     def type(self, node: DocumentNode, level: int) -> tuple[str | None, bool]:
-        """What the language calls the type, if it can, and whether null is one of the values."""
+        """Return the type in the language (None if there is none), and whether null is allowed."""
         node = node.followed()
         self.left -= 1
         if self.left < 0 or not isinstance(node.value, dict):
@@ -105,13 +105,13 @@ class JsonSchemaReader:
 
 
 def facts_of(root: str, node: DocumentNode) -> tuple[tuple[OperationFact, ...], tuple[str, ...]]:
-    """The facts below `body` or `args`, and what is to be told about those that are none."""
+    """Return the facts below `body` or `args`, and notes about schemas that cannot be read."""
     try:
         members = JsonSchemaReader().shape(node, 0).members
     except ApiImportError as problem:
         return (), (f"{problem}: its facts are left out",)
     except RecursionError:
-        return (), (f"{node.place}: this nests too deep, so its facts are left out",)
+        return (), (f"{node.place}: this is nested too deep, so its facts are left out",)
     found = [
         OperationFact(f"{root}.{name}", type_, not need)
         for name, (type_, need) in members.items()
@@ -124,7 +124,7 @@ def facts_of(root: str, node: DocumentNode) -> tuple[tuple[OperationFact, ...], 
 
 
 def _merge_required(parts: list[ObjectShape]) -> ObjectShape:
-    """Each part holds: a member is required where one of them says so."""
+    """Merge schemas that all apply: a member is required if one of them requires it."""
     found: dict[str, tuple[str | None, bool]] = {}
     for part in parts:
         for name, (type_, need) in part.members.items():
@@ -134,14 +134,14 @@ def _merge_required(parts: list[ObjectShape]) -> ObjectShape:
 
 
 def _merge_alternatives(options: list[ObjectShape]) -> ObjectShape:
-    """One of them holds: a member is required where all of them say so."""
+    """Merge alternative schemas: a member is required if all of them require it."""
     found = _merge_required(options).members
     needed = {name for name in found if all(option.members.get(name, ("", False))[1] for option in options)}
     return ObjectShape({name: (type_, name in needed) for name, (type_, _) in found.items()})
 
 
 def _declared_types(node: DocumentNode) -> tuple[list[str], bool]:
-    """`type` without null: OpenAPI 3.0 says `nullable`, 3.1 lists "null", Swagger 2 has neither."""
+    """Return the types without null, and whether null is allowed (`nullable` in OpenAPI 3.0, "null" in 3.1)."""
     value = node.value.get("type") if isinstance(node.value, dict) else None
     written = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
     return [one for one in written if one != "null"], "null" in written or node.flag("nullable") is True

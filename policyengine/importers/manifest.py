@@ -1,4 +1,4 @@
-"""What earlier imports brought, in `imported.json` beside the policies: what a later one finds new, changed or gone."""
+"""The manifest `imported.json` of earlier imports, to find new, changed and removed endpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CAPTURE_PATTERN = re.compile(r"\{[^{}]*\}|(?<=/)\*(?=/|$)")
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """What is compared from one import to the next."""
+    """The parts of an operation that imports compare."""
 
     kind: str
     facts: Mapping[str, str]
@@ -43,7 +43,7 @@ def entry_of(operation: ApiOperation) -> ManifestEntry:
 
 
 def read_manifest(folder: Path) -> ImportManifest | None:
-    """None where nothing was imported yet."""
+    """Return the manifest; None before the first import."""
     file = folder / MANIFEST_FILE
     if not file.exists():
         return None
@@ -51,20 +51,20 @@ def read_manifest(folder: Path) -> ImportManifest | None:
         found = json.loads(read_bounded(file, MAX_MANIFEST_BYTES))
         if found["format"] != MANIFEST_FORMAT:
             raise ApiImportError(
-                f"format {found['format']!r} is not read", f"`{file.as_posix()}`", "use a newer version"
+                f"format {found['format']!r} is not supported", f"`{file.as_posix()}`", "use a newer version"
             )
         entries = {str(key): _parse_entry(one) for key, one in found["endpoints"].items()}
         return ImportManifest(str(found["kind"]), str(found["package"]), int(found["imports"]), entries)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        hint = "bring back the version that was committed; nothing was changed"
-        raise ApiImportError("this is not what an import wrote", f"`{file.as_posix()}`", hint) from None
+        hint = "restore the committed version; nothing was changed"
+        raise ApiImportError("this file was not written by an import", f"`{file.as_posix()}`", hint) from None
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise ApiImportError(f"this cannot be read: {why}", f"`{file.as_posix()}`") from None
 
 
 def previous_server(folder: Path) -> str | None:
-    """What the tools of the last import were called by: a server that calls itself otherwise now is the same one."""
+    """Return the server name of the last import, so that a renamed server is recognised."""
     memory = read_manifest(folder)
     tool = next((key for key in memory.entries if key.startswith("TOOL ")), None) if memory else None
     return tool.removeprefix("TOOL ").partition("/")[0] if tool else None
@@ -83,7 +83,7 @@ def _parse_entry(found: Mapping[str, object]) -> ManifestEntry:
 
 
 def manifest_text(memory: ImportManifest) -> str:
-    """One endpoint a line, so that a review sees what changed."""
+    """Return the manifest with one line for each endpoint, so that a review shows changes."""
     rows = [
         f"    {json.dumps(key)}: {json.dumps(_entry_data(entry), sort_keys=True)}"
         for key, entry in sorted(memory.entries.items())
@@ -128,8 +128,8 @@ def _differences(before: ManifestEntry, after: ManifestEntry) -> list[str]:
         old, new = before.facts.get(name, "nothing"), after.facts.get(name, "nothing")
         found += [f"`{name}` was {old}, is {new}"] if old != new else []
     if [list(one) for one in before.asks] != [list(one) for one in after.asks]:
-        found.append(f"asked for {_scopes_text(before.asks)}, asks for {_scopes_text(after.asks)}")
-    return found + (["its description is another one"] if before.said != after.said else [])
+        found.append(f"required {_scopes_text(before.asks)}, requires {_scopes_text(after.asks)}")
+    return found + (["its description changed"] if before.said != after.said else [])
 
 
 def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
@@ -137,7 +137,7 @@ def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
 
 
 def endpoints_in_policies(modules: Sequence[ast.Module]) -> dict[str, str]:
-    """Every endpoint that a rule or a scope of the policies names, but for tests, and where."""
+    """Return every endpoint that a rule or scope names, with its place; tests do not count."""
     found: dict[str, str] = {}
     declarations = (one for module in modules for one in module.declarations)
     rules = (one for one in declarations if not isinstance(one, ast.TestDecl | ast.FixtureDecl))

@@ -1,4 +1,4 @@
-"""An MCP server, asked once for its tools: over streamable HTTP, or as a command that is started and ended."""
+"""List the tools of an MCP server, over streamable HTTP or by starting a command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PAGES = 200
 
 
 def list_tools(source: str) -> tuple[Value, str]:
-    """The list of tools as JSON has it, and what the server calls itself."""
+    """Return the list of tools as JSON values, and the server's own name."""
     try:
         from mcp.client.client import Client
         from mcp.client.stdio import StdioServerParameters
@@ -30,12 +30,12 @@ def list_tools(source: str) -> tuple[Value, str]:
     try:
         return asyncio.run(asyncio.wait_for(_list_all_pages(Client(target)), TIMEOUT_SECONDS))
     except TimeoutError:
-        raise ApiImportError(f"no whole answer within {TIMEOUT_SECONDS:.0f} s", f"`{source}`") from None
+        raise ApiImportError(f"no complete response within {TIMEOUT_SECONDS:.0f} s", f"`{source}`") from None
     except ApiImportError:
         raise
     except Exception as error:
         raise ApiImportError(
-            f"it cannot be asked for its tools: {_error_text(error)}", f"`{source}`", _connection_hint(source)
+            f"listing its tools failed: {_error_text(error)}", f"`{source}`", _connection_hint(source)
         ) from None
 
 
@@ -59,14 +59,14 @@ def _split_command(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise ApiImportError(f"this is no command: {str(error).lower()}", f"`{command}`") from None
+        raise ApiImportError(f"this is not a command: {str(error).lower()}", f"`{command}`") from None
     if not words:
-        raise ApiImportError("there is no command", hint="name a URL, a file ending in `.json`, or a command")
+        raise ApiImportError("the command is empty", hint="name a URL, a file ending in `.json`, or a command")
     return words
 
 
 def _error_text(error: BaseException) -> str:
-    """The first cause that says something: groups of errors say nothing themselves."""
+    """Return the text of the first cause, as exception groups have no message of their own."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
@@ -75,4 +75,4 @@ def _error_text(error: BaseException) -> str:
 def _connection_hint(source: str) -> str:
     if is_url(source):
         return "is it running, and does the URL end in the path of its MCP endpoint, mostly `/mcp`?"
-    return "a file has a name ending in `.json`; anything else is a command that speaks MCP on its standard output"
+    return "a file has a name ending in `.json`; anything else is a command that speaks MCP on stdin and stdout"

@@ -1,7 +1,7 @@
-"""The result of MCP's `tools/list` to operations, from a file or from a server that is asked.
+"""Convert the result of MCP's `tools/list`, from a file or a server, to operations.
 
-Names, descriptions and hints are claims of the server. A hint only ever makes a tool's kind stricter or sorts it; no
-door opens for it. A description is kept as a digest, so that one that changes is told.
+Names, descriptions and hints are claims of the server. A hint only makes a tool's kind stricter or sorts it, and never
+opens anything. Descriptions are stored as digests, so that changes are reported.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ BARE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 JOINING_CHARACTERS = frozenset("-./:")
 MAX_TOOL_NAME_LENGTH = 128
 MAX_TOOLS = 5_000
-# Who runs what the caller says does more than read.
+# A tool that runs code or commands of the caller does more than read.
 EXECUTION_WORDS = frozenset(
     "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
     "subprocess".split()
 )
-MAX_TOOLS_IN_ONE_AREA = 40  # tools: more than these are sorted by the first word of their names
+MAX_TOOLS_IN_ONE_AREA = 40  # more tools are grouped by the first word of their names
 
 
 def read_tools(source: str, name: str | None = None) -> Api:
-    """`source` is a JSON file, a URL, or a command to start; `name` what the gateway calls the server."""
+    """Read tools from `source`: a JSON file, a URL, or a command. `name` is the server's name at the gateway."""
     if is_json_file(source):
         document = read_document(source, read_base(base_of(source)))
         called = ""
@@ -48,7 +48,7 @@ def read_tools(source: str, name: str | None = None) -> Api:
 
 
 def is_json_file(source: str) -> bool:
-    """A command may end in the name of a file, too."""
+    """Return whether the source is a JSON file; a command may also end in a file name."""
     named = not is_url(source) and source.lower().endswith(".json")
     return named and (Path(source).is_file() or not any(map(str.isspace, source)))
 
@@ -59,7 +59,7 @@ class _ToolListReader:
         self.notes: list[str] = []
         if unmatchable_reason(server) or "/" in server:
             raise ApiImportError(
-                f"`{_printable(server)}` is no name for a server", hint="take letters, digits, `-` and `_`"
+                f"`{_printable(server)}` is not a valid server name", hint="use letters, digits, `-` and `_`"
             )
 
     def api(self, package: str) -> Api:
@@ -79,13 +79,13 @@ class _ToolListReader:
         return Api("mcp", self.document.name, package, _sorted_by_area(tuple(found.values())), tuple(self.notes))
 
     def listed(self) -> Iterator[DocumentNode]:
-        """The list itself, the object that holds it, or the whole answer of JSON-RPC."""
+        """Yield the tools of a plain list, of the object around it, or of a complete JSON-RPC response."""
         node = DocumentNode(self.document.tree, "", self.document)
         if isinstance(node.value, dict) and isinstance(node.value.get("result"), dict):
             node = node.child("result", node.value["result"])
         if isinstance(node.value, dict):
             if "tools" not in node.value:
-                raise node.problem("there is no `tools`", "bring the result of `tools/list`")
+                raise node.problem("`tools` is missing", "pass the result of `tools/list`")
             node = node.child("tools", node.value["tools"])
         listed = list(node.elements("`tools`"))
         if len(listed) > MAX_TOOLS:
@@ -117,7 +117,8 @@ class _ToolListReader:
         )
 
     def kind(self, name: str, node: DocumentNode) -> ApiOperationKind:
-        """Without hints a tool may break things. A claim to only read counts where nothing says otherwise."""
+        """Return the kind of a tool. Without hints it may be destructive; a read-only claim counts only without
+        contradiction."""
         hints = node.raw("annotations")
         reads = hints.flag("readOnlyHint") if hints else None
         destroys = hints.flag("destructiveHint") if hints else None
@@ -128,13 +129,15 @@ class _ToolListReader:
             or (contradicted if reads else destroys is not False)
         ):
             if reads is True:
-                self.notes.append(f"`{_printable(name)}` claims to only read, and its name or its hints say otherwise")
+                self.notes.append(
+                    f"`{_printable(name)}` claims to be read-only, but its name or its hints say otherwise"
+                )
             return ApiOperationKind.DELETE
         return ApiOperationKind.READ if reads is True else ApiOperationKind.WRITE
 
 
 def _as_own_document(schema: DocumentNode) -> DocumentNode:
-    """A schema refers to itself, not to the list it stands in."""
+    """Return the schema as its own document, as its references do not lead to the list around it."""
     return DocumentNode(schema.value, "", Document(schema.document.name, schema.value))
 
 
@@ -155,24 +158,24 @@ def is_execution(name: str) -> bool:
 
 
 def unmatchable_reason(name: str) -> str:
-    """Why no pattern matches exactly this name; empty where one does."""
+    """Return why no pattern matches exactly this name; empty if one does."""
     if not name.strip() or name != name.strip():
-        return "has a name that is empty, or white space at its edge"
+        return "has an empty name, or white space at its edge"
     if len(name) > MAX_TOOL_NAME_LENGTH:
         return f"has a name of more than {MAX_TOOL_NAME_LENGTH} characters"
     if "*" in name:
         return "has a `*` in its name, which would match others too"
     if any(is_invisible(char) or not char.isprintable() for char in name):
-        return "has characters in its name that cannot be seen"
+        return "has invisible characters in its name"
     if not name.isascii() or any(char in name for char in HAZARDS if char != "/"):
-        return "has characters in its name that can be mistaken"
+        return "has ambiguous characters in its name"
     if not unicodedata.is_normalized("NFC", name):
-        return "has a name in more than one spelling"
+        return "has a name that is not in Unicode NFC"
     return ""
 
 
 def tool_pattern(qualified: str) -> str:
-    """As the grammar writes it: bare where it can be."""
+    """Return the tool pattern as the grammar writes it, without quotes if possible."""
     bare = (
         qualified[0] in BARE_CHARACTERS
         and qualified[-1] in BARE_CHARACTERS

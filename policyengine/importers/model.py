@@ -1,4 +1,4 @@
-"""The middle of every import: what can be done, whoever described it. All texts in here are safe to write."""
+"""The operations of an API, the common form of all imports. All texts in it are safe to write into policies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 
 class ApiOperationKind(StrEnum):
-    """How much an operation may break, the mildest first."""
+    """How much damage an operation may do, from least to most."""
 
     READ = "read"
     WRITE = "write"
@@ -21,7 +21,7 @@ class ApiOperationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PathSegment:
-    """A part of a path: `text`, or a capture with text around it. A capture may be an entity's id."""
+    """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity."""
 
     text: str = ""
     capture: str = ""
@@ -53,23 +53,23 @@ class HttpTemplate:
 
     @property
     def key(self) -> str:
-        """The same for every name that a capture may have."""
+        """The endpoint without the names of its captures."""
         return f"{self.method} /{'/'.join(segment.shape for segment in self.segments)}"
 
     @classmethod
     def of_key(cls, key: str) -> HttpTemplate:
-        """Captures are called by their places."""
+        """Return the template of a key; captures are named by their positions."""
         method, _, path = key.partition(" /")
         return cls(method, tuple(_segment_of_key(part, i) for i, part in enumerate(path.split("/"), 1)) if path else ())
 
     @property
     def bare(self) -> HttpTemplate:
-        """The same endpoints, and nothing bound."""
+        """The same endpoints without bindings."""
         return HttpTemplate.of_key(self.key)
 
 
 def _segment_of_key(part: str, place: int) -> PathSegment:
-    """What captures a whole segment and what captures a part of one are two things, and have two names."""
+    """Return the segment. A capture of a whole segment and one of a part of it differ, so their names differ."""
     before, capture, after = part.partition("{}")
     around = f"_{_letters(before)}_to_{_letters(after)}" if before or after else ""
     return PathSegment("", f"part_{place}{around}", "", before, after) if capture else PathSegment(part)
@@ -95,7 +95,7 @@ OperationEndpoint: TypeAlias = HttpTemplate | ServerTool
 
 @dataclass(frozen=True, slots=True)
 class OperationFact:
-    """A declared fact: `body.amount`, its type as the language writes it, and whether it may be absent."""
+    """A declared fact: its name (`body.amount`), its type in the language, and whether it may be absent."""
 
     name: str
     type: str
@@ -108,10 +108,11 @@ class OperationFact:
 
 @dataclass(frozen=True, slots=True)
 class ApiOperation:
-    """`asks` are the sets of OAuth scopes of which one is needed; none: no scope is asked for.
+    """An operation of an API.
 
-    `said` is its description as a digest, for operations whose words an agent reads. `wider` says that the pattern
-    matches more than what was described.
+    `asks` holds sets of OAuth scopes, of which the token needs one; if empty, no scope is required. `said` is a digest
+    of the description, for operations whose description an agent reads. `wider` means that the pattern matches more
+    than the described path.
     """
 
     endpoint: OperationEndpoint
@@ -131,7 +132,7 @@ class ApiOperation:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """`notes` say what the language cannot say and what was therefore left out or made narrower."""
+    """An API and its operations. `notes` list what the language cannot express, and was left out or restricted."""
 
     kind: str  # `openapi` or `mcp`
     source: str

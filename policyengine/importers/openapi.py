@@ -1,4 +1,5 @@
-"""OpenAPI 3.0 and 3.1 and Swagger 2 to operations. What is broken is told with its place before anything is made."""
+"""Convert OpenAPI 3.0, OpenAPI 3.1 and Swagger 2 to operations. Mistakes are reported with their place before any
+output."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from policyengine.importers.sanitize import is_oauth_scope, quoted_comment, safe
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAFE_METHODS = frozenset(["get", "head", "options", "trace"])
 MAX_OPERATIONS = 20_000
-# A verb that breaks things, as a word of an `operationId` or of a path's last segment: whatever the method says.
+# Destructive verbs, as a word of an `operationId` or of a path's last segment; they count for any method.
 DESTRUCTIVE_WORDS = frozenset(
     """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
     deactivate rm rmdir unlink""".split()
@@ -28,32 +29,32 @@ WORD_PATTERN = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
 
 def read_openapi(source: str, base_path: str | None = None) -> Api:
-    """From a file or a URL. `base_path` takes the place of what `servers` or `basePath` say."""
+    """Read a specification from a file or URL. `base_path` overrides its base path. Raises ApiImportError."""
     root = DocumentLibrary().open(base_of(source))
     version = _major_version(root)
     reader = _OpenApiReader(root, version, base_path)
     operations = tuple(reader.operations())
     if not operations and not reader.notes:
-        raise root.problem("this describes no operations", "they stand below `paths`")
+        raise root.problem("this describes no operations", "they belong under `paths`")
     info = root.get("info")
     title = info.words("title") if info else ""
     return Api("openapi", source, safe_name(title, "api"), operations, tuple(dict.fromkeys(reader.notes)))
 
 
 def _major_version(root: DocumentNode) -> int:
-    """2 or 3."""
+    """Return the major version, 2 or 3."""
     if not isinstance(root.value, dict):
         raise root.problem(
-            "this is no specification", "OpenAPI 3 begins with `openapi: 3.…`, Swagger with `swagger: 2.0`"
+            "this is not a specification", "OpenAPI 3 begins with `openapi: 3.…`, Swagger with `swagger: 2.0`"
         )
     for key, known in (("openapi", "3."), ("swagger", "2.")):
         if key in root.value:
             written = str(root.value[key])
             if written.startswith(known):
                 return int(known[0])
-            raise root.problem(f"`{key}: {written[:40]}` is not read", "OpenAPI 3.0 and 3.1 are, and Swagger 2.0")
+            raise root.problem(f"`{key}: {written[:40]}` is not supported", "use OpenAPI 3.0 or 3.1, or Swagger 2.0")
     raise root.problem(
-        "this is no specification: there is no `openapi` and no `swagger`", "one of them names its version"
+        "this is not a specification: it has neither `openapi` nor `swagger`", "one of them names its version"
     )
 
 
@@ -76,7 +77,9 @@ class _OpenApiReader:
             for operation in self.path_item(path, item.followed()):
                 if operation.key in seen:
                     self.note(
-                        path, f"says `{operation.key}` as `{_printable(seen[operation.key])}` does", "the first counts"
+                        path,
+                        f"describes `{operation.key}`, as `{_printable(seen[operation.key])}` does",
+                        "the first counts",
                     )
                     continue
                 seen[operation.key] = path
@@ -103,7 +106,7 @@ class _OpenApiReader:
         whole = self.base(node, item) + path
         segments, said = parse_path(whole.partition("?")[0])
         if "?" in path or (not segments and said):
-            said = said or "holds a query, which is no part of a path"
+            said = said or "contains a query, which is not part of a path"
             self.note(f"{method.upper()} {path}", said, "left out: it stays denied")
             return None
         if said:
@@ -126,7 +129,7 @@ class _OpenApiReader:
     # ── Where ─────────────────────────────────────────────────────────────────────────────────
 
     def base(self, node: DocumentNode, item: DocumentNode) -> str:
-        """What stands before every path: the first server's path, of the operation, the path or the whole."""
+        """Return the base path: that of the first server of the operation, the path item or the document."""
         if self.base_path is not None:
             return self.base_path.rstrip("/")
         if self.version == 2:
@@ -143,7 +146,7 @@ class _OpenApiReader:
         if len(found) > 1:
             named = ", ".join(f"`{_printable(path) or '/'}`" for path in found[:4])
             self.notes.append(
-                f"servers have several base paths, {named}: the first one counts; `--base-path` names one"
+                f"servers have several base paths, {named}: the first one is used; `--base-path` selects one"
             )
         return found[0]
 
@@ -165,7 +168,7 @@ class _OpenApiReader:
         return found
 
     def body_v2(self, item: DocumentNode, node: DocumentNode) -> DocumentNode | None:
-        """Parameters of the operation come before those of its path."""
+        """Return the schema of the body. Parameters of the operation override those of its path."""
         for level in (node, item):
             parameters = level.get("parameters")
             for parameter in parameters.elements("`parameters`") if parameters else ():
@@ -175,8 +178,8 @@ class _OpenApiReader:
         return None
 
     def asks(self, path: str, node: DocumentNode) -> tuple[frozenset[str], ...]:
-        """The OAuth scopes that are asked for: one set or another. Where a scheme without scopes will do, too, the
-        scopes stay: that is stricter."""
+        """Return alternative sets of required OAuth scopes. They stay required even if a scheme without scopes would
+        suffice, which is stricter."""
         here = node if node.has("security") else self.root
         listed = here.raw("security")
         found: list[frozenset[str]] = []
@@ -195,7 +198,7 @@ class _OpenApiReader:
                     yield text
                 else:
                     self.note(
-                        path, f"asks for the scope `{_printable(text)}`", "no token can carry it, so it is left out"
+                        path, f"requires the scope `{_printable(text)}`", "no token can carry it, so it is left out"
                     )
 
     def scheme(self, name: str) -> str:
@@ -208,7 +211,7 @@ class _OpenApiReader:
 
 
 def _server_path(server: DocumentNode) -> str:
-    """The path of a server's URL; variables have their defaults."""
+    """Return the path of a server's URL, with the defaults of its variables."""
     variables = server.get("variables")
 
     def default(found: re.Match[str]) -> str:
@@ -220,11 +223,11 @@ def _server_path(server: DocumentNode) -> str:
     try:
         return urlsplit(url).path.rstrip("/")
     except ValueError:
-        raise server.problem(f"`{_printable(url)}` is no URL") from None
+        raise server.problem(f"`{_printable(url)}` is not a URL") from None
 
 
 def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
-    """The schema of the JSON that is sent; other forms have no facts."""
+    """Return the schema of the JSON body; other media types have no facts."""
     body = node.get("requestBody")
     content = body.get("content") if body else None
     for media, described in content.members("`content`") if content else ():
@@ -235,7 +238,7 @@ def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
 
 
 def _operation_kind(method: str, path: str, identifier: str) -> ApiOperationKind:
-    """By method, and by words that break things: a word only ever makes it stricter."""
+    """Return the kind by method and by destructive words; a word only makes it stricter."""
     last = next((part for part in reversed(path.split("/")) if part and "{" not in part), "")
     if method == "delete" or is_destructive(identifier) or is_destructive(last):
         return ApiOperationKind.DELETE

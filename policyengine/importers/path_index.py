@@ -1,4 +1,4 @@
-"""Which paths of an API meet, by tries of their segments, so that thousands need not be compared with each other."""
+"""Find overlapping paths of an API with tries of their segments, so that thousands need not be compared pairwise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import HttpTemplate, PathSegment
 from policyengine.importers.path_patterns import segments_overlap
 
-MAX_PAIRS = 50_000  # of paths that one request may match
-MAX_STEPS = 1_000_000  # from segment to segment, while such pairs are looked for
+MAX_PAIRS = 50_000  # pairs of paths that one request may match
+MAX_STEPS = 1_000_000  # trie steps in the search for such pairs
 SPLIT_HINT = "split the specification, and import each part into a folder of its own"
 
 
 @dataclass(slots=True)
 class _PathTrieNode:
-    """What follows the segments so far: literal ones by their text, captures by the text around them."""
+    """The children of a trie node: literal segments by text, captures by the text around them."""
 
     literal: dict[str, _PathTrieNode] = field(default_factory=dict)
     wild: dict[tuple[str, str], tuple[PathSegment, _PathTrieNode]] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class _PathTrieNode:
         yield from (node for other, node in self.wild.values() if segments_overlap(segment, other))
 
     def steps(self, segment: PathSegment) -> int:
-        """How many nodes `meeting` looks at."""
+        """Return the number of nodes that `meeting` visits."""
         return 1 + len(self.wild) + (len(self.literal) if segment.capture else 1)
 
 
 @dataclass(slots=True)
 class PathIndex:
-    """Endpoints in the order in which they were added; finds those that meet another one, within bounds of all that is
-    found and of the steps to it."""
+    """Endpoints in the order of addition, with a search for overlaps. The total number of results and of steps is
+    limited."""
 
     max_pairs: int = MAX_PAIRS
     max_steps: int = MAX_STEPS
@@ -66,14 +66,14 @@ class PathIndex:
         self.endpoints.append(endpoint)
 
     def meeting(self, method: str, segments: Sequence[PathSegment]) -> list[int]:
-        """The numbers of all that some request matches besides this. Raises ApiImportError where that is too much."""
+        """Return the numbers of all endpoints that overlap this path. Raises ApiImportError if a limit is exceeded."""
         root = self._roots.get((method, len(segments)))
         level = [] if root is None else [root]
         for segment in segments:
             self._steps += sum(node.steps(segment) for node in level)
             if self._steps > self.max_steps:
                 raise ApiImportError(
-                    f"it takes more than {self.max_steps:,} steps to see which paths meet", hint=SPLIT_HINT
+                    f"it takes more than {self.max_steps:,} steps to find overlapping paths", hint=SPLIT_HINT
                 )
             level = [after for node in level for after in node.meeting(segment)]
         found = sorted(number for node in level for number in node.numbers)

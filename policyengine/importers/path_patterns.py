@@ -1,7 +1,7 @@
-"""Path templates to what the language can match, or a note of why it cannot; and which of them meet.
+"""Convert path templates to patterns, or to notes why that is impossible; and find overlaps.
 
-A pattern that would match more than its template is taken only where nothing else lies, so that no scope opens a
-neighbour. A path that no pattern says stays out, and what is out is denied.
+A pattern that matches more than its template is used only if nothing else lies there, so that no scope opens a
+neighbour. A path without a pattern is left out, so it stays denied.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from policyengine.runtime.paths import MalformedPath, canonical_path
 CAPTURE = re.compile(r"\{([^{}]*)\}")
 LITERAL = re.compile(r"(?:-*[A-Za-z0-9._~@:+!$&'])*")
 ID_NAME = re.compile(r"(?:.*[a-z0-9_-])?(?:I[dD]|U[uU][iI][dD]|Key|Slug|Name)|(?:.*[_-])?(?:id|uuid|key|slug|name)|id")
-BUILT_IN_ENTITIES = frozenset(["agent_", "tool_"])  # as `word` leaves them alone
+BUILT_IN_ENTITIES = frozenset(["agent_", "tool_"])  # as `safe_name` returns them
 MAX_SEGMENTS = 40
 
 
 def parse_path(path: str) -> tuple[tuple[PathSegment, ...], str]:
-    """The segments, and what is to be told of them; no segments where no pattern matches such a path and the telling
-    says why. The root alone is one empty tuple without a word."""
+    """Return the segments and a note. If no pattern matches such a path, there are no segments, and the note says why.
+
+    The root path has no segments and an empty note.
+    """
     if not path.startswith("/"):
         return (), "does not begin with a slash"
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
@@ -52,14 +54,14 @@ def _parse_segment(part: str, before: PathSegment | None) -> tuple[PathSegment |
     captures = list(CAPTURE.finditer(part))
     around = CAPTURE.sub("", part)
     if not part:
-        return None, "holds an empty segment"
+        return None, "contains an empty segment"
     if "{" in around or "}" in around or (not captures and not LITERAL.fullmatch(part)):
-        return None, f"holds a segment that no pattern can spell: `{_printable(part)}`"
+        return None, f"contains a segment that no pattern can match: `{_printable(part)}`"
     if not captures:
         return PathSegment(part), ""
     start, end = part[: captures[0].start()], part[captures[-1].end() :]
     if not LITERAL.fullmatch(start) or not LITERAL.fullmatch(end):
-        return None, f"holds a segment that no pattern can spell: `{_printable(part)}`"
+        return None, f"contains a segment that no pattern can match: `{_printable(part)}`"
     raw = [found[1].strip("+*.?#") for found in captures]
     bare = [name.partition(":")[0] for name in raw]
     name = capture_name("_".join(bare), "part")
@@ -76,12 +78,13 @@ def _printable(part: str) -> str:
 
 
 def _entity_name(before: PathSegment | None, name: str) -> str:
-    """What a path calls a thing: `/pets/{petId}` is a pet. Only where an id is captured and a collection is named."""
+    """Return the entity that a path names: `/pets/{petId}` is a pet. Empty unless an id follows the name of a
+    collection."""
     if before is None or before.capture or not ID_NAME.fullmatch(name):
         return ""
     thing = safe_name(_singular(before.text), "")
     if thing == "user_":
-        return "user"  # everybody's, and no policy need declare it
+        return "user"  # a built-in entity, which needs no declaration
     return "" if thing in BUILT_IN_ENTITIES else thing
 
 
@@ -98,7 +101,7 @@ def _singular(text: str) -> str:
 
 
 def segments_overlap(a: PathSegment, b: PathSegment) -> bool:
-    """Some text may match both; yes where in doubt."""
+    """Return whether some text may match both; True in doubt."""
     if a.capture and b.capture:
         return True
     if not a.capture and not b.capture:

@@ -1,4 +1,4 @@
-"""Scopes and operations to the text of policies, in canonical form. What strangers wrote came through `names`."""
+"""Write scopes and operations as policies in canonical form. `sanitize` has cleaned all untrusted texts."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ SAMPLE_VALUES = {
     "time": "2000-06-01",
     "ip": '"192.0.2.1"',
 }
-CLOSED = "2001-01-01"  # when the doors of a stub ended; its tests play a year earlier
+CLOSED = "2001-01-01"  # end of the sample grants; their tests run a year earlier
 OPEN = "2000-06-01"
 AGENT, USER, ISSUER, FIXTURE = "example-agent", "alice", "login", "example_agent"
 SECTION_LINE = "─"
-NEW_GUARD_REASON = "because what it guards is new, and nobody has it yet"
+NEW_GUARD_REASON = "because it guards new endpoints, which no block grants yet"
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowedEndpoint:
-    """An endpoint that a pattern of another scope matches, too."""
+    """An endpoint that a pattern of another scope matches as well."""
 
     operation: ApiOperation
     group: ScopeGroup
     behind: ScopeGroup
-    crossed: bool = False  # neither pattern is the narrower one
+    crossed: bool = False  # neither pattern is narrower
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRun:
-    """How this import stands among those before: the first one makes doors, a later one only what is new."""
+    """The position of this import among all: the first one writes grants, later ones only new endpoints."""
 
     package: str
     number: int = 1
-    fixture: bool = True  # whether the tests may use the one that the first import made
-    allowed: tuple[tuple[str, str], ...] = ()  # a guard and a rule of the linter that would be told of it
-    known: PathIndex = field(default_factory=PathIndex)  # imported before: a guard of what is new leaves it
+    fixture: bool = True  # whether the tests may use the fixture of the first import
+    allowed: tuple[tuple[str, str], ...] = ()  # guards, each with the lint rule that it may break
+    known: PathIndex = field(default_factory=PathIndex)  # imported before; guards of new endpoints exclude them
 
     @property
     def first(self) -> bool:
@@ -86,9 +86,9 @@ def area_text(
     noun = _endpoint_noun(api, count)
     lines = _file_header(
         run,
-        f"{area}: {count} {noun}. This file is yours: another import adds files and changes none.",
+        f"{area}: {count} {noun}. This file is yours: later imports add files and change none.",
         *(
-            ["How a tool is sorted follows what its server says of it, which nobody has verified."]
+            ["The kind of a tool follows the claims of its server, which are not verified."]
             if api.kind == "mcp"
             else []
         ),
@@ -128,14 +128,14 @@ def fact_lines(operation: ApiOperation) -> Iterator[str]:
 
 
 def carrier_lines(group: ScopeGroup, run: ImportRun) -> Iterator[str]:
-    """A scope that tokens carry already is the author's to widen."""
+    """Yield a comment on scopes that tokens already carry: only the author may extend them."""
     asked = sorted({scope for ask in group.asks for scope in ask} - {group.alias})
     if asked and not run.first:
-        yield f"# Asks for {', '.join(asked)}: add `include {group.name}` to the scope that tokens call so."
+        yield f"# Requires {', '.join(asked)}: add `include {group.name}` to the scope with this alias."
 
 
 def except_clause(run: ImportRun, operations: Iterable[ApiOperation]) -> str:
-    """What was there before and a new pattern matches, too, goes on as it did."""
+    """Return an `except` clause for earlier endpoints that a new pattern matches: they stay as they were."""
     kept: dict[str, None] = {}
     for operation in operations:
         new = operation.endpoint
@@ -146,7 +146,7 @@ def except_clause(run: ImportRun, operations: Iterable[ApiOperation]) -> str:
 
 
 def _overlaps_partially(known: HttpTemplate, new: HttpTemplate) -> bool:
-    """The known one, which meets the new one, does not match all that it does: it would open what is new."""
+    """Return whether an earlier endpoint overlaps the new one without matching all of it."""
     return known.key != new.key and not _is_within(new, known)
 
 
@@ -158,7 +158,7 @@ def guard_lines(group: ScopeGroup, run: ImportRun) -> Iterator[str]:
         yield f'  require {_scopes_condition(group)} message "the token lacks a scope that this needs"'
         yield "}"
     if group.kind is ApiOperationKind.DELETE:
-        yield "# Fill in who may say yes, and when it is no. Until then the person who is served is asked, each time."
+        yield "# Choose the approvers, and add the conditions that deny. Until then the user approves each request."
         for operation in group.operations:
             name = confirm_guard_name(operation)
             place = f"{operation.endpoint.written}{except_clause(run, [operation])}"
@@ -166,14 +166,14 @@ def guard_lines(group: ScopeGroup, run: ImportRun) -> Iterator[str]:
 
 
 def _scopes_condition(group: ScopeGroup) -> str:
-    """What a token has to carry, as a condition."""
+    """Return the scopes that a token needs, as a condition."""
     either = group.asks or (frozenset([group.carried_by]),)
     parts = [" and ".join(f"credential.scopes has {json.dumps(scope)}" for scope in sorted(ask)) for ask in either]
     return parts[0] if len(parts) == 1 else " or ".join(f"({part})" for part in parts)
 
 
 def shadow_lines(shadow: ShadowedEndpoint) -> Iterator[str]:
-    yield f"# A pattern of {shadow.behind.name} matches this, too: without the guard its scope would open it."
+    yield f"# A pattern of {shadow.behind.name} also matches this: without this guard, its scope would open it."
     name = json.dumps(f"{shadow.operation.key} is no {shadow.behind.name}")
     yield f"guard {name} on {shadow.operation.endpoint.written} {{"
     yield f'  require {_scopes_condition(shadow.group)} message "this needs a scope of its own"'
@@ -181,7 +181,7 @@ def shadow_lines(shadow: ShadowedEndpoint) -> Iterator[str]:
 
 
 def find_shadows(plan: ImportPlan) -> list[ShadowedEndpoint]:
-    """Where a wider pattern matches what another scope holds."""
+    """Return the endpoints that a wider pattern of another scope matches."""
     every = [(operation, group) for group in plan.groups for operation in group.operations]
     found: dict[str, ShadowedEndpoint] = {}
     for here, there in overlapping_pairs([operation for operation, _ in every]):
@@ -205,9 +205,7 @@ def _is_within(inner: HttpTemplate, outer: HttpTemplate) -> bool:
 
 
 def token_scopes_text(run: ImportRun, carried: Sequence[CarrierScope]) -> str:
-    lines = _file_header(
-        run, "What a token's scope means, where it means several scopes of this policy. Blocks grant those."
-    )
+    lines = _file_header(run, "Scopes of tokens that stand for several scopes of this policy. Blocks grant the latter.")
     for scope in carried:
         allowed = "# lint: allow unused-scope because tokens carry it, and blocks grant what it includes"
         lines += [f"scope {scope.name} as {json.dumps(scope.alias)} {{ {allowed}"]
@@ -217,23 +215,23 @@ def token_scopes_text(run: ImportRun, carried: Sequence[CarrierScope]) -> str:
 
 def entities_text(run: ImportRun, entities: Iterable[str]) -> str:
     lines = _file_header(
-        run, "What paths name. Give them the attributes that the directory knows: `entity pet { owner: user }`."
+        run, "Entities that paths name. Declare the attributes of your entity store: `entity pet { owner: user }`."
     )
     return "\n".join([*lines, *(f"entity {name} {{}}" for name in sorted(entities))]) + "\n"
 
 
 def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Sequence[ApiOperation]) -> str:
-    """What came with a later import stays shut, whatever older patterns match it."""
+    """Return the guard that keeps the endpoints of a later import denied, even if older patterns match them."""
     lines = _file_header(
         run,
-        "What is new is denied, even where an older pattern matches it. Look at it, grant its scopes, and",
+        "New endpoints are denied, even if an older pattern matches them. Review them, grant their scopes, and",
         "delete the guard.",
     )
     if groups:
         every = [one for group in groups for one in group.operations]
         place = f"{', '.join(group.name for group in groups)}{except_clause(run, every)}"
         lines += [f'guard "{run.guard}" on {place} {{{run.allowance(run.guard)}']
-        lines += ['  deny message "this is new, and nobody has granted it yet"', "}"]
+        lines += ['  deny message "this is new, and no block grants it yet"', "}"]
     for operation in stricter:
         endpoint = operation.endpoint
         bare = endpoint.bare if isinstance(endpoint, HttpTemplate) else endpoint
@@ -241,7 +239,7 @@ def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Seque
         name = f"{operation.key} asks since import {run.number}"
         lines += [
             "",
-            "# It may break more than it did when it was granted.",
+            "# It may do more harm than when it was granted.",
             f"guard {json.dumps(name)} on {place} {{{run.allowance(name)}",
         ]
         lines += [confirm_line(replace(operation, endpoint=bare, facts=())), "}"]
@@ -258,18 +256,18 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
     about = "" if carries else " Its tokens name no scopes, so `may` alone decides."
     lines = _file_header(
         run,
-        "Who may do what. Nothing is open: both blocks ended long ago, and only the tests come in by them, which ask",
-        "at a time before. Leave them for the tests, and put yours into a file beside this one: copy both, take your",
-        "own names and conditions, keep the lines that somebody needs, and leave out `valid until`. An agent needs its",
-        "user's door, too.",
+        "The grants. Nothing is open: both blocks have expired, and only the tests use them, at an earlier time.",
+        "Keep them for the tests. For your own grants, copy both blocks into a new file next to this one, use your",
+        "own names and conditions, keep the lines that you need, and remove `valid until`. An agent also needs the",
+        "grants of its user.",
     )
-    lines += [f"# Put the address of who issues your tokens.{about}"]
+    lines += [f"# Set the URL of your token issuer.{about}"]
     lines += [f'issuer {ISSUER} {{ url "https://login.example"{scopes} }}', ""]
-    lines += ["user any {", *mays, f"  valid until {CLOSED} # ended: copy this block without this line", "}", ""]
+    lines += ["user any {", *mays, f"  valid until {CLOSED} # expired: copy this block without this line", "}", ""]
     lines += [f'agent "{AGENT}" {{', f"  issued by {ISSUER}", "  acts for any user"]
-    about = " # leave out behind `mcp-gateway`, which verifies none" if api.kind == "mcp" else ""
+    about = " # remove behind `mcp-gateway`, which verifies no credentials" if api.kind == "mcp" else ""
     lines += [f"  credential {{ kind in [jwt, mtls]   lifetime <= 1h }}{about}"]
-    lines += [*mays, f"  valid until {CLOSED} # ended: copy this block without this line", "}"]
+    lines += [*mays, f"  valid until {CLOSED} # expired: copy this block without this line", "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -281,7 +279,7 @@ def fixture_text(run: ImportRun, plan: ImportPlan) -> str:
     carried = {group.carried_by for group in plan.groups} | {one.alias for one in plan.carried}
     carried |= {scope for group in plan.groups for ask in group.asks for scope in ask}
     scopes = f"scopes: [{', '.join(json.dumps(scope) for scope in sorted(carried))}], " if asked else ""
-    lines = _file_header(run, "The agent of the tests holds every scope, and asks before its blocks ended.")
+    lines = _file_header(run, "The test agent has every scope, and its requests come before its blocks expire.")
     lines += [
         f"fixture {FIXTURE} {{",
         f"  given time {OPEN}",
@@ -317,8 +315,8 @@ def sample_endpoint(operation: ApiOperation) -> str:
 
 
 def sample_facts(operation: ApiOperation) -> str:
-    """The facts that have to be there, each with some value of its type: conditions that the author writes will read
-    them. Records are the author's to give."""
+    """Return the required facts with a sample value each, for conditions that the author adds. Records are left to the
+    author."""
     needed = {fact.name: fact.type for fact in operation.facts if not fact.optional}
     values = {
         name: "[]" if type_.startswith("list<") else SAMPLE_VALUES.get(type_, "") for name, type_ in needed.items()
@@ -332,7 +330,7 @@ def _sample_path(endpoint: HttpTemplate) -> list[str]:
 
 
 class SampleExpectations:
-    """What becomes of each example: a guard of another scope may match it, too."""
+    """The expected outcome of each sample request: a guard of another scope may match it as well."""
 
     def __init__(self, plan: ImportPlan) -> None:
         self.asked = any(group.asks for group in plan.groups)

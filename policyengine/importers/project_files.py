@@ -1,4 +1,4 @@
-"""What stands beside the policies of a first import: what to do next, one request, settings for the linter."""
+"""The other files of a first import: next steps, a sample request, and linter settings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
     return f"""\
 # Who may use what
 
-{len(api.operations)} {what}, {len(plan.groups)} scopes, and nothing is open yet. Every file here is yours.
+{len(api.operations)} {what}, {len(plan.groups)} scopes, and nothing is allowed yet. Every file here is yours.
 
 1. `policyengine test .` passes: each line of a test is one of the {what}.
-2. In `doors.policy`, put the address of your issuer. Then copy its two blocks into a file of your own, `agents.policy`
-   say: name your agents, keep the `may` lines that they and their users need, and leave out `valid until`. That opens
-   the door. What stands in `doors.policy` ended long ago and stays: the tests ask as `{AGENT}`.
-3. Beside your agents say in a `test` what they get and what they do not, as `doors_test.policy` does.
-4. In `{folder}/`, fill in the guards of what may destroy something: until then the person who is served is asked.
-   A test that comes out otherwise then says so: its line is yours to bring up to date.
+2. In `doors.policy`, set the URL of your issuer. Then copy its two blocks into a new file, for example
+   `agents.policy`: name your agents, keep the `may` lines that they and their users need, and remove `valid until`.
+   That opens the endpoints. Keep the expired blocks in `doors.policy`: the tests use `{AGENT}`.
+3. Next to your agents, write a `test` of what they may do and what they may not, like `doors_test.policy`.
+4. In `{folder}/`, complete the guards of destructive endpoints: until then the user approves each request.
+   A test that then has another outcome fails: update its line.
 5. Put the name of an agent of yours into `request.json`, and try it: `policyengine decide . --request request.json`,
    then `policyengine explain . --request request.json`.
 6. {serving_instructions(api)}
@@ -42,19 +42,19 @@ def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
 {command} --check   # in CI: exit code 1 where both differ
 ```
 
-What is new comes in files of its own, in scopes that nobody has, behind a guard that denies. What is gone or has
-changed is told with its place. No line that stands here is ever changed. `imported.json` remembers what was imported:
+New endpoints come in new files, in scopes that no block grants, behind a guard that denies. Removed and changed
+endpoints are listed with their places. Existing lines are never changed. `imported.json` records what was imported:
 keep it with the policies.
 """
 
 
 def serving_instructions(api: Api) -> str:
-    """What asks the policy for each call, and how to start it."""
+    """Return the text on how to start the enforcement point and its server."""
     servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, ServerTool)]
     if not servers:
-        return "`policyengine serve .`, and let your gateway ask it: docs/gateways.md has a configuration for each."
+        return "`policyengine serve .`, and let your gateway call it: docs/gateways.md has a configuration for each."
     return f"""\
-Put it in front of the server. A client starts this in its place, for one agent and one person:
+Put it in front of the server. A client starts this command instead, for one agent and one user:
 
    ```sh
    policyengine mcp-gateway . --server {shlex.quote(servers[0])} --upstream "COMMAND or URL" \\
@@ -63,7 +63,7 @@ Put it in front of the server. A client starts this in its place, for one agent 
 
 
 def sample_request(api: Api, plan: ImportPlan) -> str:
-    """Something that only reads, where there is such."""
+    """Return a sample request, read-only if possible."""
     group = next((one for one in plan.groups if one.kind is ApiOperationKind.READ), plan.groups[0])
     endpoint = group.operations[0].endpoint
     asked = {"agent": {"id": AGENT, "issuer": ISSUER}, "user": {"id": USER}}

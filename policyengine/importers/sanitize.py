@@ -1,4 +1,4 @@
-"""Any text to a name or a comment that is nothing more than that: what strangers wrote never becomes policy."""
+"""Turn untrusted text into names and comments that cannot become policy code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INVALID_CHARACTERS = re.compile(r"[^a-z0-9]+")
 NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
 MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OAUTH_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,200}")
-# The words of the grammar and of its facts: names made here leave all of them alone.
+# Reserved words of the grammar and its facts; generated names avoid them.
 RESERVED_NAMES = frozenset(
     """absent action acts advisory after age agent all allow alone always and another any anyone args as at attestation
     attested attester audience audit behavior below body bool bound budget burst by case cases chain chains cidr
@@ -30,7 +30,7 @@ RESERVED_NAMES = frozenset(
 
 
 def safe_name(text: str, otherwise: str) -> str:
-    """A name in lower case that the grammar needs nowhere else."""
+    """Return a lower-case name that is not reserved."""
     plain = unicodedata.normalize("NFKD", text[:200]).encode("ascii", "ignore").decode()
     name = INVALID_CHARACTERS.sub("_", WORD_BOUNDARY.sub("_", plain).lower()).strip("_")[:MAX_NAME_LENGTH].strip("_")
     if not name:
@@ -40,23 +40,23 @@ def safe_name(text: str, otherwise: str) -> str:
 
 
 def capture_name(text: str, otherwise: str) -> str:
-    """The name of a capture: as it is where it is one, so that messages speak the language of the API."""
+    """Return the name of a capture, unchanged if valid, so that messages use the API's own names."""
     name = text if NAME.fullmatch(text) and len(text) <= MAX_NAME_LENGTH else safe_name(text, otherwise)
     return f"{name}_" if name in RESERVED_NAMES else name
 
 
 def is_member(text: str) -> bool:
-    """Whether a fact below `body` or `args` may be declared by this name."""
+    """Return whether a fact below `body` or `args` may have this name."""
     return MEMBER.fullmatch(text) is not None and len(text) <= MAX_NAME_LENGTH
 
 
 def is_inner_member(text: str) -> bool:
-    """Whether a record may have a member of this name: its words stand alone."""
+    """Return whether a member of a record may have this name: it must not be a reserved word."""
     return NAME.fullmatch(text) is not None and len(text) <= MAX_NAME_LENGTH and text not in RESERVED_NAMES
 
 
 def quoted_comment(text: str) -> str:
-    """One line of it, in quotes: `# "…"` is never an instruction to a tool, as `# lint: …` would be."""
+    """Return one line of the text in quotes: `# "…"` is never an instruction to a tool, as `# lint: …` would be."""
     seen = "".join(" " if is_invisible(char) or not char.isprintable() else char for char in text[:1_000])
     line = " ".join(seen.replace('"', "'").split())
     cut = line if len(line) <= MAX_SUMMARY_LENGTH else f"{line[: MAX_SUMMARY_LENGTH - 1].rstrip()}…"
@@ -64,12 +64,12 @@ def quoted_comment(text: str) -> str:
 
 
 def is_oauth_scope(text: str) -> bool:
-    """Whether OAuth lets a token carry a scope of this name."""
+    """Return whether OAuth tokens can carry a scope of this name."""
     return OAUTH_SCOPE.fullmatch(text) is not None
 
 
 class NameAllocator:
-    """Gives every name once; two that a reader takes for one are the same."""
+    """Allocates unique names; names that readers may confuse count as equal."""
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:
         self._taken = {_skeleton(name) for name in taken}

@@ -1,4 +1,4 @@
-"""Operations to scopes and files: by area, by kind, and by what tokens must carry; a scope is one thing to grant."""
+"""Group operations into scopes and files by area, kind and required token scopes. Each scope is granted as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_OPERATIONS_PER_FILE = 8
 
 @dataclass(frozen=True, slots=True)
 class ScopeGroup:
-    """What becomes one scope. `alias` is the one OAuth scope that means exactly this, if there is one."""
+    """The operations of one scope. `alias` is the OAuth scope that stands for exactly these, if there is one."""
 
     name: str
     area: str
@@ -31,7 +31,7 @@ class ScopeGroup:
 
 @dataclass(frozen=True, slots=True)
 class CarrierScope:
-    """An OAuth scope that means several groups: it includes them."""
+    """An OAuth scope that stands for several groups, which it includes."""
 
     name: str
     alias: str
@@ -40,7 +40,7 @@ class CarrierScope:
 
 @dataclass(frozen=True, slots=True)
 class ImportPlan:
-    """`areas` become files; `carried` one more."""
+    """The planned files: one for each of `areas`, and one for `carried`."""
 
     areas: dict[str, tuple[ScopeGroup, ...]]
     carried: tuple[CarrierScope, ...]
@@ -62,7 +62,7 @@ def plan_scopes(
     aliases: frozenset[str] = frozenset(),
     suffix: str = "",
 ) -> ImportPlan:
-    """`taken` are the scopes that a policy has already, `aliases` what tokens call them; `suffix` marks new ones."""
+    """Plan the scopes and files. `taken` are existing scopes, `aliases` their OAuth names; `suffix` marks new ones."""
     names = NameAllocator(taken)
     areas = {area: _group_operations(area, found, names, suffix) for area, found in _split_areas(operations).items()}
     meant: dict[str, list[ScopeGroup]] = defaultdict(list)
@@ -125,7 +125,7 @@ def _split_areas(operations: Sequence[ApiOperation]) -> dict[str, list[ApiOperat
 
 
 def _split_area(area: str, operations: list[ApiOperation]) -> dict[str, list[ApiOperation]]:
-    """By what follows in their paths, where that says enough; what is left stays together."""
+    """Split a large area by the next path segment; small parts stay together."""
     if len(operations) <= MAX_OPERATIONS_PER_FILE:
         return {area: operations}
     below: dict[str, list[ApiOperation]] = defaultdict(list)
@@ -154,7 +154,7 @@ def _literal_segments(operation: ApiOperation) -> list[str]:
 
 
 def _common_prefix_length(operations: Sequence[ApiOperation]) -> int:
-    """How many literal segments all of them begin with."""
+    """Return the number of literal segments that all operations share at the start."""
     every = [_literal_segments(operation) for operation in operations]
     shortest = min(map(len, every))
     return next((i for i in range(shortest) if len({texts[i] for texts in every}) > 1), shortest)

@@ -1,7 +1,7 @@
-"""The files of an import, put beside what the author has: all of them or none, and no line of theirs is touched.
+"""Write the files of an import next to the author's: all of them or none, without changing any existing line.
 
-A first import makes a project. A later one compares with what was imported before, and adds what is new in files of its
-own, behind a guard that denies: no scope that somebody has grows.
+A first import makes a project. A later one compares the API with the manifest and adds new endpoints in new files,
+behind a guard that denies: no scope that is granted already grows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Files = dict[str, str]  # by path below the folder
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import came to. `removed` are endpoints with the place where a policy still names them."""
+    """The result of an import. `removed` holds endpoints, each with the place where a policy still names it."""
 
     created: tuple[Path, ...] = ()
     new: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class ImportResult:
 
 
 def import_policies(folder: Path, api: Api, command: str, *, check: bool = False) -> ImportResult:
-    """Write the policy of an API, or what is new in it; with `check` only say it. `command` is what repeats it.
+    """Write the policy of an API, or its new parts; with `check`, only report them. `command` repeats the import.
 
     Raises ApiImportError; then nothing was changed.
     """
@@ -72,13 +72,13 @@ def import_policies(folder: Path, api: Api, command: str, *, check: bool = False
     api = replace(api, operations=operations, notes=(*api.notes, *notes))
     if memory is None:
         if check:
-            hint = "run it without `--check` first, and commit what it makes"
+            hint = "run it without `--check` first, and commit the result"
             raise ApiImportError("nothing was imported here yet", f"`{folder.as_posix()}`", hint)
         return _create_project(folder, api, command)
     if memory.kind != api.kind:
-        hint = "one folder holds one of them: name another folder"
+        hint = "a folder holds one kind: use another folder"
         raise ApiImportError(
-            f"`{memory.kind}` was imported here, and this is `{api.kind}`", f"`{folder.as_posix()}`", hint
+            f"`{memory.kind}` was imported here, but this is `{api.kind}`", f"`{folder.as_posix()}`", hint
         )
     return _update_project(folder, api, memory, check)
 
@@ -88,8 +88,8 @@ def import_policies(folder: Path, api: Api, command: str, *, check: bool = False
 
 def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
     if any(find_policies(folder, lambda _: None)):
-        hint = "name a folder that is new, and import it there"
-        raise ApiImportError("there are policies here that no import made", f"`{folder.as_posix()}`", hint)
+        hint = "import into a new folder"
+        raise ApiImportError("this folder has policies that no import made", f"`{folder.as_posix()}`", hint)
     if not api.operations:
         raise ApiImportError(_empty_api_message(api), f"`{api.source}`", "\n".join(api.notes[:5]) or None)
     run, made = policy_writer.ImportRun(api.name), plan_scopes(api.operations)
@@ -113,7 +113,7 @@ def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
 
 
 def _empty_api_message(api: Api) -> str:
-    return "this holds no tools" if api.kind == "mcp" else "this holds no operation that a policy can name"
+    return "this contains no tools" if api.kind == "mcp" else "this contains no operation that a policy can name"
 
 
 def _api_folder(api: Api) -> str:
@@ -130,7 +130,7 @@ def _entity_names(operations: Iterable[ApiOperation]) -> set[str]:
 def _policy_files(
     api: Api, run: policy_writer.ImportRun, made: ImportPlan, entities: set[str]
 ) -> tuple[Files, list[str]]:
-    """A file and its tests for each area, one for what tokens carry, one for the kinds of things."""
+    """Return a file and its tests for each area, one file for token scopes, and one for entities."""
     every, (guarded, notes) = policy_writer.SampleExpectations(made), _guardable_shadows(made, run)
     names, files = NameAllocator(), Files()
     mark = "" if run.first else f"_new_{run.number}"
@@ -150,9 +150,9 @@ def _policy_files(
 def _guardable_shadows(
     made: ImportPlan, run: policy_writer.ImportRun
 ) -> tuple[list[policy_writer.ShadowedEndpoint], list[str]]:
-    """A guard where tokens can tell both scopes apart; else it is told that one opens the other's endpoint."""
+    """Return the shadows that a guard can separate by token scopes, and notes on the others."""
     if not run.first:
-        return [], []  # what is new is behind a guard already
+        return [], []  # new endpoints are already behind a guard
     asked = any(group.asks for group in made.groups)
     guarded, notes = [], []
     for shadow in policy_writer.find_shadows(made):
@@ -161,12 +161,12 @@ def _guardable_shadows(
         else:
             wide, narrow = shadow.behind.name, shadow.group.name
             how = "another" if shadow.crossed else "a wider"
-            told = f"{how} pattern in `{wide}` matches `{shadow.operation.key}` of `{narrow}`, too"
-            notes.append(f"{told}: whoever has the one has {'some of ' * shadow.crossed}the other")
+            told = f"{how} pattern in `{wide}` also matches `{shadow.operation.key}` of `{narrow}`"
+            notes.append(f"{told}: a grant of the first includes {'a part of ' * shadow.crossed}the second")
     bare = [group.name for group in made.groups if asked and not group.asks]
     if bare:
         named = ", ".join(f"`{name}`" for name in bare[:5]) + (", …" if len(bare) > 5 else "")
-        notes.append(f"no OAuth scope means {named}: a token carries them by these names, or `anyone` opens them")
+        notes.append(f"no OAuth scope stands for {named}: tokens must carry these names, or `anyone` must grant them")
     return guarded, notes
 
 
@@ -179,9 +179,7 @@ def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool)
     changed, spoken = operation_changes(memory, api), endpoints_in_policies(existing.modules)
     unknown = [one for one in api.operations if one.key not in memory.entries]
     new = [one for one in unknown if one.key not in spoken]
-    own = tuple(
-        f"`{one.key}` is named at {spoken[one.key]} already: left as it is" for one in unknown if one.key in spoken
-    )
+    own = tuple(f"`{one.key}` is already named at {spoken[one.key]}: unchanged" for one in unknown if one.key in spoken)
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
     outcome = ImportResult((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
     if check:
@@ -208,7 +206,7 @@ def _checked_new_files(
     stricter: Sequence[ApiOperation],
     existing: CurrentPolicies,
 ) -> Files:
-    """As it was described if that goes along with what the author has made of the rest, else without types."""
+    """Return the new files, without types if types conflict with the author's changes. Raises ApiImportError."""
     for operations in (new, [without_types(one) for one in new]):
         files = _new_files(api, run, operations, stricter, existing)
         sources = _file_sources(folder, files)
@@ -217,7 +215,7 @@ def _checked_new_files(
             allowed = premature_guards(existing.sources, sources)
             return _new_files(api, replace(run, allowed=allowed), operations, stricter, existing) if allowed else files
     assert found is not None
-    said = f"what is new does not go along with the policies here: {found.code} {found.message}"
+    said = f"the new endpoints conflict with the policies here: {found.code} {found.message}"
     raise ApiImportError(said, f"`{location_of(found)}`", "nothing was changed")
 
 
@@ -246,25 +244,23 @@ def _file_sources(folder: Path, files: Files) -> list[Source]:
 
 
 def _require_valid(sources: Sequence[Source]) -> None:
-    """Nothing is written that the checker would refuse."""
+    """Check the generated policies. Raises ApiImportError, so that no invalid policy is written."""
     found = first_error(sources)
     if found is not None:
-        said = f"the policy of this would be wrong: {found.code} {found.message}"
+        said = f"the generated policy is not valid: {found.code} {found.message}"
         raise ApiImportError(
-            said, f"`{location_of(found)}`", "nothing was made. Please report it, with the specification"
+            said, f"`{location_of(found)}`", "nothing was written; please report this, with the specification"
         )
 
 
 def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple[Path, ...]:
-    """New files only, all of them or none. `memory` takes the place of the one that is there, last of all."""
+    """Write new files only, all of them or none. `memory` replaces the manifest, as the last step."""
     targets = [folder / name for name in files]
     there = [path for path in targets if path.exists() or path.is_symlink()]
     if there:
         named = ", ".join(f"`{path.as_posix()}`" for path in there[:5]) + (", …" if len(there) > 5 else "")
         verb = "is" if len(there) == 1 else "are"
-        raise ApiImportError(
-            f"{named} {verb} already there, nothing was made", hint="name a folder that is new or empty"
-        )
+        raise ApiImportError(f"{named} {verb} already there, nothing was written", hint="use a new or empty folder")
     try:
         with _rollback_on_error() as made:
             for path, text in zip(targets, files.values(), strict=True):
@@ -273,13 +269,13 @@ def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple
                 _replace_atomically(folder / MANIFEST_FILE, memory)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
-        raise ApiImportError(f"{why}: nothing was made", f"`{error.filename or folder.as_posix()}`") from None
+        raise ApiImportError(f"{why}: nothing was written", f"`{error.filename or folder.as_posix()}`") from None
     return tuple(targets)
 
 
 @contextmanager
 def _rollback_on_error() -> Iterator[list[Path]]:
-    """What was made is gone again when not all of it could be."""
+    """Remove the files that were made if an error occurs."""
     made: list[Path] = []
     try:
         yield made

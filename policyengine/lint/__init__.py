@@ -1,4 +1,4 @@
-"""What is allowed and probably not meant: `findings` for every check, `opinions` for `policyengine lint` besides."""
+"""Lint of checked policies: `probable_mistakes` runs in every check, `opinions` only in `policyengine lint`."""
 
 from policyengine.lint.opinions import opinions as opinions
 from policyengine.lint.policy_mistakes import probable_mistakes as probable_mistakes

@@ -1,4 +1,5 @@
-"""Comments that allow a warning, `# lint: allow RULE because …`: which they silence, and which say something wrong."""
+"""Comments that allow a warning, `# lint: allow RULE because …`: the findings that they silence, and their own
+mistakes."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ LINT_COMMENT = re.compile(r"#\s*lint:\s*(?P<verb>\w*)")
 COMPLETE_ALLOWANCE = re.compile(r"#\s*lint:\s*allow\s+(?P<rules>[\w-]+(?:\s*,\s*[\w-]+)*)\s+because\s+(?P<reason>\S.*)")
 WORD = re.compile(r"[\w-]+")
 QUOTED = re.compile(r"#\s*lint:\s*allow\s+[\w,\s-]+\"[^\"]+\"\s*")
-NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # about allowances themselves
+NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # findings about allowances themselves
 
-Place = tuple[str, int]  # by the name of the source: a finding may show another text than the file has
+Place = tuple[str, int]  # source name and line; the name, as a finding may show a masked text of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One rule that a comment names: `word` as it is written, `line` where findings of it are allowed."""
+    """One rule that a comment allows: `word` is its name as written, `line` is where its findings are allowed."""
 
     rule: DiagnosticDoc
     word: Span
@@ -33,7 +34,7 @@ class Allowance:
 
 
 def allowances_in(modules: Iterable[ast.Module]) -> list[Allowance]:
-    """Every allowance that gives its reason and names warnings."""
+    """Return every complete allowance that names a warning; an allowance without a reason is not complete."""
     return [one for module in modules for one in module_allowances(module)]
 
 
@@ -52,7 +53,8 @@ def rule_word_spans(comment: Span, match: re.Match[str]) -> Iterator[Span]:
 
 
 def allowed_line(comment: Span) -> int:
-    """A comment beside something speaks of its line; one alone on its line, of the next line that is no comment."""
+    """Return the line that a comment is about: its own line if code precedes it, otherwise the next line that is not a
+    comment."""
     line, column = comment.source.position(comment.start)
     if comment.source.line(line)[: column - 1].strip():
         return line
@@ -67,7 +69,7 @@ def is_allowed(found: Diagnostic, one: Allowance) -> bool:
 
 
 def drop_allowed(found: Iterable[Diagnostic], modules: Sequence[ast.Module]) -> list[Diagnostic]:
-    """Warnings that a comment allows are left out; errors never are."""
+    """Return the findings without the warnings that a comment allows. Errors always stay."""
     allowed = allowances_by_line(allowances_in(modules))
     return [
         one for one in found if one.is_error or not any(is_allowed(one, by) for by in allowed[diagnostic_line(one)])
@@ -109,7 +111,7 @@ def check_allowance(comment: Span, verb: str) -> Iterator[Diagnostic]:
             yield Diagnostic("W171", f"there is no rule `{word.text}`, so this allows nothing", word, hint)
         elif not known.name:
             message = f"`{known.code}` is an error, and no comment allows an error"
-            yield Diagnostic("W171", message, word, "mend what it is about, and leave this out")
+            yield Diagnostic("W171", message, word, "fix the error, and remove this comment")
 
 
 def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
@@ -123,7 +125,10 @@ def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
 def stale_allowances(
     found: Sequence[Diagnostic], modules: Iterable[ast.Module], sought: Collection[DiagnosticDoc]
 ) -> Iterator[Diagnostic]:
-    """Allowances of rules that were sought and had nothing to tell there. `found` is before anything was left out."""
+    """Yield a W172 for each allowance whose rule was checked and found nothing on its line.
+
+    `found` holds the findings before `drop_allowed` removes any.
+    """
     told = {(*diagnostic_line(one), one.code) for one in found}
     for allowance in allowances_in(modules):
         if (
@@ -131,4 +136,4 @@ def stale_allowances(
             and (allowance.comment.source.name, allowance.line, allowance.rule.code) not in told
         ):
             message = f"nothing here is `{allowance.word.text}`, so this allows nothing"
-            yield Diagnostic("W172", message, allowance.word, "leave it out: what it allowed is gone")
+            yield Diagnostic("W172", message, allowance.word, "remove the comment: nothing here needs it")

@@ -1,4 +1,4 @@
-"""Attributes that rules read beside what supplies them: rows of the directory, claims of issuers, maps of AuthZEN."""
+"""Check that entity rows, issuer claims or AuthZEN maps supply the attributes that rules read."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from policyengine.runtime.entities import EntityData
 from policyengine.source import Span
 from policyengine.typesystem import EntityRef, FieldType, RefType
 
-Owned: TypeAlias = tuple[str, str]  # an entity and one of its attributes
-LookedUp: TypeAlias = Mapping[str, frozenset[str]]  # by entity the attributes that its rows may have
-ROLES: Owned = ("user", "roles")  # which approvers are asked for
+Owned: TypeAlias = tuple[str, str]  # entity name, attribute name
+LookedUp: TypeAlias = Mapping[str, frozenset[str]]  # entity name → attributes that its looked-up rows may have
+ROLES: Owned = ("user", "roles")  # read to find the approvers of a `confirm`
 
 
 @dataclass(slots=True)
 class AttributeReads:
-    """Where each attribute is read first; `levels` are those that only stand on the way up of an inherited set."""
+    """The first place where each attribute is read. `levels` holds the attributes that are read only on the levels of
+    an inherited set."""
 
     first: dict[Owned, Span] = field(default_factory=dict)
     levels: dict[Owned, Span] = field(default_factory=dict)
@@ -51,7 +52,7 @@ def attribute_reads(kernel: k.Kernel) -> AttributeReads:
 
 
 def walk_parts(part: object) -> Iterator[object]:
-    """A part of the kernel and everything inside it."""
+    """Yield a part of the kernel and everything inside it."""
     if isinstance(part, tuple):
         for item in part:
             yield from walk_parts(item)
@@ -67,7 +68,7 @@ def walk_parts(part: object) -> Iterator[object]:
 
 @dataclass(slots=True)
 class EntityRowCounts:
-    """How many rows there are of each entity, how many of them have an attribute, and one that lacks it."""
+    """Counts for each entity: its rows, its rows that have an attribute, and the first row that lacks it."""
 
     looked_up: LookedUp
     all: Counter[str] = field(default_factory=Counter)
@@ -88,8 +89,10 @@ class EntityRowCounts:
 
 
 def unsupplied_attributes(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
-    """What decisions will not know, whoever asks: attributes that nothing supplies, rows that lack one, and rows that
-    are missing on the way up."""
+    """Yield W180 to W182: attributes that nothing supplies, rows that lack an attribute, and parents without a row.
+
+    Decisions see these as unknown.
+    """
     reads, every = attribute_reads(kernel), list(rows)
     counted, wanted = EntityRowCounts(looked_up), {**reads.levels, **reads.first}
     names = {entity.name: [one.name for one in entity.fields] for entity in kernel.entities.values()}
@@ -126,17 +129,17 @@ def check_attribute(
     entity, name = owned
     count, lacking = rows.all[entity], rows.all[entity] - rows.having[owned]
     span = reads.first.get(owned) or reads.levels[owned]
-    settled = count > 0 and (declared.optional or declared.else_empty)  # that a row lacks it is known
+    settled = count > 0 and (declared.optional or declared.else_empty)  # the attribute is then known to be absent
     if not rows.supply(owned) and owned not in mapped and not settled:
         have = f"none of its {format_count(count, 'row')} has it" if count else f"no `{entity}` has a row"
         why = f"{have}, and no claim or map makes it known"
         if entity in rows.looked_up:
             why = "its rows are looked up, and the mapping has no such attribute"
         message = f"nothing supplies `{entity}.{name}`: {why}"
-        yield Diagnostic("W180", message, span, "add it to the rows; or allow this, where rows come with requests")
+        yield Diagnostic("W180", message, span, "add it to the rows, or allow this warning if rows come with requests")
     elif lacking and owned in reads.levels and not declared.else_empty:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
-        hint = f"`{name}: {declared.type} inherited else []` makes such rows empty; else what none holds is unknown"
+        hint = f"`{name}: {declared.type} inherited else []` makes them empty; else what no row holds is unknown"
         yield Diagnostic("W181", message, span, hint)
     elif lacking and not settled and owned not in mapped:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
@@ -144,7 +147,7 @@ def check_attribute(
 
 
 def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up: LookedUp) -> Iterator[Diagnostic]:
-    """What others are in, and has no row itself: what is beyond it nobody knows."""
+    """Yield a W182 for each entity with parents that have no row: the parents of such a parent are unknown."""
     known = {row.ref for row in rows}
     gone = dict.fromkeys(parent for row in rows for parent in row.parents if parent not in known)
     by_type = Counter(ref.type for ref in gone if ref.type not in looked_up)
@@ -152,8 +155,8 @@ def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up
         first, entity = next(ref for ref in gone if ref.type == name), kernel.entities.get(name)
         if entity is not None:
             what = f"`{first}`" if count == 1 else f"`{first}` and {count - 1:,} more"
-            message = f"other rows are in {what}, without a row"
-            yield Diagnostic("W182", message, entity.span, "add it: what is in it may be in more, which is unknown")
+            message = f"other rows are in {what}, which no row describes"
+            yield Diagnostic("W182", message, entity.span, "add the row: its own parents are unknown without it")
 
 
 def describe_lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> str:

@@ -1,4 +1,4 @@
-"""Conditions of rates and budgets that decide nothing: found as those of doors and guards are."""
+"""Dead conditions of rates and budgets: the checks of `dead_rules` for limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dead_limit_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def dead_condition_findings(word: str, condition: k.Expr, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
-    """It acts when its condition is true or unknown."""
+    """Yield the findings for the condition of a limit or clamp, which acts when its condition is true or unknown."""
     truths = answers.possible(condition)
     if truths == {False}:
         message = f"this `{word}` never acts: its condition is {describe_always(truths)}"
@@ -46,7 +46,7 @@ def dead_condition_findings(word: str, condition: k.Expr, answers: Satisfiabilit
 
 
 def conditions_of_limits(kernel: k.Kernel) -> Iterator[tuple[k.Limit, k.Expr, bool]]:
-    """Each condition of a limit, and whether more passes where it is true: of a raise; else where it is false."""
+    """Yield each condition of a limit, and whether a true condition lets more requests pass: True for a raise only."""
     for limit in kernel.limits:
         if limit.when is not None:
             yield limit, limit.when, False

@@ -1,6 +1,6 @@
-"""Conditions that decide nothing and rules that can never matter: what the checker finds once the kernel stands.
+"""Conditions that decide nothing and rules that never matter, found in the lowered kernel.
 
-An error where a rule can never do what it says, a warning where it does so needlessly. `DECIDED_EXAMPLES` lists them.
+A rule that can never do what it says is an error, a needless one is a warning. `DECIDED_EXAMPLES` lists examples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from policyengine.solver.satisfiability import (
 
 __all__ = ["DECIDED_EXAMPLES", "UNKNOWN", "dead_rule_findings", "implies", "possible_truths"]
 
-# Rules are compared with each other only in company of at most so many; beyond it nothing is claimed.
+# Pairs of rules are compared, so a larger group is not compared at all: the check stays silent.
 MAX_COMPARED_RULES = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
 
@@ -43,13 +43,13 @@ def dead_rule_findings(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def dead_rule_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """The errors among the findings, without what only warns."""
+    """Yield the errors among the findings. This is cheaper than computing the warnings too."""
     for check in (dead_grant_conditions, dead_guard_conditions):
         yield from (found for found in check(in_source_order(kernel)) if found.is_error)
 
 
 def in_source_order(kernel: k.Kernel) -> k.Kernel:
-    """The rules in the order of their texts: a kernel has an order of its own, and of two rules the later is told."""
+    """Return the kernel with its rules in source order, so that of two equal rules the later one is reported."""
     return replace(
         kernel,
         agents=sort_by_place(kernel.agents),
@@ -78,14 +78,14 @@ def dead_grant_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def block_conditions(block: Block) -> Iterator[tuple[k.Expr, str]]:
-    """Each condition of a block, and what follows if it is never true."""
+    """Yield each condition of a block, and the consequence if the condition is never true."""
     if not isinstance(block, k.AnyoneBlock) and isinstance(block.who, k.PrincipalCondition):
-        yield block.who.condition, "this block is for nobody"
+        yield block.who.condition, "this block applies to no caller"
     if isinstance(block, k.AgentBlock):
         for requirement in block.requirements:
             if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
-                yield requirement.condition, "this agent acts for nobody"
-        yield from ((d.when, "this `may delegate` hands nothing on") for d in block.delegates if d.when is not None)
+                yield requirement.condition, "this agent acts for no user"
+        yield from ((d.when, "this `may delegate` delegates nothing") for d in block.delegates if d.when is not None)
     yield from ((grant.when, "this `may` never opens") for grant in block.grants if grant.when is not None)
 
 
@@ -112,7 +112,10 @@ def dead_guard_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def check_guard_condition(effect: k.Effect, condition: k.Expr, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
-    """`require c` has become `deny when not c`; words must speak of what was written."""
+    """Yield the findings for the condition of a guard's effect.
+
+    `require c` is lowered to `deny when not c`; messages describe the condition as written.
+    """
     truths = answers.possible(condition)
     word = effect_word(effect)
     demanded = is_requirement(effect, condition)
@@ -155,7 +158,7 @@ def describe_always(truths: frozenset[Truth]) -> str:
 
 
 def contradicting_parts(condition: k.Expr) -> str | None:
-    """Which parts of a condition that is never true are at odds."""
+    """Return a hint that names the contradicting parts of a condition; None if no pair contradicts."""
     parts = conjuncts(condition)
     if len(parts) > MAX_COMPARED_RULES // 10:
         return None
@@ -186,8 +189,8 @@ def quote_expression(expr: k.Expr) -> str:
 def parts_that_decide_nothing(
     expr: k.Expr, truths: frozenset[Truth], answers: SatisfiabilityCache, what: str = "condition"
 ) -> Iterator[Diagnostic]:
-    """The outermost parts that are never true or never false; the whole, if a door's is never false."""
-    if isinstance(expr, k.DefinitionRef):  # what is wrong with a definition is told where it is written, once
+    """Yield a W704 for each outermost part that is never true or never false."""
+    if isinstance(expr, k.DefinitionRef):  # the definition is reported once, at its own text
         yield from parts_that_decide_nothing(expr.expression, truths, answers, what)
     elif True not in truths or False not in truths:
         message = f"this {what} is {describe_always(truths)}"
@@ -228,7 +231,7 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
 
 
 def grant_covers(wider: k.Grant, narrower: k.Grant) -> bool:
-    """Whoever comes through the narrower grant comes through the wider one too."""
+    """Return whether the wider grant opens for every request for which the narrower one opens."""
     if not all(any(target_covers(a, b) for a in wider.openings) for b in narrower.openings):
         return False
     return wider.when is None or (narrower.when is not None and implies(narrower.when, wider.when, ACTS_ON_TRUE))
@@ -239,7 +242,7 @@ def target_covers(wider: k.GrantTarget, narrower: k.GrantTarget) -> bool:
 
 
 def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Grants at places where a guard denies everything."""
+    """Yield a W713 for each grant at places where a guard denies everything."""
     closers = closing_guards(kernel.guards)
     if not closers:
         return
@@ -257,7 +260,7 @@ def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def closing_guards(guards: Iterable[k.Guard]) -> list[k.Guard]:
-    """Guards that deny without a condition; too many to compare with everything count as none."""
+    """Return the guards that deny without a condition; none if there are more than `MAX_COMPARED_RULES`."""
     found = [g for g in guards if any(isinstance(e, k.Deny) and e.condition is None for e in g.effects)]
     return found if len(found) <= MAX_COMPARED_RULES else []
 
@@ -278,7 +281,7 @@ def shadowed_effects(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
     for i, effect in enumerate(effects):
         if effect.condition is not None and possible_truths(effect.condition) == {False}:
-            continue  # told already: it never acts
+            continue  # already reported: it never acts
         by = next((other for j, other in enumerate(effects) if is_shadowed_by(other, effect, j < i)), None)
         if by is not None:
             message = f"this `{effect_word(effect)}` changes nothing: `{effect_word(by)}` already acts whenever it does"
@@ -287,9 +290,9 @@ def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
 
 
 def is_shadowed_by(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
-    """Whether an effect adds nothing to another one of its guard.
+    """Return whether an effect adds nothing to another effect of its guard.
 
-    A deny is shadowed by an earlier one only: written the other way round, the first gives a reason of its own.
+    Only an earlier deny shadows a deny: if the narrower one comes first, it gives its own reason.
     """
     match other, effect:
         case k.Deny(), k.Deny():
@@ -315,7 +318,7 @@ def acts_whenever(other: k.Effect, effect: k.Effect) -> bool:
 
 
 def closed_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Guards at places where another guard of their package denies everything."""
+    """Yield a W712 for each guard at places where another guard of its package denies everything."""
     closers = closing_guards(kernel.guards)
     positions = {id(guard): i for i, guard in enumerate(kernel.guards)}
     for i, guard in enumerate(kernel.guards):
@@ -333,7 +336,8 @@ def is_closed_by(guard: k.Guard, closer: k.Guard, earlier: bool) -> bool:
 
 
 def changes_outcomes(guard: k.Guard) -> bool:
-    """A guard that only reports still reports what another one denies."""
+    """Return whether a guard can change a decision. A guard that only reports never does: it also reports denied
+    requests."""
     return bool(guard.effects) and not any(
         isinstance(effect, k.ObligationEffect) and effect.kind in STILL_DONE_ON_DENY for effect in guard.effects
     )
@@ -348,12 +352,12 @@ def duplicate_rules(kernel: k.Kernel) -> Iterator[Diagnostic]:
         first = first_blocks.setdefault(block, block)
         if first is not block:
             related = (RelatedLocation("first written here", first.span),)
-            yield Diagnostic("W714", f"`{block.label}` says the same again", block.span, "leave it out", related)
+            yield Diagnostic("W714", f"`{block.label}` repeats an earlier block", block.span, "leave it out", related)
     first_guards: dict[tuple[object, ...], k.Guard] = {}
     for guard in kernel.guards:
         same = first_guards.setdefault((guard.package, guard.place, guard.effects), guard)
         if same is not guard and guard.effects:
-            message = f"guard `{guard.name}` says the same as guard `{same.name}`"
+            message = f"guard `{guard.name}` is a copy of guard `{same.name}`"
             related = (RelatedLocation("first written here", same.span),)
             yield Diagnostic("W714", message, guard.span, "leave it out", related)
 

@@ -1,4 +1,4 @@
-"""Findings to changes of the text that mend them, where that is safe: the policy means afterwards what it meant."""
+"""Safe fixes: edits of the policy text that remove a finding and keep the meaning of the policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.syntax import nodes as ast
 
 @dataclass(frozen=True, slots=True)
 class TextEdit:
-    """`text` in place of what stands at `span`."""
+    """A replacement of the text at `span` by `text`."""
 
     span: Span
     text: str = ""
@@ -26,7 +26,7 @@ Fix: TypeAlias = Callable[[Sequence[Diagnostic], Sequence[ast.Module]], Iterator
 
 
 def fix_edits(found: Iterable[Diagnostic], modules: Sequence[ast.Module], own: Collection[Source]) -> list[TextEdit]:
-    """What mends the findings that can be mended, in the files that are `own`. No two edits overlap."""
+    """Return the edits that fix the fixable findings in the files `own`. No two edits overlap."""
     by_code: dict[str, list[Diagnostic]] = {}
     for diagnostic in found:
         if diagnostic.code in FIXES and diagnostic.span.source in own:
@@ -35,7 +35,8 @@ def fix_edits(found: Iterable[Diagnostic], modules: Sequence[ast.Module], own: C
 
 
 def drop_overlapping(found: Iterable[TextEdit]) -> list[TextEdit]:
-    """In the order of the text, and of two that overlap the first: the other one comes in the next round."""
+    """Return the edits in source order. Of two that overlap the first stays; the caller gets the other one in the next
+    run."""
     kept: list[TextEdit] = []
     for edit in sorted(found, key=lambda one: (one.span.source.name, one.span.start, -one.span.end)):
         last = kept[-1].span if kept else None
@@ -45,7 +46,7 @@ def drop_overlapping(found: Iterable[TextEdit]) -> list[TextEdit]:
 
 
 def apply_edits(source: Source, changes: Iterable[TextEdit]) -> str:
-    """The text of the source with the changes that are about it."""
+    """Return the text of the source after its edits."""
     pieces, at = [], 0
     for edit in (one for one in changes if one.span.source is source):
         pieces += [source.text[at : edit.span.start], edit.text]
@@ -57,7 +58,7 @@ def apply_edits(source: Source, changes: Iterable[TextEdit]) -> str:
 
 
 def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """`HEAD` becomes `GET`; beside `GET` it goes."""
+    """Replace `HEAD` by `GET`, or remove it next to `GET`."""
     at = {(one.span.source, one.span.start) for one in found}
     nodes = (node for module in modules for node in ast.walk(module) if isinstance(node, ast.HttpPattern))
     for node in (one for one in nodes if "HEAD" in one.methods):
@@ -69,7 +70,7 @@ def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> 
 
 
 def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Names that are in no kernel: an entity is one that the directory knows, too."""
+    """Remove unused declarations that are not in the kernel. Entities stay, as the entity store reads them too."""
     at = {(one.span.source, one.span.start) for one in found}
     for declaration in declarations_in(modules):
         match declaration:
@@ -81,7 +82,8 @@ def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Modul
 
 
 def without_fact(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """A fact that no test speaks of either; with the last one the block goes, unless its place binds something."""
+    """Remove facts that no rule and no test mentions. The block goes with its last fact, unless its place binds a
+    resource."""
     at = {(one.span.source, one.span.start) for one in found}
     tests = (one for one in declarations_in(modules) if isinstance(one, ast.FixtureDecl | ast.TestDecl))
     tried = {name for one in tests for name in names_in_test(one)}
@@ -107,18 +109,18 @@ def names_in_test(declaration: ast.Node) -> Iterator[str]:
 
 
 def has_typed_capture(place: ast.Place | None) -> bool:
-    """`facts on GET /v1/{id: invoice}` says what `resource` is there, even where it declares nothing."""
+    """Return whether a place binds `resource`: `facts on GET /v1/{id: invoice}` does, even if it declares no fact."""
     targets = place.targets if place else ()
     return any(isinstance(target, ast.HttpPattern) and "{" in target.path for target in targets)
 
 
 def are_nested_names(a: str, b: str) -> bool:
-    """One name is the other, or a member of it."""
+    """Return whether the names are equal, or one is a member of the other."""
     return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")
 
 
 def without_empty_block(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """`facts { }` and `credential { }` are in no kernel; an empty block of users is, and does nothing there."""
+    """Remove empty `facts { }` and `credential { }` blocks. An empty user block is part of the kernel, so it stays."""
     at = {(one.span.source, one.span.start) for one in found}
     for declaration in declarations_in(modules):
         for node in (declaration, *(declaration.items if isinstance(declaration, ast.AgentDecl) else ())):
@@ -137,7 +139,7 @@ def is_empty_block(node: ast.Node) -> bool:
 
 
 def without_allowance(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """The comment goes, or only one of several rules that it names."""
+    """Remove the comment, or only some of the rules that it names."""
     at = {(one.span.source, one.span.start) for one in found}
     for comment in (one for module in modules for one in module.comments if "lint:" in one.text):
         match = COMPLETE_ALLOWANCE.fullmatch(comment.text.rstrip())
@@ -165,7 +167,7 @@ FIXES: Mapping[str, Fix] = {
 
 
 def whole_line_span(span: Span) -> Span:
-    """With the spaces, the line and the comment at its end that would be left over."""
+    """Return the span with its surrounding spaces, its line and the comment at its end, which would be left over."""
     text, start, end = span.source.text, span.start, span.end
     line_start, line_end = text.rfind("\n", 0, start) + 1, line_end_after(text, end)
     before, after = text[line_start:start], text[end:line_end].strip()
@@ -179,7 +181,7 @@ def whole_line_span(span: Span) -> Span:
 
 
 def inline_span(span: Span, line_end: int) -> Span:
-    """What shares its line with others goes alone: with the comma and the spaces after it, or else those before it."""
+    """Return the span without the rest of its line: with the comma and spaces after it, or those before it."""
     text, start, end = span.source.text, span.start, span.end
     while end < line_end and text[end] in " \t,":
         end += 1
@@ -195,7 +197,8 @@ def line_end_after(text: str, at: int) -> int:
 
 
 def is_blank(text: str, at: int, backwards: bool = False) -> bool:
-    """Whether the line that begins here, or the one that ends here, holds nothing; before the text there is nothing."""
+    """Return whether the line that begins at `at` (or ends there, `backwards`) is blank. The start of the text is
+    blank."""
     if backwards:
         return at <= 0 or not text[text.rfind("\n", 0, at) + 1 : at].strip()
     return not text[at : line_end_after(text, at)].strip()

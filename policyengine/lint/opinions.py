@@ -1,4 +1,4 @@
-"""What `policyengine lint` tells and `check` does not: policies that say what they mean, and could be safer."""
+"""The rules of `policyengine lint` alone: the policy is valid and means what it says, but could be safer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Cases = Sequence[Case]
 def opinions(
     kernel: k.Kernel, modules: Sequence[ast.Module], cases: Cases, optional: Collection[str] = ()
 ) -> Iterator[Diagnostic]:
-    """`optional` are the codes of optional rules that are asked for."""
+    """Yield the findings of all lint rules. `optional` holds the codes of optional rules to run."""
     in_order = in_source_order(kernel)
     for about_meaning in KERNEL_RULES:
         yield from about_meaning(in_order)

@@ -1,4 +1,4 @@
-"""Laxer twins: two agent blocks that open one door to one agent, where only one of them asks for something."""
+"""Laxer twins: two agent blocks that open one endpoint to one agent, where only one of them has a requirement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.solver.satisfiability import ACTS_ON_TRUE, implies
 
 MAX_BLOCK_PAIRS = 50_000
-MAX_GRANT_PAIRS = 2_000  # pairs of patterns compared for one pair of blocks
+MAX_GRANT_PAIRS = 2_000  # pairs of patterns compared for each pair of blocks
 BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -28,14 +28,17 @@ def laxer_twins(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnostic:
     demand = " ".join(missing.span.text.split())
-    message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent asks for"
-    hint = "ask for it in both blocks, or in a guard if it must hold for everybody"
+    message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent requires"
+    hint = "require it in both blocks, or in a guard if it must hold for every caller"
     return Diagnostic("W450", message, door.span, hint, (RelatedLocation("asked for here", missing.span),))
 
 
 def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """The pairs that ask for different things. Most blocks of a large policy ask for the same, so each list of
-    requirements gets a number, and numbers are compared."""
+    """Return the pairs of blocks with different requirements.
+
+    Most blocks of a large policy have the same ones, so each list of requirements gets a number, and the numbers are
+    compared.
+    """
     numbers: dict[tuple[k.Requirement, ...], int] = {}
     asks = {id(agent): numbers.setdefault(agent.requirements, len(numbers)) for agent in agents}
     compared = islice(matching_pairs(agents), MAX_BLOCK_PAIRS)
@@ -43,7 +46,7 @@ def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBloc
 
 
 def matching_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """Blocks that can match one agent: of one name, or one of them for a group or a condition, which any may meet."""
+    """Yield pairs of blocks that can match one agent: two of one name, or any pair with a group or a condition."""
     named: dict[str, list[k.AgentBlock]] = defaultdict(list)
     others = []
     for agent in agents:
@@ -60,7 +63,7 @@ def matching_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBl
 
 
 def may_both_apply(a: k.AgentBlock, b: k.AgentBlock) -> bool:
-    """One issuer, one way to act, one time: else no request meets both."""
+    """Return whether one request can match both blocks: they share an issuer, a way to act and a time."""
     issuers = [{i for r in block.requirements if isinstance(r, k.IssuedBy) for i in r.issuers} for block in (a, b)]
     alone = [any(isinstance(r, k.ActsAlone) for r in block.requirements) for block in (a, b)]
     (start_a, end_a), (start_b, end_b) = validity(a), validity(b)
@@ -74,22 +77,22 @@ def validity(block: k.AgentBlock) -> tuple[datetime, datetime]:
 
 
 def common_grant(a: k.AgentBlock, b: k.AgentBlock) -> tuple[k.Grant, k.Grant] | None:
-    """The first grants of both that open one endpoint."""
+    """Return the first grant of each block that opens the same endpoint; None if no endpoint is common."""
     doors = ((g, h, x, y) for g in a.grants for x in g.openings for h in b.grants for y in h.openings)
     return next(((g, h) for g, h, x, y in islice(doors, MAX_GRANT_PAIRS) if overlaps(x.pattern, y.pattern)), None)
 
 
 def missing_requirement(strict: k.AgentBlock, lax: k.AgentBlock) -> k.Requirement | None:
-    """What one block requires and the other does not imply."""
+    """Return the first requirement of `strict` that `lax` does not imply; None if it implies all."""
     given = (*lax.requirements, None)
     return next((r for r in strict.requirements if not any(is_as_strict(other, r) for other in given)), None)
 
 
 def is_as_strict(other: k.Requirement | None, requirement: k.Requirement) -> bool:
-    """Whether `other` demands all that `requirement` does; None demands nothing."""
+    """Return whether `other` implies `requirement`; None stands for no requirement."""
     match requirement, other:
         case ((k.IssuedBy() | k.ActsAlone() | k.ActsFor(condition=None)), _):
-            return True  # who the agent is and how it acts was compared before
+            return True  # the issuers and the way to act are equal: the caller compared them
         case k.ActsFor(condition=wanted), k.ActsFor(condition=given) if wanted is not None and given is not None:
             return implies(given, wanted, ACTS_ON_TRUE)
         case k.CredentialKinds(kinds=wanted), k.CredentialKinds(kinds=given):

@@ -1,4 +1,4 @@
-"""What is allowed and probably not meant, told by every check; an allowance beside the place silences a finding."""
+"""Probable mistakes that every check reports; an allowance on the same line silences a finding."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def probable_mistakes(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterat
 
 
 def wrong_tests(_: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """The errors among the findings: only a test can make one."""
+    """Yield the errors among the findings; only tests produce errors."""
     tests = (declaration for declaration in declarations_in(modules) if isinstance(declaration, ast.TestDecl))
     yield from (found for test in tests for found in vain_declarations(test) if found.is_error)
 
@@ -50,7 +50,7 @@ def declarations_in(modules: Sequence[ast.Module]) -> Iterator[ast.Declaration]:
 
 
 def vain_declarations(node: ast.Node) -> Iterator[Diagnostic]:
-    """What a declaration, or a block in it, says in vain."""
+    """Yield the findings for a declaration, or a block in it, that has no effect."""
     match node:
         case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
             yield Diagnostic("W453", "this agent opens no door", who.span, "add `may …`, or remove the block")
@@ -69,7 +69,7 @@ CHECKING = ast.Shot | ast.CaseTable | ast.CaseMatrix | ast.Forall | ast.Skip
 
 def head_methods(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for module in modules:
-        if "HEAD" in module.span.text:  # it stands anywhere, and hardly ever: no tree is walked in vain
+        if "HEAD" in module.span.text:  # a cheap search first: `HEAD` is rare, and walking the tree is slow
             found = (node for node in ast.walk(module) if isinstance(node, ast.HttpPattern) and "HEAD" in node.methods)
             yield from map(head_finding, found)
 
@@ -105,8 +105,8 @@ def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
         user = next((d for d in declarations if isinstance(d, ast.UserDecl)), None)
         for line in (d for d in declarations if isinstance(d, ast.UnrestrictedUsers)):
             if user is not None:
-                message = f"`users unrestricted` lets the agents of `{package}` pass by its user blocks"
-                hint = "keep one of the two: user blocks then bind only users who come without an agent"
+                message = f"`users unrestricted` lets the agents of `{package}` bypass its user blocks"
+                hint = "keep one of the two: with both, user blocks bind only users who come without an agent"
                 yield Diagnostic("W454", message, line.span, hint, (RelatedLocation("a user block", user.head.span),))
 
 
@@ -119,7 +119,7 @@ def unrecorded_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterat
         return
     for issuer in declarations_in(modules):
         if isinstance(issuer, ast.IssuerDecl) and not any(is_recording(item) for item in issuer.items):
-            message = f"issuer `{issuer.name.text}` does not record chains, so all its agents fail the limit of depth"
+            message = f"issuer `{issuer.name.text}` does not record chains, so all its agents fail the depth limit"
             related = (RelatedLocation("the limit", limit.span),)
             yield Diagnostic("W452", message, issuer.name.span, "add `records chains` if it does", related)
 
@@ -129,11 +129,11 @@ def is_recording(item: ast.Node) -> bool:
 
 
 def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """No block is about the agent that gets something handed: probably its name is misspelled."""
+    """Yield a W422 for each delegate that no agent block names: its name is probably misspelled."""
     agents = [agent for agent in declarations_in(modules) if isinstance(agent, ast.AgentDecl)]
     names = [agent.head.name.value for agent in agents if isinstance(agent.head, ast.PrincipalName)]
     if len(names) < len(agents):
-        return  # a group or a condition may be about any agent
+        return  # a block for a group or a condition may apply to any agent
     index: GlobIndex[str] = GlobIndex()
     for name in names:
         index.add(name, name)
@@ -144,8 +144,8 @@ def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]
             and is_nobody(node.to.name.value, index)
         ):
             meant = suggest(node.to.name.value, names)
-            hint = f"did you mean `{meant}`?" if meant else "add the agent's own block: what it is handed it also needs"
-            yield Diagnostic("W422", f"no block is about agent `{node.to.name.value}`", node.to.name.span, hint)
+            hint = f"did you mean `{meant}`?" if meant else "add a block for this agent: it also needs its own grants"
+            yield Diagnostic("W422", f"no block names agent `{node.to.name.value}`", node.to.name.span, hint)
 
 
 def is_nobody(name: str, names: GlobIndex[str]) -> bool:
@@ -159,7 +159,8 @@ def vacuous_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def vacuous_requirements(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """`require c` has become `deny when not c`, so what lets a request pass stands under a `not`."""
+    """Yield the vacuous quantifiers of requirements. `require c` is lowered to `deny when not c`, so `c` is under a
+    `not`."""
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Deny) and effect.condition is not None:
@@ -172,7 +173,8 @@ def vacuous_limits(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str) -> Iterator[Diagnostic]:
-    """`all x in s: …` is true of an empty set: where that opens, the set should be known to hold something."""
+    """Yield a finding for each `all x in s: …` that opens something when `s` is empty, unless the condition excludes
+    that."""
     pending = [(condition, positive)]
     while pending:
         expr, sign = pending.pop()
@@ -192,20 +194,20 @@ def vacuous_quantifiers(condition: k.Expr, positive: bool, code: str, verb: str)
 
 
 def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
-    """A set that is written out holds something; of another one the condition may ask that it does."""
+    """Return whether a set may be empty: it is not a literal, and no part of the condition implies an element."""
     known = isinstance(domain, (k.Constant, k.Collection))
     return not known and all(domain not in nonempty_sets(part) for part in k.walk(condition))
 
 
 def vacuous_finding(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:
     domain = " ".join(quantifier.domain.span.text.split())
-    message = f"an empty `{domain}` lets this {verb}: `all` is true of nothing"
+    message = f"an empty `{domain}` lets this {verb}: `all` is true of an empty set"
     hint = f"add `size({domain}) > 0 and` if it must hold something"
     return Diagnostic(code, message, quantifier.span, hint)
 
 
 def nonempty_sets(part: k.Expr) -> tuple[k.Expr, ...]:
-    """The sets that a part of a condition looks into."""
+    """Return the sets that have an element when this part of a condition is true."""
     match part:
         case k.Call(function="size", arguments=arguments):
             return arguments

@@ -1,4 +1,4 @@
-"""What hangs on an absence: `is present`, `is absent` and `else` after facts that somebody has to see to know them."""
+"""Presence checks: `is present`, `is absent` and `else` of facts that are known only if the gateway forwards them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Path: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """`rule` asks there whether the fact is there: `guard "roles"`. `span` is what it asks."""
+    """One presence check: `path` is the fact, `rule` names the rule (`guard "roles"`), `span` is the check."""
 
     path: Path
     rule: str
@@ -28,7 +28,8 @@ class Absence:
 
 
 def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
-    """Of every rule that can apply to an HTTP request, in the order of the texts; none where nothing opens one."""
+    """Return the presence checks of all rules that can apply to an HTTP request, in source order; empty if no grant
+    opens one."""
     if not opens_http(kernel):
         return ()
     found = [
@@ -38,14 +39,15 @@ def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
 
 
 def rules_over_http(kernel: k.Kernel) -> Iterator[tuple[str, object]]:
-    """With what they are called. Who asks is asked everywhere."""
+    """Yield the rules that can apply to an HTTP request, with their names. Blocks select the caller, so they always
+    apply."""
     yield from ((f'guard "{guard.name}"', guard.effects) for guard in kernel.guards if reaches_http(guard.place))
     for limit in kernel.limits:
         if reaches_http(limit.place):
             yield f'{"budget" if isinstance(limit, k.Budget) else "rate"} "{limit.name}"', limit
     for block in all_blocks(kernel):
         yield from (("`may`", grant.when) for grant in block.grants if is_over_http(grant))
-        yield "who asks", tuple(getattr(block, name, None) for name in ("who", "requirements", "delegates"))
+        yield "caller", tuple(getattr(block, name, None) for name in ("who", "requirements", "delegates"))
 
 
 def opens_http(kernel: k.Kernel) -> bool:
@@ -61,7 +63,7 @@ def is_over_http(grant: k.Grant) -> bool:
 
 
 def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
-    """Each fact that a part of the kernel asks to be there, or goes on without, and where it does."""
+    """Yield each fact whose presence a part of the kernel checks or defaults, and the span of the check."""
     if isinstance(part, k.IsPresent | k.Default):
         fact = base_fact(part.operand)
         if fact is not None:
@@ -76,7 +78,7 @@ def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
 
 
 def base_fact(operand: k.Expr) -> k.Fact | None:
-    """The fact that the operand is, or is a part of."""
+    """Return the fact that the operand is, or is a part of; None if there is no such fact."""
     while isinstance(operand, k.Attribute | k.Member | k.Default):
         operand = operand.operand if isinstance(operand, k.Default) else operand.base
     return operand if isinstance(operand, k.Fact) else None

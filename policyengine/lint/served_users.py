@@ -1,4 +1,4 @@
-"""For which users the agents of an issuer act, as far as a policy says: who lends them authority, and when."""
+"""The users for whom the agents of an issuer act, as far as a policy says: who lends them authority, and when."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
-# By its number who lends, and what conditions say of whose users are meant.
+# The number of the lender, and the conditions about its users.
 LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
-MAX_LENDING_PATHS = 50_000  # of one issuer; what is beyond is not compared
+MAX_LENDING_PATHS = 50_000  # for each issuer; the rest is not compared
 ISSUER = frozenset({("agent", "issuer"), ("credential", "issuer")})
 CALLER_ROOTS = frozenset({*CREDENTIAL_ROOTS, "context", "request"} - {"user"})
 AGENT_ROOTS = frozenset({"agent", "context"})
@@ -29,7 +29,7 @@ CONFINING_ROOTS = frozenset({"params", "resource"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LenderGrant:
-    """One of a lender's: `conditions` are those of its block and its own."""
+    """A grant of a lender, with the conditions of its block and its own."""
 
     lender: int
     conditions: Conditions
@@ -37,7 +37,7 @@ class LenderGrant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuardDemand:
-    """What a guard asks of whoever asks, as far as it says whose users are meant."""
+    """The conditions about users in a guard's demand."""
 
     place: k.Place
     parts: frozenset[k.Expr]
@@ -45,9 +45,11 @@ class GuardDemand:
 
 @dataclass(frozen=True, slots=True)
 class LendingIndex:
-    """User blocks lend their authority to agents that have a door where theirs is. Where users are `unrestricted`
-    agents need none: there those whose doors meet have it of each other. Guards ask more, each at its place; what
-    they ask everywhere tells nobody from another.
+    """The grants that lend authority to agents.
+
+    User blocks lend to agents whose grants overlap theirs. In packages with `users unrestricted` agents need no lender;
+    there, agents with overlapping grants count as each other's lenders. Guards add conditions at their places; a guard
+    that applies everywhere distinguishes no users.
     """
 
     unrestricted: tuple[str, ...]
@@ -75,7 +77,7 @@ class LendingIndex:
         return LendingIndex(kernel.unrestricted, by_users, by_agents, by_guards)
 
     def ways(self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]) -> dict[LendingPath, list[k.AgentBlock]]:
-        """Every way in which agents of the issuer get authority, and which of `blocks` do."""
+        """Return every lending path of the issuer's agents, and the blocks of `blocks` that use it."""
         found: dict[LendingPath, list[k.AgentBlock]] = {}
         for way, block in islice(self._ways(issuer, blocks), MAX_LENDING_PATHS):
             some = [] if way is None else found.setdefault(way, [])
@@ -86,7 +88,7 @@ class LendingIndex:
     def _ways(
         self, issuer: k.Issuer, blocks: Iterable[k.AgentBlock]
     ) -> Iterator[tuple[LendingPath | None, k.AgentBlock]]:
-        """None for a way that is shut to the issuer, or ties users to who asks."""
+        """Yield lending paths; None for one that is closed to the issuer, or ties users to the caller."""
         lent_by = cache(lambda door: user_conditions(door.conditions, issuer.name))
         for block, grant in ((one, grant) for one in blocks for grant in one.grants):
             own = user_conditions((*(one.condition for one in acts_for(block)), grant.when), issuer.name)
@@ -100,7 +102,7 @@ class LendingIndex:
                     yield None if lent is None else (door.lender, own.union(lent, *asked)), block
 
     def _asked(self, pattern: k.Pattern) -> list[frozenset[k.Expr]]:
-        """What guards ask wherever the pattern matches."""
+        """Return the demands of guards that cover the whole pattern."""
         place = k.Place((pattern,), span=pattern.span)
         there = dict.fromkeys(self.by_guards.overlapping(pattern))
         return [demand.parts for demand in there if place_covers(demand.place, place)]
@@ -123,8 +125,10 @@ def acts_for(block: k.AgentBlock) -> list[k.ActsFor]:
 
 
 def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozenset[k.Expr] | None:
-    """Of conditions that have to hold, the parts that are about users alone or about things alone. None where they
-    cannot hold for this issuer, or tie users to who asks."""
+    """Return the parts of required conditions that are about users alone or about resources alone.
+
+    None if the conditions cannot hold for this issuer, or tie users to the caller.
+    """
     found = set[k.Expr]()
     for written in (part for one in conditions if one is not None for part in required_parts(one, True)):
         part = for_issuer(written, issuer)
@@ -136,7 +140,7 @@ def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozens
 
 
 def without_claims(parts: Iterable[k.Expr], issuer: k.Issuer) -> Iterator[k.Expr]:
-    """Without what is the issuer's own word: attributes that its `claims` give come before those of the directory."""
+    """Yield the parts that do not rest only on the issuer's claims, which override the entity store."""
     claimed = {path[1] for _, path in issuer.claims if path[0] == "user"}
     for part in parts:
         inside = list(k.walk(part))
@@ -161,7 +165,7 @@ def guard_demands(guards: Iterable[k.Guard]) -> Iterator[GuardDemand]:
 
 
 def required_parts(condition: k.Expr, wanted: bool) -> Iterator[k.Expr]:
-    """What has to hold, all of it, for the condition to be as `wanted`."""
+    """Yield the parts that all have to hold for the condition to be `wanted`."""
     match condition:
         case k.DefinitionRef():
             yield from required_parts(condition.expression, wanted)
@@ -178,14 +182,17 @@ def fact_roots(part: k.Expr) -> frozenset[str]:
 
 
 def is_about_users(reads: frozenset[str]) -> bool:
-    """About users alone; or about things alone, where those of others stay shut."""
+    """Return whether a part reads users alone, or only resources that a path names."""
     return bool(reads) and (
         reads <= CONFINING_ROOTS or ("user" in reads and reads.isdisjoint(RESOURCE_ROOTS | CALLER_ROOTS))
     )
 
 
 def ties_user_to_caller(condition: k.Expr) -> bool:
-    """Users to who asks or from where: in one comparison, or anyhow where it reads agents or what gateways add."""
+    """Return whether a condition ties users to the caller or the connection.
+
+    One comparison of both does, and any condition about users that also reads agents or what gateways add.
+    """
     reads = fact_roots(condition)
     if "user" not in reads:
         return False
@@ -208,7 +215,7 @@ def condition_leaves(condition: k.Expr) -> Iterator[k.Expr]:
 
 
 def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
-    """The condition for who comes from the issuer; the same one where it does not ask."""
+    """Return the condition for callers of the issuer; the same object if it does not read the issuer."""
     if not asks_for_issuer(condition):
         return condition
 
@@ -220,7 +227,7 @@ def for_issuer(condition: k.Expr, issuer: str) -> k.Expr:
 
 
 def fold_constant(part: k.Expr) -> k.Expr | None:
-    """What reads no fact any more is true or false."""
+    """Return the truth value of a part that reads no fact any more; None if it has none."""
     if not is_comparison(part) or fact_roots(part):
         return None
     truths = possible_truths(part)
@@ -247,7 +254,7 @@ def issuer_sensitive_conditions(guards: Iterable[k.Guard]) -> tuple[tuple[k.Plac
 
 
 class IssuerSensitiveGuards:
-    """The guards that do, before the doors of agents who act for users, by issuer."""
+    """The issuer-sensitive guards, and the grants of agents that act for users, by issuer."""
 
     def __init__(self, kernel: k.Kernel, speaking: Mapping[str, Iterable[k.AgentBlock]]) -> None:
         self.guards = issuer_sensitive_conditions(kernel.guards)
@@ -255,8 +262,7 @@ class IssuerSensitiveGuards:
         self._conditions = cache(self._conditions_for)
 
     def tell_apart(self, one: str, other: str) -> bool:
-        """Whether one of them, at some door, acts otherwise for the one issuer than for the other, or ties users to who
-        asks."""
+        """Return whether a guard acts differently for the two issuers at some grant, or ties users to the caller."""
         pairs = zip(self.guards, self._conditions(one), self._conditions(other), strict=True)
         return any(
             stands_at(place, self.doors[issuer])
@@ -267,7 +273,7 @@ class IssuerSensitiveGuards:
         )
 
     def _conditions_for(self, issuer: str) -> list[k.Expr | None]:
-        """When each acts for the issuer; None for never."""
+        """Return the condition of each guard for the issuer; None if it never acts."""
         found = (for_issuer(condition, issuer) for _, condition in self.guards)
         return [None if possible_truths(one) == {False} else one for one in found]
 

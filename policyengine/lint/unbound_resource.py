@@ -1,4 +1,4 @@
-"""Guards and limits that read `resource` where nothing binds it: unknown there, they would shut doors in silence."""
+"""Guards and limits that read `resource` where nothing binds it: unknown there, they would deny without a reason."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from policyengine.source import Span
 
 Rule: TypeAlias = k.Guard | k.Limit
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
-# What a condition can come to where there is no resource; None is unknown.
+# The values that a condition can have without a resource; None is unknown.
 Truths: TypeAlias = frozenset[bool | None]
 
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
-MAX_ENDPOINTS_LISTED = 4  # endpoints in a message or hint: more are no help
-TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
+MAX_ENDPOINTS_LISTED = 4  # in a message or hint
+TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`"
 
 
 def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """One for each rule that covers an endpoint which a door opens and where what it reads of `resource` is unknown."""
+    """Yield an E518 for each rule that covers a granted endpoint at which the `resource` it reads is unknown."""
     reading = [
         (rule, read) for rule in (*kernel.guards, *kernel.limits) if (read := first_unknown_use(rule)) is not None
     ]
@@ -44,14 +44,14 @@ def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 @dataclass(frozen=True, slots=True)
 class ResourceUse:
-    """Where a rule reads `resource`, and in which words it could ask for one first."""
+    """A read of `resource`, and the words that could check for one first."""
 
     span: Span
     first: str
 
 
 def first_unknown_use(rule: Rule) -> ResourceUse | None:
-    """What a rule reads of `resource` so that it can be unknown for want of it, if anything."""
+    """Return the first read of `resource` that can make the rule unknown; None if there is no such read."""
     for expression, first in unknown_expressions(rule):
         for fact, span in facts_read(expression):
             if fact.path == RESOURCE:
@@ -83,7 +83,7 @@ def unknown_expressions(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
 
 
 def counted_expressions(limit: k.Limit) -> Iterator[k.Expr]:
-    """What a limit has to know to count at all. A `raise` that is unknown does not act, and loosens nothing."""
+    """Yield the expressions that a limit needs to count. An unknown `raise` does not act, so it loosens nothing."""
     yield from limit.keys
     if isinstance(limit, k.Budget):
         yield from (one for quota in limit.quotas for one in (quota.fact, quota.bound) if one is not None)
@@ -114,7 +114,7 @@ def possible_outcomes(node: k.Expr) -> Truths:
 
 
 def fold_truths(items: list[Truths], *, settles: bool) -> Truths:
-    """One that `settles` it does so whatever the others are; else one unknown leaves all unknown."""
+    """Combine truth values: an item that `settles` decides, otherwise one unknown item makes the whole unknown."""
     found: set[bool | None] = {settles} if any(settles in item for item in items) else set()
     open_ones = [item - {settles} for item in items]
     if all(open_ones):
@@ -126,13 +126,13 @@ def fold_truths(items: list[Truths], *, settles: bool) -> Truths:
 
 
 def needs_resource(node: k.Expr) -> bool:
-    """Whether the value can be unknown for want of a resource."""
+    """Return whether the value can be unknown without a resource."""
     match node:
         case k.Fact(path):
             return path == RESOURCE
         case k.IsPresent():
             return False
-        case k.Default(operand, fallback):  # where it is absent
+        case k.Default(operand, fallback):  # the fallback is for absent values
             return needs_resource(operand) and needs_resource(fallback)
         case k.And() | k.Or() | k.Not() | k.DefinitionRef():
             return None in possible_outcomes(node)
@@ -145,7 +145,7 @@ def needs_resource(node: k.Expr) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GrantedEndpoint:
-    """What a grant of a block opens."""
+    """An endpoint pattern that a block grants."""
 
     pattern: k.Pattern
     label: str
@@ -153,7 +153,7 @@ class GrantedEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class CoveredEndpoint:
-    """The endpoints at which a rule meets a door, of one method; `text` is how the policy writes them."""
+    """The endpoints of one method at which a rule and a grant meet; `text` is their spelling in the policy."""
 
     piece: k.Pattern
     text: str
@@ -170,7 +170,7 @@ def granted_endpoints(kernel: k.Kernel) -> PatternIndex[GrantedEndpoint]:
 
 
 def resource_binders(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
-    """Guards and limits read what a path binds that matches without regard to case."""
+    """Index the patterns that bind `resource`, with case folding, as guards and limits ignore case."""
     found: PatternIndex[k.Pattern] = PatternIndex()
     for binder in kernel.binders:
         if binder.resource is not None or RESOURCE in dict(binder.facts):
@@ -180,7 +180,7 @@ def resource_binders(kernel: k.Kernel) -> PatternIndex[k.Pattern]:
 
 
 def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterator[CoveredEndpoint]:
-    """An action says itself what it is about."""
+    """Yield the granted endpoints of a place. Actions are left out, as they name their resource."""
     for pattern in (None,) if place.patterns is None else place.patterns:
         for door in doors.overlapping(pattern):
             met = door.pattern if pattern is None else intersect_patterns(pattern, door.pattern)
@@ -191,8 +191,11 @@ def endpoints_in(place: k.Place, doors: PatternIndex[GrantedEndpoint]) -> Iterat
 
 
 def intersect_patterns(a: k.Pattern, b: k.Pattern) -> k.Pattern:
-    """The endpoints that both match, where two patterns meet: of two globs the narrower, or `b`. Of a path the spelling
-    of `b` alone, or of `a` where `b` is wild: in another case a rule applies, but nobody wrote an endpoint there."""
+    """Return the endpoints that two overlapping patterns both match: of two globs the narrower, or `b`.
+
+    A path has the spelling of `b`, or of `a` where `b` is wild: a rule also applies to other cases, but no author wrote
+    an endpoint there.
+    """
     if isinstance(a, k.HttpPattern) and isinstance(b, k.HttpPattern):
         return intersect_paths(a, b)
     return a if covers(b, a) else b
@@ -209,7 +212,7 @@ def intersect_paths(a: k.HttpPattern, b: k.HttpPattern) -> k.HttpPattern:
 
 
 def intersect_segments(a: k.Segment, b: k.Segment) -> k.Segment:
-    """What both segments match."""
+    """Return the segment that matches what both segments match."""
     if not a.wild or not b.wild:
         return a if b.wild else b
     return replace(a, prefix=max(b.prefix, a.prefix, key=len), suffix=max(b.suffix, a.suffix, key=len))
@@ -230,26 +233,26 @@ def diagnostic_for(
 
 
 def hint(rule: Rule, read: ResourceUse, bare: list[str], bound: list[str]) -> str:
-    """The shorter of what to write, and what else is possible."""
-    openly = f"or say what holds without one: {read.first}"
+    """Return the shorter text to write, and the alternative."""
+    openly = f"or state what holds without a resource: {read.first}"
     if rule.place.patterns is not None and len(bare) <= min(MAX_ENDPOINTS_LISTED, len(bound)):
-        return f"leave it out by `except {', '.join(bare)}`, {openly}"
+        return f"exclude it with `except {', '.join(bare)}`, {openly}"
     kept = [one for one in bound if one not in bare]
     if kept and len(kept) <= MAX_ENDPOINTS_LISTED:
         return f"narrow the rule: `on {', '.join(kept)}`, {openly}"
     return (
-        f"narrow the rule by `on …` to {list_endpoint_sample(kept)}, {openly}"
+        f"narrow the rule with `on …` to {list_endpoint_sample(kept)}, {openly}"
         if kept
         else f"{TYPE_A_CAPTURE}, {openly}"
     )
 
 
 def list_endpoint_sample(endpoints: list[str]) -> str:
-    return f"what binds it, like {join_words(endpoints[:2], 'or')}"
+    return f"endpoints that bind it, such as {join_words(endpoints[:2], 'or')}"
 
 
 def list_endpoints(endpoints: list[str]) -> str:
-    """All of a few, and how many more there are."""
+    """List a few endpoints, or the first ones and the number of the rest."""
     if len(endpoints) <= MAX_ENDPOINTS_LISTED:
         return join_words(endpoints)
     named = ", ".join(f"`{one}`" for one in endpoints[:MAX_ENDPOINTS_LISTED])

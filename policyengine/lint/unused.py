@@ -1,4 +1,4 @@
-"""Declared and never used: by name, over all modules, exported names aside."""
+"""Declarations that are never used: by name, over all modules, except exported ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.checker.names.symbols import BUILT_IN_ENTITIES, package_of
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.syntax import nodes as ast
 
-Key = tuple[str, str]  # package and name
+Key = tuple[str, str]  # package, name
 
 NAME_IN_BRACES = re.compile(r"\{(?:[a-z_]\w*:[ \t]*)?([a-z_][\w.]*)")
 
@@ -45,7 +45,7 @@ def check_unused(
     everywhere: Counter[Key],
     facts: Counter[Key],
 ) -> Iterator[Diagnostic]:
-    """A declaration that only itself speaks of is unused; `own` is what it speaks of."""
+    """Yield a finding for a declaration that only itself mentions; `own` holds the names that it mentions."""
 
     def uses(name: ast.Name) -> int:
         key = package, name.text
@@ -69,7 +69,7 @@ def check_unused(
 def mentioned_declarations(
     declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]
 ) -> set[Key]:
-    """Every name among those concerned that a declaration may speak of: too many rather than too few."""
+    """Return the names among `concerned` that a declaration may mention, and rather too many than too few."""
     here, imported = package_of(module), [(import_alias(entry), entry.package.text) for entry in module.imports]
     found = set[Key]()
     for name in set(names_in(declaration)):
@@ -85,7 +85,7 @@ def import_alias(entry: ast.Import) -> str:
 
 
 def prefixes(name: str) -> Iterator[str]:
-    """`a.b.c` may be member `c` of `a.b`, or of what `a` names."""
+    """Yield a name and its prefixes: `a.b.c` may be member `c` of `a.b`, or of what `a` names."""
     while name:
         yield name
         name = name.rpartition(".")[0]
@@ -115,7 +115,7 @@ INTRODUCING: frozenset[type[ast.Node]] = frozenset(
 
 
 def introduced_names(node: ast.Node) -> tuple[ast.Node, ...]:
-    """Names that stand for themselves: they speak of nothing declared elsewhere."""
+    """Return the names that a node introduces: they do not mention a declaration."""
     match node:
         case ast.EnumDecl(name, values):
             return (name, *values)

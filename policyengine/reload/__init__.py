@@ -1,4 +1,4 @@
-"""Other policies while it decides: checked, tested, then swapped at once; a bad one is refused, the last good kept."""
+"""Reloads while the engine decides: new policies are checked, tested and swapped in one step, or refused."""
 
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.reloadable_engine import ReloadableEngine, ReloadStatus

@@ -1,4 +1,4 @@
-"""Files to what may decide next, or to why it may not: read once, checked, held to its own tests, compiled."""
+"""Candidates of a reload: policy files are read once, checked, tested and compiled, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from policyengine.syntax.parse import parse
 if TYPE_CHECKING:
     from policyengine.testing.report import ExampleResult
 
-MAX_LISTED_FINDINGS = 20  # findings, one by one
+MAX_LISTED_FINDINGS = 20  # findings that are listed
 _LOG = logging.getLogger("policyengine")
 
 
 class RefusalKind(StrEnum):
-    """Why policies were refused, as metrics count it."""
+    """The reason why a reload was refused, as metrics name it."""
 
-    POLICIES = "policies"  # they have errors, or could not be read
+    POLICIES = "policies"  # errors, or unreadable files
     TESTS = "tests"
     ENTITIES = "entities"
-    REMOVED = "removed"  # something is gone that no rule of reloading allows to go
+    REMOVED = "removed"  # a rule or file is gone without permission
     WIDENING = "widening"
     UNPROVED = "unproved"
-    FAILURE = "failure"  # of ours
+    FAILURE = "failure"  # internal
 
 
 class ReloadRefusedError(Exception):
-    """What was read must not decide: why in short (`2 errors in the policies`), all that was found, what to do."""
+    """The candidate must not decide: a short reason (`2 errors in the policies`), all findings, and a hint."""
 
     def __init__(
         self,
@@ -63,10 +63,8 @@ class ReloadRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What may decide next: policies as a bundle, and rows where there is a file of them. It can be sent to others.
-
-    `inventory` is what they hold, by name.
-    """
+    """What may decide next: policies as a bundle, entities if they have sources, and the `inventory` of named items. It
+    can be sent to other processes."""
 
     bundle: bytes
     directory: EntityStore | None
@@ -75,16 +73,16 @@ class Candidate:
 
 
 def prepare_candidate(origin: ReloadSource) -> Candidate:
-    """Raises ReloadRefusedError, also where somebody wrote meanwhile: what was read may be a part of each."""
+    """Read a candidate. Raises ReloadRefusedError, also if a file changed, because the result may mix versions."""
     look = origin.look()
     found = read_candidate(origin)
     if origin.look() != look:
-        raise ReloadRefusedError("the files changed while they were read")
+        raise ReloadRefusedError("the files changed while they were being read")
     return found
 
 
 def read_candidate(origin: ReloadSource) -> Candidate:
-    """Raises ReloadRefusedError."""
+    """Read a candidate. Raises ReloadRefusedError."""
     try:
         if origin.bundle is not None:
             data, kernel = read_signed_bundle(origin.bundle, origin.keys)
@@ -102,18 +100,18 @@ def read_candidate(origin: ReloadSource) -> Candidate:
 
 
 def read_signed_bundle(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes, Kernel]:
-    """The bundle in a file, once one of the keys proved to have signed it. Raises BundleError."""
+    """Return the bundle of a file if one of the keys signed it. Raises BundleError."""
     data = read_file(path)
     return data, decode_bundle(data, str(path), keys).kernel
 
 
 def candidate_from_sources(origin: ReloadSource) -> Candidate:
-    """Raises PolicyError, EntitiesError, ReloadRefusedError."""
+    """Build a candidate from policy files. Raises PolicyError, EntitiesError, ReloadRefusedError."""
     sources, problems = load_sources(origin.paths, tests=False)
     kernel, found = compile_sources(sources, problems)
     if kernel is None:
         raise PolicyError(found)
-    if not (kernel.agents or kernel.users or kernel.anyones):  # a file that was cut off, a folder that was emptied
+    if not (kernel.agents or kernel.users or kernel.anyones):  # a truncated file or an emptied folder
         raise ReloadRefusedError("nothing in the policies allows anything")
     tests = run_policy_tests(origin, sources) if origin.tested else 0
     bundle = write_bundle(kernel, version("agent-policyengine"))
@@ -121,13 +119,13 @@ def candidate_from_sources(origin: ReloadSource) -> Candidate:
 
 
 def run_policy_tests(origin: ReloadSource, sources: Sequence[Source]) -> int:
-    """How many examples the policies' own tests hold, all of which pass. Raises PolicyError, ReloadRefusedError."""
+    """Run the policies' own tests, and return their number. Raises PolicyError, and ReloadRefusedError if one fails."""
     from policyengine.testing.report import FAILURE_STATUSES
 
     every, problems = load_sources(origin.paths)
     texts = {source.name: source.text for source in every if not is_test_file(source.name)}
     if any(texts.get(source.name) != source.text for source in sources):
-        raise ReloadRefusedError("the policies changed while they were read")
+        raise ReloadRefusedError("the policies changed while they were being read")
     parsed = [parse(source) for source in every]
     modules = [module for module, _ in parsed if module is not None]
     checked = check(modules, [*problems, *chain.from_iterable(found for _, found in parsed)])
@@ -152,7 +150,7 @@ def run_cases(checked: CheckResult) -> Iterator[ExampleResult]:
         try:
             yield from try_properties(claims, checked.kernel, 0, DEFAULT_EXAMPLES)
         except HypothesisMissingError as error:
-            _LOG.warning("%s were not tried: %s", pluralize(len(claims), "claim"), error)
+            _LOG.warning("%s were not tested: %s", pluralize(len(claims), "claim"), error)
 
 
 def pluralize(many: int, what: str) -> str:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
 
 GRACE_SECONDS = 10.0  # seconds for the process to start and to end, beyond those for comparing
-MAX_LISTED_WIDENINGS = 50  # widenings that are told one by one
-MAX_NAMED_PLACES = 3  # places that are named of each
+MAX_LISTED_WIDENINGS = 50  # widenings that are listed
+MAX_NAMED_PLACES = 3  # places that are named per widening
 COMMAND = "from policyengine.reload.comparison import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
 class WideningChange:
-    """Something that passes after a reload and did not before; `request` shows it, where a single request can."""
+    """A change that lets more requests pass; `request` is an example, if a single request can show it."""
 
     rule: str
     places: tuple[str, ...]
@@ -46,7 +46,7 @@ class WideningChange:
 
 @dataclass(frozen=True, slots=True)
 class PolicyComparison:
-    """What a reload widens, and `unproved`: where it may widen more, and why that is not known."""
+    """The widenings of a reload, and `unproved`: where it may widen more, with the reason."""
 
     widenings: tuple[WideningChange, ...] = ()
     unproved: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class ComparisonProcess:
     """A process that compares two bundles. Call `poll` until it answers, or `wait`."""
 
     def __init__(self, old: bytes, new: bytes, seconds: float) -> None:
-        """Raises OSError where no process can be started."""
+        """Raises OSError if no process can be started."""
         self._began, self._seconds = monotonic(), seconds
         self._answer: IO[bytes] = TemporaryFile()  # noqa: SIM115  # closed when it is read
         with TemporaryFile() as question:
@@ -75,7 +75,7 @@ class ComparisonProcess:
             )
 
     def poll(self) -> PolicyComparison | None:
-        """The result; None while it compares."""
+        """Return the result, or None while it compares."""
         if self._process.poll() is None:
             if monotonic() - self._began < self._seconds + GRACE_SECONDS:
                 return None
@@ -88,7 +88,7 @@ class ComparisonProcess:
         return self._read()
 
     def join(self) -> None:
-        """Until it is over, or late."""
+        """Wait until the process has ended, or is late."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, self._began + self._seconds + GRACE_SECONDS - monotonic()))
 
@@ -108,7 +108,7 @@ class ComparisonProcess:
             self._answer.seek(0)
             data = self._answer.read()
         if self._process.returncode or not data:
-            return PolicyComparison((), ("comparing failed: the operator's log says why",), took)
+            return PolicyComparison((), ("the comparison failed: the operator's log says why",), took)
         found = pickle.loads(data)
         assert isinstance(found, PolicyComparison)
         return found
@@ -118,11 +118,12 @@ class ComparisonProcess:
 
 
 class TimeLimitError(BaseException):
-    """The time limit is over."""
+    """The time limit has passed."""
 
 
 def main() -> None:
-    """Run at low priority, so that servers go on deciding; what is printed goes to stderr, not into the answer."""
+    """Compare at low priority, so that servers are not slowed down. Prints go to stderr, because stdout carries the
+    answer."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "nice"):
@@ -151,7 +152,7 @@ def compare_bundles(old: bytes, new: bytes, seconds: float) -> PolicyComparison:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeLimitError in the main thread when the time is over, where the system can say so."""
+    """Raise TimeLimitError in the main thread after `seconds`, if the system has interval timers."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -172,7 +173,7 @@ def describe_doubts(found: Diff) -> Iterator[str]:
 
 
 def find_widenings(found: Diff) -> Iterator[WideningChange]:
-    """What widens, and what may: where other people are asked, they may approve what those before them did not."""
+    """Yield what widens or may widen: if other people approve, they may approve what the earlier ones did not."""
     opens = ("widening", "changed")
     for difference in found.differences:
         if difference.direction in opens:
@@ -185,7 +186,7 @@ def find_widenings(found: Diff) -> Iterator[WideningChange]:
             yield widening_of_trust(anchor)
     if found.maps is not None:
         told = [*(f"- {one.text}" for one in found.maps.removed), *(f"+ {one.text}" for one in found.maps.added)]
-        yield WideningChange("map authzen", (), f"other questions of AuthZEN: {'; '.join(told)}")
+        yield WideningChange("map authzen", (), f"other AuthZEN questions: {'; '.join(told)}")
 
 
 def widening_of_difference(one: Difference) -> WideningChange:

@@ -1,4 +1,4 @@
-"""Holds a reload against what decides now: what is gone, and, where that is wanted, what would open."""
+"""The gate of reloads: it compares a candidate with the current policies for losses and, if required, for widenings."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
 if TYPE_CHECKING:
     from policyengine.engine import Engine
 
-MAX_CACHED_BUNDLES = 4  # bundles, by revision: of those that decide, and of those that are to follow
+MAX_CACHED_BUNDLES = 4  # bundles by revision, of current policies and candidates
 _LOG = logging.getLogger("policyengine")
 ComparisonCallback: TypeAlias = Callable[[int, bool], None]
 
 
 class ReloadGate:
-    """Checks candidates before they decide, and compares the policies before and after once they were swapped."""
+    """Checks candidates before they decide, and compares old and new policies after a reload."""
 
     def __init__(self, rules: Callable[[], ReloadRules]) -> None:
         self._rules = rules
         self._guard = Lock()
         self._bundles: dict[str, bytes] = {}
         self._inventories: dict[str, Inventory] = {}
-        self._results: dict[tuple[str, str], PolicyComparison] = {}  # of what was compared before it was swapped
+        self._results: dict[tuple[str, str], PolicyComparison] = {}  # comparisons that were made before the swap
         self._pending: tuple[Engine, Engine] | None = None
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
         self._closed = False
@@ -39,7 +39,7 @@ class ReloadGate:
     # ── Before ────────────────────────────────────────────────────────────────────────────────
 
     def check(self, engine: Engine, candidate: Candidate, once: frozenset[str]) -> None:
-        """Raises ReloadRefusedError."""
+        """Check a candidate against the rules. Raises ReloadRefusedError."""
         given = self._rules()
         rules = ReloadRules(given.allow | once, given.gate, given.seconds)
         revision = self.remember(candidate)
@@ -64,11 +64,11 @@ class ReloadGate:
             why = describe_widenings(len(findings))
             raise ReloadRefusedError(why, findings, RefusalKind.WIDENING, allow_hint([WIDENING], revision))
         if found.unproved and not rules.allows(UNPROVED, revision):
-            why = "it is not proved that nothing passes that did not"
+            why = "it is not proved that the new policies allow nothing more"
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
-        """What was proved before is not compared again, as where somebody allows what was refused."""
+        """Compare, or return the cached result, which is used when the operator allows a candidate that was refused."""
         key = engine.revision, revision
         if not seconds:
             return PolicyComparison((), ("policies are not compared: `compare` under `[reload]` is 0",))
@@ -78,8 +78,7 @@ class ReloadGate:
         return self._results[key]
 
     def remember(self, candidate: Candidate) -> str:
-        """Keep the bundle and the inventory of a candidate, by its revision, and return that. Raises
-        ReloadRefusedError."""
+        """Cache the bundle and the inventory of a candidate, and return its revision. Raises ReloadRefusedError."""
         try:
             revision = decode_bundle(candidate.bundle).kernel.revision
         except PolicyError as error:
@@ -103,7 +102,7 @@ class ReloadGate:
     # ── After ─────────────────────────────────────────────────────────────────────────────────
 
     def swapped(self, before: Engine, after: Engine) -> None:
-        """Note that both are to be compared. Swaps that wait for that already become one step with this one."""
+        """Schedule a comparison. Swaps that still wait for one are compared as a single step."""
         with self._guard:
             if not self._closed:
                 self._pending = (before if self._pending is None else self._pending[0], after)
@@ -113,7 +112,7 @@ class ReloadGate:
         return self._pending is not None or self._running is not None
 
     def attend(self, tell: ComparisonCallback) -> None:
-        """Start the comparison that waits, or take its result; never waits itself."""
+        """Start a scheduled comparison, or take the result of a running one, without waiting."""
         with self._guard:
             if self._running is not None:
                 pair, process = self._running
@@ -147,7 +146,7 @@ class ReloadGate:
             return 0.0
 
     def compare_beside(self, tell: ComparisonCallback) -> None:
-        """Do the same in a thread, where nothing calls `attend`."""
+        """Compare in a thread, for callers that do not call `attend`."""
         if self.busy:
             Thread(target=self._compare, args=(tell,), name="comparing policies", daemon=True).start()
 
@@ -159,7 +158,7 @@ class ReloadGate:
                 running[1].join()
 
     def close(self) -> None:
-        """End a comparison under way, and begin none."""
+        """Stop a running comparison, and start no more."""
         with self._guard:
             self._closed = True
             if self._running is not None:
@@ -168,7 +167,7 @@ class ReloadGate:
 
 
 def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: ComparisonCallback) -> None:
-    """Log each widening, and what was proved."""
+    """Log each widening, and whether the comparison was complete."""
     before, after = (engine.revision for engine in pair)
     named = {"revision": after, "before": before}
     for widening in found.widenings[:MAX_LISTED_WIDENINGS]:
@@ -178,13 +177,13 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
             "change": widening.change,
             "request": widening.request,
         }
-        _LOG.warning("the reload widens: %s", widening.words, extra={"event": "reload_widens", **named, **more})
+        _LOG.warning("the reload allows more: %s", widening.words, extra={"event": "reload_widens", **named, **more})
     many, open_ = len(found.widenings), len(found.unproved)
-    words = "nothing passes that did not" if not many else describe_widenings(many)
-    proved = "that is proved" if not open_ else f"not proved beyond that: {'; '.join(found.unproved[:3])}"
+    words = "nothing more is allowed" if not many else describe_widenings(many)
+    proved = "this is proved" if not open_ else f"beyond that it is not proved: {'; '.join(found.unproved[:3])}"
     listed = list(found.unproved[:MAX_LISTED_WIDENINGS])
     _LOG.info(
-        "compared with what decided before: %s; %s",
+        "compared with the previous policies: %s; %s",
         words,
         proved,
         extra={"event": "reload_compared", **named, "widens": many, "unproved": listed},
@@ -193,12 +192,12 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
 
 
 def describe_widenings(many: int) -> str:
-    return f"{many:,} {'change lets' if many == 1 else 'changes let'} requests pass that did not"
+    return f"{many:,} {'change allows' if many == 1 else 'changes allow'} more requests than before"
 
 
 def allow_hint(words: list[str], revision: str) -> str:
     always = ", ".join(f"`{word}`" for word in words)
     return (
-        f'if that is meant, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows these '
-        f"policies only, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} allows it every time"
+        f'if this is intended, write `allow = ["{revision}"]` under `[reload]` in `policyengine.toml`, which allows '
+        f"only these policies, and send SIGHUP (in Python: `reload(allow=[…])`), or restart; {always} allows it always"
     )

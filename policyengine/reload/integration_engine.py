@@ -1,4 +1,4 @@
-"""Whoever decides now, asked as integrations ask: what passed only as somebody observes is told to the operator."""
+"""The current engine for integrations, which logs requests that passed only in observe mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class LiveEngine:
-    """An engine to integrations, and another one after each reload: each question is answered by one of them."""
+    """The engine interface of integrations, which uses the current engine for each question."""
 
     def __init__(self, reloading: ReloadableEngine) -> None:
         self._reloading = reloading
@@ -45,10 +45,10 @@ class LiveEngine:
 
 
 def log_observed(decision: Decision, question: Facts) -> None:
-    """On a line; what strangers called things is quoted in it."""
+    """Log one line; text from callers is quoted in it."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
     asked = parse_request(
         {name: value for name, value in question.items() if name != "credentials"}
-    )  # they were looked at
+    )  # which are already verified
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed, and would be %s: %s", *words, extra={"event": "observed"})

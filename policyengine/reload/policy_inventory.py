@@ -1,4 +1,4 @@
-"""What a set of policies holds, by name and file, and what of it is gone from another set."""
+"""The inventory of a set of policies by name and file, and what is missing from another set."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ RESTRICTION_KINDS = {
     "guard": GUARDS,
     "rate": LIMITS,
     "budget": LIMITS,
-}  # what keeps a door shut, or bounds what passes it
+}  # items that restrict access
 MAX_NAMED_ITEMS = 3
 ItemKey: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something that is gone: `kind` is the word that allows it, `words` its name and place."""
+    """A missing item: `kind` is the word that allows the loss, `words` its name and location."""
 
     kind: str
     words: str
@@ -36,7 +36,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class InventoryItem:
-    """One declaration: `content` is a digest without its name, `parts` are the kinds of things it does."""
+    """One declaration: `content` is a digest without its name, `parts` are the kinds of its effects or limits."""
 
     kind: str
     package: str
@@ -57,7 +57,7 @@ class InventoryItem:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """`delegation` names what the limits on chains bound: `depth`, `lifetime`, `no cycles`. `texts` are of files."""
+    """The inventory. `delegation` are the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` are the files."""
 
     packages: frozenset[str] = frozenset()
     items: tuple[InventoryItem, ...] = ()
@@ -66,7 +66,7 @@ class Inventory:
 
     @classmethod
     def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> Inventory:
-        """A bundle has no sources: what it was made of nobody can cut off."""
+        """Return the inventory of a kernel. A bundle has no sources, but cannot be truncated either."""
         texts = {source.label or source.name: source.text for source in sources}
         items, delegation = tuple(collect_items(kernel)), frozenset(delegation_bounds(kernel.delegation))
         return cls(frozenset(kernel.packages), items, delegation, texts)
@@ -76,7 +76,7 @@ class Inventory:
         return frozenset(item.file for item in self.items)
 
     def losses(self, after: Inventory) -> Iterator[Loss]:
-        """What this inventory has and `after` has not, neither under its name nor under another."""
+        """Yield the items that `after` lacks under the same name and under any other."""
         yield from self._cut_files(after)
         yield from self._lost_files(after)
         yield from (Loss(PACKAGES, f"package {name}") for name in sorted(self.packages - after.packages))
@@ -105,7 +105,7 @@ class Inventory:
                 yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
     def _lost_files(self, after: Inventory) -> Iterator[Loss]:
-        """A file is gone where nothing comes from it any more, and what did has not moved to another."""
+        """Yield lost files: those that no item of `after` comes from, unless their items have moved to another file."""
         before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
         for file in sorted(self.files - after.files):
@@ -118,7 +118,7 @@ class Inventory:
                 yield Loss(FILES, f"file `{file}`, and with it {list_items(gone)}")
 
     def _moved(self, after: Inventory) -> frozenset[tuple[str, bytes]]:
-        """What has a new name in `after`: it may be what had another name here."""
+        """Return the contents with a new name in `after`, which may be renamed items of this inventory."""
         keys = {item.key for item in self.items if item.name}
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)
 
@@ -130,9 +130,9 @@ def list_items(items: list[InventoryItem]) -> str:
 
 
 def truncation_line(before: str, after: str) -> int | None:
-    """Where a text that begins like the one before ends inside of one of its declarations; None where it does not.
+    """Return the line where a file was truncated inside a declaration, or None.
 
-    Such a text may be a policy still: `define d = a and b` without its end says `a`.
+    Truncated text can still be a valid policy: without its end, `define d = a and b` is `a`.
     """
     kept = after.rstrip()
     if len(kept) >= len(before.rstrip()) or not before.startswith(kept):
@@ -144,7 +144,7 @@ def truncation_line(before: str, after: str) -> int | None:
 
 
 def lost_parts(before: InventoryItem, after: InventoryItem) -> frozenset[str]:
-    """What a rule did and does no more. A deny in the place of a confirm loses nothing."""
+    """Return the effects that a rule no longer has. A deny instead of a confirm is not a loss."""
     gone = before.parts - after.parts
     return gone - {"confirm"} if "deny" in after.parts - before.parts else gone
 
@@ -177,7 +177,7 @@ def build_item(
 
 
 def without_name(part: k.Node) -> k.Node:
-    """The same without its name, so that a rule that was only renamed is known by what it says."""
+    """Return the node without its name, so that a renamed rule has the same digest."""
     match part:
         case k.Guard() | k.Rate():
             return replace(part, name="", package="")
@@ -226,7 +226,7 @@ def lost_rows(before: EntityStore, after: EntityStore) -> list[Loss]:
 
 
 def summarize_losses(losses: Iterable[Loss]) -> str:
-    """`2 guards and 1 file are gone`."""
+    """Return a summary such as `2 guards and 1 file are gone`."""
     every = [loss.kind for loss in losses]
     cut, types, kinds = every.count(TRUNCATED_FILES), every.count(ENTITIES), [kind for kind in every if kind in NOUNS]
     cut_off = [f"{cut:,} file{' is' if cut == 1 else 's are'} cut off"] if cut else []

@@ -1,4 +1,4 @@
-"""The same in a process of its own: whoever decides meanwhile is not slowed down, nor harmed by what happens there."""
+"""Prepares a candidate in a child process, so that checks neither slow down nor crash the process that decides."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from policyengine.child_processes import child_environment, python_command
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.source import ReloadSource
 
-MAX_PREPARE_SECONDS = 120.0  # seconds that checking and testing may take
+MAX_PREPARE_SECONDS = 120.0  # seconds for checking and testing
 COMMAND = "from policyengine.reload.prepare_process import main; main()"
 
 
 def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SECONDS) -> Candidate:
-    """Raises ReloadRefusedError."""
+    """Prepare a candidate in a child process. Raises ReloadRefusedError."""
     try:
         ended = subprocess.run(
             python_command(COMMAND),
@@ -45,7 +45,7 @@ def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SEC
 
 
 def main() -> None:
-    """What is printed meanwhile goes to the operator, and not among the answer."""
+    """Prepare the candidate of stdin. Prints go to stderr, because stdout carries the answer."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:

@@ -1,4 +1,4 @@
-"""The engine that decides now. Another takes its place in one assignment, so that no answer is of both."""
+"""The reloadable engine: a reload replaces the current engine in one assignment, so no answer mixes two engines."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _LOG = logging.getLogger("policyengine")
 
 @dataclass(frozen=True, slots=True)
 class ReloadStatus:
-    """How many there were, and how many were refused; `why` and `at` (RFC 3339) of the last one while it stays so.
+    """The number of reloads and of refusals; `why` and `at` (RFC 3339) of the last one, if it was refused.
 
-    `widens` is how much the last one let pass that did not pass before, `proved` whether that is all: None while it is
-    not known. `reasons` counts refusals by their kind, `widened` the reloads that widened something.
+    `widens` is the number of widenings of the last reload, `proved` whether they are all; None until that is known.
+    `reasons` counts refusals by kind, `widened` the reloads that widened something.
     """
 
     done: int = 0
@@ -62,8 +62,8 @@ class ReloadStatus:
 class ReloadableEngine:
     """`current` is the engine that decides now. Read it once for each question: `reloading.current.decide(question)`.
 
-    Threads may share it. With an `origin` it can `reload`: what is bad is refused, and the last good one goes on. So is
-    what takes away more than `rules` allow at that time.
+    It is thread-safe. With an `origin` it can `reload`: invalid policies are refused and the current ones stay in use,
+    and so are policies that remove more than the current `rules` allow.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ReloadableEngine:
         self.origin = origin
         self.reloads = ReloadStatus()
         self.gate = ReloadGate(rules)
-        self._taken = b""  # the bundle that was taken last
+        self._taken = b""  # the bundle of the last reload
         self._one_at_a_time = Lock()
 
     @classmethod
@@ -90,10 +90,10 @@ class ReloadableEngine:
         log: DecisionLog | None = None,
         store: Store | None = None,
     ) -> ReloadableEngine:
-        """From files and folders of policies, or from one bundle, as `Engine.load` and `Engine.from_bundle`.
+        """Load files and folders of policies, or one bundle, as `Engine.load` and `Engine.from_bundle` do.
 
-        `rules` say what a reload may take away: nothing, unless they are given. Raises ReloadRefusedError: also the
-        first policies have to pass their own tests, unless these are not to be `tested`; and IdentityError.
+        `rules` allow a reload to remove something; by default it may not. The first policies must also pass their own
+        tests, unless `tested` is false. Raises ReloadRefusedError and IdentityError.
         """
         files = None if keys is None else tuple(map(Path, keys))
         origin = ReloadSource(
@@ -112,10 +112,11 @@ class ReloadableEngine:
     def reload(
         self, prepare: Callable[[ReloadSource], Candidate] = prepare_candidate, *, allow: Iterable[str] = ()
     ) -> bool:
-        """Read all of it anew. Whether that decides now; else `reloads.why` and the operator's log say why not.
+        """Reload from the origin. Return whether the new policies decide now; otherwise `reloads.why` and the log give
+        the reason.
 
-        `allow` is what may be gone this once: words of `ReloadRules`, or the revision of what is read. What the new
-        policies widen is told in the log by a thread, later. Raises ReloadRuleError.
+        `allow` permits losses for this reload: words of `ReloadRules`, or the revision of the new policies. A thread
+        logs later what they widen. Raises ReloadRuleError.
         """
         assert self.origin is not None, "it does not know from where"
         once = ReloadRules.of(allow).allow
@@ -132,7 +133,8 @@ class ReloadableEngine:
         return True
 
     def engine_of(self, candidate: Candidate) -> Engine:
-        """What comes next, on the store, the clock and the log of this one. Raises ReloadRefusedError."""
+        """Return an engine for the candidate with the store, clock and log of the current one. Raises
+        ReloadRefusedError."""
         from policyengine.audit.log import LogError
 
         try:
@@ -144,36 +146,35 @@ class ReloadableEngine:
             why = "the entities cannot be written to the decision log"
             raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
         except ObserveError as error:
-            raise ReloadRefusedError("what is observed would not be there any more", [str(error)]) from None
+            raise ReloadRefusedError("an observed package or endpoint no longer exists", [str(error)]) from None
         except IdentityError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            raise ReloadRefusedError("its issuers do not fit `--identity`", [f"{error.message}{hint}"]) from None
+            raise ReloadRefusedError("the issuers do not match `--identity`", [f"{error.message}{hint}"]) from None
         except PolicyError as error:
             raise ReloadRefusedError("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
 
     def is_new(self, candidate: Candidate) -> bool:
-        """Whether anything about it is not as it was when one was taken last."""
+        """Return whether the candidate differs from the last one that was accepted."""
         rows, now = candidate.directory, self.current.directory
         if candidate.bundle != self._taken or (rows is not None and not rows.same_as(now)):
             return True
         self.reloads = replace(self.reloads, why=None, at=None)
-        _LOG.info("nothing has changed: %s decides", self.current.revision, extra={"event": "reload_same"})
+        _LOG.info("nothing has changed: %s is still used", self.current.revision, extra={"event": "reload_same"})
         return False
 
     def check(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> None:
-        """Check that nothing is gone, and with a gate that nothing opens, unless it is allowed. Raises
-        ReloadRefusedError."""
+        """Check that nothing is lost, and with a gate nothing widens, unless allowed. Raises ReloadRefusedError."""
         self.gate.check(self.current, candidate, allow)
 
     def replace(self, engine: Engine) -> None:
-        """It decides from now on. Histories that its rules ask for begin now, those that no rule asks for end."""
+        """Decide with this engine from now on. Histories that only its rules need start now, unused ones end."""
         before = self.swap(engine)
         self.begin(before)
 
     # ── The same in two steps, where several processes go together ────────────────────────────
 
     def swap(self, engine: Engine) -> Engine:
-        """It decides from now on; the one that did before."""
+        """Decide with this engine from now on, and return the previous one."""
         before, self.current = self.current, engine
         self.reloads = replace(self.reloads, done=self.reloads.done + 1, why=None, at=None, widens=None, proved=None)
         _LOG.info(
@@ -185,16 +186,16 @@ class ReloadableEngine:
         return before
 
     def begin(self, before: Engine) -> None:
-        """Once nobody decides by the ones before: what happened until now was not recorded for every rule."""
+        """Start histories after the last decision of the previous engine, which did not record them for every rule."""
         engine = self.current
         try:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
             engine.state.start_history(engine.decider.now)
         except StoreError as error:
-            _LOG.error("the store was not told which history is asked for: %s", error, extra={"event": "store_fails"})
+            _LOG.error("the store did not accept which history to keep: %s", error, extra={"event": "store_fails"})
 
     def refuse(self, refused: ReloadRefusedError) -> None:
-        """It is told, and the last good one goes on."""
+        """Record and log a refusal; the current engine stays in use."""
         self.reloads = self.reloads.with_refusal(refused)
         _LOG.error(
             "the policies were not reloaded, %s still decides: %s", self.current.revision, refused,
@@ -205,7 +206,7 @@ class ReloadableEngine:
     # ── What the last reload changed ──────────────────────────────────────────────────────────
 
     def attend(self) -> None:
-        """Start or finish comparing what the last reload changed, without waiting for it."""
+        """Start or finish the comparison of the last reload, without waiting."""
         self.gate.attend(self.compared)
 
     def compared(self, widens: int, proved: bool) -> None:

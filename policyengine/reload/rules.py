@@ -1,4 +1,4 @@
-"""What a reload may take away or open: nothing, unless a rule allows it."""
+"""The rules of reloads: what a reload may remove or widen, which is nothing by default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPARE_SECONDS = 30.0
 
 
 class ReloadRuleError(ValueError):
-    """A word that allows nothing a reload could do."""
+    """An unknown word in the rules of reloads."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -35,9 +35,9 @@ class ReloadRuleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReloadRules:
-    """`allow` holds words for what may be gone, and revisions that may decide whatever is gone in them.
+    """`allow` holds words for possible losses, and revisions of policies that are allowed with all their losses.
 
-    `gate`: a reload must be proved to widen nothing. `seconds` is how long policies are compared; 0: they are not.
+    `gate`: a reload must be proved to widen nothing. `seconds` is the time limit of the comparison; 0 disables it.
     """
 
     allow: frozenset[str] = frozenset()
@@ -46,11 +46,11 @@ class ReloadRules:
 
     @classmethod
     def of(cls, allow: Iterable[str] = (), *, gate: bool = False, seconds: float = COMPARE_SECONDS) -> ReloadRules:
-        """Raises ReloadRuleError."""
+        """Build the rules. Raises ReloadRuleError."""
         return cls(frozenset(map(check_rule, allow)), gate, seconds)
 
     def refused(self, losses: Collection[Loss], revision: str) -> list[Loss]:
-        """Those that are not allowed. A revision says nothing of rows, which are no part of it."""
+        """Return the losses that are not allowed. A revision does not cover entities, which are not part of it."""
         known = revision in self.allow
         return [loss for loss in losses if loss.kind not in self.allow and not (known and loss.kind != ENTITIES)]
 
@@ -63,5 +63,5 @@ def check_rule(word: str) -> str:
         return word
     meant = suggest(word, RULE_WORDS)
     known = ", ".join(f"`{one}`" for one in RULE_WORDS)
-    hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and revisions: `sha256:…`, all of it"
-    raise ReloadRuleError(f"`{quote_input(word)}` is nothing that a reload may be allowed", hint)
+    hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and full revisions: `sha256:…`"
+    raise ReloadRuleError(f"`{quote_input(word)}` is not a word for what a reload may remove", hint)

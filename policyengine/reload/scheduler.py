@@ -1,4 +1,4 @@
-"""When is it time? Files are looked at now and then; what changed is read once it has stayed as it is for a while."""
+"""The scheduler of reloads: it checks files periodically, and reads changed ones once they have stopped changing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.source import FileStates, ReloadSource
 
 LOOK_SECONDS = 0.5  # seconds between two looks
-MAX_TRIES = 20  # while somebody writes
+MAX_TRIES = 20  # while files keep changing
 
 PrepareFunction = Callable[[ReloadSource], Candidate]
 
 
 class PolicyFileWatcher:
-    """An editor writes in pieces, a link is moved, a folder is copied: it is read once two looks are the same."""
+    """Detects changed files. Editors write in steps, and copies take time: files are read once two checks agree."""
 
     def __init__(self, origin: ReloadSource) -> None:
         self._origin = origin
@@ -24,25 +24,25 @@ class PolicyFileWatcher:
         self._tried = self._last = self._look()
 
     def due(self) -> bool:
-        """Whether the files are others than those that were tried, and have stayed as they are since the last look."""
+        """Return whether the files differ from those that were last read, and have not changed since the last check."""
         return self.stays() and self._last != self._tried
 
     def stays(self) -> bool:
-        """Whether they are as they were at the last look."""
+        """Return whether the files are unchanged since the last check."""
         before, self._last = self._last, self._look()
         return before == self._last
 
     def trying(self) -> FileStates:
-        """They are read now; what changed since the last look counts as changed while they are read."""
+        """Start a read: changes since the last check count as changes during the read."""
         self._tried = self._last
         return self._tried
 
     def tried(self, look: FileStates) -> bool:
-        """Whether they stayed as they were while they were read: if not, what was read may be a part of each."""
+        """Return whether the files did not change while they were read; otherwise the result may mix two versions."""
         if self._look() != look:
             return False
         imported = self._origin.imported()
-        if imported != self._imported:  # others count from now on
+        if imported != self._imported:  # the set of watched files changes
             self._imported = imported
             self._tried = self._last = self._look()
         return True
@@ -52,9 +52,10 @@ class PolicyFileWatcher:
 
 
 class ReloadScheduler:
-    """Decides when to read again, and reads: for one process or for several. Whoever asks meanwhile asks once more.
+    """Decides when to reload, and prepares the candidate, for one process or several. Reload requests that arrive
+    during a reload are merged into one.
 
-    `watching`: also where nobody asks, when files have changed.
+    `watching`: also reload without a request, when files have changed.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class ReloadScheduler:
         self._asked, self._tries, self._waits = False, 0, 0
 
     def ask(self) -> None:
-        """At the next occasion."""
+        """Request a reload, which `candidate` handles."""
         self._asked = True
 
     def _due(self) -> bool:
-        """Whether to read the files now: nobody wrote between the last two looks. Also who asks waits for that."""
+        """Return whether to read the files now: they must be unchanged between two checks, also after a request."""
         if not self._asked:
             return self._watching and self._watch.due()
         if self._watch.stays():
@@ -78,17 +79,17 @@ class ReloadScheduler:
         self._waits += 1
         if self._waits > MAX_TRIES:
             self._asked, self._waits = False, 0
-            self._reloading.refuse(ReloadRefusedError("the files changed whenever they were looked at"))
+            self._reloading.refuse(ReloadRefusedError("the files kept changing"))
         return False
 
     @property
     def pause(self) -> float | None:
-        """Seconds after which there is something to look at, asked or not."""
+        """Seconds until the next check, or None to wait for a request."""
         return LOOK_SECONDS if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
-        """What shall decide next, if it is time and if there is something. What is bad is refused, and so is what takes
-        away or opens more than it may. Meanwhile what the last one changed is compared."""
+        """Return the candidate to decide next, or None if no reload is due or it was refused. It also attends to the
+        comparison of the last reload."""
         self._reloading.attend()
         if not self._due():
             return None
@@ -109,7 +110,7 @@ class ReloadScheduler:
             return None
 
     def _checked(self, found: Candidate | ReloadRefusedError) -> Candidate | None:
-        """Raises ReloadRefusedError."""
+        """Return the candidate if it is new and allowed. Raises ReloadRefusedError."""
         if isinstance(found, ReloadRefusedError):
             raise found
         if not self._reloading.is_new(found):

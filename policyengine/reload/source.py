@@ -1,4 +1,4 @@
-"""Where policies and rows come from, and how these files look at a moment: what changed is read again."""
+"""The sources of policies and entities, and the state of their files, which shows whether they changed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FileStates: TypeAlias = tuple[tuple[str, object], ...]
 
 @dataclass(frozen=True, slots=True)
 class ReloadSource:
-    """Files and folders of policies, or one bundle, with the keys of which one must have signed it; where entities are.
+    """Files and folders of policies, or one bundle that one of `keys` must have signed; and the sources of entities.
 
-    `tested`: what the policies' own tests say has to be so before they decide. `settings` is a file that says what a
-    reload may take away: it is looked at, too.
+    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is
+    watched, too.
     """
 
     paths: tuple[Path, ...]
@@ -35,11 +35,11 @@ class ReloadSource:
         return self.paths[0] if len(self.paths) == 1 and self.paths[0].suffix == BUNDLE_SUFFIX else None
 
     def directory(self, declared: EntityDeclarations) -> EntityStore | None:
-        """As the policies declare it. Raises EntitiesError."""
+        """Read the entities as the policies declare them. Raises EntitiesError."""
         return None if self.entities is None else self.entities.read(declared)
 
     def imported(self) -> tuple[Path, ...]:
-        """The files that were read from outside of what is named, as imports lead there."""
+        """Return the files that were read, including imports from outside the named paths."""
         if self.bundle is not None:
             return ()
         sources, _ = load_sources(self.paths)
@@ -56,7 +56,8 @@ class ReloadSource:
         yield from () if self.settings is None else (self.settings,)
 
     def look(self, imported: tuple[Path, ...] = ()) -> FileStates:
-        """How the files look: the same as long as nobody wrote, moved, linked, removed or shut one."""
+        """Return the state of the files, which is the same until one is written, moved, linked, removed or made
+        unreadable."""
         return tuple(sorted({str(file): file_state(file) for file in self.files(imported)}.items()))
 
 
@@ -65,6 +66,6 @@ def file_state(file: Path) -> object:
         found = os.stat(file)
     except (OSError, ValueError) as error:
         return type(error).__name__
-    if os.path.isdir(file):  # what is in it is looked at by itself
+    if os.path.isdir(file):  # its files are checked on their own
         return found.st_dev, found.st_ino, found.st_mode
     return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,4 +1,4 @@
-"""Reloading in one process: a thread that waits to be asked, by SIGHUP say, or looks at files, and swaps the engine."""
+"""The reload thread of one process: it waits for requests, such as SIGHUP, or file changes, and swaps the engine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from policyengine.reload.candidate import RefusalKind, ReloadRefusedError
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 
-MAX_JOIN_SECONDS = 2.0  # seconds that a stop waits for it: what is being checked then is for nobody
+MAX_JOIN_SECONDS = 2.0  # seconds that a stop waits for the thread, whose result is not needed any more
 _LOG = logging.getLogger("policyengine")
 
 
 class ReloadThread:
-    """`ask` may be called by a handler of signals, whatever this process is doing."""
+    """Reloads in a thread. A signal handler may call `ask` at any time."""
 
     def __init__(self, reloading: ReloadableEngine, attempts: ReloadScheduler) -> None:
         self._reloading, self._attempts = reloading, attempts
-        self._calls: SimpleQueue[bool] = SimpleQueue()  # unlike locks it may be used inside of a handler
+        self._calls: SimpleQueue[bool] = SimpleQueue()  # safe inside a signal handler, unlike locks
 
     def ask(self) -> None:
         self._calls.put(True)
@@ -55,7 +55,7 @@ class ReloadThread:
                 )
 
     def _goes_on(self) -> bool:
-        """Until something is to be done; False for the end. Who asked several times is served once."""
+        """Wait for a request or a check; return False at the end. Several requests are handled as one."""
         try:
             calls = [self._calls.get(timeout=self._attempts.pause)]
             while not self._calls.empty():
@@ -70,7 +70,7 @@ class ReloadThread:
 
 @contextmanager
 def reload_on_request(reloading: ReloadableEngine, attempts: ReloadScheduler) -> Iterator[None]:
-    """While it lasts policies are read anew: on SIGHUP, and when it is time."""
+    """Reload on SIGHUP and on schedule, for the duration of the block."""
     reloader = ReloadThread(reloading, attempts)
     with reloader.running(), handle_sighup(reloading, reloader.ask):
         yield
@@ -78,7 +78,7 @@ def reload_on_request(reloading: ReloadableEngine, attempts: ReloadScheduler) ->
 
 @contextmanager
 def handle_sighup(reloading: ReloadableEngine, ask: Callable[[], None]) -> Iterator[None]:
-    """SIGHUP says that the log was moved away, or that there are other policies."""
+    """Reopen the log and request a reload on SIGHUP."""
     if not hasattr(signal, "SIGHUP") or current_thread() is not main_thread():
         yield
         return

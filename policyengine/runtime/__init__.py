@@ -1,1 +1,1 @@
-"""What a decision needs at run time: data and small pure helpers, without parser, server, clock or store."""
+"""Runtime data of decisions and small pure helpers, without parser, server, clock or store."""

@@ -1,6 +1,6 @@
-"""The caller that a decision is made for: only the same caller reports how the request of that decision came out.
+"""The caller of a decision: only the same caller may report the outcome of its request.
 
-A caller is a client of the token file, the user at the other end of a Unix socket, or, without a name, this process.
+A caller is a client of the token file, the user at the other end of a Unix socket or, without a name, this process.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from contextvars import ContextVar
 from functools import lru_cache
 from hashlib import blake2b
 
-NO_CALLER = ""  # this process, or whoever reaches a listener that asks for no token
+NO_CALLER = ""  # this process, or any client of a listener without tokens
 SEPARATOR = "\x1f"
 _caller: ContextVar[str] = ContextVar("caller", default=NO_CALLER)
 
 
 @contextmanager
 def caller_scope(caller: str) -> Iterator[None]:
-    """Every decision and every report inside is that caller's."""
+    """Attribute every decision and report inside to this caller."""
     token = _caller.set(caller)
     try:
         yield
@@ -27,7 +27,7 @@ def caller_scope(caller: str) -> Iterator[None]:
 
 
 def enter_caller(caller: str) -> None:
-    """The same for the rest of a task that serves one request."""
+    """Attribute the rest of a task, which serves one request, to this caller."""
     _caller.set(caller)
 
 
@@ -36,12 +36,12 @@ def current_caller() -> str:
 
 
 def outcome_key(decision: str) -> str:
-    """The key under which a store waits for the outcome of a decision: of each caller another one."""
+    """Return the store key for the outcome of a decision; it is different for each caller."""
     caller = _caller.get()
     return decision if not caller else f"{decision}{SEPARATOR}{_digest(caller)}"
 
 
 @lru_cache(maxsize=256)
 def _digest(caller: str) -> str:
-    """Short, as stores keep it with every entry of a budget."""
+    """Return a digest of 8 bytes: stores keep it with every entry of a budget."""
     return blake2b(caller.encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What becomes of a decision once it is known how its limits stand."""
+"""Apply the state of rates and budgets to a decision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: Sequence[LimitState]) -> Decision:
-    """The decision with the state of its limits; a throttle, where one of them does not admit it."""
+    """Return the decision with the state of its limits; a throttle if a limit has no room and the decision is not a
+    deny."""
     answer = decision.answer
     stood = tuple(map(LimitResult, limits, standings))
     full = [one for one in zip(limits, standings, strict=True) if not one[1][0]]
@@ -26,17 +27,17 @@ def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: S
     return Decision(answer, decision.asker, decision.stamp, stood)
 
 
-# Who is throttled asks again and again, within the same millisecond, too: what is said then is made and written once.
+# Throttled callers retry within the same millisecond, so their answer is made and encoded once.
 _throttle_cache: dict[tuple[Any, ...], tuple[Answer, Answer]] = {}
 MAX_CACHED_THROTTLES = 1_024
 
 
 def throttle_answer(answer: Answer, full: Sequence[tuple[LimitCharge, LimitState]]) -> Answer:
-    """What the answer comes to where these limits have no room."""
+    """Return the throttle that replaces `answer` when these limits have no room."""
     told = tuple([throttle_reason(*one) for one in full])
     key = (id(answer), told)
     known = _throttle_cache.get(key)
-    if known is not None:  # of that very answer: it is kept as long as its number is
+    if known is not None:  # the entry keeps its answer alive, so the id still belongs to it
         return known[1]
     if len(_throttle_cache) >= MAX_CACHED_THROTTLES:
         _throttle_cache.clear()
@@ -55,7 +56,7 @@ def throttle_answer(answer: Answer, full: Sequence[tuple[LimitCharge, LimitState
 
 
 class ThrottleReason(NamedTuple):
-    """All that is said of a limit without room; `wait` in milliseconds, None where waiting is of no use."""
+    """The parts of a throttle reason. `wait` is in milliseconds; None if waiting does not help."""
 
     gate: Gate
     name: str
@@ -72,7 +73,9 @@ def throttle_reason(limited: LimitCharge, standing: LimitState) -> ThrottleReaso
 
 
 def format_throttle_reason(told: ThrottleReason) -> Reason:
-    again = "more than that is never let through" if told.wait is None else f"again in {format_milliseconds(told.wait)}"
+    again = (
+        "the request is larger than the limit" if told.wait is None else f"again in {format_milliseconds(told.wait)}"
+    )
     return Reason(told.gate, f"`{told.words}`: {again}", told.name, told.at, Outcome.THROTTLE)
 
 
@@ -80,7 +83,7 @@ def wait_remedies(told: ThrottleReason) -> tuple[Remedy, ...]:
     return () if told.wait is None else (Remedy("wait", told.name, within=format_milliseconds(told.wait)),)
 
 
-@lru_cache(maxsize=4_096)  # one millisecond is told of by several rules
+@lru_cache(maxsize=4_096)  # several limits share a wait
 def format_milliseconds(milliseconds: int) -> str:
     return format_duration(milliseconds * MILLISECOND)
 
@@ -93,9 +96,11 @@ def deny_unanswered(
     remembered: bool = False,
     why: str = STORE_UNANSWERED,
 ) -> Decision:
-    """A deny, where the store did not answer: at gate `failure`, for each rule that says so. `approved`: it would have
-    spent an approval, which nobody can tell from one that was used. `remembered`: history is to know of it, or it rests
-    on what history knew."""
+    """Return a deny at gate `failure`, because the store did not answer: one reason for each limit that fails closed.
+
+    `approved`: the decision would spend an approval, which may have been used already. `remembered`: the history must
+    record the decision, or the decision depends on it.
+    """
     answer = decision.answer
     if answer.outcome is Outcome.DENY:
         return decision

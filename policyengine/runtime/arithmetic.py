@@ -1,4 +1,4 @@
-"""Comparing and calculating with known values: exactly, or unknown."""
+"""Exact comparison and arithmetic of known values; the result is unknown if it is not exact."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from policyengine.runtime.literals import to_utc
 from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import DECIMAL_CONTEXT, TOO_MANY_DIGITS, Known, Unknown, Value, describe_raw_value
 
-SCALAR_TYPES = frozenset({str, int, bool})  # of one class, these are compared as they are
-EXACT_INT_END = 10**34  # from here on an int would be written with more digits than a number may have
+SCALAR_TYPES = frozenset({str, int, bool})  # two values of one of these classes are compared directly
+EXACT_INT_END = 10**34  # a larger int has more digits than a number may have
 
 
 def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a comparison") -> bool | Unknown:
-    """Whether two values of one kind are the same; `ordered` is False for sets. Objects have no equality."""
+    """Return whether two values of one family are equal. `ordered` is False for sets. Objects are not comparable."""
     match left, right:
         case tuple(), tuple():
             return equal_lists(left, right, fact) if ordered else equal_sets(left, right, fact)
@@ -27,7 +27,7 @@ def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a compar
 
 
 def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
-    """One pair known to differ settles it, whatever the unknown ones are."""
+    """Return whether two lists are equal. One pair that differs decides, even if other pairs are unknown."""
     if len(left) != len(right):
         return False
     unknown: list[Value] = []
@@ -58,13 +58,13 @@ def equal_sets(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> 
 
 
 def collect_unknown(values: Iterable[Value]) -> Unknown | None:
-    """All causes of the unknown ones among the values; None when every value is known."""
+    """Return an Unknown with the causes of all unknown values; None if every value is known."""
     unknowns = [value for value in values if isinstance(value, Unknown)]
     return Unknown.merge(*unknowns) if unknowns else None
 
 
 def value_family(value: Known) -> type[object]:
-    """What may be compared with what: numbers with numbers, addresses with addresses, else the same type only."""
+    """Return the family of a value: numbers, addresses and networks form one each, other values are of their type."""
     match value:
         case bool():
             return bool
@@ -79,7 +79,7 @@ def value_family(value: Known) -> type[object]:
 
 
 def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
-    """Numbers, durations, or a time and a duration. `fact` is what a reason calls the result that cannot be had."""
+    """Return the sum of numbers, of durations, or of a time and a duration. `fact` names the result in reasons."""
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("add", left, right, fact)
@@ -94,7 +94,7 @@ def add(left: Known, right: Known, fact: str = "a sum") -> Known | Unknown:
 
 
 def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknown:
-    """Numbers, durations, or a time minus a duration."""
+    """Return the difference of numbers, of durations, or of a time and a duration."""
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("subtract", left, right, fact)
@@ -109,7 +109,7 @@ def sub(left: Known, right: Known, fact: str = "a difference") -> Known | Unknow
 
 
 def mul(left: Known, right: Known, fact: str = "a product") -> Known | Unknown:
-    """Numbers, or a duration and a whole number."""
+    """Return the product of numbers, or of a duration and a whole number."""
     match left, right:
         case (bool(), _) | (_, bool()):
             return undefined_operation("multiply", left, right, fact)
@@ -132,7 +132,8 @@ def neg(value: Known, fact: str = "a negative") -> Known | Unknown:
 def exact_number(
     operation: Callable[[Decimal, Decimal], Decimal], left: int | Decimal, right: int | Decimal, fact: str
 ) -> int | Decimal | Unknown:
-    """The exact result; an int when both operands are ints and 34 digits show it."""
+    """Return the exact result: an int if both operands are ints and the result has at most 34 digits. Unknown if
+    inexact."""
     try:
         result = operation(Decimal(left), Decimal(right))
     except DecimalException:

@@ -1,8 +1,8 @@
-"""Windows of time: whether an instant lies in one, by the clock on the wall of its zone.
+"""Time windows: whether an instant lies in one, by the wall clock of its zone.
 
-Every window is half-open: its start belongs to it, its end does not. The wall clock decides, so on the day the clocks
-change a daily window is an hour longer or shorter, a time that is skipped never comes, and one that comes twice counts
-twice. An absolute window of whole dates (`2026-12-24..2027-01-02`) holds both days; with times it is half-open.
+Every window is half-open: it includes its start, not its end. The wall clock decides: on the day of a clock change a
+daily window is an hour longer or shorter, a skipped time never comes, and a repeated one counts twice. An absolute
+window of whole dates (`2026-12-24..2027-01-02`) includes both days; with times it is half-open.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LOCAL_TIME = re.compile(rf"{DATE.pattern}T[0-9]{{2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
 
 @dataclass(frozen=True, slots=True)
 class Daily:
-    """`mon..fri 08:00..18:00`; `days` None is every day. One that ends at or before its start runs over midnight and
-    belongs to the day it starts on."""
+    """A daily window, `mon..fri 08:00..18:00`; `days` None means every day. A window that ends at or before its start
+    runs over midnight and belongs to the day on which it starts."""
 
     days: frozenset[int] | None
     start_minute: int
@@ -38,7 +38,7 @@ class Daily:
 
 @dataclass(frozen=True, slots=True)
 class Weekly:
-    """`fri 16:00..mon 08:00`: one span each week; a start equal to the end is the whole week."""
+    """A weekly span, `fri 16:00..mon 08:00`; if start and end are equal, it is the whole week."""
 
     start_day: int
     start_minute: int
@@ -49,7 +49,7 @@ class Weekly:
 
 @dataclass(frozen=True, slots=True)
 class WholeDays:
-    """`sat..sun`."""
+    """Whole days of the week, `sat..sun`."""
 
     days: frozenset[int]
     zone: ZoneInfo
@@ -57,7 +57,7 @@ class WholeDays:
 
 @dataclass(frozen=True, slots=True)
 class Absolute:
-    """From one instant to another, both aware; `zone` is the one they were written in."""
+    """A window between two aware instants; `zone` is the zone in which they were written."""
 
     start: datetime
     end: datetime
@@ -68,7 +68,7 @@ Window: TypeAlias = Daily | Weekly | WholeDays | Absolute
 
 
 def contains(window: Window, instant: datetime) -> bool:
-    """Whether an aware instant lies in the window."""
+    """Return whether an aware instant lies in the window."""
     match window:
         case Daily():
             return in_daily(window, instant.astimezone(window.zone))
@@ -106,7 +106,7 @@ def minute_of_day(local: datetime) -> int:
 
 
 def days_between(first: str, last: str) -> frozenset[int] | None:
-    """`fri..mon` is friday to monday; None when a word is no day."""
+    """Return the days of `fri..mon` (friday to monday); None if a word is not a day."""
     if first not in DAYS or last not in DAYS:
         return None
     start = DAYS.index(first)
@@ -115,7 +115,7 @@ def days_between(first: str, last: str) -> frozenset[int] | None:
 
 
 def parse_clock(text: str) -> int | None:
-    """`08:00` as minutes since midnight; `24:00` is the end of a day."""
+    """Parse `08:00` to minutes since midnight; `24:00` is the end of a day. None if invalid."""
     match = CLOCK.fullmatch(text)
     if match is None:
         return None
@@ -123,20 +123,20 @@ def parse_clock(text: str) -> int | None:
 
 
 def parse_absolute_window(start: str, end: str, zone: ZoneInfo) -> Absolute | None:
-    """A window from two dates or times; an end without a time means that whole day. None when one is no date."""
+    """Parse a window from two dates or times; an end without a time includes that day. None if one is invalid."""
     first = parse_moment(start, zone)
     last = next_day(end, zone) if DATE.fullmatch(end) else parse_moment(end, zone)
     return None if first is None or last is None else Absolute(first, last, zone)
 
 
 def parse_moment(text: str, zone: ZoneInfo) -> datetime | None:
-    """A date (its first moment) or a time, in UTC; `zone` counts where the text names none. None when it is neither."""
+    """Parse a date (its first moment) or a time to UTC; `zone` applies if the text names none. None if invalid."""
     try:
         if DATE.fullmatch(text):
             return to_utc(datetime.combine(date.fromisoformat(text), time(), zone))
         if LOCAL_TIME.fullmatch(text):
             return to_utc(datetime.fromisoformat(text).replace(tzinfo=zone))
-    except (ValueError, OverflowError):  # no such day, or far beyond every calendar
+    except (ValueError, OverflowError):  # an invalid day, or a time outside of the calendar
         return None
     return parse_time(text)
 
@@ -153,7 +153,7 @@ def next_day(text: str, zone: ZoneInfo) -> datetime | None:
 
 
 class ZoneError(Exception):
-    """A name that is no zone."""
+    """A name that is not a time zone."""
 
     def __init__(self, message: str, hint: str | None) -> None:
         self.message = message
@@ -162,7 +162,8 @@ class ZoneError(Exception):
 
 
 def load_zone(name: str) -> ZoneInfo:
-    """The zone of a plain IANA name, spelled exactly; names that a system adds, or that are paths, are none."""
+    """Return the zone of a plain IANA name, spelled exactly. Raises ZoneError for names that a system adds, and for
+    paths."""
     if name not in iana_names():
         raise ZoneError(f"unknown time zone `{quote_input(name)}`", did_you_mean(name, iana_names()))
     return ZoneInfo(name)

@@ -1,7 +1,7 @@
-"""Raw facts and values to bytes that are equal exactly when these are the same: what an approval is bound to.
+"""Canonical bytes of raw facts and values, which approvals are bound to: equal exactly when the values are the same.
 
-What two readers could tell apart differs here: `1`, `1.0` and `"1"`, null and nothing, texts of other code points.
-`1.0` and `1.00` are one number. Members of an object have no order, elements of a list have one.
+Everything that two readers could distinguish differs: `1`, `1.0` and `"1"`, null and absent, texts of other code
+points. `1.0` and `1.00` are one number. Members of an object are unordered, elements of a list are ordered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TypeAlias
 from policyengine.runtime.values import Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
-# What is left out of an object: by the name of a member, what is left out of that; all of it where that is nothing.
+# The members of an object to omit: each name maps to the omitted parts of its member, an empty mapping to all of it.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
-# Of what else there may be in Python no form is known: two that differ could share one.
+# Other Python types have no canonical form: two different objects could share one.
 CANONICAL_TYPES = (
     NoneType, str, bool, int, Decimal, Mapping, tuple, list, MissingValue, Invalid, Unknown, Set, bytes,
     datetime, timedelta, IPv4Address, IPv6Address, IPv4Network, IPv6Network, EntityRef,
@@ -27,9 +27,9 @@ CANONICAL_TYPES = (
 
 
 def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
-    """The canonical form of a raw fact or a value; `left_out` are members that have no part in it.
+    """Return the canonical form of a raw fact or a value without the members in `left_out`.
 
-    Each part begins with what it is and how long it is or how many parts it has, so that no two values share a form.
+    Each part begins with its kind and its length or number of parts, so no two values share a form.
     """
     parts: list[bytes] = []
     write_value(value, left_out, parts)
@@ -67,7 +67,7 @@ def write_members(value: Mapping[str, object], left_out: LeftOut, parts: list[by
 
 
 def write_other(value: object, parts: list[bytes]) -> None:
-    """What JSON does not hold."""
+    """Write a value that JSON cannot represent."""
     match value:
         case MissingValue():
             write_text(b"missing", value.value, parts)
@@ -107,7 +107,7 @@ def write_bytes(kind: bytes, content: bytes, parts: list[bytes]) -> None:
 
 
 def canonical_decimal(number: Decimal) -> bytes:
-    """Its value, whatever zeros stand at its end: never rounded, and never written out."""
+    """Return the number without trailing zeros, in scientific form: never rounded and never expanded."""
     sign, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int):
         return str(number).encode()

@@ -1,6 +1,6 @@
-"""Every way in which a credential is refused: one code for each, counted, logged and documented.
+"""Refusals of credentials: one code for each failed check; codes are counted, logged and documented.
 
-A code says which check failed, never what was in the credential. What the client is told is the OAuth error alone.
+A code says which check failed, never what the credential contains. The client gets only the OAuth error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class OAuthErrorCode(StrEnum):
-    """What a client is told in `WWW-Authenticate` (RFC 6750, 9449, 9470) and token endpoints (RFC 6749)."""
+    """Errors for clients in `WWW-Authenticate` (RFC 6750, 9449, 9470) and at token endpoints (RFC 6749)."""
 
     INVALID_REQUEST = "invalid_request"
     INVALID_TOKEN = "invalid_token"
@@ -19,7 +19,7 @@ class OAuthErrorCode(StrEnum):
 
 
 class CredentialError(Exception):
-    """A credential that proves nothing: which check failed, and in words what of it. No part of a secret is in them."""
+    """A credential that proves nothing: the code of the failed check and a message without any part of a secret."""
 
     def __init__(self, refusal: RefusalCode, why: str | None = None) -> None:
         self.refusal = refusal
@@ -34,7 +34,7 @@ class RefusalInfo:
 
 
 class RefusalCode(StrEnum):
-    """The value is the code in `reasons`, in metrics and in docs/identity.md."""
+    """A failed check. The value is the code in `reasons`, in metrics and in docs/identity.md."""
 
     # ── What was presented
     UNPROVED = "unproved"
@@ -127,83 +127,87 @@ class RefusalCode(StrEnum):
 
 _REQUEST, _PROOF = OAuthErrorCode.INVALID_REQUEST, OAuthErrorCode.INVALID_DPOP_PROOF
 REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
-    RefusalCode.UNPROVED: RefusalInfo("who asks is only said, and here it has to be proved", _REQUEST),
-    RefusalCode.NO_SCHEME: RefusalInfo("`Authorization` has no scheme that is understood", _REQUEST),
-    RefusalCode.TWO_CREDENTIALS: RefusalInfo("two credentials say who asks, and only one may", _REQUEST),
+    RefusalCode.UNPROVED: RefusalInfo(
+        "the request names a caller without a credential, and a credential is required", _REQUEST
+    ),
+    RefusalCode.NO_SCHEME: RefusalInfo("the scheme of `Authorization` is not supported", _REQUEST),
+    RefusalCode.TWO_CREDENTIALS: RefusalInfo("the request has two credentials, and only one is allowed", _REQUEST),
     RefusalCode.TOO_LARGE: RefusalInfo("the credential is too large", _REQUEST),
     RefusalCode.UNKNOWN_ISSUER: RefusalInfo("no policy trusts its issuer"),
-    RefusalCode.NOT_A_TOKEN: RefusalInfo("it is no token"),
-    RefusalCode.DUPLICATE_MEMBER: RefusalInfo("a member is there twice"),
+    RefusalCode.NOT_A_TOKEN: RefusalInfo("it is not a valid token"),
+    RefusalCode.DUPLICATE_MEMBER: RefusalInfo("a member appears twice"),
     RefusalCode.TOO_DEEP: RefusalInfo("it is nested too deep"),
     RefusalCode.ALGORITHM: RefusalInfo("its algorithm is not allowed"),
-    RefusalCode.CRITICAL_HEADER: RefusalInfo("its header demands what is not understood"),
-    RefusalCode.KEY_IN_TOKEN: RefusalInfo("it brings its own key"),
-    RefusalCode.ENCODING: RefusalInfo("it is encoded in a way that is not allowed"),
-    RefusalCode.TOKEN_TYPE: RefusalInfo("it is a token of another type"),
-    RefusalCode.KEY_ID: RefusalInfo("its key id is none"),
+    RefusalCode.CRITICAL_HEADER: RefusalInfo("its header has a critical parameter that is not supported"),
+    RefusalCode.KEY_IN_TOKEN: RefusalInfo("it contains its own key"),
+    RefusalCode.ENCODING: RefusalInfo("its encoding is not allowed"),
+    RefusalCode.TOKEN_TYPE: RefusalInfo("its token type is not allowed"),
+    RefusalCode.KEY_ID: RefusalInfo("its key id is malformed"),
     RefusalCode.UNKNOWN_KEY: RefusalInfo("its issuer has no such key"),
     RefusalCode.WEAK_KEY: RefusalInfo("the key of its issuer is too weak"),
-    RefusalCode.WRONG_KEY_USE: RefusalInfo("the key of its issuer is for something else"),
-    RefusalCode.SIGNATURE: RefusalInfo("its signature does not hold"),
-    RefusalCode.PROVIDER: RefusalInfo("its issuer cannot be asked now"),
+    RefusalCode.WRONG_KEY_USE: RefusalInfo("the key of its issuer is for another use"),
+    RefusalCode.SIGNATURE: RefusalInfo("its signature is not valid"),
+    RefusalCode.PROVIDER: RefusalInfo("its issuer does not respond"),
     RefusalCode.ISSUER: RefusalInfo("it names another issuer"),
-    RefusalCode.AUDIENCE: RefusalInfo("it is for somebody else"),
+    RefusalCode.AUDIENCE: RefusalInfo("it is for another audience"),
     RefusalCode.EXPIRED: RefusalInfo("it has expired"),
     RefusalCode.NOT_YET: RefusalInfo("it is not valid yet"),
     RefusalCode.ISSUED_LATER: RefusalInfo("it was issued in the future"),
     RefusalCode.MISSING_CLAIM: RefusalInfo("a claim is missing"),
     RefusalCode.CLAIM_TYPE: RefusalInfo("a claim is of the wrong type"),
     RefusalCode.INACTIVE: RefusalInfo("its issuer says that it is not active"),
-    RefusalCode.REPLAYED: RefusalInfo("it was used before, and may be used once"),
-    RefusalCode.REVOKED: RefusalInfo("it was revoked, or somebody in its chain was"),
-    RefusalCode.CONTRADICTION: RefusalInfo("it says two different things"),
-    RefusalCode.ACTOR: RefusalInfo("who acts cannot be told from it"),
-    RefusalCode.ACTOR_CYCLE: RefusalInfo("somebody is in its chain twice"),
+    RefusalCode.REPLAYED: RefusalInfo("it was used before, and may be used only once"),
+    RefusalCode.REVOKED: RefusalInfo("it was revoked, or an agent or user in its chain was"),
+    RefusalCode.CONTRADICTION: RefusalInfo("it contradicts itself or another credential"),
+    RefusalCode.ACTOR: RefusalInfo("it does not identify the acting agent"),
+    RefusalCode.ACTOR_CYCLE: RefusalInfo("its chain has an agent twice"),
     RefusalCode.ACTOR_DEPTH: RefusalInfo("its chain is too long"),
-    RefusalCode.MAY_NOT_ACT: RefusalInfo("whoever acts is not who may act"),
-    RefusalCode.PROOF_MISSING: RefusalInfo("it is bound to a key, and the proof is missing", _PROOF),
+    RefusalCode.MAY_NOT_ACT: RefusalInfo("it does not allow the acting agent (`may_act`)"),
+    RefusalCode.PROOF_MISSING: RefusalInfo("it is bound to a key, but the proof is missing", _PROOF),
     RefusalCode.PROOF_TWICE: RefusalInfo("there is more than one proof", _PROOF),
-    RefusalCode.PROOF: RefusalInfo("the proof is none", _PROOF),
+    RefusalCode.PROOF: RefusalInfo("the DPoP proof is malformed", _PROOF),
     RefusalCode.PROOF_METHOD: RefusalInfo("the proof is for another method", _PROOF),
     RefusalCode.PROOF_URL: RefusalInfo("the proof is for another URL", _PROOF),
-    RefusalCode.FOREIGN_HOST: RefusalInfo("what the presenter signed is for a host that is none of ours"),
+    RefusalCode.FOREIGN_HOST: RefusalInfo("the signature of the presenter is for a host that is not one of ours"),
     RefusalCode.PROOF_TOKEN: RefusalInfo("the proof is for another token", _PROOF),
-    RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or of the future", _PROOF),
+    RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or from the future", _PROOF),
     RefusalCode.PROOF_REPLAYED: RefusalInfo("the proof was used before", _PROOF),
-    RefusalCode.PROOF_NONCE: RefusalInfo("the proof needs a nonce of ours", OAuthErrorCode.USE_DPOP_NONCE),
-    RefusalCode.PROOF_KEY: RefusalInfo("the proof is by a key that is not allowed", _PROOF),
+    RefusalCode.PROOF_NONCE: RefusalInfo("the proof needs a nonce from this server", OAuthErrorCode.USE_DPOP_NONCE),
+    RefusalCode.PROOF_KEY: RefusalInfo("the key of the proof is not allowed", _PROOF),
     RefusalCode.BOUND_TO_OTHER: RefusalInfo("it is bound to another key"),
-    RefusalCode.NOT_BOUND: RefusalInfo("a proof came with a token that is bound to nothing"),
-    RefusalCode.BOUND_HOW: RefusalInfo("it is bound in a way that is not understood"),
-    RefusalCode.WRONG_SCHEME: RefusalInfo("it is bound to a key, and came as if it were not", _PROOF),
-    RefusalCode.CERTIFICATE: RefusalInfo("the client certificate is none"),
-    RefusalCode.CERTIFICATE_CHAIN: RefusalInfo("the client certificate leads to nobody who is trusted"),
+    RefusalCode.NOT_BOUND: RefusalInfo("the request has a proof, but its token is not bound to a key"),
+    RefusalCode.BOUND_HOW: RefusalInfo("its binding is not supported"),
+    RefusalCode.WRONG_SCHEME: RefusalInfo("it is bound to a key, but came with the scheme of an unbound token", _PROOF),
+    RefusalCode.CERTIFICATE: RefusalInfo("the client certificate is malformed"),
+    RefusalCode.CERTIFICATE_CHAIN: RefusalInfo("the client certificate has no chain to a trusted root"),
     RefusalCode.CERTIFICATE_TIME: RefusalInfo("the client certificate is not valid now"),
-    RefusalCode.UNTRUSTED_PROXY: RefusalInfo("whoever passed the client certificate on may not"),
-    RefusalCode.SPIFFE_ID: RefusalInfo("it names no SPIFFE id, or more than one"),
+    RefusalCode.UNTRUSTED_PROXY: RefusalInfo("the client certificate came through an untrusted proxy"),
+    RefusalCode.SPIFFE_ID: RefusalInfo("it does not contain exactly one SPIFFE id"),
     RefusalCode.TRUST_DOMAIN: RefusalInfo("no policy trusts its trust domain"),
-    RefusalCode.MESSAGE_SIGNATURE: RefusalInfo("the signature of the message does not hold"),
-    RefusalCode.MESSAGE_COMPONENTS: RefusalInfo("the signature does not cover what it must"),
-    RefusalCode.MESSAGE_TIME: RefusalInfo("the signature of the message is too old, or of the future"),
+    RefusalCode.MESSAGE_SIGNATURE: RefusalInfo("the signature of the message is not valid"),
+    RefusalCode.MESSAGE_COMPONENTS: RefusalInfo("the signature does not cover all required components"),
+    RefusalCode.MESSAGE_TIME: RefusalInfo("the signature of the message is too old, or from the future"),
     RefusalCode.MESSAGE_REPLAYED: RefusalInfo("the signature of the message was used before"),
-    RefusalCode.CONTENT_DIGEST: RefusalInfo("the digest is of another body"),
+    RefusalCode.CONTENT_DIGEST: RefusalInfo("the digest does not match the body"),
     RefusalCode.API_KEY: RefusalInfo("the key is not known"),
-    RefusalCode.ATTESTATION: RefusalInfo("the attestation is none"),
-    RefusalCode.ATTESTER: RefusalInfo("no policy trusts whoever attests"),
-    RefusalCode.ATTESTATION_NONCE: RefusalInfo("the attestation answers no nonce of ours, or one that was used"),
-    RefusalCode.ATTESTATION_AGE: RefusalInfo("the attestation is too old, or of the future"),
-    RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is of somebody else's key"),
+    RefusalCode.ATTESTATION: RefusalInfo("the attestation is malformed"),
+    RefusalCode.ATTESTER: RefusalInfo("no policy trusts the attester"),
+    RefusalCode.ATTESTATION_NONCE: RefusalInfo(
+        "the nonce of the attestation is not from this server, or was used before"
+    ),
+    RefusalCode.ATTESTATION_AGE: RefusalInfo("the attestation is too old, or from the future"),
+    RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is for another key"),
     RefusalCode.ATTESTED_MODEL: RefusalInfo("the attested model is not allowed"),
     RefusalCode.ATTESTED_ENVIRONMENT: RefusalInfo("the attested environment is not allowed"),
-    RefusalCode.FAILURE: RefusalInfo("it could not be looked at; the operator's log says why"),
-    RefusalCode.STORE: RefusalInfo("whether it was used or revoked is not known"),
+    RefusalCode.FAILURE: RefusalInfo("it could not be verified; the operator's log has the reason"),
+    RefusalCode.STORE: RefusalInfo("the store does not respond, so it may have been used or revoked"),
 }
 
 
 def parse_refusal_code(raw: object) -> str:
-    """The code in `credential.refused`: whatever is there, the credential is refused."""
+    """Return the code in `credential.refused`. Any value there means that the credential is refused."""
     return raw if isinstance(raw, str) and raw in REFUSAL_INFO else "refused"
 
 
 def describe_refusal(code: str) -> str:
-    return RefusalCode(code).words if code in REFUSAL_INFO else "whoever looked at it does not say why"
+    return RefusalCode(code).words if code in REFUSAL_INFO else "its verifier does not say why"

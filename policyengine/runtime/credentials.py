@@ -1,4 +1,4 @@
-"""Raw credentials as they came with a request: the only form in which secrets are in this process, and never shown."""
+"""Raw credentials of a request: the only form in which this process holds secrets. They are never logged."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from typing import Any
 
 from policyengine.runtime.structure_checks import RequestError, check_members, get_object, get_text
 
-MAX_CREDENTIAL_LENGTH = 65_536  # characters of one of them: certificates come in chains
-HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # as RFC 9530 calls them
+MAX_CREDENTIAL_LENGTH = 65_536  # characters of one credential; certificates come in chains
+HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # names of RFC 9530
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request brought to prove who asks, each as its header had it; None for what it did not bring.
+    """The credentials of a request, each as in its header; None if the request has none of that kind.
 
-    `authorization`: `Bearer …`, `DPoP …`. `dpop`: the proof (RFC 9449). `txn_token`: of `Txn-Token`. `api_key`: of
-    `X-API-Key`. `client_certificate`: of the connection, as `Client-Cert` (RFC 9440), as `X-Forwarded-Client-Cert` of
-    Envoy, or in PEM; whoever asks vouches that the connection is the client's. `attestation`: an EAT. `signature`,
-    `signature_input`, `signature_agent`, `content_digest`: of RFC 9421 and 9530. `method` and `url`: of the request
-    that brought them where that is not `request`, the URL whole and with its query as it was sent. `digests`: of its
-    body as it came, by algorithm, from whoever saw all of it; where there is none, nobody did.
+    - `authorization`: `Bearer …`, `DPoP …`
+    - `dpop`: the proof (RFC 9449)
+    - `txn_token`: the header `Txn-Token`
+    - `api_key`: the header `X-API-Key`
+    - `client_certificate`: of the connection, as `Client-Cert` (RFC 9440), as Envoy's `X-Forwarded-Client-Cert`, or in
+        PEM; the caller vouches that the connection is the client's
+    - `attestation`: an EAT
+    - `signature`, `signature_input`, `signature_agent`, `content_digest`: RFC 9421 and 9530
+    - `method` and `url`: of the request that carried the credentials, if it is not `request`; the URL is complete, with
+        its query as sent
+    - `digests`: of the body as received, by algorithm, from a component that saw all of it; empty if none did
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -43,7 +48,7 @@ class Credentials:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing here could prove anything."""
+        """Whether no member can prove anything."""
         return all(getattr(self, name) is None for name in PROOF_NAMES)
 
 
@@ -54,7 +59,8 @@ PROOF_NAMES = tuple(
 
 
 def read_credentials(raw: object) -> Credentials | None:
-    """The member `credentials` of a question, `digests` in base64. Raises RequestError, which shows none of them."""
+    """Return the member `credentials` of a question; `digests` are in base64. Raises RequestError, which shows no
+    secret."""
     given = get_object(raw, "credentials")
     if given is None:
         return None
@@ -77,7 +83,7 @@ def check_size(name: str, text: str) -> None:
 
 
 def body_digests(content: bytes) -> dict[str, str]:
-    """Of a body that is here as a whole: the member `digests`."""
+    """Return the member `digests` for a complete body."""
     return {name: b64encode(of(content).digest()).decode() for name, of in HASHES.items()}
 
 
@@ -94,5 +100,7 @@ def parse_digest(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError):
         found = b""
     if len(found) != HASHES[name]().digest_size:
-        raise RequestError(f"credentials.digests.{name}", f"`credentials.digests.{name}` is no such digest in base64")
+        raise RequestError(
+            f"credentials.digests.{name}", f"`credentials.digests.{name}` is not a valid digest in base64"
+        )
     return found

@@ -1,4 +1,4 @@
-"""What a decision is: the same names in Python, in JSON and in reports."""
+"""Decisions: the same names in Python, in JSON and in reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.runtime.limits import LimitCharge, LimitResult
 
 
 class Outcome(StrEnum):
-    """Stronger outcomes beat weaker ones: deny, throttle, confirm, allow."""
+    """The outcome of a decision. The strongest wins: deny, throttle, confirm, allow."""
 
     DENY = "deny"
     THROTTLE = "throttle"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 class Gate(StrEnum):
-    """Where a request was stopped. `default`: nothing opened the door."""
+    """The gate that stopped a request. `default` means that no grant opened the endpoint."""
 
     MALFORMED_PATH = "malformed_path"
     IDENTITY = "identity"
@@ -39,15 +39,15 @@ class Gate(StrEnum):
     FAILURE = "failure"
 
 
-# Structs, as some are made for every decision: they cost a tenth of a dataclass, and are written as they are. What is
-# None is left out of the wire; a default that a factory makes is not.
+# Structs, because every decision makes some: they cost a tenth of a dataclass and are encoded directly. The wire format
+# omits None, but keeps defaults that a factory makes.
 
 
 class Reason(Struct, frozen=True, omit_defaults=True):
-    """Why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and words for the caller.
+    """One reason why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and a message.
 
-    `outcome` is what this reason alone would come to: a denied request may also have been in need of a confirmation.
-    `code` says how a credential was refused (`docs/identity.md`).
+    `outcome` is the outcome of this reason alone: a denied request may also need a confirmation. `code` is the refusal
+    code of a credential (`docs/identity.md`).
     """
 
     gate: Gate
@@ -59,12 +59,12 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):
-    """What would change the answer.
+    """One thing that would change the outcome.
 
-    `approval` names who (`by`), how long one lasts (`within`: `15m`), what it must be bound to (`binding`, a digest)
-    and the parts of the request that this is made of (`bound`: `body except body.request_id`); `scope` the credential
-    scopes any of which would do; `credential`, `attestation`, `task` and `facts` what is needed, in words; `wait` how
-    long until a rate has room again (`within`).
+    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest that it must be
+    bound to (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope`
+    lists scopes of which the credential needs one. `credential`, `attestation`, `task` and `facts` describe the `need`
+    in words. `wait` is the time until a rate has room again (`within`).
     """
 
     kind: str
@@ -78,7 +78,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
 
 
 class Obligation(Struct, frozen=True, omit_defaults=True):
-    """What the gateway must do with the answer: `kind` and its arguments, and the guard that asks."""
+    """An obligation of the gateway: `kind` and its arguments, and the guard that demands it."""
 
     kind: str
     arguments: tuple[str, ...]
@@ -87,18 +87,18 @@ class Obligation(Struct, frozen=True, omit_defaults=True):
     message: str | None = None
 
 
-OPERATOR_OBLIGATIONS = ("audit", "notify")  # obligations that stand whatever the outcome
+OPERATOR_OBLIGATIONS = ("audit", "notify")  # obligations that hold for every outcome
 
 
 class UnknownFact(Struct, frozen=True, omit_defaults=True):
-    """A fact that could not be used, by its path (`user.roles`), and why: absent, of a wrong type, pending …"""
+    """A fact that could not be used: its path (`user.roles`) and why: absent, of a wrong type, pending, …"""
 
     fact: str
     why: str
 
 
 class Principal(Struct, frozen=True, omit_defaults=True):
-    """Who asked: the presenting agent, the person served, and everybody from that person to the presenter."""
+    """The presenting agent, the user, and the chain from the user to the presenter."""
 
     agent: str | None = None
     issuer: str | None = None
@@ -108,8 +108,11 @@ class Principal(Struct, frozen=True, omit_defaults=True):
 
 
 class RateState(Struct, frozen=True, omit_defaults=True):
-    """One rate or budget as it stands after the decision: the most at once, what is left of it, and in how many
-    milliseconds all of it is back. `factor` is the pace in force beside the one that the rule says."""
+    """The state of a rate or budget after the decision.
+
+    `limit` is the maximum, `remaining` the rest, and the limit is full again in `reset_ms` milliseconds. `factor` is
+    the current pace relative to the pace of the rule.
+    """
 
     rule: str
     limit: int
@@ -119,7 +122,7 @@ class RateState(Struct, frozen=True, omit_defaults=True):
 
     @staticmethod
     def of(stood: LimitResult) -> RateState:
-        """A limit as it stood."""
+        """Return the state for a limit result."""
         how = stood.standing
         return RateState(stood.name, how.limit, how.remaining, -(-how.reset // 1_000), how.base)
 
@@ -128,10 +131,10 @@ class RateState(Struct, frozen=True, omit_defaults=True):
 
 
 class Answer(Struct, frozen=True, eq=False):
-    """What is said to a request, whoever asked: the same object answers all that come to the same end.
+    """The answer to a request, independent of the caller: requests with the same result share one object.
 
-    So what of it goes over the wire is written once: `written` holds it by the form, and is no part of what it says.
-    `would_be` is what it would have come to, while somebody observes; else None.
+    So its encoded form is made once: `written` caches it by format and is not part of the content. `would_be` is the
+    enforced outcome in observe mode; None otherwise.
     """
 
     outcome: Outcome
@@ -153,15 +156,14 @@ class Answer(Struct, frozen=True, eq=False):
 
     @property
     def said(self) -> tuple[object, ...]:
-        """All that it says."""
+        """The content of the answer."""
         return (
             self.outcome, self.gate, self.reasons, self.remedies, self.obligations, self.unknown, self.package,
             self.revision, self.would_be,
         )  # fmt: skip
 
     def around(self) -> tuple[dict[str, object], dict[str, object], dict[str, object]]:
-        """The members of a decision before its id, between id and principal, and after the rates; in the order of the
-        wire."""
+        """Return the decision's members before its id, between id and principal, and after the rates, in wire order."""
         observed = {} if self.would_be is None else {"would_be": self.would_be}
         return (
             {"outcome": self.outcome, "allowed": self.outcome is Outcome.ALLOW, **observed},
@@ -173,22 +175,22 @@ class Answer(Struct, frozen=True, eq=False):
         )  # fmt: skip
 
 
-# Agent, issuer and user of a request without a chain: what a principal is made of when somebody asks for it.
+# Agent, issuer and user of a request without a chain; the principal is made from it on access.
 PrincipalTuple: TypeAlias = tuple[str | None, str | None, str | None]
 
 
 class Decision(Struct, frozen=True, eq=False, gc=False):
     """The answer to one request.
 
-    `gate` says where it was stopped (None when allowed; when `observed`, where it would have been); `unknown` the facts
-    that were missing or unusable where that mattered; `id` is unique, a ULID, written when somebody asks for it;
+    `gate` is the gate that stopped the request (None if allowed; in observe mode the gate that would have stopped it).
+    `unknown` holds the facts that were missing or unusable and mattered. `id` is a unique ULID, made on access.
     `revision` names the policy (`sha256:…`).
     """
 
     answer: Answer
     asker: Principal | PrincipalTuple = Principal()
     stamp: Stamp = ""
-    standings: tuple[Any, ...] = ()  # of its limits: states, or what Stood holds, in words when somebody asks for them
+    standings: tuple[Any, ...] = ()  # states of its limits, or tuples for LimitResult
 
     @classmethod
     def of(
@@ -207,12 +209,12 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         id: str = "",
         would_be: Outcome | None = None,
     ) -> Decision:
-        """A decision by its members."""
+        """Return a decision with these members."""
         answer = Answer(outcome, gate, reasons, remedies, obligations, unknown, package, revision, would_be=would_be)
         return cls(answer, principal or Principal(), id, rates)
 
     def with_id(self, stamp: Stamp) -> Decision:
-        """The same answer under another id."""
+        """Return the same decision under another id."""
         return Decision(self.answer, self.asker, stamp, self.standings)
 
     def __eq__(self, other: object) -> bool:
@@ -229,62 +231,62 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def outcome(self) -> Outcome:
-        """What comes of the request."""
+        """The outcome of the request."""
         return self.answer.outcome
 
     @property
     def would_be(self) -> Outcome | None:
-        """What would come of it, were it enforced; None where nobody observes."""
+        """The outcome that enforcement would have; None outside of observe mode."""
         return self.answer.would_be
 
     @property
     def observed(self) -> bool:
-        """Whether it was let through only because somebody observes."""
+        """Whether the request passes only because of observe mode."""
         return self.answer.would_be not in (None, self.answer.outcome)
 
     @property
     def gate(self) -> Gate | None:
-        """Where it was stopped; None when allowed."""
+        """The gate that stopped the request; None if allowed."""
         return self.answer.gate
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """Everything that is in the way, the strongest first; empty when allowed."""
+        """All reasons against the request, the strongest first; empty if allowed."""
         return self.answer.reasons
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:
-        """What would change the answer."""
+        """The remedies that would change the outcome."""
         return self.answer.remedies
 
     @property
     def obligations(self) -> tuple[Obligation, ...]:
-        """What the gateway must do with the answer."""
+        """The obligations of the gateway."""
         return self.answer.obligations
 
     @property
     def rates(self) -> tuple[RateState, ...]:
-        """The rates and budgets that apply, as they stand after the decision."""
+        """The rates and budgets that apply, with their state after the decision."""
         return tuple(one if isinstance(one, RateState) else RateState.of(LimitResult(*one)) for one in self.standings)
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
-        """The facts that were missing or unusable where that mattered."""
+        """The facts that were missing or unusable and mattered."""
         return self.answer.unknown
 
     @property
     def package(self) -> str:
-        """The package of the first policy that was asked for."""
+        """The package of the first policy that was evaluated."""
         return self.answer.package
 
     @property
     def revision(self) -> str:
-        """The policy that decided, `sha256:…`."""
+        """The revision of the policy that decided, `sha256:…`."""
         return self.answer.revision
 
     @property
     def principal(self) -> Principal:
-        """Who asked, for whom, through whom."""
+        """The presenting agent, the user and the chain between them."""
         asker = self.asker
         if isinstance(asker, Principal):
             return asker
@@ -295,26 +297,26 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def allowed(self) -> bool:
-        """Whether the request may pass, its obligations met; every outcome but `allow` means no."""
+        """Whether the request may pass, if its obligations are met: True for `allow` only."""
         return self.answer.outcome is Outcome.ALLOW
 
     @property
     def id(self) -> str:
-        """Unique; the same whenever it is asked for."""
+        """The unique id; the same on every access."""
         return id_of(self.stamp)
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision as plain data, with the names and order of the wire format."""
+        """Return the decision as plain data, with the names and order of the wire format."""
         plain: dict[str, Any] = msgspec.json.decode(self.to_json())
         return plain
 
     def to_json(self) -> bytes:
-        """The decision in JSON (UTF-8), as `/decide` answers."""
+        """Return the decision in JSON (UTF-8), the response of `/decide`."""
         before, between, after = self.answer.written.get("json") or _encode_json(self.answer)
         return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, _JSON(self.rates), after))
 
     def to_msgpack(self) -> bytes:
-        """The decision in MessagePack, as `/decide` and the socket answer."""
+        """Return the decision in MessagePack, the response of `/decide` and the socket."""
         before, between, after = self.answer.written.get("msgpack") or _encode_msgpack(self.answer)
         rates = _PACKED_RATES, _MSGPACK(self.rates)
         return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), *rates, after))
@@ -323,7 +325,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
-_MAP, _OWN = 0x80, 3  # a map of fewer than 16 members; those that no answer knows: id, principal and rates
+_MAP, _OWN = 0x80, 3  # a map of up to 15 members; id, principal and rates are not in the answer
 
 
 def _encode_json(answer: Answer) -> tuple[bytes, bytes, bytes]:
@@ -346,7 +348,7 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class OpenedApproval:
-    """An approval that a confirm asks for: `summary` is the message as the approver sees it."""
+    """An approval that a confirm requests; `summary` is the message for the approver."""
 
     rule: str
     binding: str
@@ -358,16 +360,16 @@ class OpenedApproval:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a decision does to the world when it is spent, in one atomic step: all of it, or nothing.
+    """The state changes of a decision, which the store commits in one atomic step or not at all.
 
-    An allow takes of all `limits` and uses up the approvals that it `spends` (ids). A confirm, which `opens` others,
-    needs room in all of them and takes of rates only: once for its `confirms`, the bindings of all confirms that apply
-    to the request, whether they have their approval or not. What was taken for these no allow takes again. What is
-    `denied` is charged whatever it comes to: by rates that count denials.
+    An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs
+    room in all limits but charges only rates, once for the bindings in `confirms` (of all confirms that apply, approved
+    or not); a later allow does not charge those again. If `denied`, rates that count denials are charged for every
+    outcome.
 
-    `records` are what is remembered of it. All rests on the histories that it `relied` on being of these versions, and
-    on the `claim` to the key that it was asked by, under which the decision is kept. `excess` is what the operator is
-    told where it took too many steps.
+    `records` go into the history. The commit requires that the histories in `relied` still have these versions, and
+    that the `claim` to the idempotency key still holds; the decision is stored under that key. `excess` is a message to
+    the operator if the decision took too many steps.
     """
 
     spends: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Bytes and Python objects to one raw tree: plain values, with an `Invalid` in place of every hazard.
+"""Decode bytes and Python objects to a raw tree: plain values, with an `Invalid` in place of each hazard.
 
 A raw tree holds None, bool, int, Decimal, str, times, durations, addresses, EntityRef, Invalid, tuples and dicts.
 """
@@ -34,14 +34,12 @@ from policyengine.typesystem import EntityRef
 
 MAX_DEPTH = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
-NUMBER_EXTENSION = (
-    1  # of MessagePack, as `client/socket.py` sends it: the text of a number that MessagePack does not hold
-)
+NUMBER_EXTENSION = 1  # MessagePack extension of `client/socket.py`: the text of a number that MessagePack cannot hold
 MAX_NUMBER_LENGTH = 16_384
 MAX_REASON_LENGTH = 400
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = "not a finite number"
-NO_VALUE_EXTENSION = 2  # of MessagePack: why there is no value, as our clients say it
+NO_VALUE_EXTENSION = 2  # MessagePack extension of our clients: why there is no value
 JSON_ERROR_HINTS = {
     "Expecting value": ": a value was expected",
     "Expecting ',' delimiter": ": `,` was expected",
@@ -53,7 +51,7 @@ TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
 class DecodeError(Exception):
-    """The bytes are no message at all."""
+    """Bytes that are not a message."""
 
 
 def from_json(data: bytes | str) -> object:
@@ -61,8 +59,10 @@ def from_json(data: bytes | str) -> object:
 
 
 def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> object:
-    """As decoded, hazards of text, size and depth still in it: for what holds several trees, each to be cleaned.
-    `decoder` may take less than ours does."""
+    """Return decoded JSON without cleaning, for messages with several trees, each of which is cleaned later.
+
+    `decoder` may be stricter than the default. Raises DecodeError.
+    """
     text = data if isinstance(data, str) else decode_utf8(data)
     if text.startswith("\ufeff"):
         raise DecodeError("JSON after a byte order mark")
@@ -77,7 +77,7 @@ def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> obj
 
 
 def describe_json_error(error: json.JSONDecodeError) -> str:
-    """In words that do not depend on the version of Python; the commonest mistakes only."""
+    """Return a description of the commonest mistakes that does not depend on the Python version; "" for others."""
     if error.pos >= len(error.doc):
         return ": it ends too early"
     if error.msg.startswith(("Expecting property name", "Illegal trailing comma")):
@@ -97,7 +97,10 @@ def from_msgpack(data: bytes) -> object:
 
 
 def msgpack_tree(data: bytes) -> object:
-    """Sizes are bounded by the length of the data, so that a header cannot ask for memory."""
+    """Return decoded MessagePack. The length of the data bounds all sizes, so a header cannot allocate more memory.
+
+    Raises DecodeError.
+    """
     try:
         return msgpack.unpackb(
             data,
@@ -114,20 +117,24 @@ def msgpack_tree(data: bytes) -> object:
 
 
 def from_python(data: object) -> object:
-    """Objects of any class are read once, and only the copy is looked at: what they say later means nothing."""
+    """Return a raw tree from Python objects. Each is read once and only the copy is used, so later changes have no
+    effect.
+
+    Raises DecodeError.
+    """
     try:
         return clean(data)
     except DecodeError:
         raise
-    except Exception as error:  # of a class that the caller brings
-        raise DecodeError(f"it cannot be read: {type(error).__name__}") from error
+    except Exception as error:  # code of a class that the caller supplies
+        raise DecodeError(f"the data cannot be read: {type(error).__name__}") from error
 
 
 # ── Hooks: what only the decoder sees ─────────────────────────────────────────────────────────
 
 
 def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
-    """An object; which of two equal keys counts is anybody's guess, so neither does."""
+    """Return an object; a duplicate key maps to `DUPLICATE_KEY`, as readers disagree about which value counts."""
     if type(members) is list:
         plain = dict(members)
         if len(plain) == len(members):
@@ -139,7 +146,7 @@ def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, 
 
 
 def parse_json_int(text: str) -> int | Decimal | Invalid:
-    """Long digits are not converted to a whole number: that would take quadratic time."""
+    """Return a whole number. Long digits become a Decimal, as converting them to int takes quadratic time."""
     return int(text) if len(text) <= len(str(MIN_INT)) else parse_json_float(text)
 
 
@@ -151,8 +158,7 @@ def parse_json_float(text: str) -> Decimal | Invalid:
 
 
 def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
-    """MessagePack itself has no number beyond 64 bits or the precision of a float: its text is such an extension. So is
-    why there is no value, and a digest of what stood in its place."""
+    """Return a number that MessagePack cannot hold, or an `Invalid` with the reason and digest that a client sent."""
     text = data.decode("utf-8", "replace")
     if code == NUMBER_EXTENSION and len(data) <= MAX_NUMBER_LENGTH and text.isascii() and NUMBER.fullmatch(text):
         return parse_json_float(text)
@@ -162,7 +168,7 @@ def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
     return Invalid("a MessagePack extension")
 
 
-DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
+DECODER = json.JSONDecoder(  # made once: making it takes longer than decoding a line
     object_pairs_hook=object_from_pairs,
     parse_int=parse_json_int,
     parse_float=parse_json_float,
@@ -174,10 +180,9 @@ DECODER = json.JSONDecoder(  # made once: that takes longer than reading a line
 
 
 def clean(raw: object, depth: int = 0) -> object:
-    """A copy that holds plain values only, each of exactly its type. Raises DecodeError where the structure itself is
-    unusable."""
-    kind = type(raw)  # what an object calls its class is not asked
-    if kind is str:  # what is commonest comes first: each of these questions takes its time
+    """Return a copy with plain values of exact types only. Raises DecodeError if the structure itself is unusable."""
+    kind = type(raw)  # not `__class__`, which an object can fake
+    if kind is str:  # the commonest types first: each check costs time
         return clean_text(raw)  # type: ignore[arg-type]
     if kind is dict:
         return clean_object(raw, depth)  # type: ignore[arg-type]
@@ -195,7 +200,7 @@ def clean(raw: object, depth: int = 0) -> object:
 
 
 def members_of(raw: Mapping[Any, object]) -> dict[str, object]:
-    """The members of an object of any class, as they are now. Raises DecodeError, and what its class raises."""
+    """Return the current members of a mapping of any class. Raises DecodeError, and any error of the class."""
     members = [(member_name(key), value) for key, value in islice(raw.items(), MAX_ELEMENTS + 1)]
     if len(members) > MAX_ELEMENTS:
         raise DecodeError("more than 10,000 members")
@@ -213,7 +218,7 @@ def clean_object(raw: Mapping[object, object], depth: int) -> object:
 
 def member_name(key: object) -> str:
     if not issubclass(type(key), str):
-        raise DecodeError("a member name that is no string")
+        raise DecodeError("a member name that is not a string")
     name = str.__str__(key)
     if text_hazard(name):
         raise DecodeError("a member name that is too long or not valid Unicode")
@@ -241,7 +246,7 @@ def clean_text(raw: str) -> str | Invalid:
 
 
 def clean_scalar(raw: object) -> object:
-    """A value that has no parts. One of a class derived from a known one is what it holds, not what it says."""
+    """Return the plain value of an object without parts. A subclass of a known type counts by its content."""
     kind = type(raw)
     known = SCALAR_CLEANERS.get(kind) or next(
         (SCALAR_CLEANERS[base] for base in DERIVABLE if issubclass(kind, base)), reject_value
@@ -250,7 +255,7 @@ def clean_scalar(raw: object) -> object:
 
 
 def clean_int(raw: int) -> int | Decimal | Invalid:
-    """A whole number beyond 64 bits is a number like any other."""
+    """Return a whole number; beyond 64 bits it is a Decimal."""
     number = int.__int__(raw)
     if MIN_INT <= number <= MAX_INT:
         return number
@@ -260,7 +265,7 @@ def clean_int(raw: int) -> int | Decimal | Invalid:
 
 
 def clean_float(raw: float) -> Decimal | Invalid:
-    """Floats arrive as the decimal that their shortest form shows."""
+    """Return a float as the decimal of its shortest form."""
     return clean_decimal(Decimal(float.__repr__(raw)))
 
 
@@ -274,7 +279,7 @@ def clean_decimal(raw: Decimal) -> Decimal | Invalid:
 
 
 def clean_time(raw: datetime) -> datetime:
-    """Zones of other classes are asked once for their offset."""
+    """Return a plain datetime. A zone of another class is asked for its offset once."""
     if type(raw) is datetime and (raw.tzinfo is None or type(raw.tzinfo) in ZONES):
         return raw
     return datetime.fromisoformat(datetime.isoformat(raw))
@@ -295,7 +300,7 @@ def clean_network(raw: IPv4Network | IPv6Network) -> object:
 def clean_reference(raw: EntityRef) -> object:
     type_, id_ = clean(raw.type), clean(raw.id)
     both = isinstance(type_, str) and isinstance(id_, str)
-    return EntityRef(type_, id_) if both else Invalid("no reference to an entity")  # type: ignore[arg-type]
+    return EntityRef(type_, id_) if both else Invalid("not a reference to an entity")  # type: ignore[arg-type]
 
 
 def clean_invalid(raw: Invalid) -> Invalid:
@@ -312,11 +317,11 @@ def reject_bytes(raw: bytes | bytearray | memoryview) -> Invalid:
 
 
 def reject_value(raw: object) -> Invalid:
-    return Invalid("of no type that policies know")
+    return Invalid("of a type that policies do not support")
 
 
 def is_clean(tree: object) -> bool:
-    """Whether all of it is what `clean` makes of it, as far as types go, or is not known yet."""
+    """Return whether a tree has only the types that `clean` produces, or pending values."""
     kind = type(tree)
     if kind is dict or kind is PartialObject:
         return all(type(name) is str and is_clean(one) for name, one in tree.items())  # type: ignore[attr-defined]
@@ -327,7 +332,7 @@ def is_clean(tree: object) -> bool:
     return kind in CLEAN_TYPES
 
 
-MAX_INT_BITS = 20_500  # of a whole number with as many zeros at its end as a decimal may have
+MAX_INT_BITS = 20_500  # bits of a whole number with as many trailing zeros as a decimal may have
 ZONES = (timezone, ZoneInfo)
 SCALAR_CLEANERS: dict[type, Callable[[Any], object]] = {
     str: clean_text, bool: keep_unchanged, NoneType: keep_unchanged,

@@ -1,4 +1,4 @@
-"""What a request wants to reach: one HTTP endpoint, one tool or one action, in canonical spelling."""
+"""The endpoint of a request in canonical spelling: an HTTP endpoint, a tool or an action."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Facts: TypeAlias = dict[str, dict[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """In canonical spelling; HEAD is already GET. `segments` are the decoded parts of `path`."""
+    """An HTTP endpoint in canonical spelling; HEAD is already GET. `segments` are the decoded parts of `path`."""
 
     method: str
     path: str
@@ -31,13 +31,13 @@ class ToolEndpoint:
 
     @property
     def qualified(self) -> str:
-        """`billing/refund`; a server holds no slash and neither does the name of a tool without one."""
+        """The full name, `billing/refund`. A server has no slash, and a tool without a server has none either."""
         return self.name if self.server is None else f"{self.server}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class ActionEndpoint:
-    """An action on a thing of a type; which thing is the fact `resource`."""
+    """An action on a resource of a type; the fact `resource` says which one."""
 
     verb: str
     type: str
@@ -45,8 +45,10 @@ class ActionEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class MalformedEndpoint:
-    """An HTTP endpoint without a canonical spelling, or of which a member names another method. `why` is a sentence;
-    `path` is as it came and may hold anything."""
+    """An HTTP endpoint without a canonical spelling, or with a member that names another method.
+
+    `why` is a sentence; `path` is the raw path and may contain anything.
+    """
 
     why: str
     method: str
@@ -73,15 +75,15 @@ def read_endpoint(facts: Facts) -> Endpoint:
 
 
 def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
-    """A slash separates server and name, so the server has none, and a name only when there is a server before it."""
+    """Return the tool. The first slash separates server and name, so only a name after a server has one."""
     name = get_id(given.get("name"), "tool.name")
     if given.get("server") is None:
         if "/" in name:
-            raise RequestError("tool.name", "`tool.name` holds a `/` and there is no `tool.server`")
+            raise RequestError("tool.name", "`tool.name` contains a `/`, but `tool.server` is missing")
         return ToolEndpoint(None, name)
     server = get_id(given["server"], "tool.server")
     if "/" in server:
-        raise RequestError("tool.server", "`tool.server` holds a `/`")
+        raise RequestError("tool.server", "`tool.server` contains a `/`")
     return ToolEndpoint(server, name)
 
 
@@ -90,7 +92,7 @@ def read_action(action: Mapping[str, object], resource: Mapping[str, object]) ->
 
 
 def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
-    """Puts the canonical method and path in place of the given ones, so that rules cannot see another spelling."""
+    """Return the endpoint. It replaces the method and path in `facts`, so that rules see no other spelling."""
     given = facts["request"]
     method, path = get_text(given.get("method"), "request.method"), read_path(given.get("path"))
     match canonical_endpoint(method, path, facts):
@@ -102,7 +104,7 @@ def read_http(facts: Facts) -> HttpEndpoint | MalformedEndpoint:
 
 
 def read_path(raw: object) -> str | Invalid:
-    """The text of a path may be hazardous; that it is given twice, or is no text, is another matter."""
+    """Return the path. A hazardous text is allowed here; a duplicate or non-string path raises RequestError."""
     match raw:
         case None:
             raise RequestError("request.path", "`request.path` is missing")

@@ -1,4 +1,4 @@
-"""Directory rows as data: what is known of one entity, and how rows are read from a raw tree."""
+"""Entity rows as data, and their parsing from a raw tree."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ REFERENCE_MEMBERS = ("type", "id")
 
 @dataclass(frozen=True, slots=True)
 class EntityData:
-    """One row. The attributes are raw; they become values when a policy that declares them reads them.
+    """One entity row. Its attributes are raw; they become values when a policy that declares them reads them.
 
-    `partial`: it says a part of what is so: attributes it lacks, and what it is not in, are unknown.
+    If `partial`, attributes and parents that it lacks are unknown.
     """
 
     ref: EntityRef
@@ -34,7 +34,10 @@ class EntityData:
 
 
 def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
-    """`[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`, each entity once."""
+    """Parse `[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`.
+
+    Raises RequestError, also if an entity has two rows.
+    """
     rows: dict[EntityRef, EntityData] = {}
     for place, item in iterate_items(raw, member):
         row = read_entity_row(item, place)
@@ -46,7 +49,7 @@ def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
 
 def read_entity_row(raw: object, member: str) -> EntityData:
     given = get_object(raw, member) or {}
-    check_members(given, ROW_MEMBERS, member, "what is known of an entity stands under `attributes`")
+    check_members(given, ROW_MEMBERS, member, "facts about an entity go under `attributes`")
     attributes = get_object(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(read_reference(item, place) for place, item in iterate_items(given.get("in"), f"{member}.in"))
     partial = get_flag(given.get("partial"), f"{member}.partial", default=False)

@@ -1,10 +1,9 @@
-"""The quick way from bytes to a raw tree: the tree that `decode` would read, or None where that is not certain.
+"""The fast path from bytes to a raw tree: the tree that `decode` would return, or None if that is not certain.
 
-`decode` sees every member as it is decoded and pays for that in Python. Here msgspec decodes, which silently keeps the
-last of two equal keys, and what it read is then proved to be all there was. Whoever gets None goes the careful way.
-
-What is read has no name and no depth that `decode` would refuse, and no list or object that would be too long for it:
-who asks for one fact of a tree need not look at the rest. Strings and numbers may be beyond what is a value.
+`decode` checks every member in Python, which is slow. This module uses msgspec, which silently keeps the last of two
+equal keys, and then proves that the tree holds all of the input. After a None the caller takes the slow path. A
+returned tree has no name, depth or length that `decode` would refuse, so a caller that reads one fact need not check
+the rest. Strings and numbers may still be too large for a value.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from policyengine.runtime.decode import MAX_DEPTH
 from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_ELEMENTS, MAX_STRING_LENGTH
 
 Tree = dict[str, Any]
-# What stands for a colon begins so: `\u003a`.
+# The start of `\u003a`, an escaped colon.
 MAYBE_A_COLON: Final = b"\\u003"
 DECODE_ERRORS: Final = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
-SHORT = 2 * MAX_ELEMENTS  # bytes of JSON in which nothing has more elements, as each has a separator
+SHORT = 2 * MAX_ELEMENTS  # bytes of JSON; each element has a separator, so no list or object is too long
 MAX_FAST_DEPTH = 6
 BOUNDED = msgspec.Meta(max_length=MAX_ELEMENTS)
 
 
 def nested_type(levels: int) -> Any:
-    """The type of plain values so many levels deep: every name in them is a string. It grows by 2 ** levels."""
+    """Return the type of plain values nested `levels` deep, with string keys. Its size grows by 2 ** levels."""
     leaf = None | bool | int | float | str
     if not levels:
         return leaf
@@ -37,7 +36,7 @@ def nested_type(levels: int) -> Any:
 
 
 def parse_decimal(text: str) -> Decimal:
-    """Raises a DecimalException where `decode` says that the number has too many digits."""
+    """Return the exact number. Raises DecimalException if it has too many digits for `decode`."""
     return DECIMAL_CONTEXT.create_decimal(text)
 
 
@@ -47,7 +46,10 @@ _to_msgpack = msgspec.msgpack.Encoder().encode
 
 
 def decode_json_fast(data: bytes) -> Tree | None:
-    """The object in the JSON, its numbers exact, as plain dicts, lists, strings, ints, Decimals, booleans and None."""
+    """Return the JSON object with exact numbers, as plain dicts, lists, strings, ints, Decimals, booleans and None.
+
+    None if the slow path has to decode it.
+    """
     if len(data) > SHORT:
         return None
     try:
@@ -58,7 +60,7 @@ def decode_json_fast(data: bytes) -> Tree | None:
 
 
 def is_shallow(data: bytes, tree: Tree) -> bool:
-    """Few brackets open few levels; only with many of them are the levels counted."""
+    """Return whether the tree is not too deep. Few brackets cannot nest deeply, so levels are counted only for many."""
     return data.count(b"{") + data.count(b"[") <= MAX_DEPTH or fits_depth(tree, MAX_DEPTH)
 
 
@@ -73,25 +75,25 @@ def fits_depth(value: object, levels: int) -> bool:
 
 
 def has_unique_keys(data: bytes, again: bytes) -> bool:
-    """That no key came twice in `data`, whose tree, written anew, is `again`.
+    """Return whether no key is duplicated in `data`, whose tree is encoded again in `again`.
 
-    The same bytes say the same. Otherwise: a text has one colon for each member and those within its strings; so has
-    the tree written anew, for each member and each string that was kept. A writer of JSON never escapes a colon; where
-    the text may escape one the answer is no. So equally many colons mean that everything was kept.
+    Equal bytes have the same content. Otherwise colons are counted: `data` has one for each member and those in its
+    strings; `again` has one for each member and string that was kept. Encoders never escape a colon, and the result is
+    False if `data` may escape one. So equal counts mean that nothing was dropped.
     """
     return again == data or (again.count(b":") == data.count(b":") and MAYBE_A_COLON not in data)
 
 
 def make_msgpack_decoder(type: Any) -> Callable[[bytes], Any]:
-    """Reads MessagePack of a type, or gives None.
+    """Return a decoder of MessagePack of a type, which returns None if the slow path has to decode.
 
-    The tree written anew must be the very bytes that came: so they say nothing that the tree does not hold. Whoever
-    writes numbers or lengths longer than need be, or floats of 32 bits, goes the careful way.
+    The tree is encoded again and must give the same bytes, so the data holds nothing that the tree lacks. Data with
+    numbers or lengths in a longer form than necessary, or with 32-bit floats, takes the slow path.
     """
     decode = msgspec.msgpack.Decoder(type).decode
 
     def read(data: bytes) -> Any:
-        if len(data) > MAX_STRING_LENGTH:  # a name could be too long
+        if len(data) > MAX_STRING_LENGTH:  # longer data could have a name that is too long
             return None
         try:
             tree = decode(data)
@@ -107,6 +109,9 @@ _decode_msgpack = make_msgpack_decoder(QuestionType)
 
 
 def decode_msgpack_fast(data: bytes) -> Tree | None:
-    """The object in the MessagePack, as plain dicts, lists, strings, ints, floats, booleans and None."""
+    """Return the MessagePack object as plain dicts, lists, strings, ints, floats, booleans and None.
+
+    None if the slow path has to decode it.
+    """
     tree: Tree | None = _decode_msgpack(data)
     return tree

@@ -1,4 +1,4 @@
-"""Values and names of facts as people read them in messages, and values as keys of histories hold them."""
+"""Format values and names of facts for messages, and values for the keys of histories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{MAX_SHOWN_LENGTH}}}")
 
 
 def format_value(value: object) -> str:
-    """A value inside a message: strings quoted, escaped and cut; never a line break or a control character."""
+    """Return a value for a message: strings are quoted, escaped and cut; there are no line breaks or control
+    characters."""
     match value:
         case Unknown():
             return "(unknown)"
@@ -44,13 +45,13 @@ def format_value(value: object) -> str:
 
 
 def format_bare_value(value: object) -> str:
-    """A capture of a path, or the id of the resource: as it is in the path, if nobody can take it for other words."""
+    """Return a path capture or resource id without quotes if it has only safe characters."""
     text = value.id if isinstance(value, EntityRef) else value
     return text if isinstance(text, str) and BARE.fullmatch(text) else format_value(text)
 
 
 def format_fact_path(path: Sequence[str]) -> str:
-    """`request.headers["x-id"]`, `body.items[0]`: a path as policies write it."""
+    """Return a path as policies write it: `request.headers["x-id"]`, `body.items[0]`."""
     first, *others = path
     members = map(_format_member, others) if tuple(path[:2]) not in STRING_MAPS else map(_format_root, others)
     return first + "".join(members)
@@ -65,7 +66,7 @@ def _format_root(name: str) -> str:
 
 
 def quote_string(text: str) -> str:
-    """All of a text as a policy would spell it."""
+    """Return the whole text as a string literal of a policy."""
     return '"' + "".join(_escape_character(char) for char in text) + '"'
 
 
@@ -75,9 +76,9 @@ def _escape_character(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
-@lru_cache(maxsize=4_096)  # policies name few
+@lru_cache(maxsize=4_096)  # policies use few
 def format_duration(value: timedelta) -> str:
-    """`1h30m`, as policies write it."""
+    """Return a duration as policies write it: `1h30m`."""
     milliseconds = round(value / timedelta(milliseconds=1))
     if milliseconds == 0:
         return "0s"
@@ -89,7 +90,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def canonical_json(value: object) -> object:
-    """JSON that is equal exactly when two values are: what a history is kept under. Unknown is a value."""
+    """Return JSON that is equal exactly when two values are: the key of a history. Unknown counts as a value."""
     match value:
         case Unknown() | MissingValue():
             return {"unknown": True}

@@ -1,4 +1,4 @@
-"""The functions of the language on known values: pure, total, and unknown where there is no answer."""
+"""The functions of the language on known values: pure, total, and unknown for undefined results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from policyengine.runtime.arithmetic import collect_unknown, neg
 from policyengine.runtime.host_names import parse_host, parse_host_name
 from policyengine.runtime.values import Known, Unknown, Value, describe_raw_value
 
-# Nothing that two readers of URLs understand differently: no userinfo, no backslash, no escapes in the host.
+# Only what all URL parsers agree on: no userinfo, no backslash, no escapes in the host.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?(?:[/?#][^\\]*)?")
 MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
 
 
 def call_function(name: str, arguments: tuple[Known, ...]) -> Known | Unknown:
-    """The value of a function of the vocabulary, by name."""
+    """Return the result of a function of the vocabulary."""
     match name, arguments:
         case "lower", (str() as text,):
             return text.lower()
@@ -55,28 +55,28 @@ def unknown_result(name: str, why: str) -> Unknown:
 
 
 def size(value: str | tuple[Value, ...]) -> int | Unknown:
-    """Characters, or elements; an element that is unknown could be the same as another."""
+    """Return the number of characters or elements; unknown if an element is, as it could equal another one."""
     if isinstance(value, str):
         return len(value)
     return collect_unknown(value) or len(value)
 
 
 def host(url: str) -> str | Unknown:
-    """The host of an absolute URL, as `request.host` would be."""
+    """Return the host of an absolute URL in the spelling of `request.host`."""
     match = URL.fullmatch(url)
     found = parse_host(match[1]) if match is not None and url.isprintable() and " " not in url else None
     return found if isinstance(found, str) else unknown_result("host", "not a plain URL with a host")
 
 
 def domain(address: str) -> str | Unknown:
-    """What follows the one `@` of a mail address, in lower case."""
+    """Return the domain of a mail address in lower case."""
     match = MAIL.fullmatch(address)
     name = parse_host_name(match[1].lower()) if match and address.isprintable() else None
     return name or unknown_result("domain", "not a plain mail address")
 
 
 def bucket(text: str, buckets: int) -> int | Unknown:
-    """The same for ever: SHA-256 of the text, as one large number, modulo the number of buckets."""
+    """Return SHA-256 of the text, as one number, modulo the number of buckets. The result never changes."""
     if isinstance(buckets, bool) or buckets < 1:
         return unknown_result("bucket", "fewer than one bucket")
     return int.from_bytes(sha256(text.encode("utf-8")).digest(), "big") % buckets
@@ -95,7 +95,7 @@ def absolute_value(value: Known) -> Known | Unknown:
 
 
 def extreme(name: str, left: Known, right: Known) -> Known | Unknown:
-    """The smaller or the larger; the left one of two equal ones."""
+    """Return the smaller or the larger value; the left one if they are equal."""
     match left, right:
         case (bool(), _) | (_, bool()):
             return unknown_result(name, "not for bool")

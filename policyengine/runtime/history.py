@@ -1,4 +1,4 @@
-"""What is remembered of requests, as plain data: events by watch and key, and how they came out."""
+"""The history of requests as plain data: events by watch and key, with their outcomes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Literal as Word
 from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.typesystem import EntityRef
 
-WindowKey: TypeAlias = tuple[str, str]  # the name of a watch, and a key as one text
+WindowKey: TypeAlias = tuple[str, str]  # name of a watch, key as text
 ReportStatus: TypeAlias = Word["first", "again"]
 
-MAX_EVENTS_PER_KEY = 10_000  # that are kept of one key; then the oldest go
-MAX_FACT_BYTES = 256  # bytes of one fact; what is longer is unknown later
+MAX_EVENTS_PER_KEY = 10_000  # kept for one key; the oldest are dropped
+MAX_FACT_BYTES = 256  # for each fact; a longer one is unknown later
 NOT_READ = "this part of the history was not read"
-ALWAYS = -1  # `complete_after` of a history that lacks nothing
+ALWAYS = -1  # `complete_after` of a complete history
 
 
 class PastEvent(NamedTuple):
-    """One request that is remembered. `serial` rises from one commit of a store to the next, whatever its clock says;
-    `facts` are in the order of the record. `status` is None, and `output` empty, until the outcome is reported."""
+    """One past request. `serial` increases with each commit of a store, independent of its clock. `facts` are in the
+    order of the record. `status` is None and `output` is empty until the outcome is reported."""
 
     at: int  # microseconds since 1970
     serial: int
@@ -35,10 +35,11 @@ class PastEvent(NamedTuple):
 
 
 class History(Protocol):
-    """All events of one watch and key after `complete_after` (microseconds), oldest first; older ones may be missing.
+    """The events of one watch and key.
 
-    The version changes whenever the events do. `now` is when they were read, by the clock of whoever keeps them, which
-    never runs back: windows end then, and no event is later.
+    All events after `complete_after` (microseconds) are present, oldest first; older ones may be missing. `version`
+    changes with the events. `now` is the reading time by the store's clock, which never goes back: windows end at
+    `now`, and no event is later.
     """
 
     @property
@@ -54,7 +55,7 @@ class History(Protocol):
     def now(self) -> int: ...
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
-        """The events whose fact at that place is the wanted one, or is unknown: of no others it is true."""
+        """Return the events whose fact at `place` is `wanted` or unknown; all others differ from it."""
         ...
 
 
@@ -71,7 +72,7 @@ class HistoryList(NamedTuple):
 
 
 class UnreadHistories(dict[WindowKey, History]):
-    """Histories of which none was read, and why."""
+    """A mapping without any history, and the reason why none was read."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -79,14 +80,14 @@ class UnreadHistories(dict[WindowKey, History]):
 
 
 def unread_reason(histories: Mapping[WindowKey, History]) -> str:
-    """Why a history that is not among these was not read."""
+    """Return why a history that is missing from the mapping was not read."""
     return histories.reason if isinstance(histories, UnreadHistories) else NOT_READ
 
 
 class HistoryRecord(NamedTuple):
-    """A request to be remembered: for how long (`within`, microseconds), and whether only the `latest` of its key is.
+    """A request to record, for `within` microseconds. If `latest`, it replaces the earlier record of its key.
 
-    `outputs` are the paths below the reported output that are to be kept, each as one element of `PastEvent.output`.
+    `outputs` are paths in the reported output to keep, each as one element of `PastEvent.output`.
     """
 
     watch: str
@@ -95,31 +96,29 @@ class HistoryRecord(NamedTuple):
     outputs: tuple[tuple[str, ...], ...]
     within: int
     latest: bool
-    awaits: bool = False  # some condition asks how it came out
+    awaits: bool = False  # a condition reads its outcome
 
 
 def bounded_value(known: Value, fact: str) -> Value:
-    """The value, where it is small enough to be kept."""
-    small = (
-        len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2
-    )  # without the list around it
-    return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, and so not remembered")
+    """Return the value if it is small enough to keep; otherwise an Unknown."""
+    small = len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2  # brackets of the list
+    return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, so it is not remembered")
 
 
 class OutcomeReport(NamedTuple):
-    """How a request came out, as the gateway says: the status of its answer, and what of the answer it passes on."""
+    """The outcome of a request as reported by the gateway: the status of the response, and the output to remember."""
 
     status: int | None
     output: Mapping[str, object]
 
 
 def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:
-    """What several that were told of the same report make of it together."""
+    """Return the common result of stores that received the same report."""
     return "first" if "first" in reported else "again" if "again" in reported else None
 
 
 def reported_values(output: Mapping[str, object], paths: Sequence[tuple[str, ...]]) -> tuple[object, ...]:
-    """What is kept of a reported output: raw, as it is of no type yet."""
+    """Return the reported values to keep: raw, as they have no type yet."""
     return tuple(bounded_value(_output_at(output, path), ".".join(("past", "output", *path))) for path in paths)  # type: ignore[arg-type]
 
 
@@ -133,7 +132,8 @@ def _output_at(raw: object, path: tuple[str, ...]) -> object:
 
 
 def encode_values(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
-    """JSON from which `decode_values` makes the same values; in `ascii` also those that are no UTF-8."""
+    """Return JSON that `decode_values` reads back as the same values. With `ascii` it also holds texts that are not
+    UTF-8."""
     return json.dumps([_to_json_value(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
 
 
@@ -142,7 +142,7 @@ def decode_values(text: str) -> tuple[Value, ...]:
 
 
 def values_from_json(plain: Sequence[Any]) -> tuple[Value, ...]:
-    """The values of what `encode_values` wrote, once it is read."""
+    """Return the values of decoded JSON that `encode_values` wrote."""
     return tuple(_from_json_value(one) for one in plain)
 
 

@@ -1,6 +1,6 @@
-"""Hosts as they are compared: without port, final dot and case; what is no plain host is unknown.
+"""Canonical host names: without port, final dot and letter case; anything else is unknown.
 
-A name is ASCII, as it travels: international ones are written `xn--…`, for their readers differ in how they spell them.
+A name is ASCII, as on the wire: international names are written `xn--…`, as readers spell them differently.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ NO_HOST = Invalid("not a plain host")
 
 
 def parse_host(authority: str) -> str | Invalid:
-    """The host of `API.Example.:8443`, or of an address; IPv6 stands in brackets, or alone and then without a port."""
+    """Return the host of `API.Example.:8443`, or of an address. IPv6 is in brackets, or alone and without a port."""
     return _parse_host(str.__str__(authority)) if len(authority) <= MAX_AUTHORITY_LENGTH else NO_HOST
 
 
-@lru_cache(maxsize=4_096)  # those of a gateway are few
+@lru_cache(maxsize=4_096)  # a gateway has few
 def _parse_host(authority: str) -> str | Invalid:
     match = AUTHORITY.fullmatch(authority)
     if match is None:
@@ -33,13 +33,14 @@ def _parse_host(authority: str) -> str | Invalid:
 
 
 def canonical_ipv6(text: str) -> str | None:
-    """An IPv6 address in its usual spelling."""
+    """Return an IPv6 address in its canonical spelling; None if it is not valid."""
     address = parse_ip(text) if ":" in text else None
     return None if address is None else str(address)
 
 
 def parse_host_name(text: str) -> str | None:
-    """A name of labels. One whose last label is a number is an IPv4 address, or a trick (`0x7f.1`)."""
+    """Return a name of labels; None if it is not valid. A name whose last label is a number must be an IPv4 address, as
+    `0x7f.1` would mislead readers."""
     name = text.removesuffix(".")
     labels = name.split(".")
     if len(name) > MAX_HOST_LENGTH or not all(LABEL.fullmatch(label) for label in labels):

@@ -1,4 +1,4 @@
-"""A key by which a gateway asks once: who claims it, and what is known of one that was claimed before."""
+"""Idempotency keys: the key of a gateway, its claim, and the record of an earlier decision."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import NamedTuple
 
 from policyengine.runtime.limits import ChargeResult
 
-KEEP_MICROSECONDS = 600_000_000  # microseconds that an answer is kept under its key
-LEASE_MICROSECONDS = (
-    5_000_000  # microseconds that a claim keeps others waiting; whoever takes longer has lost it by then
-)
+KEEP_MICROSECONDS = 600_000_000  # lifetime of an answer under its key
+LEASE_MICROSECONDS = 5_000_000  # how long a claim blocks others; a slower decision loses its claim
 MAX_KEYS_PER_GATEWAY = (
-    100_000  # keys of a gateway; then its oldest is forgotten before its time: asked again, it is spent again
+    100_000  # for each gateway; the oldest key is then dropped early, and a repeat of it is charged again
 )
-GATEWAY_DIGITS = 16  # hexadecimal digits with which the names of a gateway begin
+GATEWAY_DIGITS = 16  # hexadecimal digits at the start of a gateway's names
 
 
 class IdempotencyKey(NamedTuple):
-    """What is to be accounted once: the `gateway` that asks, the `key` it gave, and a `digest` of what it sent with it.
+    """The key of one charged decision: the `gateway`, its `key`, and a `digest` of the question.
 
-    `item` is which of many: each is accounted for itself.
+    `item` is the index in a batch: each item is charged separately.
     """
 
     gateway: str
@@ -29,17 +27,17 @@ class IdempotencyKey(NamedTuple):
     item: int | None = None
 
     def claim(self, revision: str, token: str) -> IdempotencyClaim:
-        """Under a name that shows none of it. Another policy knows nothing of the key: what it forbids stays shut."""
+        """Return a claim whose name reveals nothing. The name includes the revision, so a new policy decides again."""
         parts = (revision, "" if self.item is None else str(self.item), self.key)
         name = _digest(GATEWAY_DIGITS // 2, self.gateway) + _digest(20, self.gateway, *parts)
         return IdempotencyClaim(name, self.digest, token)
 
 
 class IdempotencyClaim(NamedTuple):
-    """Of a `name`, by one try, which its `token` tells from all others.
+    """A claim to a `name` by one attempt, which its `token` identifies.
 
-    A commit writes `draft`, the decision but for how its limits stand, in the same step as what it spends; and does
-    nothing where the name is no longer claimed by this token.
+    A commit writes `draft`, the decision without the state of its limits, in the same step as its charges. It does
+    nothing if this token has lost the claim.
     """
 
     name: str
@@ -49,12 +47,12 @@ class IdempotencyClaim(NamedTuple):
 
     @property
     def gateway(self) -> str:
-        """What all names of one gateway begin with: each gateway has room of its own."""
+        """The common prefix of all names of one gateway: each gateway has its own capacity."""
         return self.name[:GATEWAY_DIGITS]
 
 
 class IdempotencyRecord(NamedTuple):
-    """What is kept under a name that was claimed before: the draft and how the limits stood, once it is decided."""
+    """The record of a claimed name: once decided, the draft and the result of its charges."""
 
     digest: str
     draft: bytes | None = None
@@ -62,15 +60,15 @@ class IdempotencyRecord(NamedTuple):
 
 
 class IdempotencyKeyError(Exception):
-    """Why nothing was decided under a key; nothing was spent either."""
+    """A key under which nothing was decided or charged."""
 
 
 class KeyInProgressError(IdempotencyKeyError):
-    """The same question is being decided at this moment."""
+    """The same question is in progress."""
 
 
 class KeyReuseError(IdempotencyKeyError):
-    """The key came with another question before."""
+    """The key was used for another question."""
 
 
 def _digest(size: int, *parts: str) -> str:

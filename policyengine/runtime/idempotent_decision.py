@@ -1,4 +1,4 @@
-"""A decision as it is kept for whoever asks again by the same key: all that the store does not find out itself."""
+"""The stored form of a decision for repeats of its idempotency key: everything that the store does not add itself."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ MAX_INT64 = 2**63 - 1
 
 
 class LimitRecord(Struct, frozen=True, array_like=True):
-    """A limit, without whom it counts: what its state is told by, of a rate drain, token and tick, of a budget bound
-    and window, of places how many and their lease."""
+    """A limit without its key. `numbers` are drain, token and tick of a rate, bound and window of a budget, or size and
+    lease of a concurrency limit."""
 
     kind: str
     name: str
@@ -47,9 +47,12 @@ class LimitRecord(Struct, frozen=True, array_like=True):
 
 
 class DecisionDraft(Struct, frozen=True, array_like=True):
-    """`moment` is the clock that it was decided by, in nanoseconds; `spent` are approvals that others had used then,
-    `spends` those that it uses; `past` is what a log says of the history that it rests on, and `proved` the facts that
-    credentials proved: nobody can prove them by the same proof again."""
+    """A stored decision.
+
+    `moment` is the time of the decision in nanoseconds. `spent` are approvals that were used before, `spends` those
+    that it uses. `past` is the log entry of the history that it used. `proved` are the facts proved by credentials, as
+    the same proof cannot prove them again.
+    """
 
     moment: int
     spent: tuple[str, ...]
@@ -70,7 +73,7 @@ class DecisionDraft(Struct, frozen=True, array_like=True):
 
 
 class IdempotentDecision(NamedTuple):
-    """A decision, and whether it was made before, `again` told by its key."""
+    """A decision; `again` is True if it repeats an earlier one of the same key."""
 
     decision: Decision
     again: bool
@@ -93,19 +96,19 @@ def encode_draft(
 
 
 def decode_draft(draft: bytes) -> DecisionDraft:
-    """Raises ValueError."""
+    """Decode a draft. Raises ValueError."""
     return _decoder.decode(draft)
 
 
 def restore_decision(draft: DecisionDraft, found: ChargeResult) -> Decision:
-    """The decision as it was told. Raises ValueError."""
+    """Return the decision as it was returned before. Raises ValueError."""
     said = (draft.reasons, draft.remedies, draft.obligations, draft.unknown, draft.package, draft.revision)
     decision = Decision(Answer(draft.outcome, draft.gate, *said), draft.principal, draft.id)
     return apply_limits(decision, tuple(map(from_limit_record, draft.limits)), found.standings)
 
 
 def draft_charges(draft: bytes) -> tuple[Charge, ...]:
-    """The charges of a draft, as far as their states are told by them. Raises ValueError."""
+    """Return the charges of a draft, with the parts that their states need. Raises ValueError."""
     return tuple(from_limit_record(line).charge for line in decode_draft(draft).limits)
 
 
@@ -139,7 +142,7 @@ def restore_charge(line: LimitRecord) -> Charge:
         case "at once", (most, lease):
             return ConcurrencyCharge("", (), most, lease)
         case _:
-            raise ValueError("it is no draft of a decision")
+            raise ValueError("the data is not a draft of a decision")
 
 
 # ── What was proved ───────────────────────────────────────────────────────────────────────────
@@ -148,7 +151,7 @@ EXT_NUMBER, EXT_INTEGER, EXT_INVALID = 1, 2, 3
 
 
 def encode_facts(facts: Mapping[str, object]) -> bytes:
-    """None where one of them cannot be kept: then a record of who asks again says nothing of what was proved."""
+    """Return the encoded facts; empty if one cannot be encoded: then the record of a repeat shows no proved facts."""
     try:
         return msgpack.encode(pack_fact(facts))
     except (MsgspecError, TypeError, ValueError, OverflowError):
@@ -156,10 +159,10 @@ def encode_facts(facts: Mapping[str, object]) -> bytes:
 
 
 def decode_facts(kept: bytes) -> dict[str, object]:
-    """Raises ValueError."""
+    """Decode proved facts. Raises ValueError."""
     found = unpack_fact(msgpack.decode(kept, ext_hook=unpack_extension)) if kept else {}
     if not isinstance(found, dict):
-        raise ValueError("these are no facts")
+        raise ValueError("the data is not an object of facts")
     return found
 
 

@@ -1,6 +1,6 @@
-"""What decisions are called: ULIDs whose random part is a keyed hash of a serial number, so that nobody can guess one.
+"""Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that they cannot be guessed.
 
-An id is also what a report of the outcome names: who could guess the ids of others could report for them.
+A report of an outcome names the id, so a caller who guesses ids could report for others.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from hashlib import shake_256
 from itertools import count
 from typing import TypeAlias
 
-# When a decision was made (nanoseconds), and its serial number in this process or its id; or the id alone.
+# The time of a decision (nanoseconds) and its serial number in this process or its id; or the id alone.
 Stamp: TypeAlias = tuple[int, int | str] | str
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FROM_BASE32HEX = bytes.maketrans(b"0123456789ABCDEFGHIJKLMNOPQRSTUV", _CROCKFORD.encode())
 _RANDOM_BYTES, _RANDOM_CHARACTERS = 10, 16  # 80 bits
-_BLOCK = 256  # ids whose random parts are computed together, as that is quicker
+_BLOCK = 256  # ids whose random parts are computed together, which is faster
 serials = count()
 
 
 def crockford(number: int, characters: int) -> str:
-    """The number in base 32, five bits a character."""
+    """Return the number in base 32, five bits for each character."""
     return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(characters)))
 
 
@@ -32,7 +32,7 @@ _key = secrets.token_bytes(32)
 
 
 def _replace_key() -> None:
-    """A forked process counts the same serials on: under another key its ids are others."""
+    """Replace the key after a fork: the child continues the same serial numbers, and needs other ids."""
     global _key
     _key = secrets.token_bytes(32)
     _random_parts.cache_clear()
@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 @lru_cache(maxsize=64)
 def _random_parts(block: int) -> str:
-    """Those of a block of serials, one after another: the same whenever they are asked for."""
+    """Return the concatenated random parts of a block of serials; the same on every call."""
     hashed = shake_256(_key + block.to_bytes(16, "big")).digest(_RANDOM_BYTES * _BLOCK)
     return b32hexencode(hashed).translate(_FROM_BASE32HEX).decode()
 
@@ -62,7 +62,7 @@ def id_of(stamp: Stamp) -> str:
 
 
 def ulid(nanoseconds: int, serial: int) -> str:
-    """A ULID: 48 bits of milliseconds and 80 that look random, in 26 characters that sort by time."""
+    """Return a ULID: 48 bits of milliseconds and 80 pseudorandom bits, as 26 characters that sort by time."""
     block, place = divmod(serial, _BLOCK)
     start = place * _RANDOM_CHARACTERS
     return _time(nanoseconds // 1_000_000) + _random_parts(block)[start : start + _RANDOM_CHARACTERS]

@@ -1,10 +1,10 @@
-"""Limits as whole numbers: what one request takes, and what is left. A store does no other arithmetic than this.
+"""Limits in whole numbers: the charge of a request and the state after it. Stores do no other arithmetic.
 
-A rate is a leaky bucket. Its level counts units, `token` of them for one request, and falls by `drain` of them in each
-tick: both are chosen so that nothing is ever rounded, in Python as in the doubles of a Redis script. How fast the level
-falls is as it was when somebody last got through; that is what raises, clamps and data change.
+A rate is a leaky bucket. Its level counts units, `token` of them for each request, and falls by `drain` in each tick.
+Both are chosen so that nothing is rounded, in Python as in the doubles of a Redis script. Between requests, the level
+falls at the pace of the last admitted request; raises, clamps and data change the pace.
 
-Times are microseconds since 1970, as a store's clock gives them.
+Times are microseconds since 1970 by the store's clock.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Literal as Word
 FailureMode: TypeAlias = Word["deny", "local", "allow"]
 CountKey: TypeAlias = tuple[str, ...]
 
-MAX_UNITS = 2**52  # what a double holds exactly, with room for one sum
-COARSE = 10_000_000  # windows from here on (microseconds) are counted in milliseconds
-MICRO = 1_000_000  # the sixth digit after the point is the last one that a budget counts
+MAX_UNITS = 2**52  # exact in a double, with room for one sum
+COARSE = 10_000_000  # microseconds; longer windows are counted in milliseconds
+MICRO = 1_000_000  # budgets count six decimal places
 STORE_UNANSWERED = "the store did not answer"
-MAX_BUDGET_ENTRIES = 10_000  # that a budget keeps of one key; then what comes is counted with the last one
+MAX_BUDGET_ENTRIES = 10_000  # for each key of a budget; later amounts are added to the last entry
 
 
 class BucketParameters(NamedTuple):
-    """`most` tokens at once; `drain` units leave the bucket in a tick."""
+    """A bucket of `most` tokens, from which `drain` units leave in each tick."""
 
     most: int
     drain: int
 
 
 class ClampCharge(NamedTuple):
-    """A clamp: whether it acts on this request, and how many ticks it goes on after it (0: no longer than this)."""
+    """A clamp: whether it acts on this request, and for how many ticks it continues afterwards (0: not at all)."""
 
     flow: BucketParameters
     acts: bool
@@ -41,7 +41,8 @@ class ClampCharge(NamedTuple):
 
 
 class RateCharge(NamedTuple):
-    """Of a rate: `cost` tokens, at this flow unless a clamp is tighter. `counts`: denied requests take it, too."""
+    """A charge of `cost` tokens to a rate, at `flow` unless a clamp is tighter. If `counts`, denied requests are
+    charged too."""
 
     rule: str
     key: CountKey
@@ -51,17 +52,17 @@ class RateCharge(NamedTuple):
     tick: int  # microseconds
     clamps: tuple[ClampCharge, ...] = ()
     counts: bool = False
-    steady: bool = True  # the flow is the same for everybody, always
+    steady: bool = True  # the flow never changes
     failing: FailureMode = "deny"
 
     @property
     def latching(self) -> bool:
-        """Whether a clamp goes on after this request, whatever comes of it."""
+        """Whether a clamp continues after this request, for any outcome."""
         return any(one.lasts for one in self.clamps)
 
 
 class BudgetCharge(NamedTuple):
-    """To a budget: an amount (millionths; of a `count` or `distinct`, one million), or one more different `value`."""
+    """A charge to a budget: an amount in millionths (a million for `count` or `distinct`), or a distinct `value`."""
 
     rule: str
     key: CountKey
@@ -73,7 +74,7 @@ class BudgetCharge(NamedTuple):
 
 
 class ConcurrencyCharge(NamedTuple):
-    """A place among those under way, until it is given back or `lease` microseconds are over."""
+    """A slot of a concurrency limit, held until it is released or `lease` microseconds have passed."""
 
     rule: str
     key: CountKey
@@ -86,15 +87,18 @@ Charge: TypeAlias = RateCharge | BudgetCharge | ConcurrencyCharge
 
 
 class LimitState(NamedTuple):
-    """How a limit stands after a request: `limit` and `remaining` in tokens or in what a budget counts; `reset` until
-    all of it is there again and `retry` until this request would pass, in microseconds (None: it never would)."""
+    """The state of a limit after a request.
+
+    `limit` and `remaining` are in tokens, or in the unit of the budget. `reset` is the time until the limit is full
+    again, `retry` the time until this request would pass, both in microseconds; `retry` is None if it never would.
+    """
 
     admitted: bool
     limit: int
     remaining: int
     reset: int
     retry: int | None
-    base: float = 1.0  # the pace in force, beside the one that the rule says
+    base: float = 1.0  # current pace relative to the pace of the rule
 
 
 # ── Rates ─────────────────────────────────────────────────────────────────────────────────────
@@ -109,13 +113,16 @@ class RateUnit(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The most tokens that can be counted."""
+        """The largest number of tokens that can be counted."""
         return MAX_UNITS // self.token
 
 
 @lru_cache(maxsize=4_096)
 def rate_unit(paces: tuple[tuple[int, int], ...], by_fact: tuple[int, ...] = ()) -> RateUnit:
-    """In which all paces (so many in so many microseconds) are whole; those of `by_fact` (windows) for any count."""
+    """Return the unit in which all paces (count, microseconds) are whole numbers.
+
+    `by_fact` holds the windows of paces whose count is a fact.
+    """
     windows = [within for _, within in paces] + list(by_fact)
     tick = 1_000 if min(windows) >= COARSE else 1
     needed = [within // tick // gcd(count, within // tick) for count, within in paces]
@@ -123,8 +130,10 @@ def rate_unit(paces: tuple[tuple[int, int], ...], by_fact: tuple[int, ...] = ())
 
 
 class TokenBucket(NamedTuple):
-    """The level when somebody last got through (in units), when that was (in ticks), and how fast it falls since;
-    until which tick each clamp goes on."""
+    """A token bucket: its level (units) and time (ticks) at the last admitted request, and its drain since then.
+
+    `latches` holds the tick at which each clamp ends.
+    """
 
     level: int
     at: int
@@ -132,18 +141,18 @@ class TokenBucket(NamedTuple):
     latches: tuple[int, ...] = ()
 
     def full_at(self) -> int:
-        """The tick from which on nothing is missing: then it may be forgotten."""
+        """Return the tick from which the bucket is empty; then it can be dropped."""
         return max(self.at - -self.level // self.drain, *self.latches, 0)
 
 
 @lru_cache(maxsize=64)
 def idle_latches(clamps: int) -> tuple[int, ...]:
-    """One object for all buckets whose clamps are at rest."""
+    """Return the latches of a bucket without active clamps, one shared object for all."""
     return (0,) * clamps
 
 
 class BucketView(NamedTuple):
-    """A bucket as it is at a tick, for one request: the clamps that act, or go on, have had their say."""
+    """A bucket at a tick, for one request, with the effect of its active clamps."""
 
     tick: int
     level: int
@@ -170,7 +179,7 @@ def view_bucket(bucket: TokenBucket | None, charge: RateCharge, now: int) -> Buc
 
 
 def charge_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> tuple[LimitState, TokenBucket]:
-    """How the rate stands, and the bucket once the cost is in it."""
+    """Return the state of the rate, and the bucket with the cost added."""
     tick, level, latches, flow = view_bucket(bucket, charge, now)
     full, after = flow.most * charge.token, level + charge.cost * charge.token
     admitted = after <= full
@@ -187,8 +196,7 @@ def charge_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> tup
 
 
 def refuse_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> TokenBucket:
-    """The bucket after a request that was not let through: clamps go on, and of a rate that counts denials it has taken
-    what there was."""
+    """Return the bucket after a refused request: clamps continue, and a rate that counts denials takes what it can."""
     tick, level, latches, flow = view_bucket(bucket, charge, now)
     if charge.counts:
         level = max(level, min(level + charge.cost * charge.token, flow.most * charge.token))
@@ -197,15 +205,17 @@ def refuse_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> Tok
 
 
 def deduct_prepaid(charge: RateCharge, paid: int) -> RateCharge:
-    """What is still to be taken where so many tokens were taken before, for the same request."""
+    """Return the charge without the tokens that were charged before for the same request."""
     return charge._replace(cost=max(0, charge.cost - paid)) if paid else charge
 
 
 def charge_prepaid_rate(
     bucket: TokenBucket | None, charge: RateCharge, now: int
 ) -> tuple[LimitState, TokenBucket | None]:
-    """How a rate stands of which all was taken before: it needs no room, whatever its pace is by now. What of it is to
-    be kept: clamps that go on; None where nothing is."""
+    """Return the state of a fully prepaid rate, and the bucket to store: None unless a clamp continues.
+
+    A prepaid charge needs no room at any pace.
+    """
     standing = charge_rate(bucket, charge._replace(cost=0), now)[0]._replace(admitted=True, retry=0)
     return standing, refuse_rate(bucket, charge._replace(counts=False), now) if charge.latching else None
 
@@ -214,8 +224,8 @@ def charge_prepaid_rate(
 
 
 class BudgetEntry(NamedTuple):
-    """What one request added: when, how much, which value, and the decision that it may be given back by: none, where
-    several requests added it."""
+    """One entry of a budget: time, amount, value, and the decision that can release it; "" if several requests share
+    it."""
 
     at: int
     amount: int
@@ -229,7 +239,7 @@ BudgetEntries: TypeAlias = tuple[BudgetEntry, ...]
 def charge_budget(
     entries: Sequence[BudgetEntry], charge: BudgetCharge, now: int, decision: str
 ) -> tuple[LimitState, BudgetEntries]:
-    """How the budget stands, and what it holds: with the amount in it, if that is admitted. Oldest first."""
+    """Return the state of the budget and its entries, oldest first, with the amount added if it is admitted."""
     now = max(now, entries[-1].at) if entries else now
     live = tuple(one for one in entries if one.at > now - charge.within)
     others = live if charge.value is None else tuple(one for one in live if one.value != charge.value)
@@ -252,7 +262,7 @@ def charge_budget(
 
 
 def _time_until_room(entries: Sequence[BudgetEntry], charge: BudgetCharge, used: int, now: int) -> int | None:
-    """How long until enough of it has left the window."""
+    """Return the time until enough has left the window; None if it never has."""
     for entry in entries:
         used -= entry.amount
         if used + charge.amount <= charge.bound:
@@ -262,13 +272,13 @@ def _time_until_room(entries: Sequence[BudgetEntry], charge: BudgetCharge, used:
 
 # ── At once ───────────────────────────────────────────────────────────────────────────────────
 
-SlotHolders: TypeAlias = tuple[tuple[str, int], ...]  # decisions, and until when each holds its place
+SlotHolders: TypeAlias = tuple[tuple[str, int], ...]  # decision id, end of its slot
 
 
 def acquire_slot(
     held: SlotHolders, charge: ConcurrencyCharge, now: int, decision: str
 ) -> tuple[LimitState, SlotHolders]:
-    """How many are under way, and who: with this one, if that is admitted."""
+    """Return the state of a concurrency limit and its holders, with this decision added if it is admitted."""
     live = tuple((name, until) for name, until in held if until > now)
     admitted = len(live) < charge.most
     first = min((until for _, until in live), default=now) - now
@@ -278,7 +288,7 @@ def acquire_slot(
 
 
 def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
-    """How a limit stands that would have admitted a request which another one did not let through."""
+    """Return the state of a limit that had room for a request which another limit refused."""
     match charge:
         case RateCharge():
             return charge_rate(state, charge._replace(cost=0), now)[0]
@@ -297,7 +307,7 @@ def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
 
 
 class LimitCharge(NamedTuple):
-    """A charge, and the rule that makes it: its name, its place in the source, and what it says."""
+    """A charge and its rule: name, place in the source, and text."""
 
     charge: Charge
     name: str
@@ -306,7 +316,7 @@ class LimitCharge(NamedTuple):
 
 
 class SteadyRate:
-    """A rate whose pace never changes and of which a request takes one: all of it but whose count it is by."""
+    """A rate with a constant pace and a cost of one: everything except its key."""
 
     __slots__ = ("drain", "full", "limited", "rule", "tick", "token")
 
@@ -317,10 +327,10 @@ class SteadyRate:
         self.drain, self.full = charge.flow.drain, charge.flow.most * charge.token
 
     def by(self, key: CountKey) -> LimitCharge:
-        """By this count."""
+        """Return the charge to a key."""
         charge, *words = self.limited
         rule, _, *pace = charge
-        return LimitCharge(RateCharge(rule, key, *pace), *words)  # `_replace` takes three times as long
+        return LimitCharge(RateCharge(rule, key, *pace), *words)  # `_replace` is three times slower
 
     def standing(self, level: int, admitted: bool) -> LimitState:
         reset = -(-level // self.drain) * self.tick
@@ -330,7 +340,7 @@ class SteadyRate:
 
 
 def to_limit_charge(charge: LimitCharge | tuple[SteadyRate, CountKey | str]) -> LimitCharge:
-    """The charge of a plain rate, once it is asked for in full."""
+    """Return the full charge of a steady rate."""
     if isinstance(charge, LimitCharge):
         return charge
     meter, key = charge
@@ -338,7 +348,7 @@ def to_limit_charge(charge: LimitCharge | tuple[SteadyRate, CountKey | str]) -> 
 
 
 class LimitResult(NamedTuple):
-    """How a limit stood after a decision; by its `level`, where it is a plain rate that let the request through."""
+    """The state of a limit after a decision: the `level` alone for a steady rate that admitted the request."""
 
     limited: LimitCharge | SteadyRate
     how: LimitState | int
@@ -356,10 +366,9 @@ class LimitResult(NamedTuple):
 
 
 class ChargeResult(NamedTuple):
-    """What a store answered to the charges of one decision, in their order, and when, by its clock.
+    """The response of a store to the charges of one decision, in their order, and its time.
 
-    `failed` says, for the charges of a store that could not be asked, what went wrong, and `reason` what callers are
-    told of it.
+    If a store did not answer, `failed` says what went wrong and `reason` is the message for callers.
     """
 
     standings: tuple[LimitState, ...]

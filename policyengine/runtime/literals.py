@@ -1,4 +1,4 @@
-"""Text that stands for a duration, a time, an address or a network; policies and requests spell them the same way."""
+"""Durations, times, addresses and networks as text; policies and requests use the same spelling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-MAX_LITERAL_LENGTH = 64  # no duration, time or address needs more; it keeps the arithmetic below small
+MAX_LITERAL_LENGTH = 64  # no duration, time or address is longer; it bounds the arithmetic below
 MILLISECONDS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")
@@ -23,7 +23,7 @@ MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """`10m`, `1h30m`, `500ms`; None when it is no duration. There are no negative and no fractional ones."""
+    """Parse `10m`, `1h30m` or `500ms`; None if invalid. Durations are neither negative nor fractional."""
     if len(text) > MAX_LITERAL_LENGTH or not DURATION.fullmatch(text):
         return None
     milliseconds = sum(int(count) * MILLISECONDS_PER_UNIT[unit] for count, unit in PART.findall(text))
@@ -34,7 +34,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time with its zone, in UTC; None when it is none. What is finer than a microsecond is cut off."""
+    """Parse an RFC 3339 time with a zone to UTC; None if invalid. Digits beyond a microsecond are cut off."""
     match = RFC3339.fullmatch(text) if len(text) <= MAX_LITERAL_LENGTH else None
     if match is None:
         return None
@@ -42,7 +42,7 @@ def parse_time(text: str) -> datetime | None:
     try:
         local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=parse_offset(sign, hours, minutes))
         return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
-    except (ValueError, OverflowError):  # no such day, or far beyond every calendar
+    except (ValueError, OverflowError):  # an invalid day, or a time outside of the calendar
         return None
 
 
@@ -54,7 +54,7 @@ def parse_offset(sign: str | None, hours: str, minutes: str) -> timezone:
 
 
 def to_utc(moment: datetime) -> datetime:
-    """An aware time in UTC. Raises OverflowError outside the years 2 to 9998, whose times exist in every zone."""
+    """Return an aware time in UTC. Raises OverflowError outside the years 2 to 9998, as those exist in every zone."""
     utc = moment.astimezone(UTC)
     if not 2 <= utc.year <= 9998:
         raise OverflowError
@@ -62,7 +62,7 @@ def to_utc(moment: datetime) -> datetime:
 
 
 def parse_ip(text: str) -> Address | None:
-    """An address without scope and leading zeros; an IPv6 address that only wraps an IPv4 one is that IPv4 one."""
+    """Parse an address without scope and leading zeros; None if invalid. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         return unmap_address(ip_address(text)) if len(text) <= MAX_LITERAL_LENGTH else None
     except ValueError:
@@ -76,7 +76,7 @@ def unmap_address(address: Address) -> Address | None:
 
 
 def parse_cidr(text: str) -> Network | None:
-    """`10.0.0.0/8`: an address, a slash, a prefix length; bits beyond the prefix must be zero."""
+    """Parse `10.0.0.0/8`: address, slash, prefix length; None if invalid. Bits beyond the prefix must be zero."""
     address, _, prefix = text.partition("/")
     if len(text) > MAX_LITERAL_LENGTH or "%" in address or not PREFIX.fullmatch(prefix):
         return None
@@ -87,7 +87,7 @@ def parse_cidr(text: str) -> Network | None:
 
 
 def unmap_network(network: Network) -> Network:
-    """Networks inside `::ffff:0:0/96` are IPv4 networks, as their addresses are IPv4 addresses."""
+    """Return networks inside `::ffff:0:0/96` as IPv4 networks, like their addresses."""
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
     return network

@@ -1,4 +1,4 @@
-"""What a decision needs from outside, by name: the drivers fetch it, and only they do."""
+"""The inputs that a decision needs from outside, by name; only the drivers fetch them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from policyengine.typesystem import EntityRef
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A question that state can still change: which of the `approvals` (ids) were spent already, what happened in these
-    `windows`, and what the directory says of these `rows`. While rows are missing nothing else is asked for yet."""
+    """A question whose decision depends on state.
+
+    It needs to know which `approvals` (ids) were spent, the events in `windows`, and the entities `rows`. While rows
+    are missing, the others are not requested yet.
+    """
 
     request: Request
     approvals: frozenset[str] = frozenset()

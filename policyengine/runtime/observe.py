@@ -1,7 +1,7 @@
-"""What a decision becomes that is only observed: an allow, with what it would have been. The one place that says so.
+"""Observe mode: the only place that turns a decision into an allow with its enforced outcome.
 
-A policy's no is let through. What no policy decided is not: a failure, a path that two servers read differently, and
-somebody of whom nothing is known, who is asked to say who it is.
+A denial by policy passes. Results that no policy decided do not: a failure, a path that two servers read differently,
+and an anonymous caller, who gets a challenge to authenticate.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _observed_answers: dict[tuple[int, bool], tuple[Answer, Answer]] = {}
 
 
 def is_anonymous(decision: Decision) -> bool:
-    """Whether nothing is known of who asks."""
+    """Return whether the caller is anonymous."""
     return decision.principal.agent is None and decision.principal.user is None
 
 
 def needs_challenge(decision: Decision) -> bool:
-    """Whether somebody who says who it is may get further: a 401."""
+    """Return whether the response is a 401: authentication may help this caller."""
     return decision.outcome is Outcome.DENY and decision.gate in CHALLENGE_GATES and is_anonymous(decision)
 
 
 def may_pass(decision: Decision) -> bool:
-    """Whether it may be let through while it is observed, whatever the policy says."""
+    """Return whether observe mode may let the request pass, independent of the policy."""
     return decision.allowed or not (decision.gate in UNDECIDED_GATES or needs_challenge(decision))
 
 
 def apply_observe_mode(decision: Decision, passes: bool) -> Decision:
-    """The decision as it is told while somebody observes.
+    """Return the decision in observe mode.
 
-    One that `passes` is an allow, and vouches for no name that the policy did not accept. Reasons and remedies stay:
-    they say why it would have been stopped.
+    If it `passes`, it is an allow without a principal that the policy did not accept. Reasons and remedies stay: they
+    show why enforcement would stop the request.
     """
     nobody = passes and decision.gate is Gate.IDENTITY
     asker = Principal() if nobody else decision.asker
@@ -44,10 +44,10 @@ def apply_observe_mode(decision: Decision, passes: bool) -> Decision:
 
 
 def observed_answer(answer: Answer, passes: bool) -> Answer:
-    """The same answer to all that come to the same end, so that it is written once."""
+    """Return the observed answer, one object for each original, so that it is encoded once."""
     key = id(answer), passes
     known = _observed_answers.get(key)
-    if known is not None:  # of that very answer: it is kept as long as its number is
+    if known is not None:  # the entry keeps its answer alive, so the id still belongs to it
         return known[1]
     if len(_observed_answers) >= MAX_CACHED_ANSWERS:
         _observed_answers.clear()

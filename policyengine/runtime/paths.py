@@ -1,8 +1,8 @@
-"""Methods and paths in their one canonical spelling, or malformed: the first step of every HTTP decision.
+"""Canonical methods and paths, or malformed ones: the first step of every HTTP decision.
 
-A path is decoded once and compared decoded. Whatever a server behind us could read differently is malformed: what is
-listed below, segments that end in a dot or begin or end with white space (some file systems drop those), characters
-that become plain ones under compatibility normalisation (`ａ` is an `a` to some), and invisible ones (dropped by some).
+A path is decoded once and compared decoded. Everything that a server behind us could read differently is malformed: the
+characters below, segments that end in a dot or begin or end with white space (some file systems drop those), characters
+that become ASCII under compatibility normalisation (some treat `ａ` as `a`), and invisible ones (some drop them).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HAZARDS = {
     "#": "a `#`",
     "%": "an escape that changes under a second decoding",
 }
-# Spelled as `override_name` leaves them.
+# In the spelling of `override_name`.
 OVERRIDE_HEADERS = frozenset({"x-http-method-override", "x-http-method", "x-method-override"})
 OVERRIDE_FIELD = "-method"
 OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
@@ -37,7 +37,7 @@ OVERRIDE_PARAMETERS = OVERRIDE_HEADERS | {OVERRIDE_FIELD}
 
 @dataclass(frozen=True, slots=True)
 class CanonicalPath:
-    """`path` is the decoded text without a trailing slash; `segments` are its parts, none of them empty."""
+    """`path` is the decoded text without a trailing slash; `segments` are its nonempty parts."""
 
     path: str
     segments: tuple[str, ...]
@@ -52,7 +52,7 @@ PathResult: TypeAlias = CanonicalPath | MalformedPath
 
 
 def canonical_path(path: str) -> PathResult:
-    """The one spelling of a path as it stands in a request line, without query."""
+    """Return the canonical spelling of the path of a request line, without query."""
     why = find_path_problem(path)
     if why:
         return MalformedPath(why)
@@ -61,7 +61,7 @@ def canonical_path(path: str) -> PathResult:
         return MalformedPath(f"more than {MAX_SEGMENTS} segments")
     segments = []
     for part in raw:
-        if part.isascii() and part.isalnum():  # most segments, and nothing can be wrong with them
+        if part.isascii() and part.isalnum():  # most segments, and always safe
             segments.append(part)
             continue
         segment = decode_segment(part)
@@ -73,18 +73,18 @@ def canonical_path(path: str) -> PathResult:
 
 
 def find_path_problem(path: str) -> str | None:
-    """What is wrong with the path as a whole, before it is taken apart."""
+    """Return the problem of the path as a whole, before it is split; None if there is no problem."""
     if len(path) > MAX_PATH_LENGTH:
         return f"longer than {MAX_PATH_LENGTH:,} characters"
     if not path.startswith("/"):
         return "no slash at the start"
     if BAD_ESCAPE.search(path):
-        return "a `%` that begins no escape"
+        return "a `%` that does not begin an escape"
     return next((HAZARDS[char] for char in "?#" if char in path), None)
 
 
 def decode_segment(segment: str) -> str | None:
-    """The segment with its escapes resolved once; None when that is not valid UTF-8."""
+    """Return the segment with its escapes decoded once; None if the result is not valid UTF-8."""
     try:
         return unquote_to_bytes(segment.encode("utf-8")).decode("utf-8")
     except UnicodeError:
@@ -92,7 +92,7 @@ def decode_segment(segment: str) -> str | None:
 
 
 def find_segment_hazard(segment: str) -> str | None:
-    """Why a decoded segment could mean something else to the server behind us."""
+    """Return why the server behind us could read a decoded segment differently; None if it could not."""
     if segment == "":
         return "an empty segment"
     if not unicodedata.is_normalized("NFC", segment):
@@ -109,13 +109,13 @@ def find_segment_hazard(segment: str) -> str | None:
 
 
 def find_control_characters(segment: str) -> str | None:
-    """Control characters and line separators have no place in a path."""
+    """Return the hazard of control characters and line separators."""
     odd = any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in segment)
     return "a control character" if odd else None
 
 
 def find_disguised_name(segment: str) -> str | None:
-    """A name that some systems read as another one: `ａdmin`, or `admin` with an invisible character in it."""
+    """Return the hazard of names that some systems read as others: `ａdmin`, or `admin` with an invisible character."""
     if any(unicodedata.category(char) == "Cf" for char in segment):
         return "an invisible character"
     foreign = [char for char in segment if not char.isascii()]
@@ -132,14 +132,14 @@ def find_odd_edges(segment: str) -> str | None:
 
 
 def canonical_method(text: str) -> str | MalformedPath:
-    """An upper-case token; HEAD is decided as GET."""
+    """Return an upper-case token; HEAD is decided as GET."""
     if not METHOD.fullmatch(text):
-        return MalformedPath("a method that is no upper-case word")
+        return MalformedPath("a method that is not an upper-case word")
     return "GET" if text == "HEAD" else text
 
 
 def find_override(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> str | None:
-    """Where a server could take another method from than the request line's: a header or a parameter, by its name."""
+    """Return the header or parameter that could override the method for some server; None if there is none."""
     for place, members, overriding, spelled in (
         ("a header", headers, OVERRIDE_HEADERS, override_header_name),
         ("the query", query, OVERRIDE_PARAMETERS, override_name),
@@ -160,5 +160,5 @@ def present_names(members: Mapping[str, object]) -> Iterable[str]:
 
 
 def override_name(name: str) -> str:
-    """Servers disagree about case, white space and underscores in names of parameters; here they are all the same."""
+    """Return the canonical name of a parameter: servers disagree about case, white space and underscores."""
     return name.strip().lower().replace("_", "-")

@@ -1,4 +1,4 @@
-"""Texts that a pattern matches, by its own letters: for tests, properties and witnesses to try."""
+"""Sample texts that a pattern matches, for tests, properties and witnesses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from policyengine.runtime.regex_linearity import parser
 
 
 def pattern_texts(pattern: str) -> Iterator[str]:
-    """Texts by the pattern's own letters: each class by its first character or its last, each repeat as short as may be
-    or a little longer, each branch in turn."""
+    """Yield texts that a pattern may match: classes by their first or last character, repeats minimal or a little
+    longer, and each branch in turn."""
     try:
         parsed = parser.parse(pattern)
         for last, more, branch in product((False, True), (0, 1), (0, 1, 2)):

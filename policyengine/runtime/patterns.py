@@ -1,4 +1,4 @@
-"""Patterns on whole texts: globs for `like` and tools, regular expressions for `matches`, both in linear time."""
+"""Patterns on whole texts in linear time: globs for `like` and tools, regular expressions for `matches`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from policyengine.runtime.structure_checks import quote_input
 
 try:
     import re2  # type: ignore[import-untyped]
-except ImportError:  # an optional dependency; what only it can match is refused when a policy is loaded
+except ImportError:  # an optional dependency; loading a policy that needs it fails
     re2 = None
 
 MAX_PATTERN_LENGTH = 1_000
 RE2_MEMORY_BYTES = 8 << 20
 INSTALL = f"install re2, which matches every pattern in linear time, {install_command('re2')}"
 UNSUPPORTED_FEATURES = "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
-# One token of a pattern, outside and inside a class of characters.
+# One token of a pattern, outside and inside a character class.
 TOKEN_OUTSIDE_CLASS = re.compile(r"\\.?|\[\^?\]?|[^\\\[]+", re.DOTALL)
 TOKEN_INSIDE_CLASS = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """`*` is any run of characters, the empty one too; everything else is itself."""
+    """A glob: `*` matches any characters, also none; all other characters match themselves."""
 
     pattern: str
 
@@ -40,7 +40,7 @@ class Glob:
         if end < len(head) or not text.startswith(head) or not text.endswith(last):
             return False
         place = len(head)
-        for part in middle:  # the leftmost place is never worse than a later one
+        for part in middle:  # the leftmost match is never worse than a later one
             found = text.find(part, place, end)
             if found < 0:
                 return False
@@ -49,7 +49,7 @@ class Glob:
 
 
 class PatternError(Exception):
-    """A pattern that cannot be used: `why`, and what to do about it."""
+    """A pattern that cannot be used: `why`, and a hint."""
 
     def __init__(self, why: str, hint: str | None = None) -> None:
         self.why = why
@@ -59,7 +59,7 @@ class PatternError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A compiled pattern; `engine` is what matches it."""
+    """A compiled pattern; `engine` names its implementation."""
 
     pattern: str
     engine: str
@@ -70,15 +70,16 @@ class Regex:
 
 
 def compile_regex(pattern: str) -> Regex:
-    """A pattern for whole texts. Classes such as `\\w` are ASCII. Raises PatternError unless linear time is certain."""
+    """Compile a pattern for whole texts. Classes such as `\\w` are ASCII. Raises PatternError unless it is provably
+    linear."""
     if len(pattern) > MAX_PATTERN_LENGTH:
         raise PatternError(f"a regular expression longer than {MAX_PATTERN_LENGTH:,} characters")
     if "{," in pattern:
-        raise PatternError("a repeat without its least number", "write `{0,3}`")
+        raise PatternError("a repeat without a minimum", "write `{0,3}`")
     mistake = None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # re warns where a later Python may read a class differently
+            warnings.simplefilter("error")  # re warns if a later Python may read a class differently
             if is_provably_linear(pattern):
                 return Regex(pattern, "re", re.compile(pattern, re.ASCII))
     except (re.error, Warning) as error:
@@ -89,7 +90,7 @@ def compile_regex(pattern: str) -> Regex:
 
 
 def compile_with_re2(pattern: str, mistake: str | None) -> Regex:
-    """`mistake` is what `re` found wrong; re2 may still understand the pattern (`\\p{L}`)."""
+    """Compile with re2. `mistake` is the error of `re`; re2 may still understand the pattern (`\\p{L}`)."""
     if re2 is None:
         helps = mistake is None or mistake.startswith("bad escape")
         raise PatternError(mistake or "a regular expression that could take long", INSTALL if helps else None)
@@ -109,12 +110,12 @@ def describe_re2_error(error: Exception) -> str:
 
 
 def expand_whitespace_classes(pattern: str) -> str:
-    """The class of white space lacks the vertical tab in re2; spelled out, it means one thing in both engines."""
+    """Expand the white-space class, which lacks the vertical tab in re2, so that both engines agree."""
     result = []
     inside, place = False, 0
     while place < len(pattern):
         match = (TOKEN_INSIDE_CLASS if inside else TOKEN_OUTSIDE_CLASS).match(pattern, place)
-        assert match is not None  # one of the alternatives fits any character
+        assert match is not None  # one alternative matches any character
         token = match[0]
         result.append(expand_token(token, inside))
         inside = token != "]" if inside else token.startswith("[")

@@ -1,9 +1,9 @@
-"""Proof that Python's backtracking `re` matches a pattern in linear time; where there is no proof, there is no claim.
+"""Prove that Python's backtracking `re` matches a pattern in linear time; without a proof, nothing is claimed.
 
-The idea: at every choice (one more round or go on; this alternative or that) the possible next characters must not
-overlap. Then a wrong choice fails at its first character, and going back costs a constant per character read. Two
-exceptions keep that bound: alternatives that are plain words none of which begins another (`PUT|POST`), and a short
-rest without unbounded repeats, which may be tried from every place where what stands before it could end (`.*@acme`).
+At every choice (repeat or continue; this alternative or that) the possible next characters must not overlap. Then a
+wrong choice fails at its first character, and backtracking costs a constant for each character. Two exceptions keep
+that bound: alternatives of literal words, none of which is a prefix of another (`PUT|POST`), and a short rest without
+unbounded repeats, which may be tried wherever the part before it could end (`.*@acme`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, TypeAlias
 
-# The parser of `re` has no public name, and type checkers do not agree on whether it has any.
+# The parser of `re` has no public name, and type checkers disagree on whether it has any.
 op: Any = import_module("re._constants")
 parser: Any = import_module("re._parser")
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, both ends included
@@ -32,11 +32,13 @@ WORDS: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
 
 @dataclass(frozen=True, slots=True)
 class PatternShape:
-    """What matters of a part of a pattern.
+    """The properties of a part of a pattern.
 
-    `first`: what it can begin with; `tail`: what may continue it after a complete match; `positions`: its length with
-    all counted repeats written out; `word`: its characters one by one, if it has no choice in it; `bounded`: no match
-    is longer than `positions`.
+    - `first`: the characters that it can begin with
+    - `tail`: the characters that may continue it after a complete match
+    - `positions`: its length with all counted repeats expanded
+    - `word`: its characters one by one, if it has no choice
+    - `bounded`: whether no match is longer than `positions`
     """
 
     nullable: bool
@@ -51,12 +53,12 @@ EMPTY = PatternShape(nullable=True, first=(), tail=(), positions=0, word=())
 
 
 class NotLinearError(Exception):
-    """No proof was found. That says nothing about the pattern."""
+    """The proof failed. The pattern may still be linear."""
 
 
 @lru_cache(maxsize=1_024)
 def is_provably_linear(pattern: str) -> bool:
-    """Whether `re.compile(pattern, re.ASCII).fullmatch` takes time proportional to the text. Raises re.error."""
+    """Return whether `re.compile(pattern, re.ASCII).fullmatch` takes linear time. Raises re.error."""
     tree = parser.parse(pattern, re.ASCII)
     try:
         if tree.state.flags != re.ASCII:
@@ -68,7 +70,7 @@ def is_provably_linear(pattern: str) -> bool:
 
 
 def strip_anchors(items: list[Any]) -> list[Any]:
-    """`^` at the start and `$` at the end say nothing new, because the whole text has to match."""
+    """Return the items without `^` at the start and `$` at the end, which add nothing to a match of the whole text."""
     if items and items[0] == (op.AT, op.AT_BEGINNING):
         items = items[1:]
     if items and items[-1] == (op.AT, op.AT_END):
@@ -77,7 +79,8 @@ def strip_anchors(items: list[Any]) -> list[Any]:
 
 
 def prove_top(shapes: Sequence[PatternShape]) -> None:
-    """One way through everything; or one through a front and, wherever that may end, one through a short rest."""
+    """Prove one deterministic path through all parts, or through a front and, wherever it may end, through a short
+    rest."""
     if sum(shape.positions for shape in shapes) > MAX_POSITIONS:
         raise NotLinearError
     fronts = (split for split in range(len(shapes), -1, -1) if is_short(shapes[split:]))
@@ -109,7 +112,7 @@ def shape_of_sequence(shapes: Sequence[PatternShape]) -> PatternShape:
 
 
 def shape_of_pair(left: PatternShape, right: PatternShape) -> PatternShape:
-    """One after the other. What may continue the left one must not look like the start of the right one."""
+    """Return the shape of a sequence. What may continue the left part must not overlap the start of the right one."""
     require_disjoint(left.tail, right.first)
     if left.nullable:
         require_disjoint(left.first, right.first)
@@ -150,7 +153,7 @@ def shape_of_character(ranges: Ranges) -> PatternShape:
 
 
 def shape_of_alternatives(shapes: Sequence[PatternShape]) -> PatternShape:
-    """Told apart by their first character, or plain words none of which could begin another."""
+    """Return the shape of alternatives with disjoint first characters, or of words none of which begins another."""
     if len(shapes) > MAX_ALTERNATIVES or sum(shape.nullable for shape in shapes) > 1:
         raise NotLinearError
     for index, left in enumerate(shapes):
@@ -173,7 +176,7 @@ def are_distinguishable(left: Word | None, right: Word | None) -> bool:
 
 
 def shape_of_repetition(body: PatternShape, least: int, most: int | None) -> PatternShape:
-    """Another round must not look like more of the last one; an empty round has no end."""
+    """Return the shape of a repeat: a round must not overlap a continuation of the last, nor be empty."""
     if body.nullable:
         raise NotLinearError
     if most != 1:
@@ -233,7 +236,7 @@ def overlap(left: Ranges, right: Ranges) -> bool:
 
 
 def union(*sets: Ranges) -> Ranges:
-    """Sorted and merged, so that every set has one spelling and stays small."""
+    """Return the union, sorted and merged, so that every set has one representation and stays small."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(part for ranges in sets for part in ranges):
         if merged and low <= merged[-1][1] + 1:

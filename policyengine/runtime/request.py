@@ -1,4 +1,4 @@
-"""A question as the decision sees it: one endpoint, raw facts by root, approvals, rows and options."""
+"""The question of a decision: one endpoint, raw facts by root, approvals, entity rows and options."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What a trusted caller says a person granted. Without `granted_at` its age is unknown."""
+    """An approval that a trusted caller asserts. Without `granted_at` its age is unknown."""
 
     id: str
     by: str
@@ -72,7 +72,11 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`obligations_supported` None: the caller did not say; `at`: decide as of that time, if the engine allows it."""
+    """The options of a question.
+
+    `obligations_supported` is None if the caller does not say; `at` is the time to decide as of, if the engine allows
+    it.
+    """
 
     consume: bool = True
     explain: bool = False
@@ -84,10 +88,10 @@ class Options:
 class Request:
     """A question: may this endpoint be reached, with these facts?
 
-    `facts` are raw and by root (`facts["body"]["amount"]`); a root that was not given is not there. Every way to make
-    one raises RequestError when the structure is wrong; a fact of a wrong type is no error but unknown when asked for.
-    Whoever calls this class itself has read the facts already: they are plain values, each of exactly its type.
-    Raw `credentials` are verified before anything is decided, and what they prove stands in place of what `facts` say.
+    `facts` are raw, by root (`facts["body"]["amount"]`); a missing root is left out. All constructors raise
+    RequestError for a wrong structure; a fact of a wrong type is unknown when a rule reads it. A caller that uses this
+    class directly must pass plain values of exact types. Raw `credentials` are verified before the decision, and the
+    facts that they prove replace those in `facts`.
     """
 
     endpoint: Endpoint
@@ -107,21 +111,23 @@ class Request:
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Request:
-        """From JSON: numbers stay exact; duplicate keys, NaN and the like make the fact unknown."""
+        """Parse JSON: numbers stay exact; a duplicate key, NaN or another hazard makes the fact unknown. Raises
+        RequestError."""
         return decode_request(wire.from_json, data)
 
     @classmethod
     def from_msgpack(cls, data: bytes) -> Request:
-        """From MessagePack of the same shape."""
+        """Parse MessagePack of the same shape. Raises RequestError."""
         return decode_request(wire.from_msgpack, data)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object]) -> Request:
-        """From Python objects: floats, Decimals, times, sets, addresses and EntityRefs are welcome as facts."""
+        """Read Python objects: floats, Decimals, times, sets, addresses and EntityRefs are valid facts. Raises
+        RequestError."""
         return decode_request(wire.from_python, data)
 
     def fact(self, *path: str) -> object:
-        """The raw fact there (`"body", "amount"`): ABSENT, PENDING or Invalid where there is none to be had."""
+        """Return the raw fact at a path (`"body", "amount"`): ABSENT, PENDING or Invalid if there is no value."""
         if path[:2] == HEADERS_PATH and len(path) > 2:
             return self._header(path[2].lower(), path[3:])
         current: object = self.facts
@@ -131,7 +137,7 @@ class Request:
         return ABSENT if current is None else current
 
     def _header(self, name: str, path: tuple[str, ...]) -> object:
-        """One that is not there is unknown where some servers take another that is there for it."""
+        """Return a header. A missing one is Invalid if another spelling of it is present, which some servers accept."""
         headers = self.fact(*HEADERS_PATH)
         current = get_member(headers, name)
         if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
@@ -142,14 +148,14 @@ class Request:
 
 
 def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
-    """The path as `facts` spell it: header names have no case."""
+    """Return the path as `facts` spell it, with header names in lower case."""
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
 
 
 def get_member(raw: object, name: str) -> object:
-    """A member that is not there is unknown where its name is in another case: some readers take that one for it."""
+    """Return a member. A missing one is Invalid if its name is present in another case, which some readers accept."""
     match raw:
-        case dict():  # objects of a clean tree are nothing else, and it is asked at every step of every path
+        case dict():  # objects of a clean tree are dicts, and this runs at every step of every path
             found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
             return OTHER_CASE if (found is ABSENT or found is None) and has_other_case(raw, name) else found
         case Invalid() | MissingValue():
@@ -167,8 +173,8 @@ def has_other_case(members: Mapping[str, object], name: str) -> bool:
 
 # ── The raw tree to a request ─────────────────────────────────────────────────────────────────
 
-CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # whose members their own words are
-OTHER_CASE = Invalid("absent, but there in another case")
+CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # roots whose member names the client chooses
+OTHER_CASE = Invalid("absent, but present in another letter case")
 HEADERS_PATH = ("request", "headers")
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
 CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
@@ -176,7 +182,7 @@ APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
 OPTION_MEMBERS = ("consume", "explain", "obligations_supported", "at")
 FROM_OBJECTS = "`Request.from_mapping` reads objects of any class"
 FROM_ELSEWHERE = (
-    "attributes of a declared entity come from the directory, from the credential's `claims`, "
+    "attributes of a declared entity come from the entity store, from the credential's `claims`, "
     "or from `entities` in this request"
 )
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
@@ -187,7 +193,7 @@ FREE_OBJECTS = frozenset(
     [(root,) for root, members in ROOTS.items() if members is None]
     + [member.path for member in REQUEST_MEMBERS if member.type is None]
 )
-# A question about no definite endpoint is none.
+# A question needs a definite endpoint.
 ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
 ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
@@ -224,7 +230,7 @@ def read_request(raw: Mapping[str, object]) -> Request:
 
 
 def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
-    """A proof names the URL with its port, which is no part of the fact `request.host`."""
+    """Add the URL of the request to its credentials: proofs name it with the port, which `request.host` lacks."""
     given, path = raw.get("request"), facts.get("request", {}).get("path")
     host = given.get("host") if isinstance(given, Mapping) else None
     if credentials is None or credentials.url is not None or not isinstance(host, str) or not isinstance(path, str):
@@ -233,7 +239,7 @@ def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object
 
 
 def read_facts(raw: Mapping[str, object]) -> Facts:
-    """Every root that is given, its structure checked; leaves of a wrong type stay and turn out unknown."""
+    """Return the given roots with a checked structure. Leaves of a wrong type stay and become unknown later."""
     said = raw.keys() - unreadable_body(raw).keys()
     facts = {root: read_root(root, raw.get(root)) for root in ROOTS if root in said and raw.get(root) is not None}
     get_object(facts.get("credential", {}).get("claims"), "credential.claims")
@@ -245,7 +251,7 @@ def read_facts(raw: Mapping[str, object]) -> Facts:
 
 
 def unreadable_body(raw: Mapping[str, object]) -> dict[str, object]:
-    """One that cannot be read: each member is unknown, and for the same reason."""
+    """Return the body if it cannot be read: each of its members is then unknown, for that reason."""
     body = raw.get("body")
     return {"body": body} if isinstance(body, Invalid) and body != wire.DUPLICATE_KEY else {}
 
@@ -259,7 +265,7 @@ def read_root(root: str, raw: object) -> dict[str, object]:
 
 
 def read_http_facts(given: dict[str, object]) -> dict[str, object]:
-    """Names of headers have no case, and hosts neither case nor port: no spelling slips past a guard."""
+    """Return the facts with header names in lower case and a canonical host, so that no spelling bypasses a guard."""
     get_object(given.get("query"), "request.query")
     headers = get_object(given.get("headers"), "request.headers")
     host = given.get("host")
@@ -282,7 +288,7 @@ def lower_case_names(headers: Mapping[str, object]) -> dict[str, object]:
 
 
 def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
-    """Put PENDING where the fact will be. Pending attributes of entities stand in `Request.pending` only."""
+    """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
     if name.endswith(PENDING_WILDCARD):
         return mark_others_pending(facts, name, place)
     path = parse_pending_path(name, place)
@@ -297,21 +303,21 @@ def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
 
 
 def is_entity_attribute(path: tuple[str, ...]) -> bool:
-    """Whether it is one of an entity, which no tree of facts holds: `user.roles`."""
+    """Return whether the path is an attribute of an entity, like `user.roles`, which `facts` do not contain."""
     return path[0] in ENTITY_ROOTS and len(path) > 1 and path[1] not in (ROOTS[path[0]] or ())
 
 
 def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
-    """The names of pending facts that are in none of these roots, as somebody else says all of them."""
+    """Return the pending names outside of these roots, whose facts have another source."""
     paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
 
 def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
-    """`body.*`: the members that are given stand, and nothing is known of any other."""
+    """Handle `body.*`: the given members stay, and all others are pending."""
     path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
-        raise RequestError(place, f"`{name}` is pending, but the members of `{path[-1]}` have names", "name them")
+        raise RequestError(place, f"`{name}` is pending, but `{path[-1]}` has only known members", "name them")
     holder = ensure_object(facts, path[:-1], name, place)
     given = ensure_object(facts, path, name, place)
     if holder is not None and given is not None:
@@ -319,8 +325,8 @@ def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None
 
 
 def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
-    """The object there, made where it has to be. None where nobody knows whether it is given, as it is pending or
-    was not given itself: then all of it is pending."""
+    """Return the object at a path, created if necessary. None if the object is pending, or was not given: then it
+    becomes pending."""
     holder = facts
     for depth, step in enumerate(path, 1):
         below = holder.get(step)
@@ -331,15 +337,15 @@ def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, pl
         if below is PENDING:
             return None
         if not isinstance(below, dict):
-            raise RequestError(place, f"`{name}` is pending, but `{step}` is no object")
+            raise RequestError(place, f"`{name}` is pending, but `{step}` is not an object")
         holder = below
     return holder
 
 
-@lru_cache(maxsize=4_096)  # callers send the same names again and again
+@lru_cache(maxsize=4_096)  # callers send the same names repeatedly
 def parse_pending_path(name: str, place: str) -> tuple[str, ...]:
     if len(name) > MAX_FACT_NAME_LENGTH or not PENDING_FACT.fullmatch(name):
-        raise RequestError(place, f"`{quote_input(name)}` is no name of a fact")
+        raise RequestError(place, f"`{quote_input(name)}` is not the name of a fact")
     root, *steps = STEP.findall(name)
     allowed = ROOTS.get(root, ())
     if root not in ROOTS:
@@ -380,5 +386,5 @@ def read_time(raw: object, member: str) -> datetime | None:
         return None
     time = coerce_time(raw, member)
     if not isinstance(time, datetime):
-        raise RequestError(member, f"`{member}` is no time with a zone", "write it like `2027-01-01T09:00:00Z`")
+        raise RequestError(member, f"`{member}` is not a time with a zone", "write it like `2027-01-01T09:00:00Z`")
     return time

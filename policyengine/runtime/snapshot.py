@@ -1,4 +1,4 @@
-"""The state that a decision may depend on, read before it and never during."""
+"""The state that a decision depends on, read before the decision and never during it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
-NOT_ANSWERED = "the directory did not answer"
-NO_ROW = Invalid("there is no row for its entity")
-PARTIAL_ROW = Invalid("the row of its entity is partial and does not say it")
+NOT_ANSWERED = "the entity store did not answer"
+NO_ROW = Invalid("its entity has no row")
+PARTIAL_ROW = Invalid("the row of its entity is partial and does not contain it")
 
 
 class Membership(Protocol):
-    """What an entity is in; `complete` is false where the directory does not know enough to be sure, `answered` where
-    that is because it did not answer."""
+    """The parents of an entity. `complete` is False if the entity store cannot be sure, `answered` is False if that is
+    because it did not answer."""
 
     @property
     def refs(self) -> Sequence[EntityRef]: ...
@@ -30,15 +30,15 @@ class Membership(Protocol):
 
 
 class Entities(Protocol):
-    """What a decision asks of a directory."""
+    """The interface of an entity store for one decision."""
 
     def __contains__(self, ref: EntityRef) -> bool: ...
 
     def has_row(self, ref: EntityRef) -> bool | None:
-        """Whether there is a row that says all; None where nobody knows."""
+        """Return whether there is a complete row; None if that is unknown."""
 
     def attribute(self, ref: EntityRef, name: str) -> object:
-        """The raw attribute: ABSENT where a row lacks it, NO_ROW where there is no row."""
+        """Return the raw attribute: ABSENT if the row lacks it, NO_ROW if there is no row."""
 
     def parents(self, ref: EntityRef) -> Membership: ...
 
@@ -47,15 +47,16 @@ class Entities(Protocol):
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
 
     def largest(self, name: str) -> int:
-        """How large that attribute may be, as `measure_extent` says."""
+        """Return the maximal size of that attribute, in the unit of `measure_extent`."""
 
     @property
     def deepest(self) -> int:
-        """How many entities one may be in."""
+        """The maximal number of ancestors of an entity."""
 
 
 class LookupEntities(Entities, Protocol):
-    """Entities of which some are looked up. What one decision asked for and was not told yet is `lacking`."""
+    """Entities, some of them looked up on demand. `lacking` are those that a decision needs and that are not loaded
+    yet."""
 
     @property
     def lacking(self) -> Collection[EntityRef]: ...
@@ -63,8 +64,11 @@ class LookupEntities(Entities, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`spent` are the ids of approvals that an earlier allow has used; `history` the windows that were asked for: of
-    one that is not there nothing is known."""
+    """The state for one decision.
+
+    `spent` holds the ids of approvals that an earlier allow used; `history` holds the requested windows: a missing one
+    is unknown.
+    """
 
     entities: Entities
     spent: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""Checks on the structure of a raw tree: what is missing or misspelt there is the caller's mistake, told by member."""
+"""Structure checks of raw trees: missing or misspelt members are mistakes of the caller, reported by member."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe_ra
 
 
 class RequestError(Exception):
-    """A question that cannot be understood, which is no decision: whoever asked must treat it as a deny.
+    """A question that cannot be understood. It has no decision, and the caller must treat it as a deny.
 
-    `member` is where (`user.roles`, empty for the whole), `message` what is wrong, `hint` what to do.
+    `member` is the place (`user.roles`, empty for the whole), `message` the problem, `hint` what to do.
     """
 
     def __init__(self, member: str, message: str, hint: str | None = None) -> None:
@@ -22,7 +22,7 @@ class RequestError(Exception):
 
 
 def get_object(raw: object, member: str) -> Mapping[str, object] | None:
-    """The object there; None when nothing is given."""
+    """Return the object; None if it is missing. Raises RequestError."""
     match raw:
         case None:
             return None
@@ -33,7 +33,7 @@ def get_object(raw: object, member: str) -> Mapping[str, object] | None:
 
 
 def iterate_items(raw: object, member: str) -> Iterator[tuple[str, object]]:
-    """The items of the list there, each with its name (`entities[0]`); none when nothing is given."""
+    """Yield the items of a list with their names (`entities[0]`); nothing if it is missing. Raises RequestError."""
     match raw:
         case None:
             return
@@ -44,7 +44,7 @@ def iterate_items(raw: object, member: str) -> Iterator[tuple[str, object]]:
 
 
 def get_text(raw: object, member: str) -> str:
-    """The text that has to be there."""
+    """Return a required text. Raises RequestError."""
     match raw:
         case None | "":
             raise RequestError(member, f"`{member}` is missing")
@@ -72,7 +72,7 @@ def get_flag(raw: object, member: str, default: bool) -> bool:
 
 
 def check_members(given: Mapping[str, object], allowed: Collection[str], member: str, hint: str | None = None) -> None:
-    """Refuse members that mean nothing here; `hint` is for names that resemble none of the allowed ones."""
+    """Check that all members are allowed. `hint` is for names that resemble no allowed one. Raises RequestError."""
     for name in given:
         if name not in allowed:
             full = f"{member}.{name}" if member else name
@@ -80,14 +80,14 @@ def check_members(given: Mapping[str, object], allowed: Collection[str], member:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
-    """In whichever case it was written: names of headers have none."""
+    """Return a hint with the closest known word, ignoring case; None if no word is close."""
     lower = {one.lower(): one for one in known}
     close = get_close_matches(word[:64].lower(), lower, n=1)
     return f"did you mean `{lower[close[0]]}`?" if close else None
 
 
 def quote_input(text: str) -> str:
-    """User input as messages show it: on one line, cut."""
+    """Return user input for a message: on one line, at most 100 characters."""
     shown = "".join(char if char.isprintable() else "?" for char in text[:100])
     return shown if len(text) <= 100 else shown + "…"
 

@@ -1,4 +1,4 @@
-"""What values are hashed by: keys that are equal where values are, and that nobody can make collide."""
+"""Hash keys of values: equal if the values are equal, and safe against forced collisions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ INT64_END = 2**63
 
 
 def value_key(value: Any) -> Hashable:
-    """Equal for two values of one family exactly when these are equal.
+    """Return a key that is equal for two values of one family exactly when they are equal.
 
-    Python's own hashes of large numbers and of networks can be made to collide, and a set of those is slow.
+    Python's own hashes of large numbers and of networks can be made to collide, which makes sets slow.
     """
     match value:
         case bool():
@@ -31,12 +31,12 @@ def value_key(value: Any) -> Hashable:
 
 
 def nested_key(elements: tuple[Any, ...]) -> Hashable:
-    """The keys of what a list holds. Nobody can make their text collide; hashes of tuples follow from the elements."""
+    """Return the keys of the elements of a list. Callers use their text, as hashes of tuples can be made to collide."""
     return tuple(nested_key(one) if isinstance(one, tuple) else value_key(one) for one in elements)
 
 
 def number_key(number: int | Decimal) -> int | str:
-    """A whole number of 64 bits as it is, any other as the text of its shortest form."""
+    """Return a whole number of up to 64 bits unchanged, any other number as the text of its shortest form."""
     if -INT64_END <= number < INT64_END and number == (whole := int(number)):
         return whole
     return str(NORMAL_FORM.normalize(Decimal(number)))

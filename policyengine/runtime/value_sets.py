@@ -1,8 +1,8 @@
-"""Sets of values in which one is looked up by its hash, and which mean what comparing each with each means.
+"""Sets of values with hash look-up, equivalent to comparing each element with each.
 
-Values are equal only within a family: numbers with numbers, addresses with addresses, lists of numbers with lists of
-numbers. A hash decides where all elements and what is looked up are of one family; objects, and lists that hold what is
-unknown, have no hash and are compared one by one.
+Values are comparable only within a family: numbers with numbers, addresses with addresses, lists of numbers with lists
+of numbers. Hashes decide if all elements and the wanted value are of one family; objects, and lists with unknown
+elements, have no hash and are compared one by one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from policyengine.runtime.arithmetic import value_family
 from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import Known, Unknown, Value
 
-# How many lists are inside of each other, and the family of what the innermost hold: None where they hold nothing.
+# The nesting depth of lists, and the family of the innermost elements: None if the lists are empty.
 Family: TypeAlias = tuple[int, type[object] | None]
 EMPTY_FAMILY: Family = (0, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ValueSet:
-    """The elements of a set or list: `keys` of the known ones, the `unknown` ones as one. `family` is that of all known
-    ones; where it is None they have no keys."""
+    """The elements of a set or list: the `keys` of the known ones, and the `unknown` ones merged.
+
+    `family` is the family of all known elements; None if they have no keys.
+    """
 
     keys: frozenset[Hashable]
     unknown: Unknown | None
@@ -38,16 +40,16 @@ class ValueSet:
         return ValueSet(frozenset() if common is None else frozenset(map(value_key, known)), rest, common)
 
     def decides(self, other: Family | None) -> bool:
-        """Whether keys alone tell which values of a family are in it."""
+        """Return whether keys alone decide about values of this family."""
         return common_family(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
-        """Whether a value, for the family of which this set decides, is in it; not known where an unknown element may
-        be the one."""
+        """Return whether a value is in the set; Unknown if an unknown element may equal it. The set must decide for its
+        family."""
         return value_key(value) in self.keys or self.unknown or False
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
-        """Whether an element of one is in the other; both decide for each other."""
+        """Return whether the sets have a common element. They must decide for each other."""
         if not self.keys.isdisjoint(other.keys):
             return True
         if self.empty or other.empty:
@@ -55,7 +57,7 @@ class ValueSet:
         return merge_unknowns(self.unknown, other.unknown) or False
 
     def within(self, other: ValueSet) -> bool | Unknown:
-        """Whether every element is in the other; both decide for each other."""
+        """Return whether every element is in the other set. The sets must decide for each other."""
         if self.empty:
             return True
         missing = not self.keys <= other.keys
@@ -75,7 +77,8 @@ def merge_unknowns(*unknowns: Unknown | None) -> Unknown | None:
 
 
 def family_of(value: Value) -> Family | None:
-    """None where a value has no key: an object, or a list of such, of what is unknown or of what cannot be compared."""
+    """Return the family of a value; None if it has no key: an object, an unknown, or a list with either or mixed
+    families."""
     if isinstance(value, tuple):
         inner = family_of_all(value)
         return inner and (inner[0] + 1, inner[1])
@@ -93,7 +96,7 @@ def family_of_all(values: Collection[Value]) -> Family | None:
 
 
 def common_family(one: Family | None, other: Family | None) -> Family | None:
-    """The family of both, if all of one can be compared with all of the other: lists that hold nothing with any."""
+    """Return the common family if all values of both are comparable. Empty lists are comparable with any list."""
     if one is None or other is None or one == other:
         return one if other is not None else None
     (levels, leaf), (others, other_leaf) = one, other

@@ -1,4 +1,4 @@
-"""How large a value is, as work is counted: elements of its largest collection, or a text in steps."""
+"""The size of a value as work is counted: elements of its largest collection, or steps for its longest text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.typesystem import EntityRef
 
-CHARACTERS_PER_STEP = 64  # of a text, which take about as long as a step
-LARGE_EXTENT = 2_000  # parts of a question, which take a while to read
+CHARACTERS_PER_STEP = 64  # characters; comparing them takes about one step
+LARGE_EXTENT = 2_000  # parts of a question that takes a while to read
 MAX_DEPTH = 40
-UNKNOWN_EXTENT = 2**31  # of what nobody knows how large it is
+UNKNOWN_EXTENT = 2**31  # for values of unknown size
 OWN = frozenset({list, tuple, set, frozenset})
 CONSTANT_SIZE_TYPES = frozenset({NoneType, bool, int, float, Decimal, datetime, timedelta, Invalid, MissingValue})
 
 
 def measure_extent(value: object, depth: int = 0) -> int:
-    """The most elements of a collection anywhere in it, or the most steps of a text, whichever is more."""
+    """Return the most elements of a collection inside the value, or the most steps of a text, whichever is more."""
     kind = type(value)
     if kind in CONSTANT_SIZE_TYPES:
         return 0
@@ -38,13 +38,13 @@ def measure_extent(value: object, depth: int = 0) -> int:
 
 
 def name_lookup_steps(members: Mapping[Any, object]) -> int:
-    """The steps that looking for a member takes which may be there in another case."""
+    """Return the steps to look for a member that may be present in another case."""
     return sum(4 + len(name) for name in members if isinstance(name, str)) // CHARACTERS_PER_STEP
 
 
 def is_large(value: object) -> bool:
-    """Whether it has so many parts, or so long texts, that reading it takes a while. A collection of a class that
-    is not Python's own may take any time, and is not looked at."""
+    """Return whether reading the value takes a while: many parts, long texts, or a collection of another class than
+    Python's own, which is not inspected, as it may take any time."""
     parts, pending = 0, [value]
     while pending:
         one = pending.pop()

@@ -1,4 +1,4 @@
-"""The values a decision works with: how a raw fact becomes one of its type, or unknown with the reason why."""
+"""The values of decisions: convert a raw fact to a value of its type, or to an Unknown with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from policyengine.typesystem import EntityRef
 MAX_ELEMENTS = 10_000
 MAX_STRING_LENGTH = 65_536
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
-# Decimals of 34 digits, as in IEEE 754 decimal128; whatever would have to be rounded traps.
+# Decimals of 34 digits, as in IEEE 754 decimal128; rounding raises an error.
 DECIMAL_CONTEXT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
 TOO_MANY_DIGITS = "beyond 34 digits"
 TOO_LARGE_INT = "beyond 64 bits"
@@ -41,7 +41,7 @@ ID_NAMES = frozenset({"id", "issuer"})
 
 
 class MissingValue(Enum):
-    """Not values: nothing is there, or it is not known yet (partial evaluation)."""
+    """A missing value: absent, or not known yet (partial evaluation)."""
 
     ABSENT = "absent"
     PENDING = "pending"
@@ -55,16 +55,16 @@ PENDING: Final = MissingValue.PENDING
 
 
 class PartialObject(dict[str, object]):
-    """An object of which not all is known: a member that is not in it is pending, and one that is null is absent."""
+    """An object that is known in part: a missing member is pending, a null member is absent."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """What a decoder leaves where the wire held something hazardous; it coerces to unknown.
+    """A hazardous input, left by a decoder; it coerces to unknown.
 
-    `given` is a digest of what stood there, where one thing did: of a duplicate key nobody can say what was meant.
+    `given` is a digest of the input, if it is one text; a duplicate key has none, as its meaning is ambiguous.
     """
 
     why: str
@@ -72,7 +72,7 @@ class Invalid:
 
     @classmethod
     def in_place_of(cls, given: str | bytes, why: str) -> Invalid:
-        """Where one text, or the text of one number, stood."""
+        """Return an Invalid in place of one text, or of the text of one number."""
         kind, content = (
             ("bytes", given) if isinstance(given, bytes) else ("text", given.encode("utf-8", "surrogatepass"))
         )
@@ -81,8 +81,8 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why one fact is unknown. `entity` is whose row does not say it, for the operator alone: it may come from the
-    directory."""
+    """Why one fact is unknown. `entity` is the entity whose row lacks it, for the operator only, as it may come from
+    the entity store."""
 
     fact: str
     why: str
@@ -92,7 +92,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """An unknown value, with every cause that made it so."""
+    """An unknown value and all its causes."""
 
     causes: frozenset[Cause]
 
@@ -101,7 +101,7 @@ class Unknown:
         return cls(frozenset({Cause(fact, why, entity=entity)}))
 
     @staticmethod
-    @lru_cache(maxsize=4_096)  # the commonest unknown of all, and the same whoever asks
+    @lru_cache(maxsize=4_096)  # the commonest cause
     def missing(fact: str) -> Unknown:
         return Unknown(frozenset({Cause(fact, "absent", absent=True)}))
 
@@ -111,7 +111,7 @@ class Unknown:
 
     @property
     def absent(self) -> bool:
-        """Exactly one fact is at fault and it is not there: the only unknown that `else` may replace."""
+        """Whether exactly one fact is the cause and it is absent: the only unknown that `else` may replace."""
         return len(self.causes) == 1 and all(cause.absent for cause in self.causes)
 
 
@@ -137,7 +137,7 @@ Value: TypeAlias = Known | Unknown
 
 
 def coerce(raw: object, type: typesystem.Type, fact: str) -> Value:
-    """The raw fact as a value of the type, or Unknown; `fact` is what reasons call it (`body.amount`)."""
+    """Return the raw fact as a value of the type, or Unknown; `fact` is its name in reasons (`body.amount`)."""
     if not isinstance(raw, NO_VALUES):
         return coerce_present(raw, type, fact)
     match raw:
@@ -191,7 +191,7 @@ def coerce_int(raw: object, fact: str) -> Value:
 
 
 def is_large_int(raw: object) -> bool:
-    """Whether it is a whole number beyond 64 bits: it travels as a decimal without a point."""
+    """Return whether it is a whole number beyond 64 bits, which travels as a decimal without a point."""
     return (
         isinstance(raw, Decimal)
         and raw.is_finite()
@@ -209,7 +209,7 @@ def coerce_number(raw: object, fact: str) -> Value:
 
 
 def exact_decimal(number: Decimal, fact: str) -> Decimal | Unknown:
-    """The number itself when 34 digits hold it; never a rounded one."""
+    """Return the number if 34 digits hold it exactly; otherwise Unknown."""
     if not number.is_finite():
         return Unknown.of(fact, "not a finite number")
     try:
@@ -222,7 +222,7 @@ def coerce_string(raw: object, fact: str) -> Value:
     if not isinstance(raw, str):
         return type_mismatch("string", raw, fact)
     text = str.__str__(raw)
-    if text.isascii() and 0 < len(text) <= MAX_STRING_LENGTH:  # nearly all are: there is no more to ask, of ids neither
+    if text.isascii() and 0 < len(text) <= MAX_STRING_LENGTH:  # the common case; ids need no more checks either
         return text
     if is_id_fact(fact):
         return coerce_id(text, fact)
@@ -230,9 +230,9 @@ def coerce_string(raw: object, fact: str) -> Value:
     return Unknown.of(fact, why) if why else text
 
 
-@lru_cache(maxsize=4_096)  # facts are few, and each is read again and again
+@lru_cache(maxsize=4_096)  # facts are few, and each is read repeatedly
 def is_id_fact(fact: str) -> bool:
-    """Ids are compared as identities: an empty one is absent and each has one spelling only."""
+    """Return whether the fact is an id: an empty id is absent, and each has one spelling."""
     return fact.rpartition(".")[2] in ID_NAMES
 
 
@@ -246,7 +246,7 @@ def coerce_id(raw: str, fact: str) -> str | Unknown:
 
 
 def text_hazard(text: str) -> str | None:
-    """Why a text cannot be a string value, if it cannot."""
+    """Return why a text cannot be a string value; None if it can."""
     if len(text) > MAX_STRING_LENGTH:
         return "longer than 65,536 characters"
     if not text.isascii() and SURROGATE.search(text):
@@ -296,7 +296,7 @@ SCALARS: dict[typesystem.Scalar, Callable[[object, str], Value]] = {
 
 
 def parse_text_value(raw: object, parse: Callable[[str], Known | None], type: typesystem.Scalar, fact: str) -> Value:
-    """A value that travels as text."""
+    """Return a value that travels as text, or Unknown."""
     if not isinstance(raw, str):
         return type_mismatch(type, raw, fact)
     value = parse(raw)
@@ -322,7 +322,7 @@ def checked_entity_ref(name: object, id: object, type: typesystem.RefType, fact:
 
 
 def entity_ref(type: str, id: object, fact: str) -> EntityRef | Unknown:
-    """`invoice(args.invoice_id)`: a reference from a raw id; an empty id is absent."""
+    """Return a reference from a raw id, for `invoice(args.invoice_id)`; an empty id is absent."""
     known = coerce(id, typesystem.Scalar.STRING, fact)
     if isinstance(known, str):
         known = coerce_id(known, fact)
@@ -350,10 +350,10 @@ def coerce_elements(raw: object, type: typesystem.Collection, fact: str) -> Valu
 
 
 def unique_elements(elements: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Each element once, in the order of its first appearance; records have no equality and all stay."""
+    """Return each element once, in order of first appearance; records are not comparable, so all stay."""
     if any(isinstance(element, UNHASHABLE) for element in elements):
         return elements
-    if all(type(element) is str for element in elements):  # most are
+    if all(type(element) is str for element in elements):  # the common case
         return tuple(dict.fromkeys(elements))
     found: dict[Hashable, Value] = {}
     for element in elements:
@@ -366,7 +366,7 @@ def type_mismatch(expected: object, raw: object, fact: str) -> Unknown:
 
 
 def describe_raw_value(raw: object) -> str:
-    """What something is, in the words of policies and JSON."""
+    """Return the type of a raw value in the words of policies and JSON."""
     match raw:
         case None:
             return "null"

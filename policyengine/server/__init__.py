@@ -1,4 +1,4 @@
-"""The way in over HTTP: a question comes as JSON or MessagePack, the engine decides, the answer leaves alike."""
+"""The HTTP server: it accepts questions as JSON or MessagePack, asks the engine, and answers in the same format."""
 
 from policyengine.server.app import create_app
 from policyengine.server.bearer_tokens import BearerTokenError, TokenFile, read_token_file

@@ -1,4 +1,4 @@
-"""The application: the routes with their handlers, documented, and the hot path in front of them."""
+"""The ASGI application: all routes with their handlers and documentation, behind the fast path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from policyengine.server.token_service.routes import add_token_routes
 
 
 class DecisionApp(FastAPI):
-    """Routes and documentation; models of bodies join the OpenAPI document here, as no route parses with them."""
+    """The application. Its OpenAPI document includes the body models, because no route parses bodies with them."""
 
     hot: FastPathApp
     api: DecisionApi
@@ -61,12 +61,13 @@ class DecisionApp(FastAPI):
             await super().__call__(scope, receive, send)
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        """Lines of headers, and content: the answer to an ordinary question that is here as a whole; else None."""
+        """Return header lines and content for a simple question whose body is complete, or None."""
         return self.hot.now(scope, body) if self.bare else None
 
     @property
     def bare(self) -> bool:
-        """Nothing but our own frame is around it. Middleware that somebody added is around every answer."""
+        """Whether only our own middleware is installed. Other middleware has to see every answer, so it disables the
+        fast path."""
         return len(self.user_middleware) == 1
 
     def openapi(self) -> dict[str, Any]:
@@ -83,17 +84,17 @@ class DecisionApp(FastAPI):
 
 
 def caller_name(scope: Scope) -> str:
-    """Whose turn it is: a client of the token file, else whoever asks from an address."""
+    """Return whose turn a question takes: the client of the token file, else the address of the connection."""
     return current_caller() or peer_address(scope.get("client"))
 
 
 def is_disconnected(receive: Receive) -> bool:
-    """Whether the connection is gone that an exchange of uvicorn came by: its messages are told by that itself."""
+    """Return whether the connection is gone. Only exchanges of uvicorn know it before a message says so."""
     return getattr(getattr(receive, "__self__", None), "disconnected", False) is True
 
 
 def document_refused_hosts(document: dict[str, Any]) -> None:
-    """Add 403 to every operation that does not document one of its own."""
+    """Add 403 to every operation that does not document it itself."""
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"].setdefault("403", statuses.FOREIGN_RESPONSE)
@@ -109,16 +110,17 @@ def create_app(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
 ) -> FastAPI:
-    """The decision API as an ASGI application.
+    """Return the decision API as an ASGI application.
 
-    With `token` (several while one replaces another) every question needs one of them; raises BearerTokenError for one
-    that is too short. Without, whoever reaches the application may ask, if `Host` is a name of loopback, the address
-    that the connection arrived at, the host of `public_url` or one of `allowed_hosts` (`*.example.com`: all below, `*`:
-    any), and no page of another site asks (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway`
-    names the headers in which gateways say who asks (`docs/gateways.md`). `public_url` is where gateways of AuthZEN
-    find it, which its metadata say; without, where they say themselves that they found it. `authzen_consume` names the
-    callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`). Whoever holds a
-    `ReloadableEngine` may give it other policies at any time. Raises AllowedHostError.
+    With `token` (several while one replaces another) every question needs one of them. Without, every client is
+    answered if `Host` is a loopback name, the address that the connection arrived at, the host of `public_url` or one
+    of `allowed_hosts` (`*.example.com`: all subdomains, `*`: any), and if the request is not sent by a page of another
+    site (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway` names the headers in which
+    gateways identify the caller (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the
+    URL of the metadata request is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless they
+    say otherwise (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time.
+
+    Raises BearerTokenError for a token that is too short, and AllowedHostError.
     """
     return build_app(
         engine, token=token, body_timeout=body_timeout, gateway=gateway, public_url=public_url,
@@ -138,7 +140,7 @@ def build_app(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
 ) -> DecisionApp:
-    """The same, as one of several workers has it: it counts in `tally`, and while it drains it is not ready."""
+    """Return the application of one of several workers: it counts in `tally`, and is not ready while it drains."""
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
     tokens = None if token is None else BearerTokens.of(token)
@@ -159,7 +161,7 @@ def build_app(
         title="policyengine",
         description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
         version=version("agent-policyengine"),
-        docs_url=None,  # FastAPI's pages run scripts of other people from another server
+        docs_url=None,  # FastAPI's pages load scripts from a third-party server
         redoc_url=None,
         redirect_slashes=False,
         middleware=[Middleware(ExchangeMiddleware, hosts=hosts if tokens is None else None)],
@@ -176,9 +178,9 @@ def build_app(
 
 
 def status_app(api: DecisionApi) -> Starlette:
-    """Metrics and health, on a port of its own and without a token: nobody can ask for a decision here.
+    """Return the application on the metrics port: metrics and health without a token, but no decisions.
 
-    It answers to its own names and addresses only, also where questions need a token.
+    It answers only to its own host names and addresses, even if questions need a token.
     """
     app = Starlette(
         routes=[

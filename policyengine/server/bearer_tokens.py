@@ -1,6 +1,7 @@
-"""Who may ask over the network: bearer tokens from a file, compared so that the time taken tells nothing about them.
+"""Bearer tokens from a file, compared in constant time: the callers that may ask over the network.
 
-A line is a token or, so that the file holds none, its digest; before it, whose it is: `edge: TOKEN`, `edge: sha256:…`.
+A line is a token or its digest, so that the file need not contain the token; the caller's name may precede it: `edge:
+TOKEN`, `edge: sha256:…`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
 EVERY_CALLER = "*"  # in `[authzen] consume`
-NAMED_CALLER_PREFIX = "name "  # how the callers of a token file begin that have a name
+NAMED_CALLER_PREFIX = "name "  # prefix of callers that have a name in the token file
 
 
 class BearerTokenError(Exception):
-    """A token that cannot be used; the message never shows it."""
+    """A token that cannot be used; the message never contains the token."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = message
@@ -41,46 +42,47 @@ class BearerTokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BearerTokens:
-    """The tokens that are accepted, and whose each is; with none nobody gets in."""
+    """The accepted tokens and their callers; an empty set accepts nothing."""
 
     digests: tuple[bytes, ...] = field(repr=False)
     gateways: tuple[str, ...]
 
     @classmethod
     def of(cls, token: str | Collection[str]) -> BearerTokens:
-        """Each is written as in a file. Raises BearerTokenError for a token that is too short or could not be sent."""
+        """Parse tokens written as in a token file. Raises BearerTokenError for a token that is too short or cannot be
+        sent."""
         given = (token,) if isinstance(token, str) else tuple(token)
         known = [parse_token_line(one, f"token {number}") for number, one in enumerate(given, start=1)]
         return cls(tuple(digest for digest, _ in known), tuple(gateway for _, gateway in known))
 
     def accept(self, authorization: str) -> bool:
-        """Whether the value of an `Authorization` header carries one of the tokens."""
+        """Return whether the value of an `Authorization` header contains an accepted token."""
         return self.gateway(authorization) is not None
 
     def gateway(self, authorization: str) -> str | None:
-        """Whose token the value of an `Authorization` header carries, if it is one that is accepted."""
+        """Return the caller whose token the value of an `Authorization` header contains, or None."""
         bearer = BEARER.fullmatch(authorization)
         if bearer is None:
             return None
         asked, found = token_digest(bearer["token"]), None
-        for known, gateway in zip(self.digests, self.gateways, strict=True):  # all of them, whichever fits
+        for known, gateway in zip(self.digests, self.gateways, strict=True):  # all of them, in constant time
             found = gateway if compare_digest(asked, known) else found
         return found
 
 
 def check_consumers(consume: Collection[str], tokens: BearerTokens | None) -> None:
-    """Raises BearerTokenError where `[authzen] consume` names a caller that there is none of."""
+    """Check that each caller in `[authzen] consume` has a token. Raises BearerTokenError."""
     known = {EVERY_CALLER, *(one.removeprefix(NAMED_CALLER_PREFIX) for one in (tokens.gateways if tokens else ()))}
     for name in sorted(set(consume) - known):
         hint = f"write `{name}: TOKEN` in the token file, or `*` for every caller"
-        raise BearerTokenError(f"`[authzen] consume` names the caller `{name}`, and no token has that name", hint)
+        raise BearerTokenError(f"`[authzen] consume` names the caller `{name}`, but no token has that name", hint)
 
 
 def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
-    """The digest of a token and whose it is: who has no name is known by the token, as no other. Raises
+    """Return the digest of a token and its caller, which is named after the digest if the line has no name. Raises
     BearerTokenError."""
     found = LINE.fullmatch(line)
-    assert found is not None  # it takes anything
+    assert found is not None  # the pattern matches any line
     hashed = TOKEN_DIGEST.fullmatch(found["token"])
     if hashed is None:
         check_token(found["token"], place)
@@ -89,7 +91,7 @@ def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
 
 
 def token_digest(token: str) -> bytes:
-    """Digests have one length, so that comparing does not tell how long a token is."""
+    """Digests have equal length, so comparing them does not reveal the length of a token."""
     return sha256(token.encode()).digest()
 
 
@@ -99,19 +101,19 @@ def check_token(token: str, place: str) -> None:
             f"{place} is shorter than {MIN_TOKEN_LENGTH} characters", "make one with `openssl rand -base64 32`"
         )
     if not TOKEN.fullmatch(token):
-        raise BearerTokenError(f"{place} has a character that is no visible ASCII character", "one token per line")
+        raise BearerTokenError(f"{place} has a character that is not visible ASCII", "one token per line")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """What a token file holds; `warning` says when others on this machine can read it."""
+    """The tokens of a file; `warning` is set if other users of this machine can read it."""
 
     tokens: tuple[str, ...] = field(repr=False)
     warning: str | None = None
 
 
 def read_token_file(path: Path | str) -> TokenFile:
-    """One token per line, two or more of one gateway while one replaces the other; empty lines do not count.
+    """Read one token per line. A caller has two while one replaces the other; empty lines are ignored.
 
     Raises BearerTokenError.
     """
@@ -124,11 +126,11 @@ def read_token_file(path: Path | str) -> TokenFile:
         why, hint = (error.strerror or str(error)).lower(), TOKEN_HINT if isinstance(error, FileNotFoundError) else None
         raise BearerTokenError(f"cannot read the token file `{path}`: {why}", hint) from None
     except UnicodeDecodeError:
-        raise BearerTokenError(f"the token file `{path}` is no text") from None
+        raise BearerTokenError(f"the token file `{path}` is not UTF-8 text") from None
     problem = write_problem(path, found)
     if problem is not None:
         hint = f"chown {os.geteuid()} {shlex.quote(str(path))}; chmod 600 {shlex.quote(str(path))}"
-        raise BearerTokenError(f"{problem}: whoever writes it has a token", hint)
+        raise BearerTokenError(f"{problem}: a user who can write it can add a token", hint)
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     for number, line in lines:
         if line:
@@ -140,4 +142,4 @@ def read_token_file(path: Path | str) -> TokenFile:
 
 
 def world_readable_warning(path: Path | str) -> str:
-    return f"everybody on this machine can read the token file `{path}`: `chmod 600 {path}` keeps it to you"
+    return f"every user on this machine can read the token file `{path}`: `chmod 600 {path}` restricts it to you"

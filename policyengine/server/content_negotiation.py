@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: which form a body has, how much and how long of it is read, and how an answer is written."""
+"""Bodies and content types: read a body within its limits of size and time, and encode the answer."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from policyengine.executor import run_in_turn
 from policyengine.server.problems import ProblemError
 
 MAX_BODY_BYTES = 1024 * 1024
-LONG_BODY_BYTES = 32 * 1024  # beyond it reading and deciding take so long that others would wait for it
+LONG_BODY_BYTES = 32 * 1024  # longer bodies take so long to parse and decide that other requests would wait
 MAX_BODY_SECONDS = 30.0  # seconds
 
 
 class BodyFormat(Enum):
-    """The forms a body can have, each with its media types: an answer names itself by the first."""
+    """The formats of a body with their media types; answers use the first."""
 
     JSON = ("application/json",)
     MSGPACK = ("application/msgpack", "application/x-msgpack")
 
 
 FORMS = {media_type: form for form in BodyFormat for media_type in form.value}
-# RFC 9457 has a media type of its own for JSON; nobody registered one for MessagePack.
+# RFC 9457 registers a media type for JSON; MessagePack has none.
 PROBLEM_TYPES = {BodyFormat.JSON: "application/problem+json", BodyFormat.MSGPACK: BodyFormat.MSGPACK.value[0]}
 ACCEPTED = {**FORMS, PROBLEM_TYPES[BodyFormat.JSON]: BodyFormat.JSON}
-HAS_LONG_BODY: ContextVar[bool] = ContextVar("has_long_body", default=False)  # the request that is answered
+HAS_LONG_BODY: ContextVar[bool] = ContextVar("has_long_body", default=False)  # of the current request
 CHARSETS = {"", "charset=utf-8", 'charset="utf-8"'}
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,9 +44,9 @@ WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
-    """The body, not a byte beyond what is allowed, however it is sent. Raises ProblemError."""
+    """Read the body, at most `MAX_BODY_BYTES` however it is sent. Raises ProblemError."""
     declared = http.headers.get("content-length", "")
-    # Longer digits are not converted: nobody has that many bytes.
+    # Longer numbers are not converted: no body is that large.
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
         raise body_too_large()
     try:
@@ -56,13 +56,13 @@ async def read_body(http: Request, seconds: float) -> bytes:
         late = f"the body did not arrive within {seconds:g} seconds"
         raise ProblemError(408, late, headers={"Connection": "close"}) from None
     except ClientDisconnect:
-        raise ProblemError(400, "the connection ended before the body did") from None
+        raise ProblemError(400, "the connection was closed before the body arrived") from None
     HAS_LONG_BODY.set(len(body) > LONG_BODY_BYTES)
     return body
 
 
 async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
-    """What `read` makes of the body; of a long one in a thread, so that nobody waits for it."""
+    """Parse the body; a long one is parsed in a thread, so that other requests do not wait."""
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 
@@ -80,14 +80,14 @@ def body_too_large() -> ProblemError:
 
 
 def request_format(headers: Headers) -> BodyFormat:
-    """What `Content-Type` says. Raises ProblemError for anything that is not read."""
+    """Return the format of `Content-Type`. Raises ProblemError for one that is not supported."""
     given = headers.getlist("content-type")
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())
     if form is None or (form is BodyFormat.JSON and parameters.strip().lower() not in CHARSETS):
         raise unsupported_media("a body is JSON in UTF-8 or MessagePack", "send `Content-Type: application/json`")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise unsupported_media("a compressed body is not read", "send it without `Content-Encoding`")
+        raise unsupported_media("compressed bodies are not supported", "send it without `Content-Encoding`")
     return form
 
 
@@ -99,7 +99,7 @@ def unsupported_media(detail: str, hint: str) -> ProblemError:
 
 
 def response_format(headers: Headers) -> BodyFormat:
-    """What `Accept` prefers; without a preference the form of the question."""
+    """Return the format that `Accept` prefers, or else the format of the question."""
     own = FORMS.get(headers.get("content-type", "").partition(";")[0].strip().lower(), BodyFormat.JSON)
     best, weight = own, 0.0
     for entry in ",".join(headers.getlist("accept")).split(","):

@@ -1,4 +1,4 @@
-"""A question in bytes to an answer as plain data: one at a time, or a batch in which each stands for itself."""
+"""Decide questions and return answers as plain data, for a single question or for the items of a batch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 MAX_BATCH_ITEMS = 1_000
-MAX_ITEMS_PER_COMMIT = 250  # that a store is asked for at once, and then it is seen whether somebody still waits
+MAX_ITEMS_PER_COMMIT = 250  # per store commit, after which the batch checks that the client is still connected
 AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
 
 class Semantics(StrEnum):
-    """When a batch ends: at its end, at the first that is not allowed, or at the first that is."""
+    """When a batch ends: after all items, at the first that is not allowed, or at the first that is."""
 
     EXECUTE_ALL = "execute_all"
     DENY_ON_FIRST_DENY = "deny_on_first_deny"
@@ -54,7 +54,7 @@ class Semantics(StrEnum):
 
 
 def parse_question(body: bytes, form: BodyFormat) -> Request:
-    """Raises RequestError, whatever the bytes are."""
+    """Parse one question. Raises RequestError for any malformed body."""
     match form:
         case BodyFormat.JSON:
             return Request.from_json(body)
@@ -65,16 +65,17 @@ def parse_question(body: bytes, form: BodyFormat) -> Request:
 def decide_question(
     engine: EngineInterface, question: Request, spend: bool, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """The decision as plain data, with the walk if that is asked for. Raises IdempotencyKeyError."""
+    """Return the decision as plain data, with an explanation if requested. Raises IdempotencyKeyError."""
     return decide_with_headers(engine, question, spend, once)[0]
 
 
 def decide_with_headers(
     engine: EngineInterface, question: Request, spend: bool, once: IdempotencyKey | None = None
 ) -> tuple[AnswerDocument, HeaderFields]:
-    """The same, and the headers that say how its limits stand.
+    """Return the decision, and the headers with the state of its limits. Raises IdempotencyKeyError.
 
-    The walk is taken first, as it shows what was there to decide upon: there is none of what was decided before.
+    The explanation is made before the decision, so that it shows the state that the decision depends on. A replayed
+    decision has none.
     """
     explains = question.options.explain
     asked = engine.authenticate(question) if explains else question
@@ -93,14 +94,14 @@ def decide_with_headers(
 
 @dataclass(frozen=True, slots=True)
 class DecisionBatch:
-    """Items are raw: each is read when its turn comes, and only then turns out to be no question."""
+    """A batch of raw items. Each is parsed in its turn, so an invalid one affects no other."""
 
     items: tuple[object, ...]
     semantics: Semantics
 
 
 def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
-    """Raises RequestError."""
+    """Parse a batch. Raises RequestError."""
     try:
         raw = decode.json_tree(body) if form is BodyFormat.JSON else decode.msgpack_tree(body)
     except decode.DecodeError as error:
@@ -144,7 +145,7 @@ async def run_off_loop(
     *,
     long: bool = False,
 ) -> T:
-    """In a thread where somebody else is asked or it takes long, so that nobody waits for it; else right here."""
+    """Run `work` in a thread if it may wait for a store or an issuer, or takes long; otherwise on the event loop."""
     if question is not None and engine.forecast.awaits_issuer(question):
         return await run_in_threadpool(work)
     if long or HAS_LONG_BODY.get() or (question is not None and engine.forecast.takes_long(question)):
@@ -157,9 +158,9 @@ async def run_off_loop(
 async def decide_batch(
     engine: EngineInterface, batch: DecisionBatch, once: IdempotencyKey | None = None
 ) -> list[AnswerDocument]:
-    """In order, up to and including the one that ends the batch. By a key each item that spends is accounted once.
+    """Decide the items in order, up to and including the one that ends the batch. With a key, each item spends once.
 
-    Raises IdempotencyKeyError: what was decided before is kept, for when the batch is asked again.
+    Raises IdempotencyKeyError. Earlier decisions are kept for a retry of the batch.
     """
     if engine.state.is_shared and once is None and batch.semantics is Semantics.EXECUTE_ALL:
         cancelled = Event()
@@ -168,7 +169,7 @@ async def decide_batch(
         except WouldBlockError:
             pass
         finally:
-            cancelled.set()  # a thread goes on where nobody waits for it any more
+            cancelled.set()  # the thread would go on although no one waits for it
     answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
@@ -176,20 +177,22 @@ async def decide_batch(
         work = partial(decide_item, engine, question, f"requests[{index}]", mine)
         try:
             answers.append(await run_off_loop(engine, work, mine, question))
-        except WorkRefusedError as error:  # what was decided before is told
+        except WorkRefusedError as error:  # earlier items keep their decisions
             answers.append(error_answer(engine, error, f"requests[{index}]"))
         if batch.semantics.ends_with(answers[-1]["allowed"] is True):
             break
-        await asyncio.sleep(0)  # a long batch lets others have their turn
+        await asyncio.sleep(0)  # lets other requests run during a long batch
     return answers
 
 
 def decide_together(
     engine: EngineInterface, items: Sequence[object], is_cancelled: Callable[[], bool] = never_gone
 ) -> list[AnswerDocument]:
-    """The same of all items: a store that is shared is asked for as many at once as there are in a row. Raises
-    WouldBlockError where one of them may: nothing is decided; and WorkRefusedError when nobody waits any more for the
-    rest."""
+    """Decide all items, with one commit of a shared store for consecutive items.
+
+    Raises WouldBlockError, before anything is decided, if an item may take long; and WorkRefusedError if the client
+    disconnects.
+    """
     if any(isinstance(raw, dict) and engine.forecast.takes_long(raw) for raw in items):
         raise WouldBlockError("an item may take long")
     answers: list[AnswerDocument] = []
@@ -197,7 +200,7 @@ def decide_together(
 
     def settle() -> None:
         if is_cancelled() or is_requester_gone():
-            raise WorkRefusedError("nobody waits for it any more")
+            raise WorkRefusedError("the client is gone")
         for result in engine.decide_many(row):
             place = f"requests[{len(answers)}]"
             answers.append(
@@ -220,7 +223,7 @@ def decide_together(
 
 
 def parse_batch_question(raw: object) -> QuestionLike | None:
-    """What an item asks, and whether it spends; None where it is to be looked at for itself."""
+    """Return the question of an item with whether it spends, or None if it must be decided on its own."""
     if not isinstance(raw, dict):
         return None
     if raw.get("options") == {"consume": True}:
@@ -237,7 +240,7 @@ def parse_batch_question(raw: object) -> QuestionLike | None:
 def decide_item(
     engine: EngineInterface, question: Question | None, place: str, once: IdempotencyKey | None = None
 ) -> AnswerDocument:
-    """None is no object. Raises IdempotencyKeyError."""
+    """Decide an item; None is an item that is not an object. Raises IdempotencyKeyError."""
     try:
         if question is None or question.members is None:
             raise RequestError("", "a request is an object")
@@ -247,13 +250,13 @@ def decide_item(
 
 
 def asks_to_spend(raw: Mapping[str, object]) -> bool:
-    """In a batch only an item that says so spends."""
+    """Return whether an item of a batch spends, which it has to request."""
     options = raw.get("options")
     return isinstance(options, Mapping) and options.get("consume") is True
 
 
 def error_answer(engine: EngineInterface, error: RequestError | WorkRefusedError, place: str) -> AnswerDocument:
-    """What is no question or has no turn is denied, in the shape of every other answer and with its problem."""
+    """Return a denial with the problem, for an item that is invalid or was refused a turn."""
     problem = ProblemError.of(error) if isinstance(error, RequestError) else ProblemError.of_refused(error)
     problem.member = f"{place}.{problem.member}" if problem.member else place
     decision = Decision.of(

@@ -1,4 +1,4 @@
-"""How a request came out: a report in bytes to what the engine is told."""
+"""Reports of outcomes: parse a report about a decision's request, and pass it to the engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OutcomeEvent:
 
 
 def parse_event(body: bytes, form: BodyFormat) -> OutcomeEvent:
-    """Raises RequestError."""
+    """Parse a report. Raises RequestError."""
     try:
         return event_from_tree(decode.from_json(body) if form is BodyFormat.JSON else decode.from_msgpack(body))
     except decode.DecodeError as error:
@@ -34,7 +34,7 @@ def parse_event(body: bytes, form: BodyFormat) -> OutcomeEvent:
 
 
 def event_from_tree(raw: object) -> OutcomeEvent:
-    """A report from a clean tree. Raises RequestError."""
+    """Build a report from a decoded tree. Raises RequestError."""
     given = get_object(raw, "")
     if given is None:
         raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
@@ -46,19 +46,19 @@ def event_from_tree(raw: object) -> OutcomeEvent:
 
 
 def parse_status(given: Mapping[str, object]) -> int | None:
-    """As in HTTP: three digits."""
+    """Return the three-digit HTTP status of a report."""
     status = given.get("status")
     if status is None:
         return None
     if not isinstance(status, int) or isinstance(status, bool):
         raise wrong_type_error(status, "status", "a number")
     if not 100 <= status <= 599:
-        raise RequestError("status", f"`{status}` is no status", "a status is 100 to 599")
+        raise RequestError("status", f"`{status}` is not a status", "a status is 100 to 599")
     return status
 
 
 def check_latency(given: Mapping[str, object]) -> None:
-    """Checked, as it will count once behaviour is learned; nothing asks for it yet."""
+    """Check the latency, which no rule reads yet."""
     latency = given.get("latency_ms")
     if latency is None:
         return
@@ -69,20 +69,20 @@ def check_latency(given: Mapping[str, object]) -> None:
 
 
 def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, object]:
-    """Raises ProblemError where nothing waits for it, or nobody can tell."""
+    """Report an outcome to the engine. Raises ProblemError if no limit waits for it, or the store does not answer."""
     try:
         told = engine.report_outcome(event.decision, event.report, refund=event.refund)
     except StoreError:
         raise ProblemError(
-            503, "the store does not answer", hint="report it again: once it counts, that is told"
+            503, "the store does not answer", hint="report it again: the answer says if it was recorded already"
         ) from None
     if told == "again":
-        hint = "this report changes nothing; who sent it again as no answer came takes it for done"
-        text = "the outcome of this decision was reported before"
+        hint = "this report changes nothing; after a retry without an answer, treat it as recorded"
+        text = "the outcome of this decision is already reported"
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
-            "only an allow that rates, budgets or history wait for is reported, once, while it counts, and by the "
+            "only an allow that rates, budgets or history wait for can be reported, once, while it counts, by the "
             "caller that asked for the decision: the client of the token file, or the user behind the socket"
         )
         raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)

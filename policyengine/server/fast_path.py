@@ -1,8 +1,9 @@
-"""`POST /decide` as gateways send it, from the server to the engine with nothing between; all else the careful way.
+"""The fast path: `POST /decide` from the server straight to the engine. Everything else takes the slow path.
 
-The application documents `/decide` and can answer it alone. What is answered here is what it would answer, to the byte:
-whatever is out of the ordinary, a mistake above all, is handed to it with not a byte of it lost. But what was decided
-and has no answer may have been spent: nobody decides it again, and the application only tells that it failed.
+The application documents `/decide` and could answer it alone. The fast path answers byte for byte what the application
+would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision was made but
+its answer failed, something may have been spent: the question is not decided again, and the application only reports
+the failure.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from policyengine.server.telemetry.trace_headers import decide_in_trace, parse_t
 LABEL_BYTES = re.compile(LABEL.pattern.encode())
 MAX_LENGTH_DIGITS = 6
 SIMPLE_OPTIONS = frozenset({"obligations_supported"})
-ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of what was decided already
-DECODED_KEY = "policyengine.decoded"  # in the scope of what is decided on the slow path: its body, decoded
+ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of a question that is already decided
+DECODED_KEY = "policyengine.decoded"  # in the scope of a question for the slow path: its decoded body
 COMMON_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 HeaderMap = dict[bytes, bytes]
 HeaderLines = tuple[tuple[bytes, bytes], ...]
@@ -51,7 +52,7 @@ HeaderLines = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True)
 class FastPathCodec:
-    """How questions of a form are read and how their answers are written."""
+    """How to decode questions and encode answers of one media type."""
 
     media_type: bytes
     read: Callable[[bytes], dict[str, Any] | None]
@@ -59,12 +60,12 @@ class FastPathCodec:
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Those of every answer, but its length."""
+        """The headers of every answer, except its length."""
         return (b"content-type", self.media_type), *COMMON_HEADERS
 
     @cached_property
     def lines(self) -> bytes:
-        """The same as HTTP has them."""
+        """The same headers as bytes of HTTP/1.1."""
         return b"".join(b"%b: %b\r\n" % header for header in self.headers)
 
 
@@ -75,12 +76,12 @@ CODECS = {JSON.media_type: JSON, b"application/json; charset=utf-8": JSON, MSGPA
 
 @dataclass(frozen=True, slots=True)
 class FastPathApp:
-    """An ASGI application in front of `careful`, which gets everything that is not plain."""
+    """An ASGI application in front of `careful`, the slow path, which gets everything that is not simple."""
 
     careful: ASGIApp
     reloading: ReloadableEngine
     tokens: BearerTokens | None
-    hosts: AllowedHosts  # without tokens
+    hosts: AllowedHosts  # if there are no tokens
     body_timeout: float
     count: CountFunction
     count_apart: CountFunction
@@ -118,9 +119,9 @@ class FastPathApp:
     async def soon(
         self, scope: Scope, engine: Engine, headers: HeaderMap, body: bytes
     ) -> tuple[HeaderLines, bytes] | None:
-        """Here, in a thread where a store is asked, or in its turn where it takes long."""
+        """Answer on the event loop, in a thread if a store is asked, or in turn if it takes long."""
         try:
-            if engine.forecast.may_wait:  # the loop does not wait for a store
+            if engine.forecast.may_wait:  # the event loop must not wait for a store
                 return await run_in_threadpool(
                     self.answer, scope, engine, headers, body, self.count_apart, at_once=True
                 )
@@ -129,9 +130,9 @@ class FastPathApp:
             return await run_in_turn(self.answer, scope, engine, headers, body, self.count_apart)
 
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        """The answer to a question that is here as a whole: the lines of its headers, and its content.
+        """Return header lines and content for a question whose body is complete.
 
-        None where it takes more than that: then ask as ASGI does, in the same scope.
+        None if it needs more than the fast path: then call the ASGI application with the same scope.
         """
         engine = self.reloading.current
         headers = None if engine.forecast.may_wait or len(body) > LONG_BODY_BYTES else self.plain(scope)
@@ -153,7 +154,8 @@ class FastPathApp:
         return b"%bcontent-length: %d\r\n%b%b" % (stand, len(content), lines, label), content
 
     def plain(self, scope: Scope) -> HeaderMap | None:
-        """The headers of an ordinary `POST /decide`: none of them twice, and of each that counts the usual value."""
+        """Return the headers of a simple `POST /decide`, in which no header occurs twice or has an unusual value; else
+        None."""
         if scope["path"] != "/decide" or scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
             return None
         headers: HeaderMap = dict(scope["headers"])
@@ -186,10 +188,10 @@ class FastPathApp:
         *,
         at_once: bool = False,
     ) -> tuple[HeaderLines, bytes] | None:
-        """The headers that say how limits stand and of which trace it is, and the content. Raises WouldBlockError where
-        it is wanted `at_once`.
+        """Return the headers of limits and trace, and the content. Raises WouldBlockError if `at_once` is impossible.
 
-        None where the slow path is needed, which finds in the scope what was decoded. What else fails may have spent.
+        None if the slow path is needed, which finds the decoded question in the scope. After other errors something may
+        have been spent.
         """
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= MAX_BODY_BYTES else None
@@ -209,7 +211,7 @@ class FastPathApp:
                 decision = engine.decide(asked, without_waiting=at_once)
             else:
                 decision = decide_in_trace(trace, engine, asked, without_waiting=at_once)
-        except RequestError:  # nothing was decided
+        except RequestError:  # before anything was decided
             return None
         content = codec.write(decision)
         count(decision.answer, began)
@@ -234,7 +236,7 @@ def are_simple_options(options: object) -> bool:
 
 
 async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
-    """The body. That it is there already is the rule, and then no time is set for it to arrive. Raises ProblemError."""
+    """Return the body. It is usually there already, so that no timeout is set. Raises ProblemError."""
     steps = receive().__await__()
     try:
         waiting = next(steps)
@@ -250,7 +252,7 @@ async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
 
 @coroutine
 def resume_receive(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
-    """The rest of what waited for `waiting` when it was begun."""
+    """Continue a coroutine that is waiting for `waiting`."""
     yield waiting
     return (yield from steps)
 
@@ -267,7 +269,7 @@ def body_message(body: bytes) -> Message:
 
 
 def prepend_message(first: Awaitable[Message], receive: Receive) -> Receive:
-    """`receive` once more, from the message on that was already asked for."""
+    """Return a `receive` whose first message is already known."""
     waiting = [first]
 
     async def again() -> Message:
@@ -277,7 +279,7 @@ def prepend_message(first: Awaitable[Message], receive: Receive) -> Receive:
 
 
 class AnswerFailedError(Exception):
-    """A question was decided, and why there is no answer to it."""
+    """A question was decided, but its answer failed."""
 
     def __init__(self, why: Exception) -> None:
         super().__init__(f"{type(why).__name__}: {why}")
@@ -285,7 +287,7 @@ class AnswerFailedError(Exception):
 
 
 def raise_on_receive(why: ProblemError | AnswerFailedError) -> Receive:
-    """Whoever asks for the body gets what there was with it, or with its answer."""
+    """Return a `receive` that raises the error."""
 
     async def failing() -> Message:
         raise why

@@ -1,4 +1,4 @@
-"""What answers at each route: it reads a question, asks the engine and writes the answer."""
+"""The handlers of all routes: each reads a question, asks the engine and writes the answer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ CHALLENGE = 'Bearer realm="policyengine"'
 
 @dataclass(frozen=True, slots=True)
 class DecisionApi:
-    """The endpoints. Deciding is quick and synchronous, so it runs right here, unless it waits for a store."""
+    """The handlers of the API. Decisions are fast and synchronous, so they run on the event loop, unless a store is
+    asked."""
 
     reloading: ReloadableEngine
     tokens: BearerTokens | None
@@ -79,7 +80,7 @@ class DecisionApi:
 
     @property
     def engine(self) -> Engine:
-        """That decides now: read once for each answer."""
+        """The current engine, read once per answer because a reload may replace it."""
         return self.reloading.current
 
     @property
@@ -87,58 +88,64 @@ class DecisionApi:
         return AuthzenAdapter(self._at("authzen"), self.translators, self.refusals, self.authzen_consume)
 
     async def decide(self, http: Request) -> Response:
-        """Decide and spend, by an `Idempotency-Key` once. `options.consume: false` only looks."""
+        """Decide one question and spend what it uses, once per `Idempotency-Key`. `options.consume: false` spends
+        nothing."""
         sent = await self._body(http)
         question, once, engine = await self._parse(http, *sent), self._once(http, *sent), self._at("decide")
         work = partial(decide_with_headers, engine, question, question.options.consume, once)
         return build_answer(http, *await run_off_loop(engine, work, once, question))
 
     async def evaluate(self, http: Request) -> Response:
-        """Decide without spending anything: the same question gets the same answer."""
+        """Decide one question without spending anything: the same question gets the same answer."""
         question, engine = await self._question(http), self._at("evaluate")
         work = partial(decide_with_headers, engine, question, spend=False)
         return build_answer(http, *await run_off_loop(engine, work, question=question))
 
     async def decide_batch(self, http: Request) -> Response:
-        """Decide many questions in order. What is no question is denied and spoils no other."""
+        """Decide several questions in order. An invalid question is denied and does not affect the others."""
         sent = await self._body(http)
         batch, once = await parse_body(parse_batch, *sent), self._once(http, *sent)
         return build_answer(http, {"decisions": await decide_batch(self._at("batch"), batch, once)})
 
     async def explain(self, http: Request) -> Response:
-        """Decide without spending anything, and show the walk gate by gate. For developers: it tells everything."""
+        """Decide one question without spending anything, and explain it gate by gate. The answer reveals every fact and
+        rule: it is for developers."""
         question, engine = await self._question(http), self.engine
         return build_answer(
             http, (await run_off_loop(engine, partial(engine.explain, question), question=question)).to_dict()
         )
 
     async def events(self, http: Request) -> Response:
-        """How the request of a decision came out: once, by the caller that asked for the decision."""
+        """Report the outcome of an allowed request: once, and only by the caller that asked for the decision."""
         event, engine = await parse_body(parse_event, *await self._body(http)), self.engine
         return build_answer(http, await run_off_loop(engine, partial(record_outcome, engine, event)))
 
     async def evaluation(self, http: Request) -> Response:
-        """One evaluation of AuthZEN 1.0. It only looks, unless `context.consume` is true or the settings say so."""
+        """Answer one AuthZEN 1.0 evaluation. It spends only if `context.consume` is true or the settings say so for the
+        caller."""
         return await self.authzen.one(*await self._asked(http, authzen.parse_evaluation_body))
 
     async def evaluations(self, http: Request) -> Response:
-        """Many of them, in order; without `evaluations` one. What is no question is denied and spoils no other."""
+        """Answer several AuthZEN 1.0 evaluations in order; without `evaluations` the body is a single one. An invalid
+        item is denied and does not affect the others."""
         return await self.authzen.many(*await self._asked(http, authzen.parse_evaluations_body))
 
     async def search(self, http: Request) -> Response:
         raise authzen.search_not_supported(quote_input(http.path_params["what"]))
 
     async def authzen_configuration(self, http: Request) -> Response:
-        """Which endpoints of AuthZEN there are."""
+        """Return the AuthZEN metadata: the endpoints of this server."""
         return authzen.json_response(authzen.metadata_document(self.public_url or str(http.base_url).rstrip("/")))
 
     async def forward_auth(self, http: Request) -> Response:
-        """Whether a request may pass, for Caddy and Traefik: who asks, and for what, is in headers that they set."""
+        """Decide whether a request may pass, for Caddy and Traefik, which describe the request and its caller in
+        headers."""
         self._authenticate(http)
         return build_response(await self._forward_auth(http, GatewayAdapter.FORWARD_AUTH))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
-        """The same for nginx, which makes 500 of everything but 2xx, 401 and 403: the rest is in `X-Status`."""
+        """Decide whether a request may pass, for nginx, which turns all statuses except 2xx, 401 and 403 into 500: the
+        actual status is in `X-Status`."""
         self._authenticate(http)
         return build_nginx_response(await self._forward_auth(http, GatewayAdapter.NGINX))
 
@@ -147,7 +154,8 @@ class DecisionApi:
         return await ForwardAuthAdapter(door, self.gateway, adapter, own=self.tokens is None).told(http)
 
     async def envoy(self, http: Request) -> Response:
-        """The same for `ext_authz` of Envoy: any method, and below this path the one that is asked for."""
+        """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
+        below this one."""
         self._authenticate(http)
         return build_response(await self._envoy(http))
 
@@ -156,14 +164,14 @@ class DecisionApi:
         return await EnvoyHttpAdapter(door, self.gateway, self.body_timeout, own=self.tokens is None).told(http)
 
     async def healthz(self, http: Request) -> Response:
-        """The process is alive."""
+        """Report that the process is alive."""
         return build_answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """A policy is armed, its store answers, can be written to and agrees on the time, and rows can be looked up:
-        which policy, and whether another was refused since."""
+        """Report whether the server is ready: it has a policy, its store answers, is writable and agrees on the time,
+        and entities can be looked up. The answer names the policy and counts refused reloads."""
         if self.drain.begun is not None:
-            raise ProblemError(503, "it is stopping", hint="send questions elsewhere")
+            raise ProblemError(503, "the server is stopping", hint="send questions to another server")
         engine, reloads = self.engine, self.reloading.reloads
         failure = None
         if engine.state.requires_store:
@@ -179,12 +187,12 @@ class DecisionApi:
         return build_answer(http, {"status": "ready", **armed, "reloads": reloads.to_dict(), **observing, **skew})
 
     async def metrics(self, http: Request) -> Response:
-        """What it did so far, as Prometheus reads it: of all workers together."""
+        """Return the metrics of all workers together, in the format of Prometheus."""
         self._authenticate(http)
         return await self.metrics_for_anybody(http)
 
     async def metrics_for_anybody(self, http: Request) -> Response:
-        """The same on a port of its own, where whoever reaches it may read."""
+        """Return the metrics on their own port, which every client that reaches it may read."""
         try:
             from policyengine.server.telemetry.metrics import render_metrics
         except ImportError:
@@ -208,7 +216,7 @@ class DecisionApi:
 
     @property
     def framed(self) -> tuple[MeteredEngineProvider, MeteredEngineProvider]:
-        """What connections over the socket ask: by the event loop, and by threads."""
+        """The engines of socket connections: one for the event loop, one for threads."""
         at_once = MeteredEngineProvider(self.reloading, self.tally, self.tally.counter("socket"), time_sampled())
         return at_once, self._door("socket")
 
@@ -216,7 +224,7 @@ class DecisionApi:
         return await self._parse(http, *await self._body(http))
 
     async def _parse(self, http: Request, body: bytes, form: BodyFormat) -> Question:
-        """Raises RequestError."""
+        """Parse the question, or use what the fast path has decoded. Raises RequestError."""
         decoded = http.scope.pop(DECODED_KEY, None)
         if decoded is None:
             return await parse_body(parse_question, body, form)
@@ -239,7 +247,7 @@ class DecisionApi:
         return read_key_header(http.headers, None if self.tokens is None else current_caller(), form.name, body)
 
     def _authenticate(self, http: Request) -> None:
-        """Enters the caller whose token it is. Raises ProblemError."""
+        """Enter the caller whose token the request carries. Raises ProblemError."""
         if self.tokens is None:
             return
         given = http.headers.getlist("authorization")
@@ -248,7 +256,7 @@ class DecisionApi:
             enter_caller(caller)
             return
         said = f'{CHALLENGE}, error="invalid_token"' if given else CHALLENGE
-        detail = "the token is not accepted" if given else "a token is needed"
+        detail = "the token is not accepted" if given else "a token is required"
         raise ProblemError(
             401,
             detail,
@@ -287,7 +295,7 @@ def routing_problem(http: Request, error: HTTPException) -> ProblemError:
     path = f"`{quote_input(http.url.path)}`"
     match error.status_code:
         case 404:
-            return ProblemError(404, f"there is nothing at {path}", hint="`/docs` lists what there is")
+            return ProblemError(404, f"nothing is served at {path}", hint="`/docs` lists the endpoints")
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
             return ProblemError(405, f"{path} takes {allowed}, not {quote_input(http.method)}", headers=error.headers)

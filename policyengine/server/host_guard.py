@@ -1,4 +1,4 @@
-"""The `Host` and `Origin` check at each route of a listener without a token; refusals are counted and logged."""
+"""The `Host` and `Origin` check of each route of a listener without tokens; refusals are counted and logged."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
-LOG_INTERVAL_SECONDS = 60.0  # seconds between two lines about one header
-# At these doors a gateway asks with the headers of its client: an `Origin` there is none of ours.
+LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines about one header
+# At these routes a gateway forwards the headers of its client, so an `Origin` is not about this server.
 FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
 _LOG = logging.getLogger("policyengine")
 
 
 class HostCheck:
-    """Counts every refusal, and logs the first of a kind and then one a minute. Threads may share it."""
+    """Counts every refusal, and logs the first of a kind and then one per minute. It is thread-safe."""
 
     def __init__(self, allowed: AllowedHosts, tally: ServerCounters, clock: Callable[[], float] = monotonic) -> None:
         self.allowed, self._tally = allowed, tally
         self._throttle = LogThrottle.every(LOG_INTERVAL_SECONDS, clock)
 
     def problem(self, scope: Scope) -> ProblemError | None:
-        """Why a request is refused; None if it is answered."""
+        """Return why a request is refused, or None."""
         found = self.refusal(scope)
         if found is None:
             return None
@@ -43,7 +43,7 @@ class HostCheck:
         if path in (
             FORWARD_AUTH,
             f"{FORWARD_AUTH}/nginx",
-        ):  # they decide nothing without headers that no page sends unasked
+        ):  # without headers that no web page can send they decide nothing
             return self.allowed.host_refusal(headers, own)
         if path == ENVOY or path.startswith(f"{ENVOY}/"):
             return self.allowed.host_refusal(headers, own) or gateway_refusal(headers)

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: which gateway asks by which key and with what, and what is said to a key that cannot be taken."""
+"""`Idempotency-Key`: keys are bound to the caller and the body; this module also answers keys that cannot be used."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from policyengine.server.problems import ProblemError
 HEADER = "idempotency-key"
 REPLAYED = ("idempotency-replayed", "true")
 KEY = re.compile(r"[\x21-\x7e]{1,128}")
-RETRY_AFTER_SECONDS = "1"  # seconds: a decision takes less
-KEY_HINT = "give each question a key of its own, of 1 to 128 visible ASCII characters"
+RETRY_AFTER_SECONDS = "1"  # seconds; a decision takes less
+KEY_HINT = "use a separate key for each question, of 1 to 128 visible ASCII characters"
 _LOG = logging.getLogger("policyengine")
 _warned = Event()
 
 
 def read_key_header(headers: Headers, gateway: str | None, form: str, body: bytes) -> IdempotencyKey | None:
-    """What the header asks for. Of a caller that nobody knows it is passed over: keys are told apart by gateways.
+    """Return the key of the header. It is ignored without a known caller, because keys are separate for each caller.
 
     Raises ProblemError.
     """
@@ -33,29 +33,27 @@ def read_key_header(headers: Headers, gateway: str | None, form: str, body: byte
         warn_ignored_key()
         return None
     if len(given) > 1:
-        raise ProblemError(400, "there are two headers `Idempotency-Key`", hint=KEY_HINT)
+        raise ProblemError(400, "there are several `Idempotency-Key` headers", hint=KEY_HINT)
     return build_key(given[0], gateway, form.encode(), body)
 
 
 def build_key(key: object, gateway: str, *sent: bytes) -> IdempotencyKey:
-    """Raises ProblemError."""
+    """Build a key for this caller and body. Raises ProblemError for a malformed key."""
     if not isinstance(key, str) or not KEY.fullmatch(key):
-        raise ProblemError(400, "this is no key to be asked by once", hint=KEY_HINT)
+        raise ProblemError(400, "the idempotency key is malformed", hint=KEY_HINT)
     return IdempotencyKey(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())
 
 
 def warn_ignored_key() -> None:
     if not _warned.is_set():
         _warned.set()
-        _LOG.warning(
-            "an `Idempotency-Key` came over HTTP, and is passed over: without `--token-file` nobody knows whose it is"
-        )
+        _LOG.warning("an `Idempotency-Key` over HTTP was ignored: without `--token-file` its caller is unknown")
 
 
 def key_problem(problem: IdempotencyKeyError) -> ProblemError:
     if isinstance(problem, KeyReuseError):
-        return ProblemError(422, str(problem), code="key_used", hint="a key is for one question: take a new one")
-    hint = "ask again by the same key"
+        return ProblemError(422, str(problem), code="key_used", hint="a key is for one question: use a new one")
+    hint = "retry with the same key"
     return ProblemError(
         409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}
     )

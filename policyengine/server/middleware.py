@@ -1,4 +1,4 @@
-"""Around every exchange: the headers each answer carries, the caller's label on it, and no exception that gets out."""
+"""Middleware around every exchange: it adds common headers and the request label, and answers exceptions with 500."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGGER = logging.getLogger("policyengine")
 
 
 class ExchangeMiddleware:
-    """`hosts` refuses requests by their `Host` and `Origin`; None where a token is needed instead."""
+    """`hosts` refuses requests by `Host` and `Origin`; it is None if tokens are required instead."""
 
     def __init__(self, app: ASGIApp, hosts: HostCheck | None = None) -> None:
         self.app, self.hosts = app, hosts
@@ -30,7 +30,7 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         label, trace = request_label(Headers(scope=scope)), parse_trace(scope["headers"])
-        enter_trace(trace)  # none too: a request that came right behind another one is begun in the other's context
+        enter_trace(trace)  # also if it is None: a pipelined request starts in the context of the one before it
         started = False
         REQUEST_ID.set(label)
 
@@ -56,7 +56,7 @@ class ExchangeMiddleware:
 
 
 def request_label(headers: Headers) -> str | None:
-    """A label only: it is echoed and means nothing here."""
+    """Return `X-Request-ID`, which is echoed and logged but has no other meaning."""
     given = headers.getlist("x-request-id")
     return given[0] if len(given) == 1 and LABEL.fullmatch(given[0]) else None
 

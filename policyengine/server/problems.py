@@ -1,4 +1,4 @@
-"""What went wrong with an exchange, as RFC 9457 problem details: no decision, so a gateway that gets one denies."""
+"""Errors of an exchange as RFC 9457 problem details. A problem is not a decision, so a gateway that gets one denies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input
 
-# Spelt out: the names in `http` differ between versions of Python.
+# Written out, because the names in `http` differ between Python versions.
 STATUS_TITLES = {
     400: "Bad Request",
     401: "Unauthorized",
@@ -26,13 +26,13 @@ STATUS_TITLES = {
 
 
 BUSY_CODE = "busy"
-NO_ANSWER = "the server failed and gives no answer"
-DENY_HINT = "treat this as a deny: what was decided is not decided again, and stays on record"
+NO_ANSWER = "the server failed to answer"
+DENY_HINT = "treat this as a deny: a decision that was made is not made again, and stays on record"
 
 
 class ProblemError(Exception):
-    """Ends an exchange with `status`; `member` is the member of the question at fault (`user.roles`), `code` a word for
-    programs where the status alone does not say what to do."""
+    """Ends an exchange with `status`. `member` is the invalid member of the question (`user.roles`); `code` is for
+    programs, where the status alone does not say what to do."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ProblemError(Exception):
 
     @classmethod
     def of_refused(cls, error: WorkRefusedError) -> ProblemError:
-        return cls(503, str(error), code=BUSY_CODE, hint="ask again in a moment", headers={"Retry-After": "1"})
+        return cls(503, str(error), code=BUSY_CODE, hint="retry in a moment", headers={"Retry-After": "1"})
 
     def to_dict(self) -> dict[str, object]:
         members = {

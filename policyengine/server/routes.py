@@ -1,4 +1,4 @@
-"""Where each handler answers, and how it is documented there."""
+"""The routes of all handlers, and their documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decision API on a port, on a Unix socket or on both: it answers until it is told to stop, and stops in order."""
+"""The server process: it answers on a port, on a Unix socket or on both until it is stopped, and stops gracefully."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_wo
 from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel
 
 OWNER_ONLY = 0o600
-EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has to end beyond those for its answers
+EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has to exit after the time for its answers
 _LOG = logging.getLogger("policyengine")
 
 
@@ -79,18 +79,20 @@ def serve(
     listening: Callable[[str | None], None] = lambda url: None,
     following: EntityWatcher | None = None,
 ) -> None:
-    """Answer on `host` and `port` (0: a free one; None: none) and at the Unix socket `path` until SIGINT or SIGTERM.
+    """Serve on `host` and `port` (0: a free one; None: none) and on the Unix socket `path` until SIGINT or SIGTERM.
 
-    It ends in order within `drain` seconds (`docs/deploying.md`), at once by a second signal, which then means what it
-    always does. Who may connect to the socket is a matter of its file `mode`; it needs no token. `workers` is how many
-    processes answer, `gateway` in which headers gateways say who asks. On port `envoy` Envoy is answered by gRPC, on
-    port `metrics` whoever asks for `/metrics`. `public_url` is where gateways find it, for the metadata of AuthZEN.
-    `authzen_consume` names the callers whose evaluations of AuthZEN spend where they do not say (`docs/authzen.md`).
-    `allowed_hosts` are names that are answered without a token, and on port `metrics`, as `create_app` says.
-    `following` reads the entities again when they change, in each of these processes. `listening` is called with the
-    URL, if there is a port, as soon as connections are accepted. A `ReloadableEngine` reads its policies anew on
-    SIGHUP, and when `watching` whenever their files change; the log is opened anew on SIGHUP. Raises ServeError before
-    that, BearerTokenError for a token that is too short or one that `authzen_consume` misses, and AllowedHostError.
+    The server stops gracefully within `drain` seconds (`docs/deploying.md`), or immediately on a second signal, which
+    then has its usual effect. The file `mode` controls who can connect to the socket; it needs no token. `workers` is
+    the number of processes; `gateway` names the headers in which gateways identify the caller. Port `envoy` serves
+    Envoy over gRPC, port `metrics` serves `/metrics` to every client. `public_url` is the URL in the AuthZEN metadata.
+    `authzen_consume` names the callers whose AuthZEN evaluations spend unless they say otherwise (`docs/authzen.md`).
+    `allowed_hosts` are names that are answered without a token, and on port `metrics`, as in `create_app`. `following`
+    reads the entities again when they change, in each process. `listening` is called with the URL, if there is a port,
+    as soon as connections are accepted. A `ReloadableEngine` reloads its policies on SIGHUP, and with `watching`
+    whenever their files change; SIGHUP also reopens the log.
+
+    Raises ServeError before it listens, BearerTokenError for a token that is too short or missing for a caller of
+    `authzen_consume`, and AllowedHostError.
     """
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     options = ServerOptions(
@@ -99,14 +101,14 @@ def serve(
     )  # fmt: skip
     caught = serve_until_stopped(reloading, options, log_listening(workers, listening), following)
     _LOG.info("stopped", extra={"event": "stopped"})
-    # Now, when nothing is left behind: for SIGTERM this is the end of the process.
+    # After the cleanup, because SIGTERM ends the process here.
     if caught is not None:
         signal.raise_signal(caught)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Keywords of `serve`, with what stands for those that were left out."""
+    """The arguments of `serve`, with their defaults filled in."""
 
     host: str
     port: int | None
@@ -126,7 +128,7 @@ class ServerOptions:
     allowed_hosts: tuple[str, ...]
 
     def check(self, engine: Engine) -> None:
-        """Before anything is listened on. Raises ServeError, BearerTokenError, AllowedHostError."""
+        """Check the options before anything listens. Raises ServeError, BearerTokenError, AllowedHostError."""
         if self.port is None and self.path is None:
             raise ServeError("there is neither a port nor a socket to listen on")
         check_consumers(self.authzen_consume, self.tokens)
@@ -144,7 +146,10 @@ def serve_until_stopped(
     listening: Callable[[str | None], None],
     following: EntityWatcher | None,
 ) -> int | None:
-    """The signal that stopped it at once, if one did. Raises ServeError, BearerTokenError, AllowedHostError."""
+    """Serve until stopped, and return the signal that stopped it immediately, if any.
+
+    Raises ServeError, BearerTokenError, AllowedHostError.
+    """
     options.check(reloading.current)
     limits = options.limits
     shared = SharedState(
@@ -186,7 +191,7 @@ def serve_in_process(
     attempts: ReloadScheduler | None,
     greet: Callable[[], None],
 ) -> int | None:
-    """In this process; a thread beside it looks after the policies."""
+    """Serve in this process, with a thread that reloads policies."""
     if attempts is None:
         with handle_sighup(reloading, lambda: None):
             greet()
@@ -198,7 +203,7 @@ def serve_in_process(
 
 @dataclass(frozen=True, slots=True)
 class ServerListeners:
-    """Where it is answered: ports and sockets for questions, ports for metrics, and Envoy's door."""
+    """All listeners: ports and sockets for questions, ports for metrics, and the gRPC listener for Envoy."""
 
     ports: Sequence[socket.socket]
     sockets: Sequence[socket.socket]
@@ -207,13 +212,13 @@ class ServerListeners:
 
     @property
     def listeners(self) -> Sequence[socket.socket]:
-        """All but that of Envoy's door, which every worker opens for itself."""
+        """All sockets except that of Envoy, which every worker opens itself."""
         return (*self.ports, *self.sockets, *self.metrics)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedState:
-    """What bounds connections, and what workers share."""
+    """The bounds of connections, and the state that workers share."""
 
     limits: ConnectionLimits
     bounds: ConnectionBounds
@@ -224,7 +229,7 @@ class SharedState:
 def open_listeners(
     options: ServerOptions, reloading: ReloadableEngine, shared: SharedState, open_until_then: ExitStack
 ) -> ServerListeners:
-    """Raises ServeError."""
+    """Open all listeners. Raises ServeError."""
     enter, host, tokens = open_until_then.enter_context, options.host, options.tokens
     port, path, metrics, envoy = options.port, options.path, options.metrics, options.envoy
     return ServerListeners(
@@ -236,7 +241,7 @@ def open_listeners(
 
 
 def bind_metrics_port(host: str, port: int) -> socket.socket:
-    """Whoever asked for the port lets everybody read who reaches it: there is nothing to ask but for numbers.
+    """Listen on the metrics port, which needs no token: it serves nothing but numbers.
 
     Raises ServeError.
     """
@@ -256,7 +261,7 @@ def run_server(
     line: WorkerChannel | None = None,
     place: int = 0,
 ) -> int | None:
-    """Until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed. A second signal is returned."""
+    """Serve until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` closes. Return a second signal."""
     shared.tally.take(place)
     shared.board.take(place)
     shared.tally.add("starts")
@@ -274,7 +279,7 @@ def run_server(
             following.stop()
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
-            beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # it would wait for threads that calculate
+            beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # it would wait for all threads
         log = reloading.current.log
         if log is not None:
             log.flush()
@@ -282,7 +287,7 @@ def run_server(
 
 
 class GrpcListener(Protocol):
-    """Another way in, which answers beside the event loop once it is started."""
+    """A listener with its own threads, next to the event loop."""
 
     def started(self) -> Any: ...
 
@@ -295,7 +300,7 @@ def grpc_listener(
     host: str,
     port: int,
 ) -> GrpcListener:
-    """Raises ServeError, also where what it needs is not installed."""
+    """Return the gRPC listener for Envoy. Raises ServeError, also if a package is not installed."""
     try:
         from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
     except ImportError:
@@ -341,7 +346,7 @@ class DecisionServer(BoundedServer):
         return await super().on_tick(counter)
 
     def orphaned(self, lifeline: int) -> None:
-        """Whoever started the workers is gone, and nobody takes their places."""
+        """Stop, because the supervisor is gone and cannot replace workers any more."""
         asyncio.get_running_loop().remove_reader(lifeline)
         self.board.stop()
         self.table.draining = True

@@ -1,7 +1,7 @@
-"""How a server ends: first it says so and goes on answering, then it takes nothing new, then it is gone.
+"""Graceful shutdown: the server first reports that it stops and still answers, then refuses connections, then exits.
 
-Whoever sends questions here needs a moment to learn that he should not. So for half of the time connections are still
-accepted, and each ends with its next answer; what does not speak for a while is closed. The other half is for answers.
+Clients need a moment to notice that the server stops. During the first half of the time, connections are therefore
+still accepted, each ends with its next answer, and silent ones are closed. The second half is for answers.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from time import monotonic, sleep
 
 from policyengine.server.connections.connection_table import ClientConnection, CloseReason, ConnectionStage
 
-DRAIN_SECONDS = 10.0  # seconds, unless somebody says otherwise
+DRAIN_SECONDS = 10.0  # seconds, by default
 MAX_DRAIN_SECONDS = 3_600.0
-QUIET_SECONDS = 0.5  # seconds without connections after which nobody new is let in
-SILENT_SECONDS = 1.0  # seconds without a word after which a connection is closed
-SETTLE_SECONDS = 0.2  # seconds from when nobody new is let in until all that were are here
+QUIET_SECONDS = 0.5  # seconds without connections, after which new ones are refused
+SILENT_SECONDS = 1.0  # seconds without data, after which a connection is closed
+SETTLE_SECONDS = 0.2  # seconds between refusing new connections and having received all accepted ones
 LOGGER = logging.getLogger("policyengine")
-EXIT_MESSAGE = "ended while threads were at work: nobody gets their answers"
+EXIT_MESSAGE = "ended while threads were working: their answers are lost"
 
 
 class Drain:
-    """`begun` is when the end began; None while there is none in sight. `delay` is for how long at least others are let
-    in then."""
+    """The state of a shutdown. `begun` is the time of its start, or None; `delay` is the minimum time in seconds during
+    which new connections are accepted."""
 
     def __init__(
         self, seconds: float = DRAIN_SECONDS, delay: float = 0.0, clock: Callable[[], float] = monotonic
     ) -> None:
         self.seconds, self.delay, self._clock = seconds, delay, clock
         self.begun: float | None = None
-        self._refusing: float | None = None  # since when nobody new is let in
+        self._refusing: float | None = None  # since when new connections are refused
         self._silent: dict[
             ClientConnection, tuple[float, float]
-        ] = {}  # when it last spoke, and since when that is known
-        self._busy: float | None = None  # when somebody was last there
+        ] = {}  # when it last sent data, and since when that is known
+        self._busy: float | None = None  # when there was last a connection
         self._answered = 0
 
     def begin(self) -> None:
@@ -46,21 +46,21 @@ class Drain:
 
     @property
     def passed(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the start of the shutdown."""
         return 0.0 if self.begun is None else self._clock() - self.begun
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.seconds if self.begun is None else max(self.begun + self.seconds - self._clock(), 0.0)
 
     @property
     def half_over(self) -> bool:
-        """Whether the time for those who still come is over."""
+        """Whether the time for new connections is over."""
         return self.passed >= max(self.seconds / 2, self.delay)
 
     def quiet(self, connections: Collection[ClientConnection], answered: int) -> bool:
-        """Asked several times a second: whether nobody comes any more. `answered` counts on."""
+        """Return whether no client connects any more; called several times a second. `answered` is a running count."""
         if self.begun is None:
             self._answered = answered
             return False
@@ -71,7 +71,7 @@ class Drain:
         return not waits and self.passed >= self.delay
 
     def refuse(self) -> bool:
-        """From now on nobody new is let in. False where that is so already."""
+        """Refuse new connections from now on. Return False if they were refused before."""
         first = self._refusing is None
         if self._refusing is None:
             self._refusing = self._clock()
@@ -79,7 +79,7 @@ class Drain:
 
     @property
     def settled(self) -> bool:
-        """Whether all that were let in are here."""
+        """Whether all accepted connections have been handed to the server."""
         return self._refusing is not None and self._clock() - self._refusing >= min(SETTLE_SECONDS, self.seconds / 4)
 
     def close_silent(self, connections: Collection[ClientConnection]) -> None:
@@ -105,8 +105,8 @@ class Drain:
 
 
 def limit_exit_time(seconds: float, code: int) -> None:
-    """When the interpreter ends, and threads are still at work after that time, it ends without them and with that
-    `code`. What logs now says so then."""
+    """End the process with `code` if threads still work `seconds` after the interpreter starts to exit, and log it with
+    the handlers that are installed now."""
     given = (seconds, code, tuple(LOGGER.handlers))
     begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
     threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` comes when threads were waited for

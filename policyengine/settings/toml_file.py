@@ -69,7 +69,7 @@ class SettingsFile:
         message = why[: found.start()] if found else why
         span = Span(source, start, start + 1)
         excerpt = [] if MAYBE_SECRET.search(source.line(line)) else source_excerpt(span)
-        return self._error(f"{message[:1].lower()}{message[1:]}", "this is no TOML", span, excerpt)
+        return self._error(f"{message[:1].lower()}{message[1:]}", "this is not valid TOML", span, excerpt)
 
     def _error(self, message: str, hint: str | None, span: Span, excerpt: Sequence[str]) -> SettingsError:
         detail = "\n".join([f"{format_location(span)}: {message}", *excerpt])
@@ -91,4 +91,4 @@ def read_settings_file(
     try:
         return SettingsFile(name, content.decode())
     except UnicodeDecodeError:
-        raise SettingsError(f"`{name}` is no UTF-8", "write it in UTF-8") from None
+        raise SettingsError(f"`{name}` is not UTF-8", "write it in UTF-8") from None

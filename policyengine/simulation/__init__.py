@@ -1,4 +1,4 @@
-"""Traffic played against a policy under a virtual clock: what its rates and budgets make of it, counted and drawn."""
+"""Simulate traffic against a policy under a virtual clock: count and draw the effect of its rates and budgets."""
 
 from policyengine.simulation.caller_variation import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult

@@ -1,4 +1,4 @@
-"""One question, asked by many: each caller asks it in a name of its own."""
+"""Variations of one question: each caller sends it under another name."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 
 from policyengine.vocabulary import ROOTS
 
-PRINCIPAL_FACTS = ("agent.id", "user.id")  # by which callers differ, if the policy lets such callers pass
+PRINCIPAL_FACTS = ("agent.id", "user.id")  # facts that may name the caller; the first that the policy accepts is used
 
-MAX_CACHED_QUESTIONS = 100_000  # questions that are kept; more callers than that have theirs made again
-# The roots of a question that callers may differ by.
+MAX_CACHED_QUESTIONS = 100_000  # questions in the cache; for more callers they are made again
+# The roots of a question in which callers may differ.
 VARIABLE_ROOTS = tuple(root for root in ROOTS if root not in ("action", "chain"))
 
 PassesCheck = Callable[[Mapping[str, Any]], bool]
 
 
 class NoOtherCallerError(Exception):
-    """The policy lets no other caller pass than the one of the question."""
+    """The policy accepts only the caller of the question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """What they ask, and the fact (`agent.id`) by which one differs from another; the first asks as it stands."""
+    """The questions of the callers, and the fact (`agent.id`) in which callers differ. The first caller sends them
+    unchanged."""
 
     questions: tuple[Mapping[str, Any], ...]
     vary: str | None = None
@@ -31,7 +32,10 @@ class Callers:
 
     @classmethod
     def of(cls, questions: Sequence[Mapping[str, Any]], many: int, vary: str | None, passes: PassesCheck) -> Callers:
-        """By `vary`, or by the first name under which a second caller passes. Raises NoOtherCallerError."""
+        """Return callers that differ in `vary`, or in the first principal fact under which a second caller passes.
+
+        Raises NoOtherCallerError.
+        """
         known = tuple(questions)
         if many == 1 or vary is not None:
             return cls(known, vary if many > 1 else None)
@@ -41,7 +45,7 @@ class Callers:
         raise NoOtherCallerError
 
     def question(self, turn: int, caller: int) -> dict[str, Any]:
-        """Which one comes in its turn, in the name of that caller."""
+        """Return the question with index `turn`, in the name of the caller."""
         found = self.made.get((turn, caller))
         if found is None:
             asked = self.questions[turn]
@@ -58,7 +62,7 @@ def has_text_fact(question: Mapping[str, Any], fact: str) -> bool:
 
 
 def vary_fact(question: Mapping[str, Any], fact: str, caller: int) -> dict[str, Any]:
-    """The question with another name there: `worker`, `worker-2`, `worker-3` …; a number is counted on from."""
+    """Return the question with another name: `worker`, `worker-2`, `worker-3` …; a number is increased."""
     root, *path = fact.split(".")
     return {**question, root: _vary_member(question.get(root), path, caller)}
 

@@ -1,4 +1,4 @@
-"""What was played as a page to look at and print. Nothing runs, and nothing that a policy says is more than text."""
+"""Render a simulation as an HTML page to view and print. The page has no scripts, and all policy texts are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times as whole numbers, microseconds since 1970, and back to words."""
+"""Times in microseconds since 1970, and their text forms."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def to_datetime(at: int) -> datetime:
 
 
 def format_timestamp(at: int) -> str:
-    """As programs read it: RFC 3339, in UTC."""
+    """Return a time for programs: RFC 3339 in UTC."""
     return to_datetime(at).isoformat().replace("+00:00", "Z")
 
 
 def format_time(at: int) -> str:
-    """As people read it."""
+    """Return a time for people."""
     moment = to_datetime(at)
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment.second or moment.microsecond else f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""What was played and what came of it, as one value: every drawing and the JSON are made of it."""
+"""The result of a simulation as one value, the source of all charts and of the JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_CALLERS_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLimit:
-    """One rate or budget of the policy: `words` is what it says."""
+    """One rate or budget of the policy; `words` is its text."""
 
     kind: str
     name: str
@@ -37,7 +37,7 @@ class SimulatedLimit:
 
 @dataclass(frozen=True, slots=True)
 class ThrottledCaller:
-    """A caller that was throttled, and how often."""
+    """A throttled caller and its number of throttled requests."""
 
     caller: Principal
     times: int
@@ -46,7 +46,7 @@ class ThrottledCaller:
     def words(self) -> str:
         found = [f"agent {self.caller.agent}"] if self.caller.agent is not None else []
         found += [f"user {self.caller.user}"] if self.caller.user is not None else []
-        return " for ".join(found) or "nobody known"
+        return " for ".join(found) or "unknown caller"
 
     def to_dict(self) -> dict[str, Any]:
         caller = self.caller
@@ -55,7 +55,7 @@ class ThrottledCaller:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """`words` say what was played; `about` the same as data."""
+    """The result of a simulation. `words` describes the traffic for people, `about` as data."""
 
     revision: str
     words: tuple[str, ...]
@@ -87,12 +87,12 @@ class SimulationResult:
         )
 
     def lines(self, limit: SimulatedLimit) -> list[LimitCounts]:
-        """Of one limit, slot by slot."""
+        """Return the counts of one limit, one for each slot."""
         return [slot.rules.get(limit.name) or LimitCounts() for slot in self.slots]
 
     @property
     def callers(self) -> tuple[ThrottledCaller, ...]:
-        """Who was throttled most."""
+        """The callers that were throttled most."""
         return tuple(
             ThrottledCaller(to_principal(who), times)
             for who, times in self.series.throttled.most_common(MAX_CALLERS_SHOWN)
@@ -100,16 +100,16 @@ class SimulationResult:
 
     @property
     def notes(self) -> Iterator[str]:
-        """What a reader would otherwise take for something else."""
+        """Remarks on results that a reader could misunderstand."""
         if not self.limits:
             yield "the policy has no rates and no budgets"
         elif not any(one.name in self.total.rules for one in self.limits):
             yield "no rate and no budget applies to any of these requests"
         if self.series.failures:
-            yield f"{self.series.failures:,} decisions failed inside and were denied"
+            yield f"{self.series.failures:,} decisions failed internally and were denied"
 
     def to_dict(self) -> dict[str, Any]:
-        """As `docs/simulate.md` has it."""
+        """Return the JSON that `docs/simulate.md` describes."""
         total = self.total
         return {
             "revision": self.revision,
@@ -137,7 +137,7 @@ class SimulationResult:
 
 
 def outcome_counts(slot: TimeSlot) -> Sequence[tuple[str, int]]:
-    """In the words of a chart."""
+    """Return the outcomes of a slot with their names in charts."""
     return (
         ("admitted", slot.allow),
         ("throttled", slot.throttle),

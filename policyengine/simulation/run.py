@@ -1,4 +1,4 @@
-"""Plays traffic: the clock stands where each request comes, the engine decides it, and the series counts it."""
+"""Run a simulation: set the clock to the time of each request, decide it, and count it in the series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK = 1_000
 
 
 class VirtualClock:
-    """Stands at `at` (microseconds since 1970) until somebody sets it. An engine's clock."""
+    """A clock for the engine that stays at `at` (microseconds since 1970) until it is set."""
 
     __slots__ = ("at",)
 
@@ -27,7 +27,7 @@ class VirtualClock:
         return to_datetime(self.at)
 
     def nanoseconds(self) -> int:
-        """The same as the engine counts, without a datetime between."""
+        """Return the time in nanoseconds, as the engine counts, without a datetime in between."""
         return self.at * 1_000
 
 
@@ -38,8 +38,10 @@ def simulate(
     series: Series,
     told: Callable[[], None] = lambda: None,
 ) -> None:
-    """Everything, in its order; `told` is called after each thousand. `clock` is the engine's. Raises TrafficError for
-    a line that is no request, TooManySlotsError when it does not fit the series."""
+    """Simulate all requests in order; `told` is called after each thousand. `clock` must be the engine's clock.
+
+    Raises TrafficError for a line that is not a request, and TooManySlotsError if the traffic does not fit the series.
+    """
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
     while chunk := list(islice(events, CHUNK)):
         try:

@@ -1,4 +1,4 @@
-"""What a workflow asks where nobody says it: the requests of the policy's own tests that are allowed."""
+"""Default requests of a workflow: the allowed requests of the policy's own tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Evaluate = Callable[[Mapping[str, Any]], Decision]
 
 @dataclass(frozen=True, slots=True)
 class SampleRequests:
-    """Requests of tests that are made in one directory at one time."""
+    """Requests of tests that share their entities and their time."""
 
     questions: tuple[Mapping[str, Any], ...]
     directory: EntityStore
@@ -24,7 +24,10 @@ class SampleRequests:
 
 
 def collect_samples(cases: Iterable[Case]) -> SampleRequests | None:
-    """Of the first test with an allowed request, and of all that share its world; None without any."""
+    """Return the requests of the first test with an allowed request, and of all tests with the same entities and time.
+
+    None if no test has an allowed request.
+    """
     fit = [one for one in cases if is_self_contained(one)]
     if not fit:
         return None
@@ -34,14 +37,14 @@ def collect_samples(cases: Iterable[Case]) -> SampleRequests | None:
 
 
 def is_self_contained(case: Case) -> bool:
-    """Allowed, and all of it is in the question and the directory."""
+    """Return whether a case expects an allow, and its question and entities are all that it needs."""
     expected = case.expected
     allowed = expected.outcome is Outcome.ALLOW and not expected.negated
     return allowed and case.skip is None and not case.approvals and not case.attributes
 
 
 def distinct(questions: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Each once."""
+    """Yield each question once."""
     seen: list[Mapping[str, Any]] = []
     for question in questions:
         if question not in seen:
@@ -50,7 +53,7 @@ def distinct(questions: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, An
 
 
 def limited_requests(questions: Iterable[Mapping[str, Any]], evaluate: Evaluate) -> tuple[Mapping[str, Any], ...]:
-    """Those that are allowed and that a limit applies to; without any of these, those that are allowed."""
+    """Return the allowed requests to which a limit applies; if there are none, all allowed requests."""
     answers = [(one, evaluate(one)) for one in questions]
     allowed = [(one, answer) for one, answer in answers if answer.allowed]
     return tuple(one for one, answer in allowed if answer.rates) or tuple(one for one, _ in allowed)

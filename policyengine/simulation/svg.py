@@ -1,4 +1,4 @@
-"""What was played as a drawing: a panel for all requests and one for each limit. Nothing in it runs."""
+"""Render a simulation as SVG without scripts: a panel for all requests and one for each limit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PanelShape:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Counts stacked in columns, the first at the bottom; below them how much was left, 0 to 1 (None: unknown)."""
+    """Counts as stacked columns, the first at the bottom; below them the remaining share, 0 to 1 (None: unknown)."""
 
     title: str
     told: str
@@ -108,7 +108,7 @@ def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:
     whole = sum_limit_counts(lines)
     title = f"{limit.kind} “{limit.name}”: {limit.words}"
     if not whole.asked and not whole.throttled:
-        return Panel(title, "it applied to none of them", ())
+        return Panel(title, "it applied to no request", ())
     told = f"{whole.admitted:,} admitted, {whole.throttled:,} throttled"
     if whole.remaining is not None:
         told += f"; at least {whole.remaining:,} of {whole.limit:,} left"
@@ -118,7 +118,7 @@ def limit_panel(played: SimulationResult, limit: SimulatedLimit) -> Panel:
 
 
 def render_svg(played: SimulationResult) -> str:
-    """A document of its own."""
+    """Return a complete SVG document."""
     drawings = draw_panels(played)
     return render_template(
         __file__,
@@ -138,7 +138,7 @@ def describe_panels(drawings: Sequence[PanelShape]) -> str:
 
 
 def legend(played: SimulationResult) -> list[LegendEntry]:
-    """In the order of the columns from below."""
+    """Return the legend in the order of the columns, from below."""
     each = (WIDTH - LEFT - RIGHT) // len(CSS_CLASSES)
     return [
         LegendEntry(name, CSS_CLASSES[name], LEFT + place * each, count, short_count(count))
@@ -169,7 +169,7 @@ def draw_panel(played: SimulationResult, panel: Panel, y: int) -> PanelShape:
 
 
 def _stacked_columns(panel: Panel, most: int) -> Iterator[ColumnPath]:
-    """Each count is one path, however many columns it has."""
+    """Yield one path for each count, which covers all its columns."""
     wide = (WIDTH - LEFT - RIGHT) / panel.columns
     floors = [0] * panel.columns
     for name, counts in panel.counts:
@@ -183,7 +183,7 @@ def _stacked_columns(panel: Panel, most: int) -> Iterator[ColumnPath]:
 
 
 def _remaining_curve(panel: Panel) -> str:
-    """A step for each column, over those in which nobody asked; full is up."""
+    """Return a curve with a step for each column; columns without requests keep the level. The top is a full limit."""
     if not panel.left:
         return ""
     wide, top = (WIDTH - LEFT - RIGHT) / panel.columns, TOP + BARS + GAP
@@ -205,7 +205,7 @@ def _ticks(played: SimulationResult) -> Iterator[TimeTick]:
 
 
 def short_count(count: int) -> str:
-    """A number that fits beside a chart."""
+    """Return a number that fits next to a chart."""
     for least, unit in ((10_000_000, "M"), (10_000, "k")):
         if count >= least:
             return f"{count * 10 // least:,}{unit}"

@@ -1,4 +1,4 @@
-"""What was played, for a terminal: a line of blocks for each count, each block so many slots that all fit."""
+"""Render a simulation for a terminal: a line of blocks for each count; each block covers enough slots that all fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = {
 
 
 class ChartRow(NamedTuple):
-    """A line of blocks, what it shows, and what it comes to; without blocks its `name` is a line of text."""
+    """A line of blocks, its name, and its total; without blocks, `name` is a line of text."""
 
     name: str
     blocks: str = ""
@@ -36,7 +36,7 @@ class ChartRow(NamedTuple):
 
 
 def chart_rows(played: SimulationResult, columns: int, *, ascii: bool = False) -> Iterator[ChartRow]:
-    """Everything, top to bottom; `columns` is how wide the blocks may be."""
+    """Yield all rows from top to bottom; `columns` is the maximal number of blocks."""
     blocks = ASCII_BLOCKS if ascii else BLOCKS
     yield from (ChartRow(line) for line in played.words)
     yield ChartRow("")
@@ -63,7 +63,7 @@ def _limit_rows(played: SimulationResult, limit: SimulatedLimit, columns: int, b
     whole = sum_limit_counts(lines)
     yield ChartRow(f'{limit.kind} "{limit.name}": {limit.words}  ({limit.at})')
     if not whole.asked and not whole.throttled:
-        yield ChartRow("  it applied to none of them")
+        yield ChartRow("  it applied to no request")
         return
     most = max(max(one.admitted, one.throttled) for one in lines)
     yield ChartRow("admitted", bars([one.admitted for one in lines], most, blocks), f"{whole.admitted:,}")
@@ -92,12 +92,12 @@ def column_span(played: SimulationResult, columns: int) -> str:
 
 
 def slots_per_column(count: int, columns: int) -> int:
-    """So many slots in a column."""
+    """Return the number of slots for each column."""
     return max(1, -(-count // columns))
 
 
 def column_count(played: SimulationResult, columns: int) -> int:
-    """How many columns there are, of so many that fit."""
+    """Return the number of columns, at most `columns`."""
     return -(-len(played.slots) // slots_per_column(len(played.slots), columns))
 
 
@@ -107,13 +107,13 @@ def fold_slots(slots: Sequence[SlotItem], columns: int) -> list[Sequence[SlotIte
 
 
 def bars(counts: Sequence[int], most: int, blocks: str) -> str:
-    """The lowest block is for at least one; none at all is a space."""
+    """Return a block for each count. The lowest block means at least one, a space means zero."""
     top = len(blocks)
     return "".join(" " if not count else blocks[-(-count * top // most) - 1] for count in counts)
 
 
 def levels(shares: Sequence[float | None], blocks: str) -> str:
-    """How full: the lowest block is empty. Where nobody asked nothing is known."""
+    """Return a block for each share. The lowest block means empty; a space means unknown, as there was no request."""
     top = len(blocks) - 1
     return "".join(" " if share is None else blocks[round(min(max(share, 0), 1) * top)] for share in shares)
 
@@ -121,7 +121,7 @@ def levels(shares: Sequence[float | None], blocks: str) -> str:
 def render_text(
     played: SimulationResult, columns: int, *, ascii: bool = False, shown: Callable[[str], str] = str
 ) -> str:
-    """Plain text, for a file or a pipe."""
+    """Return plain text for a file or a pipe."""
     width = column_count(played, columns)
     return "".join(
         f"{shown(''.join(row.text(width)).rstrip() if row.blocks else row.name)}\n"

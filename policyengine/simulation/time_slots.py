@@ -1,4 +1,4 @@
-"""What is counted of the decisions: outcomes and limits over time, in slots of one width."""
+"""Counts of decisions: outcomes and limits over time, in slots of equal width."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, Pr
 from policyengine.runtime.limits import LimitResult, SteadyRate
 
 SECOND_US = 1_000_000
-# Each is a multiple of the one before: two slots of one width are never split by a wider one.
+# Each width is a multiple of the one before, so slots can be merged into wider ones.
 SLOT_WIDTHS_US = tuple(
     int(seconds * SECOND_US)
     for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
 )
-MAX_SLOTS = 240  # of which charts are made where nobody says how wide they are
+MAX_SLOTS = 240  # default limit for charts
 MAX_REQUESTED_SLOTS = 10_000
 
 
 class TooManySlotsError(Exception):
-    """More slots than anybody can look at."""
+    """More slots than a chart can show."""
 
 
 @dataclass(slots=True)
 class LimitCounts:
-    """One limit: the requests it was asked about, those that passed, those it stopped, and the least that was left of
-    it to one of its callers, of how much."""
+    """The counts of one limit: requests to which it applied, that passed, and that it throttled.
+
+    `remaining` of `limit` is the lowest rest of any caller.
+    """
 
     asked: int = 0
     admitted: int = 0
     throttled: int = 0
     remaining: int | None = None
     limit: int = -1
-    last: int = -1  # the decision that was counted last: some limits have several bounds
+    last: int = -1  # the last decision counted: a limit with several bounds counts once
 
     def take(self, other: LimitCounts) -> None:
         self.asked += other.asked
@@ -49,7 +51,7 @@ class LimitCounts:
 
 @dataclass(slots=True)
 class TimeSlot:
-    """What came in one slot of time."""
+    """The counts of one slot of time."""
 
     allow: int = 0
     confirm: int = 0
@@ -78,8 +80,10 @@ def sum_slots(slots: Iterable[TimeSlot]) -> TimeSlot:
 
 
 class Series:
-    """Slots from `start` on (microseconds since 1970; None: from the first request). Without a `width` they begin
-    narrow and become wider with the traffic."""
+    """Slots from `start` on (microseconds since 1970; None: from the first request).
+
+    Without a `width` the slots begin narrow and widen with the traffic.
+    """
 
     def __init__(self, start: int | None = None, width: int | None = None) -> None:
         self.start, self.fixed = start, width is not None
@@ -102,7 +106,7 @@ class Series:
         for standing in decision.standings:
             if (
                 type(standing) is tuple and type(standing[0]) is SteadyRate
-            ):  # a plain rate that let it pass: no words are needed
+            ):  # a steady rate that admitted the request: no text is needed
                 meter, level = standing
                 rule, limit, remaining = meter.limited.name, meter.full // meter.token, meter.full - level
                 remaining = remaining // meter.token if remaining > 0 else 0
@@ -138,7 +142,7 @@ class Series:
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
     def _move(self, at: int) -> None:
-        """To the slot of that time. Raises TooManySlotsError."""
+        """Move to the slot of that time. Raises TooManySlotsError."""
         if self.start is None:
             self.start = at - at % SECOND_US
         while (at - self.start) // self.width >= (MAX_REQUESTED_SLOTS if self.fixed else MAX_SLOTS):

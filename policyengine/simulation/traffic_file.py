@@ -1,4 +1,4 @@
-"""A file of requests to events in the order of their time, read as they are played."""
+"""Read a trace file as events in the order of time, while the simulation runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from policyengine.simulation.microseconds import to_microseconds
 Question: TypeAlias = dict[str, Any] | Request
 
 SECOND_US = 1_000_000
-MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; what is later counts from somewhere else
-CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # where calendars end
+MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values count from another start
+CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # the end of the calendar
 
 
 class TrafficEvent(NamedTuple):
-    """A request, when it comes (microseconds since 1970), and the line it stands on (0: on none)."""
+    """A request, its time (microseconds since 1970) and its line (0: none)."""
 
     at: int
     question: Question
@@ -34,7 +34,7 @@ class TrafficEvent(NamedTuple):
 
 
 class TrafficError(Exception):
-    """A line cannot be played: which one, which member of it, why, and what to do."""
+    """A line that cannot be simulated: its number, the member, the problem, and a hint."""
 
     def __init__(self, line: int, message: str, hint: str | None = None, member: str = "") -> None:
         super().__init__(message)
@@ -43,18 +43,22 @@ class TrafficError(Exception):
 
 @dataclass(slots=True)
 class TrafficTrace:
-    """Requests on lines, each with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
+    """Requests, one on each line, with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
 
-    A decision log is a trace, too: what was decided and spent then is asked again. Its processes write a little out of
-    order, so there a time that runs back counts as that of the line before. `far` lets seconds be any number.
+    A decision log is a trace, too: the requests that were decided and charged are decided again. Its processes write
+    slightly out of order, so a time that goes back counts as the time of the line before. `far` allows any number of
+    seconds.
     """
 
     start: int
     far: bool = False
-    left_out: int = 0  # lines of a log that spent nothing then, or hold no decision
+    left_out: int = 0  # lines of a log without a charged decision
 
     def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[TrafficEvent]:
-        """Raises TrafficError. A log is read from its `path`, as its directories stand there."""
+        """Yield the events. A log is read from its `path`, because it consists of several files.
+
+        Raises TrafficError.
+        """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         first = next(numbered, None)
         if first is None:
@@ -69,14 +73,16 @@ class TrafficTrace:
         for number, line in lines:
             event = self._event(number, line)
             if before is not None and event.at < before:
-                raise TrafficError(number, "it comes before the line above", "sort the trace by `at`", "at")
+                raise TrafficError(number, "it is earlier than the line above", "sort the trace by `at`", "at")
             before = event.at
             yield event
 
     def _event(self, number: int, line: bytes) -> TrafficEvent:
         question, plain = parse_line(number, line)
         if "at" not in question:
-            raise TrafficError(number, "when does it come?", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at")
+            raise TrafficError(
+                number, "the request has no `at`", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at"
+            )
         at = self._moment(number, question.pop("at"))
         return TrafficEvent(at, question if plain else parse_request(question, number), number)
 
@@ -85,11 +91,11 @@ class TrafficTrace:
             return to_microseconds(moment)
         if isinstance(at, str | bool) or not isinstance(at, int | float | Decimal):
             hint = "write a time with its zone, `2027-01-01T09:00:00Z`, or seconds after the start as a number"
-            raise TrafficError(number, f"{format_time_value(at)} is no time", hint, "at")
+            raise TrafficError(number, f"{format_time_value(at)} is not a time", hint, "at")
         if at < 0:
-            raise TrafficError(number, f"{at} seconds are before the start", "`--start` says when that is", "at")
+            raise TrafficError(number, f"{at} seconds are before the start", "set the start with `--start`", "at")
         if at > (CALENDAR_END_SECONDS if self.far else MAX_OFFSET_SECONDS):
-            epoch = None if self.far else "seconds since 1970 want `--start 1970-01-01T00:00:00Z`"
+            epoch = None if self.far else "for seconds since 1970, use `--start 1970-01-01T00:00:00Z`"
             raise TrafficError(number, f"{at} seconds are far after the start", epoch, "at")
         return self.start + int(at * SECOND_US)
 
@@ -107,7 +113,7 @@ class TrafficTrace:
 
 
 def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
-    """What the line holds; whether it is plain, so that it may be decided as it is. Raises TrafficError."""
+    """Return the object of the line, and whether it needs no cleaning. Raises TrafficError."""
     if (quick := decode_json_fast(line)) is not None:
         return quick, True
     try:
@@ -144,7 +150,7 @@ def is_dry_run(question: Mapping[str, object]) -> bool:
 
 
 def as_spending(question: Mapping[str, object]) -> dict[str, Any]:
-    """The question as one that is decided now and spends: that is what is played."""
+    """Return the question without options that prevent charging or set the time: the simulation charges now."""
     options = question.get("options")
     if not isinstance(options, Mapping) or options.keys().isdisjoint(("consume", "at")):
         return dict(question)
@@ -153,5 +159,5 @@ def as_spending(question: Mapping[str, object]) -> dict[str, Any]:
 
 
 def parse_moment(text: str) -> datetime | None:
-    """A time with its zone, or a day, which begins in UTC."""
+    """Parse a time with its zone, or a date, which begins in UTC; None if invalid."""
     return parse_time(text) or parse_time(f"{text}T00:00:00Z")

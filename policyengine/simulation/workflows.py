@@ -1,4 +1,4 @@
-"""Traffic that needs no file: when somebody comes, and who of them. The same seed gives the same traffic."""
+"""Generated traffic: when a request comes, and from which caller. The same seed generates the same traffic."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from policyengine.simulation.caller_variation import Callers
 from policyengine.simulation.microseconds import DAY_US
 from policyengine.simulation.traffic_file import SECOND_US, TrafficEvent
 
-Arrival: TypeAlias = tuple[int, int]  # when, and which of the callers: 0 is the first
+Arrival: TypeAlias = tuple[int, int]  # time, index of the caller (0 is the first)
 
 MINUTE_US = 60 * SECOND_US
-DAILY_SWING = 0.9  # how far the day's traffic swings around its mean
-QUIETEST_TIME_US = 2 * 3_600 * SECOND_US  # when a day is quietest
-LOOP_FACTOR = 50  # times as fast as it works, an agent tries again
+DAILY_SWING = 0.9  # amplitude of the daily curve around its mean
+QUIETEST_TIME_US = 2 * 3_600 * SECOND_US  # the quietest time of a day
+LOOP_FACTOR = 50  # the pace of an agent in a retry loop, relative to its normal pace
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficPlan:
-    """From `start` (microseconds since 1970) for `span` microseconds, `rate` requests a second of all callers."""
+    """Traffic from `start` (microseconds since 1970) for `span` microseconds, with `rate` requests per second."""
 
     start: int
     span: int
@@ -34,7 +34,7 @@ class TrafficPlan:
 
     @property
     def gap(self) -> float:
-        """Between two requests, in microseconds."""
+        """The time between two requests, in microseconds."""
         return SECOND_US / self.rate
 
     def chance(self) -> Random:
@@ -43,7 +43,7 @@ class TrafficPlan:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """`words` say what comes; `callers` and `span` (microseconds) are taken where nobody says others."""
+    """A kind of traffic. `words` describes it; `callers` and `span` (microseconds) are its defaults."""
 
     words: str
     arrivals: Callable[[TrafficPlan], Iterator[Arrival]]
@@ -52,7 +52,7 @@ class Workflow:
 
 
 def steady(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Evenly, callers in turn."""
+    """Yield evenly spaced arrivals; callers take turns."""
     for number in count():
         at = int(number * plan.gap)
         if at >= plan.span:
@@ -61,7 +61,7 @@ def steady(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def burst(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Half of a minute's requests in its first second, the others evenly over the rest."""
+    """Yield half of each minute's arrivals in its first second, and the rest evenly afterwards."""
     each = max(1, round(plan.rate * 60))
     sudden = (each + 1) // 2
     for minute in range(-(-plan.span // MINUTE_US)):
@@ -73,7 +73,7 @@ def burst(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def daily(plan: TrafficPlan) -> Iterator[Arrival]:
-    """By chance, most of it in the afternoon and least at two at night (UTC)."""
+    """Yield random arrivals, most in the afternoon and fewest at two at night (UTC)."""
     chance, most = plan.chance(), (1 + DAILY_SWING) / plan.gap
     at = chance.expovariate(most)
     while at < plan.span:
@@ -84,7 +84,7 @@ def daily(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def zipf(plan: TrafficPlan) -> Iterator[Arrival]:
-    """By chance, and the nth caller comes a nth as often as the first (Zipf)."""
+    """Yield random arrivals; caller n sends 1/n as many requests as the first (Zipf)."""
     chance = plan.chance()
     shares = list(accumulate(1 / place for place in range(1, plan.callers + 1)))
     at = chance.expovariate(1 / plan.gap)
@@ -94,7 +94,7 @@ def zipf(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def lockstep(plan: TrafficPlan) -> Iterator[Arrival]:
-    """All at once, again and again: jobs that one clock starts."""
+    """Yield repeated simultaneous arrivals of all callers, like jobs of one scheduler."""
     for turn in count():
         at = int(turn * plan.gap * plan.callers)
         if at >= plan.span:
@@ -103,7 +103,7 @@ def lockstep(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 def runaway(plan: TrafficPlan) -> Iterator[Arrival]:
-    """Steady, but the last caller is in a loop through the middle third of the time."""
+    """Yield steady arrivals, with the last caller in a loop during the middle third."""
     at = 0.0
     for number in count():
         if at >= plan.span:
@@ -119,23 +119,23 @@ def runaway(plan: TrafficPlan) -> Iterator[Arrival]:
 
 
 WORKFLOWS = {
-    "steady": Workflow("one after the other, evenly", steady),
-    "burst": Workflow("half of a minute's requests in its first second", burst),
-    "daily": Workflow("a day's curve: quietest at 02:00, busiest at 14:00 UTC", daily, span=DAY_US),
-    "many": Workflow("many callers, a few of whom ask most", zipf, callers=1_000),
+    "steady": Workflow("evenly spaced requests", steady),
+    "burst": Workflow("half of each minute's requests in its first second", burst),
+    "daily": Workflow("a daily curve: quietest at 02:00, busiest at 14:00 UTC", daily, span=DAY_US),
+    "many": Workflow("many callers, a few of which send most requests", zipf, callers=1_000),
     "lockstep": Workflow("all callers at the same instants", lockstep, callers=100),
     "runaway": Workflow(f"an agent that retries in a loop, {LOOP_FACTOR} times as fast, in the middle third", runaway),
 }
 
 
 def expected_count(name: str, plan: TrafficPlan) -> int:
-    """About how many requests come."""
+    """Return the approximate number of requests."""
     loops = (LOOP_FACTOR + 2) / 3 if name == "runaway" else 1
     return int(plan.rate * plan.span / SECOND_US * loops)
 
 
 def workflow_traffic(name: str, plan: TrafficPlan, callers: Callers) -> Iterator[TrafficEvent]:
-    """What each of the callers asks, when they come: each goes through the questions in turn."""
+    """Yield the events of a workflow; each caller goes through the questions in turn."""
     start, question, several = plan.start, callers.question, len(callers.questions)
     turns = [0] * plan.callers
     for at, caller in WORKFLOWS[name].arrivals(plan):

@@ -1,1 +1,1 @@
-"""The executable specification: kernel, request and snapshot to a decision and its effects."""
+"""The executable specification: from kernel, request and snapshot to a decision and its effects."""

@@ -1,4 +1,4 @@
-"""What an approval of one request is bound to, as a digest, and what of it is not known. Part of the specification."""
+"""The digest that binds an approval to one request, and its unknown parts. Part of the specification."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ from policyengine.vocabulary import FACTS
 
 VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
 TOOL_OBJECTS = (k.BoundObject(("args",)), k.BoundObject(("body",)))
-ACTION_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("context",)))  # what an action is about in detail is said there
+ACTION_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("context",)))  # the context has the details of an action
 HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject(("request", "query")))
 CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # of a fact that has some value, which nobody saw
+UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # the fact has a value that the decision did not see
 MAX_UNSEEN = 5
 
 
 def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalDigest:
-    """All that an approval is for: the rule, principal and chain, endpoint and resource, the revision, what came with
-    the request, and every fact that the rule and its message read."""
+    """Return the digest of everything that an approval is for.
+
+    It covers the rule, principal and chain, endpoint and resource, the revision, the bound parts of the request, and
+    every fact that the rule and its message read.
+    """
     read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
     everything = (
         "approval", facts.kernel.revision, guard.package, guard.name, index,
@@ -63,7 +66,7 @@ def all_unseen(objects: tuple[k.BoundObject, ...], read: Mapping[Path, ReadFact]
 
 
 def bound_objects(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject, ...]:
-    """The parts of a request that are bound as a whole, declared or not."""
+    """Return the parts of a request that are bound as a whole, by declaration or by default."""
     if confirm.bound is not None:
         return confirm.bound.objects
     match endpoint:
@@ -76,7 +79,7 @@ def bound_objects(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject
 
 
 def describe_bound(confirm: k.Confirm, endpoint: Endpoint) -> tuple[str, ...]:
-    """The same in the words of policies, with the facts that `bound to (…)` names: what approvers are to look at."""
+    """Return the bound parts in the words of policies, with the facts that `bound to (…)` names, for approvers."""
     facts = () if confirm.bound is None else map(describe_fact, confirm.bound.facts)
     return tuple(sorted([*map(describe_object, bound_objects(confirm, endpoint)), *facts])) or ("resource",)
 
@@ -101,12 +104,12 @@ def raw_object(one: k.BoundObject, facts: Facts) -> object:
 
 
 def exclusions_of(one: k.BoundObject) -> LeftOut:
-    """What is below the object and no part of what an approval is bound to."""
+    """Return the members of the object that are not bound."""
     return exclusion_tree(path[len(one.path) :] for path in one.excepts)
 
 
 def exclusion_tree(paths: Iterable[Path]) -> LeftOut:
-    """By their first steps; what is below one that is left out as a whole says nothing more."""
+    """Return the paths as a tree by their first steps. Paths below a completely omitted member add nothing."""
     below: dict[str, list[Path]] = {}
     for first, *rest in paths:
         below.setdefault(first, []).append(tuple(rest))
@@ -114,7 +117,7 @@ def exclusion_tree(paths: Iterable[Path]) -> LeftOut:
 
 
 def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> Iterator[Cause]:
-    """What is not known at a path of the request and anywhere below it."""
+    """Yield each unknown at a path of the request and below it."""
     match raw:
         case Invalid(why, given) if given is None:
             yield Cause(format_fact_path(path), why)
@@ -130,14 +133,14 @@ def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> I
         case _ if raw is PENDING:
             yield Cause(format_fact_path(path), "pending")
         case _ if not isinstance(raw, CANONICAL_TYPES):
-            yield Cause(format_fact_path(path), "of no type that policies know")
+            yield Cause(format_fact_path(path), "of a type that policies do not support")
 
 
 # ── Who asks, and what for ────────────────────────────────────────────────────────────────────
 
 
 def caller_identity(facts: Facts) -> object:
-    """Presenter, user and chain; where any of it is unknown, also what was given in its place."""
+    """Return presenter, user and chain; if one of them is unknown, also the given facts."""
     presenter, hops, user = presenter_of(facts), hops_of(facts), facts.read(("user", "id"))
     chain = hops if isinstance(hops, Unknown) else tuple((hop.issuer, hop.id) for hop in hops)
     known = (presenter.issuer, presenter.id, user, *(chain if isinstance(chain, tuple) else (chain,)))
@@ -158,12 +161,12 @@ def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
             return "tool", server, name
         case ActionEndpoint(verb, type_):
             return "action", verb, type_
-        case _:  # nobody is asked about a path that is none
+        case _:  # a malformed path is denied, so no approval is requested
             return ("malformed",)
 
 
 def claimed_resource_row(facts: Facts) -> object:
-    """What the request itself says of the resource, in a row."""
+    """Return the rows of the resource in the request."""
     ref = resource_ref(facts.raw(("resource",)))
     rows = [row for row in facts.request.entities if row.ref == ref]
     return tuple((dict(row.attributes), row.parents) for row in rows)
@@ -183,7 +186,7 @@ def resource_ref(raw: object) -> EntityRef | None:
 
 
 def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
-    """Every fact that the rule and its message read, and that `bound to (…)` names, but for what changes by itself."""
+    """Return every fact that the rule, its message and `bound to (…)` read, without facts that change by themselves."""
     seen: dict[Path, ReadFact] = {}
     reading = replace(facts, seen=seen)
     shown = (part.expression for part in confirm.message or () if isinstance(part, k.MessageFact))
@@ -197,7 +200,7 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
 
 
 def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
-    """What the facts that `with` binds are made of, as far as they are read; the resource always is."""
+    """Yield the expressions that `with` binds to the facts in `read`; that of the resource always."""
     binders = (one for one in facts.kernel.binders if one.facts)
     matching = (one for one in binders if match_pattern(one.pattern, facts.request.endpoint, "full") is not None)
     for path, expression in (bound for binder in matching for bound in binder.facts):
@@ -206,7 +209,7 @@ def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
 
 
 def digest_form(one: ReadFact) -> object:
-    """A value that is known as it is; one that is not by what was given in its place, too."""
+    """Return the form of a fact in the digest: its value if known, otherwise the unknown and the given fact."""
     known: object = one.value
     if one.unordered and isinstance(known, tuple):
         known = tuple(sorted({canonical_bytes(item) for item in known}))
@@ -218,8 +221,10 @@ def unknown_elements(one: ReadFact) -> tuple[Unknown, ...]:
 
 
 def unseen_in_fact(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
-    """Why a fact is unknown, where it has some value that nobody saw. That nothing was given, or that what was is of a
-    wrong type, is known."""
+    """Yield why a fact is unknown, if it has a value that the decision did not see.
+
+    A missing fact and a fact of a wrong type do not count: both are known.
+    """
     unknown = unknown_elements(one)
     if not unknown:
         yield from unseen_below(one.given, key)
@@ -230,7 +235,7 @@ def unseen_in_fact(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
 
 
 def is_from_request(key: Path, facts: Facts) -> bool:
-    """Neither what is known from elsewhere (the time, the path, the chain) nor what the directory says."""
+    """Return whether the fact comes from the request itself, not from the time, path, chain or entity store."""
     if " " in key[0]:  # an attribute: `("user \"alice\"", "roles")`
         claimed = {(str(ref), name) for ref, name in facts.claims}
         return key in claimed | {(str(row.ref), name) for row in facts.request.entities for name in row.attributes}
@@ -238,11 +243,11 @@ def is_from_request(key: Path, facts: Facts) -> bool:
 
 
 def raw_in_request(key: Path, one: ReadFact, facts: Facts) -> object:
-    """What was given where the fact would be: what holds it may be no object."""
+    """Return the raw input at the place of the fact; a parent may be something else than an object."""
     if " " in key[0]:
         return one.given
     if key[:2] == HEADERS_PATH:
-        return facts.request.fact(*key)  # where another that is there may be taken for it, nobody can say
+        return facts.request.fact(*key)  # another spelling of the header may count as this one
     found: object = facts.request.facts
     for name in key:
         if not isinstance(found, Mapping):

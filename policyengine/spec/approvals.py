@@ -1,4 +1,4 @@
-"""Approvals: which of them lift a confirm. Part of the executable specification."""
+"""Approvals that lift a confirm. Part of the executable specification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from policyengine.typesystem import EntityRef
 
 
 def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
-    """The approvals bound to exactly this, fresh, unspent, by enough of the right people."""
+    """Return the approvals that count: bound to exactly this request, fresh, unspent, by enough permitted approvers."""
     facts.work.rule = guard
     bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
@@ -32,7 +32,7 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
         approval
         for approval in given
         if approval.binding == bound().digest and approval.id not in snapshot.spent
-        if ids[approval.id] == 1  # one id is one grant of one person
+        if ids[approval.id] == 1  # an id stands for one grant by one approver
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
@@ -41,7 +41,7 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
 
 
 def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:
-    """`approval.*`, once it is known which approvals count: the last one granted speaks."""
+    """Return the facts `approval.*`; they describe the counted approval that was granted last."""
     granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
     if not granted:
         return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}
@@ -50,14 +50,14 @@ def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[
 
 
 def _fresh(approval: Approval, confirm: k.Confirm, now: datetime) -> bool:
-    """Granted already, and not longer ago than `within`, which runs from the grant."""
+    """Return whether an approval was granted in the past and within `within`, which runs from the grant."""
     if approval.granted_at is None or approval.granted_at > now:
         return False
     return confirm.within is None or now - approval.granted_at <= confirm.within
 
 
 def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
-    """The approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    """Return whether the approver has the role, and is neither the user (unless `by user`) nor in the chain."""
     person, user, hops = EntityRef("user", approval.by), facts.read(("user", "id")), hops_of(facts)
     chain = [presenter_of(facts), *(() if isinstance(hops, Unknown) else hops)] if has_agent(facts.request) else []
     involved = {agent.id for agent in chain}

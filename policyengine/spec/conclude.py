@@ -1,4 +1,4 @@
-"""What follows from a walk: the strongest outcome stands, and nothing said means deny."""
+"""Conclude a decision from a trace: the strongest outcome wins, and no grant means deny."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """One thing in the way: its reason, the unknown facts that had a part in it, and what would remove it (asked once,
-    where it stands)."""
+    """One reason against the request, the unknown facts that contributed to it, and its remedies (computed once)."""
 
     reason: Reason
     causes: frozenset[Cause] = frozenset()
@@ -61,13 +60,13 @@ class Obstacle:
 
     @property
     def named(self) -> Reason:
-        """The reason, which names the facts that were unknown."""
+        """The reason, with the unknown facts in its message."""
         unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
         return reworded(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
-    """The decision that a walk comes to, and its effects; a deny where either takes more steps than there are."""
+    """Return the decision for a trace and its effects; a deny if the decision or its effects exceed the step limit."""
     found = None if facts.work.exceeded else _conclude_within_steps(facts, seen)
     if found is not None and not facts.work.exceeded:
         return found
@@ -103,7 +102,7 @@ def _conclude_within_steps(facts: Facts, seen: w.DecisionTrace) -> tuple[Decisio
 
 
 def _obstacles(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """Every reason against the request, gate by gate. Without a block that stands the caller learns `identity` only."""
+    """Yield every reason against the request, gate by gate. If no block accepts the caller, only `identity`."""
     if seen.malformed is not None:
         yield Obstacle(Reason(Gate.MALFORMED_PATH, seen.malformed))
         return
@@ -133,7 +132,7 @@ def identity_message(seen: w.DecisionTrace) -> str:
 
 
 def _no_grant(facts: Facts, seen: w.DecisionTrace) -> Obstacle:
-    """Nothing opened the endpoint: say whether a scope, a better credential or an attestation would have."""
+    """Return the reason if no grant opens the endpoint, with the scope, credential or attestation that would help."""
     endpoint = facts.request.endpoint
     standing = [grant for block in seen.presenter if block.stands for grant in block.grants if grant.covers]
     uncarried = [grant.grant for grant in standing if grant.condition is True and not grant.carried]
@@ -160,17 +159,17 @@ def _proof_kind(requirement: k.Requirement) -> str:
 
 def _chain_obstacles(seen: w.DecisionTrace) -> Iterator[Obstacle]:
     if seen.chain_known is not True:
-        yield Obstacle(Reason(Gate.CHAIN, "who handed the work on is not known"), _unknown_causes(seen.chain_known))
+        yield Obstacle(Reason(Gate.CHAIN, "the delegating agents are not known"), _unknown_causes(seen.chain_known))
     for hop in seen.hops:
         if not hop.opens:
             causes = _unknown_causes(*w.unknown_inputs(hop.blocks), *elements(hop.agent.scopes))
             yield Obstacle(Reason(Gate.CHAIN, f"agent {format_value(hop.agent.id)} may not do this itself"), causes)
         if not hop.hands_on:
-            words = f"agent {format_value(hop.agent.id)} does not hand this on to agent {format_value(hop.next.id)}"
+            words = f"agent {format_value(hop.agent.id)} does not delegate this to agent {format_value(hop.next.id)}"
             yield Obstacle(Reason(Gate.CHAIN, words), _unknown_causes(*w.unknown_inputs(hop.blocks, handing_on=True)))
     for limit in seen.limits:
         if limit.holds is not True:
-            words = f"the limit of delegation `{limit.words}` does not hold"
+            words = f"the delegation limit `{limit.words}` does not hold"
             yield Obstacle(Reason(Gate.CHAIN, words, at=limit.limits.span.at), _unknown_causes(limit.holds))
 
 
@@ -181,7 +180,7 @@ def _deny_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, deny: k.De
 
 
 def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
-    """What would end the deny, were it proved."""
+    """Yield the proofs that would lift the deny."""
     facts.work.rule = guard
     reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
     for kind, need, fact, better in PROOFS:
@@ -190,7 +189,7 @@ def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator
 
 
 def _confirm_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Obstacle:
-    """Nobody is asked to approve what is not known."""
+    """Return the reason of a confirm. A request with unknown facts cannot be approved, so it gets a deny."""
     if seen.approval is not None and seen.approval.unseen:
         reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard.name, confirm.span.at)
         return Obstacle(reason, seen.approval.unseen, _missing_fact_remedies(guard, seen.approval.unseen))
@@ -211,7 +210,7 @@ def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confir
 
 
 def _rule_message(facts: Facts, effect: k.Deny | k.Confirm) -> str:
-    """The rule's message for the caller, or the rule itself."""
+    """Return the rule's message for the caller, or the rule itself."""
     return f"`{effect.words}`" if effect.message is None else render_message(effect.message, facts, to_caller=True)
 
 
@@ -223,7 +222,7 @@ class DueObligation:
 
 
 def _due_obligations(seen: w.DecisionTrace) -> Iterator[DueObligation]:
-    """The obligations that apply."""
+    """Yield the obligations that apply."""
     for guard in seen.guards:
         for duty in guard.effects:
             if duty.acts and isinstance(duty.effect, k.ObligationEffect):
@@ -236,7 +235,7 @@ def _obligation(facts: Facts, duty: DueObligation) -> Obligation:
 
 
 def _unsupported_obligations(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """A gateway that says which obligations it can meet is denied what it cannot."""
+    """Yield a reason for each obligation that the gateway cannot meet, if it says which ones it can."""
     supported = facts.request.options.obligations_supported
     for limit in _due_obligations(seen) if supported is not None else ():
         if limit.duty.kind in FOR_THE_GATEWAY and limit.duty.kind not in (supported or ()):
@@ -245,16 +244,16 @@ def _unsupported_obligations(facts: Facts, seen: w.DecisionTrace) -> Iterator[Ob
 
 
 def _uncountable_limits(seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """A rate or budget that cannot tell whose count a request is, or how much it takes, lets nothing through."""
+    """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
     for effect in seen.limited:
         if effect.acts and (unknown := spending.unknown_limit_inputs(effect)):
             gate = Gate.BUDGET if isinstance(effect.limit, k.Budget) else Gate.RATE
-            words = "it is not known what this takes, or by whose count"
+            words = "its cost or its key is not known"
             yield Obstacle(Reason(gate, words, effect.limit.name, effect.limit.span.at), _unknown_causes(*unknown))
 
 
 def _charges(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> tuple[LimitCharge, ...]:
-    """What an allow, or a confirm, asks of the limits; what is denied is charged by rates that count denials."""
+    """Return the charges of an allow or a confirm; a deny is charged only to rates that count denials."""
     denied = outcome is Outcome.DENY
     if not seen.identified or (denied and not any(map(_counts_denials, facts.kernel.limits))):
         return ()
@@ -269,8 +268,8 @@ def _counts_denials(limit: k.Limit) -> bool:
 
 
 def _effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:
-    """An allow spends the approvals it needed and takes of the limits; a confirm opens those that it lacks and takes of
-    rates, which the allow then does not."""
+    """Return the effects: an allow spends its approvals and charges the limits, a confirm opens the missing approvals
+    and charges the rates, which the later allow does not charge again."""
     found = _approval_effects(facts, seen, outcome)
     if not facts.kernel.limits and not facts.kernel.watches:
         return found
@@ -284,13 +283,13 @@ def _effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:
 
 
 def _approval_digests(seen: w.DecisionTrace) -> tuple[str, ...]:
-    """The bindings of all confirms that apply: the same when it is asked for and when the approval is brought."""
+    """Return the bindings of all confirms that apply: the same for the request and for its repeat with the approval."""
     effects = (one for guard in seen.guards for one in guard.effects if isinstance(one.effect, k.Confirm))
     return tuple(sorted({one.approval.binding for one in effects if one.triggered and one.approval is not None}))
 
 
 def _new_records(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> tuple[HistoryRecord, ...]:
-    """What is allowed enters history, once it is spent; so does what is denied after it is known who asks."""
+    """Return the records for the history: of an allow once committed, and of a deny if the caller is identified."""
     if not facts.kernel.watches or outcome not in (Outcome.ALLOW, Outcome.DENY) or not seen.identified:
         return ()
     granted = [one.approval for guard in seen.guards for one in guard.effects if one.approval is not None]
@@ -304,7 +303,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
         for guard in seen.guards
         for one in guard.effects
         if isinstance(one.effect, k.Confirm) and one.approval is not None
-        if one.triggered or one.approval.granted  # `approval.granted` may rest on it
+        if one.triggered or one.approval.granted  # `approval.granted` may depend on it
     ]
     if outcome is Outcome.ALLOW:
         return Effects(spends=tuple(dict.fromkeys(a.id for _, _, seen_ in confirms for a in seen_.counted)))
@@ -322,7 +321,7 @@ def _approval_effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> 
 
 
 def _known_principal(facts: Facts, seen: w.DecisionTrace) -> Principal | None:
-    """Nobody, by a credential that was refused."""
+    """Return the principal; None if the credential was refused."""
     return _principal(facts) if seen.refused is None else None
 
 

@@ -1,4 +1,4 @@
-"""What an expression of the kernel means for the facts of one request: a value, or Unknown with its causes."""
+"""Evaluate an expression of the kernel for the facts of one request: a value, or Unknown with its causes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from policyengine.vocabulary import NEUTRAL_VALUES
 
 
 def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
-    """The facts of a request: what it says, what follows from the time, the path and the chain."""
+    """Return the facts of a request: the given ones, and those that follow from time, path and chain."""
     entities = snapshot.entities.with_rows(request.entities)
     times = {("time",): now, **credential_ages(request, now), ("approval", "granted"): False}
     facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL_VALUES}, {}, history=snapshot.history)
@@ -47,14 +47,14 @@ def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
 
 
 def _with_user(facts: Facts) -> Facts:
-    """With a user who is unknown, where an issuer names one for whom it does not speak."""
+    """Return the facts with an unknown user if an issuer names a user for whom it does not speak."""
     named = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     foreign = mask_foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
     return facts.bind(foreign) if foreign else facts
 
 
 def _with_bindings(facts: Facts) -> Facts:
-    """With what patterns bind: guards match without regard to case, and doors read what is bound by the letter."""
+    """Return the facts with the bindings of patterns: guards match without letter case, grants exactly."""
     endpoint = facts.request.endpoint
     found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
     loosely = [(one, captures) for one, captures in found if captures is not None]
@@ -65,7 +65,7 @@ def _with_bindings(facts: Facts) -> Facts:
 
 
 def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
-    """What patterns bind: captures, the resource, facts by `with`; two that differ bind nothing."""
+    """Return the bindings of patterns: captures, the resource, facts by `with`; two different ones give Invalid."""
     found: dict[Path, object] = {}
 
     def bind(path: Path, value: object) -> None:
@@ -84,7 +84,7 @@ def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> 
 
 
 def evaluate(node: k.Expr, facts: Facts) -> Value:
-    if isinstance(node, k.Fact):  # most are, or constants: to match against patterns takes longer
+    if isinstance(node, k.Fact):  # facts and constants are most common, and `match` is slower
         return facts.read(node.path, node.type)
     if isinstance(node, k.Constant):
         return node.value
@@ -142,7 +142,7 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
 
 
 def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
-    """`any` folds as `or` does, `all` as `and`; an unknown element counts as unknown."""
+    """Return the value of a quantifier: `any` folds like `or`, `all` like `and`; an unknown element is unknown."""
     lacking = facts.work.lacks(len(items) * weight(node.condition), (node.domain, items))
     if lacking is not None:
         return lacking
@@ -161,7 +161,7 @@ def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Fac
 
 
 def count_loop_read(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
-    """What was read; what is read for each element anew takes as long as it is."""
+    """Return the value. Reading it for each element of a loop costs steps by its size."""
     if not facts.looping or is_fixed(node):
         return found
     return facts.work.lacks(reading_steps(found)) or found
@@ -175,7 +175,7 @@ def read_member(record: Mapping[str, object], node: k.Member, facts: Facts) -> V
 
 
 def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
-    """As `lift`; in a loop what reads through texts and collections takes as long as they are."""
+    """Apply like `lift`; in a loop, reading texts and collections costs steps by their size."""
 
     def counted(*known: Value) -> Value:
         return facts.work.lacks(reading_steps(*known)) or function(*known)
@@ -211,7 +211,7 @@ def contains_item(node: k.Relation, collection: tuple[Value, ...], item: Known, 
 
 
 def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
-    """Whether the item is an element; by a hash, where these values have one."""
+    """Return whether the item is an element; by hash if these values have one."""
     lacking = facts.work.lacks(count_elements(item)) if isinstance(item, tuple) else None
     lacking = lacking or facts.work.lacks_to_hash(collection)
     if lacking is not None:
@@ -227,7 +227,7 @@ def equals_any(collection: Iterable[Value], item: Value) -> Value:
 
 
 def is_in_any(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str, node: k.Expr) -> Value:
-    """Whether an entity is one of the elements, or in one at any depth."""
+    """Return whether an entity is one of the elements, or a member of one at any depth."""
     above = facts.entities.ancestors(item)
     lacking = facts.work.lacks(len(collection) + len(above.refs), (node, collection))
     if lacking is not None:
@@ -265,7 +265,7 @@ def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts)
 
 
 def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
-    """Each with each, as far as what follows; by hashes, where these values have some."""
+    """Compare each element with each until the result is clear; by hash if these values have one."""
     many, others = count_elements(left), count_elements(right)
     lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
     if lacking is not None:
@@ -281,7 +281,8 @@ def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, 
 def is_member_of(
     item: EntityRef, ancestor: EntityRef, facts: Facts, fact: str, strict: bool = False, direct: bool = False
 ) -> Value:
-    """Membership at any depth; unknown where the directory has no row to tell. `fact` is how the policy says it."""
+    """Return whether the item is a member at any depth; unknown if the entity store lacks a row. `fact` is the policy
+    text."""
     if item == ancestor and not strict and not direct:
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
@@ -292,9 +293,9 @@ def is_member_of(
 def is_among_ancestors(
     ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, facts: Facts, fact: str
 ) -> Value:
-    """Whether it is among all that an entity is in, which are `refs`."""
+    """Return whether `refs`, the ancestors of an entity, contain the ancestor."""
     unsure = ancestor not in refs and not above.complete
-    why = "not all of the way up is in the directory" if above.answered else NOT_ANSWERED
+    why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
     found = Unknown.of(fact, why) if unsure else ancestor in refs
     return facts.membership(item, ancestor, found)
 
@@ -307,7 +308,7 @@ def in_networks(address: Value, networks: Value) -> Value:
 
 
 def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
-    """A message with its facts. The caller sees those that came with the request; the approver sees all."""
+    """Return a message with its facts. The caller sees only those of the request; the approver sees all."""
 
     def part(one: str | k.MessageFact) -> str:
         if isinstance(one, str):
@@ -321,7 +322,7 @@ def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
 
 
 def is_capture(expression: k.Expr) -> bool:
-    """Whether it is what a path captured, or the id that came of it."""
+    """Return whether the expression is a path capture, or the id that comes from one."""
     match expression:
         case k.Fact(("params", _)) | k.Attribute(k.Fact(("params", _) | ("resource",)), "id"):
             return True

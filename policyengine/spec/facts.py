@@ -1,4 +1,4 @@
-"""Facts of one request: verified credential, then directory, then a trusted gateway, then nothing."""
+"""Facts of one request, by source: first the verified credential, then the entity store, then a trusted gateway."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Path: TypeAlias = tuple[str, ...]
 RESOURCE: Path = ("resource",)
 STRINGS = typesystem.SetType(Scalar.STRING)
 NOT_RECORDED = "its issuer does not record chains"
-ROW_NOT_KNOWN = "nothing says whether there is a row for it"
+ROW_NOT_KNOWN = "it is not known whether it has a row"
 REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
-MAX_HOPS = 32  # each is asked about every block that may speak for it
+MAX_HOPS = 32  # each hop is checked against every agent block that may match it
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFact:
-    """A fact that was read: what was given, and the value that it is. `unordered`: a set, equal in any order."""
+    """A fact that was read: its raw form and its value. `unordered` marks a set."""
 
     given: object
     value: Value
@@ -44,13 +44,17 @@ class ReadFact:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known about one request. `bound` comes before what the request says; `seen` collects what is read.
+    """The facts of one request.
 
-    `claims` are attributes that come before the directory: what the credential vouches for, and what is pending. `who`
-    are presenter and hops, once they are known. `history` is what was fetched; `past` the event in which `PastFact`
-    stands. `known` are the values that were read: most are asked for by several rules. `loose` is what patterns bind
-    that match only without regard to case, as guards read it, and in its place what they bind by the letter; None:
-    nothing. `work` counts the steps of the decision; `looping` is true inside of a loop.
+    - `bound` overrides the request
+    - `claims` are attributes that override the entity store: those that the credential vouches for, and pending ones
+    - `seen` collects the facts that are read
+    - `who` is presenter and hops, once known
+    - `history` holds the fetched histories; `past` is the event that `PastFact` reads
+    - `known` caches values, as several rules read most of them
+    - `loose` holds the paths that patterns bind only without regard to case, as guards read them, and their exact
+        bindings; None if there are none
+    - `work` counts the steps of the decision; `looping` is True inside a loop
     """
 
     kernel: k.Kernel
@@ -77,20 +81,20 @@ class Facts:
         claims: Mapping[tuple[EntityRef, str], object] | None = None,
         who: tuple[ChainAgent, tuple[ChainAgent, ...] | Unknown] | None = None,
     ) -> Facts:
-        """With more that is bound; with `claims` or `who` once these are known."""
+        """Return the facts with more bindings, and with `claims` or `who` once these are known."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
         made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
         return Facts(*made, self.history, self.past, self.loose, self.work, self.looping)
 
     def in_loop(self) -> tuple[Facts, dict[Path, object]]:
-        """As the condition of a loop reads them, and where its variable is bound: anew for each element."""
+        """Return the facts for the condition of a loop, and the bindings where its variable is set for each element."""
         bound = dict(self.bound)
         inside = replace(self, bound=bound, looping=True)
         object.__setattr__(inside, "known", self.known)
         return inside, bound
 
     def at_event(self, event: k.EventPattern, happening: PastEvent) -> Facts:
-        """As the condition of a history reads them at one of the events; an approval is not bound to what it reads."""
+        """Return the facts for the condition of a history at one event. Approvals are not bound to past facts."""
         inside = replace(self, past=(event, happening), seen=None, looping=True)
         if self.seen is None:
             object.__setattr__(inside, "known", self.known)
@@ -98,12 +102,13 @@ class Facts:
 
     @property
     def looked_at_anew(self) -> Facts:
-        """For who looks at conditions after the decision: that takes no steps of it."""
+        """The facts for an explanation after the decision, with a step counter of its own."""
         return replace(self, work=StepCounter())
 
     @property
     def by_the_letter(self) -> Facts:
-        """As doors read them: that a path might be taken for another one opens nothing, nor that it might not be."""
+        """The facts as grants read them: only exact bindings of paths, as a path in another case must not open
+        anything."""
         if self.loose is None:
             return self
         loosely, strictly = self.loose
@@ -125,11 +130,11 @@ class Facts:
 
     @property
     def binds_resource(self) -> bool:
-        """Whether the request is about something, be it that nobody says which one."""
+        """Whether the request has a resource, even if it is unknown which one."""
         return RESOURCE in self.bound or isinstance(self.request.endpoint, ActionEndpoint)
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
-        """An attribute from the credential, else the directory; an inherited set is the union along `in`."""
+        """Return an attribute from the credential or else the entity store. An inherited set is a union along `in`."""
         before = self.known.get((entity, node.name))
         if before is not None and (before[0] is node.type or before[0] == node.type):
             return before[1]
@@ -138,17 +143,17 @@ class Facts:
         return self._saw((str(entity), node.name), raw, value, node.type)
 
     def has_row(self, entity: EntityRef, fact: str) -> Value:
-        """Whether the directory or a trusted row knows the entity: what claims say of it is no answer."""
+        """Return whether the entity store or a trusted row has the entity. Claims about it do not count."""
         found = self.entities.has_row(entity)
         value = Unknown.of(fact, ROW_NOT_KNOWN, entity) if found is None else found
         return self._saw((str(entity), "is", "known"), ABSENT, value)
 
     def membership(self, item: EntityRef, ancestor: EntityRef, found: Value) -> Value:
-        """Remembers, as what is read is, whether one entity is in another."""
+        """Record a membership as a fact that was read, and return it."""
         return self._saw((str(item), "in", str(ancestor)), ABSENT, found)
 
     def _own(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
-        """What is said of this entity alone, as it is given and as a value of the type."""
+        """Return the attribute of this entity alone, raw and as a value."""
         raw = entity.id if node.name == "id" else self.claims.get((entity, node.name), ABSENT)
         raw = self.entities.attribute(entity, node.name) if raw is ABSENT else raw
         if raw is NO_ROW or raw is PARTIAL_ROW:
@@ -156,8 +161,8 @@ class Facts:
         return raw, coerce(raw, node.type, describe(node))
 
     def _inherited(self, entity: EntityRef, node: k.Attribute) -> tuple[object, Value]:
-        """All that the levels hold which declare the attribute; a level whose declaration ends in `else []` holds
-        nothing where its row lacks it."""
+        """Return the union of an inherited set over all levels that declare it. A level declared with `else []` is
+        empty if its row lacks the attribute."""
         above, fact, declared = self.entities.ancestors(entity), describe(node), dict(node.levels)
         raws: list[object] = []
         levels: list[InheritanceLevel] = []
@@ -166,14 +171,14 @@ class Facts:
                 raw, held = self._own(ref, node)
                 raws.append(raw)
                 levels.append(InheritanceLevel(ref, () if raw is ABSENT and declared[ref.type] else held))
-        why = "not all of what it is in is in the directory" if above.answered else NOT_ANSWERED
+        why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
         gaps = [] if above.complete else [Unknown.of(fact, why)]
         return tuple(raws), unite_levels(levels, gaps, fact)
 
     def raw(self, path: Path) -> object:
         if path in self.bound:
             return self.bound[path]
-        if len(path) == 2 and path[0] in REQUEST_ROOTS:  # most are
+        if len(path) == 2 and path[0] in REQUEST_ROOTS:  # the common case
             return self.request.fact(*path)
         match path:
             case ("agent",) | ("user",):
@@ -183,7 +188,7 @@ class Facts:
             case ("params", *_):
                 return ABSENT
             case ("resource", *_) if not isinstance(self.request.endpoint, ActionEndpoint):
-                return ABSENT  # only an action says itself what it is about
+                return ABSENT  # only an action names its resource itself
             case ("body" | "args" | "context", _, _, *_):
                 outer = self.raw(path[:-1])  # may be bound
                 return outer if isinstance(outer, Unknown) else get_member(outer, path[-1])
@@ -191,14 +196,14 @@ class Facts:
                 return self.request.fact(*path)
 
     def _saw(self, key: Path, raw: object, value: Value, type_: typesystem.Type = Scalar.STRING) -> Value:
-        """An approval is bound to what was read."""
+        """Record what was read, as an approval is bound to it, and return the value."""
         if self.seen is not None:
             self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.SetType))
         return value
 
 
 def unknown_if_absent(found: Value) -> Value:
-    """The same, unknown where it is absent: what stands for it is missing, and it may be anything."""
+    """Return the value, unknown instead of absent: its stand-in is missing, so it may be anything."""
     if not isinstance(found, Unknown) or not found.absent:
         return found
     return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
@@ -206,7 +211,7 @@ def unknown_if_absent(found: Value) -> Value:
 
 @lru_cache(maxsize=4_096)
 def name_of(path: Path) -> str:
-    """What reasons call a fact."""
+    """Return the name of a fact in reasons."""
     return format_fact_path(path)
 
 
@@ -214,7 +219,7 @@ NO_AGE = {root: Unknown.missing(f"{root}.issued_at") for root in ("credential", 
 
 
 def credential_ages(request: Request, now: datetime) -> dict[Path, object]:
-    """Ages and the credential's lifetime, where the request gives times instead; nothing is issued in the future."""
+    """Return ages and the credential's lifetime, computed from times if necessary. Future issue times are invalid."""
     found: dict[Path, object] = {}
     for root in ("credential", "attestation", "task"):
         if root not in request.facts:
@@ -243,7 +248,7 @@ def age_since(raw: object, now: datetime, root: str) -> Value:
 
 
 def claimed_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
-    """Attributes of the agent and of the user that the issuer's credential vouches for."""
+    """Return the attributes of agent and user that the issuer's credential claims."""
     issuer = facts.kernel.issuers.get(str(presenter_of(facts).issuer))
     found: dict[tuple[EntityRef, str], object] = {}
     for claim, (root, attribute) in issuer.claims if issuer else ():
@@ -254,7 +259,7 @@ def claimed_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
 
 
 def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
-    """Attributes that the caller says are not known yet: `user.roles` is in no tree of facts."""
+    """Return the attributes that the caller reports as pending, like `user.roles`, which no tree of facts contains."""
     found: dict[tuple[EntityRef, str], object] = {}
     for name in facts.request.pending:
         root, *steps = parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending")
@@ -266,7 +271,8 @@ def pending_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
 
 
 def chain_facts(facts: Facts) -> dict[Path, object]:
-    """`chain.*`: the root is oneself when alone; the rest is unknown unless the issuer records chains."""
+    """Return the facts `chain.*`. Without hops the root is the presenter; the rest is unknown unless the issuer records
+    chains."""
     presenter, hops = presenter_of(facts), hops_of(facts)
     if isinstance(hops, Unknown) or not records_chains(facts, presenter):
         unknown: dict[Path, object] = {("chain", name): Invalid(NOT_RECORDED) for name in ("depth", "agents", "hops")}
@@ -282,9 +288,9 @@ def chain_facts(facts: Facts) -> dict[Path, object]:
 
 
 def presenter_of(facts: Facts) -> ChainAgent:
-    """Who presents the credential: an agent, or a user where no agent asks.
+    """Return the presenter of the credential: an agent, or a user if there is no agent.
 
-    Two issuers that differ are none, and so is the issuer of a credential that is not in force.
+    The issuer is unknown if two issuers differ, or if the credential is not valid now.
     """
     if facts.who is not None:
         return facts.who[0]
@@ -300,7 +306,7 @@ def presenter_of(facts: Facts) -> ChainAgent:
 
 
 def credential_validity(facts: Facts) -> tuple[Value, Value]:
-    """True twice, where the credential's own times, if it has any, say that it holds now."""
+    """Return whether the credential has begun and has not ended, by its own times if it has any."""
 
     def told(name: str, why: str, holds: Callable[[datetime], bool]) -> Value:
         fact = f"credential.{name}"
@@ -312,7 +318,7 @@ def credential_validity(facts: Facts) -> tuple[Value, Value]:
 
 
 def hops_of(facts: Facts) -> tuple[ChainAgent, ...] | Unknown:
-    """The agents before the presenter, first to last."""
+    """Return the agents before the presenter, from first to last."""
     if facts.who is not None:
         return facts.who[1]
     given = coerce(facts.request.fact("chain", "hops"), typesystem.ListType(typesystem.RecordType(())), "chain.hops")
@@ -340,7 +346,7 @@ ABSENT_PRESENTER_FACTS: dict[Path, object] = {
 
 
 def hop_facts(facts: Facts, hop: ChainAgent) -> Facts:
-    """What a hop says of itself; nothing that the presenter proves speaks for it."""
+    """Return the facts as a hop has them; proofs of the presenter do not count for a hop."""
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}

@@ -1,4 +1,4 @@
-"""The walk of the specification: what is seen of a request at each gate. Nothing is skipped for speed."""
+"""Trace a request through every gate of the specification. No gate is skipped for speed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
 
 
 def _refusal_code(request: Request) -> str | None:
-    """By which code the credential was refused, if it was: it then proves nobody, whatever else is said."""
+    """Return the code of a refused credential, which proves nothing; None if it was not refused."""
     raw = request.fact("credential", "refused")
     return None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
 
@@ -65,8 +65,10 @@ def _trace_block(
     carried: bool = False,
     applies: Value | None = None,
 ) -> w.BlockTrace:
-    """A block's requirements guard that block's doors; `credential` and `attested` bind the presenter alone. `applies`:
-    whether it is about the agent, where that is known before."""
+    """Trace a block. Its requirements guard its own grants; `credential` and `attested` bind the presenter alone.
+
+    `applies`, if given, says whether the block matches the agent.
+    """
     requirements = () if isinstance(block, k.AnyoneBlock) else block.requirements
     asked = [
         r for r in requirements if presents or isinstance(r, k.IssuedBy | k.ActsAlone | k.ActsFor | k.ValidityPeriod)
@@ -80,8 +82,7 @@ def _trace_block(
 
 
 def _can_matter(block: w.Block, applies: Value, facts: Facts) -> bool:
-    """Whether what a block asks can matter: not if it is about somebody else, nor, where nobody knows whom it is about,
-    at an endpoint that it says nothing of."""
+    """Return whether a block can matter: it may match the caller, and covers the endpoint if that is unknown."""
     return _covers_endpoint(block, facts) if isinstance(applies, Unknown) else applies is True
 
 
@@ -151,7 +152,7 @@ def _requirement_holds(requirement: k.Requirement, facts: Facts, agent: w.ChainA
 
 
 def is_attested_by(attester: k.Attester, by: Value, facts: Facts) -> Value:
-    """Whether the attestation is this attester's word, fresh, for a model and an environment it names."""
+    """Return whether the attestation is from this attester, fresh, and for a model and an environment that it names."""
     model, digest = facts.read(("attestation", "model")), facts.read(("attestation", "model_hash"))
     tests = [lift(lambda name: name == attester.name, by)]
     if attester.age is not None:
@@ -168,9 +169,9 @@ def is_attested_by(attester: k.Attester, by: Value, facts: Facts) -> Value:
 
 
 def _trace_grant(grant: k.Grant, facts: Facts, agent: w.ChainAgent, carried: bool) -> w.GrantTrace:
-    """A `may`, through a scope that the credential carries unless its issuer says `scopes none`.
+    """Trace a `may`: the credential must carry its scope, unless its issuer says `scopes none`.
 
-    One that does not cover the endpoint is not asked for its condition.
+    The condition of a grant that does not cover the endpoint is not evaluated.
     """
     endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
     covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
@@ -184,11 +185,11 @@ def _trace_grant(grant: k.Grant, facts: Facts, agent: w.ChainAgent, carried: boo
 def _trace_chain(
     facts: Facts, presenter: w.ChainAgent
 ) -> tuple[tuple[w.HopTrace, ...], Value, tuple[w.DelegationLimitTrace, ...]]:
-    """Authority only narrows along a chain: every hop opens the endpoint itself and names the next."""
+    """Trace the chain. Authority only narrows: every hop needs a grant of its own and must delegate to the next."""
     agents, by_agent = hops_of(facts), has_agent(facts.request)
     recorded = by_agent and records_chains(facts, presenter)
     if isinstance(agents, Unknown) or (agents and not recorded):
-        why = NOT_RECORDED if by_agent else "no agent was handed this"
+        why = NOT_RECORDED if by_agent else "no agent received a delegation"
         return (), agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", why), ()
     if not by_agent:
         return (), True, ()
@@ -204,8 +205,10 @@ def _trace_chain(
 
 @dataclass(frozen=True, slots=True)
 class HopBlock:
-    """A block that may speak for hops: whether it covers the endpoint, and the steps that each hop takes of it. `other`
-    is what is seen of it where it is about another name."""
+    """A block that may match hops: whether it covers the endpoint, and its steps for each hop.
+
+    `other` is its trace for a hop with another name.
+    """
 
     block: k.AgentBlock
     covers: bool
@@ -219,20 +222,21 @@ class HopBlock:
         return HopBlock(block, _covers_endpoint(block, facts), head_steps(block), hop_steps(block), other)
 
     def may_be_about(self, agent: w.ChainAgent) -> bool:
-        """False for what is about another name, which is all that is asked of it."""
+        """Return whether the block may match the agent: False only for an exact name that differs."""
         who = self.block.who
         return not isinstance(who, k.ExactName) or isinstance(agent.id, Unknown) or who.name == agent.id
 
 
 def _trace_hop(agent: w.ChainAgent, then: w.ChainAgent, speakers: Iterable[HopBlock], facts: Facts) -> w.HopTrace:
-    """As in a loop: what is read for each hop anew counts."""
+    """Trace a hop. Facts that are read for each hop cost steps, as in a loop."""
     facts = replace(hop_facts(facts, agent), looping=True)
     seen = [_trace_hop_block(one, agent, then, facts) if one.may_be_about(agent) else one.other for one in speakers]
     return w.HopTrace(agent, then, tuple(seen))
 
 
 def _trace_hop_block(speaker: HopBlock, agent: w.ChainAgent, then: w.ChainAgent, facts: Facts) -> w.BlockTrace:
-    """A block that is about somebody else, or may be and says nothing of the endpoint, is asked for nothing more."""
+    """Trace a block for a hop. A block that does not match, or only may match and does not cover the endpoint, is not
+    evaluated further."""
     facts.work.rule = block = speaker.block
     evaluated = isinstance(block.who, k.PrincipalCondition) and not isinstance(agent.id, Unknown)
     lacking = facts.work.lacks(speaker.who_steps) if evaluated else None

@@ -1,6 +1,6 @@
-"""What a history condition means: plain scans of the events that were fetched, each of which counts, does not, or may.
+"""History conditions: plain scans of the fetched events, each of which counts, does not count, or may count.
 
-Everything is Kleene's: an event that may count leaves the answer unknown, and so does a past that was not recorded.
+All logic is Kleene's: an event that may count leaves the result unknown, and so does an unrecorded past.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from policyengine.typesystem import EntityRef
 Evaluator: TypeAlias = Callable[[k.Expr, Facts], Value]
 TOO_SHORT = "the recorded history does not reach back so far"
 NOT_REPORTED = "its outcome is not reported yet"
-MAX_KEY_LENGTH = 200  # a longer one is kept as its digest
+MAX_KEY_LENGTH = 200  # a longer key is replaced by its digest
 NOT_COMPARED = Unknown.of("past", "not of this request")
 NOBODY = "neither an agent nor a user"
 
@@ -74,7 +74,7 @@ WindowEvents: TypeAlias = tuple[list[tuple[PastEvent, Value]], list[Unknown]]
 
 
 def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value: Evaluator) -> WindowEvents | Unknown:
-    """The events of the window, latest first, each with whether it counts; and what may be missing among them."""
+    """Return the events of the window, latest first, each with whether it counts, and the gaps among them."""
     main = fetched_history(node, node.event, facts, value)
     since = None if node.since is None else fetched_history(node, node.since, facts, value)
     if isinstance(main, Unknown) or isinstance(since, Unknown):
@@ -91,7 +91,7 @@ def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value
 
 
 def window_steps(node: k.HistoryCondition | k.Aggregate, events: list[PastEvent], since: History | None) -> int:
-    """What looking through all these events takes inside of a loop."""
+    """Return the steps for a scan of all these events inside a loop."""
     resets = 0 if since is None or node.since is None else len(since.events) * event_weight(node.since)
     return len(events) * event_weight(node.event) + resets
 
@@ -99,8 +99,10 @@ def window_steps(node: k.HistoryCondition | k.Aggregate, events: list[PastEvent]
 def events_since(
     history: History, event: k.EventPattern, span: timedelta, facts: Facts, value: Evaluator
 ) -> tuple[int, list[PastEvent]]:
-    """From when on, and the events since then: half-open, by the clock of the store that holds them, whatever ours
-    says. Only who asks about an earlier time names it, and does not see what came later."""
+    """Return the start of the window and its events. The window is half-open, by the clock of the store.
+
+    A caller that asks about an earlier time (`at`) sets its end, and sees no later events.
+    """
     asked = None if facts.request.options.at is None else epoch_microseconds(facts.now)
     start = (history.now if asked is None else asked) - to_microseconds(span)
     found = candidate_events(history, event, facts, value)
@@ -108,7 +110,7 @@ def events_since(
 
 
 def candidate_events(history: History, event: k.EventPattern, facts: Facts, value: Evaluator) -> Sequence[PastEvent]:
-    """All events, but for those of which one text that the condition compares surely differs: they are many."""
+    """Return the candidate events: an equality with a known text excludes most others early."""
     for part in conjuncts(event.where):
         match part:
             case k.Relation("==", k.PastFact(fact), other) | k.Relation("==", other, k.PastFact(fact)) if (
@@ -139,7 +141,7 @@ def after_last_since(
     facts: Facts,
     value: Evaluator,
 ) -> Iterator[tuple[PastEvent, Value]]:
-    """An event counts where no `since` happened with it or after it."""
+    """Yield the events; one counts only if no `since` event happened with it or after it."""
     assert node.since is not None
     resets = list(reversed(events_since(since, node.since, node.within, facts, value)[1]))
     later: list[Value] = []
@@ -166,7 +168,7 @@ def fetched_history(node: k.Expr, event: k.EventPattern, facts: Facts, value: Ev
 
 
 def note_reads(where: k.Expr, facts: Facts, value: Evaluator) -> None:
-    """What the condition reads of this request: an approval is bound to it, whatever happened before."""
+    """Evaluate the facts of this request that the condition reads, so that an approval is bound to them."""
     for node in k.walk(where):
         if isinstance(node, k.Fact | k.Attribute) and not any(isinstance(part, k.Variable) for part in k.walk(node)):
             value(node, facts)
@@ -176,7 +178,7 @@ def note_reads(where: k.Expr, facts: Facts, value: Evaluator) -> None:
 
 
 def history_key(event: k.EventPattern, facts: Facts, value: Evaluator) -> str | Unknown:
-    """The key as one text: of the agent and the user, where no other is said, of which one may be absent."""
+    """Return the key as text. The default key is the agent and the user, one of which may be absent."""
     if event.keys is not None:
         return join_key([count_key(key, value(key, facts)) for key in event.keys])
     presenter, user = presenter_of(facts), facts.read(("user", "id"))
@@ -215,7 +217,7 @@ def evaluate_past(node: k.PastFact, facts: Facts) -> Value:
 
 
 def as_past_fact(found: Value, name: str) -> Value:
-    """An unknown fact of then is called what it is called now; an absent one stays absent."""
+    """Return a past fact; an unknown one gets the name of the current fact, and an absent one stays absent."""
     if not isinstance(found, Unknown):
         return found
     return Unknown(frozenset(replace(cause, fact=name) for cause in found.causes))

@@ -1,7 +1,7 @@
-"""Inherited sets: what an entity and all that it is in hold together, as far as that is known.
+"""Inherited sets: the union over an entity and its ancestors, as far as it is known.
 
-A level is the entity itself or something that it is in. What one of them holds is in the set. Where one lacks the
-attribute, or what is above is not all known, the set is a lower bound: an unknown element stands in it for the rest.
+A level is the entity or one of its ancestors. If a level lacks the attribute, or the ancestors are incomplete, the set
+is a lower bound, and an unknown element stands for the rest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ LACKS = "a level that it is inherited from lacks it"
 
 
 class InheritanceLevel(NamedTuple):
-    """An entity and what it holds of the set; unknown where it lacks it."""
+    """An entity and its part of the set; unknown if it lacks the attribute."""
 
     ref: EntityRef
     held: Value
 
 
 def unite_levels(levels: Sequence[InheritanceLevel], gaps: Sequence[Unknown], fact: str) -> Value:
-    """All that the levels hold, each once. `gaps` say why there may be more of them; with neither elements nor gaps nor
-    any level that holds it the attribute is absent."""
+    """Return the union of all levels. `gaps` say why elements may be missing.
+
+    The attribute is absent if there are neither elements nor gaps and no level has it.
+    """
     lacking = [(level.ref, level.held) for level in levels if isinstance(level.held, Unknown)]
     if len(lacking) == len(levels):
         return Unknown.merge(*(held for _, held in lacking), *gaps)
@@ -35,5 +37,5 @@ def unite_levels(levels: Sequence[InheritanceLevel], gaps: Sequence[Unknown], fa
 
 
 def unknown_rest(ref: EntityRef, held: Unknown, fact: str) -> Unknown:
-    """What a level that lacks the set may hold. It is never absent: `else` does not speak of elements."""
+    """Return the unknown part of a level that lacks the set. It is never absent, as `else` skips elements."""
     return Unknown(frozenset(Cause(fact, LACKS, entity=ref) if cause.absent else cause for cause in held.causes))

@@ -1,4 +1,4 @@
-"""Of which users an issuer may speak: `users like "*@partner.example"`."""
+"""The users for whom an issuer may speak: `users like "*@partner.example"`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from policyengine.runtime.values import Invalid, Value
 
 
 def speaks_for(issuer: k.Issuer, user: str) -> bool:
-    """Whether the id fits one of the issuer's patterns; without any, every id does."""
+    """Return whether the id matches one of the issuer's patterns, or the issuer has none."""
     return not issuer.users_like or any(Glob(pattern).matches(user) for pattern in issuer.users_like)
 
 
 def mask_foreign_user(
     issuers: Mapping[str, k.Issuer], named: Iterable[Value], user: Value
 ) -> Mapping[tuple[str, ...], object]:
-    """`user.id` as unknown where an issuer that is named does not speak for that user; empty where it stays."""
+    """Return `user.id` as unknown if a named issuer does not speak for that user; otherwise an empty mapping."""
     if not isinstance(user, str):
         return {}
     declared = (issuers.get(name) for name in named if isinstance(name, str))

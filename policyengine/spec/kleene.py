@@ -1,4 +1,4 @@
-"""Kleene's three values: True, False, and Unknown with its causes. An unknown fact never opens a door."""
+"""Kleene's three values: True, False, and Unknown with its causes. An unknown fact never opens an endpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from policyengine.runtime.values import Unknown, Value
 
 
 def is_absent(one: object) -> bool:
-    """Not there, rather than unusable: what `else` and `is absent` speak of."""
+    """Return whether the value is absent rather than unusable: `else` and `is absent` apply to it."""
     return isinstance(one, Unknown) and one.absent
 
 
 def lift(function: Callable[..., Value], *values: Value) -> Value:
-    """Apply to known values; unknown when any of them is."""
+    """Apply a function to known values; the result is unknown if one of them is."""
     for value in values:
         if isinstance(value, Unknown):
             return merge_unknowns(values)
@@ -23,13 +23,13 @@ def lift(function: Callable[..., Value], *values: Value) -> Value:
 
 
 def conjunction(values: Iterable[Value]) -> Value:
-    """Kleene's and: one false settles it, else one unknown, else true."""
+    """Return Kleene's and: false if one value is, else unknown if one is, else true."""
     values = tuple(values)
     return False if False in values else lift(lambda *_: True, *values)
 
 
 def disjunction(values: Iterable[Value]) -> Value:
-    """Kleene's or: one true settles it, else one unknown, else false."""
+    """Return Kleene's or: true if one value is, else unknown if one is, else false."""
     values = tuple(values)
     return True if True in values else lift(lambda *_: False, *values)
 
@@ -39,17 +39,17 @@ def negate(one: Value) -> Value:
 
 
 def merge_unknowns(values: Iterable[Value]) -> Unknown:
-    """The unknowns among the values as one."""
+    """Merge the unknowns among the values."""
     return Unknown.merge(*(one for one in values if isinstance(one, Unknown)))
 
 
 def elements(collection: Value) -> tuple[Value, ...]:
-    """What a set or list holds; an unknown one holds one unknown element."""
+    """Return the elements of a set or list; an unknown collection has one unknown element."""
     return collection if isinstance(collection, tuple) else (collection,)
 
 
 def describe(node: k.Expr) -> str:
-    """What reasons call a fact, as policies write it: `resource.owner.tenant`, `request.headers["x-id"]`."""
+    """Return the name of a fact as policies write it: `resource.owner.tenant`, `request.headers["x-id"]`."""
     match node:
         case k.Fact(path):
             return format_fact_path(path)

@@ -1,4 +1,4 @@
-"""Keys by which requests are counted and remembered: what one caller may spell in many ways is one key."""
+"""Keys of counters and histories: all spellings that a caller may choose map to one key."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from policyengine.runtime.values import Value
 from policyengine.spec.path_texts import is_path_text
 from policyengine.typesystem import Scalar
 
-HOST_BITS = 64  # of an IPv6 address, which its subscriber chooses at will: RFC 4291, section 2.5.4
+HOST_BITS = 64  # bits of an IPv6 address that the subscriber chooses freely (RFC 4291, section 2.5.4)
 
 
 def count_key(key: k.Expr, known: Value) -> Value:
-    """The value that is counted: a path without the case of its letters, an IPv6 address by its network."""
+    """Return the value to count by: a path without letter case, an IPv6 address as its network."""
     if isinstance(known, str) and is_path_text(key):
         return fold_case(known)
     return host_network(known) if is_address(key) else known
 
 
 def is_address(key: k.Expr) -> bool:
-    """Whether it is an address that counts by its network: `address(…)` does not."""
+    """Return whether the key is an address that counts by its network; `address(…)` does not."""
     match key:
         case k.DefinitionRef(_, inner):
             return is_address(inner)
@@ -32,7 +32,7 @@ def is_address(key: k.Expr) -> bool:
 
 
 def host_network(address: Value) -> Value:
-    """The /64 of an IPv6 address; anything else as it is."""
+    """Return the /64 of an IPv6 address; any other value unchanged."""
     if not isinstance(address, IPv6Address):
         return address
     return IPv6Network((int(address) >> HOST_BITS << HOST_BITS, 128 - HOST_BITS))

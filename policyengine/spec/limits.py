@@ -1,6 +1,7 @@
-"""What a request takes of rates and budgets: the last gate of the executable specification.
+"""The charges of a request to rates and budgets: the last gate of the executable specification.
 
-It asks rather than decides: what is left stands in a store, which answers all charges of a request in one step.
+This gate makes charges and does not decide: the state is in a store, which answers all charges of a request in one
+step.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from policyengine.typesystem import EntityRef
 
 
 def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
-    """Every rate and budget; one whose place does not cover the endpoint reads nothing."""
+    """Trace every rate and budget. If its place does not cover the endpoint, no expression is evaluated."""
 
     def seen(one: k.Limit) -> w.LimitTrace:
         if not place_covers(one.place, facts.request.endpoint):
@@ -63,7 +64,7 @@ def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
 
 
 def request_count(found: Value, expression: k.Expr, least: int) -> Value:
-    """A number of requests; what is no whole one is rounded against the caller."""
+    """Return a number of requests; a fraction is rounded against the caller."""
     if isinstance(found, Unknown):
         return found
     assert isinstance(found, int | Decimal)
@@ -72,7 +73,7 @@ def request_count(found: Value, expression: k.Expr, least: int) -> Value:
 
 
 def budget_amount(quota: k.BudgetLimit, found: Value) -> Value:
-    """What the request adds: it must be known, and not below zero."""
+    """Return the amount that the request adds: unknown if it is negative."""
     if quota.function == "sum" and isinstance(found, int | Decimal) and found < 0:
         assert quota.fact is not None
         return Unknown.of(_words(quota.fact), "below zero")
@@ -84,13 +85,13 @@ def _words(expression: k.Expr) -> str:
 
 
 def unknown_limit_inputs(seen: w.LimitTrace) -> tuple[Unknown, ...]:
-    """What must be known for it to count at all."""
+    """Return the unknowns among the inputs without which the limit cannot count."""
     needed = (*seen.keys, seen.cost, seen.count, *(one for pair in seen.quotas for one in pair))
     return tuple(one for one in needed if isinstance(one, Unknown))
 
 
 def limit_charges(seen: w.LimitTrace) -> Iterator[LimitCharge]:
-    """What it asks of the store. Nothing of it is unknown."""
+    """Yield the charges for the store. All inputs must be known."""
     one, key = seen.limit, tuple(map(key_text, seen.keys))
     name = f"{one.package}/{one.name}"
     if isinstance(one, k.Budget):
@@ -116,7 +117,7 @@ def key_text(known: Value) -> str:
 
 
 def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTrace) -> RateCharge:
-    """All in units of the rate: the pace with the smallest raise that is true, and every clamp."""
+    """Return the charge in units of the rate: the pace with the smallest true raise, and every clamp."""
     assert rate.pace is not None
     of, pace = unit_of_rate(rate), rate.pace
     assert isinstance(seen.cost, int)
@@ -145,7 +146,7 @@ def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTra
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:
-    """So many times as fast, and as many at once, but not more than the raise allows, nor less than the rate itself."""
+    """Return the raised flow and burst: at most what the raise allows, and at least those of the rate."""
     times, by = one.factor
     drain, burst = min(base.drain * times // by, most.drain), min(base.most * times // by, most.most)
     return BucketParameters(max(base.most, burst), max(base.drain, drain))
@@ -155,7 +156,7 @@ def _budget_charge(
     rule: str, key: tuple[str, ...], budget: k.Budget, quota: k.BudgetLimit, bound: Value, amount: Value
 ) -> BudgetCharge:
     assert isinstance(bound, int | Decimal)
-    # What a fact says may be beyond what every store counts exactly, as no policy may say it: then that is the bound.
+    # A fact may exceed what stores count exactly; policies cannot, so the bound is capped.
     within, most = to_microseconds(quota.within), min(int(Fraction(bound) * MICRO), MAX_UNITS)
     if quota.function == "distinct":
         return BudgetCharge(rule, key, most, within, value=key_text(amount), failing=budget.failing)
@@ -165,7 +166,7 @@ def _budget_charge(
 
 
 def format_pace(pace: k.Pace | k.PaceByFact) -> str:
-    """The rate as the policy says it."""
+    """Return the pace as the policy writes it."""
 
     count = str(pace.count) if isinstance(pace, k.Pace) else " ".join(pace.count.span.text.split())
     burst = "" if pace.burst is None or pace.burst == pace.count else f" burst {pace.burst}"

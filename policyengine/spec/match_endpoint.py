@@ -1,4 +1,4 @@
-"""Whether a pattern of the kernel matches the endpoint of a request, and what it captures."""
+"""Match patterns of the kernel against the endpoint of a request, with captures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from policyengine.runtime.letter_case import equal_ignoring_case, fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid
 
-# A capture is the text as it came; Invalid where a character folds to several, only some of which are its pattern's.
+# A capture is the raw text; Invalid if a character folds to several, of which the pattern matches only some.
 Captures: TypeAlias = Mapping[str, str | Invalid]
 NOTHING: Captures = MappingProxyType({})
-SPLIT_CHARACTER = Invalid("a character of the path is only in part what the pattern says")
+SPLIT_CHARACTER = Invalid("a character of the path matches the pattern only in part")
 
 
 def match_pattern(pattern: k.Pattern, endpoint: Endpoint, folding: k.Folding | None = None) -> Captures | None:
-    """The captures of a pattern that matches, by name; None when it does not match. `folding` is used in place of the
-    pattern's own."""
+    """Return the captures by name; None if the pattern does not match. `folding` overrides the pattern's own."""
     match pattern:
         case k.HttpPattern() if isinstance(endpoint, HttpEndpoint):
             return _match_http(pattern, endpoint, folding or pattern.folding)
@@ -54,7 +53,7 @@ def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Foldi
 
 
 def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
-    """What stands for the wild part; empty for a literal segment that is the same; None where it does not match."""
+    """Return the text of the wildcard; empty for an equal literal segment; None if it does not match."""
     if not segment.wild:
         return "" if equals_folded(text, segment.prefix, folding) else None
     start, end = len(segment.prefix), len(text) - len(segment.suffix)
@@ -68,7 +67,7 @@ def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | In
 
 
 def least_folding(segment: k.Segment, text: str) -> int | None:
-    """The number of the least folding by which a segment matches; None where none does."""
+    """Return the index of the weakest folding by which a segment matches; None if none does."""
     matching = (number for number, one in enumerate(k.FOLDINGS) if match_segment(segment, text, one) is not None)
     return next(matching, None)
 
@@ -84,11 +83,11 @@ def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
 
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
-    """Where one character folds to several, as `ß` does, a beginning has another length than what it is the same as."""
+    """Match with characters that fold to several, like `ß`, where the prefix and its match differ in length."""
     prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):
         return None
-    most = len(text)  # no character folds to none, so a part of the text is no longer than what it folds to
+    most = len(text)  # no character folds to nothing, so a part is not longer than its folding
     start = next((n for n in range(min(most, len(prefix)) + 1) if fold_case(text[:n]) == prefix), most)
     end = next((most - n for n in range(min(most, len(suffix)) + 1) if fold_case(text[most - n :]) == suffix), 0)
     return text[start:end] if start < end else SPLIT_CHARACTER

@@ -1,4 +1,4 @@
-"""Texts of a path: the whole, and what is captured of it as a text."""
+"""Texts of a path: the whole path, and its text captures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which whole numbers a rate is counted, so that no store ever rounds."""
+"""The whole-number units of rates, chosen so that no store rounds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def to_microseconds(span: timedelta) -> int:
 
 
 def unit_of_rate(rate: k.Rate) -> RateUnit:
-    """In which all that a rate may come to is whole."""
+    """Return the unit in which all paces of a rate are whole numbers."""
     others = [one.at_most for one in rate.raises] + [one.pace for one in rate.clamps]
     paces = [(one.count, to_microseconds(one.within)) for one in others]
     assert rate.pace is not None
-    if isinstance(rate.pace, k.PaceByFact) or rate.raises:  # a raised pace has other counts, in the same window
+    if isinstance(rate.pace, k.PaceByFact) or rate.raises:  # a raised pace has other counts in the same window
         return rate_unit(tuple(paces), (to_microseconds(rate.pace.within),))
     return rate_unit((*paces, (rate.pace.count, to_microseconds(rate.pace.within))))
 
 
 def is_countable(rate: k.Rate) -> bool:
-    """Whether the fullest bucket is a number that every store holds exactly."""
+    """Return whether stores can represent the largest bucket exactly."""
     found = unit_of_rate(rate)
     counts = [rate.pace.count, rate.pace.burst] if isinstance(rate.pace, k.Pace) else [1]
     counts += [one.at_most.count for one in rate.raises] + [one.pace.count for one in rate.clamps]

@@ -1,4 +1,4 @@
-"""What decisions say that does not depend on the policy: the specification and the evaluator use the same words."""
+"""Reasons that do not depend on the policy, shared by the specification and the evaluator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_BLOCK = "no block of the policy accepts this caller with these credentials"
 NOTHING_OPENS = "nothing opens this to the caller"
 NO_SCOPE = "the credential carries no scope that opens this"
 NO_USER_BLOCK = "no user block opens this to the person served"
-NOTHING_TO_APPROVE = "an approval is needed, and what it would be bound to is not known"
+NOTHING_TO_APPROVE = "an approval is needed, but a fact that it would be bound to is not known"
 TOOL_NOT_OF_THE_TASK = "the tool is not among those of the task"
 NOT_OF_THE_TASK = "the resource is not among those of the task"
 A_TASK_WITH_IT = "a task whose `tools` hold this one"
@@ -18,8 +18,8 @@ A_TASK_ABOUT_IT = "a task whose `entities` hold this one"
 
 FOR_THE_GATEWAY = ("redact", "step_up", "header")  # obligations that only the gateway can meet
 
-# A better proof that might lift a deny, in the order in which they are tried: the kind of the remedy, its words, the
-# fact that it would change, and to what.
+# Better proofs that may lift a deny, in the order of trial: kind and words of the remedy, the fact and its better
+# value.
 PROOFS: tuple[tuple[str, str, tuple[str, str], bool | timedelta], ...] = (
     ("attestation", "a verified attestation", ("attestation", "verified"), True),
     ("attestation", "a fresh attestation", ("attestation", "age"), timedelta(0)),

@@ -1,7 +1,8 @@
-"""The executable specification: `(kernel, request, snapshot, now) → (decision, effects)`, plain and obviously right.
+"""The executable specification: `(kernel, request, snapshot, now) → (decision, effects)`, simple enough to check by
+reading.
 
-`gates.py` says what is seen at each gate, `conclude.py` what follows from that. Beside them, `evaluate.py` says what an
-expression means, `facts.py` where facts come from, `trace.py` what acts when.
+`gates.py` traces each gate and `conclude.py` draws the conclusion. `evaluate.py` defines expressions, `facts.py` the
+sources of facts, and `trace.py` when a rule acts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ __all__ = ["conclude", "decide", "trace_request"]
 
 
 def decide(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
-    """What a policy says to a request, and what spending that decision does: what its limits then say is for the store
-    to tell, which answers all of them in one step (`runtime/apply_limits.py`)."""
+    """Return the decision of a policy for a request, and the effects of committing it.
+
+    The store applies the limits afterwards, all in one step (`runtime/apply_limits.py`).
+    """
     facts = build_facts(kernel, request, snapshot, now)
     return conclude(facts, trace_request(facts, snapshot))

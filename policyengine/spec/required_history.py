@@ -1,4 +1,4 @@
-"""What must be remembered for the conditions of a policy: which requests, and what of them."""
+"""Records for the history conditions of a policy: which requests to remember, and which facts of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policyengine.spec.rate_units import to_microseconds
 
 
 def with_retention(kernel: k.Kernel) -> k.Kernel:
-    """The kernel with its watches."""
+    """Return the kernel with its watches."""
     found: dict[str, k.EventRetention] = {}
     rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
     for node in history_conditions(rules):
@@ -30,7 +30,7 @@ def with_retention(kernel: k.Kernel) -> k.Kernel:
 
 
 def history_conditions(part: object) -> Iterator[k.HistoryCondition | k.Aggregate]:
-    """Every history condition in a part of the kernel."""
+    """Yield every history condition in a part of the kernel."""
     if isinstance(part, tuple):
         for item in part:
             yield from history_conditions(item)
@@ -47,14 +47,14 @@ def event_patterns(node: k.HistoryCondition | k.Aggregate) -> tuple[k.EventPatte
 
 
 def history_windows(nodes: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> frozenset[WindowKey]:
-    """What these conditions look at; a key that is unknown looks at nothing."""
+    """Return the windows that these conditions read; a condition with an unknown key reads none."""
     events = {event.watch: event for node in nodes for event in event_patterns(node)}
     keys = ((watch, history_key(event, facts, evaluate)) for watch, event in events.items())
     return frozenset((watch, key) for watch, key in keys if not isinstance(key, Unknown))
 
 
 def make_records(facts: Facts, *, denied: bool) -> tuple[HistoryRecord, ...]:
-    """What is remembered of a request that was allowed, or `denied`, once that is done. One that is nobody's is not."""
+    """Return the records of a request that was allowed, or `denied`. A request without agent and user has none."""
     endpoint = facts.request.endpoint
     if isinstance(endpoint, MalformedEndpoint):
         return ()
@@ -74,7 +74,7 @@ def make_record(watch: k.EventRetention, facts: Facts) -> HistoryRecord | None:
 
 
 def awaits_outcome(event: k.EventPattern) -> bool:
-    """Whether its condition asks how the request came out."""
+    """Return whether the condition of an event reads its outcome."""
     read = k.walk(event.where) if event.where is not None else ()
     outcome = any(isinstance(one, k.PastFact) and one.fact not in event.facts for one in read)
     return outcome or bool(event.outputs)

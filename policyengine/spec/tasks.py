@@ -1,6 +1,6 @@
-"""What a task bounds: tool calls by `task.tools`, endpoints that bind `resource` by `task.entities`; as conditions.
+"""The bounds of a task as conditions: `task.tools` bounds tool calls, `task.entities` endpoints that bind `resource`.
 
-A bound acts when it is true or unknown that a request lies outside. An absent set bounds nothing.
+A bound acts if it is true or unknown that a request lies outside. An absent set bounds nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOOLS, ENTITIES, RESOURCE = ("task", "tools"), ("task", "entities"), ("resource"
 
 @dataclass(frozen=True, slots=True)
 class TaskConstraint:
-    """One of the two: the fact, what is said to a request outside of it, and the task that would do."""
+    """One bound of a task: its fact, the message for a request outside of it, and the task that is needed."""
 
     given: k.Fact
     message: str
@@ -39,7 +39,7 @@ class TaskConstraint:
 
 
 def task_constraints(kind: str, binds_resource: bool, entities: Iterable[str]) -> Iterator[TaskConstraint]:
-    """What bounds an endpoint: `kind` is "http", "tool" or "action"; `entities` are the types of the policy."""
+    """Yield the bounds of an endpoint: `kind` is "http", "tool" or "action"; `entities` are the types of the policy."""
     if kind == "tool":
         yield tool_constraint(TOOL, NAME)
     if binds_resource:
@@ -49,7 +49,7 @@ def task_constraints(kind: str, binds_resource: bool, entities: Iterable[str]) -
 def endpoint_task_constraints(
     endpoint: Endpoint, bound: Iterable[tuple[str, ...]], entities: Iterable[str]
 ) -> Iterator[TaskConstraint]:
-    """Those of an endpoint, where these facts are bound."""
+    """Yield the bounds of an endpoint with these bound facts."""
     is_action = isinstance(endpoint, ActionEndpoint)
     kind = "tool" if isinstance(endpoint, ToolEndpoint) else "action" if is_action else "http"
     return task_constraints(kind, is_action or RESOURCE in bound, entities)
@@ -60,7 +60,8 @@ NAME = k.Fact(("tool", "name"), Scalar.STRING, span=NOWHERE)
 
 
 def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
-    """`server/name` is among them, or the name alone; one that holds a slash is the tool of another server."""
+    """Return the bound of a tool: `server/name` is listed, or the name alone if it has no slash (a name with a slash is
+    the tool of another server)."""
     tools = k.Fact(TOOLS, STRINGS, True, span=NOWHERE)
     slash = k.Constant("/", Scalar.STRING, span=NOWHERE)
     whole = k.Relation("has", tools, qualified, span=NOWHERE)
@@ -71,7 +72,7 @@ def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
 
 
 def entity_constraint(types: frozenset[str]) -> TaskConstraint:
-    """By type and id; being in one of them is not enough, for that may change while the task lasts."""
+    """Return the bound of a resource by type and id. Membership does not count, as it may change during the task."""
     entities = k.Fact(ENTITIES, SetType(RefType(types)), True, span=NOWHERE)
     resource = k.Fact(RESOURCE, RefType(types), span=NOWHERE)
     inside = k.Relation("has", entities, resource, span=NOWHERE)

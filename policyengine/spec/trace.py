@@ -1,4 +1,4 @@
-"""The walk of one request through every gate, as data: what the specification saw, for decisions and explanations."""
+"""The trace of one request through every gate, as data for decisions and explanations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from policyengine.spec.tasks import TaskConstraint
 
 @dataclass(frozen=True, slots=True)
 class ChainAgent:
-    """A principal of the chain: (issuer, name); the scopes of its own credential, and its age."""
+    """A principal of the chain: issuer and name, and the scopes, groups and age of its credential."""
 
     id: Value
     issuer: Value
@@ -45,7 +45,7 @@ class GrantTrace:
 
 @dataclass(frozen=True, slots=True)
 class DelegationTrace:
-    """A `may delegate`: whether it covers the endpoint, names the next agent, still lasts, and its condition."""
+    """A `may delegate`: whether it covers the endpoint, names the next agent, has not expired, and its condition."""
 
     delegate: k.DelegationGrant
     covers: bool
@@ -63,8 +63,10 @@ Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 @dataclass(frozen=True, slots=True)
 class BlockTrace:
-    """A block: whether it is about this principal, and what it asks of it. It is void unless all of that holds: then
-    it `stands`. Whether it also `opens` the endpoint is asked again and again, so both are told once."""
+    """A block: whether it matches this principal, and its requirements. It `stands` only if all of them hold.
+
+    `stands` and `opens` are read repeatedly, so both are computed once.
+    """
 
     block: Block
     applies: Value
@@ -81,7 +83,7 @@ class BlockTrace:
 
 
 def unknown_inputs(blocks: Iterable[BlockTrace], *, handing_on: bool = False) -> Iterator[Value]:
-    """What blocks asked that might have opened the endpoint, or handed it on: an unknown among it may be why not."""
+    """Yield the inputs of blocks that might have opened or delegated the endpoint; an unknown one may be the cause."""
     for block in blocks:
         grants = [grant for grant in block.grants if grant.covers]
         delegates = [one for one in block.delegates if one.covers]
@@ -95,7 +97,7 @@ def unknown_inputs(blocks: Iterable[BlockTrace], *, handing_on: bool = False) ->
 
 @dataclass(frozen=True, slots=True)
 class HopTrace:
-    """One agent before the presenter, and whether it opens the endpoint itself and hands it to the next."""
+    """An agent before the presenter: whether its blocks open the endpoint and delegate to the next agent."""
 
     agent: ChainAgent
     next: ChainAgent
@@ -112,7 +114,7 @@ class HopTrace:
 
 @dataclass(frozen=True, slots=True)
 class DelegationLimitTrace:
-    """One limit of a `delegation`: `words` as the policy writes it."""
+    """One limit of a `delegation`; `words` is its text in the policy."""
 
     words: str
     limits: k.DelegationLimits
@@ -121,7 +123,7 @@ class DelegationLimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class TaskTrace:
-    """One bound of the task; it acts when it is true or unknown that the request lies outside."""
+    """One bound of the task; it acts if it is true or unknown that the request lies outside."""
 
     bound: TaskConstraint
     outside: Value
@@ -133,8 +135,10 @@ class TaskTrace:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDigest:
-    """`digest` is equal for two requests exactly when one approval is good for both; `unseen` is what would be part of
-    it and is not known: then nobody can approve."""
+    """The binding of an approval. `digest` is equal for two requests exactly when one approval covers both.
+
+    `unseen` holds bound facts that are not known: then the request cannot be approved.
+    """
 
     digest: str
     unseen: frozenset[Cause]
@@ -142,8 +146,10 @@ class ApprovalDigest:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalTrace:
-    """What an approval must be bound to (found out when somebody asks), the approvals that count, and whether they are
-    enough. What is `unseen` of what it would be bound to leaves nothing to approve."""
+    """The binding of an approval (computed on demand), the approvals that count, and whether they suffice.
+
+    A request with `unseen` facts cannot be approved.
+    """
 
     bound: Callable[[], ApprovalDigest]
     counted: tuple[Approval, ...]
@@ -160,9 +166,9 @@ class ApprovalTrace:
 
 @dataclass(frozen=True, slots=True)
 class EffectTrace:
-    """A line of a guard. It acts when its condition is true or unknown; a confirm not when it has its approval.
+    """A line of a guard. It acts if its condition is true or unknown; a confirm only without its approval.
 
-    `approval` is there for a confirm that is triggered, and for all of them where the request brings approvals.
+    `approval` is set for a triggered confirm, and for every confirm if the request has approvals.
     """
 
     effect: k.Effect
@@ -180,7 +186,7 @@ class EffectTrace:
 
 @dataclass(frozen=True, slots=True)
 class GuardTrace:
-    """A guard; one whose place does not cover the endpoint has no effects here."""
+    """A guard; it has no effects if its place does not cover the endpoint."""
 
     guard: k.Guard
     covers: bool
@@ -189,8 +195,8 @@ class GuardTrace:
 
 @dataclass(frozen=True, slots=True)
 class LimitTrace:
-    """A rate or budget: whether it covers the endpoint, its condition (it acts when that is true or unknown), whose
-    count it is by, and what it reads: one for each of a rate's cost, count, raises and clamps, or a budget's quotas."""
+    """A rate or budget: whether it covers the endpoint, its condition (it acts if that is true or unknown), its key,
+    and its inputs: one for each cost, count, raise and clamp of a rate, or each quota of a budget."""
 
     limit: k.Limit
     covers: bool
@@ -208,11 +214,12 @@ class LimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTrace:
-    """Everything that was considered. `malformed` says why the path is none: then nothing else was looked at. `refused`
-    is the code by which the credential was: then nobody is known, and only what is open to anyone is open.
+    """Everything that was considered.
 
-    `presenter` are the blocks that may open the door: agent blocks, or user blocks where no agent asks. `user` is None
-    where nobody is served by an agent. `advisory` are the packages that leave what a task bounds to guards.
+    `malformed` says why the path is malformed; nothing else is then traced. `refused` is the code of a refused
+    credential; then there is no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open
+    the endpoint: agent blocks, or user blocks if there is no agent. `user` is None if no agent acts for a user.
+    `advisory` are the packages with `tasks advisory`, which leave the bounds of tasks to guards.
     """
 
     malformed: str | None
@@ -227,7 +234,7 @@ class DecisionTrace:
     advisory: tuple[str, ...] = ()
     guards: tuple[GuardTrace, ...] = ()
     refused: str | None = None
-    limiting: Callable[[], tuple[LimitTrace, ...]] = tuple  # what is denied takes nothing: mostly nobody asks
+    limiting: Callable[[], tuple[LimitTrace, ...]] = tuple  # lazy: a deny is rarely charged
 
     @property
     def limited(self) -> tuple[LimitTrace, ...]:
@@ -253,12 +260,13 @@ class DecisionTrace:
 
     @property
     def opening(self) -> list[BlockTrace]:
-        """The blocks by which the presenter comes in; where none opens, those that stand."""
+        """The blocks that open the endpoint to the presenter; those that stand if none opens."""
         return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
 
     @property
     def task_bounds(self) -> bool:
-        """What anyone may do, nobody is bounded in: without the credential it would be open, too."""
+        """Whether a task bounds the request. Endpoints open to `anyone` are not bounded: they are open without the
+        credential."""
         return not self.open_to_anyone and not any(seen.block.package in self.advisory for seen in self.opening)
 
     @property

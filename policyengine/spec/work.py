@@ -1,7 +1,7 @@
-"""The work of one decision in steps: counted by the sizes of collections, never by the clock, and bounded.
+"""The work of one decision in steps: counted by the sizes of collections, never by the clock, and limited.
 
-What stands outside of loops is bounded by the policy. A loop takes as many steps as its condition has parts, for each
-element; what else takes longer the larger a collection or a text is takes its size.
+The policy bounds the work outside of loops. A loop takes as many steps as its condition has parts, for each element;
+other operations whose time depends on the size of a collection or text take steps by that size.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import Unknown, Value
 
 MAX_STEPS = 200_000
-MAX_UNNOTICED_STEPS = 10_000  # which nobody has to wait for
-STEPS_PER_BLOCK_PART = 4  # for each part of a block, which takes longer than a part of a condition
+MAX_UNNOTICED_STEPS = 10_000  # too few for a noticeable delay
+STEPS_PER_BLOCK_PART = 4  # a part of a block takes longer than a part of a condition
 
 STEPS_EXCEEDED = Unknown.of("the decision", f"it takes more than {MAX_STEPS:,} steps")
-NOT_CONCERNED = Unknown.of("the rule", "it is about others")
+NOT_CONCERNED = Unknown.of("the rule", "it is about other callers")
 
 
 @dataclass(slots=True)
 class RuleSteps:
-    """The steps of one rule, and the largest of its collections by the expressions that they are of."""
+    """The steps of one rule, and the largest size of each of its collections by expression."""
 
     steps: int = 0
     sizes: dict[int, tuple[k.Expr, int]] = field(default_factory=dict)
@@ -35,8 +35,9 @@ class RuleSteps:
 
 @dataclass(slots=True)
 class StepCounter:
-    """The steps of one decision so far. `rule` is what is looked at. Once they are more than `most`, every loop is
-    unknown, so that the rest takes no time: what was decided then counts for nothing.
+    """The steps of one decision. `rule` is the current rule.
+
+    Above `most`, every loop is unknown, so the rest takes no time, and the result is discarded.
     """
 
     most: int = field(default_factory=lambda: MAX_STEPS)
@@ -52,7 +53,8 @@ class StepCounter:
         return self.steps > self.most
 
     def lacks(self, steps: int, *sized: tuple[k.Expr, Sized]) -> Unknown | None:
-        """Counts steps before they are taken; what stands in place of their result where there are not so many left."""
+        """Count steps before they are taken. Return the Unknown that replaces the result if too few are left; else
+        None."""
         if not self.concerned:
             return NOT_CONCERNED
         if self.exceeded:
@@ -67,14 +69,14 @@ class StepCounter:
         return STEPS_EXCEEDED if self.steps > self.most else None
 
     def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
-        """The elements as a set, made once of each tuple."""
+        """Return the elements as a set, cached for each tuple."""
         known = self.sets.get(id(elements))
         if known is None:
             known = self.sets[id(elements)] = elements, ValueSet.of(elements)
         return known[1]
 
     def lacks_to_hash(self, elements: tuple[Value, ...]) -> Unknown | None:
-        """Counts, once of each tuple, what the collections hold that are elements of it."""
+        """Count the elements of nested collections, once for each tuple."""
         if id(elements) in self.hashed:
             return None
         inner = count_elements(elements) - len(elements)
@@ -85,20 +87,20 @@ class StepCounter:
 
     @contextmanager
     def only_if(self, concerned: bool) -> Iterator[None]:
-        """Within, nothing loops unless this is true: rules about others cannot matter, and cost nothing."""
+        """Disable loops inside the block unless `concerned`: rules about other callers cost nothing."""
         self.concerned = concerned
         yield
         self.concerned = True
 
     @property
     def dearest(self) -> tuple[Node | None, RuleSteps]:
-        """The rule that took the most steps; the first of several."""
+        """The rule with the most steps; the first of several."""
         return max(self.tallies.values(), key=lambda one: one[1].steps)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpressionIdentity:
-    """An expression by its identity: to hash it by its content takes longer than to evaluate it."""
+    """An expression by identity: hashing its content takes longer than evaluating it."""
 
     node: k.Expr
 
@@ -110,7 +112,7 @@ class ExpressionIdentity:
 
 
 def weight(condition: k.Expr) -> int:
-    """How many parts of a condition are evaluated for each element of a loop around it."""
+    """Return the number of parts of a condition that are evaluated for each element of a loop around it."""
     return _weight(ExpressionIdentity(condition))
 
 
@@ -120,17 +122,17 @@ def _weight(condition: ExpressionIdentity) -> int:
 
 
 def event_weight(event: k.EventPattern) -> int:
-    """How many parts are evaluated for each event of a history."""
+    """Return the number of parts that are evaluated for each event of a history."""
     return 1 if event.where is None else 1 + weight(event.where)
 
 
 def head_steps(block: k.AgentBlock) -> int:
-    """What each hop of a chain takes to find out whether a block is about it: nothing, but for a condition."""
+    """Return the steps for each hop to find out whether a block matches it: 0 unless the block has a condition."""
     return STEPS_PER_BLOCK_PART * weight(block.who.condition) if isinstance(block.who, k.PrincipalCondition) else 0
 
 
 def hop_steps(block: k.AgentBlock) -> int:
-    """What each hop takes of a block that may be about it: of what it asks, opens and hands on."""
+    """Return the steps for each hop of a block that may match it: its requirements, grants and delegations."""
     conditions = [one.condition for one in block.requirements if isinstance(one, k.ActsFor)]
     conditions += [one.when for one in block.grants] + [one.when for one in block.delegates]
     patterns = sum(len(one.openings) for one in block.grants) + sum(len(one.patterns) for one in block.delegates)
@@ -139,7 +141,7 @@ def hop_steps(block: k.AgentBlock) -> int:
 
 
 def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
-    """What is evaluated once where an expression is: conditions of loops inside of it are counted by these."""
+    """Yield the parts that are evaluated once with the expression. Inner loops count their own conditions."""
     match node:
         case k.Quantifier(_, _, domain, _):
             yield domain
@@ -152,14 +154,14 @@ def parts_evaluated_once(node: k.Expr) -> Iterator[k.Expr]:
 
 
 def is_fixed(node: k.Expr) -> bool:
-    """Whether its value is read once in a decision, wherever it stands: a constant, a fact, an attribute of one."""
+    """Return whether the value is read once in a decision: a constant, a fact, or an attribute of one."""
     while isinstance(node, k.Attribute | k.DefinitionRef):
         node = node.base if isinstance(node, k.Attribute) else node.expression
     return isinstance(node, k.Constant | k.Fact)
 
 
 def reading_steps(*values: object) -> int:
-    """What texts and collections take that are read through, with the texts in them."""
+    """Return the steps to read texts and collections, with the texts in them."""
     return sum(
         len(one) // CHARACTERS_PER_STEP if isinstance(one, str) else len(one) + reading_steps(*one)
         for one in values
@@ -168,7 +170,7 @@ def reading_steps(*values: object) -> int:
 
 
 def count_elements(value: object) -> int:
-    """The elements of a collection, with all that the collections in it hold; none of anything else."""
+    """Return the number of elements of a collection, including nested ones; 0 for other values."""
     if not isinstance(value, tuple):
         return 0
     return len(value) + sum([count_elements(one) for one in value if isinstance(one, tuple)])

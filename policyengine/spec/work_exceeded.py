@@ -1,5 +1,4 @@
-"""What is decided where the rules take more steps than a decision has: a deny that says which rule, and how large what
-it met was."""
+"""The deny for decisions that exceed the step limit: it names the rule and the size of its input."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from policyengine.spec.work import MAX_STEPS, RuleSteps
 TOO_MUCH = f"the decision takes more than {MAX_STEPS:,} steps"
 TOO_MUCH_SEE_LOG = f"{TOO_MUCH}; the operator's log says in which rule"
 REQUEST_ROOTS = frozenset({"args", "body", "context", "params", "request"})
-MAX_COLLECTIONS_LISTED = 5  # that are told of
+MAX_COLLECTIONS_LISTED = 5  # bounds that are exported
 
 
 def deny_excess(facts: Facts, principal: Principal | None, *, identified: bool) -> tuple[Decision, Effects]:
-    """Who is not known is not told which rules there are."""
+    """Return the deny and its effects. The message for an unidentified caller names no rule."""
     rule, tally = facts.work.dearest
     words, kernel = rule_name(rule), facts.kernel
     reason = Reason(Gate.FAILURE, TOO_MUCH_SEE_LOG)
@@ -39,7 +38,7 @@ def describe_excess(rule: str, tally: RuleSteps, *, to_caller: bool) -> str:
 
 
 def largest_collections(tally: RuleSteps, to_caller: bool) -> Iterator[str]:
-    """The largest first. How large what the directory holds is, is for the operator."""
+    """Yield the collections of the rule, largest first. Only the operator sees sizes from the entity store."""
     sizes: dict[str, tuple[int, bool]] = {}
     for node, size in tally.sizes.values():
         if not isinstance(node, k.Constant):
@@ -64,4 +63,4 @@ def rule_name(rule: Node | None) -> str:
         case k.AgentBlock(label=label) | k.UserBlock(label=label) | k.AnyoneBlock(label=label):
             return f"`{label}`"
         case _:
-            return "what is asked of every request"
+            return "the checks of every request"

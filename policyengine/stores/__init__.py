@@ -1,1 +1,1 @@
-"""State that outlives a decision: read before it, changed after it in one atomic step."""
+"""State shared by decisions: read before a decision, changed after it in one atomic step."""

@@ -1,4 +1,4 @@
-"""What a store is: it keeps what decisions spend, and answers all that one of them asks in one atomic step."""
+"""The protocol of stores, which keep the limits, approvals, history and idempotency keys that decisions spend."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """A store that could not be asked, or did not answer; the text says why. Nothing of the step was done.
-
-    `reason` is what callers are told.
-    """
+    """A store that could not be reached or did not answer; the text says why. The step changed nothing. `reason` is the
+    text for callers."""
 
     reason = STORE_UNANSWERED
 
@@ -29,119 +27,118 @@ class StoreError(Exception):
 
 
 class WriteRefusedError(StoreError):
-    """A store that answers, and says that it cannot be written to."""
+    """A store that answers but refuses writes."""
 
     reason = "the store cannot be written to"
 
 
 class StoreLossError(StoreError):
-    """A store that lost what decisions wrote, or may lose it."""
+    """A store that lost writes of decisions, or may lose them."""
 
     reason = "the store may have lost what was written to it"
 
 
 class StoreFullError(StoreError):
-    """A store that answers, and has no room for anybody new."""
+    """A store that answers but has no room for new keys."""
 
     reason = "the store is full"
 
 
 class CommitRequest(NamedTuple):
-    """What one of several decisions does."""
+    """The arguments of `commit` for one of several decisions."""
 
     effects: Effects
     decision: str
     peek: bool = False
 
 
-CommitResult: TypeAlias = ChargeResult | StoreError | None  # an error of what could not be done
+CommitResult: TypeAlias = ChargeResult | StoreError | None  # an error if the commit failed
 
 
 class Store(Protocol):
-    """State that decisions share. Times are microseconds since 1970; a store's own clock never runs back.
-
-    Each method may raise StoreError.
-    """
+    """The state that decisions share. Times are microseconds since 1970; the clock of a store never runs backwards.
+    Each method may raise StoreError."""
 
     @property
     def marks(self) -> CredentialMarks:
-        """What it remembers of credentials."""
+        """The marks and revocations of credentials."""
         ...
 
     def check(self, now: int) -> None:
-        """Raises StoreError where it does not answer, or where its clock, which is looked at, is too far from `now`."""
+        """Raise StoreError if the store does not answer, or if its clock differs too much from `now`."""
         ...
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
-        """Which of these approvals an allow has used."""
+        """Return which of these approvals an allow has used."""
         ...
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
-        """All that a decision does, or nothing where a limit does not admit it: then only what counts denials is
-        charged. None when another decision was quicker, and this one must be made again. To `peek` changes nothing.
+        """Commit all effects of a decision in one step. If a limit does not admit it, charge only limits that count
+        denials. Return None if another decision was faster and this one must be decided again. `peek` changes nothing.
         """
         ...
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> Sequence[CommitResult]:
-        """Each as `commit` says, one after another; together, as that is quicker. Raises StoreError where nobody knows
-        what was done of all of them."""
+        """Return the result of `commit` for each request, in order, in fewer round trips. Raises StoreError if it is
+        unknown which commits took effect."""
         ...
 
     def begin(self, watches: Iterable[str], now: int) -> None:
-        """From now on the events of these watches (by name) are recorded, by every engine that shares the store. Of one
-        that was begun before nothing changes; the history of one that was not begins now (`complete_after` is the
-        microsecond before)."""
+        """Start recording the events of these watches (by name), for every engine that shares the store. A watch that
+        has already begun does not change; the history of any other begins now (`complete_after` is the microsecond
+        before)."""
         ...
 
     def end(self, watches: Iterable[str]) -> None:
-        """The events of these watches are not recorded any more: whoever begins one again knows nothing of before. An
-        engine that still asks for one, elsewhere, begins it again when it fetches."""
+        """Stop recording the events of these watches; a later `begin` starts without their history. If another engine
+        still needs one, its next `fetch` begins it again."""
         ...
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
-        """The history of each key, in one step; one without events too. Events are oldest first and rise by `serial`.
-        Each tells the moment of its reading by the store's own clock.
-        Of a watch that nobody began nothing is known: its `complete_after` is later than any time.
+        """Return the history of each key, in one step; a key without events has an empty history. Events are oldest
+        first, with rising `serial`. Each history has the time at which it was read, by the store's clock. If no engine
+        began the watch, nothing is known: `complete_after` is later than any time.
 
-        `commit` records what `Effects.records` says when, and only when, the request is allowed and admitted by all
-        limits, or `Effects.denied`: with the store's own time, and a `serial` above all that were given before, one for
-        all records of a commit. It returns None, and does nothing, where a history in `Effects.relied` has another
-        version by then (versions change with every event and report; a key without events has 0); to `peek` does not
-        ask that. Of a record that is `latest` only the last event of its key is kept, and `complete_after` stays;
-        otherwise events may be forgotten that are older than the longest `within` of its records, or than the newest
-        MOST_EVENTS of its key: then `complete_after` is the time of the last one that was.
+        `commit` records the events in `Effects.records` if the request is allowed and all limits admit it, or if
+        `Effects.denied`. All records of a commit have the store's time and one `serial`, higher than any before.
+        `commit` returns None and changes nothing if a history in `Effects.relied` has another version by then (events
+        and reports change the version; a key without events has version 0); `peek` skips that check.
+
+        Of a record that is `latest`, only the last event of its key is kept, and `complete_after` does not change.
+        Other events may be dropped if they are older than the longest `within` of its records, or than the newest
+        MOST_EVENTS of its key; `complete_after` is then the time of the last dropped event.
         """
         ...
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
-        """How a decision's request came out: `status` and `reported_values(report.output, record.outputs)` of all of
-        its events whose record `awaits` it. "again" where it was reported before, which changes nothing; None where
-        nothing waits for it (any more)."""
+        """Report the outcome of a decision's request: add `status` and `reported_values(report.output, record.outputs)`
+        to all of its events whose record `awaits` it. Return "again" if it was reported before, which changes nothing,
+        and None if no record waits for it, or none waits any longer."""
         ...
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
-        """A decision's request is over: places it held are free, and with `refund` what it added to budgets is given
-        back. "again" where it was over before, which changes nothing; None where it held and added nothing that still
-        counts."""
+        """Finish a decision's request: free its concurrency places and, with `refund`, return its budget entries.
+        Return "again" if it was finished before, which changes nothing, and None if it holds and added nothing that
+        still counts."""
         ...
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """None where the name is the caller's now, for LEASE microseconds, and nobody else's: it was not known, or
-        claimed by the same token and not decided, or its lease is over. Else what is kept under it.
+        """Claim an idempotency key for LEASE microseconds. Return None if the caller has it now: the key was unknown,
+        or claimed by the same token without a decision, or its lease has ended. Otherwise return its record.
 
-        A `commit` with that claim keeps its draft and how its limits stood for KEPT microseconds, in the same step; it
-        does nothing and returns None where the claim is not the caller's any more. More than MOST_KEPT of a gateway
-        push out its oldest; the operator is told.
+        A `commit` with this claim keeps its draft and the states of its limits for KEPT microseconds, in the same step;
+        it changes nothing and returns None if the caller has lost the claim. If a gateway has more than MOST_KEPT keys,
+        its oldest are evicted and the eviction is logged.
         """
         ...
 
     def release(self, claim: IdempotencyClaim, now: int) -> None:
-        """Nothing was decided: the name is free, if it is still the caller's and has no answer."""
+        """Release a claim without a decision, if the caller still has it."""
         ...
 
 
 def commit_individually(store: Store, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
-    """`commit_many` of a store that is asked no quicker for several at once."""
+    """Implement `commit_many` by single commits, for stores that gain nothing from a batch."""
 
     def answer(one: CommitRequest) -> CommitResult:
         try:

@@ -17,7 +17,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class StoreOperation(NamedTuple):
-    """What the log says when calls of this kind fail, and when they are answered again."""
+    """The log messages for failing and recovering calls of one kind."""
 
     name: str
     fails: str
@@ -25,7 +25,7 @@ class StoreOperation(NamedTuple):
 
 
 READ = StoreOperation("read", "the store did not answer", "the store answers again")
-WRITE = StoreOperation("write", "the store did not take a write", "the store takes writes again")
+WRITE = StoreOperation("write", "the store did not accept a write", "the store accepts writes again")
 
 
 class StoreBreaker:
@@ -47,7 +47,7 @@ class StoreBreaker:
         self.circuit, self.operation = CircuitBreaker(clock), operation
         self._clock, self._trial, self._refusals = clock, trial, refusals
         self._reason = StoreError.reason
-        self.failures = 0  # since the beginning
+        self.failures = 0  # since the start
         self._throttle, self._calls = LogThrottle.every(clock=clock), local()
 
     @property
@@ -88,7 +88,7 @@ class StoreBreaker:
     def _try(self) -> None:
         if not self.circuit.admit():
             self.failures += 1
-            raise StoreError("the store did not answer lately", self._reason)
+            raise StoreError("the store has not answered recently", self._reason)
         if self._trial is not None:
             self._run_trial(self._trial)
 
@@ -109,7 +109,7 @@ class StoreBreaker:
         self.failures += 1
         if (many := self._throttle.admit()) is not None:
             _LOG.error(
-                "%s (%d times since this was said last): %s", self.operation.fails, many, error,
+                "%s (%d times since the last report): %s", self.operation.fails, many, error,
                 extra={"event": "store_fails", "operation": self.operation.name, "failures": self.failures},
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How far the clock of this process is from that of its store, as answers tell, and whether that is too far."""
+"""Measure how far the clock of this process is from that of its store, and refuse a difference that is too large."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from policyengine.runtime.format_values import format_duration
 from policyengine.stores.base import StoreError
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
-AGREES_WITHIN = 0.8  # of the bound: once it was exceeded, the clocks have to come closer than that
+AGREES_WITHIN = 0.8  # share of the bound below which clocks that differed too much agree again
 MICROSECOND = timedelta(microseconds=1)
 _LOG = logging.getLogger("policyengine")
 
 
 class ClockSkewError(StoreError):
-    """The clock of this process and that of the store differ by too much. Nothing of the step was done."""
+    """The clocks of this process and of the store differ too much. The step changed nothing."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, reason)
@@ -30,12 +30,9 @@ def system_time() -> int:
 
 
 class ClockSkew:
-    """`offset` is how far the store is ahead (microseconds), give or take `error`: half of the time that it took to
-    answer. None where it has not answered yet.
-
-    Beyond the `bound` the store is not asked any more: one of both clocks is wrong, and nobody can tell whether times
-    and ages in conditions, or ends of credentials, are right.
-    """
+    """The difference between two clocks. `offset` is how far the store is ahead (microseconds; None before its first
+    answer), plus or minus `error`, half of the round trip. Beyond the `bound`, the store is not used: one of the clocks
+    is wrong, so times and ages in conditions and the expiry of credentials cannot be trusted."""
 
     def __init__(
         self,
@@ -56,8 +53,9 @@ class ClockSkew:
         return f"the clock of this server is {format_microseconds(abs(behind))} {word} the store's"
 
     def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
-        """`before` it was asked the clock of this process said so, and what it `told` came in between. What is not
-        `of_all` servers of a store may tell that one of them is too far, and not that none is."""
+        """Measure the skew: the store was asked at `before`, by the clock of this process, and answered with the time
+        `told`. Unless it answered for all of its servers (`of_all`), the measurement can exceed the bound but not end
+        an excess."""
         self.between(before, told, self.clock(), of_all=of_all)
 
     def between(self, before: int, told: int, after: int, *, of_all: bool = True) -> None:
@@ -71,7 +69,7 @@ class ClockSkew:
             self._agrees()
 
     def check(self) -> None:
-        """Raises ClockSkewError."""
+        """Raise ClockSkewError if the bound is exceeded."""
         if self.exceeded:
             raise ClockSkewError(self.reason)
 
@@ -80,7 +78,7 @@ class ClockSkew:
         if self._throttle.admit() is None:
             return
         _LOG.error(
-            "%s, more than %s: what rests on the store is denied until they agree",
+            "%s, more than %s: decisions that need the store are denied until they agree",
             self.reason,
             format_microseconds(self.bound),
             extra={"event": "clock_skew", "skew_ms": (self.offset or 0) // 1_000},
@@ -95,6 +93,6 @@ class ClockSkew:
 
 
 def format_microseconds(microseconds: int) -> str:
-    """In whole seconds, where there are some."""
+    """Return a duration as text, rounded to seconds from one second on, otherwise to milliseconds."""
     rounded = round(microseconds, -6) if microseconds >= 1_000_000 else round(microseconds, -3)
     return format_duration(rounded * MICROSECOND)

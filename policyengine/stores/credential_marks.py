@@ -1,4 +1,4 @@
-"""What has to be remembered about credentials: what was used once, and what was revoked."""
+"""Marks of credentials that must be remembered: used once, or revoked."""
 
 from __future__ import annotations
 
@@ -13,59 +13,60 @@ from policyengine.stores.transition import digest_parts
 
 MAX_MARKS = 1_000_000
 MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
-MAX_NAME_LENGTH = 128  # characters of a name that is kept as it is
-OPERATOR_RESERVE_DIVISOR = 10  # of so much of the room for what is revoked one part is for operators
-LINGER_SECONDS = 60  # seconds that a mark is kept after its end, as clocks differ and are set back
+MAX_NAME_LENGTH = 128  # characters; longer names are hashed
+OPERATOR_RESERVE_DIVISOR = 10  # a tenth of the room for revocations is reserved for operators
+LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and can be set back
 
 
 class CredentialMarks(Protocol):
-    """Names with an end, in seconds since 1970 by the clock of whoever asks: what has ended does not count, and is
-    forgotten LINGERS later. What is marked and what is revoked do not meet. Each member may raise StoreError."""
+    """Names with an end, in seconds since 1970 by the clock of the caller. An ended name does not count, and is deleted
+    LINGER_SECONDS later. Marks and revocations have separate names. Each member may raise StoreError."""
 
     @property
     def remote(self) -> bool:
-        """Whether somebody beside this machine is asked, for whom one may have to wait. Raises nothing."""
+        """Whether the marks are on another machine, so that a call may wait. Raises nothing."""
         ...
 
     @property
     def version(self) -> int:
-        """Another one after each revocation, whoever of those who share the store revoked. Waits for nobody. Says
-        nothing where it is `remote`: whoever wants to know asks `revoked`."""
+        """A number that changes with each revocation by any process that shares the store. Never waits. It is
+        meaningless if the marks are `remote`: call `revoked` instead."""
         ...
 
     def once(self, name: str, until: int, now: int) -> bool:
-        """Whether this is the first time, until then. Atomic: of many who ask at once one is told so."""
+        """Mark a name until `until`; return whether it was unmarked. Atomic: of concurrent callers exactly one gets
+        True."""
         ...
 
     def marked(self, name: str, now: int) -> bool:
-        """Whether it is marked and has not ended; it stays so."""
+        """Return whether a name is marked and has not ended; changes nothing."""
         ...
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
-        """From the next question on all of these are revoked; an end that is later stays. All of them or none. Where
-        there is little room left, it is for operators."""
+        """Revoke all of these names, or none, from the next decision on; a later end stays. The last part of the room
+        is reserved for operators."""
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
-        """Which of them are. One round trip where it is `remote`."""
+        """Return which of the names are revoked, in one round trip if the marks are `remote`."""
         ...
 
 
 class ExpiringNames:
-    """Names and when they end. Whoever comes makes room by what ended first, two at a time: nobody waits for many."""
+    """Names and their ends. Each new name removes up to two ended ones, so that no call takes long."""
 
     def __init__(self, most: int, fullness: CapacityAlarm) -> None:
         self.until: dict[str, int] = {}
         self.most, self._fullness = most, fullness
-        self._order: list[tuple[int, str]] = []  # a heap; what lasts longer by now is in it, too
+        self._order: list[tuple[int, str]] = []  # a heap; entries of prolonged names are stale
 
     def put(self, names: Collection[str], until: int, now: int, spare: int = 0) -> None:
-        """All of them or, where there is no room but for `spare` others, none. Raises StoreFullError."""
+        """Add all of these names, or none if that would leave less than `spare` room. Raises StoreFullError."""
         new = [name for name in names if self.until.get(name, -1) < until]
         for _ in range(2 * len(new)):
             self._forget_one(now)
         if new and len(self._order) + len(new) > self.most - spare:
-            raise self._fullness.refusal(f"it remembers {self.most:,} names of credentials, and no more")
+            raise self._fullness.refusal(f"it already holds {self.most:,} credential names, its maximum")
         for name in new:
             self.until[name] = until
             heappush(self._order, (until, name))
@@ -78,8 +79,8 @@ class ExpiringNames:
 
 
 class MemoryMarks:
-    """In this process: gone with it. Full of marks that all count, it takes no new one and says so; revocations have
-    room of their own, so that nobody can be in their way."""
+    """Marks in the memory of this process, lost when it ends. If all marks still count and the room is used up, a new
+    one is refused; revocations have separate room, which marks cannot use up."""
 
     remote = False
 
@@ -115,7 +116,7 @@ class MemoryMarks:
         return frozenset(name for name in names if known.get(bound_name(name), now) > now) if known else frozenset()
 
     def _moved(self, now: int) -> None:
-        """What was forgotten counts no more: raises ClockSkewError where it might, as the clock was set back."""
+        """Raise ClockSkewError if the clock was set back so far that a deleted mark might still count."""
         latest = self._latest
         if now >= latest:
             self._latest = now
@@ -127,5 +128,5 @@ class MemoryMarks:
 
 
 def bound_name(name: str) -> str:
-    """Strangers name things, too: what is kept of a name is bounded."""
+    """Return the name, or its digest if it is long: clients choose names, so their length is bounded."""
     return name if len(name) <= MAX_NAME_LENGTH else f"long:{digest_parts(name)}"

@@ -1,8 +1,6 @@
-"""History as stores beside this process keep it: lines of events under digests, with facts and outcomes as JSON.
-
-A *line* holds the events of one watch and key. It is kept for a while after its last event left the window, so that
-whoever's clock is a little behind finds what it asks for.
-"""
+"""History in stores outside this process: lines of events under digests, with facts and outcomes as JSON. A *line*
+contains the events of one watch and key. It is kept for a while after its last event left the window, for engines whose
+clocks are slightly behind."""
 
 from __future__ import annotations
 
@@ -24,14 +22,14 @@ from policyengine.stores.transition import digest_parts
 from policyengine.typesystem import EntityRef
 
 SLACK_MICROSECONDS = 60_000_000  # microseconds
-NEVER = 2**62  # nothing is recorded of a watch that nobody began
+NEVER = 2**62  # a watch that did not begin records nothing
 AwaitedEvent: TypeAlias = tuple[
     str, int, tuple[tuple[str, ...], ...]
-]  # a line, a number in it, and what it wants to know
+]  # a line, a number in it, and the outputs it needs
 
 
 class EventRow(NamedTuple):
-    """An event as it is kept; what was `reported` of it is empty until it is."""
+    """One event as stored; `reported` is empty until its outcome is reported."""
 
     at: int
     serial: int
@@ -49,7 +47,7 @@ class EventRow(NamedTuple):
 
 
 class StoredHistory:
-    """A history as it was read, whose events are made when somebody looks at them."""
+    """A history as it was read; its events are decoded when first used."""
 
     def __init__(self, rows: Sequence[EventRow], complete_after: int, now: int, version: int) -> None:
         self._rows, self.complete_after, self.now, self.version = rows, complete_after, now, version
@@ -81,5 +79,5 @@ def encode_report(report: OutcomeReport, outputs: Sequence[Sequence[str]]) -> st
 
 
 def outcome_deadline(records: Sequence[HistoryRecord], now: int) -> int:
-    """Until when an outcome is waited for; 0 where it is not."""
+    """Return when the store stops waiting for an outcome; 0 if no record awaits one."""
     return max((now + one.within for one in records if one.awaits), default=0)

@@ -1,4 +1,4 @@
-"""Between the engine and a store that may fail: nobody waits long, and what then happens each rule says."""
+"""A wrapper around a store that may fail: calls are bounded in time, and rules say what happens without it."""
 
 from __future__ import annotations
 
@@ -28,37 +28,36 @@ from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
 
-INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two looks whether what is written is kept
-MAX_LATE_DENIALS = 10_000  # denied requests that are remembered when the store answers again
-LATE_BATCH_SIZE = 16  # of them by one caller, who waits for it
+INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks that the store keeps writes
+MAX_LATE_DENIALS = 10_000  # denied requests that are recorded once the store answers again
+LATE_BATCH_SIZE = 16  # of them recorded by one caller, who waits meanwhile
 T = TypeVar("T")
 
 
 class RemoteStore(Store, Protocol):
-    """A store beside this process. What is begun in vain, `fetch` begins when it can. `skew` is measured whenever it
-    answers."""
+    """A store outside this process. If `begin` fails, `fetch` begins the watch later. Each answer measures `skew`."""
 
     skew: ClockSkew
 
     def ping(self) -> None:
-        """Raises StoreError."""
+        """Check that the store answers. Raises StoreError."""
         ...
 
     def probe(self) -> None:
-        """Writes as decisions do, where nothing of theirs is. Raises StoreError where that fails, StoreLossError where
-        what they write may be lost."""
+        """Write like a decision, without touching its data. Raises StoreError if that fails, StoreLossError if writes
+        may be lost."""
         ...
 
     def about(self) -> str:
-        """Which store it is (`Valkey 8.1.1`). Raises StoreError."""
+        """Return the kind and version of the store (`Valkey 8.1.1`). Raises StoreError."""
         ...
 
     def close(self) -> None: ...
 
 
 class ResilientMarks:
-    """Asks for them as long as the store answers, and agrees on the time; where it does not, nobody guesses. What it
-    answers counts only if the clocks agree then, too."""
+    """Credential marks of a store that may fail. Calls raise StoreError while it does not answer, or while the clocks
+    differ too much, also if that shows only in the answer."""
 
     def __init__(
         self,
@@ -102,15 +101,15 @@ class ResilientMarks:
 
 
 class ResilientStore:
-    """Asks a store that may be down, slow or full. Where it does not answer, each charge is answered as its rule says:
-    `deny`, `local` by what this process counts, or `allow`. Approvals are then never spent, and that is a deny; so is
-    whatever history is to remember, and what rests on it: of a history that cannot be read nothing is known.
+    """A store that may be down, slow or full. If it does not answer, each charge is answered as its rule says: `deny`,
+    `local` (by the counts of this process) or `allow`. Without the store, a decision that spends an approval, records
+    history or relies on it is denied: a history that cannot be read is unknown.
 
-    Reading and writing fail apart: what is read says nothing of whether the store can be written to. Whether it can is
-    found out now and then, by a write, as long as anybody decides or asks.
+    Reads and writes have separate breakers: an answered read does not prove that the store accepts writes. A probe
+    write tests that from time to time, while decisions or health checks arrive.
 
-    A store whose clock is too far from that of this process counts as one that does not answer. Somebody asks it for
-    its time now and then, until both agree.
+    A store whose clock differs too much from that of this process counts as one that does not answer. Its time is read
+    again from time to time, until both agree.
     """
 
     def __init__(self, store: RemoteStore, *, clock: Callable[[], float] = monotonic) -> None:
@@ -124,38 +123,38 @@ class ResilientStore:
 
     @property
     def failures(self) -> int:
-        """Calls that were not answered by the store."""
+        """The number of calls that the store did not answer."""
         return self.reads.failures + self.writes.failures
 
     @property
     def failing(self) -> bool:
-        """Whether it last failed to be read, or to be written to."""
+        """Whether the last conclusive read or write failed."""
         return self.reads.failing or self.writes.failing
 
     def close(self) -> None:
-        """Gives its connections back."""
+        """Close the connections of the store."""
         self._store.close()
 
     def follow(self, clock: Callable[[], int]) -> None:
-        """From now on the clock of the store is compared with this one (microseconds), beginning at once. Where it does
-        not answer, whoever asks it next finds out."""
+        """Compare the store's clock with this one (microseconds) from now on, beginning immediately. If the store does
+        not answer, the next call finds out."""
         self.skew.clock = clock
         with suppress(StoreError):
             self._look(clock())
 
     def about(self) -> str:
-        """Which store it is. Raises StoreError."""
+        """Return the kind and version of the store. Raises StoreError."""
         return self._store.about()
 
     def check(self, now: int) -> None:
-        """Whether decisions can rest on it, by a read and a write of its own."""
+        """Check that decisions can rely on the store, by a read and a write. Raises StoreError."""
         self._look(now)
         self.inspect(PAUSE_SECONDS)
         self.writes.check()
 
     def inspect(self, every: float = INSPECTION_INTERVAL_SECONDS, *, waits: bool = True) -> None:
-        """Writes, and reads where that failed last, unless somebody did so within so many seconds, or is at it and
-        nobody `waits`. Raises StoreError."""
+        """Probe writes, and reads if the last one failed, unless another caller did within `every` seconds, or is doing
+        it and `waits` is false. Raises StoreError."""
         if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
             return
         try:
@@ -200,7 +199,7 @@ class ResilientStore:
         return told
 
     def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
-        """What is not admitted may have written nothing. Raises StoreError."""
+        """Commit a decision. A commit that is not admitted does not prove that writes work. Raises StoreError."""
         self.inspect(waits=False)
         with self.writes:
             told = self._store.commit(effects, decision, now)
@@ -227,7 +226,7 @@ class ResilientStore:
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
     def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
-        """What answers to several say of writing."""
+        """Report to the write breaker what the results of several commits prove."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)
         if failed is not None:
             self.writes.failed(failed)
@@ -237,7 +236,7 @@ class ResilientStore:
             self.writes.succeeded()
 
     def begin(self, watches: Iterable[str], now: int) -> None:
-        """Where it is not answered, it begins when somebody first asks and is."""
+        """Begin watches; if the store does not answer, the first `fetch` that succeeds begins them."""
         try:
             with self.writes:
                 self._store.begin(list(watches), now)
@@ -249,7 +248,7 @@ class ResilientStore:
             self._store.end(list(watches))
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
-        """Of a key that is not in it nothing is known."""
+        """Return histories; a key that is missing in the result is unknown."""
         try:
             self._agree()
             with self.reads:
@@ -266,7 +265,7 @@ class ResilientStore:
             return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
-        """Of what this process counted by itself, too."""
+        """Finish a decision, also in the counts of this process."""
         here = self._local.finish(decision, now, refund=refund)
         with self.writes:
             return merge_reports(self._store.finish(decision, now, refund=refund), here)
@@ -280,7 +279,7 @@ class ResilientStore:
             self._store.release(claim, now)
 
     def _agree(self) -> None:
-        """Raises StoreError while the clocks differ by too much: whoever comes after a pause looks whether they do."""
+        """Raise StoreError while the clocks differ too much; once per pause a caller measures again."""
         if not self.skew.exceeded:
             return
         with self._lock:
@@ -312,7 +311,7 @@ class ResilientStore:
         )
 
     def _remember_late(self, now: int) -> None:
-        """What was denied meanwhile happened, and counts where rules ask for it."""
+        """Record denials that happened while the store did not answer, because rules may count them."""
         for _ in range(LATE_BATCH_SIZE):
             try:
                 records, decision = self._late.popleft()

@@ -1,4 +1,4 @@
-"""One step of a store that keeps states elsewhere: what it must know before, what it answers, what it keeps after."""
+"""One step of a store that keeps its states elsewhere: the states it needs, its answer, and the states to write."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from policyengine.runtime.limits import (
 DAY_MICROSECONDS = 86_400_000_000  # microseconds
 MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
 MAX_RECEIPTS_PER_RATE = (
-    1_000  # of one rate by one key; then the oldest is forgotten, and what it was for is taken again
+    1_000  # receipts of one rate and key; beyond that the oldest is dropped, and its charge is repeated
 )
 CHARGE_KINDS = {RateCharge: "rate", BudgetCharge: "budget", ConcurrencyCharge: "at once"}
 
 
 class StateUpdate(NamedTuple):
-    """A state that is to be kept for a charge, and until when it counts for anybody: then it may be forgotten."""
+    """A state to write for a charge, and its expiry, after which it may be deleted."""
 
     charge: Charge
     state: Any
@@ -41,8 +41,8 @@ class StateUpdate(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """So many tokens were taken of a rate by a confirm, and until when no allow takes them again. With none it is
-    over."""
+    """Tokens of a rate that a confirm paid, and until when an allow does not pay them again. A receipt without tokens
+    ends it."""
 
     charge: RateCharge
     tokens: int
@@ -58,8 +58,8 @@ class StoreTransition(NamedTuple):
 def apply_charges(
     effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int, decision: str
 ) -> StoreTransition:
-    """What is answered to the charges of a decision where they stand at `states`, and what is kept of it. `paid` is how
-    much was taken of each for its confirms before."""
+    """Return the answer to the charges of a decision at these `states`, and the states to write. `paid` are the tokens
+    of each that its earlier confirms paid."""
     charges = [one.charge for one in effects.limits]
     found = [evaluate_charge(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
     settled = ChargeResult(tuple(standing for standing, _ in found), now)
@@ -88,7 +88,8 @@ def confirm_charges(
     found: Sequence[tuple[LimitState, Any]],
     now: int,
 ) -> StoreTransition:
-    """Of a confirm that all limits have room for: it takes of rates what was not taken for it before, and no more."""
+    """Return the transition of a confirm that all limits admit: it charges rates for tokens not paid before, and
+    nothing else."""
     standings, kept, receipts = [], [], []
     lasts = now + approval_lifetime(effects.opens)
     for charge, state, tokens, (standing, after) in zip(charges, states, paid, found, strict=True):
@@ -105,7 +106,8 @@ def confirm_charges(
 def refuse_charges(
     charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: ChargeResult, now: int
 ) -> StoreTransition:
-    """Of what is denied, or not admitted: rates that count denials take what was not taken before, and clamps go on."""
+    """Return the transition of a decision that is denied or not admitted: rates that count denials are charged for
+    tokens not paid before, and clamps continue."""
     if not settled.admitted:
         stand = zip(charges, states, settled.standings, strict=True)
         settled = ChargeResult(
@@ -121,7 +123,7 @@ def refuse_charges(
 
 
 def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
-    """How a limit stands that had room, where another had none; one that was paid before needs none."""
+    """Return the state of a limit that had room while another had none; a limit that was paid before needs no room."""
     return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
@@ -147,7 +149,7 @@ def refused_rate_update(charge: RateCharge, state: TokenBucket | None, paid: int
 
 
 def state_expiry(charge: Charge, state: Any) -> int:
-    """From when on (microseconds) the state says nothing that an empty one does not."""
+    """Return when (microseconds) the state equals an empty one."""
     match charge:
         case RateCharge():
             return int(state.full_at()) * charge.tick
@@ -160,7 +162,7 @@ def state_expiry(charge: Charge, state: Any) -> int:
 
 
 def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Charge, ...]]:
-    """Until when the outcome of a decision can be reported, and to which of its charges that matters."""
+    """Return until when the outcome of a decision can be reported, and the charges that it affects."""
     found = tuple(one for one in charges if not isinstance(one, RateCharge))
     return now + max(
         (one.lease if isinstance(one, ConcurrencyCharge) else one.within for one in found), default=0
@@ -168,22 +170,20 @@ def reportable_until(charges: Sequence[Charge], now: int) -> tuple[int, tuple[Ch
 
 
 def approval_lifetime(opens: Sequence[OpenedApproval]) -> int:
-    """How long what a confirm took stays taken for it: a day for a person to answer, and as long as the approval that
-    lasts longest then counts (another day, where one says no end)."""
+    """Return how long (microseconds) the charges of a confirm stay paid: a day for a person to answer, plus the longest
+    validity of its approvals (a day for an approval without an end)."""
     counts = max((int((one.within or 0) * 1_000_000) or DAY_MICROSECONDS for one in opens), default=DAY_MICROSECONDS)
     return min(DAY_MICROSECONDS + counts, MAX_APPROVAL_MICROSECONDS)
 
 
 def receipt_name(confirms: Sequence[str]) -> str:
-    """What receipts for the confirms of a decision are kept under; empty where it has none."""
+    """Return the name of receipts for the confirms of a decision; empty without confirms."""
     return digest_parts(*confirms) if confirms else ""
 
 
 def charge_digest(charge: Charge) -> str:
-    """What a charge is kept under. Facts may be long and personal: none of them is written down.
-
-    The unit is part of it, as levels mean nothing in another: where a policy changes a pace, it is counted anew.
-    """
+    """Return the digest under which a charge is stored: facts may be long and personal, so none is stored as it is. It
+    includes the unit, because levels mean nothing in another one: a changed pace starts from zero."""
     unit = (str(charge.token), str(charge.tick)) if isinstance(charge, RateCharge) else ()
     return digest_parts(CHARGE_KINDS[type(charge)], charge.rule, *unit, *charge.key)
 

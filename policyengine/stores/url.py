@@ -1,4 +1,4 @@
-"""Where a store is, as a URL, to the store."""
+"""Open a store from its URL."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KNOWN_URLS = (
     "redis+sentinel://host:26379/service"
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
-TIMEOUT_SECONDS = 0.05  # seconds to connect, and again to answer
-# Three servers and a client that finds the right one take turns on the processors of a machine: on a busy one answers
-# come late that are on their way. `python -m bench timeouts` measures what that denies.
+TIMEOUT_SECONDS = 0.05  # seconds to connect, and again for an answer
+# Three servers and a client that routes to them share the processors of a machine, so answers may be late on a busy
+# one. `python -m bench timeouts` measures how many requests that denies.
 CLUSTER_TIMEOUT_SECONDS = 0.25
 MAX_OPTION_SECONDS = {"timeout": (60, "time to wait"), "skew": (3_600, "difference between clocks")}  # seconds
 DURATION = re.compile(r"(\d+)(ms|s)")
@@ -32,7 +32,7 @@ DURATION = re.compile(r"(\d+)(ms|s)")
 
 @dataclass(eq=False)
 class StoreUrlError(Exception):
-    """A store that cannot be used: what is wrong, and what would help."""
+    """A store URL that cannot be used: the error and a hint."""
 
     message: str
     hint: str | None = None
@@ -43,7 +43,7 @@ class StoreUrlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """A URL in parts. It is shown without its password."""
+    """A parsed store URL. Its text omits the password."""
 
     scheme: str
     hosts: tuple[tuple[str, int], ...]
@@ -62,12 +62,12 @@ class StoreUrl:
 
     @property
     def max_skew(self) -> int:
-        """By how much clocks may differ, in microseconds."""
+        """The maximum clock skew in microseconds."""
         return round(float(self.options.get("skew", MAX_SKEW_MICROSECONDS / 1e6)) * 1e6)
 
 
 def open_store(url: str) -> Store:
-    """The store at a URL, guarded where it may fail, and asked once. Raises StoreUrlError."""
+    """Open the store at a URL, wrapped in a ResilientStore unless in memory, and ping it. Raises StoreUrlError."""
     if url == "memory:":
         return MemoryStore()
     address = parse_store_url(url)
@@ -82,17 +82,17 @@ def open_store(url: str) -> Store:
 def _hint_for(error: StoreError) -> str:
     if "maxmemory-policy" in str(error):
         return "set `maxmemory-policy noeviction` on the server"
-    return "see that it runs, and that it may be reached from here"
+    return "check that it is running and reachable from here"
 
 
 def parse_store_url(url: str) -> StoreUrl:
-    """Raises StoreUrlError."""
+    """Parse a store URL. Raises StoreUrlError."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise StoreUrlError("this is not the URL of a store", _list_schemes()) from None
+        raise StoreUrlError("this is not a store URL", _list_schemes()) from None
     if parts.scheme not in ("sqlite", "redis", "rediss", "redis+cluster", "redis+sentinel"):
-        raise StoreUrlError(f"there is no store at `{_scheme(url)}`", _list_schemes())
+        raise StoreUrlError(f"`{_scheme(url)}` is not a known kind of store", _list_schemes())
     return _parse_url_parts(parts)
 
 
@@ -102,15 +102,15 @@ def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
     if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
-        raise StoreUrlError("a file of SQLite is `sqlite:///path`", "four slashes begin a path from the root")
+        raise StoreUrlError("a SQLite file is written `sqlite:///path`", "an absolute path has four slashes")
     if parts.scheme != "sqlite" and not hosts:
         raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())
     if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
-        raise StoreUrlError("several hosts are a Cluster, or Sentinels", _list_schemes())
+        raise StoreUrlError("only a Cluster or Sentinels have several hosts", _list_schemes())
     if parts.scheme == "redis+sentinel" and len(parts.path) < 2:
-        raise StoreUrlError("Sentinel is asked for a service by its name", "redis+sentinel://host:26379/service")
+        raise StoreUrlError("a Sentinel URL needs the name of a service", "redis+sentinel://host:26379/service")
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
-        raise StoreUrlError(f"`{parts.path}` is no number of a database", _list_schemes())
+        raise StoreUrlError(f"`{parts.path}` is not a database number", _list_schemes())
     options = _parse_options(parts)
     return StoreUrl(parts.scheme, hosts, parts.path, unquote(user) or None, unquote(password) or None, options)
 
@@ -120,7 +120,7 @@ def _parse_options(parts: SplitResult) -> dict[str, str]:
     allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
-            raise StoreUrlError(f"`{name}` is no option of a store", f"it takes {', '.join(allowed)}")
+            raise StoreUrlError(f"`{name}` is not a store option", f"it takes {', '.join(allowed)}")
     return given | {
         name: str(_parse_seconds(given[name], *of)) for name, of in MAX_OPTION_SECONDS.items() if name in given
     }
@@ -130,14 +130,14 @@ def _parse_seconds(text: str, most: int, what: str) -> float:
     found = DURATION.fullmatch(text)
     seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
     if not 0 < seconds <= most:
-        raise StoreUrlError(f"`{text}` is no {what}", f"give it like 50ms or 2s, at most {most}s")
+        raise StoreUrlError(f"`{text}` is not a valid {what}", f"write it like 50ms or 2s, at most {most}s")
     return seconds
 
 
 def _parse_host_port(text: str, default: int) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
     if found is None or int(found[2] or default) > 65_535:
-        raise StoreUrlError(f"`{text}` is no host with a port", _list_schemes())
+        raise StoreUrlError(f"`{text}` is not a host with a port", _list_schemes())
     return found[1].strip("[]"), int(found[2] or default)
 
 
@@ -157,7 +157,7 @@ def sqlite_path(address: StoreUrl) -> str:
 
 
 def _sqlite(address: StoreUrl) -> SqliteStore:
-    """Three slashes are a path from here, four one from the root."""
+    """Open a SQLite store: three slashes begin a relative path, four an absolute one."""
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 
@@ -191,7 +191,7 @@ def _sentinel(address: StoreUrl) -> redis.Redis:
 
     manner = _connection_options(address)
     asked = {name: value for name, value in manner.items() if name not in ("username", "password")}
-    make: Any = Sentinel  # which has no types
+    make: Any = Sentinel  # the class has no types
     sentinel = make(
         list(address.hosts), sentinel_kwargs={**asked, **_no_retry_options()}, **manner, **_no_retry_options()
     )
@@ -203,14 +203,14 @@ def _cluster(address: StoreUrl) -> redis.RedisCluster:
     from redis import RedisCluster
     from redis.cluster import ClusterNode
 
-    node: Any = ClusterNode  # which has no types
+    node: Any = ClusterNode  # the class has no types
     return RedisCluster(
         startup_nodes=[node(*one) for one in address.hosts], **_connection_options(address), **_no_retry_options()
     )
 
 
 def _connection_options(address: StoreUrl) -> dict[str, Any]:
-    """How connections are made: bounded in time, with a certificate that is checked where TLS is asked for."""
+    """Return the options of connections: timeouts, and a verified certificate if TLS is enabled."""
     seconds = address.seconds(CLUSTER_TIMEOUT_SECONDS if address.scheme == "redis+cluster" else TIMEOUT_SECONDS)
     found: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "protocol": 2}
     if address.scheme == "rediss" or address.options.get("tls") == "yes":
@@ -220,7 +220,7 @@ def _connection_options(address: StoreUrl) -> dict[str, Any]:
 
 
 def _no_retry_options() -> dict[str, Any]:
-    """Nobody knows whether what was sent was done: it is not sent a second time."""
+    """Disable retries: it is unknown whether a failed call took effect."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 

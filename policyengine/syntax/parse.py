@@ -92,7 +92,7 @@ def _too_deep(declaration: ast.Declaration | ast.Export) -> Diagnostic | None:
     while pending:
         node, depth = pending.pop()
         if depth > MAX_DEPTH:
-            message = f"this nests more than {MAX_DEPTH} levels deep"
+            message = f"this is nested more than {MAX_DEPTH} levels deep"
             return Diagnostic(
                 "E125",
                 message,

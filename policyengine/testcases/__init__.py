@@ -1,4 +1,4 @@
-"""Tests and fixtures, checked and lowered to cases: what to ask, in which world, and what must come of it."""
+"""Tests and fixtures, checked and lowered to cases: a request, the scenario it is made in, and its expected outcome."""
 
 from policyengine.testcases.lower import lower
 from policyengine.testcases.scenario import (

@@ -1,4 +1,4 @@
-"""Remedies and obligations as tests name them: in the words of policies, without quotes around each argument."""
+"""Remedies and obligations as tests write them: the policy text without quotes around the arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from policyengine.runtime.decision import Obligation, Outcome, RateState, Remedy
 from policyengine.syntax import nodes as ast
 
-# The kinds of remedies, and the outcomes that they are against.
+# The kinds of remedies, each with the outcomes that carry it.
 REMEDY_OUTCOMES: Mapping[str, frozenset[Outcome]] = {
     "approval": frozenset({Outcome.CONFIRM}),
     "scope": frozenset({Outcome.DENY}),
@@ -20,8 +20,8 @@ OBLIGATION_KINDS = ("audit", "redact", "notify", "warn", "step_up", "header")
 
 
 def remedy_text(remedy: Remedy) -> str:
-    """`approval by role finance within 15m`, `scope read:invoices or read:all`, `credential: lifetime <= 15m`,
-    `wait 600ms`."""
+    """Return the remedy as text: `approval by role finance within 15m`, `scope read:invoices or read:all`, `credential:
+    lifetime <= 15m`, `wait 600ms`."""
     match remedy.kind:
         case "approval":
             within = "" if remedy.within is None else f" within {remedy.within}"
@@ -35,17 +35,18 @@ def remedy_text(remedy: Remedy) -> str:
 
 
 def rate_text(rate: RateState) -> str:
-    """`per agent: 37 of 100`: what is left of it."""
+    """Return what is left of a rate: `per agent: 37 of 100`."""
     return f"{rate.rule}: {rate.remaining} of {rate.limit}"
 
 
 def obligation_text(duty: Obligation) -> str:
-    """`audit full`, `redact body.card, body.pin`, `notify a@b.example`, `header X-A b`, `warn so much is unusual`."""
+    """Return the obligation as text: `audit full`, `redact body.card, body.pin`, `header X-A b`, `warn so much is
+    unusual`."""
     return join_arguments(duty.kind, [*duty.arguments, *([] if duty.message is None else [duty.message])])
 
 
 def obligation_source_text(item: ast.ObligationEffect) -> str:
-    """The same as it stands in a guard, without the words of a `warn`: what they read is not known yet."""
+    """Return the obligation of a guard as text, without the message of a `warn`, as its facts are not known yet."""
     return join_arguments(
         item.kind, [part.text if isinstance(part, ast.Name) else part.value for part in item.arguments]
     )
@@ -56,7 +57,7 @@ def join_arguments(kind: str, arguments: Iterable[str]) -> str:
 
 
 def first_word(text: str) -> str:
-    """The first word."""
+    """Return the first word of a text; a colon ends a word."""
     return text.replace(":", " ").partition(" ")[0]
 
 

@@ -1,4 +1,4 @@
-"""What a test expects: the outcome, the rule or gate that it comes from, and what else the decision says."""
+"""Expectations of tests: the outcome, its rule or gate, and other details of the decision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from policyengine.testcases.scenario import ExpectedOutcome
 def read_expectation(
     written: ast.ExpectationClause, reading: ValueContext, *, repeated: bool = False
 ) -> ExpectedOutcome | None:
-    """None where it never holds, which is reported. `first … at` counts requests that are `repeated`."""
+    """Parse an expectation; report one that never holds and return None.
+
+    `first … at` needs a request that is `repeated`.
+    """
     if written.first_at is not None and not repeated:
         hint = "write `repeat 21 in 10s` before the request"
         reading.report("E621", "`first … at` counts the requests of `repeat`", written.span, hint)
@@ -36,7 +39,7 @@ def read_expectation(
 
 
 def read_outcome(written: ast.ExpectationClause, reading: ValueContext) -> ExpectedOutcome | None:
-    """The outcome, and the rule or gate."""
+    """Parse the outcome and its rule or gate."""
     outcome, text = Outcome(written.outcome), " ".join(written.span.text.split())
     match written.reason:
         case None:
@@ -55,5 +58,5 @@ def report_reason(written: ast.ExpectationClause, reading: ValueContext) -> None
     if written.outcome == "allow":
         message, hint = "an allow has no reason", "remove `by …`, or write `not allow by …`"
     else:
-        message, hint = f"`not {written.outcome}` leaves open what comes instead", "write the outcome, or remove `by …`"
+        message, hint = f"`not {written.outcome}` names no other outcome", "write the outcome, or remove `by …`"
     reading.report("E610", message, written.span, hint)

@@ -1,4 +1,4 @@
-"""`with { … }` after an outcome: what else a decision must say, read member by member."""
+"""`with { … }` after an outcome: the expected details of a decision, one member for each."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from policyengine.testcases.unplaced_facts import all_facts_context, check_captu
 from policyengine.vocabulary import FACT_ROOT_NAMES, FUNCTIONS
 
 FACT_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
-PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # how an earlier request came out
+PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # the result of an earlier request
 
-# Reads one value of a member; None where something was reported.
+# Parses one value of a member; returns None after a report.
 DetailParser: TypeAlias = Callable[["DetailMember", ast.Value, ValueContext], str | Gate | None]
 
 
 @dataclass(frozen=True, slots=True)
 class DetailMember:
-    """One thing that can be claimed. `several` is written as a list; `doc` and `example` are for the documentation."""
+    """One kind of detail that a test can expect.
+
+    `several` values are written as a list; `doc` and `example` go into the documentation.
+    """
 
     name: str
     read: DetailParser
@@ -40,7 +43,7 @@ class DetailMember:
     doc: str
     example: str
     several: bool = False
-    of_reasons: bool = False  # only what is not allowed has it
+    of_reasons: bool = False  # an allow does not have it
 
 
 # ── Values ────────────────────────────────────────────────────────────────────────────────────
@@ -59,7 +62,7 @@ def is_text(value: ast.Value, reading: ValueContext) -> bool:
 
 
 def read_reason(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | Gate | None:
-    """A rule in quotes, or a gate."""
+    """Parse a rule in quotes, or a gate."""
     if isinstance(value, ast.WordValue) and value.text not in reading.variables:
         return read_gate(value.text, value.span, reading, 'reason: "{}"')
     name = read_text(member, value, reading)
@@ -73,7 +76,7 @@ def read_remedy(member: DetailMember, value: ast.Value, reading: ValueContext) -
 
 
 def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """One that some guard asks for; what a `warn` says depends on the request."""
+    """Parse an obligation that some guard has. The message of a `warn` depends on the request, so it is not checked."""
     found = check_kind(read_text(member, value, reading), "obligation", OBLIGATION_KINDS, value, reading)
     known = reading.catalogue.obligations
     if found is not None and first_word(found) != "warn" and not any(map(Glob(found).matches, known)):
@@ -86,7 +89,7 @@ def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContex
 
 
 def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """What is left of a rate or budget that there is."""
+    """Parse what is left of a declared rate or budget: `per agent: 37 of 100`."""
     found = read_text(member, value, reading)
     if found is None:
         return None
@@ -94,7 +97,7 @@ def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
     known = reading.catalogue.limits
     if says and not any(map(Glob(name).matches, known)):
         meant = suggest(name, known)
-        all_known = f"there are {join_words(sorted(known)[:6])}" if known else "there is none"
+        all_known = f"there are {join_words(sorted(known)[:6])}" if known else "there are none"
         hint = f"did you mean `{meant}`?" if meant else all_known
         reading.report("E611", f"no rate or budget is called `{name}`", value.span, hint)
         return None
@@ -107,17 +110,17 @@ def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
 def check_kind(
     found: str | None, what: str, kinds: tuple[str, ...], value: ast.Value, reading: ValueContext
 ) -> str | None:
-    """The text when its first word is a kind, or may be one for all that a `*` says."""
+    """Return the text if its first word is a known kind or contains a `*`; otherwise report it and return None."""
     if found is None or "*" in first_word(found) or first_word(found) in kinds:
         return found
     meant = suggest(first_word(found), kinds)
     hint = f"did you mean `{meant}`?" if meant else f"it begins with {join_words(kinds, 'or')}"
-    reading.report("E611", f"`{first_word(found)}` is no kind of {what}", value.span, hint)
+    reading.report("E611", f"`{first_word(found)}` is not a kind of {what}", value.span, hint)
     return None
 
 
 def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """The name of a fact that policies can read. In quotes stands what no name spells, such as `lower()`."""
+    """Parse the name of a fact that policies can read. Other names, like `lower()`, are in quotes."""
     name = value.value if isinstance(value, ast.Text) else value.text if isinstance(value, ast.WordValue) else ""
     if not name:
         report_invalid_value(member, value, "the name of a fact", reading)
@@ -126,7 +129,7 @@ def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext
     root = name.partition(".")[0]
     if name in functions or root in quantifier_variables(name, reading) or PAST_FACT.fullmatch(name):
         return name
-    known = name.removeprefix("past.")  # the facts of earlier requests are those of this one
+    known = name.removeprefix("past.")  # earlier requests have the same facts
     if FACT_NAME.fullmatch(known) and known.partition(".")[0] in FACT_ROOT_NAMES:
         span = value.span if isinstance(value, ast.WordValue) else between_quotes(value.span)
         span = Span(span.source, span.start + len(name) - len(known), span.end)
@@ -134,7 +137,7 @@ def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext
         found = lower_fact(ast.Reference(known, span=span), context)
         return name if found is not None and all(check_capture(part, context) for part in k.walk(found)) else None
     if isinstance(value, ast.Text) and not FACT_NAME.fullmatch(name) and not name.endswith("()"):
-        return name  # the words of an expression, or a name in brackets
+        return name  # the text of an expression, or a name in brackets
     meant = suggest(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
     hint = f"did you mean `{meant}`?" if meant else f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
     reading.report("E602", f"unknown fact `{name}`", value.span, hint)
@@ -146,7 +149,7 @@ def between_quotes(span: Span) -> Span:
 
 
 def quantifier_variables(name: str, reading: ValueContext) -> frozenset[str]:
-    """The variables of `any x in s: …`, by which reasons call elements; nothing where a name cannot be one."""
+    """Return the variables of `any x in s: …`, which reasons name; empty if `name` begins with a fact root."""
     if name.partition(".")[0] in FACT_ROOT_NAMES:
         return frozenset()
     every = (declared for _, declared in reading.catalogue.program.declarations())
@@ -156,7 +159,7 @@ def quantifier_variables(name: str, reading: ValueContext) -> frozenset[str]:
 
 
 def read_principal(member: DetailMember, value: ast.Value, reading: ValueContext) -> str | None:
-    """`"alice"`, `agent "planner"`, the word of an issuer."""
+    """Parse `"alice"`, `agent "planner"`, or the name of an issuer."""
     if isinstance(value, ast.EntityLiteral) and value.type.text in ("agent", "user"):
         return value.id.value
     if member.name == "issuer" and isinstance(value, ast.WordValue) and value.text not in reading.variables:
@@ -172,8 +175,8 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "message",
             read_text,
             DetailMatchMode.AMONG,
-            "the words of a reason for the outcome, as the caller reads them; of the rule or gate after `by`, if one "
-            "is named. `*` is any run of characters",
+            "the message of a reason for the outcome, as the caller sees it; after `by …`, the message of that rule or "
+            "gate. `*` matches any characters",
             '"refund of 900 to *"',
             of_reasons=True,
         ),
@@ -181,7 +184,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "reason",
             read_reason,
             DetailMatchMode.AMONG,
-            "a rule in quotes, or a gate, is among the reasons for the outcome",
+            "a rule (in quotes) or a gate among the reasons for the outcome",
             '"tenants are islands"',
             of_reasons=True,
         ),
@@ -189,7 +192,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "reasons",
             read_reason,
             DetailMatchMode.EXACTLY,
-            "exactly these rules and gates are the reasons for the outcome",
+            "all reasons for the outcome: exactly these rules and gates",
             '["tenants are islands", user]',
             several=True,
             of_reasons=True,
@@ -198,7 +201,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "remedy",
             read_remedy,
             DetailMatchMode.AMONG,
-            "this would change the answer, among others; `*` as in `message`",
+            "a remedy that would change the outcome, possibly among others; `*` as in `message`",
             '"approval by role finance within 15m"',
             of_reasons=True,
         ),
@@ -206,7 +209,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "remedies",
             read_remedy,
             DetailMatchMode.EXACTLY,
-            "exactly these would",
+            "all remedies: exactly these",
             '["scope create:refunds"]',
             several=True,
             of_reasons=True,
@@ -215,14 +218,14 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "obligation",
             read_obligation,
             DetailMatchMode.AMONG,
-            "the gateway must do this, among others; `*` as in `message`",
+            "an obligation of the gateway, possibly among others; `*` as in `message`",
             '"notify *"',
         ),
         DetailMember(
             "obligations",
             read_obligation,
             DetailMatchMode.EXACTLY,
-            "the gateway must do exactly these",
+            "all obligations of the gateway: exactly these",
             '["audit full"]',
             several=True,
         ),
@@ -230,14 +233,14 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "rate",
             read_rate,
             DetailMatchMode.AMONG,
-            "so much is left of this rate or budget, among others; `*` as in `message`",
+            "what is left of a rate or budget, possibly among others; `*` as in `message`",
             '"per agent: 37 of 100"',
         ),
         DetailMember(
             "rates",
             read_rate,
             DetailMatchMode.EXACTLY,
-            "these rates and budgets were asked, and so much is left of each",
+            "what is left of all rates and budgets of the decision: exactly these",
             '["per agent: 37 of 100"]',
             several=True,
         ),
@@ -245,14 +248,14 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "unknown",
             read_fact_name,
             DetailMatchMode.AMONG,
-            "this fact was unknown where that mattered, among others; with a list exactly these were",
+            "an unknown fact that mattered, possibly among others; a list names exactly these",
             "[body.amount]",
         ),
         DetailMember(
             "chain",
             read_principal,
             DetailMatchMode.IN_ORDER,
-            "everybody from the person served to the presenter, in this order",
+            "the user, the delegating agents and the presenter, in this order",
             '["alice", "planner", "invoice-bot"]',
             several=True,
         ),
@@ -265,7 +268,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
         ),
         DetailMember("user", read_principal, DetailMatchMode.EXACTLY, "the person served, or `absent`", '"alice"'),
         DetailMember(
-            "issuer", read_principal, DetailMatchMode.EXACTLY, "who vouches for the presenter, or `absent`", "acme"
+            "issuer", read_principal, DetailMatchMode.EXACTLY, "the issuer of the presenter, or `absent`", "acme"
         ),
     )
 }
@@ -277,7 +280,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
 def read_details(
     written: ast.RecordLiteral, claimed: ExpectedOutcome, reading: ValueContext
 ) -> tuple[ExpectedDetail, ...]:
-    """What the record claims; what is wrong with it is reported."""
+    """Parse the expected details; report mistakes."""
     check_members_unique(written, reading.report)
     if not written.pairs:
         hint = f"name what the decision must have: {join_words(list(DETAIL_MEMBERS)[:4], 'or')}"
@@ -302,10 +305,10 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
 
 
 def read_values(member: DetailMember, value: ast.Value, reading: ValueContext) -> tuple[str | Gate, ...] | None:
-    """The values; None where something was reported."""
+    """Parse the values of a member; return None after a report."""
     is_list = isinstance(value, ast.ValueList)
     if is_list != member.several and member.name != "unknown":
-        report_invalid_value(member, value, "a list" if member.several else "one, not a list", reading)
+        report_invalid_value(member, value, "a list" if member.several else "one value", reading)
         return None
     if member.compare is DetailMatchMode.EXACTLY and isinstance(value, ast.WordValue) and value.text == ABSENT:
         return ()
@@ -319,7 +322,7 @@ def report_invalid_value(member: DetailMember, value: ast.Value, what: str, read
     if isinstance(value, ast.WordValue) and value.text != ABSENT:
         hint = f'a text is written in quotes: `"{value.text}"`'
     reading.report(
-        "E618", f"{quote_source(value.span)} is no value of `{member.name}`: that is {what}", value.span, hint
+        "E618", f"{quote_source(value.span)} is not a valid `{member.name}`: expected {what}", value.span, hint
     )
 
 
@@ -333,7 +336,7 @@ def check_possible(
     pair: ast.RecordEntry,
     reading: ValueContext,
 ) -> bool:
-    """Whether some decision with that outcome has it; else it is reported."""
+    """Report a detail that no decision with the expected outcome has. Return whether one exists."""
     why = without_reasons_problem(member, values, claimed) or next(
         (said for value in values if (said := other_outcome_problem(member, str(value), claimed.possible))), None
     )
@@ -346,25 +349,27 @@ def check_possible(
 def without_reasons_problem(
     member: DetailMember, values: tuple[str | Gate, ...], claimed: ExpectedOutcome
 ) -> tuple[str, str] | None:
-    """Reasons and remedies are of what is not allowed, and it has a reason."""
+    """Return the message and hint for reasons or remedies where the outcome has none, or None."""
     if not member.of_reasons:
         return None
     if Outcome.ALLOW not in claimed.possible:
         none = member.name == "reasons" and not values
-        return ("what is not allowed has a reason", "name it, or remove `reasons`") if none else None
+        return ("a request that is not allowed has a reason", "name it, or remove `reasons`") if none else None
     if claimed.negated:
         hint = f"write the outcome, or remove `{member.name}`"
-        return f"`not {claimed.outcome}` leaves open what comes instead", hint
+        return f"`not {claimed.outcome}` names no other outcome", hint
     return (f"an allow has no {member.name}", "remove it, or write another outcome") if values else None
 
 
 def other_outcome_problem(member: DetailMember, value: str, possible: frozenset[Outcome]) -> tuple[str, str] | None:
-    """What belongs to other outcomes than those that are expected."""
+    """Return the message and hint for a value that only other outcomes have, or None."""
     kind = first_word(value)
     if member.read is read_remedy and not REMEDY_OUTCOMES.get(kind, possible) & possible:
         right = " or a ".join(sorted(REMEDY_OUTCOMES[kind]))
         return f"`{kind}` is the remedy of a {right} only", "`policyengine decide` shows the remedies of a decision"
     if member.read is read_obligation and Outcome.ALLOW not in possible and kind in OBLIGATION_KINDS:
         only = f"only an allow carries `{kind}`"
-        return None if kind in OPERATOR_OBLIGATIONS else (only, f"others carry {join_words(OPERATOR_OBLIGATIONS)}")
+        return (
+            None if kind in OPERATOR_OBLIGATIONS else (only, f"other outcomes carry {join_words(OPERATOR_OBLIGATIONS)}")
+        )
     return None

@@ -1,4 +1,4 @@
-"""What a test may give and name: every fact a request can hold, attributes of entities, rules, words of enums."""
+"""The facts, attributes, rules and enum values that a test may name."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from policyengine.vocabulary import ENTITY_ROOTS, FACT_ROOT_NAMES, FACTS, REQUES
 FactPath: TypeAlias = tuple[str, ...]
 NameKind: TypeAlias = Word["issuer", "attester"]
 
-# What a request has in another form than policies see it, or that no rule sees.
+# Request members that policies see in another form, or that no rule sees.
 GIVEN_ONLY_FACTS = {
     member.path: member.type for member in REQUEST_MEMBERS if member.in_tests and member.type is not None
 }
-# Objects with names of any kind.
+# Objects whose members may have any name.
 MAP_FACTS = frozenset(member.path for member in REQUEST_MEMBERS if member.type is None)
-REQUEST_HINT = "the request itself says it: `GET /path`, `TOOL server/name`"
-HOPS_HINT = 'give who handed the work on: `given chain [agent "planner"]`'
+REQUEST_HINT = "the request line gives it: `GET /path`, `TOOL server/name`"
+HOPS_HINT = 'give the delegating agents: `given chain [agent "planner"]`'
 APPROVAL_HINT = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
 LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
     fact.path[0] for fact in FACTS if not fact.later
@@ -35,7 +35,7 @@ LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
 ORIGIN_HINTS = {
     FactOrigin.ENDPOINT: REQUEST_HINT, FactOrigin.CHAIN: HOPS_HINT, FactOrigin.ENGINE: APPROVAL_HINT,
 }  # fmt: skip
-# Facts that follow from others.
+# Facts that follow from others, each with a hint.
 DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
     ("params",): "write it in the path of the request",
     ("tool",): REQUEST_HINT,
@@ -49,7 +49,7 @@ DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CatalogueFact:
-    """A fact of the request. `type` None is any; `names` says what a bare word names there."""
+    """A fact of the request. `type` None allows any type; `names` is the kind of declaration that a bare word names."""
 
     type: Type | None = None
     names: NameKind | None = None
@@ -62,7 +62,7 @@ class CatalogueAttribute:
 
 @dataclass(frozen=True, slots=True)
 class FactGroup:
-    """Facts under a common name; `free` may have members of any name."""
+    """Facts under a common name. A `free` group may have members of any name."""
 
     free: bool = False
 
@@ -72,7 +72,7 @@ CatalogueEntry: TypeAlias = CatalogueFact | CatalogueAttribute | FactGroup
 
 @dataclass(frozen=True, slots=True)
 class FactCatalogue:
-    """Built once for all tests."""
+    """Everything that tests may name, computed once for all tests."""
 
     program: Program
     schema: Schema
@@ -104,7 +104,7 @@ class FactCatalogue:
         return cls(program, schema, leaves, groups, *named, attesters)
 
     def find(self, path: FactPath, span: Span) -> CatalogueEntry | None:
-        """What the path names; None when it names nothing that can be given, which is reported."""
+        """Return the entry for a path; None if a test cannot set it, which is reported."""
         if path in self.found:
             return self.found[path]
         if path in DERIVED_FACT_HINTS and self._attribute(path) is None:
@@ -121,14 +121,14 @@ class FactCatalogue:
         return known
 
     def words_in(self, package: str) -> Mapping[str, EnumType]:
-        """Each word that is a value of an enum, with one such enum."""
+        """Return each enum value with one enum that has it."""
         if package not in self.words:
             enums = self.schema.enums_in(self.program, package)
             self.words[package] = {word: enum for enum in enums for word in enum.values}
         return self.words[package]
 
     def attested(self, given: Mapping[str, object]) -> dict[str, object]:
-        """An attestation is of what its attester vouches for, as far as it does not say something else."""
+        """Return the given attestation with defaults from its attester's declaration."""
         attester = self.attesters.get(str(given.get("by")))
         items = attester.items if attester else ()
         models = [item for item in items if isinstance(item, ast.AttestedModel)]
@@ -182,7 +182,7 @@ class FactCatalogue:
     # ── What cannot be given ──────────────────────────────────────────────────────────────────
 
     def _refuse(self, path: FactPath, span: Span, hint: str) -> None:
-        self.program.report("E604", f"`{'.'.join(path)}` follows from other facts and is not given", span, hint)
+        self.program.report("E604", f"`{'.'.join(path)}` follows from other facts: do not set it", span, hint)
 
     def _is_later(self, path: FactPath, span: Span) -> bool:
         later = next((fact for fact in FACTS if fact.path[: len(path)] == path and fact.later), None)
@@ -209,7 +209,7 @@ class FactCatalogue:
 
 
 def declaration_hint(path: FactPath) -> str | None:
-    """How to make the fact known."""
+    """Return a hint that shows how to declare the fact; None for other roots."""
     match path:
         case ("body" | "args" | "context", _, *_):
             return f"declare it: `facts on … {{ {'.'.join(path)}: string }}`"

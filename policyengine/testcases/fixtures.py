@@ -1,4 +1,4 @@
-"""What fixtures and tests give, as steps: facts, entities, the agent, its chain, approvals and the time."""
+"""Setup of fixtures and tests as scenario steps: facts, entities, the agent, its chain, approvals and the time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def given_steps(
 
 
 def fact_steps(written: ast.RecordLiteral | None, reading: ValueContext) -> Iterator[ScenarioStep]:
-    """`{ body.amount: 90, user.plan: team }`: what a request brings along."""
+    """Yield the steps for `{ body.amount: 90, user.plan: team }`, the facts of one request."""
     if written is None:
         return
     check_members_unique(written, reading.report)
@@ -68,7 +68,7 @@ def fact_steps(written: ast.RecordLiteral | None, reading: ValueContext) -> Iter
 
 
 def assign_fact(path: FactPath, span: Span, value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep]:
-    """One fact, or every fact of a group."""
+    """Yield the steps for one fact, or for every fact of a group."""
     match path:
         case ("time",):
             yield from time_steps(value, reading)
@@ -103,7 +103,7 @@ def assign_group(path: FactPath, value: ast.Value, free: bool, reading: ValueCon
             check_members_unique(value, reading.report)
             for pair in pairs:
                 names = key_path(pair)
-                # Names of headers, parameters and claims may hold dots: there they are one name.
+                # The name of a header, parameter or claim may contain dots, so it is one name.
                 inner = (*path, ".".join(names)) if free else (*path, *names)
                 yield from assign_fact(inner, pair.key.span, pair.value, reading)
         case ast.WordValue(text) if text == ABSENT and text not in reading.variables:
@@ -114,7 +114,7 @@ def assign_group(path: FactPath, value: ast.Value, free: bool, reading: ValueCon
 
 
 def normalize_path(path: FactPath) -> FactPath:
-    """Names of headers have no case, so that one given again is the same one."""
+    """Return the path with header names in lower case, so that all spellings of a header are one fact."""
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == ("request", "headers") else path
 
 
@@ -122,7 +122,7 @@ def normalize_path(path: FactPath) -> FactPath:
 
 
 def agent_steps(given: ast.GivenAgent, reading: ValueContext) -> Iterator[ScenarioStep]:
-    """A whole agent in place of the one before; the user stays unless another one is named."""
+    """Yield the steps that replace the whole agent. The user stays unless `for` names another one."""
     who: dict[str, object] = {"id": given.name.value}
     if given.issuer is not None:
         symbol = reading.catalogue.program.find(reading.package, "issuer", given.issuer)
@@ -135,7 +135,7 @@ def agent_steps(given: ast.GivenAgent, reading: ValueContext) -> Iterator[Scenar
 
 
 def principal_steps(root: str, value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep]:
-    """`given user "alice"`, `given user user "alice"`, `given user absent`."""
+    """Yield the steps for `given user "alice"`, `given user user "alice"` or `given user absent`."""
     id_ = raw_value(value, reading)
     if isinstance(id_, EntityRef) and id_.type == root:
         id_ = id_.id
@@ -161,7 +161,7 @@ def time_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep
 
 
 def has_kind(value: ast.Value, *kinds: ast.LiteralKind) -> bool:
-    """A literal like that has a value of its own, or a mistake of its own."""
+    """Return whether the value is a literal of one of these kinds: then it is valid, or its mistake was reported."""
     return isinstance(value, ast.Literal) and value.kind in kinds
 
 
@@ -173,7 +173,7 @@ def is_absent(value: ast.Value) -> bool:
 
 
 def read_hops(value: ast.Value, path: FactPath, reading: ValueContext) -> tuple[object, ...] | None:
-    """`[agent "planner", …]`, `[{ agent: "planner", … }]`, or `{ hops: […] }`; the presenter is not among them."""
+    """Parse `[agent "planner", …]`, `[{ agent: "planner", … }]` or `{ hops: […] }`, a chain without its presenter."""
     match value:
         case ast.ValueList(items):
             return tuple(read_hop(item, reading) for item in items)
@@ -214,7 +214,7 @@ def read_hop_member(pair: ast.RecordEntry, reading: ValueContext) -> object:
 
 
 def read_duration(value: ast.Value, reading: ValueContext) -> timedelta | None:
-    """None for `absent`, and where something was reported."""
+    """Parse a duration; return None for `absent` and after a report."""
     age = raw_value(value, reading)
     if not isinstance(age, timedelta) and not is_absent(value) and not has_kind(value, "duration"):
         reading.report("E605", "an age is a duration", value.span, "write how long ago: `5m`")
@@ -233,7 +233,7 @@ def check_member(pair: ast.RecordEntry, allowed: tuple[str, ...], what: str, rea
 
 
 def read_approvals(value: ast.Value, reading: ValueContext) -> tuple[GivenApproval, ...]:
-    """One, a list of several, or none (`absent`)."""
+    """Parse one approval, a list of them, or `absent`."""
     match value:
         case ast.ValueList(items):
             found = [read_approval(item, reading) for item in items]
@@ -246,7 +246,7 @@ def read_approvals(value: ast.Value, reading: ValueContext) -> tuple[GivenApprov
 
 def read_approval(value: ast.Value, reading: ValueContext) -> GivenApproval | None:
     if not isinstance(value, ast.RecordLiteral):
-        reading.report("E605", "an approval says for which rule and by whom", value.span, HINTS["approval"])
+        reading.report("E605", "an approval is a record with `rule` and `by`", value.span, HINTS["approval"])
         return None
     check_members_unique(value, reading.report)
     for pair in value.pairs:
@@ -267,16 +267,16 @@ def read_approval(value: ast.Value, reading: ValueContext) -> GivenApproval | No
 
 
 def read_approved_facts(value: ast.Value, reading: ValueContext) -> Iterator[PutFact]:
-    """What differs in the request that was approved; what the directory knows is the same for both."""
+    """Parse the facts that differ in the approved request. Entities are the same for both requests."""
     if not isinstance(value, ast.RecordLiteral):
-        hint = "name what differs in it: `of: { body.amount: 1 }`"
+        hint = "name the facts that differ: `of: { body.amount: 1 }`"
         reading.report("E605", "an approval is `of` a request with other facts", value.span, hint)
         return
     for step in fact_steps(value, reading):
         if isinstance(step, PutFact):
             yield step
         else:
-            message = "what the directory knows is the same for both requests"
+            message = "the entity store is the same for both requests"
             reading.report("E605", message, value.span, "name facts that come with a request: `of: { body.amount: 1 }`")
 
 
@@ -285,10 +285,10 @@ def read_member_text(value: ast.Value | None, name: str, whole: ast.RecordLitera
     if isinstance(found, EntityRef) and found.type == "user":
         return found.id
     if isinstance(value, ast.WordValue) and found is None and value.text != ABSENT:
-        return None  # an unknown word: that was reported
+        return None  # an unknown word, already reported
     if not isinstance(found, str) or not found:
         span = whole.span if value is None else value.span
-        message = f"an approval says its `{name}`" if value is None else f"the `{name}` of an approval is a text"
+        message = f"an approval needs a `{name}`" if value is None else f"the `{name}` of an approval is a text"
         reading.report("E605", message, span, HINTS["approval"])
         return None
     return found
@@ -306,14 +306,14 @@ def report_rule(rule: str, span: Span, reading: ValueContext) -> None:
 
 
 def rules_hint(names: frozenset[str], what: str) -> str:
-    return f"{what} {join_words(sorted(names)[:6])}" if names else "there is none in these policies"
+    return f"{what} {join_words(sorted(names)[:6])}" if names else "these policies have none"
 
 
 # ── The directory ─────────────────────────────────────────────────────────────────────────────
 
 
 def entity_steps(rows: tuple[ast.EntityRow, ...], reading: ValueContext) -> Iterator[ScenarioStep]:
-    """Rows of the directory; one that was given before is replaced. Here types count: a directory has a schema."""
+    """Yield the steps for entity rows. A later row replaces an earlier one; values must have the declared types."""
     seen: dict[EntityRef, Span] = {}
     for row in rows:
         ref = entity_ref(row.entity, reading)
@@ -365,7 +365,7 @@ def report_attribute(name: str, ref: EntityRef, pair: ast.RecordEntry, reading: 
 
 
 def check_type(value: object, attribute: FieldType, name: str, written: ast.Value, reading: ValueContext) -> None:
-    """A row is what the directory would give; `user.plan: 5` in a request tests what a wrong type does."""
+    """Check the type of a row's attribute. Facts of a request may have a wrong type, as a test may send one."""
     if value is not None and not has_type(value, attribute.type, name):
         hint = f"`{name}` is {describe_type(attribute.type)}"
         reading.report("E606", f"`{written.span.text}` does not fit `{name}`", written.span, hint)

@@ -1,4 +1,4 @@
-"""Fixtures and tests to cases: item after item, each given changing the world for what follows."""
+"""Lower fixtures and tests to cases: each `given` changes the scenario for the items after it."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from policyengine.testcases.unplaced_facts import all_facts_context, check_captu
 from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()
-MAIN_SEQUENCE = 0  # requests one after another; each row of a table and each cell of a matrix has a sequence of its own
+MAIN_SEQUENCE = 0  # requests in order; each table row and matrix cell has its own sequence
 
 
 def lower(program: Program, schema: Schema) -> LoweredTests:
-    """What all tests show and claim. What is wrong is told to `program.report`."""
+    """Lower all tests to cases and properties; report mistakes to `program.report`."""
     fixtures = FixtureReader(FactCatalogue.of(program, schema))
     found = [one for package in program.packages.values() for one in lower_package(package, fixtures)]
     cases = tuple(one for one in found if isinstance(one, Case))
@@ -67,17 +67,17 @@ def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: FixtureRead
     first = names.setdefault(test.name.value, test.name.span)
     if first is not test.name.span:
         message, related = f"two tests are called `{test.name.value}`", [RelatedLocation("the other one", first)]
-        fixtures.catalogue.program.report("E612", message, test.name.span, "give one another name", related)
+        fixtures.catalogue.program.report("E612", message, test.name.span, "rename one of them", related)
 
 
 def check_test_file(module: ast.Module, fixtures: FixtureReader) -> None:
-    """What an engine does not load must not be what makes tests pass."""
+    """Report declarations in a test file: an engine does not load it, so tests must not depend on them."""
     for declared, _ in declarations(module):
         if is_test_file(declared.span.source.name) and not isinstance(declared, ast.FixtureDecl | ast.TestDecl):
             first_word = declared.span.text.split(maxsplit=1)[0]
             span = Span(declared.span.source, declared.span.start, declared.span.start + len(first_word))
-            message = f"`{first_word}` stands in a file of tests, which no engine loads"
-            hint = "move it to the policy itself: a file of tests holds fixtures and tests only"
+            message = f"`{first_word}` is in a test file, which no engine loads"
+            hint = "move it to a policy file: a test file holds only fixtures and tests"
             fixtures.catalogue.program.report("E620", message, span, hint)
 
 
@@ -86,14 +86,14 @@ def check_test_file(module: ast.Module, fixtures: FixtureReader) -> None:
 
 @dataclass(slots=True)
 class FixtureReader:
-    """The steps of every fixture, read once. `reading` are those being read, to find circles."""
+    """The steps of every fixture, computed once. `reading` is the stack of fixtures in progress, to find cycles."""
 
     catalogue: FactCatalogue
     known: dict[tuple[str, str], tuple[ScenarioStep, ...]] = field(default_factory=dict)
     reading: list[tuple[str, str]] = field(default_factory=list)
 
     def check(self, declared: ast.FixtureDecl, package: str) -> None:
-        """Reads it whether or not a test uses it."""
+        """Lower a fixture, so that mistakes are reported even if no test uses it."""
         symbol = self.catalogue.program.lookup(package, "fixture", declared.name.text)
         if symbol is not None and symbol.declaration is declared:
             self.steps(symbol, declared.name)
@@ -130,9 +130,9 @@ def skip_reason(test: ast.TestDecl) -> str | None:
 
 @dataclass(slots=True)
 class TestLowerer:
-    """One test while it is read: the cases so far are numbered, and so are the sequences that share state."""
+    """Lowers one test. It numbers the cases, and the sequences that share state."""
 
-    __test__ = False  # pytest: this is none of ours
+    __test__ = False  # not a test class for pytest
 
     declared: ast.TestDecl
     package: str
@@ -165,21 +165,21 @@ class TestLowerer:
     def shot(
         self, shot: ast.Shot, world: Scenario, sequence: int, cell: Mapping[str, str], reading: ValueContext
     ) -> Iterator[Case]:
-        """`cell` is what a matrix adds, for the eye."""
+        """Lower one request. `cell` holds the values of a matrix, for display."""
         wanted = read_expectation(shot.expected, reading, repeated=bool(repeat_clauses(shot)))
         trace = read_extras(shot, wanted, reading)
         given = {pair.key.span.text: pair.value.span.text for pair in shot.facts.pairs} if shot.facts else {}
         brought = world.then(givens.fact_steps(shot.facts, reading))
         endpoints = read_endpoints(shot.request, reading)
         if trace is not None and trace.repeated is not None and len(endpoints) > 1:
-            message, hint = "one request is repeated, and these are several", "write a line for each method"
+            message, hint = "`repeat` takes one request, and these are several", "write a line for each method"
             reading.report("E621", message, shot.request.span, hint)
         for endpoint in endpoints:
             if wanted is not None and trace is not None:
                 yield self.case(endpoint, brought, {**cell, **given}, wanted, sequence, shot.span, trace)
 
     def filled(self, row: ExpandedRow, world: Scenario) -> Iterator[Case]:
-        """One row of a table, or one cell of a matrix that names its request."""
+        """Lower one row of a table, or one cell of a matrix that names its request."""
         self.sequence += 1
         world = world.then(row.steps)
         for endpoint in read_endpoints(row.request, row.reading):
@@ -229,25 +229,26 @@ class TestLowerer:
         )
 
     def approved(self, one: GivenApproval, endpoint: CaseEndpoint, world: Scenario) -> GivenApproval:
-        """With the request that it was granted for, where that is another."""
+        """Return the approval with the request that it was granted for, if its facts differ."""
         if not one.of:
             return one
         return replace(one, question=build_question(endpoint, world.then(one.of), self.fixtures.catalogue))
 
     def moved(self, world: Scenario, shot: ast.Shot, started: bool, reading: ValueContext) -> Scenario:
-        """The world when the request is made: `after` adds to the clock, `at` sets it, and it never runs back."""
+        """Return the scenario at the time of the request: `after` adds to the clock, `at` sets it, and it never goes
+        back."""
         now = world.now
         for moment in shot.moments:
             match moment:
                 case ast.Repeat():
-                    pass  # no time passes before the first of them; what passes then, passes after all of them
+                    pass  # no time passes before the first request; `after_repeats` adds the time for all
                 case ast.AfterClause(literal):
                     now = add_duration(now, literal, reading)
                 case ast.AtClause(literal):
                     constant = lower_literal(literal, reading.report)
                     then = constant.value if constant and isinstance(constant.value, datetime) else now
                     if then < now and started:
-                        message = "the clock of a test never runs back"
+                        message = "the clock of a test never goes back"
                         hint = f"it is {now:%Y-%m-%dT%H:%M:%SZ} by then: put earlier requests first"
                         reading.report("E617", message, moment.span, hint)
                     now = then
@@ -263,7 +264,7 @@ class TestLowerer:
 
 
 def after_repeats(world: Scenario, shot: ast.Shot, reading: ValueContext) -> Scenario:
-    """The world once all of the requests are made that one is repeated to: their time is over."""
+    """Return the scenario after all repetitions of a request, whose time has passed."""
     for repeat in repeat_clauses(shot):
         world = world.at(add_duration(world.now, repeat.within, reading))
     return world
@@ -278,7 +279,9 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
     try:
         return to_utc(now + constant.value) if constant and isinstance(constant.value, timedelta) else now
     except OverflowError:
-        reading.report("E617", f"no calendar goes on for another `{literal.text}`", literal.span, "wait less long")
+        reading.report(
+            "E617", f"the clock cannot go on for another `{literal.text}`", literal.span, "write a shorter time"
+        )
         return now
 
 
@@ -286,25 +289,25 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
 
 
 def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
-    """The condition; None where something was reported. It is about every request, so it may read any fact."""
+    """Lower the condition of a `forall`; return None after a report. It may read any fact of any request."""
     context = all_facts_context(reading, where.span)
     found = lower_condition(where, context)
     facts = [part for part in k.walk(found) if isinstance(part, k.Fact | k.Attribute)] if found is not None else []
     if not all(check_capture(part, context) for part in facts):
         return None
     for part in facts:
-        if isinstance(part.type, UnresolvedType):  # no value would ever be of its type
-            message = f"{quote_source(part.span)} has one type here and another there, and this condition is about all"
-            reading.report("E217", message, part.span, "declare it alike everywhere, or ask another fact")
+        if isinstance(part.type, UnresolvedType):  # no value can have this type
+            message = f"{quote_source(part.span)} has different types at different endpoints, but needs one here"
+            reading.report("E217", message, part.span, "declare it with one type everywhere, or use another fact")
             return None
     return found
 
 
 def read_claim(item: ast.Forall, reading: ValueContext) -> ExpectedOutcome | None:
-    """The outcome, and by which rule or gate; None where something was reported."""
+    """Parse the outcome of a `forall` and its rule or gate; return None after a report."""
     details = item.expected.details
     if details is None:
         return read_expectation(item.expected, reading)
-    message = "`with` speaks of one decision, and `forall` of very many"
-    reading.report("E619", message, details.span, "remove it, or write a request of its own: `GET /a => … with { … }`")
+    message = "`with` describes one decision, but `forall` makes many"
+    reading.report("E619", message, details.span, "remove it, or write a separate request: `GET /a => … with { … }`")
     return None

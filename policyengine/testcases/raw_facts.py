@@ -1,4 +1,4 @@
-"""Values as tests write them to raw facts, as a request or a directory would hold them. Wrong types are welcome."""
+"""Values of tests as raw facts, like those of a request or an entity store. Wrong types are allowed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from policyengine.syntax import nodes as ast
 from policyengine.testcases.fact_catalogue import CatalogueFact, FactCatalogue, FactPath, NameKind
 from policyengine.typesystem import EntityRef, EnumType, ListType, RecordType, SetType, Type
 
-ABSENT = "absent"  # the word for nothing: JSON's null
+ABSENT = "absent"  # JSON null
 
 
 @dataclass(frozen=True, slots=True)
 class ValueContext:
-    """Where values are read: names mean what they mean in `package`, and the variables of a matrix have values."""
+    """The context of a value: names are resolved in `package`, and `variables` are those of a matrix cell."""
 
     catalogue: FactCatalogue
     package: str
@@ -32,7 +32,7 @@ class ValueContext:
 
 
 def raw_value(value: ast.Value, reading: ValueContext, fact: CatalogueFact | None = None) -> object:
-    """The raw fact; None for `absent`, and where something was reported. The type only says what words there are."""
+    """Return the raw value; None for `absent` and after a report. The type only decides which bare words are valid."""
     known = fact or CatalogueFact()
     match value:
         case ast.Literal():
@@ -63,7 +63,7 @@ def entity_ref(literal: ast.EntityLiteral, reading: ValueContext) -> EntityRef |
 
 
 def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, names: NameKind | None) -> object:
-    """A variable, `absent`, an issuer or attester where one is named, or the value of an enum."""
+    """Return the value of a bare word: a variable, `absent`, an issuer or attester, or an enum value."""
     text = value.text
     if text in reading.variables:
         return reading.variables[text]
@@ -77,13 +77,13 @@ def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, 
         return text
     meant = suggest(text, [*words, *reading.variables, ABSENT])
     hint = f"did you mean `{meant}`?" if meant else f'a text is written in quotes: `"{text}"`'
-    what = f"no value of {type_}" if isinstance(type_, EnumType) else "no word that is known here"
+    what = f"no value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
     reading.report("E603", f"`{text}` is {what}", value.span, hint)
     return None
 
 
 def record_value(value: ast.RecordLiteral, reading: ValueContext, type_: Type | None = None) -> dict[str, object]:
-    """An object; where a record is declared, its members are the declared ones."""
+    """Return an object. If its type is a record, its members must be declared."""
     found: dict[str, object] = {}
     check_members_unique(value, reading.report)
     for pair in value.pairs:
@@ -112,7 +112,7 @@ def report_member(name: str, type_: RecordType, pair: ast.RecordEntry, report: R
 
 
 def key_path(pair: ast.RecordEntry) -> FactPath:
-    """`card.number`, `args["content-type"]`, `"x-id"`."""
+    """Return the path of a key: `card.number`, `args["content-type"]`, `"x-id"`."""
     if isinstance(pair.key, ast.Text):
         return (pair.key.value,)
     return reference_path(pair.key)
@@ -123,7 +123,7 @@ def reference_path(reference: ast.Reference) -> FactPath:
 
 
 def check_members_unique(value: ast.RecordLiteral, report: Reporter) -> None:
-    """Each member is written once."""
+    """Report each member that is written twice."""
     seen: dict[FactPath, Span] = {}
     for pair in value.pairs:
         path = key_path(pair)
@@ -133,4 +133,6 @@ def check_members_unique(value: ast.RecordLiteral, report: Reporter) -> None:
 
 
 def report_twice(what: str, span: Span, first: Span, report: Reporter) -> None:
-    report("E607", f"`{what}` is given twice", span, "remove one of both", [RelatedLocation("first given here", first)])
+    report(
+        "E607", f"`{what}` is given twice", span, "remove one of the two", [RelatedLocation("first given here", first)]
+    )

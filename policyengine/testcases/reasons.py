@@ -19,12 +19,12 @@ def check_rule(name: str, span: Span, reading: ValueContext) -> None:
 
 
 def read_gate(name: str, span: Span, reading: ValueContext, quoted: str = 'by "{}"') -> Gate | None:
-    """The gate; `quoted` is how a rule would be written in its place."""
+    """Parse the name of a gate. `quoted` shows how to write a rule instead, for the hint."""
     if name in tuple(Gate):
         return Gate(name)
     meant = suggest(name, Gate)
     is_rule = name in reading.catalogue.rules
     known = f"did you mean `{meant}`?" if meant else f"gates are {join_words(Gate)}"
-    hint = f"a rule is named in quotes: `{quoted.format(name)}`" if is_rule else known
+    hint = f"write a rule in quotes: `{quoted.format(name)}`" if is_rule else known
     reading.report("E609", f"there is no gate `{name}`", span, hint)
     return None

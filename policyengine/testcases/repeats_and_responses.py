@@ -1,4 +1,4 @@
-"""Requests made many times, and what the gateway reports of them."""
+"""Repeated requests, and the responses that the gateway reports."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def repeat_clauses(shot: ast.Shot) -> list[ast.Repeat]:
 
 @dataclass(frozen=True, slots=True)
 class RequestExtras:
-    """What a request is beside its question: how often it is made, and what is reported of it."""
+    """The parts of a request next to its question: repetitions, and the reported response."""
 
     repeated: Repetition | None = None
     responded: ReportedResponse | None = None
 
 
 def read_extras(shot: ast.Shot, wanted: ExpectedOutcome | None, reading: ValueContext) -> RequestExtras | None:
-    """None where something is wrong with it, which is reported."""
+    """Parse the extras of a request; return None after a report."""
     mistakes = [*repeat_mistakes(shot), *response_mistakes(shot, wanted)]
     for mistake in mistakes:
         reading.report("E621", mistake.message, mistake.span, mistake.hint)
@@ -46,7 +46,7 @@ def read_extras(shot: ast.Shot, wanted: ExpectedOutcome | None, reading: ValueCo
 
 
 def read_repeat(shot: ast.Shot) -> Repetition | None:
-    """How often, where it is said: mistakes are told elsewhere."""
+    """Parse `repeat`; return None if it is missing or invalid, which `repeat_mistakes` reports."""
     for repeat in repeat_clauses(shot)[:1]:
         times, within = parse_count(repeat.count), parse_duration(repeat.within.text)
         return Repetition(times, within) if times and within else None
@@ -59,11 +59,15 @@ def read_repeat(shot: ast.Shot) -> Repetition | None:
 def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
     many = repeat_clauses(shot)
     for other in many[1:]:
-        yield RepeatMistake("a request is repeated once", other.span, "keep one `repeat`")
+        yield RepeatMistake("a request has only one `repeat`", other.span, "keep one `repeat`")
     for repeat in many:
         yield from count_mistakes(repeat.count, "a request is made at least once", "repeat 21 in 10s")
         if parse_duration(repeat.within.text) == timedelta(0):
-            yield RepeatMistake("requests take some time", repeat.within.span, "write how long all of them take: `10s`")
+            yield RepeatMistake(
+                "the duration of `repeat` must be above zero",
+                repeat.within.span,
+                "write how long all of them take: `10s`",
+            )
     at = shot.expected.first_at
     if at is None or not many:
         return
@@ -78,7 +82,7 @@ def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
 def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[RepeatMistake]:
     number = parse_count(literal)
     if number is None:
-        yield RepeatMistake(f"`{literal.text}` is no number of requests", literal.span, f"write it like `{example}`")
+        yield RepeatMistake(f"`{literal.text}` is not a number of requests", literal.span, f"write it like `{example}`")
     elif number < 1:
         yield RepeatMistake(message, literal.span, "write `1` or more")
     elif number > MAX_REPEATS:
@@ -98,21 +102,21 @@ def response_mistakes(shot: ast.Shot, wanted: ExpectedOutcome | None) -> Iterato
     if responded is None:
         return
     if wanted is not None and wanted.first is None and Outcome.ALLOW not in wanted.possible:
-        message = "a request that is not allowed is not made, and nothing responds to it"
+        message = "a request that is not allowed is never made, so it has no response"
         yield RepeatMistake(message, responded.span, "remove `responded …`, or expect `allow`")
     if (status := parse_count(responded.status)) is None or status not in HTTP_STATUSES:
         hint = "a status is a number from 100 to 599: `responded 201`"
-        yield RepeatMistake(f"`{responded.status.text}` is no status of HTTP", responded.status.span, hint)
+        yield RepeatMistake(f"`{responded.status.text}` is not an HTTP status", responded.status.span, hint)
     for pair in responded.output.pairs if responded.output is not None else ():
         path = key_path(pair)
         if path[0] != "output" or len(path) < 2:
             name = ".".join(path)
             hint = f"write `output.{name if path[0] != 'output' else 'id'}: …`"
-            yield RepeatMistake(f"`{name}` is no part of a response", pair.key.span, hint)
+            yield RepeatMistake(f"`{name}` is not part of a response", pair.key.span, hint)
 
 
 def read_response(response: ast.ResponseClause, reading: ValueContext) -> ReportedResponse:
-    """Names of outputs are free; values are as everywhere in tests."""
+    """Parse a response. Output names are free; values are as elsewhere in tests."""
     output: dict[str, object] = {}
     pairs = response.output.pairs if response.output is not None else ()
     if response.output is not None:

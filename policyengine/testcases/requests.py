@@ -1,4 +1,4 @@
-"""What a test asks: one concrete endpoint in its wire shape."""
+"""Requests of tests: one concrete endpoint each, in wire shape."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from policyengine.testcases.scenario import Scenario
 from policyengine.typesystem import EntityRef
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-CONCRETE_HINT = "a request of a test has one path: write it out"
+CONCRETE_HINT = "a test request has one path: write it out"
 
 
 @dataclass(frozen=True, slots=True)
 class CaseEndpoint:
-    """One endpoint: as people write it, and as the wire has it."""
+    """An endpoint as text, and as members of the wire request."""
 
     text: str
     members: Mapping[str, Mapping[str, object]]
@@ -34,7 +34,7 @@ class CaseEndpoint:
 
 
 def read_endpoints(request: ast.TestRequest, reading: ValueContext) -> tuple[CaseEndpoint, ...]:
-    """What the request asks: once for each method. Nothing where something was reported."""
+    """Return the endpoints of a request, one for each method; empty after a report."""
     match request:
         case ast.HttpPattern(methods, path, path_span):
             filled = fill_variables(path, path_span, reading) if not is_pattern(path, path_span, reading) else None
@@ -57,7 +57,7 @@ def read_endpoints(request: ast.TestRequest, reading: ValueContext) -> tuple[Cas
 
 
 def http_endpoints(methods: tuple[str, ...], path: str, shown: str) -> Iterator[CaseEndpoint]:
-    """`ANY` is asked once for each of the methods that it opens."""
+    """Yield the endpoint of each method. `ANY` means each method that it covers in a policy."""
     every = (m for method in methods for m in (STANDARD_METHODS if method == "ANY" else (method,)))
     for method in dict.fromkeys(every):
         yield CaseEndpoint(f"{method} {shown}", {"request": {"method": method, "path": path}})
@@ -75,19 +75,19 @@ def is_pattern(path: str, span: Span, reading: ValueContext) -> bool:
     typed = next((hole for hole in PLACEHOLDER.finditer(path) if ":" in hole[1]), None)
     if typed is None and "*" not in path:
         return False
-    what = f"`{typed[0]}` captures, and a test asks" if typed else "`*` stands for many paths, and a test asks"
+    what = f"`{typed[0]}` captures, but a test asks" if typed else "`*` stands for many paths, but a test asks"
     reading.report("E616", f"{what} for one", span, CONCRETE_HINT)
     return True
 
 
 def fill_variables(path: str, span: Span, reading: ValueContext) -> str | None:
-    """The path with the values of the variables it names in braces."""
+    """Return the path with the values of the variables in braces; None after a report."""
     for hole in PLACEHOLDER.finditer(path):
         if hole[1] not in reading.variables:
             place = Span(span.source, span.start + hole.start(), span.start + hole.end())
             meant = suggest(hole[1], reading.variables)
             hint = f"did you mean `{{{meant}}}`?" if meant else CONCRETE_HINT
-            reading.report("E616", f"`{hole[0]}` is no variable here", place, hint)
+            reading.report("E616", f"`{hole[0]}` is not a variable here", place, hint)
             return None
     return PLACEHOLDER.sub(lambda hole: variable_text(hole[1], hole[0], reading), path)
 
@@ -99,7 +99,7 @@ def variable_text(name: str, otherwise: str, reading: ValueContext) -> str:
 
 def tool_endpoints(pattern: str, span: Span, reading: ValueContext) -> tuple[CaseEndpoint, ...]:
     if "*" in pattern:
-        message = "`*` stands for many tools, and a test asks for one"
+        message = "`*` stands for many tools, but a test asks for one"
         reading.report("E616", message, span, "write the name of one tool")
         return ()
     if (
@@ -128,20 +128,20 @@ def action_endpoints(
 
 
 def build_question(endpoint: CaseEndpoint, world: Scenario, catalogue: FactCatalogue) -> dict[str, object]:
-    """The request as it would come over the wire."""
+    """Return the request in wire shape."""
     facts = with_chain(with_issuer(world.facts), world.now)
     attestation = facts.get("attestation")
     if isinstance(attestation, Mapping):
         facts["attestation"] = catalogue.attested(attestation)
     for root, members in endpoint.members.items():
         given = facts.get(root)
-        kept = root == "request" or "id" not in members  # a resource without an id may have one given
+        kept = root == "request" or "id" not in members  # a resource without an id may get one from `given`
         facts[root] = {**(given if isinstance(given, Mapping) and kept else {}), **members}
     return facts
 
 
 def with_issuer(facts: Mapping[str, object]) -> dict[str, object]:
-    """The credential is the agent's own: its issuer is the agent's, unless another one, or none, is given."""
+    """Add the agent's issuer to the credential, unless the test sets the credential's issuer."""
     agent, credential = facts.get("agent"), facts.get("credential", {})
     issuer = agent.get("issuer") if isinstance(agent, Mapping) else None
     if issuer is None or not isinstance(credential, Mapping):
@@ -150,7 +150,7 @@ def with_issuer(facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def with_chain(facts: dict[str, object], now: datetime) -> dict[str, object]:
-    """Hops of the presenter's own issuer, issued at the time of the request, unless they say otherwise."""
+    """Add defaults to the hops of the chain: the presenter's issuer, and an issuing time of `now`."""
     chain = facts.get("chain")
     hops = chain.get("hops") if isinstance(chain, Mapping) else None
     if not isinstance(hops, tuple):

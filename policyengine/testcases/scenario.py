@@ -1,4 +1,4 @@
-"""What a test has given so far, the steps that change it, and the case that comes of it: plain data."""
+"""The scenario of a test, the steps that change it, and the resulting cases: plain data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from policyengine.source import Span
 from policyengine.typesystem import EntityRef
 
 FactPath: TypeAlias = tuple[str, ...]
-DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # when a test takes place that does not say
+DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # for tests that set no time
 
 
 @dataclass(frozen=True, slots=True)
 class PutFact:
-    """A raw fact where the wire has it; None takes it away."""
+    """Sets a raw fact at its path in the wire request; None removes it."""
 
     path: FactPath
     value: object
@@ -28,9 +28,9 @@ class PutFact:
 
 @dataclass(frozen=True, slots=True)
 class GivenApproval:
-    """An approval of exactly what is asked, by `rule`, granted `age` before the request. `id` is unique in its test.
+    """An approval by `rule`, granted `age` before the request. `id` is unique in its test.
 
-    With `of` it was granted for a request with other facts: `question` is that request, in its wire shape.
+    It approves exactly the tested request or, with `of`, a request with other facts: `question`, in wire shape.
     """
 
     id: str
@@ -43,7 +43,7 @@ class GivenApproval:
 
 @dataclass(frozen=True, slots=True)
 class PutAttribute:
-    """An attribute of whatever `user`, `agent`, `tool` or `resource` turns out to be; None takes it away."""
+    """Sets an attribute of the request's `user`, `agent`, `tool` or `resource`; None removes it."""
 
     root: str
     name: str
@@ -70,7 +70,7 @@ ScenarioStep: TypeAlias = PutFact | PutAttribute | PutRow | PutApprovals | PutTi
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`facts` are as the wire has them, `rows` the directory, `attributes` by root and name."""
+    """The setup of a test: `facts` in wire shape, `rows` of entities, `attributes` by root and name."""
 
     facts: Mapping[str, object] = field(default_factory=dict)
     rows: Mapping[EntityRef, EntityData] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Scenario:
     now: datetime = DEFAULT_TIME
 
     def then(self, steps: Iterable[ScenarioStep]) -> Scenario:
-        """The world after the steps, later ones over earlier ones. Rows are copied once for all, and only to change."""
+        """Return the scenario after the steps; later steps win. Rows are copied once, and only if one changes."""
         rows: dict[EntityRef, EntityData] = {}
         facts, attributes, approvals, now = self.facts, dict(self.attributes), self.approvals, self.now
         for step in steps:
@@ -103,14 +103,17 @@ class Scenario:
 
 
 def put_path(tree: Mapping[str, object], path: FactPath, value: object) -> dict[str, object]:
-    """The tree with another leaf."""
+    """Return a copy of the tree with another leaf."""
     first, rest = path[0], path[1:]
     inner = tree.get(first)
     return {**tree, first: put_path(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
 
 
 class DetailMatchMode(StrEnum):
-    """AMONG: beside others; EXACTLY: and no others, in any order; IN_ORDER: and no others, in this order."""
+    """How expected values are compared.
+
+    AMONG: others are allowed; EXACTLY: no others, in any order; IN_ORDER: no others, in this order.
+    """
 
     AMONG = "among"
     EXACTLY = "exactly"
@@ -119,7 +122,7 @@ class DetailMatchMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDetail:
-    """`remedies: ["…"]`: what a decision must have beside its outcome. Reasons are rules, or gates."""
+    """An expected detail of a decision, `remedies: ["…"]`. Reasons are rules or gates."""
 
     member: str
     wanted: tuple[str | Gate, ...]
@@ -128,10 +131,10 @@ class ExpectedDetail:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedOutcome:
-    """What must come of a request: `deny by "x"`, `deny by default`, `not allow`; `text` as it is written.
+    """The expected outcome of a request: `deny by "x"`, `deny by default`, `not allow`; `text` is the source text.
 
-    Of requests that are repeated, all must come to it; with `first`, the first one with this outcome has that number.
-    `free` says that whatever comes is right.
+    It holds for all repetitions of a request; with `first`, the first one with this outcome has that number. `free`
+    accepts any outcome.
     """
 
     outcome: Outcome
@@ -145,11 +148,11 @@ class ExpectedOutcome:
 
     @property
     def possible(self) -> frozenset[Outcome]:
-        """The outcomes that meet it."""
+        """The outcomes that meet the expectation."""
         return frozenset(Outcome) - {self.outcome} if self.negated else frozenset({self.outcome})
 
     def of(self, number: int) -> ExpectedOutcome:
-        """What must come of one of several requests, counted from 1."""
+        """Return the expectation for one repetition, counted from 1."""
         if self.first is None:
             return self
         if number == self.first:
@@ -161,7 +164,7 @@ class ExpectedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """So many requests, evenly spread over a time: the first at its beginning, none at its end."""
+    """Requests spread evenly over a time: the first at its start, none at its end."""
 
     times: int
     within: timedelta
@@ -172,7 +175,7 @@ class Repetition:
 
 @dataclass(frozen=True, slots=True)
 class ReportedResponse:
-    """What the gateway reports once a request was made that was allowed: then it is over. `output` is a raw fact."""
+    """The response that the gateway reports after an allowed request. `output` holds raw facts."""
 
     status: int
     output: Mapping[str, object]
@@ -180,10 +183,10 @@ class ReportedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request of a test, and what must come of it; or the same request several times.
+    """One request of a test with its expected outcome, or repetitions of it.
 
-    `question` is the request in its wire shape, made at `now`. Cases of one test with the same `sequence` share their
-    state; `skip` says why a case is not run. `responded` is reported of each request that is allowed.
+    `question` is the request in wire shape, made at `now`. Cases of one test with the same `sequence` share their
+    state; `skip` is the reason to skip a case. `responded` is reported for each allowed request.
     """
 
     test: str
@@ -204,7 +207,7 @@ class Case:
 
     @property
     def requests(self) -> Iterator[Case]:
-        """One by one, each at its time and with what must come of it."""
+        """The repetitions as single cases, each with its time and expected outcome."""
         if self.repeated is None:
             yield self
             return
@@ -214,9 +217,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """What must come of every request: of those in `world` for which `where` is true (None: of all).
+    """An outcome that is expected of every request in `world` for which `where` is true (None: of all).
 
-    Facts that the world gives are as given; all others are free.
+    Facts of the world are fixed; all others are free.
     """
 
     test: str
@@ -231,7 +234,7 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class LoweredTests:
-    """What tests show (`cases`) and what they claim (`properties`), in the order of the text."""
+    """The cases and the properties (`forall`) of all tests, in source order."""
 
     cases: tuple[Case, ...] = ()
     properties: tuple[Property, ...] = ()

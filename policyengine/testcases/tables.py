@@ -1,4 +1,4 @@
-"""Tables and matrices to the cases they abbreviate: each row, each cell, with all that it says."""
+"""Expand tables and matrices to cases: one for each row or cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AxisChoice = ast.Value | ast.TestRequest
 
 @dataclass(frozen=True, slots=True)
 class ExpandedRow:
-    """A row that says everything: the request, what it adds to the world, and what must come of it."""
+    """A complete row: the request, the steps that it adds, and the expected outcome."""
 
     request: ast.TestRequest
     steps: tuple[ScenarioStep, ...]
@@ -37,7 +37,8 @@ class ExpandedRow:
 
 @dataclass(frozen=True, slots=True)
 class MatrixCell:
-    """One combination of a matrix; `filled` when it names the request itself, else the matrix writes requests."""
+    """One combination of a matrix. `filled` is set if an axis names the request; otherwise the matrix contains
+    requests."""
 
     reading: ValueContext
     steps: tuple[ScenarioStep, ...]
@@ -82,7 +83,7 @@ def check_columns(table: ast.CaseTable, reading: ValueContext) -> bool:
     if not any(column.fact is None for column in table.columns):
         span = table.columns[0].span.to(table.columns[-1].span)
         hint = "add a column `request` with the requests: `| request | … |`"
-        reading.report("E613", "this table does not say what is asked", span, hint)
+        reading.report("E613", "this table has no requests", span, hint)
         return False
     return True
 
@@ -94,14 +95,14 @@ def check_columns_unique(columns: Sequence[ast.CaseTableColumn], what: str, read
         if first is not column.span:
             code, related = "E613" if what == "column" else "E614", [RelatedLocation("the other one", first)]
             reading.report(
-                code, f"the {what} `{column_name(column)}` is there twice", column.span, "remove one of both", related
+                code, f"the {what} `{column_name(column)}` appears twice", column.span, "remove one of the two", related
             )
 
 
 def check_width(row: ast.CaseTableRow, width: int, reading: ValueContext) -> bool:
     if len(row.cells) != width:
         count = "one cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
-        message = f"this row has {count}, and {width} are wanted"
+        message = f"this row has {count} instead of {width}"
         hint = "one for each column, and the outcome in the last"
         reading.report("E613", message, row.span, hint)
     return len(row.cells) == width
@@ -111,18 +112,21 @@ def read_outcome_cell(cell: ast.Cell, reading: ValueContext) -> ExpectedOutcome 
     if isinstance(cell, ast.ExpectationClause):
         return read_expectation(cell, reading)
     reading.report(
-        "E613", f"{quote_source(cell.span)} is no outcome", cell.span, "the last cell is like `deny by default`"
+        "E613",
+        f"{quote_source(cell.span)} is not an outcome",
+        cell.span,
+        "write an outcome in the last cell, like `deny by default`",
     )
     return None
 
 
 def check_cell(cell: ast.Cell, column: ast.CaseTableColumn, reading: ValueContext) -> bool:
     if column.fact is None:
-        message, hint, sound = "is no request", "write it like `GET /path`", is_request_cell(cell)
+        message, hint, sound = "is not a request", "write it like `GET /path`", is_request_cell(cell)
     else:
         quoted = f'a text is written in quotes: `"{cell.span.text}"`'
-        hint = quoted if isinstance(cell, ast.ExpectationClause) else "requests stand in the column `request`"
-        message, sound = f"is no value of `{column_name(column)}`", isinstance(cell, ast.Value)
+        hint = quoted if isinstance(cell, ast.ExpectationClause) else "requests go in the column `request`"
+        message, sound = f"is not a value of `{column_name(column)}`", isinstance(cell, ast.Value)
     if not sound:
         reading.report("E613", f"{quote_source(cell.span)} {message}", cell.span, hint)
     return sound
@@ -135,7 +139,7 @@ def expand_row(
     reading: ValueContext,
     span: Span,
 ) -> ExpandedRow:
-    """The cells are known to fit their columns, one of which is the request."""
+    """Expand a row. The cells already fit their columns, one of which is the request."""
     steps: list[ScenarioStep] = []
     given: dict[str, str] = {}
     request: ast.TestRequest | None = None
@@ -158,7 +162,7 @@ def cell_steps(column: ast.CaseTableColumn, cell: ast.Value, reading: ValueConte
 
 
 def is_variable(column: ast.CaseTableColumn) -> bool:
-    """A plain word that is no root of facts stands for the value wherever it is written."""
+    """Return whether a column is a variable: a single word that is not a root of facts."""
     return column.fact is not None and not column.fact.keys and not is_fact_name(column.fact.name)
 
 
@@ -188,7 +192,7 @@ def expand_matrix(matrix: ast.CaseMatrix, reading: ValueContext) -> Iterator[Mat
 
 
 def check_matrix(matrix: ast.CaseMatrix, reading: ValueContext) -> bool:
-    """Whether the cells can be told at all; more may be reported."""
+    """Report mistakes in a matrix. Return whether its cells can be expanded."""
     columns = [axis.column for axis in matrix.axes]
     check_columns_unique(columns, "axis", reading)
     asks = next((column for column in columns if column.fact is None), None)
@@ -198,13 +202,13 @@ def check_matrix(matrix: ast.CaseMatrix, reading: ValueContext) -> bool:
     if asks is None and not matrix.shots:
         span = columns[0].span.to(columns[-1].span)
         hint = "add an axis `request in [GET /a]`, or write requests in the braces"
-        reading.report("E614", "this matrix does not say what is asked", span, hint)
+        reading.report("E614", "this matrix has no requests", span, hint)
     elif asks is not None and matrix.shots:
-        message, hint = "the requests are an axis and are written out too", "keep one of both"
+        message, hint = "the requests are an axis and are also written out", "keep one of the two"
         reading.report("E614", message, asks.span, hint)
     elif matrix.shots and matrix.otherwise is not None:
-        hint = "remove it: each request says what comes of it"
-        reading.report("E614", "`otherwise` has no cell to speak of", matrix.otherwise.span, hint)
+        hint = "remove it: each request has its own outcome"
+        reading.report("E614", "`otherwise` has no cells to apply to", matrix.otherwise.span, hint)
     elif number > MAX_CELLS:
         message = f"this matrix has {number:,} cells; the limit is {MAX_CELLS:,}"
         reading.report("E614", message, columns[0].span.to(columns[-1].span), "split it")
@@ -222,16 +226,16 @@ def check_axis(axis: ast.CaseMatrixAxis, reading: ValueContext) -> None:
         first = seen.setdefault(choice, choice.span)
         if first is not choice.span:
             message, related = (
-                f"{quote_source(choice.span)} is a choice twice",
+                f"{quote_source(choice.span)} appears twice",
                 [RelatedLocation("the other one", first)],
             )
-            reading.report("E614", message, choice.span, "remove one of both", related)
+            reading.report("E614", message, choice.span, "remove one of the two", related)
 
 
 def bind_variables(
     columns: Sequence[ast.CaseTableColumn], choices: Sequence[AxisChoice], reading: ValueContext
 ) -> ValueContext:
-    """Where the variables have the values of one cell."""
+    """Return the context with the variables bound to the values of one cell."""
     values = {
         column_name(column): raw_value(choice, reading)
         for column, choice in zip(columns, choices, strict=True)
@@ -251,7 +255,7 @@ def expand_cell(
 def stated_outcomes(
     matrix: ast.CaseMatrix, reading: ValueContext
 ) -> dict[tuple[ast.Cell, ...], tuple[ast.ExpectationClause, Span]]:
-    """What the rows say of which cell."""
+    """Return the outcome that a row states for each cell, and the place of the row."""
     found: dict[tuple[ast.Cell, ...], tuple[ast.ExpectationClause, Span]] = {}
     choices = [frozenset[ast.Cell](axis.choices) for axis in matrix.axes]
     for row in matrix.rows:
@@ -266,8 +270,8 @@ def stated_outcomes(
         assert isinstance(last, ast.ExpectationClause)
         _, first = found.setdefault(tuple(cells), (last, row.span))
         if first is not row.span:
-            related = [RelatedLocation("said first here", first)]
-            reading.report("E615", "this cell is stated twice", row.span, "remove one of both", related)
+            related = [RelatedLocation("first stated here", first)]
+            reading.report("E615", "this cell is stated twice", row.span, "remove one of the two", related)
     return found
 
 

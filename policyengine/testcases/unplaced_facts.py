@@ -1,4 +1,4 @@
-"""Facts outside of any rule, where tests name them: all that exist at some request may be read."""
+"""The context for facts outside of any rule: a test may read every fact that exists for some request."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from policyengine.typesystem import UnresolvedType
 
 
 def all_facts_context(reading: ValueContext, span: Span) -> ExpressionContext:
-    """Every fact that exists somewhere; captures have the type that all paths agree on."""
+    """Return a context with every fact. A capture has the type that all paths agree on."""
     catalogue = reading.catalogue
     here = replace(catalogue.schema.places.here(k.Place(None, span=span)), resource=None, everywhere=True)
     return ExpressionContext(catalogue.program, catalogue.schema, reading.package, here, {}, reading.report)
 
 
 def check_capture(part: k.Expr, context: ExpressionContext) -> bool:
-    """Whether some path captures it, if it is a capture; else that is reported."""
+    """Report a capture that no path has. Return whether the part is valid."""
     found = not (isinstance(part, k.Fact) and part.path[0] == "params" and isinstance(part.type, UnresolvedType))
     if not found:
         known = ", ".join(f"`params.{one}`" for one in sorted(context.here.params)[:6])
-        hint = f"captured are {known}" if known else "no path of these policies captures anything"
+        hint = f"the captures are {known}" if known else "no path of these policies captures anything"
         context.report("E243", f"no path captures `{part.span.text.partition('.')[2]}`", part.span, hint)
     return found

@@ -1,4 +1,4 @@
-"""Runs the `test` blocks of policies, and reports what came of them."""
+"""Run the `test` blocks of policies and report the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from policyengine.testing.runner import run
     from policyengine.testing.selection import Selection, collect
 
-# Where each name lives. They load when asked for: every pytest imports this package, to see whether it is wanted.
+# The module of each public name. Names load when first used, because every pytest run imports this package.
 _HOMES = {
     "Policy": "pytest.fixture",
     "RunReport": "report",

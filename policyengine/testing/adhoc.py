@@ -1,4 +1,4 @@
-"""Tests that are written while a program runs, read as those of a policy are: to ask them and tell what is wrong."""
+"""Parse tests that are written at runtime, as in the REPL, in the context of a loaded policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.testcases.lower import FixtureReader, lower_package
 
 @dataclass(frozen=True, slots=True)
 class AdhocTestReader:
-    """Reads tests in the names of one package of a policy; what is wrong with them is no mistake of the policy."""
+    """Parses tests in the names of one package of a policy; errors in them are not errors of the policy."""
 
     program: Program
     catalogue: FactCatalogue
@@ -35,11 +35,11 @@ class AdhocTestReader:
         return cls(program, FactCatalogue.of(program, checked.schema), known)
 
     def cases(self, source: Source) -> tuple[Sequence[Case], Sequence[Diagnostic]]:
-        """The cases of a text that holds tests, and the errors in it."""
+        """Return the cases in a text of tests, and its errors."""
         module, mistakes = parse(source)
         if module is None or mistakes:
             return (), mistakes
-        self.program.report.found.clear()  # each finding is told once, and the same text may come again
+        self.program.report.found.clear()  # each finding is reported once, and the same text may come again
         found = list(lower_package(replace(self.package, modules=(module,)), FixtureReader(self.catalogue)))
         told = [*self.program.report.diagnostics, *confusable_text.find_confusable_text(module)]
         errors = [one for one in told if one.is_error]

@@ -1,4 +1,4 @@
-"""The state of one sequence of a test, which begins empty: what its requests have spent, and what is under way."""
+"""The state of one sequence of requests in a test: it starts empty and keeps spent approvals, limits and history."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
 @dataclass(slots=True)
 class CaseSequence:
-    """Stores count by the clock of the test. `spent` are approvals, by their ids; most sequences need no store."""
+    """The state of a sequence. Its store uses the clock of the test. `spent` are the ids of spent approvals; most
+    sequences need no store."""
 
     spent: frozenset[str] = frozenset()
     store: MemoryStore | None = None
     requests: int = 0
 
     def made(self, decision: Decision, effects: Effects, case: Case) -> tuple[Decision, LimitStandings]:
-        """What becomes of a decision, and how its limits stand, once it is spent and its response is reported."""
+        """Commit a decision and report its response; return the final decision and the states of its limits."""
         if not (effects.limits or effects.records):
             self.spent |= frozenset(effects.spends)
             return decision, ()
@@ -38,7 +39,7 @@ class CaseSequence:
         store = self.store = self.store or MemoryStore(history_complete=True)
         name, now = str(self.requests), (case.now - EPOCH) // MICROSECOND
         answer = store.commit(effects, name, now)
-        assert answer is not None  # what was spent is known before it is decided
+        assert answer is not None  # spent approvals are known before the decision
         if answer.admitted:
             self.spent |= frozenset(effects.spends)
         decision = apply_limits(decision, effects.limits, answer.standings) if effects.limits else decision
@@ -48,11 +49,11 @@ class CaseSequence:
         return decision, tuple(zip(effects.limits, answer.standings, strict=True))
 
     def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:
-        """What happened before in this sequence: nothing else ever did."""
+        """Return the history of this sequence, which is complete."""
         store = self.store or MemoryStore(history_complete=True)
         return store.fetch(keys, (moment - EPOCH) // MICROSECOND)
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:
-    """What becomes of the only request there is."""
+    """Return the final decision of a request that is alone in its sequence."""
     return CaseSequence().made(decision, effects, case)[0] if effects.limits else decision

@@ -1,4 +1,4 @@
-"""Whether a decision is what a test expects; and where its details are others, member by member."""
+"""Compare a decision with the expectation of a test, and find the details that differ."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from policyengine.runtime.patterns import Glob
 from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
 from policyengine.testcases.detail_text import obligation_text, rate_text, remedy_text
 
-# What a decision says of a member, as tests write it. A reason is its rule and its gate: either may be named.
+# The values of a decision member, as tests write them. A reason is a rule and a gate, either of which may be named.
 DetailValue: TypeAlias = str | Reason
 
 
 @dataclass(frozen=True, slots=True)
 class DetailDifference:
-    """A detail that is another: as it was expected, and as it came, each in words."""
+    """A detail that differs, with its expected and actual value as text."""
 
     member: str
     expected: str
@@ -32,14 +32,14 @@ class DetailDifference:
 
 
 def meets_expectation(expected: ExpectedOutcome, decision: Decision) -> bool:
-    """The outcome, among the reasons for just that outcome the rule or gate that is named, and every detail."""
+    """Return whether the decision has the expected outcome, rule or gate, and details."""
     return outcome_matches(expected, decision) and all(
         detail_holds(detail, expected, decision) for detail in expected.details
     )
 
 
 def detail_differences(expected: ExpectedOutcome, decision: Decision) -> tuple[DetailDifference, ...]:
-    """The details that do not hold; none where already the outcome, the rule or the gate is another."""
+    """Return the details that differ; none if the outcome, rule or gate already differs."""
     if not outcome_matches(expected, decision):
         return ()
     failed = [detail for detail in expected.details if not detail_holds(detail, expected, decision)]
@@ -52,14 +52,14 @@ def detail_differences(expected: ExpectedOutcome, decision: Decision) -> tuple[D
 
 
 def outcome_matches(expected: ExpectedOutcome, decision: Decision) -> bool:
-    """Whether outcome, rule and gate are those that were expected."""
+    """Return whether outcome, rule and gate are as expected."""
     if (decision.outcome is expected.outcome) == expected.negated:
         return expected.free
     return (expected.rule is None and expected.gate is None) or any(matching_reasons(expected, decision))
 
 
 def matching_reasons(expected: ExpectedOutcome, decision: Decision) -> Iterator[Reason]:
-    """The reasons for just that outcome, of the rule or gate that is named, if one is."""
+    """Yield the reasons for the outcome that match the expected rule or gate."""
     for reason in outcome_reasons(decision):
         is_named = reason.rule == expected.rule if expected.rule is not None else reason.gate is expected.gate
         if is_named or (expected.rule is None and expected.gate is None):
@@ -93,7 +93,7 @@ DETAIL_VALUES: Mapping[str, Callable[[ExpectedOutcome, Decision], Iterable[Detai
     "user": lambda _, decision: optional_values(decision.principal.user),
     "issuer": lambda _, decision: optional_values(decision.principal.issuer),
 }
-# Where `*` is any run.
+# Members in which `*` matches any text.
 GLOB_MEMBERS = frozenset(["message", "remedy", "remedies", "obligation", "obligations", "rate", "rates"])
 
 
@@ -123,7 +123,7 @@ def value_matches(want: str | Gate, came: DetailValue, detail: ExpectedDetail) -
 
 
 def expected_text(detail: ExpectedDetail) -> str:
-    """`"a" and "b"`, `exactly "a"`, `none`."""
+    """Return the expected values as text: `"a" and "b"`, `exactly "a"`, `none`."""
     words = join_words(
         [str(want) if is_unquoted(want, detail) else quote_string(want) for want in detail.wanted], detail
     )
@@ -143,7 +143,7 @@ def reason_text(reason: Reason) -> str:
 
 
 def is_unquoted(one: str | Gate, detail: ExpectedDetail) -> bool:
-    """Gates and facts stand without quotes."""
+    """Return whether a value is written without quotes: a gate or a fact."""
     return isinstance(one, Gate) or detail.member == "unknown"
 
 

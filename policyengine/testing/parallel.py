@@ -1,4 +1,4 @@
-"""Several processes for many cases: each test in one of them, results in the order of the text."""
+"""Run cases in several processes; each test runs in one of them, and results keep the source order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from policyengine.testcases import Case
 from policyengine.testing.report import CaseResult
 from policyengine.testing.runner import case_results
 
-MIN_CHUNK_CASES = 32  # cases that are worth a message to another process
+MIN_CHUNK_CASES = 32  # fewest cases in a message to another process
 
-_kernel: k.Kernel  # of a worker, once it has begun
+_kernel: k.Kernel  # state of a worker process
 
 
 def parallel_results(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Generator[CaseResult, None, None]:
-    """What `case_results` says, by so many processes (0: one for each processor). Whoever closes it stops them."""
+    """Yield the same results as `case_results`, from `jobs` processes (0: one per processor). Closing the generator
+    stops them."""
     jobs = jobs or cpu_count()
     if jobs == 1 or len(cases) < 2 * MIN_CHUNK_CASES:
         yield from case_results(cases, kernel)
@@ -45,12 +46,12 @@ def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterato
 
 def _with_cases(chunk: Sequence[Case], found: Future[list[CaseResult]]) -> Iterator[CaseResult]:
     for case, result in zip(chunk, found.result(), strict=True):
-        yield result.of(case)  # this process knows the case already: its own, with its place
+        yield result.of(case)  # replace the case by the one of this process
 
 
 def chunk_cases(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:
-    """Cases in parts of about the same size, several for each process; a test that spends approvals stays whole, and
-    each one does where the policy is `counting` requests."""
+    """Yield chunks of cases of similar size, several per process. A test that spends approvals is not split; if the
+    policy counts requests (`counting`), no test is."""
     size = max(MIN_CHUNK_CASES, len(cases) // (jobs * 8))
     chunk: list[Case] = []
     for _, several in groupby(cases, key=lambda case: (case.package, case.test)):

@@ -1,4 +1,4 @@
-"""A test that is written line by line, and asked as it is written: what `policyengine repl` is about."""
+"""A test that is written and run line by line, as in `policyengine repl`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from policyengine.testing.properties.render_test import quote_string as quoted
 from policyengine.testing.runner import CaseRunner, CaseSetupError, CaseTrace
 
 HEAD = 'test "session" {\n'
-# One of these begins a request: a method, `TOOL`, `ACTION`; the clock may move before it.
+# A request begins with a method, `TOOL` or `ACTION`, optionally after a move of the clock.
 MOMENTS = r"(?:(?:after|at|repeat\s+\S+\s+in)\s+\S+\s+)*"
 REQUEST = re.compile(rf"{MOMENTS}[A-Z]+(?:\|[A-Z]+)*\s+\S")
 CLOCK_MOVE = re.compile(r"(?:after|at)\s+[^\s{]+")
@@ -36,7 +36,7 @@ BLOCKING_MARKS = (Mark.NO, Mark.UNKNOWN)
 
 
 class StatementError(Exception):
-    """A line means nothing: why, and where in it."""
+    """A line that is not a valid statement: the error and its position."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -44,7 +44,7 @@ class StatementError(Exception):
 
 
 def combined_expectation(came: Sequence[str]) -> str:
-    """What a test can expect of requests that came to this, one after the other."""
+    """Return the expectation of repeated requests with these results."""
     if len(set(came)) == 1:
         return came[0]
     outcomes = [one.partition(" ")[0] for one in came]
@@ -56,15 +56,13 @@ def combined_expectation(came: Sequence[str]) -> str:
 
 
 class UndecidableRequestError(Exception):
-    """A request is one that nothing can be decided about."""
+    """A request that cannot be decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionAnswer:
-    """What came of a request. `met` is None where nothing was expected; `comes_to` is what could have been.
-
-    Of one that is repeated the first is shown that came to something else than was expected, or else the last one.
-    """
+    """The result of a request. `met` is None if nothing was expected; `comes_to` is the expectation that would have
+    been met. For a repeated request, it is the first unexpected result, or else the last one."""
 
     case: Case
     explanation: Explanation
@@ -76,7 +74,7 @@ class SessionAnswer:
         return self.explanation.decision
 
     def in_the_way(self) -> Iterator[str]:
-        """The walk without all that is as it should be."""
+        """Yield the trace of gates that block, without parts that pass."""
         for gate in self.explanation.gates:
             if gate.mark in BLOCKING_MARKS:
                 yield from prune_passing(gate).render()
@@ -84,10 +82,8 @@ class SessionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatement:
-    """A line as the language of tests has it: by how much what was typed is moved in it, and its value, if it has one.
-
-    `value` is where that begins.
-    """
+    """A line as a statement of the test language: `shift` is how far the typed text moved, `value` the position of its
+    value, if any, with its own shift."""
 
     text: str
     shift: int
@@ -95,13 +91,13 @@ class SessionStatement:
     value_shift: int = 0
 
     def typed_at(self, offset: int) -> int:
-        """Where in the line something was typed."""
+        """Return the position in the typed line."""
         return offset - (self.value_shift if self.value and offset >= self.value else self.shift)
 
 
 @dataclass(slots=True)
 class ReplSession:
-    """The items of a test so far, the clock that moved since, and what was spent."""
+    """The items of the test so far, the clock moves since, and the spent state."""
 
     checked: CheckResult
     package: str
@@ -114,7 +110,7 @@ class ReplSession:
 
     @classmethod
     def of(cls, checked: CheckResult) -> ReplSession:
-        """For policies without errors."""
+        """Start a session for policies without errors."""
         assert checked.kernel is not None
         package = checked.kernel.package
         return cls(checked, package, AdhocTestReader.of(checked, package), CaseRunner.of(checked.kernel))
@@ -122,8 +118,8 @@ class ReplSession:
     # ── What a line does ──────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int = 1) -> list[SessionAnswer]:
-        """Give what the line gives, or ask what it asks. Raises StatementError, UndecidableRequestError; then nothing
-        has changed."""
+        """Add the facts of a line, or run its request. Raises StatementError or UndecidableRequestError, and then
+        changes nothing."""
         if REQUEST.match(line):
             return self._ask(line, number)
         if CLOCK_MOVE.fullmatch(line):
@@ -132,15 +128,15 @@ class ReplSession:
             return []
         statement = parse_setup(line)
         cases = self._lowered(statement, line, number)[self.asked :]
-        answers = [self._answer(case, expects=True) for case in cases]  # requests may stand behind what is given
+        answers = [self._answer(case, expects=True) for case in cases]  # requests may follow facts on a line
         self._remember([statement.text], answers)
         if statement.text.split()[:2] == ["given", "time"]:
-            self.moved = ""  # it stands from where it was set
+            self.moved = ""  # the clock continues from where it was set
         return answers
 
     def _ask(self, line: str, number: int) -> list[SessionAnswer]:
         expects = EXPECTATION.search(line) is not None
-        whole = f"{self.moved}{line}" if expects else f"{self.moved}{line}\n=> allow"  # behind any comment
+        whole = f"{self.moved}{line}" if expects else f"{self.moved}{line}\n=> allow"  # after any comment
         cases = self._lowered(SessionStatement(whole, len(self.moved)), line, number)[self.asked :]
         answers = [self._answer(case, expects) for case in cases]
         if expects:
@@ -159,12 +155,12 @@ class ReplSession:
 
     @staticmethod
     def _moments(whole: str) -> str:
-        """When it is asked; how often is a part of the request."""
+        """Return the clock moves of a line, without its repetition."""
         found = re.match(MOMENTS, whole)
         return "".join(re.findall(r"\b(?:after|at)\s+\S+\s+", found[0])) if found else ""
 
     def _answer(self, case: Case, expects: bool) -> SessionAnswer:
-        """All of it is asked, also where it is repeated."""
+        """Run a request with all its repetitions."""
         shown: CaseTrace | None = None
         met, came = True, list[str]()
         for request in case.requests:
@@ -180,7 +176,7 @@ class ReplSession:
         return SessionAnswer(case, explanation, met if expects else None, combined_expectation(came))
 
     def expected(self, decision: Decision) -> str:
-        """The outcome and the first rule or gate that is a reason for just it."""
+        """Return the outcome and the first rule or gate that is a reason for it."""
         reasons = [one for one in decision.reasons if one.outcome is decision.outcome]
         if decision.allowed or not reasons:
             return str(decision.outcome)
@@ -188,7 +184,8 @@ class ReplSession:
         return f"{decision.outcome} by {quoted(str(rules[0])) if rules else reasons[0].gate}"
 
     def _lowered(self, statement: SessionStatement, typed: str, number: int) -> Sequence[Case]:
-        """Every request of the test with one more statement in it. Raises StatementError, told in the line as typed."""
+        """Return all requests of the test with one more statement. Raises StatementError with positions in the typed
+        line."""
         before = HEAD + "".join(f"{item}\n" for item in self.items)
         cases, mistakes = self.scratch.cases(Source("session", f"{before}{statement.text}\n}}\n"))
         if mistakes:
@@ -205,16 +202,16 @@ class ReplSession:
 
     @property
     def given(self) -> list[str]:
-        """What was given, in the order in which it was."""
+        """The given facts, in order."""
         return [item for item in self.items if SETUP.match(item)]
 
     def reset(self) -> None:
-        """A test from its beginning."""
+        """Start the test again."""
         fresh = ReplSession.of(self.checked)
         self.items, self.moved, self.asked, self.last, self.runner = [], "", 0, None, fresh.runner
 
     def with_policies(self, checked: CheckResult) -> ReplSession:
-        """The same test of other policies. Raises StatementError where they do not know what it gives."""
+        """Return the same test with other policies. Raises StatementError if its facts are invalid there."""
         other = ReplSession.of(checked)
         other.items, other.moved, other.asked = list(self.items), self.moved, self.asked
         cases = other._lowered(SessionStatement("", 0), "", 1)
@@ -222,14 +219,14 @@ class ReplSession:
         return other
 
     def test(self, name: str) -> str:
-        """The session as a file of tests, in canonical form."""
+        """Return the session as a test file in canonical form."""
         package = "" if self.package == MAIN_PACKAGE else f"package {self.package}\n"
         items = "".join(f"  {item}\n" for item in self.items)
         name = quoted(unused_test_name(name, self.checked, self.package))
         return format_module(Source("session", f"language 1\n{package}\ntest {name} {{\n{items}}}\n"))
 
     def words(self) -> list[str]:
-        """What may be typed: facts, agents, entities, fixtures."""
+        """Return words for completion: facts, agents, entities and fixtures."""
         kernel = self.checked.kernel
         assert kernel is not None
         facts = [".".join(path) for path in self.scratch.catalogue.leaves if all(name.isidentifier() for name in path)]
@@ -239,7 +236,7 @@ class ReplSession:
 
 
 def parse_setup(line: str) -> SessionStatement:
-    """`body.amount = 900`, `agent "bot"`, `given …`: a line that gives something, as tests have it."""
+    """Parse a line with facts: `body.amount = 900`, `agent "bot"` or `given …`."""
     if SETUP.match(line):
         return SessionStatement(line, 0)
     assigned = ASSIGNED.match(line)
@@ -249,14 +246,14 @@ def parse_setup(line: str) -> SessionStatement:
     if assigned["key"] is None:
         before, after = f"given {assigned['name']} ", ""
     else:
-        before, after = f"given {assigned['name']} {{ {assigned['key'].strip('[] ')}: ", "\n}"  # behind any comment
+        before, after = f"given {assigned['name']} {{ {assigned['key'].strip('[] ')}: ", "\n}"  # after any comment
     return SessionStatement(f"{before}{rest}{after}", len("given "), len(before), len(before) - assigned.end())
 
 
 def relocate_diagnostic(
     found: Diagnostic, statement: SessionStatement, typed: str, start: int, number: int
 ) -> Diagnostic:
-    """The finding, told in the line as it was typed."""
+    """Return the diagnostic with its position in the typed line."""
     source = Source("repl", "\n" * (number - 1) + typed)
     first, size = number - 1, len(source.text)
 
@@ -264,14 +261,14 @@ def relocate_diagnostic(
         return min(max(statement.typed_at(offset - start) + first, first), size)
 
     begin = place(found.span.start)
-    if begin == size and typed.strip():  # what is missing, is missing at the end
+    if begin == size and typed.strip():  # an error at the end of the input
         begin = size - 1
     span = Span(source, begin, max(place(found.span.end), begin + 1))
     return Diagnostic(found.code, found.message, span, found.hint)
 
 
 def is_complete(text: str) -> bool:
-    """Whether every bracket that is opened is closed; strings and comments aside."""
+    """Return whether every bracket is closed, ignoring strings and comments."""
     depth = 0
     for lexeme in LEXEME.findall(text):
         depth += 1 if lexeme in ("{", "(", "[") else -1 if lexeme in ("}", ")", "]") else 0

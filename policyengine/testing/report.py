@@ -1,4 +1,4 @@
-"""What came of tests: a result for each request, counted, as text for people and as data for programs."""
+"""Test results: one for each request, counted, as text and as JSON-compatible data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from policyengine.testing.expectations import DetailDifference
 
 
 class ResultStatus(StrEnum):
-    """FAILED: something else came of it; ERRORED: it could not be asked; UNDECIDED: a claim that too little was held
-    against."""
+    """FAILED: the result differs; ERRORED: the request could not be decided; UNDECIDED: too few generated requests
+    match the claim."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -41,7 +41,7 @@ FAILURE_STATUSES = (ResultStatus.FAILED, ResultStatus.ERRORED, ResultStatus.UNDE
 
 
 class ExampleInfo(Protocol):
-    """What a test shows or claims: where it stands, and whose it is. A `number` is unique in its test."""
+    """The test and position of a request or claim. A `number` is unique in its test."""
 
     @property
     def test(self) -> str: ...
@@ -56,7 +56,7 @@ class ExampleInfo(Protocol):
 
 
 class ExampleResult(Protocol):
-    """What came of one example: of a request of a test, or of a claim about all requests."""
+    """The result of a request or of a claim."""
 
     @property
     def example(self) -> ExampleInfo: ...
@@ -74,11 +74,9 @@ class ExampleResult(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One request of one test. `walk` is there when it failed; `problem` says why it errored.
-
-    `differences` are the details after `with` that are others, where the outcome is as expected. Of requests that are
-    repeated, `request` is the number of the one that all of this is about.
-    """
+    """The result of one request of a test. `walk` is its trace if it failed; `problem` says why it errored.
+    `differences` are details after `with` that differ although the outcome is as expected. For a repeated request,
+    `request` is the number of the repetition described."""
 
     case: Case
     status: ResultStatus
@@ -86,7 +84,7 @@ class CaseResult:
     walk: Explanation | None = None
     problem: str | None = None
     differences: tuple[DetailDifference, ...] = ()
-    seconds: float = field(default=0.0, compare=False)  # that deciding took
+    seconds: float = field(default=0.0, compare=False)  # the time of the decision
     request: int | None = None
 
     @property
@@ -95,21 +93,21 @@ class CaseResult:
 
     @property
     def asks(self) -> str:
-        """`GET /v1/invoices => allow`."""
+        """The request and its expectation: `GET /v1/invoices => allow`."""
         return f"{self.case.request} => {self.case.expected.text}"
 
     def of(self, case: Case) -> CaseResult:
-        """The same of an equal case."""
+        """Return the result with an equal case."""
         return replace(self, case=case)
 
     def took(self, seconds: float) -> CaseResult:
-        """The same, decided in so long."""
+        """Return the result with its duration."""
         how = (self.case, self.status, self.decision, self.walk, self.problem, self.differences)
         return CaseResult(*how, seconds, self.request)
 
     @property
     def in_short(self) -> str:
-        """In one line, what went wrong."""
+        """The failure in one line."""
         if self.problem is not None:
             return self.problem
         if self.differences:
@@ -119,7 +117,7 @@ class CaseResult:
         return f"expected {self.case.expected.text}, and {which} came to {came}"
 
     def render(self) -> str:
-        """All about a request that did not come out as expected: where, what, what came instead, and how."""
+        """Return the full text of a failure: its position, the expectation, the decision and the trace."""
         lines = [
             f"{format_location(self.case.span)}: {self.status} test {format_value(self.case.test)}",
             *source_excerpt(self.case.span),
@@ -166,10 +164,8 @@ def reason_lines(decision: Decision) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RunReport:
-    """The results of all requests, then those of all claims, each in the order of the text.
-
-    `revision` names the policy they were asked of; it is empty where they are several.
-    """
+    """The results of all requests, then of all claims, each in source order. `revision` identifies the policy; it is
+    empty for several policies."""
 
     results: tuple[ExampleResult, ...]
     revision: str = ""
@@ -181,21 +177,21 @@ class RunReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing failed. Without any result it is true as well: whoever calls decides what no tests mean."""
+        """Whether no result failed. True without results: the caller decides what that means."""
         return not any(self.counts[status] for status in FAILURE_STATUSES)
 
     @property
     def bad(self) -> tuple[ExampleResult, ...]:
-        """What failed, and what could not be asked."""
+        """The results that failed or could not be decided."""
         return tuple(result for result in self.results if result.status in FAILURE_STATUSES)
 
     @property
     def summary(self) -> str:
-        """`12 passed, 1 failed, 1 skipped`."""
+        """The counts: `12 passed, 1 failed, 1 skipped`."""
         return ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count) or "no tests"
 
     def render(self, verbose: bool = False) -> str:
-        """Plain text: every request when `verbose`, then all about those that failed, then the summary."""
+        """Return plain text: every request if `verbose`, then the failures, then the summary."""
         blocks = list(self._overview()) if verbose else []
         blocks += [result.render() for result in self.bad]
         return "\n\n".join([*blocks, self.summary])

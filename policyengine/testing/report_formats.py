@@ -1,4 +1,4 @@
-"""Reports for other programs: JUnit XML, TAP 14, and the annotations of GitHub Actions."""
+"""Reports for other programs: JUnit XML, TAP 14 and annotations for GitHub Actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.testing.report import FAILURE_STATUSES, ExampleResult, ResultS
 
 
 def render_junit(report: RunReport) -> str:
-    """JUnit XML as CI servers read it: a suite for each test, a case for each request; times in seconds."""
+    """Return JUnit XML for CI servers: a suite for each test, a case for each request; times in seconds."""
     root = ElementTree.Element("testsuites", _totals(report.results))
     for (package, test), results in groupby(report.results, key=lambda one: (one.example.package, one.example.test)):
         several = list(results)
@@ -54,12 +54,12 @@ def _totals(results: Sequence[ExampleResult]) -> dict[str, str]:
 
 
 def _xml_text(text: str) -> str:
-    """Without surrogates and control characters, which no escape brings into XML."""
+    """Remove surrogates and control characters, which XML cannot represent."""
     return printable(text, "\t\n\r")
 
 
 def render_tap(report: RunReport) -> str:
-    """TAP 14: a line for each request, and what went wrong as YAML beneath it."""
+    """Return TAP 14: a line for each request, with failures as YAML below it."""
     return "\n".join(["TAP version 14", f"1..{len(report.results)}", *_tap_lines(report)]) + "\n"
 
 
@@ -78,12 +78,12 @@ def _tap_lines(report: RunReport) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """A description of TAP: one line, in which `#` would begin a directive."""
+    """Return a TAP description: one line, with `#` escaped, because it begins a directive."""
     return printable(" ".join(text.split())).replace("\\", "\\\\").replace("#", "\\#")
 
 
 def render_github(report: RunReport) -> str:
-    """Workflow commands that mark the lines of what failed in a pull request, then the summary."""
+    """Return workflow commands that annotate failed lines in a pull request, then the summary."""
     lines = [_annotation(result) for result in report.bad]
     return "\n".join([*lines, report.summary]) + "\n"
 
@@ -95,7 +95,7 @@ def _annotation(result: ExampleResult) -> str:
 
 
 def workflow_command(name: str, properties: Mapping[str, object], text: str) -> str:
-    """A command of GitHub Actions on one line; in properties `:` and `,` separate."""
+    """Return a GitHub Actions command on one line; in properties, `:` and `,` are escaped."""
     said = ",".join(f"{name}={_escape_property(str(value))}" for name, value in properties.items())
     return f"::{name} {said}::{_escape_data(text)}"
 
@@ -109,5 +109,5 @@ def _escape_property(text: str) -> str:
 
 
 def result_title(result: ExampleResult) -> str:
-    """`3 GET /v1/invoices => allow`, unique in its test."""
+    """Return a title that is unique in its test: `3 GET /v1/invoices => allow`."""
     return f"{result.example.number} {result.asks}"

@@ -1,4 +1,4 @@
-"""Asks the cases of tests, each in a world of its own."""
+"""Run the cases of tests, each in its own state."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ from policyengine.typesystem import EntityRef, RefType
 
 Rows: TypeAlias = Mapping[EntityRef, EntityData]
 
-MAX_EVALUATORS = 16  # kept at a time
+MAX_EVALUATORS = 16  # cached evaluators
 
 _LOG = logging.getLogger("policyengine")
 
 
 class CaseSetupError(Exception):
-    """A case whose world does not fit together, such as attributes of a user where there is no user."""
+    """A case whose setup is inconsistent, such as user attributes without a user."""
 
 
 def run(cases: Iterable[Case], kernel: k.Kernel) -> RunReport:
-    """Asks the cases in their order; nothing of one test reaches another. Policies, cases and results stay, and little
-    else is left behind: no collector walks them again and again."""
+    """Run the cases in order; tests do not share state. Garbage collection is paused, because policies, cases and
+    results stay alive and little else is created."""
     gc.freeze()
     try:
         with gc_paused():
             report = RunReport(tuple(case_results(cases, kernel)), kernel.revision)
-            gc.freeze()  # old at once, rather than looked through first
+            gc.freeze()  # move them to the permanent generation without scanning
             return report
     finally:
         gc.unfreeze()
 
 
 def case_results(cases: Iterable[Case], kernel: k.Kernel, runner: CaseRunner | None = None) -> Iterator[CaseResult]:
-    """What comes of the cases, one after the other. A `runner` remembers what cases before these have spent."""
+    """Yield the results of the cases in order. A `runner` keeps what earlier cases have spent."""
     runner = runner or CaseRunner.of(kernel)
     for case in cases:
         begun = perf_counter()
@@ -76,15 +76,14 @@ def _run_case(case: Case, runner: CaseRunner) -> CaseResult:
     except (CaseSetupError, RequestError) as error:
         return CaseResult(case, ResultStatus.ERRORED, problem=str(error))
     except Exception as error:
-        # As in the engine: told, and no reason to leave the other tests unasked.
+        # As in the engine: log the error, and run the other tests.
         _LOG.exception("a test could not be decided")
         return CaseResult(case, ResultStatus.ERRORED, problem=f"deciding failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
 class CaseTrace:
-    """A case as the specification decides it, and all that it saw on the way; the limits that were asked, and how they
-    stand since."""
+    """A case decided by the specification, with its trace, the limits that were charged and their states."""
 
     facts: Facts
     walk: DecisionTrace
@@ -94,18 +93,16 @@ class CaseTrace:
 
 @dataclass(slots=True)
 class CaseRunner:
-    """Asks the cases of one policy, each test in its own order: the state of each sequence is remembered.
-
-    `result` asks the engine's own evaluator, which is what production asks, and the specification for the walk of what
-    fails. `specified` asks the specification alone: it sees every rule.
-    """
+    """Runs the cases of one policy; the state of each sequence is kept. `result` uses the engine's evaluator, as
+    production does, and the specification for the trace of a failure. `specified` uses only the specification, which
+    sees every rule."""
 
     kernel: k.Kernel
     tree: Tree
     sequences: dict[tuple[str, str, int], CaseSequence] = field(default_factory=dict)
     evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MAX_EVALUATORS))
     now: int = 0
-    asking: Case | None = None  # by the quick way, where something is counted
+    asking: Case | None = None  # the case on the fast path, if it counts something
     histories: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
 
     @classmethod
@@ -113,10 +110,10 @@ class CaseRunner:
         return cls(kernel, tree_of(kernel))
 
     def result(self, case: Case) -> CaseResult:
-        """What came of a case. Raises CaseSetupError and RequestError."""
+        """Return the result of a case. Raises CaseSetupError and RequestError."""
         if case.repeated is not None:
             return self._repeated(case)
-        seen = self.specified(case) if case.approvals else None  # what they are bound to is for the walk to tell
+        seen = self.specified(case) if case.approvals else None  # only the trace knows what approvals are bound to
         decision = seen.decision if seen is not None else self._decided(case)
         if meets_expectation(case.expected, decision):
             return CaseResult(case, ResultStatus.PASSED, decision)
@@ -125,7 +122,7 @@ class CaseRunner:
         return CaseResult(case, ResultStatus.FAILED, decision, explain(decision, facts, looked), differences=others)
 
     def _repeated(self, case: Case) -> CaseResult:
-        """The first that comes to something else, else the last one that something is said of. All are made."""
+        """Run all repetitions; return the first unexpected result, or else the last one with an expectation."""
         found: CaseResult | None = None
         for number, one in enumerate(case.requests, 1):
             result = self.result(one)
@@ -135,7 +132,7 @@ class CaseRunner:
         return found
 
     def specified(self, case: Case) -> CaseTrace:
-        """The case by the specification; what it spends is spent. Raises CaseSetupError and RequestError."""
+        """Decide a case by the specification and commit its effects. Raises CaseSetupError and RequestError."""
         facts, seen = self._looked(case)
         decision, effects = conclude(facts, seen)
         if not effects:
@@ -144,7 +141,7 @@ class CaseRunner:
         return CaseTrace(facts, seen, decision, limits)
 
     def _looked(self, case: Case) -> tuple[Facts, DecisionTrace]:
-        """What the specification sees, by the approvals that are left."""
+        """Return the facts and the trace of a case, with the approvals that are not yet spent."""
         known = self.sequences.get((case.package, case.test, case.sequence))
         request = Request.from_mapping(case.question)
         plain = Snapshot(self._directory(case, request), known.spent if known else frozenset())
@@ -160,19 +157,19 @@ class CaseRunner:
         return self.sequences.setdefault((case.package, case.test, case.sequence), CaseSequence())
 
     def _decided(self, case: Case) -> Decision:
-        """By the evaluator; without approvals only limits have anything to count."""
+        """Decide by the evaluator; without approvals only limits have state."""
         evaluator, quickly = self._evaluator(case.rows)
         if not case.attributes:
             self.now, self.asking = epoch_nanoseconds(case.now), case
             if (quick := quickly(dict(case.question))) is not None:
-                return quick.with_id("")  # the same test comes to the same
+                return quick.with_id("")  # results must be the same in every run
         request = Request.from_mapping(case.question)
         snapshot = self._remembering(case, request, Snapshot(self._directory(case, request)))
         decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
         return self._sequence(case).made(decision, effects, case)[0] if effects else decision
 
     def _remembering(self, case: Case, request: Request, plain: Snapshot) -> Snapshot:
-        """With all that the policy may look at of what happened before."""
+        """Return the snapshot with all history that the policy may read."""
         if not self.kernel.watches:
             return plain
         if not self.histories:
@@ -182,7 +179,7 @@ class CaseRunner:
         return replace(plain, history=self._sequence(case).fetched(looked_at, case.now))
 
     def _charged(self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
-        """An allow on the quick way, once its sequence has said how its limits stand."""
+        """Return the decision of an allow on the fast path, after its sequence has charged its limits."""
         decision = Decision(answer, asker, stamp)
         if not charges:
             return decision
@@ -193,7 +190,7 @@ class CaseRunner:
     # ── Directories ───────────────────────────────────────────────────────────────────────────
 
     def _evaluator(self, rows: Rows) -> tuple[Evaluator, Quick]:
-        """The evaluator for a directory, and its quick way: most cases share one with a case shortly before."""
+        """Return the evaluator for entity rows and its fast path; most cases share them with a recent case."""
         for known, evaluator, quickly in self.evaluators:
             if known is rows or known == rows:
                 return evaluator, quickly
@@ -203,7 +200,7 @@ class CaseRunner:
         return made, quick
 
     def _directory(self, case: Case, request: Request) -> Entities:
-        """The rows of the case, and the attributes it gives of whatever the roots turn out to be."""
+        """Return the rows of the case, with the attributes it sets on the entities of this request."""
         plain = self._evaluator(case.rows)[0].entities
         if not case.attributes:
             return plain
@@ -217,7 +214,7 @@ class CaseRunner:
 
 
 def root_entity(root: str, name: str, facts: Facts) -> EntityRef:
-    """The entity that `user`, `agent`, `tool` or `resource` is in this request."""
+    """Return the entity of `user`, `agent`, `tool` or `resource` in this request. Raises CaseSetupError."""
     every = frozenset(facts.kernel.entities)
     found = facts.read((root,), RefType(every if root == "resource" else frozenset({root})))
     if not isinstance(found, EntityRef):
@@ -227,8 +224,8 @@ def root_entity(root: str, name: str, facts: Facts) -> EntityRef:
 
 
 def given_approvals(case: Case, seen: DecisionTrace, facts: Facts, snapshot: Snapshot) -> Iterator[Approval]:
-    """The given approvals, each bound to exactly what this request needs approved by its rule, or to what another one
-    needed that was asked before."""
+    """Yield the given approvals, each bound to what its rule requires for this request, or for the earlier request it
+    names."""
     for given in case.approvals:
         walked = (
             seen
@@ -247,7 +244,7 @@ def given_approvals(case: Case, seen: DecisionTrace, facts: Facts, snapshot: Sna
 
 
 def facts_of_request(question: Mapping[str, object], facts: Facts, snapshot: Snapshot) -> Facts:
-    """The facts of another request, asked of the same policy in the same world."""
+    """Return the facts of another request with the same policy, entities and history."""
     found = build_facts(facts.kernel, Request.from_mapping(question), snapshot, facts.now)
     return replace(found, history=facts.history)
 

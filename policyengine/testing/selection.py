@@ -1,4 +1,4 @@
-"""Which tests are asked: by name, by the rule they are about, by package. A test is asked whole or not at all."""
+"""Select tests by name, by rule or by package. A test runs completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ TestName: TypeAlias = tuple[str, str]  # package and test
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`name` is text that the names of tests hold, in upper or lower case; `rule` the name of a guard, in full.
-
-    A test is about a guard when an expectation names it, or when the guard covers one of its requests.
-    """
+    """A selection of tests. `name` is text contained in the test's name, ignoring case; `rule` is the full name of a
+    guard. A test concerns a guard if an expectation names it, or the guard covers one of its requests."""
 
     name: str | None = None
     rule: str | None = None
     package: str | None = None
 
     def keeps(self, example: Case | Property) -> bool:
-        """Whether name and package fit."""
+        """Return whether name and package match."""
         fits = self.name is None or self.name.casefold() in example.test.casefold()
         return fits and self.package in (None, example.package)
 
     def about(self, checked: CheckResult) -> frozenset[TestName]:
-        """The tests that are about the rule."""
+        """Return the tests that concern the rule."""
         guards = [guard for guard in checked.kernel.guards if guard.name == self.rule] if checked.kernel else []
         return frozenset((case.package, case.test) for case in checked.cases if concerns_guard(case, self.rule, guards))
 
 
 def collect(checked: CheckResult, selection: Selection = Selection()) -> tuple[Case, ...]:
-    """The requests of the tests that are selected, in the order of the text; none of a policy with errors."""
+    """Return the requests of selected tests in source order; none if the policy has errors."""
     return tuple(select_examples(checked.cases, checked, selection))
 
 
 def collect_properties(checked: CheckResult, selection: Selection = Selection()) -> tuple[Property, ...]:
-    """What the tests that are selected claim for all requests, in the order of the text."""
+    """Return the claims of selected tests in source order."""
     return tuple(select_examples(checked.properties, checked, selection))
 
 

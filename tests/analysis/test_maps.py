@@ -34,7 +34,7 @@ def test_it_is_told_as_it_is_written() -> None:
     found = compare(engine(POLICY).kernel, engine(POLICY.replace("ownerID", "owner")).kernel)
     line = POLICY[: POLICY.index(FACT)].count("\n") + 1
     assert render_text(found) == (
-        "changed: what questions of AuthZEN become\n"
+        "changed: the translation of AuthZEN questions\n"
         f"  - todo.policy:{line}: map authzen: {FACT}\n"
         f"  + todo.policy:{line}: map authzen: fact todo.owner = resource.properties.owner\n\n"
         "1 changed map; everything else is proved the same\n"

@@ -210,7 +210,7 @@ def test_what_could_only_be_sampled_is_said_to_be() -> None:
     found = changed("for 30m", "for 45m")
     assert not found.proved
     assert all(one.sampled > 0 for one in found.doubts)
-    assert {one.why for one in found.doubts} == {"who may hand work on changed: chains of agents were sampled"}
+    assert {one.why for one in found.doubts} == {"the agents that may delegate changed: chains of agents were sampled"}
 
 
 def test_what_rests_on_an_approval_is_found_without_one_or_not_proved() -> None:

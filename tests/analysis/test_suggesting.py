@@ -123,7 +123,7 @@ def test_a_scope_with_a_double_star_is_never_granted_and_one_that_nobody_declare
     found = traffic.suggested()
     assert ('agent "bot"', "suggested_1", 1) in mays(found)
     assert 'scope suggested_1 as "read:reports" {' in found.text
-    assert whys(found) == {"its credential carries no scope that a door could go by": 1}
+    assert whys(found) == {"its credential has no scope that a grant could use": 1}
 
 
 def test_a_block_that_accepts_an_agent_asks_for_no_less_in_its_new_door(traffic: Traffic) -> None:
@@ -151,7 +151,7 @@ def test_too_many_people_are_for_the_author_to_say(traffic: Traffic) -> None:
         traffic.bot("/v1/things/7", user=f"u{number}")
     found = traffic.suggested()
     assert (found.doors, found.text) == ((), "")
-    assert whys(found) == {"more than 50 people need it: say by a role or a team who they are": 51}
+    assert whys(found) == {"more than 50 users need it: name them by a role or a team": 51}
 
 
 # ── What destroys ─────────────────────────────────────────────────────────────────────────────
@@ -170,7 +170,7 @@ def test_what_destroys_something_asks_a_person(traffic: Traffic) -> None:
 
 def test_what_destroys_something_without_a_person_is_not_suggested(traffic: Traffic) -> None:
     traffic.ask("/v2/items/7", "DELETE", user="")
-    assert whys(traffic.suggested()) == {"it destroys something, and there is no person to ask": 1}
+    assert whys(traffic.suggested()) == {"it is destructive, and there is no person to approve it": 1}
 
 
 def test_what_only_reads_gets_no_scope_that_destroys(traffic: Traffic) -> None:
@@ -184,17 +184,17 @@ def test_what_only_reads_gets_no_scope_that_destroys(traffic: Traffic) -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"agent": None, "user": ""}, "no agent says who it is"),
+        ({"agent": None, "user": ""}, "the agent is not identified"),
         ({"agent": "bot", "issuer": "acme", "credential": {**CREDENTIAL, "kind": "api_key"}},
-         "its block asks for `kind in [jwt]`"),
-        ({"agent": "bot", "issuer": "loose"}, "its block asks for `issued by acme`"),
-        ({"agent": "attested", "path": "/v3/x"}, "its block asks for `attested by lab`"),
-        ({"agent": "timid", "path": "/v3/x"}, "the condition of a door that it has does not hold"),
+         "its block requires `kind in [jwt]`"),
+        ({"agent": "bot", "issuer": "loose"}, "its block requires `issued by acme`"),
+        ({"agent": "attested", "path": "/v3/x"}, "its block requires `attested by lab`"),
+        ({"agent": "timid", "path": "/v3/x"}, "the condition of an existing grant does not hold"),
         ({"agent": "bot", "issuer": "acme", "path": "/v1/things/7", "credential": {**CREDENTIAL, "scopes": []}},
-         "its credential lacks the scope of a door that it has"),
+         "its credential lacks the scope of an existing grant"),
         ({"issuer": "unknown"}, "its issuer is not declared"),
-        ({"path": "/v2/../x"}, "its path is one that two servers may read differently"),
-        ({"path": "/v3/shut"}, 'behind the door the guard "shut" stops it'),
+        ({"path": "/v2/../x"}, "servers may read its path differently"),
+        ({"path": "/v3/shut"}, 'a grant would not help: the guard "shut" stops it'),
     ],
 )  # fmt: skip
 def test_what_no_door_helps_is_listed_with_why(traffic: Traffic, asked: dict[str, Any], why: str) -> None:

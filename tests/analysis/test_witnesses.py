@@ -112,7 +112,7 @@ def test_a_chain_shows_what_opens_where_work_is_handed_on_by_a_condition(old: st
 
 
 @pytest.mark.parametrize(
-    ("more", "title"), [("", "not proved:"), ("user any { may POST /a }", "not proved, beyond what is told above:")]
+    ("more", "title"), [("", "not proved:"), ("user any { may POST /a }", "not proved, in addition to the above:")]
 )
 def test_what_is_not_proved_is_said_to_be_beyond_the_rest_only_where_there_is_a_rest(more: str, title: str) -> None:
     policy = """

@@ -211,9 +211,9 @@ DOORS = [
             ),
             (
                 "W422",
-                "no block is about agent `b`",
+                "no block names agent `b`",
                 '"b"',
-                "add the agent's own block: what it is handed it also needs",
+                "add a block for this agent: it also needs its own grants",
             ),
         ],
     ),

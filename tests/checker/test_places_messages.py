@@ -91,7 +91,7 @@ PATHS = [
         "anyone { may GET /{a}.{b} }",
         [("E305", "`{a}.{b}` contains two captures", "{a}.{b}", "a segment has one capture at most")],
     ),
-    ("anyone { may GET /{a}/x/{a} }", [("E306", "`a` is captured twice", "{a}", "give one another name")]),
+    ("anyone { may GET /{a}/x/{a} }", [("E306", "`a` is captured twice", "{a}", "rename one of them")]),
     (
         "anyone { may GET /{a.b} }",
         [("E307", "the capture `a.b` is not a single word", "{a.b}", "write one word: `{id}`")],

@@ -76,12 +76,12 @@ def test_the_first_are_shown_by_the_places_where_they_are_unknown():
     kernel = Engine.from_text(f"{RULES}{rules}", "shop.policy").kernel
     found = HiddenAbsences.of(kernel, GatewayHeaders(), HTTP, proves=False)
     lines = list(found.lines())
-    assert found.message.startswith("13 conditions hang on an absence that a gateway does not show")
+    assert found.message.startswith("13 conditions depend on an absence that a gateway does not show")
     assert lines[:4] == [
         "at /forward-auth, /forward-auth/nginx and /envoy",
         f'  shop.policy:6  guard "note": `{NOTE}`',
         f'  shop.policy:8  guard "risk": `{RISK}`',
-        f"  shop.policy:12  who asks: `{MODEL}`",
+        f"  shop.policy:12  caller: `{MODEL}`",
     ]
     assert lines[4:6] == ["at /forward-auth/nginx and /envoy", f'  shop.policy:7  guard "role": `{ROLE}`']
     assert lines[-1] == f"and {13 - MAX_LISTED_CONDITIONS} more"
@@ -106,6 +106,6 @@ def test_a_server_says_so_when_it_starts(serving, project):  # noqa: F811
 def test_a_doctor_tells_what_would_be_hidden(run, tmp_path):
     (tmp_path / "a.policy").write_text(f"language 1\npackage more\n{RULES}")
     ended = run("doctor", "a.policy", "--port", 0)
-    assert "· gateways: 4 conditions hang on an absence that a gateway does not show" in ended.out
+    assert "· gateways: 4 conditions depend on an absence that a gateway does not show" in ended.out
     (tmp_path / "policyengine.toml").write_text('[gateway]\nhands_on_nginx = "all"\nhands_on_envoy = "all"\n')
-    assert "gateways: 3 conditions hang on" in run("doctor", "a.policy", "--port", 0).out
+    assert "gateways: 3 conditions depend on" in run("doctor", "a.policy", "--port", 0).out

@@ -33,7 +33,7 @@ def test_what_was_made_is_told(run):
     ended = run("init", "pets", "--openapi", "api.json")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[: len(MADE)] == [f"created pets/{name}" for name in MADE]
-    assert "2 endpoints, and nothing is open yet\nnext: policyengine test pets, then pets/README.md" in ended.out
+    assert "2 endpoints, and nothing is allowed yet\nnext: policyengine test pets, then pets/README.md" in ended.out
 
 
 @pytest.mark.usefixtures("specification")
@@ -88,7 +88,7 @@ def test_a_broken_specification_is_told_with_its_place(run, tmp_path):
     assert ended.code == 1
     assert ended.json["error"] == {
         "kind": "import",
-        "message": "`api.yaml`:4 at `#/paths/~1x/get`: an operation is a mapping, and this is a number",
+        "message": "`api.yaml`:4 at `#/paths/~1x/get`: an operation must be a mapping, but this is a number",
         "hint": None,
         "place": "api.yaml:4 at #/paths/~1x/get",
     }
@@ -98,9 +98,9 @@ def test_a_broken_specification_is_told_with_its_place(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--check"], "go with `--openapi` or `--mcp`"),
-        (["--name", "x"], "go with `--openapi` or `--mcp`"),
-        (["--openapi", "a", "--mcp", "b"], "do not go together"),
+        (["--check"], "need `--openapi` or `--mcp`"),
+        (["--name", "x"], "need `--openapi` or `--mcp`"),
+        (["--openapi", "a", "--mcp", "b"], "cannot be combined"),
         (["--openapi", "a", "--name", "b"], "`--name` is for `--mcp`"),
         (["--mcp", "a", "--base-path", "/b"], "`--base-path` is for `--openapi`"),
     ],

@@ -76,8 +76,8 @@ def test_a_rule_that_proves_wrong_late_is_an_error_too(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["project", "plain.policybundle"], "a bundle stands alone"),
-        (["project", "--trust", "ours.pub"], "`--trust` is for a bundle"),
+        (["project", "plain.policybundle"], "a bundle cannot be combined with other policies"),
+        (["project", "--trust", "ours.pub"], "`--trust` needs a bundle"),
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(run, bundles, arguments, message):

@@ -70,7 +70,7 @@ def findings(ended):
                      ("W180", "nothing supplies `user.badge`: no `user` has a row, and no claim or map "
                       "makes it known", 11)]),
         ([*WHOLE[:1], *WHOLE[2:]], [
-            ("W182", 'other rows are in `folder "f"`, without a row', 5),
+            ("W182", 'other rows are in `folder "f"`, which no row describes', 5),
             ("W180", "nothing supplies `folder.blocked`: no `folder` has a row, and no claim or map "
              "makes it known", 9),
         ]),
@@ -85,7 +85,7 @@ def test_what_nothing_supplies_is_told_where_it_is_read_first(checked, rows, fou
 def test_a_level_that_lacks_an_inherited_set_is_told_what_makes_it_empty(checked):
     ended = checked(less("blocked", of="doc")[:3] + WHOLE[3:])
     assert '`doc "1"` lacks `blocked`' in ended.out
-    assert "hint: `blocked: set<user> inherited else []` makes such rows empty; else what none holds is unknown" in (
+    assert "hint: `blocked: set<user> inherited else []` makes them empty; else what no row holds is unknown" in (
         ended.out
     )
     assert checked(less("blocked", of="doc"), empty="else []").out == "no mistakes in 1 file\n"
@@ -151,7 +151,7 @@ def test_entities_stand_beside_one_set_of_policies(run, tmp_path):
         (tmp_path / name / "p.policy").write_text("anyone { may GET /x }\n")
     ended = run("check", ".", "--entities", "rows.json")
     assert ended.code == 2
-    assert "`--entities` stands beside one set of policies" in ended.err
+    assert "`--entities` needs exactly one set of policies" in ended.err
 
 
 def test_entities_that_cannot_be_read_are_an_error(run, tmp_path):
@@ -169,10 +169,10 @@ def test_of_policies_with_mistakes_nothing_more_is_told(checked):
 def test_the_doctor_counts_them(run, checked, tmp_path):
     checked(less("owner"))
     ended = run("doctor", "docs.policy", "--entities", "rows.json")
-    assert "entities: 1 thing that the policies read will be unknown" in ended.out
+    assert "entities: 1 attribute that the policies read will be unknown" in ended.out
     assert "  hint: `policyengine check docs.policy --entities rows.json` shows it" in ended.out
     checked(WHOLE)
     assert (
-        "✓ entities: the rows have what the policies read"
+        "✓ entities: the rows supply everything that the policies read"
         in run("doctor", "docs.policy", "--entities", "rows.json").out
     )

@@ -95,7 +95,7 @@ def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kin
 def test_it_is_said_whether_to_write_or_to_show(run, project, options):
     ended = run("compile", "project", *options)
     assert ended.code == 2
-    assert "`-o FILE`, or `--show`" in ended.err
+    assert "either `-o FILE` or `--show`" in ended.err
 
 
 def test_the_code_that_decides_is_shown_with_the_lines_it_is_for(run, project, tmp_path):
@@ -146,7 +146,7 @@ def test_a_policy_named_by_mistake_is_not_overwritten(run, project, tmp_path):
     before = (project / "documents.policy").read_bytes()
     ended = run("compile", "project", "-o", "project/documents.policy")
     assert ended.code == 1
-    assert ended.err.startswith("error: `project/documents.policy` is there and no bundle: it stays\n")
+    assert ended.err.startswith("error: `project/documents.policy` exists and is not a bundle, so it is not replaced\n")
     assert (project / "documents.policy").read_bytes() == before
 
 

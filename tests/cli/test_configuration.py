@@ -79,7 +79,7 @@ def test_below_the_root_a_file_says_how_policies_are_checked(project, text):
 def test_below_the_root_a_file_says_nothing_of_what_runs_or_is_believed(project, section):
     below = project / "policies" / "policyengine.toml"
     below.write_text(f"[{section}]\n")
-    with pytest.raises(CommandError, match=rf"`\[{section}\]` counts at the root of the policies only"):
+    with pytest.raises(CommandError, match=rf"`\[{section}\]` is allowed only at the root of the policies"):
         load_settings([project / "policies"])
     assert load_settings([project / "policies"], {"POLICYENGINE_CONFIG": str(below)}).file == below
 
@@ -173,7 +173,7 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:1: `ignore` is a list of rules\n  ignore = 'head'\n  ^^^^^^"),
         ("[lint]\nignore = ['haed']\n", "there is no rule `haed`", "did you mean `head`?",
          "policyengine.toml:2:1: there is no rule `haed`\n  ignore = ['haed']\n  ^^^^^^"),
-        ("[lint]\nignore = ['E201']\n", "`E201` is an error, and errors are always told", "name warnings only",
+        ("[lint]\nignore = ['E201']\n", "`E201` is an error, and errors are always reported", "name warnings only",
          "policyengine.toml:2:1: `E201` is an error, and errors are always told\n  ignore = ['E201']\n  ^^^^^^"),
         ("[lint]\nstrict = 1\n", "`strict` is `true` or `false`", None,
          "policyengine.toml:2:1: `strict` is `true` or `false`\n  strict = 1\n  ^^^^^^"),
@@ -183,7 +183,7 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:1: `jobs` is a whole number, 0 or more\n  jobs = true\n  ^^^^"),
         ("[coverage]\nfail_under = 101\n", "`fail_under` is a number from 0 to 100", None,
          "policyengine.toml:2:1: `fail_under` is a number from 0 to 100\n  fail_under = 101\n  ^^^^^^^^^^"),
-        ("[lint]\nstrict = yes\n", "invalid value", "this is no TOML",
+        ("[lint]\nstrict = yes\n", "invalid value", "this is not valid TOML",
          "policyengine.toml:2:10: invalid value\n  strict = yes\n           ^"),
     ],
 )  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_mistake_is_told_where_it_stands(project, text, message, hint, shown):
 
 def test_a_text_that_ends_too_early_is_told_at_its_end(project):
     message, hint, shown = told(project, "[lint]\nselect = [")
-    assert hint == "this is no TOML"
+    assert hint == "this is not valid TOML"
     assert message.startswith("`policyengine.toml`: ")
     assert shown.startswith("policyengine.toml:2:")
 
@@ -262,11 +262,11 @@ def test_a_variable_says_what_a_gateway_hands_on(project):
          'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
         ("agent_id = 'X_Agent'", "`agent_id` is the name of a header: letters, digits and `-`",
          'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
-        ("agent_id = 'Authorization'", "the header `Authorization` means something else", "take another"),
-        ("user_id = 'X-Forwarded-Uri'", "the header `X-Forwarded-Uri` means something else", "take another"),
-        ("user_id = 'X-AUTH-USER'", "the header `X-AUTH-USER` means something else", "take another"),
-        ("user_id = 'X-Agent-ID'", "the header `x-agent-id` carries `agent_id` already", "take another"),
-        ("agent_id = 'X-Agent-User'", "the header `x-agent-user` carries `user_id` already", "take another"),
+        ("agent_id = 'Authorization'", "the header `Authorization` has another meaning", "choose another"),
+        ("user_id = 'X-Forwarded-Uri'", "the header `X-Forwarded-Uri` has another meaning", "choose another"),
+        ("user_id = 'X-AUTH-USER'", "the header `X-AUTH-USER` has another meaning", "choose another"),
+        ("user_id = 'X-Agent-ID'", "the header `x-agent-id` carries `agent_id` already", "choose another"),
+        ("agent_id = 'X-Agent-User'", "the header `x-agent-user` carries `user_id` already", "choose another"),
         ("trust_domains = { 'ACME' = 'acme' }", "`trust_domains` is a table with an issuer for each domain",
          'as in `trust_domains = { "acme.example" = "acme" }`'),
         ("trust_domains = { 'acme.example' = 7 }", "`trust_domains` is a table with an issuer for each domain",

@@ -285,7 +285,7 @@ def test_a_type_that_looks_misspelled_is_told_once(run, project, tmp_path):
         (
             '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
             "`e.json` at `entities[0].roles`: unknown member `entities[0].roles`",
-            "what is known of an entity stands under `attributes`",
+            "facts about an entity go under `attributes`",
         ),
         (
             '{"entities": [{"type": "user", "id": "a", "in": ["sales"]}]}',
@@ -328,7 +328,7 @@ def test_what_a_refused_token_says_is_shown_to_whoever_asks_here(run, tmp_path):
         ended = run(command, tmp_path, "--identity", tmp_path / "identity.toml", "--request", tmp_path / "request.json")
         assert ended.code == 10
         *_, code, says, _, has = ended.out.splitlines()
-        assert code == "  code: unknown_key, which docs/identity.md explains"
+        assert code == "  code: unknown_key, see docs/identity.md"
         assert says.startswith("  the token has: typ `at+jwt`, kid `ec`, iss ")
         assert has.endswith(" and audience `payments-api`")
         assert token(aud="x").split(".")[1] not in ended.out

@@ -50,7 +50,7 @@ def test_what_fails_makes_the_exit_code_one_and_says_what_to_do(run, project, po
     assert ended.code == 1
     assert "✗ port: `0.0.0.0` can be reached from other machines and no token is set" in ended.out
     assert "  hint: give the gateway a token with `--token-file FILE`" in ended.out
-    assert ended.out.endswith("it cannot be served: 1 failed, 0 to think about\n")
+    assert ended.out.endswith("not ready to serve: 1 failed, 0 with a warning\n")
 
 
 def test_every_extra_is_looked_for():
@@ -133,7 +133,7 @@ def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does
         options += ["--token-file", project / "tokens"]
     ended = run("doctor", project, *options)
     assert ended.code == int(not served)
-    assert ("✗ authzen: `[authzen] consume` names the caller `edge`, and no token has that name" in ended.out) != served
+    assert ("✗ authzen: `[authzen] consume` names the caller `edge`, but no token has that name" in ended.out) != served
     if not served:
         assert "error: `[authzen] consume` names the caller `edge`" in run("serve", project, *options).err
 
@@ -281,7 +281,7 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))
     found = findings()
     assert found["identity"] == ("ok", f"`{tmp_path}/identity.toml` fits the policies")
-    assert found["issuer"] == ("ok", "`acme` tells 1 key")
+    assert found["issuer"] == ("ok", "`acme` publishes 1 key")
     assert found["hosts"][0] == "warning"
     (tmp_path / "identity.toml").write_text('[identity]\nhosts = ["api.acme.example"]\n')
     assert "hosts" not in findings()
@@ -311,7 +311,7 @@ def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? issuer: the keys of `acme` cannot be read: it cannot be reached" in ended.out
-    assert "  hint: until they are, its tokens are refused by the code `provider`" in ended.out
+    assert "  hint: until then, its tokens are refused with the code `provider`" in ended.out
 
 
 def test_attesters_are_asked_for_their_keys(run, tmp_path, port):
@@ -323,13 +323,13 @@ def test_attesters_are_asked_for_their_keys(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? attester: the keys of `lab` cannot be read: it cannot be reached" in ended.out
-    assert "  hint: until they are, its attestations are refused by the code `provider`" in ended.out
+    assert "  hint: until then, its attestations are refused with the code `provider`" in ended.out
 
 
 def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, port):
     (tmp_path / "identity.toml").write_text("[isuers]")
     ended = run("doctor", "--port", port, "--identity", tmp_path / "identity.toml")
-    assert "is looked at beside its policies only" in ended.out
+    assert "is checked only together with its policies" in ended.out
 
 
 def test_observing_is_told(monkeypatch, tmp_path):

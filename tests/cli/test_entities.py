@@ -54,14 +54,14 @@ def test_a_wrong_cell_is_told_with_its_place_also_as_data(run, shop, tmp_path):
 def test_a_misspelled_column_is_warned_of(run, shop, tmp_path):
     (tmp_path / "csv" / "user.csv").write_text(USER.replace("plan", "plann"))
     ended = run("decide", shop, "-r", "-", "-e", "csv", stdin=ASK)
-    assert ended.err == "warning: `csv/user.csv`: the policy knows no `plann`; did you mean `plan`?\n"
+    assert ended.err == "warning: `csv/user.csv`: the policy declares no attribute `plann`; did you mean `plan`?\n"
 
 
 def test_the_mapping_of_a_url_is_that_of_the_project(run, shop, tmp_path):
     pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     url = sqlite_of(tmp_path / "shop.db", SQL)
     ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
-    assert ended.err.splitlines()[0] == "error: `sqlite:`: nothing says what this database holds"
+    assert ended.err.splitlines()[0] == "error: `sqlite:`: no mapping for this database"
     mapped(tmp_path, "sqlite:///elsewhere.db", lookup=True).rename(tmp_path / "policyengine.toml")
     ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
     assert (ended.code, ended.err) == (EXIT_CODES["allow"], "")

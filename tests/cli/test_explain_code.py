@@ -55,7 +55,7 @@ def test_an_unknown_code_as_json_says_so(run):
 
 def test_a_warning_is_explained_by_its_short_name(run):
     assert run("explain-code", "static-key").out == run("explain-code", "W457").out
-    assert "rule `static-key`: told by `policyengine lint`" in run("explain-code", "static-key").out
+    assert "rule `static-key`: reported by `policyengine lint`" in run("explain-code", "static-key").out
 
 
 def test_a_short_name_that_is_nearly_right_is_guessed(run):

@@ -70,7 +70,7 @@ def test_a_file_with_syntax_errors_is_left_alone_and_the_others_are_not(run, oth
     ended = run("fmt", ".")
     assert ended.code == 1
     assert "broken.policy:" in ended.err
-    assert ended.out.endswith("1 file changed, 1 file with mistakes left alone\n")
+    assert ended.out.endswith("1 file changed, 1 file with mistakes left unchanged\n")
     assert (tmp_path / "broken.policy").read_text() == BROKEN
     assert other.read_text() == CANONICAL
 

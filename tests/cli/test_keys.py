@@ -29,7 +29,7 @@ def test_a_file_that_is_there_stays(run, tmp_path):
     before = file.read_bytes()
     ended = run("keys", "new", file)
     assert ended.code == 1
-    assert "is there: it stays" in ended.err
+    assert "already exists and is not replaced" in ended.err
     assert f"policyengine keys rotate {file}" in ended.err
     assert file.read_bytes() == before
 

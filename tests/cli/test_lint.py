@@ -103,7 +103,7 @@ def test_an_error_is_told_whatever_is_chosen(run, files):
     ("word", "message", "hint"),
     [
         ("haed", "there is no rule `haed`", "did you mean `head`?"),
-        ("E201", "`E201` is an error, and errors are always told", "name warnings only"),
+        ("E201", "`E201` is an error, and errors are always reported", "name warnings only"),
     ],
 )
 def test_a_rule_that_cannot_be_chosen_is_wrong_usage(run, files, word, message, hint):
@@ -118,7 +118,7 @@ def test_a_rule_that_cannot_be_chosen_is_wrong_usage(run, files, word, message, 
 def test_what_can_be_mended_is_mended_in_the_file(run, files, tmp_path):
     files(a=LEFT)
     ended = run("lint", "--fix", "a.policy")
-    assert (ended.code, ended.out) == (0, "no mistakes in 1 file\nmended 2 findings in 1 file\n")
+    assert (ended.code, ended.out) == (0, "no mistakes in 1 file\nfixed 2 findings in 1 file\n")
     assert (tmp_path / "a.policy").read_text() == MENDED
 
 
@@ -136,7 +136,7 @@ def test_a_diff_shows_and_changes_nothing(run, files, tmp_path):
     files(a=LEFT)
     ended = run("lint", "--diff", "a.policy")
     assert "-let unused = 5\n-anyone { may HEAD /a }\n+anyone { may GET /a }\n" in ended.out
-    assert ended.out.endswith("would mend 2 findings in 1 file\n")
+    assert ended.out.endswith("would fix 2 findings in 1 file\n")
     assert (tmp_path / "a.policy").read_text() == LEFT
     assert run("lint", "--fix", "--diff", "a.policy").out == ended.out
     assert (tmp_path / "a.policy").read_text() == LEFT
@@ -144,7 +144,7 @@ def test_a_diff_shows_and_changes_nothing(run, files, tmp_path):
 
 def test_a_diff_of_nothing_says_so(run, files):
     files(wide=WIDE)
-    assert run("lint", "--diff", "wide.policy").out == "nothing that --fix could mend\n"
+    assert run("lint", "--diff", "wide.policy").out == "nothing that --fix can fix\n"
 
 
 def test_only_chosen_rules_are_mended(run, files, tmp_path):
@@ -191,7 +191,7 @@ def test_as_annotations_each_finding_is_one_line(run, files, tmp_path):
     ended = run("lint", ".", "--format", "github")
     assert ended.out == (
         "::warning file=a%2Cb.policy,line=1,endLine=1,col=16,endColumn=42,title=W552 no-message::"
-        "guard `100%25` denies here and does not tell the caller why%0A"
+        "guard `100%25` denies here without a message for the caller%0A"
         'hint: add `message "…"`: what is wrong, and what to do\n'
     )
 

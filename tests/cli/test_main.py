@@ -73,7 +73,7 @@ def test_the_list_of_commands_says_what_each_does_in_full(run, name):
         (["check", "--format", "xml", "x"], "'xml'"),
         (["decide", "x"], "Missing option '--request'"),
         (["serve", "x", "--port", "99999"], "65535"),
-        (["fmt", "-", "x"], "`-` stands alone"),
+        (["fmt", "-", "x"], "`-` cannot be combined with other paths"),
     ],
 )
 def test_wrong_usage_ends_with_2(run, arguments, message):
@@ -159,7 +159,7 @@ def test_an_answer_that_cannot_be_written_is_an_error(arguments):
     with open("/dev/full", "w") as full:
         done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: cannot write the answer: no space left on device\n"
+    assert done.stderr == "error: cannot write the output: no space left on device\n"
 
 
 def test_streams_that_are_closed_are_no_reason_to_fail():

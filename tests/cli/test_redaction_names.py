@@ -39,7 +39,7 @@ def kernel():
 )
 def test_a_name_that_is_nearly_one_that_is_read_is_told(kernel, name, meant):
     [told] = misspelled_redactions(Redaction.of([name]), kernel)
-    assert told == f"`--redact {name}` leaves out nothing that a rule reads: did you mean `{meant}`?"
+    assert told == f"`--redact {name}` matches no fact that a rule reads: did you mean `{meant}`?"
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_a_command_that_logs_warns_at_its_start(run, tmp_path, words):
     (tmp_path / "p.policy").write_text(POLICY)
     ended = run(*words, "--log", "log.jsonl", "--redact", "args.pth")
     assert ended.code != 0
-    assert "warning: `--redact args.pth` leaves out nothing that a rule reads: did you mean `args.path`?" in ended.err
+    assert "warning: `--redact args.pth` matches no fact that a rule reads: did you mean `args.path`?" in ended.err

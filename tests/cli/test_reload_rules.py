@@ -48,7 +48,7 @@ def test_a_file_that_cannot_be_read_allows_nothing_and_says_why(project: Path) -
     (project / "shop" / "policyengine.toml").write_text("[reload]\nallow = [")
     with pytest.raises(ReloadRefusedError) as refused:
         current()
-    assert refused.value.why == "what a reload may take away cannot be read"
+    assert refused.value.why == "cannot read what a reload may remove"
     assert "policyengine.toml" in refused.value.findings[0]
 
 

@@ -131,7 +131,7 @@ def test_why_not_shows_what_is_in_the_way_alone(say):
 
 
 def test_facts_shows_what_is_given(say):
-    assert say("facts").out == "nothing is given\n"
+    assert say("facts").out == "no facts are given\n"
     assert say("body.amount = 5", 'user "alice"', "facts").out == 'given body.amount 5\ngiven user "alice"\n'
 
 
@@ -201,10 +201,10 @@ def test_what_comes_out_otherwise_is_told(say):
     ("line", "message"),
     [
         ("explian", "there is no command `explian`\nhint: did you mean `explain`?"),
-        ("explain", "there is no request to speak of"),
-        ("save", "name the file of tests to write"),
-        ("save x.policy", "`x.policy` is none"),
-        ("save x_test.policy", "nothing was asked yet"),
+        ("explain", "there is no request to explain"),
+        ("save", "name the test file to write"),
+        ("save x.policy", "`x.policy` is not a test file name"),
+        ("save x_test.policy", "no request was made yet"),
         ("load missing.policy", "the policy cannot be used"),
         ('user.plan = "x"\nGET /health', "there is no user"),
     ],
@@ -236,7 +236,7 @@ def test_a_session_is_saved_as_a_test_that_passes(run, say, policy, tmp_path):
         'POST /pay { body.note: "a \\"b\\"" } => allow', 'request.headers["x-id"] = "7"', "GET /health", 'GET "/a//b"',
     ]  # fmt: skip
     ended = say(*lines, 'save my_test.policy "what I saw"', "save my_test.policy")
-    assert "`my_test.policy` is there: it stays" in ended.err
+    assert "`my_test.policy` already exists and is not replaced" in ended.err
     assert 'test "what I saw" {' in (tmp_path / "my_test.policy").read_text()
     said = run("test", tmp_path, "--format", "json").json
     assert (said["passed"], said["failed"], said["errored"]) == (8, 0, 0)  # one is the policy's own
@@ -258,8 +258,8 @@ def test_what_other_policies_do_not_know_is_gone(say, tmp_path):
     (tmp_path / "other.policy").write_text("anyone { may GET /health }")
     ended = say("body.amount = 900", "load other.policy", "facts", "GET /health => allow")
     assert ended.code == 0
-    assert "it is gone" in ended.err
-    assert ended.out.splitlines()[0] == "nothing is given"
+    assert "the session was reset" in ended.err
+    assert ended.out.splitlines()[0] == "no facts are given"
 
 
 @pytest.mark.parametrize("line", ["} anyone { may GET /x", "given", "=", '"', "GET", "]", "é", "a = = b", "{}"])

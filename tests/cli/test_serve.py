@@ -149,14 +149,14 @@ def test_it_serves_at_a_socket_and_at_a_port(serving, tmp_path):
 def test_a_mode_that_is_none_is_wrong_usage(run, project, mode):
     ended = run("serve", project, "--socket", "a.sock", "--socket-mode", mode)
     assert ended.code == 2
-    assert f"`{mode}` is no mode of a file" in ended.err
+    assert f"`{mode}` is not a file mode" in ended.err
 
 
 def test_what_is_no_socket_is_not_replaced(run, project, tmp_path):
     (tmp_path / "precious").write_text("data")
     ended = run("serve", project, "--socket", "precious")
     assert ended.code == 1
-    assert "`precious` is there and is no socket" in ended.err
+    assert "`precious` exists and is not a socket" in ended.err
     assert (tmp_path / "precious").read_text() == "data"
 
 
@@ -167,7 +167,7 @@ def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, t
     )
     ended = run("serve", "confirms.policy", "--port", "0", "--workers", "2")
     assert ended.code == 1
-    assert "policies with `confirm`, limits or history are served by one worker" in ended.err
+    assert "policies with `confirm`, limits or history need one worker" in ended.err
 
 
 def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
@@ -188,8 +188,8 @@ def test_observing_is_said_at_the_start_at_readyz_and_in_every_answer(serving):
     said = json.loads(process.stdout.readline())
     warnings = [process.stderr.readline() for _ in range(3)]
     assert warnings[0].startswith("warning: OBSERVING, NOT ENFORCING, until ")
-    assert warnings[1].startswith("warning: nothing of it is recorded: name a file with `--log`")
-    assert warnings[2].startswith("warning: each start begins anew")
+    assert warnings[1].startswith("warning: no decisions are recorded: name a file with `--log`")
+    assert warnings[2].startswith("warning: each start begins a new period")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{said['listening']}/readyz", timeout=30) as answer:
         assert json.loads(answer.read())["observing"] == said["observing"]
@@ -226,14 +226,14 @@ def test_an_end_that_is_over_is_no_error_and_everything_is_enforced(project, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--observe"], "observing needs an end, after which it is enforced"),
+        (["--observe"], "observing needs an end, after which policies are enforced"),
         (["--observe-until", "1h"], "nothing is observed, so there is nothing to limit"),
         (["--no-observe", "--observe-package", "x"], "nothing is observed, so there is nothing to limit"),
-        (["--observe", "--observe-until", "tomorrow"], "`tomorrow` is no time to observe until"),
-        (["--observe", "--observe-until", "2026-12-01T00:00"], "`2026-12-01T00:00` is no time to observe until"),
+        (["--observe", "--observe-until", "tomorrow"], "`tomorrow` is not a time or a duration"),
+        (["--observe", "--observe-until", "2026-12-01T00:00"], "`2026-12-01T00:00` is not a time or a duration"),
         (["--observe", "--observe-until", "91d"], "is longer than 90d"),
         (["--observe", "--observe-until", "1h", "--observe-package", "nobody"], "there is no package `nobody`"),
-        (["--observe", "--observe-until", "1h", "--observe-endpoint", "GET v1"], "`GET v1` is no endpoint"),
+        (["--observe", "--observe-until", "1h", "--observe-endpoint", "GET v1"], "`GET v1` is not an endpoint"),
     ],
 )
 def test_what_cannot_be_observed_is_wrong_usage(run, project, options, message):
@@ -278,7 +278,7 @@ def test_a_public_url_is_what_the_metadata_say(serving):
 )
 def test_a_public_url_that_is_none_is_refused(project, capsys, url):
     assert main(["serve", str(project), "--port", "0", "--public-url", url]) == 2
-    assert f"`{url}` is no URL of a server" in capsys.readouterr().err
+    assert f"`{url}` is not a server URL" in capsys.readouterr().err
 
 
 # ── The policies' own tests ───────────────────────────────────────────────────────────────────
@@ -302,7 +302,7 @@ def test_a_bundle_carries_no_tests(project, tmp_path, capsys):
     assert main(["compile", str(project), "-o", str(bundle)]) == 0
     capsys.readouterr()
     assert main(["serve", str(bundle), "--port", "0", "--test"]) == 2
-    assert "a bundle carries no tests" in capsys.readouterr().err
+    assert "a bundle contains no tests" in capsys.readouterr().err
 
 
 # ── Where its state is ────────────────────────────────────────────────────────────────────────
@@ -327,5 +327,5 @@ def test_state_in_memory_is_told_where_others_than_this_machine_ask(
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
     monkeypatch.setattr("policyengine.server.serve", lambda *_, listening, **__: listening(f"http://{host}:8080"))
     words = ("serve", "a.policy", "--host", host, "--token-file", "tokens", "--store", store)
-    assert ("state is kept in memory: what was counted" in run(*words).out) is told
+    assert ("state is kept in memory: counts" in run(*words).out) is told
     assert json.loads(run(*words, "--format", "json").out).get("state_in_memory", False) is told

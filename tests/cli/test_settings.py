@@ -23,7 +23,7 @@ from tests.server.test_log import ASKED, SERVE
 WRONG = {
     "port": ("99999", "`port` is a port: a number from 0 to 65535"),
     "workers": ("0", "`workers` is a whole number, 1 or more"),
-    "host": ('""', "`host` is a text, and not an empty one"),
+    "host": ('""', "`host` must be a text that is not empty"),
     "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
     "token_file": ("1", "`token_file` is a path"),
     "trust": ('"a"', "`trust` is a list of texts"),
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tu
             None,
         ),
         ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "as in `100MB` or `1d`"),
-        ('[log]\nrotate = ["1s"]', "`1s` is too short for a file", "a minute or longer"),
+        ('[log]\nrotate = ["1s"]', "`1s` is too short to rotate a log", "use a minute or longer"),
         ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
         ("[serv]\nport = 1", "unknown section `serv`", "did you mean `[serve]`?"),
         ('[serve]\nlog_format = "jsno"', "`log_format` is one of `text`, `json`", "did you mean `json`?"),
@@ -155,7 +155,7 @@ def test_a_variable_counts_where_there_is_no_file(project: Path) -> None:
     [
         ("POLICYENGINE_SERVE_PORT", "http", "`port` is a port: a number from 0 to 65535"),
         ("POLICYENGINE_SERVE_WATCH", "maybe", "`watch` is `true` or `false`"),
-        ("POLICYENGINE_STORE_URL", "redsi://:hush@host", "there is no store at"),
+        ("POLICYENGINE_STORE_URL", "redsi://:hush@host", "`redsi:` is not a known kind of store"),
     ],
 )
 def test_what_is_wrong_with_a_variable_is_told_by_its_name(project: Path, name: str, value: str, message: str) -> None:
@@ -282,7 +282,7 @@ def test_check_looks_for_the_callers_that_authzen_spends_for(run, project, consu
     (project / "tokens").write_text("edge: a-token-of-the-gateway\n")
     ended = run("config", "check")
     assert ended.code == code
-    assert ("names the caller `egde`, and no token has that name" in ended.err) == bool(code)
+    assert ("names the caller `egde`, but no token has that name" in ended.err) == bool(code)
 
 
 def test_show_says_where_each_value_comes_from_and_hides_passwords(run, project, monkeypatch) -> None:

@@ -45,14 +45,14 @@ def test_each_workflow_plays_what_the_tests_of_the_policy_ask(run, policy, name)
 def test_the_text_says_what_was_played_and_what_came_of_it(run, policy):
     ended = run("simulate", policy, "--workflow", "steady", "--rate", "2/s", "--for", "1m")
     assert ended.code == 0
-    assert "steady: one after the other, evenly; 2/s for 1m, one caller, seed 0" in ended.out
-    assert "asked: the request of the policy's tests that is allowed" in ended.out
+    assert "steady: evenly spaced requests; 2/s for 1m, one caller, seed 0" in ended.out
+    assert "asked: the allowed request of the policy's tests" in ended.out
     assert 'rate "searches": 60/1m burst 5' in ended.out
 
 
 def test_callers_differ_by_what_is_said(run, policy):
     ended = run("simulate", policy, "--workflow", "lockstep", "--callers", 4, "--rate", "4/s", "--for", "1m")
-    assert "4 callers, who differ by `agent.id`" in ended.out
+    assert "4 callers that differ by `agent.id`" in ended.out
 
 
 def test_a_request_of_a_file_is_played(run, policy, tmp_path):
@@ -101,16 +101,16 @@ def test_a_file_is_of_the_kind_that_its_name_says(run, policy, tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "one of `--trace` and `--workflow` says what is played"),
-        (["--workflow", "steady", "--trace", "x"], "one of `--trace` and `--workflow` says what is played"),
-        (["--workflow", "steady", "--rate", "fast"], "`--rate fast` is no rate"),
-        (["--workflow", "steady", "--rate", "0/s"], "`--rate 0/s` is no rate"),
-        (["--workflow", "steady", "--for", "long"], "`--for long` is no time"),
-        (["--workflow", "steady", "--for", "0s"], "`--for 0s` is no time"),
-        (["--workflow", "steady", "--start", "now"], "`--start now` is no time"),
-        (["--workflow", "steady", "--every", "1ms"], "`--every` is too short for so long a time"),
+        ([], "give either `--trace` or `--workflow`"),
+        (["--workflow", "steady", "--trace", "x"], "give either `--trace` or `--workflow`"),
+        (["--workflow", "steady", "--rate", "fast"], "`--rate fast` is not a rate"),
+        (["--workflow", "steady", "--rate", "0/s"], "`--rate 0/s` is not a rate"),
+        (["--workflow", "steady", "--for", "long"], "`--for long` is not a duration"),
+        (["--workflow", "steady", "--for", "0s"], "`--for 0s` is not a duration"),
+        (["--workflow", "steady", "--start", "now"], "`--start now` is not a time"),
+        (["--workflow", "steady", "--every", "1ms"], "`--every` is too short for the duration of the traffic"),
         (["--workflow", "steady", "--rate", "1000000/s"], "that would be 3,600,000,000 requests"),
-        (["--workflow", "many", "--vary", "nobody"], "`--vary nobody`: callers cannot differ by that"),
+        (["--workflow", "many", "--vary", "nobody"], "`--vary nobody`: callers cannot differ by this fact"),
     ],
 )
 def test_wrong_usage_ends_with_2(run, policy, options, message):
@@ -123,7 +123,7 @@ def test_wrong_usage_ends_with_2(run, policy, options, message):
     ("text", "message"),
     [
         ('{"at": 0, "usr": {}}', "`trace.jsonl:1` at `usr`: unknown member `usr`"),
-        ('{"at": "noon"}', "`trace.jsonl:1` at `at`: `noon` is no time"),
+        ('{"at": "noon"}', "`trace.jsonl:1` at `at`: `noon` is not a time"),
         ("{", "`trace.jsonl:1`: not valid JSON at column 2: it ends too early"),
         ("\n", "no request in `trace.jsonl`"),
     ],
@@ -154,7 +154,7 @@ def test_nobody_else_is_made_up_where_only_one_agent_passes(run, tmp_path):
     (tmp_path / "one.policy").write_text((POLICY + TESTS).replace('"worker*"', '"worker"'))
     ended = run("simulate", "one.policy", "--workflow", "many")
     assert ended.code == 1
-    assert "the policy lets no other agent or user ask that" in ended.err
+    assert "the policies allow this request for no other agent or user" in ended.err
     assert run("simulate", "one.policy", "--workflow", "many", "--vary", "body.tenant", "--for", "1m").code == 0
 
 

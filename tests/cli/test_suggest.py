@@ -38,7 +38,7 @@ def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
     assert lines[0] == "3 decisions: 1 allowed, 2 stopped"
     assert '1  agent "bot"  may GET /v1/stock' in lines
     assert "1  a\\nb  GET /v1/stock  a name in it cannot be written into a policy" in lines
-    assert lines[-1] == "proof: with the doors 1 of 3 decisions flip, those and no other"
+    assert lines[-1] == "proof: with the grants 1 of 3 decisions change, exactly as intended"
 
 
 def test_what_is_left_of_many_ids_is_one_line_by_the_pattern_of_the_policy(run, shop, tmp_path):
@@ -54,9 +54,9 @@ def test_what_is_left_of_many_ids_is_one_line_by_the_pattern_of_the_policy(run, 
 def test_what_no_door_would_help_is_told_apart_from_what_needs_none(run, shop, log):
     run("suggest", shop, "--log", log, "-o", shop / "observed.policy")
     left = run("suggest", shop, "--log", log)
-    assert (left.code, left.out.splitlines()[-1]) == (0, "no door would help")
+    assert (left.code, left.out.splitlines()[-1]) == (0, "no grant would help")
     log.write_text(log.read_text().splitlines()[0] + "\n")
-    assert run("suggest", shop, "--log", log).out.splitlines()[-1] == "no door is needed"
+    assert run("suggest", shop, "--log", log).out.splitlines()[-1] == "no grant is needed"
 
 
 def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs_no_more(run, shop, log):
@@ -71,7 +71,7 @@ def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs
 def test_the_policy_alone_goes_to_stdout(run, shop, log):
     ended = run("suggest", shop, "--log", log, "--format", "policy")
     assert ended.out.startswith("language 1\npackage shop\n")
-    assert ended.err == "proof: with the doors 1 of 3 decisions flip, those and no other\n"
+    assert ended.err == "proof: with the grants 1 of 3 decisions change, exactly as intended\n"
 
 
 def test_as_json_it_has_all_of_it(run, shop, log):
@@ -97,7 +97,7 @@ def test_a_policy_that_is_loaded_is_never_replaced(run, shop, log):
     before = (shop / "shop.policy").read_text()
     ended = run("suggest", shop, "--log", log, "-o", shop / "shop.policy", "--force")
     assert (ended.code, (shop / "shop.policy").read_text()) == (1, before)
-    assert "its doors would be lost" in ended.err
+    assert "its grants would be lost" in ended.err
 
 
 @pytest.mark.parametrize("name", ["observed.txt", "observed_test.policy"])
@@ -113,7 +113,7 @@ def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, m
     monkeypatch.setattr(policy, "policy_lines", lambda doors, guards: [*lines_of(doors, guards), wide])
     ended = run("suggest", shop, "--log", log, "-o", "observed.policy")
     assert ended.code == 3
-    assert ended.out.splitlines()[-2] == "no proof: 1 of 1 flip that were meant, and 1 others"
+    assert ended.out.splitlines()[-2] == "no proof: 1 of 1 intended changes, and 1 others"
     assert not (shop.parent / "observed.policy").exists()
 
 
@@ -132,7 +132,7 @@ def test_an_agent_that_acts_for_a_user_where_no_block_speaks_of_users_gets_both_
     assert 'user "ann" {' in ended.out
     assert "acts for any user" in ended.out
     assert "1970" not in ended.out
-    assert ended.err == "proof: with the doors 1 of 1 decisions flip, those and no other\n"
+    assert ended.err == "proof: with the grants 1 of 1 decisions change, exactly as intended\n"
 
 
 def test_users_whose_names_no_policy_can_spell_leave_no_door_open_and_no_error(run, shop, tmp_path):
@@ -141,4 +141,4 @@ def test_users_whose_names_no_policy_can_spell_leave_no_door_open_and_no_error(r
     who = {"agent": {"id": "new", "issuer": "acme"}, "user": {"id": "a\nb"}}
     engine.decide({"request": {"method": "GET", "path": "/v1/stock"}, **who})
     ended = run("suggest", shop, "--log", log)
-    assert (ended.code, ended.out.splitlines()[-1]) == (0, "no door would help")
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, "no grant would help")

@@ -92,7 +92,7 @@ def test_the_sets_of_a_folder_are_tested_one_by_one(run, policy, tmp_path):
     assert ended.code == 1
     assert ended.out.endswith("1 passed, 1 failed\n")
     assert run("check", "sets").out == "no mistakes in 2 files\n"
-    assert "several sets of policies lie here" in run("serve", "sets").err
+    assert "this folder has several sets of policies" in run("serve", "sets").err
 
 
 def test_the_first_failure_ends_the_run_on_request(run, policy):

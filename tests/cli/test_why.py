@@ -45,7 +45,7 @@ def test_other_policies_that_decide_otherwise_are_told_and_both_are_shown(run, p
     assert ended.code == 3
     assert f"decided by {decided.revision}" in ended.out
     assert "other policies" in ended.out
-    assert "they come to something else:\ndeny by" in ended.out
+    assert "they decide differently:\ndeny by" in ended.out
 
 
 def test_other_policies_that_come_to_the_same_are_told(run, project, log, decided):
@@ -54,14 +54,14 @@ def test_other_policies_that_come_to_the_same_are_told(run, project, log, decide
     )
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 0
-    assert "they come to the same:" in ended.out
+    assert "they decide the same:" in ended.out
 
 
 def test_without_policies_the_record_is_shown(run, log, decided):
     ended = run("why", decided.id, "--log", log)
     assert ended.code == 0
     assert f"revision: {decided.revision}" in ended.out
-    assert "name the policies to see the walk" in ended.out
+    assert "name the policies to see the explanation" in ended.out
 
 
 def test_json_holds_the_record_and_the_walk(run, project, log, decided):

@@ -97,20 +97,20 @@ def test_a_byte_order_mark_other_ends_of_lines_and_quoted_lines_are_read(tmp_pat
 
 
 MISTAKES = [
-    ("id,id\na,b\n", "E182", 1, "id", "the column `id` is there twice", None),
-    ("name,plan\na,free\n", "E182", 1, None, "there is no column `id`", "one column names each row: call it `id`"),
-    ("ID,plan\na,free\n", "E182", 1, None, "there is no column `id`", "is it `ID`?"),
-    ("", "E181", 1, None, "there is no header", "begin with `id` and the names of attributes"),
-    ("id,plan\na,free,x\n", "E182", 2, None, "3 cells, where the header has 2", "is a comma or a quote missing?"),
-    ("id,plan\na\n", "E182", 2, None, "1 cells, where the header has 2", "is a comma or a quote missing?"),
-    ("id,plan\na,free\n,free\n", "E183", 3, "id", "`id`: it is empty", "each row has an id of its own"),
+    ("id,id\na,b\n", "E182", 1, "id", "the column `id` appears twice", None),
+    ("name,plan\na,free\n", "E182", 1, None, "there is no column `id`", "call the column that names each row `id`"),
+    ("ID,plan\na,free\n", "E182", 1, None, "there is no column `id`", "did you mean `ID`?"),
+    ("", "E181", 1, None, "the header is missing", "begin with `id` and the attribute names"),
+    ("id,plan\na,free,x\n", "E182", 2, None, "3 cells, but the header has2", "is a comma or a quote missing?"),
+    ("id,plan\na\n", "E182", 2, None, "1 cells, but the header has2", "is a comma or a quote missing?"),
+    ("id,plan\na,free\n,free\n", "E183", 3, "id", "`id`: it is empty", "give each row its own id"),
     ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: no value of plan", "it is one of `free`, `team`"),
     ("id,seats\na,many\n", "E183", 2, "seats", "`seats`: expected int, got string",
-     "write digits, with a point where there is a fraction"),
+     "write digits, with a point before the fraction"),
     ("id,seats\na,99999999999999999999\n", "E183", 2, "seats", "`seats`: beyond 64 bits",
-     "write digits, with a point where there is a fraction"),
+     "write digits, with a point before the fraction"),
     ("id,share\na,1e\n", "E183", 2, "share", "`share`: expected number, got string",
-     "write digits, with a point where there is a fraction"),
+     "write digits, with a point before the fraction"),
     ("id,active\na,yes\n", "E183", 2, "active", "`active`: expected bool, got string", "write `true` or `false`"),
     ("id,since\na,yesterday\n", "E183", 2, "since", "`since`: not a valid time",
      "write it like `2027-01-01T09:00:00Z`"),
@@ -119,14 +119,14 @@ MISTAKES = [
     ('id,roles\na,"[1"\n', "E183", 2, "roles", "not valid JSON at line 1, column 3: it ends too early",
      "write it as JSON"),
     ('id,roles\na,"[5]"\n', "E183", 2, "roles", "`roles`: expected string, got int",
-     'write elements with `;` between them, or a list as JSON: `["a", "b"]`'),
+     'separate the elements with `;`, or write a JSON list: `["a", "b"]`'),
     ('id,roles\na,"clerk\n', "E181", 2, None, "not valid CSV: unexpected end of data",
      'a cell with `,` or a quote in it stands in quotes, and quotes in it are doubled: `"a ""b"", c"`'),
     ('id,roles\na,"x"y\n', "E181", 2, None, "not valid CSV: ',' expected after '\"'",
      'a cell with `,` or a quote in it stands in quotes, and quotes in it are doubled: `"a ""b"", c"`'),
     ("id,roles\na,b\0\n", "E181", 2, None, "a NUL character", "is this UTF-16? write it as UTF-8"),
     ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" is given twice',
-     "keep one row of each entity: it stands in `{}:2` already"),
+     "keep one row of each entity: `{}:2` already has one"),
 ]  # fmt: skip
 
 
@@ -188,13 +188,13 @@ def test_a_table_of_no_entity_that_is_declared_is_told(tmp_path):
 def test_a_column_that_looks_misspelled_is_told_and_others_are_for_others(tmp_path):
     folder = tables(tmp_path / "csv", user="id,seets,phone\na,5,123\n")
     found = read(folder)
-    assert found.notes == (f"`{folder / 'user.csv'}`: the policy knows no `seets`; did you mean `seats`?",)
+    assert found.notes == (f"`{folder / 'user.csv'}`: the policy declares no attribute `seets`; did you mean `seats`?",)
     assert plain(found) == {'user "a"': ({}, set())}
 
 
 def test_a_column_in_where_nothing_is_in_anything_is_told(tmp_path):
     folder = tables(tmp_path / "csv", invoice="id,in\n1,legal\n")
-    with pytest.raises(EntitiesError, match="the policy says of nothing that `invoice` is in it"):
+    with pytest.raises(EntitiesError, match="the policy declares no parent of `invoice`"):
         read(folder)
 
 
@@ -225,14 +225,14 @@ def test_an_entity_in_two_sources_is_told_by_both_places(tmp_path):
     with pytest.raises(EntitiesError) as told:
         read([folder, tmp_path / "e.json"])
     assert (told.value.member, told.value.message) == ("entities[3]", 'user "alice" is given twice')
-    assert told.value.hint == f"keep one row of each entity: it stands in `{folder / 'user.csv'}:2` already"
+    assert told.value.hint == f"keep one row of each entity: `{folder / 'user.csv'}:2` already has one"
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [("nowhere.json", "no such file or directory"), ("nowhere", "no such file or directory"),
-     ("", "there is no `.csv` in this folder"),
-     ("p.txt", "nobody knows what this holds"), ("\0.json", "no file has NUL in its name")],
+     ("", "this folder contains no `.csv` file"),
+     ("p.txt", "the format of this source is unknown"), ("\0.json", "a file name cannot contain NUL")],
 )  # fmt: skip
 def test_what_cannot_be_read_is_told(tmp_path, given, message):
     (tmp_path / "p.txt").write_text("")
@@ -245,7 +245,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "user.csv")
-    with pytest.raises(EntitiesError, match="this is no file"):
+    with pytest.raises(EntitiesError, match="not a regular file"):
         read(tmp_path / "user.csv")
 
 

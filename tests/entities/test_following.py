@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_the_last_good_one_stays(folde
     assert (engine.directory is before, following.refused) == (True, 1)
     assert engine.decide(READ).allowed
     [told] = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"the directory is not read anew, and stays as it was: `{folder / 'user.csv'}")
+    assert told.startswith(f"the entities were not reloaded, the previous ones stay in use: `{folder / 'user.csv'}")
     (folder / "user.csv").write_text(USER + "dora,legal,,,\n")
     assert following.look()
     assert engine.decide(asking("/v1/invoices/42", "dora")).allowed
@@ -168,7 +168,7 @@ def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(fold
     (folder / "user.csv").write_text(f"{header}\n")
     assert not following.look()
     assert (engine.directory, following.refused) == (before, 1)
-    assert "every row of `user` would be gone" in caplog.text
+    assert "every row of `user` would be removed" in caplog.text
     allowed.append(True)
     (folder / "user.csv").write_text(f"{header}\n\n")
     assert following.look()
@@ -186,7 +186,7 @@ def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
     following = Looking(sources, lambda: engine, stamp=stamp, clock=Clock())
     file.write_text("".join(rows[:20]))
     assert not following.look()
-    assert "30 of 50 rows of `user` would be gone" in caplog.text
+    assert "30 of 50 rows of `user` would be removed" in caplog.text
     assert len(engine.directory) == 50
     file.write_text("".join(rows[:30]))
     assert following.look()

@@ -35,7 +35,7 @@ def test_a_chain_with_too_many_memberships_is_refused_at_its_row(load):
     with pytest.raises(EntitiesError) as refused:
         load(rows(60, 0))
     assert (refused.value.code, refused.value.member) == ("E188", "entities[45]")
-    assert refused.value.message == 'up to team "t45" there are more than 1,000 memberships, all counted'
+    assert refused.value.message == 'with team "t45" there are more than 1,000 memberships in total'
 
 
 def test_many_users_of_one_team_count_once(load):

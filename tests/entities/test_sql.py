@@ -48,9 +48,9 @@ def test_a_url_takes_its_mapping_from_another_file(database, tmp_path):
     mapping = mapped(tmp_path, database)
     mapping.write_text("\n".join(line for line in mapping.read_text().splitlines() if not line.startswith("url")))
     assert outcomes(shop(read(database, mapping))) == OUTCOMES
-    with pytest.raises(EntitiesError, match="there is no `url` of a database"):
+    with pytest.raises(EntitiesError, match="the `url` of the database is missing"):
         read(mapping)
-    with pytest.raises(EntitiesError, match="nothing says what this database holds"):
+    with pytest.raises(EntitiesError, match="no mapping for this database"):
         read(database)
 
 
@@ -132,7 +132,7 @@ def test_a_row_without_an_id_is_told(made, tmp_path):
         SQL.replace("login varchar(40) primary key", "login varchar(40)")
         + "insert into people values (null, null, null);"
     )
-    with pytest.raises(EntitiesError, match="the id of a user: there is none"):
+    with pytest.raises(EntitiesError, match="the id of a user: it is missing"):
         read(mapped(tmp_path, url))
 
 
@@ -140,7 +140,7 @@ ABSENT = [
     ({'table = "people"': 'table = "peeple"'}, "there is no table `peeple`", "did you mean `people`?"),
     ({'plan = "plan"': 'plan = "plann"'}, "there is no column `plann`", "did you mean `plan`?"),
     ({'value = "role" }': 'value = "rolle" }'}, "there is no column `rolle`", "did you mean `role`?"),
-    ({'id = "no"': 'id = "nr"'}, "there is no column `nr`", "there are `no`, `owner`"),
+    ({'id = "no"': 'id = "nr"'}, "there is no column `nr`", "columns: `no`, `owner`"),
 ]
 
 
@@ -162,11 +162,11 @@ def test_a_query_that_is_none_is_told(database, tmp_path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://u:{}@host/db", "this database is not known here"),
-        ("sqlite://", "this database is not known here"),
+        ("mysql://u:{}@host/db", "this kind of database is not supported"),
+        ("sqlite://", "this kind of database is not supported"),
         ("sqlite:///nowhere/at/all.db", "unable to open database file"),
         ("postgresql://u:{}@127.0.0.1:1/db", "connection failed"),
-        ("postgresql://u:{}@[::", "this is no URL of a database"),
+        ("postgresql://u:{}@[::", "this is not a database URL"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_its_password(tmp_path, url, message):
@@ -224,24 +224,24 @@ def test_postgres_knows_types_that_others_do_not(postgres, tmp_path):
 
 
 MAPPINGS = [
-    ("", "directory", "there is no part `[directory]`"),
+    ("", "directory", "the table `[directory]` is missing"),
     ("[directory]\n", "directory", "no entity is mapped"),
     ("[directory]\nuri = 'x'\n", "directory.uri", "unknown key `uri`"),
-    ("[directory]\ntimeout = 5\n", "directory.timeout", "`timeout` is no time that is possible here"),
-    ("[directory]\ntimeout = '2h'\n", "directory.timeout", "`timeout` is no time that is possible here"),
-    ("[directory]\nconnections = 0\n", "directory.connections", "`connections` is a whole number from 1 to 64"),
-    ("[directory.user]\nid = 'x'\n", "directory.user", "an entity has either a `table` or a `query`"),
-    ("[directory.user]\ntable = 't'\nquery = 'q'\n", "directory.user", "an entity has either a `table` or a `query`"),
+    ("[directory]\ntimeout = 5\n", "directory.timeout", "`timeout` is not a valid duration here"),
+    ("[directory]\ntimeout = '2h'\n", "directory.timeout", "`timeout` is not a valid duration here"),
+    ("[directory]\nconnections = 0\n", "directory.connections", "`connections` must be a whole number from 1 to 64"),
+    ("[directory.user]\nid = 'x'\n", "directory.user", "an entity needs either a `table` or a `query`"),
+    ("[directory.user]\ntable = 't'\nquery = 'q'\n", "directory.user", "an entity needs either a `table` or a `query`"),
     ("[directory.user]\ntabel = 't'\n", "directory.user.tabel", "unknown key `tabel`"),
-    ("[directory.user]\ntable = 't'\nlookup = 1\n", "directory.user.lookup", "`lookup` is `true` or `false`"),
+    ("[directory.user]\ntable = 't'\nlookup = 1\n", "directory.user.lookup", "`lookup` must be `true` or `false`"),
     ("[directory.user]\ntable = 't'\nattributes = 'plan'\n", "directory.user.attributes",
-     "attributes are a list of columns, or a table of attributes and their columns"),
-    ("[directory.user]\ntable = 't'\nin = { table = 'm' }\n", "directory.user.in.id", "`id` is a text in quotes"),
+     "attributes must be a list of columns, or a table of attributes and their columns"),
+    ("[directory.user]\ntable = 't'\nin = { table = 'm' }\n", "directory.user.in.id", "`id` must be a quoted string"),
     ("[directory.user]\ntable = 't'\nattributes = ['plann']\n", "directory.user.attributes.plann",
      "`user` has no attribute `plann`"),
     ("[directory.usr]\ntable = 't'\n", "directory.usr", "the policy declares no entity `usr`"),
     ("[directory.invoice]\ntable = 't'\nin = 'x'\n", "directory.invoice.in",
-     "the policy says of nothing that `invoice` is in it"),
+     "the policy declares no parent of `invoice`"),
     ("[directory\n", "", "expected ']' at the end of a table declaration (at line 1, column 11)"),
 ]  # fmt: skip
 
@@ -270,7 +270,7 @@ def test_what_is_looked_up_stands_in_no_other_source(database, tmp_path):
     folder = tables(tmp_path / "csv", user="id\nzed\n")
     with pytest.raises(EntitiesError, match='user "zed": `user` is looked up in `'):
         read([mapping, folder])
-    with pytest.raises(EntitiesError, match="`invoice` is looked up in `"):
+    with pytest.raises(EntitiesError, match="`invoice` is already looked up in `"):
         read([mapping, mapping])
 
 

@@ -66,5 +66,5 @@ def test_an_attribute_that_is_there_is_not_absent():
 def test_a_door_that_differs_in_case_alone_says_so(path, told):
     """The answer is that no block accepts the caller: that no credential is at fault is to be seen here."""
     explanation = Engine.from_text("anyone { may GET /files/** }").explain(question(f"GET {path}"))
-    assert ("letters of its path are in another case" in explanation.render()) is told
+    assert ("its path differs in letter case" in explanation.render()) is told
     assert "another case" not in str(explanation.decision.to_dict())

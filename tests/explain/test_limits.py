@@ -73,14 +73,14 @@ def test_a_rate_shows_its_key_its_cost_its_moves_and_what_is_left(engine: Engine
         "  · clamp 5/1m for 10m — does not act now  (policy.policy:10)",
         '    ✗ request.host == "slow"',
         '      ✓ request.host = "day"',
-        "  ✓ 10/1m burst 4 — 2 of 4 left, all of it back in 12s  (policy.policy:6)",
-        "  ✓ at most 3 at once for 5m — 2 of 3 left, all of it back in 5m  (policy.policy:11)",
+        "  ✓ 10/1m burst 4 — 2 of 4 left, full again in 12s  (policy.policy:6)",
+        "  ✓ at most 3 at once for 5m — 2 of 3 left, full again in 5m  (policy.policy:11)",
     ]
 
 
 def test_what_is_left_is_as_the_decisions_before_left_it(engine: Engine) -> None:
     engine.decide(ask())
-    assert "  ✓ 10/1m burst 4 — 2 of 4 left, all of it back in 12s  (policy.policy:6)" in lines(
+    assert "  ✓ 10/1m burst 4 — 2 of 4 left, full again in 12s  (policy.policy:6)" in lines(
         engine.explain(ask()), 'rate "calls"'
     )
 
@@ -113,7 +113,7 @@ def test_a_budget_shows_what_the_request_adds_and_what_is_left(engine: Engine) -
         '✓ budget "spending"  (policy.policy:15)',
         "  ✓ request.ip = 10.0.0.1",
         "  ✓ body.amount = 20",
-        "  ✓ sum body.amount <= 50 within 1h — 30 of 50 left, all of it back in 1h  (policy.policy:15)",
+        "  ✓ sum body.amount <= 50 within 1h — 30 of 50 left, full again in 1h  (policy.policy:15)",
     ]
 
 
@@ -121,11 +121,11 @@ def test_what_waits_for_a_person_says_what_is_not_taken_yet() -> None:
     rules = 'guard "ask" on POST /pay { confirm by user }'
     asked = Engine.from_text(f"{POLICY}\n{rules}", clock=lambda: NOW).explain(ask())
     assert lines(asked, 'budget "spending"')[-1].strip() == (
-        "✓ sum body.amount <= 50 within 1h — 50 of 50 left; nothing is taken before the approval  (policy.policy:15)"
+        "✓ sum body.amount <= 50 within 1h — 50 of 50 left; not charged before the approval  (policy.policy:15)"
     )
     assert [line.strip().partition(" — ")[2] for line in lines(asked, 'rate "calls"')[-2:]] == [
-        "3 of 4 left, all of it back in 6s  (policy.policy:6)",
-        "3 of 3 left; nothing is taken before the approval  (policy.policy:11)",
+        "3 of 4 left, full again in 6s  (policy.policy:6)",
+        "3 of 3 left; not charged before the approval  (policy.policy:11)",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_limit_whose_condition_is_false_is_skipped_and_says_why(engine: Engine
 
 def test_a_limit_that_cannot_tell_whose_count_stops(engine: Engine) -> None:
     found = limit(engine.explain(ask(ip=None)), 'rate "calls"')
-    assert (found.mark, found.note) == (Mark.UNKNOWN, "stops, for what it takes, or by whose count, is unknown")
+    assert (found.mark, found.note) == (Mark.UNKNOWN, "stops: its cost or its key is unknown")
     assert "  ? request.ip — `request.ip` is absent" in found.render()
 
 

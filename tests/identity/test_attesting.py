@@ -68,7 +68,7 @@ def test_settings_say_how_an_attester_writes() -> None:
 
 def test_the_log_says_that_it_is_the_attestation_and_nothing_of_it() -> None:
     lab = Lab()
-    with pytest.raises(CredentialError, match=r"^in the attestation: its signature does not hold$"):
+    with pytest.raises(CredentialError, match=r"^in the attestation: its signature is not valid$"):
         lab.facts(token(lab.claims(), "acme", kid="lab"))
     with pytest.raises(CredentialError, match=r"^the attestation is older than the policy allows$"):
         lab.facts(lab.signed(iat=NOW - 3_601))

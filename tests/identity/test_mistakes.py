@@ -49,7 +49,7 @@ MISTAKES = [
     ('[identity]\nonly_proved = "perhaps"', "`identity.only_proved`: write `true` or `false`", None),
     ('[issuers.login]\npeople = "portal"', '`issuers.login.people`: write a list: `["…"]`', None),
     ('[issuers.login]\nalgorithms = ["HS256"]', "`issuers.login.algorithms.0` is one of `ES256`, `ES384`", None),
-    ("[issuers.login\n", "expected ']' at the end of a table declaration", "this is no TOML"),
+    ("[issuers.login\n", "expected ']' at the end of a table declaration", "this is not valid TOML"),
     ('[issuers.logn]\nkeys = "x"', "`issuers.logn`: no policy names this issuer", "did you mean `login`?"),
     ("[attesters.lb]", "`attesters.lb`: no policy names this attester", "did you mean `lab`?"),
     ('[issuers.login]\nkeys = "no.json"', "the keys of `login` in", None),

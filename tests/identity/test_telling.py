@@ -27,7 +27,7 @@ def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
     door.identity.telling = LogThrottle(clock=lambda: times[0])
     for _ in range(MAX_LINES + 30):
         assert door.bearer(raw).reasons[0].code == "signature"
-    assert lines(caplog) == ["a credential was refused: its signature does not hold"] * MAX_LINES
+    assert lines(caplog) == ["a credential was refused: its signature is not valid"] * MAX_LINES
     assert door.bearer("a.b").reasons[0].code == "not_a_token", "another kind is told all the same"
     times[0] = WINDOW_SECONDS
     door.bearer(raw)

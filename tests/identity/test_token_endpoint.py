@@ -307,7 +307,7 @@ def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monk
         answer = http.post("/revoke", {"token": raw, **proof("planner")})
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
         assert answer.headers["retry-after"] == "10"
-        told = "the token was not revoked: its issuer cannot be asked now; an operator can revoke it anyway"
+        told = "the token was not revoked: its issuer does not respond; an operator can revoke it anyway"
         assert answer.json()["error_description"] == told
     assert http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
     assert http.post("/revoke", {"token": raw, **proof("planner")}).json() == {}

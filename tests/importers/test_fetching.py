@@ -106,7 +106,10 @@ def test_a_proxy_may_want_a_password():
 
 
 def test_a_page_that_is_not_there_is_told():
-    with serving({}) as (url, _), pytest.raises(ApiImportError, match=r"`http.*/api.json`: it answers 404 Not Found"):
+    with (
+        serving({}) as (url, _),
+        pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server responds 404 Not Found"),
+    ):
         read_openapi(f"{url}/api.json")
 
 
@@ -142,7 +145,7 @@ def test_a_file_that_is_too_long_is_told(tmp_path, monkeypatch):
         read_openapi(str(tmp_path / "api.json"))
 
 
-@pytest.mark.parametrize(("name", "told"), [("nothing.json", "there is no such file"), (".", "this is no file")])
+@pytest.mark.parametrize(("name", "told"), [("nothing.json", "there is no such file"), (".", "this is not a file")])
 def test_a_file_that_is_none_is_told(tmp_path, monkeypatch, name, told):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ApiImportError, match=told):

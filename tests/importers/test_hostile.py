@@ -156,10 +156,10 @@ def test_every_word_of_the_grammar_may_be_a_tag_a_member_and_a_capture(tmp_path)
         ("read_*", "would match others too"),
         ("", "empty"),
         (" read", "white space"),
-        ("a\u200bb", "cannot be seen"),
-        ("a\nb", "cannot be seen"),
-        ("rеad", "can be mistaken"),  # a Cyrillic letter
-        ("a;b", "can be mistaken"),
+        ("a\u200bb", "invisible characters"),
+        ("a\nb", "invisible characters"),
+        ("rеad", "ambiguous characters"),  # a Cyrillic letter
+        ("a;b", "ambiguous characters"),
         ("a" * 129, "more than 128"),
     ],
 )

@@ -116,18 +116,18 @@ def test_a_template_opens_no_neighbour_that_asks_for_another_scope(tmp_path):
 def test_a_neighbour_that_tokens_cannot_tell_apart_is_told(tmp_path):
     paths = {"/pets/{id}": {"get": {"tags": ["pets"]}}, "/pets/export": {"get": {"tags": ["admin"]}}}
     [note] = brought(tmp_path, paths).notes
-    assert "a wider pattern in `pets.read` matches `GET /pets/export` of `admin.read`, too" in note
+    assert "a wider pattern in `pets.read` also matches `GET /pets/export` of `admin.read`" in note
 
 
 def test_patterns_that_cross_are_told(tmp_path):
     paths = {"/a/{x}/c": {"get": {"tags": ["one"]}}, "/a/b/{y}": {"get": {"tags": ["two"]}}}
     [note] = brought(tmp_path, paths).notes
-    assert note.endswith("whoever has the one has some of the other")
+    assert note.endswith("a grant of the first includes a part of the second")
 
 
 def test_what_asks_for_no_scope_beside_others_is_told(tmp_path):
     outcome = brought(tmp_path, {**SHOP, "/health": {"get": {"tags": ["health"]}}})
-    assert "no OAuth scope means `health.read`" in outcome.notes[0]
+    assert "no OAuth scope stands for `health.read`" in outcome.notes[0]
     assert_sound(tmp_path / "shop")
 
 
@@ -135,7 +135,7 @@ def test_a_pattern_wider_than_its_template_has_no_neighbours(tmp_path):
     paths = {"/a/{x}-{y}": {"get": {}}, "/a/secret": {"get": {}}}
     outcome = brought(tmp_path, paths)
     assert outcome.new == ("GET /a/secret",)
-    assert any("would match other endpoints" in note for note in outcome.notes)
+    assert any("would also match other endpoints" in note for note in outcome.notes)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_facts_that_meet_and_differ_are_left_out(tmp_path):
 def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/README.md").write_text("mine")
-    with pytest.raises(ApiImportError, match=r"`.*README.md` is already there, nothing was made"):
+    with pytest.raises(ApiImportError, match=r"`.*README.md` is already there, nothing was written"):
         brought(tmp_path, SHOP)
     assert contents(tmp_path / "shop") == {"README.md": "mine"}
 
@@ -176,7 +176,7 @@ def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
     (tmp_path / "shop" / there).parent.mkdir(parents=True)
     (tmp_path / "shop" / there).write_text("mine")
     paths = {f"/wide/part{i // 10}/x{i}": {"get": {"tags": ["wide"]}} for i in range(60)}
-    with pytest.raises(ApiImportError, match="nothing was made"):
+    with pytest.raises(ApiImportError, match="nothing was written"):
         brought(tmp_path, {**SHOP, **paths})
     assert contents(tmp_path / "shop") == {there: "mine"}
     assert sorted(path.name for path in (tmp_path / "shop").iterdir()) == ["api"]
@@ -185,7 +185,7 @@ def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
 def test_nothing_is_made_among_policies_of_the_author(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/own.policy").write_text("anyone { may GET /x }\n")
-    with pytest.raises(ApiImportError, match="policies here that no import made"):
+    with pytest.raises(ApiImportError, match="policies that no import made"):
         brought(tmp_path, SHOP)
     assert list(contents(tmp_path / "shop")) == ["own.policy"]
 
@@ -284,7 +284,7 @@ def test_a_scope_that_somebody_has_does_not_grow(tmp_path):
     assert (tmp_path / "shop/api/pets.policy").read_text() == scopes
     new = (tmp_path / "shop/api/pets_new_2.policy").read_text()
     assert "scope pets.read.new_2 {" in new
-    assert "# Asks for read:pets: add `include pets.read.new_2` to the scope that tokens call so." in new
+    assert "# Requires read:pets: add `include pets.read.new_2` to the scope with this alias." in new
 
 
 def test_each_import_has_a_guard_and_scopes_of_its_own(tmp_path):
@@ -329,7 +329,7 @@ def test_what_has_changed_is_told_once(tmp_path):
     changed["/pets"]["get"]["security"] = asking("list:pets")
     told = {change.key: change.said for change in brought(tmp_path, changed).changed}
     assert told == {
-        "GET /pets": ("asked for `read:pets`, asks for `list:pets`",),
+        "GET /pets": ("required `read:pets`, requires `list:pets`",),
         "POST /pets": ("`body.name` was string?, is int?",),
     }
     assert not brought(tmp_path, changed).differs
@@ -363,7 +363,7 @@ def test_what_the_author_named_already_is_theirs(tmp_path):
     (tmp_path / "shop/own.policy").write_text("package shop\n\nanyone { may GET /hours/{day} }\n")
     outcome = brought(tmp_path, {**SHOP, "/hours/{weekday}": {"get": {}}})
     assert (outcome.new, outcome.created) == ((), ())
-    assert outcome.notes[-1].startswith("`GET /hours/{}` is named at ")
+    assert outcome.notes[-1].startswith("`GET /hours/{}` is already named at ")
     assert decide(tmp_path / "shop", "GET", "/hours/monday") == "allow"
     assert not brought(tmp_path, {**SHOP, "/hours/{weekday}": {"get": {}}}, check=True).differs
 
@@ -379,13 +379,13 @@ def test_a_fixture_that_the_author_renamed_is_not_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda shop: (shop / "imported.json").write_text("{}"), "this is not what an import wrote"),
-        (lambda shop: (shop / "imported.json").write_text("no"), "this is not what an import wrote"),
+        (lambda shop: (shop / "imported.json").write_text("{}"), "this file was not written by an import"),
+        (lambda shop: (shop / "imported.json").write_text("no"), "this file was not written by an import"),
         (lambda shop: (shop / "doors.policy").write_text("agent {"), r"E\d+ .*"),
         (lambda shop: (shop / "own.policy").write_text("anyone { may nothing.at.all }"), r"E\d+ .*"),
         (
             lambda shop: (shop / "api/pets_new_2.policy").write_text("package shop\nlet a = 1\n"),
-            "is already there, nothing was made",
+            "is already there, nothing was written",
         ),
     ],
 )
@@ -403,7 +403,7 @@ def test_one_folder_holds_one_kind_of_import(tmp_path):
 
     brought(tmp_path, SHOP)
     (tmp_path / "tools.json").write_text('[{"name": "x"}]')
-    with pytest.raises(ApiImportError, match="`openapi` was imported here, and this is `mcp`"):
+    with pytest.raises(ApiImportError, match="`openapi` was imported here, but this is `mcp`"):
         import_policies(tmp_path / "shop", read_tools(str(tmp_path / "tools.json")), "policyengine init")
 
 

@@ -88,11 +88,11 @@ def wait_for(port):
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (f"{shlex.quote(sys.executable)} -c pass", "it cannot be asked for its tools"),
-        ("no-such-command-here --x", "it cannot be asked for its tools"),
-        ("http://127.0.0.1:9/mcp", "it cannot be asked for its tools"),
-        ('echo "', "this is no command"),
-        (" ", "there is no command"),
+        (f"{shlex.quote(sys.executable)} -c pass", "listing its tools failed"),
+        ("no-such-command-here --x", "listing its tools failed"),
+        ("http://127.0.0.1:9/mcp", "listing its tools failed"),
+        ('echo "', "this is not a command"),
+        (" ", "the command is empty"),
     ],
 )
 def test_what_does_not_speak_mcp_is_told(source, told):

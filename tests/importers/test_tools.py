@@ -50,7 +50,7 @@ def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kin
 @pytest.mark.parametrize("name", ["delete_all", "rm", "exec", "run", "shell", "runCommand"])
 def test_a_claim_that_contradicts_itself_is_told(tmp_path, name):
     api = tools(tmp_path, {"name": name, "annotations": {"readOnlyHint": True}})
-    assert api.notes == (f"`{name}` claims to only read, and its name or its hints say otherwise",)
+    assert api.notes == (f"`{name}` claims to be read-only, but its name or its hints say otherwise",)
 
 
 def test_arguments_are_facts(tmp_path):
@@ -68,7 +68,7 @@ def test_arguments_are_facts(tmp_path):
 def test_a_schema_of_a_tool_reads_no_other_document(tmp_path, reference):
     api = tools(tmp_path, {"name": "send", "inputSchema": {"$ref": reference}})
     assert api.operations[0].facts == ()
-    assert "is another document, and none is read here" in api.notes[0]
+    assert "is another document, which is not read here" in api.notes[0]
 
 
 def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
@@ -104,12 +104,12 @@ def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{}", "there is no `tools`"),
-        ('{"tools": {}}', "at `#/tools`: `tools` is a list, and this is a mapping"),
-        ('{"tools": [7]}', "at `#/tools/0`: a tool is a mapping, and this is a number"),
+        ("{}", "`tools` is missing"),
+        ('{"tools": {}}', "at `#/tools`: `tools` must be a list, but this is a mapping"),
+        ('{"tools": [7]}', "at `#/tools/0`: a tool must be a mapping, but this is a number"),
         ('{"tools": [{}]}', "at `#/tools/0`: this tool has no `name`"),
-        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name is a text, and this is a number"),
-        ('{"tools": [', "tools.json`:1:12: this is no JSON"),
+        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name must be a text, but this is a number"),
+        ('{"tools": [', "tools.json`:1:12: this is not valid JSON"),
     ],
 )
 def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
@@ -121,7 +121,7 @@ def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
 
 @pytest.mark.parametrize("name", ["a/b", "*", "a\nb"])
 def test_a_server_has_a_name_that_patterns_can_say(tmp_path, name):
-    with pytest.raises(ApiImportError, match="is no name for a server"):
+    with pytest.raises(ApiImportError, match="is not a valid server name"):
         tools(tmp_path, {"name": "x"}, name=name)
 
 
@@ -188,7 +188,7 @@ def test_a_description_that_changes_is_told(tmp_path):
     import_policies(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
     again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
     [change] = import_policies(tmp_path / "p", again, "policyengine init", check=True).changed
-    assert (change.key, change.said) == ("TOOL desk/look", ("its description is another one",))
+    assert (change.key, change.said) == ("TOOL desk/look", ("its description changed",))
 
 
 def test_a_tool_that_becomes_destructive_asks_though_it_was_granted(tmp_path):

@@ -427,13 +427,13 @@ def test_who_sees_nothing_at_all_is_told_why(files: Path, watched: Watched, capl
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "nobody is said to ask"),
-        (["--as", "agent"], "`agent` says nothing of who asks"),
-        (["--as", "role=admin"], "`role=admin` says nothing of who asks"),
-        (["--as", "agent=a", "--as", "agent=b"], "`agent=b` says nothing of who asks"),
+        ([], "no caller is named"),
+        (["--as", "agent"], "`agent` is not a fact about the caller"),
+        (["--as", "role=admin"], "`role=admin` is not a fact about the caller"),
+        (["--as", "agent=a", "--as", "agent=b"], "`agent=b` is not a fact about the caller"),
         (["--from-header", "agent=x-agent"], "there are no headers over stdio"),
         (["--as", "agent=a", "--host", "0.0.0.0", "--port", "0"], "can be reached from other machines"),
-        (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "there is no variable `NO_SUCH_VARIABLE`"),
+        (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "the environment variable `NO_SUCH_VARIABLE` is not set"),
     ],
 )
 def test_what_cannot_be_meant_is_told_at_once(
@@ -453,13 +453,13 @@ BY_NAME = POLICY.replace("user any {", 'user "alice" {').replace(
 @pytest.mark.parametrize(
     ("changed", "words", "hint"),
     [
-        ({"--server": "biling"}, "`--server biling`: no door of the policy is a tool of", "did you mean `billing`?"),
-        ({"agent": "bto"}, "`--as agent=bto`: no block of the policy is about this agent", "it knows `bot`, `other`"),
-        ({"agent": "xyz"}, "`--as agent=xyz`: no block of the policy is about", "it knows `bot`, `other`"),
+        ({"--server": "biling"}, "`--server biling`: no grant of the policies is for", "did you mean `billing`?"),
+        ({"agent": "bto"}, "`--as agent=bto`: no block of the policies names this agent", "known: `bot`, `other`"),
+        ({"agent": "xyz"}, "`--as agent=xyz`: no block of the policies names", "known: `bot`, `other`"),
         ({"issuer": "acne"}, "`--as issuer=acne`: no policy declares this issuer", "did you mean `acme`?"),
-        ({"user": "alicia"}, "`--as user=alicia`: no block of the policy is about", "did you mean `alice`?"),
+        ({"user": "alicia"}, "`--as user=alicia`: no block of the policies names", "did you mean `alice`?"),
         ({"user": "bob"}, "`--as user=bob`: `acme` does not speak for this user", ""),
-        ({"scopes": "read,pay"}, "`--as scopes=read`: no door of the policy asks for this scope", ""),
+        ({"scopes": "read,pay"}, "`--as scopes=read`: no grant of the policies requires this scope", ""),
     ],
 )
 def test_a_name_that_no_rule_could_match_is_refused_with_what_was_meant(

@@ -160,10 +160,10 @@ def test_over_stdio_it_observes_says_so_records_it_and_watches_files(files: Path
 @pytest.mark.parametrize(
     ("upstream", "told", "hint"),
     [
-        ("no-such-command --flag", "there is no command `no-such-command`", "in a folder of `PATH`"),
-        ("localhost:8000/mcp", "there is no file `localhost:8000/mcp`", "it is looked for from"),
-        ("{files}/server.py", "/server.py` may not be executed", "`chmod +x "),
-        ("{files}/none.sh", "/none.sh`", "it is looked for from"),
+        ("no-such-command --flag", "there is no command `no-such-command`", "its folder to `PATH`"),
+        ("localhost:8000/mcp", "there is no file `localhost:8000/mcp`", "relative paths start at"),
+        ("{files}/server.py", "/server.py` is not executable", "`chmod +x "),
+        ("{files}/none.sh", "/none.sh`", "relative paths start at"),
     ],
 )
 def test_a_command_that_is_not_there_is_told_before_any_client_speaks(
@@ -182,7 +182,7 @@ def test_what_limits_observing_without_observing_and_a_log_without_file_are_usag
     for options, told in (
         (["--observe-until", "7d"], "nothing is observed"),
         (["--observe"], "observing needs an end"),
-        (["--redact", "args.amount"], "there is no log"),
+        (["--redact", "args.amount"], "there is no decision log"),
     ):
         words = ["mcp-gateway", str(files / "billing.policy"), "--upstream", sys.executable, *SAID, *options]
         assert main(words) == 2

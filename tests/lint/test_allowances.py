@@ -81,7 +81,7 @@ def test_a_rule_that_does_not_exist_is_told() -> None:
 def test_no_comment_allows_an_error() -> None:
     found = check_text("# lint: allow E301 because please\nanyone { may GET /a//b }")
     message = "`E301` is an error, and no comment allows an error"
-    assert told(found)[0] == ("W171", message, "E301", "mend what it is about, and leave this out")
+    assert told(found)[0] == ("W171", message, "E301", "fix the error, and remove this comment")
     assert [one.code for one in found] == ["W171", "E301"]
 
 
@@ -98,7 +98,7 @@ def test_an_allowance_that_allows_nothing_is_told_by_lint_only() -> None:
     text = f"# lint: allow head because the probe speaks it\n{DOOR}"
     message = "nothing here is `head`, so this allows nothing"
     assert codes(text) == []
-    assert told(lint_text(text)) == [("W172", message, "head", "leave it out: what it allowed is gone")]
+    assert told(lint_text(text)) == [("W172", message, "head", "remove the comment: nothing here needs it")]
 
 
 def test_of_two_rules_only_the_one_that_is_gone_is_told() -> None:

@@ -59,7 +59,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             'agent "x" { issued by acme  acts for users where user.id == "a" and user.id == "b"  may GET /a }',
             (
                 "E701",
-                "this agent acts for nobody: its condition is never true",
+                "this agent acts for no user: its condition is never true",
                 'user.id == "a" and user.id == "b"',
                 '`user.id == "a"` and `user.id == "b"` are never true together',
             ),
@@ -69,7 +69,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             'agent where agent.id == "a" and agent.id == "b" { issued by acme  acts alone  may GET /a }',
             (
                 "E701",
-                "this block is for nobody: its condition is never true",
+                "this block applies to no caller: its condition is never true",
                 'agent.id == "a" and agent.id == "b"',
                 '`agent.id == "a"` and `agent.id == "b"` are never true together',
             ),
@@ -77,7 +77,7 @@ EVER = "body.amount > 5 or body.amount < 10"
         ),
         pytest.param(
             "user where size(user.roles) < 0 { may GET /a }",
-            ("E701", "this block is for nobody: its condition is never true", "size(user.roles) < 0", None),
+            ("E701", "this block applies to no caller: its condition is never true", "size(user.roles) < 0", None),
             id="user where",
         ),
         pytest.param(
@@ -327,13 +327,17 @@ def test_of_two_shut_guards_at_one_place_the_later_one_is_told() -> None:
 
 def test_a_block_written_twice_is_told_at_the_second() -> None:
     (finding,) = found("anyone { may GET /a }\nanyone { may GET /a }")
-    assert (finding.code, finding.message, finding.hint) == ("W714", "`anyone` says the same again", "leave it out")
+    assert (finding.code, finding.message, finding.hint) == (
+        "W714",
+        "`anyone` repeats an earlier block",
+        "leave it out",
+    )
     assert finding.span.start > finding.related[0].span.start
 
 
 def test_a_guard_written_twice_under_two_names_is_told() -> None:
     policy = 'guard "one" on /used { require body.urgent }\nguard "two" on /used { require body.urgent }'
-    assert [(d.code, d.message) for d in found(policy)] == [("W714", "guard `two` says the same as guard `one`")]
+    assert [(d.code, d.message) for d in found(policy)] == [("W714", "guard `two` is a copy of guard `one`")]
 
 
 @pytest.mark.parametrize(

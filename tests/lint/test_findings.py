@@ -54,7 +54,7 @@ ROLES = "entity user { roles: set<string> }\n"
         ),
         pytest.param(
             SCOPE + bot('may a  may delegate a to agent "helpre"') + bot("may a", '"helper"'),
-            ("W422", "no block is about agent `helpre`", '"helpre"', "did you mean `helper`?"),
+            ("W422", "no block names agent `helpre`", '"helpre"', "did you mean `helper`?"),
             id="handed to nobody",
         ),
         pytest.param(
@@ -81,9 +81,9 @@ ROLES = "entity user { roles: set<string> }\n"
             BOT + bot("may GET /a") + "user any { may GET /a }",
             (
                 "W454",
-                "`users unrestricted` lets the agents of `main` pass by its user blocks",
+                "`users unrestricted` lets the agents of `main` bypass its user blocks",
                 "users unrestricted",
-                "keep one of the two: user blocks then bind only users who come without an agent",
+                "keep one of the two: with both, user blocks bind only users who come without an agent",
             ),
             id="unrestricted",
         ),
@@ -115,7 +115,7 @@ ROLES = "entity user { roles: set<string> }\n"
             ROLES + 'anyone { may GET /a when all r in user.roles: r like "eu-*" }',
             (
                 "W451",
-                "an empty `user.roles` lets this open: `all` is true of nothing",
+                "an empty `user.roles` lets this open: `all` is true of an empty set",
                 'all r in user.roles: r like "eu-*"',
                 "add `size(user.roles) > 0 and` if it must hold something",
             ),
@@ -125,7 +125,7 @@ ROLES = "entity user { roles: set<string> }\n"
             ROLES + 'guard "a" { require all r in user.roles: r like "eu-*" }',
             (
                 "W551",
-                "an empty `user.roles` lets this pass: `all` is true of nothing",
+                "an empty `user.roles` lets this pass: `all` is true of an empty set",
                 'all r in user.roles: r like "eu-*"',
                 "add `size(user.roles) > 0 and` if it must hold something",
             ),
@@ -135,7 +135,7 @@ ROLES = "entity user { roles: set<string> }\n"
             BOT + "delegation { depth <= 3 }\n" + bot("may GET /a"),
             (
                 "W452",
-                "issuer `acme` does not record chains, so all its agents fail the limit of depth",
+                "issuer `acme` does not record chains, so all its agents fail the depth limit",
                 "acme",
                 "add `records chains` if it does",
             ),
@@ -148,7 +148,7 @@ def test_what_is_hardly_meant_is_told(policy: str, expected: tuple[str, str, str
 
 
 STRICT = "credential { kind in [jwt, mtls]  lifetime <= 15m  bound }  may GET /a/**"
-HINT = "ask for it in both blocks, or in a guard if it must hold for everybody"
+HINT = "require it in both blocks, or in a guard if it must hold for every caller"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ HINT = "ask for it in both blocks, or in a guard if it must hold for everybody"
 )
 def test_a_laxer_twin_is_told_at_its_door(lax: str, missing: str) -> None:
     (finding,) = found(BOT + bot(STRICT) + bot(lax))
-    message = f'`agent "bot"` opens this without `{missing}`, which another block for the same agent asks for'
+    message = f'`agent "bot"` opens this without `{missing}`, which another block for the same agent requires'
     assert (finding.code, finding.message, finding.hint) == ("W450", message, HINT)
     assert (finding.span.text, [r.span.text for r in finding.related]) == ("may GET /a/b", [missing])
 

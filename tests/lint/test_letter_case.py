@@ -14,8 +14,7 @@ def told(text: str) -> list[tuple[str, str]]:
 def test_two_spellings_of_a_path_are_told_once_where_the_second_begins():
     (found,) = told("anyone { may GET /v1/files/{id}, POST /v1/Files, DELETE /v1/Files/{id}/x }\n")
     assert found == (
-        "`POST /v1/Files` and `GET /v1/files/{id}` differ in case, "
-        "which guards and limits do not look at, and doors do",
+        "`POST /v1/Files` and `GET /v1/files/{id}` differ in case: grants distinguish them, guards and limits do not",
         "POST /v1/Files",
     )
 
@@ -55,7 +54,7 @@ def test_a_rule_that_closes_where_a_text_of_the_path_is_as_it_says_is_told(condi
         if one.code == "W558"
     ]
     assert len(found) == 1
-    assert found[0].message.startswith("a path in another case gets past guard `g`: `")
+    assert found[0].message.startswith("a path in another case bypasses guard `g`: `")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_set_that_may_be_empty_in_a_limit_is_told(limit, loosens):
     [found] = told(LOADED + limit.format(f"{sign}({all_good})"))
     assert found[:2] == (
         "W551",
-        "an empty `body.tags` lets this pass more often: `all` is true of nothing",
+        "an empty `body.tags` lets this pass more often: `all` is true of an empty set",
     )
     assert told(LOADED + limit.format(f"{'not ' if loosens else ''}({all_good})")) == []
 

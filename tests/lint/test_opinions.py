@@ -44,13 +44,13 @@ LIFETIME_ONLY = BOT + bot("credential { lifetime <= 15m }")
 
 
 def test_an_agent_without_a_lifetime_is_told_at_its_head() -> None:
-    message = 'a credential of `agent "bot"` may last for ever'
-    hint = "add `credential { lifetime <= 15m }`: what is stolen is then soon worthless"
+    message = 'a credential of `agent "bot"` may never expire'
+    hint = "add `credential { lifetime <= 15m }`: a stolen credential then expires soon"
     assert told(KINDS_ONLY) == [("W456", message, 'agent "bot"', hint)]
 
 
 def test_an_agent_that_takes_any_kind_is_told_at_its_head() -> None:
-    message = '`agent "bot"` takes any kind of credential, static keys too'
+    message = '`agent "bot"` accepts any kind of credential, including static keys'
     hint = "add `credential { kind in [jwt, mtls] }`"
     assert told(LIFETIME_ONLY) == [("W457", message, 'agent "bot"', hint)]
 
@@ -59,7 +59,7 @@ def test_an_agent_that_takes_any_kind_is_told_at_its_head() -> None:
 def test_a_static_key_among_the_kinds_is_told_at_them(kind: str) -> None:
     ((code, message, text, hint),) = told(BOT + bot(f"credential {{ kind in [jwt, {kind}]  lifetime <= 15m }}"))
     assert (code, text) == ("W457", f"kind in [jwt, {kind}]")
-    assert message == f'`agent "bot"` takes `{kind}`, which whoever has seen it can use'
+    assert message == f'`agent "bot"` accepts `{kind}`, which anyone who has seen it can use'
     assert hint == f"leave `{kind}` out, and issue tokens that expire"
 
 
@@ -102,8 +102,8 @@ def test_a_guard_that_does_not_stand_before_every_door_is_not_enough(guard: str)
 
 
 def test_two_stars_in_a_may_are_told() -> None:
-    message = "`anyone` may use whatever `GET /a/**` comes to cover one day"
-    hint = "name the endpoints: one that is added later is then not open before anybody looked"
+    message = "`anyone` may use every endpoint that `GET /a/**` will ever cover"
+    hint = "name the endpoints, so that a new endpoint is not open before a review"
     assert told("anyone { may GET /a/** }") == [("W458", message, "GET /a/**", hint)]
 
 
@@ -131,8 +131,8 @@ SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {ASKED}  may a  ma
 
 
 def test_a_may_that_no_user_block_goes_along_with_is_told() -> None:
-    message = 'no user block opens any of this, so `agent "bot"` never gets through here'
-    hint = "let a user block open it, too, or remove it"
+    message = 'no user block opens any of this, so `agent "bot"` is always denied here'
+    hint = "grant it in a `user` block too, or remove it"
     assert told(SERVED + SERVANT + "user any { may b }\n") == [("W461", message, "may a", hint)]
 
 
@@ -165,15 +165,13 @@ def test_a_chain_of_any_depth_is_told_once() -> None:
     policy = planner('may delegate a to agent "helper" for 5m  may delegate a to agent "planner" for 5m')
     hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
     expected = 'may delegate a to agent "helper" for 5m'
-    assert told(policy) == [("W459", "nothing says how many agents a chain may have", expected, hint)]
+    assert told(policy) == [("W459", "no limit says how many agents a delegation chain may have", expected, hint)]
 
 
 def test_what_is_handed_on_for_ever_is_told() -> None:
     policy = planner('may delegate a to agent "helper"') + "delegation { depth <= 3 }\n"
     hint = "add `for 30m`, or a limit for all chains: `delegation { lifetime <= 1h }`"
-    assert told(policy) == [
-        ("W460", "what this hands on is handed on for ever", 'may delegate a to agent "helper"', hint)
-    ]
+    assert told(policy) == [("W460", "this delegation never expires", 'may delegate a to agent "helper"', hint)]
 
 
 def test_limits_for_all_chains_are_enough() -> None:
@@ -186,7 +184,7 @@ def test_limits_for_all_chains_are_enough() -> None:
 @pytest.mark.parametrize("rule", ["require request.size < 9", "deny when request.size > 9", "deny"])
 def test_a_denial_without_words_is_told(rule: str) -> None:
     hint = 'add `message "…"`: what is wrong, and what to do'
-    message = "guard `g` denies here and does not tell the caller why"
+    message = "guard `g` denies here without a message for the caller"
     policy = f'guard "g" on POST /a {{ {rule} }}\nanyone {{ may GET|POST /a }}\n'
     assert told(policy) == [("W552", message, rule, hint)]
 
@@ -198,7 +196,7 @@ def asking(rest: str) -> str:
 
 def test_an_approval_without_an_end_is_told() -> None:
     rule = 'message "pay {body.amount}, {body.note}"'
-    hint = "add `within 15m`: by then the world has moved on"
+    hint = "add `within 15m`: later, the facts may have changed"
     assert told(asking(rule)) == [("W553", "an approval of `g` never expires", f"confirm by role boss {rule}", hint)]
 
 
@@ -230,7 +228,7 @@ def test_a_fact_that_approvals_alone_are_bound_to_is_read(bound: str) -> None:
 
 # ── Defaults ──────────────────────────────────────────────────────────────────────────────────
 
-HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
+HINT = "remove `else`: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
 
 
 def test_a_default_that_opens_a_door_is_told() -> None:
@@ -300,7 +298,7 @@ READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.a
 )  # fmt: skip
 def test_a_rule_that_lets_pass_what_is_absent_is_told(rule: str, fact: str, then: str) -> None:
     policy = f"entity user {{ roles: set<string> }}\n{PAY}{DOORS}{READS}{rule}\n"
-    message = f"a gateway may not hand on `{fact}`, so nobody knows whether it is there, and then {then}"
+    message = f"a gateway may not forward `{fact}`: its presence is then unknown, and {then}"
     assert [(code, text) for code, text, *_ in told(policy) if code == "W559"] == [("W559", message)]
 
 
@@ -371,7 +369,7 @@ def test_a_name_beside_the_same_name_is_no_look_alike() -> None:
 
 def test_a_fact_that_no_rule_reads_is_told() -> None:
     policy = 'facts { body.a: int  body.b: int }\nguard "g" { audit full when body.a > 1 }\n' + DOOR
-    hint = "remove it: whoever declares a fact is taken to rely on it"
+    hint = "remove it: readers expect that a policy uses the facts it declares"
     assert told(policy) == [("W262", "no rule reads `body.b`", "body.b", hint)]
 
 
@@ -398,8 +396,8 @@ def test_a_fact_that_only_tests_bring_along_is_told() -> None:
 def test_an_anchor_that_no_agent_asks_for_is_told() -> None:
     more = 'issuer old { url "https://old" }\nattester lab { age <= 1h }\n'
     assert [one[:2] for one in told(BOT + bot() + more)] == [
-        ("W263", "no agent asks for the issuer `old`"),
-        ("W263", "no agent asks for the attester `lab`"),
+        ("W263", "no agent block requires the issuer `old`"),
+        ("W263", "no agent block requires the attester `lab`"),
     ]
 
 
@@ -427,7 +425,7 @@ def test_an_anchor_that_may_be_needed_is_left_alone(policy: str) -> None:
 
 def test_the_same_request_again_is_told_with_the_first() -> None:
     (one,) = found(DOOR + 'test "t" { GET /a => allow   GET /b => deny   GET /a => allow }\n')
-    assert (one.code, one.message) == ("W652", "this test asks the same already, in the same world")
+    assert (one.code, one.message) == ("W652", "this test already makes this request, with the same facts and state")
     assert one.span.text == "GET /a => allow"
     assert one.related[0].span.start < one.span.start
 
@@ -470,7 +468,7 @@ def test_where_requests_are_counted_or_remembered_each_leaves_another_world(rule
 
 def test_a_test_that_is_all_in_another_one_is_told_at_its_name() -> None:
     tests = 'test "one" { GET /a => allow   GET /b => deny }\ntest "two" { GET /b => deny }\n'
-    message = "all that this test asks, test `one` asks too, in the same world"
+    message = "every request of this test is also in test `one`, with the same facts and state"
     assert [one[:3] for one in told(DOOR + tests)] == [("W652", message, '"two"')]
 
 
@@ -489,7 +487,7 @@ def test_an_endpoint_that_no_test_asks_about_is_told_where_it_is_asked_for() -> 
     policy += 'test "t" { POST /a/7 => allow   ACTION view note "7" => allow   GET "/a//b" => deny }\n'
     assert lint_text(policy) == []
     assert [(one.code, one.message, one.span.text) for one in lint_text(policy, ("W653",))] == [
-        ("W653", "no test asks about `TOOL mail/*`", "TOOL mail/*")
+        ("W653", "no test covers `TOOL mail/*`", "TOOL mail/*")
     ]
 
 

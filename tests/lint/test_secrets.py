@@ -64,7 +64,7 @@ def test_a_secret_in_a_rule_is_found():
         + "a1B2" * 9
         + '" message "no" }\n'
     )
-    assert [one.message for one in lint_text(policy) if one.code == "W265"] == ["this looks like a token of GitHub"]
+    assert [one.message for one in lint_text(policy) if one.code == "W265"] == ["this looks like a GitHub token"]
 
 
 def test_it_can_be_allowed_with_a_reason():

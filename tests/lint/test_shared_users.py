@@ -50,9 +50,9 @@ def test_it_is_told_at_the_later_issuer_with_the_agents_and_the_line_to_write() 
         '`agent "courier"` acts for the same users as `agent "assistant"` of `login`'
     )
     assert found.hint == (
-        'say for whom it speaks, `users like "*@partner.example"` in `partner`; or whose users are meant, '
-        '`acts for users where user.org == "partner"`, by what your directory says; or shut what is not theirs, '
-        '`deny unless credential.issuer == "login"` in a guard there'
+        'limit its users, `users like "*@partner.example"` in `partner`; or limit the agents, '
+        '`acts for users where user.org == "partner"`, if your directory has it; or deny other issuers, '
+        '`deny unless credential.issuer == "login"`, in a guard'
     )
     related = [(one.message, one.span.line, one.span.text) for one in found.related]
     assert related == [("for whom it acts", 12, "acts for any user"), ("the same users", 11, "acts for any user")]

@@ -175,7 +175,7 @@ def test_who_asks_while_somebody_writes_on_and_on_is_told(
     for number in range(MAX_TRIES + 1):
         (folder / "shop.policy").write_text(SHUT + "#" * number)
         assert looks(attempts, 1) == [False]
-    assert (held.reloads.why, preparing.times) == ("the files changed whenever they were looked at", 0)
+    assert (held.reloads.why, preparing.times) == ("the files kept changing", 0)
     assert attempts.pause is None
 
 

@@ -15,7 +15,7 @@ BACKSLASH = "a backslash"
 UTF8 = "invalid UTF-8"
 TWICE = "an escape that changes under a second decoding"
 CONTROL = "a control character"
-ESCAPE = "a `%` that begins no escape"
+ESCAPE = "a `%` that does not begin an escape"
 NO_SLASH = "no slash at the start"
 
 

@@ -117,7 +117,7 @@ def test_bytes_that_are_no_request_say_why(data, message):
         (b"\xdb\xff\xff\xff\xff", "not valid MessagePack"),
         (msgpack.packb(TOOL) + b"\x00", "not valid MessagePack"),
         (msgpack.packb({1: 2}), "not valid MessagePack"),
-        (msgpack.packb({b"tool": 2}), "a member name that is no string"),
+        (msgpack.packb({b"tool": 2}), "a member name that is not a string"),
         (b"\x81\xa1\xff\x01", "not valid UTF-8"),
         (b"\x91" * 5_000 + b"\x00", "not valid MessagePack"),
         (b"\x91" * 33 + b"\x00", "nested more than 32 levels deep"),
@@ -235,8 +235,8 @@ def test_a_duplicate_messagepack_key_is_invalid():
         ([1, (2,)], (1, (2,))),
         (EntityRef("user", "x"), EntityRef("user", "x")),
         (ip_address("::1"), ip_address("::1")),
-        (object(), Invalid("of no type that policies know")),
-        (1j, Invalid("of no type that policies know")),
+        (object(), Invalid("of a type that policies do not support")),
+        (1j, Invalid("of a type that policies do not support")),
     ],
 )
 def test_python_values(value, expected):
@@ -282,12 +282,12 @@ def test_a_cycle_in_python_objects_is_too_deep():
         ({"request": {"headers": []}}, "request.headers", "`request.headers` must be an object, got list"),
         ({"request": {"query": "a=b"}}, "request.query", "`request.query` must be an object, got string"),
         ({"options": {"consume": 1}}, "options.consume", "`options.consume` must be true or false, got int"),
-        ({"options": {"at": "now"}}, "options.at", "`options.at` is no time with a zone"),
+        ({"options": {"at": "now"}}, "options.at", "`options.at` is not a time with a zone"),
         ({"options": {"obligations_supported": "x"}}, "options.obligations_supported",
          "`options.obligations_supported` must be a list, got string"),
         ({"approvals": [{"id": "1", "by": ""}]}, "approvals[0].by", "`approvals[0].by` is missing"),
         ({"approvals": [{"id": "1", "by": "bob", "granted_at": 5}]}, "approvals[0].granted_at",
-         "`approvals[0].granted_at` is no time with a zone"),
+         "`approvals[0].granted_at` is not a time with a zone"),
         ({"entities": [{"type": "user"}]}, "entities[0].id", "`entities[0].id` is missing"),
         ({"entities": [{"type": "user", "id": "e\u0301"}]}, "entities[0].id", "`entities[0].id` is not in Unicode NFC"),
         ({"entities": [{"type": "user", "id": "a", "in": ["x"]}]}, "entities[0].in[0]",
@@ -297,17 +297,17 @@ def test_a_cycle_in_python_objects_is_too_deep():
         ({"pending": "body"}, "pending", "`pending` must be a list, got string"),
         ({"pending": [1]}, "pending[0]", "`pending[0]` must be a string, got int"),
         ({"pending": ["bdy.x"]}, "pending[0]", "unknown fact `bdy.x`"),
-        ({"pending": ["body..x"]}, "pending[0]", "`body..x` is no name of a fact"),
+        ({"pending": ["body..x"]}, "pending[0]", "`body..x` is not the name of a fact"),
         ({"pending": ["credential.x"]}, "pending[0]", "unknown fact `credential.x`"),
         ({"pending": ["tool.name"]}, "pending[0]", "`tool.name` names the endpoint and cannot be pending"),
         ({"pending": ["body.x"], "body": {"x": 1}}, "pending[0]", "`body.x` is both given and pending"),
-        ({"pending": ["body.x.y"], "body": {"x": 1}}, "pending[0]", "`body.x.y` is pending, but `x` is no object"),
-        ({"pending": ["body.x.*"], "body": {"x": 1}}, "pending[0]", "`body.x.*` is pending, but `x` is no object"),
+        ({"pending": ["body.x.y"], "body": {"x": 1}}, "pending[0]", "`body.x.y` is pending, but `x` is not an object"),
+        ({"pending": ["body.x.*"], "body": {"x": 1}}, "pending[0]", "`body.x.*` is pending, but `x` is not an object"),
         ({"pending": ["request.*"]}, "pending[0]", "`request` names the endpoint and cannot be pending"),
-        ({"pending": ["task.*"]}, "pending[0]", "`task.*` is pending, but the members of `task` have names"),
-        ({"pending": ["agent.*"]}, "pending[0]", "`agent.*` is pending, but the members of `agent` have names"),
-        ({"pending": ["body.*.x"]}, "pending[0]", "`body.*.x` is no name of a fact"),
-        ({"pending": ["*"]}, "pending[0]", "`*` is no name of a fact"),
+        ({"pending": ["task.*"]}, "pending[0]", "`task.*` is pending, but `task` has only known members"),
+        ({"pending": ["agent.*"]}, "pending[0]", "`agent.*` is pending, but `agent` has only known members"),
+        ({"pending": ["body.*.x"]}, "pending[0]", "`body.*.x` is not the name of a fact"),
+        ({"pending": ["*"]}, "pending[0]", "`*` is not the name of a fact"),
         ({"pending": ["body", "body.*"], "body": {}}, "pending[0]", "`body` is both given and pending"),
     ],
 )  # fmt: skip
@@ -325,7 +325,7 @@ def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
         ({"credentials": {"DPoP": "x"}}, "did you mean `dpop`?"),
         ({"Request": {}}, "did you mean `request`?"),
         ({"zzz": 1}, None),
-        ({"user": {"roles": []}}, "attributes of a declared entity come from the directory, from the credential's "
+        ({"user": {"roles": []}}, "attributes of a declared entity come from the entity store, from the credential's "
                                   "`claims`, or from `entities` in this request"),
     ],
 )  # fmt: skip
@@ -390,7 +390,7 @@ def test_a_path_without_a_canonical_spelling_is_malformed(members, why):
 def test_a_method_that_is_no_upper_case_word_is_malformed():
     endpoint = http(method="get").endpoint
     assert isinstance(endpoint, MalformedEndpoint)
-    assert endpoint.why == "the method is not canonical: a method that is no upper-case word"
+    assert endpoint.why == "the method is not canonical: a method that is not an upper-case word"
 
 
 @pytest.mark.parametrize(

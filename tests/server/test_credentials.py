@@ -538,7 +538,7 @@ def test_issuers_that_do_not_fit_are_refused_and_the_last_ones_go_on(doors: Door
     policy = doors.folder / "doors.policy"
     policy.write_text(POLICY.replace("issuer acme", "issuer acmee").replace("issued by acme ", "issued by acmee "))
     assert not reloading.reload()
-    assert reloading.reloads.why == "its issuers do not fit `--identity`"
+    assert reloading.reloads.why == "the issuers do not match `--identity`"
     assert reloading.current.decide(asking(doors.bearer())).allowed
 
 

@@ -39,8 +39,8 @@ def test_several_workers_do_not_verify_each_for_itself(tmp_path: Path) -> None:
     doors = Doors(tmp_path)
     with pytest.raises(ServeError) as error:
         check_workers(doors.engine, 2)
-    assert error.value.message.startswith("credentials are verified by one worker: of 2, each would take a proof")
-    assert error.value.hint == "leave `--workers` out, or share a store: `--store sqlite:///store.db`"
+    assert error.value.message.startswith("credentials need one worker: each of 2 would accept a proof")
+    assert error.value.hint == "omit `--workers`, or share a store: `--store sqlite:///store.db`"
     check_workers(doors.engine, 1)
     check_workers(Doors(tmp_path, store=f"sqlite:///{tmp_path}/store.db").engine, 2)
 

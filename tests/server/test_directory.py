@@ -20,7 +20,7 @@ from tests.entities.shop import POLICY, READ, SQL, asking, mapped, read
 from tests.server.conftest import client_of
 
 PAYS = asking("/v1/invoices/43/pay", "bob", "POST")  # asks what bob is in
-GONE = "the directory did not answer"
+GONE = "the entity store did not answer"
 
 
 def talked(engine: Engine, *asked: tuple[str, str, Any]) -> list[httpx.Response]:
@@ -112,4 +112,4 @@ def test_who_did_not_answer_a_moment_ago_is_not_asked_by_everybody(tmp_path: Pat
     engine = looked_up(tmp_path, f"sqlite:///{file}")
     file.unlink()
     assert "unable to open" in str(engine.find_directory_failure())
-    assert engine.find_directory_failure() == "it did not answer a moment ago"
+    assert engine.find_directory_failure() == "it failed to answer a moment ago"

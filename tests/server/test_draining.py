@@ -154,7 +154,7 @@ def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected:
             status, answer, last = asked(connection)
             assert (status, answer["allowed"], last) == (200, True, True)
         status, problem, _ = asked(connected(url), "GET", "/readyz")
-        assert (status, problem["detail"]) == (503, "it is stopping")
+        assert (status, problem["detail"]) == (503, "the server is stopping")
         assert process.wait(20) == 0
 
 

@@ -198,7 +198,7 @@ def test_a_leaf_of_the_wrong_type_is_a_decision_not_a_problem(call: Call) -> Non
 def test_an_unknown_path_is_404(call: Call, path: str) -> None:
     answer = call("GET", path)
     assert answer.status_code == 404
-    assert answer.json()["detail"] == f"there is nothing at `{path}`"
+    assert answer.json()["detail"] == f"nothing is served at `{path}`"
 
 
 @pytest.mark.parametrize(

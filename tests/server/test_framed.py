@@ -148,8 +148,8 @@ def test_deciding_spends_and_looking_does_not(path: Path, kind: str, options: An
         ([3, "decide", {"agnet": {}}], "agnet", "unknown member `agnet`"),
         ([3, "decide", 5], None, "a question is a map, or a list of maps"),
         ([3, "decide", [OPEN] * 1_001], "requests", "a batch holds at most 1,000 requests, got 1,001"),
-        ([3, "forget", OPEN], None, "a frame asks to `decide` or to `evaluate`"),
-        ([3, {}, OPEN], None, "a frame asks to `decide` or to `evaluate`"),
+        ([3, "forget", OPEN], None, "the kind of a frame is `decide`, `evaluate`"),
+        ([3, {}, OPEN], None, "the kind of a frame is `decide`, `evaluate`"),
         ([3, "decide", {"tool": {"name": "x"}, "options": {"at": "2027-01-01T00:00:00Z"}}], "options.at", "a decision"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pyte
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
     answer, _ = answer_frame(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
-    assert (id, status, problem["detail"]) == (5, 500, "the server failed and gives no answer")
+    assert (id, status, problem["detail"]) == (5, 500, "the server failed to answer")
     assert b"secret" not in answer
     assert "the secret of the house" in caplog.text
 

@@ -38,7 +38,7 @@ def test_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
 def test_a_socket_that_somebody_listens_at_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with unix_listener(path, 0o600):
-        assert refusal(path).message == f"somebody listens at `{path}` already"
+        assert refusal(path).message == f"another server listens on `{path}`"
     assert not path.exists()
 
 
@@ -46,7 +46,7 @@ def test_a_socket_that_somebody_listens_at_is_not_replaced(tmp_path: Path) -> No
 def test_what_is_no_socket_is_not_replaced(tmp_path: Path, make: object) -> None:
     path = tmp_path / "a.sock"
     make(path)  # type: ignore[operator]
-    assert refusal(path).message == f"`{path}` is there and is no socket"
+    assert refusal(path).message == f"`{path}` exists and is not a socket"
     assert os.path.lexists(path)
 
 
@@ -71,8 +71,8 @@ def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
     ("error", "message"),
     [
         (PermissionError(13, "Permission denied"), "a socket at `a.sock` is not permitted"),
-        (OSError(98, "Address already in use"), "somebody listens at `a.sock` already"),
-        (OSError(5, "Input/output error"), "cannot listen at `a.sock`: input/output error"),
+        (OSError(98, "Address already in use"), "another server listens on `a.sock`"),
+        (OSError(5, "Input/output error"), "cannot listen on `a.sock`: input/output error"),
     ],
 )
 def test_what_else_goes_wrong_is_told(error: OSError, message: str) -> None:

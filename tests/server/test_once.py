@@ -132,9 +132,9 @@ def test_a_key_that_came_with_another_question_is_422(ask: Ask) -> None:
         "type": "about:blank",
         "title": "Unprocessable Content",
         "status": 422,
-        "detail": "the key came with another question before",
+        "detail": "the key was used for another question",
         "code": "key_used",
-        "hint": "a key is for one question: take a new one",
+        "hint": "a key is for one question: use a new one",
     }
 
 
@@ -212,7 +212,7 @@ def test_a_key_of_somebody_unknown_is_passed_over_and_the_operator_told_once(
     assert len({one.json()["id"] for one in answers}) == 3
     assert left(engine) == 47
     assert [record.message for record in caplog.records] == [
-        "an `Idempotency-Key` came over HTTP, and is passed over: without `--token-file` nobody knows whose it is"
+        "an `Idempotency-Key` over HTTP was ignored: without `--token-file` its caller is unknown"
     ]
 
 
@@ -324,7 +324,7 @@ def test_a_frame_with_a_key_is_accounted_once(path: Path) -> None:
 def test_a_frame_with_what_is_no_key_is_a_problem_of_that_frame(engine: Engine, key: object) -> None:
     answer, _ = answer_frame(engine, msgpack.packb([7, "decide", REPORT, key]))
     id, status, problem = msgpack.unpackb(answer)
-    assert (id, status, problem["detail"]) == (7, 400, "this is no key to be asked by once")
+    assert (id, status, problem["detail"]) == (7, 400, "the idempotency key is malformed")
 
 
 def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:

@@ -22,7 +22,7 @@ def ended(threads: str) -> subprocess.CompletedProcess[str]:
 def test_threads_that_are_at_work_are_not_waited_for_and_that_is_logged() -> None:
     found = ended("at work")
     assert (found.returncode, found.stdout) == (7, "said")
-    assert found.stderr == "ended while threads were at work: nobody gets their answers\n"
+    assert found.stderr == "ended while threads were working: their answers are lost\n"
 
 
 def test_a_process_whose_threads_have_ended_ends_by_itself() -> None:

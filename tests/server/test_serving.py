@@ -134,16 +134,16 @@ def test_other_machines_may_not_ask_without_a_token(engine: Watched, host: str) 
 
 @pytest.mark.parametrize("host", ["", "no-such-host.invalid", "127.0.0.1:8080", "x" * 300, "300.1.1.1"])
 def test_a_host_that_is_none_is_told(engine: Watched, host: str) -> None:
-    assert refusal(engine, host).message == f"`{host}` is no host that is known here"
+    assert refusal(engine, host).message == f"`{host}` is not a known host"
 
 
 def test_an_address_of_another_machine_is_told(engine: Watched) -> None:
-    assert refusal(engine, "192.0.2.1", token=TOKEN).message == "`192.0.2.1` is no address of this machine"
+    assert refusal(engine, "192.0.2.1", token=TOKEN).message == "`192.0.2.1` is not an address of this machine"
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
 def test_a_port_that_is_none_is_told(engine: Watched, port: int) -> None:
-    assert refusal(engine, "127.0.0.1", port).message == f"`{port}` is no port"
+    assert refusal(engine, "127.0.0.1", port).message == f"`{port}` is not a port"
 
 
 def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

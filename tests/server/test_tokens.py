@@ -39,12 +39,12 @@ def test_a_token_file_holds_one_token_per_line(file: Path, text: str, tokens: tu
         (b"\n \n", "the token file `{file}` holds no token"),
         (b"fifteen-letters", "the token in line 1 of `{file}` is shorter than 16 characters"),
         (b"\nsixteen-letters!\nshort\n", "the token in line 3 of `{file}` is shorter than 16 characters"),
-        (b"a token with blanks", "the token in line 1 of `{file}` has a character that is no visible ASCII character"),
+        (b"a token with blanks", "the token in line 1 of `{file}` has a character that is not visible ASCII"),
         (
             "sixteen-lettérs!".encode(),
-            "the token in line 1 of `{file}` has a character that is no visible ASCII character",
+            "the token in line 1 of `{file}` has a character that is not visible ASCII",
         ),
-        (b"\xff\xfe\x00", "the token file `{file}` is no text"),
+        (b"\xff\xfe\x00", "the token file `{file}` is not UTF-8 text"),
     ],
 )
 def test_a_token_file_that_cannot_be_used_is_refused(file: Path, content: bytes, message: str) -> None:

@@ -226,7 +226,7 @@ def test_what_is_left_of_a_batch_is_not_decided_when_nobody_waits_for_it(shared:
     spied: Any = Spied(shared)
     answered = iter([False, True])
     items = [{**SMALL, "options": {"consume": True}}] * (MAX_ITEMS_PER_COMMIT * 2)
-    with pytest.raises(WorkRefusedError, match="nobody waits"):
+    with pytest.raises(WorkRefusedError, match="the client is gone"):
         decide_together(spied, items, lambda: next(answered))
     assert len(spied.threads) == 1
 

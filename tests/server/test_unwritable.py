@@ -65,8 +65,8 @@ def test_it_is_spent_once_and_asked_again_it_spends_once_more(engine: Engine, op
         "type": "about:blank",
         "title": "Internal Server Error",
         "status": 500,
-        "detail": "the server failed and gives no answer",
-        "hint": "treat this as a deny: what was decided is not decided again, and stays on record",
+        "detail": "the server failed to answer",
+        "hint": "treat this as a deny: a decision that was made is not made again, and stays on record",
     }
 
 
@@ -161,7 +161,7 @@ def test_so_it_is_where_the_question_arrives_as_a_whole(served: tuple[str, Path]
 def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
     question = {"request": {"method": "POST", "path": "/pay/b"}}
     with SocketClient(served[1], timeout=20) as client:
-        with pytest.raises(SocketError, match="gives no answer"):
+        with pytest.raises(SocketError, match="failed to answer"):
             client.decide(question)
         assert [client.decide(question).outcome for _ in range(2)] == ["allow", "throttle"]
 

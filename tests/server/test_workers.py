@@ -74,7 +74,7 @@ def test_a_worker_that_dies_is_replaced_and_meanwhile_the_other_answers(tmp_path
         assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert re.fullmatch(rf"worker {dead} ended with status -9; another takes its place\n", said)
+        assert re.fullmatch(rf"worker {dead} ended with status -9; another one replaces it\n", said)
         awaited(lambda: len(set(workers_of(process)) - {dead}) == 2)
         os.kill(other, signal.SIGKILL)
         assert httpx.post(f"{url}/decide", json=OPEN).json()["allowed"] is True
@@ -109,25 +109,21 @@ def refusal(engine: Engine, workers: int) -> ServeError:
 
 def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
-    assert refused.message.startswith(
-        "policies with `confirm`, limits or history are served by one worker: of 2, each would"
-    )
-    assert refused.hint == "leave `--workers` out, or share a store: `--store sqlite:///store.db`"
+    assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
+    assert refused.hint == "omit `--workers`, or share a store: `--store sqlite:///store.db`"
 
 
 def test_a_policy_with_limits_is_not_served_by_several() -> None:
     limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
     refused = refusal(limited, 2)
-    assert refused.message.startswith(
-        "policies with `confirm`, limits or history are served by one worker: of 2, each would"
-    )
+    assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
 
 
 ASKING = FREE + 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'
 
 
 def test_a_policy_that_asks_the_past_is_not_served_by_several() -> None:
-    assert "served by one worker" in refusal(Engine.from_text(ASKING), 2).message
+    assert "need one worker" in refusal(Engine.from_text(ASKING), 2).message
 
 
 def test_a_past_that_workers_share_is_served_by_several(tmp_path: Path) -> None:
@@ -136,7 +132,7 @@ def test_a_past_that_workers_share_is_served_by_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
 def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
-    assert refusal(Engine.from_text(FREE), workers).message == f"{workers} workers are not possible"
+    assert refusal(Engine.from_text(FREE), workers).message == f"`{workers}` is not a possible number of workers"
 
 
 RATE = f'{FREE}\nrate "r" per agent.id on GET /health {{ 9/1s }}'

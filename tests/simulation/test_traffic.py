@@ -49,13 +49,13 @@ def test_what_is_not_plain_is_read_with_care():
 @pytest.mark.parametrize(
     ("bad", "member", "message"),
     [
-        (line("yesterday"), "at", "`yesterday` is no time"),
-        (line("2027-01-01T00:00:00"), "at", "`2027-01-01T00:00:00` is no time"),
-        (line(True), "at", "that is no time"),
+        (line("yesterday"), "at", "`yesterday` is not a time"),
+        (line("2027-01-01T00:00:00"), "at", "`2027-01-01T00:00:00` is not a time"),
+        (line(True), "at", "that is not a time"),
         (line(-1), "at", "-1 seconds are before the start"),
         (line(1_798_761_600), "at", "1798761600 seconds are far after the start"),
-        (line(0), "at", "it comes before the line above"),
-        (json.dumps(SEARCH).encode(), "at", "when does it come?"),
+        (line(0), "at", "it is earlier than the line above"),
+        (json.dumps(SEARCH).encode(), "at", "the request has no `at`"),
         (b"{", "", "not valid JSON at column 2: it ends too early"),
         (b"[]", "", "a request is an object"),
         (b'{"at": 3, "usr": {"a": 1, "a": 2}}', "usr", "unknown member `usr`"),

@@ -53,7 +53,7 @@ def test_what_is_unknown_is_so_however_it_is_spelled() -> None:
 
 def test_the_reason_says_so() -> None:
     (reason,) = ENGINES["else"].evaluate({**ALICE, **get({"X.Role": "guest"})}).reasons
-    assert '`request.headers["x-role"]` is unknown: absent, but there in another spelling' in reason.message
+    assert '`request.headers["x-role"]` is unknown: absent, but present in another spelling' in reason.message
 
 
 @pytest.mark.parametrize(

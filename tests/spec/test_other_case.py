@@ -101,4 +101,4 @@ def test_letters_that_are_the_same_without_case_are_so_here(name: str) -> None:
 
 def test_the_reason_says_so() -> None:
     (reason,) = ENGINES["to"].evaluate({**PAY, **ALICE, "body": {"To": "alice"}}).reasons
-    assert "`body.to` is unknown: absent, but there in another case" in reason.message
+    assert "`body.to` is unknown: absent, but present in another letter case" in reason.message

@@ -89,7 +89,7 @@ def test_what_is_delegated_must_cover_the_endpoint():
     assert decide(CHAINS, asked(*hops)).allowed
     decision = decide(CHAINS, asked(*hops, where="POST /notes/7"))
     assert verdict(decision) == "deny by chain"
-    assert "hand this on" in decision.reasons[0].message
+    assert "delegate this" in decision.reasons[0].message
 
 
 def test_a_hop_may_do_itself_what_it_hands_on():

@@ -301,7 +301,7 @@ def test_an_attribute_of_a_thing_without_a_row_is_unknown_through_else_too(where
     nobody = decide(policy, question(where, **bot()))
     assert verdict(nobody) == 'deny by "g"'
     assert unknown(nobody) == {fact}
-    assert [one.why for one in nobody.unknown] == ["there is no row for its entity"]
+    assert [one.why for one in nobody.unknown] == ["its entity has no row"]
     assert decide(policy, question(where, **bot()), {NAMES[fact.partition(".")[0]]: {}}).allowed
 
 
@@ -363,7 +363,7 @@ def test_a_trusted_row_is_a_row_and_a_partial_one_says_only_what_it_says():
     assert decide(policy, question("GET /x", **bot(), entities=[row])).allowed
     partial = decide(policy, question("GET /x", **bot(), entities=[{**row, "partial": True}]))
     assert [(one.fact, one.why) for one in partial.unknown] == [
-        ("user.suspended", "the row of its entity is partial and does not say it")
+        ("user.suspended", "the row of its entity is partial and does not contain it")
     ]
     both = {**row, "attributes": {"tenant": "acme", "suspended": False}, "partial": True}
     assert decide(policy, question("GET /x", **bot(), entities=[both])).allowed
@@ -465,8 +465,8 @@ def test_who_asks_may_have_to_be_known():
 @pytest.mark.parametrize(
     ("condition", "rows", "why"),
     [
-        ("not (resource.private else false)", {}, 'unknown: there is no row for its entity, `doc "7"`'),
-        ("resource.owner.private", {"doc 7": {"owner": "8"}}, 'unknown: there is no row for its entity, `doc "8"`'),
+        ("not (resource.private else false)", {}, 'unknown: its entity has no row, `doc "7"`'),
+        ("resource.owner.private", {"doc 7": {"owner": "8"}}, 'unknown: its entity has no row, `doc "8"`'),
         ('resource.tags has "x"', {"doc 7": {"in": ["folder a"]}, "folder a": {"tags": []}},
          'unknown: a level that it is inherited from lacks it, `doc "7"`'),
         ('resource.tags has "x"', {"doc 7": {"tags": [], "in": ["folder a"]}, "folder a": {}},

@@ -188,7 +188,7 @@ def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
         store.claim(one, START + number)
     assert store._claims.evicted.keys == 3
     [said] = [record.message for record in caplog.records]
-    assert "answers were forgotten within 600 s of being given" in said
+    assert "keys were evicted less than 600 s after their answer" in said
     assert store.claim(names[5]._replace(token="other"), START + 6) == IdempotencyRecord("digest")
     assert store.claim(names[0]._replace(token="other"), START + 6) is None
 

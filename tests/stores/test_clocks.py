@@ -276,12 +276,12 @@ def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.
         decisions = [asked(engine, where) for where in ("GET /rate", "POST /pay/8", "GET /allow")]
     assert [one.gate for one in decisions] == ["failure"] * 3
     assert {one.reasons[0].message for one in decisions} == {
-        "what was spent and what happened is not known: the clock of this server is 10m4s behind the store's"
+        "the state in the store is unknown: the clock of this server is 10m4s behind the store's"
     }
     [line] = caplog.records
     assert line.getMessage() == (
         "the clock of this server is 10m4s behind the store's, more than 5s: "
-        "what rests on the store is denied until they agree"
+        "decisions that need the store are denied until they agree"
     )
     assert outcomes(engine, "GET /free") == ["allow"]
     paid = {"request": {"method": "POST", "path": "/pay/8"}}

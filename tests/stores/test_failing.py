@@ -137,7 +137,7 @@ def test_a_failing_store_is_told_now_and_then(
             time.now += 0.05
     told = [one.getMessage() for one in caplog.records]  # of 25 seconds
     assert len(told) == 3
-    assert told[0] == "the store did not take a write (1 times since this was said last): gone"
+    assert told[0] == "the store did not accept a write (1 times since the last report): gone"
 
 
 def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: ResilientStore) -> None:

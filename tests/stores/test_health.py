@@ -108,7 +108,7 @@ def test_a_store_that_takes_writes_again_is_told_once(
         for number in range(9):
             assert guarded.commit(asks(rate()), f"later {number}", START).failed is None  # type: ignore[union-attr]
     told = [one.getMessage() for one in caplog.records if "again" in one.getMessage()]
-    assert told == ["the store takes writes again"]
+    assert told == ["the store accepts writes again"]
     guarded.check(START)
 
 
@@ -328,7 +328,7 @@ def test_a_removed_file_is_told_by_its_name(tmp_path: Path, caplog: pytest.LogCa
     file.unlink()
     with caplog.at_level(logging.ERROR, "policyengine"):
         assert decided(engine, "/deny") == "deny by failure"
-    assert f"`{file}` was removed while it was used" in caplog.text
+    assert f"`{file}` was removed while in use" in caplog.text
     assert not file.exists()
     engine.store.close()  # type: ignore[attr-defined]
 

@@ -82,7 +82,7 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
 def test_a_server_that_forgets_what_counts_is_refused(tmp_path: Path) -> None:
     options = ("--maxmemory", "100mb", "--maxmemory-policy")
     with running("redis-server", tmp_path, *options, "allkeys-lru") as server:
-        assert "`maxmemory-policy allkeys-lru`: what it evicts would count no more" in refusal(
+        assert "`maxmemory-policy allkeys-lru`: evicted entries would no longer count" in refusal(
             f"{server.url}?timeout=2s"
         )
     with running("redis-server", tmp_path, *options, "noeviction") as server:
@@ -101,20 +101,20 @@ def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("", "there is no store at ``"),
-        ("redis", "there is no store at `redis`"),
-        ("mysql://host/x", "there is no store at `mysql:`"),
-        ("sqlite:", "a file of SQLite is `sqlite:///path`"),
-        ("sqlite://here.db", "a file of SQLite is `sqlite:///path`"),
+        ("", "`` is not a known kind of store"),
+        ("redis", "`redis` is not a known kind of store"),
+        ("mysql://host/x", "`mysql:` is not a known kind of store"),
+        ("sqlite:", "a SQLite file is written `sqlite:///path`"),
+        ("sqlite://here.db", "a SQLite file is written `sqlite:///path`"),
         ("redis://", "`redis://` names no host"),
-        ("redis://a,b", "several hosts are a Cluster, or Sentinels"),
-        ("redis://a:99999", "`a:99999` is no host with a port"),
-        ("redis://a/prod", "`/prod` is no number of a database"),
-        ("redis+sentinel://a:26379", "Sentinel is asked for a service by its name"),
-        ("redis://a?ca=x", "`ca` is no option of a store"),
-        ("redis://a?timeout=soon", "`soon` is no time to wait"),
-        ("redis://a?timeout=0s", "`0s` is no time to wait"),
-        ("redis://[::1", "this is not the URL of a store"),
+        ("redis://a,b", "only a Cluster or Sentinels have several hosts"),
+        ("redis://a:99999", "`a:99999` is not a host with a port"),
+        ("redis://a/prod", "`/prod` is not a database number"),
+        ("redis+sentinel://a:26379", "a Sentinel URL needs the name of a service"),
+        ("redis://a?ca=x", "`ca` is not a store option"),
+        ("redis://a?timeout=soon", "`soon` is not a valid time to wait"),
+        ("redis://a?timeout=0s", "`0s` is not a valid time to wait"),
+        ("redis://[::1", "this is not a store URL"),
     ],
 )
 def test_a_url_that_is_none_is_told(url: str, words: str) -> None:

@@ -159,7 +159,7 @@ def test_a_mistake_elsewhere_says_where(shop: pytest.Pytester) -> None:
     broken(shop, "user.tenant == resource.tenant", "user.tenent == resource.tenant")
     result = ran(shop, "--policies")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["the policies that it belongs to have errors:", "shop.policy:9:*: E*tenent*"])
+    result.stdout.fnmatch_lines(["the policies of this file have errors:", "shop.policy:9:*: E*tenent*"])
 
 
 def test_junit_has_every_item(shop: pytest.Pytester) -> None:

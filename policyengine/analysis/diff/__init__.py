@@ -1,1 +1,1 @@
-"""What changes for requests between two policies."""
+"""Compare two policies by their decisions on all requests."""

@@ -1,4 +1,4 @@
-"""What a decision comes to, and whether another one opens more or less."""
+"""Keys of decisions, and whether one decision allows more or less than another."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.literals import parse_duration
 from policyengine.spec.approval_digest import ACTION_OBJECTS, HTTP_OBJECTS, TOOL_OBJECTS, describe_object
 
-# What an answer comes to: the outcome, each approval that a confirm asks for, the obligations. A confirm has those of
-# the allow that follows it; approvals are counted, as each is one person's word on one rule.
+# The key of a decision: its outcome, each approval that a confirm requires, and its obligations. A confirm has the
+# obligations of the allow that follows it; approvals are counted, because each is one person's answer to one rule.
 AnswerKey: TypeAlias = tuple[tuple[str, ...], ...]
 Item = TypeVar("Item")
 REASON, OBLIGE, CONFIRM = "reason", "oblige", "confirm"
 DEFAULT_BINDINGS = frozenset(tuple(map(describe_object, one)) for one in (TOOL_OBJECTS, ACTION_OBJECTS, HTTP_OBJECTS))
-MAX_NAMED_RULES = 5  # rules of one doubt
+MAX_NAMED_RULES = 5  # named rules of an unproved region
 OUTCOMES_STRICTEST_FIRST = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
 class Direction(StrEnum):
-    """`widening` opens a door or drops a duty, `narrowing` the reverse; `changed` may be either: others are asked.
-
-    `reasons`: the answer is the same, for other reasons or with other words.
-    """
+    """The direction of a change: `widening` grants access or drops a duty, `narrowing` does the reverse; `changed` may
+    be either, as with other approvers. `reasons`: the same answer for other reasons or with other messages."""
 
     WIDENING = "widening"
     CHANGED = "changed"
@@ -34,8 +32,8 @@ class Direction(StrEnum):
 
 
 def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
-    """What a decision comes to; the names of rules, their words and what would help are left out. `duties` are
-    obligations that the decision does not carry yet."""
+    """Return the key of a decision, without names and messages of rules and without remedies. `duties` are obligations
+    that the decision does not carry yet."""
     carried = {(OBLIGE, one.kind, *one.arguments) for one in decision.obligations}.union(duties)
     approvals = [one for one in decision.remedies if one.kind == "approval"]
     asked = [(CONFIRM, one.by or "", one.within or "any time", *(one.bound or ())) for one in approvals]
@@ -44,7 +42,7 @@ def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> Ans
 
 
 def full_answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
-    """The same with all reasons, remedies and obligations; places and digests are not."""
+    """Return the key with all reasons, remedies and obligations, without source positions and digests."""
     reasons = ((REASON, str(one.gate), one.rule or "", one.message, str(one.outcome)) for one in decision.reasons)
     remedies = (
         (REASON, one.kind, one.rule or "", one.by or "", one.within or "", one.need or "", *(one.scopes or ()))
@@ -64,7 +62,7 @@ def outcome_of(answer: AnswerKey) -> Outcome:
 
 
 def details_of(answer: AnswerKey) -> tuple[str, ...]:
-    """Whom a confirm asks, what an allow demands."""
+    """Return the approvers of a confirm and the obligations of an allow as text."""
 
     def words(key: tuple[str, ...]) -> str:
         if key[0] == CONFIRM:
@@ -80,8 +78,8 @@ def format_answer(outcome: Outcome, details: tuple[str, ...]) -> str:
 
 
 def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
-    """A weaker outcome widens, and so does a duty or a confirmation that is gone, or an approval that lasts longer or
-    is bound to less."""
+    """Return the direction of a change. A weaker outcome widens, and so does a dropped duty or confirmation, or an
+    approval that lasts longer or is bound to less."""
     old, new = without_reasons(old), without_reasons(new)
     before, after = OUTCOMES_STRICTEST_FIRST.index(outcome_of(old)), OUTCOMES_STRICTEST_FIRST.index(outcome_of(new))
     if old == new:
@@ -96,14 +94,15 @@ def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
 
 
 def covers_answer(answer: AnswerKey, other: AnswerKey) -> bool:
-    """Whether each obligation of the other is met, and for each of its approvals one is asked for that is no laxer."""
+    """Return whether `answer` has each obligation of the other, and for each of its approvals one that is at least as
+    strict."""
     duties, others = ({key for key in one if key[0] != CONFIRM} for one in (answer, other))
     asked, wanted = ([key for key in one if key[0] == CONFIRM] for one in (answer, other))
     return others <= duties and all_approvals_met(wanted, asked)
 
 
 def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[str, ...]]) -> bool:
-    """Whether each approval that is wanted has one of its own among those asked for."""
+    """Return whether each wanted approval can be matched with a different one of those asked for."""
     owner: dict[int, int] = {}
 
     def met(number: int, tried: set[int]) -> bool:
@@ -119,7 +118,7 @@ def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[s
 
 
 def is_no_laxer(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """The same people are asked, and what they grant lasts no longer and is bound to no less."""
+    """Return whether the same people are asked, for an approval that lasts no longer and is bound to no less."""
     return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
 
 

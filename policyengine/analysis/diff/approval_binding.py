@@ -1,4 +1,4 @@
-"""What approvals are bound to, compared: whether one of two policies binds no less than the other."""
+"""Compare what approvals are bound to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATH = re.compile(r"""[a-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\]|\["(?:[^"\\]|\\.)*"\])*
 
 @dataclass(frozen=True, slots=True)
 class BoundPart:
-    """`body except body.request_id, body.trace`, as remedies say it."""
+    """A bound part of a request, as remedies write it: `body except body.request_id, body.trace`."""
 
     path: str
     excepts: tuple[str, ...]
@@ -23,7 +23,7 @@ class BoundPart:
         return cls(path, tuple(others[1:]))
 
     def holds(self, other: BoundPart) -> bool:
-        """Whether all of the other is part of this one."""
+        """Return whether the other part is contained in this one."""
         if self.path == other.path:
             return all(any(is_within(one, out) for out in other.excepts) for one in self.excepts)
         apart = not any(is_within(one, other.path) or is_within(other.path, one) for one in self.excepts)
@@ -31,7 +31,7 @@ class BoundPart:
 
 
 def binds_no_less(items: Iterable[str], others: Iterable[str]) -> bool:
-    """Whether whatever cannot change under the others cannot change under these."""
+    """Return whether approvals bound to `items` are bound to everything that approvals bound to `others` are."""
     parts = [BoundPart.of(one) for one in items]
     return all(any(part.holds(BoundPart.of(other)) for part in parts) for other in others if other != "resource")
 

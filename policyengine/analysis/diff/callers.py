@@ -1,4 +1,4 @@
-"""Kinds of callers: all agents and users that no rule at a class of endpoints tells apart, by a name."""
+"""Partition callers into kinds: agents and users that no rule at a class of endpoints distinguishes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CALLER_KINDS = 2_000  # kinds of callers at one class of endpoints
 
 @dataclass(frozen=True, slots=True)
 class CallerKind:
-    """A kind of caller; `agents` and `users` are all names that are of it (OTHER stands for all others)."""
+    """A kind of caller; `agents` and `users` are all of its names (OTHER stands for all others)."""
 
     settled: CallerAssumption
     agents: tuple[str, ...]
@@ -40,7 +40,7 @@ class CallerKind:
 
     @property
     def notes(self) -> bool:
-        """Whether what operators hear of, be it a deny, differs."""
+        """Whether obligations to operators differ, which apply even to a deny."""
         heard = [
             {
                 unit.text
@@ -53,13 +53,13 @@ class CallerKind:
 
     @property
     def doors(self) -> bool:
-        """Whether anything can open at all."""
+        """Whether any rule can grant access."""
         return any(unit.guard is None and unit.kind != "delegate" for unit in (*self.old, *self.new))
 
 
 def format_names(kind: str, name: str | SpecialValue, names: Sequence[str]) -> str:
     if not isinstance(name, str):
-        return f"{'an' if kind == 'agent' else 'a'} {kind} without a name that can be read"
+        return f"{'an' if kind == 'agent' else 'a'} {kind} without a readable name"
     listed = [NAME_TEMPLATES.get(one, f'{{}} "{one}"').format(kind) for one in names]
     return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
 
@@ -73,11 +73,9 @@ NAME_TEMPLATES = {ANY: "any {}", OTHER: "any other {}"}
 
 @dataclass(frozen=True, slots=True)
 class DistinctNames:
-    """Names of agents or users that the rules tell apart, `other` among them for all the rest.
-
-    `mentioned`: conditions ask for the name itself; `exact` is False where they ask what no list of names can answer.
-    `like` has the glob for a name that stands for all that fit it.
-    """
+    """The names of agents or users that the rules distinguish, with `other` for all the rest. `mentioned`: conditions
+    read the name itself; `exact` is False if they compare it in a way that no list of names covers. `like` maps a name
+    to the glob for which it stands."""
 
     all: tuple[str, ...]
     other: str
@@ -141,7 +139,7 @@ def unused_names(root: str) -> Iterator[str]:
 
 
 def principal_conditions(condition: k.Expr, root: str) -> Iterator[k.Expr]:
-    """The parts of a condition that ask who it is, and not what that one has."""
+    """Yield the parts of a condition that depend on who the principal is, and not on its attributes."""
     pending = [condition]
     while pending:
         node = pending.pop()
@@ -166,7 +164,7 @@ def is_id_attribute(node: k.Expr, root: str) -> bool:
 
 
 def is_name_comparison(node: k.Expr, root: str) -> bool:
-    """Comparing a name with others is all that names can stand for."""
+    """Return whether the node compares a name with others, which sample names can represent."""
     match node:
         case k.Relation("==" | "!="):
             return True
@@ -193,7 +191,7 @@ def string_constants(condition: k.Expr) -> Iterator[str]:
 
 
 def caller_kinds(old: Sequence[RuleUnit], new: Sequence[RuleUnit]) -> tuple[list[CallerKind], bool]:
-    """Every kind of caller that the rules tell apart, and whether these surely are all."""
+    """Return every kind of caller that the rules distinguish, and whether these are surely all."""
     agents, users = distinct_names("agent", (*old, *new)), distinct_names("user", (*old, *new))
     kinds_of_agents: list[str | SpecialValue] = [*agents.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
     kinds_of_users: list[str | SpecialValue] = [*users.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
@@ -214,7 +212,7 @@ def caller_kinds(old: Sequence[RuleUnit], new: Sequence[RuleUnit]) -> tuple[list
 def grants_by_name(
     agent: str | SpecialValue, user: str | SpecialValue, old: Sequence[RuleUnit], new: Sequence[RuleUnit]
 ) -> list[tuple[RuleUnit, ...]]:
-    """The doors by name of one of the two: agents' where an agent is given, users' where a user is."""
+    """Return the grants for an agent, or for a user, by name."""
     settled = CallerAssumption(agent, user)
     return [
         tuple(u for u in units if u.block is not None and u.kind != "anyone" and may_concern(u, settled))
@@ -225,7 +223,7 @@ def grants_by_name(
 def group_names(
     about_each: dict[str | SpecialValue, list[tuple[RuleUnit, ...]]], names: DistinctNames
 ) -> list[tuple[str | SpecialValue, tuple[str, ...]]]:
-    """Names of which the rules say the same, together; the first stands for them."""
+    """Group names to which the same rules apply; the first one represents them."""
     other = ANY if names.all == (names.other,) else OTHER
     together: dict[object, list[str | SpecialValue]] = {}
     for name, (old, new) in about_each.items():

@@ -1,4 +1,4 @@
-"""Two policies to what changes for requests: regions proved the same, differences with a witness, doubts."""
+"""Compare two policies region by region: proved equal, different with a witness, or not proved."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from policyengine.analysis.diff.trust import trust_changes
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.spec.tasks import RESOURCE
 
-MAX_REGIONS_COMPARED = 4_000  # that are looked at one by one
-MAX_SAMPLES = 1_500  # requests to all regions where sameness is not proved
+MAX_REGIONS_COMPARED = 4_000  # regions that are compared individually
+MAX_SAMPLES = 1_500  # requests to all regions that are not proved equal
 EVERY_ENDPOINT = "every endpoint"
 NOBODY = CallerAssumption(SpecialValue.ABSENT, SpecialValue.ABSENT)
 
@@ -49,12 +49,9 @@ def compare(
     old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
-    """What the new policy answers differently, region by region.
-
-    `reasons`: where the answer is the same, its reasons, words and remedies are compared as well. `samples` bounds the
-    requests that are tried where sameness is not proved; the same seed tries the same ones. What is not looked at
-    within `seconds` is not proved.
-    """
+    """Return what the new policy answers differently, by region. `reasons`: also compare reasons, messages and remedies
+    of equal answers. `samples` bounds the requests to regions that are not proved equal; the same seed generates the
+    same requests. Regions that are not reached within `seconds` are not proved."""
     return PolicyDiffer(old, new, Random(seed), reasons, samples, seconds).run()
 
 
@@ -92,7 +89,7 @@ class PolicyDiffer:
         return self.seconds is not None and monotonic() - self.began > self.seconds
 
     def walk(self) -> None:
-        """Every class of endpoints in turn. Whoever stops it half-way has the result of what was looked at by then."""
+        """Compare every class of endpoints; if it is interrupted, the result covers those compared so far."""
         if self.old.revision == self.new.revision and self.old.revision:
             return
         try:
@@ -103,14 +100,14 @@ class PolicyDiffer:
             )
             for at in endpoint_classes(scope.patterns):
                 if self.late:
-                    self.doubt_all(f"not everything was looked at within {self.seconds:g} s")
+                    self.doubt_all(f"the comparison did not finish within {self.seconds:g} s")
                     return
                 if scope.holds(at):
                     self.look_at(at)
                 else:
                     self.same += 1
         except TooManyClassesError:
-            self.doubt_all("the patterns of the two policies cross in too many ways")
+            self.doubt_all("the patterns of the two policies overlap in too many ways")
 
     def doubt_all(self, why: str) -> None:
         self.doubts.append(UnprovedRegion(EVERY_ENDPOINT, "everybody", why, 0, changed_rules(self.old, self.new)))
@@ -124,13 +121,14 @@ class PolicyDiffer:
         )  # fmt: skip
 
     def says(self, units: Sequence[RuleUnit]) -> object:
-        """What rules come to; with their names and words, and in their order, where reasons count."""
+        """Return a key of rules; with `reasons` it includes their names, messages and order."""
         return [unit.told for unit in units] if self.reasons else count_unit_texts(units)
 
     # ── One class of endpoints ────────────────────────────────────────────────────────────────
 
     def look_at(self, at: EndpointClass) -> None:
-        """Where the same rules stand on both sides nothing can differ; else each kind of caller is looked at."""
+        """Compare a class of endpoints: equal rules on both sides mean equal answers; otherwise compare each kind of
+        caller."""
         old, new = (side.units(at) for side in self.sides)
         settings = [side.setting(at) for side in self.sides]
         settled = settings[0] == settings[1] and not self.claimed
@@ -145,18 +143,18 @@ class PolicyDiffer:
             if not self.look_at_caller(place, caller):
                 return
         if not (exact and at.exact):
-            why = "rules ask for names in a way that no list of names stands for"
+            why = "rules match names in a way that no list of names covers"
             self.doubts.append(UnprovedRegion(at.words, "everybody", why, 0, place.rules))
 
     def look_at_caller(self, place: EndpointUnits, caller: CallerKind) -> bool:
-        """Whether to go on."""
+        """Compare a kind of caller; return whether to continue."""
         handing = DelegatorSummary.of(caller, place.old, place.new, place.settled)
         alike = place.settled and self.says(caller.old) == self.says(caller.new)
         if (alike and (handing.none or handing.same)) or not (caller.doors or caller.notes):
             self.same += 1
             return True
         if self.looked_at >= MAX_REGIONS_COMPARED or self.late:
-            why = f"within {self.seconds:g} s not every region was looked at" if self.late else "too many regions"
+            why = f"not all regions were compared within {self.seconds:g} s" if self.late else "too many regions"
             self.doubts.append(UnprovedRegion(place.at.words, caller.words, why, 0, place.rules))
             return not self.late
         self.looked_at += 1
@@ -166,8 +164,7 @@ class PolicyDiffer:
 
 @dataclass(frozen=True, eq=False)
 class EndpointUnits:
-    """What stands at one class of endpoints in either policy. `settled`: what is bound there, and whose word is taken,
-    is the same in both."""
+    """The rules of both policies at one class of endpoints. `settled`: bindings and trust are the same in both."""
 
     comparing: PolicyDiffer
     at: EndpointClass
@@ -177,7 +174,7 @@ class EndpointUnits:
 
     @cached_property
     def rules(self) -> tuple[RuleExcerpt, ...]:
-        """What changed there, or else beside it: issuers, delegation, what patterns bind."""
+        """Return the rules that changed there, or otherwise the changed issuers, delegation limits and bindings."""
         removed, added = units_missing_from(self.old, self.new), units_missing_from(self.new, self.old)
         found = removed_and_added_rules(self.comparing.sides, self.at, removed, added)
         return unique_items((*found[0], *found[1])) or changed_trust_and_bindings(
@@ -185,7 +182,7 @@ class EndpointUnits:
         )
 
     def reading(self, settled: CallerAssumption) -> RewriteOptions:
-        """How conditions are read there, by both policies alike."""
+        """Return how the conditions of both policies are rewritten there."""
         old, new = self.comparing.sides
         resources = [RESOURCE in side.bound(self.at) for side in (old, new)]
         tasks = bool(old.kernel.advisory or new.kernel.advisory) or resources[0] is not resources[1]
@@ -194,7 +191,7 @@ class EndpointUnits:
 
     @cached_property
     def likeness(self) -> object:
-        """Equal where conditions are read alike, at whichever endpoint."""
+        """Return a key that is equal for endpoints at which conditions are rewritten in the same way."""
         sides = list(zip(self.comparing.sides, (self.old, self.new), strict=True))
         settled = any(side.reads(units, self.at.settled) for side, units in sides)
         reading = self.reading(NOBODY)
@@ -204,12 +201,12 @@ class EndpointUnits:
 
     @cached_property
     def counted_by(self) -> bool:
-        """Whether a limit there counts by who asks."""
+        """Whether a limit there counts by caller."""
         return any(side.uncounted(self.at, NOBODY) for side in self.comparing.sides)
 
     @cached_property
     def approvals(self) -> ApprovalMode:
-        """Whose approvals a condition speaks of."""
+        """Return which approvals a condition can refer to."""
         asked = [count_unit_texts(unit for unit in units if unit.confirms) for units in (self.old, self.new)]
         return "none" if not any(asked) else "shared" if asked[0] == asked[1] else "own"
 
@@ -218,7 +215,7 @@ class EndpointUnits:
 
 
 def group_regions(found: Iterable[DifferingRegion]) -> Iterator[Difference]:
-    """Regions where the same rules changed and the answers did alike, together; what opens a door first."""
+    """Group regions where the same rules and answers changed; widening changes come first."""
     together: dict[object, list[DifferingRegion]] = {}
     for region in found:
         key = (*map(without_reasons, region.answers), region.removed, region.added)

@@ -1,6 +1,5 @@
-"""Questions about one fact that hang together: a time within two windows, an address in two networks, a text like two
-patterns. What they can be together is found once, so that no impossible combination is ever tried.
-"""
+"""Find correlated conditions about one fact: a time in two windows, an address in two networks, a text like two
+patterns. Their joint states are computed once, so no impossible combination is tried."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ CorrelatedNode: TypeAlias = k.InWindow | k.Relation
 JointState: TypeAlias = tuple[AbstractValue, ...]
 ValuedState: TypeAlias = tuple[
     JointState, object
-]  # and a value of the operand for which they are that, if one is known
+]  # and a value of the operand for which they have this joint state, if known
 
 MAX_JOINT_STATES = 512
 UNKNOWN = SpecialValue.BROKEN
@@ -35,10 +34,8 @@ UNKNOWN = SpecialValue.BROKEN
 
 @dataclass(frozen=True, slots=True)
 class CorrelatedConditions:
-    """`members` are numbers of facts in a space, `states` what they are together; the first number asks for all.
-
-    `values` are for each state a value of the operand that all of them are asked about, where one is known.
-    """
+    """Conditions about one operand. `members` are the indexes of their facts in a space, `states` their joint states;
+    the first index represents all. `values` are operand values for each state, if known."""
 
     operand: k.Expr
     members: tuple[int, ...]
@@ -47,7 +44,7 @@ class CorrelatedConditions:
 
 
 def find_correlated(space: FactSpace) -> Iterator[CorrelatedConditions]:
-    """Questions about one operand, of which there are several, or one beside the operand itself."""
+    """Yield conditions about one operand, if there are several, or one and the operand itself."""
     about: dict[k.Expr, list[int]] = {}
     for number, subject in enumerate(space.subjects):
         operand = operand_of(subject)
@@ -93,7 +90,8 @@ def states_without_value(operand: k.Expr, members: int, own: int | None, space: 
 def joint_states(
     operand: k.Expr, asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool
 ) -> Iterator[ValuedState]:
-    """What the questions are together, for every value of the operand; last the state of the operand itself."""
+    """Yield the joint states of the conditions for every value of the operand; the state of the operand itself comes
+    last."""
     if (networks := related(asked, k.Operands.NETWORKS)) and len(networks) == len(asked) and operand.type is Scalar.IP:
         yield from address_states(networks, constants, own)
     elif all(isinstance(one, k.InWindow) for one in asked) and not own and (zone := common_zone(asked)):
@@ -117,7 +115,7 @@ def related(asked: Sequence[CorrelatedNode], operands: k.Operands) -> list[k.Rel
 
 
 def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Networks are stretches of addresses: the first of each, the last, and those beside them stand for all."""
+    """Yield states of network conditions: the ends of each range and their neighbours represent all."""
     networks = [one.right.value for one in asked if isinstance(one.right, k.Constant)]
     every = [one for held in networks for one in (held if isinstance(held, tuple) else (held,))]
     for address in boundary_addresses((*every, *constants)):
@@ -128,7 +126,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
-    """The zone whose clock on the wall decides all of the windows, if there is one and nothing else decides."""
+    """Return the time zone whose wall clock alone decides all windows, or None."""
     kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)
@@ -137,13 +135,13 @@ def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
 
 
 def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
-    """Windows begin and end at minutes of the wall's week: each at which one does stands for those after it."""
+    """Yield states of windows: windows begin and end at minutes of the week, which represent all later times."""
     for moment in wall_times(MONDAY, window_minutes([one.window for one in asked]), ZoneInfo(zone)):
         yield tuple(calendar_windows.contains(one.window, moment) for one in asked)
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """A text that is named fits patterns or does not; of all others every combination is taken to be possible."""
+    """Yield states of text conditions: exact for named texts; for others every combination is considered possible."""
     texts = [one for one in constants if isinstance(one, str)]
     questions = [found[1] for one in asked if (found := constant_question(one)) is not None]
     for text in texts:
@@ -158,5 +156,5 @@ def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], 
 
 
 def states_by_member(family: CorrelatedConditions) -> Mapping[int, tuple[AbstractValue, ...]]:
-    """For each member its state in each state of the family."""
+    """Return for each member its state in each joint state."""
     return {number: tuple(state[place] for state in family.states) for place, number in enumerate(family.members)}

@@ -1,8 +1,6 @@
-"""Decision diagrams: what follows from the states of facts, as one value. Equal functions are the same object.
-
-A diagram asks facts by their numbers, in rising order, and ends in a value. Two policies are the same, as far as the
-states of facts can tell, exactly when their diagrams are one.
-"""
+"""Decision diagrams: functions of the states of facts. Equal functions are the same object. A diagram branches on facts
+by rising index and ends in a value. Two policies are equal, as far as the states of facts can show, exactly if their
+diagrams are the same object."""
 
 from __future__ import annotations
 
@@ -13,16 +11,16 @@ from typing import TypeAlias
 
 from policyengine.solver.value_partition import AbstractValue
 
-MAX_DIAGRAM_NODES = 20_000  # of one comparison; beyond it nothing is claimed
+MAX_DIAGRAM_NODES = 20_000  # nodes of one comparison; beyond that nothing is proved
 
 
 class DiagramTooLargeError(Exception):
-    """The diagrams of a comparison outgrow their bound."""
+    """The diagrams of a comparison exceed their bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiagramLeaf:
-    """Where a diagram ends; ends of equal values are one object."""
+    """A leaf of a diagram; leaves with equal values are the same object."""
 
     number: int
     value: object
@@ -30,7 +28,7 @@ class DiagramLeaf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DiagramBranch:
-    """The fact asked next, and what follows from each of its states."""
+    """A fact to branch on, and the diagram for each of its states."""
 
     number: int
     fact: int
@@ -38,11 +36,11 @@ class DiagramBranch:
 
 
 Diagram: TypeAlias = DiagramLeaf | DiagramBranch
-StatePath: TypeAlias = dict[int, int]  # the state, by its place among the states, of each fact that was asked
+StatePath: TypeAlias = dict[int, int]  # the index of the state of each fact on a path
 
 
 class DiagramBuilder:
-    """Makes the diagrams of one comparison; `states` are those of each fact, by its number."""
+    """Builds the diagrams of one comparison; `states` are those of each fact, by index."""
 
     def __init__(self, states: Callable[[int], Sequence[AbstractValue]]) -> None:
         self.states = states
@@ -79,7 +77,7 @@ class DiagramBuilder:
     # ── Putting diagrams together ─────────────────────────────────────────────────────────────
 
     def choose(self, test: Diagram, then: Diagram, other: Diagram) -> Diagram:
-        """`then` where the test is true, else `other`."""
+        """Return the diagram of `then` where the test is true, and of `other` elsewhere."""
         if test is self.yes or then is other:
             return then
         if test is self.no:
@@ -93,7 +91,7 @@ class DiagramBuilder:
         return found
 
     def split(self, diagram: Diagram, fact: int) -> Sequence[Diagram]:
-        """What the diagram comes to for each state of a fact that it asks first or not at all."""
+        """Return the diagram for each state of a fact that it branches on first or not at all."""
         if isinstance(diagram, DiagramBranch) and diagram.fact == fact:
             return diagram.branches
         return (diagram,) * len(self.states(fact))
@@ -105,11 +103,11 @@ class DiagramBuilder:
         return self.folded(items, self.no, lambda one, other: self.choose(one, self.yes, other))
 
     def sum(self, items: Iterable[Diagram]) -> Diagram:
-        """What all of them end in, together; each ends in a sorted tuple."""
+        """Return the union of the leaves of all diagrams; each leaf is a sorted tuple."""
         return self.folded(items, self.end(()), self.joined)
 
     def folded(self, items: Iterable[Diagram], empty: Diagram, put: Callable[[Diagram, Diagram], Diagram]) -> Diagram:
-        """Two and two, so that none meets all that came before it."""
+        """Combine diagrams in pairs, so that intermediate ones stay small."""
         left = list(items)
         while len(left) > 1:
             pairs = [put(*pair) for pair in zip(left[::2], left[1::2], strict=False)]
@@ -134,13 +132,13 @@ class DiagramBuilder:
     # ── Looking into them ─────────────────────────────────────────────────────────────────────
 
     def value(self, diagram: Diagram, path: Mapping[int, int]) -> object:
-        """Where it ends; facts that the path does not tell are in their first state."""
+        """Return the leaf value on a path; facts that the path omits are in their first state."""
         while isinstance(diagram, DiagramBranch):
             diagram = diagram.branches[path.get(diagram.fact, 0)]
         return diagram.value
 
     def differences(self, old: Diagram, new: Diagram) -> dict[tuple[object, object], None]:
-        """What the two end in where they end differently."""
+        """Return the pairs of leaves where the two diagrams differ."""
         return dict.fromkeys(sorted(self._apart(old, new), key=repr))
 
     def _apart(self, one: Diagram, other: Diagram) -> frozenset[tuple[object, object]]:
@@ -162,7 +160,7 @@ class DiagramBuilder:
             yield from enumerate(zip(self.split(one, fact), self.split(other, fact), strict=True))
 
     def paths(self, old: Diagram, new: Diagram, ends: tuple[object, object]) -> Iterator[StatePath]:
-        """The ways on which the two end like that; the first states of facts first."""
+        """Yield the paths to a pair of leaves; first states of facts come first."""
         path: StatePath = {}
 
         def walk(one: Diagram, other: Diagram) -> Iterator[StatePath]:
@@ -180,7 +178,7 @@ class DiagramBuilder:
         yield from walk(old, new)
 
     def path_to(self, diagram: Diagram, value: object) -> StatePath | None:
-        """A way on which it ends so; None where there is none."""
+        """Return a path to a leaf, or None."""
         dead: set[int] = set()
 
         def seek(one: Diagram) -> StatePath | None:
@@ -195,7 +193,7 @@ class DiagramBuilder:
         return seek(diagram)
 
     def some_path(self, old: Diagram, new: Diagram, ends: tuple[object, object], random: Random) -> StatePath:
-        """One of these ways, by chance."""
+        """Return a random path to a difference."""
         path: StatePath = {}
         while not (isinstance(old, DiagramLeaf) and isinstance(new, DiagramLeaf)):
             fact = min(each.fact for each in (old, new) if isinstance(each, DiagramBranch))

@@ -1,4 +1,4 @@
-"""Declarations that only one of two policies has: what a doubt names where it is about all of them."""
+"""Declarations that only one of two policies has, as named in unproved regions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from policyengine.kernel.fingerprint import CanonicalWriters
 
 
 def changed_rules(old: k.Kernel, new: k.Kernel) -> tuple[RuleExcerpt, ...]:
-    """Doors, guards and whatever else decides; limits are compared by themselves."""
+    """Return changed grants, guards and other declarations that decide; limits are compared separately."""
     return (*declared_in_one_only(old, new, blocks_and_guards), *changed_trust_and_bindings(old, new))
 
 
 def changed_trust_and_bindings(old: k.Kernel, new: k.Kernel) -> tuple[RuleExcerpt, ...]:
-    """What stands beside doors and guards: issuers, delegation, what patterns bind."""
+    """Return changed issuers, delegation limits and bindings."""
     return declared_in_one_only(old, new, trust_and_bindings)
 
 
@@ -40,5 +40,5 @@ def blocks_and_guards(kernel: k.Kernel) -> Iterator[tuple[str, k.Node]]:
 def trust_and_bindings(kernel: k.Kernel) -> Iterator[tuple[str, k.Node]]:
     for kind, named in (("issuer", kernel.issuers), ("attester", kernel.attesters)):
         yield from ((f"{kind} {name}", one) for name, one in named.items())
-    for kind, several in (("delegation", kernel.delegation), ("what is bound", kernel.binders)):
+    for kind, several in (("delegation", kernel.delegation), ("binding", kernel.binders)):
         yield from ((kind, one) for one in several)

@@ -1,4 +1,4 @@
-"""Chains for questions: agents that may have handed the work on to a caller."""
+"""Delegation chains for generated requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.analysis.diff.specialize import CallerAssumption
 from policyengine.runtime.patterns import Glob
 
 MAX_CHAINS = 24
-MAX_CHAIN_LENGTH = 4  # of agents before the caller
+MAX_CHAIN_LENGTH = 4  # agents before the caller
 SHORT_AGE = timedelta(minutes=1)
 
 HopData = dict[str, Any]
@@ -23,7 +23,8 @@ HopData = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DelegatorSummary:
-    """Who hands work on to a caller there: nobody (`none`), and whether both policies say the same of all who might."""
+    """The possible delegators of a caller: whether there are none, and whether both policies have the same rules for
+    all of them."""
 
     none: bool
     same: bool
@@ -37,7 +38,7 @@ class DelegatorSummary:
 
 
 def chain_rule_texts(units: Sequence[RuleUnit]) -> Iterator[str]:
-    """What chains rest on: who may hand it on, and all doors of those, whichever block they stand in."""
+    """Yield the rules on which chains depend: delegations, and all grants of the delegators."""
     handing = [unit.block for unit in units if unit.kind == "delegate"]
     for unit in units:
         if unit.kind == "delegate" or (
@@ -47,7 +48,7 @@ def chain_rule_texts(units: Sequence[RuleUnit]) -> Iterator[str]:
 
 
 def may_be_same_agent(block: object, other: object) -> bool:
-    """Whether two blocks may be about the same agent."""
+    """Return whether two blocks may cover the same agent."""
     assert isinstance(block, k.AgentBlock)
     assert isinstance(other, k.AgentBlock)
     match block.who, other.who:
@@ -66,7 +67,8 @@ def sample_hops(
     limits: Sequence[k.DelegationLimits],
     now: datetime,
 ) -> Iterator[list[HopData]]:
-    """Chains of agents of which each hands on to the next, the last one to the caller; of others at least one agent."""
+    """Yield chains of agents that delegate to each other and finally to the caller; otherwise a chain of one unknown
+    agent."""
     handing = list(dict.fromkeys(unit for unit in units if unit.kind == "delegate"))
     lifetimes = [one.lifetime for one in limits if one.lifetime is not None]
     made = 0
@@ -82,7 +84,7 @@ def sample_hops(
 
 
 def delegate_chains(handing: Sequence[RuleUnit], at: EndpointClass, agent: object) -> Iterator[list[RuleUnit]]:
-    """The shortest first; whoever hands on in a circle stands there more than once."""
+    """Yield chains of delegations, shortest first; a circle appears more than once."""
     pending: list[list[RuleUnit]] = [[unit] for unit in handing if delegates_to(unit, agent)]
     while pending:
         yield from pending
@@ -107,7 +109,7 @@ def delegates_to(unit: RuleUnit, agent: object) -> bool:
 
 
 def hop_ages(chain: Sequence[RuleUnit], lifetimes: Sequence[timedelta]) -> list[timedelta]:
-    """Shortly, and as old as any bound allows, and older."""
+    """Return ages of hops: short, at each bound, and above it."""
     own = [unit.part.lifetime for unit in chain if isinstance(unit.part, k.DelegationGrant)]
     bounds = dict.fromkeys(one for one in (*own, *lifetimes) if one is not None)
     return [SHORT_AGE, *(age for bound in bounds for age in (bound, bound + SHORT_AGE))]

@@ -1,4 +1,4 @@
-"""When two answers differ, in words: for each fact that changed rules ask for, the states that make the difference."""
+"""Describe when two answers differ: the states of the facts in changed rules that cause the difference."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from policyengine.solver.witness.values import state_value
 
 MAX_CONDITIONS_SHOWN = 6
 
-MAX_FACTS_SHOWN = 3  # of a doubt that are named
+MAX_FACTS_SHOWN = 3  # named facts of an unproved region
 
-# For each side the rules that only it has, and what rewrites their conditions.
+# For each side the rules that only it has, and the rewriter of their conditions.
 UnitsOfPolicy: TypeAlias = tuple[Sequence[RuleUnit], ConditionRewriter, PolicyView]
 ChangedUnits: TypeAlias = tuple[UnitsOfPolicy, UnitsOfPolicy]
 
 
 def describe_condition(comparison: RegionComparison, path: StatePath, changed: ChangedUnits) -> str:
-    """What must be so of the facts that the changed rules ask for; empty where it is always so."""
+    """Return the condition on the facts of changed rules; empty if there is none."""
     asked, ends = newly_read_facts(changed), leaf_values(comparison, path)
     said: list[str] = []
     for place, subject in enumerate(comparison.space.subjects):
@@ -43,7 +43,7 @@ def describe_condition(comparison: RegionComparison, path: StatePath, changed: C
 def describe_fact_states(
     comparison: RegionComparison, path: StatePath, ends: tuple[object, object], place: int, subject: Subject
 ) -> Iterator[str]:
-    """The states of one fact that leave the difference as it is, unless all do; all else is as on the path."""
+    """Yield the states of one fact that keep the difference, with all others as on the path; none if all states do."""
     sources = comparison.sources(place)
     places = [range(len(comparison.states(fact))) for fact in sources]
     every: dict[AbstractValue, bool] = {}
@@ -61,7 +61,7 @@ def leaf_values(comparison: RegionComparison, path: StatePath) -> tuple[object, 
 
 
 def newly_read_facts(changed: ChangedUnits) -> set[str]:
-    """The facts in those parts of the changed rules that only one side has; all of them if just the order changed."""
+    """Return the facts in parts of changed rules that only one side has; all of them if only the order changed."""
     old, new = (
         {p: names for unit in units for p, names in facts_read_by(unit, by, side)} for units, by, side in changed
     )
@@ -72,7 +72,7 @@ def newly_read_facts(changed: ChangedUnits) -> set[str]:
 def facts_read_by(
     unit: RuleUnit, rewrite: ConditionRewriter, side: PolicyView
 ) -> Iterator[tuple[object, tuple[str, ...]]]:
-    """Each part of a rule that asks for facts by itself, and which these are."""
+    """Yield each atomic part of a rule and the facts it reads."""
     for condition in unit_conditions(unit):
         for part in atomic_conditions(rewrite(condition)):
             yield part, tuple(fact_names(part))
@@ -86,7 +86,7 @@ def facts_read_by(
 
 
 def describe_unproved(comparison: RegionComparison, ends: tuple[object, object]) -> str:
-    """What a request would have to show that none did."""
+    """Describe the request that would have to be found."""
     path = next(comparison.diagrams.paths(comparison.old, comparison.new, ends))
     places = [place for place in range(len(comparison.space.subjects)) if set(comparison.sources(place)) & set(path)]
     asked = [comparison.space.subjects[place] for place in places]
@@ -94,7 +94,7 @@ def describe_unproved(comparison: RegionComparison, ends: tuple[object, object])
     names = list(dict.fromkeys(subject_text(one) for one in hard))
     named = ", ".join(f"`{name}`" for name in names[:MAX_FACTS_SHOWN]) + (" …" if len(names) > MAX_FACTS_SHOWN else "")
     why = (
-        "what happened before is in no request"
+        "a request does not contain the past"
         if any(map(reads_history, asked))
         else "no request was found that shows it"
     )
@@ -107,7 +107,7 @@ def reads_history(subject: Subject) -> bool:
 
 
 def unproved_rank(subject: Subject) -> int:
-    """What requests are the least likely to show comes first."""
+    """Return a rank: facts that generated requests rarely reach come first."""
     if reads_history(subject):
         return 0
     if isinstance(subject, k.Relation):
@@ -223,7 +223,8 @@ def fact_name(path: tuple[str, ...]) -> str:
 def describe_states(
     subject: Subject, fitting: Sequence[AbstractValue], states: Sequence[AbstractValue], constants: set[AbstractValue]
 ) -> str:
-    """`body.amount > 500 and body.amount <= 1000`, `user.plan in [free, team]`, `body.note is unknown` …"""
+    """Describe states as a condition: `body.amount > 500 and body.amount <= 1000`, `user.plan in [free, team]`,
+    `body.note is unknown` …"""
     if isinstance(subject, FactPair):
         return describe_pair(subject, fitting)
     name = expression_name(subject)
@@ -286,7 +287,7 @@ def describe_range(
     constants: set[AbstractValue],
     type_: typesystem.Type,
 ) -> str:
-    """The states stand in rising order; constants bound them."""
+    """Describe states as ranges between constants."""
     ordered = sorted(one for one in states if isinstance(one, Fraction))
     limits = sorted(one for one in constants if isinstance(one, Fraction))
     first, last = min(known), max(known)

@@ -1,4 +1,4 @@
-"""Endpoint classes: all endpoints that no pattern of either policy tells apart, by one that stands for them."""
+"""Partition endpoints into classes that no pattern of either policy distinguishes, each with a representative."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ OTHER_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "LINK", "PURGE", "REPO
 
 
 class TooManyClassesError(Exception):
-    """The patterns of two policies cross in more ways than can be looked at."""
+    """The patterns of two policies overlap in too many ways."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointClass:
-    """`endpoint` stands for all of its class; `words` name the class. `free` are the segments that can be any text, and
-    `settled` the facts of the request that are the same in all of it.
-
-    `exact` is False where patterns may cross in a way of which no endpoint is here.
-    """
+    """A class of endpoints, represented by `endpoint` and named by `words`. `free` are segments that can be any text,
+    `settled` the facts that are the same in all of it. `exact` is False if patterns may overlap in a way for which no
+    representative was found."""
 
     endpoint: Endpoint
     words: str
@@ -41,7 +39,7 @@ class EndpointClass:
 
 
 def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
-    """Every pattern that a rule, a limit or a binding of the policies names, once."""
+    """Return every pattern in rules, limits and bindings, once."""
     found: dict[k.Pattern, None] = {}
     for kernel in kernels:
         blocks: tuple[Block, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
@@ -58,19 +56,19 @@ def patterns_of(*kernels: k.Kernel) -> tuple[k.Pattern, ...]:
 
 
 def fully_folded(pattern: k.Pattern) -> k.Pattern:
-    """As guards read what it binds."""
+    """Return the pattern as guards match it."""
     return k.with_folding(pattern, "full")
 
 
 def without_captures(pattern: k.Pattern) -> k.Pattern:
-    """Without the names of its captures, which match nothing else."""
+    """Return the pattern without the names of its captures, which do not affect matching."""
     if not isinstance(pattern, k.HttpPattern):
         return pattern
     return replace(pattern, segments=tuple(replace(one, capture=None, entity=None) for one in pattern.segments))
 
 
 def endpoint_classes(patterns: Sequence[k.Pattern]) -> Iterator[EndpointClass]:
-    """All classes, those that match no pattern included. Raises TooManyClassesError."""
+    """Yield all classes, including those that match no pattern. Raises TooManyClassesError."""
     yield from http_classes([one for one in patterns if isinstance(one, k.HttpPattern)])
     yield from tool_classes([one.glob for one in patterns if isinstance(one, k.ToolPattern)])
     yield from action_classes([one for one in patterns if isinstance(one, k.ActionPattern)])
@@ -81,8 +79,8 @@ def endpoint_classes(patterns: Sequence[k.Pattern]) -> Iterator[EndpointClass]:
 
 @dataclass(eq=False, slots=True)
 class PatternTrieNode:
-    """A place in the trie; `folding` is the number of the most that any pattern here or below folds, `cased` are the
-    literals by their folded text."""
+    """A node of the pattern trie; `folding` is the strongest case folding of patterns here or below, `cased` the
+    literals by folded text."""
 
     literals: dict[str, PatternTrieNode] = field(default_factory=dict)
     cased: dict[str, list[str]] = field(default_factory=dict)
@@ -94,7 +92,7 @@ class PatternTrieNode:
 
 @dataclass(frozen=True, slots=True)
 class SegmentChoice:
-    """A segment that stands for all that lead to the same places; `words` is what a pattern would say for it."""
+    """A segment that represents all with the same matches; `words` is its pattern."""
 
     text: str
     words: str
@@ -103,7 +101,7 @@ class SegmentChoice:
 
 TriePosition: TypeAlias = tuple[
     PatternTrieNode, int
-]  # with the number of the least folding by which a path comes there
+]  # with the number of the least folding by which a path reaches this node
 
 
 def build_trie(patterns: Iterable[k.HttpPattern]) -> PatternTrieNode:
@@ -128,11 +126,11 @@ def patterns_folding_at_least(patterns: Iterable[k.HttpPattern], folding: int) -
 
 
 def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[EndpointClass]:
-    """Where no pattern is left to go on, all that lies below is one class; so is everything that nothing names, and be
-    it only what a pattern such as `/*/**` begins below."""
+    """Yield classes of HTTP endpoints. Below the last pattern, everything is one class; so is every path that no
+    pattern names, or that only a pattern such as `/*/**` matches."""
     count, empty = 0, False
     short: tuple[SegmentChoice, ...] | None = None
-    met: set[object] = set()  # other spellings of several segments lead to the same
+    met: set[object] = set()  # other spellings of several segments can have the same matches
     pending: list[tuple[tuple[SegmentChoice, ...], tuple[TriePosition, ...], tuple[k.HttpPattern, ...]]]
     pending = [((), ((build_trie(patterns), 0),), ())]
     while pending:
@@ -173,13 +171,13 @@ def http_class(
 
 
 def sample_methods(here: Sequence[k.HttpPattern]) -> list[str]:
-    """The methods that some pattern names, and one that none does."""
+    """Return the methods in patterns, and one that is in none."""
     named = sorted({method for one in here for method in one.methods or ()})
     return [*named, next(one for one in (*OTHER_METHODS, "XYZZY") if one not in named)]
 
 
 def follow_segment(nodes: Iterable[TriePosition], text: str) -> tuple[TriePosition, ...]:
-    """Where no pattern is that folds as much as it takes, nothing is reached."""
+    """Return the nodes after a segment, if their patterns allow the folding it needs."""
     found: list[TriePosition] = []
     for node, folding in nodes:
         ways = [(k.Segment(literal), node.literals[literal]) for literal in node.cased.get(fold_case(text), ())]
@@ -197,8 +195,8 @@ def has_affix(text: str, affix: tuple[str, str]) -> bool:
 
 
 def segment_choices(nodes: Sequence[TriePosition]) -> list[SegmentChoice]:
-    """Segments for every set of places that one segment can lead to, the one that leads nowhere included; each literal
-    also as it is spelled otherwise, where that leads to others."""
+    """Return segments for every set of nodes that one segment can reach, including none; each literal also in another
+    spelling if that reaches other nodes."""
     literals = sorted({text for node, _ in nodes for text in node.literals})
     affixes = sorted({affix for node, _ in nodes for affix in node.affixes})
     taken, cased = set(literals), set(map(fold_case, literals))
@@ -223,7 +221,7 @@ def position_keys(nodes: Sequence[TriePosition], text: str) -> frozenset[tuple[i
 
 
 def respellings(text: str, affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """In the other case, as only some servers take for the same; with its ends also as patterns spell them."""
+    """Yield other spellings that only some servers treat as equal, with the ends also as patterns spell them."""
     for other in (text.swapcase(), text.replace("ss", "ß").replace("i", "ı")):
         yield other
         for prefix, suffix in affix_combinations(affixes):
@@ -232,7 +230,7 @@ def respellings(text: str, affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def segment_pattern(text: str, affixes: Iterable[tuple[str, str]]) -> str:
-    """What a pattern would say; in the case of the text where it is spelled otherwise."""
+    """Return the pattern of a segment, in the case of the text if it is spelled differently."""
     spelled = [
         (text[: len(before)], text[len(text) - len(after) :])
         for before, after in affixes
@@ -245,12 +243,12 @@ def segment_pattern(text: str, affixes: Iterable[tuple[str, str]]) -> str:
 
 
 def affix_combinations(affixes: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Everything that a segment can begin and end with."""
+    """Yield all combinations of prefixes and suffixes."""
     yield from product(dict.fromkeys(["", *(p for p, _ in affixes)]), dict.fromkeys(["", *(s for _, s in affixes)]))
 
 
 def affix_texts(prefix: str, suffix: str, taken: set[str]) -> Iterator[str]:
-    """Texts with both: something between them, nothing, or one running into the other."""
+    """Yield texts with a prefix and a suffix: with text between them, without, or overlapping."""
     yield next(text for fill in filler_texts() if (text := f"{prefix}{fill}{suffix}") not in taken)
     for length in range(min(len(prefix), len(suffix)) + 1):
         if prefix.endswith(suffix[:length]):
@@ -258,7 +256,7 @@ def affix_texts(prefix: str, suffix: str, taken: set[str]) -> Iterator[str]:
 
 
 def unmatched_texts(taken: set[str], affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """One that is not named and fits no affix but those that fit everything."""
+    """Yield a text that no literal names and that only matches patterns that match everything."""
     marked = [affix for affix in affixes if affix != ("", "")]
     yield next(text for text in filler_texts() if text not in taken and not any(has_affix(text, one) for one in marked))
 
@@ -275,7 +273,7 @@ def filler_texts() -> Iterator[str]:
 
 
 def tool_classes(globs: Sequence[str]) -> Iterator[EndpointClass]:
-    """A tool for each name, for each glob, and for globs that meet; and one that nothing names."""
+    """Yield a tool for each name, each glob and each overlap of globs, and one that nothing matches."""
     found: dict[tuple[bool, ...], str] = {}
     exact_names = [glob for glob in globs if "*" not in glob]
     stars = [glob for glob in globs if "*" in glob]
@@ -300,13 +298,13 @@ def tool_classes(globs: Sequence[str]) -> Iterator[EndpointClass]:
 
 
 def is_tool_name(name: str) -> bool:
-    """One that can be asked for: a server holds no slash, and neither does a name without one."""
+    """Return whether a tool can have the name: neither server nor tool contains a slash."""
     server, slash, rest = name.partition("/")
     return bool(name) if not slash else bool(server and rest) and "/" not in rest
 
 
 def glob_sample_names(globs: Sequence[str]) -> Iterator[str]:
-    """A name for each glob, and for each two of them one that fits both, if it is found."""
+    """Yield a name for each glob, and for each two globs a name that matches both, if one is found."""
     for glob in globs:
         yield fill_glob(glob, "x")
         yield fill_glob(glob, "x/x", "x")
@@ -318,7 +316,7 @@ def glob_sample_names(globs: Sequence[str]) -> Iterator[str]:
 
 
 def overlap_names(one: str, other: str) -> Iterator[str]:
-    """`report-*` and `*-bot`: `report-x-bot`."""
+    """Yield names that may match both globs: `report-x-bot` for `report-*` and `*-bot`."""
     prefix, _, _ = one.partition("*")
     _, _, suffix = other.rpartition("*")
     yield from (f"{prefix}{fill}{suffix}" for fill in ("", "x", "x/x"))
@@ -338,13 +336,13 @@ def tool_pattern(glob: str) -> k.ToolPattern:
 
 
 def least_matched_names(globs: Sequence[str]) -> list[str]:
-    """A name that as few globs as can be fit."""
+    """Return names that match as few globs as possible."""
     some = [name for name, _ in zip(filler_texts(), range(len(FILLER_WORDS) + len(globs) + 1), strict=False)]
     return sorted(some, key=lambda name: sum(Glob(glob).matches(name) for glob in globs))[:1]
 
 
 def covers_all_names(globs: Sequence[str]) -> bool:
-    """Whether the names above surely are all: globs with one star, of which at most two meet at a time."""
+    """Return whether the sample names are surely complete: globs with one star, of which at most two overlap."""
     simple = all(glob.count("*") == 1 and "*" in (glob[:1], glob[-1:]) for glob in globs)
     return simple or not any(
         overlaps(tool_pattern(one), tool_pattern(other)) for one, other in product(globs, globs) if one != other

@@ -1,4 +1,4 @@
-"""Doors of one policy as conditions, for one kind of caller: what must be true so that they open."""
+"""The conditions under which the grants of one policy apply to a kind of caller."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ STRINGS = typesystem.SetType(Scalar.STRING)
 
 @dataclass(frozen=True, slots=True)
 class GrantConditions:
-    """Doors of one policy, for one kind of caller: what must be true so that they open."""
+    """The grants of one policy for a kind of caller, as conditions."""
 
     side: PolicyView
     at: EndpointClass
     settled: CallerAssumption
     rewrite: ConditionRewriter
-    task: k.Expr  # the request lies within its task
+    task: k.Expr  # the request is within its task
 
     def opens(self, units: Iterable[RuleUnit]) -> k.Expr:
         doors: dict[str, list[tuple[RuleUnit, k.Expr]]] = {"anyone": [], "agent": [], "user": [], "delegate": []}
@@ -72,7 +72,7 @@ class GrantConditions:
         return all_of(door, served)
 
     def chain(self) -> k.Expr:
-        """Without hops only who does not record chains stands in the way of limits."""
+        """The condition on the chain: without hops, limits only exclude issuers that do not record chains."""
         if self.settled.hops != 0:
             return make_fact(SOUND, Scalar.BOOL)
         return is_one_of(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS
@@ -94,7 +94,7 @@ class GrantConditions:
         return all_of(*asked)
 
     def about(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> k.Expr:
-        """The names are settled: only blocks that can be about the caller are asked."""
+        """Return the condition on the principal. Names are settled: only blocks that can match the caller are asked."""
         if isinstance(block, k.AnyoneBlock):
             return ALWAYS
         match block.who:
@@ -142,14 +142,14 @@ class GrantConditions:
                 assert_never(requirement)
 
     def named(self, *names: str | SpecialValue) -> k.Expr:
-        """The credential names nobody, or one of these."""
+        """Return the condition that the credential has no subject, or one of these."""
         subject = make_fact(("credential", "subject"))
         nobody = k.Not(k.IsPresent(subject, span=NOWHERE), span=NOWHERE)
         return any_of(nobody, is_one_of([one for one in names if isinstance(one, str)], subject))
 
 
 def task_condition(at: EndpointClass, rewrite: ConditionRewriter, types: frozenset[str]) -> k.Expr:
-    """What must be true of the task; a tool stands for all of its class."""
+    """Return the condition on the task; one tool represents its class."""
     endpoint, found = at.endpoint, []
     if isinstance(endpoint, ToolEndpoint):
         found.append(tool_constraint(string_constant(endpoint.qualified), string_constant(endpoint.name)))
@@ -173,7 +173,7 @@ def time_between(start: object, end: object) -> Iterator[k.Expr]:
 
 
 def attester_condition(by: k.Attester) -> k.Expr:
-    """The attestation is this attester's word, fresh, for a model and an environment it names."""
+    """Return the condition that the attester made a fresh attestation, for a model and environment it vouches for."""
     model, digest = make_fact(("attestation", "model")), make_fact(("attestation", "model_hash"))
     asked = [is_one_of([by.name], make_fact(("attestation", "by")))]
     if by.age is not None:

@@ -1,4 +1,4 @@
-"""Rates and budgets of two policies: which were added, removed, or let more or less through than before."""
+"""Compare the rates and budgets of two policies: added, removed, looser or tighter."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from policyengine.spec.match_endpoint import place_covers as place_covers_endpoi
 STRICTEST_FIRST = ("deny", "local", "allow")
 
 Ordered = TypeVar("Ordered", bound=k.Node)
-# What one part of a limit says of the whole: True where it lets less through, False more, None either.
+# True if a part of a limit is tighter, False if it is looser, None if neither is certain.
 IsTighter: TypeAlias = bool | None
 BoundFacts: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
 
 
 def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tuple[LimitChange, ...]:
-    """Limits by kind, package and name. With `reasons` one that only has another name is told: it counts anew."""
+    """Return the changed limits by kind, package and name. `reasons`: include limits that were only renamed, because
+    they count from zero."""
     before, after = ({limit_key(one): one for one in kernel.limits} for kernel in (old, new))
     gone = {name: one for name, one in before.items() if name not in after}
     come = {name: one for name, one in after.items() if name not in before}
@@ -53,13 +54,13 @@ def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tup
 def rebound_limits(
     old: k.Kernel, new: k.Kernel, at: EndpointClass, before: BoundFacts, after: BoundFacts
 ) -> Iterator[UnprovedRegion]:  # fmt: skip
-    """Limits that count there by facts that are bound otherwise: what they say is the same, what they count is not."""
+    """Yield limits that count by facts with changed bindings: the limit is the same, but counts something else."""
     moved = {path for path in {*before, *after} if before.get(path, ()) != after.get(path, ())}
     for limit in new.limits if moved else ():
         read = sorted(path for path in moved if reads_fact(limit, path))
         if read and place_covers_endpoint(limit.place, at.endpoint):
             names = ", ".join(f"`{'.'.join(path)}`" for path in read)
-            why = f"{limit_kind(limit)} {format_value(limit.name)} counts by {names}, which is bound otherwise"
+            why = f"{limit_kind(limit)} {format_value(limit.name)} counts by {names}, which is bound differently"
             yield UnprovedRegion(at.words, "everybody", why, 0, (limit_excerpt(limit),))
 
 
@@ -85,20 +86,20 @@ LimitsByKey: TypeAlias = dict[LimitKey, k.Limit]
 
 
 def unmatched_limits(limits: LimitsByKey, others: LimitsByKey) -> LimitsByKey:
-    """Without those of which the others hold every portion under other names: one in two is no difference, nor is the
-    same said twice."""
+    """Return the limits without those whose portions all exist under other names: splitting or repeating a limit is no
+    difference."""
     known = {portion for one in others.values() for portion in portions(one)}
     return {name: one for name, one in limits.items() if name in others or not known.issuperset(portions(one))}
 
 
 def have_same_portions(name: LimitKey, old: LimitsByKey, new: LimitsByKey) -> bool:
-    """Whether each of the two of that name has all its portions in the other policy, be it under another name."""
+    """Return whether all portions of both limits of that name exist in the other policy, under any name."""
     known = [{portion for one in limits.values() for portion in portions(one)} for limits in (old, new)]
     return known[1].issuperset(portions(old[name])) and known[0].issuperset(portions(new[name]))
 
 
 def portions(limit: k.Limit) -> Iterator[k.Limit]:
-    """Each bound of a limit by itself; all of them have to have room."""
+    """Yield each bound of a limit; a request needs room in all of them."""
     match normalize_limit(limit):
         case k.Budget() as budget:
             yield from (replace(budget, quotas=(one,)) for one in budget.quotas)
@@ -125,7 +126,7 @@ def find_renames(gone: dict[LimitKey, k.Limit], come: dict[LimitKey, k.Limit]) -
 
 
 def normalize_limit(limit: k.Limit) -> k.Limit:
-    """What it says, whatever it is called, however its numbers are spelled, and in whichever order."""
+    """Return the limit without its name, with canonical numbers and order."""
     place, keys = replace(limit.place, patterns=sort_parts(limit.place.patterns)), sort_parts(limit.keys) or ()
     place = replace(place, excepts=sort_parts(place.excepts) or ())
     if isinstance(limit, k.Budget):
@@ -153,7 +154,7 @@ def limit_change(old: k.Limit, new: k.Limit) -> LimitChange | None:
 
 
 def compare_limits(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
-    """For each part that differs, whether the new one lets less through. By whose count is never compared."""
+    """Yield for each part that differs whether the new one is tighter. Different keys are not comparable."""
     old, new = normalize_limit(old), normalize_limit(new)
     if old.keys != new.keys:
         yield None
@@ -187,7 +188,7 @@ def compare_rates(old: k.Rate, new: k.Rate) -> Iterator[IsTighter]:
         yield new.at_once is not None
     if old.cost != new.cost:
         yield None
-    if old.raises != new.raises:  # of several the smallest counts: one more may slow somebody down
+    if old.raises != new.raises:  # the smallest one counts, so another one may be tighter
         yield True if not new.raises else False if not old.raises else None
     if old.clamps != new.clamps:
         before, after = set(old.clamps), set(new.clamps)
@@ -214,7 +215,7 @@ def compare_concurrency(old: k.ConcurrencyLimit, new: k.ConcurrencyLimit) -> Ite
 
 
 def compare_quotas(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
-    """Quotas of the same kind: a smaller bound within a longer time lets less through."""
+    """Compare quotas of the same kind: a smaller bound over a longer time is tighter."""
     assert isinstance(old, k.Budget)
     assert isinstance(new, k.Budget)
     gone = [one for one in old.quotas if one not in new.quotas]
@@ -259,7 +260,7 @@ def limit_excerpt(limit: k.Limit) -> RuleExcerpt:
 
 
 def describe_limit(limit: k.Limit) -> str:
-    """What it says, on one line: `per agent.id on /v1/**: 100/1m burst 20, counting denials`."""
+    """Return the limit on one line: `per agent.id on /v1/**: 100/1m burst 20, counting denials`."""
     keys = ", ".join(span_text(key) for key in limit.keys)
     place = "" if limit.place.patterns is None and not limit.place.excepts else f" {span_text(limit.place)}"
     when = "" if limit.when is None else f" when {span_text(limit.when)}"

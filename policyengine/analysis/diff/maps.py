@@ -1,4 +1,4 @@
-"""What of the maps of other protocols is another: told as it is written, for no request of ours shows it."""
+"""Compare the maps of other protocols as text, because the generated requests do not use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diff comes to, as data: differences with their witnesses, changed trust, what was proved and what was not."""
+"""The result of a comparison as data: differences with witnesses, changed trust, and what was not proved."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from policyengine.analysis.diff.answer_order import Direction, format_answer
 from policyengine.runtime.decision import Outcome
 
 Item = TypeVar("Item")
-MAX_NAMED_RULES = 5  # rules of one doubt
+MAX_NAMED_RULES = 5  # named rules of an unproved region
 
 
 @dataclass(frozen=True, slots=True)
 class RuleExcerpt:
-    """A rule by its name and place; `text` as it is written."""
+    """A rule by name and position; `text` is its source."""
 
     name: str
     at: str
@@ -28,11 +28,11 @@ class RuleExcerpt:
 
 @dataclass(frozen=True, slots=True)
 class WitnessVerdict:
-    """The answer of one policy to the witness, and the rules it rests on. `throttled` names the rates and budgets that
-    have no room for the request, however little was asked before."""
+    """The answer of one policy to the witness, and the rules responsible. `throttled` names the rates and budgets whose
+    whole capacity the request exceeds."""
 
     outcome: Outcome
-    details: tuple[str, ...]  # whom a confirm asks, what an allow demands
+    details: tuple[str, ...]  # approvers of a confirm, obligations of an allow
     rules: tuple[RuleExcerpt, ...]
     throttled: tuple[str, ...] = ()
 
@@ -48,7 +48,7 @@ class WitnessVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RequestRegion:
-    """Who asks for what; `condition` is when the answers differ, as far as the changed rules tell."""
+    """Callers and endpoints; `condition` is when the answers differ, as far as the changed rules show."""
 
     endpoint: str
     caller: str
@@ -64,7 +64,7 @@ class RequestRegion:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A request to which both engines, old and new, were seen to give these answers."""
+    """A request to which both engines, old and new, gave these answers."""
 
     region: RequestRegion
     question: Mapping[str, Any]
@@ -72,13 +72,13 @@ class Witness:
 
     @property
     def request(self) -> dict[str, Any]:
-        """For `policyengine decide`: it is decided as of its time, and nothing is spent."""
+        """The request for `policyengine decide`, with its time, and without consuming state."""
         return {**self.question, "options": {"at": format_timestamp(self.at), "consume": False}}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One change of answers, wherever the same rules bring it about; `witnesses` hold one for each region."""
+    """One change of answers by the same rules; `witnesses` has one for each region."""
 
     direction: Direction
     old: WitnessVerdict
@@ -102,8 +102,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class LimitChange:
-    """A rate or budget that was added (`old` is None), removed (`new` is None) or changed. It widens where it provably
-    lets more through, narrows where less, is `changed` where neither is certain; `reasons` is another name alone."""
+    """A rate or budget that was added (`old` is None), removed (`new` is None) or changed. It is `widening` if it
+    provably lets more through, `narrowing` if less, `changed` if neither is certain, and `reasons` if it was only
+    renamed."""
 
     direction: Direction
     old: RuleExcerpt | None
@@ -124,8 +125,8 @@ class LimitChange:
 
 @dataclass(frozen=True, slots=True)
 class MapChange:
-    """Items of maps that only one of both has: questions of other protocols become other ones. Which of them may then
-    pass is not said, so it counts as `changed`."""
+    """Items of maps that only one policy has, which translate questions of other protocols. It is unknown whether that
+    allows more, so it counts as `changed`."""
 
     removed: tuple[RuleExcerpt, ...]
     added: tuple[RuleExcerpt, ...]
@@ -136,7 +137,7 @@ class MapChange:
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:
-    """An issuer or attester whose word is taken otherwise: no request shows it, as credentials are verified before."""
+    """An issuer or attester with changed verification. No request shows it, because credentials are verified before."""
 
     direction: Direction
     name: str
@@ -145,7 +146,7 @@ class TrustChange:
 
     @property
     def verb(self) -> str:
-        return "trusted otherwise" if self.removed and self.added else "added" if self.added else "removed"
+        return "trusted differently" if self.removed and self.added else "added" if self.added else "removed"
 
     def to_dict(self) -> dict[str, Any]:
         removed, added = ([one.to_dict() for one in several] for several in (self.removed, self.added))
@@ -154,8 +155,8 @@ class TrustChange:
 
 @dataclass(frozen=True, slots=True)
 class UnprovedRegion:
-    """Where sameness was not proved: `rules` are those that changed there, `why` says what was too much. `sampled`
-    requests were tried and no further difference was found."""
+    """A region that is not proved equal: `rules` are those that changed there, `why` is the reason. `sampled` requests
+    showed no further difference."""
 
     endpoint: str
     caller: str
@@ -165,7 +166,7 @@ class UnprovedRegion:
 
     @property
     def words(self) -> str:
-        """The place, the rules that changed there, and why nothing is proved."""
+        """The region, its changed rules, and why it is not proved."""
         names = list(dict.fromkeys(rule_with_place(rule) for rule in self.rules))
         more = [f"{len(names) - MAX_NAMED_RULES:,} more"] if len(names) > MAX_NAMED_RULES else []
         named = f": {', '.join([*names[:MAX_NAMED_RULES], *more])}" if names else ""
@@ -179,8 +180,8 @@ class UnprovedRegion:
 
 @dataclass(frozen=True, slots=True)
 class DecisionFlip:
-    """A recorded decision that the new policy would not make again. `recorded`: `old` is what was recorded, which the
-    old policy would not say again either."""
+    """A recorded decision that the new policy would not repeat. `recorded`: `old` is the recorded decision, which the
+    old policy would not repeat either."""
 
     id: str
     line: int
@@ -192,7 +193,7 @@ class DecisionFlip:
 
 @dataclass(frozen=True, slots=True)
 class LogDiff:
-    """A log decided again: how many records were, what flips, and those that could not be decided again."""
+    """A replayed log: the number of records, the flips, and the records that cannot be replayed."""
 
     file: str
     records: int
@@ -212,7 +213,7 @@ class LogDiff:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """All of it. `same` and `differing` count regions: kinds of callers at classes of endpoints."""
+    """The result of a comparison. `same` and `differing` count regions: kinds of callers at classes of endpoints."""
 
     old: str
     new: str
@@ -227,24 +228,24 @@ class Diff:
 
     @property
     def proved(self) -> bool:
-        """Nothing differs but what is told."""
+        """Whether the listed differences are all."""
         return not self.doubts
 
     @property
     def opens(self) -> bool:
-        """Whether a door was seen to open, or may: who is asked instead of others may say yes where those said no."""
+        """Whether a difference grants access, or may: other approvers may approve what the previous ones would not."""
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}
         return self.maps is not None or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))
 
     @property
     def suspects(self) -> bool:
-        """Whether a changed rule stands where nothing is proved: until it is, it may open."""
+        """Whether a rule changed in a region that is not proved, and may grant access there."""
         return any(one.rules for one in self.doubts)
 
     @property
     def widens(self) -> bool:
-        """Whether something opens, or is not proved not to."""
+        """Whether access is granted, or not proved to be unchanged."""
         return self.opens or self.suspects
 
     @property

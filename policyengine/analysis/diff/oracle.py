@@ -1,4 +1,4 @@
-"""Both policies asked the same question, by the evaluator that production asks and by the specification."""
+"""Decide a question by both policies, each by the production evaluator and by the specification."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_RULE_LENGTH = 160
 
 
 class EngineDisagreementError(Exception):
-    """The evaluator and the specification answer differently, which is a mistake in policyengine."""
+    """The evaluator and the specification answer differently, which is a bug in policyengine."""
 
 
 DutyKey: TypeAlias = tuple[str, ...]
@@ -40,7 +40,7 @@ SpecificationResult: TypeAlias = tuple[Decision, Effects, DecisionTrace]
 
 @dataclass(eq=False)
 class PolicyOracle:
-    """One policy that can be asked. `now` is the clock of the next question."""
+    """One policy as an oracle. `now` is the time of the next question."""
 
     kernel: k.Kernel
     of: Callable[[Decision, Iterable[DutyKey]], AnswerKey] = answer_of
@@ -51,7 +51,7 @@ class PolicyOracle:
         self.evaluator = Evaluator(self.kernel, self.directory, now=lambda: self.now)
 
     def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
-        """As production decides."""
+        """Decide as production does."""
         self.now = epoch_nanoseconds(now)
         quick = self.evaluator.quick(dict(question))
         if quick is not None:
@@ -60,14 +60,15 @@ class PolicyOracle:
         return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
 
     def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
-        """As the specification decides, with what it saw."""
+        """Decide by the specification, with its trace."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
         facts = build_facts(self.evaluator.slices.of(request), request, snapshot, now)
         seen = trace_request(facts, snapshot)
         return *conclude(facts, seen), seen
 
     def verdict(self, question: Mapping[str, Any], now: datetime, decided: AnswerKey) -> WitnessVerdict:
-        """As the specification decides, which must be as the evaluator `decided`. Raises EngineDisagreementError."""
+        """Return the verdict of the specification, which must equal the evaluator's `decided`. Raises
+        EngineDisagreementError."""
         specified, effects, seen = self.concluded(question, now)
         answer = self.of(specified, pending_duties(specified, seen))
         if answer != decided:
@@ -78,7 +79,8 @@ class PolicyOracle:
         )
 
     def answer(self, question: Mapping[str, Any], now: datetime) -> AnswerKey | None:
-        """What production says; None where it is no question. What follows a confirm only the specification tells."""
+        """Return the answer of production; None if the question is invalid. The duties after a confirm come from the
+        specification."""
         try:
             decision = self.decide(question, now)
             if decision.outcome is not Outcome.CONFIRM:
@@ -89,7 +91,7 @@ class PolicyOracle:
 
 
 def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]:
-    """The obligations that an allow will carry once its approvals are there."""
+    """Return the obligations that an allow will carry once it is approved."""
     if decision.outcome is not Outcome.CONFIRM:
         return
     for guard in seen.guards:
@@ -99,7 +101,7 @@ def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]
 
 
 def exceeds_capacity(charge: Charge) -> bool:
-    """Whether the limit has no room for the request even where nothing was asked before."""
+    """Return whether the request exceeds the whole capacity of the limit."""
     match charge:
         case RateCharge():
             return not charge_rate(None, charge, 0)[0].admitted
@@ -112,7 +114,7 @@ def exceeds_capacity(charge: Charge) -> bool:
 
 
 def responsible_rules(decision: Decision, seen: DecisionTrace) -> Iterator[RuleExcerpt]:
-    """The rules that stopped the request, or those that opened the door; whoever is not let in is told which gate."""
+    """Return the rules that stopped the request, or that granted it; without a rule, the gate."""
     if decision.outcome is Outcome.ALLOW:
         yield from opening_grants((*seen.anyone, *seen.presenter, *(seen.user or ())))
         return
@@ -142,7 +144,7 @@ def rule_excerpt(name: str, span: Span) -> RuleExcerpt:
 
 
 def to_json_value(value: Any) -> Any:
-    """The question as JSON has it: `policyengine decide` takes it as it is."""
+    """Return the question as JSON for `policyengine decide`."""
     match value:
         case bool() | str() | None:
             return value

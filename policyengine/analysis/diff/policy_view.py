@@ -1,4 +1,5 @@
-"""What one policy says to one kind of caller at one class of endpoints, as conditions: when it opens, and what acts."""
+"""The rules of one policy for a kind of caller at a class of endpoints, as conditions: when it grants access, and which
+effects apply."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from policyengine.source import Span
 from policyengine.spec.match_endpoint import match_pattern, place_covers
 
 EFFECT_KINDS = ("confirm", "oblige")
-# Roots of facts that are not the same for every caller, at every endpoint.
+# Roots of facts that can depend on the caller or the endpoint.
 SETTLED_ROOTS = frozenset(
     {("agent",), ("user",), ("chain",), ("approval",), ("request",), ("tool",), ("resource",), ("params",)}
 )
@@ -46,8 +47,8 @@ SETTLED_ROOTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class AnswerConditions:
-    """When it opens (true only), and what then acts (true or unknown): each deny, confirm and obligation by what it
-    comes to."""
+    """The conditions of grants (must be true), and of effects (true or unknown): each deny, confirm and obligation by
+    its key."""
 
     opens: k.Expr
     denies: tuple[k.Expr, ...]
@@ -57,7 +58,7 @@ class AnswerConditions:
 
 @dataclass(eq=False)
 class PolicyView:
-    """One of the two policies, with what it takes to find what stands at an endpoint."""
+    """One of the two policies, with the data to find its rules at an endpoint."""
 
     kernel: k.Kernel
     name: str  # "old" or "new"
@@ -81,7 +82,7 @@ class PolicyView:
 
     @cached_property
     def limits(self) -> bool:
-        """Whether any delegation is limited: then who does not record chains is let nowhere."""
+        """Whether delegation is limited: issuers that do not record chains are then refused."""
         return any(one.depth is not None or one.lifetime is not None or one.no_cycles for one in self.kernel.delegation)
 
     def covering(self, at: EndpointClass) -> Covering:
@@ -96,7 +97,7 @@ class PolicyView:
     # ── What stands at a class of endpoints ───────────────────────────────────────────────────
 
     def units(self, at: EndpointClass) -> tuple[RuleUnit, ...]:
-        """Every rule that covers these endpoints."""
+        """Return every rule that covers these endpoints."""
         return (*self.doors(at), *self.guards(at))
 
     def doors(self, at: EndpointClass) -> Iterator[RuleUnit]:
@@ -128,7 +129,7 @@ class PolicyView:
                 yield RuleUnit("delegate", text, text, delegate, block)
 
     def head(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> str:
-        """Whom a block is about and what it requires."""
+        """Return the text of a block's principal and requirements."""
         found = self.texts.get(id(block))
         if found is None:
             waived = [block.package in self.kernel.unrestricted, block.package in self.kernel.advisory]
@@ -140,7 +141,7 @@ class PolicyView:
         return found
 
     def requirement(self, one: k.Requirement) -> str:
-        """What an attester is trusted with belongs to what a block requires."""
+        """Return the text of a requirement, with what its attesters vouch for."""
         if not isinstance(one, k.AttestedBy):
             return self.write(one)
         return self.write(one) + "".join(self.write(self.kernel.attesters[name]) for name in sorted(one.attesters))
@@ -159,12 +160,12 @@ class PolicyView:
         return f"{effect_key(effect, at)} {when} {read}"
 
     def setting(self, at: EndpointClass) -> str:
-        """What else decides there: what patterns bind, which issuers and delegations there are."""
+        """Return a key of bindings, issuers and delegation limits there."""
         binders = sorted(self.text(self.kernel.binders[number]) for number in self.covering(at).binders)
         return f"{binders} {self.trust} {self.remembered(at)}"
 
     def remembered(self, at: EndpointClass) -> str:
-        """What is bound where something happens that guards here look back at."""
+        """Return the bindings at endpoints whose events guards here read."""
         guards = [self.kernel.guards[number] for number in self.covering(at).guards]
         places = [place for guard in guards for place in self.looked_back_at(guard)]
         if not places:
@@ -189,7 +190,7 @@ class PolicyView:
         return f"{known} {sorted(map(self.write, self.kernel.delegation))}"
 
     def rewriter(self, at: EndpointClass, reading: RewriteOptions, *, opening: bool = False) -> ConditionRewriter:
-        """`opening`: as doors read what is bound, by the letter."""
+        """Return a rewriter of conditions; `opening` uses case-sensitive bindings, as grants do."""
         return ConditionRewriter(
             at, reading.settled, self.bound(at, opening=opening), self.name, self.recorded, reading
         )
@@ -200,7 +201,7 @@ class PolicyView:
         return fact_bindings(self.kernel, at, binders)
 
     def pieces(self, unit: RuleUnit, at: EndpointClass) -> Iterator[tuple[tuple[str, ...], str, Span]]:
-        """A rule and what its block requires, each by a text that is equal exactly when it says the same."""
+        """Yield a rule and the requirements of its block, each with a text that is equal exactly if the meaning is."""
         part = unit.part
         if unit.guard is not None:
             yield (unit.name, self.effect(part, at)), unit.name, part.span  # type: ignore[arg-type]  # a guard has effects
@@ -220,7 +221,7 @@ class PolicyView:
     def said(
         self, at: EndpointClass, units: Sequence[RuleUnit], reading: RewriteOptions, *, opens: bool = True
     ) -> AnswerConditions:
-        """`units` are those that can be about the caller. Without `opens` nobody asks whether the doors do."""
+        """Return the conditions of `units` that can apply to the caller; without `opens`, grants are not needed."""
         rewrite = self.rewriter(at, reading)
         acting: dict[str, dict[Key, list[k.Expr]]] = {"deny": {}, "confirm": {}, "oblige": {}}
         for effect in (unit.part for unit in units if unit.guard is not None):
@@ -237,7 +238,7 @@ class PolicyView:
         )
 
     def uncounted(self, at: EndpointClass, settled: CallerAssumption) -> bool:
-        """Whether a limit there counts by the agent or the user, where there is none: it lets nothing through."""
+        """Return whether a limit there counts by an agent or user that is absent, which refuses the request."""
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         return any(
             limit.when is None
@@ -247,7 +248,7 @@ class PolicyView:
         )
 
     def counted_by(self, at: EndpointClass, reading: RewriteOptions) -> Iterator[k.Expr]:
-        """The facts that limits there read; none about an agent or a user where there is none."""
+        """Return the facts that limits there read, without those of absent principals."""
         rewrite, settled = self.rewriter(at, reading), reading.settled
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         for limit in self.kernel.limits:
@@ -256,7 +257,7 @@ class PolicyView:
                 yield from (one for one in read if nobody.isdisjoint(fact_roots(one)))
 
     def reads(self, units: Iterable[RuleUnit], paths: Iterable[Key]) -> bool:
-        """Whether a condition of theirs asks for one of these facts."""
+        """Return whether a condition of the units reads one of these facts."""
         wanted = frozenset(paths)
         return bool(wanted) and any(not self.asked(unit).isdisjoint(wanted) for unit in units)
 
@@ -269,7 +270,7 @@ class PolicyView:
         return found
 
     def rewritten(self, condition: k.Expr, rewrite: ConditionRewriter) -> k.Expr:
-        """Most conditions ask for nothing that is settled anywhere: these are the same everywhere."""
+        """Rewrite a condition; most read no settled facts and are the same everywhere."""
         known = self.conditions.get(id(condition))
         if known is None:
             roots = frozenset(node.path[:1] for node in k.walk(condition) if isinstance(node, k.Fact))
@@ -286,7 +287,7 @@ class PolicyView:
 
 
 def fact_leaves(expression: k.Expr) -> Iterator[k.Expr]:
-    """The facts, attributes and members that it reads, each as a whole."""
+    """Yield the facts, attributes and members that an expression reads, each as a whole."""
     pending = [expression]
     while pending:
         node = pending.pop()

@@ -1,4 +1,4 @@
-"""The facts of one region: which of them others decide, and which of them differ between two policies."""
+"""The facts of one region: which are derived from others, and which differ between two policies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue
 ON_TRUE: frozenset[Truth] = frozenset({True})
 UNLESS_FALSE: frozenset[Truth] = frozenset({True, None})
 DENY_KEY: AnswerKey = (("deny",),)
-APPROVAL_KEY: Key = ("asked",)  # somebody is to approve
-# Where they are still facts, the caller is nobody, or nobody with a name: names that are known have become constants.
+APPROVAL_KEY: Key = ("asked",)  # an approval is required
+# If these are still facts, the caller is absent or has no valid name: known names are constants by now.
 PRINCIPAL_PATHS = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
 WITHOUT_VALUE = (SpecialValue.ABSENT, SpecialValue.BROKEN)
 STRICT_NODES = (
@@ -32,7 +32,7 @@ NO_HOPS = Fraction(0)
 
 @dataclass(frozen=True, slots=True)
 class DerivedFact:
-    """What a fact is, by the states of others."""
+    """A fact whose state follows from the states of others."""
 
     sources: tuple[int, ...]
     of: Callable[..., AbstractValue]
@@ -43,12 +43,12 @@ def state_at_place(states: Sequence[AbstractValue]) -> Callable[..., AbstractVal
 
 
 def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., AbstractValue]:
-    """Nobody handed the work on: known only where the issuer records chains."""
+    """Return the depth without delegation, which is known only if the issuer records chains."""
     return lambda issuer: NO_HOPS if issuer in recorded else SpecialValue.BROKEN
 
 
 def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
-    """What must have a value so that this has one."""
+    """Return the operands without which a subject has no value."""
     match subject:
         case FactPair(left, right):
             return left, right
@@ -63,13 +63,13 @@ def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
 
 
 def may_be_claimed(holder: k.Expr) -> bool:
-    """Whether a credential may say what no row does: of an agent or a user."""
+    """Return whether a credential may supply the attribute if no row does: for an agent or a user."""
     type_ = holder.type
     return not isinstance(type_, typesystem.RefType) or not type_.entities.isdisjoint(("agent", "user"))
 
 
 def differing_keys(one: AnswerConditions, other: AnswerConditions) -> Iterator[Key]:
-    """What of confirms and obligations is asked for otherwise."""
+    """Yield the keys of confirms and obligations whose conditions differ."""
     for key, conditions in one.confirms.items():
         if Counter(conditions) != Counter(other.confirms.get(key, ())):
             yield key

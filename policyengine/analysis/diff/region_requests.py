@@ -1,4 +1,4 @@
-"""One path of a comparison to requests: facts in the states of the path, and chains of agents for work handed on."""
+"""Turn a path of a comparison into requests: facts in the states of the path, and delegation chains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
 
-MAX_CONDITIONS_ALONE = 3  # of those by which work is handed on, each met while the others are not
+MAX_CONDITIONS_ALONE = 3  # conditions of delegations that are each met while the others are not
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class RegionRequests:
     counted: dict[CallerAssumption, tuple[k.Expr, ...]] = field(default_factory=dict)
 
     def on_path(self, comparison: RegionComparison, caller: CallerKind, path: StatePath) -> Iterator[TimedQuestion]:
-        """Requests that the path stands for, each with its time; none where the rest of the rules lets none be."""
+        """Yield requests for a path, each with its time; none if the other rules exclude it."""
         whole = comparison.completed(path)
         if whole is None:
             return
@@ -63,7 +63,7 @@ class RegionRequests:
                 yield from (({**draft.request(), "chain": {"hops": hops}}, now) for hops in chains)
 
     def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
-        """What limits there read, of both policies."""
+        """Return the facts that limits of both policies read there."""
         if settled not in self.counted:
             reading = self.place.reading(settled)
             self.counted[settled] = tuple(
@@ -72,7 +72,7 @@ class RegionRequests:
         return self.counted[settled]
 
     def handed_on_when(self, settled: CallerAssumption) -> Iterator[k.Expr]:
-        """When work is handed on there, by either policy."""
+        """Yield the conditions under which either policy delegates there."""
         for side, units in zip(self.sides, (self.place.old, self.place.new), strict=True):
             rewrite = side.rewriter(self.place.at, self.place.reading(settled))
             for unit in units:
@@ -85,7 +85,7 @@ class RegionRequests:
 
 
 def condition_subsets(conditions: Sequence[k.Expr]) -> Iterator[list[k.Expr]]:
-    """All of them, or only one: that one, and the opposites of the others."""
+    """Yield all conditions together, then each one with the negation of the others."""
     if conditions:
         yield [*conditions]
     for condition in conditions[:MAX_CONDITIONS_ALONE] if len(conditions) > 1 else ():

@@ -1,4 +1,4 @@
-"""One region: requests that show how the answers of two policies differ there, or why that is not proved."""
+"""Search one region for requests that show how two policies differ, or report why equality is not proved."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from policyengine.source import Span
 if TYPE_CHECKING:
     from policyengine.analysis.diff.compare import EndpointUnits, PolicyDiffer
 
-MAX_PATHS = 30  # of one pair of answers that are tried until a request is found, and as many by chance
-MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # requests to one region; few, where many regions are not proved
+MAX_PATHS = 30  # paths for one pair of answers until a request is found, and as many random ones
+MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # requests to a region; fewer after many unproved regions
 MANY_DOUBTS = 12
 MAX_CACHED_COMPARISONS = 200  # comparisons
-MANY_UNITS = 60  # rules of both policies about one caller that are looked at together
+MANY_UNITS = 60  # rules of both policies for one caller that are compared together
 FEW_PATHS = 3
-SAMPLES = 200  # requests to a region where sameness is not proved, as long as there are any left for all of them …
-MIN_SAMPLES = 20  # … and at least, unless many regions are not proved
+SAMPLES = 200  # requests to an unproved region, while any of the total remain …
+MIN_SAMPLES = 20  # … and at least, unless many regions are unproved
 TOO_MANY_COMBINATIONS = (
-    f"the conditions have too many combinations: more than {MAX_DIAGRAM_NODES:,} of them would have to be told apart"
+    f"the conditions have too many combinations: more than {MAX_DIAGRAM_NODES:,} of them must be distinguished"
 )
 MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
-ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # what changed, with all else beside it, or with it
+ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # changed rules: others aside, alone, all
 RulePiece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
 @dataclass(frozen=True, slots=True)
 class DifferingRegion:
-    """One region that differs: a witness, both verdicts, and the rules that changed there."""
+    """A region that differs: a witness, both verdicts, and the changed rules."""
 
     witness: Witness
     answers: tuple[AnswerKey, AnswerKey]
@@ -68,13 +68,13 @@ class DifferingRegion:
 
 @dataclass(eq=False)
 class RegionSearch:
-    """One kind of caller at one class of endpoints."""
+    """The search for one kind of caller at one class of endpoints."""
 
     comparing: PolicyDiffer
     place: EndpointUnits
     caller: CallerKind
     seen: set[tuple[object, object]] = field(default_factory=set)
-    open: list[str] = field(default_factory=list)  # why sameness is not proved
+    open: list[str] = field(default_factory=list)  # why equality is not proved
     tries: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class RegionSearch:
             handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
             self.compare_handed(handed, handing)
         if read_no_more := self.read_no_more():
-            self.open.append(f"an approval may be good for more requests: {read_no_more} is read no more")
+            self.open.append(f"an approval may cover more requests: {read_no_more} is no longer read")
         if read_anew := self.read_anew():
             self.seek_pending(read_anew)
         if whole and alone is not None:
@@ -103,7 +103,8 @@ class RegionSearch:
             self.comparing.same += 1
 
     def compare(self, caller: CallerKind, *, sound: bool | None, whole: bool = False) -> RegionComparison | None:
-        """Both answers as diagrams: where they are one nothing differs, else requests are sought that show it."""
+        """Compare both answers as diagrams: the same object proves equality, otherwise search for requests that show
+        the difference."""
         try:
             if not whole and self.place.settled:
                 comparison = self.comparison(caller, sound, "anew")
@@ -123,7 +124,7 @@ class RegionSearch:
         return comparison
 
     def shown_apart(self, caller: CallerKind, sound: bool | None) -> bool:
-        """Whether requests show all that changed, where the rest is too much to be looked at together."""
+        """Return whether requests show all changes, if the whole is too large to be compared."""
         comparison = self.comparison(caller, sound, "apart")
         if comparison.shut:
             return True
@@ -131,7 +132,7 @@ class RegionSearch:
         return all(ends in self.seen or self.witnessed(comparison, caller, ends) for ends in every)
 
     def comparison(self, caller: CallerKind, sound: bool | None, what: ComparisonScope) -> RegionComparison:
-        """Made once for all endpoints where the same rules stand and read the same. Raises DiagramTooLargeError."""
+        """Return the comparison, cached for all endpoints with the same rules. Raises DiagramTooLargeError."""
         known = self.comparing.comparisons
         texts = tuple(tuple(unit.text for unit in units) for units in (caller.old, caller.new))
         key = texts, caller.settled, sound, what, self.place.likeness
@@ -145,7 +146,7 @@ class RegionSearch:
         return known[key]
 
     def said_anew(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
-        """Only what changed: where that comes to the same, the whole does."""
+        """Return the conditions of changed rules only: if these are equal, so is the whole."""
         doors = any(unit.guard is None for units in self.changed_units() for unit in units)
         doors |= len({side.uncounted(self.at, caller.settled) for side in self.comparing.sides}) > 1
         kept = [
@@ -168,17 +169,18 @@ class RegionSearch:
         return self.place.reading(settled)
 
     def read_no_more(self) -> str:
-        """What changed confirms read, and so bound their approvals to, and none of them does now."""
+        """Return the facts that changed confirms read, and thus bind approvals to, but no longer read now."""
         old, new = self.read_by_confirms()
         return ", ".join(f"`{name}`" for name in sorted(old.keys() - new.keys()))
 
     def read_anew(self) -> list[str]:
-        """What changed confirms read of the request that none did before: where that is pending they are denies."""
+        """Return the request facts that changed confirms read now but did not before: while these are pending, the
+        confirm denies."""
         old, new = self.read_by_confirms()
         return sorted({".".join(new[name]) for name in new.keys() - old.keys() if new[name][0] in MAY_BE_PENDING})
 
     def read_by_confirms(self) -> list[dict[str, tuple[str, ...]]]:
-        """By words the paths of what changed confirms read, in either policy."""
+        """Return by name the paths of facts that changed confirms read, for each policy."""
         confirms = ([unit.part for unit in units if isinstance(unit.part, k.Confirm)] for units in self.changed_units())
         return [
             {name: path for one in several for name, path in approval_bound_facts(one, self.at).items()}
@@ -186,7 +188,7 @@ class RegionSearch:
         ]
 
     def seek_pending(self, names: Sequence[str]) -> None:
-        """Requests that wait for a person, with what the confirm reads anew not known yet."""
+        """Search for requests that a confirm stops while newly read facts are pending."""
         before = len(self.comparing.found)
         old, new = self.said(self.caller)
         apart = replace(new, confirms={(*key, "reads more"): several for key, several in new.confirms.items()})
@@ -203,12 +205,12 @@ class RegionSearch:
         if asking and len(self.comparing.found) == before:
             read = ", ".join(f"`{name}`" for name in names)
             self.open.append(
-                f"where {read} is not known yet, a confirm that reads it is a deny, and no request shows it"
+                f"while {read} is pending, a confirm that reads it is a deny, and no request shows this deny"
             )
         return None
 
     def seek_reasons(self, comparison: RegionComparison) -> None:
-        """Where the answer is the same its reasons may not be: a few requests for each answer are tried."""
+        """Try a few requests for each answer whose reasons may differ."""
         made = comparison.diagrams
         for ends in made.differences(made.end(None), comparison.new):
             paths = islice(made.paths(made.end(None), comparison.new, ends), FEW_PATHS * FEW_PATHS)
@@ -216,7 +218,8 @@ class RegionSearch:
         self.open.append(REASONS_SAMPLED)
 
     def compare_handed(self, handed: CallerKind, handing: DelegatorSummary) -> None:
-        """Chains: sound in both policies or in neither, unless what they rest on changed."""
+        """Compare callers with delegation chains: valid in both policies or in neither, unless the rules of chains
+        changed."""
         if handing.none:
             self.compare(handed, sound=False)
         elif handing.same:
@@ -225,10 +228,10 @@ class RegionSearch:
             comparison = self.compare(handed, sound=None, whole=True)
             if comparison is not None:
                 self.seek_chains(comparison, handed)
-            self.open.append("who may hand work on changed: chains of agents were sampled")
+            self.open.append("the agents that may delegate changed: chains of agents were sampled")
 
     def seek_chains(self, comparison: RegionComparison, handed: CallerKind) -> None:
-        """The caller comes through by itself: then only what is before it in the chain can make the difference."""
+        """Search for differences caused only by the hops before a caller that has access itself."""
         made = comparison.diagrams
         closed = made.end(DENY_KEY)
         for answers in (comparison.old, comparison.new):
@@ -238,7 +241,7 @@ class RegionSearch:
     # ── Witnesses ─────────────────────────────────────────────────────────────────────────────
 
     def witnessed(self, comparison: RegionComparison, caller: CallerKind, ends: tuple[object, object]) -> bool:
-        """Seeks a request for a difference; whatever difference is seen on the way is told as well."""
+        """Search for a request that shows a difference; record every difference found on the way."""
         for path in self.paths(comparison, ends):
             for question, now in self.requests.on_path(comparison, caller, path):
                 self.tell(comparison, caller, path, question, now)
@@ -251,11 +254,11 @@ class RegionSearch:
 
     @property
     def most_tries(self) -> int:
-        """The more regions there are of which nothing is proved, the less is tried in each."""
+        """The number of requests to try; fewer if many regions are unproved."""
         return MAX_TRIES if len(self.comparing.doubts) < MANY_DOUBTS else MAX_TRIES_AFTER_DOUBTS
 
     def paths(self, comparison: RegionComparison, ends: tuple[object, object]) -> Iterator[StatePath]:
-        """The first ones, and some by chance: the first are much alike."""
+        """Yield the first paths and some random ones, because the first are similar."""
         made, old, new = comparison.diagrams, comparison.old, comparison.new
         yield from islice(made.paths(old, new, ends), MAX_PATHS)
         random = Random(f"{self.at.words} {self.caller.words}")
@@ -268,7 +271,8 @@ class RegionSearch:
         paths: Iterable[StatePath],
         more: Mapping[str, Any] | None = None,
     ) -> int:
-        """Note the differences that requests on these paths show; return how many were tried. They also say `more`."""
+        """Try requests on these paths, with the facts `more`, record the differences, and return the number of
+        requests."""
         count = 0
         for path in paths:
             for question, now in self.requests.on_path(comparison, caller, path):
@@ -279,8 +283,8 @@ class RegionSearch:
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
     ) -> bool:
-        """Notes a difference that both engines show; False where there is none, or it is known."""
-        question = to_json_value(question)  # what is told is what was asked
+        """Record a difference that both engines show; return False if there is none or it is known."""
+        question = to_json_value(question)  # report exactly the question that was decided
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:
             return False
@@ -297,7 +301,7 @@ class RegionSearch:
         return True
 
     def changed_units(self) -> tuple[list[RuleUnit], list[RuleUnit]]:
-        """The rules about this caller that only one of the two policies has."""
+        """Return the rules for this caller that only one of the policies has."""
         return units_missing_from(self.caller.old, self.caller.new), units_missing_from(
             self.caller.new, self.caller.old
         )
@@ -323,7 +327,7 @@ class RegionSearch:
         self.comparing.doubts.append(UnprovedRegion(self.at.words, self.caller.words, "; ".join(whys), sampled, rules))
 
     def sample(self, comparison: RegionComparison) -> int:
-        """Requests with every fact in a state by chance, handed on or not."""
+        """Try requests with random states of all facts, with and without delegation."""
         random, count = self.comparing.random, 0
         fewest = MIN_SAMPLES if len(self.comparing.doubts) < MANY_DOUBTS else 0
         handed = replace(self.caller, settled=replace(self.caller.settled, hops=None))
@@ -336,7 +340,7 @@ class RegionSearch:
 
 
 def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: AnswerKey) -> tuple[object, object]:
-    """What of two answers a comparison knows; all of them where that is the same."""
+    """Return the parts of two answers that the comparison distinguishes, or the whole answers if these are equal."""
     pair = comparison.end_of(before), comparison.end_of(after)
     return pair if pair[0] != pair[1] else (without_reasons(before), without_reasons(after))
 
@@ -344,7 +348,7 @@ def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: Ans
 def removed_and_added_rules(
     sides: tuple[PolicyView, PolicyView], at: EndpointClass, removed: Sequence[RuleUnit], added: Sequence[RuleUnit]
 ) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
-    """What was removed, and what was added: of a block only what it requires, where that alone changed."""
+    """Return removed and added rules; of a block only the requirements if only these changed."""
     both = [[[*side.pieces(u, at)] for u in us] for side, us in zip(sides, (removed, added), strict=True)]
     texts = [{text for pieces in several for text, _, _ in pieces} for several in both]
     found = rules_not_in(both[0], texts[1]), rules_not_in(both[1], texts[0])
@@ -352,7 +356,7 @@ def removed_and_added_rules(
 
 
 def rules_not_in(several: Iterable[Sequence[RulePiece]], other: set[tuple[str, ...]]) -> tuple[RuleExcerpt, ...]:
-    """Of each rule what the other side does not have: the rule itself, or else what its block requires."""
+    """Return the parts of rules that the other side lacks: the rule itself, or the requirements of its block."""
     found: list[RuleExcerpt] = []
     for pieces in several:
         apart = [rule_excerpt(name, span) for text, name, span in pieces if text not in other]

@@ -1,4 +1,4 @@
-"""One region: both policies' answers to one kind of caller, as functions of the same facts."""
+"""Represent both policies' answers for a region as functions of the same facts."""
 
 from __future__ import annotations
 
@@ -58,12 +58,10 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 
 class RegionComparison:
-    """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError.
-
-    Answers end in what can differ: that nothing passes, or whether anybody is to approve, and those approvals and
-    obligations that only one of the two asks for. What both policies deny by facts that nothing else reads is left
-    `aside`: it makes no difference, and a request is only to avoid it.
-    """
+    """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError. The
+    leaves are what can differ: a deny, whether an approval is required, and the approvals and obligations that only one
+    policy requires. Denies of both policies by facts that nothing else reads are left `aside`: they cause no
+    difference, and requests only have to avoid them."""
 
     def __init__(
         self,
@@ -75,8 +73,8 @@ class RegionComparison:
         sound: bool | None,
         apart: bool = False,
     ) -> None:
-        """`sound`: whether chains can be sound at all (None: they can). `apart`: what both policies say alike is left
-        `beside`: then answers are those of what changed alone, and each path is to be `completed`."""
+        """Build the diagrams. `sound`: whether chains can be valid (None: they can). `apart`: leave common rules
+        `beside`; the answers are then those of changed rules only, and each path must be `completed`."""
         self.settled, self.sound = settled, sound
         self.space = FactSpace()
         self._issuer = self.space.number(make_fact(ISSUER))
@@ -111,7 +109,7 @@ class RegionComparison:
     # ── What makes no difference ──────────────────────────────────────────────────────────────
 
     def _common(self, old: AnswerConditions, new: AnswerConditions) -> set[k.Expr]:
-        """The conditions of denies and confirms that both have alike, and of which nothing else depends."""
+        """Return the conditions of denies and confirms that both policies have and nothing else depends on."""
         common = set(old.denies) & set(new.denies)
         common |= {one for key, several in old.confirms.items() if key not in self.told for one in several}
         common -= set(old.denies) ^ set(new.denies)
@@ -121,8 +119,8 @@ class RegionComparison:
         return common.difference(*told)
 
     def _near(self, changed: set[k.Expr], common: set[k.Expr]) -> set[k.Expr]:
-        """The conditions that hang together with what changed; states of all other facts in which nothing acts are put
-        `aside`."""
+        """Return the conditions that share facts with changed ones; states of other facts in which nothing applies are
+        put `aside`."""
         main = {number for one in self._formulas if one not in common for number in self.facts_in(one)}
         near = set(changed)
         for several in self.together(common, frozenset()):
@@ -134,14 +132,13 @@ class RegionComparison:
         return near
 
     def together(self, conditions: Iterable[k.Expr], known: frozenset[int]) -> list[tuple[k.Expr, ...]]:
-        """Those that share facts, but for the known ones."""
+        """Group conditions that share facts other than the known ones."""
         ordered = sorted(conditions, key=lambda one: sorted(self.facts_in(one)))
         return group_by_subject(ordered, lambda one: self.facts_in(one) - known)
 
     def completed(self, path: StatePath) -> StatePath | None:
-        """The path with states of all other facts in which doors open and nothing else acts; None where there are none.
-
-        Where several answers are left to be told apart, one in which somebody else is to approve is as good."""
+        """Return the path with states of all other facts in which grants apply and nothing else does; None if there are
+        none. Where several answers remain, one with another approval is as good."""
         whole = {**self.aside, **path}
         if not self.beside and self.opens is None:
             return whole
@@ -174,12 +171,12 @@ class RegionComparison:
         return made.path_to(passes, True)
 
     def _avoided(self, conditions: Sequence[k.Expr]) -> StatePath | None:
-        """States in which none of them acts; None where there are none."""
+        """Return states in which none of the conditions applies, or None."""
         acting = self.diagrams.some(self.acts(one) for one in conditions)
         return self.diagrams.path_to(acting, False)
 
     def facts_in(self, condition: k.Expr) -> frozenset[int]:
-        """The facts that decide about a condition, each by the number that is asked for it."""
+        """Return the facts that determine a condition, each by its representative index."""
         known = self._facts.get(id(condition))
         if known is None:
             numbers = set(mentioned_numbers(self._formulas[condition]))
@@ -209,7 +206,7 @@ class RegionComparison:
         return self.diagrams.choose(acts, self.diagrams.end((key,)), self.diagrams.end(()))
 
     def acts(self, condition: k.Expr) -> Diagram:
-        """As guards do, unless it is false."""
+        """Return when a guard with the condition applies: unless it is false."""
         found = self._when.get((condition, UNLESS_FALSE))
         if found is None:
             found = self._when[condition, UNLESS_FALSE] = self.when(self._formulas[condition], UNLESS_FALSE)
@@ -217,17 +214,17 @@ class RegionComparison:
 
     @property
     def notes(self) -> bool:
-        """Whether something that operators hear of, be it a deny, can differ."""
+        """Whether obligations to operators can differ, which apply even to a deny."""
         return any(key[0] == OBLIGE and key[1] in OPERATOR_OBLIGATIONS for key in self.told)
 
     def end_of(self, answer: AnswerKey) -> AnswerKey:
-        """What of a whole answer the diagrams end in."""
+        """Return the part of a whole answer that the leaves distinguish."""
         answer = without_reasons(answer)
         kept = [key for key in answer if key in self.told or (key,) == DENY_KEY]
         return tuple(sorted([*kept, *([APPROVAL_KEY] if any(key[0] == CONFIRM for key in answer) else [])]))
 
     def _derive(self) -> None:
-        """What other facts decide: depths by the issuer, families together, comparisons by what they compare."""
+        """Find derived facts: depths by issuer, correlated conditions by operand, comparisons by their operands."""
         for family in find_correlated(self.space):
             if not any(self.missing(self.space.subjects[number]) for number in family.members):
                 self.families.append(family)
@@ -242,7 +239,7 @@ class RegionComparison:
                 self.derived[number] = DerivedFact((number, *asked), self._strictly(number, subject, asked))
 
     def _operands(self, subject: Subject) -> tuple[int, ...]:
-        """The facts without which this one has no value, as far as they are asked for themselves."""
+        """Return the facts without which this one has no value, if they are in the space."""
         parts = operands_of(subject)
         numbers = (self.space.numbers[part] for part in parts if part in self.space.numbers)
         return tuple(number for number in numbers if number not in self.derived)
@@ -265,7 +262,7 @@ class RegionComparison:
         return of
 
     def state(self, number: int, path: Mapping[int, int]) -> AbstractValue | None:
-        """The state of a fact on a path; None where the path tells nothing of it."""
+        """Return the state of a fact on a path, or None if the path does not determine it."""
         derived = self.derived.get(number)
         sources = (number,) if derived is None else derived.sources
         if not any(source in path for source in sources):
@@ -276,7 +273,7 @@ class RegionComparison:
     # ── Formulas to diagrams ──────────────────────────────────────────────────────────────────
 
     def when(self, formula: Formula, wanted: frozenset[Truth]) -> Diagram:
-        """Whether the formula has one of the wanted values, which are true or false, or either of them or unknown."""
+        """Return when the formula has one of the wanted values: true or false, each with or without unknown."""
         made = self.diagrams
         match formula:
             case TruthConstant(value):
@@ -311,7 +308,7 @@ class RegionComparison:
         return below({})
 
     def places(self, number: int) -> Sequence[int]:
-        """The states that are tried, by their places: all, or the one that is settled."""
+        """Return the indexes of the states to try: all, or the settled one."""
         settled = self.settled_on.get(number)
         return range(len(self.states(number))) if settled is None else (settled,)
 
@@ -326,7 +323,7 @@ class RegionComparison:
         return self.diagrams.ask(number, branches)
 
     def values(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
-        """Values of operands for which all that families ask comes out as the path says."""
+        """Yield values of operands for which correlated conditions are as on the path."""
         for family in self.families:
             place = path.get(family.members[0])
             if place is not None and family.values[place] is not None:
@@ -337,7 +334,7 @@ class RegionComparison:
         return (number,) if derived is None else derived.sources
 
     def state_on(self, number: int, path: Mapping[int, int]) -> AbstractValue:
-        """The state of a fact of which the path tells."""
+        """Return the state of a fact that the path determines."""
         state = self.state(number, path)
         assert state is not None
         return state
@@ -350,7 +347,7 @@ class RegionComparison:
             states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
             self._states[number] = (
                 states[::-1] if has_path_prefix(subject, UNSURE) else states
-            )  # first what a request may show
+            )  # states that a request can show come first
         return self._states[number]
 
     def possible(self, subject: Subject, state: AbstractValue) -> bool:
@@ -372,7 +369,7 @@ class RegionComparison:
         return not (without and isinstance(subject, k.InWindow) and has_path_prefix(subject.instant, "time"))
 
     def missing(self, subject: Subject) -> bool:
-        """Surely without a value: it is, or asks about, somebody who is not there."""
+        """Return whether a subject surely has no value, because its principal is absent."""
         match subject:
             case k.Fact(path) if path[0] == "agent" and self.settled.agent is SpecialValue.ABSENT:
                 return True

@@ -1,4 +1,4 @@
-"""A diff for people: as text for a terminal, as Markdown for a comment on a pull request."""
+"""Render a diff as text for a terminal, or as Markdown for a pull request comment."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from policyengine.analysis.diff.model import (
 )
 from policyengine.control_characters import one_line, printable_json
 
-MAP_HEADING = f"{Direction.CHANGED}: what questions of AuthZEN become"
-MAX_REGIONS_SHOWN = 6  # of one difference that are listed
+MAP_HEADING = f"{Direction.CHANGED}: the translation of AuthZEN questions"
+MAX_REGIONS_SHOWN = 6  # listed regions of one difference
 MAX_FLIPS_SHOWN = 5
 MAX_UNPROVED_SHOWN = 5
-MARKDOWN_CHARACTERS = frozenset("\\`*_[]|#~")  # to Markdown
+MARKDOWN_CHARACTERS = frozenset("\\`*_[]|#~")  # special characters of Markdown
 MARKS = {Direction.WIDENING: "🔓", Direction.CHANGED: "↔️", Direction.NARROWING: "🔒", Direction.REASONS: "✏️"}
 
 
 def render_text(diff: Diff) -> str:
-    """Each difference with its regions, rules and a request that shows it; what was proved comes last."""
+    """Return each difference with its regions, rules and an example request, and the summary at the end."""
     blocks = [
         *map(difference_text, diff.differences),
         *map(limit_text, diff.limits),
@@ -97,9 +97,9 @@ def verdict_lines(verdict: WitnessVerdict) -> Iterator[str]:
 
 
 def throttled_text(verdict: WitnessVerdict) -> str:
-    """What a count, which no diff has, would say to the request."""
+    """Return the limits whose whole capacity the request exceeds, as text; a diff has no counts."""
     names = ", ".join(f'"{name}"' for name in verdict.throttled)
-    return f", which {names} would throttle: it is more than there ever is room for" if names else ""
+    return f", which {names} would throttle: it exceeds their whole capacity" if names else ""
 
 
 def rule_text(rule: RuleExcerpt) -> str:
@@ -116,7 +116,7 @@ def log_blocks(log: LogDiff | None) -> Iterator[str]:
             f"  {direction}: {before} -> {new}: {len(ids):,} ({', '.join(truncate_lines(ids, MAX_FLIPS_SHOWN, ''))})"
         )
     if log.unusable:
-        lines.append(f"  {count_text(log.unusable, 'record')} cannot be decided again: the log lacks what they rest on")
+        lines.append(f"  {count_text(log.unusable, 'record')} cannot be replayed: the log lacks needed data")
     yield "\n".join(map(one_line, lines))
 
 
@@ -136,7 +136,7 @@ def flips_by_kind(log: LogDiff) -> list[tuple[FlipKind, list[str]]]:
 
 def unproved_blocks(doubts: Sequence[UnprovedRegion], *, beyond: bool) -> Iterator[str]:
     if doubts:
-        lines = [f"not proved{', beyond what is told above' if beyond else ''}:"]
+        lines = [f"not proved{', in addition to the above' if beyond else ''}:"]
         yield "\n".join(
             [*lines, *truncate_lines((f"  {unproved_text(one)}" for one in doubts), MAX_UNPROVED_SHOWN, "  ")]
         )
@@ -150,7 +150,7 @@ def unproved_text(one: UnprovedRegion) -> str:
 
 
 def summary(diff: Diff) -> str:
-    """What differs, what was proved and what only sampled, in one line."""
+    """Return one line: the differences, what was proved, and what was only sampled."""
     if not diff.differs and diff.proved:
         return "same: proved for all requests"
     counts = [count_text(n, name) for name, n in difference_counts(diff)]
@@ -158,7 +158,7 @@ def summary(diff: Diff) -> str:
     doubts = f"{count_text(len(diff.doubts), 'region')} ({count_text(sampled, 'request')} sampled)"
     if not counts:
         return (
-            f"not proved: what changed may open something in {doubts}" if diff.suspects else f"not proved in {doubts}"
+            f"not proved: the changed rules may allow more in {doubts}" if diff.suspects else f"not proved in {doubts}"
         )
     rest = "everything else is proved the same" if diff.proved else f"not proved: {doubts}"
     return f"{', '.join(counts)}; {rest}"
@@ -192,7 +192,7 @@ def truncate_lines(lines: Iterable[str], most: int, indent: str) -> list[str]:
 
 
 def render_markdown(diff: Diff) -> str:
-    """Short enough for a comment: a table, and the requests folded below it."""
+    """Return Markdown that is short enough for a comment: a table, with the requests in collapsed blocks."""
     blocks = [f"### Policy diff: {summary(diff)}"]
     if diff.differences:
         blocks.append("\n".join(difference_table(diff.differences)))
@@ -212,7 +212,7 @@ def render_markdown(diff: Diff) -> str:
 
 
 def unproved_markdown(lines: Sequence[str], *, hidden: bool) -> str:
-    """What may open something is not folded away."""
+    """Return the unproved regions, not collapsed if these may grant access."""
     inside = "\n".join(lines)
     return collapsed_block("Not proved", inside) if hidden else f"**Not proved**\n\n{inside}"
 
@@ -256,7 +256,7 @@ def example_json(witness: Witness) -> str:
 
 
 def fenced_block(language: str, lines: Sequence[str]) -> list[str]:
-    """A block whose fence is longer than any in it, so that no text of a policy can end it."""
+    """Return a code block with a fence longer than any in its text, so that policy text cannot end it."""
     if not lines:
         return []
     inside = "\n".join(lines)
@@ -269,7 +269,7 @@ def collapsed_block(title: str, inside: str) -> str:
 
 
 def escape_cell(words: str) -> str:
-    """Text of policies and requests, without power over the page."""
+    """Escape text of policies and requests for Markdown."""
     escaped = (
         f"&#{ord(char)};" if char in "<>@&" else f"\\{char}" if char in MARKDOWN_CHARACTERS else char for char in words
     )

@@ -1,4 +1,4 @@
-"""What can decide at one class of endpoints: doors and effects, each as one thing that can change."""
+"""Rule units: grants and effects at one class of endpoints, each as one thing that can change."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ Key: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class RuleUnit:
-    """One thing that can decide, at one class of endpoints: `text` is equal exactly when it says the same.
-
-    `who` is whom it is about, where it is a door; `told` is all of it, with names and words that change no outcome.
-    """
+    """A grant or effect at one class of endpoints. `text` is equal exactly if the meaning is. `who` is the principal of
+    a grant; `told` includes names and messages that do not affect the outcome."""
 
     kind: str
     text: str
@@ -34,7 +32,7 @@ class RuleUnit:
 
     @property
     def name(self) -> str:
-        """The rule as people call it."""
+        """The name of the rule."""
         if self.guard is not None:
             return f'guard "{self.guard.name}"'
         assert self.block is not None
@@ -57,14 +55,14 @@ def unit_conditions(unit: RuleUnit) -> Iterator[k.Expr]:
 
 
 def count_unit_texts(units: Iterable[RuleUnit]) -> Counter[str]:
-    """What rules come to. The same said twice is said once, but for approvals: each is asked for by itself."""
+    """Count the texts of units. Repeated units count once, except confirms, each of which needs its own approval."""
     several = tuple(units)
     once = Counter({unit.text: 1 for unit in several if not unit.confirms})
     return once + Counter(unit.text for unit in several if unit.confirms)
 
 
 def units_missing_from(units: Iterable[RuleUnit], others: Iterable[RuleUnit]) -> list[RuleUnit]:
-    """Those that the others do not hold."""
+    """Return the units that the others do not contain."""
     left = count_unit_texts(others)
     found: list[RuleUnit] = []
     for unit in units:
@@ -76,7 +74,7 @@ def units_missing_from(units: Iterable[RuleUnit], others: Iterable[RuleUnit]) ->
 
 
 def effect_key(effect: k.Effect, at: EndpointClass) -> tuple[str, ...]:
-    """What an effect comes to when it acts."""
+    """Return the key of an effect when it applies."""
     match effect:
         case k.Deny():
             return ("deny",)
@@ -90,7 +88,7 @@ def effect_key(effect: k.Effect, at: EndpointClass) -> tuple[str, ...]:
 
 
 def approval_bound_facts(confirm: k.Confirm, at: EndpointClass) -> dict[str, Key]:
-    """What an approval is bound to beside whole objects: the facts that rule and message read, by their words."""
+    """Return the facts that an approval is bound to besides whole objects: those that rule and message read."""
     shown = [part.expression for part in confirm.message or () if isinstance(part, k.MessageFact)]
     objects = bound_objects(confirm, at.endpoint)
     return {
@@ -119,7 +117,7 @@ def history_places(guard: k.Guard) -> Iterator[k.Place]:
 
 
 def carriers_of(grant: k.Grant, at: EndpointClass) -> frozenset[str] | None:
-    """The credential scopes that carry it there; None where it covers nothing of that."""
+    """Return the credential scopes that carry the grant there; None if it does not cover the class."""
     found = [one.carriers for one in grant.openings if match_pattern(one.pattern, at.endpoint) is not None]
     return frozenset(name for carriers in found for name in carriers) if found else None
 
@@ -128,7 +126,7 @@ def carriers_of(grant: k.Grant, at: EndpointClass) -> frozenset[str] | None:
 
 
 def may_concern(unit: RuleUnit, settled: CallerAssumption) -> bool:
-    """Whether a door can be the caller's: its name fits, or something else than the name decides."""
+    """Return whether a grant may apply to the caller: its name matches, or other facts decide."""
     block = unit.block
     if block is None or isinstance(block, k.AnyoneBlock):
         return True

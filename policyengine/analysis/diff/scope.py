@@ -1,4 +1,4 @@
-"""Where two policies can differ: the places of what only one of them declares, and the patterns that matter there."""
+"""Find where two policies can differ: the places of declarations that only one has, and the relevant patterns."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from policyengine.spec.trace import Block
 
 @dataclass(frozen=True, slots=True)
 class ChangeScope:
-    """`places` are patterns of which one matches wherever anything changed; None where that may be everywhere."""
+    """The scope of a change: `places` are patterns of which one matches wherever something changed; None for
+    everywhere."""
 
     places: tuple[k.Pattern, ...] | None
-    patterns: tuple[k.Pattern, ...]  # all that tell endpoints apart there
+    patterns: tuple[k.Pattern, ...]  # all patterns that distinguish endpoints there
 
     @classmethod
     def of(cls, old: k.Kernel, new: k.Kernel) -> ChangeScope:
@@ -38,13 +39,13 @@ class ChangeScope:
 
 
 def changed_places(old: k.Kernel, new: k.Kernel) -> list[k.Pattern] | None:
-    """None where something changed that stands beside all rules: issuers, delegation."""
+    """Return the changed places; None if a global declaration changed, such as an issuer or a delegation limit."""
     write = CanonicalWriters()
     if global_settings(old, write) != global_settings(new, write):
         return None
     sides = [[(part_text(part, kernel, write), part) for part in scoped_parts(kernel)] for kernel in (old, new)]
     changed = [*parts_without(*sides), *parts_without(*sides[::-1])]
-    if any(isinstance(part, k.Binder) for part in changed):  # what happened before was found out by what is bound
+    if any(isinstance(part, k.Binder) for part in changed):  # recorded events depend on bindings
         changed += [guard for kernel in (old, new) for guard in kernel.guards if any(history_places(guard))]
     found: list[k.Pattern] = []
     for part in changed:
@@ -84,7 +85,7 @@ def scoped_parts(kernel: k.Kernel) -> Iterator[ScopedPart]:
 
 
 def part_text(part: ScopedPart, kernel: k.Kernel, write: CanonicalWriters) -> str:
-    """All that it says, but its name; what is said of its package, and attesters that it names, belong to it."""
+    """Return the meaning of a declaration without its name, but with the settings of its package and its attesters."""
     if isinstance(part, k.Binder):
         return write(part)
     if isinstance(part, k.Guard):
@@ -97,7 +98,7 @@ def part_text(part: ScopedPart, kernel: k.Kernel, write: CanonicalWriters) -> st
 
 
 def part_patterns(part: ScopedPart) -> list[k.Pattern] | None:
-    """Where it stands; None where that is everywhere."""
+    """Return the patterns of a declaration; None for everywhere."""
     if isinstance(part, k.Binder):
         return [part.pattern]
     if isinstance(part, k.Guard):

@@ -1,4 +1,5 @@
-"""Conditions for one kind of request: facts that are settled there become constants, and two policies' facts meet."""
+"""Specialize conditions for one kind of request: settled facts become constants, and facts of both policies are
+unified."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from policyengine.typesystem import EntityRef, Scalar
 FactPath: TypeAlias = tuple[str, ...]
 ApprovalMode: TypeAlias = Literal["none", "shared", "own"]
 NOWHERE = Span(Source("", ""), 0, 0)
-# Paths of facts that no policy can name: what the engine finds out for itself, and where a segment stands.
+# Paths of facts that policies cannot name: found by the engine, or standing for path segments.
 ISSUER: FactPath = ("", "issuer")
 SOUND: FactPath = ("", "chain")
 SEGMENT, RESOURCE, UNSURE, DEPTH = "segment", "resource", "unsure", "depth"
@@ -34,10 +35,8 @@ SEGMENT, RESOURCE, UNSURE, DEPTH = "segment", "resource", "unsure", "depth"
 
 @dataclass(frozen=True, slots=True)
 class CallerAssumption:
-    """What is settled for one kind of caller: a name, or that there is none (ABSENT), or that it is no name (BROKEN).
-
-    `hops` 0: nobody handed the work on; None: somebody did.
-    """
+    """The settled facts of a kind of caller: names, absent (ABSENT), or an invalid name (BROKEN). `hops` is 0 without
+    delegation, None with it."""
 
     agent: str | SpecialValue
     user: str | SpecialValue
@@ -46,12 +45,10 @@ class CallerAssumption:
 
 @dataclass(frozen=True, slots=True)
 class RewriteOptions:
-    """How conditions are read for one comparison, by both policies alike.
-
-    `claimed` are attributes that the two take from different claims: they stay apart, by side. `tasks`: what a task
-    bounds is asked for, of things of these `types`. `approvals` are those of `none` of the rules there, or `shared`
-    where the same rules ask for them, or each policy's `own`. `past`: what happened before was recorded otherwise.
-    """
+    """How the conditions of both policies are rewritten for one comparison. `claimed` are attributes that they take
+    from different claims, which stay separate by side. `tasks`: include task constraints, for resources of these
+    `types`. `approvals`: of `none` of the rules, `shared` if the same rules ask for them, or each policy's `own`.
+    `past`: events were recorded differently."""
 
     settled: CallerAssumption
     claimed: frozenset[tuple[str, str]] = frozenset()
@@ -89,7 +86,7 @@ NEVER: k.Expr = k.Constant(False, Scalar.BOOL, span=NOWHERE)
 
 
 def fact_bindings(kernel: k.Kernel, at: EndpointClass, binders: tuple[k.Binder, ...]) -> dict[FactPath, k.Expr | None]:
-    """What stands for a bound fact: a constant, a segment, another fact; None where patterns disagree."""
+    """Return the expression for each bound fact: a constant, a segment or another fact; None if patterns disagree."""
     found: dict[FactPath, k.Expr | None] = {}
 
     def bind(path: FactPath, expression: k.Expr | None) -> None:
@@ -121,7 +118,7 @@ def entity_expression(type_: str, id_: k.Expr | None) -> k.Expr | None:
 
 
 def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Expr | None]:
-    """By name of a capture: the text of a segment that is settled, or the segment; None where it is not known."""
+    """Return the expression for each capture: the text of a settled segment, or the segment; None if unknown."""
     texts = match_pattern(pattern, at.endpoint, "full") or {}
     if not isinstance(pattern, k.HttpPattern):
         return {}
@@ -142,8 +139,8 @@ def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Ex
 
 @dataclass(frozen=True, slots=True)
 class ConditionRewriter:
-    """Rewrites the conditions of one policy for one class of endpoints and one kind of caller; what only it knows stays
-    apart, by `side`. `recorded` are the issuers whose word on chains counts."""
+    """Rewrites conditions of one policy for a class of endpoints and a kind of caller; facts that only this policy
+    knows are separate, by `side`. `recorded` are the issuers that record chains."""
 
     at: EndpointClass
     settled: CallerAssumption
@@ -156,7 +153,7 @@ class ConditionRewriter:
         return rewrite_condition(expression, self)
 
     def get(self, node: k.Fact) -> k.Expr:
-        """What stands for a fact here."""
+        """Return the expression for a fact."""
         path = node.path
         if path in self.bound:
             found = self.bound[path]
@@ -173,7 +170,8 @@ class ConditionRewriter:
         return replace(node, optional=False)
 
     def approval(self, node: k.Fact) -> k.Expr:
-        """No request that is tried brings approvals; still, nothing is proved that only holds without."""
+        """Return the fact for an approval. Generated requests have no approvals; still, equality is not proved if it
+        only holds without them."""
         if self.reading.approvals == "none":
             return NEVER if node.path[1:] == ("granted",) else replace(node, optional=False)
         whose = self.side if self.reading.approvals == "own" else "both"
@@ -183,7 +181,7 @@ class ConditionRewriter:
         return replace(event, watch=f"{self.side} {event.watch}") if self.reading.past else event
 
     def typed(self, found: k.Expr, node: k.Fact) -> k.Expr:
-        """A fact that another one is bound to is read as both say: it stays apart where the types differ."""
+        """Return a bound expression with the type of the fact; it stays separate if the types differ."""
         found = rewrite_condition(found, self)
         if isinstance(found, k.Fact) and found.path[0] not in (SEGMENT, RESOURCE) and found.type != node.type:
             return make_fact((UNSURE, self.side, *node.path), node.type)
@@ -216,7 +214,7 @@ class ConditionRewriter:
 
 
 def rewrite_condition(expression: k.Expr, by: ConditionRewriter | Mapping[FactPath, k.Expr]) -> k.Expr:
-    """The expression with what stands for its facts; definitions by name are transparent, and constants are folded."""
+    """Rewrite the facts of an expression, inline its definitions and fold its constants."""
     if isinstance(expression, k.DefinitionRef):
         return rewrite_condition(expression.expression, by)
     if isinstance(expression, k.Fact):
@@ -242,7 +240,7 @@ FOLDABLE = (k.Relation, k.InWindow, k.Arithmetic)
 
 
 def fold_constants(expression: k.Expr) -> k.Expr:
-    """A constant, where nothing but constants is asked, and no directory."""
+    """Fold an expression of constants only, without entity lookups."""
     if not isinstance(expression, (*FOLDABLE, k.Call)) or not all(
         isinstance(part, k.Constant) for part in k.children(expression)
     ):

@@ -1,4 +1,4 @@
-"""Whose word two policies take: issuers and attesters that were added, removed, or are verified otherwise."""
+"""Compare the trust anchors of two policies: issuers and attesters that were added, removed or changed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import RuleExcerpt, TrustChange
 from policyengine.runtime.format_values import format_value
 
-VERIFICATION_BOUNDS = ("audience", "users_like")  # what, where it is said at all, holds an issuer to less
+VERIFICATION_BOUNDS = ("audience", "users_like")  # terms that restrict an issuer if present
 TrustAnchor: TypeAlias = k.Issuer | k.Attester
 
 
 def trust_changes(old: k.Kernel, new: k.Kernel) -> tuple[TrustChange, ...]:
-    """Another key, audience or claim is no matter of the requests compared: credentials are verified before."""
+    """Return changed keys, audiences and claims, which the compared requests do not show: credentials are verified
+    before."""
     found = [
         *anchor_changes("issuer", old.issuers, new.issuers),
         *anchor_changes("attester", old.attesters, new.attesters),
@@ -44,7 +45,7 @@ def trust_direction(before: TrustAnchor | None, after: TrustAnchor | None) -> Di
 
 
 def verification_terms(anchor: TrustAnchor) -> dict[str, object]:
-    """What credentials are verified by; what else it says is compared by requests."""
+    """Return the terms by which credentials are verified; other terms are compared by requests."""
     match anchor:
         case k.Issuer():
             claims = sorted(anchor.claims)

@@ -1,4 +1,4 @@
-"""The request of one region in the making: its endpoint and its caller are settled, all else is written by finders."""
+"""A request for one region under construction: endpoint and caller are settled, everything else is set by finders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from policyengine.typesystem import EntityRef, Type
 FactPath: TypeAlias = tuple[str, ...]
 QuestionData: TypeAlias = dict[str, Any]
 
-# Facts that no request says, or that the region settles.
+# Facts that a request does not contain, or that the region settles.
 UNWRITABLE_ROOTS = frozenset((SOUND[0], UNSURE, DEPTH, "claimed", "chain", "approval", "params"))
 UNWRITABLE_PATHS = frozenset(
     (("agent",), ("user",), ("tool",), ("agent", "id"), ("user", "id"), ("request", "method"), ("request", "path"),
@@ -33,7 +33,8 @@ UNWRITABLE_PATHS = frozenset(
 
 @dataclass(slots=True)
 class RegionDraft:
-    """`rows` are attributes of entities, `parents` what these are in, `segments` those of the path by their number."""
+    """A request under construction. `rows` are attributes of entities, `parents` their memberships, `segments` those of
+    the path by index."""
 
     at: EndpointClass
     settled: CallerAssumption
@@ -49,7 +50,7 @@ class RegionDraft:
         return DraftEditor(self, ValuePools(usual=self.usual_values, step=MINUTE))
 
     def usual_values(self, leaf: Leaf, _: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The tools of a task are those that are called: it would let no other through."""
+        """Return usual values; for the tools of a task the called tool, because a task allows no others."""
         if isinstance(leaf, k.Fact) and leaf.path == ("task", "tools"):
             endpoint = self.at.endpoint
             return ((endpoint.qualified,) if isinstance(endpoint, ToolEndpoint) else (),)
@@ -78,7 +79,7 @@ class RegionDraft:
                 return self._read(path)
 
     def _read(self, path: FactPath) -> Any:
-        """What the request says; None for what it says in a wrong type."""
+        """Return the value in the request; None if it has the wrong type."""
         below: Any = self.question
         for name in path:
             below = below.get(name) if isinstance(below, dict) else None
@@ -91,7 +92,7 @@ class RegionDraft:
                     self._write(("agent", "issuer"), value)
                 return self._write(("credential", "issuer"), value)
             case ("segment", number, prefix, suffix):
-                as_here = self.segment_text(int(number))  # in whatever case
+                as_here = self.segment_text(int(number))  # in any case
                 self.segments[int(number)] = f"{as_here[: len(prefix)]}{value}{as_here[len(as_here) - len(suffix) :]}"
                 return True
             case ("resource", _, *place) if place and isinstance(value, EntityRef):
@@ -161,7 +162,7 @@ class RegionDraft:
     # ── The whole ─────────────────────────────────────────────────────────────────────────────
 
     def request(self) -> QuestionData:
-        """The request, with its endpoint, its caller and the rows that it needs."""
+        """Return the request with its endpoint, its caller and the rows it needs."""
         request = deepcopy(self.question)
         match self.at.endpoint:
             case HttpEndpoint(method, _, segments):

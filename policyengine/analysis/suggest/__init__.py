@@ -1,1 +1,1 @@
-"""Grants that recorded traffic needs, as a policy to review."""
+"""Suggest grants for recorded traffic, as a policy to review."""

@@ -1,8 +1,6 @@
-"""From recorded requests to the doors that they need: which of them a door would help, and how narrow it can be.
-
-Nothing of a request becomes policy but names and paths that are spelled as such. A door is never wider than what was
-asked for: no `**`, no name with a `*`, and nothing that destroys without a person who says yes.
-"""
+"""Derive needed grants from recorded requests: which of them a grant would help, and how narrow it can be. Only valid
+names and paths of a request are used. A grant is never wider than the requests: no `**`, no name with a `*`, and
+nothing destructive without a person who approves it."""
 
 from __future__ import annotations
 
@@ -33,9 +31,9 @@ DESTRUCTIVE_NAME = re.compile(r"(?i)delet|remov|destroy|drop|purge|erase|wipe|tr
 MAX_NAME_LENGTH = 200
 GRANTABLE_GATES = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
 OTHER_GATE_REASONS = {
-    Gate.MALFORMED_PATH: "its path is one that two servers may read differently",
-    Gate.CHAIN: "the chain that handed it on is not sound",
-    Gate.TASK: "its task does not hold it",
+    Gate.MALFORMED_PATH: "servers may read its path differently",
+    Gate.CHAIN: "its delegation chain is not sound",
+    Gate.TASK: "its task does not include it",
     Gate.RATE: "a rate stops it",
     Gate.BUDGET: "a budget stops it",
     Gate.FAILURE: "deciding failed",
@@ -43,12 +41,12 @@ OTHER_GATE_REASONS = {
 
 
 class NotGrantableError(Exception):
-    """No door would help a request, or none that may be suggested: why."""
+    """A request that a grant would not help, or for which none may be suggested: the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantNeed:
-    """A recorded request that a door may help. `block` is the one that accepts the agent; None where none names it."""
+    """A recorded request that a grant may help. `block` is the one that accepts the agent; None if none names it."""
 
     line: int
     agent: str
@@ -60,14 +58,14 @@ class GrantNeed:
     bound: bool
     lifetime: timedelta | None
     block: k.AgentBlock | None
-    agents: bool  # whether it is a door of the agent that is missing, and not one of its user alone
+    agents: bool  # whether the agent lacks a grant, and not only its user
 
 
 def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
-    """Raises NotGrantableError."""
+    """Return the need of a recorded request. Raises NotGrantableError."""
     decision = again.decision
     if decision.outcome is Outcome.CONFIRM:
-        raise NotGrantableError("a person is asked")
+        raise NotGrantableError("it needs the approval of a person")
     for reason in decision.reasons:
         if reason.gate not in GRANTABLE_GATES:
             raise NotGrantableError(
@@ -76,7 +74,7 @@ def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
     principal = decision.principal
     if principal.agent is None or principal.issuer is None:
         raise NotGrantableError(
-            "no agent says who it is" if principal.agent is None else "nobody says who issued its credential"
+            "the agent is not identified" if principal.agent is None else "the issuer of its credential is unknown"
         )
     block = accepting_block(again, kernel, principal.issuer)
     credential = again.record.question.facts.get("credential")
@@ -99,8 +97,8 @@ def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
 
 
 def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.AgentBlock | None:
-    """The block that accepts the agent, if any names it. Raises NotGrantableError where one does and something is
-    missing."""
+    """Return the block that accepts the agent, or None if none names it. Raises NotGrantableError if a block names it
+    but its requirements fail."""
     applying = [one for one in again.seen.presenter if one.applies is not False]
     standing = [one for one in applying if one.stands]
     if applying and not standing:
@@ -108,7 +106,7 @@ def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.Age
             one.requirement.span.text for block in applying for one in block.requirements if one.holds is not True
         ]
         words = ", ".join(f"`{' '.join(one.split())}`" for one in dict.fromkeys(missing))
-        raise NotGrantableError(f"its block asks for {words}" if words else "who asks is not known")
+        raise NotGrantableError(f"its block requires {words}" if words else "the caller is not identified")
     if not standing and issuer not in kernel.issuers:
         raise NotGrantableError("its issuer is not declared")
     if any(reason.gate is Gate.DEFAULT for reason in again.decision.reasons):
@@ -118,19 +116,19 @@ def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.Age
 
 
 def check_existing_grants(again: ReplayResult) -> None:
-    """Raises NotGrantableError where there is a door and something keeps it shut."""
+    """Check that no existing grant covers the request. Raises NotGrantableError."""
     kinds = {one.kind for one in again.decision.remedies}
     if "scope" in kinds:
-        raise NotGrantableError("its credential lacks the scope of a door that it has")
+        raise NotGrantableError("its credential lacks the scope of an existing grant")
     if kinds & {"credential", "attestation"}:
-        raise NotGrantableError("a better credential or an attestation opens a door that it has")
+        raise NotGrantableError("an existing grant needs a better credential or an attestation")
     grants = (grant for block in again.seen.presenter if block.stands for grant in block.grants)
     if any(grant.covers and grant.condition is not True for grant in grants):
-        raise NotGrantableError("the condition of a door that it has does not hold")
+        raise NotGrantableError("the condition of an existing grant does not hold")
 
 
 def check_writable_name(name: str) -> str:
-    """A name that stands in quotes for itself alone. Raises NotGrantableError."""
+    """Check that a name can be written in quotes and matches only itself. Raises NotGrantableError."""
     if "*" in name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise NotGrantableError("a name in it cannot be written into a policy")
     return name
@@ -141,13 +139,13 @@ def check_writable_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedTarget:
-    """What a `may` names. `place` is what a guard names for the same; `wilds` is how many segments may be anything."""
+    """The target of a `may`. `place` is the same for a guard; `wilds` is the number of `*` segments."""
 
     may: str
     place: str
     destroys: bool
     wilds: int = 0
-    scope: str | None = None  # a scope to declare: its text
+    scope: str | None = None  # text of a scope to declare
 
 
 @dataclass
@@ -169,7 +167,7 @@ class TargetFinder:
         self.patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
 
     def of(self, needs: Sequence[GrantNeed]) -> Iterator[tuple[GrantNeed, SuggestedTarget | NotGrantableError]]:
-        """Needs of one agent, together: what was asked for with many ids is one target."""
+        """Yield the targets of one agent's needs; requests that differ only in ids share one target."""
         spelled: dict[int, str | NotGrantableError] = {}
         for group in group_similar(needs):
             spelled |= zip((one.line for one in group), target_texts(group, self.patterns, self.kernel), strict=True)
@@ -183,13 +181,13 @@ class TargetFinder:
                 yield need, problem
 
     def target(self, need: GrantNeed, words: str) -> SuggestedTarget:
-        """Raises NotGrantableError."""
+        """Return the target. Raises NotGrantableError."""
         destroys, wilds = is_destructive(need.endpoint), words.count("*")
         if destroys and need.user is None:
-            raise NotGrantableError("it destroys something, and there is no person to ask")
+            raise NotGrantableError("it is destructive, and there is no person to approve it")
         issuer = self.kernel.issuers[need.issuer]
         if self.checked.program.lookup(self.package, "issuer", need.issuer) is None:
-            raise NotGrantableError("its issuer is of another package")
+            raise NotGrantableError("its issuer is declared in another package")
         if issuer.scopes_none:
             return SuggestedTarget(words, words, destroys, wilds)
         held = set(need.held)
@@ -199,12 +197,12 @@ class TargetFinder:
             return SuggestedTarget(scope.name, scope.name, destroys, len(patterns))
         free = sorted(alias for alias in held - self.aliases if alias.isprintable() and alias and " " not in alias)
         if not free:
-            raise NotGrantableError("its credential carries no scope that a door could go by")
+            raise NotGrantableError("its credential has no scope that a grant could use")
         name = self.made.setdefault((free[0], ""), self._fresh())
         return SuggestedTarget(name, words, destroys, wilds, free[0])
 
     def _fits(self, one: tuple[Symbol, list[k.Pattern]], endpoint: Endpoint, held: set[str], destroys: bool) -> bool:
-        """Whether the scope opens the endpoint to what the credential carries, and nothing that is far from it."""
+        """Return whether the scope covers the endpoint for the credential, and little else."""
         scope, patterns = one
         owners = [owner for owner, p in self.places.of_scope(scope, True) if match_pattern(p, endpoint) is not None]
         carried = any(held.intersection(self.places.carriers(owner)) for owner in owners)
@@ -219,7 +217,7 @@ class TargetFinder:
         return f"suggested_{number}"
 
     def asked_before(self, endpoint: Endpoint) -> bool:
-        """Whether a guard asks a person there already, whatever else."""
+        """Return whether a guard already requires approval there unconditionally."""
         return any(
             isinstance(one, k.Confirm) and one.condition is None and place_covers(guard.place, endpoint)
             for guard in self.kernel.guards
@@ -228,7 +226,7 @@ class TargetFinder:
 
 
 def patterns_of(kernel: k.Kernel) -> Iterator[k.Pattern]:
-    """Those that the policy writes itself: how it sees its endpoints."""
+    """Yield the patterns that the policy itself uses."""
     yield from (binder.pattern for binder in kernel.binders)
     blocks: tuple[k.AgentBlock | k.UserBlock | k.AnyoneBlock, ...] = (*kernel.agents, *kernel.users, *kernel.anyones)
     yield from (opening.pattern for block in blocks for grant in block.grants for opening in grant.openings)
@@ -259,7 +257,7 @@ def is_destructive_pattern(pattern: k.Pattern) -> bool:
 
 
 def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
-    """Paths of one method and length whose segments are the same but for what looks like an id; others alone."""
+    """Group paths of one method and length whose segments are equal except for ids; others stay alone."""
     groups: dict[tuple[object, ...], list[GrantNeed]] = defaultdict(list)
     for need in needs:
         endpoint = need.endpoint
@@ -273,7 +271,7 @@ def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
 def target_texts(
     group: Sequence[GrantNeed], patterns: Sequence[k.Pattern], kernel: k.Kernel
 ) -> Iterator[str | NotGrantableError]:
-    """A segment is open where the policy has it so, or where several ids were asked for."""
+    """Yield targets; a segment is `*` if the policy has a pattern with it, or if several ids were requested."""
     paths = [one.endpoint.segments for one in group if isinstance(one.endpoint, HttpEndpoint)]
     varied = [len(set(column)) > 1 for column in zip(*paths, strict=True)]
     for need in group:
@@ -284,7 +282,7 @@ def target_texts(
 
 
 def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str:
-    """Raises NotGrantableError."""
+    """Return the text of a target. Raises NotGrantableError."""
     match endpoint:
         case HttpEndpoint(method, _, segments):
             fitting = [one for one in patterns if isinstance(one, k.HttpPattern) and is_simple_match(one, endpoint)]
@@ -304,7 +302,7 @@ def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k
 
 
 def is_simple_match(pattern: k.HttpPattern, endpoint: HttpEndpoint) -> bool:
-    """One that ends in no `**`, and whose segments are open as a whole or not at all."""
+    """Return whether the pattern matches, without `**` and with only whole `*` segments."""
     whole = all(not one.wild or not (one.prefix or one.suffix) for one in pattern.segments)
     return whole and not pattern.rest and match_pattern(pattern, endpoint) is not None
 
@@ -314,7 +312,7 @@ def http_pattern_text(method: str, pattern: k.HttpPattern) -> str:
 
 
 def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool]) -> str:
-    """Raises NotGrantableError."""
+    """Return the target of a path. Raises NotGrantableError."""
     parts = list(zip(segments, wild, strict=True))
     if not all(is_open or LITERAL.fullmatch(one) for one, is_open in parts):
         raise NotGrantableError("its path cannot be written into a policy")
@@ -322,5 +320,5 @@ def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool])
 
 
 def quote_string(value: str) -> str:
-    """A string of a policy, whatever it holds."""
+    """Return a string literal of the policy language."""
     return json.dumps(value, ensure_ascii=not value.isprintable())

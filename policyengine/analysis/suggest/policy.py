@@ -1,4 +1,4 @@
-"""Doors that recorded traffic needs, as a policy of their own, and the proof: the log decided again with them."""
+"""Write suggested grants as a policy, and verify them by replaying the log."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ENDED = "1970-01-01"
 
 @dataclass(frozen=True, slots=True)
 class RemainingDenial:
-    """Recorded requests that stay denied, and why no door is suggested."""
+    """Recorded requests that stay denied, and why no grant is suggested."""
 
     why: str
     agent: str | None
@@ -55,7 +55,8 @@ class RemainingDenial:
 
 @dataclass(frozen=True, slots=True)
 class PolicySuggestion:
-    """`text` is empty where no door is needed. So many decisions were `meant` to flip; `flips` did, and `others`."""
+    """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip;
+    `flips` did, and `others` flipped unexpectedly."""
 
     text: str
     doors: tuple[SuggestedGrant, ...]
@@ -69,7 +70,7 @@ class PolicySuggestion:
 
     @property
     def holds(self) -> bool:
-        """Whether exactly what was meant flips."""
+        """Whether exactly the intended decisions flip."""
         return len(self.flips) == self.meant and not self.others
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class PolicySuggestion:
 
 @dataclass(slots=True)
 class PolicySuggester:
-    """One log and the policies it is about. `tell` hears about lines that hold no decision."""
+    """Suggests grants for one log and its policies. `tell` is called for lines without a decision."""
 
     modules: Sequence[ast.Module]
     checked: CheckResult
@@ -108,7 +109,7 @@ class PolicySuggester:
         return self.checked.kernel
 
     def suggested(self) -> PolicySuggestion:
-        """Raises OSError."""
+        """Return the suggestion. Raises OSError if the log cannot be read."""
         for record in read_records(self.log, self.tell):
             self.look_at(record)
         agents = self.doors_of_agents()
@@ -136,11 +137,11 @@ class PolicySuggester:
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
     def doors_of_agents(self) -> list[SuggestedGrant]:
-        """For the needs that are one of an agent's door; what is one of its user's alone comes later."""
+        """Return grants for agents; grants that only users lack come later."""
         groups: dict[tuple[str, str, int], list[GrantNeed]] = defaultdict(list)
         for need in self.needs.values():
             if need.block is not None and need.block.package != self.kernel.package:
-                self.left_of(need, f"its block is of the package {need.block.package}")
+                self.left_of(need, f"its block is in the package {need.block.package}")
             elif need.agents:
                 groups[need.agent, need.issuer, id(need.block)].append(need)
         targets = TargetFinder(self.checked, self.kernel.package)
@@ -173,7 +174,7 @@ class PolicySuggester:
         self.lefts[need.line] = why, need.agent, describe_request(need), need.endpoint
 
     def doors_of_people(self, doors: Sequence[SuggestedGrant]) -> list[SuggestedGrant]:
-        """What is still denied for the want of a user's door, once agents have theirs."""
+        """Return grants for users that are still denied once agents have theirs."""
         kernel = self.compiled(doors, for_people=True)
         lacking: dict[int, GrantNeed] = {}
         for record in self.recorded(self.needs):
@@ -204,13 +205,13 @@ class PolicySuggester:
         users = tuple(sorted({one.user for one in needs if one.user is not None}))
         if len(users) > MAX_USERS_NAMED:
             for need in needs:
-                self.left_of(need, f"more than {MAX_USERS_NAMED} people need it: say by a role or a team who they are")
+                self.left_of(need, f"more than {MAX_USERS_NAMED} users need it: name them by a role or a team")
             return
         asks = needs_confirmation(target, needs, targets)
         yield SuggestedGrant(None, "", target, None, frozenset(one.line for one in needs), users=users, asks=asks)
 
     def useful(self, doors: Sequence[SuggestedGrant]) -> tuple[SuggestedGrant, ...]:
-        """Doors behind which something still stops every request are not worth opening."""
+        """Return the grants that allow at least one request: a guard or limit may still stop all."""
         kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()
         for record in self.recorded(self.needs):
@@ -218,21 +219,21 @@ class PolicySuggester:
             if decision.outcome is Outcome.DENY:
                 first = next((one for one in decision.reasons if one.gate not in GRANTABLE_GATES), decision.reasons[0])
                 rule = f" {quote_string(first.rule)}" if first.rule else ""
-                self.left_of(self.needs[record.line], f"behind the door the {first.gate}{rule} stops it")
+                self.left_of(self.needs[record.line], f"a grant would not help: the {first.gate}{rule} stops it")
             else:
                 opened.add(record.line)
         kept = [replace(one, lines=one.lines & opened) for one in doors if one.lines & opened]
         return tuple(sorted(kept, key=lambda one: one.rank))
 
     def recorded(self, lines: Iterable[int]) -> Iterator[DecisionRecord]:
-        """Those that were looked at before, once more."""
+        """Read these records again."""
         wanted = set(lines)
         return (one for one in read_records(self.log) if one.line in wanted) if wanted else iter(())
 
     # ── The policy ────────────────────────────────────────────────────────────────────────────
 
     def written(self, doors: Sequence[SuggestedGrant]) -> str:
-        """In canonical form; empty where there is nothing to say."""
+        """Return the policy in canonical form; empty without grants."""
         if not doors:
             return ""
         package = "" if self.kernel.package == MAIN_PACKAGE else f"package {self.kernel.package}\n"
@@ -241,7 +242,7 @@ class PolicySuggester:
             package,
             f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: "
             f"{quoted_comment(self.log.name)}.",
-            "# That something was asked for is no reason to allow it: delete what nobody should have.",
+            "# A recorded request is no reason to allow it: delete every grant that is not intended.",
             "",
         ]
         return format_module(
@@ -252,24 +253,25 @@ class PolicySuggester:
         return {guard.name for guard in self.kernel.guards}
 
     def compiled(self, doors: Sequence[SuggestedGrant], *, for_people: bool = False) -> k.Kernel:
-        """`for_people`: agents may act for users of whom no block speaks yet; then they open nothing to them."""
+        """Compile the policies with the suggestion. `for_people`: agents may act for users without a block, which
+        grants these nothing."""
         written = self.written(doors)
         if not written:
             return self.kernel
         for_users = next((one.target.may for one in doors if one.agent is not None and one.users), None)
-        if for_people and not self.kernel.users and for_users is not None:  # the checker wants a block of users
+        if for_people and not self.kernel.users and for_users is not None:  # the checker requires a block of users
             written += f"user any {{ may {for_users}   valid until {ENDED} }}\n"
         module, problems = parse(Source(SUGGESTED_FILE, written))
         found = check([*self.modules, *([module] if module else [])], problems)
         if found.kernel is None:
             first = next(one for one in found.diagnostics if one.is_error)
-            raise ValueError(f"what is suggested is no policy: {first.render()}")
+            raise ValueError(f"the suggestion is not a valid policy: {first.render()}")
         return found.kernel
 
     # ── The proof ─────────────────────────────────────────────────────────────────────────────
 
     def left(self) -> Iterator[RemainingDenial]:
-        """What was asked for with many ids is one, where the policy has a pattern for all of them."""
+        """Yield what stays denied; requests with different ids are merged if the policy has a pattern for them."""
         patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
         places = {words: endpoint for _, _, words, endpoint in self.lefts.values()}
         spelling = {words: pattern_text(endpoint, patterns, self.kernel) or words for words, endpoint in places.items()}
@@ -298,7 +300,7 @@ class PolicySuggester:
 
 
 def pattern_text(endpoint: Endpoint, patterns: Sequence[k.Pattern], kernel: k.Kernel) -> str | None:
-    """The pattern of the policy that it fits, in words, or itself; None where neither can be written."""
+    """Return the pattern of the policy that matches, or the endpoint; None if neither can be written."""
     segments = endpoint.segments if isinstance(endpoint, HttpEndpoint) else ()
     try:
         return target_text(endpoint, [False] * len(segments), patterns, kernel)

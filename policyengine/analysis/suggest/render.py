@@ -1,4 +1,4 @@
-"""Suggested doors to the text of a policy: blocks for each agent and for people, and guards on what destroys."""
+"""Render suggested grants as policy text: blocks for each agent and for users, and guards for destructive requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CREDENTIAL_REQUIREMENTS = (k.CredentialKinds, k.CredentialLifetime, k.Credential
 
 @dataclass(frozen=True, slots=True)
 class SuggestedGrant:
-    """One `may` for one agent, or, where `agent` is None, for people. `lines` are those of the decisions it is for."""
+    """One `may` for an agent, or for users if `agent` is None. `lines` are those of its decisions in the log."""
 
     agent: str | None
     issuer: str
@@ -28,7 +28,7 @@ class SuggestedGrant:
     kinds: tuple[str, ...] = ()
     bound: bool = False
     lifetime: timedelta | None = None
-    asks: bool = False  # with a guard that asks a person
+    asks: bool = False  # with a guard that requires approval
 
     @property
     def who(self) -> str:
@@ -38,7 +38,7 @@ class SuggestedGrant:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What is least to grant goes first."""
+        """The sort key: the most harmless grants come first."""
         reads = self.target.place.startswith(("GET ", "OPTIONS "))
         return self.target.destroys, not reads, self.target.wilds, -len(self.lines), self.who, self.target.may
 
@@ -65,7 +65,7 @@ def policy_lines(doors: Sequence[SuggestedGrant], guards: set[str]) -> Iterator[
 
 
 def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[str]:
-    """What destroys something asks a person: those whom the new doors let in, and nobody who came in before."""
+    """Yield guards that require approval for destructive requests of the new grants, but not of existing ones."""
     places: dict[str, dict[str, None]] = defaultdict(dict)
     for door in (one for one in doors if one.asks):
         places[door.target.place][caller_condition(door)] = None
@@ -75,7 +75,7 @@ def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[st
             number += 1
         taken.add(f"suggested {number}")
         yield ""
-        yield "# It destroys something. Fill in who may say yes: until then the person served is asked, each time."
+        yield "# This is destructive. Name the approvers: until then the served user must approve each request."
         yield f'guard "suggested {number}" on {place} {{'
         yield f"  confirm by user within 15m when {' or '.join(conditions)}"
         yield f'    message "this may destroy something: {confirmation_subject(place)}"'
@@ -83,13 +83,13 @@ def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[st
 
 
 def confirmation_subject(place: str) -> str:
-    """What the person sees of what is asked for there; the arguments of a tool are the author's to name."""
+    """Return what the approval message shows; the author of the policy adds tool arguments."""
     word = place.partition(" ")[0]
     return {"TOOL": "{tool.name}", "ACTION": "{resource.id}"}.get(word, "{request.path}")
 
 
 def caller_condition(door: SuggestedGrant) -> str:
-    """`else ""`: who is nobody came in before, if at all."""
+    """Return the condition on the caller; `else ""` keeps it false for callers without a name."""
     if door.agent is not None:
         return f'agent.id else "" == {quote_string(door.agent)}'
     return user_condition('user.id else ""', door.users)
@@ -102,7 +102,7 @@ def user_condition(fact: str, users: Sequence[str]) -> str:
 
 
 def scope_lines(doors: Sequence[SuggestedGrant]) -> Iterator[str]:
-    """Scopes to declare, by what credentials call them."""
+    """Yield scopes to declare, by their names in credentials."""
     found: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for door in doors:
         if door.target.scope is not None:
@@ -131,13 +131,14 @@ def block_lines(doors: Sequence[SuggestedGrant]) -> Iterator[str]:
 
 
 def requirement_lines(door: SuggestedGrant) -> Iterator[str]:
-    """No less than the block asks for that accepts the agent today; of a new agent what it showed."""
+    """Yield the requirements of the block that accepts the agent today; for a new agent, those that its recorded
+    credentials met."""
     if door.block is not None:
         of_credentials = [one for one in door.block.requirements if isinstance(one, CREDENTIAL_REQUIREMENTS)]
         yield from (one.span.text for one in door.block.requirements if not isinstance(one, CREDENTIAL_REQUIREMENTS))
         if of_credentials:
             words = [one.span.text for one in of_credentials]
-            apart = "\n" if any("#" in one for one in words) else "   "  # a comment in one of them ends with its line
+            apart = "\n" if any("#" in one for one in words) else "   "  # a comment ends with its line
             yield f"credential {{{apart}{apart.join(words)}{apart}}}"
         return
     yield f"  issued by {door.issuer}"

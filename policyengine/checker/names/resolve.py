@@ -298,7 +298,7 @@ def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Ex
     type_ = every if here.everywhere and here.resource is None else here.resource
     if type_ is None:
         message = "nothing binds `resource` here"
-        hint = "type a capture of the path, `{id: invoice}`, or bind it by `with resource = invoice(…)`"
+        hint = "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`"
         context.report("E242", message, head_span(reference, 1), hint)
         return None
     return navigate(k.Fact(("resource",), type_, span=head_span(reference, 1)), reference, 1, context)

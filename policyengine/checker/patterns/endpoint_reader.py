@@ -190,7 +190,7 @@ def check_unique_captures(parts: list[SegmentText], program: Program) -> bool:
             where = first.setdefault(name, part.span)
             if where is not part.span:
                 related = [RelatedLocation("first captured here", where)]
-                program.report("E306", f"`{name}` is captured twice", part.span, "give one another name", related)
+                program.report("E306", f"`{name}` is captured twice", part.span, "rename one of them", related)
                 sound = False
     return sound
 

@@ -1,4 +1,4 @@
-"""`policyengine check`: what is wrong with policies."""
+"""`policyengine check`: report the mistakes in policies."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class CheckFormat(StrEnum):
 def check(
     paths: Policies,
     entities: EntitySources = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
     format: Annotated[
-        CheckFormat, typer.Option("--format", help="For people, for programs, or for code scanning.")
+        CheckFormat, typer.Option("--format", help="Output format; `sarif` is for code scanning.")
     ] = CheckFormat.TEXT,
 ) -> int:
-    """Find what is wrong with policies: every mistake in one run.
+    """Check policies and report every mistake in one run.
 
-    With --entities also what they read and no row, claim or map supplies, so that it is unknown whoever asks.
+    With --entities, also report the attributes that the policies read but no row, claim or map supplies: they are
+    unknown for every caller.
 
-    Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
+    Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.
 
     \b
     Example:
@@ -71,7 +72,7 @@ def check(
 
 
 def check_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
-    """Each set of policies, checked by itself; see `.policyroot`."""
+    """Check each set of policies by itself (see `.policyroot`); yield the result and the number of files."""
     from policyengine.policy_files import policy_sets
 
     for several_paths in policy_sets(paths):
@@ -81,12 +82,12 @@ def check_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
 def check_entities(
     sets: Sequence[tuple[CheckResult, int]], paths: Sequence[Path], entities: Sequence[str]
 ) -> Iterator[Diagnostic]:
-    """What the policies read of entities that nothing supplies; of policies with mistakes nothing is told."""
+    """Yield what the policies read of entities that nothing supplies; nothing after errors. Raises CommandError."""
     from policyengine.cli.load_engine import load_directory
 
     if len(sets) != 1:
-        hint = "name one of them: each set of policies has a directory of its own"
-        raise CommandError("usage", "`--entities` stands beside one set of policies", hint, code=2)
+        hint = "name one set: each set of policies has its own entities"
+        raise CommandError("usage", "`--entities` needs exactly one set of policies", hint, code=2)
     [(checked, _)] = sets
     if checked.kernel is None:
         return
@@ -94,7 +95,7 @@ def check_entities(
 
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
-    """What the policies read of entities that a directory lacks, but for what a comment allows."""
+    """Return what the policies read of entities that the directory lacks, except what a comment allows."""
     from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 
@@ -105,7 +106,7 @@ def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagno
 
 
 def check_files(paths: Sequence[Path]) -> tuple[CheckResult, int]:
-    """All policies under the paths, checked together with what they import; and how many files that were."""
+    """Check all policies under the paths, together with their imports. Return the result and the number of files."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
@@ -142,7 +143,7 @@ def print_findings(found: Sequence[Diagnostic], files: int) -> None:
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:
-    """What each key of history can take at most; of policies with mistakes nothing is told."""
+    """Return the maximum size of each key of history; policies with errors have no estimate."""
     from policyengine.checker.memory_estimate import estimate_memory
 
     found = (one for checked, _ in sets if checked.kernel is not None for one in estimate_memory(checked.kernel))

@@ -1,4 +1,4 @@
-"""`policyengine compile`: a policy as one file that starts quickly, signed if wanted."""
+"""`policyengine compile`: compile policies into one file that loads quickly, and optionally sign it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ def compile_policies(
     paths: PoliciesOrBundle,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The bundle, `….policybundle`.", show_default=False),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The bundle to write, `….policybundle`.", show_default=False
+        ),
     ] = None,
     key: Annotated[
         Path | None,
         typer.Option("--key", metavar="PEM", help="Sign with this private Ed25519 key.", show_default=False),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Show the code that decides, and write nothing.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the generated code, and write nothing.")] = False,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Compile policies into one bundle.
 
-    It decides as its policies do, is loaded without parsing and checking them again, and is the same file for the same
-    policies. Tests in `…_test.policy` stay out; the text of the policies is in it, for reasons cite it. A bundle in
-    place of policies is written again, to be signed somewhere else than it was made.
+    The bundle decides as its policies do and loads without parsing and checking them again. The same policies always
+    compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
+    `…_test.policy`. If PATH is a bundle, it is written again: use this to sign it on another machine.
 
-    Exit code 0: written, or shown; 1: errors in a policy or the key, or the file cannot be written.
+    Exit code 0: the bundle was written, or the code shown; 1: a policy or the key has errors, or the file cannot be
+    written.
 
     \b
     Example:
@@ -50,7 +53,7 @@ def compile_policies(
       policyengine compile payments/ --show
     """
     if (output is None) is not show:
-        raise CommandError("usage", "say where the bundle goes, `-o FILE`, or `--show`, one of both", code=2)
+        raise CommandError("usage", "give either `-o FILE` or `--show`", code=2)
     signing = None if key is None else _signing_key(key)
     engine = load_engine(paths, None, trust)
     facts = {"code": engine.generated_code()} if output is None else _compile_bundle(engine, output, signing)
@@ -64,7 +67,7 @@ def compile_policies(
 
 
 def _compile_bundle(engine: Engine, output: Path, key: BundleSigningKey | None) -> dict[str, Any]:
-    """Writes the bundle; what there is to say of it."""
+    """Write the bundle and return a summary of it."""
     from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 
     with show_progress("compiling the policies"):
@@ -92,7 +95,7 @@ def _signing_key(path: Path) -> BundleSigningKey:
 
 
 def _write(output: Path, data: bytes) -> None:
-    """In one step, so that no reader sees half a bundle."""
+    """Write the bundle atomically, so that no reader sees half of it."""
     try:
         _refuse_to_replace(output)
         target = output.resolve()
@@ -108,7 +111,7 @@ def _write(output: Path, data: bytes) -> None:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """A policy that is named by mistake would be lost."""
+    """Refuse to replace anything but a bundle: a policy that is named by mistake would be lost."""
     from policyengine.compiler.bundle.file import is_bundle
 
     if output.is_dir():
@@ -116,7 +119,9 @@ def _refuse_to_replace(output: Path) -> None:
         raise CommandError("file", f"`{output}` is a folder", hint, (("file", str(output)),))
     if output.exists() and not (output.is_file() and is_bundle(output)):
         hint = "name another file, or remove this one"
-        raise CommandError("file", f"`{output}` is there and no bundle: it stays", hint, (("file", str(output)),))
+        raise CommandError(
+            "file", f"`{output}` exists and is not a bundle, so it is not replaced", hint, (("file", str(output)),)
+        )
 
 
 def _print_summary(facts: dict[str, Any]) -> None:

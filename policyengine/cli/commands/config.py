@@ -1,4 +1,4 @@
-"""`policyengine config`: is `policyengine.toml` right, and where does each setting come from?"""
+"""`policyengine config`: check `policyengine.toml`, and show where each setting comes from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConfigAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SettingValue:
-    """A setting as it is: its value, None where nobody said one, and who did."""
+    """A setting with its value, None if it is not set, and the source of the value."""
 
     setting: SettingSpec
     value: Any
@@ -47,17 +47,19 @@ class SettingValue:
 
 def config(
     action: Annotated[
-        ConfigAction, typer.Argument(metavar="check|show", help="Check it, or show it.", show_default=False)
+        ConfigAction,
+        typer.Argument(metavar="check|show", help="Check the file, or show every setting.", show_default=False),
     ],
-    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies that it is for.")] = Path("."),
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The policies whose settings to read.")] = Path("."),
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
     """Check `policyengine.toml`, or show every setting.
 
-    A setting is what an option says; else what a variable says, POLICYENGINE_SERVE_PORT and the like; else what the
-    file says that lies beside the policies or above them; else its default. `show` tells which; passwords are hidden.
+    A command line option takes precedence over an environment variable such as POLICYENGINE_SERVE_PORT, the variable
+    over the `policyengine.toml` next to the policies or above them, and the file over the default. `show` prints where
+    each value comes from, and hides passwords.
 
-    Exit code 0: all is well; 1: something is wrong, and where.
+    Exit code 0: no mistakes; 1: a mistake, with its location.
 
     \b
     Example:
@@ -93,7 +95,8 @@ def check_settings(found: ProjectSettings, format: OutputFormat) -> int:
 
 
 def check_callers(found: ProjectSettings) -> None:
-    """Where the file names the token file, too: it may be an option of `serve`, which `doctor` takes as well."""
+    """Check the AuthZEN callers against the token file that the file names. `doctor` checks a token file given as an
+    option."""
     file = found.values.get(("serve", "token_file"))
     if file is None or not found.authzen_consume:
         return
@@ -142,14 +145,14 @@ def print_settings(rows: list[SettingValue]) -> None:
 
 
 def mask_passwords(setting: SettingSpec, value: Any) -> Any:
-    """The same without passwords."""
+    """Return the value with the passwords in its URLs masked."""
     if setting.secret and isinstance(value, tuple):
         return tuple(mask_passwords(setting, one) for one in value)
     return URL_PASSWORD.sub(r"\1:***@", value) if setting.secret and isinstance(value, str) else value
 
 
 def to_toml(value: Any) -> str:
-    """About as TOML has it."""
+    """Format a value approximately as TOML."""
     match value:
         case bool():
             return str(value).lower()

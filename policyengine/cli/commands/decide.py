@@ -1,4 +1,4 @@
-"""`policyengine decide`: one decision, or one for each line."""
+"""`policyengine decide`: one decision, or one per line."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def decide(
 ) -> int:
     """Decide one request, or one on each line.
 
-    A file that ends in `.jsonl` holds a request on each line, and so does stdin if its first line is one; they are
-    decided one after another, as they come, and what one spends the next finds spent.
+    A file that ends in `.jsonl` or `.ndjson` holds one request per line, and so does stdin if its first line is a
+    complete request. Requests are decided in order, as they arrive; what one request spends is spent for the next.
 
     \b
     Exit codes:
@@ -50,7 +50,7 @@ def decide(
       11  confirm
       12  throttle
       1   no decision: an error in the policy or in a request
-    With many requests the strongest outcome counts: error, deny, throttle, confirm, allow.
+    With several requests the strongest outcome counts: error, deny, throttle, confirm, allow.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def strongest_code(codes: Iterable[int]) -> int:
 
 
 def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
-    """A person who pipes one request in sees its whole answer, though it came on one line."""
+    """Show a single request in full, although it was piped in on one line."""
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
     if second is not None:
@@ -81,7 +81,7 @@ def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDoc
 def _decide_each(
     engine: Engine, questions: Iterator[RequestDocument]
 ) -> Iterator[tuple[RequestDocument, Decision | CommandError]]:
-    """The answer to each question. On a line of many, a broken request spoils only its own answer."""
+    """Yield each request with its decision. In a file of several lines, an invalid one affects only its own line."""
     for question in questions:
         answer: Decision | CommandError
         try:
@@ -119,15 +119,15 @@ def _show_text(engine: Engine, answers: Iterator[tuple[RequestDocument, Decision
 
 
 def print_refusal_code(screen: Screen, decision: Decision) -> bool:
-    """Why its credential was refused, if it was."""
+    """Print why the credential was refused, if it was, and return whether it was."""
     code = next((reason.code for reason in decision.reasons if reason.code is not None), None)
     if code is not None:
-        screen.line(f"  code: {code}, which docs/identity.md explains")
+        screen.line(f"  code: {code}, see docs/identity.md")
     return code is not None
 
 
 def print_token_claims(screen: Screen, engine: Engine, decision: Decision, question: bytes) -> None:
-    """What a token says that was refused: whoever asks here holds it."""
+    """Print the claims of a token that was refused: the person at the command line has it already."""
     if all(reason.code is None for reason in decision.reasons):
         return
     from policyengine.identity.token_report import describe_token
@@ -137,7 +137,7 @@ def print_token_claims(screen: Screen, engine: Engine, decision: Decision, quest
 
 
 def print_decision(screen: Screen, decision: Decision) -> None:
-    """One decision for a person: the outcome, why, and what would change it."""
+    """Print one decision for a person: the outcome, the reasons, and what would change it."""
     from policyengine.explain.explanation import remedy_words
 
     screen.line(*_headline(decision))
@@ -146,7 +146,7 @@ def print_decision(screen: Screen, decision: Decision) -> None:
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
     if not print_refusal_code(screen, decision) and decision.gate == "identity":
-        screen.line("  would help: `policyengine explain` with the same words shows which block was void, and why")
+        screen.line("  would help: `policyengine explain` with the same arguments shows which block was void, and why")
     for fact in decision.unknown:
         screen.line(f"  unknown: {fact.fact} ({fact.why})")
     for remedy in decision.remedies:

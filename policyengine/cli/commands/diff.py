@@ -1,4 +1,4 @@
-"""`policyengine diff`: what changes for requests between two policies."""
+"""`policyengine diff`: which requests two policies decide differently."""
 
 from __future__ import annotations
 
@@ -49,33 +49,37 @@ class FailOn(StrEnum):
 
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A policy, a folder or a bundle.", show_default=False)],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="What is to take its place.", show_default=False)],
+    new: Annotated[
+        Path, typer.Argument(metavar="NEW", help="The policy, folder or bundle to compare it with.", show_default=False)
+    ],
     log: Annotated[
         Path | None,
-        typer.Option("--log", metavar="FILE", help="Recorded decisions, to be made again.", show_default=False),
+        typer.Option("--log", metavar="FILE", help="A decision log to decide again with both.", show_default=False),
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="Compare reasons, remedies and words, too.")] = False,
-    fail_on: Annotated[FailOn, typer.Option("--fail-on", help="Which changes exit with 1.")] = FailOn.ANY,
+    all: Annotated[bool, typer.Option("--all", help="Also compare reasons, remedies and messages.")] = False,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="Which changes make the command exit with 1.")
+    ] = FailOn.ANY,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0, help="How long to compare. What is left then is not proved.")
+        float, typer.Option("--seconds", min=0, help="Time limit; what is not compared by then is not proved.")
     ] = SECONDS,
-    seed: Annotated[int, typer.Option("--seed", help="Which requests are sampled, where that is needed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of sampled requests.")] = 0,
     format: Annotated[
-        DiffFormat, typer.Option("--format", help="For people, for programs, or for a pull request.")
+        DiffFormat, typer.Option("--format", help="Output format; `markdown` is for a pull request.")
     ] = DiffFormat.TEXT,
 ) -> int:
-    """Show what changes for requests, not for lines.
+    """Show which requests two policies decide differently.
 
-    Each difference has the endpoints and callers, when it is there, the rules, and a request that both engines
-    answered differently. What is not told is proved the same; where it is not, that is told with the rules and why.
+    Each difference names its endpoints and callers, its condition, its rules, and a request that both engines decided
+    differently. Everything else is proved to be the same, or listed as not proved with its rules and the reason.
 
     \b
     Exit codes:
-      0  proved the same; with --fail-on widening: proved that nothing opens
-      1  they differ; with --fail-on widening: something opens, or may
+      0  proved to be the same; with --fail-on widening: proved that nothing opens
+      1  the policies differ; with --fail-on widening: something opens, or may open
       3  a file cannot be read
       4  a policy has errors
-      5  not proved: nothing of that was found, but a changed rule stands where it is not ruled out
+      5  not proved: no such difference was found, but a changed rule may cause one
 
     \b
     Example:
@@ -88,7 +92,7 @@ def diff(
 
 
 def _code(found: Diff, fail_on: FailOn) -> int:
-    """A doubt is never 0 where a changed rule stands in it."""
+    """Return the exit code, which is not 0 while a changed rule may cause a difference that is not ruled out."""
     if found.opens if fail_on is FailOn.WIDENING else found.differs:
         return DIFFERS
     return NOT_PROVED if found.suspects else 0
@@ -105,7 +109,7 @@ def _kernel(path: Path) -> Kernel:
 
 
 def _only_missing(error: CommandError) -> bool:
-    """Whether the policy has no error but that its file is not there or cannot be read."""
+    """Return whether all errors of the policy are files that are missing or cannot be read."""
     told = dict(error.facts).get("diagnostics", [])
     return bool(told) and all(one["code"] in ("E151", "E152") for one in told)
 

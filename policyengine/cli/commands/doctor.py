@@ -1,4 +1,4 @@
-"""`policyengine doctor`: what commonly goes wrong on a machine, before it does."""
+"""`policyengine doctor`: check a machine for common problems before they occur."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def doctor(
         list[Path] | None, typer.Argument(metavar="PATH", help="Policies, or one bundle.", show_default=False)
     ] = None,
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Where to listen.")] = 8080,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.")] = 8080,
     socket: SocketPath = None,
     metrics_port: MetricsPort = None,
     envoy_grpc: EnvoyPort = None,
@@ -35,14 +35,14 @@ def doctor(
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Look for what commonly goes wrong on a machine.
+    """Check a machine for common problems before serving.
 
-    It takes the options of `serve`, and looks at what is to be served too.
+    It takes the options of `serve`, and also checks the policies to be served.
 
-    It leaves everything as it was, and reaches nothing over a network but what is named; with --identity it asks the
-    issuers and attesters of the policies for their keys.
+    It changes nothing, and connects only to what the options name; with --identity it also fetches the keys of the
+    policies' issuers and attesters.
 
-    Exit code 0: it can be served (there may be warnings); 1: it cannot.
+    Exit code 0: ready to serve (warnings are possible); 1: not ready.
 
     \b
     Example:
@@ -87,5 +87,5 @@ def print_results(found: list[DoctorResult]) -> None:
     number = count_statuses(found)
     screen.line("")
     failed, warnings = number["failed"], number["warnings"]
-    verdict = ("it cannot be served", "bold red") if failed else ("it can be served", "bold green")
-    screen.line(verdict, f": {failed} failed, {warnings} to think about")
+    verdict = ("not ready to serve", "bold red") if failed else ("ready to serve", "bold green")
+    screen.line(verdict, f": {failed} failed, {warnings} with a warning")

@@ -1,4 +1,4 @@
-"""`policyengine explain`: the walk to a decision, gate by gate."""
+"""`policyengine explain`: how a decision is made, gate by gate."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def explain(
 ) -> int:
     """Show how one request is decided, gate by gate.
 
-    Every rule that had a say is there, and every fact that was missing. Nothing is spent.
+    The output shows every rule that took part and every fact that was missing. Nothing is spent.
 
-    Exit codes are those of `decide`.
+    The exit codes are those of `decide`.
 
     \b
     Example:
@@ -48,7 +48,7 @@ def explain(
 
 
 def print_walk(outcome: str, walk: str) -> None:
-    """The walk as it is; its first word is the outcome."""
+    """Print an explanation, whose first word is the outcome."""
     screen = Screen()
     first, _, others = walk.partition("\n")
     screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))

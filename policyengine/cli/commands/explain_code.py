@@ -1,4 +1,4 @@
-"""`policyengine explain-code`: the page of a diagnostic code."""
+"""`policyengine explain-code`: the documentation of a diagnostic code."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 def explain_code(
     code: Annotated[
         str | None,
-        typer.Argument(
-            help="The code, or the short name of a warning; without one, all are listed.", show_default=False
-        ),
+        typer.Argument(help="A code, or the short name of a warning; omit it to list all codes.", show_default=False),
     ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Say what a code of a diagnostic means.
+    """Explain a diagnostic code.
 
-    There is an example that has it and one that has not. Codes that begin with E are errors, with W warnings.
+    The explanation has an example that causes the diagnostic and one that does not. Codes that begin with E are errors;
+    codes that begin with W are warnings.
 
     \b
     Example:
@@ -67,7 +66,7 @@ def _show(code: DiagnosticDoc) -> None:
     style = "bold red" if code.code.startswith("E") else "bold yellow"
     screen.line((code.code, style), f"  {code.title}")
     if code.name:
-        told = ": told by `policyengine lint`" if code.opinion else ""
+        told = ": reported by `policyengine lint`" if code.opinion else ""
         screen.line(f"rule `{code.name}`{told}")
     screen.line()
     screen.prose(code.explanation)

@@ -25,7 +25,7 @@ STDIN = Path("-")
 
 @dataclass(frozen=True, slots=True)
 class FormatResult:
-    """One policy before and after; `after` is None where mistakes keep it from being formatted."""
+    """One policy before and after formatting; `after` is None if it has syntax errors."""
 
     path: Path
     before: str
@@ -41,22 +41,22 @@ class FormatResult:
         return self.after is not None and self.after != self.before
 
     def diff(self) -> list[str]:
-        """Split at line feeds only, so that other line ends are seen to change."""
+        """Return the diff, split at line feeds only, so that changes of other line endings are visible."""
         before, after = self.before.split("\n"), (self.after or self.before).split("\n")
         return list(unified_diff(before, after, self.name, self.name, lineterm=""))
 
 
 def fmt(
     paths: Policies,
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 if something would.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Change nothing; show what would.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Change no file; exit with 1 if one would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Change no file; show what would change.")] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Bring policies into their canonical form.
+    """Format policies canonically.
 
-    Files are changed in place; `-` reads from stdin and writes to stdout. A file with syntax errors is left as it is.
+    Files are changed in place; `-` reads from stdin and writes to stdout. A file with syntax errors is not changed.
 
-    Exit code 0: done, or nothing to do; 1: syntax errors, or with --check something would change.
+    Exit code 0: formatted, or nothing to do; 1: syntax errors, or with --check a file would change.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def fmt(
       policyengine fmt - < payments.policy
     """
     if STDIN in paths and len(paths) > 1:
-        raise CommandError("usage", "`-` stands alone", code=2)
+        raise CommandError("usage", "`-` cannot be combined with other paths", code=2)
     with show_progress("formatting"):
         results = [_format_file(path) for path in _files(paths)]
     if not check and not diff and STDIN not in paths:
@@ -88,7 +88,8 @@ def display_name(path: Path) -> str:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The named files, and all policies in the named folders; not what they import: that is somebody else's."""
+    """Yield the named files and all policies in the named folders, but not their imports, which belong to other
+    projects."""
     from policyengine.policy_files import find_policies
 
     for path in paths:
@@ -148,7 +149,7 @@ def _show(results: Sequence[FormatResult], diff: bool, would: bool) -> None:
     left = len(results) - len(changed) - broken
     says = [f"{pluralize(len(changed), 'file')} {'would change' if would else 'changed'}"]
     says += [f"{pluralize(left, 'file')} already canonical"] if left else []
-    says += [f"{pluralize(broken, 'file')} with mistakes left alone"] if broken else []
+    says += [f"{pluralize(broken, 'file')} with mistakes left unchanged"] if broken else []
     summary.line(", ".join(says))
 
 

@@ -1,4 +1,4 @@
-"""`policyengine graph`: the decision tree, drawn."""
+"""`policyengine graph`: a drawing of the decision tree."""
 
 from __future__ import annotations
 
@@ -65,25 +65,32 @@ def graph(
         str | None, typer.Option("--agent", metavar="NAME", help="Only what this agent can reach.")
     ] = None,
     group: Annotated[
-        list[str] | None, typer.Option("--group", metavar="NAME", help="A group that the agent is in.")
+        list[str] | None, typer.Option("--group", metavar="NAME", help="A group of the agent; may be repeated.")
     ] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option("--endpoint", metavar="ENDPOINT", help="Only what stands at an endpoint, or below: `/v1/**`."),
+        typer.Option(
+            "--endpoint", metavar="ENDPOINT", help="Only this endpoint, or the endpoints below a path: `/v1/**`."
+        ),
     ] = None,
-    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Levels below the root.")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Fold nothing, however large it gets.")] = False,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, help="Number of levels to draw below the root.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Draw the whole tree, however large.")] = False,
     format: Annotated[
-        GraphFormat | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
+        GraphFormat | None,
+        typer.Option(
+            "--format", help="Output format. [default: by the suffix of --output, or text]", show_default=False
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
     ] = None,
 ) -> int:
     """Draw the decision tree.
 
-    Endpoint, then method, then who may pass, by which scopes and conditions, and the guards that shut it.
-    A tree that is too large is folded; `--agent`, `--group` and `--endpoint` draw a part of it.
+    The tree shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
+    Large parts are folded; `--agent`, `--group` and `--endpoint` draw a part of the tree.
 
     \b
     Examples:
@@ -92,7 +99,7 @@ def graph(
       policyengine graph payments/ --agent planner -o planner.svg
     """
     if group and agent is None:
-        raise CommandError("usage", "`--group` says what an agent is in: name it with `--agent`", code=2)
+        raise CommandError("usage", "`--group` needs `--agent`: it names a group of that agent", code=2)
     kernel = load_engine(paths, None).kernel
     box = _draw_tree(kernel, agent, group or [], endpoint, depth, all)
     picture = format or (SUFFIXES.get(output.suffix.lower(), GraphFormat.TEXT) if output else GraphFormat.TEXT)
@@ -160,7 +167,7 @@ def _show(box: Box) -> None:
 
 
 def _show_row(screen: Screen, row: TextTreeRow, spelled: Callable[[str], str]) -> None:
-    """On a terminal a long row goes on below itself, beside the branches."""
+    """Print a row; on a terminal a long row wraps next to its branches."""
     from policyengine.compiler.graph.text import box_note, box_title
 
     label, told = spelled(box_title(row.box)), spelled(box_note(row.box))

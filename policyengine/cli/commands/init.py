@@ -1,4 +1,4 @@
-"""`policyengine init`: a small project to begin with, or one of the API or the tools that somebody has."""
+"""`policyengine init`: a sample project, or policies for an existing API or MCP server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ FILES = ("documents.policy", "entities.json", "request.json", "README.md")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.", show_default=False)],
     openapi: Annotated[
         str | None,
         typer.Option(
-            "--openapi", metavar="FILE|URL", help="OpenAPI 3 or Swagger 2: its endpoints.", show_default=False
+            "--openapi",
+            metavar="FILE|URL",
+            help="Create policies for an OpenAPI 3 or Swagger 2 API.",
+            show_default=False,
         ),
     ] = None,
     mcp: Annotated[
@@ -28,32 +31,35 @@ def init(
         typer.Option(
             "--mcp",
             metavar="FILE|URL|COMMAND",
-            help="An MCP server, or what it answered to `tools/list`: its tools.",
+            help="Create policies for an MCP server, or for its saved `tools/list` response.",
             show_default=False,
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="With --mcp: what the gateway calls the server.", show_default=False),
+        typer.Option("--name", help="With --mcp: the name of the server in the gateway.", show_default=False),
     ] = None,
     base_path: Annotated[
         str | None,
-        typer.Option("--base-path", metavar="PATH", help="With --openapi: what paths begin with.", show_default=False),
+        typer.Option(
+            "--base-path", metavar="PATH", help="With --openapi: the prefix of all paths.", show_default=False
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: exit with 1 where API and policy differ.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if API and policies differ.")
     ] = False,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Make a project to begin with, or one of your own API.
+    """Create a sample project, or policies for your own API.
 
-    Without options it has a policy with tests, a file that says who is who, a request, and a page that says what to do
-    with them.
+    The sample project has a policy with tests, an entities file, a request, and a README with the next steps.
 
-    --openapi and --mcp write scopes, facts, guards and a test for each endpoint or tool; nothing is open until you open
-    it. The same again adds what is new, behind a guard that denies, and tells what changed or is gone.
+    --openapi and --mcp write scopes, facts, guards and a test for each endpoint or tool; nothing is allowed until you
+    allow it. Run the same command again to add new endpoints or tools, behind a guard that denies them, and to see what
+    changed or was removed.
 
-    Files that are there already are never touched: then nothing is made, and the exit code is 1.
+    Existing files are never overwritten. If a file of the sample project already exists, nothing is created and the
+    exit code is 1.
 
     \b
     Examples:
@@ -67,7 +73,7 @@ def init(
 
         return import_api(folder, ImportOptions(openapi, mcp, name, base_path), check=check, format=format)
     if check or name is not None or base_path is not None:
-        raise CommandError("usage", "`--check`, `--name` and `--base-path` go with `--openapi` or `--mcp`", code=2)
+        raise CommandError("usage", "`--check`, `--name` and `--base-path` need `--openapi` or `--mcp`", code=2)
     return _create_sample_project(folder, format)
 
 
@@ -92,7 +98,7 @@ def _refuse_to_overwrite(made: list[Path]) -> None:
     if there := [path for path in made if path.exists() or path.is_symlink()]:
         named = ", ".join(f"`{path}`" for path in there)
         verb = "is" if len(there) == 1 else "are"
-        message = f"{named} {verb} already there, nothing was made"
+        message = f"{named} {verb} already there, nothing was created"
         raise CommandError("file", message, "name a folder that is new or empty")
 
 

@@ -1,4 +1,4 @@
-"""`policyengine keys`: the keys that tokens of our own are signed by."""
+"""`policyengine keys`: the keys that sign the tokens that this server issues."""
 
 from __future__ import annotations
 
@@ -34,27 +34,31 @@ class SigningAlgorithm(StrEnum):
 
 def keys(
     action: Annotated[KeysAction, typer.Argument(metavar="new|rotate|list", show_default=False, help="What to do.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The file of the keys.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="The key file.")],
     algorithm: Annotated[
         SigningAlgorithm | None,
-        typer.Option("--algorithm", help="Of a new key; else ES256, or as the last.", show_default=False),
+        typer.Option(
+            "--algorithm",
+            help="Algorithm of the new key. [default: ES256, or that of the last key]",
+            show_default=False,
+        ),
     ] = None,
     ahead: Annotated[
-        str, typer.Option("--ahead", metavar="TIME", help="How long a key is published before it signs.")
+        str, typer.Option("--ahead", metavar="TIME", help="How long a new key is published before it signs.")
     ] = "10m",
     keep: Annotated[
-        str, typer.Option("--keep", metavar="TIME", help="How long one is published after it signed last.")
+        str, typer.Option("--keep", metavar="TIME", help="How long a key stays published after it stops signing.")
     ] = "1d",
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Make, rotate or list the keys that sign tokens.
+    """Create, rotate or list the keys that sign tokens.
 
-    `new` makes a file with one key, which signs at once. `rotate` adds one: it is published now and signs after
-    `--ahead`, when everybody who verifies has fetched it. Then the one before signs no more, and stays published for
-    `--keep`: that is the longest that a token lasts. A server that uses the file follows it. The file is for its owner
-    alone, and what is private in it is never shown.
+    `new` creates a file with one key, which signs immediately. `rotate` adds a key: it is published now and signs after
+    `--ahead`, when every verifier has fetched it. The previous key then stops signing and stays published for `--keep`,
+    the longest lifetime of a token. A server that uses the file reads it again when it changes. Only its owner can read
+    the file, and private keys are never shown.
 
-    A key that somebody else has seen: `rotate --ahead 0s --keep 0s`. No token that it signed counts any more.
+    If a key has leaked, run `rotate --ahead 0s --keep 0s`: the tokens that it signed are no longer accepted.
 
     \b
     Example:
@@ -92,8 +96,10 @@ def _run_action(
             case KeysAction.LIST:
                 return read_ring(file)
     except FileExistsError:
-        hint = f"`policyengine keys rotate {file}` puts another key in place of those"
-        raise CommandError("file", f"`{file}` is there: it stays", hint, (("file", str(file)),)) from None
+        hint = f"`policyengine keys rotate {file}` adds a new key to it"
+        raise CommandError(
+            "file", f"`{file}` already exists and is not replaced", hint, (("file", str(file)),)
+        ) from None
     except OSError as error:
         raise file_error(file, error) from None
     except IdentityError as error:

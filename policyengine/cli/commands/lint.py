@@ -1,4 +1,4 @@
-"""`policyengine lint`: what could be safer or clearer, and what of it can be mended at once."""
+"""`policyengine lint`: what could be safer or clearer in policies, and fixes for some of it."""
 
 from __future__ import annotations
 
@@ -33,31 +33,34 @@ class LintFormat(StrEnum):
 
 def lint(
     paths: Policies,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended without changing a decision.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Fix what can be fixed without changing a decision.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show what --fix would change, and change nothing.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings count as errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
     select: Annotated[
         list[str] | None,
-        typer.Option("--select", metavar="RULE", help="Tell only this; may be repeated.", show_default=False),
+        typer.Option("--select", metavar="RULE", help="Report only this rule; may be repeated.", show_default=False),
     ] = None,
     extend: Annotated[
         list[str] | None,
-        typer.Option("--extend", metavar="RULE", help="Tell this, too; may be repeated.", show_default=False),
+        typer.Option("--extend", metavar="RULE", help="Also report this rule; may be repeated.", show_default=False),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option("--ignore", metavar="RULE", help="Do not tell this; may be repeated.", show_default=False),
+        typer.Option("--ignore", metavar="RULE", help="Do not report this rule; may be repeated.", show_default=False),
     ] = None,
     format: Annotated[
-        LintFormat, typer.Option("--format", help="For people, for programs, for code scanning, or as annotations.")
+        LintFormat,
+        typer.Option(
+            "--format", help="Output format; `sarif` is for code scanning, `github` annotates a pull request."
+        ),
     ] = LintFormat.TEXT,
 ) -> int:
-    """Find what could be safer or clearer.
+    """Find what could be safer or clearer in policies.
 
-    All that `check` finds is told, too. RULE is a code or a short name: `policyengine explain-code` lists them. A
-    project's own choice stands in `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
+    It also reports everything that `check` finds. RULE is a code or a short name: `policyengine explain-code` lists
+    them. A project selects its rules in `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
 
-    Exit code 0: no errors (there may be warnings); 1: errors, or with --strict warnings.
+    Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.
 
     \b
     Example:
@@ -79,7 +82,7 @@ def lint(
 def merge_options(
     settings: LintSettings, select: list[str] | None, extend: list[str] | None, ignore: list[str] | None
 ) -> LintSettings:
-    """`--select` takes the place of the file's, the others add to it."""
+    """Merge options into settings: `--select` replaces the list of the file, the others extend theirs."""
     return settings.model_copy(
         update={
             "select": parse_codes(select) if select else settings.select,
@@ -100,13 +103,13 @@ def parse_codes(words: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RuleSelection:
-    """Which findings are told. Errors always are."""
+    """Which findings to report. Errors are always reported."""
 
     settings: LintSettings
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """Rules that are sought only where they are named."""
+        """Rules that run only if they are named."""
         return (*self.settings.extend, *(self.settings.select or ()))
 
     def __call__(self, found: Diagnostic) -> bool:
@@ -119,7 +122,7 @@ class RuleSelection:
 
 @dataclass(frozen=True, slots=True)
 class LintResult:
-    """What was found in one set of policies, before and after mending; the same where nothing was to be mended."""
+    """The findings in one set of policies, before and after fixing; the same if nothing was to be fixed."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]
@@ -130,7 +133,7 @@ class LintResult:
             replace_file(Path(name), text)
 
     def diffs(self) -> dict[str, list[str]]:
-        """Split at line feeds only, as `fmt` does."""
+        """Return the diff of each file, split at line feeds only, as in `fmt`."""
         after = self.mended.texts
         return {name: list(diff_lines(name, self.texts[name], after[name])) for name in sorted(after)}
 
@@ -160,7 +163,7 @@ def lint_set(paths: Sequence[Path], chosen: RuleSelection, mend: bool) -> LintRe
 
 
 def own_files(paths: Sequence[Path]) -> frozenset[str]:
-    """The named files, and those in the named folders; not what they import: that is somebody else's to mend."""
+    """Return the named files and those in the named folders, but not their imports, which other projects fix."""
     from policyengine.policy_files import display_name, find_policies
 
     folders = [path for path in paths if path.is_dir()]
@@ -173,7 +176,7 @@ def own_files(paths: Sequence[Path]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """`changes`: something was to be mended; `would`: and was only shown."""
+    """The output of `lint`. `changes`: fixes were requested; `would`: they are only shown."""
 
     results: Sequence[LintResult]
     chosen: RuleSelection
@@ -182,7 +185,7 @@ class LintReport:
 
     @property
     def found(self) -> tuple[Diagnostic, ...]:
-        """What there is now; where nothing was written, what there was."""
+        """The remaining findings; if nothing was written, the findings before fixing."""
         from policyengine.diagnostics.model import sort_diagnostics
 
         every = (r.before if self.would else r.mended.linted.checked.diagnostics for r in self.results)
@@ -226,16 +229,16 @@ class LintReport:
             screen = Screen()
             for lines in self.diffs().values():
                 screen.diff(lines)
-            mends = f"would mend {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}"
-            Screen().line(mends if self.fixed else "nothing that --fix could mend")
+            mends = f"would fix {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}"
+            Screen().line(mends if self.fixed else "nothing that --fix can fix")
             return
         print_findings(self.found, self.files)
         if self.fixed:
-            Screen().line(f"mended {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}")
+            Screen().line(f"fixed {pluralize(self.fixed, 'finding')} in {pluralize(len(self.diffs()), 'file')}")
 
 
 def github_annotation(found: Diagnostic) -> str:
-    """A workflow command of GitHub Actions: it marks the lines in a pull request."""
+    """Return a workflow command of GitHub Actions, which annotates lines of a pull request."""
     from policyengine.diagnostics.catalog import CODES
     from policyengine.testing.report_formats import workflow_command
 

@@ -1,4 +1,4 @@
-"""`policyengine mcp-gateway`: a proxy that puts policies in front of any MCP server."""
+"""`policyengine mcp-gateway`: a proxy that enforces policies in front of any MCP server."""
 
 from __future__ import annotations
 
@@ -57,42 +57,48 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
-STOP_SECONDS = 2.0  # seconds that a stop may take: streams that clients listen at do not end by themselves
+STOP_SECONDS = 2.0  # seconds that a stop may take: event streams of clients do not end by themselves
 UpstreamServer: TypeAlias = Annotated[
     str,
-    typer.Option("--upstream", metavar="URL|COMMAND", help="The server behind: its URL, or what starts it."),
+    typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),
 ]
 ServerName: TypeAlias = Annotated[
-    str, typer.Option("--server", metavar="NAME", help="How policies call it: `TOOL NAME/tool`.")
+    str, typer.Option("--server", metavar="NAME", help="Name of the server in policies: `TOOL NAME/tool`.")
 ]
 CallerFacts: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--as", metavar="WORD=VALUE", help="Who asks: agent, issuer, user, scopes.", show_default=False),
+    typer.Option(
+        "--as", metavar="WORD=VALUE", help="A fact about the caller: agent, issuer, user or scopes.", show_default=False
+    ),
 ]
 CallerHeaders: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--from-header",
         metavar="WORD=HEADER",
-        help="Who asks, by a header that a trusted caller on this machine sets.",
+        help="A fact about the caller, from a header that a trusted client on this machine sets.",
         show_default=False,
     ),
 ]
-LocalHost: TypeAlias = Annotated[str, typer.Option("--host", help="Where to listen, on this machine.")]
+LocalHost: TypeAlias = Annotated[str, typer.Option("--host", help="Loopback address to listen on.")]
 HttpPort: TypeAlias = Annotated[
     int | None,
-    typer.Option("--port", "-p", min=0, max=65535, help="Speak HTTP here; else stdio.", show_default=False),
+    typer.Option(
+        "--port", "-p", min=0, max=65535, help="Port for HTTP; without it, the proxy uses stdio.", show_default=False
+    ),
 ]
 AnswerSeconds: TypeAlias = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds that an answer of the server may take.")
+    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response of the server.")
 ]
 PassedVariables: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--env", metavar="NAME", help="A variable that the command gets, too.", show_default=False),
+    typer.Option("--env", metavar="NAME", help="An environment variable to pass to the command.", show_default=False),
 ]
 UpstreamToken: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--upstream-token-file", metavar="FILE", help="The token that the server wants.", show_default=False),
+    typer.Option(
+        "--upstream-token-file", metavar="FILE", help="File with the bearer token for the server.", show_default=False
+    ),
 ]
 
 
@@ -129,14 +135,14 @@ def mcp_gateway(
     reload_gate: ReloadGateOption = ReloadGateMode.NONE,
     reload_compare: ReloadCompare = 30,
 ) -> int:
-    """Put policies in front of an MCP server.
+    """Enforce policies in front of an MCP server.
 
-    It is a proxy over stdio, or over HTTP with --port. Calls are decided with their arguments, lists show what the
-    caller may use, everything else is closed. Who asks is what --as says, or with --identity what the caller's token
-    proves. It listens on this machine only.
+    The gateway is a proxy over stdio, or over HTTP with --port. It decides each call with its arguments, lists only
+    what the caller may use, and refuses everything else. --as or --from-header identify the caller, or with --identity
+    the caller's token does. It listens on this machine only.
 
-    SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes, as `serve` does: bad ones
-    are refused, and the last good ones go on.
+    SIGHUP reloads policies and entities, and so does each file change with `--watch`, as in `serve`: a reload with
+    errors is refused, and the current policies stay in use.
 
     \b
     Example:
@@ -160,7 +166,8 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """What is in front of what, and who asks: `said`, by `headers`, or as `verified` of their credentials."""
+    """The server behind the gateway, its listener, and the caller: as `said`, from `headers`, or by `verified`
+    credentials."""
 
     upstream: str
     server: str
@@ -174,39 +181,39 @@ class GatewayOptions:
 
 
 def check_options(front: GatewayOptions) -> None:
-    """What cannot be meant, before anything is read."""
+    """Check that the options fit together, before any file is read. Raises CommandError."""
     if front.host not in LOOPBACK:
-        hint = "listen on 127.0.0.1, behind something that verifies who calls"
+        hint = "listen on 127.0.0.1, behind a proxy that verifies callers"
         message = f"`{front.host}` can be reached from other machines, and no token is verified"
         raise CommandError("usage", message, hint, code=2)
     if front.verified and (front.said or front.headers):
-        hint = "with `--identity` credentials say who asks: leave out `--as` and `--from-header`"
-        raise CommandError("usage", "two things say who asks", hint, code=2)
+        hint = "with `--identity` the credentials identify the caller: omit `--as` and `--from-header`"
+        raise CommandError("usage", "`--identity` cannot be combined with `--as` or `--from-header`", hint, code=2)
     if not front.said and not front.headers and not front.verified:
-        hint = "say who it is: `--as agent=NAME --as issuer=NAME`"
-        raise CommandError("usage", "nobody is said to ask", hint, code=2)
+        hint = "name the caller: `--as agent=NAME --as issuer=NAME`"
+        raise CommandError("usage", "no caller is named", hint, code=2)
     if (front.headers or front.verified) and front.port is None:
-        raise CommandError("usage", "there are no headers over stdio", "say who it is by `--as`", code=2)
+        raise CommandError("usage", "there are no headers over stdio", "name the caller with `--as`", code=2)
     check_upstream(front.upstream)
 
 
 def check_upstream(upstream: str) -> None:
-    """A command that is not there is better told now than to the first client."""
+    """Check that the command exists, so that its absence is reported now, not later. Raises CommandError."""
     words = split_command(upstream)
     if not words:
         raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
     if upstream.startswith(URL_PREFIXES) or shutil.which(words[0]):
         return
     if Path(words[0]).name == words[0]:
-        hint = "is it installed, and in a folder of `PATH`? a server over HTTP is named by its URL, `http://…`"
+        hint = "install it, or add its folder to `PATH`; name a server over HTTP by its URL, `http://…`"
         raise CommandError("upstream", f"there is no command `{words[0]}`", hint)
     if Path(words[0]).is_file():
-        raise CommandError("upstream", f"`{words[0]}` may not be executed", f"`chmod +x {shlex.quote(words[0])}`")
-    raise CommandError("upstream", f"there is no file `{words[0]}`", f"it is looked for from `{Path.cwd()}`")
+        raise CommandError("upstream", f"`{words[0]}` is not executable", f"`chmod +x {shlex.quote(words[0])}`")
+    raise CommandError("upstream", f"there is no file `{words[0]}`", f"relative paths start at `{Path.cwd()}`")
 
 
 def split_command(upstream: str) -> list[str]:
-    """Its words; none where quotes are left open."""
+    """Split the command into words; return no words if a quote is not closed."""
     try:
         return shlex.split(upstream)
     except ValueError:
@@ -218,14 +225,14 @@ def parse_assignments(given: Sequence[str] | None, option: str) -> dict[str, str
     for assignment in given or ():
         word, equals, value = assignment.partition("=")
         if word not in CALLER_MEMBERS or not equals or not value or word in found:
-            hint = f"write {option} WORD=VALUE once for each word of {', '.join(CALLER_MEMBERS)}"
-            raise CommandError("usage", f"`{assignment}` says nothing of who asks", hint, code=2)
+            hint = f"write {option} WORD=VALUE, once for each of {', '.join(CALLER_MEMBERS)}"
+            raise CommandError("usage", f"`{assignment}` is not a fact about the caller", hint, code=2)
         found[word] = value
     return found
 
 
 def require_sdk() -> None:
-    """Whoever lacks it learns that before policies are read."""
+    """Check that the MCP SDK is installed, before policies are read. Raises CommandError."""
     try:
         import policyengine.integrations.mcp.gateway  # noqa: F401
     except ImportError as error:
@@ -236,7 +243,7 @@ def require_sdk() -> None:
 def run_setup(
     setup: EngineSetup, front: GatewayOptions, token: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
-    """Raises CommandError."""
+    """Load the policies and run the gateway. Raises CommandError."""
     loaded = load_for_serving(setup)
     check_names(front.server, front.said, loaded.engine.kernel)
     served = prepare_serving(setup, loaded)
@@ -246,7 +253,7 @@ def run_setup(
 
 @contextmanager
 def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatcher | None) -> Iterator[None]:
-    """While it lasts policies are read anew, entities are followed, and what happens is told on stderr."""
+    """Reload policies and watch entities for the duration of the block; log to stderr."""
     from policyengine.reload.scheduler import ReloadScheduler
     from policyengine.reload.thread import reload_on_request
     from policyengine.server.telemetry.server_log import LogFormat, server_logging
@@ -270,7 +277,7 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
 def run_gateway(
     front: GatewayOptions, held: ReloadableEngine, token: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
-    """Until the client over stdio is gone, or until it is told to stop."""
+    """Run until the client on stdio disconnects, or until a signal stops the gateway."""
     import anyio
 
     from policyengine.integrations.mcp.gateway import McpGateway, McpUpstream, identify_by_headers, parse_caller_facts
@@ -327,11 +334,13 @@ def read_token_header(path: Path | None) -> dict[str, str]:
     except OSError as error:
         raise file_error(path, error) from None
     except UnicodeDecodeError:
-        raise CommandError("file", f"`{path}` is no UTF-8", "it holds the token, and nothing else") from None
+        raise CommandError(
+            "file", f"`{path}` is no UTF-8", "the file must contain the token and nothing else"
+        ) from None
 
 
 def select_environment(names: Sequence[str]) -> dict[str, str]:
     missing = [name for name in names if name not in os.environ]
     if missing:
-        raise CommandError("usage", f"there is no variable `{missing[0]}` to pass on", code=2)
+        raise CommandError("usage", f"the environment variable `{missing[0]}` is not set", code=2)
     return {name: os.environ[name] for name in names}

@@ -1,4 +1,4 @@
-"""`policyengine record`: a decision log to tests."""
+"""`policyengine record`: turn a decision log into tests."""
 
 from __future__ import annotations
 
@@ -35,22 +35,20 @@ class OutcomeFilter(StrEnum):
 def record(
     paths: Policies,
     log: DecisionsFile,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="The file of tests to write.")
-    ] = STDOUT,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="The test file to write.")] = STDOUT,
     only: Annotated[
         list[OutcomeFilter] | None, typer.Option("--only", help="Only decisions with this outcome.", show_default=False)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many requests.", show_default=False)
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Maximum number of requests.", show_default=False)
     ] = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Make tests of the decisions in a log.
+    """Turn the decisions of a log into tests.
 
-    What was decided becomes what must be decided: one test for each caller and endpoint, equal decisions once. What
-    the language of tests cannot say is left out, and told. The file ends in `_test.policy`; one that `record` wrote is
-    replaced, any other one stays.
+    Each recorded outcome becomes an expected outcome: one test per caller and endpoint, with equal decisions merged.
+    Decisions that the test language cannot express are left out and listed. The file name ends in `_test.policy`; a
+    file that `record` wrote is replaced, any other file is not.
 
     \b
     Exit codes:
@@ -69,14 +67,14 @@ def record(
     if target is not None:
         _refuse_to_replace(target)
     checked = _check_policies(paths, target)
-    with show_progress("making tests of decisions"):
+    with show_progress("turning decisions into tests"):
         wanted = frozenset(Outcome(one.value) for one in only or ())
         made = convert_log(read_records(log), checked, only=wanted, limit=limit)
     if not made.text:
         _print_report(made, sys.stderr)
         which = "decisions" if not only else f"decisions with the outcome {' or '.join(only)}"
-        hint = "every one was left out" if made.decisions else None
-        raise CommandError("log", f"no {which} in `{log}` to make tests of", hint, (("file", str(log)),))
+        hint = "every decision was left out" if made.decisions else None
+        raise CommandError("log", f"no {which} in `{log}` to turn into tests", hint, (("file", str(log)),))
     if target is not None:
         _write(target, made.text)
     if format is OutputFormat.JSON:
@@ -89,7 +87,7 @@ def record(
 
 
 def _check_policies(paths: Sequence[Path], target: Path | None) -> CheckResult:
-    """The policies, without the file that is to be written."""
+    """Check the policies, without the test file to be written. Raises CommandError."""
     from policyengine.check import check
     from policyengine.policy_files import load_sources
     from policyengine.syntax.parse import parse
@@ -109,7 +107,8 @@ def _check_policies(paths: Sequence[Path], target: Path | None) -> CheckResult:
 
 
 def _refuse_to_replace(target: Path) -> None:
-    """A file that somebody wrote by hand would be lost, and a policy is no file of tests."""
+    """Refuse to replace a file that `record` did not write, or to write a file that is not a test file. Raises
+    CommandError."""
     from policyengine.bounded_files import begins_with
     from policyengine.source import is_test_file
     from policyengine.testing.recording.convert import HEADER
@@ -117,18 +116,20 @@ def _refuse_to_replace(target: Path) -> None:
     facts = (("file", str(target)),)
     if not is_test_file(target.name):
         stem = target.name.removesuffix(".policy")
-        hint = f"name it `{stem}_test.policy`: such files hold tests, and no engine loads them"
-        raise CommandError("usage", f"`{target}` is no name of a file of tests", hint, facts, code=2)
+        hint = f"name it `{stem}_test.policy`: files with this suffix hold tests, and engines do not load them"
+        raise CommandError("usage", f"`{target}` is not a test file name", hint, facts, code=2)
     try:
         if target.exists() and not begins_with(target, HEADER.encode()):
             hint = "name another file, or remove this one"
-            raise CommandError("file", f"`{target}` is there and was not written by `record`: it stays", hint, facts)
+            raise CommandError(
+                "file", f"`{target}` exists and was not written by `record`, so it is not replaced", hint, facts
+            )
     except OSError as error:
         raise file_error(target, error) from None
 
 
 def _write(target: Path, text: str) -> None:
-    """In one step, so that no reader sees half a file."""
+    """Write the file atomically, so that no reader sees half of it."""
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:
@@ -145,19 +146,17 @@ def _print_report(made: RecordingResult, stream: Any, output: str | None = None)
     if made.text:
         cases = f"{pluralize(made.tests, 'test')} with {pluralize(made.cases, 'request')}"
         where = f"wrote {output}: " if output else ""
-        merged = f", {pluralize(made.merged, 'decision')} like others" if made.merged else ""
+        merged = f", {pluralize(made.merged, 'decision')} merged" if made.merged else ""
         screen.line(f"{where}{cases}, of {pluralize(made.decisions, 'decision')}{merged}")
     if made.changed:
         shown = ", ".join(made.changed[:MAX_LISTED_IDS]) + (", …" if len(made.changed) > MAX_LISTED_IDS else "")
-        these = (
-            f"{pluralize(len(made.changed), 'decision')} of other policies: these decide otherwise, and the tests fail"
-        )
+        these = f"{pluralize(len(made.changed), 'decision')} by other policies: the tests of these fail"
         screen.line((f"{these} ({shown})", "yellow"))
     if made.over:
-        screen.line((f"left out, beyond the limit: {pluralize(made.over, 'request')}", "yellow"))
+        screen.line((f"left out, beyond `--limit`: {pluralize(made.over, 'request')}", "yellow"))
     for why, ids in made.reasons.items():
         shown = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
         screen.line(("left out: ", "yellow"), f"{pluralize(len(ids), 'decision')}: {why} ({shown})")
     if made.unsaid:
         shown = ", ".join(made.unsaid[:MAX_LISTED_IDS]) + (", …" if len(made.unsaid) > MAX_LISTED_IDS else "")
-        screen.line(("not said, as it makes no difference: ", "yellow"), shown)
+        screen.line(("omitted, because it makes no difference: ", "yellow"), shown)

@@ -1,4 +1,4 @@
-"""`policyengine repl`: ask policies line by line, in the language of their tests."""
+"""`policyengine repl`: try requests against policies line by line, in the language of tests."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from policyengine.testing.repl_session import ReplSession, SessionAnswer
 
 PROMPT, CONTINUATION_PROMPT = "policy> ", "      … "
-HISTORY_VARIABLE = "POLICYENGINE_HISTORY"  # names the file; empty for none
+HISTORY_VARIABLE = "POLICYENGINE_HISTORY"  # path of the history file; empty for none
 MAX_HISTORY_LINES = 1_000
 HELP = """\
-  agent "invoice-bot" from acme for user "alice"     give something, as tests do (`given` may be left out)
+  agent "invoice-bot" from acme for user "alice"     give facts, as in tests (`given` is optional)
   entities { user "alice" { roles: ["clerk"] } }
   body.amount = 900
-  use clerks_bot                                     take over a fixture
-  GET /v1/invoices/42                                decide; braces give facts for this request alone
-  POST /v1/refunds { body.amount: 5 } => allow       decide, and hold it to what is expected
-  explain [REQUEST]                                  the whole walk, of the last request or of another one
-  why not [REQUEST]                                  only what is in the way
-  time · after 5m · at 2027-01-01T09:00:00Z          the clock: show it, move it on, set it
-  facts                                              what is given
-  reset                                              begin again
-  load [PATH]                                        read the policies again, or others
+  use clerks_bot                                     use a fixture
+  GET /v1/invoices/42                                decide; braces give facts for this request only
+  POST /v1/refunds { body.amount: 5 } => allow       decide, and compare with the expected outcome
+  explain [REQUEST]                                  explain the last request, or this one
+  why not [REQUEST]                                  show only what stops it
+  time · after 5m · at 2027-01-01T09:00:00Z          show, advance or set the clock
+  facts                                              show the given facts
+  reset                                              forget everything given
+  load [PATH]                                        reload the policies, or load others
   save FILE_test.policy ["name"]                     write the session as a test
   help · quit"""
 
@@ -44,15 +44,15 @@ CommandFunction: TypeAlias = Callable[["ReplLoop", str, int], None]
 
 
 def repl(paths: Policies, format: TextOrJson = OutputFormat.TEXT) -> int:
-    """Ask policies line by line.
+    """Try requests against policies, line by line.
 
-    Facts are given and requests made in the language of tests; each request is decided at once. What was asked can be
-    saved as a test. Lines may be piped in, too: then the first mistake does not stop the others, and is not forgotten.
+    Facts and requests are written in the language of tests; each request is decided immediately. A session can be saved
+    as a test. Lines can also be piped in: a mistake then does not stop the following lines, but the exit code is 1.
 
     \b
     Exit codes:
       0  done
-      1  a line was no good, or came to something else than it expects; the policies have errors
+      1  a line had a mistake or missed its expected outcome, or the policies have errors
 
     \b
     Example:
@@ -66,7 +66,7 @@ def repl(paths: Policies, format: TextOrJson = OutputFormat.TEXT) -> int:
         ReplSession.of(checked), list(paths), format, interactive=sys.stdin.isatty() and format is OutputFormat.TEXT
     )
     if loop.interactive:
-        loop.screen.line(f"{', '.join(sorted(checked.program.packages))}: `help` shows what can be typed")
+        loop.screen.line(f"{', '.join(sorted(checked.program.packages))}: type `help` for the commands")
     with _line_editing(loop):
         loop.run()
     return int(loop.failed and not loop.interactive)
@@ -81,7 +81,7 @@ def _check_policies(paths: list[Path]) -> CheckResult:
 
 @dataclass(slots=True)
 class ReplLoop:
-    """Lines, one after the other. `failed` remembers that one was no good."""
+    """The loop over input lines. `failed`: a line had a mistake or missed its expected outcome."""
 
     session: ReplSession
     paths: list[Path]
@@ -99,14 +99,14 @@ class ReplLoop:
                 return
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """What was typed, each whole: an open bracket goes on on the next line."""
+        """Yield each complete statement with its number; an open bracket continues on the next line."""
         from policyengine.testing.repl_session import is_complete
 
         number, text = 0, ""
         while True:
             try:
                 typed = self.read(CONTINUATION_PROMPT if text else PROMPT)
-            except KeyboardInterrupt:  # takes back what was typed
+            except KeyboardInterrupt:  # discards the statement so far
                 text = ""
                 continue
             if typed is None:
@@ -120,7 +120,7 @@ class ReplLoop:
             yield number + 1, text
 
     def read(self, prompt: str) -> str | None:
-        """The next line; None at the end. Raises KeyboardInterrupt for one that was taken back."""
+        """Return the next line, or None at the end. Raises KeyboardInterrupt if the user discards the line."""
         if not self.interactive:
             return next((line.rstrip("\r\n") for line in sys.stdin), None)
         try:
@@ -148,12 +148,12 @@ class ReplLoop:
             self.fail(error)
 
     def fail(self, error: CommandError, diagnostics: Any = ()) -> None:
-        """A mistake, on stderr; nothing has changed."""
+        """Report a mistake on stderr; it changes nothing in the session."""
         self.failed = True
         if self.format is OutputFormat.JSON:
             print_json(error.to_dict(), indent=None)
         screen = Screen(sys.stderr)
-        for diagnostic in diagnostics[:1]:  # those that follow are mostly of the same mistake
+        for diagnostic in diagnostics[:1]:  # later ones mostly follow from the first
             screen.findings(diagnostic.render())
         if not diagnostics:
             screen.line(("error: ", "bold red"), error.message)
@@ -179,11 +179,11 @@ class ReplLoop:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def answered(self, rest: str, number: int) -> SessionAnswer:
-        """What came of the request on the line, or of the last one."""
+        """Decide the request on the line, or return the last answer if there is none. Raises CommandError."""
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
         if found is None or (rest and not answers):
-            raise CommandError("usage", "there is no request to speak of", "make one: `GET /v1/invoices/42`")
+            raise CommandError("usage", "there is no request to explain", "enter one: `GET /v1/invoices/42`")
         return found
 
     def explain(self, rest: str, number: int) -> None:
@@ -213,7 +213,7 @@ class ReplLoop:
 
     def facts(self, rest: str, number: int) -> None:
         lines = self.session.given
-        self.tell({"line": number, "given": lines}, "\n".join(lines) or "nothing is given")
+        self.tell({"line": number, "given": lines}, "\n".join(lines) or "no facts are given")
 
     def reset(self, rest: str, number: int) -> None:
         self.session.reset()
@@ -227,7 +227,7 @@ class ReplLoop:
             self.session, self.paths = self.session.with_policies(checked), paths
         except StatementError:
             self.session, self.paths = ReplSession.of(checked), paths
-            self.note("what was given means nothing to these policies: it is gone")
+            self.note("these policies do not accept the given facts: the session was reset")
 
     def save(self, rest: str, number: int) -> None:
         name, _, title = rest.partition(" ")
@@ -265,7 +265,7 @@ COMMANDS: dict[str, CommandFunction] = {
 
 
 def parse_command(line: str) -> tuple[CommandFunction, str]:
-    """What a line does, and with what. Raises CommandError for a lone word that is none."""
+    """Return the function of a line and its argument. Raises CommandError for a single word that is not a command."""
     words = line.split()
     for size in (2, 1):
         name = " ".join(words[:size])
@@ -276,7 +276,7 @@ def parse_command(line: str) -> tuple[CommandFunction, str]:
         from policyengine.diagnostics.model import suggest
 
         meant = suggest(line, COMMANDS)
-        hint = f"did you mean `{meant}`?" if meant else "`help` shows what can be typed"
+        hint = f"did you mean `{meant}`?" if meant else "type `help` for the commands"
         raise CommandError("usage", f"there is no command `{line}`", hint)
     return ReplLoop.take, line
 
@@ -287,19 +287,23 @@ def policy_command_error(error: Any) -> CommandError:
 
 
 def _write(name: str, text: str, asked: bool) -> None:
-    """A new file of tests; nothing that is there is lost."""
+    """Write a new test file; an existing file is not replaced. Raises CommandError."""
     from policyengine.source import is_test_file
 
     if not is_test_file(name):
-        hint = "such a file ends in `_test.policy`: `save my_test.policy`"
-        raise CommandError("usage", "name the file of tests to write" if not name else f"`{name}` is none", hint)
+        hint = "a test file ends in `_test.policy`: `save my_test.policy`"
+        raise CommandError(
+            "usage", "name the test file to write" if not name else f"`{name}` is not a test file name", hint
+        )
     if not asked:
-        raise CommandError("tests", "nothing was asked yet", "a test shows what comes of a request")
+        raise CommandError("tests", "no request was made yet", "a test needs at least one request")
     try:
         with Path(name).open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise CommandError("file", f"`{name}` is there: it stays", "name another file", (("file", name),)) from None
+        raise CommandError(
+            "file", f"`{name}` already exists and is not replaced", "name another file", (("file", name),)
+        ) from None
     except OSError as error:
         raise file_error(name, error) from None
 
@@ -336,7 +340,7 @@ def _line_editing(loop: ReplLoop) -> Iterator[None]:
 
 
 def completions(text: str, session: ReplSession) -> list[str]:
-    """What a line that begins so may go on as."""
+    """Return the possible completions of a line."""
     return [one for one in (*COMMANDS, *session.words()) if one.startswith(text)]
 
 
@@ -347,5 +351,5 @@ def _history_file() -> Path | None:
     state = os.environ.get("XDG_STATE_HOME")
     try:
         return (Path(state) if state else Path.home() / ".local" / "state") / "policyengine" / "history"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # the user has no home directory
         return None

@@ -1,4 +1,4 @@
-"""`policyengine serve`: the decision API."""
+"""`policyengine serve`: serve the decision API."""
 
 from __future__ import annotations
 
@@ -99,17 +99,18 @@ def serve(
     idle_seconds: IdleSeconds = 75,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Answer requests over HTTP, or over a Unix socket, or both.
+    """Serve decisions over HTTP, a Unix socket, or both.
 
-    It runs until SIGTERM or SIGINT, and ends in order then; a second one ends it at once. Facts in a request are
-    claims, so only a trusted gateway may make them: to listen elsewhere than on this machine needs a token file, with
-    a token on each line. A socket needs none: whoever may open its file may ask. Without a token file it refuses
-    requests whose Host is neither loopback nor an `--allowed-host`, and requests of web pages of other sites.
+    The server runs until SIGTERM or SIGINT and then stops gracefully; a second signal stops it immediately. Facts in a
+    request are claims, so only a trusted gateway may send them: listening on any address but loopback requires a token
+    file, with one token per line. A socket requires no token: the mode of its file controls who can connect. Without a
+    token file the server refuses requests whose Host is neither loopback nor an `--allowed-host`, and requests from web
+    pages of other sites.
 
-    SIGHUP makes it read its policies and entities anew, `--watch` whenever a file changes: they are checked, held to
-    their own tests, and then swapped at once; bad ones are refused, and the last good ones go on. So are those in which
-    a guard, a limit, a file or a package is gone, unless `--reload-allow` says so. With `--test` the first ones are
-    held to their tests, too.
+    SIGHUP reloads policies and entities, and so does each file change with `--watch`. New policies are checked, must
+    pass their own tests, and replace the current ones in one step; otherwise the reload is refused and the current
+    ones stay in use. A reload that removes a guard, a limit, a file or a package is refused, too, unless
+    `--reload-allow` permits it. With `--test` the policies must also pass their tests at the start.
 
     \b
     Example:

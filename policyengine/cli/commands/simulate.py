@@ -34,7 +34,7 @@ from policyengine.control_characters import one_line
 if TYPE_CHECKING:
     from policyengine.simulation import Series, SimulationResult, TrafficEvent
 
-MIN_COLUMNS, MAX_COLUMNS, LABEL_COLUMNS = 20, 100, 42  # of blocks, and what stands beside them
+MIN_COLUMNS, MAX_COLUMNS, LABEL_COLUMNS = 20, 100, 42  # of blocks, and of the labels next to them
 PIPE_COLUMNS = 60
 
 
@@ -60,21 +60,21 @@ def simulate(
 ) -> int:
     """Play traffic against rates and budgets.
 
-    The clock is a virtual one, and what is spent is forgotten in the end: a day takes seconds and changes nothing.
-    Shows what was admitted, throttled, denied or left to people to confirm, and how much was left of each limit.
+    The clock is virtual and nothing stays spent, so a simulated day takes seconds and changes nothing. The result shows
+    what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
 
     \b
     Workflows:
       steady    one after the other, evenly
       burst     half of a minute's requests in its first second
-      daily     a day's curve: quietest at 02:00, busiest at 14:00 UTC
-      many      many callers, a few of whom ask most (Zipf)
+      daily     a daily curve: quietest at 02:00, busiest at 14:00 UTC
+      many      many callers, a few of which send most requests (Zipf)
       lockstep  all callers at the same instants
       runaway   an agent that retries in a loop, 50 times as fast, in the middle third
 
     \b
     Exit codes:
-      0  played, whatever came of it
+      0  played, with any outcomes
       1  an error in the policy, a file or a request
       2  wrong usage
 
@@ -92,7 +92,7 @@ def simulate(
             made = plays.workflow(workflow.value, request, rate, callers, vary, lasting)
             played = _play_workflow(plays, made, workflow.value, width)
         else:
-            raise CommandError("usage", "one of `--trace` and `--workflow` says what is played", code=2)
+            raise CommandError("usage", "give either `--trace` or `--workflow`", code=2)
     return _output_result(played, format, output)
 
 
@@ -115,7 +115,7 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
         _play_events(plays, events, series, None, name)
     if not series.events:
         raise CommandError("request", f"no request in {describe_place(name)}", facts=(("file", name),))
-    left = f"; {trace.left_out:,} lines left out: they spent nothing, or are no decisions" if trace.left_out else ""
+    left = f"; {trace.left_out:,} lines left out: they spent nothing, or are not decisions" if trace.left_out else ""
     many = f"{series.events:,} request{'' if series.events == 1 else 's'}"
     words = (f"{many} of {describe_place(name)}{left}",)
     return plays.played(series, words, {"trace": name, "left_out": trace.left_out})
@@ -123,7 +123,7 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
 
 @contextmanager
 def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
-    """The lines of a trace, as they come."""
+    """Yield the lines of a trace as they arrive."""
     try:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
             yield (line for _, line in read_lines(file, MAX_REQUEST_BYTES))
@@ -145,8 +145,8 @@ def _play_events(
         where = describe_place(name, error.line) if error.line else "the request"
         raise CommandError("request", f"{where}{at}: {error.message}", error.hint, facts) from None
     except TooManySlotsError:
-        hint = "leave `--every` out, or take a longer time"
-        raise CommandError("usage", "`--every` is too short for so long a time", hint, code=2) from None
+        hint = "omit `--every`, or use a longer interval"
+        raise CommandError("usage", "`--every` is too short for the duration of the traffic", hint, code=2) from None
 
 
 # ── What is told ──────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""`policyengine suggest`: the doors that recorded traffic needs, as a policy to review."""
+"""`policyengine suggest`: the grants that recorded traffic needs, as a policy to review."""
 
 from __future__ import annotations
 
@@ -36,22 +36,23 @@ def suggest(
     log: DecisionsFile,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the policy there.", show_default=False),
+        typer.Option("--output", "-o", metavar="FILE", help="File to write the policy to.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace that file, if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     format: Annotated[
-        SuggestFormat, typer.Option("--format", help="For people, for programs, or the policy alone.")
+        SuggestFormat, typer.Option("--format", help="Output format; `policy` prints the policy alone.")
     ] = SuggestFormat.TEXT,
 ) -> int:
-    """Propose the doors that recorded requests need.
+    """Propose the grants that recorded requests need.
 
-    The log is decided again by the policies. What a door would help becomes one, as narrow as what was asked for; what
-    destroys something asks a person. What stays denied is listed with why. Then the log is decided once more, with the
-    doors: only what they are for may come out otherwise. That something was asked for is no reason to allow it: review.
+    The policies decide the log again. Each request that a grant would allow gets one, as narrow as the request;
+    destructive requests also need a person's confirmation. Requests that stay denied are listed with the reason. The
+    log is then decided once more with the grants: no other decision may change. A request being made is no reason to
+    allow it: review every grant.
 
     \b
     Exit codes:
-      0  done, also where no door is needed
+      0  done, even if no grant is needed
       1  an error
       3  other decisions would change, too: nothing is written
 
@@ -82,15 +83,17 @@ def _refuse_to_overwrite(output: Path, paths: Sequence[Path], force: bool) -> No
 
     facts = (("file", str(output)),)
     if output.suffix != ".policy" or is_test_file(output.name):
-        hint = "name it `observed.policy`, say"
-        raise CommandError("usage", f"`{output}` is no name of a policy", hint, facts, code=2)
+        hint = "name it `observed.policy`, for example"
+        raise CommandError("usage", f"`{output}` is not a policy file name", hint, facts, code=2)
     if not output.exists():
         return
     if any(os.path.realpath(one.name) == os.path.realpath(output) for one in load_sources(paths)[0]):
-        hint = "name another file: these doors are beside those that it has"
-        raise CommandError("file", f"`{output}` is one of the policies, and its doors would be lost", hint, facts)
+        hint = "name another file: the new grants add to those of the policies"
+        raise CommandError("file", f"`{output}` is one of the policies, and its grants would be lost", hint, facts)
     if not force:
-        raise CommandError("file", f"`{output}` is there: it stays", "name another file, or add `--force`", facts)
+        raise CommandError(
+            "file", f"`{output}` already exists and is not replaced", "name another file, or add `--force`", facts
+        )
 
 
 def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
@@ -121,22 +124,22 @@ def _show(found: PolicySuggestion, output: Path | None) -> None:
     stopped = found.records - found.unusable - found.allowed
     screen.line(f"{pluralize(found.records, 'decision')}: {found.allowed:,} allowed, {stopped:,} stopped")
     if found.unusable:
-        screen.line((f"left out, as the log does not hold what they rested on: {found.unusable:,}", "yellow"))
+        screen.line((f"left out, because the log lacks facts that they depend on: {found.unusable:,}", "yellow"))
     if found.doors:
         screen.line()
-        screen.line(("doors, the least first:", "bold"))
+        screen.line(("grants, the least first:", "bold"))
         rows = [(f"{len(one.lines):,}", one.who, f"may {one.target.may}", "asks" * one.asks) for one in found.doors]
         screen.table([tuple(map(_cell, row)) for row in rows])
     if found.left:
         screen.line()
-        screen.line(("not by a door:", "bold"))
+        screen.line(("not by a grant:", "bold"))
         shown = found.left[:MAX_ROWS]
         rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
         screen.table([tuple(map(_cell, row)) for row in rows])
         if len(found.left) > MAX_ROWS:
             screen.line(f"and {len(found.left) - MAX_ROWS:,} more: `--format json` has all")
     if not found.doors:
-        screen.line("no door would help" if found.left else "no door is needed")
+        screen.line("no grant would help" if found.left else "no grant is needed")
         return
     screen.line()
     if output is None:
@@ -154,10 +157,12 @@ def _print_proof(screen: Screen, found: PolicySuggestion) -> None:
     if not found.doors:
         return
     if found.holds:
-        words = f"proof: with the doors {len(found.flips):,} of {found.records:,} decisions flip, those and no other"
+        words = (
+            f"proof: with the grants {len(found.flips):,} of {found.records:,} decisions change, exactly as intended"
+        )
         screen.line((words, "bold green"))
         return
-    words = f"no proof: {len(found.flips):,} of {found.meant:,} flip that were meant, and {len(found.others):,} others"
+    words = f"no proof: {len(found.flips):,} of {found.meant:,} intended changes, and {len(found.others):,} others"
     screen.line((words, "bold red"))
     for flip in found.others[:MAX_ROWS]:
         screen.line(f"  line {flip.line}: {flip.old} -> {flip.new}")

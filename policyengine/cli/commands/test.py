@@ -1,4 +1,4 @@
-"""`policyengine test`: do policies decide as their `test` blocks say, and would the tests notice if they did not?"""
+"""`policyengine test`: run the `test` blocks of policies, and measure how much they cover."""
 
 from __future__ import annotations
 
@@ -17,50 +17,55 @@ from policyengine.install_hints import install_command
 Wish = TypeVar("Wish")
 
 NameFilter: TypeAlias = Annotated[
-    str | None, typer.Option("-k", metavar="TEXT", help="Only tests with this in their names.", show_default=False)
+    str | None, typer.Option("-k", metavar="TEXT", help="Run only tests whose names contain this.", show_default=False)
 ]
 RuleFilter: TypeAlias = Annotated[
-    str | None, typer.Option("--rule", metavar="NAME", help="Only tests about this guard.", show_default=False)
+    str | None, typer.Option("--rule", metavar="NAME", help="Run only tests about this guard.", show_default=False)
 ]
 PackageFilter: TypeAlias = Annotated[
-    str | None, typer.Option("--package", metavar="NAME", help="Only tests of this package.", show_default=False)
+    str | None, typer.Option("--package", metavar="NAME", help="Run only tests of this package.", show_default=False)
 ]
 Jobs: TypeAlias = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", min=0, help="How many processes; 0: one for each processor.", show_default="1"),
+    typer.Option("--jobs", "-j", min=0, help="Number of processes; 0 for one per processor.", show_default="1"),
 ]
 Seed: TypeAlias = Annotated[
-    int | None, typer.Option("--seed", help="Of what is drawn by chance: the same draws the same.", show_default="0")
+    int | None, typer.Option("--seed", help="Random seed; the same seed generates the same requests.", show_default="0")
 ]
 Examples: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--examples", min=1, help="How many requests each `forall` is held against.", show_default="200", metavar="N"
+        "--examples", min=1, help="Number of requests to try for each `forall`.", show_default="200", metavar="N"
     ),
 ]
 Output: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write that here, and text to stdout.", show_default=False),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the report to this file, and text to stdout.", show_default=False
+    ),
 ]
 CoverageFolder: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--coverage-html", metavar="DIR", help="Write it as pages, too.", show_default=False),
+    typer.Option("--coverage-html", metavar="DIR", help="Also write coverage as HTML pages.", show_default=False),
 ]
 LcovFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--coverage-lcov", metavar="FILE", help="Write it for lcov, too.", show_default=False)
+    Path | None,
+    typer.Option("--coverage-lcov", metavar="FILE", help="Also write coverage for lcov.", show_default=False),
 ]
 MinCoverage: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail when less is covered.", show_default=False
+        "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail if coverage is lower.", show_default=False
     ),
 ]
 MaxMutants: TypeAlias = Annotated[
     int | None,
-    typer.Option("--mutants", min=1, metavar="N", help="Only so many faults, drawn by chance.", show_default=False),
+    typer.Option(
+        "--mutants", min=1, metavar="N", help="Maximum number of faults, chosen at random.", show_default=False
+    ),
 ]
 WATCHED_SUFFIXES = (".policy", ".json", ".toml")
-POLL_MILLISECONDS = 200  # milliseconds
+POLL_MILLISECONDS = 200
 
 
 def run_tests(
@@ -68,29 +73,31 @@ def run_tests(
     only: NameFilter = None,
     rule: RuleFilter = None,
     package: PackageFilter = None,
-    stop: Annotated[bool, typer.Option("--exitfirst", "-x", help="Stop at the first that fails.")] = False,
+    stop: Annotated[bool, typer.Option("--exitfirst", "-x", help="Stop at the first failure.")] = False,
     jobs: Jobs = None,
     watch: Annotated[bool, typer.Option("--watch", help="Run again whenever a policy changes.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the tests that pass, too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the tests that pass.")] = False,
     seed: Seed = None,
     examples: Examples = None,
-    coverage: Annotated[bool, typer.Option("--coverage", help="Show what no test shows.")] = False,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Show what no test covers.")] = False,
     coverage_html: CoverageFolder = None,
     coverage_lcov: LcovFile = None,
     fail_under: MinCoverage = None,
-    mutate: Annotated[bool, typer.Option("--mutate", help="Make faults, and show those no test notices.")] = False,
+    mutate: Annotated[
+        bool, typer.Option("--mutate", help="Insert faults, and show those that no test notices.")
+    ] = False,
     mutants: MaxMutants = None,
-    format: Annotated[ReportFormat, typer.Option("--format", help="For people, or for programs.")] = ReportFormat.TEXT,
+    format: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = ReportFormat.TEXT,
     output: Output = None,
 ) -> int:
-    """Run the tests that policies carry.
+    """Run the `test` blocks of policies.
 
-    A failure shows the request, what was expected, what was decided and how, and the line of the test.
+    A failure shows the request, the expected outcome, the decision and its explanation, and the line of the test.
 
     \b
     Exit codes:
-      0  all passed, and what was measured is enough
-      1  a test failed; less is covered than asked for; no test notices a fault
+      0  all tests passed, and what was measured is sufficient
+      1  a test failed, coverage is too low, or no test notices a fault
       3  there are no tests
       4  the policy has errors
 
@@ -119,12 +126,12 @@ def run_tests(
 
 
 def first_set(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
-    """An option goes before the project's file."""
+    """Return the option, else the setting of the project, else the default."""
     return given if given is not None else configured if configured is not None else default
 
 
 def rerun_on_change(paths: Sequence[Path], once: Callable[[], int]) -> int:
-    """Runs until it is interrupted; what is wrong with a policy is told and waits for the next change."""
+    """Run until interrupted. Errors in a policy are reported, and the next change runs `once` again."""
     try:
         from watchfiles import watch
     except ImportError:
@@ -139,9 +146,9 @@ def rerun_on_change(paths: Sequence[Path], once: Callable[[], int]) -> int:
         rust_timeout=POLL_MILLISECONDS,
         yield_on_timeout=True,
     )
-    next(changing)  # it watches from here on: what changes while the tests run is not missed
+    next(changing)  # starts watching, so that changes during the first run are not missed
     run_reporting_errors(once)
-    screen.line(("watching for changes; Ctrl-C ends it", "dim"))
+    screen.line(("watching for changes; press Ctrl-C to stop", "dim"))
     for changes in changing:
         if changes:
             screen.line()

@@ -1,4 +1,4 @@
-"""`policyengine why`: a decision of a log by its id, explained as it was."""
+"""`policyengine why`: explain a decision of a log by its id."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS = 3
 INDENT = "  "
-MAX_TOKENS = 100_000  # that were issued before a decision, and may be the one that it was made by
+MAX_TOKENS = 100_000  # most recently issued tokens to remember while searching for the decision
 
 
 class TokenIssuance(NamedTuple):
-    """Where the log says that a token of our own was issued: to which client, and when."""
+    """The log entry of an issued token: its client, its time and its location."""
 
     client: str
     time: datetime
@@ -41,21 +41,20 @@ def why(
     log: DecisionsFile,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="The policies, or a bundle, to explain it by.", show_default=False),
+        typer.Argument(metavar="[PATH]...", help="Policies, or a bundle, to explain it with.", show_default=False),
     ] = None,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
-    """Explain a decision of a log as it was.
+    """Explain a decision from a log.
 
-    It is made again by the policies: with the facts, the directory, the clock and the approvals of then. If they are
-    not the ones that decided then, what they say today is shown beside what was said. Without policies only the record
-    is shown.
+    The policies decide the request again with the recorded facts, entities, time and approvals. If other policies made
+    the recorded decision, both decisions are shown. Without policies, only the record is shown.
 
     \b
     Exit codes:
-      0  explained: the policies come to the same
-      3  the policies come to something else, or what was left out of the log matters to them
+      0  explained: the policies make the same decision
+      3  the policies decide differently, or depend on facts that were left out of the log
       1  there is no such decision, or an error
 
     \b
@@ -81,12 +80,12 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """What decided then knew what it said. Others may say something else of what was left out."""
+    """Return whether other policies than the recorded ones decided and may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
 def read_entries(log: Path) -> Iterator[LogEntry]:
-    """All that a log tells; what cannot be read of it is told on stderr."""
+    """Yield all entries of a log; lines that cannot be read are reported on stderr. Raises CommandError."""
     from policyengine.audit import read_log
 
     screen = Screen(sys.stderr)
@@ -97,14 +96,14 @@ def read_entries(log: Path) -> Iterator[LogEntry]:
 
 
 def read_records(log: Path) -> Iterator[DecisionRecord]:
-    """The decisions of a log, as `read_entries` reads them."""
+    """Yield the decisions of a log. Raises CommandError."""
     from policyengine.audit import DecisionRecord
 
     return (one for one in read_entries(log) if isinstance(one, DecisionRecord))
 
 
 def _search_log(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None] | None:
-    """The decision, and what was issued before it that it was made by: a token is on record before anybody has it."""
+    """Return the decision, and the issuance of its token: a token is logged before the client receives it."""
     from policyengine.audit import DecisionRecord, TokenEventKind
 
     issued: dict[str | None, TokenIssuance] = {}
@@ -124,7 +123,7 @@ def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | No
     with show_progress("looking for the decision"):
         found = _search_log(id.strip().upper(), log)
     if found is None:
-        hint = "an id is told with each decision; older ones may be in a log that was moved away"
+        hint = "each decision has its id; older decisions may be in a log that was moved away"
         raise CommandError("log", f"no decision `{id}` in `{log}`", hint, (("file", str(log)),))
     return found
 
@@ -154,7 +153,7 @@ def _show_record(record: DecisionRecord, issued: TokenIssuance | None, format: O
     _print_reasons(screen, record)
     screen.line(f"{INDENT}revision: {record.revision}")
     _print_redactions(screen, record)
-    screen.line("name the policies to see the walk")
+    screen.line("name the policies to see the explanation")
     return 0
 
 
@@ -167,19 +166,19 @@ def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayRes
         screen.line(f"{INDENT}decided by {record.revision}")
         screen.line(f"{INDENT}these are   {again.decision.revision}: other policies")
         screen.line()
-        same = "they come to the same" if again.same else "they come to something else"
+        same = "they decide the same" if again.same else "they decide differently"
         screen.line(
             f"{same}:"
             if not again.unsure
-            else f"what they come to cannot be told; with its fingerprint in its place {same}:"
+            else f"their decision is uncertain; with fingerprints for what was left out {same}:"
         )
     elif not again.same:
         _print_reasons(screen, record)
         screen.line()
-        screen.line("decided again it comes to something else, for what was left out:" if record.redacted else
-                    "decided again by the same policies it comes to something else:")  # fmt: skip
+        screen.line("decided again, the outcome differs, because facts were left out:" if record.redacted else
+                    "decided again by the same policies, the outcome differs:")  # fmt: skip
     if again.unsure:
-        screen.line(f"{INDENT}it may rest on what was left out: {', '.join(again.unsure)}")
+        screen.line(f"{INDENT}it may depend on what was left out: {', '.join(again.unsure)}")
     first, _, walk = again.explanation.render().partition("\n")
     outcome = str(again.decision.outcome)
     screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))

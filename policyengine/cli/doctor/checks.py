@@ -1,7 +1,7 @@
 """The checks of `policyengine doctor`, in order.
 
-A check leaves nothing behind, but for the file of a SQLite store that was not there. Only what is named on the command
-line, in `identity.toml` or, with that, as an issuer or attester of the policies, is reached over a network.
+A check leaves nothing behind, except the file of a SQLite store that did not exist. It connects only to what is named
+on the command line or in `identity.toml`, and, with that, to the issuers and attesters of the policies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from policyengine.trusted_files import OTHERS_WRITE
 
 
 def run_checks(plan: DoctorPlan) -> Iterator[DoctorResult]:
-    """Of the machine first, then of what is to be served."""
+    """Check the machine first, then what is to be served."""
     yield check_python(sys.version_info[:2])
     yield from check_speed()
     yield from check_extras()
@@ -54,14 +54,14 @@ def run_checks(plan: DoctorPlan) -> Iterator[DoctorResult]:
     elif plan.identity is not None:
         hint = f"`policyengine doctor PATH --identity {plan.identity}`"
         yield DoctorResult(
-            "identity", DoctorStatus.WARNING, f"`{plan.identity}` is looked at beside its policies only", hint
+            "identity", DoctorStatus.WARNING, f"`{plan.identity}` is checked only together with its policies", hint
         )
 
 
 def files_to_check(plan: DoctorPlan) -> Iterator[FileModeRule]:
-    """Files that are to be this user's alone, or that nobody else is to write."""
+    """Yield files that only this user may use, or that no other user may write."""
     if plan.log is not None:
-        yield FileModeRule("log", plan.log, OTHERS_WRITE, "600")  # who may read it `log` says
+        yield FileModeRule("log", plan.log, OTHERS_WRITE, "600")  # `check_log` checks who may read it
     if plan.tokens is not None:
         yield FileModeRule("tokens", plan.tokens, OTHERS_WRITE, "600")
     yield from store_files(plan.store)

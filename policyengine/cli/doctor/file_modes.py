@@ -1,4 +1,5 @@
-"""What `policyengine doctor` says of files: whose they are, who else may read or write them, and what mends it."""
+"""File checks of `policyengine doctor`: the owner of each file, who else can read or write it, and the command to fix
+it."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ from pathlib import Path
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.trusted_files import OTHERS_WRITE, UntrustedPathError, trusted_path, write_problem
 
-PRIVATE_MASK = 0o077  # what nobody but the owner is to do with files that we write
-SECRET_MASK = stat.S_IRWXO | stat.S_IWGRP  # with files of secrets: a group may read those that Kubernetes mounts
-MAX_POLICY_FILES = 1_000  # files of policies that are looked at
+PRIVATE_MASK = 0o077  # all access by others to files that policyengine writes
+SECRET_MASK = stat.S_IRWXO | stat.S_IWGRP  # for secrets: a group may read those that Kubernetes mounts
+MAX_POLICY_FILES = 1_000  # policy files to check
 
 
 @dataclass(frozen=True, slots=True)
 class FileModeRule:
-    """`check` is what findings call it; `denies` are the bits that its mode may not have, `mode` the one to give it."""
+    """The mode that a file should have. `check` is its name in findings, `denies` are forbidden mode bits, `mode` is
+    the fix."""
 
     check: str
     path: Path
@@ -29,7 +31,7 @@ class FileModeRule:
 
 
 def check_file_modes(files: Iterable[FileModeRule]) -> Iterator[DoctorResult]:
-    """Nothing of what is not there, or is as it should be. Of each folder once."""
+    """Yield problems of files, and of each of their folders once. Files that do not exist have none."""
     folders: set[Path] = set()
     for file in files:
         try:
@@ -54,7 +56,7 @@ def check_file(file: FileModeRule, place: Path, found: os.stat_result) -> Iterat
 
 
 def check_folder(check: str, folder: Path, found: os.stat_result) -> Iterator[DoctorResult]:
-    """Who can write it can put another file in place of one of ours, unless nobody may remove those of others."""
+    """Check who can replace our files in the folder; a sticky bit set by this user or root prevents it."""
     problem = write_problem(folder, found)
     if problem is None or (found.st_mode & stat.S_ISVTX and found.st_uid in (os.geteuid(), 0)):
         return
@@ -70,7 +72,7 @@ def chown_command(place: Path) -> str:
 
 
 def store_files(url: str) -> Iterator[FileModeRule]:
-    """A file of SQLite, and those that it keeps beside it."""
+    """Yield the file of a SQLite store, and the files that SQLite keeps next to it."""
     from policyengine.stores.url import StoreUrlError, parse_store_url, sqlite_path
 
     try:
@@ -82,7 +84,7 @@ def store_files(url: str) -> Iterator[FileModeRule]:
 
 
 def identity_files(path: Path) -> Iterator[FileModeRule]:
-    """The settings, and every file that they name."""
+    """Yield the settings file and every file that it names."""
     from policyengine.identity.config.model import IdentityError, read_identity_config
 
     yield FileModeRule("identity", path, OTHERS_WRITE, "go-w")
@@ -96,7 +98,7 @@ def identity_files(path: Path) -> Iterator[FileModeRule]:
 
 
 def referenced_files(value: object) -> Iterator[tuple[bool, Path]]:
-    """Whether what lies there is secret, and the file, for all that settings name."""
+    """Yield every file that the settings name, and whether it holds a secret."""
     from pydantic import BaseModel
 
     match value:
@@ -122,7 +124,7 @@ def referenced_files(value: object) -> Iterator[tuple[bool, Path]]:
 
 
 def check_policy_files(paths: Sequence[Path]) -> Iterator[DoctorResult]:
-    """Who else can change what decides: of all files and folders the first, and how many there are."""
+    """Report who else can change the policies: the first such file or folder, and how many there are."""
     found = [
         problem
         for place in islice(walk_policy_files(paths), MAX_POLICY_FILES)

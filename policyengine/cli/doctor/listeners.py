@@ -1,4 +1,4 @@
-"""What the server listens at, and who may ask there: ports, the Unix socket, tokens."""
+"""Checks of the listeners and their tokens: ports, the Unix socket, the token file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.cli.settings.file import load_settings
 
 
 def check_ports(plan: DoctorPlan) -> Iterator[DoctorResult]:
-    """Questions need a token where others can ask; metrics do not."""
+    """Check that each port is free. Decisions need a token if other machines can connect; metrics do not."""
     from policyengine.server.listeners import ServeError, bind_listener, port_listener, resolve_address
 
     for option, port in plan.ports:
@@ -33,7 +33,7 @@ def check_unix_socket(path: Path) -> DoctorResult:
 
     try:
         with unix_listener(path, 0o600):
-            return DoctorResult("socket", DoctorStatus.OK, f"`{path}` can be listened at")
+            return DoctorResult("socket", DoctorStatus.OK, f"`{path}` is ready to listen on")
     except ServeError as error:
         return DoctorResult("socket", DoctorStatus.FAILED, error.message, error.hint)
 
@@ -49,14 +49,14 @@ def check_token_file(path: Path) -> DoctorResult:
         return DoctorResult(
             "tokens",
             DoctorStatus.WARNING,
-            f"everybody on this machine can read `{path}`",
+            f"every user on this machine can read `{path}`",
             f"chmod 600 {shlex.quote(str(path))}",
         )
-    return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` holds {len(found.tokens)}")
+    return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` has {len(found.tokens)} usable")
 
 
 def check_authzen_callers(plan: DoctorPlan) -> Iterator[DoctorResult]:
-    """Whether each caller that AuthZEN spends for has a token; files that cannot be read are found by others."""
+    """Check that each caller that AuthZEN spends for has a token. Other checks report files that cannot be read."""
     from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 
     try:

@@ -1,4 +1,4 @@
-"""The machine: Python, extras, clock, time zones, open files."""
+"""Checks of the machine: Python, extras, clock, time zones, open files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.install_hints import install_command
 
 MIN_PYTHON = (3, 11)
-# Modules that stand for extras of the distribution, and what each gives.
+# The module that shows that an extra of the distribution is installed, and what the extra provides.
 EXTRAS = {
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
     "httpx": ("httpx", "`policyengine.client.http`"),
-    "mcp": ("mcp", "`mcp-gateway`, and `init --mcp` of a server that is asked"),
+    "mcp": ("mcp", "`mcp-gateway`, and `init --mcp` of a running server"),
     "metrics": ("prometheus_client", "`/metrics`"),
     "openapi": ("yaml", "`init --openapi` of a specification in YAML"),
-    "re2": ("re2", "regular expressions in time that is linear, in C"),
+    "re2": ("re2", "linear-time regular expressions in C"),
     "redis": ("redis", "`--store redis://…`"),
     "sign": ("cryptography", "signed bundles"),
     "bao": ("hvac", "secrets and keys in OpenBao"),
@@ -31,7 +31,7 @@ SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
 MAX_SKEW_SECONDS = 1.0  # seconds
-NTP_HINT = "keep both clocks by NTP (`timedatectl set-ntp true`)"
+NTP_HINT = "synchronise both clocks with NTP (`timedatectl set-ntp true`)"
 
 
 def check_python(version: tuple[int, ...]) -> DoctorResult:
@@ -47,7 +47,7 @@ def check_speed() -> Iterator[DoctorResult]:
         hint = f"pip install {' '.join(missing)}"
         yield DoctorResult("speed", DoctorStatus.WARNING, f"the server is slower without {' and '.join(missing)}", hint)
     else:
-        yield DoctorResult("speed", DoctorStatus.OK, f"{' and '.join(SPEED_MODULES)} are there")
+        yield DoctorResult("speed", DoctorStatus.OK, f"{' and '.join(SPEED_MODULES)} are installed")
 
 
 def check_extras() -> Iterator[DoctorResult]:
@@ -57,35 +57,36 @@ def check_extras() -> Iterator[DoctorResult]:
             yield DoctorResult("extras", DoctorStatus.NOTE, f"without `{name}` there is no {gives}", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:
-        yield DoctorResult("extras", DoctorStatus.OK, f"there are {', '.join(there)}")
+        yield DoctorResult("extras", DoctorStatus.OK, f"installed: {', '.join(there)}")
 
 
 def check_clock(now: float) -> DoctorResult:
-    """Rates, approvals and credentials rest on it. It cannot be before this program was put here."""
+    """Check the clock, on which rates, approvals and credentials depend. It must not be before this program's
+    installation."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
         behind = f"the clock is at least {int(installed - now):,} s behind: this program was installed later than now"
         return DoctorResult(
-            "clock", DoctorStatus.FAILED, behind, "set it, and keep it by NTP (`timedatectl set-ntp true`)"
+            "clock", DoctorStatus.FAILED, behind, "set it, and synchronise it with NTP (`timedatectl set-ntp true`)"
         )
     return DoctorResult("clock", DoctorStatus.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
 
 
 def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:
-    """Policies speak of hours in time zones."""
+    """Check that time zones are available, because policies use hours in time zones."""
     from zoneinfo import ZoneInfo
 
     try:
         ZoneInfo(zone)
     except (LookupError, OSError, ValueError):
         return DoctorResult(
-            "timezones", DoctorStatus.FAILED, f"the time zone `{zone}` is not known here", "pip install tzdata"
+            "timezones", DoctorStatus.FAILED, f"the time zone `{zone}` is unknown on this machine", "pip install tzdata"
         )
     return DoctorResult("timezones", DoctorStatus.OK, "time zones are known")
 
 
 def open_file_limit() -> int | None:
-    """None where there is no such limit."""
+    """Return the limit of open files, or None if there is none."""
     if find_spec("resource") is None:
         return None
     import resource
@@ -95,11 +96,11 @@ def open_file_limit() -> int | None:
 
 
 def check_open_files(limit: int | None) -> DoctorResult:
-    """Each connection is an open file."""
+    """Check the limit of open files: each connection is one."""
     if limit is not None and limit < MIN_OPEN_FILES:
         hint = "`ulimit -n 65536`, or `LimitNOFILE=65536` for systemd"
         return DoctorResult(
-            "files", DoctorStatus.WARNING, f"a process may open {limit:,} files: so many connections", hint
+            "files", DoctorStatus.WARNING, f"a process may open {limit:,} files, which limits connections", hint
         )
     return DoctorResult(
         "files", DoctorStatus.OK, "no limit" if limit is None else f"a process may open {limit:,} files"

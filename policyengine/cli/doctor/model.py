@@ -1,4 +1,4 @@
-"""What `policyengine doctor` is asked about, and what each of its checks finds: how it stands, and what to do."""
+"""The plan of `policyengine doctor`, and the result of each check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class DoctorStatus(StrEnum):
-    """How it stands: `note` is for whoever wonders, `warning` for whoever goes into production."""
+    """The status of a check: a `note` is information, a `warning` matters in production."""
 
     OK = "ok"
     NOTE = "note"
@@ -22,12 +22,12 @@ class DoctorResult:
     status: DoctorStatus
     message: str
     hint: str | None = None
-    lines: tuple[str, ...] = ()  # below the message: places
+    lines: tuple[str, ...] = ()  # locations, below the message
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorPlan:
-    """What is to be served, as `policyengine serve` would be told."""
+    """What is to be served, with the options of `policyengine serve`."""
 
     paths: tuple[Path, ...] = ()
     host: str = "127.0.0.1"

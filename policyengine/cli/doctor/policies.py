@@ -1,4 +1,4 @@
-"""What the server decides by: policies, entities, identity and settings."""
+"""Checks of the policies, entities, identity and settings that the server would decide with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_policies(plan: DoctorPlan, answers: bool) -> Iterator[DoctorResult]:
-    """Policies are no worse where the store does not answer; whether workers share it nobody knows then."""
+    """Check the policies, also if the store does not answer; whether workers can share it is unknown then."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
 
@@ -27,7 +27,7 @@ def check_policies(plan: DoctorPlan, answers: bool) -> Iterator[DoctorResult]:
         store = plan.store if answers else "memory:"
         engine = load_engine(plan.paths, plan.entities, plan.trusted, store=store, identity=plan.identity)
     except CommandError as error:
-        status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows all of it"
+        status = f"`policyengine check {' '.join(map(str, plan.paths))}` shows every error"
         yield DoctorResult(
             error.kind, DoctorStatus.FAILED, error.message, error.hint if error.kind != "policy" else status
         )
@@ -54,7 +54,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
-    """What no gateway shows whose adapter would be open."""
+    """Report conditions on absences that no gateway of an open adapter shows."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
     from policyengine.http.forwarded_parts import GatewayAdapter
 
@@ -70,29 +70,31 @@ def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
 
 
 def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:
-    """Whether what the policies read of entities is supplied by something."""
+    """Check that something supplies what the policies read of entities."""
     from policyengine.cli.commands.check import check_files, find_unsupplied
 
     many = len(find_unsupplied(check_files(paths)[0], engine.directory))
     if not many:
-        return DoctorResult("entities", DoctorStatus.OK, "the rows have what the policies read")
+        return DoctorResult("entities", DoctorStatus.OK, "the rows supply everything that the policies read")
     named = " ".join(f"--entities {one}" for one in entities)
     hint = f"`policyengine check {' '.join(map(str, paths))} {named}` shows it"
-    message = f"{many:,} thing{'' if many == 1 else 's'} that the policies read will be unknown"
+    message = f"{many:,} attribute{'' if many == 1 else 's'} that the policies read will be unknown"
     return DoctorResult("entities", DoctorStatus.WARNING, message, hint)
 
 
 def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
-    """Of an `identity.toml` that the engine has read: whether each issuer and attester tells its keys now."""
+    """Check an `identity.toml` that the engine has read: whether each issuer and attester publishes its keys now."""
     from policyengine.identity.config.model import read_identity_config
     from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents
 
     configuration = read_identity_config(file)
     yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` fits the policies")
     if not configuration.identity.hosts:
-        message = "a proof for another service counts here where that passes it on, with its own name in `Host`"
+        message = (
+            "a DPoP proof for another service is accepted here if that service forwards it with its own name in `Host`"
+        )
         yield DoctorResult(
-            "hosts", DoctorStatus.WARNING, message, 'name yours: `[identity]` `hosts = ["api.acme.example"]`'
+            "hosts", DoctorStatus.WARNING, message, 'name your hosts: `[identity]` `hosts = ["api.acme.example"]`'
         )
     for client, agent, meant in find_unknown_agents(configuration, engine.kernel):
         message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
@@ -100,7 +102,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     for key_source in check_key_sources(configuration, engine.kernel):
         what = "tokens" if key_source.kind == "issuer" else "attestations"
         if key_source.problem is not None:
-            hint = f"until they are, its {what} are refused by the code `provider`"
+            hint = f"until then, its {what} are refused with the code `provider`"
             yield DoctorResult(
                 key_source.kind,
                 DoctorStatus.WARNING,
@@ -108,28 +110,30 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
                 hint,
             )
         elif not key_source.keys:
-            hint = (
-                "public keys count that are for signatures (`use`, `key_ops`) and strong enough, without private parts"
-            )
+            hint = "a key must be public, for signatures (`use`, `key_ops`), strong enough, and without private parts"
             yield DoctorResult(key_source.kind, DoctorStatus.WARNING, f"`{key_source.name}` has no usable key", hint)
         else:
             many = "1 key" if key_source.keys == 1 else f"{key_source.keys:,} keys"
-            yield DoctorResult(key_source.kind, DoctorStatus.OK, f"`{key_source.name}` tells {many}")
+            yield DoctorResult(key_source.kind, DoctorStatus.OK, f"`{key_source.name}` publishes {many}")
 
 
 def check_project_settings(paths: Sequence[Path]) -> Iterator[DoctorResult]:
-    """Raises CommandError for what is wrong in `policyengine.toml`."""
+    """Check `policyengine.toml`. Raises CommandError."""
     found = load_settings(paths)
     if found.file is None:
         yield DoctorResult(
-            "configuration", DoctorStatus.NOTE, "there is no `policyengine.toml`: everything is as by default"
+            "configuration", DoctorStatus.NOTE, "there is no `policyengine.toml`: every setting has its default"
         )
     else:
         headers = ", ".join(sorted(found.gateway.facts.values()))
-        yield DoctorResult("configuration", DoctorStatus.OK, f"`{found.file}`: gateways say who asks in {headers}")
+        yield DoctorResult(
+            "configuration", DoctorStatus.OK, f"`{found.file}`: gateways identify the caller in {headers}"
+        )
         if found.gateway.agent_id == "":
             hint = "name the header in which the gateway sets it: `[gateway]`, `agent_id`"
-            yield DoctorResult("configuration", DoctorStatus.WARNING, "no header says which agent asks", hint)
+            yield DoctorResult("configuration", DoctorStatus.WARNING, "no header names the agent", hint)
     if getattr(found, "observe", None) is not None:
-        hint = "take `[observe]` out of it once nothing is reported any more (docs/observe.md)"
-        yield DoctorResult("observe", DoctorStatus.WARNING, "it observes: what policies deny passes all the same", hint)
+        hint = "remove `[observe]` once nothing is reported any more (docs/observe.md)"
+        yield DoctorResult(
+            "observe", DoctorStatus.WARNING, "observe mode is on: requests that policies deny pass", hint
+        )

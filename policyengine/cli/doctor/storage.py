@@ -1,4 +1,4 @@
-"""What the server writes to: the decision log and the store."""
+"""Checks of the decision log and the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def check_log(path: Path) -> DoctorResult:
     place = path if path.exists() else folder
     if path.exists() and not path.is_file():
         return DoctorResult(
-            "log", DoctorStatus.FAILED, f"`{path}` is no file", "name a file: lines stay whole in files only"
+            "log",
+            DoctorStatus.FAILED,
+            f"`{path}` is not a regular file",
+            "name a regular file: only there do lines stay whole",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(
@@ -36,13 +39,13 @@ def check_log(path: Path) -> DoctorResult:
     free = shutil.disk_usage(folder).free
     if free < LOW_DISK_BYTES:
         status = DoctorStatus.FAILED if free < MIN_DISK_BYTES else DoctorStatus.WARNING
-        hint = "make room, or move old logs away: what cannot be written down is denied"
+        hint = "free some space, or move old logs: what cannot be logged is denied"
         return DoctorResult("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
     if path.exists() and path.stat().st_mode & OTHERS_READ:
         return DoctorResult(
             "log",
             DoctorStatus.WARNING,
-            f"others may read `{path}`: it holds what was asked",
+            f"others can read `{path}`, which records requests",
             f"chmod 600 {shlex.quote(str(path))}",
         )
     return DoctorResult("log", DoctorStatus.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
@@ -61,9 +64,7 @@ def check_store(url: str) -> DoctorResult:
         found = open_store(url)
         if not isinstance(found, ResilientStore):
             hint = "`--store sqlite:///store.db` or `redis://…` keeps it (docs/stores.md)"
-            return DoctorResult(
-                "store", DoctorStatus.NOTE, "what decisions spend is in memory: a restart forgets it", hint
-            )
+            return DoctorResult("store", DoctorStatus.NOTE, "state is kept in memory: a restart loses it", hint)
         with closing(found):
             name = found.about()
             found.check(system_time())
@@ -71,15 +72,17 @@ def check_store(url: str) -> DoctorResult:
     except StoreUrlError as error:
         return DoctorResult("store", DoctorStatus.FAILED, error.message, error.hint)
     except ClockSkewError as error:
-        hint = f"{NTP_HINT}: what rests on the store is denied as long as they differ by more than `skew` of its URL"
+        hint = f"{NTP_HINT}: decisions that need the store are denied while the clocks differ by more than its `skew`"
         return DoctorResult("store", DoctorStatus.FAILED, error.reason, hint)
     except StoreError as error:
-        return DoctorResult("store", DoctorStatus.FAILED, f"the store does not answer: {error}", "see that it runs")
+        return DoctorResult(
+            "store", DoctorStatus.FAILED, f"the store does not answer: {error}", "check that it is running"
+        )
     return check_store_clock(name, found.skew)
 
 
 def check_missing_store_file(url: str) -> DoctorResult | None:
-    """Of a file of SQLite that is not there: a look makes none."""
+    """Report a SQLite file that does not exist, without creating it."""
     from policyengine.stores.url import parse_store_url, sqlite_path
 
     path = Path(sqlite_path(parse_store_url(url))) if url.startswith("sqlite:") else None
@@ -99,7 +102,7 @@ def check_missing_store_file(url: str) -> DoctorResult | None:
 
 
 def check_store_clock(name: str, skew: ClockSkew) -> DoctorResult:
-    """Of this machine and of a store that answers."""
+    """Compare the clock of this machine with that of a store that answers."""
     from policyengine.stores.clock_skew import format_microseconds
 
     offset = abs(skew.offset or 0)

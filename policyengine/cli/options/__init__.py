@@ -1,1 +1,1 @@
-"""Options that commands share, and those of commands with many."""
+"""Options that several commands share, and those of commands with many options."""

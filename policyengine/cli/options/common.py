@@ -19,14 +19,17 @@ PoliciesOrBundle: TypeAlias = Annotated[
 TrustedKeys: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option(
-        "--trust", metavar="KEY", help="A public key; one of these must have signed the bundle.", show_default=False
+        "--trust",
+        metavar="KEY",
+        help="A public key file; one of these keys must have signed the bundle.",
+        show_default=False,
     ),
 ]
-TextOrJson: TypeAlias = Annotated[OutputFormat, typer.Option("--format", help="For people, or for programs.")]
+TextOrJson: TypeAlias = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
 RequestFile: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--request", "-r", metavar="FILE|-", help="The question, as JSON; `-` reads it from stdin.", show_default=False
+        "--request", "-r", metavar="FILE|-", help="The request, as JSON; `-` reads it from stdin.", show_default=False
     ),
 ]
 EntitySources: TypeAlias = Annotated[
@@ -35,7 +38,7 @@ EntitySources: TypeAlias = Annotated[
         "--entities",
         "-e",
         metavar="SOURCE",
-        help="Who is who: JSON, JSON Lines, CSV, a database: docs/entities.md.",
+        help="Entities from JSON, JSON Lines, CSV or a database (docs/entities.md).",
         show_default=False,
     ),
 ]
@@ -44,7 +47,7 @@ IdentityFile: TypeAlias = Annotated[
     typer.Option(
         "--identity",
         metavar="FILE",
-        help="Verify raw credentials, as that file says: docs/identity.md.",
+        help="Verify raw credentials as this file configures (docs/identity.md).",
         show_default=False,
     ),
 ]
@@ -56,5 +59,5 @@ DecisionsFile: TypeAlias = Annotated[
 ]
 StoreUrl: TypeAlias = Annotated[
     str,
-    typer.Option("--store", metavar="URL", help="What keeps rates, budgets and approvals: docs/stores.md names them."),
+    typer.Option("--store", metavar="URL", help="Where to keep rates, budgets and approvals (docs/stores.md)."),
 ]

@@ -1,4 +1,4 @@
-"""The decision log of a command that decides: opened as its options say, and what is wrong with it told."""
+"""The decision log of a command that decides: open it as the options say, and report its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """The options, as they were given."""
+    """The options of the decision log."""
 
     path: Path | None
     on_failure: LogFailureMode
@@ -32,27 +32,27 @@ class LogOptions:
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
-    """Raises CommandError, LogError."""
+    """Open the decision log; return None without `--log`. Raises CommandError and LogError."""
     from policyengine.audit import DecisionLog, Rotation
 
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
         if redact or not plain:
-            raise CommandError("usage", "there is no log", "name its file: `--log decisions.jsonl`", code=2)
+            raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
         return None
     found = DecisionLog(
         asked.path, on_failure=asked.on_failure.value, redact=redact, rotation=rotation, sync=asked.sync.value
     )
     if found.others_may_read:
-        warning = f"others may read `{asked.path}`: it holds what was asked (`chmod 600` keeps it to its owner)"
+        warning = f"others can read `{asked.path}`, which records requests (`chmod 600` restricts it to its owner)"
         Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
     return found
 
 
 @contextmanager
 def report_log_errors(path: Path | None) -> Iterator[None]:
-    """A log that cannot be used is told as a mistake of whoever named it."""
+    """Report a log that cannot be used as an error of the command line."""
     from policyengine.audit import LogError
 
     try:

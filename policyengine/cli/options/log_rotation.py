@@ -1,4 +1,4 @@
-"""When the decision log begins another file, as people say it: `100MB`, `1d`."""
+"""When to rotate the decision log, by size or age: `100MB`, `1d`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_AGE_SECONDS = 60  # seconds
 
 
 def parse_rotation(wishes: Sequence[str], keep: int | None, compress: bool) -> Rotation:
-    """Raises CommandError."""
+    """Parse the options of rotation. Raises CommandError."""
     from policyengine.audit import Rotation
 
     size = age = None
@@ -28,7 +28,7 @@ def parse_rotation(wishes: Sequence[str], keep: int | None, compress: bool) -> R
         else:
             age = parse_age(wish)
     if size is None and age is None and (keep is not None or compress):
-        raise CommandError("usage", "the log is one file", "say when another begins: `--log-rotate 100MB`", code=2)
+        raise CommandError("usage", "the log is not rotated", "say when to rotate it: `--log-rotate 100MB`", code=2)
     return Rotation(size, age, keep, compress)
 
 
@@ -44,5 +44,5 @@ def parse_age(wish: str) -> int:
     if lasting is None:
         raise CommandError("usage", f"`{wish}` is neither a size nor an age", "as in `100MB` or `1d`", code=2)
     if lasting.total_seconds() < MIN_AGE_SECONDS:
-        raise CommandError("usage", f"`{wish}` is too short for a file", "a minute or longer", code=2)
+        raise CommandError("usage", f"`{wish}` is too short to rotate a log", "use a minute or longer", code=2)
     return int(lasting.total_seconds())

@@ -1,4 +1,4 @@
-"""`serve --observe`: what is observed and until when, by options and by `policyengine.toml`; and saying so loudly."""
+"""`serve --observe`: what is observed and until when, by options and `policyengine.toml`, and its warning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEEK_SECONDS = 7 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class ObserveOptions:
-    """The options, as they were given."""
+    """The options of observe mode."""
 
     observe: bool | None
     until: str | None
@@ -30,7 +30,7 @@ class ObserveOptions:
 
 
 def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSettings | None) -> None:
-    """Have the engine observe, where somebody asks for it. An option stands before what the file says of it."""
+    """Start observe mode if an option or the file asks for it; options take precedence. Raises CommandError."""
     from policyengine.engine.observe_mode import Observe, ObserveError
 
     wanted = configured is not None if asked.observe is None else asked.observe
@@ -40,8 +40,8 @@ def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSe
     until = asked.until or (configured.until if configured else "")
     if not until:
         now = datetime.fromtimestamp(datetime.now(UTC).timestamp() + WEEK_SECONDS, UTC)
-        hint = f"name one, 90 days ahead at most: `--observe-until {now:%Y-%m-%dT%H:%MZ}`"
-        raise CommandError("usage", "observing needs an end, after which it is enforced", hint, code=2)
+        hint = f"set it, at most 90 days ahead: `--observe-until {now:%Y-%m-%dT%H:%MZ}`"
+        raise CommandError("usage", "observing needs an end, after which policies are enforced", hint, code=2)
     packages = asked.packages or (configured.packages if configured else ())
     endpoints = asked.endpoints or (configured.endpoints if configured else ())
     try:
@@ -53,19 +53,19 @@ def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSe
 
 def _refuse_limits_alone(asked: ObserveOptions) -> None:
     if asked.until or asked.packages or asked.endpoints:
-        hint = "add `--observe`" if asked.observe is None else "leave the others out"
+        hint = "add `--observe`" if asked.observe is None else "omit the other options"
         raise CommandError("usage", "nothing is observed, so there is nothing to limit", hint, code=2)
 
 
 def _parse_end(text: str) -> datetime:
-    """A time, to the minute or finer, or how long from now."""
+    """Parse a time, to the minute or finer, or a duration from now. Raises CommandError."""
     lasting = parse_duration(text)
     if lasting is not None:
         return datetime.now(UTC) + lasting
     found = parse_time(text if RFC3339.fullmatch(text) else _with_seconds(text))
     if found is None:
         hint = "write it with its zone, as in `2026-12-01T00:00Z`, or as a duration, as in `7d`"
-        raise CommandError("usage", f"`{text}` is no time to observe until", hint, code=2)
+        raise CommandError("usage", f"`{text}` is not a time or a duration", hint, code=2)
     return found
 
 
@@ -77,21 +77,21 @@ def _with_seconds(text: str) -> str:
 def _warn_observing(engine: Engine, until: str) -> None:
     screen, observing = Screen(sys.stderr), engine.observing
     if observing is None:
-        words = f"observing ended at {until}: everything is enforced. Take the options away"
+        words = f"observing ended at {until}: everything is enforced; remove the options"
         screen.line(("warning: ", "bold yellow"), words)
         return
     words = f"OBSERVING, NOT ENFORCING, until {observing.to_dict()['until']}: {describe_scope(engine)} is let through"
     screen.line(("warning: ", "bold yellow"), (words, "bold yellow"))
     if engine.log is None:
-        unrecorded = "nothing of it is recorded: name a file with `--log`, for `policyengine suggest`"
+        unrecorded = "no decisions are recorded: name a file with `--log` for `policyengine suggest`"
         screen.line(("warning: ", "bold yellow"), unrecorded)
     if parse_duration(until) is not None:
-        again = "each start begins anew: name a time where something restarts this server"
+        again = "each start begins a new period: set a fixed time if this server restarts automatically"
         screen.line(("warning: ", "bold yellow"), again)
 
 
 def describe_scope(engine: Engine) -> str:
-    """What is observed, in words."""
+    """Return a description of what is observed."""
     observing = engine.observing
     assert observing is not None
     limits = [f"of {one}" for one in observing.packages], [f"at {one}" for one in observing.endpoints]

@@ -1,4 +1,4 @@
-"""What `policyengine serve` can be told: where to listen, who may ask, and what to write down."""
+"""The options of `policyengine serve`: where to listen, who may connect, and what to log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ServerLogFormat(StrEnum):
     JSON = "json"
 
 
-Host: TypeAlias = Annotated[str, typer.Option("--host", help="Where to listen.")]
+Host: TypeAlias = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 Port: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -38,29 +38,34 @@ Port: TypeAlias = Annotated[
         "-p",
         min=0,
         max=65535,
-        help="0 takes a free one. [default: 8080, none with --socket]",
+        help="Port to listen on; 0 picks a free one. [default: 8080, none with --socket]",
         show_default=False,
     ),
 ]
 EnvoyPort: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--envoy-grpc", metavar="PORT", min=1, max=65535, help="Answer Envoy by gRPC on that port.", show_default=False
+        "--envoy-grpc",
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Answer Envoy over gRPC on this port.",
+        show_default=False,
     ),
 ]
 SocketPath: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--socket", metavar="PATH", help="Answer sidecars at a Unix socket.", show_default=False),
+    typer.Option("--socket", metavar="PATH", help="Answer sidecars on this Unix socket.", show_default=False),
 ]
 SocketMode: TypeAlias = Annotated[
-    str, typer.Option("--socket-mode", metavar="OCTAL", help="Who may connect: the mode of its file.")
+    str, typer.Option("--socket-mode", metavar="OCTAL", help="Mode of the socket file: who can connect.")
 ]
 PublicUrl: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--public-url",
         metavar="URL",
-        help="Where gateways find it: what the metadata of AuthZEN say.",
+        help="Public URL of this server, for its AuthZEN metadata.",
         show_default=False,
     ),
 ]
@@ -69,29 +74,29 @@ AllowedHost: TypeAlias = Annotated[
     typer.Option(
         "--allowed-host",
         metavar="NAME",
-        help="A name, beside localhost, to which it answers without a token; `*.NAME`: all below.",
+        help="A Host name, besides localhost, to answer without a token; `*.NAME`: all subdomains.",
         show_default=False,
     ),
 ]
-Workers: TypeAlias = Annotated[int, typer.Option("--workers", metavar="N", help="How many processes answer.")]
+Workers: TypeAlias = Annotated[int, typer.Option("--workers", metavar="N", help="Number of worker processes.")]
 TokensFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--token-file", metavar="FILE", help="Who asks must show a token of it.", show_default=False),
+    typer.Option("--token-file", metavar="FILE", help="Require a bearer token from this file.", show_default=False),
 ]
 WatchFiles: TypeAlias = Annotated[
-    bool, typer.Option("--watch/--no-watch", help="Read policies anew whenever a file changes.")
+    bool, typer.Option("--watch/--no-watch", help="Reload policies whenever a file changes.")
 ]
 ReloadAllow: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--reload-allow",
         metavar="WORD",
-        help="What a reload may take away or open, as in `removed-guards`; nothing else.",
+        help="What a reload may remove or open, such as `removed-guards`; may be repeated.",
         show_default=False,
     ),
 ]
 ReloadGateOption: TypeAlias = Annotated[
-    ReloadGateMode, typer.Option("--reload-gate", help="`diff`: refuse a reload that is not proved to widen nothing.")
+    ReloadGateMode, typer.Option("--reload-gate", help="`diff`: refuse a reload unless it is proved to widen nothing.")
 ]
 ReloadCompare: TypeAlias = Annotated[
     float,
@@ -100,7 +105,7 @@ ReloadCompare: TypeAlias = Annotated[
         metavar="SECONDS",
         min=0,
         max=3600,
-        help="How long a reload is compared with what was before.",
+        help="Time limit for comparing new policies with the current ones.",
     ),
 ]
 TestFirst: TypeAlias = Annotated[
@@ -109,17 +114,21 @@ TestFirst: TypeAlias = Annotated[
 MetricsPort: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--metrics-port", metavar="PORT", min=1, max=65535, help="Answer `/metrics` there, without a token.",
+        "--metrics-port", metavar="PORT", min=1, max=65535, help="Serve `/metrics` on this port, without a token.",
         show_default=False,
     ),
 ]  # fmt: skip
 DrainSeconds: TypeAlias = Annotated[
-    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="How long a stop may take.")
+    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Seconds that a stop may take.")
 ]
 DrainDelay: TypeAlias = Annotated[
     float,
     typer.Option(
-        "--drain-delay", metavar="N", min=0, max=3600, help="How many seconds at least a stop still lets others in."
+        "--drain-delay",
+        metavar="N",
+        min=0,
+        max=3600,
+        help="Minimum seconds that a stopping server still accepts connections.",
     ),
 ]
 MaxConnections: TypeAlias = Annotated[
@@ -128,7 +137,7 @@ MaxConnections: TypeAlias = Annotated[
         "--max-connections",
         metavar="N",
         min=1,
-        help="How many connections a worker holds. [default: as files allow, 4096 at most]",
+        help="Maximum connections per worker. [default: by the open file limit, at most 4096]",
         show_default=False,
     ),
 ]
@@ -138,68 +147,82 @@ MaxConnectionsPerAddress: TypeAlias = Annotated[
         "--max-connections-per-address",
         metavar="N",
         min=1,
-        help="How many of them an address may have that sent no request yet. [default: a quarter]",
+        help="Maximum connections per address that have not sent a request. [default: a quarter]",
         show_default=False,
     ),
 ]
 HeadSeconds: TypeAlias = Annotated[
-    float, typer.Option("--head-seconds", metavar="N", min=0.1, max=3600, help="How long a head may take to arrive.")
+    float,
+    typer.Option("--head-seconds", metavar="N", min=0.1, max=3600, help="Seconds to wait for a complete request head."),
 ]
 RequestSeconds: TypeAlias = Annotated[
     float,
     typer.Option(
-        "--request-seconds", metavar="N", min=0.1, max=3600, help="How long a body may take, and reading an answer."
+        "--request-seconds",
+        metavar="N",
+        min=0.1,
+        max=3600,
+        help="Seconds to wait for a request body, and for a client to read a response.",
     ),
 ]
 IdleSeconds: TypeAlias = Annotated[
     float,
-    typer.Option(
-        "--idle-seconds", metavar="N", min=0.1, max=3600, help="How long a connection may wait for a request."
-    ),
+    typer.Option("--idle-seconds", metavar="N", min=0.1, max=3600, help="Seconds that a connection may stay idle."),
 ]
 LogFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--log", metavar="FILE", help="Write each decision to it, on a line.", show_default=False),
+    typer.Option("--log", metavar="FILE", help="Write each decision to this file, one per line.", show_default=False),
 ]
 OnLogFailure: TypeAlias = Annotated[
     LogFailureMode,
-    typer.Option("--on-log-failure", help="What becomes of a decision that cannot be written to the log."),
+    typer.Option("--on-log-failure", help="What to do when a decision cannot be logged."),
 ]
 RedactFacts: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--redact", metavar="FACT", help="A fact that the log must not hold.", show_default=False),
+    typer.Option(
+        "--redact", metavar="FACT", help="A fact to leave out of the log; may be repeated.", show_default=False
+    ),
 ]
 LogRotate: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--log-rotate", metavar="SIZE|AGE", help="Begin another file: `100MB`, `1d`; may be both.", show_default=False
+        "--log-rotate", metavar="SIZE|AGE", help="When to start a new file: `100MB`, `1d`, or both.", show_default=False
     ),
 ]
 LogKeep: TypeAlias = Annotated[
     int | None,
-    typer.Option("--log-keep", metavar="N", min=0, help="How many old files are kept.", show_default="all"),
+    typer.Option("--log-keep", metavar="N", min=0, help="Number of old files to keep.", show_default="all"),
 ]
 LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress/--no-log-compress", help="Compress old files.")]
-LogSync: TypeAlias = Annotated[LogSyncMode, typer.Option("--log-sync", help="When decisions are forced to the disk.")]
+LogSync: TypeAlias = Annotated[LogSyncMode, typer.Option("--log-sync", help="When to force decisions to disk.")]
 ServerLog: TypeAlias = Annotated[
-    ServerLogFormat, typer.Option("--log-format", help="How the server tells on stderr what happens to it.")
+    ServerLogFormat, typer.Option("--log-format", help="Format of the server's own log on stderr.")
 ]
 
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────
 
 ObserveFlag: TypeAlias = Annotated[
     bool | None,
-    typer.Option("--observe/--no-observe", help="Report what would be, and let it through.", show_default=False),
+    typer.Option(
+        "--observe/--no-observe", help="Report what the policies would stop, and let it pass.", show_default=False
+    ),
 ]
 ObserveUntil: TypeAlias = Annotated[
     str | None,
-    typer.Option("--observe-until", metavar="TIME", help="When that ends: a time, or `7d`.", show_default=False),
+    typer.Option("--observe-until", metavar="TIME", help="When observing ends: a time, or `7d`.", show_default=False),
 ]
 ObservePackages: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--observe-package", metavar="NAME", help="Only what its rules would stop.", show_default=False),
+    typer.Option(
+        "--observe-package", metavar="NAME", help="Observe only the rules of this package.", show_default=False
+    ),
 ]
 ObserveEndpoints: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--observe-endpoint", metavar="PLACE", help="Only there, as in `GET /v1/**`.", show_default=False),
+    typer.Option(
+        "--observe-endpoint",
+        metavar="PLACE",
+        help="Observe only this endpoint, such as `GET /v1/**`.",
+        show_default=False,
+    ),
 ]

@@ -1,4 +1,4 @@
-"""What `policyengine simulate` can be told: which traffic, for how long, and how to draw what came of it."""
+"""The options of `policyengine simulate`: which traffic, for how long, and how to draw the result."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ class WorkflowName(StrEnum):
 TraceFile: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--trace", metavar="FILE|-", help="Requests on lines, each with `at`; or a decision log.", show_default=False
+        "--trace",
+        metavar="FILE|-",
+        help="Requests, one per line with its time in `at`; or a decision log.",
+        show_default=False,
     ),
 ]
 Workflow: TypeAlias = Annotated[
-    WorkflowName | None, typer.Option("--workflow", help="Traffic that needs no file.", show_default=False)
+    WorkflowName | None, typer.Option("--workflow", help="Generate traffic of this kind.", show_default=False)
 ]
 WorkflowRequests: TypeAlias = Annotated[
     str | None,
@@ -40,41 +43,45 @@ WorkflowRequests: TypeAlias = Annotated[
         "--request",
         "-r",
         metavar="FILE|-",
-        help="What a workflow asks, as JSON; on lines, several in turn. Otherwise what the policy's tests allow.",
+        help="JSON request of a workflow; several lines are sent in turn. [default: those that the tests allow]",
         show_default=False,
     ),
 ]
 RequestRate: TypeAlias = Annotated[
-    str, typer.Option("--rate", metavar="N/TIME", help="Requests of all callers: `10/s`, `300/5m`.")
+    str, typer.Option("--rate", metavar="N/TIME", help="Request rate of all callers together: `10/s`, `300/5m`.")
 ]
 CallerCount: TypeAlias = Annotated[
     int | None,
-    typer.Option("--callers", metavar="N", min=1, help="How many ask; `many` 1000, `lockstep` 100, others 1."),
+    typer.Option(
+        "--callers", metavar="N", min=1, help="Number of callers. [default: `many` 1000, `lockstep` 100, others 1]"
+    ),
 ]
 VaryFact: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--vary",
         metavar="FACT",
-        help="By which fact callers differ; otherwise `agent.id` or `user.id`, if such callers pass.",
+        help="Fact by which callers differ. [default: `agent.id` or `user.id`, if such callers pass]",
         show_default=False,
     ),
 ]
 TrafficDuration: TypeAlias = Annotated[
-    str | None, typer.Option("--for", metavar="TIME", help="How long; `daily` 1d, others 1h.", show_default=False)
+    str | None,
+    typer.Option("--for", metavar="TIME", help="Duration. [default: `daily` 1d, others 1h]", show_default=False),
 ]
 SeriesInterval: TypeAlias = Annotated[
     str | None,
-    typer.Option("--every", metavar="TIME", help="What is counted together; otherwise what fits.", show_default=False),
+    typer.Option("--every", metavar="TIME", help="Interval of the series. [default: what fits]", show_default=False),
 ]
 Start: TypeAlias = Annotated[
     str | None,
-    typer.Option("--start", metavar="TIME", help="When it begins: `2027-01-01`, or with a time and a zone."),
+    typer.Option("--start", metavar="TIME", help="Start of the traffic: `2027-01-01`, or with a time and a zone."),
 ]
-Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="What chance brings.")]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Random seed.")]
 ChartFormatOption: TypeAlias = Annotated[
-    ChartFormat | None, typer.Option("--format", help="By the name of the output, or text.", show_default=False)
+    ChartFormat | None,
+    typer.Option("--format", help="Output format. [default: by the suffix of --output, or text]", show_default=False),
 ]
 Output: TypeAlias = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it instead of stdout.")
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
 ]

@@ -1,1 +1,1 @@
-"""Tables, colour and SARIF."""
+"""Terminal output with tables and colour, and SARIF."""

@@ -1,4 +1,4 @@
-"""What `serve` prints once it listens: where, what it serves, and a request to try."""
+"""The summary that `serve` prints once it listens: addresses, policies, and a request to try."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 
 MEMORY_STATE_WARNING = (
-    "state is kept in memory: what was counted, spent or revoked ends with this process, and another server or pod "
-    "counts for itself"
+    "state is kept in memory: counts, spent approvals and revocations are lost with this process, and another server "
+    "or pod keeps its own"
 )
 SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 
 
 class ServeSummary(NamedTuple):
-    """Where it is answered, and by how many; how many requests the policies' tests held, if they were run; what hangs
-    on an absence that gateways do not show; whether other machines reach it and its state is in memory."""
+    """The facts of the greeting. `tests` is the number of test requests, None if tests were not run; `hidden` are
+    conditions on absences that gateways do not show; `lone`: other machines can connect, and state is kept in memory.
+    """
 
     url: str | None
     socket: Path | None
@@ -36,7 +37,7 @@ class ServeSummary(NamedTuple):
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Say what is served, at once: whoever started this may wait for it."""
+    """Print what is served and flush it, because the program that started the server may wait for it."""
     rules, warnings = count_rules(engine), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
@@ -63,7 +64,10 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         screen.line(f"tests:    {served.tests:,} passed")
     if engine.observing:
         screen.line(
-            (f"OBSERVING until {engine.observing.to_dict()['until']}: nothing of it is enforced", "bold yellow")
+            (
+                f"OBSERVING until {engine.observing.to_dict()['until']}: decisions are reported, not enforced",
+                "bold yellow",
+            )
         )
     if warnings:
         screen.line((f"{pluralize(warnings, 'warning')}: `policyengine check` shows them", "yellow"))
@@ -81,7 +85,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
 
 
 def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
-    """A request to try: the one beside the policies, if there is one."""
+    """Return a curl command to try, with the `request.json` next to the policies if there is one."""
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
     asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
     token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
@@ -89,13 +93,13 @@ def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, token
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Where a shell finds a token: a line with a name before it, or with a digest in its place, is none."""
+    """Return a shell expression for a token; a line with a name or a digest does not hold a plain token."""
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 
 
 def count_rules(engine: Engine) -> int:
-    """How many ways to open a door, to keep one shut and to limit what passes there are."""
+    """Count the grants, guard effects and limits of the policies."""
     kernel = engine.kernel
     agents = [len(block.grants) for block in kernel.agents]
     users = [len(block.grants) for block in kernel.users]

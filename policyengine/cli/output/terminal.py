@@ -1,4 +1,4 @@
-"""What commands print: colour and tables for a person at a terminal, plain text for a pipe, JSON for programs."""
+"""The output of commands: colour and tables on a terminal, plain text for a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutputFormat(StrEnum):
 
 
 class Screen:
-    """Prints lines to a stream; with styles only if it is a terminal that wants them."""
+    """A stream to print lines to, with styles only if it is a terminal that supports them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
@@ -39,7 +39,7 @@ class Screen:
         self.styled = is_terminal(self.stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, *parts: TextPart) -> None:
-        """Prints one line, whatever its parts hold."""
+        """Print one line, with control characters and line breaks in its parts escaped."""
         styled = [(one, "") if isinstance(one, str) else one for one in parts]
         shown = [(one_line(words), style) for words, style in styled]
         if self.styled:
@@ -55,21 +55,21 @@ class Screen:
         self._console.print(Text.assemble(*parts), soft_wrap=True)
 
     def text(self, text: str) -> None:
-        """Prints a text of several lines: no name stands in it as it is."""
+        """Print a text of several lines, with control characters escaped."""
         for line in text.split("\n"):
             self.line(line)
 
     def plain(self, text: str) -> None:
-        """What programs read, as it is: it ends its lines itself."""
+        """Write output for programs unchanged, including its line breaks."""
         self.stream.write(text)
 
     def findings(self, rendered: str) -> None:
-        """Diagnostics and results of tests as their `render` shows them, the important parts in colour."""
+        """Print rendered diagnostics or test results, with the important parts in colour."""
         for line in rendered.split("\n"):
             self.line(*_finding_line(line))
 
     def prose(self, text: str) -> None:
-        """A paragraph; on a terminal its lines end between words."""
+        """Print a paragraph, wrapped between words on a terminal."""
         if not self.styled:
             self.text(text)
             return
@@ -84,7 +84,7 @@ class Screen:
             self.line((line, styles.get(line[:1], "")))
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Rows of cells under one another; the first cell of each is what the row is about."""
+        """Print rows of cells in columns; the first cell of a row is its title."""
         rows = [list(map(one_line, row)) for row in rows]
         if not self.styled:
             widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -123,31 +123,31 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_ascii_only() -> bool:
-    """Whether stdout takes no other characters, so that JSON must escape them."""
+    """Return whether stdout cannot take other characters, so that JSON must escape them."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return not encoding.lower().replace("-", "").startswith("utf8")
 
 
 def json_text(data: Any, indent: int | None = 2) -> str:
-    """JSON for a pipe or a terminal: what is not printable is escaped, as `printable` does in text."""
+    """Return JSON with unprintable characters escaped, as `printable` does in text."""
     return printable_json(json.dumps(data, ensure_ascii=is_ascii_only(), indent=indent, default=_number))
 
 
 def _number(value: object) -> float:
-    """What a log holds as a decimal."""
+    """Convert a Decimal, which logs contain, to a float."""
     if isinstance(value, Decimal):
         return float(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not valid JSON")
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
-    """One document; without indent on one line, as JSON Lines want it, and at once."""
+    """Print one document; without indent it is one line, as in JSON Lines, and is flushed."""
     print(json_text(data, indent), flush=indent is None)
 
 
 @contextmanager
 def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """Tell a person at the terminal what takes so long, once it does; who knows the total calls back for each one."""
+    """Show progress on a terminal if the block takes long. The yielded function counts one of `total` items."""
     if not Screen(sys.stderr).styled:
         yield lambda: None
         return
@@ -163,7 +163,7 @@ def show_progress(what: str, total: int | None = None) -> Iterator[Callable[[], 
 
 
 class _Spinner:
-    """A line on stderr that moves. `stop` may come before, while or after `start` runs on the timer's thread."""
+    """A progress line on stderr. `stop` may run before, during or after `start`, which runs on the timer's thread."""
 
     def __init__(self, what: str, total: int | None) -> None:
         self.what, self.total, self.done = what, total, 0

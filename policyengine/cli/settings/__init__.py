@@ -1,1 +1,1 @@
-"""`policyengine.toml` and the environment variables that override it."""
+"""The settings of `policyengine.toml` and of environment variables, which override it."""

@@ -137,7 +137,7 @@ class SettingsFolders:
 
         try:
             whole = path.absolute()
-        except OSError:  # the current folder is gone
+        except OSError:  # the current folder was deleted
             return cls(())
         folder = whole if whole.is_dir() else whole.parent
         root = root_above(folder) or folder
@@ -171,7 +171,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
         if name not in BY_VARIABLE and is_setting_variable(name):
             meant = suggest(name, list(BY_VARIABLE))
             hint = f"did you mean `{meant}`?" if meant else "`policyengine config show` lists all"
-            raise CommandError(ERROR_KIND, f"the variable `{name}` is no setting", hint, (("variable", name),))
+            raise CommandError(ERROR_KIND, f"the variable `{name}` is not a setting", hint, (("variable", name),))
     return {BY_VARIABLE[name].name: environment[name] for name in ours if name in BY_VARIABLE}
 
 
@@ -264,7 +264,7 @@ def refuse_server_sections(text: SettingsText) -> None:
     for section in text.data:
         if section not in CHECK_SECTIONS and section in section_fields(ProjectSections):
             assert text.path is not None
-            message = f"`[{section}]` counts at the root of the policies only"
+            message = f"`[{section}]` is allowed only at the root of the policies"
             hint = f"move it to the folder of `.policyroot`, or name this file: `--config {display_path(text.path)}`"
             raise text.error(SettingMistake((section,), message, hint))
 

@@ -51,35 +51,41 @@ class ServeSettings(CommandSection):
 
     commands: ClassVar[tuple[str, ...]] = ("serve", "doctor")
 
-    host: t.Text | None = setting("127.0.0.1", "where to listen")
-    port: t.Port | None = setting("8080; none with a socket", "the port; 0 takes a free one")
-    socket: t.File | None = setting("none", "a Unix socket to answer at")
-    socket_mode: t.FileMode | None = setting("600", "who may connect to it")
-    envoy_grpc: t.Port | None = setting("none", "a port to answer Envoy on by gRPC")
-    workers: t.PositiveNumber | None = setting("1", "how many processes answer")
-    token_file: t.File | None = setting("none", "who asks must show a token of it", must_exist=True)
-    entities: t.EntitySources | None = setting("none", "who is who: files, folders, URLs of databases", must_exist=True)
-    identity: t.File | None = setting("none", "how raw credentials are verified: an `identity.toml`", must_exist=True)
-    trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
-    watch: t.Boolean | None = setting("false", "read policies anew whenever a file changes")
-    test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
-    public_url: t.Text | None = setting("none", "where others find it, for the metadata of AuthZEN")
-    allowed_hosts: t.Hosts | None = setting(
-        "none", "names, beside those of loopback, to which it answers without a token", option="allowed_host"
+    host: t.Text | None = setting("127.0.0.1", "address to listen on")
+    port: t.Port | None = setting("8080; none with a socket", "port to listen on; 0 picks a free one")
+    socket: t.File | None = setting("none", "path of a Unix socket to listen on")
+    socket_mode: t.FileMode | None = setting("600", "mode of the socket file, which controls who can connect")
+    envoy_grpc: t.Port | None = setting("none", "port to answer Envoy on over gRPC")
+    workers: t.PositiveNumber | None = setting("1", "number of worker processes")
+    token_file: t.File | None = setting("none", "require a bearer token from this file", must_exist=True)
+    entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
+    identity: t.File | None = setting(
+        "none", "verify raw credentials as this `identity.toml` configures", must_exist=True
     )
-    metrics_port: t.Port | None = setting("none", "a port that answers `/metrics` without a token")
-    drain_seconds: t.SecondsOrZero | None = setting("10", "how long a stop may take")
-    drain_delay: t.SecondsOrZero | None = setting("0", "seconds that a stop at least still lets others in")
+    trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
+    watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
+    test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
+    public_url: t.Text | None = setting("none", "public URL of this server, for its AuthZEN metadata")
+    allowed_hosts: t.Hosts | None = setting(
+        "none", "host names, besides loopback, to answer without a token", option="allowed_host"
+    )
+    metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
+    drain_seconds: t.SecondsOrZero | None = setting("10", "seconds that a stop may take")
+    drain_delay: t.SecondsOrZero | None = setting(
+        "0", "minimum seconds that a stopping server still accepts connections"
+    )
     max_connections: t.PositiveNumber | None = setting(
-        "as files allow, at most 4096", "how many connections a worker holds"
+        "by the open file limit, at most 4096", "maximum connections per worker"
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
-        "a quarter of them", "how many of them an address may have that sent no request yet"
+        "a quarter of `max_connections`", "maximum connections per address that have not sent a request"
     )
-    head_seconds: t.Seconds | None = setting("10", "how long the head of a request may take to arrive")
-    request_seconds: t.Seconds | None = setting("30", "how long the rest of it may take, and an answer to be read")
-    idle_seconds: t.Seconds | None = setting("75", "how long a connection may wait for its next request")
-    log_format: LogFormat | None = setting("text", "how the server tells what happens to it")
+    head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
+    request_seconds: t.Seconds | None = setting(
+        "30", "seconds to wait for a request body, and for a client to read a response"
+    )
+    idle_seconds: t.Seconds | None = setting("75", "seconds that a connection may stay idle")
+    log_format: LogFormat | None = setting("text", "format of the server's own log")
 
 
 class LogSettings(CommandSection):
@@ -88,15 +94,17 @@ class LogSettings(CommandSection):
     commands: ClassVar[tuple[str, ...]] = ("serve", "doctor", "mcp-gateway")
     option_prefix: ClassVar[str] = "log_"
 
-    file: t.File | None = setting("none", "where decisions are written", option="log")
-    on_failure: FailureAction | None = setting("deny", "what becomes of one that cannot be", option="on_log_failure")
-    redact: t.RedactedFacts | None = setting(
-        "none", "facts that it must not hold: `body.card`, `args.**.note`", option="redact"
+    file: t.File | None = setting("none", "file of the decision log", option="log")
+    on_failure: FailureAction | None = setting(
+        "deny", "what to do when a decision cannot be logged", option="on_log_failure"
     )
-    rotate: t.Rotation | None = setting("never", "when another file begins: `100MB`, `1d`, or both")
-    keep: t.WholeNumber | None = setting("all", "how many old files are kept")
-    compress: t.Boolean | None = setting("false", "whether old files are compressed")
-    sync: SyncMode | None = setting("never", "when decisions are forced to the disk")
+    redact: t.RedactedFacts | None = setting(
+        "none", "facts to leave out of the log: `body.card`, `args.**.note`", option="redact"
+    )
+    rotate: t.Rotation | None = setting("never", "when to start a new file: `100MB`, `1d`, or both")
+    keep: t.WholeNumber | None = setting("all", "number of old files to keep")
+    compress: t.Boolean | None = setting("false", "whether to compress old files")
+    sync: SyncMode | None = setting("never", "when to force decisions to disk")
 
 
 class StoreSettings(CommandSection):
@@ -106,13 +114,13 @@ class StoreSettings(CommandSection):
 
     url: t.StoreUrl | None = setting(
         "memory:",
-        "what keeps rates, budgets, approvals and history; `?skew=5s` says by how much clocks may differ",
+        "where to keep rates, budgets, approvals and history; `?skew=5s` is the tolerated difference of clocks",
         option="store",
     )
 
 
 def fact_header(key: str) -> Any:
-    return setting(GatewayHeaders().facts.get(key, "none"), f"the header that says `{key}`")
+    return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key}`")
 
 
 def forwarded_headers(adapter: GatewayAdapter) -> Any:
@@ -142,11 +150,13 @@ class GatewaySettings(CommandSection):
     hands_on_nginx: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.NGINX)
     hands_on_envoy: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY)
     hands_on_envoy_grpc: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY_GRPC)
-    bodies: t.BodyAdapters | None = setting("none", "where every body arrives, whole, or its request is refused")
-    obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways carry out")
-    trust_domains: t.TrustDomains | None = setting("none", "the issuer of each SPIFFE trust domain")
+    bodies: t.BodyAdapters | None = setting(
+        "none", "adapters that receive every body completely, or refuse its request"
+    )
+    obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfil")
+    trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
     client_certificate: CertificateHeader | None = setting(
-        "none", "the header that says whose certificate the connection has"
+        "none", "header with the client certificate of the connection"
     )
 
     def headers(self) -> GatewayHeaders:
@@ -163,7 +173,7 @@ class GatewaySettings(CommandSection):
             if header in carries:
                 named = key if key in self.model_fields_set else carries[header]
                 other = carries[header] if named == key else key
-                raise setting_error(f"the header `{header}` carries `{other}` already", "take another", named)
+                raise setting_error(f"the header `{header}` carries `{other}` already", "choose another", named)
             carries[header] = key
         return self
 
@@ -172,7 +182,8 @@ class AuthzenSettings(CommandSection):
     """`[authzen]`: evaluations of AuthZEN."""
 
     consume: t.Texts | None = setting(
-        "none", "callers of the token file, or `*`, whose AuthZEN evaluations spend unless `context.consume` is false"
+        "none",
+        "callers of the token file, or `*` for all, whose AuthZEN evaluations spend unless `context.consume` is false",
     )
 
 
@@ -183,20 +194,22 @@ class ReloadSettings(CommandSection):
     option_prefix: ClassVar[str] = "reload_"
 
     allow: t.ReloadAllowances | None = setting(
-        "nothing", "what a reload may take away or open: words (`removed-guards`) and revisions (`sha256:…`)"
+        "nothing", "what a reload may remove or open: words (`removed-guards`) and revisions (`sha256:…`)"
     )
-    gate: ReloadGate | None = setting("none", "`diff`: a reload must be proved to widen nothing")
+    gate: ReloadGate | None = setting("none", "`diff`: refuse a reload unless it is proved to widen nothing")
     compare: t.SecondsOrZero | None = setting(
-        "30", "seconds that a reload is compared with what was before; 0: it is not"
+        "30", "time limit in seconds for comparing new policies with the current ones; 0 disables it"
     )
 
 
 class ObserveSettings(CommandSection):
     """`[observe]`: observe mode, `until` a time or for so long; with `packages` and `endpoints` only those."""
 
-    until: t.Timestamp = setting("none", "let pass what would be stopped, until then; `--observe-until`", value="")
-    packages: t.Packages = setting("all", "only what their rules would stop; `--observe-package`", value=())
-    endpoints: t.Endpoints = setting("all", "only there; `--observe-endpoint`", value=())
+    until: t.Timestamp = setting(
+        "none", "let pass what policies would stop, until this time; `--observe-until`", value=""
+    )
+    packages: t.Packages = setting("all", "observe only the rules of these packages; `--observe-package`", value=())
+    endpoints: t.Endpoints = setting("all", "observe only these endpoints; `--observe-endpoint`", value=())
 
 
 class McpGatewaySettings(CommandSection):
@@ -204,36 +217,36 @@ class McpGatewaySettings(CommandSection):
 
     commands: ClassVar[tuple[str, ...]] = ("mcp-gateway",)
 
-    upstream: t.Text | None = setting("none", "the MCP server: its URL, or a command")
-    server: t.Text | None = setting("none", "how policies call it")
-    as_: t.Texts | None = setting("none", "who asks: `agent=coder`, `issuer=local`", alias="as", option="identity")
-    from_header: t.Texts | None = setting("none", "who asks, by headers", option="header")
-    host: t.Text | None = setting("127.0.0.1", "where to listen, on this machine")
-    port: t.Port | None = setting("none: stdio", "speak HTTP here")
-    allowed_hosts: t.Hosts | None = setting(
-        "none", "names, beside those of loopback, to which it answers", option="allowed_host"
+    upstream: t.Text | None = setting("none", "the MCP server: its URL, or the command that starts it")
+    server: t.Text | None = setting("none", "name of the server in policies")
+    as_: t.Texts | None = setting(
+        "none", "facts about the caller: `agent=coder`, `issuer=local`", alias="as", option="identity"
     )
-    timeout: t.Seconds | None = setting("60", "seconds that an answer of the server may take")
-    env: t.Texts | None = setting("none", "names of variables that the command gets, too")
+    from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
+    host: t.Text | None = setting("127.0.0.1", "loopback address to listen on")
+    port: t.Port | None = setting("none: stdio", "port for HTTP")
+    allowed_hosts: t.Hosts | None = setting("none", "host names, besides loopback, to answer", option="allowed_host")
+    timeout: t.Seconds | None = setting("60", "seconds to wait for a response of the server")
+    env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
-        "none", "the token that the server wants", option="token_file", must_exist=True
+        "none", "file with the bearer token for the server", option="token_file", must_exist=True
     )
-    entities: t.EntitySources | None = setting("none", "who is who: files, folders, URLs of databases", must_exist=True)
+    entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
     identity: t.File | None = setting(
-        "none", "how callers are verified: an `identity.toml`", option="identity_file", must_exist=True
+        "none", "verify callers as this `identity.toml` configures", option="identity_file", must_exist=True
     )
     trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
-    watch: t.Boolean | None = setting("false", "read policies anew whenever a file changes")
+    watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
 
 
 class LintSettings(CommandSection):
     """`[lint]`: codes of rules. Without `select` all but the optional ones run; `extend` adds, `ignore` goes last."""
 
-    select: t.RuleCodes | None = setting("all but the optional ones", "rules that are told, and no others")
-    extend: t.RuleCodes = setting("none", "rules that are told, too", value=())
-    ignore: t.RuleCodes = setting("none", "rules that are not told", value=())
-    strict: t.Boolean = setting("false", "whether warnings fail", value=False)
+    select: t.RuleCodes | None = setting("all but the optional ones", "rules to report, and no others")
+    extend: t.RuleCodes = setting("none", "optional rules to report, too", value=())
+    ignore: t.RuleCodes = setting("none", "rules not to report", value=())
+    strict: t.Boolean = setting("false", "whether warnings count as errors", value=False)
 
 
 class TestSettings(CommandSection):
@@ -241,15 +254,17 @@ class TestSettings(CommandSection):
 
     __test__: ClassVar[bool] = False  # pytest: this is no test
 
-    jobs: t.WholeNumber | None = setting("1", "how many processes run the tests; 0: one for each processor")
-    seed: t.WholeNumber | None = setting("0", "of what is drawn by chance")
-    examples: t.PositiveNumber | None = setting("200", "requests for each `forall`", commands=("test",))
+    jobs: t.WholeNumber | None = setting("1", "number of processes that run the tests; 0 for one per processor")
+    seed: t.WholeNumber | None = setting("0", "random seed; the same seed generates the same requests")
+    examples: t.PositiveNumber | None = setting(
+        "200", "number of requests to try for each `forall`", commands=("test",)
+    )
 
 
 class CoverageSettings(CommandSection):
     """`[coverage]`: how much of the policies tests must reach."""
 
-    fail_under: t.Percent | None = setting("none", "the least that is enough, in percent")
+    fail_under: t.Percent | None = setting("none", "minimum coverage in percent")
 
 
 class ProjectSections(SettingsSection):

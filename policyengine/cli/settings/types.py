@@ -38,7 +38,9 @@ def parse_rule_code(word: str) -> str:
         hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
         raise CommandError(ERROR_KIND, f"there is no rule `{word}`", hint)
     if not known.name:
-        raise CommandError(ERROR_KIND, f"`{known.code}` is an error, and errors are always told", "name warnings only")
+        raise CommandError(
+            ERROR_KIND, f"`{known.code}` is an error, and errors are always reported", "name warnings only"
+        )
     return known.code
 
 
@@ -113,7 +115,7 @@ def parse_header(value: object, info: ValidationInfo) -> str:
         hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
         raise setting_error(f"`{key}` is the name of a header: letters, digits and `-`", hint)
     if value.lower() in RESERVED_HEADERS:
-        raise setting_error(f"the header `{value}` means something else", "take another")
+        raise setting_error(f"the header `{value}` has another meaning", "choose another")
     return value.lower()
 
 

@@ -75,7 +75,7 @@ def find_uri_problem(uri: str) -> str | None:
     if uri != uri.strip() or find_control_characters(uri):
         return "a control character, or white space at its edge"
     if BAD_ESCAPE.search(uri):
-        return "a `%` that begins no escape"
+        return "a `%` that does not begin an escape"
     return "a needless escape" if NEEDLESS_ESCAPE.search(uri) else None
 
 

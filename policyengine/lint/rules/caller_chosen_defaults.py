@@ -1,4 +1,4 @@
-"""`else`, `is present` and `is absent` of a fact that the caller sends: whoever leaves it out chooses what holds."""
+"""`else`, `is present` and `is absent` of facts that the caller sends: omitting the fact decides the result."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from policyengine.lint.dead_rules import all_blocks, block_conditions
 from policyengine.solver.satisfiability import possible_truths
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
-WITHOUT = "leave this part out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
-HINT = "leave `else` out: an absent fact is then unknown, which opens nothing and keeps no rule from acting"
+WITHOUT = "remove this part: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
+HINT = "remove `else`: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
 
 
 def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -30,7 +30,7 @@ def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[Diagnostic]:
-    """Parts of a condition that come to `wanted` when the caller leaves a fact out."""
+    """Yield a W554 for each part of a condition that becomes `wanted` when the caller omits a fact."""
     for part, wanted_here in wanted_parts(condition, wanted):
         yield from default_findings(part, wanted_here, does)
     for whole, wanted_here in joined_parts(condition, wanted):
@@ -38,7 +38,7 @@ def decided_by_default(condition: k.Expr, wanted: bool, does: str) -> Iterator[D
 
 
 def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool]]:
-    """The parts that a condition is put together of, each with what it has to be for the whole to be `wanted`."""
+    """Yield the leaves of a condition, each with the value that it needs for the whole to be `wanted`."""
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()
@@ -56,7 +56,7 @@ def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool
 
 
 def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or, bool]]:
-    """Where one part decides for all: an `and` that is to be false, an `or` that is to be true."""
+    """Yield each part where one item decides: an `and` that is wanted false, an `or` that is wanted true."""
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()
@@ -74,7 +74,8 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
 
 
 def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
-    """`x is present and x > 10`, `x is absent or x <= 10`: both ask of `x` only where the caller sends it."""
+    """Yield the items that omitting a fact decides: `x is present and x > 10` and `x is absent or x <= 10` check `x`
+    only if the caller sends it."""
     for item in whole.items:
         asked, is_absent = without_negations(item)
         if not isinstance(asked, k.IsPresent) or is_absent is not wanted:
@@ -86,7 +87,7 @@ def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[D
 
 
 def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
-    """What is asked, and whether its opposite is: `not (x is absent)` is `x is present`."""
+    """Return the item without its negations, and whether it is negated: `not (x is absent)` is `x is present`."""
     opposite = False
     while isinstance(item, k.Not | k.DefinitionRef):
         opposite = opposite is not isinstance(item, k.Not)
@@ -102,7 +103,7 @@ def default_findings(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnost
 
 
 def with_defaults(expr: k.Expr) -> k.Expr:
-    """The expression for a caller who leaves out every fact that has a default."""
+    """Return the expression as it is for a caller who omits every fact that has a default."""
 
     def chosen(part: k.Expr) -> k.Expr | None:
         if isinstance(part, k.Default) and comes_from_the_caller(part):
@@ -123,7 +124,7 @@ def is_caller_fact(fact: k.Expr) -> bool:
 
 
 def innermost_operand(default: k.Default) -> k.Expr:
-    """`a` of `a else b else c`."""
+    """Return `a` of `a else b else c`."""
     operand: k.Expr = default
     while isinstance(operand, k.Default):
         operand = operand.operand

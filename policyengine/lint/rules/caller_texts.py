@@ -1,4 +1,4 @@
-"""Texts that a caller writes, compared as if they were the thing they name: paths with `..`, URLs of any scheme."""
+"""Texts that a caller writes, compared as if they were the named thing: paths with `..`, URLs of any scheme."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
 
 
 def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """A text that begins like a folder, of which `..` leads out again; none where some rule looks for `..` in it."""
+    """Yield a W560 for each comparison of a caller's text with a folder that `..` can leave.
+
+    A text that some rule checks for `..` is not reported.
+    """
     careful = subjects_compared(kernel, lambda text: ".." in text or r"\.\." in text)
     for condition, wanted in deciding_conditions(kernel):
         for part, wanted_here in wanted_parts(condition, wanted):
@@ -40,14 +43,14 @@ def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def parent_folder_finding(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
     written, name = quote_subject(part), quote_subject(subject)
     if lets_pass:
-        message = f"`{written}` holds for a path with `..` too, which leads out of the folder"
+        message = f"`{written}` also holds for a path with `..`, which leads out of the folder"
         return Diagnostic("W560", message, part.span, f'add `and not contains({name}, "..")`')
-    message = f"`{written}` does not hold for a path that gets there by `..`, from another folder"
+    message = f"`{written}` does not hold for a path that reaches the folder through `..`"
     return Diagnostic("W560", message, part.span, f'deny it everywhere: `deny when contains({name}, "..")`')
 
 
 def subject_in_folder(part: k.Expr) -> k.Expr | None:
-    """What the part compares with the paths in a folder, if it is a text that callers write."""
+    """Return the caller's text that this part compares with the paths in a folder; None for other parts."""
     match part:
         case k.Relation("like", operand, k.Constant(str() as pattern)) if begins_in_folder(
             pattern
@@ -62,7 +65,7 @@ def subject_in_folder(part: k.Expr) -> k.Expr | None:
 
 
 def begins_in_folder(pattern: str) -> bool:
-    """`/srv*` as well as `/srv/*`: `/srv/../etc` begins like both."""
+    """Return whether a glob begins with a folder: `/srv*` does like `/srv/*`, as `/srv/../etc` matches both."""
     start, star, _ = pattern.partition("*")
     return BELOW_A_FOLDER.fullmatch(pattern) is not None or bool(star and A_FOLDER_ITSELF.fullmatch(start))
 
@@ -72,7 +75,7 @@ def is_folder(text: str) -> bool:
 
 
 def leaves_its_folder(pattern: str) -> bool:
-    """Whether the regular expression names a folder first and then matches a path that leads out of it."""
+    """Return whether the regular expression begins with a folder and matches a path that leaves it."""
     folder, ending = FOLDER_OF_PATTERN.match(pattern), ENDING_OF_PATTERN.search(pattern)
     if folder is None or not folder[0].strip("/"):
         return False
@@ -85,7 +88,7 @@ def leaves_its_folder(pattern: str) -> bool:
 
 
 def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """A host that has to be right, of a URL whose scheme may be any."""
+    """Yield a W561 for each check of a URL's host that accepts any scheme."""
     careful = subjects_compared(kernel, lambda text: SCHEME.match(text) is not None)
     for condition, wanted in deciding_conditions(kernel):
         passing = [part for part, wanted_here in wanted_parts(condition, wanted) if lets_pass(part, wanted_here)]
@@ -93,12 +96,12 @@ def any_scheme(kernel: k.Kernel) -> Iterator[Diagnostic]:
             subject = subject_of(url)
             if subject is None or subject in careful or not is_written_by_caller(subject, condition):
                 continue
-            message = f"`{quote_subject(part)}` says nothing of the scheme: `file:` and `http:` pass as `https:` does"
+            message = f"`{quote_subject(part)}` does not check the scheme: `file:` and `http:` pass like `https:`"
             yield Diagnostic("W561", message, part.span, f'add `and {quote_subject(subject)} like "https://*"`')
 
 
 def lets_pass(part: k.Expr, wanted: bool) -> bool:
-    """The request passes where the host is one that is named."""
+    """Return whether the request passes if the host is one of those named."""
     return (not wanted) if isinstance(part, k.Relation) and part.operator == "!=" else wanted
 
 
@@ -123,7 +126,7 @@ def urls_of_hosts(part: k.Expr) -> Iterator[k.Expr]:
 
 
 def deciding_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
-    """Conditions of doors and guards, and what each has to come to for a request to pass."""
+    """Yield the conditions of grants and guards, each with the value that lets a request pass."""
     for block in all_blocks(kernel):
         yield from ((condition, True) for condition, _ in block_conditions(block))
     for guard in kernel.guards:
@@ -132,7 +135,7 @@ def deciding_conditions(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool]]:
 
 
 def subjects_compared(kernel: k.Kernel, fits: Callable[[str], bool]) -> frozenset[k.Expr]:
-    """What callers write that some condition compares with a text that fits."""
+    """Return the caller's texts that some condition compares with a text that `fits`."""
     conditions = [condition for condition, _ in deciding_conditions(kernel)]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]
     return frozenset(
@@ -155,7 +158,7 @@ def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
 
 
 def subject_of(operand: k.Expr) -> k.Expr | None:
-    """The fact that a caller writes, or the variable that stands for one, below what is made of it."""
+    """Return the caller's fact, or the variable, that an operand is made of; None for other operands."""
     match operand:
         case k.Default(inner) | k.DefinitionRef(_, inner) | k.Call("lower" | "upper", (inner,)):
             return subject_of(inner)
@@ -170,7 +173,7 @@ def subject_of(operand: k.Expr) -> k.Expr | None:
 
 
 def is_written_by_caller(subject: k.Expr, condition: k.Expr) -> bool:
-    """A variable stands for what callers write where its quantifier goes through that."""
+    """Return whether a subject is the caller's text. A variable is if its quantifier ranges over one."""
     while isinstance(subject, k.Member):
         subject = subject.base
     if not isinstance(subject, k.Variable):

@@ -1,4 +1,4 @@
-"""Two names that a reader takes for one: all that tells them apart is case, separators, `0` for `O`, `1` for `l`."""
+"""Confusable names: pairs that differ only in case, separators, `0` for `O` or `1` for `l`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
 CONFUSABLE_CHARACTERS = str.maketrans({"I": "l", "1": "l", "|": "l", "0": "o", "_": "-", ".": "-", " ": "-", "/": "-"})
-NamedPlace = tuple[str, str, Span]  # what has the name, the name, where it stands
+NamedPlace = tuple[str, str, Span]  # kind, name, place
 
 
 def confusable_names(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
@@ -21,13 +21,13 @@ def confusable_names(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 
 
 def confusable_among(names: Iterable[NamedPlace]) -> Iterator[Diagnostic]:
-    """Each name that looks like an earlier one of its kind."""
+    """Yield a W264 for each name that looks like an earlier one of its kind."""
     first: dict[tuple[str, str], tuple[str, Span]] = {}
     for what, name, span in names:
         earlier, there = first.setdefault((what, skeleton(name)), (name, span))
         if earlier != name:
             message = f"the {what} `{name}` looks like another one, `{earlier}`"
-            hint = "give one of them a name that nobody takes for the other"
+            hint = "rename one of them so that readers cannot confuse the two"
             yield Diagnostic("W264", message, span, hint, (RelatedLocation("the other one", there),))
 
 

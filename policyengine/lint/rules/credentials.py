@@ -1,4 +1,4 @@
-"""Credentials that a thief could use for long: agents that ask for no lifetime, or take static keys."""
+"""Credentials that a thief could use for a long time: agents without a lifetime limit, or with static keys."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def long_lived(kernel: k.Kernel) -> Iterator[Diagnostic]:
         if not has_requirement(agent, k.CredentialLifetime, k.CredentialAge) and not is_guarded(
             agent, kernel, LIFETIME
         ):
-            message = f"a credential of `{agent.label}` may last for ever"
-            hint = "add `credential { lifetime <= 15m }`: what is stolen is then soon worthless"
+            message = f"a credential of `{agent.label}` may never expire"
+            hint = "add `credential { lifetime <= 15m }`: a stolen credential then expires soon"
             yield Diagnostic("W456", message, agent.span, hint)
 
 
@@ -27,12 +27,12 @@ def static_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for agent in opening_agents(kernel):
         kinds = [one for one in agent.requirements if isinstance(one, k.CredentialKinds)]
         if not kinds and not has_requirement(agent, k.ProofOfPossession) and not is_guarded(agent, kernel, KIND):
-            message = f"`{agent.label}` takes any kind of credential, static keys too"
+            message = f"`{agent.label}` accepts any kind of credential, including static keys"
             yield Diagnostic("W457", message, agent.span, "add `credential { kind in [jwt, mtls] }`")
         for requirement in kinds:
             accepted = [kind for kind in requirement.kinds if kind in STATIC]
             if accepted and all(set(STATIC) & set(other.kinds) for other in kinds):
-                message = f"`{agent.label}` takes `{accepted[0]}`, which whoever has seen it can use"
+                message = f"`{agent.label}` accepts `{accepted[0]}`, which anyone who has seen it can use"
                 yield Diagnostic(
                     "W457", message, requirement.span, f"leave `{accepted[0]}` out, and issue tokens that expire"
                 )
@@ -47,7 +47,7 @@ def has_requirement(agent: k.AgentBlock, *kinds: type[k.Node]) -> bool:
 
 
 def is_guarded(agent: k.AgentBlock, kernel: k.Kernel, facts: tuple[tuple[str, ...], ...]) -> bool:
-    """A guard that denies by one of these facts stands before every door of the agent."""
+    """Return whether a guard that denies by one of these facts covers every endpoint of the agent."""
     asking = [guard for guard in kernel.guards if any(denies_by_fact(effect, facts) for effect in guard.effects)]
     patterns = [opening.pattern for grant in agent.grants for opening in grant.openings]
     return bool(asking) and all(any(covers_pattern(guard.place, p) for guard in asking) for p in patterns)

@@ -1,4 +1,4 @@
-"""Delegation without an end: chains of any depth, and what is handed on for ever."""
+"""Unlimited delegation: chains of any depth, and delegations that never expire."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from policyengine.diagnostics.model import Diagnostic
 
 
 def no_depth(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """One limit holds for all chains, so one place is enough to tell."""
+    """Yield one W459 at most: one limit applies to all chains, so one place is enough."""
     if any(limits.depth is not None for limits in kernel.delegation):
         return
     for delegate in islice((one for agent in kernel.agents for one in agent.delegates), 1):
         hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
-        yield Diagnostic("W459", "nothing says how many agents a chain may have", delegate.span, hint)
+        yield Diagnostic("W459", "no limit says how many agents a delegation chain may have", delegate.span, hint)
 
 
 def open_delegations(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -24,4 +24,4 @@ def open_delegations(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for delegate in (one for agent in kernel.agents for one in agent.delegates):
         if delegate.lifetime is None:
             hint = "add `for 30m`, or a limit for all chains: `delegation { lifetime <= 1h }`"
-            yield Diagnostic("W460", "what this hands on is handed on for ever", delegate.span, hint)
+            yield Diagnostic("W460", "this delegation never expires", delegate.span, hint)

@@ -1,4 +1,4 @@
-"""What people are told by guards, what they see of what they approve, and for how long their word holds."""
+"""Messages of guards: denials without one, approvals that never expire, and approvals that do not show the request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def without_message(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Deny) and effect.message is None:
-                message = f"guard `{guard.name}` denies here and does not tell the caller why"
+                message = f"guard `{guard.name}` denies here without a message for the caller"
                 yield Diagnostic("W552", message, effect.span, 'add `message "…"`: what is wrong, and what to do')
 
 
@@ -21,7 +21,7 @@ def open_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
         for effect in guard.effects:
             if isinstance(effect, k.Confirm) and effect.within is None:
                 message = f"an approval of `{guard.name}` never expires"
-                yield Diagnostic("W553", message, effect.span, "add `within 15m`: by then the world has moved on")
+                yield Diagnostic("W553", message, effect.span, "add `within 15m`: later, the facts may have changed")
 
 
 OF_THE_REQUEST = frozenset({"args", "body", "context", "params", "resource"})
@@ -43,6 +43,6 @@ def facts_in_message(effect: k.Confirm) -> Iterator[k.Fact]:
 
 
 def is_request_fact(fact: k.Fact) -> bool:
-    """What the endpoint alone does not say."""
-    of_the_path = fact.path == ("request", "path")  # it holds what a pattern captures
+    """Return whether a fact describes the request beyond its endpoint."""
+    of_the_path = fact.path == ("request", "path")  # the path includes the captured values
     return of_the_path or fact.path[0] in OF_THE_REQUEST or fact.path[:2] in NAMED_IN_BRACKETS

@@ -1,4 +1,4 @@
-"""Letter case: paths that differ in nothing else, and conditions that a path in another case gets past."""
+"""Letter case: paths that differ only in case, and conditions that a path in another case bypasses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from policyengine.lint.dead_rules import all_blocks
 from policyengine.runtime.letter_case import fold_case, has_letters
 from policyengine.spec.path_texts import is_path_text
 
-Parts = tuple[tuple[str, bool, str], ...]  # of a path: what each segment begins with, whether it is wild, how it ends
+Parts = tuple[tuple[str, bool, str], ...]  # prefix, wildcard and suffix of each segment of a path
 
 
 # ── Two spellings of a path ───────────────────────────────────────────────────────────────────
 
 
 def paths_differing_in_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """The first endpoint that is spelled otherwise than another one up to some segment; told once for each segment."""
+    """Yield a W323 for the first endpoint whose path differs from an earlier one only in case, once for each path
+    prefix."""
     first: dict[Parts, tuple[Parts, k.HttpPattern]] = {}
     told: set[Parts] = set()
     for pattern in patterns_of(kernel):
@@ -31,18 +32,18 @@ def paths_differing_in_case(kernel: k.Kernel) -> Iterator[Diagnostic]:
             if key not in told and "ascii" not in (pattern.folding, other.folding):
                 yield case_finding(pattern, other)
             told.add(key)
-            break  # whatever follows differs as well
+            break  # the rest of the path differs as well
 
 
 def case_finding(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
     one, two = (" ".join(each.span.text.split()) for each in (pattern, other))
-    message = f"`{one}` and `{two}` differ in case, which guards and limits do not look at, and doors do"
-    hint = "write both in one case, or `paths ignore case` if the server takes them for the same"
+    message = f"`{one}` and `{two}` differ in case: grants distinguish them, guards and limits do not"
+    hint = "write both in one case, or `paths ignore case` if the server treats them as the same path"
     return Diagnostic("W323", message, pattern.span, hint, (RelatedLocation("the other one", other.span),))
 
 
 def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
-    """Of doors first: what they say of case counts."""
+    """Yield the HTTP patterns of all rules, those of grants first: their spelling counts."""
     opened = (opening.pattern for block in all_blocks(kernel) for one in block.grants for opening in one.openings)
     places = [one.place for one in (*kernel.guards, *kernel.limits)]
     others = (pattern for place in places for pattern in (*(place.patterns or ()), *place.excepts))
@@ -54,7 +55,8 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
 
 
 def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """What closes when a text of the path is as it says, and does not when that comes in another case."""
+    """Yield a W558 for each condition that restricts one spelling of a path text, but not the same text in another
+    case."""
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:
@@ -67,13 +69,13 @@ def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def case_sensitive_findings(condition: k.Expr, what: str) -> Iterator[Diagnostic]:
     for part in parts_compared_with_path(condition, True):
         text = " ".join(part.span.text.split())
-        message = f"a path in another case gets past {what}: `{text}` looks at case, and the server may not"
+        message = f"a path in another case bypasses {what}: `{text}` is case-sensitive, and the server may not be"
         hint = "name the place after `on`, which covers every case, or compare the text in lower case: `lower(…)`"
         yield Diagnostic("W558", message, part.span, hint)
 
 
 def parts_compared_with_path(expression: k.Expr, wanted: bool) -> Iterator[k.Expr]:
-    """The parts that make a condition come to `wanted` when a text of the path is one that is written out."""
+    """Yield the parts that make a condition `wanted` when a text of the path equals a literal."""
     match expression:
         case k.Not(operand):
             yield from parts_compared_with_path(operand, not wanted)

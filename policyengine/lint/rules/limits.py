@@ -1,4 +1,4 @@
-"""Rates and budgets that hold less than they seem to: by a count that the caller chooses, or while the store is up."""
+"""Rates and budgets that limit less than they seem to: the caller chooses the counter, or the store is down."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.lint.rules.caller_chosen_defaults import FROM_THE_CALLER
 
-# The network that a connection comes from is not for its sender to choose; the rest of an IPv6 address is.
-ADD = "add who asks: `per (agent.id, …)`"
+# A sender cannot choose the network of its connection, but can choose the rest of an IPv6 address.
+ADD = "add the caller to the key: `per (agent.id, …)`"
 NOT_CHOSEN = ("request", "ip")
 
 
 def caller_chosen_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Whoever gives another value has a fresh count."""
+    """Yield a W555 for each limit whose keys the caller chooses: every new value gets a new counter."""
     for limit in kernel.limits:
         if all(map(is_caller_chosen, limit.keys)):
             names = ", ".join(f"`{' '.join(key.span.text.split())}`" for key in limit.keys)
-            message = f"the caller chooses by whose count `{limit.name}` goes: it is keyed by {names} alone"
+            message = f"the caller chooses the counter of `{limit.name}`: it is keyed only by {names}"
             exact = [key for key in limit.keys if isinstance(key, k.Call) and key.function == "address"]
             hint = "write `per request.ip`, which counts an IPv6 address by its /64" if exact else ADD
             yield Diagnostic("W555", message, limit.keys[0].span, hint)
@@ -42,5 +42,5 @@ def open_failures(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for limit in kernel.limits:
         if limit.failing == "allow":
             message = f"`{limit.name}` limits nothing while the store is down"
-            hint = "take `on store failure local`, which goes on counting in each process, or leave it out"
+            hint = "use `on store failure local`, which keeps counting in each process, or remove `on store failure`"
             yield Diagnostic("W556", message, limit.span, hint)

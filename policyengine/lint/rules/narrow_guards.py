@@ -1,4 +1,4 @@
-"""Guards that cover less than the door beside them: tools of one server, one path of a folder."""
+"""Guards that cover less than the grant they protect: the tools of one server, one path of a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def narrower_guards(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
-    """All tools of one server are guarded, and a door opens those of whatever server."""
+    """Yield a W562 if all tools of one server are guarded and a grant opens the tools of any server."""
     server = server_of(pattern)
     if server is None:
         return
@@ -40,14 +40,14 @@ def other_servers(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patt
             and not narrower_guard_finding(guard, door)
         ):
             opened = f"`{quote_pattern(door)}` opens tools of any server"
-            message = f"{opened}, and this guards those that come as `{server}` alone"
-            hint = "name the servers at the door, or let the guard stand on `TOOL *`"
-            yield Diagnostic("W562", message, pattern.span, hint, (RelatedLocation("the door", door.span),))
+            message = f"{opened}, but this guards only those of `{server}`"
+            hint = "name the servers in the grant, or write the guard `on TOOL *`"
+            yield Diagnostic("W562", message, pattern.span, hint, (RelatedLocation("the grant", door.span),))
             return
 
 
 def server_of(pattern: k.Pattern) -> str | None:
-    """Whose tools are meant, all of them."""
+    """Return the server if the pattern matches all tools of one server; None otherwise."""
     if not isinstance(pattern, k.ToolPattern):
         return None
     server, slash, name = pattern.glob.partition("/")
@@ -58,7 +58,7 @@ def server_of(pattern: k.Pattern) -> str | None:
 
 
 def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Pattern]) -> Iterator[Diagnostic]:
-    """One path is guarded, and a door with `**` opens what is below it, too."""
+    """Yield a W563 if one path is guarded and a grant with `**` also opens the paths below it."""
     if not isinstance(pattern, k.HttpPattern) or pattern.rest:
         return
     below = replace(pattern, segments=(*pattern.segments, ANYTHING), rest=True)
@@ -66,10 +66,10 @@ def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patter
     for door in wide:
         if len(door.segments) <= len(pattern.segments) and not narrower_guard_finding(guard, below):
             message = (
-                f"`{quote_pattern(door)}` also opens what is below `{pattern_path(pattern)}`, where this does not stand"
+                f"`{quote_pattern(door)}` also opens paths below `{pattern_path(pattern)}`, which this does not cover"
             )
             hint = f"write `{pattern_path(pattern)}/**`, which covers the path itself as well"
-            yield Diagnostic("W563", message, pattern.span, hint, (RelatedLocation("the door", door.span),))
+            yield Diagnostic("W563", message, pattern.span, hint, (RelatedLocation("the grant", door.span),))
             return
 
 
@@ -78,7 +78,7 @@ def narrower_guard_finding(guard: k.Guard, pattern: k.Pattern) -> bool:
 
 
 def pattern_path(pattern: k.Pattern) -> str:
-    """As it is written, without its methods; the whole text where that is the name of a scope."""
+    """Return the path of a pattern as written, without methods; the whole text if it is the name of a scope."""
     text = quote_pattern(pattern)
     return f"/{text.partition('/')[2]}".rstrip("/") if "/" in text else text
 

@@ -1,4 +1,4 @@
-"""Secrets that somebody pasted into a policy: keys and tokens of well-known shapes, and what looks random."""
+"""Secrets pasted into a policy: keys and tokens of well-known shapes, and texts that look random."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-# Shapes that their makers document; each is nothing else.
+# Shapes that their vendors document and that no other text has.
 SECRET_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
     ("a token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")),
-    ("a key of AWS", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
-    ("a token of GitHub", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b")),
-    ("a token of GitLab", re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
-    ("a token of Slack", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{16,}")),
-    ("a key of Google", re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])")),
+    ("an AWS key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b")),
+    ("a GitLab token", re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}")),
+    ("a Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{16,}")),
+    ("a Google API key", re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])")),
     (
         "an API key",
         re.compile(r"\bsk[-_](?:[a-z]+[-_])*(?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Za-z])[A-Za-z0-9_-]{20,}"),
     ),
-    ("a token of Vault", re.compile(r"\bhv[sb]\.[A-Za-z0-9_-]{20,}")),
+    ("a Vault token", re.compile(r"\bhv[sb]\.[A-Za-z0-9_-]{20,}")),
     ("a credential", re.compile(r"\b[Bb]earer +(?=[A-Za-z0-9._~+/-]*[0-9])[A-Za-z0-9._~+/-]{24,}=*")),
     ("a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@:\"]+:[^\s/@\"]{3,}@")),
 )
@@ -32,12 +32,12 @@ QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/_-]{32,}={0,2}(?=")')
 NOT_A_SECRET = re.compile(
     r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+"
 )  # digests, UUIDs, names
-MIN_ENTROPY_BITS = 4.0  # for each character: words have less
-HINT = "take it out, and put another in its place where it counts: whoever has seen the file has it"
+MIN_ENTROPY_BITS = 4.0  # for each character; words have less
+HINT = "remove it and rotate the secret: anyone who has seen the file has it"
 
 
 def pasted_secrets(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """The finding shows where it is, and in place of it stars: findings are logged."""
+    """Yield a W265 for each secret. Its source text is masked with stars, because findings are logged."""
     for source in dict.fromkeys(module.span.source for module in modules):
         found = sorted(secrets_in(source.text), key=lambda one: one[1])
         hidden = Source(source.name, mask_spans(source.text, [(start, end) for _, start, end in found]), source.label)
@@ -46,7 +46,7 @@ def pasted_secrets(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
 
 
 def secrets_in(text: str) -> list[tuple[str, int, int]]:
-    """What, from where to where; none within another."""
+    """Return the kind, start and end of each secret; no two overlap."""
     found: list[tuple[str, int, int]] = []
     for what, shape in SECRET_SHAPES:
         found += [(what, *match.span()) for match in shape.finditer(text)]
@@ -59,7 +59,8 @@ def secrets_in(text: str) -> list[tuple[str, int, int]]:
 
 
 def is_random(text: str) -> bool:
-    """Letters of both cases and digits, spread as chance would: no name, no digest, no path."""
+    """Return whether a text has letters of both cases and digits with high entropy, and is not a name, a digest or a
+    path."""
     if NOT_A_SECRET.fullmatch(text) or not all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]")):
         return False
     return sum(-many / len(text) * log2(many / len(text)) for many in Counter(text).values()) >= MIN_ENTROPY_BITS

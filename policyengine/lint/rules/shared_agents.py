@@ -1,4 +1,4 @@
-"""Agents of two issuers that act for users whom nothing tells apart: a token of either names a user of the other."""
+"""Agents of two issuers that act for the same users: a token of either issuer can name a user of the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Guards: TypeAlias = tuple[tuple[k.Place, k.Expr], ...]
 
 
 def agents_of_two_issuers(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Once for each block."""
+    """Yield one W466 at most for each block."""
     guards = issuer_sensitive_conditions(kernel.guards)
     for block in filter(speaks_for_users, kernel.agents):
         issuers = [kernel.issuers[name] for name in dict.fromkeys(issuers_of(block))]
@@ -29,18 +29,16 @@ def agents_of_two_issuers(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def shared_agent_diagnostic(block: k.AgentBlock, one: k.Issuer, other: k.Issuer) -> Diagnostic:
-    message = (
-        f"a token of `{other.name}` for `{block.label}` can name any user of `{one.name}`, and the other way round"
-    )
+    message = f"a token of `{other.name}` for `{block.label}` can name any user of `{one.name}`, and vice versa"
     hint = (
-        f'say for whom each speaks, as `users like "*@{other.name}.example"` in `{other.name}`, or give each issuer an '
-        "agent block of its own"
+        f'limit the users of each issuer, as with `users like "*@{other.name}.example"` in `{other.name}`, or write an '
+        "agent block for each of them"
     )
     return Diagnostic("W466", message, block.span, hint, (RelatedLocation("one of the two issuers", other.span),))
 
 
 def opens_alike(block: k.AgentBlock, grant: k.Grant, one: k.Issuer, other: k.Issuer, guards: Guards) -> bool:
-    """Whether the door opens to tokens of both by the same conditions about users."""
+    """Return whether the grant opens to tokens of both issuers under the same conditions about users."""
     head = block.who.condition if isinstance(block.who, k.PrincipalCondition) else None
     conditions: Sequence[k.Expr | None] = (head, grant.when, *(asked.condition for asked in acts_for(block)))
     alike = [user_conditions(conditions, issuer.name) for issuer in (one, other)]

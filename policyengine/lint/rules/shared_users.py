@@ -1,5 +1,8 @@
-"""Two issuers whose agents act for the same users: a user is a name, whichever issuer says it, so each can name the
-other's. Told only where nothing in the policy tells the users of the one from those of the other."""
+"""Two issuers whose agents act for the same users.
+
+A user is a name, whichever issuer asserts it, so each issuer can name the users of the other. Reported only if no rule
+distinguishes the users of the two.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from policyengine.checker.patterns.overlap import globs_meet
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.lint.served_users import IssuerSensitiveGuards, LendingIndex, LendingPath, acts_for
 
-Speaking: TypeAlias = Mapping[str, Sequence[k.AgentBlock]]  # by issuer: its agents that act for users
+Speaking: TypeAlias = Mapping[str, Sequence[k.AgentBlock]]  # issuer name → its agents that act for users
 Ways: TypeAlias = Mapping[LendingPath, Sequence[k.AgentBlock]]
 Who: TypeAlias = k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCondition
 
 MAX_BLOCKS_LISTED = 3
-OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # such credentials name no user
+OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # these credentials name no user
 
 
 def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Once for each issuer, at its declaration: the later one of two is told, and of two houses one."""
+    """Yield one W462 at most for each issuer, at its declaration: for the later of a pair, once for two houses."""
     speaking = speaking_issuers(kernel)
     houses = issuer_houses(speaking, kernel)
     if len({id(house) for house in houses.values()}) < 2:
@@ -61,9 +64,9 @@ def shared_user_finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -
         f"{list_blocks(mine)} {act} for the same users as {list_blocks(theirs)} of `{other}`"
     )
     hint = (
-        f'say for whom it speaks, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or whose users are meant, '
-        f'`acts for users where user.org == "{issuer.name}"`, by what your directory says; or shut what is not theirs, '
-        f'`deny unless credential.issuer == "{other}"` in a guard there'
+        f'limit its users, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or limit the agents, '
+        f'`acts for users where user.org == "{issuer.name}"`, if your directory has it; or deny other issuers, '
+        f'`deny unless credential.issuer == "{other}"`, in a guard'
     )
     own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))
     related = (RelatedLocation("for whom it acts", own_acts), RelatedLocation("the same users", other_acts))
@@ -83,7 +86,7 @@ def distinct_blocks(blocks: Iterable[k.AgentBlock]) -> tuple[k.AgentBlock, ...]:
 
 @dataclass(slots=True)
 class EarlierIssuers:
-    """Those that were looked at, by the ways in which their agents act and the users for whom they speak."""
+    """The issuers seen so far, indexed by the lending paths of their agents and by their users."""
 
     issuers: Mapping[str, k.Issuer]
     ways: Mapping[str, Ways]
@@ -101,7 +104,7 @@ class EarlierIssuers:
         self.names.append(name)
 
     def near(self, name: str) -> Iterator[str]:
-        """In the order in which they were added; not those with whom it shares no users."""
+        """Yield the earlier issuers that may share users with this one, in the order of their addition."""
         globs, own = self.issuers[name].users_like, self.ways[name]
         indexes = [self.of_some[way] for way in own if way in self.of_some]
         some = sorted({number for index in indexes for glob in globs for _, number in index.near(glob)})
@@ -110,7 +113,8 @@ class EarlierIssuers:
 
 
 def share_users(one: k.Issuer, other: k.Issuer) -> bool:
-    """Whether both may speak for some user. Where one says for whom it speaks, the other is taken for the own house."""
+    """Return whether both issuers may name one user. An issuer without `users like` is the organization's own, so it
+    shares no users with one that has it."""
     if not one.users_like or not other.users_like:
         return not one.users_like and not other.users_like
     return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
@@ -120,7 +124,7 @@ def share_users(one: k.Issuer, other: k.Issuer) -> bool:
 
 
 def speaking_issuers(kernel: k.Kernel) -> Speaking:
-    """In the order of their declarations, without those of workloads, who act for nobody."""
+    """Return the issuers whose agents act for users, in source order. Workload issuers (SPIFFE) name no user."""
     found: dict[str, list[k.AgentBlock]] = {}
     for block in kernel.agents:
         for name in issuers_of(block) if speaks_for_users(block) else ():
@@ -150,8 +154,11 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
 
 
 def issuer_houses(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
-    """By issuer the whole house: they issue one agent, or the agents of one hand work on to those of another, who then
-    names its users."""
+    """Return the house of each issuer: the issuers that trust each other's users.
+
+    Two issuers are of one house if they issue the same agent, or if agents of one delegate to agents of the other,
+    which then name its users.
+    """
     houses = {name: {name} for name in speaking}
     blocks = distinct_blocks(block for own in speaking.values() for block in own)
     for group in (*map(issuers_of, blocks), *delegated_issuers(blocks, kernel)):
@@ -161,7 +168,10 @@ def issuer_houses(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
 
 
 def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
-    """Whose agents hand on, and whose may present it: of an issuer that does not record chains none."""
+    """Yield groups of issuers that delegation connects: those of the delegating agent, and those of its delegate.
+
+    Only an issuer that records chains can issue the delegate's token.
+    """
     called: dict[k.ExactName, set[str]] = {}
     others: list[tuple[Who, set[str]]] = []
     for block in blocks:
@@ -178,7 +188,7 @@ def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Itera
 
 
 def may_be_same_agent(to: k.ExactName | k.NamePattern | k.InGroup, who: Who) -> bool:
-    """Some agent may be meant by both: of a group, or of those that a condition means, any may be one."""
+    """Return whether both may match one agent. A group or a condition may match any agent."""
     match to, who:
         case (k.ExactName() | k.NamePattern()) as one, (k.ExactName() | k.NamePattern()) as other:
             return globs_meet(glob_of(one), glob_of(other))

@@ -1,4 +1,4 @@
-"""Tests that ask the same twice, and endpoints that no test asks about."""
+"""Test gaps: requests that are tested twice, and endpoints that no test covers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from policyengine.testcases import Case
 def repeated_requests(
     cases: Sequence[Case], modules: Sequence[ast.Module], *, counting: bool = False
 ) -> Iterator[Diagnostic]:
-    """Requests that their test made before, and tests whose requests are all in another one.
+    """Yield a W652 for each request that repeats an earlier one of its test, and for each test contained in another
+    one.
 
-    The world, the request and the expectation are the same. Where approvals are spent, worlds differ; where the policy
-    is `counting` or remembers, so they do after every request.
+    Two requests are equal if their facts, state and expectation are equal. Tests that spend approvals are not compared.
+    If the policy is `counting` (it has limits or watches), the earlier requests of the sequence count too.
     """
     spent = {(one.package, one.test, one.sequence) for one in cases if one.approvals}
     keys = CaseKeys(counting)
@@ -36,8 +37,8 @@ def repeated_requests(
         if (case.package, case.test, case.sequence) not in spent:
             earlier = first.setdefault(keys.of(case), case)
             if earlier.span != case.span:
-                message = "this test asks the same already, in the same world"
-                hint = "remove it, or change what it is to show"
+                message = "this test already makes this request, with the same facts and state"
+                hint = "remove it, or change what it tests"
                 yield Diagnostic("W652", message, case.span, hint, (RelatedLocation("asked here", earlier.span),))
     compared = {name: asked for name, asked in tests.items() if name not in spending}
     yield from contained_tests(compared, test_name_spans(modules))
@@ -46,7 +47,7 @@ def repeated_requests(
 def contained_tests(
     tests: Mapping[tuple[str, str], Mapping[object, Case]], names: Mapping[tuple[str, str], Span]
 ) -> Iterator[Diagnostic]:
-    """Tests that ask nothing which one other test does not ask; of two that ask the same, the later one."""
+    """Yield a W652 for each test whose requests are all in one other test; of two equal tests, for the later one."""
     order = {name: number for number, name in enumerate(tests)}
     holders: dict[object, list[tuple[str, str]]] = {}
     for name, asked in tests.items():
@@ -63,9 +64,9 @@ def contained_tests(
     for name in (one for one in tests if one in names):
         other = holder_of(name)
         if other is not None:
-            message = f"all that this test asks, test `{other[1]}` asks too, in the same world"
+            message = f"every request of this test is also in test `{other[1]}`, with the same facts and state"
             related = (RelatedLocation("the other test", names[other]),)
-            yield Diagnostic("W652", message, names[name], "remove it, or change what it is to show", related)
+            yield Diagnostic("W652", message, names[name], "remove it, or change what it tests", related)
 
 
 def test_name_spans(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span]:
@@ -78,8 +79,11 @@ def test_name_spans(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span
 
 
 class CaseKeys:
-    """What tells cases apart. Many share their rows, so these are written once. Where the policy is counting, what
-    was asked before in their sequence tells them apart, too."""
+    """Keys that are equal for equal cases.
+
+    Many cases share their rows, so the text of the rows is made once. If the policy is counting, a key includes the
+    earlier requests of its sequence.
+    """
 
     def __init__(self, counting: bool) -> None:
         self.counting = counting
@@ -108,7 +112,7 @@ class CaseKeys:
 
 
 def canonical_case_text(value: object) -> str:
-    """One text for one value, whatever the order of its members."""
+    """Return a text that is equal for equal values, independent of the order of members."""
     match value:
         case Mapping():
             return "{" + ",".join(sorted(f"{key!r}:{canonical_case_text(one)}" for key, one in value.items())) + "}"
@@ -122,7 +126,7 @@ def canonical_case_text(value: object) -> str:
 
 
 def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:
-    """Once for each pattern that is written."""
+    """Yield one W653 for each written pattern of a grant that no test covers."""
     asked = PatternIndex[bool]()
     for pattern in {pattern for case in cases for pattern in case_pattern(case)}:
         asked.add(pattern, True)
@@ -130,13 +134,13 @@ def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diag
     for opening in (one for block in all_blocks(kernel) for grant in block.grants for one in grant.openings):
         span = opening.pattern.span
         if span not in told and not any(asked.overlapping(opening.pattern)):
-            message = f"no test asks about `{' '.join(span.text.split())}`"
+            message = f"no test covers `{' '.join(span.text.split())}`"
             yield Diagnostic("W653", message, span, "add a request for it to a test")
         told.add(span)
 
 
 def case_pattern(case: Case) -> Iterator[k.Pattern]:
-    """The one endpoint a case asks about, as a pattern; none where it asks about a malformed path."""
+    """Yield the endpoint of a case as a pattern; nothing if its path is malformed."""
     try:
         endpoint = Request.from_mapping(case.question).endpoint
     except RequestError:

@@ -1,4 +1,4 @@
-"""`is present` and `is absent` of facts that a gateway may not hand on: where nobody saw them, neither is true."""
+"""`is present` and `is absent` of facts that a gateway may not forward: then both are unknown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from policyengine.lint.rules.caller_chosen_defaults import wanted_parts
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 
-HINT = "compare it where it has to be there, or hand it on and say so in `[gateway]` (docs/gateways.md)"
+HINT = "compare its value where it must be present, or forward it and list it in `[gateway]` (docs/gateways.md)"
 
 
 def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Of rules about HTTP requests, where a fact that is known to be absent would let them pass."""
+    """Yield a W559 for each rule about HTTP requests that passes when a fact is known to be absent."""
     if not opens_http(kernel):
         return
     for condition, wanted, then in conditions_over_http(kernel):
@@ -27,7 +27,7 @@ def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 
 def conditions_over_http(kernel: k.Kernel) -> Iterator[tuple[k.Expr, bool, str]]:
-    """Each condition, what lets a request pass, and what follows where it is unknown."""
+    """Yield each condition, the value that lets a request pass, and the consequence if the condition is unknown."""
     for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         if grant.when is not None and is_over_http(grant):
             yield grant.when, True, "this `may` opens nothing"
@@ -44,12 +44,12 @@ def unseen_absence_findings(part: k.Expr, wanted: bool, then: str) -> Iterator[D
     asked = [one for one in k.walk(part) if isinstance(one, k.IsPresent) and may_be_unseen(one)]
     if asked and possible_truths(with_facts_absent(part)) == {wanted}:
         fact = " ".join(asked[0].operand.span.text.split())
-        message = f"a gateway may not hand on `{fact}`, so nobody knows whether it is there, and then {then}"
+        message = f"a gateway may not forward `{fact}`: its presence is then unknown, and {then}"
         yield Diagnostic("W559", message, asked[0].span, HINT)
 
 
 def with_facts_absent(expr: k.Expr) -> k.Expr:
-    """The expression for a request that has none of these facts."""
+    """Return the expression as it is for a request without these facts."""
 
     def absent(part: k.Expr) -> k.Expr | None:
         if isinstance(part, k.IsPresent) and may_be_unseen(part):

@@ -1,4 +1,4 @@
-"""Facts that no rule reads, and issuers and attesters that no block asks for."""
+"""Facts that no rule reads, and issuers and attesters that no block requires."""
 
 from __future__ import annotations
 
@@ -23,33 +23,34 @@ def unread_facts(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for fact in facts:
         name = fact.name.text
         if name not in whole and not read.intersection(prefixes(name)):
-            hint = "remove it: whoever declares a fact is taken to rely on it"
+            hint = "remove it: readers expect that a policy uses the facts it declares"
             yield Diagnostic("W262", f"no rule reads `{name}`", fact.name.span, hint)
 
 
 def facts_read(declarations: Iterator[ast.Declaration]) -> frozenset[str]:
-    """Every name that is spoken anywhere, but for the facts' own declarations."""
+    """Return every name that the declarations mention, except the names that `facts` blocks declare."""
     found = set[str]()
     for declaration in declarations:
         found.update(
             names_in(declaration.place) if isinstance(declaration, ast.FactsDecl) and declaration.place else ()
         )
         found.update(names_in(declaration) if not isinstance(declaration, ast.FactsDecl) else ())
-    return frozenset(found.difference(FACT_ROOTS))  # an approval that is bound to the whole `body` reads no fact of it
+    return frozenset(found.difference(FACT_ROOTS))  # an approval bound to the whole `body` reads no fact of it
 
 
 def unused_anchors(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
-    """Exported ones are for others; and any issuer may speak for users, where there are doors for users."""
+    """Yield a W263 for each unused issuer or attester. Exported ones are for other packages. If users have grants, any
+    issuer may name users, so no issuer is unused."""
     asked = {name for agent in kernel.agents for one in agent.requirements for name in required_anchors(one)}
-    declarations = [one for module in modules for one in module.declarations]  # but for exports, which are for others
+    declarations = [one for module in modules for one in module.declarations]  # without exports
     for declaration in declarations:
         if isinstance(declaration, ast.AttesterDecl) or (isinstance(declaration, ast.IssuerDecl) and not kernel.users):
             word = "issuer" if isinstance(declaration, ast.IssuerDecl) else "attester"
             if declaration.name.text not in asked and declaration.name.text not in texts_compared(kernel):
                 verb = "issued" if word == "issuer" else "attested"
-                hint = f"ask for it with `{verb} by {declaration.name.text}`, or remove it"
+                hint = f"require it with `{verb} by {declaration.name.text}`, or remove it"
                 yield Diagnostic(
-                    "W263", f"no agent asks for the {word} `{declaration.name.text}`", declaration.name.span, hint
+                    "W263", f"no agent block requires the {word} `{declaration.name.text}`", declaration.name.span, hint
                 )
 
 
@@ -62,7 +63,7 @@ def required_anchors(requirement: k.Requirement) -> tuple[str, ...]:
 
 
 def texts_compared(kernel: k.Kernel) -> frozenset[str]:
-    """What conditions speak of in quotes: `attestation.by == "lab"`."""
+    """Return the texts in conditions, as in `attestation.by == "lab"`."""
     conditions = [condition for block in all_blocks(kernel) for condition, _ in block_conditions(block)]
     conditions += [one.condition for guard in kernel.guards for one in guard.effects if one.condition is not None]
     conditions += [condition for _, condition, _ in conditions_of_limits(kernel)]

@@ -1,4 +1,4 @@
-"""Doors of users that a token opens without an agent, whichever of several issuers it is of."""
+"""Grants of users that a token without an agent opens, from any of several issuers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from policyengine.lint.rules.shared_users import (
 )
 from policyengine.lint.served_users import are_alike, issuer_sensitive_conditions, user_conditions
 
-MAX_USER_GRANTS = 2_000  # of one issuer; what is beyond is not compared
-MAX_COMPARED_ISSUERS = 200  # with whom one is compared
+MAX_USER_GRANTS = 2_000  # for each issuer; the rest is not compared
+MAX_COMPARED_ISSUERS = 200  # for each issuer; the rest is not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,10 @@ class UserGrant:
 
 
 def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Once for each issuer, at its declaration: the later one of two is told, and nothing of agents that is told
-    already."""
+    """Yield one W463 at most for each issuer, at its declaration: for the later issuer of a pair.
+
+    Issuers that `shared_users` reports are skipped.
+    """
     agents = agents_by_issuer(kernel)
     issuers = [one for one in issuers_in_order(kernel) if may_name_users(one, agents.get(one.name, ()))]
     doors = [UserGrant(b, g, o) for b in kernel.users for g in b.grants for o in g.openings][:MAX_USER_GRANTS]
@@ -61,14 +63,14 @@ def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def any_issuer_finding(issuer: k.Issuer, other: k.Issuer, door: UserGrant) -> Diagnostic:
     message = (
-        f"a token of `{issuer.name}` without an agent opens what `{door.block.label}` may, "
-        f"for whichever user of `{other.name}` it names"
+        f"a token of `{issuer.name}` without an agent gets the grants of `{door.block.label}`, "
+        f"for any user of `{other.name}` that it names"
     )
     hint = (
-        'say whom it speaks for, `users like "*@partner.example"`, '
-        f'or whose word counts at the door, `user where credential.issuer == "{other.name}"`'
+        'limit its users, `users like "*@partner.example"`, '
+        f'or name the trusted issuer in the user block, `user where credential.issuer == "{other.name}"`'
     )
-    return Diagnostic("W463", message, issuer.span, hint, (RelatedLocation("the door", door.grant.span),))
+    return Diagnostic("W463", message, issuer.span, hint, (RelatedLocation("the grant", door.grant.span),))
 
 
 def opens_to_both(door: UserGrant, one: k.Issuer, other: k.Issuer, guards: tuple[tuple[k.Place, k.Expr], ...]) -> bool:
@@ -91,7 +93,8 @@ def agents_by_issuer(kernel: k.Kernel) -> dict[str, list[k.AgentBlock]]:
 
 
 def may_name_users(issuer: k.Issuer, agents: Sequence[k.AgentBlock]) -> bool:
-    """Not that of workloads, nor one whose agents all come with credentials that name no user."""
+    """Return whether tokens of the issuer may name users: it is not for workloads, and not all its agents use
+    credentials that name no user."""
     return not (issuer.url or "").startswith("spiffe://") and not (agents and all(map(names_no_user, agents)))
 
 

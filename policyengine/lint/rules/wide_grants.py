@@ -1,4 +1,4 @@
-"""Doors wider than a reviewer sees, and doors that stay shut although nothing says so."""
+"""Grants that are wider than a reviewer sees, and grants that never open."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
 
 ANY_TEXT = frozenset({".*", ".+", "(?s).*", "(?s).+"})
-TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # what OAuth lets a scope consist of
+TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # scope characters of RFC 6749
 
 
 def wide_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Once for each pattern that is written, however many blocks grant it."""
+    """Yield one W458 for each written pattern, however many blocks grant it."""
     told = set[Span]()
     for block in all_blocks(kernel):
         for pattern in (opening.pattern for grant in block.grants for opening in grant.openings):
             if is_wide(pattern) and pattern.span not in told:
                 told.add(pattern.span)
                 written = " ".join(pattern.span.text.split())
-                message = f"`{block.label}` may use whatever `{written}` comes to cover one day"
-                hint = "name the endpoints: one that is added later is then not open before anybody looked"
+                message = f"`{block.label}` may use every endpoint that `{written}` will ever cover"
+                hint = "name the endpoints, so that a new endpoint is not open before a review"
                 yield Diagnostic("W458", message, pattern.span, hint)
 
 
@@ -45,8 +45,11 @@ def is_wide(pattern: k.Pattern) -> bool:
 
 
 def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """An agent that acts for a user needs the user's door too, and no user block, nor `anyone`, opens it to whom the
-    agent acts for. Told once where that is so of all that the agent may."""
+    """Yield a W465 or W461 for agents that act for users without a grant.
+
+    An agent that acts for a user needs a grant of the user, from a user block or `anyone`. One W465 replaces the W461
+    of each grant if no grant of the agent has one.
+    """
     lenders = lender_index(kernel)
     for agent in kernel.agents:
         acts = [one for one in agent.requirements if isinstance(one, k.ActsFor)]
@@ -54,20 +57,20 @@ def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
             continue
         shut = [grant for grant in agent.grants if not is_lent(grant, acts, lenders)]
         if shut and len(shut) == len(agent.grants):
-            message = f"no user whom `{agent.label}` acts for has a door that it has, so it never gets through"
-            hint = "let a user block open to them what the agent may, or let the agent act alone"
+            message = f"no user that `{agent.label}` acts for is granted any of its endpoints, so it is always denied"
+            hint = "grant them in a `user` block, or let the agent act alone"
             yield Diagnostic("W465", message, acts[0].span, hint)
             continue
         for grant in shut:
-            message = f"no user block opens any of this, so `{agent.label}` never gets through here"
-            yield Diagnostic("W461", message, grant.span, "let a user block open it, too, or remove it")
+            message = f"no user block opens any of this, so `{agent.label}` is always denied here"
+            yield Diagnostic("W461", message, grant.span, "grant it in a `user` block too, or remove it")
 
 
 LenderIndex: TypeAlias = PatternIndex[tuple[k.Expr, ...]]
 
 
 def lender_index(kernel: k.Kernel) -> LenderIndex:
-    """Doors that are no agent's, with what they ask of the user."""
+    """Index the grants of user blocks and `anyone`, each with its conditions about the user."""
     found: LenderIndex = PatternIndex()
     lending = [(block_user_conditions(block), grant) for block in kernel.users for grant in block.grants]
     lending += [((), grant) for block in kernel.anyones for grant in block.grants]
@@ -99,19 +102,19 @@ def is_lent(grant: k.Grant, acts: Sequence[k.ActsFor], lenders: LenderIndex) -> 
 
 def can_all_hold(conditions: Sequence[k.Expr]) -> bool:
     if len(conditions) < 2:
-        return True  # what can never be true alone is told elsewhere
+        return True  # a condition that is never true is reported by `dead_rules`
     return True in possible_truths(k.And(tuple(conditions), span=conditions[0].span))
 
 
 def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Nothing is asked of who asks: neither its name, nor a scope, nor the user's own door."""
+    """Yield a W464 for each agent block that requires nothing: no name, no scope and no grant of the user."""
     for agent in kernel.agents:
         serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)
         free = [name for name in issuers_of(agent) if kernel.issuers[name].scopes_none]
         if takes_any_agent(agent.who) and serves and free and agent.package in kernel.unrestricted:
             message = (
-                f"any agent of `{free[0]}` does all this for any user that it names: "
-                f"`{agent.label}`, `scopes none` and `users unrestricted` ask nothing of it"
+                f"any agent of `{free[0]}` may do all this for any user that it names: "
+                f"`{agent.label}`, `scopes none` and `users unrestricted` require nothing of it"
             )
             hint = "name the agents, give their tokens scopes, or say in a `user` block what users may do"
             yield Diagnostic("W464", message, agent.span, hint)
@@ -128,7 +131,7 @@ def takes_any_agent(who: k.ExactName | k.NamePattern | k.InGroup | k.PrincipalCo
 
 
 def asks_no_name(condition: k.Expr) -> bool:
-    """Whether it is true of every agent, as an agent always has an id."""
+    """Return whether a condition is true of every agent: it checks only the id, which every agent has."""
     match condition:
         case k.And():
             return all(map(asks_no_name, condition.items))

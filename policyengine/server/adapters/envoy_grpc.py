@@ -1,6 +1,6 @@
-"""Envoy's `ext_authz` over gRPC: the request itself and who is at the other end of the connection, in one message.
+"""Envoy's `ext_authz` over gRPC: one message holds the request and the peer of the connection.
 
-It answers in threads beside the event loop, in every worker its own: they share the port.
+Each worker answers in its own threads, next to the event loop; the workers share the port.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineProvider
 
-MAX_THREADS = 40  # more than may wait for issuers
-MAX_STREAMS = 1_000  # calls of one connection on their way: Envoy has one connection for each of its threads
-GRPC_PERMISSION_DENIED = 7  # of gRPC; which status the client gets stands beside it
+MAX_THREADS = 40  # more than the number that may wait for issuers
+MAX_STREAMS = 1_000  # concurrent calls of one connection; Envoy has one connection per thread
+GRPC_PERMISSION_DENIED = 7  # a status of gRPC; the HTTP status for the client is in the response
 LOG_HEADERS = ("x-decision-id", "x-decision", WOULD_BE_HEADER)
 UPSTREAM_HEADERS = (*OWN_HEADERS, "x-decision-id", WOULD_BE_HEADER)
-PEER_CERTIFICATE_HEADER = "client-cert"  # as which the certificate is told that Envoy itself has seen
+PEER_CERTIFICATE_HEADER = "client-cert"  # header for the certificate that Envoy itself has verified
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyGrpcAdapter:
-    """Where it listens, and whom it answers."""
+    """The gRPC listener: its address, its limits, and the tokens that it accepts."""
 
     reloading: EngineProvider
     names: GatewayHeaders
@@ -68,7 +68,7 @@ class EnvoyGrpcAdapter:
 
     @property
     def options(self) -> tuple[tuple[str, int], ...]:
-        """What bounds connections: gRPC knows no addresses, and lets nobody in when it has its number."""
+        """Limits of connections. gRPC has no limit per address, and refuses connections above the total limit."""
         return (
             ("grpc.max_allowed_incoming_connections", self.bounds.connections),
             ("grpc.server_handshake_timeout_ms", round(self.limits.head * 1_000)),
@@ -77,19 +77,19 @@ class EnvoyGrpcAdapter:
         )
 
     def started(self) -> Any:
-        """A server that answers. Raises ServeError."""
+        """Start a server and return it. Raises ServeError."""
         server = grpc.server(ThreadPoolExecutor(MAX_THREADS), options=self.options)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationService(self), server)
         try:
             server.add_insecure_port(self.address)
         except RuntimeError:
-            raise ServeError(f"`{self.address}` cannot be listened on", "take another port") from None
+            raise ServeError(f"cannot listen on `{self.address}`", "use another port") from None
         server.start()
         return server
 
 
 def check_address(host: str, port: int, has_token: bool) -> str:
-    """Raises ServeError, as for the other port."""
+    """Check the address, as for the HTTP port, and return it. Raises ServeError."""
     with port_listener(host, port, has_token) as listener:
         found, number = listener.getsockname()[:2]
     return f"[{found}]:{number}" if ":" in found else f"{found}:{number}"
@@ -106,7 +106,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
     def Check(self, asked: Any, context: Any) -> Any:
         caller = self.caller(context)
         if caller is None:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed, or another one")
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid token is required")
             raise AssertionError("`abort` raises")
         trace = find_trace(context.invocation_metadata(), request_headers(asked.attributes.request.http))
         if trace is not None:
@@ -116,7 +116,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
             return build_check_response(self.told(asked.attributes), self.gone)
 
     def caller(self, context: Any) -> str | None:
-        """Whose token came with the call; None where none does that is accepted."""
+        """Return the caller of the token in the call's metadata, or None if no token is accepted."""
         tokens = self.door.tokens
         if tokens is None:
             return NO_CALLER
@@ -137,7 +137,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
             if engine.identity is not None:
                 seen = (
                     PEER_CERTIFICATE_HEADER if attributes.source.certificate else None
-                )  # and not what leads to its trust
+                )  # without the chain that leads to its issuer
                 named = self.door.names.client_certificate
                 told_by = named if named in given else seen
                 question = add_credentials(question, target, given, own=True, certificate=told_by, content=content)
@@ -147,12 +147,12 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
 
 
 def peer_address(context: Any) -> str:
-    """The address at the other end of the connection, without its port."""
+    """Return the address of the peer, without its port."""
     return str(context.peer()).rpartition(":")[0]
 
 
 def find_trace(metadata: Any, headers: Sequence[tuple[str, bytes]]) -> TraceContext | None:
-    """That of Envoy's own call; else that of the request which it asks about."""
+    """Return the trace of Envoy's call, or else that of the request."""
     for pairs in (metadata, headers):
         parents, states = (header_values(pairs, name) for name in ("traceparent", "tracestate"))
         if parents:
@@ -170,14 +170,14 @@ def trace_metadata(trace: TraceContext) -> HeaderPairs:
 
 
 def request_headers(http: Any) -> Sequence[tuple[str, bytes]]:
-    """As they came where Envoy has `encode_raw_headers`. Else it has joined what came twice by commas, and written `!`
-    for each byte that is no UTF-8: such a text is unreadable here, too."""
+    """Return the headers as received if Envoy has `encode_raw_headers`. Otherwise Envoy joins repeated headers with
+    commas and replaces each byte that is not UTF-8 with `!`: such a value is treated as unreadable."""
     raw = [(one.key, one.raw_value or one.value.encode()) for one in http.header_map.headers]
     return raw or [(name, value.encode().replace(b"!", b"\xff")) for name, value in http.headers.items()]
 
 
 def headers_with_peer(http: Any, peer: str, certificate: str = "") -> HeaderValues:
-    """The headers of the request; and the address and the certificate of whoever sent it, as Envoy sees them."""
+    """Return the headers of the request, with the address and the certificate of the peer as Envoy sees them."""
     seen = [
         ("x-forwarded-for", peer.encode()),
         *([(PEER_CERTIFICATE_HEADER, unquote(certificate).encode())] if certificate else []),
@@ -188,7 +188,8 @@ def headers_with_peer(http: Any, peer: str, certificate: str = "") -> HeaderValu
 
 
 def forwarded_headers(http: Any, names: GatewayHeaders) -> ForwardedParts:
-    """As it is configured. Where not even the pseudo-headers come, Envoy hands on no more than it is told to."""
+    """Return the configured parts. Without pseudo-headers, Envoy forwards only the headers that it is configured to
+    forward."""
     hands_on, whole = (
         names.hands_on(GatewayAdapter.ENVOY_GRPC),
         any(name == ":path" for name, _ in request_headers(http)),

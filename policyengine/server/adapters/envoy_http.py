@@ -1,4 +1,4 @@
-"""Envoy's `ext_authz` over HTTP: the request itself, its body where Envoy sends it, at `/envoy` and its own path."""
+"""Envoy's `ext_authz` over HTTP: the request itself at `/envoy` plus its path, with its body if Envoy sends it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EnvoyHttpAdapter:
     reloading: EngineProvider
     names: GatewayHeaders
     body_timeout: float
-    own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
+    own: bool = False  # `Authorization` is the client's, because the gateway needs no token
 
     async def told(self, http: Request) -> HttpVerdict:
         engine, given = self.reloading.current, collect_headers(http.scope["headers"])
@@ -48,7 +48,7 @@ class EnvoyHttpAdapter:
     def question(
         self, engine: EngineInterface, http: Request, given: HeaderValues, content: bytes
     ) -> Mapping[str, object]:
-        """Raises RequestError."""
+        """Build the question from the HTTP request. Raises RequestError."""
         target = request_target(http, given)
         question = build_question(target, given, self.names, self.names.hands_on(GatewayAdapter.ENVOY), content)
         if engine.identity is None:
@@ -58,7 +58,7 @@ class EnvoyHttpAdapter:
 
 
 def request_target(http: Request, given: HeaderValues) -> RequestTarget:
-    """The path as it came, no escape resolved."""
+    """Return the target with the raw path, without decoding escapes."""
     path = http.scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
     query = http.scope["query_string"].decode("latin-1")
     return RequestTarget(http.method, f"{path}?{query}" if query else path, get_only_value(given, "host"))

@@ -1,4 +1,4 @@
-"""Forward authentication: nginx, Caddy and Traefik ask before they let a request through, with `X-Forwarded-*`."""
+"""Forward authentication for nginx, Caddy and Traefik, which describe the request in `X-Forwarded-*` headers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from policyengine.server.telemetry.metered_engine import EngineProvider
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthAdapter:
-    """The query of the door's own address means nothing: Caddy puts there what its client sent."""
+    """The forward-auth adapter. It ignores the query of its own URL, where Caddy appends what its client sent."""
 
     reloading: EngineProvider
     names: GatewayHeaders
     adapter: GatewayAdapter = GatewayAdapter.FORWARD_AUTH
-    own: bool = False  # whether `Authorization` is the client's, as the gateway needs no token
+    own: bool = False  # `Authorization` is the client's, because the gateway needs no token
 
     async def told(self, http: Request) -> HttpVerdict:
         engine, given = self.reloading.current, collect_headers(http.scope["headers"])
@@ -54,8 +54,8 @@ def build_response(told: HttpVerdict) -> Response:
 
 
 def build_nginx_response(told: HttpVerdict) -> Response:
-    """nginx knows 2xx, 401 and 403, makes 500 of the rest and drops bodies: both come as headers, for its
-    `error_page` to say."""
+    """Return a response for nginx, which turns statuses except 2xx, 401 and 403 into 500 and drops bodies: both are
+    sent as headers for its `error_page`."""
     if told.status == 200:
         return build_response(told)
     status = 401 if told.status == 401 else 403

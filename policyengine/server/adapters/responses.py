@@ -1,4 +1,4 @@
-"""What gateways are told: a decision as a status, headers and a problem that their clients can read."""
+"""Responses to gateways: a decision as a status, headers and a problem that their clients can read."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from policyengine.server.telemetry.metered_engine import EngineInterface
 
 HeaderPairs = tuple[tuple[str, str], ...]
 
-WOULD_BE_HEADER = "x-would-be"  # for the operator: no client of a gateway is told
+WOULD_BE_HEADER = "x-would-be"  # for the operator; gateways do not send it to clients
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 SAFE_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
-MAX_PROBLEM_BYTES = 2_048  # bytes: what a gateway has room for in a header
+MAX_PROBLEM_BYTES = 2_048  # bytes that fit into a header of a gateway
 MAX_DETAIL_LENGTH = 512
 OUTCOME_TITLES = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
 
 
 class HttpVerdict(NamedTuple):
-    """An answer of HTTP: `problem` is its body in JSON, empty where the request may pass."""
+    """An HTTP response: `problem` is its JSON body, empty if the request may pass."""
 
     status: int
     headers: HeaderPairs
@@ -41,7 +41,7 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decides and spends; whatever is no question is refused, and so is what has no turn."""
+    """Decide and spend. An invalid question, or one without a turn, becomes a problem."""
     try:
         asked = Question.of(question)
         if is_large(question):
@@ -55,7 +55,7 @@ async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, obj
 
 
 def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
-    """The same, for a caller that may wait for a store."""
+    """Decide and spend, in a thread that may wait for a store."""
     try:
         decision = engine.decide(question.request)
     except RequestError as error:
@@ -64,7 +64,7 @@ def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
 
 
 def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """The same, for who stands in a thread of their own: what takes long waits for its turn."""
+    """Decide and spend, in a thread of the caller; long work waits for its turn."""
     try:
         asked = Question.of(question)
         if engine.forecast.takes_long(asked):
@@ -96,7 +96,7 @@ def problem_to_verdict(problem: ProblemError) -> HttpVerdict:
 
 
 def http_status(decision: Decision) -> int:
-    """401 where somebody who says who it is may get further, 403 where not, 429 for later, 503 where we failed."""
+    """Return 401 if other credentials may help, 403 if not, 429 to retry later, 503 if this server failed."""
     match decision.outcome, decision.gate:
         case Outcome.THROTTLE, _:
             return 429
@@ -109,13 +109,13 @@ def http_status(decision: Decision) -> int:
 
 
 def identity_headers(decision: Decision) -> HeaderPairs:
-    """Always both, so that nothing that the client sent stands in their place."""
+    """Return both headers always, so that no value of the client takes their place."""
     principal = decision.principal
     return tuple(zip(OWN_HEADERS, map(escape_header, (principal.agent, principal.user)), strict=True))
 
 
 def escape_header(name: str | None) -> str:
-    """In visible ASCII, anything else as it is written in addresses: no two names look alike."""
+    """Return the name in visible ASCII, percent-encoded otherwise, so that different names stay different."""
     return quote(name or "", safe=SAFE_CHARACTERS)
 
 
@@ -123,7 +123,7 @@ def escape_header(name: str | None) -> str:
 
 
 def problem_document(decision: Decision, status: int) -> dict[str, object]:
-    """RFC 9457, with what the client may know: not where in which policy a rule stands."""
+    """Return RFC 9457 problem details with what the client may know, which excludes the location of rules."""
     first = decision.reasons[0].message if decision.reasons else "not allowed"
     return {
         "type": "about:blank",
@@ -148,7 +148,7 @@ def remedy_document(remedy: Remedy) -> dict[str, object]:
 
 
 def encode_problem(problem: dict[str, object]) -> bytes:
-    """On one line of ASCII; what is least needed goes first where it is too long for a header."""
+    """Encode a problem on one line of ASCII, without its least important members if it is too long for a header."""
     for without in ((), ("reasons",), ("reasons", "remedies"), ("reasons", "remedies", "detail")):
         kept = {name: value for name, value in problem.items() if name not in without}
         text = json.dumps(kept, separators=(",", ":")).encode("ascii")

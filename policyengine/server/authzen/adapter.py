@@ -1,7 +1,7 @@
-"""The Authorization API 1.0 of OpenID AuthZEN: its bodies in, the engine asked, its answers out.
+"""The OpenID AuthZEN Authorization API 1.0: parse its bodies, ask the engine, and build its answers.
 
-It only looks, so that the same question gets the same answer, unless `context.consume` is true or the settings say that
-for the caller. An allow that would have spent something, and was not asked to, is not given.
+An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
+settings say so for the caller. An allow that would have to spend, but was not asked to, becomes a denial.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations
 LANGUAGE = "en"
 REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
-HISTORY = "history"  # as the rule of an obligation to consume
+HISTORY = "history"  # the rule of a consume obligation
 
 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────
@@ -61,45 +61,45 @@ HISTORY = "history"  # as the rule of an obligation to consume
 
 @dataclass(frozen=True, slots=True)
 class AuthzenRequest:
-    """What one body asks: `items` are raw, each read when its turn comes; without any it is one question."""
+    """A parsed body. Its raw `items` are parsed in turn; without items the body is a single question."""
 
     members: Mapping[str, object]
     items: tuple[object, ...] = ()
     semantics: Semantics = Semantics.EXECUTE_ALL
 
     def merged(self, item: Mapping[str, object]) -> dict[str, object]:
-        """What an item says stands in place of the whole member that was said for all: nothing is merged into it."""
+        """Return the members of an item: a member of the item replaces the shared one as a whole."""
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
 
 
 def takes_long(raw: object) -> bool:
-    """Whether to decide upon it may take so long that the event loop should not wait."""
+    """Return whether deciding may take so long that the event loop should not wait."""
     return is_large(raw) or measure_extent(raw) > MAX_SMALL_EXTENT
 
 
 def item_context(asked: AuthzenRequest, item: object) -> Mapping[str, object] | None:
-    """Where credentials would be, of one of many."""
+    """Return the context of an item, which may contain credentials."""
     context = asked.merged(item).get("context") if isinstance(item, dict) else None
     return context if isinstance(context, dict) else None
 
 
 def require_json(http: HttpRequest) -> None:
-    """AuthZEN speaks JSON, and calls all else a bad request. Raises ProblemError."""
+    """Check that the body is JSON: AuthZEN answers other formats with 400. Raises ProblemError."""
     try:
         form = request_format(http.headers)
     except ProblemError as problem:
         raise ProblemError(400, str(problem), hint=problem.hint) from None
     if form is not BodyFormat.JSON:
-        raise ProblemError(400, "AuthZEN speaks JSON", hint="send `Content-Type: application/json`")
+        raise ProblemError(400, "AuthZEN requires JSON", hint="send `Content-Type: application/json`")
 
 
 def parse_evaluation_body(body: bytes) -> AuthzenRequest:
-    """A body of `evaluation`. Raises RequestError."""
+    """Parse a body of `evaluation`. Raises RequestError."""
     return AuthzenRequest(parse_body_object(body))
 
 
 def parse_evaluations_body(body: bytes) -> AuthzenRequest:
-    """A body of `evaluations`. Raises RequestError."""
+    """Parse a body of `evaluations`. Raises RequestError."""
     members = parse_body_object(body)
     options = get_object(members.get("options"), "options") or {}
     semantics = parse_semantics(options.get("evaluations_semantic"), "options.evaluations_semantic")
@@ -115,7 +115,7 @@ def parse_body_object(body: bytes) -> dict[str, object]:
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
-        raise RequestError("", "the body is no object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
+        raise RequestError("", "the body is not an object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
     return raw
 
 
@@ -132,7 +132,7 @@ def parse_evaluation_items(raw: object) -> tuple[object, ...]:
 
 
 def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-    """`consumes`: whether it spends where it does not say. Raises RequestError."""
+    """Parse an evaluation, which spends if `consumes`, unless it says otherwise. Raises RequestError."""
     try:
         clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
     except decode.DecodeError as error:
@@ -145,7 +145,7 @@ def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: boo
 
 
 class AuthzenResult(NamedTuple):
-    """A decision, why in one word, and what was asked here."""
+    """A decision, its reason as one word, and the endpoint that was decided."""
 
     decision: Decision
     code: str
@@ -154,7 +154,7 @@ class AuthzenResult(NamedTuple):
 
 @dataclass(slots=True)
 class TranslatorCache:
-    """The translator of the policy that was asked for last: another one comes with other policies."""
+    """The translator of the latest policy; it is rebuilt when a reload replaces the policy."""
 
     last: QuestionTranslator | None = None
 
@@ -167,8 +167,8 @@ class TranslatorCache:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenAdapter:
-    """Asks one engine, by the maps of its policy. `consume`: names of the callers whose questions spend where they do
-    not say otherwise, or `*` for every caller."""
+    """Asks one engine with the maps of its policy. `consume`: names of the callers whose questions spend unless they
+    say otherwise, or `*` for every caller."""
 
     engine: Engine | MeteredEngine
     translators: TranslatorCache = field(default_factory=TranslatorCache)
@@ -181,7 +181,7 @@ class AuthzenAdapter:
 
     @property
     def consumes(self) -> bool:
-        """Whether the questions of this caller spend where they do not say."""
+        """Whether questions of the current caller spend unless they say otherwise."""
         caller = current_caller()
         named = caller.startswith(NAMED_CALLER_PREFIX) and caller.removeprefix(NAMED_CALLER_PREFIX) in self.consume
         return named or EVERY_CALLER in self.consume
@@ -210,15 +210,15 @@ class AuthzenAdapter:
             long = shared or takes_long(item)
             try:
                 answers.append(await run_off_loop(self.engine, work, mine, item_context(asked, item), long=long))
-            except WorkRefusedError as error:  # what was decided before is told
+            except WorkRefusedError as error:  # earlier items keep their decisions
                 answers.append(evaluation_answer(self.denied(str(error), FAILED), False))
             if asked.semantics.ends_with(answers[-1]["decision"] is True):
                 break
-            await asyncio.sleep(0)  # a long batch lets others have their turn
+            await asyncio.sleep(0)  # lets other requests run during a long batch
         return json_response({"evaluations": answers})
 
     def item(self, asked: AuthzenRequest, raw: object, place: str, once: IdempotencyKey | None) -> JsonObject:
-        """One of many: what is no question is denied, and spoils no other."""
+        """Answer one item; an invalid one is denied and does not affect the others."""
         try:
             if not isinstance(raw, dict):
                 raise wrong_type_error(raw, place, "an object")
@@ -228,14 +228,14 @@ class AuthzenAdapter:
         return evaluation_answer(self.decided(evaluation, once if evaluation.spends else None), evaluation.spends)
 
     def decided(self, asked: AccessEvaluation, once: IdempotencyKey | None = None) -> AuthzenResult:
-        """What becomes no question of ours is denied. Raises IdempotencyKeyError."""
+        """Decide an evaluation; one that cannot be translated is denied. Raises IdempotencyKeyError."""
         try:
             question = Request.from_mapping(self.question(asked))
         except UnmappedError as why:
             return self.denied(str(why), UNMAPPED)
         except RequestError as error:
             return self.denied(error.message, INVALID)
-        except PolicyError:  # of a bundle, whose maps are read when they are needed
+        except PolicyError:  # bundles decode their maps lazily
             return self.denied("the maps of the policy cannot be read", FAILED)
         if not asked.spends:
             decision = self.engine.evaluate(question)
@@ -248,9 +248,10 @@ class AuthzenAdapter:
         return AuthzenResult(decision, code, words)
 
     def unspent(self, decision: Decision, words: str) -> AuthzenResult:
-        """No allow where nobody said whether it spends: limits would not hold, and nobody would know."""
+        """Turn an allow into a denial if the question does not say whether it spends: limits would silently not count
+        it."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
-        why = f"the answer would spend (`{rule}`), and nobody said whether it does: "
+        why = f"the answer would spend (`{rule}`), and the question does not say whether to: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"
         self.refused(CONSUME_UNSET, why)
         gate = Gate.GUARD if rule == HISTORY else Gate.RATE
@@ -260,7 +261,7 @@ class AuthzenAdapter:
         return AuthzenResult(msgspec.structs.replace(decision, answer=answer), CONSUME_UNSET, words)
 
     def question(self, asked: AccessEvaluation) -> Mapping[str, object]:
-        """Where credentials are verified, `context.credentials` are those of the subject."""
+        """Translate the evaluation. If credentials are verified, `context.credentials` are those of the subject."""
         found = self.translator.question(asked)
         context = found.get("context")
         if self.engine.identity is None or not isinstance(context, Mapping) or "credentials" not in context:
@@ -276,7 +277,7 @@ class AuthzenAdapter:
 
 
 def is_unspent(decision: Decision) -> bool:
-    """Whether it is an allow that was only looked at, and would have spent something."""
+    """Return whether the decision allows without having spent what it requires."""
     return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
 
 
@@ -292,7 +293,8 @@ def json_response(answer: Mapping[str, object], headers: Mapping[str, str] | Non
 
 
 def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
-    """What is the same for the same question, unless it was spent: then the id that its outcome is reported by, too."""
+    """Return the answer, which is the same for the same question. If it spent, it includes the id for reporting the
+    outcome."""
     decision = found.decision
     context: JsonObject = {} if decision.allowed and not decision.observed else reason_document(found)
     if decision.would_be is not None:
@@ -307,7 +309,8 @@ def evaluation_answer(found: AuthzenResult, spent: bool) -> JsonObject:
 
 
 def approval_document(remedy: Remedy) -> JsonObject:
-    """What a question is to carry in `context.approval`, once somebody who may has approved what it is `bound` to."""
+    """Return the approval that a question must carry in `context.approval`, once an approver has approved what is
+    `bound`."""
     found = {
         "rule": remedy.rule,
         "by": remedy.by,
@@ -327,7 +330,7 @@ def error_answer(error: RequestError, found: AuthzenResult) -> JsonObject:
 
 
 def reason_document(found: AuthzenResult) -> JsonObject:
-    """`reason_user` is for whoever asks, `reason_admin` for who runs the gateway: it names rules and facts."""
+    """Return the reasons: `reason_user` for the caller, `reason_admin`, with rules and facts, for the operator."""
     reasons, unknown = found.decision.reasons, found.decision.unknown
     first = reasons[0].message if reasons else "not allowed"
     words = (f"asked for {found.words}",) if found.words else ()
@@ -348,7 +351,7 @@ def obligation_documents(obligations: tuple[Obligation, ...]) -> Iterator[JsonOb
 
 
 def obligation_type(one: Obligation) -> tuple[str, JsonObject]:
-    """By the registered type where there is one."""
+    """Return the registered AuthZEN type of an obligation if it has one."""
     match one.kind, one.arguments:
         case "step_up", (level, *_):
             return "step-up", {"acr_value": level}
@@ -363,7 +366,7 @@ def obligation_type(one: Obligation) -> tuple[str, JsonObject]:
 
 
 def metadata_document(base: str) -> JsonObject:
-    """Which endpoints there are, at the URL that gateways know us by; what there is none of is not named."""
+    """Return the metadata with the supported endpoints, at the public URL `base`."""
     return {
         "policy_decision_point": base,
         "access_evaluation_endpoint": base + EVALUATION,
@@ -373,4 +376,4 @@ def metadata_document(base: str) -> JsonObject:
 
 
 def search_not_supported(what: str) -> ProblemError:
-    return ProblemError(404, f"there is no search for {what} yet", hint=f"`{METADATA}` names what there is")
+    return ProblemError(404, f"there is no search for {what} yet", hint=f"`{METADATA}` lists the endpoints")

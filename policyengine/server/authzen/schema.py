@@ -1,4 +1,4 @@
-"""What the exchange of AuthZEN looks like, for OpenAPI only: its bodies are read by `adapter.py`."""
+"""The models of AuthZEN bodies, for OpenAPI only: `adapter.py` parses the bodies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON = BodyFormat.JSON.value[0]
 
 
 class AuthzenSubject(BaseModel):
-    """Who asks. Unknown members are passed over, here and everywhere."""
+    """The caller. Unknown members are ignored, here and everywhere."""
 
     type: str
     id: str
@@ -35,7 +35,7 @@ class AuthzenResource(BaseModel):
 
 
 class AuthzenContext(BaseModel):
-    """Facts about the circumstances, and what we understand of them besides."""
+    """Facts about the circumstances, and the options that this server supports."""
 
     consume: Annotated[bool | None, Field(description="true: spend what the answer relies on")] = None
     agent: Annotated[str | None, Field(description="the agent that acts for the subject")] = None
@@ -50,7 +50,7 @@ class AuthzenEvaluation(BaseModel):
 
 
 class AuthzenItem(BaseModel):
-    """Stands in place of what was said for all: a whole member, into which nothing is merged."""
+    """An item, whose members replace the shared ones as a whole."""
 
     subject: AuthzenSubject | None = None
     action: AuthzenAction | None = None
@@ -63,7 +63,7 @@ class AuthzenOptions(BaseModel):
 
 
 class AuthzenEvaluations(AuthzenItem):
-    """The members beside `evaluations` are what its items do not say; without items they are the question."""
+    """The members next to `evaluations` are defaults for its items; without items they are the question."""
 
     evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MAX_BATCH_ITEMS)] = None
     options: AuthzenOptions | None = None
@@ -83,9 +83,9 @@ class AuthzenReason(BaseModel):
     reason_user: dict[str, str] | None = None
     reason_admin: dict[str, str] | None = None
     obligations: list[AuthzenObligation] | None = None
-    would_be: Annotated[str | None, Field(description="while it is only observed: what it would have come to")] = None
-    evaluation_id: Annotated[str | None, Field(description="of what was spent: for `/events`")] = None
-    error: Annotated[JsonObject | None, Field(description="why an item of many was no question")] = None
+    would_be: Annotated[str | None, Field(description="in observe mode: the outcome without it")] = None
+    evaluation_id: Annotated[str | None, Field(description="id of a decision that spent, for `/events`")] = None
+    error: Annotated[JsonObject | None, Field(description="why an item of several is invalid")] = None
 
 
 class AuthzenDecision(BaseModel):
@@ -94,7 +94,7 @@ class AuthzenDecision(BaseModel):
 
 
 class AuthzenDecisions(BaseModel):
-    """In the order of the questions; shorter when the semantic ended them early."""
+    """Decisions in the order of the questions; fewer if the semantic ended the batch early."""
 
     evaluations: list[AuthzenDecision]
 
@@ -141,15 +141,15 @@ def request_body(model: type[BaseModel], example: JsonObject) -> JsonObject:
 def response_statuses(model: type[BaseModel], example: JsonObject) -> Statuses:
     bad: JsonObject = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
-        200: {"description": "An answer was found; `false` is one too.", "content": example_content(model, example)},
+        200: {"description": "The decision, which may be `false`.", "content": example_content(model, example)},
         400: {
-            "description": "The question is malformed, or no JSON.",
+            "description": "The question is malformed or is not JSON.",
             "content": {PROBLEM_TYPES[BodyFormat.JSON]: bad},
         },
-        401: problem_response("No token, or a wrong one."),
+        401: problem_response("The token is missing or not accepted."),
         408: problem_response("The body did not arrive in time."),
         413: problem_response("The body is larger than 1 MiB."),
-        500: problem_response("The server failed and gives no answer. Deny."),
+        500: problem_response("The server failed to answer: deny."),
         503: BUSY_RESPONSE,
         **KEY_STATUSES,
     }
@@ -161,7 +161,7 @@ EVALUATED: Statuses = response_statuses(AuthzenDecision, DENIED)
 EVALUATED_MANY: Statuses = response_statuses(AuthzenDecisions, {"evaluations": [{"decision": True}, DENIED]})
 CONFIGURED: Statuses = {
     200: {
-        "description": "What there is.",
+        "description": "The endpoints of this server.",
         "content": example_content(
             AuthzenConfiguration,
             {

@@ -1,6 +1,6 @@
-"""A question of AuthZEN, and what it asks here: by `map authzen { … }`, and as is usual where that says nothing.
+"""Translation of AuthZEN evaluations to questions, by the policy's `map authzen { … }` and by defaults without one.
 
-Nothing that a caller says of itself or of the resource is taken for true, unless the policy says so.
+What a caller says about itself or the resource is not trusted, unless the policy says so.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from policyengine.runtime.values import Invalid
 
 JsonObject = dict[str, object]
 MEMBERS = ("subject", "action", "resource", "context")
-# What is usual: the words of the specification, of its interop scenarios and of its profile for MCP.
+# Defaults: the names of the specification, of its interop scenarios and of its profile for MCP.
 DEFAULT_SUBJECT_TYPES = {"user": "user", "identity": "user", "agent": "agent", "client": "agent"}
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 CALL, TOOL = "tools/call", "tool"
-# Which of our obligations a gateway means that names a type of theirs.
+# The obligations of the policy language for each registered AuthZEN type.
 OBLIGATIONS = {
     "step-up": ("step_up",),
     "notification": ("notify",),
     "custom": ("audit", "redact", "warn", "header"),
 }
-SUPPORTED_OBLIGATIONS = ("supported_obligations", "obligations_supported")  # the profile has had both names
-CONFLICTING_VALUE = Invalid("said in two ways")
-# Members of `context` that say how to answer: they are no facts.
+SUPPORTED_OBLIGATIONS = ("supported_obligations", "obligations_supported")  # the profile has used both names
+CONFLICTING_VALUE = Invalid("given two different values")
+# Members of `context` that control the answer and are not facts.
 CONSUME, APPROVAL = "consume", "approval"
 
 
 class UnmappedError(Exception):
-    """A question that becomes none of ours: nothing is decided, so it is denied."""
+    """An evaluation that has no translation, and is therefore denied."""
 
 
 # ── The question of AuthZEN ───────────────────────────────────────────────────────────────────
@@ -63,10 +63,10 @@ class EvaluationAction:
 
 @dataclass(frozen=True, slots=True)
 class AccessEvaluation:
-    """One question, its structure checked; members that nobody knows are left out.
+    """One evaluation with checked structure; unknown members are left out.
 
-    `spends` says whether an allow takes what it relies on, `peeks` that the caller asked for an answer that takes
-    nothing. Neither: the caller said nothing of it, and no setting says it for that caller.
+    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. Neither:
+    the caller did not say, and no setting says it for that caller.
     """
 
     subject: EvaluationEntity
@@ -79,10 +79,11 @@ class AccessEvaluation:
 
     @classmethod
     def read(cls, raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-        """From a clean tree; `place` is where it stands. `consumes`: what to do where the question does not say.
+        """Read an evaluation from a decoded tree; `place` is its location in the body. `consumes` is the default for
+        spending.
 
-        A question that carries an approval spends, whatever it says: an approval counts once.
-        Raises RequestError that names the member.
+        A question that carries an approval always spends, because an approval counts once. Raises RequestError with the
+        member.
         """
         action = required_object(raw, "action", place)
         context = get_object(raw.get("context"), f"{place}context") or {}
@@ -102,7 +103,7 @@ class AccessEvaluation:
         )
 
     def at(self, source: k.MapPath) -> object:
-        """What a source of a map says here; None where it says nothing."""
+        """Return the value of a map's source in this evaluation, or None."""
         root, *rest = source
         if root == "context":
             return value_at(self.context, rest)
@@ -111,7 +112,7 @@ class AccessEvaluation:
 
 
 def parse_approvals(raw: object, place: str) -> tuple[object, ...]:
-    """One, or a list of those of several people, each of the shape that `/decide` takes."""
+    """Return one approval, or a list of those of several people, each with the structure that `/decide` accepts."""
     match raw:
         case None:
             return ()
@@ -151,7 +152,8 @@ def value_at(found: object, steps: list[str]) -> object:
 
 @dataclass(frozen=True)
 class QuestionTranslator:
-    """By the maps and the issuers of one policy. A kind of item that is written at all stands in place of the usual."""
+    """Translates by the maps and the issuers of one policy. An item of a kind in the policy disables the defaults of
+    that kind."""
 
     kernel: k.Kernel
 
@@ -173,13 +175,13 @@ class QuestionTranslator:
 
     @cached_property
     def issuers(self) -> Mapping[str, str]:
-        """By URL; one that two of them share names none."""
+        """Issuers by URL, without URLs that two of them share."""
         named = [(one.url.rstrip("/"), one.name) for one in self.kernel.issuers.values() if one.url is not None]
         urls = [url for url, _ in named]
         return {url: name for url, name in named if urls.count(url) == 1}
 
     def question(self, asked: AccessEvaluation) -> JsonObject:
-        """In the shape of `/decide`. Raises UnmappedError."""
+        """Return the question with the structure of `/decide`. Raises UnmappedError."""
         written = self.action(asked)
         endpoint = self.usual(asked) if written is None else self.written(written, asked)
         given: JsonObject = {**self.who(asked), **endpoint, **context_facts(asked), "options": request_options(asked)}
@@ -194,7 +196,7 @@ class QuestionTranslator:
     # ── Who asks ──────────────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
-        """The subject, and the agents it acts through; of a type that nobody knows it is nobody."""
+        """Return the subject, and the agents that act for it; a subject of an unknown type yields no caller."""
         subject, known = asked.subject, self.becomes(asked.subject)
         if known is None:
             return {}
@@ -204,7 +206,7 @@ class QuestionTranslator:
         if known == "user":
             return {"user": {"id": subject.id}, **vouched, **self.through(asked, issuer)}
         if subject.properties.get("act") is not None:
-            raise UnmappedError("an agent for which another agent acts is not understood: the subject is who is served")
+            raise UnmappedError("an agent cannot act for an agent: the subject must be the user who is served")
         return {"agent": {"id": subject.id}, **vouched}
 
     def becomes(self, subject: EvaluationEntity) -> str | None:
@@ -214,17 +216,18 @@ class QuestionTranslator:
         return DEFAULT_SUBJECT_TYPES.get(subject.type)
 
     def issuer(self, named: object) -> object:
-        """The issuer of ours that has that URL, or that name."""
+        """Return the name of the issuer with this URL or name."""
         return self.issuers.get(named.rstrip("/"), named) if isinstance(named, str) else named
 
     def through(self, asked: AccessEvaluation, issuer: object) -> JsonObject:
-        """`act` names the current actor and, within, those before it; `context.agent` names a current actor alone."""
+        """Return the actors: `act` holds the current one and, nested in it, the previous ones; `context.agent` names
+        only one."""
         actors = list(actor_chain(asked.subject.properties.get("act")))
         named = asked.context.get("agent")
         if not actors:
             return {} if named is None else {"agent": {"id": named}}
         if named is not None and named != actors[0].get("sub"):
-            raise UnmappedError("`context.agent` and `subject.properties.act` name two agents")
+            raise UnmappedError("`context.agent` and `subject.properties.act` name different agents")
         presenter = {"id": actors[0].get("sub"), "issuer": self.issuer(actors[0].get("iss"))}
         hops = [
             {"agent": actor.get("sub"), "issuer": issuer if actor.get("iss") is None else self.issuer(actor["iss"])}
@@ -235,11 +238,11 @@ class QuestionTranslator:
     # ── What for ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """What the policy writes about the action: on this type of resource, else on any."""
+        """Return the map of the action on this resource type, or else on any. Raises UnmappedError."""
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
         if found is None and self.actions:
-            raise UnmappedError(f"no `map authzen` says what `{quote_input(name)}` on `{quote_input(type_)}` is")
+            raise UnmappedError(f"no `map authzen` defines `{quote_input(name)}` on `{quote_input(type_)}`")
         return found
 
     def written(self, item: k.MapAction, asked: AccessEvaluation) -> JsonObject:
@@ -252,16 +255,17 @@ class QuestionTranslator:
                     return tool_question(glob, asked)
                 if Glob(glob).matches(asked.resource.id):
                     return tool_question(asked.resource.id, asked)
-                raise UnmappedError(f"`{quote_input(asked.resource.id)}` is no tool of `{glob}`")
+                raise UnmappedError(f"`{quote_input(asked.resource.id)}` is not a tool of `{glob}`")
             case k.MapVerb(verb, type_):
                 if item.on is None and self.entity(asked) != type_:
-                    raise UnmappedError(f"`{quote_input(asked.resource.type)}` is no `{type_}`")
+                    raise UnmappedError(f"`{quote_input(asked.resource.type)}` is not of the type `{type_}`")
                 return action_question(verb, type_, asked)
             case _:
                 assert_never(item.endpoint)
 
     def usual(self, asked: AccessEvaluation) -> JsonObject:
-        """A method of HTTP asks for a path, `tools/call` for a tool, anything else is done with an entity."""
+        """Return the default endpoint: a path for an HTTP method, a tool for `tools/call`, otherwise an action on an
+        entity."""
         name, resource = asked.action.name, asked.resource
         if name in METHODS:
             return http_question(name, resource.id, asked)
@@ -272,13 +276,14 @@ class QuestionTranslator:
     def entity(self, asked: AccessEvaluation) -> str:
         type_ = asked.resource.type
         if self.resources and type_ not in self.resources:
-            raise UnmappedError(f"no `map authzen` says what a `{quote_input(type_)}` is")
+            raise UnmappedError(f"no `map authzen` defines the resource type `{quote_input(type_)}`")
         return self.resources.get(type_, type_)
 
     # ── Attributes ────────────────────────────────────────────────────────────────────────────
 
     def rows(self, asked: AccessEvaluation, facts: tuple[k.MapFact, ...], endpoint: JsonObject) -> list[JsonObject]:
-        """Attributes that the policy lets a question tell: for what the directory knows it is not asked."""
+        """Return attributes that the policy accepts from a question; the directory takes precedence for those that it
+        has."""
         found: dict[tuple[str, str], JsonObject] = {}
         for fact in (one for one in facts if one.entity):
             value, holder = asked.at(fact.source), self.holder(fact, asked, endpoint)
@@ -292,7 +297,7 @@ class QuestionTranslator:
         ]
 
     def holder(self, fact: k.MapFact, asked: AccessEvaluation, endpoint: JsonObject) -> tuple[str, str] | None:
-        """Whose attribute it is, if the subject or the resource is of that entity here."""
+        """Return the entity that the attribute belongs to, if the subject or the resource is of its type."""
         if fact.source[0] == "subject":
             return (fact.path[0], asked.subject.id) if self.becomes(asked.subject) == fact.path[0] else None
         thing = endpoint.get("resource")
@@ -301,10 +306,10 @@ class QuestionTranslator:
 
 
 def actor_chain(act: object) -> Iterator[Mapping[str, object]]:
-    """From the current actor to the one that was first to act for the subject."""
+    """Yield the actors from the current one to the first one. Raises UnmappedError."""
     while act is not None:
         if not isinstance(act, Mapping) or not isinstance(act.get("sub"), str):
-            raise UnmappedError("`subject.properties.act` is no chain of actors, each with a `sub`")
+            raise UnmappedError("`subject.properties.act` is not a chain of actors, each with a `sub`")
         yield act
         act = act.get("act")
 
@@ -336,7 +341,7 @@ def context_facts(asked: AccessEvaluation) -> JsonObject:
 
 
 def request_options(asked: AccessEvaluation) -> JsonObject:
-    """A gateway that says which obligations it can meet is denied what it cannot; a list that is none names none."""
+    """Return the options. A gateway that lists its obligations is denied others; a malformed list supports none."""
     given = next((asked.context[name] for name in SUPPORTED_OBLIGATIONS if asked.context.get(name) is not None), None)
     if given is None:
         return {"consume": asked.spends}
@@ -346,17 +351,17 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
-    """Written so that it stays one segment: what cannot be one makes a path that is malformed, and denied."""
+    """Return an escaped segment. A value that cannot be one segment makes the path malformed, and thus denied."""
     if segment.source is None:
         return quote(segment.text, safe="")
     value = asked.at(segment.source)
     if not isinstance(value, str) or not value:
-        raise UnmappedError(f"`{'.'.join(segment.source)}` is no text: there is no path without it")
+        raise UnmappedError(f"`{'.'.join(segment.source)}` is not a string, but the path needs it")
     return quote(f"{segment.text}{value}{segment.after}", safe="", errors="replace")
 
 
 def set_fact(question: JsonObject, path: k.MapPath, value: object) -> None:
-    """Sets a fact. What is on its way and no object can hold none."""
+    """Set a fact; a value on its path that is not an object is replaced."""
     if value is None:
         return
     holder = question

@@ -1,1 +1,1 @@
-"""Connections and HTTP/1.1: accepted, bounded, parsed and closed."""
+"""Connections and HTTP/1.1: how they are accepted, bounded, parsed and closed."""

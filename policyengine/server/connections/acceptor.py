@@ -1,8 +1,8 @@
-"""One listener in one worker: it accepts what bounds allow, leaves the rest to freer workers, and loses nothing when it
-closes.
+"""The acceptor of one listener in one worker: it accepts within bounds, prefers less busy workers, and loses no
+connection when it closes.
 
-A listener that closes resets what is in its queue, so a stop first has the kernel drop attempts to connect: who tries
-just then tries again a second later, and is refused. What was in the queue by then is accepted.
+A listener that closes resets the connections in its queue. A stop therefore first makes the kernel drop new connection
+attempts: such a client tries again a second later, and is refused. Everything that is queued by then is accepted.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.listeners import MAX_LISTEN_QUEUE, ServeError, remove_socket
 from policyengine.server.workers.board import WorkerBoard
 
-MAX_ACCEPTS_PER_TURN = 16  # connections, before those that are here have their turn
-DEFER_SECONDS = 0.005  # seconds that a worker leaves a connection to one that has fewer
-RETRY_SECONDS = 0.05  # seconds after which it is tried again where no file can be opened
+MAX_ACCEPTS_PER_TURN = 16  # connections per turn, so that open ones are served in between
+DEFER_SECONDS = 0.005  # seconds that a worker leaves a new connection to a less busy one
+RETRY_SECONDS = 0.05  # seconds before retrying when no file can be opened
 OUT_OF_FILES_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-SO_ATTACH_FILTER = 26  # of Linux, on all that Python runs on but Alpha, MIPS, PA-RISC and SPARC
-# If the segment has SYN set, nothing of it passes; else all. In classic BPF: code, jump if true, if false, operand.
+SO_ATTACH_FILTER = 26  # of Linux, on all platforms of Python except Alpha, MIPS, PA-RISC and SPARC
+# Drop segments that have SYN set, pass all others. In classic BPF: code, jump if true, if false, operand.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
 class Acceptor:
-    """`protocol` makes what speaks on a connection."""
+    """Accepts the connections of a listener; `protocol` creates the protocol of each."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class Acceptor:
 
     @property
     def is_opening(self) -> bool:
-        """Whether a connection was accepted that has no protocol yet."""
+        """Whether a connection was accepted whose protocol is not created yet."""
         return bool(self._opening)
 
     # ── Accepting ─────────────────────────────────────────────────────────────────────────────
 
     def _come(self) -> None:
-        """Somebody wants to connect."""
+        """Accept new connections, or leave them to a less busy worker for a moment."""
         if self._board.others_are_freer:
             self._pause(DEFER_SECONDS)
         else:
@@ -70,7 +70,7 @@ class Acceptor:
         self._later = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        """The freer one did not come: it is at work."""
+        """Accept now, because the less busy worker did not."""
         self._later = None
         self._loop.add_reader(self._listener, self._come)
         self._accept(MAX_ACCEPTS_PER_TURN)
@@ -111,16 +111,16 @@ class Acceptor:
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     def refuse(self) -> None:
-        """Let nobody new into the queue, which is still accepted from. For all that share the listener."""
+        """Let no new connection into the queue, for all that share the listener; queued ones are still accepted."""
         if self._path is not None and self._made is not None:
-            with suppress(ServeError):  # whoever started this tries once more
+            with suppress(ServeError):  # the supervisor tries again
                 remove_socket(self._path, self._made)
         elif sys.platform == "linux":
             with suppress(OSError):
                 self._listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program())
 
     def leave(self) -> None:
-        """Accept no more; others that share the listener do."""
+        """Stop accepting; other workers that share the listener continue."""
         if self._listener.fileno() < 0:
             return
         if self._later is not None:
@@ -130,7 +130,7 @@ class Acceptor:
         self._listener.close()
 
     def close(self) -> None:
-        """Accept all that is in the queue, and close."""
+        """Accept everything in the queue, and close."""
         self._accept(MAX_LISTEN_QUEUE)
         self.leave()
 
@@ -144,13 +144,13 @@ def socket_path(listener: socket.socket) -> Path | None:
 
 
 class FilterInstruction(ctypes.Structure):
-    """`struct sock_filter`."""
+    """`struct sock_filter` of Linux."""
 
     _fields_ = (("code", ctypes.c_uint16), ("true", ctypes.c_uint8), ("false", ctypes.c_uint8), ("k", ctypes.c_uint32))
 
 
 class FilterProgram(ctypes.Structure):
-    """`struct sock_fprog`."""
+    """`struct sock_fprog` of Linux."""
 
     _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(FilterInstruction)))
 
@@ -159,5 +159,5 @@ _INSTRUCTIONS = (FilterInstruction * len(DROP_SYN))(*(FilterInstruction(*one) fo
 
 
 def filter_program() -> bytes:
-    """What the kernel reads: it points at `_INSTRUCTIONS`."""
+    """Return the filter program for the kernel, which points to `_INSTRUCTIONS`."""
     return bytes(FilterProgram(len(DROP_SYN), _INSTRUCTIONS))

@@ -1,7 +1,7 @@
-"""uvicorn's server with bounds: it accepts itself, closes what takes too long, and ends without losing an answer.
+"""uvicorn's server with bounds: it accepts connections itself, closes slow ones, and stops without losing an answer.
 
-A stop goes step by step: it is said (`/readyz`), and connections are still accepted; then nobody new is let in; then
-what was let in is answered; then it is gone. `docs/deploying.md` says how long each step takes.
+A stop has four steps: `/readyz` reports it while connections are still accepted; new connections are refused; accepted
+ones are answered; the server exits. `docs/deploying.md` documents how long each step takes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ from policyengine.server.workers.board import WorkerBoard
 HTTP: type[HttpConnection]
 try:
     from policyengine.server.connections.http1 import Http1Protocol as HTTP
-except ImportError:  # where httptools is not to be had
+except ImportError:  # httptools is not installed
     from policyengine.server.connections.h11_protocol import H11Connection as HTTP
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICKS_PER_SECOND = 10
-ALONE_SECONDS = 1.0  # seconds after which a worker that is told to stop takes it that the others go on
-POLL_SECONDS = 0.05  # seconds between two looks at who is still here
-FLUSH_SECONDS = 0.2  # seconds for what was written last
+ALONE_SECONDS = 1.0  # seconds after which a stopping worker assumes that the other workers go on
+POLL_SECONDS = 0.05  # seconds between two checks for open connections
+FLUSH_SECONDS = 0.2  # seconds for sending the last answers
 ProtocolFactory: TypeAlias = Callable[[], asyncio.Protocol]
 
 
 class BoundedServer(uvicorn.Server):
-    """The signal that ends it at once is `caught`, for somebody else to raise again: uvicorn would before its caller
-    cleaned up. `is_worker` says that others share its listeners, by way of a process that stops all of them.
-    """
+    """A server whose second signal is stored in `caught`, for its caller to raise after the cleanup; uvicorn would
+    raise it before. `is_worker`: other processes share its listeners, under a supervisor that stops all of them."""
 
     caught: int | None = None
 
@@ -66,16 +65,16 @@ class BoundedServer(uvicorn.Server):
         self.table.accept()
         for listener, protocol in self.listens(sockets or []):
             self.acceptors.append(Acceptor(listener, protocol, self.table, self.board))
-        self.servers = []  # of uvicorn's own kind
+        self.servers = []  # uvicorn's own servers, always empty
         self.started = True
 
     def listens(self, sockets: Sequence[socket.socket]) -> Iterator[tuple[socket.socket, ProtocolFactory]]:
-        """Each listener, with what speaks on its connections."""
+        """Yield each listener, with the protocol of its connections."""
         for listener in sockets:
             yield listener, self.speaking(self.config)
 
     def speaking(self, config: uvicorn.Config) -> ProtocolFactory:
-        """HTTP, for the application of that configuration."""
+        """Return the HTTP protocol for the application of `config`."""
         if not config.loaded:
             config.load()
         state: dict[str, Any] = {}
@@ -124,7 +123,7 @@ class BoundedServer(uvicorn.Server):
         return bool(self.table.many or self.server_state.tasks)
 
     async def give_up(self) -> None:
-        """End what is not finished, without a word; what was answered has a moment to leave."""
+        """Abort unfinished requests without an answer; finished answers have a moment to be sent."""
         if not self.is_at_work:
             return
         if not self.force_exit:
@@ -147,8 +146,8 @@ class BoundedServer(uvicorn.Server):
                 signal.signal(one, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The second one does not wait for answers under way. A worker may get one from the terminal, one from its
-        service manager and one from who started it: that one ends it when it is to be at once."""
+        """Begin the stop on the first signal, and stop immediately on the second. A worker can receive one signal each
+        from its terminal, its service manager and its supervisor, so only the supervisor ends it immediately."""
         if self.drain.begun is None:
             self.table.draining = True
             self.drain.begin()

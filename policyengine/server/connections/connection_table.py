@@ -1,7 +1,7 @@
-"""The connections of one worker: bounded in all and by address, and closed when they take too long.
+"""The connections of one worker: bounded in total and per address, and closed when they are too slow.
 
-What makes room waits for its client: a request that has arrived as a whole is never given up before its answer.
-Time is read off a clock that the event loop sets several times a second: a connection costs nothing while it is served.
+Only connections that wait for their client are evicted: a complete request always gets its answer. Time comes from a
+clock that the event loop updates several times per second, so that serving a connection costs no timers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from policyengine.server.connections.limits import ConnectionBounds, ConnectionL
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from policyengine.server.workers.board import WorkerBoard
 
-SPARE_CONNECTIONS = 8  # connections beyond the bound, which are only told whether the server is well
+SPARE_CONNECTIONS = 8  # connections beyond the bound, which may only ask for the server's health
 _LOG = logging.getLogger("policyengine")
 
 
 class ConnectionStage(Enum):
-    HEAD = "head"  # nothing, or not all of the head of a request, has arrived
-    BODY = "body"  # the head of a request has arrived, and not all of the rest
-    BUSY = "busy"  # a request that has arrived as a whole is answered
-    UNREAD = "unread"  # so much of the answers was not read that no more is written
-    IDLE = "idle"  # the last request was answered
+    HEAD = "head"  # the head of a request is incomplete or has not begun
+    BODY = "body"  # the head of a request has arrived, its body has not
+    BUSY = "busy"  # a complete request is being answered
+    UNREAD = "unread"  # the client does not read, and the write buffer is full
+    IDLE = "idle"  # the last request is answered
 
 
 class CloseReason(Enum):
-    """Why the server closed a connection; the value is what logs and metrics call it."""
+    """The reason why the server closed a connection, as logs and metrics name it."""
 
     HEAD = "head"
     REQUEST = "request"
@@ -53,20 +53,23 @@ EXPLANATIONS = {
     CloseReason.ADDRESS: "were too many of one address without a whole request",
     CloseReason.ALL: "made room for others",
     CloseReason.MEMORY: "held more bytes than there is room for",
-    CloseReason.REFUSED: "found no room, as all others are at work",
+    CloseReason.REFUSED: "found no room, because all connections were busy",
 }
 
 
 class ClientConnection(Protocol):
-    """`began` is when the last request or its stage did, `spare` whether it is beyond the bound, `has_unread_bytes`
-    whether something has arrived that nobody has read."""
+    """A connection as the table sees it.
+
+    `began` is the start of the last request or of its stage, `spare` whether the connection is beyond the bound,
+    `has_unread_bytes` whether bytes have arrived that are not read yet.
+    """
 
     began: float
     spare: bool
 
     @property
     def address(self) -> str:
-        """Whose it is."""
+        """The address of the client."""
         ...
 
     @property
@@ -78,16 +81,16 @@ class ClientConnection(Protocol):
     def overdue(self, now: float) -> CloseReason | None: ...
 
     def drop(self, reason: CloseReason) -> None:
-        """Close it at once."""
+        """Close the connection immediately."""
         ...
 
     def shutdown(self) -> None:
-        """Close it when what has arrived is answered."""
+        """Close the connection once everything that has arrived is answered."""
         ...
 
 
 class ConnectionTable:
-    """`connections` are those that speak a protocol."""
+    """The table of open connections. `connections` are those that have a protocol."""
 
     def __init__(
         self,
@@ -101,12 +104,12 @@ class ConnectionTable:
         self._board, self._tally, self._clock = board, tally, clock
         self.now = clock()
         self.connections: set[ClientConnection] = set()
-        self.draining = False  # each answer ends its connection
+        self.draining = False  # every answer closes its connection
         self._expected = 0
-        self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, the oldest first
-        self.held = 0  # bytes of requests that have no answer, and of answers that were not read
+        self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, oldest first
+        self.held = 0  # bytes of requests without an answer, and of answers that were not read
         self._held: dict[ClientConnection, int] = {}
-        self._held_by: Counter[str] = Counter()  # address
+        self._held_by: Counter[str] = Counter()  # by address
         self._closed: Counter[tuple[CloseReason, str]] = Counter()
         self._throttle = LogThrottle.every(clock=lambda: self.now)
 
@@ -117,29 +120,29 @@ class ConnectionTable:
         return len(self.connections) + self._expected
 
     def admit(self) -> bool:
-        """Whether one more may be accepted: others make room for it."""
+        """Return whether one more connection may be accepted, after evicting others for it."""
         if self.many >= self.bounds.connections:
             self.make_room(self.many - self.bounds.connections + 1)
         return self.many < self.bounds.connections + SPARE_CONNECTIONS
 
     def make_room(self, many: int) -> None:
-        """Close so many connections, or a few more, if there are any that are not at work."""
+        """Close about that many connections that are not answering a request."""
         for connection in self._replaceable(many):
             self.close(connection, CloseReason.ALL)
 
     def expect(self) -> None:
-        """A connection was accepted that has no protocol yet."""
+        """Count a connection that was accepted but has no protocol yet."""
         self._expected += 1
         self._board.load(self.many)
 
     def arrive(self) -> None:
-        """It has one, or failed."""
+        """Count a connection that got its protocol, or failed."""
         self._expected -= 1
 
     def enter(self, connection: ClientConnection) -> None:
-        self.connections.discard(connection)  # uvicorn may have added it already, and it makes no room for itself
+        self.connections.discard(connection)  # uvicorn may have added it already, without making room
         over = len(self.connections) + 1 - self.bounds.connections
-        if over > 0:  # those that were accepted together with it have entered since
+        if over > 0:  # connections that were accepted at the same time have entered
             self.make_room(over)
         self.connections.add(connection)
         connection.spare = len(self.connections) > self.bounds.connections
@@ -150,7 +153,7 @@ class ConnectionTable:
             self.close(next(iter(waiting)), CloseReason.ADDRESS)
 
     def prove(self, connection: ClientConnection) -> None:
-        """Its first request has arrived as a whole."""
+        """Record that the first request of the connection is complete."""
         waiting = self._unproved.get(connection.address, {})
         if connection in waiting:
             del waiting[connection]
@@ -164,7 +167,8 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Those that are not at work: of the address that has most of them, idle ones first, and then the oldest."""
+        """Yield connections that are not answering, of the address that has most of them: idle ones first, then the
+        oldest."""
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:
             if connection.stage is not ConnectionStage.BUSY:
@@ -176,7 +180,8 @@ class ConnectionTable:
     # ── What they hold ────────────────────────────────────────────────────────────────────────
 
     def hold(self, connection: ClientConnection, size: int) -> bool:
-        """It holds so many bytes now; whether there is room for them. Where there is none, who waits is closed."""
+        """Set the number of bytes that a connection holds; return whether there is room, after closing waiting
+        connections."""
         if connection not in self.connections:
             return True
         grown = size - self._held.pop(connection, 0)
@@ -200,8 +205,9 @@ class ConnectionTable:
         return self.held <= most and self._held_by[address] <= most / 2
 
     def _free(self, address: str) -> None:
-        """Close those that hold most and wait for their client: of this address beyond its half, else of the one that
-        holds most. An eighth more than is needed, as looking for them takes time."""
+        """Close the largest connections that wait for their client: of this address if it holds more than half of the
+        memory, else of the address that holds most. It frees an eighth more than needed, because the search takes time.
+        """
         if self._held_by[address] <= self.limits.memory / 2:
             address = self._held_by.most_common(1)[0][0]
         waiting = [one for one in self._held if one.address == address and one.stage is not ConnectionStage.BUSY]
@@ -213,12 +219,12 @@ class ConnectionTable:
     # ── Who takes too long ────────────────────────────────────────────────────────────────────
 
     def tick(self) -> float:
-        """What time it is."""
+        """Update the clock, and return the time."""
         self.now = self._clock()
         return self.now
 
     def accept(self) -> None:
-        """From now on others leave connections to this worker."""
+        """Announce on the board that this worker accepts connections."""
         self._board.load(self.many)
 
     def sweep(self) -> None:
@@ -241,7 +247,7 @@ class ConnectionTable:
             self._closed[reason, address] += 1
 
     def _tell(self) -> None:
-        """One line for all that were closed since the last one."""
+        """Log one line for all connections that were closed since the last one."""
         if not self._closed or self._throttle.admit() is None:
             return
         many: Counter[CloseReason] = Counter()
@@ -259,10 +265,10 @@ class ConnectionTable:
 
 
 def has_unread_bytes(transport: asyncio.BaseTransport) -> bool:
-    """Whether something has arrived that the event loop has not read yet."""
+    """Return whether bytes have arrived that the event loop has not read yet."""
     connection = transport.get_extra_info("socket")
     try:
         waiting = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
-    except (OSError, ValueError):  # it is closed
+    except (OSError, ValueError):  # the connection is closed
         return False
     return any(waiting)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on h11: where llhttp is not to be had, and for connections on which another protocol was offered."""
+"""HTTP/1.1 with h11: if httptools is not installed, and for connections whose client offered an upgrade."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.server.connections.http_connection import HttpConnection
 
 
 class H11Connection(HttpConnection, H11Protocol):
-    """One connection."""
+    """A connection parsed by h11."""
 
     @property
     def receiving(self) -> bool:

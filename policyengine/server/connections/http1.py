@@ -1,9 +1,9 @@
-"""HTTP/1.1 on llhttp: quicker than uvicorn has it, and with what is left open there shut.
+"""HTTP/1.1 with llhttp: faster than uvicorn's protocol, and with three gaps closed.
 
-llhttp refuses every request whose end two servers could see at different places. What it does not bound is how long a
-head or a trailer may become; uvicorn takes trailers for headers; and httptools reads no body after `Upgrade`, so that
-the body would be the next request. Quicker: uvicorn makes a task for each request, and an ordinary question that has
-arrived as a whole is answered before one would have begun.
+llhttp refuses every request whose end two servers could see at different places. It does not limit the size of a head
+or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
+the next request. It is faster because uvicorn creates a task for each request, whereas a simple question that has
+arrived completely is answered here without one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from policyengine.server.content_negotiation import MAX_BODY_BYTES
 MAX_HEAD_BYTES = 64 * 1024
 FIELD_OVERHEAD_BYTES = 4  # bytes around a name and its value
 VERSIONS = ("1.1", "1.0")
-MAX_PIPELINED_REQUESTS = 128  # requests that wait for the answer before theirs
-PROBES = (b"/healthz", b"/readyz")  # what connections beyond the bound may ask
+MAX_PIPELINED_REQUESTS = 128  # requests that wait for earlier answers
+PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may ask for
 OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
 
 class PipelineFlow(FlowControl):
-    """Nothing more is read while requests wait for the answer before theirs: what waits is bounded."""
+    """Stops reading while pipelined requests wait for earlier answers, which bounds their number."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Any) -> None:
         super().__init__(transport)
@@ -45,15 +45,16 @@ class PipelineFlow(FlowControl):
 
 
 class Http1Protocol(HttpConnection, HttpToolsProtocol):
-    """One connection. `quiet` counts the bytes since a head, a piece of a body or a message was complete.
+    """A connection parsed by llhttp. `quiet` counts the bytes since the last complete head, piece of a body, or
+    message.
 
-    `begun` is the exchange whose body is still to come. `unwanted` counts what came of a body after its answer. `last`
-    says that no request behind this one is begun, `passing` that this one is not, `closing` that nothing more is read.
+    `begun` is the exchange whose body has not arrived. `unwanted` counts the bytes of a body that arrived after its
+    answer. `last`: no later request is handled; `passing`: this one is not handled; `closing`: nothing more is read.
     """
 
     app: Any
     quiet = 0
-    large = False  # whether what was read may hold a head beyond the bound
+    large = False  # whether the received bytes may contain a head beyond the bound
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
     unwanted = 0
@@ -97,11 +98,11 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.account()
 
     def refuse(self) -> None:
-        """What cannot be read, and whatever comes behind it."""
+        """Refuse bytes that cannot be parsed, and everything after them."""
         self.closing = True
         self.logger.warning("Invalid HTTP request received.")
         if not self.in_body and self.waits_for_answer:
-            self.cycle.keep_alive = False  # it would be told so in the place of an answer to what came before
+            self.cycle.keep_alive = False  # a 400 now would take the place of an earlier answer
             return
         self.in_body = True
         self.send_400_response("Invalid HTTP request received.")
@@ -135,14 +136,14 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── A request ─────────────────────────────────────────────────────────────────────────────
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Raises ValueError, which refuses the request. A trailer means nothing here, and is not kept."""
+        """Collect a header. Trailers are dropped. Raises ValueError, which refuses the request."""
         if self.in_body:
             return
         name = name.lower()
         if name == b"host":
             self.hosts += 1
         elif name == b"transfer-encoding" and (value.lower() != b"chunked" or self.parser.get_http_version() == "1.0"):
-            raise ValueError("the body is coded in a way that nobody decodes here, or none of HTTP/1.0 is")
+            raise ValueError("the transfer coding of the body is not supported")
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -150,13 +151,13 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         version = self.parser.get_http_version()
         if version not in VERSIONS:
-            raise ValueError("this is another version of HTTP")
+            raise ValueError("this HTTP version is not supported")
         if self.hosts != 1 and (self.hosts or version != "1.0"):
-            raise ValueError("one Host is needed")
+            raise ValueError("exactly one Host is required")
         if self.large and self.head_size() > MAX_HEAD_BYTES:
             raise ValueError("the head is too large")
-        if b"#" in self.url:  # httptools would drop the rest, and a gateway may have asked for all of it
-            raise ValueError("no request line has a fragment")
+        if b"#" in self.url:  # httptools would drop the rest, although a gateway may have asked for all of it
+            raise ValueError("a request line cannot have a fragment")
         if not self.url.startswith(b"/"):
             self.take_authority()
         self.quiet = self.hosts = self.unwanted = 0
@@ -180,7 +181,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.headers)
 
     def take_authority(self) -> None:
-        """Who asks in absolute form names the host there, and what `Host` says means nothing (RFC 9112, 3.2.2)."""
+        """Use the host of a URL in absolute form instead of `Host` (RFC 9112, 3.2.2)."""
         found = ABSOLUTE.match(self.url)
         if found is not None:
             self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
@@ -212,7 +213,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Called by uvicorn when the head of a request is there: begun is not before its body is, or is late."""
+        """Start the exchange only when its body has arrived or is late; uvicorn calls this after the head."""
         if self.starting:
             self.begun = (cycle, app)
         else:
@@ -228,7 +229,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.begun = None
 
     def turn_away(self) -> None:
-        """What has come holds more bytes than there is room for, and is not begun."""
+        """Refuse a request for which there is no memory."""
         self.closing = self.passing = True
         self.held = 0
         if not self.wire.is_closing():
@@ -237,7 +238,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.wire.close()
 
     def answer_now(self) -> None:
-        """Answer what was begun if that needs nobody else, and leave it begun if it does."""
+        """Answer the exchange without a task if it waits for nothing; otherwise leave it to one."""
         cycle = self.cycle
         if self.begun is None or self.now is None or self.flow.write_paused or cycle.waiting_for_100_continue:
             return
@@ -246,7 +247,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             return
         self.begun = None
         cycle.response_started = cycle.response_complete = True
-        # As uvicorn writes it, but in one piece: one call into the system instead of two.
+        # As uvicorn does, but in one write: one system call instead of two.
         dated = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         self.transport.write(b"%b%b%b%b%b" % (OK, dated, answer[0], end, answer[1]))
@@ -255,7 +256,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         cycle.on_response()
 
     def on_response_complete(self) -> None:
-        """As uvicorn does, but that no timer is set."""
+        """Finish as uvicorn does, but without setting a timer."""
         self.server_state.total_requests += 1
         if not self.pipeline:
             self.held = 0
@@ -271,9 +272,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── Upgrades ──────────────────────────────────────────────────────────────────────────────
 
     def go_on_without_upgrade(self, rest: bytes) -> None:
-        """Some clients offer another protocol with every request. The other parser reads on, with no offer in sight."""
+        """Continue with the h11 parser and without the `Upgrade` header, which some clients send with every request."""
         if self.waits_for_answer:
-            # It would be answered before what came first: that is answered, and the connection ends.
+            # It would be answered before earlier requests: these are answered, and the connection closes.
             self.closing = True
             self.cycle.keep_alive = False
             return

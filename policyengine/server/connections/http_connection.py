@@ -1,7 +1,7 @@
-"""What both HTTP protocols of uvicorn lack: an entry in the table of connections, and an end that loses no answer.
+"""What both HTTP protocols of uvicorn lack: an entry in the connection table, and a close that loses no answer.
 
-Who still sends when the server closes is reset, and may lose an answer that it has not read. So where a request has not
-arrived as a whole the server ends only its own side, and reads on for a while, before it closes.
+If the server closes while a client still sends, the connection is reset and the client may lose an answer that it has
+not read. If a request is incomplete, the server therefore closes only its own side, and reads on for a while.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ LINGER_SECONDS = 10.0
 LINGER_BYTES = 16 * 1024 * 1024
 EVICTION_REASONS = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
 TIMEOUT_RESPONSE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-NO_ROOM_DETAIL = b"others needed the room"  # of the connection, before the rest of its request came
+NO_ROOM_DETAIL = (
+    b"the server needed the connection for other clients"  # the connection was evicted before its request was complete
+)
 
 
 def busy_response(detail: bytes) -> bytes:
-    """The answer after which a connection ends."""
+    """Return the 503 response that precedes a close."""
     return (
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: 1\r\n"
         b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(detail), detail)
@@ -33,7 +35,7 @@ def busy_response(detail: bytes) -> bytes:
 
 
 class LingeringTransport:
-    """The transport as answers have it: `close` ends the connection as `HttpConnection.end` does."""
+    """A transport whose `close` ends the connection with `HttpConnection.end`."""
 
     __slots__ = ("_connection", "_wire", "close", "write")
 
@@ -49,16 +51,16 @@ class LingeringTransport:
 
 
 class HttpConnection(asyncio.Protocol):
-    """Beside a protocol of uvicorn, before it in the order of its bases.
+    """A mixin for a protocol of uvicorn, before it in the bases.
 
-    `wire` is the transport itself. `began` is when the stage did, `idle_since` when it was first seen idle after
-    that. `unread` is how long there has been something that the client does not read. `lingered` counts the bytes that
-    came since the connection ended, None before.
+    `wire` is the real transport. `began` is the start of the stage, `_idle` when the connection was first seen idle
+    after that, `_unread` since when the client has not read. `lingered` counts the bytes that arrived after the
+    connection ended, and is None before.
     """
 
     wire: asyncio.Transport
     transport: Any
-    cycle: Any  # of uvicorn: the last request
+    cycle: Any  # the last request of uvicorn
     flow: Any
     loop: Any
     shutdown: Any
@@ -67,7 +69,7 @@ class HttpConnection(asyncio.Protocol):
     spare = False
     unproved = True
     held = 0  # bytes of requests without an answer
-    counted = False  # whether the table knows of any
+    counted = False  # whether the table counts bytes of this connection
     lingered: int | None = None
     _idle: tuple[float, float] | None = None
     _unread: float | None = None
@@ -92,7 +94,7 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def receiving(self) -> bool:
-        """Whether a request has begun to arrive and did not end."""
+        """Whether a request has begun to arrive and is incomplete."""
         raise NotImplementedError
 
     @property
@@ -104,14 +106,14 @@ class HttpConnection(asyncio.Protocol):
         return has_unread_bytes(self.wire)
 
     def account(self) -> bool:
-        """Tell the table what is held here; whether there is room for it."""
+        """Report the number of buffered bytes to the table; return whether there is room for them."""
         size = self.held + self.wire.get_write_buffer_size()
         self.counted = bool(size)
         return self.table.hold(self, size)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.loop.call_soon(self.account)  # not within a write that it may end
+        self.loop.call_soon(self.account)  # not during a write, which it may end
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -134,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
                 return CloseReason.REQUEST if late else None
 
     def idle_since(self, now: float) -> float:
-        """When it was first looked at after its last request."""
+        """Return when the connection was first checked after its last request."""
         if self._idle is None or self._idle[0] != self.began:
             self._idle = self.began, now
         return self._idle[1]
@@ -159,7 +161,7 @@ class HttpConnection(asyncio.Protocol):
     # ── The end ───────────────────────────────────────────────────────────────────────────────
 
     def end(self) -> None:
-        """Close, but not before a client that is still sending had time to read its answer; asked again, at once."""
+        """Close, after a client that still sends had time to read its answer. The second call closes immediately."""
         if self.lingered is None and self.receiving and not self.wire.is_closing() and self.wire.can_write_eof():
             self.linger()
         else:
@@ -171,7 +173,7 @@ class HttpConnection(asyncio.Protocol):
         self.wire.resume_reading()
 
     def passed_over(self, data: bytes) -> bool:
-        """Whether these bytes came after the end."""
+        """Return whether these bytes came after the end of the connection, and drop them."""
         if self.lingered is None:
             return False
         self.lingered += len(data)
@@ -181,7 +183,7 @@ class HttpConnection(asyncio.Protocol):
 
 
 def peer_address(peer: object) -> str:
-    """Whose a connection is: a whole network where it has version 6 of IP, as hosts have one to choose from."""
+    """Return the address of a client; for IPv6 its /64 network, because a host can choose any address in it."""
     if not isinstance(peer, tuple):
         return "socket"
     address = ip_address(str(peer[0]).partition("%")[0])

@@ -1,6 +1,7 @@
-"""How many connections a worker holds, how many of them may come from one address unproved, and how long each may take.
+"""Limits of connections: how many per worker, how many per address before their first request, and the time for each
+step.
 
-A connection is unproved until its first request has arrived as a whole.
+The first request must have arrived completely for a connection to count as proved.
 """
 
 from __future__ import annotations
@@ -10,38 +11,39 @@ from importlib.util import find_spec
 
 from policyengine.server.listeners import ServeError
 
-MAX_CONNECTIONS = 4_096  # of a worker, where it may open as many files
-UNKNOWN_FILES = 256  # where the system does not tell
-RESERVED_FILES = 64  # at least, and an eighth of all: logs, stores, issuers, what is accepted before others are closed
+MAX_CONNECTIONS = 4_096  # per worker, if it may open as many files
+UNKNOWN_FILES = 256  # if the system does not report the limit
+RESERVED_FILES = 64  # at least, or an eighth of all: for logs, stores, issuers, and connections about to be evicted
 MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 MAX_BUFFERED_BYTES = (
     64 * 1024 * 1024
-)  # bytes of requests without an answer and of answers that were not read; half for an address
-IDLE_SECONDS = 75.0  # longer than nginx keeps its end, so that it closes first
+)  # bytes of requests without an answer and of unread answers; half of it per address
+IDLE_SECONDS = 75.0  # longer than nginx keeps a connection, so that nginx closes first
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """`connections` is the bound in all of one worker, `unproved` that of one address; None: as files allow."""
+    """`connections` is the bound of one worker, `unproved` that of one address; None derives them from the open file
+    limit."""
 
     connections: int | None = None
     unproved: int | None = None
-    head: float = HEAD_SECONDS  # seconds from a connection, or the first byte of a request, to the end of the head
-    request: float = REQUEST_SECONDS  # seconds for the rest of a request, and for an answer to be read
+    head: float = HEAD_SECONDS  # seconds from the connection, or the first byte of a request, to the end of the head
+    request: float = REQUEST_SECONDS  # seconds for the rest of a request, and for reading an answer
     idle: float = IDLE_SECONDS  # seconds between two requests
     memory: int = MAX_BUFFERED_BYTES
 
     def bounds(self, listens_for_envoy: bool = False) -> ConnectionBounds:
-        """Raises ServeError where files do not suffice."""
+        """Return the bounds on this machine. Raises ServeError if the process may not open enough files."""
         limit = open_file_limit()
         files = limit // (2 if listens_for_envoy else 1)
         room = max(files - max(RESERVED_FILES, files // 8), 1)
         if self.connections is not None and self.connections > room:
             raise ServeError(
                 f"{self.connections:,} connections need more files than the {limit:,} that a process may open",
-                f"raise it with `ulimit -n`, or take at most {room:,} with `--max-connections`",
+                f"raise the limit with `ulimit -n`, or set `--max-connections` to at most {room:,}",
             )
         most = self.connections or min(room, MAX_CONNECTIONS)
         return ConnectionBounds(most, self.unproved or max(most // 4, MIN_UNPROVED_CONNECTIONS))
@@ -49,7 +51,7 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
-    """What `ConnectionLimits` come to on this machine."""
+    """The bounds that result from `ConnectionLimits` on this machine."""
 
     connections: int
     unproved: int
@@ -59,7 +61,7 @@ UNBOUNDED_BY_FILES = ConnectionBounds(MAX_CONNECTIONS, MAX_CONNECTIONS)
 
 
 def open_file_limit() -> int:
-    """How many files this process may open."""
+    """Return how many files this process may open."""
     if not find_spec("resource"):
         return UNKNOWN_FILES
     import resource

@@ -1,4 +1,4 @@
-"""What is asked and answered, as the documentation of the exchange shows it."""
+"""Example questions and answers for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CREDENTIALS_REQUEST: JsonObject = {
     },
 }
 QUESTIONS = {"HTTP request": REFUND, "tool call": TOOL_CALL, "action on a thing": ACTION}
-QUESTIONS_WITH_CREDENTIALS = {**QUESTIONS, "credentials to verify": CREDENTIALS_REQUEST}  # where somebody verifies them
+QUESTIONS_WITH_CREDENTIALS = {**QUESTIONS, "credentials to verify": CREDENTIALS_REQUEST}  # with `--identity`
 CONFIRM: JsonObject = {
     "outcome": "confirm",
     "allowed": False,
@@ -97,7 +97,7 @@ BAD_MEMBER: JsonObject = {
     "status": 400,
     "detail": "unknown member `user.roles`",
     "member": "user.roles",
-    "hint": "attributes of a declared entity come from the directory, from the credential's `claims`, "
+    "hint": "attributes of a declared entity come from the entity store, from the credential's `claims`, "
     "or from `entities` in this request",
 }
 BATCH: JsonObject = {"requests": [REFUND, TOOL_CALL], "semantics": "deny_on_first_deny"}

@@ -1,4 +1,4 @@
-"""What the doors for gateways take and give, for OpenAPI only."""
+"""Parameters and responses of the gateway routes, for OpenAPI only."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ FACT_HEADERS = [
 FORWARDED_HEADERS: list[JsonObject] = [
     request_header("x-forwarded-method", "The method of the request.", "GET", required=True),
     request_header(
-        "x-forwarded-uri", "Its path and query, as the server behind the gateway gets them.", "/v1/invoices/42", True
+        "x-forwarded-uri",
+        "Its path and query, as the server behind the gateway receives them.",
+        "/v1/invoices/42",
+        True,
     ),
     request_header("x-forwarded-host", "Its host.", "api.acme.example"),
     *FACT_HEADERS,
@@ -56,18 +59,16 @@ PATH = {"name": "path", "in": "path", "required": True, "schema": {"type": "stri
 EXT_AUTHZ: list[JsonObject] = [PATH, *FACT_HEADERS]
 
 DECISION_HEADERS = {
-    **response_header("X-Decision-Id", "Which decision this is.", "01M874BN1FBKKCX6K4X7XFQD60"),
+    **response_header("X-Decision-Id", "The id of the decision.", "01M874BN1FBKKCX6K4X7XFQD60"),
     **response_header("X-Decision", "Its outcome: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
-    **response_header(
-        "X-Would-Be", "The outcome it would have: with `serve --observe` only. Not for the client.", "deny"
-    ),
+    **response_header("X-Would-Be", "The outcome without `serve --observe`. Not for the client.", "deny"),
     **limit_headers(),
 }
 IDENTITY_HEADERS = {
     **response_header(
-        "X-Auth-Subject", "The agent, for the server behind the gateway; empty where there is none.", "invoice-bot"
+        "X-Auth-Subject", "The agent, for the server behind the gateway; empty if there is none.", "invoice-bot"
     ),
-    **response_header("X-Auth-User", "The person it acts for; empty where there is none.", "alice"),
+    **response_header("X-Auth-User", "The user that it acts for; empty if there is none.", "alice"),
 }
 NGINX_HEADERS = {
     **response_header("X-Status", "The status that the client should get.", "429"),
@@ -102,18 +103,18 @@ def gateway_problem(description: str, headers: JsonObject) -> JsonObject:
     return {"description": description, "headers": headers, "content": {PROBLEM_TYPES[BodyFormat.JSON]: shape}}
 
 
-ALLOWED: JsonObject = {"description": "It may pass.", "headers": {**DECISION_HEADERS, **IDENTITY_HEADERS}}
-CHALLENGED = gateway_problem("Nobody says who asks; or, of the gateway, no token or a wrong one.", DECISION_HEADERS)
+ALLOWED: JsonObject = {"description": "The request may pass.", "headers": {**DECISION_HEADERS, **IDENTITY_HEADERS}}
+CHALLENGED = gateway_problem(
+    "The request has no credentials, or the gateway's token is missing or not accepted.", DECISION_HEADERS
+)
 FORWARD_AUTH: Statuses = {
     200: ALLOWED,
-    400: gateway_problem("What the gateway says makes no sense: a header is missing, or there twice.", {}),
+    400: gateway_problem("The gateway's headers are malformed: one is missing, or occurs twice.", {}),
     401: CHALLENGED,
-    403: gateway_problem("It may not pass, or not without an approval.", DECISION_HEADERS),
-    429: gateway_problem("Not now: `Retry-After` says when.", DECISION_HEADERS),
-    500: gateway_problem("The server failed and gives no answer.", {}),
-    503: gateway_problem(
-        "Deciding failed, or too many questions that take long wait for their turn.", DECISION_HEADERS
-    ),
+    403: gateway_problem("The request may not pass, or not without an approval.", DECISION_HEADERS),
+    429: gateway_problem("The request is throttled: `Retry-After` says for how long.", DECISION_HEADERS),
+    500: gateway_problem("The server failed to answer.", {}),
+    503: gateway_problem("The decision failed, or too many long questions wait for their turn.", DECISION_HEADERS),
 }
 EXT_AUTHZ_STATUSES: Statuses = {
     **FORWARD_AUTH,
@@ -123,6 +124,6 @@ EXT_AUTHZ_STATUSES: Statuses = {
 FORWARD_AUTH_NGINX: Statuses = {
     200: ALLOWED,
     401: CHALLENGED,
-    403: gateway_problem("It may not pass, for whatever reason.", {**DECISION_HEADERS, **NGINX_HEADERS}),
-    500: gateway_problem("The server failed and gives no answer.", {}),
+    403: gateway_problem("The request may not pass, for any reason.", {**DECISION_HEADERS, **NGINX_HEADERS}),
+    500: gateway_problem("The server failed to answer.", {}),
 }

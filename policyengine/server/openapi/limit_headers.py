@@ -1,4 +1,4 @@
-"""The headers that say how limits stand, for OpenAPI only; what they say is written in `http/rate_limit_headers.py`."""
+"""The rate limit headers, for OpenAPI only; `http/rate_limit_headers.py` writes them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ JsonObject = dict[str, Any]
 
 LIMIT_HEADERS: JsonObject = {
     "RateLimit-Policy": (
-        "The tightest limit: `q` of it at most, all of it back in `w` seconds. Absent where no limit applies.",
+        "The tightest limit: at most `q`, fully refilled in `w` seconds. Absent if no limit applies.",
         '"per agent";q=20;w=12',
     ),
     "RateLimit": (
-        "How that limit stands: `r` of it left, all of it there again in `t` seconds.",
+        "The state of that limit: `r` left, fully refilled in `t` seconds.",
         '"per agent";r=19;t=1',
     ),
-    "Retry-After": ("With `throttle`: seconds until every limit would let this through.", "1"),
+    "Retry-After": ("With `throttle`: seconds until every limit allows the request.", "1"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document as one page that needs nothing from elsewhere: no script, no network but this server."""
+"""The OpenAPI document as one HTML page, without scripts or resources of other servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from policyengine.templates import render_template
 
-# The page runs nothing and loads nothing; its style is its own.
+# The page runs no scripts and loads nothing; its style is inline.
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -27,7 +27,7 @@ class OperationPage:
 
 
 def render_page(document: dict[str, Any], url: str) -> str:
-    """HTML for people; `url` is where the server is reached, for the commands to try."""
+    """Return the HTML page; `url` is the URL of this server, for the commands to try."""
     schemas = document["components"]["schemas"]
     return render_template(
         __file__,

@@ -1,4 +1,4 @@
-"""What the exchange looks like, for OpenAPI only: bodies are read by `Request`, these models never see one."""
+"""The models of bodies, for OpenAPI only: `Request` parses bodies, these models validate none."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class StrictModel(BaseModel):
 
 
 REQUEST_DOCS = {
-    "request": "The HTTP request that is asked about. Header names have no case.",
-    "tool": "The tool that is to be called; its arguments are in `args`.",
-    "action": "What is to be done with `resource`.",
+    "request": "The HTTP request to decide. Header names are case-insensitive.",
+    "tool": "The tool to call; its arguments are in `args`.",
+    "action": "The action on `resource`.",
     "agent": "The agent that presents the credential.",
-    "user": "The person the agent acts for.",
-    "chain": "The agents between the user and the presenter, first the one closest to the user.",
+    "user": "The user that the agent acts for.",
+    "chain": "The agents between the user and the presenter, in order from the user.",
     "credential": "The credential as the gateway verified it.",
     "task": (
-        "What it may use and what it is about, for one that is bounded: `server/name` or `name`; things by type and id."
+        "The tools (`server/name` or `name`) and the resources (type and id) that a bounded task is limited to."
     ),
 }  # fmt: skip
 
 
 def json_type(type_: Type | None) -> Any:
-    """The Python type of a fact as JSON has it; None is an object with members of any name."""
+    """Return the Python type that documents a fact in JSON; None is an object with any members."""
     match type_:
         case None:
             return JsonObject
@@ -69,7 +69,7 @@ def optional_member(type_: Type | None, doc: str | None = None) -> Any:
 
 
 def facts_model(root: str) -> type[BaseModel]:
-    """The model of the members under one root, each by its row of the vocabulary."""
+    """Return the model of the members of one root, with one field per row of the vocabulary."""
     members: dict[str, Any] = {}
     for fact in FACTS:
         if fact.path[0] == root and fact.is_member:
@@ -95,16 +95,16 @@ FACT_MODELS: dict[str, type[BaseModel]] = {
 
 
 class Digests(StrictModel):
-    """In base64, of the whole body as it came, from whoever saw it."""
+    """Digests of the whole body as received, in base64, computed by a party that saw it."""
 
     sha_256: Annotated[str | None, Field(alias="sha-256")] = None
     sha_512: Annotated[str | None, Field(alias="sha-512")] = None
 
 
 class Credentials(StrictModel):
-    """What the request brought to prove who asks, each as its header had it, where the server verifies them (`serve
-    --identity`): what they prove stands in place of what the facts say. A certificate is that of the connection, as
-    whoever asks vouches. `method` and `url` are of the request that brought them, where `request` is not it."""
+    """The credentials that the request carried, each as in its header, if the server verifies them (`serve
+    --identity`): the verified facts replace the claimed ones. A certificate is that of the connection, as the caller
+    vouches. `method` and `url` belong to the request that carried the credentials, if that is not `request`."""
 
     authorization: Annotated[str | None, Field(description="`Bearer …` or `DPoP …`")] = None
     dpop: Annotated[str | None, Field(description="the proof of RFC 9449")] = None
@@ -124,7 +124,7 @@ class Credentials(StrictModel):
 
 
 class Approval(StrictModel):
-    """What a person granted, as the gateway knows it."""
+    """An approval by a person, as the gateway knows it."""
 
     id: str
     by: str
@@ -138,13 +138,13 @@ class EntityName(StrictModel):
 
 
 class Entity(StrictModel):
-    """A row of the directory that counts for this question only."""
+    """An entity that is used for this question only."""
 
     type: str
     id: str
     attributes: JsonObject | None = None
     in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
-    partial: Annotated[bool | None, Field(description="What it lacks, and what it is not in, is unknown")] = None
+    partial: Annotated[bool | None, Field(description="attributes and groups that it lacks are unknown")] = None
 
 
 class Options(StrictModel):
@@ -161,7 +161,8 @@ QUESTION_FACTS: Any = create_model("QuestionFacts", __base__=StrictModel, **QUES
 
 
 class Question(QUESTION_FACTS):  # type: ignore[misc]  # its roots are those of the vocabulary
-    """Exactly one endpoint: `request` with method and path, or `tool`, or `action`. Everything else is facts."""
+    """A question about exactly one endpoint: `request` with method and path, `tool`, or `action`. All other members are
+    facts."""
 
     credentials: Credentials | None = None
     approvals: list[Approval] | None = None
@@ -171,27 +172,28 @@ class Question(QUESTION_FACTS):  # type: ignore[misc]  # its roots are those of 
 
 
 class Batch(StrictModel):
-    """Up to 1,000 questions, decided in order. None spends unless its own `options.consume` is true."""
+    """Up to 1,000 questions, decided in order. A question spends only if its own `options.consume` is true."""
 
     requests: Annotated[list[Question], Field(max_length=MAX_BATCH_ITEMS)]
     semantics: Semantics = Semantics.EXECUTE_ALL
 
 
 class Event(StrictModel):
-    """How the request of a decision came out. `output` is what of the answer the policies may ask for."""
+    """The outcome of the request of a decision. `output` holds the parts of its response that policies may read."""
 
     decision: str
     status: int | None = None
     latency_ms: float | None = None
     output: JsonObject | None = None
-    refund: Annotated[bool, Field(description="give back what it added to budgets")] = False
+    refund: Annotated[bool, Field(description="refund what it added to budgets")] = False
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
 class Problem(BaseModel):
-    """RFC 9457. `member` names the member of the question at fault, `code` says which of several things it is."""
+    """A problem of RFC 9457. `member` is the invalid member of the question; `code` distinguishes problems of one
+    status."""
 
     type: Literal["about:blank"]
     title: str
@@ -203,7 +205,7 @@ class Problem(BaseModel):
 
 
 class Line(BaseModel):
-    """One thing that was considered, how it came out, and what it is made of."""
+    """One line of an explanation: what was considered, its result, and its parts."""
 
     mark: Mark
     text: str
@@ -213,7 +215,7 @@ class Line(BaseModel):
 
 
 class Walk(BaseModel):
-    """What was seen, gate by gate. It tells everything: not for the caller."""
+    """The explanation, gate by gate. It reveals every fact and rule, so it is not for the caller."""
 
     endpoint: str
     gates: list[Line]
@@ -224,7 +226,7 @@ STRUCTS = (Reason, Remedy, Principal, RateState, Obligation, UnknownFact)
 
 
 class StructSchema:
-    """How a model documents and reads what a decision consists of: msgspec knows its own structs best."""
+    """Documents and reads the msgspec structs of a decision, with msgspec itself."""
 
     def __init__(self, type: Any) -> None:
         self.type = type
@@ -234,15 +236,13 @@ class StructSchema:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         (documented,), _ = msgspec.json.schema_components((self.type,), ref_template=REFERENCE)
-        return {"allOf": [documented]}  # as pydantic looks for a bare reference among its own
+        return {"allOf": [documented]}  # pydantic resolves a bare reference among its own models
 
 
 class Decision(BaseModel):
     outcome: Outcome
     allowed: bool
-    would_be: Annotated[
-        Outcome | None, Field(description="what it would be, were it enforced: with `serve --observe` only")
-    ] = None
+    would_be: Annotated[Outcome | None, Field(description="the outcome without `serve --observe`")] = None
     id: str
     revision: str
     package: str
@@ -257,13 +257,13 @@ class Decision(BaseModel):
 
 
 class Item(Decision):
-    """An item of a batch; `error` says why it was no question and is therefore denied."""
+    """An item of a batch; `error` is the reason why an invalid one is denied."""
 
     error: Problem | None = None
 
 
 class Decisions(BaseModel):
-    """In the order of the questions; shorter when `semantics` ended the batch early."""
+    """Decisions in the order of the questions; fewer if `semantics` ended the batch early."""
 
     decisions: list[Item]
 
@@ -285,14 +285,16 @@ class Health(BaseModel):
 class Reloads(BaseModel):
     done: int
     refused: int
-    why: str | None = Field(description="Of the last one that was refused, while the policies before it decide.")
-    at: str | None = Field(description="When that was, in RFC 3339.")
-    widens: int | None = Field(description="How much the last one let pass that did not pass; null: not known yet.")
-    proved: bool | None = Field(description="Whether that is all, proved for every request.")
+    why: str | None = Field(description="The reason of the last refused reload, while earlier policies still decide.")
+    at: str | None = Field(description="The time of that reload, as in RFC 3339.")
+    widens: int | None = Field(
+        description="The number of changes that allow more since the last reload; null: not known yet."
+    )
+    proved: bool | None = Field(description="Whether that number is proved for every request.")
 
 
 class Observing(BaseModel):
-    """What is let through whatever the policies say, and until when."""
+    """What passes in observe mode although policies would stop it, and until when."""
 
     until: str
     packages: list[str] | None = None
@@ -306,7 +308,7 @@ class Readiness(BaseModel):
     reloads: Reloads
     observing: Annotated[Observing | None, Field(description="with `serve --observe`, while it lasts")] = None
     clock_skew_ms: Annotated[
-        int | None, Field(description="how far the clock of the store is ahead, where it has one of its own")
+        int | None, Field(description="by how much the clock of the store is ahead, if it has its own")
     ] = None
 
 
@@ -325,7 +327,7 @@ def components(more: Sequence[type[BaseModel]] = ()) -> JsonObject:
 
 
 def content(model: type[BaseModel], examples: JsonObject) -> JsonObject:
-    """One schema in both forms; examples are shown in the form that people can read."""
+    """Return the schema for both formats, with the examples as JSON."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     shown = {name: {"value": value} for name, value in examples.items()}
     return {

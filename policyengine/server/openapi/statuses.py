@@ -1,4 +1,4 @@
-"""Which statuses each route gives, and with what, for OpenAPI only."""
+"""The responses of each route, for OpenAPI only."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ KEY_PARAMETER: JsonObject = {
     "in": "header",
     "required": False,
     "description": (
-        "Who asks again by the same key, within ten minutes and with the very same body, gets the same answer, and "
-        "nothing is spent again. It belongs to the gateway whose token came with it; without tokens it is passed over."
+        "A retry with the same key, within ten minutes and with an identical body, gets the same answer and spends "
+        "nothing. Keys belong to the caller whose token was sent; without tokens the header is ignored."
     ),
     "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"},
     "example": "8e03978e-40d5-43dd-bc93-6fae90b0db0d",
 }
 REPLAYED: JsonObject = {
     "Idempotency-Replayed": {
-        "description": "`true` where the decision was made before and is given again, by its `Idempotency-Key`.",
+        "description": "`true` if the answer repeats an earlier decision with the same `Idempotency-Key`.",
         "schema": {"type": "string"},
         "example": "true",
     }
@@ -43,30 +43,30 @@ def problem_response(
 
 RETRY_AFTER_HEADER = {"Retry-After": {"description": "In whole seconds.", "schema": {"type": "string"}, "example": "1"}}
 BUSY_RESPONSE = problem_response(
-    "Too many questions that take long wait for their turn: `code` is `busy`. Deny.", headers=RETRY_AFTER_HEADER
+    "Too many long questions wait for their turn: `code` is `busy`. Deny.", headers=RETRY_AFTER_HEADER
 )
 
 
 def answer_statuses(model: type[BaseModel], example: JsonObject, headers: JsonObject | None = None) -> Statuses:
-    """What every route that takes a body gives."""
-    found: JsonObject = {"description": "An answer was found; deny is one too."}
+    """Return the responses of every route that accepts a body."""
+    found: JsonObject = {"description": "The decision, which may be `deny`."}
     found |= {"headers": headers} if headers else {}
     return {
         200: {**found, "content": schema.content(model, {"answer": example})},
         400: problem_response("The question is malformed.", examples.BAD_MEMBER),
-        401: problem_response("No token, or a wrong one."),
+        401: problem_response("The token is missing or not accepted."),
         408: problem_response("The body did not arrive in time."),
         413: problem_response("The body is larger than 1 MiB."),
         415: problem_response("The body is neither JSON nor MessagePack."),
-        500: problem_response("The server failed and gives no answer. Deny."),
+        500: problem_response("The server failed to answer: deny."),
         503: BUSY_RESPONSE,
     }
 
 
 FOREIGN_RESPONSE = problem_response("The `Host` is not a name of this server, or a page of another site asks.")
 KEY_STATUSES: Statuses = {
-    409: problem_response("The same question is being decided, by this key: ask again.", headers=RETRY_AFTER_HEADER),
-    422: problem_response("The key came with another question before."),
+    409: problem_response("A question with this key is being decided: retry.", headers=RETRY_AFTER_HEADER),
+    422: problem_response("The key was used for another question."),
 }
 CONFIRM = examples.CONFIRM
 DECIDED: Statuses = answer_statuses(schema.Decision, CONFIRM, {**limit_headers(), **REPLAYED}) | KEY_STATUSES
@@ -75,19 +75,21 @@ DECIDED_MANY: Statuses = answer_statuses(schema.Decisions, {"decisions": [CONFIR
 EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
 REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
     404: problem_response("Nothing waits for the outcome of this decision."),
-    409: problem_response("It was reported before: `code` is `outcome_reported`."),
-    503: problem_response("The store does not answer, or too much waits (`code` is `busy`); report it again."),
+    409: problem_response("The outcome is already reported: `code` is `outcome_reported`."),
+    503: problem_response("The store does not answer, or too many requests wait (`code` is `busy`): report it again."),
 }
-ALIVE: Statuses = {200: {"description": "It is.", "content": schema.content(schema.Health, {})}}
+ALIVE: Statuses = {200: {"description": "The process is alive.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {
-    200: {"description": "It is.", "content": schema.content(schema.Readiness, {})},
-    503: problem_response("It is stopping, or the store that its policies need fails. Send questions elsewhere."),
+    200: {"description": "The server is ready.", "content": schema.content(schema.Readiness, {})},
+    503: problem_response(
+        "The server is stopping, or the store of its policies fails: send questions to another server."
+    ),
 }
 MEASURED: Statuses = {
     200: {
-        "description": "All metrics, as text: of Prometheus, or of OpenMetrics where `Accept` asks for that.",
+        "description": "All metrics as text, in the format of Prometheus, or of OpenMetrics if `Accept` requests it.",
         "content": {one: {"schema": {"type": "string"}} for one in ("text/plain", "application/openmetrics-text")},
     },
-    401: problem_response("No token, or a wrong one."),
-    501: problem_response("The package that writes them is not installed."),
+    401: problem_response("The token is missing or not accepted."),
+    501: problem_response("The package `prometheus-client` is not installed."),
 }

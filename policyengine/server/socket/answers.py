@@ -1,4 +1,4 @@
-"""A frame to its answer: decisions, reports and problems, in the event loop or in a thread."""
+"""Answers to frames: decisions, reports and problems, on the event loop or in a thread."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ from policyengine.server.socket.frames import (
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 LOGGER = logging.getLogger("policyengine")
-MAX_INLINE_QUESTIONS = 16  # questions of a list: with care each takes milliseconds
+MAX_INLINE_QUESTIONS = 16  # questions of a list; on the slow path each takes milliseconds
 DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 
 
 def answer_frame(
     engine: EngineInterface, payload: bytes, gateway: str = "socket", *, at_once: bool = False
 ) -> tuple[bytes, int]:
-    """The answer, and how many questions there were. Raises FrameError; WouldBlockError where it is wanted `at_once`,
-    else what takes long waits for its turn."""
+    """Return the answer and the number of questions.
+
+    Raises FrameError; and WouldBlockError if `at_once` is impossible. Without `at_once`, long work waits for its turn.
+    """
     asked = read_frame(payload)
     try:
         with caller_scope(gateway):
@@ -70,14 +72,14 @@ def answer_frame(
 
 
 def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Whether others should not wait for it; of one plain question to decide the engine tells."""
+    """Return whether other requests should not wait for it; the engine reports that itself for one simple question."""
     if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
     return not is_simple_decide(asked) and has_long_question(engine, asked)
 
 
 def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Whether one of its questions may take long."""
+    """Return whether one of its questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.forecast.has_loops and any(
         isinstance(one, dict) and engine.forecast.takes_long(one) for one in several
@@ -94,9 +96,11 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """In a thread of a pool: what takes long waits for its turn, a list of it piece by piece. Raises as
-    `answer_content`, and WorkRefusedError."""
-    if awaits_issuer(engine, asked):  # which nobody's turn is to wait for
+    """Answer in a pool thread. Long work waits for its turn, item by item for a list.
+
+    Raises the errors of `answer_content`, and WorkRefusedError.
+    """
+    if awaits_issuer(engine, asked):  # waiting for an issuer must not use up a turn
         return answer_content(engine, asked, gateway)
     is_long = is_long or has_long_question(engine, asked)
     if asked.kind == "report" or not isinstance(asked.question, list):
@@ -114,7 +118,7 @@ def answer_content_in_turn(
         piece = asked._replace(question=list(items[first : first + size]))
         try:
             pieces += cast(list[Raw], submit_long(answer_content, engine, piece, gateway, first=first).result()[0])
-        except WorkRefusedError as error:  # what was decided before is told
+        except WorkRefusedError as error:  # earlier items keep their decisions
             places = range(first, first + len(piece.question))
             pieces += [Raw(encode_message(error_answer(engine, error, f"[{place}]"))) for place in places]
     return pieces, len(items)
@@ -123,7 +127,7 @@ def answer_content_in_turn(
 def answer_frames(
     engine: EngineInterface, payloads: list[bytes], last: FrameError | None, gateway: str = "socket"
 ) -> tuple[list[bytes], bool]:
-    """The answers in order, and whether nothing can be read after them."""
+    """Return the answers in order, and whether the rest of the stream is unreadable."""
     answers: list[bytes] = []
     try:
         for payload in payloads:
@@ -138,14 +142,14 @@ def answer_frames(
 def answer_content(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, at_once: bool = False, first: int = 0
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """The items of a list are those from `first` on.
+    """Return the content of the answer; the items of a list are numbered from `first`.
 
-    Raises RequestError, IdempotencyKeyError, and ProblemError for what is no key or reports nothing that is waited for.
+    Raises RequestError, IdempotencyKeyError, and ProblemError for a malformed key or a report that no limit waits for.
     """
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
-        raise RequestError("", "a frame asks to `decide` or to `evaluate`, or has something to `report`")
+        raise RequestError("", "the kind of a frame is `decide`, `evaluate` or `report`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
     quickly = partial(decide_simple if asked.plain else decide_general, engine, decide)
     once = build_key(asked.key, gateway, asked.sent) if asked.sent else None
@@ -168,7 +172,7 @@ def answer_content(
 
 
 def parse_report(raw: object) -> OutcomeEvent:
-    """Raises RequestError."""
+    """Parse a report. Raises RequestError."""
     try:
         return event_from_tree(decode.from_python(raw))
     except decode.DecodeError as error:
@@ -176,7 +180,7 @@ def parse_report(raw: object) -> OutcomeEvent:
 
 
 def decide_list_together(engine: EngineInterface, questions: Sequence[Any], first: int = 0) -> list[Raw]:
-    """Of a store that is shared: it is asked once for all of them."""
+    """Decide all questions with one commit of a shared store."""
     found = enumerate(engine.decide_many(questions), first)
     return [
         Raw(
@@ -189,7 +193,7 @@ def decide_list_together(engine: EngineInterface, questions: Sequence[Any], firs
 
 
 def answer_item(engine: EngineInterface, answer: Callable[[Any], Raw], question: object, index: int) -> Raw:
-    """What is no question is denied, and spoils no other."""
+    """Answer one item; an invalid question is denied and does not affect the others."""
     try:
         return answer(question)
     except RequestError as error:
@@ -197,7 +201,7 @@ def answer_item(engine: EngineInterface, answer: Callable[[Any], Raw], question:
 
 
 def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dict[str, Any]) -> Raw:
-    """Raises RequestError."""
+    """Decide a simple question. Raises RequestError."""
     if "options" in question and not are_simple_options(question["options"]):
         return decide_general(engine, decide, question)
     return Raw(decide(question).to_msgpack())
@@ -206,7 +210,7 @@ def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dic
 def decide_general(
     engine: EngineInterface, decide: DecideFunction, question: object, once: IdempotencyKey | None = None
 ) -> Raw:
-    """A question that may hold whatever the wire may hold, and ask for an explanation.
+    """Decide any decoded value, which may ask for an explanation.
 
     Raises RequestError, IdempotencyKeyError.
     """

@@ -1,8 +1,8 @@
-"""Frames of MessagePack, as they go over the socket.
+"""The MessagePack frames of the socket.
 
-A question is `[id, kind, question]`, or a list of questions in its place; behind it may stand a key, by which it is
-accounted once. `[id, "report", report]` says how the request of a decision came out. An answer is `[id, status,
-content]`, its status that of HTTP and its content a decision, a list of them, a report that was taken, or a problem.
+A question frame is `[id, kind, question]`, where `question` may be a list of questions; an idempotency key may follow,
+with which it spends once. `[id, "report", report]` reports the outcome of a decision's request. An answer is `[id,
+status, content]`: the status of HTTP, and a decision, a list of decisions, an accepted report or a problem.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _decode_fast = fast_decode.make_msgpack_decoder(
 
 
 class QuestionFrame(NamedTuple):
-    """A frame as it came: `question` is plain when it was read quickly, and otherwise holds whatever the wire held."""
+    """A decoded frame. `plain`: the fast decoder has checked `question`, which can otherwise be any value."""
 
     id: int
     kind: object
     question: Any
     plain: bool
     key: object = None
-    sent: bytes = b""  # the question as it came, where there is a key
+    sent: bytes = b""  # the bytes of the question, if there is a key
 
 
 class FrameError(Exception):
-    """After such bytes nobody can say where the next frame begins, or to what an answer would belong."""
+    """The start of the next frame is unknown after these bytes, and so is the question to answer."""
 
     def __init__(self, problem: ProblemError) -> None:
         self.problem = problem
 
 
 def is_simple_decide(asked: QuestionFrame) -> bool:
-    """Whether it is one plain question to decide."""
+    """Return whether the frame is one simple question to decide."""
     return asked.kind == "decide" and asked.plain and not asked.sent and is_simple_question(asked.question)
 
 
 def read_frame(payload: bytes) -> QuestionFrame:
-    """Raises FrameError."""
+    """Decode a frame. Raises FrameError."""
     found = _decode_fast(payload)
     if found is not None and 0 <= found[0] <= MAX_FRAME_ID:
         id, kind, question = found

@@ -1,4 +1,4 @@
-"""Connections to the Unix socket: many frames on the way at once, answered in order, a while for each connection."""
+"""Connections to the Unix socket: pipelined frames are answered in order, and connections take turns."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ TURN_SECONDS = 0.01  # seconds
 
 
 class FramedProtocol(asyncio.Protocol):
-    """One sidecar. What it sent is answered in order; while it does not read its answers, nothing more is read.
+    """The connection of one sidecar. Frames are answered in order, and reading stops while the client does not read
+    answers.
 
-    It may be idle for as long as it likes, as long as nobody else needs its place.
+    A connection may stay idle without limit, as long as no other client needs its place.
     """
 
     transport: asyncio.Transport
@@ -48,21 +49,21 @@ class FramedProtocol(asyncio.Protocol):
         self.table = table
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray()
-        self.began = table.now  # when the frame in the buffer did, or the last one
-        self.ended = False  # nothing more will come
-        self.lost = False  # and nobody reads an answer
-        self.paused = False  # the reader is slow
-        self.resting = False  # others have their turn
-        self.slow_since: float | None = None  # to read its answers
-        self.apart = 0  # bytes that a thread works on
-        self.counted = False  # whether the table knows of any that are held
+        self.began = table.now  # start of the frame in the buffer, or of the last one
+        self.ended = False  # the client sends nothing more
+        self.lost = False  # the client cannot read answers any more
+        self.paused = False  # the client reads slowly
+        self.resting = False  # other connections have their turn
+        self.slow_since: float | None = None  # since when the client has not read its answers
+        self.apart = 0  # bytes that a thread processes
+        self.counted = False  # whether the table counts bytes of this connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop has its own
+        self.transport = cast(asyncio.Transport, transport)  # uvloop has its own class
         self.gateway = peer_name(transport.get_extra_info("socket"))
         self.transport.set_write_buffer_limits(high=MAX_QUESTION_BYTES)
         self.table.enter(self)
-        self.table.prove(self)  # who may open the socket does not come by address
+        self.table.prove(self)  # clients of a Unix socket are not limited by address
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.leave(self)
@@ -114,14 +115,14 @@ class FramedProtocol(asyncio.Protocol):
         self.account()
 
     def account(self) -> None:
-        """Tell the table what is held here."""
+        """Report the number of buffered bytes to the table."""
         size = len(self.buffer) + self.apart + (self.transport.get_write_buffer_size() if self.paused else 0)
         if size or self.counted:
             self.counted = bool(size)
             self.table.hold(self, size)
 
     def eof_received(self) -> bool:
-        """Who has asked and only listens still gets every answer."""
+        """Keep answering a client that has closed only its sending side."""
         self.shutdown()
         return True
 
@@ -132,7 +133,7 @@ class FramedProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
-        self.loop.call_soon(self.account)  # not within a write that it may end
+        self.loop.call_soon(self.account)  # not during a write, which it may end
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -144,7 +145,7 @@ class FramedProtocol(asyncio.Protocol):
         self.work()
 
     def work(self) -> None:
-        """Answer frames for a while, in one go; then others have their turn."""
+        """Answer frames for one turn, then let other connections continue."""
         if self.transport.is_closing() or self.paused or self.resting:
             return
         engine = self.reloading.current
@@ -179,7 +180,7 @@ class FramedProtocol(asyncio.Protocol):
         self.settle(rest=questions >= MAX_QUESTIONS_PER_TURN)
 
     def work_apart(self, most: int) -> None:
-        """In a thread, as a store is asked or it takes long: this connection waits for it, and no other does."""
+        """Answer in a thread, because a store is asked or it takes long: only this connection waits."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None
@@ -215,7 +216,7 @@ class FramedProtocol(asyncio.Protocol):
         self.account()
 
     def frame(self, at: int) -> bytes | None:
-        """What the frame there holds, once all of it has arrived. Raises FrameError."""
+        """Return the payload of the frame at `at` once it is complete. Raises FrameError."""
         if len(self.buffer) < at + FRAME_HEADER.size:
             return None
         (size,) = FRAME_HEADER.unpack_from(self.buffer, at)
@@ -225,7 +226,7 @@ class FramedProtocol(asyncio.Protocol):
         return bytes(self.buffer[start : start + size]) if len(self.buffer) >= start + size else None
 
     def settle(self, rest: bool) -> None:
-        """What happens next: more at once, more when others had their turn or the reader has read, or the end."""
+        """Continue immediately, after other connections or once the client has read its answers; or close."""
         if rest:
             self.resting = True
             self.loop.call_soon(self.rested)
@@ -238,7 +239,7 @@ class FramedProtocol(asyncio.Protocol):
 
 
 def peer_name(connection: Any) -> str:
-    """The user that the system says is at the other end; all that may open the socket are one where it does not say."""
+    """Return the user of the peer process, or one name for all peers if the system does not report it."""
     if connection is None or not hasattr(socket, "SO_PEERCRED"):
         return "socket"
     _, user, _ = PEER_CREDENTIALS.unpack(

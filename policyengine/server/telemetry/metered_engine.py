@@ -1,4 +1,4 @@
-"""An engine whose answers are counted, each at the door that it was asked for by."""
+"""An engine that counts its decisions under the name of an adapter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class EngineInterface(Protocol):
-    """What doors ask: an engine, counted or not."""
+    """The engine as adapters use it, metered or not."""
 
     @property
     def state(self) -> StateUse: ...
@@ -48,7 +48,7 @@ class EngineInterface(Protocol):
 
 
 class EngineProvider(Protocol):
-    """Where whoever decides now is found: read once for each question, as another may decide the next."""
+    """A source of the current engine. Adapters read it once per question, because a reload may replace it."""
 
     @property
     def current(self) -> EngineInterface: ...
@@ -56,7 +56,7 @@ class EngineProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MeteredEngineProvider:
-    """A door at which whoever decides now is asked, and counted."""
+    """A source of the current engine, metered for one adapter."""
 
     reloading: ReloadableEngine
     tally: ServerCounters
@@ -70,7 +70,7 @@ class MeteredEngineProvider:
 
 @dataclass(frozen=True)
 class MeteredEngine:
-    """Asked as an engine is. What was decided before, and is given once more, is told by `policyengine_once_total`."""
+    """An engine that counts its decisions. `policyengine_once_total` counts replayed decisions instead."""
 
     engine: Engine
     tally: ServerCounters
@@ -129,7 +129,7 @@ class MeteredEngine:
         return found
 
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Each took its share."""
+        """Decide several questions; the duration is divided among them."""
         began = perf_counter_ns()
         answers = self.engine.decide_many(questions)
         each = (perf_counter_ns() - began) // (len(answers) or 1)

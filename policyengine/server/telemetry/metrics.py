@@ -1,4 +1,4 @@
-"""The numbers of all workers as Prometheus reads them. What is counted, and under which key, the others say."""
+"""The metrics of all workers in the format of Prometheus. Other modules count, under the keys that are named here."""
 
 from __future__ import annotations
 
@@ -21,58 +21,63 @@ from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BI
 from policyengine.stores.circuit_breaker import READ, WRITE
 
 NANO = 1_000_000_000
-BOUND_STEP = 2  # bounds that are kept apart for one that is told
-# Name, what it says, the names of its labels, and the first word of its keys.
+BOUND_STEP = 2  # counted latency bounds per exported one
+# Name, description, label names, and first word of the keys.
 COUNTERS = (
-    ("policyengine_once", "Questions by a key, by what came of it.", ("result",), "once"),
-    ("policyengine_credentials", "Raw credentials: `proved`, or the code of a refusal.", ("result",), "credentials"),
+    ("policyengine_once", "Questions with an idempotency key, by result.", ("result",), "once"),
+    (
+        "policyengine_credentials",
+        "Raw credentials, by `proved` or the code of the refusal.",
+        ("result",),
+        "credentials",
+    ),
     (
         "policyengine_connections_closed",
-        "Connections that the server closed, by why.",
+        "Connections that the server closed, by reason.",
         ("reason",),
         "connections_closed",
     ),
     ("policyengine_foreign_requests", "Requests refused by their `Host` or `Origin`.", ("header",), "foreign"),
-    ("policyengine_problems", "HTTP answers that are no decision, by status.", ("status",), "problems"),
-    ("policyengine_reload_refusals", "Reloads that were refused, by why.", ("reason",), "reload_refusals"),
-    ("policyengine_would_be", "Decisions that passed as somebody observes.", ("outcome",), "would_be"),
-    ("policyengine_rule_decisions", "Decisions in which a rule stood in the way.", ("rule", "outcome"), "rules"),
+    ("policyengine_problems", "HTTP responses that are not decisions, by status.", ("status",), "problems"),
+    ("policyengine_reload_refusals", "Reloads that were refused, by reason.", ("reason",), "reload_refusals"),
+    ("policyengine_would_be", "Decisions that passed only in observe mode.", ("outcome",), "would_be"),
+    ("policyengine_rule_decisions", "Decisions that a rule stopped.", ("rule", "outcome"), "rules"),
 )
 TOTALS = (
-    ("policyengine_failures", "Decisions that failed inside and were denied.", "failures"),
-    ("policyengine_store_failures", "Calls that the store did not answer.", "store_failures"),
-    ("policyengine_store_full", "Refusals as the store of this process was full.", "store_full"),
-    ("policyengine_directory_failures", "Look-ups of rows that the directory did not answer.", "directory_failures"),
+    ("policyengine_failures", "Decisions that failed internally and were denied.", "failures"),
+    ("policyengine_store_failures", "Calls without an answer of the store.", "store_failures"),
+    ("policyengine_store_full", "Refusals because the in-memory store was full.", "store_full"),
+    ("policyengine_directory_failures", "Row look-ups without an answer of the directory.", "directory_failures"),
     ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),
-    ("policyengine_worker_starts", "Processes that began to answer.", "starts"),
+    ("policyengine_worker_starts", "Worker processes that started.", "starts"),
 )
 GAUGES = (
     (
         "policyengine_store_clock_skew_exceeded",
-        "Workers that ask the store nothing, as its clock is too far from theirs.",
+        "Workers that do not use the store, because its clock differs too much.",
         "clock_skew_exceeded",
     ),
-    ("policyengine_observing", "Workers that let pass what policies deny.", "observing"),
+    ("policyengine_observing", "Workers in observe mode.", "observing"),
     ("policyengine_connections", "Open connections, without those of gRPC.", "connections"),
-    ("policyengine_draining", "Workers that are about to stop.", "draining"),
+    ("policyengine_draining", "Workers that are stopping.", "draining"),
     ("process_resident_memory_bytes", "Resident memory of all workers, shared pages counted in each.", "memory"),
     ("process_open_fds", "Open files of all workers.", "open_files"),
-    ("process_max_fds", "Files that all workers together may open.", "most_files"),
+    ("process_max_fds", "Limit of open files of all workers together.", "most_files"),
 )
 
 STORE_FAILING = (
     "policyengine_store_failing",
-    "Workers whose store failed when it was last read, or last written to: they are not ready.",
+    "Workers whose last read or write of the store failed: they are not ready.",
 )
 CLOCK_SKEW = (
     "policyengine_store_clock_skew_seconds",
-    "How far the clock of the store is from that of the worker for which this is most.",
+    "Largest difference between the clock of the store and that of a worker.",
 )
 CounterTotals = dict[CounterKey, Sequence[int]]
 
 
 def render_metrics(tally: ServerCounters, accept: str) -> tuple[bytes, str]:
-    """The metrics in the form that an `Accept` asks for, and its media type."""
+    """Return the metrics in the format that `Accept` requests, and its media type."""
     encoder, media_type = choose_encoder(accept)
     return encoder(MetricsCollector(tally)), media_type
 
@@ -96,16 +101,20 @@ class MetricsCollector(Collector):
             yield failing
         if ("clock_skew",) in total:
             yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICRO)
-        yield CounterMetricFamily("process_cpu_seconds", "Processor time.", total.get(("cpu",), (0,))[0] / MICRO)
-        yield GaugeMetricFamily("process_start_time_seconds", "When it began.", self._tally.began)
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time of all workers.", total.get(("cpu",), (0,))[0] / MICRO
+        )
+        yield GaugeMetricFamily("process_start_time_seconds", "Start time of the server.", self._tally.began)
 
 
 def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
-        "policyengine_decisions", "Decisions that were given.", labels=("door", "outcome", "gate")
+        "policyengine_decisions", "Decisions by adapter, outcome and gate.", labels=("door", "outcome", "gate")
     )
     took = HistogramMetricFamily(
-        "policyengine_decision_duration_seconds", "From a question to its answer, without the network.", labels=["door"]
+        "policyengine_decision_duration_seconds",
+        "Time from a question to its answer, without the network.",
+        labels=["door"],
     )
     doors: dict[str, list[int]] = {}
     for (kind, *labels), cells in total.items():
@@ -119,7 +128,7 @@ def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
 
 
 def latency_buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
-    """Each with all that are shorter."""
+    """Return cumulative buckets."""
     found = [
         (repr((1 << MIN_LATENCY_BITS + bound) / NANO), float(sum(cells[: bound + 1])))
         for bound in range(0, BOUNDS, BOUND_STEP)
@@ -137,18 +146,20 @@ def counter_metrics(total: CounterTotals) -> Iterator[Metric]:
     for name, doc, key in TOTALS:
         yield CounterMetricFamily(name, doc, total.get((key,), (0,))[0])
     if any(key[0] == "reloads" for key in total):
-        family = CounterMetricFamily("policyengine_reloads", "Policies that were read anew.", labels=("result",))
+        family = CounterMetricFamily("policyengine_reloads", "Reloads of policies.", labels=("result",))
         for result in ("done", "refused"):
             family.add_metric([result], total.get(("reloads", result), (0,))[0])
         yield family
         widened = total.get(("reloads_widened",), (0,))[0]
-        yield CounterMetricFamily("policyengine_reloads_widened", "Reloads that let more pass than before.", widened)
+        yield CounterMetricFamily("policyengine_reloads_widened", "Reloads that allow more than before.", widened)
 
 
 def policy_metrics(total: CounterTotals) -> Iterator[Metric]:
-    """More than one revision only while workers take over another."""
-    info = InfoMetricFamily("policyengine_policy", "Which policies decide.", labels=())
-    workers = GaugeMetricFamily("policyengine_workers", "Workers that decide by a revision.", labels=("revision",))
+    """Yield the metrics of the policies. There are several revisions only during a reload."""
+    info = InfoMetricFamily("policyengine_policy", "The policies that decide.", labels=())
+    workers = GaugeMetricFamily(
+        "policyengine_workers", "Workers by the revision of their policies.", labels=("revision",)
+    )
     for (kind, *values), cells in total.items():
         if kind == "revision" and cells[0]:
             info.add_metric((), {"revision": values[0], "packages": values[1]})
@@ -156,4 +167,4 @@ def policy_metrics(total: CounterTotals) -> Iterator[Metric]:
     yield info
     yield workers
     build = {"version": version("agent-policyengine"), "python": platform.python_version()}
-    yield InfoMetricFamily("policyengine_build", "What this is.", build)
+    yield InfoMetricFamily("policyengine_build", "Version of policyengine and Python.", build)

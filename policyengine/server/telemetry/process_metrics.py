@@ -1,4 +1,4 @@
-"""What a process knows of itself, into the numbers of its worker: every second, and when somebody asks."""
+"""Metrics of the process itself, which its worker publishes every second and on each scrape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MICRO = 1_000_000
 
 
 def rule_names(engine: Engine) -> Iterator[str]:
-    """The names that reasons give: of guards and of limits, in the order of the policies."""
+    """Yield the names of guards and limits, as reasons cite them, in the order of the policies."""
     yield from (one.name for one in (*engine.kernel.guards, *engine.kernel.limits))
 
 
@@ -63,7 +63,7 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
 
 
 async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
-    """Whether it can be written to, also while nobody decides. What is wrong it tells the operator by itself."""
+    """Check that the store is writable, even if no decision is made. The store itself logs failures."""
     store = engine.store
     if isinstance(store, ResilientStore) and engine.state.uses_store:
         with suppress(StoreError):
@@ -73,7 +73,7 @@ async def inspect_store(engine: Engine, *, at_once: bool = False) -> None:
 
 
 def publish_memory(tally: ServerCounters) -> None:
-    """Where the system tells it."""
+    """Publish memory and open files, if the system reports them."""
     with suppress(OSError, ValueError, IndexError):
         pages = int((PROC / "statm").read_text().split()[1])
         tally.now("memory", value=pages * os.sysconf("SC_PAGE_SIZE"))

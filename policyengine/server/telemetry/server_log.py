@@ -1,4 +1,4 @@
-"""What the server says of itself, on stderr: in words for people, or as a line of JSON for each thing that happened."""
+"""The server's own log on stderr: text for people, or one JSON object per event."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TextIO, TypeAlias
 from policyengine.control_characters import one_line, printable_json
 
 LOGGERS = ("policyengine", "uvicorn")
-INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # what is no trouble, and still worth a line
-# Members of a line that whoever logs may give, beside those that every line has.
+INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are logged as text, too
+# Optional members of a line, which the caller of the logger may give.
 EXTRA_MEMBERS = (
     "revision",
     "before",
@@ -56,7 +56,7 @@ EXTRA_MEMBERS = (
 )
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-FRAME = "  File "  # begins the lines of a place in the code
+FRAME = "  File "  # prefix of the lines of a code location
 Revision = Callable[[], str]
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -71,7 +71,7 @@ def record_time(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """The message on one line, and where an exception came from below it, what it says on one line, too."""
+    """The message on one line, and below it the traceback of an exception, with its message on one line, too."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))
@@ -86,7 +86,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`time`, `level`, `event` (stable; `log` for what has no name), `message`, `revision`, `request_id` …"""
+    """One JSON object with `time`, `level`, `event` (stable; `log` without a name), `message`, `revision`, `request_id`
+    …"""
 
     def __init__(self, revision: Revision) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class JsonFormatter(logging.Formatter):
 
 @contextmanager
 def server_logging(form: LogFormat, revision: Revision, stream: TextIO | None = None) -> Iterator[None]:
-    """While it lasts, what is logged is written in this form."""
+    """Write log lines in this format for the duration of the block."""
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     if form is LogFormat.JSON:
         handler.setFormatter(JsonFormatter(revision))

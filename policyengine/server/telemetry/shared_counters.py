@@ -1,8 +1,8 @@
-"""What the server did, as numbers: counted where it happens, in memory that all workers share and each writes apart.
+"""Counters of the server, in memory that all workers share and in which each writes its own regions.
 
-A worker writes two regions that nobody else writes: one by its event loop, which needs no lock, and one by its threads.
-What is counted under a key stands in a region behind that key. Whoever is asked adds up all regions; they outlive
-the worker, and the one in its place goes on where it ended: no counter ever falls.
+A worker writes two regions: one from its event loop, without a lock, and one from its threads. Counters are stored in a
+region behind their key. A scrape adds up all regions. They outlive the worker, and its replacement continues with them,
+so that no counter ever decreases.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from policyengine.runtime.decision import Answer, Outcome
 CounterKey: TypeAlias = tuple[str, ...]
 CountFunction: TypeAlias = Callable[
     [Answer, int], None
-]  # an answer, and when it was begun (`perf_counter_ns`); 0: not timed
-TimingTurns: TypeAlias = Iterator[int]  # whether the next one is timed
-CellValues: TypeAlias = Iterator[int]  # what a cell holds next
+]  # an answer, and its start (`perf_counter_ns`); 0 if it is not timed
+TimingTurns: TypeAlias = Iterator[int]  # whether to time the next decision
+CellValues: TypeAlias = Iterator[int]  # the next value of a cell
 AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # a decision, and the rules in it
 Places = TypeVar("Places")
 
-CELL_BYTES = 8  # bytes of a cell
-REGION_BYTES = 512 * 1024  # bytes of a region; what nobody wrote to takes no memory
+CELL_BYTES = 8  # bytes per cell
+REGION_BYTES = 512 * 1024  # bytes of a region; untouched pages take no memory
 RESERVED_BYTES = (
     192 * 1024
-)  # bytes of it that are for decisions alone: doors, outcomes and gates are few, and always have room
-HEAD = 2  # cells before a key: its length in bytes, and how many cells are behind it
-MIN_LATENCY_BITS = 10  # 2**10 nanoseconds are the first bound of latencies; each next one is twice the last
-BOUNDS = 24  # that are told of
-SLOTS = 64 - MIN_LATENCY_BITS  # for whatever a clock can say
-SUM = 1 + SLOTS  # behind how many there were and the slots: nanoseconds in all
-TIMING_INTERVAL = 16  # is timed, where looking at the clock would cost as much as all else
-MAX_RULES = 200  # that are told apart
-MAX_CACHED_ANSWERS = 4_096  # answers whose cells are remembered
+)  # bytes of it that are reserved for decisions: adapters, outcomes and gates are few, and always have room
+HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
+MIN_LATENCY_BITS = 10  # the first bound of latencies is 2**10 nanoseconds, and each next one is twice the last
+BOUNDS = 24  # bounds that are exported
+SLOTS = 64 - MIN_LATENCY_BITS  # for any value of the clock
+SUM = 1 + SLOTS  # after the count and the slots: the total in nanoseconds
+TIMING_INTERVAL = 16  # timed decisions are one of so many, where reading the clock would cost as much as the rest
+MAX_RULES = 200  # rules that have counters of their own
+MAX_CACHED_ANSWERS = 4_096  # answers whose cells are cached
 OTHER = "other"
 MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
 
@@ -49,7 +49,7 @@ encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).d
 
 
 class CounterRegion:
-    """Cells of 64 bits behind keys. One writes, many read: a key counts once it is complete."""
+    """Cells of 64 bits behind keys. It has one writer and many readers: a key counts once it is complete."""
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self.numbers = memory, memory.cast("Q")
@@ -57,7 +57,7 @@ class CounterRegion:
         self._values: dict[int, CellValues] = {}
 
     def cells(self, key: CounterKey, many: int = 1) -> int | None:
-        """Where the cells of the key begin; None where there is no room for a new one."""
+        """Return the first cell of the key, or None if there is no room for a new key."""
         found = self._places.get(key)
         return self._begun(key, many) if found is None else found
 
@@ -71,18 +71,18 @@ class CounterRegion:
         at = (start + HEAD) * CELL_BYTES
         self._bytes[at : at + len(written)] = written
         for cell in range(first, first + many):
-            self.numbers[cell] = 0  # one that was killed here may have left something
+            self.numbers[cell] = 0  # a killed worker may have left a value
         self.numbers[0] = first + many
         self._places[key] = first
         return first
 
     def values(self, cell: int) -> CellValues:
-        """What the cell is to hold next, and then: that is quicker than to read it and to add. For one that nothing
-        else writes."""
+        """Return an iterator of the next values of a cell with a single writer, which is faster than reading and
+        adding."""
         return self._values.setdefault(cell, counting(self.numbers[cell] + 1))
 
     def entries(self) -> Iterator[tuple[CounterKey, int, int]]:
-        """Each key, where its cells begin and how many they are."""
+        """Yield each key, its first cell and the number of its cells."""
         at, end = 1, self.numbers[0]
         while at < end:
             length, many = self.numbers[at], self.numbers[at + 1]
@@ -97,10 +97,10 @@ class CounterRegion:
 
 
 class AnswerCellCache(Generic[Places]):
-    """Where answers count, by their number. Kept, their number stays theirs."""
+    """The cells of answers, by their `id`. Cached answers are kept alive, so their ids stay unique."""
 
     def __init__(self) -> None:
-        self.places: dict[int, Places] = {}  # a plain one: it is looked into for every decision
+        self.places: dict[int, Places] = {}  # a plain dict, because every decision looks into it
         self._kept: list[Answer] = []
 
     def keep(self, answer: Answer, places: Places) -> Places:
@@ -120,15 +120,15 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """The first, and then one of ONE_OF."""
+    """Time the first decision, and then one of TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
 class ServerCounters:
-    """The numbers of one worker of several, and the sum over all.
+    """The counters of one worker, and the sum over all workers.
 
-    `rules` are the names of rules that are told apart, the first MOST_RULES of them. Made before workers are forked;
-    each of them then takes its place.
+    `rules` are the names of rules that are counted separately, the first MAX_RULES of them. It is created before the
+    workers are forked; each worker then takes its place.
     """
 
     def __init__(self, workers: int = 1, rules: Iterable[str] = (), clock: Callable[[], int] = perf_counter_ns) -> None:
@@ -140,26 +140,26 @@ class ServerCounters:
         self._known: list[AnswerCellCache[AnswerCells]] = []
         self._apart: dict[str, AnswerCellCache[tuple[int, tuple[int, ...]]]] = {}
         self.rules: set[str] = set()
-        self.engine: object = None  # whose rules are told apart
+        self.engine: object = None  # the engine whose rules are counted separately
         self.began = time()
         self.learn(rules)
         self.take(0)
 
     def learn(self, rules: Iterable[str]) -> None:
-        """Other policies have other rules; those that were told apart stay so."""
+        """Add the rules of other policies; earlier rules keep their counters."""
         for rule in rules:
             if len(self.rules) < MAX_RULES:
                 self.rules.add(rule)
         self._forget()
 
     def take(self, place: int) -> None:
-        """From now on this process writes what is for the worker at that place, and nobody else does."""
+        """Write the counters of the worker at this place from now on; no other process writes them."""
         self.loop, self.threads = CounterRegion(self._parts[2 * place]), CounterRegion(self._parts[2 * place + 1])
         self._told.clear()
         self._forget()
 
     def _forget(self) -> None:
-        """Called by the event loop, or before there is one."""
+        """Clear the caches; called from the event loop, or before it runs."""
         for known in self._known:
             known.clear()
         with self._lock:
@@ -169,8 +169,10 @@ class ServerCounters:
     # ── Counting ──────────────────────────────────────────────────────────────────────────────
 
     def counter(self, door: str) -> CountFunction:
-        """Counts answers given at a door, from the event loop only. Every decision waits for it, and none is lost: what
-        counts stands in the shared memory when this returns."""
+        """Return a function that counts answers of an adapter, from the event loop only.
+
+        Every decision waits for it and none is lost: the shared memory is updated when it returns.
+        """
         region, clock = self.loop, self._clock
         known: AnswerCellCache[AnswerCells] = AnswerCellCache()
         self._known.append(known)
@@ -197,7 +199,7 @@ class ServerCounters:
         return count
 
     def apart(self, door: str) -> CountFunction:
-        """The same from any thread."""
+        """Return a function that counts answers of an adapter, from any thread."""
         lock, known = self._lock, self._apart.setdefault(door, AnswerCellCache())
 
         def count(answer: Answer, began: int) -> None:
@@ -215,7 +217,7 @@ class ServerCounters:
         return count
 
     def _cells(self, region: CounterRegion, door: str, answer: Answer) -> tuple[int, tuple[int, ...]]:
-        """Where an answer counts, and its rules, as far as there is room."""
+        """Return the cells of an answer and of its rules, if there is room for them."""
         key = ("decisions", door, answer.outcome.value, answer.gate.value if answer.gate else "")
         base = region.cells(key, SUM + 1)
         assert base is not None
@@ -230,21 +232,21 @@ class ServerCounters:
         return rule if rule in self.rules else OTHER
 
     def denied(self, door: str, gate: str) -> None:
-        """A deny at a door that nobody was asked about; how long it took is not timed. From any thread."""
+        """Count a denial that no engine made, without a duration. Thread-safe."""
         with self._lock:
             base = self.threads.cells(("decisions", door, Outcome.DENY.value, gate), SUM + 1)
             if base is not None:
                 self.threads.numbers[base] += 1
 
     def add(self, *key: str, by: int = 1) -> None:
-        """More of something that is only counted, from any thread."""
+        """Increase a counter. Thread-safe."""
         with self._lock:
             cell = self.threads.cells(key)
             if cell is not None:
                 self.threads.numbers[cell] += by
 
     def reached(self, *key: str, count: int, of: object = None) -> None:
-        """What something of this process counts from its own beginning: what is new of it is added."""
+        """Add the increase of a running count that something in this process keeps."""
         whose, told = self._told.get(key, (of, 0))
         new = count - (told if whose is of else 0)
         if new > 0:
@@ -252,14 +254,14 @@ class ServerCounters:
         self._told[key] = of, max(count, 0)
 
     def now(self, *key: str, value: int) -> None:
-        """What goes up and down, of this worker."""
+        """Set a gauge of this worker."""
         with self._lock:
             cell = self.threads.cells(key)
             if cell is not None:
                 self.threads.numbers[cell] = value
 
     def only(self, *key: str) -> None:
-        """This worker's one of its kind, the first word: it is 1 and all others are 0."""
+        """Set the gauge of this key to 1, and all others of this worker with the same first word to 0."""
         with self._lock:
             for one, first, _ in self.threads.entries():
                 if one[0] == key[0]:
@@ -269,7 +271,7 @@ class ServerCounters:
     # ── Adding up ─────────────────────────────────────────────────────────────────────────────
 
     def total(self) -> dict[CounterKey, Sequence[int]]:
-        """By key, over all workers: the sum, or the most of what each of them tells of all."""
+        """Return the value of each key over all workers: the sum, or the maximum of what each reports for all."""
         found: dict[CounterKey, Sequence[int]] = {}
         for part in self._parts:
             for key, numbers in CounterRegion(part).read():

@@ -1,4 +1,4 @@
-"""The trace of a question: read from its headers, on its answer, and on the lines of the server's log."""
+"""The W3C trace context of a question: read from its headers, set on its answer, and added to log lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGGER = logging.getLogger("policyengine")
 
 
 def parse_trace(headers: RawHeaders) -> TraceContext | None:
-    """Names are in lower case."""
+    """Parse the trace headers; names are in lower case."""
     found: dict[bytes, list[str]] = {b"traceparent": [], b"tracestate": []}
     for name, value in headers:
         if name in found:
@@ -31,7 +31,7 @@ def decide_in_trace(
 
 
 def trace_response_headers(trace: TraceContext | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers of an answer."""
+    """Return the trace headers of an answer."""
     if trace is None:
         return ()
     state = ((b"tracestate", trace.state.encode()),) if trace.state else ()
@@ -39,7 +39,7 @@ def trace_response_headers(trace: TraceContext | None) -> tuple[tuple[bytes, byt
 
 
 def add_trace_id(record: logging.LogRecord) -> bool:
-    """Says behind the message to which trace it belongs, and as `trace_id` to whoever writes logs as data."""
+    """Append the trace id to the message, and set it as `trace_id` for structured logs."""
     trace = current_trace()
     record.trace_id = None if trace is None else trace.id
     if trace is not None:

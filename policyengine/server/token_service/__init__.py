@@ -1,1 +1,1 @@
-"""Token endpoint, revocation and introspection over HTTP."""
+"""The token service: token endpoint, revocation and introspection over HTTP."""

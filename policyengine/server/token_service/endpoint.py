@@ -1,4 +1,4 @@
-"""The token endpoint and those beside it, as plain functions of what was sent: RFC 8693, 7009, 7662, 7517 and 8414."""
+"""The token service as plain functions of form data: RFC 8693, 7009, 7662, 7517 and 8414."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MAX_FORM_BYTES = 131_072  # bytes
 MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
-JWKS_AGE = 60  # seconds, well within `ahead` of keys that rotate
-ENDED_UNRECORDED = "it has ended, and that could not be put on record: the operator's log says why"
+JWKS_AGE = 60  # seconds, well within the `ahead` of rotating keys
+ENDED_UNRECORDED = "it is revoked, but this could not be recorded: the operator's log says why"
 STATUSES = {TokenErrorCode.INVALID_CLIENT: 401, TokenErrorCode.UNAVAILABLE: 503}
 
-NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and secrets of clients are not taken there"
-NO_AUTHENTICATION = "neither an operator's token, of `--token-file`, nor what a client proves itself by was sent"
-MIXED_AUTHENTICATION = "a client's key or certificate came along: operators send none"
-NOT_OF_TASK = "neither an operator's token, of `--token-file`, nor that of an agent of the task was sent"
+NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and client secrets are not accepted there"
+NO_AUTHENTICATION = "neither an operator's token, from `--token-file`, nor client authentication was sent"
+MIXED_AUTHENTICATION = "a client's key or certificate was sent, which operators do not use"
+NOT_OF_TASK = "neither an operator's token, from `--token-file`, nor that of an agent of the task was sent"
 
 FormFields: TypeAlias = Mapping[str, Sequence[str]]
 
@@ -57,8 +57,8 @@ class TokenServiceReply:
 
 @dataclass(frozen=True, slots=True)
 class FormSender:
-    """Who sent a form. `operator`: with a token of ours, as gateways and operators have it; `authorization`: with one
-    that is none of ours; `credentials`: what proves a key; `now` in seconds since 1970."""
+    """The sender of a form. `operator`: it has a token of the token file, as gateways and operators have;
+    `authorization`: it has any other token; `credentials`: its proof of a key; `now`: seconds since 1970."""
 
     credentials: Credentials
     operator: Operator | None
@@ -67,18 +67,19 @@ class FormSender:
 
     @property
     def itself(self) -> Operator | None:
-        """The operator, unless a gateway hands on, beside its token, what a client sent: that is the client's wish."""
+        """The operator, unless the gateway forwards credentials of a client with its token: then the client is the
+        sender."""
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
-        """The same where a form came along: it has nothing of a client in it either. Raises TokenIssuanceError."""
+        """Return the operator, if the form contains no client credentials either. Raises TokenIssuanceError."""
         return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenServiceContext:
-    """Where what was issued ends. `issuing` None: no tokens of our own are issued, and operators alone are served.
-    `issuers` are those of the policy, by name; `log` is where it goes on record."""
+    """The context of token requests. `issuing` is None if no tokens are issued here, and only operators are served.
+    `issuers` are those of the policy, by name; `log` records revocations."""
 
     identity: CredentialAuthenticator
     issuers: Collection[str]
@@ -87,7 +88,8 @@ class TokenServiceContext:
 
     @property
     def here(self) -> CredentialAuthenticator:
-        """Where what we issued is asked about and ended: for whichever of its audiences it is."""
+        """The authenticator for introspection and revocation: it accepts tokens of this issuer for any of its
+        audiences."""
         issuing, identity = self.issuing, self.identity
         if issuing is None:
             return identity
@@ -95,7 +97,7 @@ class TokenServiceContext:
 
 
 def parse_form(body: bytes) -> dict[str, list[str]]:
-    """Raises TokenIssuanceError."""
+    """Parse a form. Raises TokenIssuanceError."""
     if len(body) > MAX_FORM_BYTES:
         raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"the form is larger than {MAX_FORM_BYTES:,} bytes")
     try:
@@ -104,7 +106,7 @@ def parse_form(body: bytes) -> dict[str, list[str]]:
             text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FORM_FIELDS
         )
     except ValueError:
-        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "the body is no form") from None
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "the body is not a form") from None
     found: dict[str, list[str]] = {}
     for name, value in read:
         found.setdefault(name, []).append(value)
@@ -118,7 +120,7 @@ def oauth_error(error: TokenErrorCode, why: str) -> TokenServiceReply:
 
 
 def error_description(why: str) -> str:
-    """In the characters that RFC 6749 has for descriptions."""
+    """Return the text with only those characters that RFC 6749 allows in descriptions."""
     return "".join(one if " " <= one <= "~" and one not in '"\\' else "'" for one in why)
 
 
@@ -160,7 +162,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """A token, by a client that is in it, or anything by an operator."""
+    """Revoke a token for a client that it names, or anything for an operator."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
@@ -172,11 +174,11 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
         if what == ["token"]:
             if get_single(form, "for") is not None:
                 raise TokenIssuanceError(
-                    IssuanceRefusal.PARAMETERS, "a token is revoked for good: `for` goes with a name"
+                    IssuanceRefusal.PARAMETERS, "a token is revoked permanently: `for` needs a name"
                 )
             return ended_reply({}, revoking.token(check_token_text(given), by, sender.now))
         if isinstance(by, AuthenticatedClient):
-            return oauth_error(TokenErrorCode.UNAUTHORIZED_CLIENT, "operators revoke that")
+            return oauth_error(TokenErrorCode.UNAUTHORIZED_CLIENT, "only operators may revoke that")
         name = revocation_name(what[0], given, desk.issuers, desk.identity.people)
         return ended_reply({}, revoking.named(what[0], given, name, parse_for_field(form), by, sender.now))
     except RevocationError as why:
@@ -188,7 +190,7 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
 
 
 def ended_reply(body: Mapping[str, object], came: RevocationResult) -> TokenServiceReply:
-    """200 in any case: whoever reads something else takes it that the token holds still (RFC 7009, 2.2.1)."""
+    """Return 200 in any case: for other statuses clients assume that the token is still valid (RFC 7009, 2.2.1)."""
     known = {} if came.verified else {"verified": False}
     return TokenServiceReply(
         200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": ENDED_UNRECORDED})}
@@ -209,19 +211,19 @@ def parse_for_field(form: FormFields) -> int | None:
     except ValueError as error:
         raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"`for`: {error}") from None
     if not isinstance(found, timedelta) or found < timedelta(seconds=1):
-        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`for` is a second at least")
+        raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`for` must be at least a second")
     return int(found.total_seconds())
 
 
 def authenticate_client(
     desk: TokenServiceContext, form: FormFields, sender: FormSender, endpoint: str
 ) -> AuthenticatedClient:
-    """Raises TokenIssuanceError."""
+    """Authenticate the client. Raises TokenIssuanceError."""
     sent, issuing = parse_client_credentials(form, sender.authorization), desk.issuing
     if sender.authorization:
         raise TokenIssuanceError(IssuanceRefusal.CLIENT_METHOD, NO_OPERATOR)
     if issuing is None:
-        raise TokenIssuanceError(IssuanceRefusal.NO_CLIENT, "an operator's token is needed, of `--token-file`")
+        raise TokenIssuanceError(IssuanceRefusal.NO_CLIENT, "an operator's token is required, from `--token-file`")
     if sent == ClientCredentials():
         raise TokenIssuanceError(
             IssuanceRefusal.NO_CLIENT, NO_AUTHENTICATION if sender.operator is None else MIXED_AUTHENTICATION
@@ -230,7 +232,7 @@ def authenticate_client(
 
 
 def introspect(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """For gateways, operators and clients."""
+    """Introspect a token for gateways, operators and clients."""
     try:
         form = parse_form(body)
         if sender.operator_of(form) is None:
@@ -246,13 +248,13 @@ def introspect(desk: TokenServiceContext, body: bytes, sender: FormSender) -> To
 
 
 def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> TokenServiceReply:
-    """A task ends: by an operator, whoever issued its tokens; or by an agent that acts in it, for tokens of that
-    issuer and for the same user."""
+    """Complete a task: for an operator with tokens of any issuer; for an agent in the task with tokens of its own
+    issuer and user."""
     revoking, completed = TokenRevoker(desk.identity, log=desk.log), {"task": task, "state": "completed"}
     try:
         if not is_name(task):
             raise TokenIssuanceError(
-                IssuanceRefusal.PARAMETERS, "a task has a name as tokens have it, with no blank around it"
+                IssuanceRefusal.PARAMETERS, "a task name must be as in tokens, without surrounding blanks"
             )
         if sender.itself is not None:
             return ended_reply(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
@@ -272,7 +274,7 @@ def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> T
 
 
 def credential_refused_reply(identity: CredentialAuthenticator, refused: CredentialError) -> TokenServiceReply:
-    """Whose credential was refused: by a challenge, unless it may count in a moment."""
+    """Return the reply to a refused credential: a challenge, unless the refusal is transient."""
     if refused.refusal.value in TRANSIENT_REFUSALS:
         return oauth_error(TokenErrorCode.UNAVAILABLE, refused.why)
     headers = {**NO_STORE, **dict(challenge_for_refusal(refused.refusal, identity))}
@@ -285,10 +287,10 @@ def credential_refused_reply(identity: CredentialAuthenticator, refused: Credent
 
 
 def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
-    """One that an attestation is to answer, once and soon: anybody may ask, as it proves nothing by itself."""
+    """Return a nonce for an attestation. It is valid once and briefly, and proves nothing, so every client may ask."""
     issue = desk.identity.attestation_nonces
     if issue is None:
-        return oauth_error(TokenErrorCode.UNAVAILABLE, "no attestations are verified here")
+        return oauth_error(TokenErrorCode.UNAVAILABLE, "this server does not verify attestations")
     given, expires = issue(now)
     return TokenServiceReply(
         200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}
@@ -307,7 +309,7 @@ def jwks_reply(issuing: TokenIssuer, now: int) -> TokenServiceReply:
 
 
 def metadata_reply(issuing: TokenIssuer) -> TokenServiceReply:
-    """RFC 8414."""
+    """Return the authorization server metadata (RFC 8414)."""
     try:
         url, us = issuer_url(issuing), issuing.us
     except TokenIssuanceError as why:

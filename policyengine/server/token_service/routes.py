@@ -1,4 +1,4 @@
-"""Routes of identity: what ends what was issued, and nonces; tokens of our own where there are keys to sign with."""
+"""The routes of identity: revocation, introspection and nonces, and token issuance if there are signing keys."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from policyengine.server.token_service.endpoint import FormSender, TokenServiceContext, TokenServiceReply
 
 ROUTE_DESCRIPTIONS = {
-    "/revoke": "A token, an agent, a user, a chain or a key counts no more, from the next decision on (RFC 7009).",
-    "/introspect": "Whether a token holds, and what it says (RFC 7662).",
+    "/revoke": "Revoke a token, an agent, a user, a chain or a key, from the next decision on (RFC 7009).",
+    "/introspect": "Report whether a token is valid, and its claims (RFC 7662).",
 }
-JSON = msgspec.json.Encoder(decimal_format="number")  # as tokens had it
-MAX_CONCURRENT_CALLS = 8  # threads of 40
+JSON = msgspec.json.Encoder(decimal_format="number")  # decimals as in tokens
+MAX_CONCURRENT_CALLS = 8  # of 40 threads
 EndpointFunction = Callable[["TokenServiceContext", bytes, "FormSender"], "TokenServiceReply"]
 
 
 def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
-    """Nothing, where no credentials are verified here."""
+    """Add the routes, if the engine verifies credentials."""
     identity = api.engine.identity
     if identity is None:
         return
@@ -46,13 +46,13 @@ def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
         add_route(app, path, "POST", partial(routes.form, answers), answers.__name__, ROUTE_DESCRIPTIONS[path])
     add_route(
         app,
-        "/tasks/{task:path}/complete",  # in a name there may be a slash
+        "/tasks/{task:path}/complete",  # names may contain a slash
         "POST",
         routes.complete,
         "complete",
-        "A task is over, and so is every token for it.",
+        "Complete a task, and revoke every token for it.",
     )
-    add_route(app, "/attestation/nonce", "POST", routes.nonce, "nonce", "What the next attestation has to answer.")
+    add_route(app, "/attestation/nonce", "POST", routes.nonce, "nonce", "Return a nonce for the next attestation.")
     if identity.issuing is None:
         return
     add_route(
@@ -61,16 +61,16 @@ def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
         "POST",
         routes.token,
         "token",
-        "One of our own for another (RFC 8693), if the policy lets its user hand on so much.",
+        "Exchange a token for one of this issuer (RFC 8693), if the policy lets its user delegate that much.",
     )
-    add_route(app, "/jwks", "GET", routes.jwks, "jwks", "The keys of our own tokens.")
+    add_route(app, "/jwks", "GET", routes.jwks, "jwks", "Return the public keys of this issuer.")
     add_route(
         app,
         "/.well-known/oauth-authorization-server",
         "GET",
         routes.metadata,
         "metadata",
-        "What is issued here, and how it is asked for (RFC 8414).",
+        "Return the authorization server metadata (RFC 8414).",
     )
 
 
@@ -85,7 +85,7 @@ def add_route(app: FastAPI, path: str, method: str, handler: Callable[..., Any],
 
 
 class TokenServiceRoutes:
-    """They may wait for an issuer, a store, or whoever has the keys: in threads, so that nobody else does."""
+    """The handlers. They may wait for an issuer, a store or a key service, so they run in threads."""
 
     def __init__(self, api: DecisionApi) -> None:
         from policyengine.identity.config.issuer_factory import PolicyMemo
@@ -95,30 +95,30 @@ class TokenServiceRoutes:
         self.handing = PolicyMemo(self._policies)
 
     def _policies(self) -> tuple[Kernel, EntityStore]:
-        """Of one engine, whichever decides when."""
+        """Return the kernel and the directory of one engine, which a reload may replace."""
         engine = self.api.engine
         return engine.kernel, engine.directory
 
     @property
     def issuing(self) -> TokenIssuer:
-        """By the policies that decide now, whatever comes meanwhile. Raises ProblemError where these have none of
-        it."""
+        """The token issuer with the current policies, even if a reload happens meanwhile. Raises ProblemError if these
+        issue no tokens."""
         from policyengine.identity.issue.issuer import TokenIssuer
 
         engine = self.api.engine
         identity, handing = engine.identity, self.handing()
         if identity is None or not isinstance(identity.issuing, TokenIssuer):
-            raise ProblemError(503, "no tokens are issued by the policies that decide now")
+            raise ProblemError(503, "the current policies issue no tokens")
         return replace(identity.issuing, handing=lambda: handing, log=engine.log)
 
     @property
     def desk(self) -> TokenServiceContext:
-        """Raises ProblemError where the policies that decide now verify nothing."""
+        """The context of the current policies. Raises ProblemError if these verify no credentials."""
         from policyengine.server.token_service.endpoint import TokenServiceContext
 
         engine = self.api.engine
         if engine.identity is None:
-            raise ProblemError(503, "no credentials are verified by the policies that decide now")
+            raise ProblemError(503, "the current policies verify no credentials")
         issuing = None if engine.identity.issuing is None else self.issuing
         return TokenServiceContext(engine.identity, engine.kernel.issuers.keys(), issuing, engine.log)
 
@@ -138,8 +138,8 @@ class TokenServiceRoutes:
         return build_response(await self._apart(self._others, issue_nonce, self.desk, self.now()))
 
     async def _apart(self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any) -> TokenServiceReply:
-        """However slow an issuer or OpenBao is, threads are left to decisions, and places to who revokes: strangers can
-        have a token looked at."""
+        """Run in a thread, with a limit per kind, so that slow issuers or OpenBao leave threads to decisions and to
+        revocation: any client can have a token verified."""
         async with places:
             return await run_in_threadpool(work, *given)
 
@@ -148,7 +148,7 @@ class TokenServiceRoutes:
 
         given = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given != FORM_TYPE:
-            raise unsupported_media("a form is wanted", f"send `Content-Type: {FORM_TYPE}`")
+            raise unsupported_media("a form is required", f"send `Content-Type: {FORM_TYPE}`")
         return await read_body(http, self.api.body_timeout)
 
     async def complete(self, http: Request) -> Response:
@@ -171,8 +171,8 @@ class TokenServiceRoutes:
         return self.api.engine.decider.seconds()
 
     def sender(self, http: Request, *, own: bool = False) -> FormSender:
-        """A gateway with a token of ours says which certificate its client has, in the header that is configured;
-        nobody else is believed that. `own`: whether `Authorization` may be an agent's token."""
+        """Return the sender of a form. Only a gateway with a token of the token file may vouch for its client's
+        certificate, in the configured header. `own`: `Authorization` may be an agent's token."""
         from policyengine.server.token_service.endpoint import FormSender, issuer_url
 
         sent = http.headers.getlist("authorization")
@@ -182,7 +182,7 @@ class TokenServiceRoutes:
         for name, value in http.headers.items():
             given[name] = (*given.get(name, ()), value)
         issuing = self.desk.issuing
-        path = http.scope["raw_path"].decode("latin-1")  # as the client wrote it, and signed
+        path = http.scope["raw_path"].decode("latin-1")  # as the client wrote and signed it
         url = str(http.url) if issuing is None else f"{issuer_url(issuing)}{path}"
         certificate = self.api.gateway.client_certificate if trusted else None
         raw = read_client_credentials(
@@ -193,7 +193,7 @@ class TokenServiceRoutes:
         )
 
     def operator(self, sent: list[str]) -> Operator | None:
-        """Whoever sends a token of ours; by name, where it has one."""
+        """Return the operator whose token was sent, with its name if it has one."""
         from policyengine.identity.audit_events import Operator
 
         tokens = self.api.tokens

@@ -1,1 +1,1 @@
-"""Worker processes: forked, replaced, reloaded together."""
+"""Worker processes: how they are forked, replaced and reloaded together."""

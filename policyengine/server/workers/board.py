@@ -1,19 +1,19 @@
-"""What the workers of one server know of each other: how many connections each has, and how far a stop has come.
+"""The shared board of all workers: how many connections each has, and how far it has stopped.
 
-It stands in memory that they share. Each cell has one writer, but the one that says that all of them stop.
+The board is shared memory. Each cell has one writer, except the one that stops all workers.
 """
 
 from __future__ import annotations
 
 from mmap import mmap
 
-CELL_BYTES = 8  # bytes of a cell
-LOAD, QUIET, CLOSED = range(3)  # the cells of a worker
+CELL_BYTES = 8  # bytes per cell
+LOAD, QUIET, CLOSED = range(3)  # the cells of each worker
 CELLS_PER_WORKER = 3
 
 
 class WorkerBoard:
-    """Made before workers are forked; each of them then takes its place."""
+    """The board, created before the workers are forked; each worker then takes its place."""
 
     def __init__(self, workers: int = 1) -> None:
         self._workers = workers
@@ -27,18 +27,18 @@ class WorkerBoard:
     # ── Sharing connections ───────────────────────────────────────────────────────────────────
 
     def load(self, connections: int) -> None:
-        self._cells[self._mine + LOAD] = connections + 1  # 0: it accepts none
+        self._cells[self._mine + LOAD] = connections + 1  # 0 means that it accepts none
 
     @property
     def others_are_freer(self) -> bool:
-        """Whether another worker that accepts connections has fewer, by more than the one that comes and goes."""
+        """Whether another accepting worker has fewer connections, by more than one, which is a mere fluctuation."""
         mine = self._cells[self._mine + LOAD]
         return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     def stop(self) -> None:
-        """All workers are to stop, and nobody takes their places."""
+        """Stop all workers, without replacing them."""
         self._cells[0] = 1
 
     @property
@@ -46,7 +46,7 @@ class WorkerBoard:
         return bool(self._cells[0])
 
     def quiet(self, is_quiet: bool) -> None:
-        """Whether nobody comes to this worker any more."""
+        """Record whether no client connects to this worker any more."""
         self._cells[self._mine + QUIET] = is_quiet
 
     @property
@@ -54,7 +54,7 @@ class WorkerBoard:
         return all(self._cells[1 + QUIET :: CELLS_PER_WORKER])
 
     def closed(self) -> None:
-        """This worker accepts no connections any more."""
+        """Record that this worker has closed its listeners."""
         self._cells[self._mine + LOAD], self._cells[self._mine + CLOSED] = 0, 1
 
     def has_closed(self, place: int) -> bool:

@@ -1,7 +1,7 @@
-"""Several processes that answer on the same listeners: forked, replaced when one dies, and stopped together.
+"""The supervisor of worker processes that share listeners: it forks them, replaces those that die, and stops them
+together.
 
-They share what was loaded before they were forked: the same policies, and what decisions spend only by a store beside
-them.
+Workers share what was loaded before the fork: the same policies. What decisions spend they share only through a store.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from policyengine.server.workers.reload import ReloadCoordinator, WorkerChannel
 
 MAX_WORKERS = 64
 RESTART_PAUSE_SECONDS = 0.5  # seconds before a worker is replaced
-POLL_SECONDS = 0.05  # seconds between two looks whether workers have closed their listeners
+POLL_SECONDS = 0.05  # seconds between two checks whether workers have closed their listeners
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOGGER = logging.getLogger("policyengine")
 
 
 def check_workers(engine: Engine, workers: int) -> None:
-    """Raises ServeError."""
+    """Check that this engine can run in several workers. Raises ServeError."""
     if not 1 <= workers <= MAX_WORKERS:
-        raise ServeError(f"{workers} workers are not possible", f"from 1 to {MAX_WORKERS}")
+        raise ServeError(f"`{workers}` is not a possible number of workers", f"use 1 to {MAX_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
-        raise ServeError("there are no several workers on this system", "serve with one")
+        raise ServeError("this system does not support several workers", "use one")
     if workers > 1 and engine.identity is not None and not engine.state.is_remote:
         raise ServeError(
-            f"credentials are verified by one worker: of {workers}, each would take a proof that another has seen, and "
-            "know nothing of what another revoked",
-            "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
+            f"credentials need one worker: each of {workers} would accept a proof that another has seen, and "
+            "would not know what another revoked",
+            "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
     if workers > 1 and engine.state.keeps_state and not engine.state.is_shared:
         raise ServeError(
-            f"policies with `confirm`, limits or history are served by one worker: of {workers}, each would count and "
+            f"policies with `confirm`, limits or history need one worker: each of {workers} would count and "
             "remember for itself, and accept an approval that another has spent",
-            "leave `--workers` out, or share a store: `--store sqlite:///store.db`",
+            "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
 
 
@@ -60,14 +60,14 @@ def check_workers(engine: Engine, workers: int) -> None:
 
 
 class WorkerTarget(Protocol):
-    """What a worker does until it is told to stop, or until the other end of the pipe `lifeline` is closed. Over its
-    `line` it is told by which policies to decide. `place` is which one it is, from 0: who replaces it has the same."""
+    """The main function of a worker, which runs until a signal stops it or the other end of the pipe `lifeline` closes.
+    Its `line` carries reloads. `place` is the number of the worker, from 0, which its replacement inherits."""
 
     def __call__(self, *, lifeline: int, line: WorkerChannel, place: int) -> object: ...
 
 
 class SupervisorCalls:
-    """What the one that watches is called for, besides workers that die. A handler of signals may `ask`."""
+    """Requests for a reload, which wake the supervisor. A signal handler may call `ask`."""
 
     def __init__(self, attempts: ReloadScheduler | None) -> None:
         self._attempts = attempts
@@ -77,7 +77,7 @@ class SupervisorCalls:
         self.told = ReloadStatus()
 
     def ask(self) -> None:
-        with suppress(BlockingIOError):  # then it is full of calls
+        with suppress(BlockingIOError):  # the pipe is full of requests already
             os.write(self._writer, b".")
 
     @property
@@ -92,7 +92,7 @@ class SupervisorCalls:
 
 
 class StopInterrupt(BaseException):
-    """SIGTERM or SIGINT came: the workers are to end, whatever was being done."""
+    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -106,15 +106,15 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
-    """What is needed to stop all workers: they have `seconds` to end, and `listeners` are closed when all of them have
-    closed theirs, so that who comes then is refused and does not wait in vain."""
+    """How to stop all workers: they have `seconds` to end. `listeners` are closed once every worker has closed its
+    copy, so that later clients are refused instead of waiting."""
 
     board: WorkerBoard
     listeners: Sequence[socket.socket]
     seconds: float
 
     def close(self, crew: Sequence[WorkerProcess]) -> bool:
-        """Whether nobody accepts connections any more."""
+        """Close the listeners if no worker accepts connections any more, and return whether that is so."""
         closed = all(self.board.has_closed(place) or one.process.exitcode is not None for place, one in enumerate(crew))
         if closed:
             for listener in self.listeners:
@@ -130,14 +130,13 @@ def supervise(
     reloading: ReloadableEngine,
     calls: SupervisorCalls,
 ) -> int | None:
-    """Let `workers` processes do the work and replace those that die, until SIGTERM or SIGINT.
+    """Run `workers` processes and replace those that die, until SIGTERM or SIGINT.
 
-    A second signal ends them at once, and is returned.
-    Raises ServeError where processes cannot be forked.
+    A second signal ends them immediately and is returned. Raises ServeError if processes cannot be forked.
     """
     if threading.active_count() > 1:
         raise ServeError("workers cannot be forked from a process that has threads", "use `policyengine serve`")
-    # Only this process holds `held`: when it is gone, however it ended, the workers read the end of `lifeline`.
+    # Only the supervisor holds `held`: when it ends, for whatever reason, the workers read the end of `lifeline`.
     lifeline, held = os.pipe()
     crew: list[WorkerProcess] = []
     before = {one: signal.signal(one, raise_stop) for one in STOP_SIGNALS}
@@ -149,7 +148,7 @@ def supervise(
     except StopInterrupt:
         return stop_workers(crew, stopping)
     finally:
-        stop_workers(crew, replace(stopping, seconds=0))  # where something else went wrong
+        stop_workers(crew, replace(stopping, seconds=0))  # after other errors
         reloading.gate.close()
         os.close(lifeline)
         os.close(held)
@@ -187,8 +186,8 @@ def watch_workers(
     reloading: ReloadableEngine,
     calls: SupervisorCalls,
 ) -> NoReturn:
-    """Replace whoever dies, one after the other and none at once: what kills them may well kill the next. And give all
-    of them other policies when it is time."""
+    """Replace workers that die, one at a time and after a pause, because the cause may kill the next one, too. Reload
+    all workers when a reload is requested."""
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
         for place, one in enumerate(crew):
@@ -209,7 +208,7 @@ def watch_workers(
 def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) -> WorkerProcess:
     process = worker.process
     LOGGER.error(
-        "worker %d ended with status %d; another takes its place", process.pid, process.exitcode,
+        "worker %d ended with status %d; another one replaces it", process.pid, process.exitcode,
         extra={"event": "worker_ended", "worker": process.pid, "status": process.exitcode},
     )  # fmt: skip
     worker.line.close()
@@ -218,7 +217,7 @@ def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) 
 
 
 def stop_workers(crew: list[WorkerProcess], stopping: StopPlan) -> int | None:
-    """Let all end, within that time. The signal that cut it short, if one came meanwhile."""
+    """Let all workers end within the time of the plan; return the signal that cut it short, if any."""
     hurried: list[int] = []
 
     def hurry(number: int, frame: FrameType | None) -> None:

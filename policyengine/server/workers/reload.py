@@ -1,6 +1,6 @@
-"""Several workers to other policies, all of them or none: each makes itself ready, then all swap, then history begins.
+"""Reloads of several workers, all of them or none: each prepares, then all swap, then the new history begins.
 
-A worker has a line to the process that started it. What is sent over it was made by that process alone.
+Each worker has a channel to the supervisor. Messages on it come from these two processes only, so pickle is safe.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from policyengine.engine import Engine
 from policyengine.reload import Candidate, RefusalKind, ReloadableEngine, ReloadRefusedError, ReloadStatus
 from policyengine.reload.policy_inventory import Inventory
 
-MAX_READY_SECONDS = 60.0  # seconds until every worker has to be ready
+MAX_READY_SECONDS = 60.0  # seconds for all workers to prepare
 LENGTH_PREFIX = struct.Struct("!Q")
 _LOG = logging.getLogger("policyengine")
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareReload:
-    """Be ready for this."""
+    """Prepare this candidate."""
 
     candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)
 class CommitReload:
-    """Decide by it. `reloads` is how many there were by then."""
+    """Decide with the prepared candidate. `reloads` is the status after this reload."""
 
     reloads: ReloadStatus
 
 
 @dataclass(frozen=True, slots=True)
 class BeginHistory:
-    """Nobody decides by the ones before."""
+    """Begin the new history: no worker decides with the previous policies any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbortReload:
-    """It is refused, or another worker cannot take it."""
+    """Drop the candidate: it is refused, or another worker cannot prepare it."""
 
     reloads: ReloadStatus
 
@@ -53,7 +53,7 @@ ReloadMessage: TypeAlias = PrepareReload | CommitReload | BeginHistory | AbortRe
 
 
 class WorkerChannel:
-    """One end of a connection of two processes, which nobody waits at for long."""
+    """One end of a connection between two processes, with timeouts."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -64,13 +64,13 @@ class WorkerChannel:
         return cls(one), cls(other)
 
     def send(self, told: object, longest: float | None = None) -> None:
-        """Raises OSError."""
+        """Send an object. Raises OSError."""
         data = pickle.dumps(told)
         self._end.settimeout(longest)
         self._end.sendall(LENGTH_PREFIX.pack(len(data)) + data)
 
     def receive(self, longest: float | None = None) -> object:
-        """Raises OSError, EOFError."""
+        """Receive an object. Raises OSError, EOFError."""
         self._end.settimeout(longest)
         (size,) = LENGTH_PREFIX.unpack(self._read(LENGTH_PREFIX.size))
         return pickle.loads(self._read(size))
@@ -92,7 +92,7 @@ class WorkerChannel:
 
 
 class ReloadParticipant:
-    """Does what it is told over its line, in a thread of its own, and says what came of it."""
+    """Executes reload messages of the supervisor in a thread, and sends back the result."""
 
     def __init__(self, reloading: ReloadableEngine, line: WorkerChannel) -> None:
         self._reloading, self._line = reloading, line
@@ -108,11 +108,11 @@ class ReloadParticipant:
         try:
             while True:
                 self._line.send(self._done(self._line.receive()))
-        except (OSError, EOFError):  # whoever started this is gone, and so is this process soon
+        except (OSError, EOFError):  # the supervisor is gone, and this process ends soon
             self._line.close()
 
     def _done(self, order: object) -> ReloadRefusedError | None:
-        """Why not, if it could not be done."""
+        """Execute a message; return the reason if it failed."""
         try:
             self._do(order)  # type: ignore[arg-type]  # nobody else is at the other end
         except ReloadRefusedError as refused:
@@ -123,7 +123,7 @@ class ReloadParticipant:
         return None
 
     def _do(self, order: ReloadMessage) -> None:
-        """Raises ReloadRefusedError."""
+        """Execute a message. Raises ReloadRefusedError."""
         match order:
             case PrepareReload(candidate):
                 self._next = self._reloading.engine_of(candidate)
@@ -146,7 +146,7 @@ class ReloadParticipant:
 
 @dataclass(slots=True)
 class ReloadCoordinator:
-    """The lines to all workers. `lost` are those of workers that did not answer: nobody knows by what they decide."""
+    """The channels to all workers. `lost` are those of workers that did not answer: their policies are unknown."""
 
     reloading: ReloadableEngine
     lines: list[WorkerChannel]
@@ -154,15 +154,15 @@ class ReloadCoordinator:
     longest: float = MAX_READY_SECONDS
 
     def take(self, candidate: Candidate) -> None:
-        """Let all decide by it, or none, and know it where it was refused.
+        """Make all workers decide with the candidate, or none, and report a refusal to all.
 
-        This process goes along: workers that it starts from now on begin with it.
+        The supervisor swaps as well, so that workers that it starts later begin with the candidate.
         """
         try:
             engine = self.reloading.engine_of(candidate)
             for refused in self._told(
                 PrepareReload(replace(candidate, inventory=Inventory()))
-            ):  # held against it here alone
+            ):  # the supervisor alone compares inventories
                 raise refused
         except ReloadRefusedError as refused:
             self.reloading.refuse(refused)
@@ -174,11 +174,11 @@ class ReloadCoordinator:
         self._told(BeginHistory())
 
     def drop(self) -> None:
-        """It was refused: all know so."""
+        """Report a refused reload to all workers."""
         self._told(AbortReload(self.reloading.reloads))
 
     def _told(self, order: ReloadMessage) -> list[ReloadRefusedError]:
-        """Why some could not do it. All are told before the first is listened to."""
+        """Send a message to all workers, then read their answers; return the refusals."""
         latest = monotonic() + self.longest
         here = [line for line in self.lines if line not in self.lost]
         heard = [line for line in here if self._sent(line, order, latest)]

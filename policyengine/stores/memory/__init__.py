@@ -1,1 +1,1 @@
-"""State in the memory of one process."""
+"""The store in the memory of one process."""

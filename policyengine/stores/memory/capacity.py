@@ -1,4 +1,4 @@
-"""A store in this process that has no room for anybody new: counted, and told to the operator now and then."""
+"""Count and log refusals of a memory store that has no room for new keys."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _LOG = logging.getLogger("policyengine")
 
 
 class CapacityAlarm:
-    """What was refused for want of room. One for all parts of a store."""
+    """The refusals of a full store, shared by all of its parts."""
 
     def __init__(self) -> None:
-        self.refusals = 0  # since the beginning
+        self.refusals = 0  # since the start
         self._lock, self._throttle = Lock(), LogThrottle.every()
 
     def refusal(self, text: str) -> StoreFullError:
-        """The error to raise for one more that was refused."""
+        """Count a refusal and return the error to raise for it."""
         with self._lock:
             self.refusals += 1
         if (many := self._throttle.admit()) is not None:
             _LOG.error(
-                "the store is full, and who is new is refused (%d times since this was said last): %s", many, text,
+                "the store is full and refuses new keys (%d times since the last report): %s", many, text,
                 extra={"event": "store_full", "refusals": self.refusals},
             )  # fmt: skip
         return StoreFullError(text)

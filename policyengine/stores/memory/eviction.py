@@ -1,16 +1,14 @@
-"""When a store that is full of callers is looked through for those that may be forgotten: not for each that is new."""
+"""Schedule when a full store searches its keys for ones to evict, so that not every new key causes a search."""
 
 from __future__ import annotations
 
-REST = 10  # microseconds for each key that was looked through, which takes a fraction of that
+REST = 10  # microseconds of pause for each key searched, a multiple of the search time
 
 
 class SweepSchedule:
-    """To be new is cheap, to look through a million keys is not: whoever sends new names must not cause it each time.
-
-    A store that stays full rests after it was looked through, 10 s where it has 1,000,000 keys; what has become free
-    meanwhile is found afterwards. Times are microseconds by the store's own clock.
-    """
+    """A schedule that bounds the cost of new keys: sending one is cheap, searching a million is not. A store that stays
+    full pauses after a search, for 10 s with 1,000,000 keys; keys that expire meanwhile are found afterwards. Times are
+    microseconds by the store's clock."""
 
     __slots__ = ("_until",)
 
@@ -21,5 +19,5 @@ class SweepSchedule:
         return now >= self._until
 
     def done(self, now: int, left: int) -> None:
-        """It was looked through, and so many keys are left."""
+        """Note a search that left `left` keys."""
         self._until = now + REST * left

@@ -1,4 +1,4 @@
-"""History in this process: events by watch and key, bounded by the longest window that is asked for and by a most."""
+"""History in this process: events by watch and key, bounded by the longest window and by a maximum number."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.typesystem import EntityRef
 
-NEVER = 2**62  # nothing is recorded of a watch that nobody began
+NEVER = 2**62  # a watch that did not begin records nothing
 
 
 class EventSeries:
-    """The events of one watch and key, oldest first, and where those with one fact are: by its place and value.
-
-    Events are numbered from `first` on, and keep their number when others are forgotten. An index is made when somebody
-    first looks for a fact.
-    """
+    """The events of one watch and key, oldest first, with indexes of events by fact (place and value). Events are
+    numbered from `first` on, and keep their numbers when earlier ones are dropped. An index is created at its first
+    use."""
 
     __slots__ = ("complete_after", "events", "first", "places", "version", "within")
 
@@ -52,7 +50,7 @@ class EventSeries:
         self.events.append(event)
 
     def shorten(self, now: int) -> None:
-        """Without what left the longest window, and without the oldest of too many."""
+        """Drop events that left the longest window, and the oldest beyond the maximum number."""
         gone = max(0, len(self.events) - MAX_EVENTS_PER_KEY)
         while self.events[gone].at <= now - self.within:
             gone += 1
@@ -69,7 +67,8 @@ class EventSeries:
         self.first += gone
 
     def index(self, place: int) -> dict[Any, deque[int]]:
-        """The numbers of the events, rising, by the text or entity that is their fact at a place; None: unknown."""
+        """Return the rising numbers of events by the text or entity that is their fact at `place`; the key None is for
+        unknown facts."""
         found = self.places.get(place)
         if found is None:
             found = self.places[place] = {}
@@ -85,7 +84,7 @@ class EventSeries:
 
 
 def index_key(fact: Value) -> Any:
-    """What an event is found by: only texts and entities are looked for."""
+    """Return the index key of a fact: only texts and entities are searched for."""
     return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
 
 
@@ -93,8 +92,8 @@ ANOTHER = object()
 
 
 class EventSeriesView:
-    """A line as it was when it was fetched: what came later is left out. What was reported or forgotten since, `commit`
-    sees by the version."""
+    """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
+    meanwhile, `commit` detects that by the version."""
 
     __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
 
@@ -120,7 +119,7 @@ class EventSeriesView:
 
 @dataclass(slots=True)
 class PendingOutcome:
-    """A decision whose outcome is waited for: by which events, and until when."""
+    """A decision whose outcome is awaited: the events that wait, and until when."""
 
     until: int
     records: tuple[HistoryRecord, ...]
@@ -128,7 +127,7 @@ class PendingOutcome:
 
 
 class MemoryHistory:
-    """Not safe for threads by itself: its store holds the lock, which is given for what is looked up later."""
+    """The history of a memory store. Not thread-safe: the store has the lock, which is passed in for later lookups."""
 
     def __init__(self, lock: Lock, *, complete: bool, most_keys: int, fullness: CapacityAlarm) -> None:
         self._lock = lock
@@ -136,7 +135,7 @@ class MemoryHistory:
         self._fullness = fullness
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, EventSeries] = {}
-        self._of_watch: Counter[str] = Counter()  # how many of the lines
+        self._of_watch: Counter[str] = Counter()  # lines of each watch
         self.line: Callable[[WindowKey], EventSeries | None] = self._lines.get
         self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
@@ -145,12 +144,12 @@ class MemoryHistory:
         for watch in watches:
             if watch not in self._begun:
                 self._begun[watch] = ALWAYS if self._complete else now - 1
-            elif self._begun[watch] == NEVER:  # it was ended
+            elif self._begun[watch] == NEVER:  # it was ended before
                 self._begun[watch] = now - 1
                 self._drop(key for key in list(self._lines) if key[0] == watch)
 
     def end(self, watches: frozenset[str]) -> None:
-        self.changes += 1  # who is deciding by what was recorded does so again
+        self.changes += 1  # decisions under way that rely on recorded events are decided again
         for watch in watches:
             self._begun[watch] = NEVER
         self._drop(key for key in list(self._lines) if key[0] in watches)
@@ -164,11 +163,11 @@ class MemoryHistory:
         return {key: self._history(key, now) for key in keys}
 
     def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
-        """Whether these histories are of these versions still."""
+        """Return whether these histories still have these versions."""
         return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
 
     def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
-        """Raises StoreFullError, and changes nothing, where there is none for all of them."""
+        """Make room for new lines. Raises StoreFullError, and changes nothing,"""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
         if self._has_room(grown):
             return
@@ -180,7 +179,8 @@ class MemoryHistory:
             raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:
-        """For one key more of each watch: none has more than are free, so that one leaves room for the others."""
+        """Return whether each watch may add a line: a watch may have at most as many as would then be free, which
+        leaves room for others."""
         free = self._most - len(self._lines) - len(grown)
         return not grown or all(self._of_watch[watch] <= free for watch in grown)
 
@@ -247,5 +247,5 @@ class MemoryHistory:
         return EventSeriesView(line, self._lock, now)
 
     def since(self, watch: str) -> int:
-        """After which time nothing is missing of a key that nothing is known of."""
+        """Return the time after which the history of a key without events is complete."""
         return self._begun.get(watch, ALWAYS if self._complete else NEVER)

@@ -1,7 +1,5 @@
-"""What `fetch` says of histories in this process, without its words: for generated code, which asks for one condition.
-
-Events come latest first, as few as may matter: most conditions are settled by the first.
-"""
+"""Read histories in this process without the objects of `fetch`, for generated code that evaluates one condition.
+Events come latest first and as few as needed: the first settles most conditions."""
 
 from __future__ import annotations
 
@@ -17,30 +15,32 @@ from policyengine.runtime.history import PastEvent
 from policyengine.stores.memory.history import EventSeries, MemoryHistory
 from policyengine.typesystem import EntityRef
 
-# Events of a window, latest first; after which time none is missing; and when the window begins (microseconds).
+# The events of a window, latest first; the time after which none is missing; and the start of the window
+# (microseconds).
 EventWindow: TypeAlias = tuple[Iterable[PastEvent], int, int]
-# By a key, the time in nanoseconds, and the text or entity that one fact of the event has to be, where one has to.
+# Arguments: a key, the time in nanoseconds and, if the lookup has a place, the text or entity that the fact must equal.
 WindowLookup: TypeAlias = Callable[..., EventWindow]
 EventCounter: TypeAlias = Callable[[str, int], tuple[int, int, int]]
 
-EAGER_EVENTS = 8  # events that are looked up before anybody asks for them
+EAGER_EVENTS = 8  # events looked up eagerly, under the lock
 EVENT_TIME = itemgetter(0)
 
 
 class HistoryLookup:
-    """Looks into histories. `changes` tells whether they are as they were: whoever acts on them asks again then."""
+    """Creates lookups of histories. `changes` counts changes of all histories: a decision that relied on them compares
+    it."""
 
     def __init__(self, memories: MemoryHistory, lock: Lock, clock: list[int], moved: Callable[[int], int]) -> None:
-        """`clock` holds the latest time (nanoseconds), and `moved` says what it is where it is earlier now, or raises
-        StoreError."""
+        """Create the lookup. `clock` contains the latest time (nanoseconds); `moved` returns the time to use if a given
+        time is earlier, or raises StoreError."""
         self._memories, self._lock, self._clock, self._moved = memories, lock, clock, moved
 
     def changes(self) -> int:
         return self._memories.changes
 
     def looking(self, watch: str, within: int, place: int | None) -> WindowLookup:
-        """For the events of a watch within a window (microseconds): all of them, or those that may have the wanted fact
-        at a place."""
+        """Return a lookup of the events of a watch within a window (microseconds): of all events, or of those whose
+        fact at `place` may be the wanted one."""
         find, since, lock = self._memories.line, self._memories.since, self._lock
         clock, moved = self._clock, self._moved
 
@@ -62,7 +62,7 @@ class HistoryLookup:
         return look
 
     def counting(self, watch: str, within: int) -> EventCounter:
-        """How many there are."""
+        """Return a function that counts the events of a watch within a window (microseconds)."""
         find, since, lock = self._memories.line, self._memories.since, self._lock
         clock, moved = self._clock, self._moved
 
@@ -86,7 +86,8 @@ def newest_events(line: EventSeries, start: int) -> list[PastEvent]:
 
 
 def events_with_fact(line: EventSeries, place: int, wanted: object, start: int, lock: Lock) -> Iterable[PastEvent]:
-    """The lock is held now, and taken again by whoever wants more than the first."""
+    """Return the events whose fact at `place` is, or may be, `wanted`. The caller holds the lock; reading beyond the
+    first events takes it again."""
     index = line.index(place)
     surely, unsure = index.get(wanted), index.get(None)
     if unsure:
@@ -101,7 +102,7 @@ def events_with_fact(line: EventSeries, place: int, wanted: object, start: int, 
 
 
 def events_in_window(line: EventSeries, numbers: Iterable[int], start: int) -> list[PastEvent]:
-    """The events of these numbers, latest first, as far as they are in the window."""
+    """Return the events with these numbers, latest first, that are in the window."""
     found: list[PastEvent] = []
     for number in numbers:
         event = line.events[number - line.first]

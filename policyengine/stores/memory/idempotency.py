@@ -25,8 +25,8 @@ class IdempotencyEntry:
 
 
 class MemoryIdempotencyKeys:
-    """By gateway, oldest first, `most` of each; whoever calls holds the lock of the store. A clock that never runs back
-    keeps them in order."""
+    """Idempotency keys by gateway, oldest first, at most `most` each. The caller holds the lock of the store. The clock
+    of the store never runs backwards, so the order stays right."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._kept: dict[str, dict[str, IdempotencyEntry]] = {}
@@ -37,7 +37,7 @@ class MemoryIdempotencyKeys:
         return sum(map(len, self._kept.values()))
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """None: it is the caller's now."""
+        """Return None if the caller now has the key, otherwise its record."""
         one = self._found(claim)
         if one is not None and one.until > now and (one.draft is not None or one.token != claim.token):
             return IdempotencyRecord(one.digest, one.draft, one.settled)
@@ -61,7 +61,7 @@ class MemoryIdempotencyKeys:
         return self._kept.get(claim.gateway, {}).get(claim.name)
 
     def _put(self, claim: IdempotencyClaim, kept: IdempotencyEntry, now: int) -> None:
-        """At the end. One that leaves makes room for one that comes, so nobody waits for many."""
+        """Append the key. Each new key evicts at most a few old ones, so that no caller waits long."""
         of_gateway = self._kept.setdefault(claim.gateway, {})
         of_gateway.pop(claim.name, None)
         of_gateway[claim.name] = kept

@@ -1,4 +1,4 @@
-"""What confirms took of rates, in the memory of a process: an allow that brings the approval does not take it again."""
+"""Receipts in memory for what confirms took of rates: an allow that uses the approval is not charged again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
 
-MAX_RECEIPTS = 100_000  # receipts; then one of those that opened first goes, and what it was for is taken again
+MAX_RECEIPTS = 100_000  # receipts; beyond that the oldest is dropped, and its charge is repeated
 
 
 class PrepaidTokens(NamedTuple):
@@ -15,8 +15,8 @@ class PrepaidTokens(NamedTuple):
 
 
 class PrepaymentReceipts:
-    """By the rate and key that paid, each for the confirms that it was paid for; oldest first. Not safe for threads by
-    itself: its store holds the lock."""
+    """Receipts by paying rate and key, each with the confirms it is for; oldest first. Not thread-safe: the store holds
+    the lock."""
 
     def __init__(self) -> None:
         self._paid: dict[Any, dict[str, PrepaidTokens]] = {}
@@ -47,7 +47,7 @@ class PrepaymentReceipts:
             self._paid.pop(payer, None)
 
     def forget(self, now: int) -> None:
-        """What counts no more."""
+        """Drop expired receipts."""
         over = [(payer, name) for payer, of in self._paid.items() for name, paid in of.items() if paid.until <= now]
         for payer, name in over:
             self.drop(payer, name)

@@ -1,8 +1,6 @@
-"""Rates of a store in this process, charged several at once: by a function compiled for their number, or one by one.
-
-Most requests are charged to such rates and to nothing else, so the function is written out: straight lines of our own
-words, with nothing of a policy in them.
-"""
+"""Charge several rates of a memory store together: by a function compiled for their number, or one by one. Most
+requests charge only such rates, so the function is generated as straight-line code; its source contains no text of a
+policy."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ from typing import Any, TypeAlias
 
 from policyengine.runtime.limits import CountKey, LimitState, SteadyRate
 
-# A key, or one for each meter where there are several, and the time in nanoseconds → the levels then; None where one
-# of the rates has no room, and nothing was taken.
+# Takes a key, or one for each meter if there are several, and the time in nanoseconds. Returns the levels after the
+# charge, or None if a rate has no room; then nothing is charged.
 SteadyRateLevels: TypeAlias = tuple[tuple[SteadyRate, int], ...] | None
 SteadyRateCharger: TypeAlias = Callable[[Any, int], SteadyRateLevels]
 
@@ -25,7 +23,7 @@ HEAD_TEMPLATE = """def take({keys}, moment):
         if moment < clock[0]: moment = moved(moment)
         else: clock[0] = moment
 """
-# What is empty by now is the same until the next tick of the rate. No level that is kept is zero.
+# An empty level stays the same until the next tick of the rate. No stored level is zero.
 LEVEL_TEMPLATE = """        if moment >= next{0}:
             next{0} = moment // tick{0}
             empty{0} = next{0} * drain{0}
@@ -63,7 +61,7 @@ def render_charger(meters: int) -> str:
 
 
 def state_variables(meters: int) -> str:
-    """The names of what is remembered from one call to the next."""
+    """Return the names of the variables that keep their values between calls."""
     return ", ".join(f"next{number}, empty{number}" for number in range(meters))
 
 
@@ -75,11 +73,9 @@ def compile_charger(
     moved: Callable[[int], int],
     room: Callable[[Sequence[dict[Any, Any]]], bool],
 ) -> SteadyRateCharger:
-    """Takes of the rates of these meters, whose `states` are by key the level that will be zero, in units of its time.
-
-    `clock` holds the latest time (nanoseconds), and `moved` says what it is where it is earlier now; `room` makes room
-    for so many new keys at a time, or cannot.
-    """
+    """Return a function that charges the rates of these meters. `states` map keys to the level at which the rate is
+    empty, in units of its time. `clock` contains the latest time (nanoseconds); `moved` returns the time to use if a
+    given time is earlier. `room` makes room for new keys, one in each given state, and returns whether it could."""
     space: dict[str, Any] = {
         "acquire": lock.acquire, "release": lock.release, "clock": clock, "moved": moved, "room": room,
     }  # fmt: skip
@@ -104,13 +100,10 @@ def charge_steady_rates(
     room: Callable[[Sequence[RateLevels]], object],
     moment: int,
 ) -> tuple[LimitState, ...]:
-    """How rates stand at a time (nanoseconds), each by whose count it is: one is taken of all, or nothing of any.
-
-    A compiled charger is faster where all of them have room, and only says that one has not. Callers who are refused
-    come again and again, so this costs no more than a charge that is admitted.
-
-    `room` makes room for a new key in each. Whoever calls holds the lock of the store.
-    """
+    """Charge several rates at a time (nanoseconds), each for its key: one token of each, or none of any; return their
+    states. A compiled charger is faster while all rates have room, but does not return states on refusal. Refused
+    callers often try again, so a refusal costs no more than a charge. `room` makes room for a new key in each rate. The
+    caller holds the lock of the store."""
     levels: list[tuple[SteadyRate, RateLevels, CountKey | str, int, int]] = []
     admitted, grown = True, []
     for meter, key in charges:

@@ -1,4 +1,4 @@
-"""State in this process: approvals that were used, how rates and budgets stand, and what happened."""
+"""The memory store: used approvals, states of limits, and history in this process."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from policyengine.stores.memory.rates import SteadyRateCharger, charge_steady_ra
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
 MAX_KEYS = 1_000_000  # of all rules together
-BETWEEN_THREADS = 1_000_000  # nanoseconds: who read the clock first may come last
-MIN_KEYS_TO_SWEEP = 10_000  # keys that are worth looking for those that may be forgotten
+BETWEEN_THREADS = 1_000_000  # nanoseconds: threads may arrive in another order than they read the clock
+MIN_KEYS_TO_SWEEP = 10_000  # fewest keys that are worth a search for ones to evict
 
 
 LimitStates: TypeAlias = dict[CountKey | str, Any]
@@ -45,22 +45,23 @@ LimitStates: TypeAlias = dict[CountKey | str, Any]
 
 @dataclass(slots=True)
 class RuleStates:
-    """What is kept for one rule, by key; `like` is one of its charges, which says in what it is counted."""
+    """The states of one rule by key; `like` is one of its charges, which defines their unit."""
 
     like: Charge
     states: LimitStates = field(default_factory=dict)
 
 
 class MemoryStore:
-    """It is gone with its process, and holds at most `most_keys` keys. No rule takes a new one while it holds more than
-    are free: one rule fills at most half, and however many keys are counted by one, another one has room.
+    """A store in memory, lost when its process ends, with at most `most_keys` keys.
 
-    What may be forgotten is forgotten: buckets that are full again, and what has left its window. An approval that was
-    spent stays spent: people grant them, so they stay few. What happened before the store was made is not known, unless
-    `history_complete` says that nothing did.
+    A rule takes no new key while it has more than are free, so one rule fills at most half and there is always room for
+    another. Keys that no longer count are evicted: full buckets, and entries that left their window. A spent approval
+    is never evicted: people grant them, so there are few. History before the store was created is unknown, unless
+    `history_complete` says that there was none.
 
-    Its clock is the latest time that it was given. Where that is set back by more than `max_skew` microseconds it is
-    not asked any more until they meet again: windows that stand still would let through what is over.
+    Its clock is the latest time it was given. If the clock of the caller is set back by more than `max_skew`
+    microseconds, the store refuses calls until they meet again: with a clock that stands still, expired windows would
+    count.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MemoryStore:
         self._spent: set[str] = set()
         self._receipts = PrepaymentReceipts()
         self._rules: dict[object, RuleStates] = {}
-        # By decision, until when its outcome can be reported, and on what: on nothing where that was done.
+        # By decision: when its outcome can no longer be reported, and its charges, which are empty after the report.
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
         self._clock, self._keys = [0], 0  # nanoseconds
         self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
@@ -91,12 +92,12 @@ class MemoryStore:
 
     @property
     def recall(self) -> HistoryLookup:
-        """What `fetch` tells, without its words; see `history_view.py`."""
+        """Return a HistoryLookup, which reads like `fetch` but without its objects; see `history_view.py`."""
         return HistoryLookup(self._memories, self._lock, self._clock, self._agreed)
 
     def note(self, records: tuple[HistoryRecord, ...], decision: str, now: int, changes: int) -> bool:
-        """What `commit` does for what is remembered alone; False where the histories have changed since there were so
-        many `changes`, and nothing was done. Raises StoreError."""
+        """Record events as `commit` does, for a decision without other effects. Return False, and change nothing, if
+        the histories have changed since `changes` was read. Raises StoreError."""
         with self._lock:
             if self._memories.changes != changes:
                 return False
@@ -108,7 +109,7 @@ class MemoryStore:
     def commit(
         self, effects: Effects, decision: str, now: int, *, peek: bool = False, changes: int | None = None
     ) -> ChargeResult | None:
-        """`changes`: as for `note`."""
+        """Commit a decision as `Store.commit` does; `changes` is the same as for `note`."""
         with self._lock:
             now = self._peeked(now) if peek else self._agreed(now * 1_000) // 1_000
             if changes is not None and self._memories.changes != changes:
@@ -137,12 +138,12 @@ class MemoryStore:
         return commit_individually(self, asked, now)
 
     def taking(self, meters: tuple[SteadyRate, ...]) -> SteadyRateCharger:
-        """What `commit` does for plain rates alone, without its words; see `rates.py`."""
+        """Return a function that charges steady rates as `commit` does, but without its objects; see `rates.py`."""
         states = [self._plain(meter) for meter in meters]
         return compile_charger(meters, states, self._lock, self._clock, self._agreed, self._room_for)
 
     def plainly(self, charges: Sequence[tuple[SteadyRate, CountKey | str]], moment: int) -> tuple[LimitState, ...]:
-        """What `commit` answers to plain rates alone; see `rates.py`."""
+        """Charge steady rates only and return their states, as `commit` does; see `rates.py`."""
         with self._lock:
             return charge_steady_rates(charges, self._plain, self._counted_in, self._agreed(moment))
 
@@ -151,20 +152,20 @@ class MemoryStore:
         self._keys += len(grown)
 
     def _plain(self, meter: SteadyRate) -> LimitStates:
-        """The states of a plain rate: the same object for good."""
+        """Return the states of a steady rate: always the same object."""
         return self._counts(meter.limited.charge).states
 
     def _peeked(self, now: int) -> int:
-        """The time by the store's own clock for whoever only looks, perhaps at another time: that does not move it."""
+        """Return the time for a caller that only peeks, perhaps at another time; does not move the store's clock."""
         return max(self._clock[0] // 1_000, now)
 
     def _moved(self, now: int) -> int:
-        """The time by the store's own clock, which never runs back."""
+        """Move the store's clock, which never runs backwards, and return its time."""
         self._clock[0] = moved = max(self._clock[0], now * 1_000)
         return moved // 1_000
 
     def _agreed(self, moment: int) -> int:
-        """The same in nanoseconds, for what is decided by it. Raises ClockSkewError."""
+        """Move the store's clock and return its time in nanoseconds, for decisions. Raises ClockSkewError."""
         latest = self._clock[0]
         if moment >= latest:
             self._clock[0] = latest = moment
@@ -174,7 +175,7 @@ class MemoryStore:
         return latest
 
     def _room_for(self, grown: Sequence[LimitStates]) -> bool:
-        """Room for one new key in each, which is counted then; False where there is none."""
+        """Reserve room for one new key in each state; return False if there is not enough."""
         has_room = self._overfull(grown, self._clock[0] // 1_000) is None
         self._keys += len(grown) if has_room else 0
         return has_room
@@ -212,12 +213,12 @@ class MemoryStore:
     # ── One step ──────────────────────────────────────────────────────────────────────────────
 
     def _paid(self, effects: Effects, now: int) -> list[int]:
-        """What was taken of each limit for the confirms of the decision before."""
+        """Return the tokens of each limit that earlier confirms of this decision already paid."""
         name = receipt_name(effects.confirms)
         return [self._receipts.tokens(receipt_owner(one.charge), name, now) if name else 0 for one in effects.limits]
 
     def _done(self, effects: Effects, decision: str, now: int, done: StoreTransition) -> None:
-        """Room is made before anything is changed: a store that is full changes nothing."""
+        """Apply a transition. Room is made before anything changes, so a full store changes nothing."""
         kept, spends = done.kept, done.settled.admitted and not effects.denied
         records = effects.records if spends or effects.denied else ()
         counted = ((self._counts(one.charge).states, compact_key(one.charge)) for one in kept)
@@ -235,8 +236,8 @@ class MemoryStore:
                 self._made[decision] = until, lasts
 
     def _forget_made(self, now: int) -> None:
-        """Two for each that comes, where they are over: nobody waits for many, and they are no more than come in the
-        longest window."""
+        """Delete up to two expired decisions for each new one: no call takes long, and at most those of the longest
+        window remain."""
         for _ in range(2):
             first = next(iter(self._made), None)
             if first is not None and (self._made[first][0] <= now or len(self._made) >= self._most):
@@ -262,7 +263,7 @@ class MemoryStore:
             self._keys -= states.pop(key, None) is not None
             return
         self._keys += key not in states
-        # Of a pace that never changes one number says all: where the level would be zero, if nobody asks again.
+        # The state of a steady rate is one number: the level at which it would be empty without further charges.
         steady = isinstance(charge, RateCharge) and charge.steady and isinstance(state, TokenBucket)
         states[key] = state.at * state.drain + state.level if steady else state  # type: ignore[union-attr]  # a bucket
 
@@ -276,7 +277,8 @@ class MemoryStore:
     # ── Room ──────────────────────────────────────────────────────────────────────────────────
 
     def _make_room(self, grown: Sequence[LimitStates], now: int) -> None:
-        """For one key more in each. Raises StoreFullError, and changes nothing, where there is none for all of them."""
+        """Make room for one key more in each state. Raises StoreFullError, and changes nothing, if there is not enough
+        for all."""
         crowded = self._overfull(grown, now)
         if crowded is not None:
             rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
@@ -284,7 +286,8 @@ class MemoryStore:
             raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
 
     def _overfull(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
-        """The keys of a rule that may have no more of them, once what may be forgotten is."""
+        """Return the states of a rule that may have no further key, after evicting keys that no longer count; None if
+        all have room."""
         if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
             return None
         if self._sweeps.due(now):
@@ -294,12 +297,12 @@ class MemoryStore:
         return self._crowded(grown)
 
     def _crowded(self, grown: Sequence[LimitStates]) -> LimitStates | None:
-        """The keys of a rule that may have no more of them."""
+        """Return the states of a rule that may have no further key, or None."""
         free = self._most - self._keys - len(grown)
         return next((states for states in grown if len(states) > free), None)
 
     def _forget(self, now: int) -> None:
-        """What counts for nobody any more."""
+        """Evict everything that no longer counts."""
         self._memories.forget(now)
         self._made = {one: made for one, made in self._made.items() if made[0] > now}
         self._receipts.forget(now)
@@ -310,7 +313,7 @@ class MemoryStore:
 
 
 def rule_identity(charge: Charge) -> object:
-    """What a rule is known by, from one policy to the next; of a rate its pace, too: states are counted in it."""
+    """Return the identity of a rule across policies; for a rate this includes the pace, the unit of its states."""
     if not isinstance(charge, RateCharge):
         return charge.rule
     return charge.rule, charge.token, charge.tick, charge.flow.drain if charge.steady else None
@@ -321,12 +324,12 @@ def receipt_owner(charge: Charge) -> object:
 
 
 def compact_key(charge: Charge) -> CountKey | str:
-    """A key of one part is that part: millions of them are kept."""
+    """Return a key of one part as that part, to save memory for millions of keys."""
     return charge.key[0] if len(charge.key) == 1 else charge.key
 
 
 def is_significant(state: Any, charge: Charge, now: int) -> bool:
-    """Whether it says anything that an empty one does not."""
+    """Return whether a state differs from an empty one at `now`."""
     match charge:
         case RateCharge(steady=True):
             return bool(state > now // charge.tick * charge.flow.drain)

@@ -1,1 +1,1 @@
-"""State in Redis, Valkey or a Redis Cluster, shared by machines."""
+"""The store in Redis, Valkey or a Redis Cluster, shared by machines."""

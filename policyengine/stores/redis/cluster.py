@@ -1,4 +1,5 @@
-"""State in a Redis Cluster: the keys of one decision are on several servers; each reserves, or gives it back."""
+"""The store in a Redis Cluster: the keys of one decision are on several servers; each reserves its part, or the
+reserved parts are returned."""
 
 from __future__ import annotations
 
@@ -41,14 +42,14 @@ from policyengine.stores.transition import digest_parts, receipt_name, reportabl
 
 
 class SlotEffects(NamedTuple):
-    """What of a decision is in one slot: `places` are those of its limits in the whole."""
+    """The effects of a decision in one slot; `places` are the indexes of its limits among those of the decision."""
 
     effects: Effects
     places: tuple[int, ...]
 
 
 class SlotResult(NamedTuple):
-    """What a slot answered: how its charges stand, how they would untouched, and what there was before and after."""
+    """The answer of a slot: the states of its limits after the charge and without it, and the changes to undo."""
 
     now: int
     admitted: bool
@@ -58,8 +59,8 @@ class SlotResult(NamedTuple):
 
 
 class SlotChange(NamedTuple):
-    """Of one charge: its state and its receipt, each before and after, and how much was paid before. Empty: there is
-    none, or a state is as it was."""
+    """The change of one charge: its state and its receipt, each before and after, and the tokens paid before. An empty
+    value means that there is none, or that the state did not change."""
 
     before: bytes
     after: bytes
@@ -69,12 +70,10 @@ class SlotChange(NamedTuple):
 
 
 class ClusterStore:
-    """Between a part that was reserved and another that refuses, others may see it taken: never the other way round.
-    Histories are locked meanwhile: nobody sees of them what may not come.
-
-    Each slot has its own clock, which for each key never runs back. A process that dies between the parts leaves taken
-    what it had reserved.
-    """
+    """A store in a Redis Cluster. If one slot reserves its part of a decision and another refuses, other decisions may
+    meanwhile see the reservation, but never the reverse. Histories are locked meanwhile, so no decision sees events
+    that may not happen. Each slot has its own clock, which never runs backwards for any key. If a process dies between
+    the parts, its reservations remain."""
 
     def __init__(
         self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS
@@ -89,7 +88,7 @@ class ClusterStore:
         self._following = HistoryCache()
 
     def ping(self) -> None:
-        """Raises StoreError where one of the servers does not answer, or may forget what still counts."""
+        """Raise StoreError if a server does not answer, or may evict entries that still count."""
         with translate_errors():
             told: Any = self._client.info("memory", target_nodes=self._client.PRIMARIES)
         for memory in told.values() if "maxmemory" not in told else [told]:
@@ -97,9 +96,9 @@ class ClusterStore:
                 raise StoreLossError(forgets)
 
     def probe(self) -> None:
-        """At each server: those that it has keys of are the ones that decisions write to."""
+        """Probe each server that has slots of this store: decisions write to these."""
         keys = [f"{PREFIX}:probe:{{h{slot}}}" for slot in range(slots.SLOT_COUNT)]
-        client: Any = self._client  # which has no types for this
+        client: Any = self._client  # the client has no types for this
         with translate_errors():
             servers = {client.get_node_from_key(key).name: key for key in keys}
         for key in servers.values():
@@ -107,14 +106,15 @@ class ClusterStore:
             self._timed(before, probe_server_time(self._run, key))
 
     def about(self) -> str:
-        """Which servers they are (`Redis 7.4.1`). Raises StoreError."""
+        """Return the kind and version of the servers (`Redis 7.4.1`). Raises StoreError."""
         with translate_errors():
             told: Any = self._client.info("server", target_nodes=self._client.PRIMARIES)
         one = told if "redis_version" in told else next(iter(told.values()))
         return f"Valkey {one['valkey_version']}" if "valkey_version" in one else f"Redis {one['redis_version']}"
 
     def time(self, now: int) -> int:
-        """By the clock of the server that is furthest from ours; it is measured. Raises StoreError."""
+        """Measure the skew and return the time of the server that is furthest from the clock of this process. Raises
+        StoreError."""
         before = self.skew.clock()
         with translate_errors():
             told: Any = self._client.time(target_nodes=self._client.PRIMARIES)
@@ -125,7 +125,7 @@ class ClusterStore:
         return furthest
 
     def _timed(self, before: int, told: int) -> None:
-        """What one of the servers told as its time."""
+        """Measure the skew by the time of one server."""
         if not self._virtual:
             self.skew.measure(before, told, of_all=False)
 
@@ -148,7 +148,7 @@ class ClusterStore:
                 return None
             return self._taken(effects, decision, now, peek, trying)
         finally:
-            with suppress(StoreError):  # what stays locked is free after a while
+            with suppress(StoreError):  # remaining locks expire
                 trying.free()
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
@@ -157,7 +157,7 @@ class ClusterStore:
     def _taken(
         self, effects: Effects, decision: str, now: int, peek: bool, trying: slots.HistoryLock | None
     ) -> ChargeResult | None:
-        """Part by part; what happened is remembered last, as nobody can take that back."""
+        """Commit a decision part by part. Events are recorded last, because that cannot be undone."""
         done: list[tuple[SlotEffects, SlotResult]] = []
         try:
             refused = self._ask_parts(effects, decision, now, peek, done)
@@ -174,7 +174,7 @@ class ClusterStore:
             raise
         settled = merge_slot_results(effects, done, now)
         taken = not (refused or peek or effects.denied or effects.opens)
-        # Whether an answer was kept that nobody hears of is not known: then what it took stays taken.
+        # If this raises, it is unknown whether the answer was kept; then the reservations remain.
         if effects.claim is not None and not self._claims.keep(effects.claim, encode_charge_result(settled), now):
             self._give_back(() if refused or peek or effects.denied else done, decision, now, conflict=True)
             return None
@@ -185,8 +185,8 @@ class ClusterStore:
     def _ask_parts(
         self, effects: Effects, decision: str, now: int, peek: bool, done: list[tuple[SlotEffects, SlotResult]]
     ) -> bool | None:
-        """Whether a part was refused, what those before it took given back; None where one conflicts. Each answer is
-        put into `done`, as a later part may fail."""
+        """Ask the parts in order; return whether one was refused, and None if one conflicts. Each answer is added to
+        `done`, because a later part may fail."""
         refused = False
         for part in self._parts(effects):
             asked = replace(part.effects, denied=effects.denied or (refused and not peek))
@@ -259,7 +259,7 @@ class ClusterStore:
     # ── Parts ─────────────────────────────────────────────────────────────────────────────────
 
     def _parts(self, effects: Effects) -> list[SlotEffects]:
-        """Approvals come first: whoever is too late for one finds out before anything is taken."""
+        """Return the parts of a decision. Approvals come first, so a late decision fails before reserving anything."""
         spends = [SlotEffects(Effects(spends=(one,)), ()) for one in effects.spends]
         asked = Effects(opens=effects.opens, confirms=effects.confirms)
         slots: dict[int, list[int]] = {}
@@ -292,7 +292,7 @@ class ClusterStore:
     def _give_back(
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
-        """What was reserved, but for rates that count denials: those keep it, unless it will be decided again."""
+        """Return reservations. Rates that count denials keep theirs, unless the decision is made again (`conflict`)."""
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
                 if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):
@@ -307,7 +307,7 @@ class ClusterStore:
         kind = (
             "rate" if isinstance(charge, RateCharge) else "place" if isinstance(charge, ConcurrencyCharge) else "entry"
         )
-        # Of a pace that changes nobody knows how much of it ran out meanwhile.
+        # If the pace changes, it is unknown how much of the charge has expired meanwhile.
         units, tick = (
             (deduct_prepaid(charge, change.paid).cost * charge.token, charge.tick)
             if isinstance(charge, RateCharge) and charge.steady
@@ -321,7 +321,7 @@ class ClusterStore:
         self._run(BACK, [receipts_key(charge)], name, "receipt", change.receipt, change.new_receipt, 0, 1, *given)
 
     def _release(self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, untaken: bool) -> None:
-        """As far as those servers answer: the rest stays taken."""
+        """Return the reservations on servers that answer; the others remain."""
         if untaken or not all(told.admitted for _, told in done):
             return
         try:
@@ -355,7 +355,7 @@ def decision_key(decision: str) -> str:
 
 
 def merge_slot_results(effects: Effects, done: Sequence[tuple[SlotEffects, SlotResult]], now: int) -> ChargeResult:
-    """The answers of all slots, in the order of the limits."""
+    """Merge the answers of all slots, in the order of the limits."""
     admitted = all(told.admitted for _, told in done)
     stands: dict[int, LimitState] = {}
     for part, told in done:

@@ -1,4 +1,4 @@
-"""History in a Redis Cluster: the lines of one key are in one slot, which one script reads and changes as a whole."""
+"""History in a Redis Cluster: the lines of one key are in one slot, which one script reads and changes atomically."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from policyengine.stores.redis.store import FETCH, REPORT, fetch_histories
 from policyengine.stores.transition import digest_parts
 
 LINES = RedisScript.of("past.lua", "lines.lua")
-SLOT_COUNT = 64  # of all histories: so many slots, each of which knows since when it knows all
+SLOT_COUNT = 64  # slots of all histories; each has its own times from which it is complete
 SlotTask: TypeAlias = Word["lock", "keep", "free", "once"]
 RunScript: TypeAlias = Callable[..., Any]
 
 
 class HistorySlot(NamedTuple):
-    """What a decision relies on, and is remembered by, in one slot."""
+    """The histories in one slot that a decision relies on, and the events that it records there."""
 
     names: RedisKeys
     relied: tuple[tuple[WindowKey, int], ...]
@@ -33,7 +33,7 @@ class HistorySlot(NamedTuple):
 
 
 class HistoryLock:
-    """One attempt to decide: its slots are locked until it is known what becomes of it."""
+    """One attempt to commit: it locks its slots until the commit succeeds or fails."""
 
     def __init__(self, run: RunScript, effects: Effects, decision: str, given: int | bool) -> None:
         self.slots = tuple(history_slots(effects))
@@ -41,7 +41,7 @@ class HistoryLock:
         self._name, self._locked, self._serial = urandom(8).hex(), list[HistorySlot](), 0
 
     def lock(self) -> bool:
-        """Whether all histories are as they were, and nobody else is about to change them."""
+        """Lock the slots; return whether all histories are unchanged and no other attempt has locked them."""
         for slot in self.slots:
             told = self._do("lock", slot, False)
             if told is None:
@@ -51,7 +51,7 @@ class HistoryLock:
         return True
 
     def keep(self) -> bool:
-        """Whether it is remembered; it is not where somebody else was quicker."""
+        """Record the events; return False if another attempt was faster."""
         if not self._locked:
             return all(self._do("once", slot, False) is not None for slot in self.slots)
         while self._locked:
@@ -91,7 +91,7 @@ def keys_of_history(key: WindowKey) -> RedisKeys:
 
 
 def slot_keys(number: int) -> RedisKeys:
-    """A name in braces says in which slot all of it is."""
+    """Return the keys of a slot; the name in braces makes the Cluster keep them together."""
     return RedisKeys(f"{PREFIX}:{{h{number}}}")
 
 
@@ -100,7 +100,8 @@ def outcome_index_key(decision: str) -> str:
 
 
 def encode_outcome_index(effects: Effects, now: int) -> tuple[bytes, int] | None:
-    """Where the outcome of a decision is waited for, and until when; None where it is not."""
+    """Return the encoded lines in which the outcome of a decision is awaited and the expiry, or None if it is not
+    awaited."""
     until = outcome_deadline(effects.records, now)
     found = {keys_of_history(record_key(one)).prefix for one in effects.records if one.awaits}
     return (msgpack.encode(sorted(found)), until) if found else None
@@ -113,14 +114,14 @@ def begin(run: RunScript, watches: Iterable[str], given: int | bool) -> None:
 
 
 def begun_keys() -> Iterator[str]:
-    """Where each slot has what was begun."""
+    """Yield the key of the begun watches in each slot."""
     return (slot_keys(number).begun for number in range(SLOT_COUNT))
 
 
 def fetch(
     run: RunScript, keys: Sequence[WindowKey], begun: frozenset[str], given: int | bool, following: HistoryCache
 ) -> Mapping[WindowKey, History]:
-    """Each slot by the clock of the server that has it."""
+    """Fetch histories slot by slot, each by the clock of its server."""
     found: dict[WindowKey, History] = {}
     for names in sorted({keys_of_history(key) for key in keys}):
         here = [key for key in keys if keys_of_history(key) == names]
@@ -131,7 +132,7 @@ def fetch(
 def report(
     run: RunScript, names: RedisKeys, raw: bytes, decision: str, report: OutcomeReport, given: int | bool
 ) -> ReportStatus | None:
-    """In one slot, where `raw` is waited for."""
+    """Report an outcome in one slot; `raw` is its encoded entry of awaited events."""
     waiting = msgpack.decode(raw)[2]
     reports = [(number, encode_report(report, outputs)) for _, number, outputs in waiting]
     keys = [names.awaited(decision), names.changes, names.clock, *(line for line, _, _ in waiting)]

@@ -1,4 +1,4 @@
-"""Connections to one server of Redis: scripts are called with words packed once, in one send and one answer."""
+"""Connections to one Redis server: scripts are called with one send and one answer, from arguments encoded once."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from redis.exceptions import (
 
 from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedError
 
-MAX_IDLE_SECONDS = 1.0  # seconds after which somebody may have closed a connection
+MAX_IDLE_SECONDS = 1.0  # seconds after which the server may have closed an idle connection
 SAFE_EVICTION_POLICY = "noeviction"
-PROBE_TTL_MILLISECONDS = 60_000  # milliseconds
-# What a server answers to writes while it takes reads: it is full, a replica, cannot save, or has too few replicas.
+PROBE_TTL_MILLISECONDS = 60_000
+# Errors of a server that refuses writes but answers reads: it is full, a replica, cannot save, or has too few replicas.
 WRITE_REFUSAL_PREFIXES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
 def script_text(name: str) -> str:
-    """A Lua script that is sent to servers, from the folder beside this module."""
+    """Return a Lua script from the folder next to this module."""
     return files(__package__).joinpath("scripts", name).read_text(encoding="utf-8")
 
 
@@ -48,7 +48,7 @@ class RedisScript(NamedTuple):
         return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: Sequence[str], *arguments: str | bytes | int) -> bytes:
-        """As a server reads it."""
+        """Return the encoded call of the script."""
         words = [self.sha, str(len(keys)), *keys, *arguments]
         return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(pack_argument, words)))
 
@@ -77,16 +77,16 @@ def translate_errors() -> Iterator[None]:
 
 
 def find_eviction_risk(memory: Any) -> str | None:
-    """Why a server may forget what still counts: it makes room by throwing away what was used least."""
+    """Return why a server may evict entries that still count, or None: it must not evict when its memory is full."""
     policy = memory.get("maxmemory_policy", SAFE_EVICTION_POLICY)
     if not memory.get("maxmemory") or policy == SAFE_EVICTION_POLICY:
         return None
-    return f"the server has `maxmemory-policy {policy}`: what it evicts would count no more"
+    return f"the server has `maxmemory-policy {policy}`: evicted entries would no longer count"
 
 
 def probe_server_time(run: Callable[..., Any], key: str) -> int:
-    """The time of the server that has the key (microseconds), which was written there. Raises StoreError, also where
-    that may be forgotten."""
+    """Write to the server that has the key and return its time (microseconds). Raises StoreError if the write fails or
+    may be evicted."""
     seconds, micros, most, rule = run(PROBE, [key], PROBE_TTL_MILLISECONDS)
     if forgets := find_eviction_risk(
         {"maxmemory": int(most), "maxmemory_policy": rule.decode() or SAFE_EVICTION_POLICY}
@@ -96,10 +96,9 @@ def probe_server_time(run: Callable[..., Any], key: str) -> int:
 
 
 class ConnectionPool:
-    """As many connections as threads ask at once, each of a thread while it asks. What was sent is never sent again:
-    nobody knows whether it was done. A server that is new, or was started anew, is asked by `ping` before it is told
-    the `scripts`.
-    """
+    """A pool of connections, one for each concurrently calling thread. A call is never sent twice, because it is
+    unknown whether the first one took effect. A server that is new or restarted is checked by `ping` before it gets the
+    `scripts`."""
 
     def __init__(self, client: redis.Redis, scripts: Sequence[RedisScript], ping: Callable[[], None]) -> None:
         self._pool: Any = client.connection_pool
@@ -108,7 +107,7 @@ class ConnectionPool:
         self._process = os.getpid()
 
     def ask(self, call: bytes) -> Any:
-        """Raises StoreError, also where the server says that it cannot."""
+        """Send a call and return its answer. Raises StoreError, also for an error that the server reports."""
         try:
             wire = self._wire()
             try:
@@ -129,10 +128,8 @@ class ConnectionPool:
         return answer
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
-        """What is answered to each, in order: an exception where it was not done. Raises StoreError.
-
-        A call is sent as soon as it is there: the server is at it while the next one is made.
-        """
+        """Send calls and return their answers in order, with an exception for a call that failed. Raises StoreError.
+        Each call is sent as soon as it is encoded, so the server works while the next one is encoded."""
         sent: list[bytes] = []
 
         def sending() -> Iterator[bytes]:
@@ -144,7 +141,7 @@ class ConnectionPool:
             wire = self._wire()
             answers = self._asked(wire, sending(), sent)
             lost = [place for place, one in enumerate(answers) if isinstance(one, NoScriptError)]
-            if lost:  # none of these was done
+            if lost:  # none of these took effect
                 self._teach(wire)
                 missed = [sent[place] for place in lost]
                 again = self._asked(wire, missed, missed)
@@ -159,7 +156,7 @@ class ConnectionPool:
 
     def _wire(self) -> Any:
         if self._process != os.getpid():
-            # Those of the process that this one was forked from are its own; closing them would end them there, too.
+            # Inherited connections belong to the parent process; closing them would end them there as well.
             self._inherited, self._free, self._process = self._free, deque(), os.getpid()
         try:
             wire, used = self._free.pop()
@@ -177,7 +174,7 @@ class ConnectionPool:
 
     def _is_gone(self, wire: Any) -> bool:
         try:
-            return bool(wire.can_read(0))  # it was asked nothing
+            return bool(wire.can_read(0))  # an idle connection has data only when closed
         except (RedisError, OSError):
             return True
 
@@ -190,7 +187,7 @@ class ConnectionPool:
             raise
 
     def _drop(self, wire: Any) -> None:
-        """What is on its way is for nobody; other connections are to the same server, which may be gone."""
+        """Drop a broken connection with its pending answer, and the others, because the server may be gone."""
         wire.disconnect()
         self.close()
 

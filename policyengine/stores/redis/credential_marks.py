@@ -1,4 +1,4 @@
-"""Marks in Redis or Valkey, alone or in a Cluster, shared by machines."""
+"""Credential marks in Redis, Valkey or a Redis Cluster, shared by machines."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ MARK = RedisScript.of("mark.lua")
 
 
 class RedisMarks:
-    """Each call is one script in one round trip; `run` calls it, with its keys and its arguments.
-
-    Ends are compared by the clock of whoever asks, as those of the credentials are; where that is too far from the
-    clock of the server, which tells it with each answer, nobody asks any more (`resilient_store.py`). How long the
-    server keeps a mark is counted from when it is told.
-    """
+    """Credential marks in Redis. Each call is one script in one round trip; `run` calls it with keys and arguments.
+    Ends are compared by the clock of the caller, like those of credentials. If that clock differs too much from the
+    server's, which each answer contains, the marks are not used (`resilient_store.py`). The server's own expiry of a
+    mark starts when it is written."""
 
     remote = True
     version = 0
 
     def __init__(self, run: Callable[..., Any], timed: Callable[[int, int], None], clock: Callable[[], int]) -> None:
-        """`timed` is told when it was asked, by the `clock` of this process, and the time that the server answered."""
+        """Create the marks. `timed` gets the time of the call, by the `clock` of this process, and the time that the
+        server answered."""
         self._call, self._timed, self._clock = run, timed, clock
 
     def _run(self, what: str, keys: Sequence[str], now: int, until: int = 0, lasts: int = 0) -> Any:
@@ -60,5 +59,5 @@ def marked_key(name: str) -> str:
 
 
 def revoked_key(name: str) -> str:
-    """In one slot, so that a Cluster answers for all names of a credential at once."""
+    """Return the key of a revocation; all are in one slot, so a Cluster checks all names in one call."""
     return f"policyengine:{{revoked}}:{digest_parts(name)}"

@@ -1,4 +1,4 @@
-"""How a decision came out, in Redis: what it held is given back, and that it was reported is noted."""
+"""Outcomes of decisions in Redis: return their concurrency places and budget entries, and note the report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ BACK = RedisScript.of("back.lua")
 def finish(
     client: Any, run: Callable[..., Any], key: str, decision: str, lasts: Callable[[int], bool], *, refund: bool
 ) -> ReportStatus | None:
-    """By what is kept under the key: until when the outcome can be reported, which `lasts` or not, and what is given
-    back. That is done first, as it may be done twice, and then noted: a report that broke off is made again."""
+    """Finish a decision by its stored record: when its outcome can no longer be reported (checked by `lasts`), and the
+    charges to return. The charges are returned first, because that can safely be repeated, and then the report is
+    noted, so an interrupted report can be sent again."""
     with translate_errors():
         made = client.get(key)
     if made is None:

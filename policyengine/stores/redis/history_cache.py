@@ -1,4 +1,4 @@
-"""Long histories as far as a process has read them: a server is asked for what came since, not for all of it."""
+"""A cache of long histories: the server sends only the events that are new since the last fetch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from policyengine.stores.history_rows import EventRow, StoredHistory
 from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
 
-MIN_CACHED_EVENTS = 32  # events of a line that are worth it
-MAX_CACHED_EVENTS = 100_000  # events that are kept here, of all lines
+MIN_CACHED_EVENTS = 32  # fewest events of a line that is cached
+MAX_CACHED_EVENTS = 100_000  # cached events of all lines
 ROW_DECODER = msgpack.Decoder(EventRow)
 
 
 class SeriesHead(NamedTuple):
-    """What a server knows of a line (`past.lua`). `unread` is the version of the last report that it cannot tell of."""
+    """The header of a line on the server (`past.lua`). `unread` is the version of the last report that it cannot send
+    separately."""
 
     version: int
     within: int
@@ -35,8 +36,8 @@ HEAD_DECODER = msgpack.Decoder(SeriesHead)
 
 
 class CachedSeries:
-    """A line whose events are numbered from `start`. It only grows, so that nobody who looks at it is disturbed; when
-    half of it is gone elsewhere, it is made anew."""
+    """A cached line whose events are numbered from `start`. It only grows, so views of it stay valid; when the server
+    has dropped half of it, it is replaced."""
 
     __slots__ = ("born", "line", "start", "version")
 
@@ -51,7 +52,7 @@ class CachedSeries:
 
 
 class CachedHistory:
-    """A history as it was when it was read: what came later is left out."""
+    """A history as it was when read, without later events."""
 
     __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "now", "version")
 
@@ -73,7 +74,7 @@ class CachedHistory:
 
 
 class HistoryCache:
-    """What a store in this process has read of long lines, by their names; the longest unread are forgotten."""
+    """The cached long lines by name; the least recently used are evicted."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -81,7 +82,7 @@ class HistoryCache:
         self._many = 0
 
     def known(self, name: str) -> tuple[int, int, int] | bool:
-        """How much of a line `fetch.lua` need not tell."""
+        """Return how much of a line is cached, so that `fetch.lua` can omit it, or False."""
         with self._lock:
             found = self._lines.get(name)
             if found is None:
@@ -90,7 +91,8 @@ class HistoryCache:
             return found.born, found.version, found.next
 
     def read(self, name: str, answer: Sequence[Any], now: int) -> History | None:
-        """What `fetch.lua` answered of a line; None where that is not enough, as others have forgotten it meanwhile."""
+        """Return the history from an answer of `fetch.lua` and the cache; None if the cached part was evicted
+        meanwhile."""
         after, raw, start, added, changed = answer
         if not raw:
             return StoredHistory((), int(after), now, 0)

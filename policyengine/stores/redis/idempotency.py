@@ -1,5 +1,5 @@
-"""Keys by which gateways ask once, in Redis or Valkey: each with those of its slot and gateway, so that a Cluster
-can hold them and no gateway pushes out what another one needs."""
+"""Idempotency keys in Redis or Valkey, grouped by slot and gateway, so that a Cluster can store them and no gateway
+evicts the keys of another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.idempotency import EvictionLog
 from policyengine.stores.redis.connection import RedisScript, script_text
 
-SLOTS = 64  # in which keys are kept apart, each bounded for itself
+SLOTS = 64  # groups of keys, each with its own bound
 
 
 CLAIM = RedisScript.of("claim.lua")
@@ -28,8 +28,8 @@ RunScript = Callable[..., Any]
 
 
 class RedisIdempotencyKeys:
-    """`run` calls a script, with its keys and its arguments; `read` makes of a draft, and of what was kept beside it,
-    how its limits stood. Of a time that is `virtual` the server's own clock says nothing."""
+    """Idempotency keys in Redis. `run` calls a script with keys and arguments; `read` returns the limit states from a
+    draft and the data stored with it. With `virtual` time, the server's own clock does not count."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RedisIdempotencyKeys:
         self.evicted = EvictionLog()
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """None: it is the caller's now."""
+        """Return None if the caller now has the key, otherwise its record."""
         told = self._do("claim", claim, now, LEASE_MICROSECONDS)
         if isinstance(told, int):
             self.evicted.tell(told)
@@ -53,17 +53,17 @@ class RedisIdempotencyKeys:
         try:
             return IdempotencyRecord(digest.decode(), draft, None if draft is None else self._read(draft, settled))
         except ValueError as error:
-            raise StoreError(f"what is kept under a key cannot be read: {error}") from error
+            raise StoreError(f"the entry of an idempotency key cannot be read: {error}") from error
 
     def keep(self, claim: IdempotencyClaim, settled: bytes, now: int) -> bool:
-        """Whether it was still the caller's."""
+        """Store the answer; return whether the caller still had the key."""
         return bool(self._do("keep", claim, now, KEEP_MICROSECONDS, claim.draft, settled))
 
     def release(self, claim: IdempotencyClaim, now: int) -> None:
         self._do("release", claim, now, 0)
 
     def step(self, keys: list[str], question: bytes, claim: IdempotencyClaim, now: int) -> Any:
-        """What `step.lua` answers; nothing was done where it answers nothing."""
+        """Run `step.lua` for a claim and return its answer; an empty answer means that nothing was done."""
         till = str(now + KEEP_MICROSECONDS) if self._virtual else ""
         return self._run(
             CLAIMED_STEP, [*keys, claim_key(claim)], question, claim.token, claim.draft, KEEP_MICROSECONDS, till
@@ -83,5 +83,5 @@ def claim_key(claim: IdempotencyClaim) -> str:
 
 
 def claim_slot(claim: IdempotencyClaim) -> str:
-    """Names are digests: they spread by themselves."""
+    """Return the slot of a claim; names are digests, so they spread evenly."""
     return f"policyengine:{{once {int(claim.name[-8:], 16) % SLOTS}}}"

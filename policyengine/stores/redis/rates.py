@@ -1,4 +1,4 @@
-"""Plain rates of many decisions as one call to Redis, and what the levels that it answers mean."""
+"""Charge steady rates of many decisions in one call to Redis, and interpret the levels in its answer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from policyengine.stores.redis.connection import RedisScript
 from policyengine.stores.transition import CHARGE_KINDS
 
 RATES = RedisScript.of("rates.lua")
-MAX_AMOUNT = 2 * MAX_UNITS  # more than any limit: no amount needs to be told from it
-MAX_DECISIONS_PER_CALL = 128  # decisions in one call: nobody else is answered meanwhile
+MAX_AMOUNT = 2 * MAX_UNITS  # higher than any limit, so larger amounts need not be distinguished
+MAX_DECISIONS_PER_CALL = 128  # decisions in one call, which blocks the server
 COMMAND_HEAD = b"*%%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%%d\r\n%%d\r\n%%b$%%d\r\n%%b\r\n" % RATES.sha.encode()
 
 
 def has_only_steady_rates(effects: Effects) -> bool:
-    """Whether a decision asks for rates alone, at the pace of everybody, and is charged if they admit it."""
+    """Return whether a decision has no effects but steady rates at their usual pace, charged if admitted."""
     if effects.spends or effects.opens or effects.denied or effects.records or effects.relied:
         return False
     for limit in effects.limits:
@@ -40,7 +40,7 @@ def has_only_steady_rates(effects: Effects) -> bool:
 
 
 class RateProfile(NamedTuple):
-    """What all charges of one pace have in common; `begun` is the beginning of the digest that their keys have."""
+    """The common part of all charges of one pace; `begun` is the digest of the common beginning of their keys."""
 
     begun: Any
     need: int
@@ -56,14 +56,14 @@ class RateProfile(NamedTuple):
         return min(self.need, MAX_AMOUNT), self.full, self.drain, self.tick
 
     def key(self, key: CountKey) -> bytes:
-        """As `charge_digest` of `stores/transition.py` names it."""
+        """Return the same key as `charge_digest` of `stores/transition.py`."""
         found = self.begun.copy()
         for part in key:
             found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
         return b"$51\r\npolicyengine:state:%b\r\n" % found.hexdigest().encode()
 
     def standing(self, level: int, passed: bool, taken: bool) -> LimitState:
-        """As `charge_rate` and `uncharged_state` of runtime/limits.py say it."""
+        """Return the same state as `charge_rate` and `uncharged_state` of runtime/limits.py."""
         after = level + self.need
         left = after if taken else level
         reset = -(-left // self.drain) * self.tick
@@ -80,7 +80,7 @@ def rate_profile(rule: str, cost: int, flow: BucketParameters, token: int, tick:
 
 
 class RateBatch:
-    """One script for many decisions, by the limits of each: they are `plain`."""
+    """One script call for many decisions with steady rates only, by their limits."""
 
     __slots__ = ("_many", "words")
 
@@ -113,7 +113,7 @@ class RateBatch:
         return len(self._many)
 
     def settled(self, answer: bytes) -> list[ChargeResult]:
-        """By the levels that there were before each."""
+        """Return the result of each decision from the levels before it."""
         now, *levels = msgpack.decode(answer)
         found, place = [], 0
         for paces in self._many:

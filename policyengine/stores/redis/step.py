@@ -30,7 +30,7 @@ STEP = RedisScript.of("past.lua", "step.lua")
 
 
 class RedisKeys(NamedTuple):
-    """What histories that are kept together are kept under."""
+    """The keys of histories that are stored together."""
 
     prefix: str = PREFIX
 
@@ -44,7 +44,7 @@ class RedisKeys(NamedTuple):
 
     @property
     def clock(self) -> str:
-        """What never runs back, whatever the clock of the server does."""
+        """The key of the time that never runs backwards, even if the server's clock does."""
         return f"{self.prefix}:clock"
 
     def line(self, key: WindowKey) -> str:
@@ -74,12 +74,12 @@ def approval_key(approval: str) -> str:
 
 
 def receipts_key(charge: Charge) -> str:
-    """In the slot of the state, so that a Cluster changes both in one step."""
+    """Return the key of receipts, in the slot of the state, so that a Cluster changes both in one step."""
     return f"{PREFIX}:receipts:{{{state_key(charge)}}}"
 
 
 def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
-    """The argument of `step.lua`."""
+    """Encode the argument of `step.lua`."""
     charges = [encode_charge(one.charge) for one in effects.limits]
     name = receipt_name(effects.confirms) or False
     opens = approval_lifetime(effects.opens) if effects.opens else False
@@ -126,7 +126,7 @@ def decode_charge_result(charges: Sequence[Charge], answer: bytes) -> ChargeResu
 
 
 def decode_draft_result(draft: bytes, answer: bytes) -> ChargeResult:
-    """The same, of a decision whose draft was kept."""
+    """Decode the answer for a decision whose draft was kept."""
     return decode_charge_result(draft_charges(draft), answer)
 
 

@@ -1,4 +1,4 @@
-"""State in Redis or Valkey, shared by machines: all that a decision asks is one script, in one round trip."""
+"""The store in Redis or Valkey, shared by machines: each decision is one script call in one round trip."""
 
 from __future__ import annotations
 
@@ -49,11 +49,9 @@ SCRIPTS = (RATES, STEP, BACK, FETCH, REPORT, CLAIM, CLAIMED_STEP, MARK, PROBE)
 
 
 class RedisStore:
-    """One server, or the primary that Sentinel names. Times are the server's own, and never run back.
-
-    `virtual` believes the times that it is given, for tests; nothing is forgotten then. `client` bounds how long a call
-    may take, and must not try again by itself: nobody knows whether what was sent was done.
-    """
+    """A store on one server, or on the primary that Sentinel names. Times are the server's own, and never run
+    backwards. With `virtual`, it uses the times it is given, for tests, and nothing expires. `client` must bound the
+    time of a call and must not retry: it is unknown whether a failed call took effect."""
 
     def __init__(self, client: redis.Redis, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
         self._client, self._virtual, self._latest = client, virtual, 0
@@ -65,7 +63,7 @@ class RedisStore:
         self.marks = RedisMarks(self._run, self._timed, lambda: self.skew.clock())
 
     def ping(self) -> None:
-        """Raises StoreError where it does not answer, and where it may forget what still counts."""
+        """Raise StoreError if the server does not answer, or may evict entries that still count."""
         with translate_errors():
             forgets = find_eviction_risk(self._client.info("memory"))
         if forgets:
@@ -76,13 +74,13 @@ class RedisStore:
         self._timed(before, probe_server_time(self._run, f"{PREFIX}:probe"))
 
     def about(self) -> str:
-        """Which server it is (`Valkey 8.1.1`). Raises StoreError."""
+        """Return the kind and version of the server (`Valkey 8.1.1`). Raises StoreError."""
         with translate_errors():
             told: Any = self._client.info("server")
         return f"Valkey {told['valkey_version']}" if "valkey_version" in told else f"Redis {told['redis_version']}"
 
     def time(self, now: int) -> int:
-        """By the clock that it decides by, in microseconds since 1970; it is measured. Raises StoreError."""
+        """Measure the skew and return the server's time in microseconds since 1970. Raises StoreError."""
         return int(self._fetching((), now)[0])
 
     def check(self, now: int) -> None:
@@ -112,7 +110,7 @@ class RedisStore:
         return self._measured(before, decode_charge_result([one.charge for one in effects.limits], answer))
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
-        """In one round trip. Plain rates that follow each other are one script."""
+        """Commit several decisions in one round trip; consecutive steady rates share one script call."""
         calls: list[rates.RateBatch | CommitRequest] = []
 
         def words() -> Iterator[bytes]:
@@ -137,7 +135,7 @@ class RedisStore:
         return STEP.call(*self._asking(asked, now))
 
     def _asking(self, asked: CommitRequest, now: int) -> tuple[list[str], bytes]:
-        """The keys of a step, and its question."""
+        """Return the keys and the argument of a step."""
         effects, decision, peek = asked
         lines = [
             DEFAULT_KEYS.line(key) for key in (*(key for key, _ in effects.relied), *map(record_key, effects.records))
@@ -149,7 +147,7 @@ class RedisStore:
         return [*effect_keys(effects), *lines, *beside], question
 
     def _moved(self, now: int) -> int | bool:
-        """The time to be believed, if one is."""
+        """Return the time that scripts must use, or False for the server's own."""
         self._latest = max(self._latest, now)
         return self._given
 
@@ -217,12 +215,12 @@ class RedisStore:
         return settled
 
     def _timed(self, before: int, told: int) -> None:
-        """What it told as its time, by answers to what was asked at a time of ours."""
+        """Measure the skew by the server's time in an answer."""
         if not self._virtual:
             self.skew.measure(before, told)
 
     def _now(self, now: int) -> int:
-        """By the clock of the server, unless a test has its own."""
+        """Return the time by the server's clock, or by the test's if it is virtual."""
         with translate_errors():
             clock: Any = self._client.get(DEFAULT_KEYS.clock)
         return max(now if self._virtual else 0, int(clock or 0))
@@ -239,7 +237,7 @@ def fetch_histories(
     given: int | bool,
     following: HistoryCache,
 ) -> dict[WindowKey, History]:
-    """By one script, if others do not forget meanwhile what was read before."""
+    """Fetch histories with one script call, repeated for lines whose cached part was evicted meanwhile."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):
@@ -254,7 +252,7 @@ def fetch_histories(
 
 
 def batch_requests(asked: Sequence[CommitRequest]) -> Iterator[CommitRequest | list[CommitRequest]]:
-    """Plain rates that follow each other, and each of the others."""
+    """Yield lists of consecutive requests that only charge steady rates, and each other request alone."""
     plain: list[CommitRequest] = []
     for request in asked:
         is_plain = not request.peek and rates.has_only_steady_rates(request.effects)

@@ -1,1 +1,1 @@
-"""State in a SQLite file, shared by the processes of one machine."""
+"""The store in a SQLite file, shared by the processes of one machine."""

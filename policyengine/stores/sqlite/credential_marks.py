@@ -1,4 +1,4 @@
-"""Marks in a file of SQLite, shared by the processes of one machine."""
+"""Credential marks in a SQLite file, shared by the processes of one machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import LINGER_SECONDS
 from policyengine.stores.transition import digest_parts
 
-EVICTION_BATCH_SIZE = 4  # rows by each that is new: nobody waits long for it
+EVICTION_BATCH_SIZE = 4  # ended rows deleted for each new one, so that no caller waits long
 TABLES = """
 CREATE TABLE IF NOT EXISTS marked (name TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS marked_until ON marked (until);
@@ -24,8 +24,9 @@ INSERT_REVOCATION = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET
 
 
 class SqliteMarks:
-    """`step` is one transaction, which writes or not; `connection` that of this thread; `looked` looks at the clock of
-    the store, and moves it where that is said, so that one that is set back is noticed. Of names there are hashes."""
+    """Credential marks in SQLite, stored as hashes of names. `step` is one transaction, for reading or writing;
+    `connection` is that of this thread. `looked` reads the store's clock, and moves it if asked to, so that a clock
+    that is set back is noticed."""
 
     remote = False
 
@@ -39,7 +40,7 @@ class SqliteMarks:
 
     @property
     def version(self) -> int:
-        """By one statement, as nearly every decision asks it."""
+        """The number of revocations, read with one statement, because nearly every decision needs it."""
         try:
             row = self._connection().execute("SELECT many FROM revocations").fetchone()
         except sqlite3.Error as error:

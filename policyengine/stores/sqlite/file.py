@@ -1,4 +1,5 @@
-"""The file of a SQLite store: made for its owner alone, and noticed when it is removed or replaced while it is used."""
+"""The file of a SQLite store: created with access for its owner only, and checked for removal or replacement while in
+use."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedErr
 from policyengine.trusted_files import UntrustedPathError, trusted_path
 
 MEMORY = ":memory:"
-OWNER_ONLY = 0o600  # SQLite makes what it writes beside it of the same mode
-RESTART = "a restart begins with what is there then"
+OWNER_ONLY = 0o600  # SQLite creates its other files with the same mode
+RESTART = "a restart uses the file that is there then"
 FileId = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """`path` as it was given, `place` without links. `id` is None of what is in memory alone."""
+    """A SQLite file: `path` as given, `place` without symbolic links. `id` is None for a database in memory."""
 
     path: str
     place: str
@@ -27,13 +28,13 @@ class SqliteFile:
 
     @classmethod
     def of(cls, path: str) -> Self:
-        """Made where it is not there. Raises StoreError."""
+        """Return the file, created if it is missing. Raises StoreError."""
         if path == MEMORY:
             return cls(path, path, None)
         try:
             place = trusted_path(path)
             with suppress(FileExistsError):
-                # One that is there is never opened beside SQLite: closing it would let go of its locks.
+                # An existing file is never opened outside SQLite: closing it would release SQLite's locks.
                 os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), OWNER_ONLY))
             return cls(path, str(place), file_id(str(place)))
         except UntrustedPathError as error:
@@ -43,30 +44,32 @@ class SqliteFile:
 
     @property
     def uri(self) -> str:
-        """By which SQLite opens it, and makes none."""
+        """The URI by which SQLite opens the file without creating one."""
         return f"{Path(self.place).as_uri()}?mode=rw" if self.id is not None else self.place
 
     def check(self) -> None:
-        """Raises StoreLossError where another file, or none, is in its place: what is written to it nobody finds."""
+        """Raise StoreLossError if the file is missing or another file replaced it: other processes would not see writes
+        to it."""
         if self.id is None:
             return
         try:
             there = file_id(self.place)
         except FileNotFoundError:
-            raise StoreLossError(f"`{self.path}` was removed while it was used; {RESTART}") from None
+            raise StoreLossError(f"`{self.path}` was removed while in use; {RESTART}") from None
         except OSError as error:
             raise StoreError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
         if there != self.id:
-            raise StoreLossError(f"`{self.path}` was replaced by another file while it was used; {RESTART}")
+            raise StoreLossError(f"`{self.path}` was replaced by another file while in use; {RESTART}")
 
     def check_mode(self) -> None:
-        """Raises WriteRefusedError where it was made read-only: what has it open could still write to it."""
+        """Raise WriteRefusedError if the file was made read-only: a connection that is already open could still write
+        to it."""
         effective = os.access in os.supports_effective_ids
         if self.id is not None and not os.access(self.place, os.W_OK, effective_ids=effective):
-            raise WriteRefusedError(f"`{self.path}` may not be written to by this user")
+            raise WriteRefusedError(f"`{self.path}` is not writable by this user")
 
 
 def file_id(place: str) -> FileId:
-    """Raises OSError."""
+    """Return device and inode of a file. Raises OSError."""
     found = os.stat(place)
     return found.st_dev, found.st_ino

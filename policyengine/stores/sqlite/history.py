@@ -1,4 +1,4 @@
-"""History in tables of SQLite: what happens to it inside of the transaction of a step."""
+"""History in SQLite tables; each function runs inside the transaction of a step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def end(asked: sqlite3.Connection, watches: Iterable[str]) -> None:
 
 
 def missing_watches(asked: sqlite3.Connection, watches: Iterable[str]) -> list[str]:
-    """Those that were not begun, or of which nobody remembers it."""
+    """Return the watches that have not begun, or whose beginning is lost."""
     known = "SELECT 1 FROM begun WHERE watch = ?"
     return [one for one in watches if asked.execute(known, (watch_key(one),)).fetchone() is None]
 
@@ -75,7 +75,7 @@ def fetch(asked: sqlite3.Connection, key: WindowKey, now: int) -> StoredHistory:
 
 
 def are_unchanged(asked: sqlite3.Connection, relied: Iterable[tuple[WindowKey, int]]) -> bool:
-    """Whether these histories are of these versions still."""
+    """Return whether these histories still have these versions."""
     version = "SELECT version FROM line WHERE key = ?"
     return all((asked.execute(version, (history_key(key),)).fetchone() or (0,))[0] == was for key, was in relied)
 
@@ -110,7 +110,7 @@ def report(asked: sqlite3.Connection, decision: str, report: OutcomeReport, now:
 
 
 def forget(asked: sqlite3.Connection, now: int, most: int) -> None:
-    """Lines that nobody asks for any more, of about `most` events: that there was something is not forgotten."""
+    """Delete about `most` events of expired lines, and note that these histories are incomplete."""
     old = asked.execute("SELECT key, watch, last, many FROM line WHERE until <= ? LIMIT ?", (now, most)).fetchall()
     for name, watch, last, many in old:
         most -= many
@@ -122,7 +122,7 @@ def forget(asked: sqlite3.Connection, now: int, most: int) -> None:
 
 
 def _next_change_number(asked: sqlite3.Connection, now: int) -> int:
-    """The number of this change: above all that were given before, and whatever is lost, above those of the past."""
+    """Return the number of this change: higher than any before, even if data was lost."""
     (serial,) = asked.execute("UPDATE changes SET serial = max(serial + 1, ?) RETURNING serial", (now,)).fetchone()
     return int(serial)
 
@@ -143,8 +143,8 @@ def _add(asked: sqlite3.Connection, record: HistoryRecord, row: EventRow, name: 
 
 
 def _shorten(asked: sqlite3.Connection, name: str, many: int, before: int) -> tuple[int, int]:
-    """Without what left the longest window, and without the oldest of too many: how many went, and when the last of
-    them was."""
+    """Delete events that left the longest window, and the oldest beyond the maximum number; return their number and the
+    time of the last one."""
     gone, last, serial = 0, ALWAYS, 0
     for one, at in asked.execute("SELECT serial, at FROM event WHERE key = ? ORDER BY serial", (name,)):
         if at > before and many - gone <= MAX_EVENTS_PER_KEY:

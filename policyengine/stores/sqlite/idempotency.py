@@ -15,8 +15,8 @@ from policyengine.runtime.idempotency import (
 from policyengine.runtime.limits import ChargeResult
 from policyengine.stores.idempotency import EvictionLog, decode_charge_result, encode_charge_result
 
-EVICTION_BATCH_SIZE = 1_024  # rows: nobody waits long for it
-CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two looks whether a file holds too many
+EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
+CALLS_BETWEEN_EVICTIONS = 1_024  # claims of a process between two checks for too many keys in the file
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS once (
@@ -27,7 +27,7 @@ CREATE INDEX IF NOT EXISTS once_until ON once (until);
 
 
 class SqliteIdempotencyKeys:
-    """In a table of its own. Each call is inside of a transaction."""
+    """Idempotency keys in a SQLite table. Each call runs inside a transaction."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._most = most
@@ -35,7 +35,7 @@ class SqliteIdempotencyKeys:
         self.evicted = EvictionLog()
 
     def claim(self, asked: sqlite3.Connection, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """None: it is the caller's now."""
+        """Return None if the caller now has the key, otherwise its record."""
         row = asked.execute("SELECT until, digest, token, draft, settled FROM once WHERE name = ?", (claim.name,))
         until, digest, token, draft, settled = row.fetchone() or (0, "", "", None, None)
         if until > now and (draft is not None or token != claim.token):
@@ -67,7 +67,7 @@ class SqliteIdempotencyKeys:
         asked.execute("INSERT OR REPLACE INTO once VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _forget(self, asked: sqlite3.Connection, now: int) -> None:
-        """What counts no more; and what is too much, the oldest first."""
+        """Delete expired keys, and the oldest of gateways that have too many."""
         self._claims += 1
         if self._claims % CALLS_BETWEEN_EVICTIONS and self._claims % self._most:
             return

@@ -1,4 +1,4 @@
-"""Limits, approvals and receipts in the tables of SQLite, inside of a transaction."""
+"""Limits, approvals and receipts in SQLite tables; each function runs inside a transaction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def spent_approvals(asked: sqlite3.Connection, approvals: Sequence[str]) -> list
 
 
 def prepaid_tokens(asked: sqlite3.Connection, charge: Charge, name: str, now: int) -> int:
-    """How many tokens were taken of it for the confirms of this name before."""
+    """Return the tokens of the charge that earlier confirms of this name already paid."""
     if not isinstance(charge, RateCharge):
         return 0
     known = "SELECT tokens FROM receipt WHERE key = ? AND name = ? AND until > ?"
@@ -34,7 +34,7 @@ def prepaid_tokens(asked: sqlite3.Connection, charge: Charge, name: str, now: in
 
 
 def save_receipts(asked: sqlite3.Connection, receipts: Sequence[Receipt], name: str) -> None:
-    """The oldest of too many for one key goes."""
+    """Save receipts; beyond MAX_RECEIPTS_PER_RATE for one key, delete the oldest."""
     for receipt in receipts:
         key = charge_digest(receipt.charge)
         asked.execute("DELETE FROM receipt WHERE key = ? AND name = ?", (key, name))
@@ -75,7 +75,7 @@ def save_state(asked: sqlite3.Connection, key: str, state: Any, until: int) -> N
 
 
 def save_allow(asked: sqlite3.Connection, effects: Effects, charges: Sequence[Charge], decision: str, now: int) -> None:
-    """What is known of an allow beside how its limits stand."""
+    """Save the spent approvals of an allow, and the charges whose outcome can be reported."""
     asked.executemany("INSERT OR IGNORE INTO spent VALUES (?)", [(one,) for one in effects.spends])
     until, lasts = reportable_until(charges, now)
     if lasts:

@@ -1,4 +1,4 @@
-"""State in a file of SQLite: of several processes on one machine, there after a restart and after kill -9."""
+"""The store in a SQLite file, shared by processes of one machine; it survives restarts and kill -9."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from policyengine.stores.sqlite.state import (
 )
 from policyengine.stores.transition import apply_charges, receipt_name
 
-PROBE = 8_192  # bytes: more than a page, so that the file must have room to grow
+PROBE = 8_192  # bytes: more than a page, so that the file must be able to grow
 WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
-PATIENCE = 1.0  # seconds that a process waits while others write
+PATIENCE = 1.0  # seconds that a process waits for other writers
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
-BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # it is by now that others may be in the way
+BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can meet a lock
 STEPS_BETWEEN_EVICTIONS = 256  # commits of a process
-EVICTION_BATCH_SIZE = 1_024  # rows: nobody waits long for it
+EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
 MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
-SCHEMA_VERSION = 3  # of 1 there was no history, of 2 there were no receipts
+SCHEMA_VERSION = 3  # version 1 had no history, 2 no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS state_until ON state (until);
@@ -64,7 +64,7 @@ EXPIRING_TABLES = (("state", "key"), ("receipt", "id"), ("made", "decision"), ("
 
 
 class AutoCloseConnection(sqlite3.Connection):
-    """Closed when nobody holds it any more, by the process that opened it alone."""
+    """A connection that is closed when it is no longer referenced, but only in the process that opened it."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         self.process = os.getpid()
@@ -77,12 +77,10 @@ class AutoCloseConnection(sqlite3.Connection):
 
 
 class SqliteStore:
-    """Each step is one transaction. What was answered is kept when the process dies, however it dies; the last moments
-    before the machine itself loses power may be lost.
-
-    Its clock is the latest time that any process gave it. A file that is removed or replaced while it is used is asked
-    no more: others would count in another one. Raises StoreError where the file cannot be used.
-    """
+    """A store in a SQLite file. Each step is one transaction. Answered steps survive the death of the process; the last
+    moments before a power failure may be lost. Its clock is the latest time that any process gave it. A file that is
+    removed or replaced while in use is not used any longer, because other processes would count in another file. Raises
+    StoreError if the file cannot be used."""
 
     def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
         self.path, self._patience = str(path), patience
@@ -94,12 +92,13 @@ class SqliteStore:
         self.ping()
 
     def ping(self) -> None:
-        """Raises StoreError where nobody answers."""
+        """Check that the database answers. Raises StoreError."""
         with self._step(writes=False) as asked:
             asked.execute("SELECT now FROM clock").fetchone()
 
     def probe(self) -> None:
-        """By a connection of its own: whether the file can be opened to write, too, and has room."""
+        """Write with a new connection, which checks that the file can be opened for writing and has room. Raises
+        StoreError."""
         self._file.check()
         self._file.check_mode()
         with self._failing(), closing(self._opened()) as connection:
@@ -109,11 +108,11 @@ class SqliteStore:
             connection.execute("DELETE FROM probe WHERE process = ?", (os.getpid(),))
 
     def about(self) -> str:
-        """Which version it is."""
+        """Return the version of SQLite."""
         return f"SQLite {sqlite3.sqlite_version}"
 
     def time(self, now: int) -> int:
-        """Its time, asked at that time (microseconds). Raises StoreError."""
+        """Measure the skew and return the store's time (microseconds). Raises StoreError."""
         with self._step(writes=False) as asked:
             return self._looked(asked, now)
 
@@ -137,7 +136,7 @@ class SqliteStore:
             return self._commit(asking, CommitRequest(effects, decision, peek), now)
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[ChargeResult | None]:
-        """In one transaction."""
+        """Commit several decisions in one transaction."""
         with self._step(writes=not all(one.peek for one in asked)) as asking:
             return [self._commit(asking, one, now) for one in asked]
 
@@ -196,7 +195,7 @@ class SqliteStore:
             lost = self._begun.intersection(history.missing_watches(asked, {watch for watch, _ in wanted}))
         if not lost:
             return found
-        # Somebody took the file away, and its time with it. What happens is recorded from now on.
+        # The file was replaced, and its clock lost. Record events from now on.
         self.begin(lost, read)
         return self.fetch(wanted, now)
 
@@ -213,7 +212,7 @@ class SqliteStore:
             self._claims.release(asked, claim)
 
     def close(self) -> None:
-        """The connection of this thread."""
+        """Close the connection of this thread."""
         mine, self._own.connection = getattr(self._own, "connection", None), None
         if mine is not None and self._own.process == os.getpid():
             mine.close()
@@ -221,11 +220,11 @@ class SqliteStore:
     # ── Time ──────────────────────────────────────────────────────────────────────────────────
 
     def _moved(self, asked: sqlite3.Connection, now: int) -> int:
-        """The time by its own clock, which never runs back."""
+        """Move the store's clock, which never runs backwards, and return its time."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=True))
 
     def _looked(self, asked: sqlite3.Connection, now: int) -> int:
-        """The same for whoever only reads."""
+        """Return the store's time without moving it, for reads."""
         return self._measured(now, read_clock(asked, max(self._latest, now), moves=False))
 
     def _looked_by_seconds(self, asked: sqlite3.Connection, now: int, moves: bool) -> None:
@@ -244,7 +243,8 @@ class SqliteStore:
 
     @contextmanager
     def _step(self, writes: bool = True) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing. Who writes is alone from the beginning: nobody finds out late that it was in vain."""
+        """Run a transaction, completely or not at all. A writer has the lock from the beginning, so it cannot fail
+        late."""
         with self._failing():
             connection = self._entered(BEGIN_TO_WRITE if writes else BEGIN_TO_READ)
             try:
@@ -270,8 +270,8 @@ class SqliteStore:
         return connection
 
     def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
-        """SQLite would wait longer and longer, while those who came later are let in: it is asked again and again,
-        at moments of chance, until the patience is over."""
+        """Run the statements, retrying at random intervals until the patience ends: SQLite's own waiting backs off, so
+        later callers would overtake."""
         until = monotonic() + self._patience
         while True:
             try:
@@ -286,17 +286,17 @@ class SqliteStore:
             sleep(random() / 1_000)
 
     def _connection(self) -> sqlite3.Connection:
-        """One for each thread, and none that a parent process had open. Raises StoreError."""
+        """Return the connection of this thread in this process. Raises StoreError."""
         self._file.check()
         mine: sqlite3.Connection | None = getattr(self._own, "connection", None)
         if mine is not None and self._own.process == os.getpid():
             return mine
-        self._own.inherited = mine  # closing it would let go of locks that the parent holds
+        self._own.inherited = mine  # closing it would release locks of the parent
         self._own.connection, self._own.process = self._opened(), os.getpid()
         return self._own.connection  # type: ignore[no-any-return]
 
     def _opened(self) -> sqlite3.Connection:
-        # Each thread has its own; that it ends may be noticed by another one, which then closes what it left.
+        # Each thread has its own connection; another thread may notice that one ended, and closes its connection.
         connection = sqlite3.connect(
             self._file.uri,
             timeout=self._patience,
@@ -305,7 +305,7 @@ class SqliteStore:
             factory=AutoCloseConnection,
             uri=self._file.id is not None,
         )
-        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # of a new file it waits for nobody by itself
+        self._patiently(connection, ("PRAGMA journal_mode = WAL",))  # for a new file, it does not wait by itself
         connection.execute("PRAGMA synchronous = NORMAL")
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
         if layout > SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""Coverage that means something: which rules, conditions, guards, requirements and endpoints the tests show."""
+"""Semantic coverage: which rules, conditions, guards, requirements and endpoints the tests exercise."""
 
 from policyengine.testing.coverage.measure import CaseKey, Coverage, CoverageCount, measure, merge_coverage
 from policyengine.testing.coverage.points import Point, PointKind, UnreachablePoint

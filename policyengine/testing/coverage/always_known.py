@@ -1,4 +1,4 @@
-"""Facts that are always known where a condition stands, so that no test can show it unknown because of them."""
+"""Find facts that are always known at a condition, so that no test can show it unknown because of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ USER_PATHS: frozenset[FactPath] = frozenset({("user",), ("user", "id")})
 
 @dataclass(frozen=True, slots=True)
 class KnownFacts:
-    """What a rule was reached by is known: its principal, its endpoint, and what the endpoint binds. `past` is what the
-    endpoint of an earlier request bound."""
+    """The facts that are known at a rule: its principal, its endpoint and the facts that the endpoint binds. `past` are
+    the facts that the endpoint of an earlier request bound."""
 
     paths: frozenset[FactPath] = NEVER_UNKNOWN
     past: frozenset[FactPath] = frozenset()
@@ -31,7 +31,7 @@ class KnownFacts:
         return replace(self, paths=self.paths.union(paths))
 
     def certain(self, expression: k.Expr) -> bool:
-        """Whether the expression has a value whatever the request. False means only that it may have none."""
+        """Return whether the expression has a value for every request. False means only that it may have none."""
         match expression:
             case k.Constant():
                 return True
@@ -45,7 +45,7 @@ class KnownFacts:
                 inside = replace(self, variables=self.variables | {variable})
                 return self.certain(domain) and inside.certain(condition)
             case k.Relation("holds", _, item) if isinstance(item.type, RefType):
-                return False  # the directory may not know all of the way up
+                return False  # the entity store may not know all ancestors
             case k.Relation() if expression.row.operands is k.Operands.ENTITIES:
                 return False
             case k.Call(function) if function not in TOTAL_FUNCTIONS:
@@ -62,17 +62,15 @@ class KnownFacts:
                 return all(self.certain(part) for part in k.children(expression))
 
     def remembered(self, event: k.EventPattern) -> bool:
-        """In a test all of the past is known; whose it is, and what was said or came of it, need not be. That a name in
-        a path may be too long to be remembered, nobody has to show."""
+        """Return whether an event pattern is always known. In a test all events are known, but their owners, facts and
+        outcomes may not be. Path captures that are too long to be recorded need no test."""
         then = replace(self, past=facts_bound_at(event.place.patterns))
         return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())
 
 
 def facts_bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[FactPath]:
-    """The facts that every endpoint of a place has: its own, and the captures that all its patterns bind.
-
-    No two patterns bind one differently: the checker refuses that (E321).
-    """
+    """Return the facts that every endpoint of a place has: those of its kind, and the captures that all its patterns
+    bind. The checker refuses patterns that bind a capture differently (E321)."""
     if not patterns:
         return frozenset()
     if all(isinstance(pattern, k.ToolPattern) for pattern in patterns):

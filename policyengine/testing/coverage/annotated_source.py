@@ -1,4 +1,4 @@
-"""The text of a file in pieces, each with the points of the innermost part that it belongs to."""
+"""Split the text of a file into pieces, each with the points of the innermost part that contains it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.testing.coverage.points import Point
 
 
 class CoverageState(StrEnum):
-    """What was seen of a part: everything there is to see, some of it, nothing."""
+    """How much of a part was covered: all, some or none."""
 
     COVERED = "covered"
     PARTLY = "partly"
@@ -22,7 +22,7 @@ class CoverageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourcePiece:
-    """A stretch of one line. `points` are none where there is nothing to see."""
+    """A piece of one line. `points` is None if the piece contains nothing to cover."""
 
     text: str
     points: tuple[Point, ...] = ()
@@ -30,7 +30,7 @@ class SourcePiece:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedLine:
-    """One line; `points` are those of the parts that begin on it, whole."""
+    """A line of a file; `points` are those of the parts that begin on it."""
 
     number: int
     pieces: tuple[SourcePiece, ...]
@@ -45,7 +45,7 @@ def coverage_state(points: Sequence[Point], coverage: Coverage) -> CoverageState
 
 
 def annotated_lines(source: Source, points: Sequence[Point]) -> Iterator[AnnotatedLine]:
-    """All lines of a file."""
+    """Yield all lines of a file."""
     starting: dict[int, list[Point]] = {}
     for point in points:
         starting.setdefault(point.span.line, []).append(point)
@@ -61,7 +61,7 @@ def annotated_lines(source: Source, points: Sequence[Point]) -> Iterator[Annotat
 
 
 def without_empty(pieces: Iterable[SourcePiece]) -> tuple[SourcePiece, ...]:
-    """Without what is empty, such as the return before the end of a line."""
+    """Return the pieces without empty ones, such as the carriage return at the end of a line."""
     kept = (SourcePiece(piece.text.replace("\r", ""), piece.points) for piece in pieces)
     return tuple(piece for piece in kept if piece.text)
 

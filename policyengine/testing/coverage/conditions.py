@@ -1,4 +1,5 @@
-"""Conditions and their boolean parts: which of true, false and unknown each can be, and which a request showed."""
+"""Conditions and their boolean parts: which of true, false and unknown each can be, and which of these a request
+showed."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from policyengine.typesystem import Scalar
 
 SourcePlace: TypeAlias = tuple[str, int, int]
 
-# What is true, false or unknown by itself: on a side of `==` only these are parts, a fact or a constant is none.
+# Nodes that are true, false or unknown by themselves: on a side of `==` only these are parts, not facts or constants.
 CONDITION_NODES = (
     k.DefinitionRef | k.Not | k.And | k.Or | k.InWindow | k.Relation | k.IsPresent | k.HasRow | k.Quantifier
     | k.HistoryCondition
@@ -38,10 +39,8 @@ CONDITION_NODES = (
 
 @dataclass(slots=True)
 class PartOwner:
-    """What the parts of a condition belong to: a rule, by its name, or a definition, by its name and its meanings.
-
-    A definition may mean something else at each place where it is used; its parts are still one.
-    """
+    """The owner of condition parts: a rule, by its name, or a definition, by its name and its meanings. A definition
+    may mean something else at each use, but has one set of parts."""
 
     name: str
     meanings: set[str] = field(default_factory=set)
@@ -53,7 +52,7 @@ class PartOwner:
 
 @dataclass(slots=True)
 class ConditionPart:
-    """One part that can be true, false or unknown: `truths` are those that some request can show."""
+    """A part that can be true, false or unknown; `truths` are the values that a request can show."""
 
     owner: PartOwner
     path: str
@@ -62,7 +61,7 @@ class ConditionPart:
     points: dict[Truth, Point] = field(default_factory=dict)
 
     def settle(self) -> None:
-        """To be called once everything is read that the part belongs to."""
+        """Create the points, once every use of the part has been read."""
         name = f"{self.owner.key} {self.path}"
         self.points = {
             truth: Point(
@@ -86,7 +85,7 @@ class ConditionPart:
 
 @dataclass(frozen=True, slots=True)
 class CoveredCondition:
-    """An expression with the parts inside it. `part` is None where its truth follows from the one inside: `not c`."""
+    """An expression with its inner parts. `part` is None if its truth follows from the inner one, as in `not c`."""
 
     expression: k.Expr
     part: ConditionPart | None
@@ -97,7 +96,7 @@ class CoveredCondition:
 
 
 class ConditionPointReader:
-    """Reads all conditions of a policy. Their points come last, as a definition has one set for all its uses."""
+    """Reads all conditions of a policy. Points are created last, because a definition has one set for all its uses."""
 
     def __init__(self) -> None:
         self.answers = SatisfiabilityCache()
@@ -144,13 +143,14 @@ class ConditionPointReader:
         return self._read(used.expression, "0", owner, parts, known)
 
     def _truths(self, expression: k.Expr, known: KnownFacts) -> frozenset[Truth]:
-        """What the checker says is possible, but for what is always known where this stands."""
+        """Return the truth values that the solver considers possible, without unknown if all facts are always known
+        here."""
         found = self.answers.possible(expression)
         return found - {None} if None in found and known.certain(expression) else found
 
 
 def boolean_parts(expression: k.Expr) -> tuple[k.Expr, ...]:
-    """The parts directly inside that are true, false or unknown themselves."""
+    """Return the direct inner parts that are true, false or unknown by themselves."""
     match expression:
         case k.Not(operand):
             return () if is_absence(expression) else (operand,)
@@ -165,7 +165,7 @@ def boolean_parts(expression: k.Expr) -> tuple[k.Expr, ...]:
 
 
 def is_absence(expression: k.Expr) -> bool:
-    """`no EV within D`: in the kernel it is the opposite of `after`, and as it is written a condition of its own."""
+    """Return whether a condition is `no EV within D`, which the kernel represents as the negation of `after`."""
     return (
         isinstance(expression, k.Not)
         and isinstance(expression.operand, k.HistoryCondition)
@@ -177,7 +177,7 @@ def is_absence(expression: k.Expr) -> bool:
 
 
 def observe_condition(condition: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
-    """The value of a condition as the specification has it; what it and its parts were is added to `found`."""
+    """Evaluate a condition by the specification, and add the values of its parts to `found`."""
     one = evaluate_parts(condition, facts, found)
     if condition.part is not None:
         mark_part(condition.part, one, found)
@@ -191,7 +191,7 @@ def mark_part(part: ConditionPart, one: Value, found: set[Point]) -> None:
 
 
 def mark_unknown(condition: CoveredCondition, one: Unknown, found: set[Point]) -> None:
-    """Of `not c` it is c that has the points."""
+    """Mark a condition as unknown; for `not c`, c has the points."""
     if condition.part is not None:
         mark_part(condition.part, one, found)
     elif condition.inside:
@@ -218,7 +218,7 @@ def evaluate_parts(condition: CoveredCondition, facts: Facts, found: set[Point])
 
 
 def evaluate_quantifier(quantifier: k.Quantifier, body: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
-    """The body is asked of each element; of one that is unknown it is unknown."""
+    """Evaluate a quantifier; the body is evaluated for each element, and is unknown for an unknown element."""
 
     def asked(element: Value) -> Value:
         if isinstance(element, Unknown):

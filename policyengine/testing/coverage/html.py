@@ -1,7 +1,5 @@
-"""Coverage as pages to look at and print: an index, and each file with what is missing marked where it stands.
-
-Nothing runs, nothing comes from elsewhere, and nothing that a policy says is more than text.
-"""
+"""Coverage as HTML pages: an index, and each file with its missing points marked in place. The pages have no scripts
+and load no resources; all text of policies is escaped."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ class LineMarkup:
 
 
 def render_html(coverage: Coverage, directory: Path) -> Path:
-    """Writes the pages, over those of an earlier time, and gives the index. Raises OSError where it cannot."""
+    """Write the pages over existing ones and return the path of the index. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     names = page_names(coverage.files)
     for source, points in coverage.files.items():
@@ -91,7 +89,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def page_names(sources: Iterable[Source]) -> dict[Source, str]:
-    """A name for each file that every system takes, and no two that only differ by case."""
+    """Return a file name for each source that is valid on every system; no two differ only by case."""
     taken, found = {INDEX}, {}
     for source in sources:
         plain = UNSAFE_CHARACTERS.sub("_", source.name).strip("._")[-MAX_FILE_NAME_LENGTH:] or "policy"

@@ -1,4 +1,4 @@
-"""Coverage in the format of lcov, which genhtml, editors and code hosts read: lines, and a branch for each point."""
+"""Coverage in the lcov format, for genhtml, editors and code hosts: lines, and a branch for each point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from policyengine.testing.coverage.points import Point
 
 
 def render_lcov(coverage: Coverage) -> str:
-    """A line is hit as often as there are cases that showed something on it. The text ends with a line break."""
+    """Return the lcov text. The hits of a line are the number of cases that covered a point on it. The text ends with a
+    line break."""
     return "".join(
         f"{line}\n" for source, points in coverage.files.items() for line in file_records(source, points, coverage)
     )
@@ -41,7 +42,7 @@ def hit_count(points: Sequence[Point], coverage: Coverage) -> int:
 
 
 def branch_records(line: int, points: Sequence[Point], hits: int, coverage: Coverage) -> Iterator[str]:
-    """A block for each part, a branch for each thing to see of it; `-` where nothing of the line was reached."""
+    """Yield a block for each part and a branch for each of its points; `-` if no point of the line was covered."""
     blocks: dict[tuple[str, str], int] = {}
     counted: dict[int, int] = {}
     for point in points:

@@ -1,4 +1,4 @@
-"""What tests show of a policy and what they do not: counted by meaning, so that the layout of lines changes nothing."""
+"""Measure coverage, counted by meaning, so that the layout of a policy does not change it."""
 
 from __future__ import annotations
 
@@ -28,22 +28,20 @@ class CoverageCount:
 
     @property
     def fraction(self) -> float:
-        """1 where there is nothing to see."""
+        """The covered fraction; 1 if there is nothing to cover."""
         return self.seen / self.total if self.total else 1.0
 
     @property
     def percent(self) -> str:
-        """Never rounded up: `100 %` is all."""
+        """The covered percentage, rounded down: `100 %` means all."""
         tenths = self.seen * 1000 // self.total if self.total else 1000
         return "100 %" if tenths == 1000 else f"{tenths / 10:.1f} %"
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """`points` are all there is to see, in the order of the text; `by_case` says what each case showed.
-
-    `left_out` is what no test could show, with the reason, and is not counted.
-    """
+    """The coverage of a policy. `points` are all points, in source order; `by_case` are the points that each case
+    showed. `left_out` are points that no test can show, with the reason; they do not count."""
 
     points: tuple[Point, ...]
     by_case: Mapping[CaseKey, frozenset[Point]]
@@ -51,12 +49,12 @@ class Coverage:
 
     @cached_property
     def groups(self) -> Counter[frozenset[Point]]:
-        """What cases showed, and how many showed just that: many show the same."""
+        """The distinct sets of points that cases showed, with the number of cases."""
         return Counter(self.by_case.values())
 
     @cached_property
     def hits(self) -> dict[Point, int]:
-        """How many cases showed each point; what no case showed is not there."""
+        """The number of cases that showed each point; points without cases are missing."""
         found: dict[Point, int] = {}
         for shown, times in self.groups.items():
             for point in shown:
@@ -81,7 +79,7 @@ class Coverage:
 
     @cached_property
     def files(self) -> dict[Source, tuple[Point, ...]]:
-        """The points of each file, in the order of the text."""
+        """The points of each file, in source order."""
         found: dict[Source, list[Point]] = {}
         for point in self.points:
             found.setdefault(point.span.source, []).append(point)
@@ -92,16 +90,17 @@ class Coverage:
         return CoverageCount(sum(1 for point in points if point in self.hits), len(points))
 
     def cases_of(self, span: Span) -> frozenset[CaseKey]:
-        """The cases that showed something that stands within a stretch of text, or around it."""
+        """Return the cases that showed a point that overlaps the span."""
         there = {point for point in self.points if spans_overlap(point.span, span)}
         return frozenset(case for case, shown in self.by_case.items() if not there.isdisjoint(shown))
 
     def together(self, other: Coverage) -> Coverage:
-        """Of the same policy, measured with other cases."""
+        """Return the union with the coverage of the same policy by other cases."""
         return Coverage(self.points, {**self.by_case, **other.by_case}, self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; lines and columns are counted from 1, an end lies behind the last character."""
+        """Return JSON-compatible data; lines and columns count from 1, and an end is the position after the last
+        character."""
         return {
             **count_data(self.count),
             "kinds": {str(kind): count_data(count) for kind, count in self.kinds.items()},
@@ -122,11 +121,11 @@ def spans_overlap(point: Span, span: Span) -> bool:
 
 
 def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
-    """Asks the cases in their order, by the specification, which sees every rule. Those that are skipped or cannot be
-    asked show nothing."""
+    """Decide the cases in order, by the specification, which sees every rule. Cases that are skipped or fail to set up
+    show nothing."""
     sights = find_points(kernel)
     watcher, runner = CoverageRecorder(sights), CaseRunner.of(kernel)
-    known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show what another one did
+    known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show the same points as another one
     by_case: dict[CaseKey, frozenset[Point]] = {}
     for case in cases:
         shown = points_shown(case, runner, watcher)
@@ -146,7 +145,8 @@ def points_shown(case: Case, runner: CaseRunner, watcher: CoverageRecorder) -> f
 
 
 def merge_coverage(coverages: Iterable[Coverage]) -> Coverage:
-    """Of policies that are checked apart, as one. What they share counts once; what only looks alike stays apart."""
+    """Merge the coverage of separately checked policies. Shared sources count once; points of different files stay
+    separate."""
     every = list(coverages)
     points: list[Point] = []
     by_case: dict[CaseKey, frozenset[Point]] = {}

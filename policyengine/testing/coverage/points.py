@@ -1,4 +1,4 @@
-"""What there is to see: a point is one thing that tests can show of a policy, named by meaning and not by its line."""
+"""Coverage points: a point is one thing that tests can show of a policy, identified by meaning instead of line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ class PointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`part` is what it is about and `seen` what must be seen of it: together they are one thing a test can show.
-
-    Two points are equal when they mean the same, wherever it is written; `words` say that it was not seen.
-    """
+    """One thing that a test can show: `part` is its subject and `seen` the aspect to be seen. Points with the same
+    meaning are equal, wherever they are written; `words` is the message that it was not seen."""
 
     kind: PointKind
     part: str
@@ -40,7 +38,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class UnreachablePoint:
-    """What no test could ever show of a part, and so is not counted."""
+    """An aspect of a part that no test can show, which therefore does not count."""
 
     span: Span
     seen: str
@@ -52,12 +50,12 @@ def digest(text: str) -> str:
 
 
 def quote_span(span: Span) -> str:
-    """The text of a span on one line, in backticks, cut where it is long."""
+    """Return the text of a span on one line, in backticks, truncated if it is long."""
     text = " ".join(span.text.split())
     return f"`{text}`" if len(text) <= MAX_QUOTE_LENGTH else f"`{text[: MAX_QUOTE_LENGTH - 1]}…`"
 
 
 def sort_points(points: list[Point]) -> tuple[Point, ...]:
-    """Each point once, where it is first written."""
+    """Return the points in source order without duplicates."""
     ordered = sorted(points, key=lambda point: (point.span.source.name, point.span.start, -point.span.end, point.kind))
     return tuple(dict.fromkeys(ordered))

@@ -1,4 +1,4 @@
-"""All that tests can show of a policy, found from its kernel before anything is asked."""
+"""Find all points of a policy from its kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NONE: frozenset[tuple[str, ...]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class RequirementPoints:
-    """A requirement seen holding, and seen failing. `valid` fails in two ways: too early and too late."""
+    """The points of a requirement: seen holding and seen failing. `valid` fails in two ways, too early and too late."""
 
     holding: Point
     failing: Point | None
@@ -32,7 +32,7 @@ class RequirementPoints:
 
 @dataclass(frozen=True, slots=True)
 class RulePoints:
-    """A `may`, a `may delegate` or a line of a guard: that it acted, its condition, and how long it lasts."""
+    """The points of a `may`, a `may delegate` or an effect of a guard: its action, its condition and its period."""
 
     acted: Point | None
     when: CoveredCondition | None
@@ -42,7 +42,8 @@ class RulePoints:
 
 @dataclass(frozen=True, slots=True)
 class BlockPoints:
-    """`about` is the condition of its `where`; `asks` are its requirements, `served` the condition of `acts for`."""
+    """The points of a block: `about` is the condition of its `where`, `asks` are its requirements, `served` is the
+    condition of `acts for`."""
 
     about: CoveredCondition | None
     asks: dict[int, RequirementPoints]
@@ -53,7 +54,8 @@ class BlockPoints:
 
 @dataclass(frozen=True, slots=True)
 class GuardPoints:
-    """`stopping` and `passing` are applying and not applying where a guard has nothing but obligations."""
+    """The points of a guard. For a guard with only obligations, `stopping` and `passing` mean applying and not
+    applying."""
 
     stopping: Point | None
     passing: Point | None
@@ -62,8 +64,8 @@ class GuardPoints:
 
 @dataclass(frozen=True, slots=True)
 class LimitPoints:
-    """A rate or budget. `names` are those that a store knows its parts by; `full` these parts, where there are several;
-    `moves` its raises and clamps, in the order in which a walk sees them."""
+    """The points of a rate or budget. `names` are the names of its parts in a store; `full` are these parts, if there
+    are several; `moves` are its raises and clamps, in the order of the trace."""
 
     names: frozenset[str]
     passing: Point
@@ -79,8 +81,8 @@ AttesterAspect: TypeAlias = tuple[k.Attester, RequirementPoints]
 
 @dataclass(slots=True)
 class PolicyPoints:
-    """Everything to see, by the part of the kernel that it is of. `limits` are those of delegation, `limited` are rates
-    and budgets; `at` are patterns with the place they are of."""
+    """All points, by part of the kernel. `limits` are those of delegation, `limited` are rates and budgets; `at` are
+    patterns with their place."""
 
     blocks: dict[int, BlockPoints] = field(default_factory=dict)
     guards: dict[int, GuardPoints] = field(default_factory=dict)
@@ -183,7 +185,7 @@ class PointFinder:
         here = known.and_(facts_bound_at(delegate.patterns))
         when = None if delegate.when is None else self.reader.read(delegate.when, f"{part} when", here)
         acted = self.point(
-            PointKind.RULES, part, "acted", delegate.span, f"{quote_span(delegate.span)} never handed anything on"
+            PointKind.RULES, part, "acted", delegate.span, f"{quote_span(delegate.span)} never delegated anything"
         )
         if delegate.lifetime is None:
             return RulePoints(acted, when)
@@ -196,7 +198,7 @@ class PointFinder:
         return RulePoints(acted, when, RequirementPoints(holding, failing))
 
     def attester(self, attester: k.Attester) -> Iterator[AttesterAspect]:
-        """What an attester vouches for, each part by itself: the attester with nothing but that part."""
+        """Yield each aspect that an attester vouches for, as the attester with that aspect only."""
         bare = replace(attester, age=None, models=(), environments=())
         aspects = {"age": attester.age, "models": attester.models, "environments": attester.environments}
         for word, limit in aspects.items():
@@ -215,10 +217,11 @@ class PointFinder:
             yield (id(limits), "no"), self.both(f"{part} no cycles", self.written.at(limits, "no cycles"))
 
     def depth(self, part: str, span: Span, limit: int) -> RequirementPoints:
-        """A longer chain than the engine reads is refused before its depth is asked for."""
+        """Return the points of a depth limit. Chains longer than the engine reads are refused before their depth is
+        compared."""
         if limit < MAX_HOPS:
             return self.both(part, span)
-        words = f"{quote_span(span)} can never be seen failing: no chain of more than {MAX_HOPS} hops is read"
+        words = f"{quote_span(span)} can never be seen failing: chains of more than {MAX_HOPS} hops are refused"
         self.left_out.append(UnreachablePoint(span, "failing", words))
         return RequirementPoints(self.requirement(part, span, "holding"), None)
 
@@ -245,7 +248,7 @@ class PointFinder:
         return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` was never {words}")
 
     def always_acts(self, guard: k.Guard) -> bool:
-        """A confirm is lifted by its approval: a guard always stops when one of its denies always does."""
+        """Return whether a guard always stops: if one of its denies always does. An approval lifts a confirm."""
         denies = [effect for effect in guard.effects if isinstance(effect, k.Deny)]
         duties = [effect for effect in guard.effects if isinstance(effect, k.ObligationEffect)]
         deciding: list[k.Deny] | list[k.ObligationEffect] = duties if len(duties) == len(guard.effects) else denies
@@ -298,7 +301,7 @@ class PointFinder:
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def doors(self, blocks: Iterable[Block]) -> Iterator[tuple[k.Pattern, None, Point]]:
-        """Each pattern that some door opens, once: where it is written is where its scope is."""
+        """Yield each pattern that a grant opens, once, with the scope of its source."""
         patterns = {opening.pattern: opening for block in blocks for one in block.grants for opening in one.openings}
         for pattern in patterns:
             part = f"door {digest(canonical_text(pattern))}"
@@ -309,7 +312,7 @@ class PointFinder:
         kind = rule_kind(rule)
         part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
         for pattern in dict.fromkeys(rule.place.patterns or ()):
-            if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # as both are written
+            if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # both as written
                 words = f"{quote_span(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
                 self.left_out.append(UnreachablePoint(pattern.span, "decided", words))
                 continue
@@ -317,7 +320,7 @@ class PointFinder:
             key = f"{part} {digest(canonical_text(pattern))}"
             yield pattern, rule.place, self.point(PointKind.ENDPOINTS, key, "decided", pattern.span, words)
         for pattern in dict.fromkeys(outside):
-            words = f"{quote_span(pattern.span)} was never asked for: what {kind} `{rule.name}` leaves out is not shown"
+            words = f"{quote_span(pattern.span)} was never requested: the `except` of {kind} `{rule.name}` is not shown"
             key = f"{part} {digest(canonical_text(pattern))}"
             yield pattern, None, self.point(PointKind.ENDPOINTS, key, "left out", pattern.span, words)
 
@@ -327,7 +330,8 @@ def rule_kind(rule: k.Guard | k.Limit) -> str:
 
 
 def limit_parts(limit: k.Limit) -> Iterator[tuple[str, Span]]:
-    """What can be full of it: the pace and how many at once, or each quota; by name as in `spending.charges`."""
+    """Yield the parts of a limit that can be full: the pace and the concurrency, or each quota; named as in
+    `spending.charges`."""
     name = f"{limit.package}/{limit.name}"
     if isinstance(limit, k.Budget):
         yield from ((f"{name}#{number}", quota.span) for number, quota in enumerate(limit.quotas, 1))
@@ -346,13 +350,13 @@ NEVER_ACTED: dict[type[k.Effect], str] = {
 
 
 def block_key(block: Block) -> str:
-    """A block by what it means. Its label quotes the text, and is left out."""
+    """Return the identity of a block by its meaning, without its label, which quotes the source."""
     kind = {k.AgentBlock: "agent", k.UserBlock: "user", k.AnyoneBlock: "anyone"}[type(block)]
     return f"{kind} {digest(canonical_text(replace(block, label='')))}"
 
 
 def required_attesters(agents: Iterable[k.AgentBlock]) -> set[str]:
-    """The attesters whose word some block asks for."""
+    """Return the attesters that some block requires."""
     return {
         name
         for block in agents

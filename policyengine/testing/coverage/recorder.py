@@ -1,4 +1,4 @@
-"""What one request showed: the points that its walk through the specification passed."""
+"""Record the points that the trace of one request passed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CoverageRecorder:
         self.endpoints: dict[Endpoint, frozenset[Point]] = {}
 
     def shown(self, asked: CaseTrace) -> frozenset[Point]:
-        """Of a path that is none nothing is looked at."""
+        """Return the points that a case showed; none for a malformed path."""
         facts, walk = asked.facts.looked_at_anew, asked.walk
         if walk.malformed is not None:
             return frozenset()
@@ -65,7 +65,7 @@ class CoverageRecorder:
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
     def block(self, seen: w.BlockTrace, facts: Facts, found: set[Point]) -> None:
-        """A block that is not about this principal shows nothing but that."""
+        """Add the points of a block; a block for another principal only shows its `where` condition."""
         of = self.sights.blocks[id(seen.block)]
         if of.about is not None and is_identified(facts, "agent" if isinstance(seen.block, k.AgentBlock) else "user"):
             observe_condition(of.about, facts, found)
@@ -75,7 +75,7 @@ class CoverageRecorder:
         for grant, rule in zip(seen.grants, of.grants, strict=True):
             if grant.covers:
                 record_rule(rule, seen.stands and grant.opens, facts, found)
-        for delegate, rule in zip(seen.delegates, of.delegates, strict=False):  # only hops hand on
+        for delegate, rule in zip(seen.delegates, of.delegates, strict=False):  # only hops delegate
             if delegate.covers and delegate.names_next is True:
                 record_rule(rule, seen.stands and delegate.hands_on, facts, found)
                 if rule.lasting is not None:
@@ -98,7 +98,7 @@ class CoverageRecorder:
                     record_requirement(both, asked.holds, found)
 
     def attested(self, attesters: Iterable[str], facts: Facts, found: set[Point]) -> None:
-        """Each part of what the attester vouches for, where it is this attester's word."""
+        """Add the points of each aspect of the attesters, if they made this attestation."""
         by = facts.read(("attestation", "by"))
         for bare, both in self.sights.attesters.get(by, ()) if isinstance(by, str) and by in attesters else ():
             record_requirement(both, is_attested_by(bare, by, facts), found)
@@ -106,8 +106,8 @@ class CoverageRecorder:
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
 
     def guards(self, walk: w.DecisionTrace, facts: Facts, decision: Decision, found: set[Point]) -> None:
-        """The conditions of all guards that cover the endpoint; what they did only where they had a say: whom no block
-        accepts is refused before."""
+        """Add the conditions of all guards that cover the endpoint; and their effects only if the request reached the
+        guards."""
         covering = [guard for guard in walk.guards if guard.covers]
         approvals = [one.approval for guard in covering for one in guard.effects if one.approval is not None]
         facts = facts.bind(approval_facts(approvals, facts.now))
@@ -126,7 +126,7 @@ class CoverageRecorder:
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 
     def limit(self, seen: w.LimitTrace, asked: CaseTrace, found: set[Point]) -> None:
-        """Its conditions wherever it covers; what it did only where a store was asked."""
+        """Add the conditions of a limit that covers the endpoint; and its effects only if the store was charged."""
         of = self.sights.limited[id(seen.limit)]
         if of.when is not None:
             observe_condition(of.when, asked.facts, found)
@@ -139,7 +139,8 @@ class CoverageRecorder:
 
 
 def limit_points(of: LimitPoints, own: Sequence[tuple[LimitCharge, LimitState]], outcome: Outcome) -> Iterator[Point]:
-    """What is denied was stopped by nothing here, and of what others throttle this one did not let anything pass."""
+    """Yield the points of a limit. A denied request was not stopped by the limit, and one that another limit throttled
+    did not pass it."""
     full = [one.charge.rule for one, standing in own if not standing.admitted]
     if outcome is Outcome.DENY:
         yield from (of.counting,) if own and of.counting is not None else ()
@@ -155,7 +156,8 @@ def is_identified(facts: Facts, root: str) -> bool:
 
 
 def effect_applies(effect: k.Effect, decision: Decision) -> bool:
-    """What a gateway or a caller is to do goes with an allow; what is for the operator with every outcome."""
+    """Return whether an effect applies: obligations of gateways and callers come with an allow, those of operators with
+    every outcome."""
     if not isinstance(effect, k.ObligationEffect):
         return True
     return decision.outcome is Outcome.ALLOW or effect.kind in OPERATOR_OBLIGATIONS

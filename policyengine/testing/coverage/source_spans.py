@@ -1,4 +1,4 @@
-"""Where the words of a policy stand that its kernel keeps no place of: the limits within one declaration."""
+"""Find the source positions of words in declarations for which the kernel has none, such as limits in an attester."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ COUNTING = "counting denials"
 
 
 class DeclarationSpans:
-    """The words of declarations by the place where these begin. Texts are read again only where that is asked for."""
+    """The positions of words in declarations, by the start of the declaration. Sources are parsed again when first
+    needed."""
 
     def __init__(self) -> None:
         self._read: dict[Source, dict[int, WordSpans]] = {}
 
     def at(self, part: k.Node, word: str) -> Span:
-        """The place of a word inside a part, such as `age` in an attester; the part's own where it has none."""
+        """Return the position of a word in a part, such as `age` in an attester, or of the part if it has none."""
         source = part.span.source
         if source not in self._read:
             self._read[source] = dict(declared_spans(source))
@@ -71,7 +72,7 @@ def attester_spans(items: Iterable[ast.Node]) -> Iterator[tuple[str, Span]]:
 
 
 def merge_spans(found: Iterable[tuple[str, Span]]) -> WordSpans:
-    """One place for several `model` after each other."""
+    """Merge the positions of each word, such as several consecutive `model`."""
     words: WordSpans = {}
     for word, span in found:
         words[word] = words[word].to(span) if word in words else span

@@ -1,4 +1,4 @@
-"""Coverage for people at a terminal: what was seen of each kind and file, then the lines where something is missing."""
+"""Coverage as text for a terminal: counts by kind and file, then the lines with missing points."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from policyengine.testing.coverage.points import Point
 BOLD, RED, GREEN, YELLOW, DIM, RESET = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 Paint: TypeAlias = Callable[[str, str], str]
 
-MAX_LINE_WIDTH = 160  # characters of a line that are shown
+MAX_LINE_WIDTH = 160  # shown characters of a line
 
 
 def render_text(coverage: Coverage, colour: bool = False) -> str:
-    """Two tables and the annotated lines. Nothing from a policy has power over the terminal."""
+    """Return two tables and the annotated lines; control characters of the policy are removed."""
     paint = apply_style if colour else ignore_style
     parts = [headline(coverage, paint), "\n".join(count_lines(coverage, paint))]
     parts += [annotate_file(source, missing, paint) for source, missing in files_with_missing(coverage)]
@@ -67,7 +67,7 @@ def files_with_missing(coverage: Coverage) -> Iterator[tuple[Source, list[Point]
 
 
 def annotate_file(source: Source, missing: Sequence[Point], paint: Paint) -> str:
-    """Each line with something missing, underlined, and beneath it what is."""
+    """Return each line with missing points, underlined, and the points below it."""
     lines = [paint(f"{printable(source.name)}: {len(missing):,} missing", BOLD)]
     gutter = len(str(missing[-1].span.line))
     for number, points in groupby(missing, key=lambda point: point.span.line):
@@ -82,5 +82,5 @@ def annotate_file(source: Source, missing: Sequence[Point], paint: Paint) -> str
 
 
 def printable(text: str) -> str:
-    """One character for each, so that what is underlined stays above its line."""
+    """Replace each unprintable character by one space, so that underlines stay aligned."""
     return "".join(char if char.isprintable() else " " for char in text)

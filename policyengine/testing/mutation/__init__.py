@@ -1,4 +1,5 @@
-"""Would a test notice? Makes small faults in a policy and asks each the tests that touch it: who survives is a hole."""
+"""Mutation testing: make small faults in a policy and run the tests that each may affect; a surviving mutant is a gap
+in the tests."""
 
 from policyengine.testing.mutation.lowering_cache import Mutant
 from policyengine.testing.mutation.report import MutantResult, MutantStatus, MutationReport

@@ -1,8 +1,6 @@
-"""Survivors that are meant to be: `# survives: NAME because REASON`, on a line of its own, beside the tests.
-
-NAME is all that the report calls the mutant: its operator, the rule it is in, and the line as it is with the fault. So
-an explanation speaks of one mutant only, and of none any more once that line is another.
-"""
+"""Comments that accept survivors: `# survives: NAME because REASON`, on a line of its own next to the tests. NAME is
+the full name of the mutant in the report: its operator, its rule, and the line with the fault. So a comment accepts one
+mutant only, and none once that line changes."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ BECAUSE = " because "
 
 @dataclass(frozen=True, slots=True)
 class SurvivorExplanation:
-    """`readings` are the name and the reason, for each place at which the one may end and the other begin."""
+    """A comment that accepts a survivor. `readings` are name and reason for each possible place of the separator."""
 
     span: Span
     text: str
@@ -33,14 +31,14 @@ class SurvivorExplanation:
 
 @dataclass(frozen=True, slots=True)
 class StaleExplanation:
-    """An explanation that explains nothing, and why."""
+    """A comment that matches no survivor, and why."""
 
     explanation: SurvivorExplanation
     why: str
 
     def render(self) -> str:
         at = self.explanation.span
-        head = one_line(f"{at.source.name}:{at.line}: this explains no survivor: {self.why}")
+        head = one_line(f"{at.source.name}:{at.line}: this comment explains no survivor: {self.why}")
         return f"{head}\n    {printable(at.text)}"
 
     def to_dict(self) -> dict[str, object]:
@@ -64,7 +62,7 @@ def is_whole_line(span: Span) -> bool:
 def match_explanations(
     explanations: Iterable[SurvivorExplanation], survivors: Iterable[str], names: Iterable[str], asked: Iterable[str]
 ) -> tuple[dict[str, str], list[StaleExplanation]]:
-    """The reasons by survivor, and what is stale; of mutants that are there and were not asked nothing is known."""
+    """Return the reasons by survivor, and the stale comments; mutants that were not tried are ignored."""
     alive, known, tried = set(survivors), set(names), set(asked)
     found: dict[str, str] = {}
     stale: list[StaleExplanation] = []
@@ -72,7 +70,7 @@ def match_explanations(
         readings = [(name, reason) for name, reason in explanation.readings if name in known and reason]
         name, reason = readings[0] if readings else ("", "")
         if name in found:
-            stale.append(StaleExplanation(explanation, "it is explained already"))
+            stale.append(StaleExplanation(explanation, "it is already explained"))
         elif name in alive:
             found[name] = reason
         elif not readings:
@@ -83,4 +81,4 @@ def match_explanations(
 
 
 def stale_reason(one: SurvivorExplanation) -> str:
-    return "no mutant is called so" if any(one.readings) else "it gives no reason: end it with `because …`"
+    return "no mutant has this name" if any(one.readings) else "the reason is missing: add `because …`"

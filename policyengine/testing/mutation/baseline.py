@@ -1,4 +1,5 @@
-"""The cases of a policy, asked once as it is: what each needed, so that mutants are asked only what touches them."""
+"""Decide the cases of a policy without faults and record the rules that each depends on, so that mutants only run cases
+they may affect."""
 
 from __future__ import annotations
 
@@ -27,18 +28,18 @@ from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 from policyengine.testing.mutation.outcome_key import outcome_key
 from policyengine.testing.runner import given_approvals, root_entity
 
-RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and the number of a rule in it
-HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # of the past
+RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
+HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # conditions about history
 LITERAL_PATTERN = re.compile(r'\d[\w.:/-]*|"[^"]*"')
-DELEGATION_KEY: RuleKey = ("delegation", 0)  # all of them together
+DELEGATION_KEY: RuleKey = ("delegation", 0)  # stands for all delegation limits
 NO_IDS: frozenset[str] = frozenset()
 NO_KEYS: frozenset[WindowKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class CaseAnswer:
-    """What came of a case, and which approvals it spent; its limits, which only a sequence can answer, and what is to
-    be remembered of it there."""
+    """The answer of a case: its decision, the approvals it spent, its limits, which only a sequence can charge, and the
+    events to record there."""
 
     decision: Decision
     spends: frozenset[str] = NO_IDS
@@ -53,7 +54,7 @@ class CaseAnswer:
         return self.counted is not None and bool(self.counted.limits)
 
     def made(self, sequence: CaseSequence, case: Case) -> Decision:
-        """What becomes of it in its sequence, where it spends what it spends."""
+        """Return the final decision in its sequence, and spend what it spends."""
         if self.counted is None:
             sequence.spent |= self.spends
             return self.decision
@@ -62,13 +63,10 @@ class CaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BaselineCase:
-    """A case, its directory, and how the policy came to its answer.
-
-    `rules` are those that may have a say, by list and number: for each its place among those of its list in `seen`.
-    `opening` opened a door, `refusing` kept one shut or had an effect; `issuers` are those of the presenter and of the
-    hops; `spent` was before; `literals` are written in the case. `answer` is what it comes to by itself, `came` what
-    came of it in its sequence.
-    """
+    """A case with its entity store and its trace. `rules` are those that may apply, by list and index, each with its
+    index in the trace `seen`. `opening` rules granted access, `refusing` ones refused it or had an effect. `issuers`
+    are those of the presenter and of the hops, `spent` the approvals spent before, `literals` the values written in the
+    case. `answer` is its answer alone, `came` its decision in its sequence."""
 
     case: Case
     plain: EntityStore
@@ -91,7 +89,7 @@ class BaselineCase:
 
     @property
     def binders(self) -> tuple[k.Binder, ...]:
-        """Those at its endpoint."""
+        """The binders at its endpoint."""
         return self.facts.kernel.binders
 
     @property
@@ -99,7 +97,7 @@ class BaselineCase:
         return bool(self.facts.history)
 
     def part_of(self, kernel: k.Kernel, changed: Mapping[RuleKey, object], base: k.Kernel) -> k.Kernel:
-        """The policy with nothing in it that surely has no say here."""
+        """Return the mutated policy without rules that surely do not affect this case."""
         rules = {key: getattr(base, key[0])[key[1]] for key in self.rules} | dict(changed)
         return restrict_kernel(kernel, rules)
 
@@ -107,7 +105,7 @@ class BaselineCase:
 def restrict_kernel(
     kernel: k.Kernel, rules: Mapping[RuleKey, object], whole: Mapping[str, object] | None = None
 ) -> k.Kernel:
-    """The kernel with these rules alone, in their order; None is no rule. `whole` are other members that it gets."""
+    """Return the kernel with only these rules, in order; None means no rule. `whole` replaces other members."""
     found: dict[str, list[object]] = {name: [] for name in RULE_LISTS}
     for (name, _), rule in sorted(rules.items(), key=lambda item: item[0]):
         found[name] += [] if rule is None else [rule]
@@ -118,12 +116,12 @@ def restrict_kernel(
 def decide_case(
     case: Case, request: Request, plain: EntityStore, kernel: k.Kernel, sequence: CaseSequence
 ) -> CaseAnswer:
-    """What the policy decides of a case. Raises CaseSetupError and RequestError, as a run of the tests does."""
+    """Decide a case by a policy. Raises CaseSetupError and RequestError, as a test run does."""
     return CaseAnswer.of(*conclude(*facts_and_walk(case, request, plain, kernel, kernel_histories(kernel), sequence)))
 
 
 def decide_again(question: BaselineCase, kernel: k.Kernel, sequence: CaseSequence) -> CaseAnswer:
-    """What a policy decides of a case when all facts are as they were; approvals are bound and spent anew."""
+    """Decide a case by a policy with the same facts; approvals are bound and spent again."""
     facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
     facts = with_history(facts, kernel_histories(kernel), sequence)
     return CaseAnswer.of(
@@ -145,21 +143,21 @@ def facts_and_walk(
 
 
 def kernel_histories(kernel: k.Kernel) -> HistoryExpressions:
-    """What a whole policy asks of the past."""
+    """Return all conditions of a policy about history."""
     return list(history_conditions(tuple(getattr(kernel, name) for name in RULE_LISTS))) if kernel.watches else []
 
 
 def with_history(
     facts: Facts, asked: HistoryExpressions, sequence: CaseSequence, keys: frozenset[WindowKey] = NO_KEYS
 ) -> Facts:
-    """The facts, with what is asked of what happened before in the sequence, and with these keys."""
+    """Return the facts with the history that the conditions and keys need, from the sequence."""
     if not asked and not keys:
         return facts
     return replace(facts, history=sequence.fetched(history_windows(asked, facts) | keys, facts.now))
 
 
 def walk_with_approvals(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, DecisionTrace]:
-    """The given approvals are bound to what the first walk says has to be approved."""
+    """Bind the given approvals to the requirements that a first trace reports, and trace again."""
     seen = trace_request(facts, snapshot)
     given = tuple(given_approvals(case, seen, facts, snapshot)) if case.approvals else ()
     if not given:
@@ -169,7 +167,7 @@ def walk_with_approvals(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[F
 
 
 def _case_entities(case: Case, request: Request, plain: EntityStore, kernel: k.Kernel) -> Entities:
-    """With the attributes that the case gives of whatever `user` or `resource` turns out to be."""
+    """Return the entities with the attributes that the case sets on `user` or `resource`."""
     if not case.attributes:
         return plain
     facts = build_facts(kernel, request, Snapshot(plain), case.now)
@@ -185,8 +183,8 @@ def _case_entities(case: Case, request: Request, plain: EntityStore, kernel: k.K
 
 
 def baseline_cases(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[BaselineCase]:
-    """In the order of the cases, which decides what a sequence has spent; what is repeated is as many cases. Raises
-    CaseSetupError and RequestError."""
+    """Yield the cases in order, because that determines what a sequence has spent; repetitions are separate cases.
+    Raises CaseSetupError and RequestError."""
     sequences: dict[tuple[str, str, int], CaseSequence] = {}
     directories: dict[int, tuple[object, EntityStore]] = {}
     slices = Evaluator(kernel, EntityStore(())).slices
@@ -232,8 +230,8 @@ def block_traces(seen: DecisionTrace) -> Iterator[BlockTrace]:
 
 
 def refusing_rules(seen: DecisionTrace, came: Decision, numbers: Mapping[int, RuleKey]) -> Iterator[RuleKey]:
-    """The blocks that are void by what they ask, the guards that act, rates and budgets that let nothing through, the
-    limits of delegation."""
+    """Yield the rules that refused: blocks with failed requirements, guards that act, limits without room, and
+    delegation limits."""
     for block in block_traces(seen):
         if block.applies is True and any(one.holds is not True for one in block.requirements):
             yield numbers[id(block.block)]

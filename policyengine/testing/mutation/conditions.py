@@ -1,4 +1,4 @@
-"""Faults in conditions: turned round, taken out, joined otherwise."""
+"""Faults in conditions: negated, removed, or joined differently."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def presence_faults(node: ast.Presence) -> Iterator[FaultChange]:
 
 
 def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
-    """One connective is in all places the same: the checker asks for parentheses where they differ."""
+    """Flip the connective everywhere in a condition: the checker requires parentheses for mixed ones."""
     gaps = zip(node.items, node.items[1:], strict=False)
     words = [find_word(node.span.source, one.span.end, then.span.start, "and|or") for one, then in gaps]
     if None not in words:
@@ -60,7 +60,7 @@ def connective_faults(node: ast.Logic) -> Iterator[FaultChange]:
 
 
 def remove_item(node: ast.Logic, number: int, item: ast.Expr) -> MutationEdit:
-    """The item goes with the connective after it, the last one with the one before it."""
+    """Remove an item with the connective after it, or the last item with the one before it."""
     items = node.items
     if number + 1 < len(items):
         return MutationEdit(item.span.start, items[number + 1].span.start, "")
@@ -75,7 +75,7 @@ def quantifier_faults(node: ast.Quantifier) -> Iterator[FaultChange]:
 
 
 def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
-    """What a rule asks: its whole condition, and each part of it that `and` or `or` joins."""
+    """Return the whole condition of a rule and each part joined by `and` or `or`."""
     match node:
         case ast.WhenClause(_, condition) | ast.Require(condition) | ast.PrincipalCondition(condition):
             return (condition,)
@@ -96,7 +96,7 @@ def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
 
 
 def negation_faults(condition: ast.Expr) -> Iterator[FaultChange]:
-    """Not where a flip says the same already, and not around what is joined: its parts are turned round instead."""
+    """Negate a condition, unless flipping it says the same or its parts are negated instead."""
     match condition:
         case ast.Binary("==" | "!=" | "in" | "not in") | ast.Presence() | ast.Logic() | ast.Literal():
             return

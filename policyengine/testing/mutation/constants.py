@@ -1,4 +1,4 @@
-"""Faults in constants: a bound moved by one to either side, a truth turned round, a text that is another one."""
+"""Faults in constants: a bound moved by one, a boolean flipped, a text changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def literal_changes(operator: str, node: ast.Literal, texts: Sequence[str]) -> I
 
 
 def adjacent_numbers(text: str) -> list[str]:
-    """One up and one down, in the last digit that is written."""
+    """Return the numbers one step above and below, in the last written digit."""
     number, places = Decimal(text.replace("_", "")), len(text.partition(".")[2].replace("_", ""))
     step = Decimal(1).scaleb(-places)
     found = [f"{moved:,.{places}f}" for moved in (number - step, number + step) if moved >= 0]
@@ -53,7 +53,8 @@ def adjacent_numbers(text: str) -> list[str]:
 
 
 def adjacent_durations(text: str) -> list[str]:
-    """One of the unit that is written last; of the next smaller one, where that would leave nothing."""
+    """Return the durations one step above and below in the last written unit, or in the next smaller unit if that would
+    be zero."""
     found = LAST_PART.fullmatch(text)
     if found is None:
         return []
@@ -64,7 +65,8 @@ def adjacent_durations(text: str) -> list[str]:
 
 
 def adjacent_times(text: str) -> list[str]:
-    """A day, or of a time the smallest part that is written; nothing where a calendar ends."""
+    """Return the dates or times one step before and after, in the smallest written unit; none at the limits of the
+    calendar."""
     try:
         if "T" not in text:
             day = date.fromisoformat(text)
@@ -86,14 +88,14 @@ def adjacent_clocks(text: str) -> list[str]:
 
 
 def adjacent_addresses(text: str) -> list[str]:
-    """A network twice and half as large; the addresses beside an address."""
+    """Return networks twice and half as large, or the addresses next to an address."""
     address, slash, length = text.partition("/")
     try:
         if slash:
             lengths = (int(length) - 1, int(length) + 1)
             return [str(ip_network(f"{address}/{one}", strict=False)) for one in lengths if one >= 0]
         return [str(ip_address(address) - 1), str(ip_address(address) + 1)]
-    except ValueError:  # at the end of all addresses; `/33`
+    except ValueError:  # at the last address; `/33`
         return []
 
 
@@ -101,7 +103,7 @@ def adjacent_addresses(text: str) -> list[str]:
 
 
 def text_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """Texts that are compared. Those that people read are left as they are: no decision rests on them."""
+    """Yield faults in compared texts. Messages are left unchanged, because no decision depends on them."""
     for text in compared_texts(node):
         changed = f"{text.value}x"
         quoted = json.dumps(changed, ensure_ascii=False)
@@ -133,7 +135,7 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
 
 
 def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[FaultChange]:
-    """A value of an enum becomes the one before or after it; `enums` are such neighbours by value."""
+    """Replace a value of an enum by a neighbour; `enums` are the neighbours by value."""
     if isinstance(node, ast.Reference) and not node.keys:
         for value in enums.get(node.name, ()):
             yield FaultChange.at(MOVE_BOUND, node, replace_span(node.span, value), name=value)
@@ -149,7 +151,7 @@ def enum_neighbours(enums: Sequence[Sequence[str]]) -> dict[str, list[str]]:
 
 
 def window_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """A day earlier or later, another zone; the literals of a window are found by themselves."""
+    """Move a day, or change the zone; literals of windows are mutated separately."""
     match node:
         case ast.DailyWindow(first, last) | ast.WholeDaysWindow(first, last):
             days = [day for day in (first, last) if day is not None]

@@ -1,4 +1,4 @@
-"""Small changes of a text: where a phrase is taken out or another put in its place, and how that shows as a diff."""
+"""Edit a source text: remove or replace phrases, and show the change as a diff."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from policyengine.control_characters import one_line
 from policyengine.source import Source, Span
 
-CONTEXT_LINES = 2  # lines around a change in a diff
-# What stands between phrases and is none of them; a text in quotes may hold anything.
+CONTEXT_LINES = 2  # context lines of a diff
+# Text between phrases that is not a word of its own; a string may contain anything.
 COMMENT_OR_STRING = r'#[^\n]*|"(?:[^"\\\n]|\\.)*"'
 
 
 @dataclass(frozen=True, slots=True)
 class MutationEdit:
-    """Characters `start` to `end` (excluded) become `text`."""
+    """A replacement of the characters from `start` to `end` (exclusive) by `text`."""
 
     start: int
     end: int
@@ -32,7 +32,7 @@ def insert_text(at: int, text: str) -> MutationEdit:
 
 
 def cut_range(source: Source, start: int, end: int) -> MutationEdit:
-    """Takes a phrase out: with its lines and the comment behind it when nothing else stands there."""
+    """Remove a range, with its lines and trailing comment if nothing else is on them."""
     text = source.text
     line_start = text.rfind("\n", 0, start) + 1
     line_end = text.find("\n", end) if "\n" in text[end:] else len(text)
@@ -50,7 +50,7 @@ def cut_span(span: Span) -> MutationEdit:
 
 
 def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
-    """Takes one of several items out of a list, and the comma with it."""
+    """Remove an item from a list, with its comma."""
     if number + 1 < len(spans):
         return MutationEdit(spans[number].start, spans[number + 1].start, "")
     if number:
@@ -59,7 +59,7 @@ def cut_item(spans: Sequence[Span], number: int) -> MutationEdit:
 
 
 def find_word(source: Source, start: int, end: int, words: str) -> Span | None:
-    """The first of the words (`and|or`) between two places, comments and texts in quotes left out."""
+    """Return the first of the words (`and|or`) in a range, outside comments and strings."""
     for match in re.compile(rf"{COMMENT_OR_STRING}|\b(?P<word>{words})\b").finditer(source.text, start, end):
         if match["word"] is not None:
             return Span(source, match.start("word"), match.end("word"))
@@ -74,7 +74,7 @@ def apply_edits(text: str, edits: Iterable[MutationEdit]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ChangedLines:
-    """The lines that edits change: `first` counts from 1; `before` and `after` hold no line breaks."""
+    """The lines that edits change: `first` counts from 1; `before` and `after` have no line breaks."""
 
     first: int
     before: tuple[str, ...]
@@ -92,7 +92,7 @@ class ChangedLines:
         return cls(source.position(start)[0], tuple(before.splitlines()), tuple(after.splitlines()))
 
     def diff(self, source: Source) -> str:
-        """A unified diff of the one change."""
+        """Return a unified diff of the change."""
         above = [source.line(number) for number in range(max(1, self.first - CONTEXT_LINES), self.first)]
         next_line, lines = self.first + len(self.before), source.text.count("\n") + 1
         below = [source.line(number) for number in range(next_line, min(next_line + CONTEXT_LINES, lines + 1))]
@@ -106,7 +106,7 @@ class ChangedLines:
 
     @property
     def telling(self) -> str:
-        """The line as it is after the change, or as it was where nothing is left of it; without its comment."""
+        """The changed line, or the old one if it was removed; without comment."""
         unchanged = set(self.before)
         changed = [line for line in self.after if line.strip() and line not in unchanged]
         gone = [line for line in self.before if line.strip() and line not in set(self.after)]
@@ -114,7 +114,7 @@ class ChangedLines:
 
 
 def without_comment(line: str) -> str:
-    """The line up to what a comment says of it; a line that is nothing else is itself."""
+    """Return a line without its comment; a line with only a comment stays."""
     found = (one for one in re.finditer(COMMENT_OR_STRING, line) if one[0].startswith("#"))
     comment = next(found, None)
     return line if comment is None else line[: comment.start()].rstrip() or line

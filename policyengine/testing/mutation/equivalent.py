@@ -1,4 +1,4 @@
-"""Mutants that provably decide as the policy does, whatever is asked: no test could notice them, so none has to."""
+"""Find mutants that provably decide like the original policy, which no test can detect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
 def is_equivalent(mutant: Mutant) -> bool:
-    """False means only that it was not shown."""
+    """Return whether the mutant is proved equivalent; False means that it was not proved."""
     whole = all(
         name == "watches" or same_meaning(value, getattr(mutant.base, name))  # watches follow from the rules
         for name, value in mutant.whole.items()
@@ -84,7 +84,7 @@ def same_delegate(old: k.DelegationGrant | None, new: k.DelegationGrant | None) 
 
 
 def same_grants(old: Sequence[k.Grant], new: Sequence[k.Grant]) -> bool:
-    """Whoever comes through a door of the one comes through a door of the other."""
+    """Return whether both lists grant the same."""
     return grants_cover(old, new) and grants_cover(new, old)
 
 
@@ -111,7 +111,7 @@ def opening_covers(wider: tuple[k.GrantTarget, k.Expr | None], narrower: k.Grant
 
 
 def same_limit(old: k.Limit, new: k.Limit) -> bool:
-    """What raises and clamps it is compared as it is written."""
+    """Compare limits; raises and clamps are compared as written."""
     here = replace(new, place=old.place, when=old.when)
     return (
         same_place(old.place, new.place)
@@ -129,7 +129,8 @@ def same_effects(old: Sequence[k.Effect], new: Sequence[k.Effect]) -> bool:
 
 
 def same_effect(old: k.Effect | None, new: k.Effect | None) -> bool:
-    """An approval is bound to what its rule reads, so the condition of a confirm is compared as it is written."""
+    """Compare effects; conditions of confirms are compared as written, because an approval is bound to the facts they
+    read."""
     if old is None or new is None:
         return False
     if isinstance(old, k.Confirm) or isinstance(new, k.Confirm):

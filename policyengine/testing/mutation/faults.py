@@ -1,4 +1,4 @@
-"""One small fault in a policy: as a change of its tree, and as the change of the text that spells the same tree."""
+"""One small fault in a policy, as a change of its syntax tree and of its text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.testing.mutation.edits import ChangedLines, MutationEdit, appl
 
 @dataclass(frozen=True, slots=True)
 class FaultChange:
-    """`old` becomes `new` wherever it stands in a declaration; the declaration itself goes when `new` is None."""
+    """A replacement of `old` by `new` in a declaration; if `new` is None, the declaration is removed."""
 
     operator: str
     old: ast.Node
@@ -22,13 +22,13 @@ class FaultChange:
 
     @classmethod
     def at(cls, operator: str, old: ast.Node, edit: MutationEdit, /, **members: Any) -> FaultChange:
-        """The same node with other members."""
+        """Return a change of members of the same node."""
         return cls(operator, old, replace(old, **members), (edit,))
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A change in its place. `name` tells it from all other faults of the policy, without any number of a line."""
+    """A change in a declaration. Its `name` is unique in the policy and contains no line number."""
 
     operator: str
     name: str
@@ -43,12 +43,12 @@ class Fault:
 
     @property
     def line(self) -> int:
-        """Where the text changes, from 1."""
+        """The first changed line, from 1."""
         return self.source.position(self.start)[0]
 
     @property
     def text(self) -> str:
-        """The whole file, with the fault in it."""
+        """The whole file with the fault."""
         return apply_edits(self.source.text, self.change.edits)
 
     @property
@@ -70,7 +70,7 @@ class Fault:
 
     @property
     def mutated(self) -> ast.Declaration | None:
-        """The declaration with the fault in it; None when the fault is that it is missing."""
+        """The declaration with the fault; None if the fault removes it."""
         if self.change.new is None:
             return None
         found: ast.Declaration = replace_node(self.declaration, self.change.old, self.change.new)
@@ -78,7 +78,7 @@ class Fault:
 
 
 def replace_node(node: Any, old: ast.Node, new: ast.Node) -> Any:
-    """The tree with another node in the place of one: the same one, not one that is equal."""
+    """Replace a node of a tree by identity, not by equality."""
     if node is old:
         return new
     if isinstance(node, tuple):
@@ -104,7 +104,7 @@ def replace_item(items: Sequence[ast.Node], number: int, item: ast.Node) -> tupl
 
 
 def number_duplicates(names: Iterator[str]) -> Iterator[str]:
-    """The names, told apart where several are the same: the second one ends in `[2]`."""
+    """Make names unique: the second one ends in `[2]`."""
     seen: dict[str, int] = {}
     for name in names:
         seen[name] = seen.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""Faults in what a condition asks of the past: another window, another's requests, one qualifier less."""
+"""Faults in conditions about history: another window, other owners, one qualifier less."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def insert_before(node: ast.Aggregate, text: str) -> MutationEdit:
 
 
 def history_window_faults(node: ast.HistoryQuery) -> Iterator[FaultChange]:
-    """A unit more and less is a fault of every duration."""
+    """Halve the window; steps of one unit are faults of durations."""
     half = half_window(node.within.text)
     if half is not None:
         yield FaultChange.at(HALVE_WINDOW, node.within, replace_span(node.within.span, half), text=half)
 
 
 def history_key_faults(node: ast.HistoryQuery) -> Iterator[FaultChange]:
-    """Without any key it is the history of the agent and the user."""
+    """Drop keys; without any key the history is that of the agent and the user."""
     yield from drop_each(NO_KEY, node, "per", node.per)
     if node.per:
         before = node.within.span.end if node.since is None else node.since.span.end
@@ -65,7 +65,7 @@ def event_faults(node: ast.HistoryQuery, event: ast.EventPattern, member: str) -
 
 
 def owner_faults(node: ast.HistoryQuery, event: ast.EventPattern, source: Source) -> Iterator[FaultChange]:
-    """`by any user` for `by another user`, and neither: which is the same where a `per` says whose it is."""
+    """Replace `by another user` by `by any user`, or remove it, which is the same if `per` names the owner."""
     end = event.span.end if event.where is None else event.where.span.start
     by = find_word(source, event.target.span.end, end, "by") if event.by_user is not None else None
     user = find_word(source, by.end, end, "user") if by is not None else None
@@ -78,7 +78,7 @@ def owner_faults(node: ast.HistoryQuery, event: ast.EventPattern, source: Source
 
 
 def remove_phrase(source: Source, start: int, end: int) -> MutationEdit:
-    """Without the space before it: inside parentheses none stays behind."""
+    """Remove a phrase with the space before it."""
     return MutationEdit(len(source.text[:start].rstrip(" \t")), end, "")
 
 

@@ -1,4 +1,4 @@
-"""Which cases can notice a mutant: those where what it changes comes to something else, before any fact is read."""
+"""Find the cases that can detect a mutant, without evaluating facts again."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from policyengine.spec.trace import Block
 from policyengine.testing.mutation.baseline import BaselineCase
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
-# What leaves all facts as they are when it changes; of `binders` this must be seen at each endpoint.
+# Members whose change leaves all facts as they are; `binders` must be checked at each endpoint.
 FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches"})
 
 
-# For one mutant: whether a block opens otherwise at an endpoint (by its id), or anything is bound otherwise there.
+# For one mutant: whether a block grants differently at an endpoint (by its id), or bindings differ there.
 Memo: TypeAlias = dict[tuple[int, Endpoint], bool]
 BINDERS = 0
 
 
 def can_affect(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
-    """`memo` is of the mutant: many cases share their endpoint."""
+    """Return whether a mutant can affect a case. `memo` belongs to the mutant: many cases share an endpoint."""
     if isinstance(question.request.endpoint, MalformedEndpoint):
         return False
     return any(
@@ -34,7 +34,7 @@ def can_affect(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
 
 
 def keeps_facts(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
-    """Whether each fact of the case is what it is without the fault."""
+    """Return whether all facts of the case are the same without the fault."""
     for name in mutant.whole.keys() - FACTLESS_MEMBERS:
         match name:
             case "binders" if not binds_differently(mutant.whole["binders"], question, memo):
@@ -52,7 +52,8 @@ def keeps_facts(mutant: Mutant, question: BaselineCase, memo: Memo) -> bool:
 def agent_change_affects(
     old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
 ) -> bool:
-    """By its doors where only these are others, by what it hands on where there are hops, else all it is about."""
+    """Return whether the change affects the case: by grants if only these differ, by delegations if there are hops,
+    otherwise always."""
     assert isinstance(old, k.AgentBlock)
     if not isinstance(new, k.AgentBlock) or old.who != new.who:
         return question.by_agent
@@ -79,7 +80,7 @@ def anyone_change_affects(
     old: KernelRule, new: KernelRule | None, number: int, question: BaselineCase, memo: Memo
 ) -> bool:
     assert isinstance(old, k.AnyoneBlock)
-    assert isinstance(new, k.AnyoneBlock)  # what it opens may be missing, but never the block
+    assert isinstance(new, k.AnyoneBlock)  # its grants may be missing, but not the block
     endpoint = question.request.endpoint
     return opens_differently(old, new, endpoint, memo)
 
@@ -123,7 +124,7 @@ def opens_differently(old: Block, new: Block, endpoint: Endpoint, memo: Memo) ->
 
 
 def opening_conditions(block: Block, endpoint: Endpoint) -> list[Hashable]:
-    """All that the doors of a block ask at an endpoint."""
+    """Return the conditions of all grants of a block at an endpoint."""
     return [
         (opening.carriers, grant.when)
         for grant in block.grants
@@ -154,7 +155,7 @@ def member_change_affects(name: str, new: object, base: k.Kernel, question: Base
         case "delegation":
             return question.by_agent
         case "watches":
-            return False  # what is remembered matters to those that a rule asks about it
+            return False  # recorded events matter to rules that read them
         case _:
             return True
 
@@ -169,7 +170,7 @@ def binds_differently(new: object, question: BaselineCase, memo: Memo) -> bool:
 
 
 def bindings_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable]:
-    """For doors, which read what is bound by the letter, and for all that closes."""
+    """Return the bindings for grants, which match case-sensitively, and for guards and limits."""
     found = (
         (match_pattern(one.pattern, endpoint, folding), folding, one) for one in binders for folding in (None, "full")
     )
@@ -179,7 +180,7 @@ def bindings_at(binders: Iterable[k.Binder], endpoint: Endpoint) -> set[Hashable
 
 
 def issuer_change_affects(old: Mapping[str, k.Issuer], new: object, question: BaselineCase) -> bool:
-    """A claim matters where the credential makes it."""
+    """Return whether a changed issuer affects the case; a claim only if the credential has it."""
     assert isinstance(new, Mapping)
     names = question.issuers & changed_names(old, new)
     made = question.request.fact("credential", "claims")
@@ -191,7 +192,7 @@ def issuer_change_affects(old: Mapping[str, k.Issuer], new: object, question: Ba
 
 
 def differs_only_in_scopes(old: Mapping[str, k.Issuer], new: object) -> bool:
-    """Whether nothing is another but that an issuer uses scopes, or uses none."""
+    """Return whether the issuers differ only in whether they use scopes."""
     assert isinstance(new, Mapping)
     return all(
         replace(issuer, scopes_none=False) == replace(new[name], scopes_none=False) for name, issuer in old.items()
@@ -205,7 +206,7 @@ def changed_names(old: object, new: object) -> set[str]:
 
 
 def blocks_trusting(question: BaselineCase, base: k.Kernel, attesters: set[str]) -> list[int]:
-    """The blocks about the caller that take the word of one of them."""
+    """Return the blocks of the caller that require one of the attesters."""
     about = [number for name, number in question.rules if name == "agents"]
     return [number for number in about if not attesters.isdisjoint(required_attesters(base.agents[number]))]
 
@@ -215,7 +216,7 @@ def required_attesters(block: k.AgentBlock) -> Iterable[str]:
 
 
 def changed_rules_for(mutant: Mutant, question: BaselineCase) -> dict[tuple[str, int], KernelRule | None]:
-    """The rules that are others: their own words, or the anchors whose word they take."""
+    """Return the changed rules, and the rules that trust a changed issuer or attester."""
     rules = dict(mutant.rules)
     if "issuers" in mutant.whole:
         doors = [key for key in question.rules if key[0] in ("agents", "users")]

@@ -1,8 +1,6 @@
-"""The answer to a case when a few rules are others: only these are looked at, the rest is as it was seen before.
-
-That holds while the facts of the case are the same, and so are the approvals that count and what happened before. Where
-the other rules come to what the old ones came to, so does the decision.
-"""
+"""Decide a case again when a few rules changed: only these are evaluated, everything else is taken from the earlier
+trace. That is valid while the facts of the case, the approvals and the history are the same. If the changed rules have
+the same results as before, so does the decision."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ RuleTrace = TypeVar("RuleTrace", BlockTrace, GuardTrace, LimitTrace)
 def answer_incrementally(
     question: BaselineCase, changed: Mapping[RuleKey, object], mutant: Mutant, sequence: CaseSequence
 ) -> CaseAnswer:
-    """`changed` are those rules of the mutant that are here; what it changes beside rules leaves the facts as they are:
-    attesters, limits of delegation, what is remembered."""
+    """Decide a case again. `changed` are the mutant's rules that cover it; its other changes do not change facts:
+    attesters, delegation limits, recorded events."""
     made_from = id(question.facts.kernel), tuple(changed)
     if made_from not in mutant.parts:
         mutant.parts[made_from] = partial_kernel(mutant, question, changed)
@@ -48,7 +46,7 @@ def answer_incrementally(
 
 
 def record_with_watches(question: BaselineCase, whole: Mapping[str, object]) -> CaseAnswer:
-    """What came of a case that no other rule has a say in, and what a policy with other watches remembers of it."""
+    """Return the answer of an unaffected case, with the events that a policy with other watches records."""
     if "watches" not in whole:
         return question.answer
     return CaseAnswer.of(*conclude(with_watches(question.facts, whole), question.seen))
@@ -62,8 +60,8 @@ def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
 
 
 def partial_kernel(mutant: Mutant, question: BaselineCase, changed: Mapping[RuleKey, object]) -> k.Kernel:
-    """With nothing but the changed rules; a block that differs in its doors alone does not ask again what it asked,
-    unless of hops: those are asked only by blocks that may be about them."""
+    """Return the kernel with only the changed rules. A block that differs only in grants is not asked for its
+    requirements again, except for hops."""
     kernel = question.facts.kernel
     old = {key: getattr(kernel, key[0])[place] for key, place in question.rules.items() if key in changed}
     whole = mutant.whole or bool(question.seen.hops)
@@ -72,7 +70,7 @@ def partial_kernel(mutant: Mutant, question: BaselineCase, changed: Mapping[Rule
 
 
 def without_requirements(old: object, new: object) -> object:
-    """A block that differs in its doors alone, without what it asks of the caller: that is known of the old one."""
+    """Return a block that differs only in grants without its requirements, whose results are known."""
     match old, new:
         case k.AgentBlock(), k.AgentBlock():
             same = old.requirements == new.requirements
@@ -84,7 +82,7 @@ def without_requirements(old: object, new: object) -> object:
 
 
 def with_known_requirements(old: object, new: object, rule: object) -> object:
-    """What was seen of a block `without_requirements`, with what it asks."""
+    """Add the known requirements to the trace of a block `without_requirements`."""
     if not isinstance(new, BlockTrace) or new.block is rule:
         return new
     assert isinstance(old, BlockTrace)
@@ -93,7 +91,7 @@ def with_known_requirements(old: object, new: object, rule: object) -> object:
 
 
 def splice_walk(question: BaselineCase, changed: Mapping[RuleKey, object], anew: DecisionTrace) -> DecisionTrace:
-    """What was seen before, with what is seen now of the rules that are others."""
+    """Return the earlier trace with the new traces of changed rules."""
     before = question.seen
 
     def with_new(name: str, old: tuple[RuleTrace, ...], new: tuple[RuleTrace, ...]) -> tuple[RuleTrace, ...]:
@@ -121,7 +119,7 @@ def merge_traces(
     rules: Mapping[RuleKey, int],
     changed: Mapping[RuleKey, object],
 ) -> Iterator[RuleTrace]:
-    """The rules of one list, the changed ones in their places."""
+    """Yield the rule traces of one list, with changed ones in place."""
     others = {number: rule for (where, number), rule in changed.items() if where == name}
     if not others:
         yield from old

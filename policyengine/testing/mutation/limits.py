@@ -1,4 +1,4 @@
-"""Faults in rates and budgets: one that is missing, another pace, another window, one key less."""
+"""Faults in rates and budgets: one removed, another pace, another window, a key less."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policyengine.testing.mutation.rules import DROP_CONDITION
 HALVE_WINDOW = "halve a window"
 LimitDecl: TypeAlias = ast.RateDecl | ast.BudgetDecl
 
-# What a rate can be without. Its `floor` is for clusters, and no test can make a store fail.
+# Optional parts of a rate. Its `floor` is for clusters, and a test cannot make a store fail.
 DROP_OPERATORS: dict[type[ast.Node], str] = {
     ast.Raise: "drop a raise",
     ast.Clamp: "drop a clamp",
@@ -56,7 +56,7 @@ def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Something to count must stay."""
+    """Drop items, but keep something to count."""
     for number, item in enumerate(node.items):
         kept = omit_item(node.items, number)
         if type(item) in DROP_OPERATORS and any(
@@ -66,7 +66,7 @@ def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
 
 
 def key_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Counted for another: the user in place of the agent, the agent in place of anything else."""
+    """Count for another key: the user instead of the agent, the agent instead of anything else."""
     written = {" ".join(key.span.text.split()) for key in node.per}
     for number, key in enumerate(node.per):
         other = "user.id" if key.span.text == "agent.id" else "agent.id"
@@ -98,7 +98,7 @@ def drop_duration(node: ast.Clamp) -> Iterator[FaultChange]:
 
 
 def pace_faults(node: ast.RateLimit | ast.Raise | ast.Clamp, member: str, rate: str) -> Iterator[FaultChange]:
-    """`100/1m`: another count, another window; of what a fact says only the window."""
+    """Change the pace `100/1m`: another count, another window; only the window if a fact gives the count."""
     found = find_word(node.span.source, node.span.start, node.span.end, re.escape(rate))
     if found is None:
         return
@@ -121,7 +121,7 @@ def factor_faults(node: ast.Raise, factor: str) -> Iterator[FaultChange]:
 
 
 def half_window(window: str) -> str | None:
-    """In one unit, as a pace has it."""
+    """Return half of the window in a single unit."""
     length = parse_duration(window)
     text = format_duration(length / 2) if length else ""
     if re.fullmatch(r"\d+[a-z]+", text):

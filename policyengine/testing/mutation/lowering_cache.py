@@ -1,8 +1,6 @@
-"""Faults to kernels, without reading any text again: what a fault cannot change is lowered once for all of them.
-
-A fault inside a rule lowers that one rule; one in a scope, a `define` or what a place binds lowers the policy. Either
-way the checker's own lowering says what the changed tree means, and whether it means anything.
-"""
+"""Lower faults to kernels without parsing again: parts that a fault cannot change are lowered once. A fault inside a
+rule lowers that rule; one in a scope, a `define` or a binding lowers the policy. In both cases the checker's own
+lowering determines the meaning of the changed tree, and whether it is valid."""
 
 from __future__ import annotations
 
@@ -34,19 +32,18 @@ from policyengine.testing.mutation.faults import Fault
 
 KernelRule: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit
 
-# The rules of a kernel, by the kind of declaration that says them: one for each, in the same order. Budgets
-# come after rates.
+# The kernel list of each kind of declaration: one rule for each, in the same order. Budgets come after rates.
 KERNEL_LISTS: dict[type[ast.Node], str] = {
     ast.AgentDecl: "agents", ast.UserDecl: "users", ast.AnyoneDecl: "anyones", ast.GuardDecl: "guards",
     ast.RateDecl: "limits", ast.BudgetDecl: "limits",
 }  # fmt: skip
 RULE_LISTS = tuple(dict.fromkeys(KERNEL_LISTS.values()))
 PLACED_LISTS = frozenset({"guards", "limits"})
-PLACED_DECLARATIONS = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # about whoever asks, at a place
-# What rules know by its name only.
+PLACED_DECLARATIONS = (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl)  # independent of the caller, at a place
+# Declarations that rules refer to by name.
 NAMED_DECLARATIONS = (ast.AttesterDecl, ast.DefineDecl, ast.IssuerDecl, ast.LetDecl, ast.ScopeDecl)
 NAME = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
-# What faults can change beside rules.
+# Members other than rules that faults can change.
 OTHER_KERNEL_MEMBERS = (
     "entities",
     "issuers",
@@ -61,15 +58,15 @@ OTHER_KERNEL_MEMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """What a policy means with a fault in it. `rules` are those that are another now, by list and number in it (None:
-    it is gone), `whole` the other members of the kernel that are; all else is as it was."""
+    """A policy with one fault. `rules` are the changed rules, by list and index (None: removed), `whole` the other
+    changed members of the kernel."""
 
     fault: Fault
     base: k.Kernel
     rules: dict[tuple[str, int], KernelRule | None]
     whole: dict[str, object]
-    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may be about other requests now
-    parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by what is in them
+    moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may cover other requests now
+    parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by their content
 
     def __post_init__(self) -> None:
         old = ((key, getattr(self.base, key[0])[key[1]], new) for key, new in self.rules.items())
@@ -86,7 +83,7 @@ class Mutant:
 
 
 def kernel_of_new_rules(mutant: Mutant) -> k.Kernel:
-    """The kernel of which only those guards and limits are left that are new, where no other is at other doors now."""
+    """Return the kernel with only the changed guards and limits, or the whole one if other rules changed."""
     if mutant.whole or any(name not in PLACED_LISTS for name, _ in mutant.rules):
         return mutant.kernel
     new = [one for one in mutant.rules.values() if one is not None]
@@ -95,7 +92,7 @@ def kernel_of_new_rules(mutant: Mutant) -> k.Kernel:
 
 
 def same_reach(old: KernelRule, new: KernelRule | None) -> bool:
-    """Whether it has a say only where the old rule has one."""
+    """Return whether the new rule covers only requests that the old one covers."""
     match old, new:
         case (k.AgentBlock(), k.AgentBlock()) | (k.UserBlock(), k.UserBlock()):
             return old.who == new.who  # type: ignore[union-attr]  # blocks, both
@@ -109,7 +106,7 @@ def same_reach(old: KernelRule, new: KernelRule | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LoweringCache:
-    """A policy, lowered in the order of its text, and all that lowering one of its rules again takes."""
+    """A policy lowered in source order, with the data to lower one of its rules again."""
 
     modules: tuple[ast.Module, ...]
     package: str
@@ -118,7 +115,7 @@ class LoweringCache:
 
     @classmethod
     def of(cls, checked: CheckResult) -> LoweringCache:
-        """Of a policy without errors."""
+        """Build the cache for a policy without errors."""
         assert checked.kernel is not None
         modules = tuple(without_tests(m) for p in checked.program.packages.values() for m in p.modules)
         modules = tuple(m for m in modules if not is_test_file(m.span.source.name))
@@ -127,7 +124,7 @@ class LoweringCache:
         return cls(modules, checked.kernel.package, draft, kernel)
 
     def mutant(self, fault: Fault) -> Mutant | None:
-        """What the policy means with the fault; None when it does not check then."""
+        """Return the policy with the fault; None if it does not check."""
         mutated = fault.mutated
         kind = type(fault.declaration)
         one = kind in KERNEL_LISTS and binding_endpoints(fault.declaration) == binding_endpoints(mutated)
@@ -155,7 +152,7 @@ class LoweringCache:
         return self._remembering(found) if self.kernel.watches else found
 
     def _remembering(self, mutant: Mutant) -> Mutant:
-        """With what has to be remembered for its rules, where that is another."""
+        """Return the mutant with the watches that its rules need."""
         asked = (
             (history_conditions(getattr(self.kernel, name)[i]), history_conditions(new))
             for (name, i), new in mutant.rules.items()
@@ -170,7 +167,7 @@ class LoweringCache:
         return KERNEL_LISTS[kind], before + number
 
     def _rules(self, kind: type[ast.Node]) -> tuple[KernelRule, ...]:
-        """Those of the kernel that declarations of this kind say."""
+        """Return the kernel rules of one kind of declaration."""
         _, first = self._key(kind, 0)
         rules: tuple[KernelRule, ...] = getattr(self.kernel, KERNEL_LISTS[kind])
         return rules[first : first + len(self.draft.by_kind.get(kind, ()))]
@@ -198,7 +195,7 @@ class LoweringCache:
         return rule
 
     def mistakes(self, rules: Iterable[KernelRule]) -> Iterator[Diagnostic]:
-        """Conditions that can never do what they say are errors, too."""
+        """Yield errors of dead conditions."""
         some = tuple(rules)
         yield from dead_rules.dead_rule_errors(
             replace(
@@ -233,15 +230,15 @@ class LoweringCache:
         return Mutant(fault, self.kernel, rules, whole)
 
     def _kernel(self, fault: Fault, made: DraftAndBinders) -> k.Kernel | None:
-        """The kernel of a draft with a fault in it; rules that the fault cannot reach are what they were."""
+        """Return the kernel of a faulty draft; rules that the fault cannot reach are reused."""
         draft, bound = made
         known = {} if bound != self.kernel.binders else self._beyond(fault, draft)
         kernel = lower_policy(replace(draft, known=known), bound, self.package, advice=False)
-        kernel = with_retention(kernel) if self.kernel.watches else kernel  # also for rules that were not read again
+        kernel = with_retention(kernel) if self.kernel.watches else kernel  # also for reused rules
         return None if has_error(draft.report.diagnostics) else kernel
 
     def _beyond(self, fault: Fault, draft: LoweringContext) -> dict[int, KernelRule]:
-        """The rules that do not mention what the fault is in, by their declarations: directly, or through what does."""
+        """Return the rules that do not mention the faulty declaration, directly or indirectly."""
         if not isinstance(fault.declaration, (*NAMED_DECLARATIONS, ast.DelegationDecl)):
             return {}
         others = [one for _, one in draft.program.declarations() if type(one) not in KERNEL_LISTS]
@@ -252,12 +249,12 @@ class LoweringCache:
                 *(declared_names(one) for one in others if not before.isdisjoint(names_mentioned(one)))
             )
         if any(isinstance(one, ast.FactsDecl) and not reached.isdisjoint(names_mentioned(one)) for one in others):
-            return {}  # which facts there are at a place is for each rule there to ask
+            return {}  # rules read the facts of their place
         return {
             id(declared): rule
             for kind in KERNEL_LISTS
             if kind in PLACED_DECLARATIONS
-            or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a door
+            or not isinstance(fault.declaration, ast.ScopeDecl)  # any scope may carry a grant
             for (_, declared), rule in zip(self.draft.by_kind.get(kind, ()), self._rules(kind), strict=True)
             if reached.isdisjoint(names_mentioned(declared))
         }
@@ -273,7 +270,7 @@ DraftAndBinders: TypeAlias = tuple[LoweringContext, tuple[k.Binder, ...]]
 
 @gc_paused()
 def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
-    """All that is known before the rules are read, and what places bind; what is wrong is in the draft's report."""
+    """Check everything except rules, and return the draft with the bindings of places; errors are in its report."""
     program = Program.of(modules, Reporter())
     places = PlaceResolver(program)
     schema = Schema.of(program, places)
@@ -284,7 +281,7 @@ def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
 
 
 def names_mentioned(declaration: ast.Declaration) -> frozenset[str]:
-    """Every name that stands in it, and every part of a dotted one that may be the name it is declared by."""
+    """Return every name in a declaration, and every part of a dotted one."""
     return names_in_text(declaration.span.text)
 
 
@@ -298,7 +295,7 @@ def names_in_text(text: str) -> frozenset[str]:
 
 
 def declared_names(declaration: ast.Declaration) -> set[str]:
-    """What others mention it by, if they do."""
+    """Return the name by which other declarations refer to it, if any."""
     return {declaration.name.text} if isinstance(declaration, NAMED_DECLARATIONS) else set()
 
 
@@ -330,6 +327,6 @@ def changed_rules(
 
 
 def binding_endpoints(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
-    """The endpoints of a rule that bind something: another one may change what every rule there reads."""
+    """Return the endpoints of a rule that bind facts; changing one may change all rules there."""
     found = binders.endpoints_of(declaration) if declaration is not None else ()
     return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.HttpPattern) or "{" in endpoint.path]

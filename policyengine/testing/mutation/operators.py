@@ -1,4 +1,4 @@
-"""All faults of a policy, in the order of its text; nothing is lowered or asked yet."""
+"""Enumerate all faults of a policy in source order, without lowering them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from policyengine.testing.mutation.limits import limit_faults
 from policyengine.testing.mutation.places import place_faults
 from policyengine.testing.mutation.rules import ReplacementNames, declaration_faults, rule_faults
 
-# What decides. Types, facts and what the policy shows of itself stay as they are.
+# Declarations that affect decisions. Types, facts and tests are not mutated.
 MUTABLE_DECLARATIONS = (
     ast.LetDecl, ast.DefineDecl, ast.ScopeDecl, ast.IssuerDecl, ast.AttesterDecl, ast.AgentDecl, ast.UserDecl,
     ast.AnyoneDecl, ast.PathsIgnoreCase, ast.UnrestrictedUsers, ast.TasksAdvisory, ast.DelegationDecl, ast.GuardDecl,
@@ -31,7 +31,7 @@ MUTABLE_DECLARATIONS = (
 
 
 def find_faults(program: Program) -> tuple[Fault, ...]:
-    """Every fault, each with a name of its own."""
+    """Return every fault, with unique names."""
     vocabulary = FaultVocabulary.of(program)
     found = [
         (package, declaration, change, ChangedLines.of(declaration.span.source, change.edits))
@@ -51,7 +51,7 @@ def find_faults(program: Program) -> tuple[Fault, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FaultVocabulary:
-    """What a policy names, that a fault may name in another place."""
+    """The names of a policy that a fault may use elsewhere."""
 
     known: ReplacementNames
     enums: dict[str, list[str]]
@@ -72,7 +72,7 @@ class FaultVocabulary:
 
 
 def including_scopes(scopes: Sequence[ast.ScopeDecl]) -> dict[str, tuple[str, ...]]:
-    """Of each scope those that include it."""
+    """Return for each scope the scopes that include it."""
     found: dict[str, tuple[str, ...]] = {}
     for scope in scopes:
         for name in (name for item in scope.items if isinstance(item, ast.Include) for name in item.scopes):
@@ -95,7 +95,8 @@ def declaration_changes(declaration: ast.Declaration, vocabulary: FaultVocabular
 
 
 def declaration_head(declaration: ast.Declaration) -> str:
-    """`guard "large refunds"`, `agent "planner"`, `scope refunds.create`: how a fault says where it is."""
+    """Return the head of a declaration, as in the names of faults: `guard "large refunds"`, `agent "planner"`, `scope
+    refunds.create`."""
     match declaration:
         case ast.GuardDecl(name=name):
             return f'guard "{name.value}"'

@@ -1,4 +1,4 @@
-"""What a walk comes to: where that is the same, so is the decision, whatever else was seen on the way."""
+"""A key of a trace: equal keys mean equal decisions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from policyengine.spec.trace import BlockTrace, DecisionTrace, DelegationLimitTr
 
 
 def outcome_key(seen: DecisionTrace) -> Hashable:
-    """Equal only for walks that the specification concludes the same from: each gate's answer where it is passed, all
-    that was seen there where it is not."""
+    """Return a key that is equal only for traces with the same decision: the answer of each gate that passed, and the
+    full traces of one that did not."""
     return (
         seen.identified,
         seen.open_to_anyone,  # then users and chains do not matter
@@ -21,7 +21,7 @@ def outcome_key(seen: DecisionTrace) -> Hashable:
         tuple((opening_key(hop.opens, hop.blocks), opening_key(hop.hands_on, hop.blocks)) for hop in seen.hops),
         tuple(map(limit_key, seen.limits)),
         tuple((id(guard.guard), tuple(map(effect_key, guard.effects))) for guard in seen.guards if guard_acts(guard)),
-        tuple(id(limit) for limit in seen.limited if limit.acts),  # of this walk alone: what they read is not compared
+        tuple(id(limit) for limit in seen.limited if limit.acts),  # by identity: the facts they read are not compared
     )
 
 
@@ -30,7 +30,7 @@ def opening_key(open_: bool, blocks: tuple[BlockTrace, ...]) -> Hashable:
 
 
 def block_key(block: BlockTrace) -> Hashable:
-    """One that is about somebody else is told apart from none only by its number: there is nothing to say of it."""
+    """Return the key of a block; blocks for other principals are all alike."""
     if block.applies is False:
         return None
     return (id(block.block),)

@@ -1,4 +1,4 @@
-"""Faults in places: a pattern that matches more, an `except` that is gone, an endpoint that is missing."""
+"""Faults in places: a pattern that matches more, an `except` or an endpoint removed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def place_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def drop_each(operator: str, node: ast.Node, member: str, items: Sequence[ast.Node]) -> Iterator[FaultChange]:
-    """Each of several items missing."""
+    """Drop each of several items."""
     spans = [item.span for item in items]
     for number in range(len(items) if len(items) > 1 else 0):
         yield FaultChange.at(operator, node, cut_item(spans, number), **{member: omit_item(items, number)})
@@ -75,7 +75,7 @@ def path_faults(node: ast.HttpPattern) -> Iterator[FaultChange]:
 
 
 def wider_patterns(path: str) -> Iterator[str]:
-    """Any segment for each that is written out; all below in the place of the last one, or below a capture."""
+    """Yield wider patterns: `*` for each literal segment, `**` for the last one or below a capture."""
     segments = path.split("/")[1:]
     whole = path != "/" and segments != ["**"]
     for number, segment in enumerate(segments if whole else ()):
@@ -98,13 +98,13 @@ def method_faults(node: ast.HttpPattern) -> Iterator[FaultChange]:
 
 
 def tool_faults(node: ast.ToolPattern, pattern: str) -> Iterator[FaultChange]:
-    """All tools of the server; of one that names all already, or none, all that there are."""
+    """Widen a tool pattern to all tools of the server, or to all tools."""
     server, slash, name = pattern.rpartition("/")
     wider = f"{server}/*" if slash and name != "*" else "*"
     if wider != pattern:
         at = node.span.source.text.rfind(json.dumps(pattern, ensure_ascii=False), node.span.start, node.span.end)
         start = at if at >= 0 else node.span.end - len(pattern)
-        if node.span.source.text[start : node.span.end].strip('"') == pattern:  # else it is written with escapes
+        if node.span.source.text[start : node.span.end].strip('"') == pattern:  # otherwise it contains escapes
             quote = '"' if at >= 0 else ""
             span = Span(node.span.source, start, node.span.end)
             yield FaultChange.at(WIDER, node, replace_span(span, f"{quote}{wider}{quote}"), pattern=wider)

@@ -1,4 +1,4 @@
-"""What came of mutants: counted, the survivors as diffs; as text for people and as data for programs."""
+"""The results of mutants: counts and survivors with diffs, as text and as JSON-compatible data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from policyengine.control_characters import one_line, printable
 from policyengine.testing.mutation.accepted_survivors import StaleExplanation
 
-MAX_TESTS_SHOWN = 3  # that are named of those a survivor was asked
-NO_TEST_TEXT = "no test asks this"
+MAX_TESTS_SHOWN = 3  # named tests of a survivor
+NO_TEST_TEXT = "no test covers this"
 
 
 class MutantStatus(StrEnum):
-    """SAME: provably the same policy; UNFIT: it does not check with the fault in it. Both are left out of the score."""
+    """SAME: provably equivalent; UNFIT: the mutant does not check. Both are excluded from the score."""
 
     KILLED = "killed"
     SURVIVED = "survived"
@@ -39,8 +39,8 @@ class RequestReference:
 
 @dataclass(frozen=True, slots=True)
 class MutantResult:
-    """What came of one mutant. `asked` are the requests it was asked, of which `killer` failed; `reason` explains a
-    survivor that is meant to be."""
+    """The result of one mutant. `asked` are the requests it ran, of which `killer` failed; `reason` explains an
+    accepted survivor."""
 
     name: str
     operator: str
@@ -64,12 +64,13 @@ class MutantResult:
         return found if self.reason is None else {**found, "because": self.reason}
 
     def render(self) -> str:
-        """A survivor: where, which fault, the diff, what was asked, and the comment that would explain it."""
+        """Return the text of a survivor: its position, the fault, the diff, the tests that ran, and the comment that
+        would accept it."""
         tests = test_names(self)
         more = f" and {len(tests) - MAX_TESTS_SHOWN} more" if len(tests) > MAX_TESTS_SHOWN else ""
         named = ", ".join(f"`{test}`" for test in tests[:MAX_TESTS_SHOWN])
         requests = f"{len(self.asked):,} request{'s' if len(self.asked) > 1 else ''}"
-        asked = f"asked {requests} of {named}{more}: nothing fails" if self.asked else NO_TEST_TEXT
+        asked = f"{requests} of {named}{more}: all pass" if self.asked else NO_TEST_TEXT
         head = one_line(f"{self.file}:{self.line}: survived: {self.operator}")
         lines = [head, *map(printable, indented(self.diff)), one_line(f"  {asked}")]
         return "\n".join([*lines, one_line(f"  to accept it: # survives: {self.name} because …")])
@@ -85,7 +86,7 @@ def indented(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class MutationReport:
-    """`outcomes` in the order of the text; `made` is how many faults there are, of which so many were tried."""
+    """The results in source order; `made` is the number of all faults, of which some or all were tried."""
 
     outcomes: tuple[MutantResult, ...]
     made: int
@@ -99,13 +100,13 @@ class MutationReport:
 
     @property
     def score(self) -> float:
-        """How many of a hundred mutants a test notices, those that are explained left out; 100 where there are none."""
+        """The percentage of mutants that tests detect, without accepted survivors; 100 if there are none."""
         killed, survived = self.counts[MutantStatus.KILLED], self.counts[MutantStatus.SURVIVED]
         return 100.0 if not survived else 100 * killed / (killed + survived)
 
     @property
     def ok(self) -> bool:
-        """Every mutant is noticed or explained, and every explanation explains one."""
+        """Whether every mutant is detected or accepted, and no comment is stale."""
         return not self.counts[MutantStatus.SURVIVED] and not self.stale
 
     @property
@@ -114,7 +115,7 @@ class MutationReport:
 
     @property
     def operators(self) -> dict[str, dict[str, int]]:
-        """By operator, in alphabetical order, how many came to which fate."""
+        """The number of mutants by operator (in alphabetical order) and status."""
         found: dict[str, dict[str, int]] = {}
         for outcome in sorted(self.outcomes, key=lambda outcome: outcome.operator):
             counts = found.setdefault(outcome.operator, {str(fate): 0 for fate in MutantStatus})
@@ -123,30 +124,30 @@ class MutationReport:
 
     @property
     def summary(self) -> str:
-        """`175 mutants: 160 killed, 3 survived, 2 explained; left out: 6 provably the same, 4 that do not check`."""
+        """The summary: `175 mutants: 160 killed, 3 survived, 2 explained; left out: 6 provably the same, 4 invalid`."""
         tried = [
             f"{self.counts[fate]:,} {fate}"
             for fate in (MutantStatus.KILLED, MutantStatus.SURVIVED, MutantStatus.EXPLAINED)
         ]
-        tried = [one for one in tried if not one.startswith("0 ")] or ["none to ask"]
+        tried = [one for one in tried if not one.startswith("0 ")] or ["none to test"]
         same, unfit = self.counts[MutantStatus.SAME], self.counts[MutantStatus.UNFIT]
         left = [
             *([f"{same:,} provably the same"] if same else []),
-            *([f"{unfit:,} that do not check"] if unfit else []),
+            *([f"{unfit:,} invalid"] if unfit else []),
         ]
         sample = f" of {self.made:,} (seed {self.seed})" if len(self.outcomes) < self.made else ""
         text = f"{len(self.outcomes):,} mutants{sample}: {', '.join(tried)}"
         return f"{text}{'; left out: ' if left else ''}{', '.join(left)}; score {format_score(self.score)} %"
 
     def render(self, colour: bool = False) -> str:
-        """Plain text, or with the colours of a terminal: the survivors, stale explanations, operators, the summary."""
+        """Return plain text, or text with terminal colours: survivors, stale comments, operators and the summary."""
         blocks = [colour_lines(outcome.render()) if colour else outcome.render() for outcome in self.survivors]
         blocks += [stale.render() for stale in self.stale]
         table = "\n".join(self._table())
         return "\n\n".join([*blocks, *([table] if self.survivors else []), self.summary])
 
     def _table(self) -> Iterator[str]:
-        """Where the holes are."""
+        """Yield the survivors by operator."""
         holes = {name: counts for name, counts in self.operators.items() if counts[MutantStatus.SURVIVED]}
         width = max(map(len, holes), default=0)
         for name, counts in holes.items():
@@ -168,7 +169,7 @@ class MutationReport:
 
 
 def format_score(score: float) -> str:
-    """Never up to 100 while one survives."""
+    """Return the score, which is not rounded up to 100 while a mutant survives."""
     return "100" if score == 100 else f"{min(score, 99.9):.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Faults in doors, guards and trust anchors: a line that is missing, a requirement that asks less, another approver."""
+"""Faults in grants, guards and trust anchors: a line removed, a requirement weakened, another approver."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CHANGE_BINDING = "change what is approved"
 
 @dataclass(frozen=True, slots=True)
 class ReplacementNames:
-    """What a fault may name instead: issuers, attesters and the roles of approvers that the policy speaks of, and of
-    each scope those that include it."""
+    """Names that a fault may use instead: issuers, attesters, roles of approvers, and for each scope those that include
+    it."""
 
     issuers: tuple[str, ...]
     attesters: tuple[str, ...]
@@ -67,7 +67,7 @@ def rule_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChange
 
 
 def declaration_faults(declaration: ast.Declaration) -> Iterator[FaultChange]:
-    """Declarations that can be missing as a whole; a block without its doors is found line by line."""
+    """Drop whole declarations; blocks are mutated line by line."""
     match declaration:
         case ast.GuardDecl():
             yield FaultChange("drop a guard", declaration, None, (cut_span(declaration.span),))
@@ -82,7 +82,7 @@ def declaration_faults(declaration: ast.Declaration) -> Iterator[FaultChange]:
 
 
 def block_line_faults(node: ast.AgentDecl | ast.UserDecl | ast.AnyoneDecl) -> Iterator[FaultChange]:
-    """Without `issued by` and `acts` a block does not check: those are widened instead."""
+    """Drop lines of a block, except `issued by` and `acts`, which are required and are widened instead."""
     for number, item in enumerate(node.items):
         match item:
             case ast.May():
@@ -122,7 +122,7 @@ def acts_faults(node: ast.ActsClause) -> Iterator[FaultChange]:
 
 
 def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterator[FaultChange]:
-    """For each scope one that includes it, if there is any that is not granted already."""
+    """Replace each scope by one that includes it and is not already granted."""
     granted = {one.text for one in node.targets if isinstance(one, ast.Name)}
     for scope in (one for one in node.targets if isinstance(one, ast.Name)):
         other = next((name for name in wider.get(scope.text, ()) if name not in granted), None)
@@ -131,7 +131,7 @@ def scope_faults(node: ast.May, wider: Mapping[str, tuple[str, ...]]) -> Iterato
 
 
 def head_faults(node: ast.Node) -> Iterator[FaultChange]:
-    """`user where …` becomes `user any`, `agent where …` every agent."""
+    """Widen `user where …` to `user any`, and `agent where …` to every agent."""
     match node:
         case ast.UserDecl(head=ast.PrincipalCondition() as head):
             yield FaultChange(DROP_CONDITION, head, ast.AnyUser(span=head.span), (replace_span(head.span, "any"),))
@@ -145,7 +145,8 @@ def head_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def wider_glob(name: str) -> str | None:
-    """`buyer*` for `buyer-*`: without the character before the first `*`, or behind it where none is before."""
+    """Return a wider glob, `buyer*` for `buyer-*`: without the character before the first `*`, or after it if there is
+    none before."""
     before, star, behind = name.partition("*")
     if not star or not before + behind:
         return None
@@ -199,7 +200,7 @@ def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChang
 
 
 def bound_faults(bound: ast.BoundTo) -> Iterator[FaultChange]:
-    """An approval of one request passes another, or no longer does."""
+    """Change what an approval is bound to."""
     spans = [item.span for item in bound.items]
     for number, item in enumerate(bound.items):
         if len(spans) > 1:
@@ -225,8 +226,8 @@ def anchor_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def issuer_faults(node: ast.IssuerDecl) -> Iterator[FaultChange]:
-    """`records chains`, `scopes none` and `users like` are there or not; claims are what a credential vouches for. No
-    decision rests on `url` and `audience`: by them tokens are verified before anything is asked."""
+    """Toggle `records chains`, `scopes none` and `users like`, and drop claims. `url` and `audience` do not affect
+    decisions: tokens are verified before."""
     said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.TrustAnchorOption)}
     closing = Span(node.span.source, node.span.end - 1, node.span.end)
     for word in ("records chains", "scopes none"):

@@ -1,4 +1,4 @@
-"""Makes mutants of a policy, asks each the tests that touch it, and tells what came of all of them."""
+"""Create the mutants of a policy, run the tests that each may affect, and report the results."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from policyengine.testing.mutation.operators import find_faults
 from policyengine.testing.mutation.report import MutantResult, MutantStatus, MutationReport, RequestReference
 from policyengine.testing.mutation.run_mutants import MutantRunner
 
-CHUNK = 16  # mutants that are worth a message to another process
-MIN_PARALLEL_FAULTS = 200  # mutants that are worth other processes: each reads the policy first
+CHUNK = 16  # mutants in a message to another process
+MIN_PARALLEL_FAULTS = 200  # fewest mutants for several processes: each loads the policy first
 MUTANTS_PER_COLLECTION = 256  # mutants between two garbage collections
 
 Progress: TypeAlias = Callable[[], None]
@@ -34,7 +34,7 @@ Progress: TypeAlias = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class MutationRun:
-    """A policy with all its faults, its kernel taken apart, and the cases to ask."""
+    """A policy with its faults, its lowering cache, and the cases to run."""
 
     faults: tuple[Fault, ...]
     workshop: LoweringCache
@@ -66,14 +66,14 @@ def request_reference(case: Case) -> RequestReference:
 
 
 def mutants(checked: CheckResult) -> Iterator[Mutant]:
-    """Every mutant that checks, in the order of the text, each with its kernel."""
+    """Yield every mutant that checks, in source order."""
     workshop = LoweringCache.of(checked)
     made = (workshop.mutant(fault) for fault in find_faults(checked.program))
     return (mutant for mutant in made if mutant is not None)
 
 
 def sample(checked: CheckResult, seed: int = 0, limit: int | None = None) -> tuple[int, ...]:
-    """The numbers of the faults to try: all of them, or as many as `limit` says by the chance of a seed."""
+    """Return the indexes of the faults to try: all of them, or a random sample of `limit` with the seed."""
     made = len(find_faults(checked.program))
     if limit is None or limit >= made:
         return tuple(range(made))
@@ -89,12 +89,9 @@ def mutate(
     jobs: int = 1,
     progress: Progress = lambda: None,
 ) -> MutationReport:
-    """Tries the faults of a policy without errors on its tests, or on those of `tests` (package and name) alone.
-
-    The report is the same for any number of `jobs` (0: one for each processor); `progress` is called for each mutant
-    that is done. Raises FailingTestError when a test does not pass as it is, CaseSetupError and RequestError as a run
-    of them does.
-    """
+    """Try the faults of a policy without errors on its tests, or only on those of `tests` (package and name). The
+    report is the same for any number of `jobs` (0: one per processor); `progress` is called after each mutant. Raises
+    FailingTestError if a test fails without any fault, and CaseSetupError and RequestError as a test run does."""
     keeps = partial(is_chosen, tests)
     with gc_paused():
         bench = MutationRun.of(checked, keeps)
@@ -127,8 +124,8 @@ def _make_report(
 
 @gc_paused()
 def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) -> list[MutantResult]:
-    """What a policy is made of stays, and nearly nothing of a mutant does: a collection is worth it now and then only,
-    and walks no more than what came since."""
+    """Run mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
+    only scans new objects."""
     gc.freeze()
     try:
         found = []
@@ -144,7 +141,7 @@ def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) ->
 
 # ── Several processes: each reads the policy once, and is told numbers only ───────────────────
 
-_worker_run: MutationRun  # of a worker, once it has begun
+_worker_run: MutationRun  # state of a worker process
 
 
 def _run_in_processes(
@@ -171,7 +168,7 @@ def _run_in_processes(
 
 
 def ordered_sources(checked: CheckResult) -> list[Source]:
-    """The package that was asked for first: it is the one of the first file."""
+    """Return the sources, with the package of the kernel first."""
     packages = checked.program.packages
     first = checked.kernel.package if checked.kernel is not None else None
     return [m.span.source for name in sorted(packages, key=lambda name: name != first) for m in packages[name].modules]

@@ -1,4 +1,4 @@
-"""Asks mutants the cases that touch them, nearest first, until one fails."""
+"""Run the cases that may detect a mutant, the likeliest first, until one fails."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
 class FailingTestError(Exception):
-    """A test does not even pass without a fault: nothing can be learned from it."""
+    """A test that fails without any fault, so its mutants mean nothing."""
 
-    __test__ = False  # no class of tests
+    __test__ = False  # not a test class for pytest
 
     def __init__(self, case: Case) -> None:
-        super().__init__(f"test `{case.test}` does not pass as it is: make the tests pass first")
+        super().__init__(f"test `{case.test}` fails without any fault: make the tests pass first")
         self.case = case
 
 
 @dataclass(frozen=True, slots=True)
 class MutantTrial:
-    """The cases that were asked, in that order; `killer` is the last of them, if it failed."""
+    """The cases that ran, in order; `killer` is the last one if it failed."""
 
     cases: tuple[Case, ...]
     killer: Case | None
@@ -49,7 +49,8 @@ class MutantTrial:
 
 @dataclass(frozen=True, slots=True)
 class MutantRunner:
-    """All cases of a policy. Those of a sequence that spends or counts stand together: each rests on those before."""
+    """All cases of a policy. Cases of a sequence that spends or counts are grouped, because later ones depend on
+    earlier ones."""
 
     kernel: k.Kernel
     groups: tuple[tuple[BaselineCase, ...], ...]
@@ -58,7 +59,7 @@ class MutantRunner:
 
     @classmethod
     def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> MutantRunner:
-        """Raises FailingTestError, CaseSetupError and RequestError."""
+        """Decide all cases without faults. Raises FailingTestError, CaseSetupError and RequestError."""
         questions = list(baseline_cases((case for case in cases if case.skip is None), kernel))
         for question in questions:
             if not meets_expectation(question.case.expected, question.came):
@@ -77,15 +78,15 @@ class MutantRunner:
         return MutantTrial(tuple(asked), None)
 
     def _touched(self, mutant: Mutant, memo: Memo) -> Iterator[tuple[BaselineCase, ...]]:
-        """Nearest first: those that mention what the fault changes, those that name a changed guard, those that a
-        changed rule refused, those that it let through; then the others as written."""
+        """Yield the groups that may detect the mutant, nearest first: those that mention what changed, name a changed
+        guard, were refused or allowed by a changed rule; then the others in source order."""
         near = Nearness.of(mutant)
         for group in sorted(self.candidates(mutant, memo), key=lambda group: min(map(near.distance, group))):
-            if any(can_affect(mutant, question, memo) for question in group):  # most mutants fall to one of the first
+            if any(can_affect(mutant, question, memo) for question in group):  # one of the first detects most mutants
                 yield group
 
     def candidates(self, mutant: Mutant, memo: Memo) -> Several[tuple[BaselineCase, ...]]:
-        """The groups that a changed rule had a say in, or has one now; all, where it may be about other callers."""
+        """Return the groups to which a changed rule applied or applies now; all if it may cover other callers."""
         pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
         if mutant.whole.keys() - {"binders", "watches"} or not all(same_callers(old, new) for old, new in pairs):
             return self.groups
@@ -99,12 +100,12 @@ class MutantRunner:
         return [self.groups[number] for number in sorted(numbers)]
 
     def _answers(self, group: Several[BaselineCase], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
-        """Whether each case of a group still passes; what does not touch the mutant comes to what it always did, by
-        itself: what others have left of its limits, or what happened before, may be another now."""
+        """Yield whether each case of a group still passes. A case that the mutant does not affect keeps its decision,
+        but limits and history may differ because of the others."""
         sequence, same_past = CaseSequence(), True
         for question in group:
             case = question.case
-            untouched = len(group) > 1 and not can_affect(mutant, question, memo)  # of one it is known
+            untouched = len(group) > 1 and not can_affect(mutant, question, memo)  # known for a single case
             if untouched and self._comes_to_the_same(question, sequence, same_past):
                 answer = record_with_watches(question, mutant.whole)
                 came = answer.made(sequence, case)
@@ -114,7 +115,7 @@ class MutantRunner:
                 try:
                     answer = self.answer(question, mutant, sequence, memo, same_past=same_past)
                 except Exception:
-                    # As a run of the tests tells it: whatever keeps a case from being decided, its test notices.
+                    # As in a test run: a case that cannot be decided fails its test.
                     yield case, False
                     return
                 came = answer.made(sequence, case)
@@ -122,12 +123,12 @@ class MutantRunner:
             same_past = same_past and self._enters_alike(question, came, mutant, memo)
 
     def _comes_to_the_same(self, question: BaselineCase, sequence: CaseSequence, same_past: bool) -> bool:
-        """Whether a case that the mutant does not touch rests on nothing that may be another now."""
+        """Return whether an unaffected case depends on no changed state."""
         approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
         return not approvals and (same_past or not question.asks_of_the_past)
 
     def _enters_alike(self, question: BaselineCase, came: Decision, mutant: Mutant, memo: Memo) -> bool:
-        """Whether what is remembered of a case is what was remembered of it without the fault."""
+        """Return whether the case records the same events as without the fault."""
         if not self.kernel.watches:
             return True
         return came.outcome is question.came.outcome and (
@@ -154,7 +155,7 @@ class MutantRunner:
 
 @dataclass(frozen=True, slots=True)
 class Nearness:
-    """How likely a case is to notice a mutant: only the order in which cases are asked rests on it."""
+    """How likely a case is to detect a mutant; it only affects the order of cases."""
 
     mentioned: frozenset[str]
     guards: frozenset[str]
@@ -181,11 +182,11 @@ def same_callers(old: KernelRule, new: KernelRule | None) -> bool:
         return old.who == new.who
     if isinstance(old, k.UserBlock) and isinstance(new, k.UserBlock):
         return old.who == new.who
-    return isinstance(old, k.Guard | k.Limit)  # they are about whoever asks
+    return isinstance(old, k.Guard | k.Limit)  # they do not depend on the caller
 
 
 def groups_by_endpoint(groups: Several[tuple[BaselineCase, ...]]) -> dict[Endpoint, tuple[BaselineCase, list[int]]]:
-    """The groups, by their numbers, that ask at each endpoint, and one question there."""
+    """Return by endpoint the indexes of its groups and one of its cases."""
     found: dict[Endpoint, tuple[BaselineCase, list[int]]] = {}
     for number, group in enumerate(groups):
         for question in group:
@@ -194,7 +195,7 @@ def groups_by_endpoint(groups: Several[tuple[BaselineCase, ...]]) -> dict[Endpoi
 
 
 def groups_by_rule(groups: Several[tuple[BaselineCase, ...]]) -> dict[RuleKey, list[int]]:
-    """The groups, by their numbers, that each rule has a say in."""
+    """Return by rule the indexes of the groups to which it applies."""
     found: dict[RuleKey, list[int]] = {}
     for number, group in enumerate(groups):
         for key in dict.fromkeys(key for question in group for key in question.rules):
@@ -205,8 +206,8 @@ def groups_by_rule(groups: Several[tuple[BaselineCase, ...]]) -> dict[RuleKey, l
 def group_by_sequence(
     questions: Iterable[BaselineCase], *, counting: bool = False
 ) -> Iterator[tuple[BaselineCase, ...]]:
-    """One by one, but for those with approvals: these in the order of their sequence, where its first one stands. So
-    are all of them where the policy is `counting`."""
+    """Yield single cases, but those of sequences with approvals together, in order, at the position of the first one;
+    all sequences if the policy is `counting`."""
     sequences: dict[object, list[BaselineCase]] = {}
     for question in questions:
         alone = not (counting or question.case.approvals)

@@ -1,4 +1,4 @@
-"""Claims about all requests (`forall`): requests are drawn that might break them, and what does is made small."""
+"""Test claims about all requests (`forall`): generate requests that may break them, and shrink counterexamples."""
 
 from policyengine.testing.properties.results import ClaimVerdict, PropertyResult
 from policyengine.testing.properties.run import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties

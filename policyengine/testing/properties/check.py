@@ -1,8 +1,6 @@
-"""Whether a drawn request breaks a claim: decided as production decides what is not plain, by the specification.
-
-The claim's `where` needs the specification's facts, so it decides the rest as well, about those rules that can matter
-at the endpoint to the caller. What breaks a claim is then asked of the whole evaluator, as any other test is.
-"""
+"""Decide whether a generated request breaks a claim. The claim's `where` needs the facts of the specification, so the
+specification decides, with the rules that can apply to the endpoint and caller. A request that breaks a claim is then
+decided by the full evaluator, like any test."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from policyengine.testing.runner import CaseSetupError, given_approvals, root_en
 
 @dataclass(frozen=True, slots=True)
 class ClaimChecker:
-    """Asks sketches of one property."""
+    """Decides generated requests for one claim."""
 
     prop: Property
     evaluator: Evaluator
@@ -43,7 +41,7 @@ class ClaimChecker:
         return cls(prop, Evaluator(kernel, EntityStore(), tree=tree))
 
     def decided(self, sketch: DraftRequest) -> Decision | None:
-        """What comes of it; None where the claim says nothing about it, or it is no request at all."""
+        """Return the decision; None if the claim does not apply to the request, or the request is invalid."""
         case = draft_case(sketch, self.prop)
         try:
             request = Request.from_mapping(case.question)
@@ -52,7 +50,7 @@ class ClaimChecker:
         except (RequestError, CaseSetupError):
             return None
         facts = build_facts(kernel, request, snapshot, case.now)
-        if asked := self.evaluator.slices.histories_in(kernel):  # nothing happened before
+        if asked := self.evaluator.slices.histories_in(kernel):  # the history is empty
             snapshot = replace(snapshot, history=CaseSequence().fetched(history_windows(asked, facts), case.now))
             facts = replace(facts, history=snapshot.history)
         if not case.approvals and not self.concerns(facts):
@@ -66,11 +64,11 @@ class ClaimChecker:
         return settle_alone(*conclude(facts, seen), case)
 
     def concerns(self, facts: Facts) -> bool:
-        """Whether the claim speaks of such a request."""
+        """Return whether the claim applies to the request."""
         return self.prop.where is None or evaluate(self.prop.where, facts.looked_at_anew) is True
 
     def breaks(self, sketch: DraftRequest, like: Decision | None = None) -> bool:
-        """Whether it shows that the claim is wrong, at the gate that `like` came to."""
+        """Return whether the request breaks the claim, at the gate of the decision `like` if given."""
         found = self.decided(sketch)
         if found is None or not self.is_broken_by(found):
             return False
@@ -86,7 +84,7 @@ def approval_traces(seen: DecisionTrace) -> Iterator[ApprovalTrace]:
 
 
 def case_directory(case: Case, kernel: k.Kernel, request: Request) -> EntityStore:
-    """The rows, with attributes of whoever the user, or whatever the resource, is in this request."""
+    """Return the entity rows, with the attributes that the case sets on the user or resource of this request."""
     plain = EntityStore(case.rows.values())
     if not case.attributes:
         return plain
@@ -99,7 +97,7 @@ def case_directory(case: Case, kernel: k.Kernel, request: Request) -> EntityStor
 
 
 def draft_case(sketch: DraftRequest, prop: Property) -> Case:
-    """The sketch as one request of a test, as it is when its text is read again."""
+    """Return the generated request as one request of a test, as if parsed from its text."""
     question: Mapping[str, object] = sketch.question()
     return Case(
         test=prop.test,

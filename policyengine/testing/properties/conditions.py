@@ -1,4 +1,4 @@
-"""The conditions of a policy and of a claim, and which endpoints a claim can speak of at all."""
+"""The conditions of a policy and of a claim, and the endpoints to which a claim can apply."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def policy_conditions(kernel: k.Kernel) -> Iterator[k.Expr]:
 def relevant_endpoints(
     sites: Sequence[EndpointContext], prop: Property, kernel: k.Kernel
 ) -> tuple[EndpointContext, ...]:
-    """Those that a claim can speak of, as far as its parts are about endpoints; all where none seems to be."""
+    """Return the endpoints to which a claim can apply, by its conditions about endpoints; all if none matches."""
     claims = [] if prop.where is None else list(conjuncts(prop.where))
     every = dict.fromkeys((*named_endpoints(claims), *(site.spot for site in sites)))
     known = {site.spot: site for site in sites}
@@ -49,7 +49,7 @@ def relevant_endpoints(
 
 
 def named_endpoints(claims: Sequence[k.Expr]) -> Iterator[ConcreteEndpoint]:
-    """The endpoints that a claim names itself; where any text will do there is one."""
+    """Yield the endpoints that a claim names, and one example for a pattern."""
     for node in (inner for claim in claims for inner in k.walk(claim)):
         for leaf, held in compared_constants(node):
             if isinstance(leaf, k.Fact) and leaf.path == ("request", "path") and isinstance(held, str):
@@ -67,7 +67,7 @@ def endpoints_at_path(text: str) -> Iterator[ConcreteEndpoint]:
 
 
 def conjuncts(node: k.Expr) -> Iterator[k.Expr]:
-    """What must all hold for the condition to hold."""
+    """Yield the conjuncts of a condition."""
     match node:
         case k.And(items):
             for item in items:
@@ -99,7 +99,8 @@ def is_of_endpoint(fact: k.Fact) -> bool:
 
 
 def is_available(node: k.Expr, site: EndpointContext) -> bool:
-    """Whether a part of the claim can be known there: resource is bound, captures are in the path."""
+    """Return whether a part of the claim can be known at the endpoint: its resource is bound, its captures are in the
+    path."""
     match node:
         case k.Fact(("resource",)):
             return site.resource_type is not None

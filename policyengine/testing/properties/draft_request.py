@@ -1,4 +1,5 @@
-"""A request in the making and the world around it, as tests write them. What the property gives stays as given."""
+"""A request under construction with its entities and time, as tests write them. Facts given by the property do not
+change."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class DraftRow:
 
 @dataclass(slots=True)
 class DraftRequest:
-    """`facts` are as the wire has them, but for the endpoint's own. `variables` are those of quantifiers around."""
+    """A request under construction. `facts` are in wire format, without those of the endpoint. `variables` are those of
+    enclosing quantifiers."""
 
     world: Scenario
     site: EndpointContext
@@ -58,7 +60,7 @@ class DraftRequest:
         return sketch
 
     def vouch(self) -> None:
-        """A test's attestation is of what its attester vouches for where it does not say: here it always says."""
+        """Write out what the attester of an attestation vouches for, which tests may omit."""
         given = self.facts.get("attestation")
         attester = self.kernel.attesters.get(str(given.get("by"))) if isinstance(given, Mapping) else None
         if attester is None:
@@ -75,7 +77,7 @@ class DraftRequest:
     # ── What is given ─────────────────────────────────────────────────────────────────────────
 
     def is_given(self, path: FactPath) -> bool:
-        """Whether the property's world says what is there, be it that nothing is."""
+        """Return whether the property gives the fact, or gives it as absent."""
         inside: object = self.world.facts
         for name in path:
             if not isinstance(inside, Mapping):
@@ -101,7 +103,7 @@ class DraftRequest:
         return found
 
     def holder(self, root: str) -> EntityRef | None:
-        """The entity that `user`, `resource` … is here."""
+        """Return the entity of `user`, `resource` … in this request."""
         if root == "resource":
             found = self.resource()
         else:
@@ -136,7 +138,7 @@ class DraftRequest:
         return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
 
     def known(self, node: k.Expr) -> object:
-        """The value of an operand, None where it has none or is too involved to be read here."""
+        """Return the value of an operand; None if it has none or is too complex."""
         return read(self, node)
 
     def read_fact(self, path: FactPath, type_: Type) -> object:
@@ -166,7 +168,7 @@ class DraftRequest:
     # ── Changing ──────────────────────────────────────────────────────────────────────────────
 
     def put(self, path: FactPath, value: object) -> bool:
-        """Whether the fact could be put there: not where the property's world says something."""
+        """Set a fact; return False if the property gives it."""
         if self.is_given(path):
             return False
         tree: FactTree = self.facts
@@ -187,7 +189,7 @@ class DraftRequest:
         for name in path[:-1]:
             tree = tree[name]
         if path[0] == "attestation" and len(path) == 2:
-            tree[path[1]] = None  # what it does not say, its attester does
+            tree[path[1]] = None  # otherwise the attester would fill it in
         else:
             del tree[path[-1]]
         if not tree and len(path) == 2:
@@ -195,14 +197,14 @@ class DraftRequest:
         return True
 
     def remove_fact(self, path: FactPath) -> bool:
-        """Take away what a fact stands for."""
+        """Remove the fact of a path."""
         bound = self.bound(path)
         if bound is not None:
             return isinstance(bound, k.Fact) and self.remove(bound.path)
         return self.remove((*path, "id") if path in (("user",), ("agent",)) else path)
 
     def assign(self, node: k.Expr, value: object) -> bool:
-        """Makes an operand have a value, wherever it comes from. False where it cannot be made so."""
+        """Give an operand a value, wherever it comes from; return False if that is impossible."""
         return write(self, node, value)
 
     def write_fact(self, path: FactPath, value: object) -> bool:
@@ -229,7 +231,7 @@ class DraftRequest:
                 return self.put(path, value)
 
     def be_about(self, ref: EntityRef) -> bool:
-        """Makes the resource of the request that one, where the endpoint can name it."""
+        """Make the entity the resource of the request; return False if the endpoint cannot name it."""
         if isinstance(self.spot, ConcreteAction):
             self.spot = replace(self.spot, id=ref.id)
             return ref.type == self.spot.type
@@ -265,7 +267,7 @@ class DraftRequest:
             self.row(ref)
 
     def remove_row(self, ref: EntityRef) -> None:
-        """Leaves an entity without a row; one that the property's world gives stays."""
+        """Remove the row of an entity, unless the property gives it."""
         if ref not in self.world.rows:
             self.rows.pop(ref, None)
 
@@ -284,7 +286,7 @@ class DraftRequest:
     # ── The question ──────────────────────────────────────────────────────────────────────────
 
     def question(self) -> dict[str, object]:
-        """The request as it would come over the wire."""
+        """Return the request in wire format."""
         facts = with_chain(with_issuer(copy_tree(self.facts)), self.now)
         for root, members in self.spot.members.items():
             given = facts.get(root)
@@ -305,7 +307,7 @@ class DraftRequest:
         )
 
     def leaves(self) -> Iterator[FactPath]:
-        """Every fact that is there and that the property's world does not give."""
+        """Yield every fact that the property does not give."""
         yield from (path for path in leaf_paths(self.facts) if not self.is_given(path))
 
 
@@ -322,5 +324,5 @@ def copy_tree(tree: Mapping[str, object]) -> FactTree:
 
 
 def is_free(fact: BuiltInFact) -> bool:
-    """Whether a request may say anything there: it neither names the endpoint nor follows from other facts."""
+    """Return whether a request may set the fact freely: it is neither part of the endpoint nor derived from others."""
     return fact.origin is not FactOrigin.ENDPOINT and not fact.origin.is_derived

@@ -1,4 +1,4 @@
-"""Where a drawn request goes: concrete endpoints of every pattern in a policy, and what the policy says there."""
+"""The endpoints of generated requests: concrete endpoints of every pattern, with the rules that cover them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ ConcreteEndpoint: TypeAlias = ConcreteHttp | ConcreteTool | ConcreteAction
 
 @dataclass(frozen=True, slots=True)
 class CoveringGrant:
-    """A `may` that covers an endpoint, and the scopes any of which carries it."""
+    """A `may` that covers an endpoint, and the scopes that carry it."""
 
     block: Block
     grant: k.Grant
@@ -81,14 +81,14 @@ class CoveringGrant:
 
 @dataclass(frozen=True)
 class EndpointContext:
-    """One endpoint of a pattern, with everything the policy has to say about it."""
+    """One endpoint of a pattern, with all rules that cover it."""
 
     spot: ConcreteEndpoint
     kernel: k.Kernel
 
     @cached_property
     def doors(self) -> tuple[CoveringGrant, ...]:
-        """Of agents, and of users and anybody who come without one."""
+        """The grants to agents, and to users and anyone without an agent."""
         return tuple(door for block in policy_blocks(self.kernel) for door in self._doors(block))
 
     @cached_property
@@ -97,7 +97,7 @@ class EndpointContext:
 
     @cached_property
     def hops(self) -> tuple[tuple[CoveringGrant, k.DelegationGrant], ...]:
-        """Agents that may hand on what they may do here."""
+        """The grants of agents that may delegate them at this endpoint."""
         return tuple(
             (door, delegate)
             for door in self.doors
@@ -140,7 +140,7 @@ def policy_blocks(kernel: k.Kernel) -> Iterator[Block]:
 
 
 def endpoint_contexts(kernel: k.Kernel) -> tuple[EndpointContext, ...]:
-    """One for every pattern and method, in the order in which a policy is read."""
+    """Return an endpoint for every pattern and method, in policy order."""
     spots = dict.fromkeys(spot for pattern in policy_patterns(kernel) for spot in concrete_endpoints(pattern))
     return tuple(EndpointContext(spot, kernel) for spot in spots)
 
@@ -169,7 +169,7 @@ def concrete_endpoints(pattern: k.Pattern) -> Iterator[ConcreteEndpoint]:
 
 
 def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> ConcreteEndpoint:
-    """A neighbour that a pattern may have been meant to cover, or not to cover."""
+    """Return a similar endpoint that a pattern may cover or miss by mistake."""
     match spot:
         case ConcreteHttp(method, segments):
             shorter = ConcreteHttp(method, segments[:-1]) if len(segments) > 1 else spot
@@ -190,7 +190,8 @@ def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> Concr
 
 
 def with_capture(spot: ConcreteHttp, binders: Iterable[k.Binder], name: str, text: str) -> ConcreteHttp | None:
-    """The endpoint with another text where a pattern captures it; None where none does, or no path can hold it."""
+    """Return the endpoint with another text for a capture; None if no pattern has the capture, or a path cannot contain
+    the text."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_@-]*", text):
         return None
     for binder in binders:

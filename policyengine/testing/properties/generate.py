@@ -1,4 +1,4 @@
-"""Draws a request: one that a door may open, past all that stands in its way, with something amiss here and there."""
+"""Generate a request that a grant is likely to allow, with occasional faults."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ NO_TIME, SHORT_TIME = timedelta(0), timedelta(minutes=1)
 
 @dataclass(slots=True)
 class RequestGenerator:
-    """One request while it is drawn. Later steps overrule earlier ones, and `where` comes last.
-
-    `hurdles` are conditions of the doors that are meant to open, and whether each must be true or false.
-    """
+    """Generates one request. Later steps override earlier ones, and `where` comes last. `hurdles` are conditions of the
+    grants that should apply, with the truth value each must have."""
 
     prop: Property
     sketch: DraftRequest
@@ -51,7 +49,7 @@ class RequestGenerator:
             WitnessFinder(self.editor, gently).make(condition, wanted)
 
     def draw(self) -> DraftRequest:
-        """The whole request. `where` comes before the hurdles, which are met as it asks, and again at the end."""
+        """Generate the whole request. `where` is met before the hurdles, and again at the end."""
         self.subject()
         self.caller()
         self.hurdles += self.guards()
@@ -66,7 +64,7 @@ class RequestGenerator:
         return self.sketch
 
     def subject(self) -> None:
-        """Rather something that the directory knows, where it knows anything of the kind."""
+        """Prefer a resource that has an entity row."""
         known = [ref for ref in self.sketch.rows if ref.type == self.site.resource_type]
         if known and not self.choose.chance(4):
             self.sketch.be_about(self.choose.of(known))
@@ -91,7 +89,7 @@ class RequestGenerator:
                     self.stranger()
 
     def is_open_to_given(self, door: CoveringGrant) -> bool:
-        """Whether whom the property's world names can be one whom the block is about."""
+        """Return whether the principals that the property gives can match the block."""
         given, block = self.prop.world.facts, door.block
         agent = given.get("agent")
         if isinstance(agent, dict) and isinstance(agent.get("id"), str):
@@ -102,7 +100,7 @@ class RequestGenerator:
         return not ("agent" in given and agent is None and isinstance(block, k.AgentBlock))
 
     def stranger(self) -> None:
-        """Somebody nobody spoke of, or nobody."""
+        """Use an unknown principal, or none."""
         if self.choose.chance(2):
             return
         self.sketch.put(("agent", "id"), STRANGER)
@@ -124,7 +122,7 @@ class RequestGenerator:
         return any(isinstance(node, k.Fact) and node.path[0] == "chain" for node in nodes)
 
     def served(self) -> None:
-        """The user an agent acts for, who should find a door of their own."""
+        """Choose the user that an agent acts for, preferably one with a grant."""
         doors = self.site.for_users
         if doors and not self.choose.chance(12):
             door = self.choose.of(doors)
@@ -141,7 +139,7 @@ class RequestGenerator:
         self.valid(block.requirements)
 
     def person(self) -> None:
-        """Rather somebody whom the directory knows than nobody in particular."""
+        """Prefer a user that has an entity row."""
         known = [ref.id for ref in self.sketch.rows if ref.type == "user"]
         self.sketch.put(("user", "id"), self.choose.of([*known[:8], PERSON] if known else [PERSON]))
 
@@ -160,7 +158,7 @@ class RequestGenerator:
                 self.sketch.put(path, STRANGER)
 
     def credential(self, door: CoveringGrant) -> None:
-        """What a block asks of it, at the edge of what is enough as often as not."""
+        """Choose a credential that meets the requirements of a block, often just barely."""
         requirements = () if isinstance(door.block, k.AnyoneBlock) else door.block.requirements
         issuers = next((one.issuers for one in requirements if isinstance(one, k.IssuedBy)), ())
         issuer = self.choose.of(issuers or tuple(self.site.kernel.issuers) or ("elsewhere",))
@@ -186,7 +184,7 @@ class RequestGenerator:
         self.valid(one for one in requirements if isinstance(one, k.ValidityPeriod))
 
     def within(self, limit: timedelta) -> timedelta:
-        """Little, just enough, or just too much."""
+        """Return a duration well below, at, or just above a limit."""
         return self.choose.of((min(SHORT_TIME, limit), limit, min(SHORT_TIME, limit), limit + SECOND))
 
     def attestation(self, attester: k.Attester) -> None:
@@ -198,7 +196,7 @@ class RequestGenerator:
             self.sketch.put(("attestation", name), value)
 
     def valid(self, spans: Iterable[k.ValidityPeriod]) -> None:
-        """Within its time; now and then at its end."""
+        """Choose a time in the validity periods, sometimes at their end."""
         for span in spans:
             if self.sketch.has_time():
                 return
@@ -208,7 +206,7 @@ class RequestGenerator:
                 self.sketch.now = self.choose.of((span.end - SECOND, span.end))
 
     def chain(self) -> None:
-        """One who hands on what is asked for, now and then more or somebody who must not."""
+        """Choose a delegation chain: usually one agent that may delegate, sometimes more, or one that may not."""
         if self.sketch.is_given(("chain", "hops")):
             return
         hops = [self.hop(*self.choose.of(self.site.hops)) for _ in range(self.choose.of((1, 1, 1, 2, 4)))]
@@ -217,7 +215,7 @@ class RequestGenerator:
     def hop(self, door: CoveringGrant, delegate: k.DelegationGrant) -> dict[str, object]:
         self.hurdles_of(door)
         block = door.block
-        assert isinstance(block, k.AgentBlock)  # others hand nothing on
+        assert isinstance(block, k.AgentBlock)  # only agents delegate
         found: dict[str, object] = {"agent": self.name_of(block)}
         issuers = next((one.issuers for one in block.requirements if isinstance(one, k.IssuedBy)), ())
         if issuers and (self.sketch.raw(("agent", "issuer")) not in issuers or self.choose.chance(3)):
@@ -233,7 +231,7 @@ class RequestGenerator:
         return found
 
     def name_of(self, block: k.AgentBlock) -> str:
-        """Whom the block is about, or now and then somebody else whom the policy knows."""
+        """Return a name that matches the block, or sometimes another one that the policy knows."""
         if self.choose.chance(6):
             block = self.choose.of(self.site.kernel.agents)
         match block.who:
@@ -247,7 +245,7 @@ class RequestGenerator:
     # ── What must hold ────────────────────────────────────────────────────────────────────────
 
     def hurdles_of(self, door: CoveringGrant) -> None:
-        """What a block asks of its caller, and a `may` of the request."""
+        """Add the requirements of a block and of its `may`."""
         block = door.block
         if not isinstance(block, k.AnyoneBlock):
             if isinstance(block.who, k.PrincipalCondition):
@@ -256,7 +254,7 @@ class RequestGenerator:
         self.hurdles.append((door.grant.when, True))
 
     def guards(self) -> Iterator[tuple[k.Expr | None, bool]]:
-        """What guards must not find, so that the door is all that counts; not always."""
+        """Yield the conditions of guards, mostly to be false, so that the grant decides."""
         for guard in self.site.guards:
             for effect in guard.effects:
                 match effect:
@@ -268,14 +266,14 @@ class RequestGenerator:
                         pass
 
     def facts(self) -> None:
-        """Whatever the policy and the property read here, unless it stays away."""
+        """Set the facts that the policy and the property read, with occasional omissions."""
         conditions = [*(node for node, _ in self.hurdles), self.prop.where]
         for leaf in dict.fromkeys(leaf for node in conditions if node is not None for leaf in facts_read(node)):
             if not self.choose.chance(10):
                 self.editor.settle(leaf)
 
     def approve(self) -> None:
-        """As often as not everybody says yes whom a guard may ask."""
+        """Add approvals for confirms, in half of the requests."""
         confirms = [(g, e) for g in self.site.guards for e in g.effects if isinstance(e, k.Confirm)]
         if not confirms or self.sketch.world.approvals or self.choose.chance(2):
             return
@@ -302,7 +300,7 @@ class RequestGenerator:
                     yield self.member(person, sketch.known(expression))
 
     def member(self, person: EntityRef, among: object) -> str:
-        """Somebody who is among those, or in them."""
+        """Return a user that is one of the given users, or a member of the given groups."""
         every = among if isinstance(among, tuple) else (among,)
         people = [one.id for one in every if isinstance(one, EntityRef) and one.type == "user"]
         groups = [one for one in every if isinstance(one, EntityRef) and one.type != "user"]
@@ -317,7 +315,7 @@ class RequestGenerator:
     # ── What is amiss ─────────────────────────────────────────────────────────────────────────
 
     def spoil(self) -> None:
-        """One fact goes away, or becomes another one or one of a wrong type; or the request goes next door."""
+        """Add a fault: remove a fact, change its value or its type, or move to a similar endpoint."""
         paths = list(self.sketch.leaves())
         if not paths or self.choose.chance(8):
             self.sketch.spot = neighbouring_endpoint(self.sketch.spot, self.choose)
@@ -333,14 +331,14 @@ class RequestGenerator:
                 self.sketch.put(path, wrong_type_value(self.sketch.raw(path)))
 
     def bound(self) -> None:
-        """A task that holds nothing, which bounds tools and what is about a thing."""
+        """Give the request an empty task, which excludes tools or the resource."""
         if isinstance(self.sketch.spot, ConcreteTool):
             self.sketch.put(("task", "tools"), ())
         elif self.site.resource_type is not None:
             self.sketch.put(("task", "entities"), ())
 
     def spoil_attribute(self) -> None:
-        """An attribute of whoever is concerned: a directory that does not know, or a claim that makes no sense."""
+        """Add a fault to an attribute of the principal or resource: remove it, or give it the wrong type."""
         roots = [root for root in ("user", "resource", "agent") if self.sketch.holder(root) in self.sketch.rows]
         if not roots:
             return
@@ -359,7 +357,7 @@ class RequestGenerator:
 
 
 def facts_read(node: k.Expr) -> Iterator[Leaf]:
-    """The facts that a condition reads by themselves: not what belongs to the variable of a quantifier."""
+    """Yield the facts that a condition reads, except members of quantifier variables."""
     for inner in k.walk(node):
         if isinstance(inner, k.Fact) or (isinstance(inner, k.Attribute | k.Member) and is_fact_path(inner)):
             yield inner
@@ -372,7 +370,7 @@ def is_fact_path(node: k.Expr) -> bool:
 
 
 def wrong_type_value(value: object) -> object:
-    """Something of another type, which a careless reader would take for the same."""
+    """Return a value of another type that a lax reader might accept as equal."""
     match value:
         case str():
             return 5

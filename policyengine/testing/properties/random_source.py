@@ -1,4 +1,4 @@
-"""Where chance comes from while a request is drawn: one number after another, which hypothesis chooses."""
+"""The random choices of a generated request: numbers that hypothesis chooses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Hypothesis now and then draws a number that stands in some module that happens to be loaded, but none below 100. With
-# fewer choices than that at a time, the same seed draws the same requests in every process.
+# Hypothesis sometimes draws constants from loaded modules, but none below 100. With fewer choices at a time, the same
+# seed generates the same requests in every process.
 MAX_CHOICES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSource:
-    """`below(n)` gives a number from 0 to n - 1; the first of several things is what is likeliest to do."""
+    """A source of choices. `below(n)` returns a number from 0 to n - 1; the first of several options should be the most
+    promising one."""
 
     below: Callable[[int], int]
 
     def of(self, things: Sequence[T]) -> T:
-        """One of the things; there is at least one."""
+        """Return one of the options, of which there is at least one."""
         if len(things) <= MAX_CHOICES:
             return things[self.below(len(things))]
         size = -(-len(things) // MAX_CHOICES)
@@ -28,5 +29,5 @@ class RandomSource:
         return self.of(parts[self.below(len(parts))])
 
     def chance(self, one_in: int) -> bool:
-        """True once in so many times."""
+        """Return True once in `one_in` times."""
         return self.below(one_in) == one_in - 1

@@ -1,4 +1,4 @@
-"""A sketch as a test to be pasted into a file of tests: what is given, the request, and what it should come to."""
+"""Render a generated request as a test for a test file: its setup, the request, and the expectation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMPORT = re.compile(r"\bimport\s+(\S+)(?:\s+as\s+(\S+))?")
 
 @dataclass(frozen=True, slots=True)
 class TestNameWriter:
-    """How the package of a property writes the names of other packages."""
+    """Writes names of other packages as in the package of the property."""
 
     package: str
     aliases: Mapping[str, str]
@@ -55,7 +55,7 @@ class TestNameWriter:
         return f"{self.entity(ref.type)} {quote_string(ref.id)}"
 
     def value(self, value: object) -> str:
-        """A raw fact as a test gives it."""
+        """Return a raw fact as the text of a test."""
         match value:
             case None:
                 return "absent"
@@ -98,7 +98,8 @@ def key_text(name: str) -> str:
 
 
 def path_text(path: FactPath) -> str:
-    """`body.amount`, `args["content-type"]`: what follows a name in brackets stands in brackets, too."""
+    """Return a path as text: `body.amount`, `args["content-type"]`; after the first name in brackets all are in
+    brackets."""
     found, bracketed = path[0], False
     for name in path[1:]:
         bracketed = bracketed or not NAME.fullmatch(name)
@@ -120,7 +121,7 @@ def request_text(sketch: DraftRequest, spelling: TestNameWriter | None = None) -
 
 
 def test_text(sketch: DraftRequest, prop: Property) -> str:
-    """A whole test, of a name that its file is unlikely to have."""
+    """Return a whole test, with a name that is unlikely to exist in its file."""
     spelling = TestNameWriter.of(prop, sketch)
     lines = [*given_lines(sketch, spelling), request_line(sketch, prop, spelling)]
     name = quote_string(f"{prop.test}: counterexample to {prop.number}")
@@ -162,7 +163,7 @@ def given_lines(sketch: DraftRequest, spelling: TestNameWriter) -> Iterator[str]
 
 
 def principal_lines(facts: Mapping[str, object], spelling: TestNameWriter) -> Iterator[str]:
-    """The agent and the user, in the short form where that says everything."""
+    """Yield the lines for agent and user, in the short form if that is complete."""
     agent, user = facts.get("agent"), facts.get("user")
     served = user["id"] if isinstance(user, Mapping) and list(user) == ["id"] and isinstance(user["id"], str) else None
     issuer = spelling.kernel.issuers.get(str(agent.get("issuer"))) if isinstance(agent, Mapping) else None

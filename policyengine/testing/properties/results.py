@@ -1,4 +1,4 @@
-"""What came of a claim about all requests, as text for people and as data for programs."""
+"""The result of a claim about all requests, as text and as JSON-compatible data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.testing.report import CaseResult, ResultStatus, reason_lines
 
 
 class ClaimVerdict(StrEnum):
-    """UNDECIDED: `where` was true of too few of the requests that were drawn for them to show anything."""
+    """UNDECIDED: the `where` was true for too few generated requests."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -26,11 +26,9 @@ class ClaimVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PropertyResult:
-    """One claim. `examples` are the requests it was held against, `drawn` all that were drawn to find these.
-
-    When it failed, `counterexample` is the smallest request that breaks it, `text` the same as a test, `result` what
-    came of it.
-    """
+    """The result of one claim. `examples` is the number of requests to which it applied, `drawn` the number that were
+    generated for them. If it failed, `counterexample` is the smallest request that breaks it, `text` the same as a
+    test, and `result` its result."""
 
     prop: Property
     verdict: ClaimVerdict
@@ -40,7 +38,7 @@ class PropertyResult:
     counterexample: Case | None = None
     text: str | None = None
     result: CaseResult | None = None
-    seconds: float = 0.0  # that trying took
+    seconds: float = 0.0  # time of the trial
 
     @property
     def example(self) -> Property:
@@ -52,7 +50,7 @@ class PropertyResult:
 
     @property
     def asks(self) -> str:
-        """The claim, as it is written."""
+        """The claim as written."""
         return self.claim
 
     @property
@@ -61,12 +59,12 @@ class PropertyResult:
 
     @property
     def claim(self) -> str:
-        """`forall request where … => not allow`, as it is written."""
+        """The claim as written: `forall request where … => not allow`."""
         return " ".join(self.prop.span.text.split())
 
     @property
     def in_short(self) -> str:
-        """In one line, what went wrong."""
+        """The failure in one line."""
         if self.verdict is ClaimVerdict.UNDECIDED:
             return self._undecided
         decision = self.result.decision if self.result is not None else None
@@ -79,11 +77,11 @@ class PropertyResult:
 
     @property
     def _undecided(self) -> str:
-        found = f"{self.examples:,} of the {self.drawn:,} requests that were drawn are such as it speaks of"
-        return f"{found}; {self.wanted:,} are wanted to show anything"
+        found = f"it applies to {self.examples:,} of {self.drawn:,} generated requests"
+        return f"{found}; at least {self.wanted:,} are needed"
 
     def render(self) -> str:
-        """All about a claim that does not hold: where, what, and a test that shows it."""
+        """Return the full text of a failed claim: its position, the decision, and a test that reproduces it."""
         span = self.prop.span
         lines = [f"{format_location(span)}: {self.verdict} test {format_value(self.prop.test)}", *source_excerpt(span)]
         return "\n".join(map(one_line, [*lines, *self._details()]))
@@ -91,7 +89,7 @@ class PropertyResult:
     def _details(self) -> Iterator[str]:
         if self.verdict is ClaimVerdict.UNDECIDED:
             yield f"  problem:  {self._undecided}"
-            yield "  hint:     give more of the world they come from: who asks, for whom, of what (`given …`, `use …`)"
+            yield "  hint:     fix more facts: the agent, the user, the resource (`given …`, `use …`)"
             return
         yield f"  examples: {self.examples:,}"
         if self.result is None or self.result.decision is None:
@@ -100,7 +98,7 @@ class PropertyResult:
         yield f"  expected: {self.prop.expected.text}"
         yield f"  actual:   {headline(self.result.decision)}"
         yield from (f"            {reason}" for reason in reason_lines(self.result.decision))
-        yield "  as a test, to keep:"
+        yield "  as a test:"
         yield from (f"    {line}" for line in (self.text or "").splitlines())
         if self.result.walk is not None:
             yield "  walk:"

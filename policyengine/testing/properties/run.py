@@ -1,4 +1,4 @@
-"""Tries claims: hypothesis chooses, requests are drawn as it chose, and the first that breaks a claim is kept."""
+"""Try claims: generate requests from the choices of hypothesis, and keep the first that breaks a claim."""
 
 from __future__ import annotations
 
@@ -25,26 +25,24 @@ from policyengine.testing.report import ResultStatus
 from policyengine.testing.runner import CaseRunner
 
 DEFAULT_EXAMPLES = 200
-MIN_EXAMPLES = 20  # that a claim must be held against before it counts as tried
+MIN_EXAMPLES = 20  # fewest matching requests for a claim to count as tried
 ENDPOINT_RETRIES = 6
 INSTALL_HINT = install_command("testing")
 
 
 class HypothesisMissingError(Exception):
-    """The library that chooses is not installed. `hint` says how to install it."""
+    """The package hypothesis is not installed. `hint` says how to install it."""
 
     def __init__(self) -> None:
-        super().__init__("`forall` is tried with the library hypothesis, which is not installed")
+        super().__init__("`forall` needs the package `hypothesis`, which is not installed")
         self.hint = INSTALL_HINT
 
 
 def try_properties(
     properties: Iterable[Property], kernel: k.Kernel, seed: int = 0, examples: int = DEFAULT_EXAMPLES
 ) -> tuple[PropertyResult, ...]:
-    """Each claim held against `examples` requests, in the order given; the same `seed` tries the same ones.
-
-    Raises HypothesisMissingError where there is a claim to be tried and hypothesis is not installed.
-    """
+    """Try each claim with `examples` matching requests, in order; the same `seed` generates the same requests. Raises
+    HypothesisMissingError if there is a claim to try and hypothesis is not installed."""
     trial: PropertyRun | None = None
     results = []
     for prop in properties:
@@ -60,7 +58,7 @@ def try_properties(
 
 @dataclass(slots=True)
 class PropertyRun:
-    """What all claims about one policy share."""
+    """The parts that all claims about one policy share."""
 
     kernel: k.Kernel
     runner: CaseRunner
@@ -91,7 +89,7 @@ class PropertyRun:
 
 @dataclass(slots=True)
 class CounterexampleSearch:
-    """Draws one request after another, and keeps the first that breaks the claim."""
+    """Generates requests and keeps the first that breaks the claim."""
 
     prop: Property
     judge: ClaimChecker
@@ -108,13 +106,13 @@ class CounterexampleSearch:
         return cls(prop, judge, relevant_endpoints(trial.sites, prop, trial.kernel), pools)
 
     def one(self, choose: RandomSource) -> bool:
-        """Draws one; whether the claim speaks of it."""
+        """Generate one request; return whether the claim applies to it."""
         if not self.sites:
             return False
         site = self.site(choose)
         sketch = RequestGenerator(self.prop, DraftRequest.of(self.prop.world, site), site, self.pools, choose).draw()
         decision = self.judge.decided(sketch)
-        if self.broken is None:  # hypothesis has the last one drawn again, to be sure
+        if self.broken is None:  # hypothesis repeats the last one to confirm it
             self.drawn += 1
             self.met += decision is not None
         if decision is not None and self.judge.is_broken_by(decision):
@@ -123,7 +121,7 @@ class CounterexampleSearch:
         return decision is not None
 
     def site(self, choose: RandomSource) -> EndpointContext:
-        """Rather one that somebody may reach: most claims hold of the others anyway."""
+        """Choose an endpoint, preferably one with a grant: most claims hold trivially elsewhere."""
         site = choose.of(self.sites)
         for _ in range(ENDPOINT_RETRIES):
             if site.doors or choose.chance(ENDPOINT_RETRIES):
@@ -133,7 +131,7 @@ class CounterexampleSearch:
 
 
 class ClaimBrokenError(Exception):
-    """Tells hypothesis that this is enough."""
+    """Stops hypothesis after a counterexample."""
 
 
 # ── Hypothesis ────────────────────────────────────────────────────────────────────────────────
@@ -147,11 +145,9 @@ def require_hypothesis() -> None:
 
 
 def run_hypothesis(one: Callable[[RandomSource], bool], seed: str, examples: int) -> None:
-    """Lets hypothesis choose for `one` until it speaks of so many examples, or until it has had enough.
-
-    It neither reads nor writes a database of examples, and it does not shrink: that is done on requests, where it is
-    known what a single fact is.
-    """
+    """Call `one` with choices of hypothesis until it has returned True for `examples` requests, or hypothesis gives up.
+    This uses no example database and no shrinking by hypothesis: `shrink` works on requests, where single facts are
+    known."""
     import hypothesis
     from hypothesis import Phase, strategies
     from hypothesis.errors import Unsatisfiable

@@ -1,4 +1,4 @@
-"""A counterexample to the smallest one: whatever can go goes, until every fact that is left is needed."""
+"""Shrink a counterexample until every remaining fact is needed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from policyengine.testing.properties.check import ClaimChecker
 from policyengine.testing.properties.draft_request import DraftRequest, FactPath
 from policyengine.typesystem import EntityRef
 
-ShrinkStep: TypeAlias = Callable[[DraftRequest], bool]  # False where there was nothing to do
+ShrinkStep: TypeAlias = Callable[[DraftRequest], bool]  # returns False if there was nothing to do
 
 
 def shrink(sketch: DraftRequest, judge: ClaimChecker) -> DraftRequest:
-    """One from which no single thing can be taken without the claim holding again; what is given stays, but for rows
-    of the directory that decide nothing."""
+    """Return a counterexample from which nothing can be removed without the claim holding again. Given facts stay,
+    except entity rows that do not matter."""
     first = judge.decided(sketch)
     sketch = _shrink_fully(sketch, shrink_steps, lambda smaller: judge.breaks(smaller, like=first))
     last = judge.decided(sketch)
@@ -41,7 +41,7 @@ def _shrink_fully(
 
 
 def shrink_steps(sketch: DraftRequest) -> Iterator[ShrinkStep]:
-    """Large steps first."""
+    """Yield the steps, large ones first."""
     if not sketch.world.approvals:
         yield from (_without_approval(one.id) for one in sketch.approvals)
     if not sketch.has_time() and sketch.now != DEFAULT_TIME:
@@ -148,7 +148,7 @@ def _hop_steps(sketch: DraftRequest) -> Iterator[ShrinkStep]:
 
 
 def _without_member_of_hop(index: int, name: str | None) -> ShrinkStep:
-    """Without one member of a hop, or without the whole hop."""
+    """Remove one member of a hop, or the whole hop."""
 
     def move(sketch: DraftRequest) -> bool:
         hops = sketch.raw(("chain", "hops"))

@@ -1,4 +1,4 @@
-"""Tests in `.policy` files as pytest's items: a file, its tests, and what each asks or claims."""
+"""Collect `.policy` files as pytest items: a file, its tests, and their requests and claims."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_ERRORS_SHOWN = 5  # errors of other files
 
 @dataclass(slots=True)
 class LoadedPolicySet:
-    """The policies that belong together: the marked root above a file, else its folder, and what these import."""
+    """The policies of a test file: those of the marked root above it, or of its folder, with their imports."""
 
     checked: CheckResult
     runner: CaseRunner | None
@@ -51,7 +51,7 @@ POLICY_SETS = pytest.StashKey[dict[Path, LoadedPolicySet]]()
 
 
 def load_policy_set(file: Path, config: pytest.Config) -> LoadedPolicySet:
-    """Each set of policies is read once."""
+    """Return the policies of a file; each set is loaded once."""
     known = config.stash.setdefault(POLICY_SETS, {})
     folder = root_above(file.parent) or file.parent
     if folder not in known:
@@ -78,18 +78,18 @@ class PolicyFile(pytest.File):
         return os.path.realpath(span.source.name) == os.path.realpath(self.path)
 
     def told(self, diagnostics: Iterable[Diagnostic]) -> str:
-        """Its own errors in full; those of others shortly, so that each is told once."""
+        """Return its own errors in full, or a short list of those of other files."""
         errors = [diagnostic for diagnostic in diagnostics if diagnostic.is_error]
         own = [diagnostic for diagnostic in errors if self.holds(diagnostic.span)]
         if own:
             return "\n\n".join(diagnostic.render() for diagnostic in own)
         others = [diagnostic.render().splitlines()[0] for diagnostic in errors]
         more = [f"… and {len(others) - MAX_ERRORS_SHOWN} more"] if len(others) > MAX_ERRORS_SHOWN else []
-        return "\n".join(["the policies that it belongs to have errors:", *others[:MAX_ERRORS_SHOWN], *more])
+        return "\n".join(["the policies of this file have errors:", *others[:MAX_ERRORS_SHOWN], *more])
 
 
 class PolicyTest(pytest.Collector):
-    """One `test` block. What is asked in it is asked in its order, also where only some of it is wanted."""
+    """One `test` block. Its requests run in order, even if only some are selected."""
 
     examples: tuple[Example, ...]
     asking: CaseQueue
@@ -110,14 +110,14 @@ class PolicyTest(pytest.Collector):
 
 
 def item_name(name: str) -> str:
-    """A part of an item's id: `::` separates such parts, and pytest takes what follows a `[` for parameters."""
+    """Return a part of an item's id: pytest separates parts by `::`, and reads text after `[` as parameters."""
     plain = " ".join(name.split()).replace("::", ":").replace("[", "(").replace("]", ")")
     return plain if len(plain) <= MAX_ITEM_NAME_LENGTH else f"{plain[: MAX_ITEM_NAME_LENGTH - 1]}…"
 
 
 @dataclass(slots=True)
 class CaseQueue:
-    """The requests of one test, asked one after the other: what an earlier one spends, a later one has not."""
+    """The requests of one test, which run in order because earlier ones spend state."""
 
     runner: CaseRunner
     left: Iterator[Case]
@@ -134,7 +134,7 @@ class CaseQueue:
 
 
 class ExampleFailedError(Exception):
-    """What was asked or claimed came out otherwise."""
+    """A request or claim that failed."""
 
     def __init__(self, result: CaseResult | PropertyResult) -> None:
         super().__init__(result.in_short)
@@ -159,7 +159,7 @@ class PolicyItem(pytest.Item):
 
 
 class PolicyRequestItem(PolicyItem):
-    """One request of a test, and what must come of it."""
+    """One request of a test and its expectation."""
 
     def runtest(self) -> None:
         result = self.test.asking.result(self.example.number)
@@ -170,7 +170,7 @@ class PolicyRequestItem(PolicyItem):
 
 
 class PolicyClaimItem(PolicyItem):
-    """One `forall`."""
+    """One `forall` claim."""
 
     def runtest(self) -> None:
         if self.example.skip is not None:
@@ -188,7 +188,7 @@ class PolicyClaimItem(PolicyItem):
 
 @dataclass(eq=False)
 class FailureRepr(TerminalRepr):
-    """A failure as our own runner tells it, and in one line for pytest's summary."""
+    """A failure as the policyengine runner shows it, and as one line for pytest's summary."""
 
     result: CaseResult | PropertyResult
     span: Span

@@ -1,4 +1,4 @@
-"""Policies asked by Python tests: what pytest's fixture `policy` is."""
+"""The `policy` fixture, with which Python tests decide requests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from policyengine.runtime.decision import Decision
 from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.report import reason_lines
 
-PRINCIPAL_ROOTS = ("agent", "user")  # whom a text names by its id
+PRINCIPAL_ROOTS = ("agent", "user")  # principals that can be given by id
 
 
 class NoPoliciesError(Exception):
-    """The fixture does not know whom to ask."""
+    """The fixture has no policies."""
 
 
 @dataclass(frozen=True)
 class AllowResult:
-    """Whether something is allowed. In a failed `assert` it shows what was decided instead, and why."""
+    """Whether a request is allowed. A failed `assert` shows the decision and its reasons."""
 
     decision: Decision
 
@@ -35,12 +35,9 @@ class AllowResult:
 
 
 class Policy:
-    """Policies and an engine that decides by them, of which nobody else knows.
-
-    `paths` are files and folders of policies, or one bundle; `entities` a file of directory rows. The clock stands at
-    `now`, which is the beginning of 2026 (UTC) as in tests of policies. Engine.load says what it may raise; it is
-    raised when something is asked first.
-    """
+    """Policies with an engine of their own. `paths` are files and folders of policies, or one bundle; `entities` is an
+    entity file. The clock stands at `now`, by default the beginning of 2026 (UTC), as in policy tests. The first use
+    may raise the errors of Engine.load."""
 
     def __init__(
         self, *paths: Path | str, entities: Path | str | None = None, now: datetime = DEFAULT_TIME, base: Path = Path()
@@ -51,7 +48,7 @@ class Policy:
         self.base = base
 
     def __call__(self, *paths: Path | str, entities: Path | str | None = None, now: datetime | None = None) -> Policy:
-        """Other policies, another directory or another time; what is not said stays."""
+        """Return a fixture with other policies, entities or time; arguments that are omitted stay the same."""
         others = paths or self.paths
         rows = self.entities if entities is None else entities
         return Policy(*others, entities=rows, now=self.now if now is None else now, base=self.base)
@@ -66,9 +63,9 @@ class Policy:
         return Engine.load(*self.paths, entities=self.entities, clock=lambda: self.now)
 
     def decide(self, asked: QuestionLike | None = None, /, **facts: object) -> Decision:
-        """What is decided, and spent. `asked` is a question as Engine.decide takes it, or an endpoint as tests write
-        it: `GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`; `facts` are the rest of it. An agent
-        and a user may be named by their ids. Raises RequestError when it is no question."""
+        """Decide a request and commit its effects. `asked` is a question as for Engine.decide, or an endpoint as in
+        policy tests: `GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`; `facts` are its other
+        members. Agent and user may be given by id. Raises RequestError if the question is invalid."""
         if isinstance(asked, str) and not asked.lstrip().startswith("{"):
             return self.engine.decide({**parse_endpoint(asked), **merge_facts(facts, parse_endpoint(asked))})
         if isinstance(asked, Mapping) or asked is None:
@@ -76,12 +73,12 @@ class Policy:
         return self.engine.decide(asked)
 
     def allows(self, asked: QuestionLike | None = None, /, **facts: object) -> AllowResult:
-        """Whether it is allowed: `assert policy.allows("GET /health")`, `assert not policy.allows(…)`."""
+        """Return whether a request is allowed: `assert policy.allows("GET /health")`, `assert not policy.allows(…)`."""
         return AllowResult(self.decide(asked, **facts))
 
 
 def merge_facts(facts: Mapping[str, object], asked: Mapping[str, object]) -> dict[str, object]:
-    """Facts beside an endpoint: those of a root that the endpoint is of, too, come together."""
+    """Merge the given facts with those of an endpoint; members of the same root are combined."""
     found: dict[str, object] = {}
     for root, value in facts.items():
         known = {"id": value} if root in PRINCIPAL_ROOTS and isinstance(value, str) else value
@@ -92,7 +89,7 @@ def merge_facts(facts: Mapping[str, object], asked: Mapping[str, object]) -> dic
 
 
 def parse_endpoint(text: str) -> dict[str, Mapping[str, object]]:
-    """`GET /v1/invoices/42`, `TOOL mail/send`, `ACTION view invoice "42"`, as the wire has it."""
+    """Parse `GET /v1/invoices/42`, `TOOL mail/send` or `ACTION view invoice "42"` into request members."""
     word, _, rest = text.strip().partition(" ")
     if word == "TOOL":
         server, slash, name = rest.strip().partition("/")

@@ -1,7 +1,5 @@
-"""The pytest plugin: `.policy` files are collected, and Python tests ask policies by the fixture `policy`.
-
-Every pytest in whose environment we are installed imports this module, so it imports nothing before it is wanted.
-"""
+"""The pytest plugin: collects `.policy` files, and defines the fixture `policy`. Every pytest with policyengine
+installed imports this module, so it imports everything else only when needed."""
 
 from __future__ import annotations
 
@@ -15,18 +13,18 @@ if TYPE_CHECKING:
     from policyengine.testing.pytest.fixture import Policy
 
 SUFFIX = ".policy"
-MARKER = "policy(*paths, entities=None, now=None): the policies that the fixture `policy` asks"
+MARKER = "policy(*paths, entities=None, now=None): the policies of the fixture `policy`"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("policies", "tests of agent policies")
     group.addoption("--policies", action="store_true", help="collect tests in .policy files")
     group.addoption(
-        "--policies-seed", type=int, default=0, metavar="N", help="which requests `forall` is tried with (default: 0)"
+        "--policies-seed", type=int, default=0, metavar="N", help="seed for the requests of `forall` (default: 0)"
     )
-    group.addoption("--policies-examples", type=int, metavar="N", help="how many requests each `forall` is tried with")
+    group.addoption("--policies-examples", type=int, metavar="N", help="number of requests for each `forall`")
     parser.addini("policies", "collect tests in .policy files, as with --policies", type="bool", default=False)
-    parser.addini("policy_paths", "the policies that the fixture `policy` asks", type="paths", default=[])
+    parser.addini("policy_paths", "the policies of the fixture `policy`", type="paths", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> PolicyFile | None:
-    """A `.policy` file, where they are wanted or it is named itself."""
+    """Collect a `.policy` file if `.policy` files are enabled or it is named explicitly."""
     if file_path.suffix != SUFFIX:
         return None
     config = parent.config
@@ -47,7 +45,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> PolicyFile
 
 @pytest.fixture
 def policy(request: pytest.FixtureRequest) -> Policy:
-    """The policies of the marker `policy`, else of the setting `policy_paths`; called with paths, those."""
+    """The policies of the marker `policy`, or of the setting `policy_paths`; call it with paths to use others."""
     from policyengine.testing.pytest.fixture import Policy
 
     base, marker = request.config.rootpath, request.node.get_closest_marker("policy")

@@ -1,1 +1,1 @@
-"""A decision log to tests."""
+"""Convert a decision log to tests."""

@@ -1,4 +1,4 @@
-"""One record of a decision to one request of a test: its facts, rows and clock, as the language of tests says them."""
+"""Write one recorded decision as a request of a test: its facts, entity rows and time in the test language."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from policyengine.typesystem import RecordType as RecordType
 
 NOWHERE = Span(Source("record", ""), 0, 0)
 METHOD = re.compile(r"[A-Z]+")
-RESERVED_WORDS = frozenset({"ACTION", "ANY", "INPUT", "OUTPUT", "RESULT", "TOOL"})  # words of the language
+RESERVED_WORDS = frozenset({"ACTION", "ANY", "INPUT", "OUTPUT", "RESULT", "TOOL"})  # keywords of the test language
 VERB = re.compile(r"[a-z_][A-Za-z0-9_]*")
 OPTIONAL_ROOTS = ("request", "body", "args", "context", "task")
 NOT_FACTS = ("tool", "action", "resource", "chain", "approvals", "entities", "pending", "options")
@@ -43,12 +43,12 @@ SECOND, MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 
 
 class InexpressibleError(Exception):
-    """The language of tests has no words for something that the decision depended on."""
+    """The test language cannot express something that the decision depends on."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedCase:
-    """A request of a test. `facts` are names and values as they are written; `unsaid` are facts without words."""
+    """A request of a test. `facts` are names and values as text; `unsaid` are facts that cannot be expressed."""
 
     at: datetime
     request: str
@@ -58,7 +58,7 @@ class RecordedCase:
     unsaid: tuple[str, ...] = ()
 
     def shot(self, without: frozenset[tuple[str, str]] = frozenset()) -> str:
-        """The request as a line, but for facts that were given before."""
+        """Return the request as a line, without facts that were given before."""
         pairs = ", ".join(f"{name}: {value}" for name, value in self.facts if (name, value) not in without)
         inside = f" {{ {pairs} }}" if pairs else ""
         return f"{self.clock} {self.request}{inside} => {self.expected}"
@@ -71,8 +71,8 @@ class RecordedCase:
 
 @dataclass(frozen=True, slots=True)
 class CaseWriter:
-    """Says records in the words of one policy. `read` are the facts that some rule of it asks about, `asked` is what it
-    asks of the past."""
+    """Writes records for one policy. `read` are the facts that its rules read, `asked` are its conditions about
+    history."""
 
     kernel: k.Kernel
     scratch: AdhocTestReader
@@ -93,11 +93,11 @@ class CaseWriter:
 
     @property
     def catalogue(self) -> FactCatalogue:
-        """What tests can name."""
+        """The facts that tests can name."""
         return self.scratch.catalogue
 
     def says(self, again: ReplayResult) -> Iterator[RecordedCase]:
-        """Ways to say it, the shortest first: later ones leave nothing to what tests take for granted."""
+        """Yield ways to write a record, shortest first; later ones leave nothing to defaults of tests."""
         record = again.record
         second = record.time.replace(microsecond=0)
         millisecond = second + (record.time - second) // MILLISECOND * MILLISECOND
@@ -155,7 +155,7 @@ class CaseWriter:
                 unsaid.append(name)
 
     def _is_read(self, path: tuple[str, ...]) -> bool:
-        """Whether a rule asks for the fact, for a part of it, or for what it is a part of."""
+        """Return whether a rule reads the fact, a part of it, or a whole that contains it."""
         return any(path == one[: len(path)] or one == path[: len(one)] for one in self.read)
 
     def _value(self, value: object, name: str, unsaid: list[str]) -> str | None:
@@ -167,7 +167,7 @@ class CaseWriter:
     # ── The request ───────────────────────────────────────────────────────────────────────────
 
     def _request(self, raw: Mapping[str, object]) -> str:
-        """Raises InexpressibleError."""
+        """Return the endpoint as text. Raises InexpressibleError."""
         match raw:
             case {"tool": Mapping() as tool}:
                 name = str(tool["name"]) if tool.get("server") is None else f"{tool['server']}/{tool['name']}"
@@ -176,23 +176,24 @@ class CaseWriter:
                 return self._action(str(action["name"]), resource)
             case {"request": {"method": str() as method, "path": str() as path}}:
                 if not METHOD.fullmatch(method) or method in RESERVED_WORDS:
-                    raise InexpressibleError(f"no test asks with the method `{method}`")
+                    raise InexpressibleError(f"a test cannot use the method `{method}`")
                 return f"{method} {path if BARE_PATH.fullmatch(path) else quote_string(path)}"
             case _:
-                raise InexpressibleError("its path is no text")
+                raise InexpressibleError("its path is not a string")
 
     def _action(self, verb: str, resource: Mapping[str, object]) -> str:
         type_, id_ = str(resource["type"]), resource.get("id")
         if not VERB.fullmatch(verb):
-            raise InexpressibleError(f"no test can name the action `{verb}`")
+            raise InexpressibleError(f"a test cannot name the action `{verb}`")
         if type_ not in self.kernel.entities:
-            raise InexpressibleError(f"the policy knows no entity `{type_}`")
+            raise InexpressibleError(f"the policy declares no entity `{type_}`")
         if id_ is not None and not isinstance(id_, str):
-            raise InexpressibleError("the id of its resource is no text")
+            raise InexpressibleError("the id of its resource is not a string")
         return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {quote_string(id_)}" if id_ is not None else "")
 
     def expected(self, record: DecisionRecord) -> str:
-        """`deny by "tenants are islands"`: the outcome, and the first rule or gate that is a reason for just it."""
+        """Return the expectation, such as `deny by "tenants are islands"`: the outcome, and the first rule or gate that
+        is a reason for it."""
         outcome = str(record.outcome)
         reasons = [one for one in record.decision.get("reasons", ()) if one["outcome"] == outcome]
         rules = [one["rule"] for one in reasons if one.get("rule") in self.catalogue.rules]
@@ -205,7 +206,7 @@ class CaseWriter:
     # ── The directory ─────────────────────────────────────────────────────────────────────────
 
     def _rows(self, again: ReplayResult, unsaid: list[str]) -> Iterator[tuple[EntityRef, str]]:
-        """The rows that were looked up: no other one can matter."""
+        """Yield the rows that were looked up; no other row can matter."""
         directory = again.record.directory
         assert directory is not None
         for ref in sorted(again.read, key=str):
@@ -219,7 +220,7 @@ class CaseWriter:
         types = {one.name: one.type for one in declared.fields}
         for name, value in row.attributes.items():
             if value is None or name not in types:
-                continue  # no rule can ask for it
+                continue  # no rule can read it
             value = prune_value(value, types[name])
             if is_inexpressible(value) or not has_type(value, types[name], f"{row.ref.type}.{name}"):
                 unsaid.append(f"{row.ref.type}.{name}")
@@ -237,7 +238,7 @@ class CaseWriter:
 
 
 def implied_facts(raw: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """A test gives a credential the issuer of its agent, and an attestation what its attester vouches for."""
+    """Yield facts that tests fill in: the issuer of a credential, and what an attester vouches for."""
     agent, credential, attestation = (raw.get(name) for name in ("agent", "credential", "attestation"))
     issued = isinstance(credential, Mapping) and credential.get("issuer") is not None
     if isinstance(agent, Mapping) and agent.get("issuer") is not None and not issued:
@@ -247,13 +248,13 @@ def implied_facts(raw: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def explicit_hops(hops: object) -> object:
-    """Hops that say all of themselves: a test would give them the issuer of the presenter, issued just now."""
+    """Return hops with all members, because tests fill in the issuer of the presenter and the current time."""
     given = hops if isinstance(hops, tuple) else ()
     return tuple({"issuer": None, "issued_at": None, **hop} if isinstance(hop, Mapping) else hop for hop in given)
 
 
 def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iterator[tuple[str, str]]:
-    """The approvals that fit what was asked, by the rule that they are bound to."""
+    """Yield the approvals that match the request, by the rule they are bound to."""
     rules = {
         effect.approval.binding: guard.guard.name
         for guard in again.seen.guards
@@ -264,11 +265,11 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
     for approval in again.record.question.approvals:
         rule = rules.get(approval.binding or "")
         if rule is None or approval.id in again.record.spent:
-            continue  # it approves something else, or nothing any more
+            continue  # it approves something else, or is spent
         if approval.granted_at is None or approval.granted_at > at:
-            unsaid.append(f"an approval by {approval.by} that was granted at no time before")
+            unsaid.append(f"an approval by {approval.by} without an earlier time of grant")
             continue
-        if sum(name == rule for name in rules.values()) > 1:  # one of a test is for all of them
+        if sum(name == rule for name in rules.values()) > 1:  # an approval in a test counts for all of them
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
         age = format_duration(at - approval.granted_at)
         found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")
@@ -280,7 +281,7 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
 
 
 def is_inexpressible(value: object) -> bool:
-    """Whether no value of a test is this one."""
+    """Return whether no value in a test equals this one."""
     match value:
         case Mapping():
             return any(map(is_inexpressible, (*value, *value.values())))
@@ -297,7 +298,7 @@ def is_inexpressible(value: object) -> bool:
 
 
 def prune_value(value: object, type_: Type | None) -> object:
-    """The value without members that its declared record has not: no rule can ask for them."""
+    """Return the value without members that its declared record lacks, because no rule can read them."""
     match value, type_:
         case Mapping(), RecordType():
             types = {one.name: one.type for one in type_.fields}
@@ -309,7 +310,7 @@ def prune_value(value: object, type_: Type | None) -> object:
 
 
 def facts_read(part: object) -> Iterator[k.Fact]:
-    """Every fact that a part of the kernel asks about."""
+    """Yield every fact that a part of the kernel reads."""
     match part:
         case k.Fact():
             yield part

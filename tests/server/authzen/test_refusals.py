@@ -43,8 +43,8 @@ def test_they_count_each_by_its_kind_and_are_told(engine: Engine, caplog: pytest
     assert counts(call("GET", "/metrics").text) == {"unmapped": 2, "invalid": 3}
     told = [one for one in caplog.messages if "AuthZEN" in one]
     assert len(told) == 2  # one of each kind: the rest waits for a minute
-    assert told[0].startswith("a question of AuthZEN was denied as `unmapped`, the last because ")
-    assert told[0].endswith("no `map authzen` says what `brew` on `pot` is")
+    assert told[0].startswith("an AuthZEN question was denied as `unmapped`, the last because ")
+    assert told[0].endswith("no `map authzen` defines `brew` on `pot`")
 
 
 def test_a_bad_body_is_a_problem_and_no_decision(engine: Engine) -> None:
@@ -61,6 +61,6 @@ def test_a_line_is_written_now_and_then_and_says_how_many_there_were(caplog: pyt
     now = LOG_INTERVAL_SECONDS
     refused("unmapped", "it is so")
     assert caplog.messages == [
-        "a question of AuthZEN was denied as `unmapped`, the last because of 0",
-        "3 questions of AuthZEN were denied as `unmapped`, the last because it is so",
+        "an AuthZEN question was denied as `unmapped`, the last because of 0",
+        "3 AuthZEN questions were denied as `unmapped`, the last because it is so",
     ]

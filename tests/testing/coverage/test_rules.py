@@ -247,7 +247,7 @@ def test_limits_on_chains_are_seen_where_there_is_a_chain(request_: str, held: s
 
 
 def test_a_may_delegate_is_seen_when_it_handed_on() -> None:
-    words = '`may delegate read to agent "bot" for 30m` never handed anything on'
+    words = '`may delegate read to agent "bot" for 30m` never delegated anything'
     assert words in missing(CHAIN, "GET /docs/1 => allow")
     assert words in missing(CHAIN, handed(("first", "31m")))
     assert words not in missing(CHAIN, handed(("first", "1m")))
@@ -262,7 +262,7 @@ def test_hops_show_the_rules_of_their_blocks() -> None:
 
 def test_a_depth_that_no_chain_can_pass_is_not_to_be_seen_failing() -> None:
     rules = CHAIN.replace("depth <= 2", "depth <= 32")
-    words = "`depth <= 32` can never be seen failing: no chain of more than 32 hops is read"
+    words = "`depth <= 32` can never be seen failing: chains of more than 32 hops are refused"
     assert left_out(rules, "depth") == [words]
     assert missing(rules, "GET /docs/1 => allow", "depth") == ["`depth <= 32` was never seen holding"]
 

@@ -88,7 +88,7 @@ def test_a_rule_that_no_test_is_about_is_told_as_such() -> None:
         if one.name == 'drop a may in agent "bot": agent "bot" { issued by i acts alone }'
     ]
     assert outcome.asked == ()
-    assert "no test asks this" in outcome.render()
+    assert "no test covers this" in outcome.render()
 
 
 def test_what_earlier_requests_spend_is_spent_for_mutants_too() -> None:
@@ -139,7 +139,7 @@ def test_what_may_change_after_an_approval_is_noticed_by_approvals_of_other_requ
 
 
 def test_a_policy_whose_tests_fail_teaches_nothing() -> None:
-    with pytest.raises(FailingTestError, match="test `wrong` does not pass as it is"):
+    with pytest.raises(FailingTestError, match="test `wrong` fails without any fault"):
         report('test "wrong" { GET /a => deny }')
 
 
@@ -179,9 +179,9 @@ def test_a_reason_may_say_because_itself() -> None:
     [
         (f"{SURVIVOR} because x", CLOSER, "a test notices it now"),
         (f"{MOVED} because it is noticed", "", "a test notices it now"),
-        (f"{SURVIVOR}9 because the line is another one", "", "no mutant is called so"),
-        (SURVIVOR, "", "it gives no reason: end it with `because …`"),
-        (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "it is explained already"),
+        (f"{SURVIVOR}9 because the line is another one", "", "no mutant has this name"),
+        (SURVIVOR, "", "the reason is missing: add `because …`"),
+        (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "it is already explained"),
     ],
 )
 def test_an_explanation_of_no_survivor_is_told(text: str, more: str, why: str) -> None:
