@@ -42,7 +42,7 @@ GRANT_DEPENDENT_CODES = frozenset({"W322", "W421", "W521", "W936"})
 
 
 class CheckDepth(Enum):
-    """What a check reports: only errors, warnings too, or also opinions."""
+    """The amount that a check reports: only errors, warnings too, or also opinions."""
 
     ERRORS = 1
     WARNINGS = 2
@@ -171,7 +171,7 @@ def find_empty_files(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]
 
 @dataclass(frozen=True, slots=True)
 class CheckScope:
-    """What a check reports; `optional` are the codes of additional rules."""
+    """The selection of diagnostics; `optional` are the codes of additional rules."""
 
     depth: CheckDepth
     optional: Collection[str]

@@ -1,4 +1,4 @@
-"""The circuit breaker: after failures in a row nobody calls for a moment, then one caller tries for all."""
+"""The circuit breaker: after several failures in a row it refuses calls for a moment, then admits one as a trial."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """What to measure. `least` is the coverage in percent that is sufficient, if coverage is measured."""
+    """The measurements of a test run. `least` is the coverage in percent that suffices, if coverage is measured."""
 
     coverage: bool = False
     html: Path | None = None

@@ -1,4 +1,4 @@
-"""What a reload may remove, from options, variables and `policyengine.toml`; the file is read at each reload."""
+"""The rules of reloads, from options, variables and `policyengine.toml`; the file is read at each reload."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ class Engine:
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
-        """As `decide`, but a repeated key spends once: the same decision is returned, marked `again`.
+        """Decide as `decide` does, but a repeated key spends once: the same decision is returned, marked `again`.
 
         A decision at gate `failure` is not kept. While the store cannot say whether the key was used, the question is
         decided as without a key; where nothing is to be spent, the key has no effect. Raises RequestError, and
@@ -281,8 +281,8 @@ class Engine:
         return self.report_outcome(decision, OutcomeReport(status, normalize_facts(output)), refund=refund) == "first"
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        """As `report`; the result says whether it was reported before. None for an unknown id, which another caller's
-        decision is, too. Raises StoreError."""
+        """Report as `report` does; the result says whether it was reported before. None for an unknown id, and for the
+        id of another caller's decision. Raises StoreError."""
         if SEPARATOR in decision:  # it would name the decision of another caller
             return None
         key, now = outcome_key(decision), self.decider.now()
@@ -420,7 +420,7 @@ class Engine:
 
     @property
     def observing(self) -> Observe | None:
-        """What is observed instead of enforced, and until when; None where everything is enforced."""
+        """The scope and end of observe mode; None if everything is enforced."""
         observer = self.recorder.observer
         return observer.wanted if observer is not None and observer.observing else None
 

@@ -69,7 +69,7 @@ class WaitForecast:
             return self.has_loops
 
     def takes_long_to_decide(self, request: Request) -> bool:
-        """As `takes_long`, for a request whose credentials are proved."""
+        """Return what `takes_long` does, for a request whose credentials are proved."""
         return self._decider.compiled.evaluator.takes_long(request)
 
     @cached_property

@@ -63,8 +63,8 @@ class ReloadRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What may decide next: policies as a bundle, entities if they have sources, and the `inventory` of named items. It
-    can be sent to other processes."""
+    """A candidate to decide next: policies as a bundle, entities if they have sources, and the `inventory` of named
+    items. It can be sent to other processes."""
 
     bundle: bytes
     directory: EntityStore | None

@@ -159,7 +159,7 @@ def build_app(
     api = DecisionApi(reloading, tokens, body_timeout, *told)
     app = DecisionApp(
         title="policyengine",
-        description="Decides what AI agents may do. A deny is an answer (200); anything but 200 is none: deny.",
+        description="Decides what AI agents may do. A deny is an answer (200); treat any other status as a deny.",
         version=version("agent-policyengine"),
         docs_url=None,  # FastAPI's pages load scripts from a third-party server
         redoc_url=None,

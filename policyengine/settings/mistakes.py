@@ -1,4 +1,4 @@
-"""What is wrong in a settings file, in words of that file: which setting, what it may be, and never what it is."""
+"""Mistakes in a settings file, in its own words: the setting, the values that it may have, never the value itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Order: TypeAlias = Callable[[KeyPath], Any]
 
 @dataclass(frozen=True, slots=True)
 class SettingMistake:
-    """What is wrong with the setting at a path; the value of a `secret` is not shown."""
+    """A mistake in the setting at a path; the value of a `secret` is not shown."""
 
     path: KeyPath
     message: str

@@ -45,7 +45,7 @@ def simulate(
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
     while chunk := list(islice(events, CHUNK)):
         try:
-            for at, question, line in chunk:  # noqa: B007 - a mistake is told by its line
+            for at, question, line in chunk:  # noqa: B007 - a mistake is reported by its line
                 clock.at = at
                 count(at, decide(question))
         except RequestError as error:

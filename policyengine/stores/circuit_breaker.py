@@ -60,7 +60,7 @@ class StoreBreaker:
         return self.circuit.fails > 0
 
     def __enter__(self) -> None:
-        """Around one call. Raises StoreError at once while nobody is to call."""
+        """Enter one call. Raises StoreError immediately while the breaker is open."""
         if self.circuit.fails and self.open:
             self._try()
         self._calls.began = self._clock()
@@ -102,8 +102,8 @@ class StoreBreaker:
         self.succeeded()
 
     def failed(self, error: StoreError, began: float | None = None) -> None:
-        """What began then (at last, where nobody says). A store that says itself that it cannot is not asked three
-        times."""
+        """Count a failed call that began at `began` (None: unknown, count it as the latest). An error that the store
+        itself reports as permanent opens the breaker immediately."""
         self._reason = error.reason
         self.circuit.fail(began, certain=isinstance(error, WriteRefusedError | StoreLossError))
         self.failures += 1

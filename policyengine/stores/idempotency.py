@@ -1,4 +1,4 @@
-"""What every store of idempotency keys needs: the encoding of charge results, and a log of keys evicted early."""
+"""Shared parts of the stores of idempotency keys: the encoding of charge results, and a log of keys evicted early."""
 
 from __future__ import annotations
 

@@ -430,7 +430,7 @@ def test_what_descends_from_a_revoked_token_is_revoked_however_far_down(desk: De
     assert desk.decide(second, dpop="jkt-2").reasons[0].code == "revoked"
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pytest.LogCaptureFixture):

@@ -120,7 +120,7 @@ def test_envoy_says_who_asks_in_headers(engine: Watched, call: Call) -> None:
     assert (answer.status_code, answer.json()["outcome"]) == (403, "deny")
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
 def denied(outcome: Outcome = Outcome.DENY, gate: Gate = Gate.GUARD, message: str = "no", **more: Any) -> Decision:

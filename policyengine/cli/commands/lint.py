@@ -171,7 +171,7 @@ def own_files(paths: Sequence[Path]) -> frozenset[str]:
     return frozenset(display_name(file) for file in (*inside, *(path for path in paths if path not in folders)))
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def _play_events(
         raise CommandError("usage", "`--every` is too short for the duration of the traffic", hint, code=2) from None
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
 def _output_result(played: SimulationResult, format: ChartFormat | None, output: Path | None) -> int:

@@ -27,7 +27,7 @@ class DoctorResult:
 
 @dataclass(frozen=True, slots=True)
 class DoctorPlan:
-    """What is to be served, with the options of `policyengine serve`."""
+    """The configuration to check: the options of `policyengine serve`."""
 
     paths: tuple[Path, ...] = ()
     host: str = "127.0.0.1"

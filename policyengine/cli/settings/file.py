@@ -38,7 +38,7 @@ CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """What the file and variables say; or nothing."""
+    """Settings of the file and of variables; empty if there are none."""
 
     sections: ProjectSections | None = None
     file: Path | None = None
@@ -69,7 +69,7 @@ class ProjectSettings:
 
     @property
     def observe(self) -> ObserveSettings | None:
-        """None unless something is said of it, be it an empty section: then its end is asked for."""
+        """The section of observe mode, None if there is none. Even an empty section requires an end."""
         return None if self.sections is None else self.sections.observe
 
     @property
@@ -78,7 +78,7 @@ class ProjectSettings:
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     def option(self, command: str, parameter: str) -> Any:
-        """As an option of the command would be given; None where it is not."""
+        """Return the value of the setting behind an option of a command; None if it is not set."""
         if self.sections is None:
             return None
         from policyengine.cli.settings.registry import BY_OPTION
@@ -109,8 +109,8 @@ def set_values(sections: ProjectSections) -> Iterator[tuple[SettingName, Any]]:
 
 
 def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> ProjectSettings:
-    """What a file says that is named, or the next `policyengine.toml` from the folder of the first path up to the root
-    of the policies; variables go before it. Raises CommandError."""
+    """Return the settings of the file that a variable names, or of the nearest `policyengine.toml` from the folder of
+    the first path up to the root of the policies. Variables override the file. Raises CommandError."""
     environment = os.environ if environment is None else environment
     variables, named = read_variables(environment), environment.get(CONFIG_VARIABLE)
     if named:
@@ -160,7 +160,7 @@ def find_settings_file(path: Path) -> Path | None:
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
-    """The variables that are settings. One that begins like a setting and is none is an error, as in the file."""
+    """Return the variables that are settings. An unknown variable with the prefix of a section is an error."""
     ours = [name for name in environment if name.startswith(VARIABLE_PREFIX)]
     if not ours:
         return {}
@@ -188,7 +188,7 @@ class SettingsText:
     variables: Mapping[SettingName, str] = field(default_factory=dict)
 
     def error(self, mistake: SettingMistake) -> CommandError:
-        """What a variable says is in no message, as it may be a secret."""
+        """Return the error for a mistake. The value of a variable is never shown, as it may be a secret."""
         if mistake.path in self.variables or self.file is None:
             from policyengine.cli.settings.registry import BY_NAME
 

@@ -43,7 +43,7 @@ class SettingSpec:
 
     @property
     def default(self) -> str:
-        """As docs show it."""
+        """The default as the documentation shows it."""
         return self.traits.default
 
     @property

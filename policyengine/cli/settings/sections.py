@@ -1,5 +1,5 @@
 """The sections of `policyengine.toml`: a model for each, from which the table in docs/configuration.md, `config show`
-and the defaults of options derive. A setting that nobody sets is None, for the default of the option to apply."""
+and the defaults of options derive. A setting that is not set is None, so that the default of the option applies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """A field with the words that docs have for it. `value` is what it is where nobody sets it."""
+    """Return a field with its documentation. `value` is the value of a setting that is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 

@@ -37,15 +37,15 @@ class SectionSource(PydanticBaseSettingsSource):
 
 
 class FileSource(SectionSource):
-    """What `policyengine.toml` says; paths begin at its folder."""
+    """Settings of `policyengine.toml`; paths are relative to its folder."""
 
     def __init__(self, settings_cls: type[BaseSettings], data: Mapping[str, Any], folder: str) -> None:
         super().__init__(settings_cls, {section: join_paths(section, table, folder) for section, table in data.items()})
 
 
 class VariableSource(SectionSource):
-    """What variables such as POLICYENGINE_SERVE_PORT say. Lists are written with commas; the parsing of the library
-    knows neither `mcp-gateway` nor that, and takes variables that Kubernetes sets for settings."""
+    """Settings of variables such as POLICYENGINE_SERVE_PORT. Lists are written with commas; the parser of the library
+    supports neither that nor `mcp-gateway`, and would take variables of Kubernetes for settings."""
 
     def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[SettingName, str]) -> None:
         sections: dict[str, dict[str, Any]] = {}
@@ -104,7 +104,7 @@ def join_path(spec: SettingSpec | None, value: Any, folder: str) -> Any:
 
 
 def parse_text(spec: SettingSpec, text: str) -> object:
-    """The text of a variable as a value of TOML; the text itself where it is none."""
+    """Return the text of a variable as a value of TOML, or the text itself where the type is a string."""
     return next((parse(text) for kind, parse in PARSERS.items() if kind in value_types(spec.field.annotation)), text)
 
 

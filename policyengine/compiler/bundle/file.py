@@ -41,7 +41,7 @@ Keys: TypeAlias = Iterable[Path | str | bytes]
 class BundleError(PolicyError):
     """A bundle cannot be used: `file`, `code`, `message` and `hint` say why and what to do.
 
-    It is a PolicyError with one finding, so whoever expects that of policies need not know of bundles.
+    It is a PolicyError with one finding, so callers that handle policies need not know of bundles.
     """
 
     def __init__(self, file: str, code: str, message: str, hint: str | None = None) -> None:
@@ -182,7 +182,7 @@ def decode_signature(raw: object, name: str) -> BundleSignature:
         case [str(key), bytes(signature)]:
             return BundleSignature(key, signature)
         case _:
-            raise invalid_bundle(name, "a signature that is none")
+            raise invalid_bundle(name, "a malformed signature")
 
 
 def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys: Keys, name: str) -> tuple[str, ...]:

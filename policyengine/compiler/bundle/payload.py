@@ -1,4 +1,4 @@
-"""What a bundle holds: a kernel and its tree, most of which is read, and checked, when a decision first needs it.
+"""The content of a bundle: a kernel and its tree, most of it decoded and checked when a decision first needs it.
 
 Blocks, guards and binders are bytes of their own, and so is what stands at each pattern. Everything else is small.
 """
@@ -101,8 +101,8 @@ def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
 
 
 def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
-    """What a payload holds. Raises BundleDataError; a part that is wrong raises what `refuse` makes, when it is
-    needed."""
+    """Return the content of a payload. Raises BundleDataError; a damaged part raises the error of `refuse` at first
+    use."""
     raw = unpack(payload)
     require(isinstance(raw, dict) and tuple(raw) == MEMBERS, "other members")
     reading = DecodeContext(tuple(decode_source(one) for one in decode_list(raw["sources"])), read_types(raw["types"]))
@@ -164,7 +164,7 @@ def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
 
 
 class LazySequence(Sequence[Item]):
-    """Items that are bytes until somebody asks for them. Threads may share it: all get the same item."""
+    """Items that are decoded at first use. Threads may share it: all get the same item."""
 
     __slots__ = ("_items", "_lock", "_read")
 
@@ -217,7 +217,7 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
 
     blobs = [one for one in decode_list(raw) if isinstance(one, bytes)]
     require(len(blobs) == len(decode_list(raw)), "parts that are no bytes")
-    # The kernel's classes say `tuple`; nobody asks more of one than a sequence gives.
+    # The kernel's classes say `tuple`; callers use it as a sequence only.
     return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
 

@@ -30,12 +30,12 @@ Check: TypeAlias = Callable[[Any, "DecodeContext"], None]
 
 
 class BundleDataError(Exception):
-    """What was read is nothing that the compiler writes; the text says why."""
+    """The data was not written by the compiler; the text says why."""
 
 
 @dataclass(slots=True)
 class EncodeContext:
-    """What values refer to by number, in the order of their first use: the sources, and the types of expressions."""
+    """Tables that values refer to by number, in the order of first use: sources, and types of expressions."""
 
     sources: dict[Source, int] = field(default_factory=dict)
     types: dict[typesystem.Type, int] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class EncodeContext:
 
 @dataclass(slots=True)
 class DecodeContext:
-    """What values refer to, and what they may speak of; `unbound` are variables that no quantifier has bound yet."""
+    """Tables that values refer to, and names that they may use; `unbound` are variables without a quantifier so far."""
 
     sources: Sequence[Source]
     types: Sequence[typesystem.Type]
@@ -73,7 +73,7 @@ def data_error(wanted: str, raw: object) -> BundleDataError:
 
 
 def msgpack_coder(kind: type) -> Coder:
-    """What MessagePack can say itself. A bool is no int here."""
+    """Values that MessagePack encodes itself. A bool is not an int here."""
 
     def read(raw: object, _: DecodeContext) -> object:
         if type(raw) is not kind:

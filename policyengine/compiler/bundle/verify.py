@@ -92,7 +92,7 @@ def check_credential(part: k.CredentialKinds, _: DecodeContext) -> None:
 
 def check_confirm(part: k.Confirm, _: DecodeContext) -> None:
     check_condition(part.condition)
-    require(part.approvers.count > 0, "an approval by nobody")
+    require(part.approvers.count > 0, "an approval without approvers")
 
 
 def check_bound_object(part: k.BoundObject, _: DecodeContext) -> None:
@@ -135,7 +135,7 @@ def check_clamp(part: k.Clamp, _: DecodeContext) -> None:
 
 
 def check_at_once(part: k.ConcurrencyLimit, _: DecodeContext) -> None:
-    require(part.most > 0 and part.lease > timedelta(0), "a place for nobody")
+    require(part.most > 0 and part.lease > timedelta(0), "a limit of no places")
 
 
 def check_rate(part: k.Rate, _: DecodeContext) -> None:

@@ -39,7 +39,7 @@ def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
         sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
-        require(sound and len(path) <= MAX_PATH_SEGMENTS, "an outcome that nobody reports")
+        require(sound and len(path) <= MAX_PATH_SEGMENTS, "an outcome that is never reported")
         return
     require(0 < len(path) <= MAX_PATH_SEGMENTS and all(is_key(step) for step in path), "the path of no fact")
     if built_in is not None:

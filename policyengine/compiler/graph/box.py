@@ -9,7 +9,7 @@ from typing import Any
 
 
 class BoxKind(StrEnum):
-    """What a box is about; a style is chosen by it."""
+    """The kind of a box, which selects its style."""
 
     POLICY = "policy"
     ENDPOINT = "endpoint"

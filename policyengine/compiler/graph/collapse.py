@@ -20,7 +20,7 @@ PLURALS = {
 
 
 def collapse(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
-    """The drawing with at most so many levels below the root and, unless it is wanted whole, `MAX_BOXES` boxes."""
+    """Return the drawing with at most `depth` levels below the root and, unless `whole`, at most `MAX_BOXES` boxes."""
     box = root if whole or root.size <= MAX_BOXES else _ShapeIndex().folded(root)
     box = box if depth is None else _cut_below(box, depth)
     box = box if whole else _fit(box, MAX_BOXES)

@@ -1,4 +1,4 @@
-"""What stands at a place of the tree, as boxes: who may pass, by which scopes and conditions, and what shuts it."""
+"""A place of the tree as boxes: who may pass, by which scopes and conditions, and which guards close it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EndpointView:
         yield from (self._limit(self.kernel.limits[number]) for number in always)
 
     def who(self, kind: BoxKind, block: Block, demands: bool = True, children: Iterable[Box] = ()) -> Box:
-        """A block, and what it demands of whoever comes."""
+        """A block and its requirements."""
         needed = () if isinstance(block, k.AnyoneBlock) or not demands else block.requirements
         return Box(kind, block.label, "; ".join(map(source_words, needed)), block.span.at, tuple(children))
 
@@ -147,7 +147,7 @@ BLOCK_KINDS = {"agents": BoxKind.AGENT, "users": BoxKind.USER, "anyones": BoxKin
 
 
 def describe_limit(limit: k.Limit) -> Iterator[tuple[str, str]]:
-    """What a limit lets through, line by line, each with its place."""
+    """Return the lines of a limit, each with its place."""
     if isinstance(limit, k.Budget):
         yield from ((quota.words, quota.span.at) for quota in limit.quotas)
         return
@@ -182,7 +182,7 @@ def _distinct_numbers(found: Iterable[Iterable[int]]) -> list[int]:
 
 
 def _needed_scopes(block: Block, carriers: Sequence[str]) -> str:
-    """What the credential must carry: of a user only where no agent asks."""
+    """Return the requirements on the credential; a user's count only where no agent asks."""
     if isinstance(block, k.AnyoneBlock):
         return ""
     scopes = " or ".join(map(format_value, carriers))

@@ -30,7 +30,7 @@ def _lines(root: Box) -> Iterator[str]:
 
 
 def _class(kind: BoxKind) -> str:
-    """A word that is none of the grammar's own."""
+    """Return a word that is not a keyword of the grammar."""
     return f"{kind}Box"
 
 

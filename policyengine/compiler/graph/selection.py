@@ -1,4 +1,4 @@
-"""What part of the tree is asked for: an endpoint as somebody types it, the blocks that are about one agent."""
+"""Selection of a part of the tree: an endpoint as typed, or the blocks of one agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDPOINT_HINT = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or 
 
 @dataclass(eq=False)
 class SelectionError(Exception):
-    """What is asked for does not exist. `kind` is `endpoint` or `agent`; `hint` says what to do."""
+    """The selected `endpoint` or `agent` (`kind`) does not exist; `hint` says what to do."""
 
     kind: str
     message: str

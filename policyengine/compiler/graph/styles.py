@@ -1,4 +1,4 @@
-"""What the pictures have in common: colours by kind, lines of a box, how wide they are."""
+"""Shared style of the pictures: colours by kind, lines of a box and their widths."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def number_boxes(root: Box) -> Iterator[tuple[Box, int, int | None]]:
 
 
 def box_lines(box: Box) -> list[str]:
-    """What stands in a box, line by line: its title, and what is told of it."""
+    """Return the lines of a box: its title and its details."""
     return [line for text in (box_title(box), box.detail, box.at) if text for line in wrap_text(text)]
 
 

@@ -23,7 +23,7 @@ GAP = 7  # between boxes, one below the other
 INDENT = 28
 MARGIN = 16
 
-Line: TypeAlias = tuple[str, str]  # what stands out, and what is told beside it
+Line: TypeAlias = tuple[str, str]  # titles, and details
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def layout_boxes(root: Box) -> list[BoxLayout]:
 
 
 def _lines(box: Box) -> list[Line]:
-    """What is short takes one line, so that more of the tree is seen at once."""
+    """Return short content on one line, so that more of the tree is visible."""
     told = [text for text in (box.detail, box.at) if text]
     beside = "".join(f"  {one_line(text)}" for text in told)
     name = one_line(box_title(box))

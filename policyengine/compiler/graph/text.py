@@ -38,7 +38,7 @@ def box_title(box: Box) -> str:
 
 
 def box_note(box: Box) -> str:
-    """What follows the title of a box."""
+    """Return the details of a box."""
     detail = f" — {box.detail}" if box.detail else ""
     return one_line(f"{detail}  ({box.at})" if box.at else detail)
 

@@ -56,7 +56,7 @@ def wanted_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.Expr, bool
 
 
 def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or, bool]]:
-    """Yield each part where one item decides: an `and` that is wanted false, an `or` that is wanted true."""
+    """Yield each part that one item decides: an `and` that has to be false, an `or` that has to be true."""
     pending = [(condition, wanted)]
     while pending:
         expr, wanted_here = pending.pop()

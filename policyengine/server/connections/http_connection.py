@@ -1,4 +1,4 @@
-"""What both HTTP protocols of uvicorn lack: an entry in the connection table, and a close that loses no answer.
+"""Additions to both HTTP protocols of uvicorn: an entry in the connection table, and a close that loses no answer.
 
 If the server closes while a client still sends, the connection is reset and the client may lose an answer that it has
 not read. If a request is incomplete, the server therefore closes only its own side, and reads on for a while.

@@ -294,7 +294,7 @@ class Reloads(BaseModel):
 
 
 class Observing(BaseModel):
-    """What passes in observe mode although policies would stop it, and until when."""
+    """Observe mode: what passes although policies would stop it, and until when."""
 
     until: str
     packages: list[str] | None = None

@@ -114,7 +114,7 @@ class ReloadParticipant:
     def _done(self, order: object) -> ReloadRefusedError | None:
         """Execute a message; return the reason if it failed."""
         try:
-            self._do(order)  # type: ignore[arg-type]  # nobody else is at the other end
+            self._do(order)  # type: ignore[arg-type]  # only this process's supervisor writes to it
         except ReloadRefusedError as refused:
             return refused
         except Exception as error:
@@ -128,7 +128,7 @@ class ReloadParticipant:
             case PrepareReload(candidate):
                 self._next = self._reloading.engine_of(candidate)
             case CommitReload(reloads):
-                assert self._next is not None, "nobody swaps before it is ready"
+                assert self._next is not None, "no worker swaps before it is ready"
                 self._before, self._reloading.current = self._reloading.current, self._next
                 self._next, self._reloading.reloads = None, reloads
             case BeginHistory():

@@ -103,7 +103,7 @@ def page_names(sources: Iterable[Source]) -> dict[Source, str]:
 
 
 def missing_points(points: Sequence[Point], coverage: Coverage) -> list[MissingPoint]:
-    """What is missing in a file, in the order of its page."""
+    """Return the uncovered parts of a file, in the order of its page."""
     missing = [point for point in points if point not in coverage.hits]
     last = len(missing)
     return [

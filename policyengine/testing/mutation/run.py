@@ -139,7 +139,7 @@ def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) ->
         gc.unfreeze()
 
 
-# ── Several processes: each reads the policy once, and is told numbers only ───────────────────
+# ── Several processes: each reads the policy once, and receives numbers only ───────────────────
 
 _worker_run: MutationRun  # state of a worker process
 

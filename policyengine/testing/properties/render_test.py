@@ -128,7 +128,7 @@ def test_text(sketch: DraftRequest, prop: Property) -> str:
     return "\n".join([f"test {name} {{", *(f"  {line}" for line in lines), "}"])
 
 
-test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: this is none of ours
+test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test class
 
 
 def request_line(sketch: DraftRequest, prop: Property, spelling: TestNameWriter) -> str:

@@ -290,7 +290,7 @@ def test_text(name: str, used: str | None, several: Sequence[DecisionCase], issu
     return "\n".join([f"test {quote_string(name)} {{", *(f"  {line}" for line in lines), "}"])
 
 
-test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: this is none of ours
+test_text.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test class
 
 
 def given_lines(shared: Sequence[Pair], issuers: frozenset[str]) -> Iterator[str]:

@@ -156,7 +156,7 @@ def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
     assert case.question["body"] == {"amount": 501}
 
 
-# ── What is told ──────────────────────────────────────────────────────────────────────────────
+# ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_failure_is_told_with_its_place_the_request_what_came_and_a_test() -> None:
