@@ -47,7 +47,7 @@ class ListenOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SummaryPrinter:
+class ServeSummaryPrinter:
     """Prints the summary once connections are accepted."""
 
     setup: EngineSetup
@@ -88,7 +88,7 @@ def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) 
         loaded = load_for_serving(setup)
         served = prepare_serving(setup, loaded)
         tokens = read_tokens(listen.token_file)
-        printer = SummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
+        printer = ServeSummaryPrinter(setup, listen, loaded, served.tests, tokens, format)
         with server_logging(LogFormat(listen.log_format), lambda: served.held.current.revision):
             try:
                 answer(setup, listen, loaded, served, printer)
@@ -99,7 +99,7 @@ def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) 
 
 
 def answer(
-    setup: EngineSetup, listen: ListenOptions, loaded: LoadedEngine, served: ServedEngine, printer: SummaryPrinter
+    setup: EngineSetup, listen: ListenOptions, loaded: LoadedEngine, served: ServedEngine, printer: ServeSummaryPrinter
 ) -> None:
     from policyengine.server import serve
 

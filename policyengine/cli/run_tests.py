@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policyengine.cli.commands.check import check_sets
+from policyengine.cli.commands.check import check_policy_sets
 from policyengine.cli.errors import CommandError, file_error, policy_error, short_log_messages
 from policyengine.cli.output.terminal import Screen, json_text, show_progress
 
@@ -53,7 +53,7 @@ class PolicyTestRun:
     def once(self, paths: Sequence[Path]) -> int:
         from policyengine.testing import RunReport
 
-        sets = [checked for checked, _ in check_sets(paths)]
+        sets = [checked for checked, _ in check_policy_sets(paths)]
         for checked in sets:
             if checked.kernel is None:
                 raise policy_error(checked, BAD_POLICY)

@@ -122,7 +122,7 @@ def revocable_names(token: VerifiedToken, who: TokenPrincipal, binding: Confirme
     identifier = token.claims.get("jti")
     if isinstance(identifier, str):
         names.add(f"jti:{token.issuer}/{identifier}")
-    return frozenset(names) | chain_links(token)
+    return frozenset(names) | revocable_chain_links(token)
 
 
 def revocable_key_names(binding: ConfirmedKey, *more: str | None) -> frozenset[str]:
@@ -158,7 +158,7 @@ def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
     return f"own-task:{token.issuer}/{quote(whose, safe='')}/{quote(opener, safe='')}/{task}"
 
 
-def chain_links(token: VerifiedToken) -> frozenset[str]:
+def revocable_chain_links(token: VerifiedToken) -> frozenset[str]:
     """Return the revocation names of the chain, which this server writes into the tokens it issues. In another issuer's
     token they can only revoke more, never grant anything."""
     links = token.claims.get(LINKS)

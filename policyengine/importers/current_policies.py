@@ -21,7 +21,7 @@ PREMATURE_RULES = {"W521": "guard-without-door", "W712": "covered-rule"}
 
 
 @dataclass(frozen=True, slots=True)
-class CurrentPolicies:
+class TakenNames:
     """The existing policies and the names that they use, by kind."""
 
     sources: tuple[Source, ...]
@@ -32,7 +32,7 @@ class CurrentPolicies:
     fixtures: frozenset[str] = frozenset()
 
 
-def read_current_policies(folder: Path) -> CurrentPolicies:
+def read_current_policies(folder: Path) -> TakenNames:
     sources, problems = load_sources([folder])
     modules: list[ast.Module] = []
     for source in sources:
@@ -73,7 +73,7 @@ def location_of(found: Diagnostic) -> str:
     return f"{found.span.source.name}:{line}:{column}"
 
 
-def _collect_names(sources: tuple[Source, ...], modules: tuple[ast.Module, ...]) -> CurrentPolicies:
+def _collect_names(sources: tuple[Source, ...], modules: tuple[ast.Module, ...]) -> TakenNames:
     scopes, aliases, entities, fixtures = set[str](), set[str](), set[str](), set[str]()
     for module in modules:
         for declared in module.declarations:
@@ -87,6 +87,4 @@ def _collect_names(sources: tuple[Source, ...], modules: tuple[ast.Module, ...])
                     fixtures.add(name.text)
                 case _:
                     pass
-    return CurrentPolicies(
-        sources, modules, frozenset(scopes), frozenset(aliases), frozenset(entities), frozenset(fixtures)
-    )
+    return TakenNames(sources, modules, frozenset(scopes), frozenset(aliases), frozenset(entities), frozenset(fixtures))

@@ -20,7 +20,7 @@ ACCEPT = "application/json, application/yaml, */*"
 
 
 @dataclass(frozen=True, slots=True)
-class FileBase:
+class SpecificationFile:
     """A file. `root` is the folder of the specification: references out of it are refused."""
 
     path: Path
@@ -36,7 +36,7 @@ class UrlBase:
     name: str
 
 
-DocumentBase: TypeAlias = FileBase | UrlBase
+DocumentBase: TypeAlias = SpecificationFile | UrlBase
 
 
 def is_url(text: str) -> bool:
@@ -44,11 +44,11 @@ def is_url(text: str) -> bool:
 
 
 def base_of(source: str) -> DocumentBase:
-    return UrlBase(source) if is_url(source) else FileBase(Path(source), Path(source).parent)
+    return UrlBase(source) if is_url(source) else SpecificationFile(Path(source), Path(source).parent)
 
 
 def read_base(base: DocumentBase) -> bytes:
-    return _read_file(base.path) if isinstance(base, FileBase) else _read_url(base.name)
+    return _read_file(base.path) if isinstance(base, SpecificationFile) else _read_url(base.name)
 
 
 def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
@@ -68,7 +68,7 @@ def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
     path = base.path.parent / reference
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base.root)):
         raise ApiImportError(f"`{reference[:200]}` leads out of the folder of the specification")
-    return FileBase(path, base.root)
+    return SpecificationFile(path, base.root)
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

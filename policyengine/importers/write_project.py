@@ -17,7 +17,7 @@ from policyengine.bounded_files import read_bounded
 from policyengine.importers import policy_writer, project_files
 from policyengine.importers.align_operations import reconcile, without_types
 from policyengine.importers.current_policies import (
-    CurrentPolicies,
+    TakenNames,
     first_error,
     location_of,
     premature_guards,
@@ -204,7 +204,7 @@ def _checked_new_files(
     run: policy_writer.ImportRun,
     new: Sequence[ApiOperation],
     stricter: Sequence[ApiOperation],
-    existing: CurrentPolicies,
+    existing: TakenNames,
 ) -> Files:
     """Return the new files, without types if types conflict with the author's changes. Raises ApiImportError."""
     for operations in (new, [without_types(one) for one in new]):
@@ -224,7 +224,7 @@ def _new_files(
     run: policy_writer.ImportRun,
     new: Sequence[ApiOperation],
     stricter: Sequence[ApiOperation],
-    existing: CurrentPolicies,
+    existing: TakenNames,
 ) -> Files:
     made = plan_scopes(new, existing.scopes, existing.aliases, f".new_{run.number}")
     files, _ = _policy_files(api, run, made, _entity_names(new) - existing.entities)

@@ -22,7 +22,12 @@ from policyengine.lint.rules.test_quality import repeated_requests, untested_end
 from policyengine.lint.rules.unseen_absences import unseen_absences
 from policyengine.lint.rules.unused_facts import unread_facts, unused_anchors
 from policyengine.lint.rules.user_grants import grants_of_any_issuer
-from policyengine.lint.rules.wide_grants import any_agent, missing_user_grants, uncarried_scopes, wide_grants
+from policyengine.lint.rules.wide_grants import (
+    find_unrestricted_agents,
+    missing_user_grants,
+    uncarried_scopes,
+    wide_grants,
+)
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import Case
 
@@ -59,7 +64,7 @@ KERNEL_RULES: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (
     caller_chosen_keys,
     open_failures,
     case_sensitive_conditions,
-    any_agent,
+    find_unrestricted_agents,
     grants_of_any_issuer,
     agents_of_two_issuers,
     parent_folders,

@@ -52,14 +52,14 @@ class ResourceUse:
 
 def first_unknown_use(rule: Rule) -> ResourceUse | None:
     """Return the first read of `resource` that can make the rule unknown; None if there is no such read."""
-    for expression, first in unknown_expressions(rule):
+    for expression, first in conditions_left_unknown(rule):
         for fact, span in facts_read(expression):
             if fact.path == RESOURCE:
                 return ResourceUse(span, first)
     return None
 
 
-def unknown_expressions(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
+def conditions_left_unknown(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
     present, absent = "`resource is present and …`", "`resource is absent or …`"
     if isinstance(rule, k.Guard):
         for effect in rule.effects:

@@ -18,7 +18,7 @@ from policyengine.entities.errors import EntitiesError
 from policyengine.entities.store import EntityStore
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
-from policyengine.reload.policy_inventory import Inventory
+from policyengine.reload.policy_inventory import PolicyInventory
 from policyengine.reload.source import ReloadSource
 from policyengine.source import Source, is_test_file
 from policyengine.syntax.parse import parse
@@ -68,7 +68,7 @@ class Candidate:
 
     bundle: bytes
     directory: EntityStore | None
-    inventory: Inventory
+    inventory: PolicyInventory
     tests: int = 0
 
 
@@ -86,7 +86,7 @@ def read_candidate(origin: ReloadSource) -> Candidate:
     try:
         if origin.bundle is not None:
             data, kernel = read_signed_bundle(origin.bundle, origin.keys)
-            return Candidate(data, origin.directory(kernel.entities), Inventory.of(kernel))
+            return Candidate(data, origin.directory(kernel.entities), PolicyInventory.of(kernel))
         return candidate_from_sources(origin)
     except PolicyError as error:
         found = [one for one in error.diagnostics if one.is_error]
@@ -115,7 +115,7 @@ def candidate_from_sources(origin: ReloadSource) -> Candidate:
         raise ReloadRefusedError("nothing in the policies allows anything")
     tests = run_policy_tests(origin, sources) if origin.tested else 0
     bundle = write_bundle(kernel, version("agent-policyengine"))
-    return Candidate(bundle, origin.directory(kernel.entities), Inventory.of(kernel, sources), tests)
+    return Candidate(bundle, origin.directory(kernel.entities), PolicyInventory.of(kernel, sources), tests)
 
 
 def run_policy_tests(origin: ReloadSource, sources: Sequence[Source]) -> int:

@@ -12,7 +12,7 @@ from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError
 from policyengine.reload.comparison import MAX_LISTED_WIDENINGS, ComparisonProcess, PolicyComparison
-from policyengine.reload.policy_inventory import Inventory, lost_rows, summarize_losses
+from policyengine.reload.policy_inventory import PolicyInventory, lost_rows, summarize_losses
 from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ReloadGate:
         self._rules = rules
         self._guard = Lock()
         self._bundles: dict[str, bytes] = {}
-        self._inventories: dict[str, Inventory] = {}
+        self._inventories: dict[str, PolicyInventory] = {}
         self._results: dict[tuple[str, str], PolicyComparison] = {}  # comparisons that were made before the swap
         self._pending: tuple[Engine, Engine] | None = None
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
@@ -89,9 +89,9 @@ class ReloadGate:
                 del known[next(iter(known))]
         return revision
 
-    def _inventory(self, engine: Engine) -> Inventory:
+    def _inventory(self, engine: Engine) -> PolicyInventory:
         if engine.revision not in self._inventories:
-            self._inventories[engine.revision] = Inventory.of(engine.kernel, engine.sources)
+            self._inventories[engine.revision] = PolicyInventory.of(engine.kernel, engine.sources)
         return self._inventories[engine.revision]
 
     def _bundle(self, engine: Engine) -> bytes:

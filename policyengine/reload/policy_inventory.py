@@ -56,7 +56,7 @@ class InventoryItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
+class PolicyInventory:
     """The inventory. `delegation` are the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` are the files."""
 
     packages: frozenset[str] = frozenset()
@@ -65,7 +65,7 @@ class Inventory:
     texts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> Inventory:
+    def of(cls, kernel: k.Kernel, sources: Iterable[Source] = ()) -> PolicyInventory:
         """Return the inventory of a kernel. A bundle has no sources, but cannot be truncated either."""
         texts = {source.label or source.name: source.text for source in sources}
         items, delegation = tuple(collect_items(kernel)), frozenset(delegation_bounds(kernel.delegation))
@@ -75,7 +75,7 @@ class Inventory:
     def files(self) -> frozenset[str]:
         return frozenset(item.file for item in self.items)
 
-    def losses(self, after: Inventory) -> Iterator[Loss]:
+    def losses(self, after: PolicyInventory) -> Iterator[Loss]:
         """Yield the items that `after` lacks under the same name and under any other."""
         yield from self._cut_files(after)
         yield from self._lost_files(after)
@@ -83,7 +83,7 @@ class Inventory:
         yield from self._lost_rules(after)
         yield from (Loss(DELEGATION, f"delegation {one}") for one in sorted(self.delegation - after.delegation))
 
-    def _cut_files(self, after: Inventory) -> Iterator[Loss]:
+    def _cut_files(self, after: PolicyInventory) -> Iterator[Loss]:
         for file, text in after.texts.items():
             line = None if file not in self.texts else truncation_line(self.texts[file], text)
             if line is not None:
@@ -92,7 +92,7 @@ class Inventory:
                     f"the end of `{file}`, from line {line} on: the file is cut off inside a declaration",
                 )
 
-    def _lost_rules(self, after: Inventory) -> Iterator[Loss]:
+    def _lost_rules(self, after: PolicyInventory) -> Iterator[Loss]:
         there, moved = {item.key: item for item in after.items}, self._moved(after)
         for item in self.items:
             if item.kind not in RESTRICTION_KINDS:
@@ -104,7 +104,7 @@ class Inventory:
             elif (item.kind, item.content) not in moved:
                 yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
-    def _lost_files(self, after: Inventory) -> Iterator[Loss]:
+    def _lost_files(self, after: PolicyInventory) -> Iterator[Loss]:
         """Yield lost files: those that no item of `after` comes from, unless their items have moved to another file."""
         before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
@@ -117,7 +117,7 @@ class Inventory:
             if gone:
                 yield Loss(FILES, f"file `{file}`, and with it {list_items(gone)}")
 
-    def _moved(self, after: Inventory) -> frozenset[tuple[str, bytes]]:
+    def _moved(self, after: PolicyInventory) -> frozenset[tuple[str, bytes]]:
         """Return the contents with a new name in `after`, which may be renamed items of this inventory."""
         keys = {item.key for item in self.items if item.name}
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)

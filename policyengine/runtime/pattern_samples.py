@@ -28,7 +28,7 @@ def pattern_pieces(parsed: Any, last: bool, more: int, branch: int) -> Iterator[
             case "ANY" | "NOT_LITERAL":
                 yield "x" if argument is None or argument != ord("x") else "y"
             case "IN":
-                yield class_member(argument, last)
+                yield sample_of_character_class(argument, last)
             case "MAX_REPEAT" | "MIN_REPEAT":
                 least, most, inner = argument
                 yield "".join(pattern_pieces(inner, last, more, branch)) * min(least + more, int(most))
@@ -38,7 +38,7 @@ def pattern_pieces(parsed: Any, last: bool, more: int, branch: int) -> Iterator[
                 yield from pattern_pieces(argument[1][branch % len(argument[1])], last, more, branch)
 
 
-def class_member(items: Any, last: bool) -> str:
+def sample_of_character_class(items: Any, last: bool) -> str:
     classes = {"CATEGORY_DIGIT": "1", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " "}
     operation, argument = items[-1 if last else 0]
     match str(operation):

@@ -63,7 +63,7 @@ def is_provably_linear(pattern: str) -> bool:
     try:
         if tree.state.flags != re.ASCII:
             raise NotLinearError
-        prove_top([shape_of(item) for item in strip_anchors(list(tree))])
+        prove_sequence_linear([shape_of(item) for item in strip_anchors(list(tree))])
     except NotLinearError:
         return False
     return True
@@ -78,7 +78,7 @@ def strip_anchors(items: list[Any]) -> list[Any]:
     return items
 
 
-def prove_top(shapes: Sequence[PatternShape]) -> None:
+def prove_sequence_linear(shapes: Sequence[PatternShape]) -> None:
     """Prove one deterministic path through all parts, or through a front and, wherever it may end, through a short
     rest."""
     if sum(shape.positions for shape in shapes) > MAX_POSITIONS:

@@ -30,7 +30,7 @@ def read_key_header(headers: Headers, gateway: str | None, form: str, body: byte
     if not given:
         return None
     if gateway is None:
-        warn_ignored_key()
+        warn_ignored_idempotency_key()
         return None
     if len(given) > 1:
         raise ProblemError(400, "there are several `Idempotency-Key` headers", hint=KEY_HINT)
@@ -44,7 +44,7 @@ def build_key(key: object, gateway: str, *sent: bytes) -> IdempotencyKey:
     return IdempotencyKey(gateway, key, blake2b(b"\0".join(sent), digest_size=16).hexdigest())
 
 
-def warn_ignored_key() -> None:
+def warn_ignored_idempotency_key() -> None:
     if not _warned.is_set():
         _warned.set()
         _LOG.warning("an `Idempotency-Key` over HTTP was ignored: without `--token-file` its caller is unknown")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
-from policyengine.syntax.errors.explain import explain_error
+from policyengine.syntax.errors.explain import explain_syntax_error
 from policyengine.syntax.errors.recovery import RecoveringParser, parser_tables
 from policyengine.syntax.gc_pause import gc_paused
 from policyengine.syntax.parser import LexError, LrParser
@@ -48,7 +48,7 @@ def _parse_or_recover(source: Source) -> tuple[ast.Module | None, list[Span], li
         return module, machine.comments, []
     reader = RecoveringParser(source)
     rest, stops = reader.read(MAX_ERRORS)
-    diagnostics = [explain_error(source, stop, parser_tables()) for stop in stops]
+    diagnostics = [explain_syntax_error(source, stop, parser_tables()) for stop in stops]
     if len(stops) >= MAX_ERRORS:
         last = Span(source, stops[-1].offset, stops[-1].offset)
         message = f"{MAX_ERRORS} errors so far; the rest of the file was not read"

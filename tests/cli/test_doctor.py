@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey
 
 from policyengine.cli.doctor import listeners, machine, policies, storage
 from policyengine.cli.doctor.machine import EXTRAS, MIN_OPEN_FILES
-from policyengine.cli.doctor.model import DoctorPlan, DoctorStatus
+from policyengine.cli.doctor.model import DoctorStatus, ServePlan
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
 from policyengine.install_hints import install_command
 from policyengine.stores import clock_skew
@@ -111,7 +111,7 @@ def test_ports(run, option):
 
 
 def test_a_metrics_port_needs_no_token_for_others_to_reach_it(port):
-    plan = DoctorPlan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
+    plan = ServePlan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
     assert [one.status for one in listeners.check_ports(plan)] == [DoctorStatus.OK, DoctorStatus.FAILED]
 
 
@@ -274,7 +274,7 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     keys = tmp_path / "acme.json"
 
     def findings():
-        plan = DoctorPlan((tmp_path,), identity=tmp_path / "identity.toml")
+        plan = ServePlan((tmp_path,), identity=tmp_path / "identity.toml")
         return {one.check: (one.status, one.message) for one in policies.check_policies(plan, answers=True)}
 
     assert findings()["identity"][0] == "failed"

@@ -15,7 +15,7 @@ from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.agent_directories import (
     MEDIA_TYPE,
     WELL_KNOWN,
-    DirectoryLoader,
+    SignatureAgentKeyLoader,
     is_origin,
     open_agent_directories,
 )
@@ -100,13 +100,13 @@ def test_keys_end_on_the_clock_of_the_wall(server: Faulty) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=NOW))
     fetcher = Fetcher()
     found = {
-        at: len(DirectoryLoader(server.url, fetcher, lambda at=at: at)(fetcher.clock() + 5)[0].usable)
+        at: len(SignatureAgentKeyLoader(server.url, fetcher, lambda at=at: at)(fetcher.clock() + 5)[0].usable)
         for at in (NOW - 1, NOW)
     }
     assert found == {NOW - 1: 1, NOW: 0}
     server.pages[WELL_KNOWN] = b"{}"
     with pytest.raises(DocumentError, match="its content type is not"):
-        DirectoryLoader(server.url, fetcher)(fetcher.clock() + 5)
+        SignatureAgentKeyLoader(server.url, fetcher)(fetcher.clock() + 5)
 
 
 @pytest.mark.parametrize(("url", "origin"), [

@@ -25,7 +25,7 @@ from policyengine.identity.keys.signing_keys import (
     KeyRingFile,
     KeyState,
     new_ring,
-    parse_ring,
+    parse_key_ring,
     read_ring,
     rotate_ring,
     write_ring,
@@ -195,7 +195,7 @@ def broken(**changes: object) -> bytes:
 )  # fmt: skip
 def test_what_is_no_file_of_keys_is_refused_and_not_shown(content: bytes):
     with pytest.raises(IdentityError, match=r"`signing\.json` is not a file of signing keys") as found:
-        parse_ring(content, "signing.json")
+        parse_key_ring(content, "signing.json")
     assert found.value.__cause__ is None
 
 

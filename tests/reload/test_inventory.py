@@ -10,7 +10,7 @@ import pytest
 from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore, describe_lost_types
-from policyengine.reload.policy_inventory import Inventory, Loss, summarize_losses
+from policyengine.reload.policy_inventory import Loss, PolicyInventory, summarize_losses
 from policyengine.runtime.entities import EntityData
 from policyengine.typesystem import EntityRef
 
@@ -43,15 +43,15 @@ guard "elsewhere" on GET /other { deny }
 }
 
 
-def inventory(folder: Path, files: dict[str, str]) -> Inventory:
+def inventory(folder: Path, files: dict[str, str]) -> PolicyInventory:
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
-    return Inventory.of(Engine.load(folder).kernel)
+    return PolicyInventory.of(Engine.load(folder).kernel)
 
 
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
+def before(tmp_path_factory: pytest.TempPathFactory) -> PolicyInventory:
     return inventory(tmp_path_factory.mktemp("before") / "p", FILES)
 
 
@@ -157,26 +157,26 @@ CLOSED = 'guard "closed" on GET /health { deny when request.ip within 10.0.0.0/8
         ),
     ],
 )
-def test_what_is_gone(before: Inventory, tmp_path: Path, files: dict[str, str], losses: list[str]) -> None:
+def test_what_is_gone(before: PolicyInventory, tmp_path: Path, files: dict[str, str], losses: list[str]) -> None:
     assert gone(before.losses(inventory(tmp_path / "p", files))) == losses
 
 
 def test_doors_that_go_with_their_file_are_missed_although_another_file_has_a_block_of_that_name(
-    before: Inventory, tmp_path: Path
+    before: PolicyInventory, tmp_path: Path
 ) -> None:
     more = {**FILES, "more.policy": "language 1\npackage other\nanyone { may GET /more }\n"}
     found = inventory(tmp_path / "more", more).losses(before)
     assert gone(found) == ['removed-files: file `more.policy`, and with it block "anyone"']
 
 
-def test_a_bundle_holds_the_same(before: Inventory, tmp_path: Path) -> None:
+def test_a_bundle_holds_the_same(before: PolicyInventory, tmp_path: Path) -> None:
     inventory(tmp_path / "p", FILES)
     kernel = decode_bundle(write_bundle(Engine.load(tmp_path / "p").kernel, "test")).kernel
-    there = Inventory.of(kernel)
+    there = PolicyInventory.of(kernel)
     assert list(before.losses(there)) == list(there.losses(before)) == []
 
 
-def test_what_comes_is_no_loss(before: Inventory, tmp_path: Path) -> None:
+def test_what_comes_is_no_loss(before: PolicyInventory, tmp_path: Path) -> None:
     less = inventory(tmp_path / "p", changed(("guards.policy", CLOSED, "")))
     assert list(less.losses(before)) == []
 

@@ -20,8 +20,8 @@ from policyengine.analysis.diff.specialize import (
     ConditionRewriter,
     all_of,
     any_of,
-    is_one_of,
     make_fact,
+    one_of_expression,
     string_constant,
 )
 from policyengine.runtime.endpoints import ToolEndpoint
@@ -75,7 +75,7 @@ class GrantConditions:
         """The condition on the chain: without hops, limits only exclude issuers that do not record chains."""
         if self.settled.hops != 0:
             return make_fact(SOUND, Scalar.BOOL)
-        return is_one_of(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS
+        return one_of_expression(self.side.recorded, ISSUED_BY) if self.side.limits else ALWAYS
 
     def door(self, unit: RuleUnit) -> k.Expr:
         grant, block = unit.part, unit.block
@@ -109,13 +109,13 @@ class GrantConditions:
         free, known = self.side.free_of_scopes, sorted(self.side.kernel.issuers)
         scopes = make_fact(("credential", "scopes"), STRINGS)
         held = [k.Relation("has", scopes, string_constant(one), span=NOWHERE) for one in sorted(carriers)]
-        named = all_of(is_one_of(known, ISSUED_BY), any_of(*held)) if held else NEVER
-        return any_of(is_one_of(free, ISSUED_BY), named) if free else named
+        named = all_of(one_of_expression(known, ISSUED_BY), any_of(*held)) if held else NEVER
+        return any_of(one_of_expression(free, ISSUED_BY), named) if free else named
 
     def required(self, requirement: k.Requirement) -> k.Expr:
         match requirement:
             case k.IssuedBy(issuers):
-                return is_one_of(issuers, ISSUED_BY)
+                return one_of_expression(issuers, ISSUED_BY)
             case k.ActsAlone():
                 return self.named(self.settled.agent) if self.settled.user is SpecialValue.ABSENT else NEVER
             case k.ActsFor(condition):
@@ -145,7 +145,7 @@ class GrantConditions:
         """Return the condition that the credential has no subject, or one of these."""
         subject = make_fact(("credential", "subject"))
         nobody = k.Not(k.IsPresent(subject, span=NOWHERE), span=NOWHERE)
-        return any_of(nobody, is_one_of([one for one in names if isinstance(one, str)], subject))
+        return any_of(nobody, one_of_expression([one for one in names if isinstance(one, str)], subject))
 
 
 def task_condition(at: EndpointClass, rewrite: ConditionRewriter, types: frozenset[str]) -> k.Expr:
@@ -175,12 +175,15 @@ def time_between(start: object, end: object) -> Iterator[k.Expr]:
 def attester_condition(by: k.Attester) -> k.Expr:
     """Return the condition that the attester made a fresh attestation, for a model and environment it vouches for."""
     model, digest = make_fact(("attestation", "model")), make_fact(("attestation", "model_hash"))
-    asked = [is_one_of([by.name], make_fact(("attestation", "by")))]
+    asked = [one_of_expression([by.name], make_fact(("attestation", "by")))]
     if by.age is not None:
         asked.append(duration_at_most(("attestation", "age"), by.age))
     if by.models:
-        hashed = [(is_one_of([name], model), ALWAYS if h is None else is_one_of([h], digest)) for name, h in by.models]
+        hashed = [
+            (one_of_expression([name], model), ALWAYS if h is None else one_of_expression([h], digest))
+            for name, h in by.models
+        ]
         asked.append(any_of(*(all_of(*pair) for pair in hashed)))
     if by.environments:
-        asked.append(is_one_of(by.environments, make_fact(("attestation", "environment"))))
+        asked.append(one_of_expression(by.environments, make_fact(("attestation", "environment"))))
     return all_of(*asked)

@@ -47,7 +47,7 @@ def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., AbstractValue]:
     return lambda issuer: NO_HOPS if issuer in recorded else SpecialValue.BROKEN
 
 
-def operands_of(subject: Subject) -> tuple[k.Expr, ...]:
+def required_operands(subject: Subject) -> tuple[k.Expr, ...]:
     """Return the operands without which a subject has no value."""
     match subject:
         case FactPair(left, right):

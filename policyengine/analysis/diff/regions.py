@@ -26,7 +26,7 @@ from policyengine.analysis.diff.region_facts import (
     differing_keys,
     has_path_prefix,
     is_segment_resource,
-    operands_of,
+    required_operands,
     state_at_place,
 )
 from policyengine.analysis.diff.rule_units import Key
@@ -240,13 +240,13 @@ class RegionComparison:
 
     def _operands(self, subject: Subject) -> tuple[int, ...]:
         """Return the facts without which this one has no value, if they are in the space."""
-        parts = operands_of(subject)
+        parts = required_operands(subject)
         numbers = (self.space.numbers[part] for part in parts if part in self.space.numbers)
         return tuple(number for number in numbers if number not in self.derived)
 
     def _strictly(self, number: int, subject: Subject, asked: tuple[int, ...]) -> Callable[..., AbstractValue]:
         every = self.states(number)
-        parts = [part for part in operands_of(subject) if not isinstance(part, k.Constant)]
+        parts = [part for part in required_operands(subject) if not isinstance(part, k.Constant)]
         total = isinstance(subject, FactPair) and len(asked) == len(parts)
 
         rows = [place for place, one in enumerate(asked) if isinstance(self.space.subjects[one], k.HasRow)]

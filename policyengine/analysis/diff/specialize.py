@@ -66,7 +66,7 @@ def make_fact(path: FactPath, type_: typesystem.Type = Scalar.STRING) -> k.Fact:
     return k.Fact(path, type_, span=NOWHERE)
 
 
-def is_one_of(names: object, item: k.Expr) -> k.Expr:
+def one_of_expression(names: object, item: k.Expr) -> k.Expr:
     chosen = tuple(sorted(names))  # type: ignore[call-overload]  # any collection of names
     return k.Relation("has", k.Constant(chosen, typesystem.ListType(Scalar.STRING), span=NOWHERE), item, span=NOWHERE)
 

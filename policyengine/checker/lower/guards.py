@@ -118,7 +118,7 @@ class EffectCondition:
     value: k.Expr | None
 
 
-def lower_when(written: ast.WhenClause | None, context: ExpressionContext) -> EffectCondition | None:
+def lower_when(written: ast.ConditionClause | None, context: ExpressionContext) -> EffectCondition | None:
     """Lower the condition: `unless c` acts like `when not c`. Returns None if an error was reported."""
     if written is None:
         return EffectCondition(None)

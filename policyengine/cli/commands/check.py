@@ -49,7 +49,7 @@ def check(
     """
     from policyengine.diagnostics.model import sort_diagnostics
 
-    sets = list(check_sets(paths))
+    sets = list(check_policy_sets(paths))
     beside = list(check_entities(sets, paths, entities)) if entities else []
     found = sort_diagnostics([*(diagnostic for checked, _ in sets for diagnostic in checked.diagnostics), *beside])
     files = sum(files for _, files in sets)
@@ -71,7 +71,7 @@ def check(
     return int(any(diagnostic.is_error or strict for diagnostic in found))
 
 
-def check_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
+def check_policy_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
     """Check each set of policies by itself (see `.policyroot`); yield the result and the number of files."""
     from policyengine.policy_files import policy_sets
 

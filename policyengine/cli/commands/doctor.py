@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from policyengine.cli.doctor.checks import run_checks
-from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.options.common import EntitySources, IdentityFile, StoreUrl, TextOrJson, TrustedKeys
 from policyengine.cli.options.serve import EnvoyPort, Host, LogFile, MetricsPort, SocketPath, TokensFile, Workers
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
@@ -54,7 +54,7 @@ def doctor(
     listens = tuple((option, number) for option, number in options if number is not None)
     trusted = None if trust is None else tuple(trust)
     rows = None if entities is None else tuple(entities)
-    plan = DoctorPlan(
+    plan = ServePlan(
         tuple(paths or ()), host, listens, socket, workers, token_file, log, store, rows, trusted, identity
     )
     found = list(run_checks(plan))

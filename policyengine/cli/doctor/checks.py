@@ -22,7 +22,7 @@ from policyengine.cli.doctor.machine import (
     check_time_zones,
     open_file_limit,
 )
-from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.doctor.policies import check_policies
 from policyengine.cli.doctor.storage import check_log, check_store
 from policyengine.cli.errors import CommandError
@@ -30,7 +30,7 @@ from policyengine.cli.settings.file import load_settings
 from policyengine.trusted_files import OTHERS_WRITE
 
 
-def run_checks(plan: DoctorPlan) -> Iterator[DoctorResult]:
+def run_checks(plan: ServePlan) -> Iterator[DoctorResult]:
     """Check the machine first, then what is to be served."""
     yield check_python(sys.version_info[:2])
     yield from check_speed()
@@ -58,7 +58,7 @@ def run_checks(plan: DoctorPlan) -> Iterator[DoctorResult]:
         )
 
 
-def files_to_check(plan: DoctorPlan) -> Iterator[FileModeRule]:
+def files_to_check(plan: ServePlan) -> Iterator[FileModeRule]:
     """Yield files that only this user may use, or that no other user may write."""
     if plan.log is not None:
         yield FileModeRule("log", plan.log, OTHERS_WRITE, "600")  # `check_log` checks who may read it

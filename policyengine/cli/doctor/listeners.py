@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import load_settings
 
 
-def check_ports(plan: DoctorPlan) -> Iterator[DoctorResult]:
+def check_ports(plan: ServePlan) -> Iterator[DoctorResult]:
     """Check that each port is free. Decisions need a token if other machines can connect; metrics do not."""
     from policyengine.server.listeners import ServeError, bind_listener, port_listener, resolve_address
 
@@ -55,7 +55,7 @@ def check_token_file(path: Path) -> DoctorResult:
     return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` has {len(found.tokens)} usable")
 
 
-def check_authzen_callers(plan: DoctorPlan) -> Iterator[DoctorResult]:
+def check_authzen_callers(plan: ServePlan) -> Iterator[DoctorResult]:
     """Check that each caller that AuthZEN spends for has a token. Other checks report files that cannot be read."""
     from policyengine.server.bearer_tokens import BearerTokenError, BearerTokens, check_consumers, read_token_file
 

@@ -26,7 +26,7 @@ class DoctorResult:
 
 
 @dataclass(frozen=True, slots=True)
-class DoctorPlan:
+class ServePlan:
     """The configuration to check: the options of `policyengine serve`."""
 
     paths: tuple[Path, ...] = ()

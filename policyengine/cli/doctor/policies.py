@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli.doctor.file_modes import check_policy_files
-from policyengine.cli.doctor.model import DoctorPlan, DoctorResult, DoctorStatus
+from policyengine.cli.doctor.model import DoctorResult, DoctorStatus, ServePlan
 from policyengine.cli.errors import CommandError
 from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.settings.file import load_settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policyengine.engine import Engine
 
 
-def check_policies(plan: DoctorPlan, answers: bool) -> Iterator[DoctorResult]:
+def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
     """Check the policies, also if the store does not answer; whether workers can share it is unknown then."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
@@ -53,7 +53,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
     return DoctorResult("policies", DoctorStatus.OK, f"{', '.join(engine.packages)} can be served")
 
 
-def check_absences(plan: DoctorPlan, engine: Engine) -> Iterator[DoctorResult]:
+def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
     """Report conditions on absences that no gateway of an open adapter shows."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
     from policyengine.http.forwarded_parts import GatewayAdapter

@@ -58,7 +58,7 @@ def check_lifetime(lasts: timedelta) -> timedelta:
     return lasts
 
 
-def check_authority(text: str) -> str:
+def check_url_authority(text: str) -> str:
     if url_authority(f"https://{text}/") != text or text.endswith("."):
         raise ValueError("write a host in lower case, with the port if it is not the default: `api.acme.example:8443`")
     return text
@@ -84,7 +84,7 @@ class GeneralSettings(SettingsSection):
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
     )
-    hosts: tuple[Annotated[str, AfterValidator(check_authority)], ...] = Field(
+    hosts: tuple[Annotated[str, AfterValidator(check_url_authority)], ...] = Field(
         default=(),
         description="hosts that proofs and signatures may name; empty: any host",
     )

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from policyengine.identity.facts import LINKS, MAX_CHAIN_LINKS, chain_links, revocable_names, task_opener
+from policyengine.identity.facts import LINKS, MAX_CHAIN_LINKS, revocable_chain_links, revocable_names, task_opener
 from policyengine.identity.issue.attenuation import (
     authority_start,
     cnf_claim,
@@ -102,7 +102,9 @@ def user_claims(kernel: Kernel, us: Issuer, subject: SubjectToken) -> dict[str, 
 
 def revocation_links(subject: SubjectToken, actor: AuthenticatedClient) -> list[str]:
     """Return the names whose revocation revokes the chain, and with it this token. Raises TokenIssuanceError."""
-    names = revocable_names(subject.token, subject.who, token_binding(subject.token)) | chain_links(subject.token)
+    names = revocable_names(subject.token, subject.who, token_binding(subject.token)) | revocable_chain_links(
+        subject.token
+    )
     if actor.token is not None:
         names |= revocable_names(*actor.token, token_binding(actor.token[0]))
     found = sorted(names | actor.names)

@@ -50,7 +50,7 @@ class DirectoryKeys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AgentDirectories:
+class SignatureAgentKeys:
     """The issuer's name and its directory by origin, spelled exactly as in `Signature-Agent`."""
 
     known: Mapping[str, tuple[str, DirectoryKeys]]
@@ -65,7 +65,7 @@ class AgentDirectories:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryLoader:
+class SignatureAgentKeyLoader:
     """A loader of the keys of a directory. `clock` returns seconds since 1970, as keys have validity times."""
 
     origin: str
@@ -83,9 +83,9 @@ def open_agent_directories(
     files: Mapping[str, Path],
     configuration: IdentityConfig,
     issuers: Collection[Issuer],
-    before: AgentDirectories | None = None,
+    before: SignatureAgentKeys | None = None,
     clock: Callable[[], float] = monotonic,
-) -> AgentDirectories:
+) -> SignatureAgentKeys:
     """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
     name. `before`: the directories of the previous policies by the same configuration; those of unchanged issuers are
     kept. Nothing is loaded yet. Raises IdentityError."""
@@ -103,7 +103,7 @@ def open_agent_directories(
             held[origin] = name, FileDirectory(configuration.folder / files[name], time())
         else:
             held[origin] = name, remote_directory(name, origin, configuration, clock)
-    return AgentDirectories(held)
+    return SignatureAgentKeys(held)
 
 
 def is_origin(url: str) -> bool:
@@ -122,7 +122,9 @@ def remote_directory(
     fetcher = create_fetcher(settings.ca, settings.plain_http, configuration, clock)
     cache, stale = (to_seconds(one) for one in (settings.cache, settings.stale))
     timeout = configuration.identity.timeout.total_seconds()
-    return RemoteKeySource(f"{name} (directory)", DirectoryLoader(origin, fetcher), cache, stale, timeout, clock)
+    return RemoteKeySource(
+        f"{name} (directory)", SignatureAgentKeyLoader(origin, fetcher), cache, stale, timeout, clock
+    )
 
 
 def parse_directory(data: bytes, now: float) -> JwkSet:

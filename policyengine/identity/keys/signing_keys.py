@@ -140,7 +140,7 @@ def new_key(algorithm: str, now: int, signs_from: int) -> JwtSigningKey:
 # ── The file ──────────────────────────────────────────────────────────────────────────────────
 
 
-def parse_ring(content: bytes, name: str) -> KeyRing:
+def parse_key_ring(content: bytes, name: str) -> KeyRing:
     """Parse a key file. Raises IdentityError, whose message contains nothing of the file."""
     try:
         given = json.loads(content)["keys"]
@@ -195,7 +195,7 @@ def read_ring(path: Path) -> KeyRing:
         content = read_private(path)[0]
     except IdentityError as error:
         raise IdentityError(error.message, error.hint if path.exists() else NEW_KEY_HINT) from None
-    return parse_ring(content, str(path))
+    return parse_key_ring(content, str(path))
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
@@ -236,7 +236,7 @@ class KeyRingFile:
     @classmethod
     def of(cls, path: Path) -> KeyRingFile:
         """Open a key file. Raises IdentityError."""
-        found = cls(ChangingFile(path, parse_ring))
+        found = cls(ChangingFile(path, parse_key_ring))
         found.file.read()
         return found
 

@@ -27,7 +27,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from policyengine.identity.base64url import encode_base64url, equal_in_constant_time
 from policyengine.identity.config.model import SignatureSettings, to_seconds
-from policyengine.identity.keys.agent_directories import AgentDirectories
+from policyengine.identity.keys.agent_directories import SignatureAgentKeys
 from policyengine.identity.keys.jwks import VerifyingKey
 from policyengine.identity.url_compare import ANY_HOST, OwnHosts
 from policyengine.identity.verified import UNBOUND, ConfirmedKey, ProofContext, TokenPrincipal, VerifiedToken
@@ -82,7 +82,7 @@ class MessageSignatureVerifier:
     """The verifier of signed requests. `leeway`: tolerated clock difference in seconds."""
 
     settings: SignatureSettings
-    directories: AgentDirectories
+    directories: SignatureAgentKeys
     marks: CredentialMarks = field(repr=False)
     leeway: int = 30
     hosts: OwnHosts = ANY_HOST

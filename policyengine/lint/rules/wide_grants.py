@@ -106,7 +106,7 @@ def can_all_hold(conditions: Sequence[k.Expr]) -> bool:
     return True in possible_truths(k.And(tuple(conditions), span=conditions[0].span))
 
 
-def any_agent(kernel: k.Kernel) -> Iterator[Diagnostic]:
+def find_unrestricted_agents(kernel: k.Kernel) -> Iterator[Diagnostic]:
     """Yield a W464 for each agent block that requires nothing: no name, no scope and no grant of the user."""
     for agent in kernel.agents:
         serves = any(isinstance(one, k.ActsFor) for one in agent.requirements)

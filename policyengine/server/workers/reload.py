@@ -16,7 +16,7 @@ from typing import TypeAlias, assert_never
 
 from policyengine.engine import Engine
 from policyengine.reload import Candidate, RefusalKind, ReloadableEngine, ReloadRefusedError, ReloadStatus
-from policyengine.reload.policy_inventory import Inventory
+from policyengine.reload.policy_inventory import PolicyInventory
 
 MAX_READY_SECONDS = 60.0  # seconds for all workers to prepare
 LENGTH_PREFIX = struct.Struct("!Q")
@@ -161,7 +161,7 @@ class ReloadCoordinator:
         try:
             engine = self.reloading.engine_of(candidate)
             for refused in self._told(
-                PrepareReload(replace(candidate, inventory=Inventory()))
+                PrepareReload(replace(candidate, inventory=PolicyInventory()))
             ):  # the supervisor alone compares inventories
                 raise refused
         except ReloadRefusedError as refused:

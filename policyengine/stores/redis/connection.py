@@ -50,10 +50,10 @@ class RedisScript(NamedTuple):
     def call(self, keys: Sequence[str], *arguments: str | bytes | int) -> bytes:
         """Return the encoded call of the script."""
         words = [self.sha, str(len(keys)), *keys, *arguments]
-        return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(pack_argument, words)))
+        return b"*%d\r\n$7\r\nEVALSHA\r\n%b" % (len(words) + 1, b"".join(map(encode_redis_argument, words)))
 
 
-def pack_argument(word: str | bytes | int) -> bytes:
+def encode_redis_argument(word: str | bytes | int) -> bytes:
     text = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
@@ -199,7 +199,7 @@ class ConnectionPool:
 
     def _teach(self, wire: Any) -> None:
         self._ping()
-        loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + pack_argument(one.text) for one in self._scripts]
+        loads = [b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n" + encode_redis_argument(one.text) for one in self._scripts]
         for answer in self._asked(wire, loads, loads):
             if isinstance(answer, Exception):
                 raise answer

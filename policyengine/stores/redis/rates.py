@@ -72,7 +72,7 @@ class RateProfile(NamedTuple):
 
 
 @lru_cache(maxsize=4_096)
-def rate_profile(rule: str, cost: int, flow: BucketParameters, token: int, tick: int) -> RateProfile:
+def rate_script_arguments(rule: str, cost: int, flow: BucketParameters, token: int, tick: int) -> RateProfile:
     parts = CHARGE_KINDS[RateCharge], rule, str(token), str(tick)
     text = "".join(f"{len(part)}:{part}" for part in parts)
     begun = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
@@ -93,7 +93,7 @@ class RateBatch:
             mine, row = [], []
             for limit in limits:
                 charge: Any = limit.charge
-                pace = rate_profile(charge.rule, charge.cost, charge.flow, charge.token, charge.tick)
+                pace = rate_script_arguments(charge.rule, charge.cost, charge.flow, charge.token, charge.tick)
                 mine.append(pace)
                 row.append(keys.setdefault(pace.key(charge.key), len(keys) + 1))
                 row.append(paces.setdefault(pace, len(paces) + 1))

@@ -100,17 +100,17 @@ class RuleBuilder(BuilderBase):
         items = tuple(part for part in parts if not isinstance(part, ast.Place))
         return ast.GuardDecl(self._text(name), self._only(ast.Place, parts), items, span=span)
 
-    def when(self, span: Span, condition: ast.Expr) -> ast.WhenClause:
-        return ast.WhenClause("when", condition, span=span)
+    def when(self, span: Span, condition: ast.Expr) -> ast.ConditionClause:
+        return ast.ConditionClause("when", condition, span=span)
 
-    def unless(self, span: Span, condition: ast.Expr) -> ast.WhenClause:
-        return ast.WhenClause("unless", condition, span=span)
+    def unless(self, span: Span, condition: ast.Expr) -> ast.ConditionClause:
+        return ast.ConditionClause("unless", condition, span=span)
 
     def message(self, span: Span, text: Token) -> ast.Text:
         return self._text(text)
 
     def deny(self, span: Span, *parts: Phrase) -> ast.Deny:
-        return ast.Deny(self._only(ast.WhenClause, parts), self._only(ast.Text, parts), span=span)
+        return ast.Deny(self._only(ast.ConditionClause, parts), self._only(ast.Text, parts), span=span)
 
     def require(self, span: Span, condition: ast.Expr, message: ast.Text | None = None) -> ast.Require:
         return ast.Require(condition, message, span=span)
@@ -118,7 +118,7 @@ class RuleBuilder(BuilderBase):
     def confirm(self, span: Span, approver: ast.Approver, *parts: Phrase) -> ast.Confirm:
         within, _ = self._duration_and_rest(parts)
         bound = self._only(ast.BoundTo, parts)
-        condition, message = self._only(ast.WhenClause, parts), self._only(ast.Text, parts)
+        condition, message = self._only(ast.ConditionClause, parts), self._only(ast.Text, parts)
         return ast.Confirm(approver, within, bound, condition, message, span=span)
 
     def bound_to(self, span: Span, *items: ast.BoundItem) -> ast.BoundTo:
@@ -155,7 +155,7 @@ class RuleBuilder(BuilderBase):
                     arguments.append(self._text(part))
                 case tuple():
                     arguments += part
-        condition, message = self._only(ast.WhenClause, parts), self._only(ast.Text, parts)
+        condition, message = self._only(ast.ConditionClause, parts), self._only(ast.Text, parts)
         return ast.ObligationEffect(kind, tuple(arguments), condition, message, span=span)  # type: ignore[arg-type]
 
     def audit(self, span: Span, *parts: Phrase) -> ast.ObligationEffect:

@@ -70,7 +70,7 @@ QUOTES = {
 }
 
 
-def explain_error(source: Source, stop: ErrorPosition, known: ParserTables) -> Diagnostic:
+def explain_syntax_error(source: Source, stop: ErrorPosition, known: ParserTables) -> Diagnostic:
     """Return the first explanation that applies."""
     match = UNEXPECTED_TEXT.match(source.text, stop.offset)
     found = match[0] if match else ""

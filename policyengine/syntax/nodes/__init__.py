@@ -70,6 +70,7 @@ from policyengine.syntax.nodes.guards import ByEntity as ByEntity
 from policyengine.syntax.nodes.guards import ByFact as ByFact
 from policyengine.syntax.nodes.guards import ByRole as ByRole
 from policyengine.syntax.nodes.guards import ByUser as ByUser
+from policyengine.syntax.nodes.guards import ConditionClause as ConditionClause
 from policyengine.syntax.nodes.guards import Confirm as Confirm
 from policyengine.syntax.nodes.guards import Deny as Deny
 from policyengine.syntax.nodes.guards import GuardDecl as GuardDecl
@@ -77,7 +78,6 @@ from policyengine.syntax.nodes.guards import GuardItem as GuardItem
 from policyengine.syntax.nodes.guards import ObligationEffect as ObligationEffect
 from policyengine.syntax.nodes.guards import Quorum as Quorum
 from policyengine.syntax.nodes.guards import Require as Require
-from policyengine.syntax.nodes.guards import WhenClause as WhenClause
 from policyengine.syntax.nodes.limits import BudgetDecl as BudgetDecl
 from policyengine.syntax.nodes.limits import BudgetLimit as BudgetLimit
 from policyengine.syntax.nodes.limits import Clamp as Clamp

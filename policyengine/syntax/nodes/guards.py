@@ -11,7 +11,7 @@ from policyengine.syntax.nodes.expressions import EntityLiteral, Expr, Reference
 
 
 @node()
-class WhenClause(Node):
+class ConditionClause(Node):
     """`when c`, `unless c`."""
 
     word: Word["when", "unless"]
@@ -20,7 +20,7 @@ class WhenClause(Node):
 
 @node()
 class Deny(Node):
-    condition: WhenClause | None = None
+    condition: ConditionClause | None = None
     message: Text | None = None
 
 
@@ -85,7 +85,7 @@ class Confirm(Node):
     approver: Approver
     within: Literal | None = None
     bound: BoundTo | None = None
-    condition: WhenClause | None = None
+    condition: ConditionClause | None = None
     message: Text | None = None
 
 
@@ -95,7 +95,7 @@ class ObligationEffect(Node):
 
     kind: Word["audit", "redact", "notify", "warn", "step_up", "header"]
     arguments: tuple[Name | Text, ...] = ()
-    condition: WhenClause | None = None
+    condition: ConditionClause | None = None
     message: Text | None = None
 
 

@@ -77,7 +77,7 @@ def quantifier_faults(node: ast.Quantifier) -> Iterator[FaultChange]:
 def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
     """Return the whole condition of a rule and each part joined by `and` or `or`."""
     match node:
-        case ast.WhenClause(_, condition) | ast.Require(condition) | ast.PrincipalCondition(condition):
+        case ast.ConditionClause(_, condition) | ast.Require(condition) | ast.PrincipalCondition(condition):
             return (condition,)
         case ast.May(_, when) | ast.MayDelegate(when=when) | ast.ActsClause(_, when):
             return () if when is None else (when,)

@@ -282,11 +282,11 @@ def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
 
 def names_mentioned(declaration: ast.Declaration) -> frozenset[str]:
     """Return every name in a declaration, and every part of a dotted one."""
-    return names_in_text(declaration.span.text)
+    return dotted_names_in(declaration.span.text)
 
 
 @lru_cache(maxsize=4_096)
-def names_in_text(text: str) -> frozenset[str]:
+def dotted_names_in(text: str) -> frozenset[str]:
     found: set[str] = set()
     for name in NAME.findall(text):
         parts = name.split(".")

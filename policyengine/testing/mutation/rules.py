@@ -175,8 +175,8 @@ def guard_faults(node: ast.Node, known: ReplacementNames) -> Iterator[FaultChang
                 operator = "drop an obligation" if isinstance(item, ast.ObligationEffect) else "drop a line of a guard"
                 yield FaultChange.at(operator, node, cut_span(item.span), items=omit_item(items, number))
         case (
-            ast.Deny(condition=ast.WhenClause() as condition)
-            | ast.ObligationEffect(condition=ast.WhenClause() as condition)
+            ast.Deny(condition=ast.ConditionClause() as condition)
+            | ast.ObligationEffect(condition=ast.ConditionClause() as condition)
         ):
             yield FaultChange.at(DROP_CONDITION, node, cut_span(condition.span), condition=None)
         case ast.Confirm(approver, within, bound, condition):

@@ -43,13 +43,13 @@ def try_properties(
 ) -> tuple[PropertyResult, ...]:
     """Try each claim with `examples` matching requests, in order; the same `seed` generates the same requests. Raises
     HypothesisMissingError if there is a claim to try and hypothesis is not installed."""
-    trial: PropertyRun | None = None
+    trial: PropertyContext | None = None
     results = []
     for prop in properties:
         if prop.skip is not None:
             results.append(PropertyResult(prop, ClaimVerdict.SKIPPED))
             continue
-        trial = trial or PropertyRun.of(kernel)
+        trial = trial or PropertyContext.of(kernel)
         begun = perf_counter()
         result = trial.tried(prop, seed, examples)
         results.append(replace(result, seconds=perf_counter() - begun))
@@ -57,7 +57,7 @@ def try_properties(
 
 
 @dataclass(slots=True)
-class PropertyRun:
+class PropertyContext:
     """The parts that all claims about one policy share."""
 
     kernel: k.Kernel
@@ -66,7 +66,7 @@ class PropertyRun:
     conditions: tuple[k.Expr, ...]
 
     @classmethod
-    def of(cls, kernel: k.Kernel) -> PropertyRun:
+    def of(cls, kernel: k.Kernel) -> PropertyContext:
         require_hypothesis()
         return cls(kernel, CaseRunner.of(kernel), endpoint_contexts(kernel), tuple(policy_conditions(kernel)))
 
@@ -100,7 +100,7 @@ class CounterexampleSearch:
     broken: DraftRequest | None = None
 
     @classmethod
-    def of(cls, prop: Property, trial: PropertyRun, judge: ClaimChecker) -> CounterexampleSearch:
+    def of(cls, prop: Property, trial: PropertyContext, judge: ClaimChecker) -> CounterexampleSearch:
         own = () if prop.where is None else (prop.where,)
         pools = ValuePools.of((*own, *trial.conditions))
         return cls(prop, judge, relevant_endpoints(trial.sites, prop, trial.kernel), pools)
