@@ -133,7 +133,7 @@ def test_a_link_to_itself_is_told() -> None:
 
 def test_a_pipe_is_no_file() -> None:
     os.mkfifo("a.policy")
-    assert told("a.policy") == [("E152", "a.policy", "this is no file")]
+    assert told("a.policy") == [("E152", "a.policy", "this is not a regular file")]
 
 
 def test_a_path_with_a_nul_is_told() -> None:
@@ -249,7 +249,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(monkeypatch:
 def test_a_folder_without_policies_is_told_beside_others_and_alone_it_is_nothing() -> None:
     os.makedirs("guards")
     write("doors/a.policy")
-    assert told("doors", "guards") == [("E156", "guards", "no policy lies in this folder")]
+    assert told("doors", "guards") == [("E156", "guards", "there is no policy in this folder")]
     assert told("guards") == []
     write("guards/a_test.policy")
     assert told("doors", "guards") == []

@@ -71,7 +71,7 @@ def test_a_link_in_a_folder_that_is_open_to_all_counts_where_it_is_mounted_read_
 def test_tokens_that_others_can_write_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
     (tmp_path / "tokens").chmod(0o666)
-    with pytest.raises(BearerTokenError, match="whoever writes it has a token"):
+    with pytest.raises(BearerTokenError, match="a user who can write it can add a token"):
         read_token_file(tmp_path / "tokens")
 
 

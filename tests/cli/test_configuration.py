@@ -174,7 +174,7 @@ def test_rules_are_named_by_code_or_name(project):
         ("[lint]\nignore = ['haed']\n", "there is no rule `haed`", "did you mean `head`?",
          "policyengine.toml:2:1: there is no rule `haed`\n  ignore = ['haed']\n  ^^^^^^"),
         ("[lint]\nignore = ['E201']\n", "`E201` is an error, and errors are always reported", "name warnings only",
-         "policyengine.toml:2:1: `E201` is an error, and errors are always told\n  ignore = ['E201']\n  ^^^^^^"),
+         "policyengine.toml:2:1: `E201` is an error, and errors are always reported\n  ignore = ['E201']\n  ^^^^^^"),
         ("[lint]\nstrict = 1\n", "`strict` is `true` or `false`", None,
          "policyengine.toml:2:1: `strict` is `true` or `false`\n  strict = 1\n  ^^^^^^"),
         ("[test]\njobs = -1\n", "`jobs` is a whole number, 0 or more", None,
@@ -202,7 +202,7 @@ def test_a_file_that_is_no_utf_8_is_told(project):
     (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
     with pytest.raises(CommandError) as caught:
         load_settings([project])
-    assert caught.value.message == "`policyengine.toml` is no UTF-8"
+    assert caught.value.message == "`policyengine.toml` is not UTF-8"
 
 
 def test_a_command_tells_it_and_ends_with_1(run, tmp_path):

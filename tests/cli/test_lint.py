@@ -183,7 +183,7 @@ def test_as_sarif_each_opinion_has_its_rule(run, files):
     files(wide=WIDE)
     (part,) = run("lint", ".", "--format", "sarif").json["runs"]
     assert [one["ruleId"] for one in part["results"]] == ["W458"]
-    assert part["tool"]["driver"]["rules"][0]["shortDescription"]["text"] == "`**` is granted"
+    assert part["tool"]["driver"]["rules"][0]["shortDescription"]["text"] == "`**` in a grant"
 
 
 def test_as_annotations_each_finding_is_one_line(run, files, tmp_path):

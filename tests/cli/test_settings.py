@@ -23,7 +23,7 @@ from tests.server.test_log import ASKED, SERVE
 WRONG = {
     "port": ("99999", "`port` is a port: a number from 0 to 65535"),
     "workers": ("0", "`workers` is a whole number, 1 or more"),
-    "host": ('""', "`host` must be a text that is not empty"),
+    "host": ('""', "`host` is a text, and not an empty one"),
     "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
     "token_file": ("1", "`token_file` is a path"),
     "trust": ('"a"', "`trust` is a list of texts"),
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_a_variable_is_told_by_its_name(project: Path, name: 
 def test_a_variable_that_is_meant_and_unknown_is_an_error(project: Path) -> None:
     found = refused(project, "", POLICYENGINE_LOG_FIEL="x")
     assert (found.message, found.hint) == (
-        "the variable `POLICYENGINE_LOG_FIEL` is no setting", "did you mean `POLICYENGINE_LOG_FILE`?",
+        "the variable `POLICYENGINE_LOG_FIEL` is not a setting", "did you mean `POLICYENGINE_LOG_FILE`?",
     )  # fmt: skip
 
 

@@ -117,4 +117,4 @@ def test_a_terminal_gets_words_whole():
     lines = on_a_terminal("explain-code", "E308", COLUMNS="40").splitlines()
     assert max(map(len, lines[2:8])) <= 40
     assert all(not line or line[-1] != " " for line in lines)
-    assert "`:id` would be a segment that is just" in lines
+    assert "`:id` would match only these three" in lines

@@ -32,7 +32,7 @@ MISTAKES = [
     (
         '[issuers.login]\naudience = "x"',
         "unknown key `audience` in `[issuers.login]`",
-        "set this in the policy, in `issuer login { … }`",
+        "the policy says that, in `issuer login { … }`",
     ),
     ('[attesters.lab]\nage = "1h"', "unknown key `age` in `[attesters.lab]`", "in `attester lab { … }`"),
     ("[identity]\nonly_proven = true", "unknown key `only_proven` in `[identity]`", "did you mean `only_proved`?"),
@@ -114,7 +114,7 @@ SHOWN = [
     ("[dpop]\nwindow = '1s'\n[dpop2]", "3:2: unknown section `dpop2`\n  [dpop2]\n   ^^^^^"),
     (
         '[issuers]\nlogin = { types = ["jwt"], cache = "1s" }',
-        "2:28: `issuers.login.cache`: it is at least 10 seconds\n"
+        "2:28: `issuers.login.cache`: write a value of at least 10 seconds\n"
         '  login = { types = ["jwt"], cache = "1s" }\n                             ^^^^^',
     ),
     (

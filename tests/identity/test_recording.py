@@ -369,7 +369,7 @@ def test_what_is_ended_has_ended_and_whoever_asked_is_told_that_it_is_not_on_rec
     ]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert [answer.json()["recorded"] for answer in answers] == [False] * 4
-    assert "could not be put on record" in answers[0].json()["warning"]
+    assert "could not be recorded" in answers[0].json()["warning"]
     assert answers[1].json()["state"] == "completed"
     room[0] = 1 << 30
     assert [world.decide(raw)["reasons"][0]["code"] for raw in (one, two, three)] == ["revoked"] * 3

@@ -195,7 +195,7 @@ def test_a_secret_in_openbao_is_kept_and_refreshed(openbao: OpenBao):
         ("bao:secret/app/some#number", ROOT_TOKEN, "has no text `number`"),
         ("bao:secret/app/some#empty", ROOT_TOKEN, "is empty"),
         ("bao:secret/app/some#password", "s.wrong", "does not permit this token to read it"),
-        ("bao:cubbyhole/app/some#password", ROOT_TOKEN, "nothing in OpenBao"),
+        ("bao:cubbyhole/app/some#password", ROOT_TOKEN, "not found in OpenBao"),
     ],
 )
 def test_what_openbao_does_not_give_is_told_without_what_it_holds(

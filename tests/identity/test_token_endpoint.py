@@ -175,7 +175,7 @@ def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
     ):
         answer = http.post("/revoke", {"agent": "acme/planner", **form}, headers)
         assert answer.json()["error"] == ("unauthorized_client" if form else "invalid_client")
-        assert form or answer.json()["error_description"].endswith("operators send none")
+        assert form or answer.json()["error_description"].endswith("which operators do not use")
     for form in ({}, {"client_id": "by-proof"}, {"client_id": "nobody"}):
         assert http.post("/introspect", {"token": raw, **form}, certificate).json()["error"] == "invalid_client"
     assert http.post("/introspect", {"token": raw, "client_id": "by-certificate"}, certificate).json()["active"]
@@ -498,9 +498,9 @@ def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
     [
         ("/revoke", {"Authorization": "Bearer another-token-than-that"}, "`Authorization` holds no token of"),
         ("/introspect", {"Authorization": "Bearer another-token-than-that"}, "`Authorization` holds no token of"),
-        ("/revoke", {}, "neither an operator's token, of `--token-file`, nor what a client proves itself by"),
-        ("/introspect", {}, "neither an operator's token, of `--token-file`, nor what a client proves itself by"),
-        ("/tasks/t-1/complete", {}, "neither an operator's token, of `--token-file`, nor that of an agent of the task"),
+        ("/revoke", {}, "neither an operator's token, from `--token-file`, nor client authentication was sent"),
+        ("/introspect", {}, "neither an operator's token, from `--token-file`, nor client authentication was sent"),
+        ("/tasks/t-1/complete", {}, "neither an operator's token, from `--token-file`, nor that of an agent of the task"),
     ],
 )
 def test_an_operator_whose_token_is_none_is_told_so(http: Http, path: str, headers: dict[str, str], said: str):

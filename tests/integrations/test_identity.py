@@ -93,7 +93,7 @@ def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
         ({"claims": {"iss": ACME, "client_id": "bot", "act": {"sub": "planner"}}}, "the actor and the client differ"),
         ({"claims": {"iss": ACME, "sub": "a", "act": {"iss": ACME}}}, "an actor has no `sub`"),
         ({"claims": {"iss": ACME, "sub": "a", "act": {"sub": "bot", "act": {"sub": "bot"}}}}, "twice"),
-        ({"claims": {"iss": ACME, "sub": "a", "client_id": "bot", "may_act": {"sub": "x"}}}, "may act"),
+        ({"claims": {"iss": ACME, "sub": "a", "client_id": "bot", "may_act": {"sub": "x"}}}, "may_act"),
         ({"client_id": "alice", "subject": "alice", "claims": {"iss": ACME}}, "names no client"),
         ({"client_id": "unknown", "claims": {"iss": ACME}}, "names no client"),
     ],

@@ -387,7 +387,7 @@ def test_over_stdio_the_command_hides_tools_and_refuses_calls(files: Path) -> No
             await client.session.send_discover("2026-07-28")
         assert caught.value.code == METHOD_NOT_FOUND
         for _ in range(2):  # the server dies while it answers, and is gone then
-            with pytest.raises(MCPError, match="gone"):
+            with pytest.raises(MCPError, match="the upstream server has ended"):
                 await client.call_tool("broken", {})
 
     talk(over_stdio(files), run)

@@ -77,7 +77,7 @@ def test_a_file_that_declares_nothing_is_refused_whatever_lies_beside_it(folder:
 
 def test_a_folder_that_was_named_and_is_empty_is_refused_beside_one_that_is_not(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "guards").mkdir()
-    assert "E156 no policy lies in this folder" in str(refused(folder, tmp_path / "guards"))
+    assert "E156 there is no policy in this folder" in str(refused(folder, tmp_path / "guards"))
 
 
 def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

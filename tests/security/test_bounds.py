@@ -91,7 +91,7 @@ def test_an_expression_may_have_100_levels(written: Callable[[int], str]) -> Non
 
     deepest = max(levels for levels in range(90, 101) if not at(levels))
     (found, *_) = at(deepest + 1)
-    assert (found.code, found.message) == ("E125", "this nests more than 100 levels deep")
+    assert (found.code, found.message) == ("E125", "this is nested more than 100 levels deep")
     assert deepest >= 95, "what holds the expression counts a few levels"
 
 

@@ -182,7 +182,7 @@ class Failing(dict[str, Any]):
 
 def test_what_cannot_be_read_is_no_question() -> None:
     engine = Engine.from_text(POLICY)
-    with pytest.raises(RequestError, match="it cannot be read: LookupError"):
+    with pytest.raises(RequestError, match="the data cannot be read: LookupError"):
         engine.decide({**PAY, "body": Failing()})
     assert engine.failures == 0
 

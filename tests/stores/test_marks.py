@@ -205,11 +205,11 @@ def test_what_was_told_is_kept_when_the_process_is_killed(tmp_path: Path) -> Non
 def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
     marks = MemoryMarks(most=4)
     assert [marks.once(f"{number}", LATER + number, NOW) for number in range(4)] == [True] * 4
-    with pytest.raises(StoreError, match="it remembers 4 names"):
+    with pytest.raises(StoreError, match="it already holds 4 credential names"):
         marks.once("new", LATER, NOW)
     assert not marks.once("0", LATER, NOW)
     assert not marks.marked("new", NOW)
-    with pytest.raises(StoreError, match="it remembers"):
+    with pytest.raises(StoreError, match="it already holds"):
         marks.once("new", LATER, LATER + LINGER_SECONDS - 1)
     assert marks.once("new", LATER + 900, LATER + LINGER_SECONDS)
 
@@ -227,12 +227,12 @@ def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
 def test_the_last_room_for_what_is_revoked_is_the_operators() -> None:
     marks = MemoryMarks(most=20)
     marks.revoke([f"token:{number}" for number in range(18)], LATER, NOW)
-    with pytest.raises(StoreError, match="it remembers"):
+    with pytest.raises(StoreError, match="it already holds"):
         marks.revoke(("token:18",), LATER, NOW)
     marks.revoke(("token:0",), LATER, NOW)  # is there already
     marks.revoke(("agent:a", "agent:b"), LATER, NOW, by_operator=True)
     assert marks.revoked(("agent:a", "agent:b"), NOW) == {"agent:a", "agent:b"}
-    with pytest.raises(StoreError, match="it remembers"):
+    with pytest.raises(StoreError, match="it already holds"):
         marks.revoke(("agent:c",), LATER, NOW, by_operator=True)
 
 

@@ -351,7 +351,7 @@ def test_what_a_confirm_took_of_a_slow_rate_counts_until_all_of_it_is_back(store
 def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
     fresh: Fresh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("memory.receipts", "sqlite.state"):
+    for module in ("memory.prepaid_tokens", "sqlite.state"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_RECEIPTS_PER_RATE", 3)
     with_another_number("redis.store", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
     store = fresh()

@@ -109,4 +109,4 @@ def test_a_survivor_is_told_with_the_line_that_is_another() -> None:
     told = found.render()
     assert "survived: halve a window" in told
     assert "    -  9/1m\n    +  9/30s" in told
-    assert "asked 10 requests of `t`" in told
+    assert "  10 requests of `t`: all pass" in told
