@@ -500,7 +500,11 @@ def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
         ("/introspect", {"Authorization": "Bearer another-token-than-that"}, "`Authorization` holds no token of"),
         ("/revoke", {}, "neither an operator's token, from `--token-file`, nor client authentication was sent"),
         ("/introspect", {}, "neither an operator's token, from `--token-file`, nor client authentication was sent"),
-        ("/tasks/t-1/complete", {}, "neither an operator's token, from `--token-file`, nor that of an agent of the task"),
+        (
+            "/tasks/t-1/complete",
+            {},
+            "neither an operator's token, from `--token-file`, nor that of an agent of the task",
+        ),
     ],
 )
 def test_an_operator_whose_token_is_none_is_told_so(http: Http, path: str, headers: dict[str, str], said: str):
