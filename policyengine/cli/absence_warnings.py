@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.kernel import Kernel
 from policyengine.lint.presence_checks import Absence, absences_over_http
 from policyengine.vocabulary import CREDENTIAL_ROOTS

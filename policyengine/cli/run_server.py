@@ -18,7 +18,7 @@ from policyengine.cli.options.serve import ServerLogFormat
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
 from policyengine.cli.output.terminal import OutputFormat, Screen
 from policyengine.cli.served_engine import EngineSetup, LoadedEngine, ServedEngine, load_for_serving, prepare_serving
-from policyengine.http.forwarded_parts import GatewayAdapter
+from policyengine.http.gateway_omissions import GatewayAdapter
 
 if TYPE_CHECKING:
     from policyengine.server.connections.limits import ConnectionLimits

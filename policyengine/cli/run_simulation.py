@@ -146,7 +146,7 @@ class SimulateCommand:
 
     def _callers(self, asked: tuple[Mapping[str, Any], ...], many: int, vary: str | None) -> Callers:
         from policyengine.simulation import Callers, NoOtherCallerError
-        from policyengine.simulation.caller_variation import VARIABLE_ROOTS
+        from policyengine.simulation.renamed_callers import VARIABLE_ROOTS
 
         if vary is not None and ("." not in vary or vary.split(".")[0] not in VARIABLE_ROOTS):
             hint = "name a fact of a request: `agent.id`, `user.id`, `body.tenant`"

@@ -12,7 +12,7 @@ from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import with_consume_obligation
 from policyengine.engine.question import Question, QuestionLike, new_id
-from policyengine.runtime.api_client import outcome_key
+from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import RateCharge, to_limit_charge

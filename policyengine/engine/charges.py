@@ -8,8 +8,8 @@ from typing import Any
 
 from policyengine.clock import Clock
 from policyengine.engine.question import new_id
-from policyengine.runtime.api_client import outcome_key
 from policyengine.runtime.apply_limits import apply_limits, deny_unanswered
+from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
 from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.ids import Stamp

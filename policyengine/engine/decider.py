@@ -20,7 +20,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.identity.verified import PROVABLE_ROOTS
 from policyengine.kernel import Kernel
-from policyengine.runtime.api_client import outcome_key
+from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision, Effects, Obligation
 from policyengine.runtime.history import History, WindowKey
 from policyengine.runtime.idempotency import (

@@ -39,7 +39,7 @@ from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
-from policyengine.runtime.api_client import SEPARATOR, outcome_key
+from policyengine.runtime.current_caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
 from policyengine.runtime.idempotency import IdempotencyKey

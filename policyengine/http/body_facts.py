@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from policyengine.http.body_method_override import names_method
-from policyengine.http.form_fields import MAX_FIELDS, form_fields, possible_fields
 from policyengine.http.json_members import parse_json_members
+from policyengine.http.query_fields import MAX_FIELDS, form_fields, possible_fields
 from policyengine.runtime import decode
 from policyengine.runtime.structure_checks import quote_input
 from policyengine.runtime.values import Invalid

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from urllib.parse import unquote
 
-from policyengine.http.form_fields import MAX_FIELDS, MAX_NAME_LENGTH, possible_names
+from policyengine.http.query_fields import MAX_FIELDS, MAX_NAME_LENGTH, possible_names
 from policyengine.runtime.paths import OVERRIDE_FIELD, override_name
 
 IN_FORM = re.compile(r"(?:^|[&;])[\s\[\]]*[_\-. \[]method[\s\]]*(?=$|[=&;\[\0])", re.IGNORECASE)

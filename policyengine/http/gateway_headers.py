@@ -22,8 +22,7 @@ from policyengine.http.client_credentials import (
     request_url,
 )
 from policyengine.http.client_credentials import FORWARDED_AUTHORIZATION as FORWARDED_AUTHORIZATION
-from policyengine.http.form_fields import Field, query_fields
-from policyengine.http.forwarded_parts import (
+from policyengine.http.gateway_omissions import (
     ALL,
     WITHHELD_HEADERS,
     ForwardedParts,
@@ -32,6 +31,7 @@ from policyengine.http.forwarded_parts import (
     header_facts,
     unknown_headers,
 )
+from policyengine.http.query_fields import Field, query_fields
 from policyengine.runtime.header_names import check_spellings
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.values import Invalid

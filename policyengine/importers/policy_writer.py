@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from policyengine.importers.align_operations import overlapping_pairs
 from policyengine.importers.approval_guards import confirm_guard_name, confirm_line
 from policyengine.importers.model import Api, ApiOperation, ApiOperationKind, HttpTemplate, PathSegment, ServerTool
-from policyengine.importers.path_index import PathIndex
+from policyengine.importers.path_overlaps import PathIndex
 from policyengine.importers.path_patterns import matches_segment
+from policyengine.importers.reconcile_overlaps import overlapping_pairs
 from policyengine.importers.scope_plan import CarrierScope, ImportPlan, ScopeGroup
 from policyengine.source import Source
 from policyengine.syntax.format import format_module

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from policyengine.bounded_files import read_bounded
 from policyengine.importers import policy_writer, project_files
-from policyengine.importers.align_operations import reconcile, without_types
 from policyengine.importers.current_policies import (
     TakenNames,
     first_error,
@@ -36,7 +35,8 @@ from policyengine.importers.manifest import (
     read_manifest,
 )
 from policyengine.importers.model import Api, ApiOperation, HttpTemplate
-from policyengine.importers.path_index import PathIndex
+from policyengine.importers.path_overlaps import PathIndex
+from policyengine.importers.reconcile_overlaps import reconcile, without_types
 from policyengine.importers.sanitize import NameAllocator
 from policyengine.importers.scope_plan import ImportPlan, plan_scopes
 from policyengine.policy_files import ROOT_MARKER, find_policies

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from policyengine.http.body_facts import body_members
 from policyengine.http.client_credentials import CREDENTIAL_SECRET_HEADERS
-from policyengine.http.form_fields import query_fields
+from policyengine.http.query_fields import query_fields
 from policyengine.integrations.enforcement_point import Facts
 from policyengine.runtime.header_names import AMBIGUOUS_NAME, ambiguous_names, fold_header_name
 from policyengine.vocabulary import SECRET_HEADERS

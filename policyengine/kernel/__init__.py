@@ -15,8 +15,19 @@ from datetime import datetime, timedelta
 from typing import Literal as Word
 from typing import TypeAlias
 
-from policyengine.kernel.approvals import BoundObject as BoundObject
-from policyengine.kernel.approvals import BoundTo as BoundTo
+from policyengine.kernel.approval_bindings import BoundObject as BoundObject
+from policyengine.kernel.approval_bindings import BoundTo as BoundTo
+from policyengine.kernel.authzen_maps import MapAction as MapAction
+from policyengine.kernel.authzen_maps import MapEndpoint as MapEndpoint
+from policyengine.kernel.authzen_maps import MapFact as MapFact
+from policyengine.kernel.authzen_maps import MapHttp as MapHttp
+from policyengine.kernel.authzen_maps import MapItem as MapItem
+from policyengine.kernel.authzen_maps import MapPath as MapPath
+from policyengine.kernel.authzen_maps import MapResource as MapResource
+from policyengine.kernel.authzen_maps import MapSegment as MapSegment
+from policyengine.kernel.authzen_maps import MapSubject as MapSubject
+from policyengine.kernel.authzen_maps import MapTool as MapTool
+from policyengine.kernel.authzen_maps import MapVerb as MapVerb
 from policyengine.kernel.base import Node as Node
 from policyengine.kernel.binary_relations import RELATIONS as RELATIONS
 from policyengine.kernel.binary_relations import Operands as Operands
@@ -66,17 +77,6 @@ from policyengine.kernel.limits import PaceByFact as PaceByFact
 from policyengine.kernel.limits import Raise as Raise
 from policyengine.kernel.limits import Rate as Rate
 from policyengine.kernel.limits import StoreFailureMode as StoreFailureMode
-from policyengine.kernel.maps import MapAction as MapAction
-from policyengine.kernel.maps import MapEndpoint as MapEndpoint
-from policyengine.kernel.maps import MapFact as MapFact
-from policyengine.kernel.maps import MapHttp as MapHttp
-from policyengine.kernel.maps import MapItem as MapItem
-from policyengine.kernel.maps import MapPath as MapPath
-from policyengine.kernel.maps import MapResource as MapResource
-from policyengine.kernel.maps import MapSegment as MapSegment
-from policyengine.kernel.maps import MapSubject as MapSubject
-from policyengine.kernel.maps import MapTool as MapTool
-from policyengine.kernel.maps import MapVerb as MapVerb
 from policyengine.typesystem import FieldType as FieldType
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────

@@ -10,18 +10,18 @@ from policyengine.lint.dead_rules import in_source_order
 from policyengine.lint.rules.caller_chosen_defaults import defaults_that_decide
 from policyengine.lint.rules.caller_texts import any_scheme, parent_folders
 from policyengine.lint.rules.confusable_names import confusable_names
-from policyengine.lint.rules.credentials import long_lived, static_keys
-from policyengine.lint.rules.delegation import no_depth, open_delegations
 from policyengine.lint.rules.guard_messages import blind_confirms, open_confirms, without_message
+from policyengine.lint.rules.lasting_credentials import long_lived, static_keys
 from policyengine.lint.rules.letter_case import case_sensitive_conditions
-from policyengine.lint.rules.limits import caller_chosen_keys, open_failures
 from policyengine.lint.rules.narrow_guards import narrower_guards
 from policyengine.lint.rules.secrets import pasted_secrets
 from policyengine.lint.rules.shared_agents import agents_of_two_issuers
 from policyengine.lint.rules.test_quality import repeated_requests, untested_endpoints
+from policyengine.lint.rules.unlimited_delegation import no_depth, open_delegations
 from policyengine.lint.rules.unseen_absences import unseen_absences
 from policyengine.lint.rules.unused_facts import unread_facts, unused_anchors
 from policyengine.lint.rules.user_grants import grants_of_any_issuer
+from policyengine.lint.rules.weak_limits import caller_chosen_keys, open_failures
 from policyengine.lint.rules.wide_grants import (
     find_unrestricted_agents,
     missing_user_grants,

@@ -21,12 +21,12 @@ from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.host_check import AllowedHosts, url_host_names
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.api_client import current_caller
+from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import RequestError
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache
-from policyengine.server.authzen.denials import DenialReporter
+from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.content_negotiation import MAX_BODY_SECONDS

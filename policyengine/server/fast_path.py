@@ -29,7 +29,7 @@ from policyengine.http.host_check import AllowedHosts
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.http.trace_context import enter_trace
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.api_client import enter_caller
+from policyengine.runtime.current_caller import enter_caller
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.fast_decode import decode_json_fast, decode_msgpack_fast
 from policyengine.runtime.request import RequestError

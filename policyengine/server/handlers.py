@@ -14,11 +14,11 @@ from starlette.responses import HTMLResponse
 
 from policyengine.engine import Engine
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.api_client import current_caller, enter_caller
+from policyengine.runtime.current_caller import current_caller, enter_caller
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
@@ -28,7 +28,7 @@ from policyengine.server.adapters.forward_auth import ForwardAuthAdapter, build_
 from policyengine.server.adapters.responses import HttpVerdict
 from policyengine.server.authzen import adapter as authzen
 from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, TranslatorCache
-from policyengine.server.authzen.denials import DenialReporter
+from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.content_negotiation import (
     BodyFormat,

@@ -1,11 +1,11 @@
 """Simulate traffic against a policy under a virtual clock: count and draw the effect of its rates and budgets."""
 
-from policyengine.simulation.caller_variation import Callers, NoOtherCallerError
+from policyengine.simulation.generated_traffic import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
+from policyengine.simulation.renamed_callers import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult
 from policyengine.simulation.run import VirtualClock, simulate
 from policyengine.simulation.time_slots import Series, TooManySlotsError
 from policyengine.simulation.traffic_file import TrafficError, TrafficEvent, TrafficTrace
-from policyengine.simulation.workflows import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
 
 __all__ = [
     "WORKFLOWS",

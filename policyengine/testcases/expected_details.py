@@ -17,10 +17,10 @@ from policyengine.source import Span
 from policyengine.spec.reason_texts import OPERATOR_OBLIGATIONS
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.detail_text import OBLIGATION_KINDS, REMEDY_OUTCOMES, first_word
+from policyengine.testcases.facts_outside_rules import all_facts_context, check_capture
 from policyengine.testcases.raw_facts import ABSENT, ValueContext, check_members_unique, key_path, raw_value
 from policyengine.testcases.reasons import check_rule, read_gate
 from policyengine.testcases.scenario import DetailMatchMode, ExpectedDetail, ExpectedOutcome
-from policyengine.testcases.unplaced_facts import all_facts_context, check_capture
 from policyengine.vocabulary import FACT_ROOT_NAMES, FUNCTIONS
 
 FACT_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")

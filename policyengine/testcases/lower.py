@@ -22,6 +22,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.testcases import fixtures as givens
 from policyengine.testcases.expectations import read_expectation
 from policyengine.testcases.fact_catalogue import FactCatalogue
+from policyengine.testcases.facts_outside_rules import all_facts_context, check_capture
 from policyengine.testcases.raw_facts import ValueContext
 from policyengine.testcases.repeats_and_responses import RequestExtras, read_extras, repeat_clauses
 from policyengine.testcases.requests import CaseEndpoint, build_question, read_endpoints
@@ -36,7 +37,6 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
-from policyengine.testcases.unplaced_facts import all_facts_context, check_capture
 from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()

@@ -8,8 +8,8 @@ import pytest
 
 from policyengine.cli.absence_warnings import MAX_LISTED_CONDITIONS, HiddenAbsences
 from policyengine.engine import Engine
-from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_omissions import GatewayAdapter
 from tests.cli.test_serve import serving  # noqa: F401  # a fixture
 
 RULES = """

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from policyengine.http.forwarded_parts import ForwardedParts, GatewayAdapter
 from policyengine.http.gateway_headers import (
     BODY_AS_TEXT,
     GatewayHeaders,
@@ -17,6 +16,7 @@ from policyengine.http.gateway_headers import (
     read_query,
     read_spiffe_facts,
 )
+from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING, Invalid
 

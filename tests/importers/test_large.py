@@ -9,7 +9,7 @@ import pytest
 from policyengine.importers.documents import read_document
 from policyengine.importers.errors import ApiImportError
 from policyengine.importers.model import HttpTemplate
-from policyengine.importers.path_index import PathIndex
+from policyengine.importers.path_overlaps import PathIndex
 
 
 def steps_of(paths: list[str]) -> int:
@@ -48,8 +48,8 @@ def overlapping(segments: int) -> list[str]:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_paths_that_overlap_too_much_are_refused_with_one_message(tmp_path, apart):
-    from policyengine.importers.align_operations import reconcile
     from policyengine.importers.openapi import read_openapi
+    from policyengine.importers.reconcile_overlaps import reconcile
 
     paths = [f"{path}/x{i}" if apart else path for i, path in enumerate(overlapping(12))]
     with pytest.raises(ApiImportError, match=r"more than [0-9,]+ (pairs|steps)"):

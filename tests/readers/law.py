@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from policyengine.http.body_facts import FORM, body_members
-from policyengine.http.form_fields import query_fields
+from policyengine.http.query_fields import query_fields
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 from tests.readers.bodies import Heads

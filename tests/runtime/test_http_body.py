@@ -16,10 +16,10 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.http import body_method_override
-from policyengine.http import form_fields as form_fields_module
+from policyengine.http import query_fields as form_fields_module
 from policyengine.http.body_facts import body_members
 from policyengine.http.body_method_override import MAX_NAMES, MAX_PARTS, names_method
-from policyengine.http.form_fields import FRAGMENT, MAX_PIECES, form_fields, query_fields
+from policyengine.http.query_fields import FRAGMENT, MAX_PIECES, form_fields, query_fields
 from policyengine.runtime.paths import find_override
 from policyengine.runtime.values import Invalid
 

@@ -20,7 +20,7 @@ import pytest
 
 import policyengine
 from policyengine.http.body_facts import body_members
-from policyengine.http.form_fields import form_fields
+from policyengine.http.query_fields import form_fields
 from policyengine.runtime.paths import canonical_path
 
 SMALL, TIMES = 512, 8

@@ -389,8 +389,8 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
 
 
 def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
-    from policyengine.http.forwarded_parts import ForwardedParts
     from policyengine.http.gateway_headers import RequestTarget, add_credentials, build_question, collect_headers
+    from policyengine.http.gateway_omissions import ForwardedParts
 
     def digests(*more: tuple[bytes, bytes], content: bytes = b"{}") -> object:
         given = collect_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])

@@ -14,8 +14,8 @@ grpc = pytest.importorskip("grpc")
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
 
 from policyengine.engine import Engine  # noqa: E402
-from policyengine.http.forwarded_parts import ForwardedParts  # noqa: E402
 from policyengine.http.gateway_headers import GatewayHeaders  # noqa: E402
+from policyengine.http.gateway_omissions import ForwardedParts  # noqa: E402
 from policyengine.reload import ReloadableEngine  # noqa: E402
 from policyengine.server.adapters.envoy_grpc import (  # noqa: E402
     EnvoyGrpcAdapter,

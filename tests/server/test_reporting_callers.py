@@ -16,7 +16,7 @@ from policyengine.client.socket import SocketClient
 from policyengine.engine import Engine
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.reload import ReloadableEngine
-from policyengine.runtime.api_client import SEPARATOR, caller_scope, outcome_key
+from policyengine.runtime.current_caller import SEPARATOR, caller_scope, outcome_key
 from policyengine.runtime.ids import ulid
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.stores.base import Store

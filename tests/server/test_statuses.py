@@ -18,7 +18,7 @@ import policyengine.server
 from policyengine import executor
 from policyengine.engine import Engine
 from policyengine.fair_queue import FairQueue
-from policyengine.runtime.api_client import caller_scope
+from policyengine.runtime.current_caller import caller_scope
 from policyengine.runtime.decision import Decision, Gate, Outcome
 from policyengine.runtime.idempotency import KeyInProgressError, KeyReuseError
 from policyengine.server import create_app

@@ -3,7 +3,7 @@
 import pytest
 
 from policyengine.simulation import Callers, NoOtherCallerError
-from policyengine.simulation.caller_variation import vary_fact
+from policyengine.simulation.renamed_callers import vary_fact
 from tests.simulation.playing import MAIL, POLICY, SEARCH, engine
 
 

@@ -19,8 +19,8 @@ from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.solver.witness.addresses import fitting_addresses
+from policyengine.solver.witness.draft_from_states import StateFiller, find_world
 from policyengine.solver.witness.editor import DraftEditor
-from policyengine.solver.witness.fill_states import StateFiller, find_world
 from policyengine.solver.witness.finder import WitnessFinder
 from policyengine.solver.witness.pools import ValuePools
 from policyengine.solver.witness.texts import TextQuestion, sample_texts

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from policyengine.engine import Engine
 from policyengine.http.body_facts import body_members
-from policyengine.runtime.api_client import caller_scope
+from policyengine.runtime.current_caller import caller_scope
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.values import Invalid
 from policyengine.server import create_app

@@ -146,8 +146,8 @@ def fact_documents() -> dict[str, Any]:
 
 
 def fact_at_gateways() -> list[str]:
-    from policyengine.http.forwarded_parts import ForwardedParts
     from policyengine.http.gateway_headers import GatewayHeaders, RequestTarget, build_question
+    from policyengine.http.gateway_omissions import ForwardedParts
 
     given = {"x-agent-id": ("bot",), "x-agent-issuer": ("acme",)}
     target = RequestTarget("GET", "/a", "api.example")

@@ -17,8 +17,6 @@ from policyengine.analysis.diff.answer_order import (
     without_reasons,
 )
 from policyengine.analysis.diff.callers import CallerKind, caller_kinds
-from policyengine.analysis.diff.declarations import changed_rules, changed_trust_and_bindings
-from policyengine.analysis.diff.delegation_chains import DelegatorSummary
 from policyengine.analysis.diff.endpoint_classes import (
     EndpointClass,
     TooManyClassesError,
@@ -28,11 +26,13 @@ from policyengine.analysis.diff.endpoint_classes import (
 from policyengine.analysis.diff.limits import limit_changes, rebound_limits
 from policyengine.analysis.diff.maps import map_changes
 from policyengine.analysis.diff.model import Diff, Difference, RuleExcerpt, UnprovedRegion, unique_items
+from policyengine.analysis.diff.one_sided_declarations import changed_rules, changed_trust_and_bindings
 from policyengine.analysis.diff.oracle import PolicyOracle
 from policyengine.analysis.diff.policy_view import PolicyView
 from policyengine.analysis.diff.region_search import DifferingRegion, RegionSearch, removed_and_added_rules
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.rule_units import RuleUnit, count_unit_texts, units_missing_from
+from policyengine.analysis.diff.sample_chains import DelegatorSummary
 from policyengine.analysis.diff.scope import ChangeScope
 from policyengine.analysis.diff.specialize import ApprovalMode, CallerAssumption, RewriteOptions
 from policyengine.analysis.diff.trust import trust_changes

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
-from policyengine.analysis.diff.grants import GrantConditions, task_condition
+from policyengine.analysis.diff.grant_conditions import GrantConditions, task_condition
 from policyengine.analysis.diff.limits import limit_expressions as read_by
 from policyengine.analysis.diff.rule_units import (
     Key,

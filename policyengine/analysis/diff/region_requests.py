@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from policyengine import kernel as k
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import StatePath
-from policyengine.analysis.diff.delegation_chains import sample_hops
 from policyengine.analysis.diff.policy_view import PolicyView
+from policyengine.analysis.diff.region_draft import RegionDraft
 from policyengine.analysis.diff.regions import RegionComparison
+from policyengine.analysis.diff.sample_chains import sample_hops
 from policyengine.analysis.diff.specialize import CallerAssumption
-from policyengine.analysis.diff.witness import RegionDraft
-from policyengine.solver.witness.fill_states import StateFiller
+from policyengine.solver.witness.draft_from_states import StateFiller
 
 if TYPE_CHECKING:
     from policyengine.analysis.diff.compare import EndpointUnits

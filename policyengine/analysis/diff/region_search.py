@@ -14,7 +14,6 @@ from policyengine import kernel as k
 from policyengine.analysis.diff.answer_order import AnswerKey, without_reasons
 from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import MAX_DIAGRAM_NODES, DiagramTooLargeError, StatePath
-from policyengine.analysis.diff.delegation_chains import DelegatorSummary
 from policyengine.analysis.diff.describe import ChangedUnits, describe_condition, describe_unproved
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.model import (
@@ -31,6 +30,7 @@ from policyengine.analysis.diff.region_facts import APPROVAL_KEY, DENY_KEY
 from policyengine.analysis.diff.region_requests import RegionRequests
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.rule_units import RuleUnit, approval_bound_facts, units_missing_from
+from policyengine.analysis.diff.sample_chains import DelegatorSummary
 from policyengine.analysis.diff.specialize import CallerAssumption, RewriteOptions
 from policyengine.source import Span
 

@@ -56,7 +56,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
     """Report conditions on absences that no gateway of an open adapter shows."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
-    from policyengine.http.forwarded_parts import GatewayAdapter
+    from policyengine.http.gateway_omissions import GatewayAdapter
 
     named = {option for option, _ in plan.ports}
     adapters = [

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 from pydantic import ConfigDict, Field, model_validator
 
 from policyengine.cli.settings import types as t
-from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.settings.section import SettingsSection, setting_error
 
 LogFormat: TypeAlias = Literal["text", "json"]

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import ERROR_KIND
-from policyengine.http.forwarded_parts import ALL, WITHHELD_HEADERS, GatewayAdapter
 from policyengine.http.gateway_headers import RESERVED_HEADERS
+from policyengine.http.gateway_omissions import ALL, WITHHELD_HEADERS, GatewayAdapter
 from policyengine.settings.section import RELATIVE, RELATIVE_OR_URL, SECRET, ValueDescription, setting_error
 
 DOMAIN = r"^[a-z0-9._-]{1,255}$"

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from policyengine.diagnostics.catalog import (
     allow_comments,
+    authzen_maps,
     bundles,
     dead_rules,
     endpoints,
@@ -15,7 +16,6 @@ from policyengine.diagnostics.catalog import (
     grants,
     guards,
     lint_rules,
-    maps,
     names_and_types,
     syntax,
     tests,
@@ -36,7 +36,7 @@ _PARTS = (
     guards,
     tests,
     dead_rules,
-    maps,
+    authzen_maps,
     unsupported,
     allow_comments,
     lint_rules,

@@ -19,7 +19,6 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
 from policyengine.executor import Requester, enter_requester
-from policyengine.http.forwarded_parts import ForwardedParts, GatewayAdapter, HeaderValues
 from policyengine.http.gateway_headers import (
     OWN_HEADERS,
     GatewayHeaders,
@@ -29,8 +28,9 @@ from policyengine.http.gateway_headers import (
     collect_headers,
     read_spiffe_facts,
 )
+from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter, HeaderValues
 from policyengine.http.trace_context import TraceContext, parse_trace_context, trace_scope
-from policyengine.runtime.api_client import NO_CALLER, caller_scope
+from policyengine.runtime.current_caller import NO_CALLER, caller_scope
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import (
     PROBLEM_MEDIA_TYPE,

@@ -9,7 +9,6 @@ from functools import partial
 from starlette.requests import Request
 
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.forwarded_parts import GatewayAdapter, HeaderValues
 from policyengine.http.gateway_headers import (
     GatewayHeaders,
     RequestTarget,
@@ -18,6 +17,7 @@ from policyengine.http.gateway_headers import (
     collect_headers,
     get_only_value,
 )
+from policyengine.http.gateway_omissions import GatewayAdapter, HeaderValues
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import HttpVerdict, decide_for_gateway, problem_to_verdict
 from policyengine.server.content_negotiation import parse_body, read_body

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from policyengine.http.forwarded_parts import GatewayAdapter
 from policyengine.http.gateway_headers import (
     GatewayHeaders,
     add_credentials,
@@ -15,6 +14,7 @@ from policyengine.http.gateway_headers import (
     collect_headers,
     read_forwarded_target,
 )
+from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import (
     PROBLEM_MEDIA_TYPE,

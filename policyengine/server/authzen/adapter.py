@@ -25,14 +25,13 @@ from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.kernel import Kernel
 from policyengine.runtime import decode
-from policyengine.runtime.api_client import current_caller
+from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
 from policyengine.runtime.value_size import is_large, measure_extent
 from policyengine.server.adapters.responses import WOULD_BE_HEADER
-from policyengine.server.authzen.denials import ignore_denial
 from policyengine.server.authzen.translator import (
     CONSUME,
     MEMBERS,
@@ -42,6 +41,7 @@ from policyengine.server.authzen.translator import (
     QuestionTranslator,
     UnmappedError,
 )
+from policyengine.server.authzen.untranslatable import ignore_denial
 from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
 from policyengine.server.content_negotiation import BodyFormat, request_format
 from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics, parse_semantics, run_off_loop

@@ -12,7 +12,7 @@ from policyengine.engine.decider import WouldBlockError
 from policyengine.executor import submit_long
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.runtime import decode
-from policyengine.runtime.api_client import caller_scope
+from policyengine.runtime.current_caller import caller_scope
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request, RequestError

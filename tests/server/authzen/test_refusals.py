@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policyengine.engine import Engine
-from policyengine.server.authzen.denials import LOG_INTERVAL_SECONDS, DenialReporter
+from policyengine.server.authzen.untranslatable import LOG_INTERVAL_SECONDS, DenialReporter
 from policyengine.server.telemetry.shared_counters import ServerCounters
 from tests.server.authzen.asking import ALICE, MANY, ONE, caller
 from tests.server.test_metrics import of, samples

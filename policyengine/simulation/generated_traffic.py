@@ -10,8 +10,8 @@ from math import cos, tau
 from random import Random
 from typing import TypeAlias
 
-from policyengine.simulation.caller_variation import Callers
 from policyengine.simulation.microseconds import DAY_US
+from policyengine.simulation.renamed_callers import Callers
 from policyengine.simulation.traffic_file import SECOND_US, TrafficEvent
 
 Arrival: TypeAlias = tuple[int, int]  # time, index of the caller (0 is the first)

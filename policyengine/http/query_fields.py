@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
-from policyengine.http.forwarded_parts import GIVEN_TWICE, UNREADABLE
+from policyengine.http.gateway_omissions import GIVEN_TWICE, UNREADABLE
 from policyengine.runtime.values import Invalid
 
 MAX_NAME_LENGTH = 1_000  # characters of a name that a policy could use

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from policyengine.importers.model import ApiOperation, HttpTemplate, OperationFact, PathSegment
-from policyengine.importers.path_index import PathIndex
+from policyengine.importers.path_overlaps import PathIndex
 from policyengine.importers.path_patterns import literal_count
 
 

@@ -14,8 +14,8 @@ from policyengine.analysis.diff.endpoint_classes import EndpointClass
 from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.solver.value_partition import SpecialValue
+from policyengine.solver.witness.draft_from_states import WRONG_TYPE
 from policyengine.solver.witness.editor import DraftEditor
-from policyengine.solver.witness.fill_states import WRONG_TYPE
 from policyengine.solver.witness.pools import Leaf, ValuePools
 from policyengine.solver.witness.values import MINUTE, MONDAY, default_value, sample_values
 from policyengine.typesystem import EntityRef, Type
