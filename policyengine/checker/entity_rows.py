@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.spec.kleene import elements

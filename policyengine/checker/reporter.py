@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Span
 
 MAX_FINDINGS_WITH_SUGGESTION = 200

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from policyengine.cli.errors import CommandError
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 
 if TYPE_CHECKING:
     from policyengine import kernel as k

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 
 from policyengine import kernel as k
 from policyengine.audit.redaction import ANY_MEMBER, ANY_PATH, Path, Redaction, format_fact_path
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 
 
 def misspelled_redactions(redaction: Redaction, kernel: k.Kernel) -> Iterator[str]:

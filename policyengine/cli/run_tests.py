@@ -164,7 +164,7 @@ def write_report(path: Path, text: str) -> None:
 
 def no_tests_error(selection: Selection, sets: Sequence[CheckResult]) -> CommandError:
     """Return the error of a run without tests, with a suggestion if a name on the command line may be misspelled."""
-    from policyengine.diagnostics.model import suggest
+    from policyengine.diagnostics.suggest import did_you_mean
 
     kernels = [checked.kernel for checked in sets if checked.kernel is not None]
     named: list[tuple[str, str | None, set[str]]] = [
@@ -173,8 +173,7 @@ def no_tests_error(selection: Selection, sets: Sequence[CheckResult]) -> Command
     ]
     for what, name, known in named:
         if name is not None and name not in known:
-            meant = suggest(name, known)
-            hint = f"did you mean `{meant}`?" if meant else None
+            hint = did_you_mean(name, known)
             return CommandError("tests", f"no tests: there is no {what} `{name}`", hint, code=NO_TESTS)
     wanted = [f"with `{selection.name}` in their names"] if selection.name is not None else []
     wanted += [f"about the guard `{selection.rule}`"] if selection.rule is not None else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -121,10 +120,3 @@ def source_excerpt(span: Span) -> list[str]:
     shown = "".join(char if char.isprintable() else " " for char in line[first : first + 160])
     indent = " " * (span.column - 1 - first)
     return [f"  {shown}", f"  {indent}{'^' * min(width, max(1, 160 - len(indent)))}"]
-
-
-def suggest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that is most similar to `word`, ignoring case, or None if none is similar enough."""
-    known = {candidate.lower(): candidate for candidate in sorted(candidates, reverse=True)}
-    close = get_close_matches(word.lower(), known, n=1, cutoff=0.7)
-    return known[close[0]] if close else None

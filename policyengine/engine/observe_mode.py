@@ -13,7 +13,7 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.check import compile_sources
 from policyengine.checker.patterns.endpoint_reader import HTTP_METHODS, STANDARD_METHODS
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime.decision import Decision, Reason
 from policyengine.runtime.endpoints import Endpoint
 from policyengine.runtime.format_values import format_duration
@@ -138,8 +138,7 @@ def check_time(until: datetime, now: datetime) -> None:
 def check_packages(wanted: Iterable[str], known: tuple[str, ...]) -> None:
     for name in wanted:
         if name not in known:
-            meant = suggest(name, known)
-            hint = f"did you mean `{meant}`?" if meant else f"there are {', '.join(f'`{one}`' for one in known)}"
+            hint = did_you_mean(name, known) or f"there are {', '.join(f'`{one}`' for one in known)}"
             raise ObserveError(f"there is no package `{name}`", hint)
 
 
@@ -171,8 +170,7 @@ def check_methods(place: k.Place, kernel: k.Kernel) -> None:
     known.update(http_methods(opening.pattern for block in all_blocks(kernel) for opening in block_openings(block)))
     for method in http_methods(place.patterns or ()):
         if method not in known:
-            meant = suggest(method, sorted(known))
-            hint = f"did you mean `{meant}`?" if meant else f"common methods are {', '.join(STANDARD_METHODS)}"
+            hint = did_you_mean(method, sorted(known)) or f"common methods are {', '.join(STANDARD_METHODS)}"
             raise ObserveError(f"no policy names the method `{method}`", hint)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from policyengine import typesystem
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.entities.cells import (
     CellError,
     EntityDeclaration,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.bounded_files import MAX_SETTINGS_BYTES, read_bounded
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.structure_checks import quote_input
@@ -185,8 +185,7 @@ class DatabaseConfigReader:
 
     def unknown(self, key: str, keys: Mapping[str, Any] | tuple[str, ...]) -> EntitiesError:
         name = key.rpartition(".")[2]
-        meant = suggest(name, keys)
-        hint = f"did you mean `{meant}`?" if meant else f"known keys: {', '.join(f'`{one}`' for one in keys)}"
+        hint = did_you_mean(name, keys) or f"known keys: {', '.join(f'`{one}`' for one in keys)}"
         return self.wrong(key, f"unknown key `{quote_input(name)}`", hint)
 
     def wrong(self, key: str, message: str, hint: str | None = None) -> EntitiesError:
@@ -199,16 +198,14 @@ def check_declared(database: DatabaseConfig, declared: EntityDeclarations) -> No
     for entity in database.entities:
         declaration = declared.get(entity.type)
         if declaration is None:
-            meant = suggest(entity.type, declared)
-            hint = f"did you mean `{meant}`?" if meant else None
+            hint = did_you_mean(entity.type, declared)
             error = mapped.wrong(entity.type, f"the policy declares no entity `{quote_input(entity.type)}`", hint)
             error.code = "E185"
             raise error
         names = [field.name for field in declaration.fields]
         for name in entity.attributes:
             if name not in names:
-                meant = suggest(name, names)
-                hint = f"did you mean `{meant}`?" if meant else f"known: {', '.join(f'`{n}`' for n in names) or 'none'}"
+                hint = did_you_mean(name, names) or f"known: {', '.join(f'`{n}`' for n in names) or 'none'}"
                 message = f"`{entity.type}` has no attribute `{quote_input(name)}`"
                 raise mapped.wrong(f"{entity.type}.attributes.{name}", message, hint)
         if entity.parents and not declaration.parents:

@@ -16,7 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from policyengine import typesystem
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.cells import CellError, EntityDeclarations, make_cell_parser, membership_type
 from policyengine.entities.database_config import DatabaseConfig, EntityTableConfig, JoinTable
 from policyengine.entities.errors import EntitiesError
@@ -276,8 +276,7 @@ def check_table(database: Database, type_: str, table: str, connection: sa.Conne
     inspector = sa.inspect(connection)
     if not inspector.has_table(bare, schema=schema or None):
         names = [*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)]
-        meant = suggest(bare, names)
-        hint = f"did you mean `{meant}`?" if meant else None
+        hint = did_you_mean(bare, names)
         raise database.error(f"there is no table `{quote_input(table)}`", hint, type_)
     star = sa.select(sa.text("*")).select_from(table_clause(table, ())).where(sa.text("1 = 0"))
     return check_columns(database, table, connection.execute(star), columns)
@@ -288,8 +287,7 @@ def check_columns(database: Database, member: str, result: sa.CursorResult[Any],
     columns = list(columns)
     for column in columns:
         if column not in names:
-            meant = suggest(column, names)
-            hint = f"did you mean `{meant}`?" if meant else f"columns: {', '.join(f'`{one}`' for one in names[:12])}"
+            hint = did_you_mean(column, names) or f"columns: {', '.join(f'`{one}`' for one in names[:12])}"
             error = database.error(f"there is no column `{quote_input(column)}`", hint, member)
             error.column = column
             raise error

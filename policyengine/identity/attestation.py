@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.config.model import AttesterSettings, IdentityConfig, IdentityError, to_seconds
 from policyengine.identity.facts import to_datetime as time_of
@@ -32,7 +33,6 @@ from policyengine.identity.verify.jws import Jws, check_signature, normalize_typ
 from policyengine.identity.verify.tokens import build_signed_token
 from policyengine.kernel import Attester
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
-from policyengine.runtime.structure_checks import did_you_mean
 
 MAX_NONCES = 8
 MAX_SUBMODULE_DEPTH, MAX_SUBMODULES = 4, 64

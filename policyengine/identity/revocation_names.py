@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from unicodedata import category
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.verify.claims import MAX_TEXT_LENGTH
 from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH
-from policyengine.runtime.structure_checks import did_you_mean, quote_input
+from policyengine.runtime.structure_checks import quote_input
 
 # Kinds of names and their mark; each except `key` names an issuer of the policy.
 NAME_KINDS = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}

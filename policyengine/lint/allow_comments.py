@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from policyengine.diagnostics.catalog import CODES_BY_NAME, DiagnosticDoc, find_code
-from policyengine.diagnostics.model import Diagnostic, suggest
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
@@ -106,8 +107,7 @@ def check_allowance(comment: Span, verb: str) -> Iterator[Diagnostic]:
     for word in rule_word_spans(comment, match):
         known = find_code(word.text)
         if known is None:
-            meant = suggest(word.text, CODES_BY_NAME)
-            hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
+            hint = did_you_mean(word.text, CODES_BY_NAME) or "`policyengine explain-code` lists all rules"
             yield Diagnostic("W171", f"there is no rule `{word.text}`, so this allows nothing", word, hint)
         elif not known.name:
             message = f"`{known.code}` is an error, and no comment allows an error"

@@ -9,7 +9,8 @@ from policyengine import kernel as k
 from policyengine.checker.names.symbols import package_of
 from policyengine.checker.patterns.glob_index import GlobIndex
 from policyengine.checker.patterns.overlap import globs_meet
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.lint.dead_limit_conditions import conditions_of_limits
 from policyengine.lint.dead_rules import all_blocks, block_conditions, in_source_order
 from policyengine.lint.overlapping_grants import laxer_twins
@@ -143,8 +144,7 @@ def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]
             and isinstance(node.to, ast.PrincipalName)
             and is_nobody(node.to.name.value, index)
         ):
-            meant = suggest(node.to.name.value, names)
-            hint = f"did you mean `{meant}`?" if meant else "add a block for this agent: it also needs its own grants"
+            hint = did_you_mean(node.to.name.value, names) or "add a block for this agent: it also needs its own grants"
             yield Diagnostic("W422", f"no block names agent `{node.to.name.value}`", node.to.name.span, hint)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.reload.policy_inventory import (
     DELEGATION,
     ENTITIES,

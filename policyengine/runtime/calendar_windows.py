@@ -15,11 +15,13 @@ from importlib import resources
 from typing import TypeAlias, assert_never
 from zoneinfo import ZoneInfo
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime.literals import parse_time, to_utc
-from policyengine.runtime.structure_checks import did_you_mean, quote_input
+from policyengine.runtime.structure_checks import quote_input
 from policyengine.vocabulary import DAYS
 
 MINUTES_PER_DAY = 24 * 60
+CITY_CUTOFF = 0.6  # `Berlin` means `Europe/Berlin`
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LOCAL_TIME = re.compile(rf"{DATE.pattern}T[0-9]{{2}}:[0-9]{{2}}(?::[0-9]{{2}})?")
@@ -165,7 +167,7 @@ def load_zone(name: str) -> ZoneInfo:
     """Return the zone of a plain IANA name, spelled exactly. Raises ZoneError for names that a system adds, and for
     paths."""
     if name not in iana_names():
-        raise ZoneError(f"unknown time zone `{quote_input(name)}`", did_you_mean(name, iana_names()))
+        raise ZoneError(f"unknown time zone `{quote_input(name)}`", did_you_mean(name, iana_names(), CITY_CUTOFF))
     return ZoneInfo(name)
 
 

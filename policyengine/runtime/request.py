@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime import decode as wire
 from policyengine.runtime.credentials import Credentials, read_credentials
 from policyengine.runtime.endpoints import (
@@ -26,7 +27,6 @@ from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.structure_checks import (
     RequestError,
     check_members,
-    did_you_mean,
     get_flag,
     get_id,
     get_object,

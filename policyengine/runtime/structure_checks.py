@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from difflib import get_close_matches
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe_raw_value
 
 
@@ -77,13 +77,6 @@ def check_members(given: Mapping[str, object], allowed: Collection[str], member:
         if name not in allowed:
             full = f"{member}.{name}" if member else name
             raise RequestError(full, f"unknown member `{quote_input(full)}`", did_you_mean(name, allowed) or hint)
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str | None:
-    """Return a hint with the closest known word, ignoring case; None if no word is close."""
-    lower = {one.lower(): one for one in known}
-    close = get_close_matches(word[:64].lower(), lower, n=1)
-    return f"did you mean `{lower[close[0]]}`?" if close else None
 
 
 def quote_input(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import Question, QuestionLike
 from policyengine.executor import is_requester_gone, run_in_turn
@@ -21,7 +22,7 @@ from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.structure_checks import check_members, did_you_mean, wrong_type_error
+from policyengine.runtime.structure_checks import check_members, wrong_type_error
 from policyengine.server.content_negotiation import HAS_LONG_BODY, BodyFormat
 from policyengine.server.idempotency import REPLAYED
 from policyengine.server.problems import ProblemError

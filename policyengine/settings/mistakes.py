@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.settings.key_places import KeyPath
 from policyengine.settings.section import (
     CUSTOM_ERROR,

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.checker.names.resolve import lower_fact
 from policyengine.checker.type_names import join_words, quote_source
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.patterns import Glob
 from policyengine.source import Span
@@ -113,8 +113,7 @@ def check_kind(
     """Return the text if its first word is a known kind or contains a `*`; otherwise report it and return None."""
     if found is None or "*" in first_word(found) or first_word(found) in kinds:
         return found
-    meant = suggest(first_word(found), kinds)
-    hint = f"did you mean `{meant}`?" if meant else f"it begins with {join_words(kinds, 'or')}"
+    hint = did_you_mean(first_word(found), kinds) or f"it begins with {join_words(kinds, 'or')}"
     reading.report("E611", f"`{first_word(found)}` is not a kind of {what}", value.span, hint)
     return None
 
@@ -138,8 +137,10 @@ def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext
         return name if found is not None and all(check_capture(part, context) for part in k.walk(found)) else None
     if isinstance(value, ast.Text) and not FACT_NAME.fullmatch(name) and not name.endswith("()"):
         return name  # the text of an expression, or a name in brackets
-    meant = suggest(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
-    hint = f"did you mean `{meant}`?" if meant else f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
+    hint = (
+        did_you_mean(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
+        or f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
+    )
     reading.report("E602", f"unknown fact `{name}`", value.span, hint)
     return None
 
@@ -293,8 +294,7 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
     name = ".".join(key_path(pair))
     member = DETAIL_MEMBERS.get(name)
     if member is None:
-        meant = suggest(name, DETAIL_MEMBERS)
-        hint = f"did you mean `{meant}`?" if meant else f"known are {join_words(DETAIL_MEMBERS)}"
+        hint = did_you_mean(name, DETAIL_MEMBERS) or f"known are {join_words(DETAIL_MEMBERS)}"
         reading.report("E611", f"a decision has no `{name}` to expect", pair.key.span, hint)
         return None
     found = read_values(member, pair.value, reading)

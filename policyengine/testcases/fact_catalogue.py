@@ -10,7 +10,7 @@ from typing import TypeAlias
 from policyengine.checker.names.program import Program
 from policyengine.checker.type_names import join_words
 from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, Schema
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.detail_text import obligation_source_text

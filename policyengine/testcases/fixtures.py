@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from policyengine.checker.type_names import describe_type, join_words
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import CHAIN_HOP_MEMBERS
 from policyengine.runtime.values import Unknown, coerce
@@ -224,8 +224,7 @@ def read_duration(value: ast.Value, reading: ValueContext) -> timedelta | None:
 def check_member(pair: ast.RecordEntry, allowed: tuple[str, ...], what: str, reading: ValueContext) -> None:
     name = ".".join(key_path(pair))
     if name not in allowed:
-        meant = suggest(name, allowed)
-        hint = f"did you mean `{meant}`?" if meant else f"it has {join_words(allowed)}"
+        hint = did_you_mean(name, allowed) or f"it has {join_words(allowed)}"
         reading.report("E602", f"{with_article(what)} has no `{name}`", pair.key.span, hint)
 
 

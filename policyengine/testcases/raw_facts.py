@@ -9,7 +9,8 @@ from typing import assert_never
 from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.checker.types.constants import lower_id, lower_literal
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.fact_catalogue import CatalogueFact, FactCatalogue, FactPath, NameKind
@@ -75,8 +76,7 @@ def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, 
     words = type_.values if isinstance(type_, EnumType) else tuple(reading.catalogue.words_in(reading.package))
     if text in words:
         return text
-    meant = suggest(text, [*words, *reading.variables, ABSENT])
-    hint = f"did you mean `{meant}`?" if meant else f'a text is written in quotes: `"{text}"`'
+    hint = did_you_mean(text, [*words, *reading.variables, ABSENT]) or f'a text is written in quotes: `"{text}"`'
     what = f"no value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
     reading.report("E603", f"`{text}` is {what}", value.span, hint)
     return None
@@ -106,8 +106,7 @@ def put_nested(tree: dict[str, object], path: FactPath, value: object) -> None:
 
 def report_member(name: str, type_: RecordType, pair: ast.RecordEntry, report: Reporter) -> None:
     known = [declared.name for declared in type_.fields]
-    meant = suggest(name, known)
-    hint = f"did you mean `{meant}`?" if meant else f"its members are {join_words(known)}"
+    hint = did_you_mean(name, known) or f"its members are {join_words(known)}"
     report("E602", f"the record has no member `{name}`", pair.key.span, hint)
 
 

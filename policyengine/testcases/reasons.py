@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policyengine.checker.type_names import join_words
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime.decision import Gate
 from policyengine.source import Span
 from policyengine.testcases.fixtures import rules_hint
@@ -13,8 +13,7 @@ from policyengine.testcases.raw_facts import ValueContext
 def check_rule(name: str, span: Span, reading: ValueContext) -> None:
     known = reading.catalogue.rules
     if name not in known:
-        meant = suggest(name, known)
-        hint = f"did you mean `{meant}`?" if meant else rules_hint(known, "rules are")
+        hint = did_you_mean(name, known) or rules_hint(known, "rules are")
         reading.report("E608", f"no rule is called `{name}`", span, hint)
 
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from policyengine.checker.patterns.endpoint_reader import HTTP_METHODS, STANDARD_METHODS, read_endpoint
 from policyengine.checker.types.constants import lower_id
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.fact_catalogue import FactCatalogue
@@ -66,8 +66,7 @@ def http_endpoints(methods: tuple[str, ...], path: str, shown: str) -> Iterator[
 def check_methods(request: ast.HttpPattern, reading: ValueContext) -> None:
     for method in request.methods:
         if method not in HTTP_METHODS:
-            meant = suggest(method, HTTP_METHODS)
-            hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
+            hint = did_you_mean(method, HTTP_METHODS) or "methods are matched as written"
             reading.report("W321", f"HTTP knows no method `{method}`", request.span, hint)
 
 

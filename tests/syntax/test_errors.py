@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from policyengine.diagnostics.model import Diagnostic, suggest
+from policyengine.diagnostics.model import Diagnostic
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 

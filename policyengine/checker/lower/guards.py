@@ -16,7 +16,8 @@ from policyengine.checker.lower.messages import lower_message
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.patterns.overlap import PatternIndex, covers
 from policyengine.checker.type_names import describe_type
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type, UnresolvedType
@@ -223,8 +224,7 @@ def has_roles(role: ast.Name, context: ExpressionContext) -> bool:
         case SetType(EnumType(name, values)):
             if role.text in values:
                 return True
-            meant = suggest(role.text, values)
-            hint = f"did you mean `{meant}`?" if meant else f"roles are {', '.join(values)}"
+            hint = did_you_mean(role.text, values) or f"roles are {', '.join(values)}"
             context.report("E504", f"`{role.text}` is not a value of `{name}`", role.span, hint)
         case _:
             hint = "declare it: `entity user { roles: set<string> }`"
@@ -306,8 +306,7 @@ def text_arguments(item: ast.ObligationEffect) -> list[ast.Text]:
 def is_level(level: ast.Name, context: ExpressionContext) -> bool:
     if level.text in AUDIT_LEVELS:
         return True
-    meant = suggest(level.text, AUDIT_LEVELS)
-    hint = f"did you mean `{meant}`?" if meant else f"levels are {', '.join(AUDIT_LEVELS)}"
+    hint = did_you_mean(level.text, AUDIT_LEVELS) or f"levels are {', '.join(AUDIT_LEVELS)}"
     context.report("E508", f"`{level.text}` is not an audit level", level.span, hint)
     return False
 

@@ -15,7 +15,7 @@ from policyengine.checker.type_names import describe_type
 from policyengine.checker.types.compatibility import NUMBERS
 from policyengine.checker.types.constants import lower_duration
 from policyengine.checker.types.schema import EVERYWHERE
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast

@@ -11,7 +11,8 @@ from typing import assert_never
 from policyengine import kernel as k
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.patterns.overlap import PatternIndex
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.runtime.request import ENDPOINT_FACTS
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast

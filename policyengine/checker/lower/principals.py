@@ -18,7 +18,7 @@ from policyengine.checker.lower.context import (
 )
 from policyengine.checker.lower.delegation import lower_delegations
 from policyengine.checker.lower.grants import lower_grants
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import Scalar
@@ -193,8 +193,7 @@ def lower_credential_kinds(kinds: ast.ListLiteral, draft: LoweringContext) -> It
         if word in CREDENTIAL_KIND.values:
             yield word
         else:
-            meant = suggest(word, CREDENTIAL_KIND.values)
-            hint = f"did you mean `{meant}`?" if meant else f"kinds are {', '.join(CREDENTIAL_KIND.values)}"
+            hint = did_you_mean(word, CREDENTIAL_KIND.values) or f"kinds are {', '.join(CREDENTIAL_KIND.values)}"
             draft.report("E406", f"`{word}` is not a kind of credential", item.span, hint)
 
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 from policyengine import kernel as k
 from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.types.constants import lower_text
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 

@@ -10,7 +10,7 @@ from policyengine import kernel as k
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.type_names import describe_type, join_words
 from policyengine.checker.types.schema import UNRESOLVED
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import FieldType, RecordType, RefType, Scalar, Type, UnresolvedType

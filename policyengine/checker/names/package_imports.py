@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from policyengine.checker.names.symbols import MAIN_PACKAGE, Package, PackageImport, Symbol
 from policyengine.checker.reporter import Reporter
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import FACT_ROOT_NAMES

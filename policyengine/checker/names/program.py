@@ -19,7 +19,8 @@ from policyengine.checker.names.symbols import (
     package_of,
 )
 from policyengine.checker.reporter import Reporter
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 

@@ -16,7 +16,7 @@ from policyengine.checker.type_names import join_words
 from policyengine.checker.types.fact_conflicts import Path
 from policyengine.checker.types.hints import bracket_hint
 from policyengine.checker.types.schema import FACT_ROOTS, RESERVED_ATTRIBUTES, UNRESOLVED
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import EnumType, RefType, Scalar, SetType, Type
@@ -334,8 +334,7 @@ def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.C
 def report_unknown_name(reference: ast.Reference, expected: Type | None, context: ExpressionContext) -> None:
     name, first = reference.name, reference.name.partition(".")[0]
     if isinstance(expected, EnumType) and "." not in name:
-        meant = suggest(name, expected.values)
-        hint = f"did you mean `{meant}`?" if meant else f"values are {join_words(expected.values)}"
+        hint = did_you_mean(name, expected.values) or f"values are {join_words(expected.values)}"
         context.report("E206", f"`{name}` is not a value of {expected}", reference.span, hint)
         return
     values = [*context.program.visible(context.package, "let", "define"), *context.variables]

@@ -11,7 +11,8 @@ from typing import assert_never
 
 from policyengine import kernel as k
 from policyengine.checker.names.program import Program
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime import paths
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
@@ -107,8 +108,7 @@ def read_methods(endpoint: ast.HttpPattern, program: Program, opening: bool) -> 
             program.report("E309", f"`{method}` is not a valid method", span, "a method has at most 16 letters")
             return ()
         if method not in HTTP_METHODS:
-            meant = suggest(method, HTTP_METHODS)
-            hint = f"did you mean `{meant}`?" if meant else "methods are matched as written"
+            hint = did_you_mean(method, HTTP_METHODS) or "methods are matched as written"
             program.report("W321", f"HTTP has no method `{method}`", span, hint)
     return normalize_methods(endpoint.methods, opening)
 

@@ -9,7 +9,7 @@ from policyengine.checker.types.compatibility import NUMBERS, is_assignable
 from policyengine.checker.types.constants import entity_constant, lower_id
 from policyengine.checker.types.host_comparison import check_hosts
 from policyengine.checker.types.schema import UNRESOLVED
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import ListType, RefType, Scalar, SetType, Type, UnresolvedType
 from policyengine.vocabulary import FUNCTIONS, BuiltInFunction
@@ -41,8 +41,10 @@ def lower_call(call: ast.Call, arguments: Arguments, context: ExpressionContext)
 
 def report_unknown(call: ast.Call, context: ExpressionContext) -> None:
     name = call.function.text
-    meant = suggest(name, [*FUNCTIONS_BY_NAME, *context.program.visible(context.package, "entity")])
-    hint = f"did you mean `{meant}`?" if meant else f"functions are {join_words(sorted(FUNCTIONS_BY_NAME))}"
+    hint = (
+        did_you_mean(name, [*FUNCTIONS_BY_NAME, *context.program.visible(context.package, "entity")])
+        or f"functions are {join_words(sorted(FUNCTIONS_BY_NAME))}"
+    )
     context.report("E204", f"unknown function `{name}`", call.function.span, hint)
 
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from policyengine import kernel as k
 from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import suggest
 from policyengine.runtime import calendar_windows
 from policyengine.runtime.literals import parse_cidr, parse_duration, parse_ip
 from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_INT, MAX_STRING_LENGTH, Unknown, exact_decimal

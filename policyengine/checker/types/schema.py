@@ -13,7 +13,8 @@ from policyengine.checker.names.symbols import BUILT_IN_ENTITIES, IMPLICIT_USER,
 from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import describe_type, join_words
 from policyengine.checker.types.fact_conflicts import DeclaredFact, FactPlaces, Path, check_fact_conflicts
-from policyengine.diagnostics.model import RelatedLocation, suggest
+from policyengine.diagnostics.model import RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.syntax import nodes as ast
 from policyengine.typesystem import (
     EnumType,

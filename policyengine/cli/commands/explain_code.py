@@ -47,10 +47,9 @@ def explain_code(
 
 def _unknown(code: str) -> DiagnosticDoc:
     from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
-    from policyengine.diagnostics.model import suggest
+    from policyengine.diagnostics.suggest import did_you_mean
 
-    close = suggest(code, [*CODES, *CODES_BY_NAME])
-    hint = f"did you mean `{close}`?" if close else "`policyengine explain-code` lists all codes"
+    hint = did_you_mean(code, [*CODES, *CODES_BY_NAME]) or "`policyengine explain-code` lists all codes"
     raise CommandError("code", f"unknown code `{code}`", hint)
 
 

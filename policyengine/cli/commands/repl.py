@@ -273,10 +273,9 @@ def parse_command(line: str) -> tuple[CommandFunction, str]:
         if name in COMMANDS and len(words) >= size and not (rest and rest[0].startswith("=")):
             return COMMANDS[name], rest[0] if rest else ""
     if len(words) == 1 and line.isidentifier():
-        from policyengine.diagnostics.model import suggest
+        from policyengine.diagnostics.suggest import did_you_mean
 
-        meant = suggest(line, COMMANDS)
-        hint = f"did you mean `{meant}`?" if meant else "type `help` for the commands"
+        hint = did_you_mean(line, COMMANDS) or "type `help` for the commands"
         raise CommandError("usage", f"there is no command `{line}`", hint)
     return ReplLoop.take, line
 

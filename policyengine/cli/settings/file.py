@@ -165,12 +165,11 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
     if not ours:
         return {}
     from policyengine.cli.settings.registry import BY_VARIABLE, is_setting_variable
-    from policyengine.diagnostics.model import suggest
+    from policyengine.diagnostics.suggest import did_you_mean
 
     for name in ours:
         if name not in BY_VARIABLE and is_setting_variable(name):
-            meant = suggest(name, list(BY_VARIABLE))
-            hint = f"did you mean `{meant}`?" if meant else "`policyengine config show` lists all"
+            hint = did_you_mean(name, list(BY_VARIABLE)) or "`policyengine config show` lists all"
             raise CommandError(ERROR_KIND, f"the variable `{name}` is not a setting", hint, (("variable", name),))
     return {BY_VARIABLE[name].name: environment[name] for name in ours if name in BY_VARIABLE}
 

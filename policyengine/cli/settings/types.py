@@ -30,12 +30,11 @@ BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sen
 def parse_rule_code(word: str) -> str:
     """The code that a code or a short name means. Errors cannot be turned off. Raises CommandError."""
     from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
-    from policyengine.diagnostics.model import suggest
+    from policyengine.diagnostics.suggest import did_you_mean
 
     known = find_code(word)
     if known is None:
-        meant = suggest(word, CODES_BY_NAME)
-        hint = f"did you mean `{meant}`?" if meant else "`policyengine explain-code` lists all rules"
+        hint = did_you_mean(word, CODES_BY_NAME) or "`policyengine explain-code` lists all rules"
         raise CommandError(ERROR_KIND, f"there is no rule `{word}`", hint)
     if not known.name:
         raise CommandError(

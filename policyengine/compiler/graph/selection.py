@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from policyengine import kernel as k
 from policyengine.checker.patterns.endpoint_reader import CAPTURE, segment_mistake, tool_mistake
-from policyengine.diagnostics.model import suggest
+from policyengine.diagnostics.suggest import did_you_mean, suggest
 from policyengine.runtime import paths
 from policyengine.runtime.patterns import Glob
 from policyengine.source import Source, Span
@@ -141,6 +141,5 @@ def _is_about(
 
 
 def _unknown_error(kind: str, name: str, known: set[str], otherwise: str | None) -> SelectionError:
-    close = suggest(name, known)
-    hint = f"did you mean `{close}`?" if close else otherwise
+    hint = did_you_mean(name, known) or otherwise
     return SelectionError("agent", f"no block is about {kind} `{name}`", hint)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import time
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.store import EntityStore
 from policyengine.identity.attestation import create_attestation_verifier
 from policyengine.identity.attestation_nonces import AttestationNonces
@@ -29,7 +30,6 @@ from policyengine.identity.verify.delegation_chain import create_chain_reader
 from policyengine.identity.verify.introspection import IntrospectionRouter, create_endpoints
 from policyengine.identity.verify.tokens import TokenVerifier, trusted_issuers
 from policyengine.kernel import Attester, Issuer, Kernel
-from policyengine.runtime.structure_checks import did_you_mean
 from policyengine.stores.credential_marks import CredentialMarks
 
 SPIFFE_SCHEME = "spiffe://"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.store import EntityStore
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.config.model import MAX_TOKEN_LIFETIME, IdentityConfig, IdentityError, to_seconds
@@ -21,7 +22,6 @@ from policyengine.identity.openbao import OpenBaoClient
 from policyengine.identity.secret_reader import SecretReader
 from policyengine.kernel import Kernel
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
-from policyengine.runtime.structure_checks import did_you_mean
 
 PolicySource = Callable[[], tuple[Kernel, EntityStore]]
 

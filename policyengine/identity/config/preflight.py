@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from policyengine import kernel as k
+from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.http.fetch import FetchError
 from policyengine.identity.config.authenticator_factory import attester_key_source, has_keys
 from policyengine.identity.config.model import IdentityConfig
@@ -13,7 +14,6 @@ from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource
 from policyengine.identity.keys.jwks import JwksFile, KeySource
 from policyengine.runtime.patterns import Glob
-from policyengine.runtime.structure_checks import did_you_mean
 
 
 class KeyCheckResult(NamedTuple):

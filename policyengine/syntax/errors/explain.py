@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from policyengine.diagnostics.model import Diagnostic, RelatedLocation, suggest
+from policyengine.diagnostics.model import Diagnostic, RelatedLocation
+from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Source, Span
 from policyengine.syntax.errors.context import METHODS, UNEXPECTED_TEXT, ErrorContext, Explainer, shorten_text
 from policyengine.syntax.errors.expected import (
