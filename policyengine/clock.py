@@ -10,6 +10,9 @@ from typing import TypeAlias
 Clock: TypeAlias = Callable[[], datetime]
 
 MICROSECOND = timedelta(microseconds=1)
+MICROSECONDS_PER_SECOND = 1_000_000
+MICROSECONDS_PER_DAY = 86_400 * MICROSECONDS_PER_SECOND
+NANOSECONDS_PER_SECOND = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -20,6 +23,10 @@ def utc_now() -> datetime:
 def epoch_microseconds(moment: datetime) -> int:
     """Return microseconds since 1970, as stores use them."""
     return (moment - EPOCH) // MICROSECOND
+
+
+def from_epoch_microseconds(at: int) -> datetime:
+    return EPOCH + at * MICROSECOND
 
 
 def epoch_nanoseconds(moment: datetime) -> int:

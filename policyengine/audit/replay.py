@@ -17,7 +17,6 @@ from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.limits import LimitCharge, LimitState
-from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import Approval, RequestError
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
 from policyengine.runtime.values import Cause, Unknown
@@ -25,6 +24,7 @@ from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import DecisionTrace
+from policyengine.time_formats import parse_duration
 from policyengine.typesystem import EntityRef
 
 MICROSECOND = timedelta(microseconds=1)

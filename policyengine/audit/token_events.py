@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from policyengine.audit.redaction import RedactedFact
+from policyengine.time_formats import format_rfc3339
 
 
 class TokenEventKind(StrEnum):
@@ -60,6 +61,6 @@ def format_times(value: object) -> object:
         case list() | tuple():
             return tuple(map(format_times, value))
         case datetime():
-            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return format_rfc3339(value.astimezone(UTC))
         case _:
             return value

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.history import MAX_EVENTS_PER_KEY
 from policyengine.spec.required_history import awaits_outcome
+from policyengine.time_formats import format_duration
 from policyengine.typesystem import Scalar
 
 # Bytes in CPython, rounded up; a test fills a store and measures. Strings have at most MOST_KEPT bytes in UTF-8, and

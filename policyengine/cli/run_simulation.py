@@ -55,21 +55,21 @@ class SimulateCommand:
     @cached_property
     def start(self) -> int:
         """The start in microseconds since 1970, by default the time at which tests of policies begin."""
-        from policyengine.simulation.microseconds import to_microseconds
+        from policyengine.clock import epoch_microseconds
         from policyengine.simulation.traffic_file import parse_moment
         from policyengine.testcases.scenario import DEFAULT_TIME
 
         if self.begins is None:
-            return to_microseconds(DEFAULT_TIME if self.world is None else self.world.now)
+            return epoch_microseconds(DEFAULT_TIME if self.world is None else self.world.now)
         if (moment := parse_moment(self.begins)) is None:
             hint = "write a day or a time with its zone: `2027-01-01`, `2027-01-01T09:00:00Z`"
             raise CommandError("usage", f"`--start {self.begins}` is not a time", hint, code=2)
-        return to_microseconds(moment)
+        return epoch_microseconds(moment)
 
     @staticmethod
     def microseconds(option: str, text: str) -> int:
-        from policyengine.runtime.literals import parse_duration
-        from policyengine.simulation.microseconds import MICROSECOND
+        from policyengine.clock import MICROSECOND
+        from policyengine.time_formats import parse_duration
 
         lasts = parse_duration(text)
         if not lasts:
@@ -100,9 +100,9 @@ class SimulateCommand:
     def workflow(
         self, name: str, request: str | None, rate: str, callers: int | None, vary: str | None, lasting: str | None
     ) -> WorkflowTraffic:
-        from policyengine.runtime.format_values import format_duration
+        from policyengine.clock import MICROSECOND
         from policyengine.simulation import WORKFLOWS, TrafficPlan, expected_count, workflow_traffic
-        from policyengine.simulation.microseconds import MICROSECOND
+        from policyengine.time_formats import format_duration
 
         known = WORKFLOWS[name]
         span = known.span if lasting is None else self.microseconds("--for", lasting)
@@ -172,7 +172,7 @@ def read_spending_requests(name: str) -> Iterator[Mapping[str, Any]]:
 
 def parse_rate(text: str) -> float:
     """Parse a rate such as `300/5m` to requests per second. Raises CommandError."""
-    from policyengine.runtime.literals import parse_duration
+    from policyengine.time_formats import parse_duration
 
     count, _, each = text.partition("/")
     within = parse_duration(UNITS.get(each or "s", each))

@@ -16,13 +16,13 @@ from policyengine import typesystem
 from policyengine.runtime import arithmetic, calendar_windows, decode, functions
 from policyengine.runtime.header_names import has_other_spelling
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.literals import parse_duration
 from policyengine.runtime.request import HttpEndpoint, Request, has_other_case
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.values import Invalid, Unknown, Value, coerce
 from policyengine.spec.evaluate import in_networks
 from policyengine.spec.facts import Facts
 from policyengine.spec.kleene import is_absent
+from policyengine.time_formats import parse_duration
 from policyengine.typesystem import EntityRef, Scalar
 
 Members: TypeAlias = Mapping[str, object]

@@ -16,11 +16,11 @@ from policyengine.checker.patterns.endpoint_reader import HTTP_METHODS, STANDARD
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime.decision import Decision, Reason
 from policyengine.runtime.endpoints import Endpoint
-from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.observe import apply_observe_mode, may_pass
 from policyengine.runtime.request import Request, RequestError
 from policyengine.source import Source
 from policyengine.spec.match_endpoint import match_pattern, place_covers
+from policyengine.time_formats import format_duration, format_rfc3339
 
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
@@ -52,7 +52,7 @@ class Observe:
     endpoints: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        found: dict[str, object] = {"until": self.until.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+        found: dict[str, object] = {"until": format_rfc3339(self.until.astimezone(UTC))}
         found |= {"packages": list(self.packages)} if self.packages else {}
         return found | ({"endpoints": list(self.endpoints)} if self.endpoints else {})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,10 +13,9 @@ from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.cells import EntityDeclarations
 from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.structure_checks import quote_input
+from policyengine.time_formats import parse_duration
 
 SECTION = "directory"
-DURATION = re.compile(r"(\d{1,9})(ms|s|m|h)")
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 ENTITY_KEYS = ("table", "query", "id", "attributes", "in", "lookup")
 JOIN_KEYS = ("table", "id", "value", "type")
 JOIN = 'as in `{ table = "memberships", id = "user", value = "team" }`'
@@ -167,8 +165,8 @@ class DatabaseConfigReader:
         return value
 
     def seconds(self, key: str, value: object, least: float, most: float) -> float:
-        found = DURATION.fullmatch(value) if isinstance(value, str) else None
-        seconds = int(found[1]) * UNITS[found[2]] if found else -1.0
+        duration = parse_duration(value) if isinstance(value, str) else None
+        seconds = -1.0 if duration is None else duration.total_seconds()
         if not least <= seconds <= most:
             raise self.wrong(key, f"`{key}` is not a valid duration here", 'as in `"500ms"`, `"30s"`, `"5m"`')
         return seconds

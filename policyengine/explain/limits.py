@@ -9,12 +9,13 @@ from itertools import zip_longest
 from policyengine import kernel as k
 from policyengine.explain.lines import ExplanationLine, Mark, expression_line, fact_line, mark_of, note_of, source_text
 from policyengine.runtime.decision import Decision, Gate, Outcome, RateState
-from policyengine.runtime.format_values import format_duration, format_value
+from policyengine.runtime.format_values import format_value
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.facts import Facts
 from policyengine.spec.limits import format_pace, limit_charges, unknown_limit_inputs
+from policyengine.time_formats import format_duration
 
 UNTIL_APPROVED = "not charged before the approval"
 

@@ -12,12 +12,13 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
 from policyengine.control_characters import one_line
-from policyengine.runtime.format_values import format_duration, format_value, quote_string
+from policyengine.runtime.format_values import format_value, quote_string
 from policyengine.runtime.values import Cause, Unknown, Value
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.spec.history import events_in_window
 from policyengine.spec.kleene import describe, elements, merge_unknowns
+from policyengine.time_formats import format_duration
 from policyengine.vocabulary import SECRET_HEADERS
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import partial
 
 from policyengine.identity.verify.claims import Claims, time_claim
@@ -14,6 +13,7 @@ from policyengine.identity.verify.task_claim import parse_task_claim
 from policyengine.kernel import Issuer, Kernel
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.structure_checks import quote_input
+from policyengine.time_formats import format_epoch_seconds
 
 TIMES = {"iat": "issued", "nbf": "valid from", "exp": "expires"}
 SCHEMES = ("bearer", "dpop")
@@ -33,7 +33,7 @@ def describe_token(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
     yield f"the token has: {', '.join(claim_lines(found))}"
     times = list(time_lines(found))
     if times:
-        yield f"its times: {', '.join(times)}; now is {format_time(now)}"
+        yield f"its times: {', '.join(times)}; now is {format_epoch_seconds(now)}"
     wrong = list(claim_type_errors(found))
     if wrong:
         yield f"claims of the wrong type: {', '.join(wrong)}"
@@ -77,7 +77,7 @@ def time_lines(token: Jws) -> Iterator[str]:
         except CredentialError:
             found = None
         if found is not None:
-            yield f"{words} {format_time(int(found))}"
+            yield f"{words} {format_epoch_seconds(int(found))}"
 
 
 def claim_type_errors(token: Jws) -> Iterator[str]:
@@ -88,10 +88,6 @@ def claim_type_errors(token: Jws) -> Iterator[str]:
         except CredentialError as refused:
             if refused.refusal is RefusalCode.CLAIM_TYPE:
                 yield f"`{claim}` ({refused.why})"
-
-
-def format_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def issuer_lines(token: Jws, kernel: Kernel) -> Iterator[str]:

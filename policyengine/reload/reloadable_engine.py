@@ -25,6 +25,7 @@ from policyengine.reload.gate import ReloadGate
 from policyengine.reload.rules import ReloadRules
 from policyengine.reload.source import ReloadSource
 from policyengine.stores.base import Store, StoreError
+from policyengine.time_formats import format_rfc3339
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -54,7 +55,7 @@ class ReloadStatus:
         return {**told, "widens": self.widens, "proved": self.proved}
 
     def with_refusal(self, refused: ReloadRefusedError) -> ReloadStatus:
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = format_rfc3339(datetime.now(UTC), "seconds")
         reasons = Counter(dict(self.reasons)) + Counter([refused.reason.value])
         return replace(self, refused=self.refused + 1, why=refused.why, at=now, reasons=tuple(sorted(reasons.items())))
 

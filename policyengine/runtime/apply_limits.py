@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS, Answer, Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.limits import STORE_UNANSWERED, BudgetCharge, LimitCharge, LimitResult, LimitState
+from policyengine.time_formats import format_duration
 
 MILLISECOND = timedelta(milliseconds=1)
 

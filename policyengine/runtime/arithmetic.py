@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from policyengine.runtime.literals import to_utc
 from policyengine.runtime.value_keys import value_key
 from policyengine.runtime.values import DECIMAL_CONTEXT, TOO_MANY_DIGITS, Known, Unknown, Value, describe_raw_value
+from policyengine.time_formats import to_utc
 
 SCALAR_TYPES = frozenset({str, int, bool})  # two values of one of these classes are compared directly
 EXACT_INT_END = 10**34  # a larger int has more digits than a number may have

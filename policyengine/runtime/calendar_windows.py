@@ -16,8 +16,8 @@ from typing import TypeAlias, assert_never
 from zoneinfo import ZoneInfo
 
 from policyengine.diagnostics.suggest import did_you_mean
-from policyengine.runtime.literals import parse_time, to_utc
 from policyengine.runtime.structure_checks import quote_input
+from policyengine.time_formats import parse_time, to_utc
 from policyengine.vocabulary import DAYS
 
 MINUTES_PER_DAY = 24 * 60

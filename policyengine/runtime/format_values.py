@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 
 from policyengine.runtime.values import DECIMAL_CONTEXT, MissingValue, Unknown
+from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import STRING_MAPS
 
@@ -34,7 +34,7 @@ def format_value(value: object) -> str:
         case timedelta():
             return format_duration(value)
         case datetime():
-            return value.isoformat().replace("+00:00", "Z")
+            return format_rfc3339(value)
         case tuple():
             items = [format_value(item) for item in value[:8]]
             return "[" + ", ".join(items + ["…"] * (len(value) > len(items))) + "]"
@@ -74,19 +74,6 @@ def _escape_character(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     return char if char.isprintable() else json.dumps(char)[1:-1]
-
-
-@lru_cache(maxsize=4_096)  # policies use few
-def format_duration(value: timedelta) -> str:
-    """Return a duration as policies write it: `1h30m`."""
-    milliseconds = round(value / timedelta(milliseconds=1))
-    if milliseconds == 0:
-        return "0s"
-    words, rest = "-" if milliseconds < 0 else "", abs(milliseconds)
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)):
-        count, rest = divmod(rest, size)
-        words += f"{count}{unit}" if count else ""
-    return words
 
 
 def canonical_json(value: object) -> object:

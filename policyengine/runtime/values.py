@@ -16,16 +16,9 @@ from types import NoneType
 from typing import Final, TypeAlias, assert_never
 
 from policyengine import typesystem
-from policyengine.runtime.literals import (
-    parse_cidr,
-    parse_duration,
-    parse_ip,
-    parse_time,
-    to_utc,
-    unmap_address,
-    unmap_network,
-)
+from policyengine.runtime.literals import parse_cidr, parse_ip, unmap_address, unmap_network
 from policyengine.runtime.value_keys import value_key
+from policyengine.time_formats import parse_duration, parse_time, to_utc
 from policyengine.typesystem import EntityRef
 
 MAX_ELEMENTS = 10_000

@@ -10,15 +10,15 @@ from math import cos, tau
 from random import Random
 from typing import TypeAlias
 
-from policyengine.simulation.microseconds import DAY_US
+from policyengine.clock import MICROSECONDS_PER_DAY, MICROSECONDS_PER_SECOND
 from policyengine.simulation.renamed_callers import Callers
-from policyengine.simulation.traffic_file import SECOND_US, TrafficEvent
+from policyengine.simulation.traffic_file import TrafficEvent
 
 Arrival: TypeAlias = tuple[int, int]  # time, index of the caller (0 is the first)
 
-MINUTE_US = 60 * SECOND_US
+MINUTE_US = 60 * MICROSECONDS_PER_SECOND
 DAILY_SWING = 0.9  # amplitude of the daily curve around its mean
-QUIETEST_TIME_US = 2 * 3_600 * SECOND_US  # the quietest time of a day
+QUIETEST_TIME_US = 2 * 3_600 * MICROSECONDS_PER_SECOND  # the quietest time of a day
 LOOP_FACTOR = 50  # the pace of an agent in a retry loop, relative to its normal pace
 
 
@@ -35,7 +35,7 @@ class TrafficPlan:
     @property
     def gap(self) -> float:
         """The time between two requests, in microseconds."""
-        return SECOND_US / self.rate
+        return MICROSECONDS_PER_SECOND / self.rate
 
     def chance(self) -> Random:
         return Random(self.seed)
@@ -66,8 +66,10 @@ def burst(plan: TrafficPlan) -> Iterator[Arrival]:
     sudden = (each + 1) // 2
     for minute in range(-(-plan.span // MINUTE_US)):
         for number in range(each):
-            late = SECOND_US + (number - sudden) * (MINUTE_US - SECOND_US) // max(1, each - sudden)
-            at = minute * MINUTE_US + (number * SECOND_US // sudden if number < sudden else late)
+            late = MICROSECONDS_PER_SECOND + (number - sudden) * (MINUTE_US - MICROSECONDS_PER_SECOND) // max(
+                1, each - sudden
+            )
+            at = minute * MINUTE_US + (number * MICROSECONDS_PER_SECOND // sudden if number < sudden else late)
             if at < plan.span:
                 yield at, number % plan.callers
 
@@ -77,7 +79,8 @@ def daily(plan: TrafficPlan) -> Iterator[Arrival]:
     chance, most = plan.chance(), (1 + DAILY_SWING) / plan.gap
     at = chance.expovariate(most)
     while at < plan.span:
-        now = 1 - DAILY_SWING * cos(tau * ((plan.start + at - QUIETEST_TIME_US) % DAY_US) / DAY_US)
+        share = (plan.start + at - QUIETEST_TIME_US) % MICROSECONDS_PER_DAY / MICROSECONDS_PER_DAY
+        now = 1 - DAILY_SWING * cos(tau * share)
         if chance.random() * (1 + DAILY_SWING) < now:
             yield int(at), chance.randrange(plan.callers)
         at += chance.expovariate(most)
@@ -121,7 +124,7 @@ def runaway(plan: TrafficPlan) -> Iterator[Arrival]:
 WORKFLOWS = {
     "steady": Workflow("evenly spaced requests", steady),
     "burst": Workflow("half of each minute's requests in its first second", burst),
-    "daily": Workflow("a daily curve: quietest at 02:00, busiest at 14:00 UTC", daily, span=DAY_US),
+    "daily": Workflow("a daily curve: quietest at 02:00, busiest at 14:00 UTC", daily, span=MICROSECONDS_PER_DAY),
     "many": Workflow("many callers, a few of which send most requests", zipf, callers=1_000),
     "lockstep": Workflow("all callers at the same instants", lockstep, callers=100),
     "runaway": Workflow(f"an agent that retries in a loop, {LOOP_FACTOR} times as fast, in the middle third", runaway),
@@ -131,7 +134,7 @@ WORKFLOWS = {
 def expected_count(name: str, plan: TrafficPlan) -> int:
     """Return the approximate number of requests."""
     loops = (LOOP_FACTOR + 2) / 3 if name == "runaway" else 1
-    return int(plan.rate * plan.span / SECOND_US * loops)
+    return int(plan.rate * plan.span / MICROSECONDS_PER_SECOND * loops)
 
 
 def workflow_traffic(name: str, plan: TrafficPlan, callers: Callers) -> Iterator[TrafficEvent]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.clock import MICROSECOND
 from policyengine.runtime.decision import Principal, PrincipalTuple
-from policyengine.runtime.format_values import format_duration
-from policyengine.simulation.microseconds import MICROSECOND, format_timestamp
+from policyengine.simulation.microseconds import format_timestamp
 from policyengine.simulation.time_slots import LimitCounts, Series, TimeSlot
 from policyengine.spec.limits import format_pace
+from policyengine.time_formats import format_duration
 
 MAX_CALLERS_SHOWN = 10
 

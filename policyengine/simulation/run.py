@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import islice
 
+from policyengine.clock import from_epoch_microseconds
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
-from policyengine.simulation.microseconds import to_datetime
 from policyengine.simulation.time_slots import Series
 from policyengine.simulation.traffic_file import TrafficError, TrafficEvent
 
@@ -24,7 +24,7 @@ class VirtualClock:
         self.at = at
 
     def __call__(self) -> datetime:
-        return to_datetime(self.at)
+        return from_epoch_microseconds(self.at)
 
     def nanoseconds(self) -> int:
         """Return the time in nanoseconds, as the engine counts, without a datetime in between."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from policyengine.simulation.microseconds import DAY_US, to_datetime
+from policyengine.clock import MICROSECONDS_PER_DAY, from_epoch_microseconds
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
 from policyengine.simulation.text import fold_slots, sum_limit_counts
 from policyengine.simulation.time_slots import sum_slots
@@ -196,9 +196,10 @@ def _remaining_curve(panel: Panel) -> str:
 
 def _ticks(played: SimulationResult) -> Iterator[TimeTick]:
     width = played.series.width * len(played.slots)
-    form = "%m-%d %H:%M" if width > DAY_US else "%H:%M" if width >= DAY_US // 144 else "%H:%M:%S"
+    short = "%H:%M" if width >= MICROSECONDS_PER_DAY // 144 else "%H:%M:%S"
+    form = "%m-%d %H:%M" if width > MICROSECONDS_PER_DAY else short
     for tick in range(TICKS + 1):
-        at = to_datetime(played.start + width * tick // TICKS)
+        at = from_epoch_microseconds(played.start + width * tick // TICKS)
         x = LEFT + (WIDTH - LEFT - RIGHT) * tick / TICKS
         anchor = "end" if tick == TICKS else "start" if tick == 0 else "middle"
         yield TimeTick(f"{x:.0f}", anchor, f"{at:{form}}", bool(tick % 3))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from policyengine.runtime.format_values import format_duration
-from policyengine.simulation.microseconds import MICROSECOND, format_time
+from policyengine.clock import MICROSECOND
+from policyengine.simulation.microseconds import format_time
 from policyengine.simulation.result import SimulatedLimit, SimulationResult, outcome_counts
 from policyengine.simulation.time_slots import LimitCounts, sum_slots
+from policyengine.time_formats import format_duration
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = ".:-=+*#@"

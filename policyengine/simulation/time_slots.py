@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, PrincipalTuple, RateState
 from policyengine.runtime.limits import LimitResult, SteadyRate
 
-SECOND_US = 1_000_000
 # Each width is a multiple of the one before, so slots can be merged into wider ones.
 SLOT_WIDTHS_US = tuple(
-    int(seconds * SECOND_US)
+    int(seconds * MICROSECONDS_PER_SECOND)
     for seconds in (0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1_800, 3_600, 21_600, 86_400, 604_800)
 )
 MAX_SLOTS = 240  # default limit for charts
@@ -144,7 +144,7 @@ class Series:
     def _move(self, at: int) -> None:
         """Move to the slot of that time. Raises TooManySlotsError."""
         if self.start is None:
-            self.start = at - at % SECOND_US
+            self.start = at - at % MICROSECONDS_PER_SECOND
         while (at - self.start) // self.width >= (MAX_REQUESTED_SLOTS if self.fixed else MAX_SLOTS):
             self._widen()
         place = (at - self.start) // self.width

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from policyengine.audit.reader import is_log_line, read_records
+from policyengine.clock import MICROSECONDS_PER_SECOND, epoch_microseconds
 from policyengine.runtime import decode
 from policyengine.runtime.fast_decode import decode_json_fast
-from policyengine.runtime.literals import parse_time
 from policyengine.runtime.request import Request, RequestError, read_request
 from policyengine.runtime.values import Invalid
-from policyengine.simulation.microseconds import to_microseconds
+from policyengine.time_formats import parse_time
 
 Question: TypeAlias = dict[str, Any] | Request
 
-SECOND_US = 1_000_000
 MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values count from another start
 CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # the end of the calendar
 
@@ -88,7 +87,7 @@ class TrafficTrace:
 
     def _moment(self, number: int, at: object) -> int:
         if isinstance(at, str) and (moment := parse_time(at)) is not None:
-            return to_microseconds(moment)
+            return epoch_microseconds(moment)
         if isinstance(at, str | bool) or not isinstance(at, int | float | Decimal):
             hint = "write a time with its zone, `2027-01-01T09:00:00Z`, or seconds after the start as a number"
             raise TrafficError(number, f"{format_time_value(at)} is not a time", hint, "at")
@@ -97,7 +96,7 @@ class TrafficTrace:
         if at > (CALENDAR_END_SECONDS if self.far else MAX_OFFSET_SECONDS):
             epoch = None if self.far else "for seconds since 1970, use `--start 1970-01-01T00:00:00Z`"
             raise TrafficError(number, f"{at} seconds are far after the start", epoch, "at")
-        return self.start + int(at * SECOND_US)
+        return self.start + int(at * MICROSECONDS_PER_SECOND)
 
     def _of_a_log(self, path: Path) -> Iterator[TrafficEvent]:
         before = 0
@@ -105,7 +104,7 @@ class TrafficTrace:
             if record.call != "decide" or is_dry_run(record.request):
                 self.left_out += 1
                 continue
-            before = max(before, to_microseconds(record.time))
+            before = max(before, epoch_microseconds(record.time))
             yield TrafficEvent(before, as_spending(record.request), record.line)
 
     def _leave_out(self, message: str) -> None:

@@ -22,7 +22,7 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.format_values import format_duration, format_value
+from policyengine.runtime.format_values import format_value
 from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown, Value
@@ -46,6 +46,7 @@ from policyengine.spec.reason_texts import (
     PROOFS,
 )
 from policyengine.spec.work_exceeded import deny_excess
+from policyengine.time_formats import format_duration
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
 

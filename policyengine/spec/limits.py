@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import ceil
 
 from policyengine import kernel as k
-from policyengine.runtime.format_values import canonical_json, format_duration
+from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.limits import (
     MAX_UNITS,
     MICRO,
@@ -31,6 +31,7 @@ from policyengine.spec.facts import Facts
 from policyengine.spec.limit_keys import count_key
 from policyengine.spec.match_endpoint import place_covers
 from policyengine.spec.rate_units import to_microseconds, unit_of_rate
+from policyengine.time_formats import format_duration
 from policyengine.typesystem import EntityRef
 
 

@@ -9,8 +9,8 @@ from threading import Lock
 from time import time_ns
 
 from policyengine.log_throttle import LogThrottle
-from policyengine.runtime.format_values import format_duration
 from policyengine.stores.base import StoreError
+from policyengine.time_formats import format_duration
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
 AGREES_WITHIN = 0.8  # share of the bound below which clocks that differed too much agree again

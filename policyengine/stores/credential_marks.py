@@ -7,12 +7,12 @@ from heapq import heappop, heappush
 from threading import Lock
 from typing import Protocol
 
+from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.stores.clock_skew import MAX_SKEW_MICROSECONDS, ClockSkew
 from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.transition import digest_parts
 
 MAX_MARKS = 1_000_000
-MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
 MAX_NAME_LENGTH = 128  # characters; longer names are hashed
 OPERATOR_RESERVE_DIVISOR = 10  # a tenth of the room for revocations is reserved for operators
 LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and can be set back

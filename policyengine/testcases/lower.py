@@ -15,8 +15,6 @@ from policyengine.checker.type_names import quote_source
 from policyengine.checker.types.constants import lower_literal
 from policyengine.checker.types.schema import Schema
 from policyengine.diagnostics.model import RelatedLocation
-from policyengine.runtime.format_values import format_duration
-from policyengine.runtime.literals import to_utc
 from policyengine.source import Span, is_test_file
 from policyengine.syntax import nodes as ast
 from policyengine.testcases import fixtures as givens
@@ -37,6 +35,7 @@ from policyengine.testcases.scenario import (
     ScenarioStep,
 )
 from policyengine.testcases.tables import ExpandedRow, expand_matrix, expand_table
+from policyengine.time_formats import format_duration, to_utc
 from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from policyengine.runtime.decision import Outcome
-from policyengine.runtime.literals import parse_duration
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.testcases.raw_facts import ValueContext, check_members_unique, key_path, put_nested, raw_value
 from policyengine.testcases.scenario import ExpectedOutcome, Repetition, ReportedResponse
+from policyengine.time_formats import parse_duration
 
 MAX_REPEATS = 100_000
 HTTP_STATUSES = range(100, 600)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from policyengine.clock import epoch_microseconds
 from policyengine.runtime.apply_limits import apply_limits
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.history import History, WindowKey
@@ -15,7 +16,6 @@ from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.testcases import Case
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
@@ -37,7 +37,7 @@ class CaseSequence:
             return decision, ()
         self.requests += 1
         store = self.store = self.store or MemoryStore(history_complete=True)
-        name, now = str(self.requests), (case.now - EPOCH) // MICROSECOND
+        name, now = str(self.requests), epoch_microseconds(case.now)
         answer = store.commit(effects, name, now)
         assert answer is not None  # spent approvals are known before the decision
         if answer.admitted:
@@ -51,7 +51,7 @@ class CaseSequence:
     def fetched(self, keys: frozenset[WindowKey], moment: datetime) -> Mapping[WindowKey, History]:
         """Return the history of this sequence, which is complete."""
         store = self.store or MemoryStore(history_complete=True)
-        return store.fetch(keys, (moment - EPOCH) // MICROSECOND)
+        return store.fetch(keys, epoch_microseconds(moment))
 
 
 def settle_alone(decision: Decision, effects: Effects, case: Case) -> Decision:

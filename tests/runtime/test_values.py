@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from policyengine.runtime.literals import parse_duration, parse_time
 from policyengine.runtime.values import ABSENT, PENDING, Cause, Invalid, Unknown, coerce
+from policyengine.time_formats import parse_duration, parse_time
 from policyengine.typesystem import (
     EntityRef,
     EnumType,

@@ -18,7 +18,7 @@ from policyengine.runtime.calendar_windows import (
     parse_clock,
     parse_moment,
 )
-from policyengine.runtime.literals import to_utc
+from policyengine.time_formats import to_utc
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MON, TUE, FRI, SAT, SUN = 0, 1, 4, 5, 6

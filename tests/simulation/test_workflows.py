@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from policyengine.clock import MICROSECONDS_PER_DAY
 from policyengine.simulation import WORKFLOWS, expected_count
-from policyengine.simulation.microseconds import DAY_US
 from tests.simulation.playing import SECOND, START, flow, plan
 
 
@@ -45,7 +45,7 @@ def test_half_of_a_burst_comes_in_its_first_second():
 
 
 def test_a_day_is_quietest_at_night_and_busiest_in_the_afternoon():
-    hours = Counter(at * 24 // DAY_US for at, _ in times("daily", plan(seconds=86_400)))
+    hours = Counter(at * 24 // MICROSECONDS_PER_DAY for at, _ in times("daily", plan(seconds=86_400)))
     assert hours[14] > 10 * hours[2]
 
 

@@ -8,8 +8,8 @@ from typing import TypeAlias, TypeVar
 
 from policyengine.analysis.diff.approval_binding import binds_no_less
 from policyengine.runtime.decision import Decision, Outcome
-from policyengine.runtime.literals import parse_duration
 from policyengine.spec.approval_digest import ACTION_OBJECTS, HTTP_OBJECTS, TOOL_OBJECTS, describe_object
+from policyengine.time_formats import parse_duration
 
 # The key of a decision: its outcome, each approval that a confirm requires, and its obligations. A confirm has the
 # obligations of the allow that follows it; approvals are counted, because each is one person's answer to one rule.

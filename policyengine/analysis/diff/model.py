@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from policyengine.analysis.diff.answer_order import Direction, format_answer
 from policyengine.runtime.decision import Outcome
+from policyengine.time_formats import format_rfc3339
 
 Item = TypeVar("Item")
 MAX_NAMED_RULES = 5  # named rules of an unproved region
@@ -73,7 +74,7 @@ class Witness:
     @property
     def request(self) -> dict[str, Any]:
         """The request for `policyengine decide`, with its time, and without consuming state."""
-        return {**self.question, "options": {"at": format_timestamp(self.at), "consume": False}}
+        return {**self.question, "options": {"at": format_rfc3339(self.at), "consume": False}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +272,6 @@ class Diff:
             "doubts": [one.to_dict() for one in self.doubts],
             "log": None if self.log is None else self.log.to_dict(),
         }
-
-
-def format_timestamp(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def rule_with_place(rule: RuleExcerpt) -> str:

@@ -16,7 +16,6 @@ from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Outcome
-from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.limits import BudgetCharge, Charge, ConcurrencyCharge, RateCharge, charge_budget, charge_rate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
@@ -25,6 +24,7 @@ from policyengine.source import Span
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
+from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
 
 MAX_RULE_LENGTH = 160
@@ -157,7 +157,7 @@ def to_json_value(value: Any) -> Any:
         case timedelta():
             return format_duration(value)
         case datetime():
-            return value.isoformat().replace("+00:00", "Z")
+            return format_rfc3339(value)
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             return str(value)
         case Decimal():

@@ -10,7 +10,7 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.analysis.suggest.needs import SuggestedTarget, quote_string
-from policyengine.runtime.format_values import format_duration
+from policyengine.time_formats import format_duration
 
 CREDENTIAL_REQUIREMENTS = (k.CredentialKinds, k.CredentialLifetime, k.CredentialAge, k.ProofOfPossession)
 

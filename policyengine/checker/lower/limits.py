@@ -13,10 +13,10 @@ from policyengine.checker.lower.expressions import lower_condition, lower_value
 from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.types.schema import EVERYWHERE
 from policyengine.runtime.limits import MAX_UNITS, MICRO
-from policyengine.runtime.literals import parse_duration
 from policyengine.source import Span
 from policyengine.spec.rate_units import is_countable
 from policyengine.syntax import nodes as ast
+from policyengine.time_formats import parse_duration
 from policyengine.typesystem import Scalar
 
 RATE = re.compile(r"(?P<count>[0-9][0-9_]*|[a-z][\w.]*)/(?P<within>[0-9]+(?:ms|s|m|h|d))")

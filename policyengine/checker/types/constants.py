@@ -13,10 +13,11 @@ from policyengine.checker.reporter import Reporter
 from policyengine.checker.type_names import join_words
 from policyengine.diagnostics.suggest import suggest
 from policyengine.runtime import calendar_windows
-from policyengine.runtime.literals import parse_cidr, parse_duration, parse_ip
+from policyengine.runtime.literals import parse_cidr, parse_ip
 from policyengine.runtime.values import DECIMAL_CONTEXT, MAX_INT, MAX_STRING_LENGTH, Unknown, exact_decimal
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
+from policyengine.time_formats import parse_duration
 from policyengine.typesystem import EntityRef, RefType, Scalar
 from policyengine.vocabulary import DAYS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,13 +107,12 @@ def _run_action(
 
 
 def _seconds(text: str, option: str) -> int:
-    from policyengine.identity.config.model import parse_duration
+    from policyengine.identity.config.model import check_duration
 
     try:
-        lasts = parse_duration(text)
+        lasts = check_duration(text)
     except ValueError as error:
         raise CommandError("usage", f"`{option} {text}`: {error}", None, code=2) from None
-    assert isinstance(lasts, timedelta)
     return int(lasts.total_seconds())
 
 

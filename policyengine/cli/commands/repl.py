@@ -16,6 +16,7 @@ from policyengine.cli.commands.explain import print_walk
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.options.common import Policies, TextOrJson
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.time_formats import format_rfc3339
 
 if TYPE_CHECKING:
     from policyengine.check import CheckResult
@@ -208,7 +209,7 @@ class ReplLoop:
         if rest:
             self.take(f"time {rest}", number)
         else:
-            now = self.session.now.isoformat().replace("+00:00", "Z")
+            now = format_rfc3339(self.session.now)
             self.tell({"line": number, "time": now}, now)
 
     def facts(self, rest: str, number: int) -> None:

@@ -12,6 +12,7 @@ from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.common import DecisionsFile, TextOrJson, TrustedKeys
 from policyengine.cli.output.terminal import OUTCOME_STYLES, OutputFormat, Screen, print_json, show_progress
+from policyengine.time_formats import format_rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ class TokenIssuance(NamedTuple):
     file: Path
 
     def to_dict(self) -> dict[str, Any]:
-        return {"client": self.client, "issued": format_time(self.time), "line": self.line, "file": str(self.file)}
+        return {"client": self.client, "issued": format_rfc3339(self.time), "line": self.line, "file": str(self.file)}
 
 
 def why(
@@ -128,13 +129,9 @@ def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | No
     return found
 
 
-def format_time(time: datetime) -> str:
-    return time.isoformat().replace("+00:00", "Z")
-
-
 def _to_dict(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayResult | None) -> dict[str, Any]:
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
-    found: dict[str, Any] = {"time": format_time(record.time), "call": record.call}
+    found: dict[str, Any] = {"time": format_rfc3339(record.time), "call": record.call}
     found |= {"token": None if issued is None else issued.to_dict()}
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
     if again is not None:
@@ -188,9 +185,9 @@ def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayRes
 def _print_head(screen: Screen, record: DecisionRecord, issued: TokenIssuance | None) -> None:
     outcome = str(record.outcome)
     observed = ", but it was only observed, and let through" if record.observed else ""
-    screen.line(f"{record.id} of {format_time(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
+    screen.line(f"{record.id} of {format_rfc3339(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
-        client, when = issued.client, format_time(issued.time)
+        client, when = issued.client, format_rfc3339(issued.time)
         screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.install_hints import install_command
+from policyengine.time_formats import format_epoch_seconds
 
 MIN_PYTHON = (3, 11)
 # The module that shows that an extra of the distribution is installed, and what the extra provides.
@@ -69,7 +69,7 @@ def check_clock(now: float) -> DoctorResult:
         return DoctorResult(
             "clock", DoctorStatus.FAILED, behind, "set it, and synchronise it with NTP (`timedatectl set-ntp true`)"
         )
-    return DoctorResult("clock", DoctorStatus.OK, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+    return DoctorResult("clock", DoctorStatus.OK, format_epoch_seconds(now))
 
 
 def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:

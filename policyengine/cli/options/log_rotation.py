@@ -38,7 +38,7 @@ def parse_size(wish: str) -> int | None:
 
 
 def parse_age(wish: str) -> int:
-    from policyengine.runtime.literals import parse_duration
+    from policyengine.time_formats import parse_duration
 
     lasting = parse_duration(wish)
     if lasting is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from policyengine.cli.errors import CommandError
 from policyengine.cli.output.terminal import Screen
-from policyengine.runtime.literals import RFC3339, parse_duration, parse_time
+from policyengine.time_formats import RFC3339, parse_duration, parse_time
 
 if TYPE_CHECKING:
     from policyengine.cli.settings.sections import ObserveSettings

@@ -17,11 +17,10 @@ from policyengine.identity.url_compare import url_authority
 from policyengine.settings.mistakes import first_mistake
 from policyengine.settings.section import SECRET, SettingsSection
 from policyengine.settings.toml_file import SettingsError, SettingsFile, read_settings_file
+from policyengine.time_formats import parse_duration
 from policyengine.trusted_files import UntrustedPathError
 
-SECONDS_PER_UNIT = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
-DURATION = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>ms|s|m|h|d)")
 # No algorithm that is weak or whose keys could be public is listed: `none`, HS…, RS1, ES256K.
 Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"
@@ -37,18 +36,18 @@ class IdentityError(Exception):
         self.message, self.hint, self.detail = message, hint, detail
 
 
-def parse_duration(raw: object) -> object:
-    found = DURATION.fullmatch(raw) if isinstance(raw, str) else None
-    if found is None:
+def check_duration(raw: object) -> timedelta:
+    duration = parse_duration(raw) if isinstance(raw, str) else None
+    if duration is None:
         raise ValueError("write a time like `30s`, `5m`, `1h`")
-    return timedelta(seconds=int(found["number"]) * SECONDS_PER_UNIT[found["unit"]])
+    return duration
 
 
 def to_seconds(lasts: timedelta) -> int:
     return int(lasts.total_seconds())
 
 
-Duration: TypeAlias = Annotated[timedelta, BeforeValidator(parse_duration)]
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(check_duration)]
 MAX_TOKEN_LIFETIME = timedelta(days=1)
 
 

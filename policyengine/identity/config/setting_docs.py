@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from policyengine.identity.config.model import IdentityConfig
 from policyengine.settings.section import has_named_sections, section_of
+from policyengine.time_formats import format_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,10 @@ def format_default(value: object) -> str:
         case bool():
             return str(value).lower()
         case timedelta():
-            return format_seconds(value)
+            return format_duration(value)
         case tuple():
             return ", ".join(f"`{one}`" for one in value)
         case int():
             return str(value)
         case _:
             return f"`{value}`"
-
-
-def format_seconds(time: timedelta) -> str:
-    seconds = int(time.total_seconds())
-    unit, many = next((unit, many) for unit, many in (("h", 3_600), ("m", 60), ("s", 1)) if seconds % many == 0)
-    return f"{seconds // many}{unit}"

@@ -16,11 +16,10 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from policyengine.server.telemetry.process_metrics import MICRO
+from policyengine.clock import MICROSECONDS_PER_SECOND, NANOSECONDS_PER_SECOND
 from policyengine.server.telemetry.shared_counters import BOUNDS, MIN_LATENCY_BITS, SUM, CounterKey, ServerCounters
 from policyengine.stores.circuit_breaker import READ, WRITE
 
-NANO = 1_000_000_000
 BOUND_STEP = 2  # counted latency bounds per exported one
 # Name, description, label names, and first word of the keys.
 COUNTERS = (
@@ -100,9 +99,9 @@ class MetricsCollector(Collector):
                 failing.add_metric([operation], total.get(("store_failing", operation), (0,))[0])
             yield failing
         if ("clock_skew",) in total:
-            yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICRO)
+            yield GaugeMetricFamily(*CLOCK_SKEW, total["clock_skew",][0] / MICROSECONDS_PER_SECOND)
         yield CounterMetricFamily(
-            "process_cpu_seconds", "CPU time of all workers.", total.get(("cpu",), (0,))[0] / MICRO
+            "process_cpu_seconds", "CPU time of all workers.", total.get(("cpu",), (0,))[0] / MICROSECONDS_PER_SECOND
         )
         yield GaugeMetricFamily("process_start_time_seconds", "Start time of the server.", self._tally.began)
 
@@ -122,7 +121,7 @@ def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
             outcomes.add_metric(labels, cells[0])
             doors[labels[0]] = [a + b for a, b in zip(doors.get(labels[0], [0] * len(cells)), cells, strict=True)]
     for door, cells in doors.items():
-        took.add_metric([door], latency_buckets(cells[1:SUM]), cells[SUM] / NANO)
+        took.add_metric([door], latency_buckets(cells[1:SUM]), cells[SUM] / NANOSECONDS_PER_SECOND)
     yield outcomes
     yield took
 
@@ -130,7 +129,7 @@ def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
 def latency_buckets(cells: Sequence[int]) -> list[tuple[str, float]]:
     """Return cumulative buckets."""
     found = [
-        (repr((1 << MIN_LATENCY_BITS + bound) / NANO), float(sum(cells[: bound + 1])))
+        (repr((1 << MIN_LATENCY_BITS + bound) / NANOSECONDS_PER_SECOND), float(sum(cells[: bound + 1])))
         for bound in range(0, BOUNDS, BOUND_STEP)
     ]
     return [*found, ("+Inf", float(sum(cells)))]

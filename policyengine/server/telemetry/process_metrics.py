@@ -10,6 +10,7 @@ from pathlib import Path
 from time import process_time
 
 from policyengine.circuit_breaker import PAUSE_SECONDS
+from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.engine import Engine
 from policyengine.executor import run_in_thread
 from policyengine.reload import ReloadableEngine
@@ -19,7 +20,6 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import INSPECTION_INTERVAL_SECONDS, ResilientStore
 
 PROC = Path("/proc/self")
-MICRO = 1_000_000
 
 
 def rule_names(engine: Engine) -> Iterator[str]:
@@ -58,7 +58,7 @@ def publish_metrics(tally: ServerCounters, reloading: ReloadableEngine) -> None:
             tally.reached("credentials", code, count=count, of=engine.identity)
     if lookups is not None:
         tally.reached("directory_failures", count=lookups.failures, of=lookups)
-    tally.reached("cpu", count=int(process_time() * MICRO))
+    tally.reached("cpu", count=int(process_time() * MICROSECONDS_PER_SECOND))
     publish_memory(tally)
 
 

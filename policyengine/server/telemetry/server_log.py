@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TextIO, TypeAlias
 
 from policyengine.control_characters import one_line, printable_json
+from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
 INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are logged as text, too
@@ -67,7 +68,7 @@ class LogFormat(StrEnum):
 
 
 def record_time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return format_rfc3339(datetime.fromtimestamp(record.created, UTC), "milliseconds")
 
 
 class TextFormatter(logging.Formatter):

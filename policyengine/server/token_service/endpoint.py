@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -12,7 +12,7 @@ from policyengine.engine.authenticate import TRANSIENT_REFUSALS
 from policyengine.identity.audit_events import Operator
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_for_refusal
-from policyengine.identity.config.model import IdentityError, parse_duration
+from policyengine.identity.config.model import IdentityError, check_duration
 from policyengine.identity.issue.clients import AuthenticatedClient, ClientCredentials
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenErrorCode, TokenIssuanceError, report_refusal
 from policyengine.identity.issue.issuer import TokenIssuer
@@ -28,6 +28,7 @@ from policyengine.identity.verified import ProofContext
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError
+from policyengine.time_formats import format_epoch_seconds
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -207,10 +208,10 @@ def parse_for_field(form: FormFields) -> int | None:
     if given is None:
         return None
     try:
-        found = parse_duration(given)
+        found = check_duration(given)
     except ValueError as error:
         raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, f"`for`: {error}") from None
-    if not isinstance(found, timedelta) or found < timedelta(seconds=1):
+    if found < timedelta(seconds=1):
         raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, "`for` must be at least a second")
     return int(found.total_seconds())
 
@@ -292,9 +293,7 @@ def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
     if issue is None:
         return oauth_error(TokenErrorCode.UNAVAILABLE, "this server does not verify attestations")
     given, expires = issue(now)
-    return TokenServiceReply(
-        200, {"nonce": given, "expires_at": datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")}
-    )
+    return TokenServiceReply(200, {"nonce": given, "expires_at": format_epoch_seconds(expires)})
 
 
 # ── What everybody may know ───────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import msgpack
 
+from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
@@ -43,7 +44,6 @@ BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
 BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can meet a lock
 STEPS_BETWEEN_EVICTIONS = 256  # commits of a process
 EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
-MICROSECONDS_PER_SECOND = 1_000_000  # microseconds
 SCHEMA_VERSION = 3  # version 1 had no history, 2 no receipts
 TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;

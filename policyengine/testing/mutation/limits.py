@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import TypeAlias
 
-from policyengine.runtime.format_values import format_duration
-from policyengine.runtime.literals import parse_duration
 from policyengine.syntax import nodes as ast
 from policyengine.testing.mutation.constants import MOVE_BOUND, adjacent_durations, adjacent_numbers
 from policyengine.testing.mutation.edits import MutationEdit, cut_range, cut_span, find_word, replace_span
 from policyengine.testing.mutation.faults import FaultChange, omit_item
 from policyengine.testing.mutation.places import drop_each
 from policyengine.testing.mutation.rules import DROP_CONDITION
+from policyengine.time_formats import format_duration, parse_duration
 
 HALVE_WINDOW = "halve a window"
 LimitDecl: TypeAlias = ast.RateDecl | ast.BudgetDecl

@@ -13,11 +13,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from policyengine import kernel as k
 from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.policy_files import parse_head
-from policyengine.runtime.format_values import format_duration
 from policyengine.testcases import GivenApproval, Property
 from policyengine.testcases.scenario import DEFAULT_TIME
 from policyengine.testing.properties.draft_request import DraftRequest, FactPath
 from policyengine.testing.properties.endpoints import ConcreteAction, ConcreteHttp, ConcreteTool
+from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import GROUPED_ROOTS
 
@@ -90,7 +90,7 @@ def quote_string(value: str) -> str:
 
 
 def time_text(value: datetime) -> str:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return format_rfc3339(value.astimezone(UTC), "seconds")
 
 
 def key_text(name: str) -> str:

@@ -14,7 +14,6 @@ from policyengine.audit.encoder import to_raw_request
 from policyengine.check import CheckResult
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.format_values import format_duration
 from policyengine.runtime.values import Invalid
 from policyengine.source import Source, Span
 from policyengine.spec.required_history import history_conditions
@@ -29,6 +28,7 @@ from policyengine.testing.properties.render_test import (
     quote_string,
     time_text,
 )
+from policyengine.time_formats import format_duration
 from policyengine.typesystem import EntityRef, ListType, SetType, Type
 from policyengine.typesystem import RecordType as RecordType
 
