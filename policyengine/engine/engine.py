@@ -276,9 +276,11 @@ class Engine:
         """Report the outcome of the request that `decision` (its id) allowed: once, by the caller that asked for it.
 
         `past.status` and `past.output.*` are known from now on, places that it held are free, and `refund` gives back
-        what it added to budgets. False where no rule waits for it: the id is unknown, or was reported before.
+        what it added to budgets. `latency_ms` counts in the metrics of a server; an engine in process has none. False
+        where no rule waits for it: the id is unknown, or was reported before.
         """
-        return self.report_outcome(decision, OutcomeReport(status, normalize_facts(output)), refund=refund) == "first"
+        report = OutcomeReport(status, normalize_facts(output), latency_ms)
+        return self.report_outcome(decision, report, refund=refund) == "first"
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
         """Report as `report` does; the result says whether it was reported before. None for an unknown id, and for the

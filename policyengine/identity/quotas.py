@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from threading import Lock
+
+from cachetools import FIFOCache
 
 from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
@@ -41,7 +42,7 @@ class ClientQuotas:
 
     most: int = MAX_REVOCATIONS_PER_HOUR
     lifetime: int = HOUR_SECONDS
-    _quotas: OrderedDict[str, MarkQuota] = field(default_factory=OrderedDict, repr=False)
+    _quotas: FIFOCache[str, MarkQuota] = field(default_factory=lambda: FIFOCache(MAX_CLIENTS), repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def take(self, client: str, now: Seconds) -> None:
@@ -50,6 +51,4 @@ class ClientQuotas:
             found = self._quotas.get(client)
             if found is None:
                 found = self._quotas[client] = MarkQuota(f"revocations by `{client}`", self.most, self.lifetime)
-                if len(self._quotas) > MAX_CLIENTS:
-                    self._quotas.popitem(last=False)
         found.take(now)

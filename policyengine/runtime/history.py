@@ -106,10 +106,12 @@ def bounded_value(known: Value, fact: str) -> Value:
 
 
 class OutcomeReport(NamedTuple):
-    """The outcome of a request as reported by the gateway: the status of the response, and the output to remember."""
+    """The outcome of a request as reported by the gateway: the status of the response, the output to remember, and how
+    long the request took, which metrics count."""
 
     status: int | None
     output: Mapping[str, object]
+    latency_ms: Decimal | float | None = None
 
 
 def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:

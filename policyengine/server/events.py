@@ -39,8 +39,8 @@ def event_from_tree(raw: object) -> OutcomeEvent:
     if given is None:
         raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
     check_members(given, MEMBERS, "")
-    check_latency(given)
-    report = OutcomeReport(parse_status(given), get_object(given.get("output"), "output") or {})
+    output = get_object(given.get("output"), "output") or {}
+    report = OutcomeReport(parse_status(given), output, parse_latency(given))
     refund = get_flag(given.get("refund"), "refund", default=False)
     return OutcomeEvent(get_id(given.get("decision"), "decision"), report, refund)
 
@@ -57,15 +57,16 @@ def parse_status(given: Mapping[str, object]) -> int | None:
     return status
 
 
-def check_latency(given: Mapping[str, object]) -> None:
-    """Check the latency, which no rule reads yet."""
+def parse_latency(given: Mapping[str, object]) -> Decimal | float | None:
+    """Return the milliseconds that the request took."""
     latency = given.get("latency_ms")
     if latency is None:
-        return
+        return None
     if not isinstance(latency, int | Decimal) or isinstance(latency, bool):
         raise wrong_type_error(latency, "latency_ms", "a number")
     if latency < 0:
         raise RequestError("latency_ms", "`latency_ms` is below zero")
+    return latency
 
 
 def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, object]:

@@ -117,7 +117,7 @@ class DecisionApi:
 
     async def events(self, http: Request) -> Response:
         """Report the outcome of an allowed request: once, and only by the caller that asked for the decision."""
-        event, engine = await parse_body(parse_event, *await self._body(http)), self.engine
+        event, engine = await parse_body(parse_event, *await self._body(http)), self._at("events")
         return build_answer(http, await run_off_loop(engine, partial(record_outcome, engine, event)))
 
     async def evaluation(self, http: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -197,6 +198,12 @@ def test_a_client_that_no_block_calls_so_is_a_stranger(agent: str, more: str, fo
 def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "identity.toml").write_text('[issuers.login]\nstale = "1d"\n[attesters.lab]\nunbound = true\n')
     engine().verify_credentials(tmp_path / "identity.toml")
+
+
+def test_durations_have_several_parts_as_in_policies() -> None:
+    assert parse_identity_config({"issuers": {"login": {"stale": "1h30m"}}}).issuers["login"].stale == timedelta(
+        hours=1.5
+    )
 
 
 def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:

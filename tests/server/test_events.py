@@ -56,6 +56,43 @@ def test_an_outcome_that_is_reported_counts() -> None:
     assert gateway.decide("POST /pay")["outcome"] == "allow"
 
 
+REPORTS: tuple[dict[str, Any], ...] = (
+    {"status": 200, "latency_ms": 12.5},
+    {"status": 204},
+    {"status": 503, "latency_ms": 1e30},
+    {},
+)
+
+
+def test_reported_outcomes_count_in_the_metrics() -> None:
+    async def run() -> str:
+        gateway = Gateway()
+        async with client_of(gateway.engine) as client:
+            for report in (
+                {"status": 200, "latency_ms": 12.5},
+                {"status": 204},
+                {"status": 503, "latency_ms": 1e300},
+                {},
+            ):
+                asked = await client.post("/decide", json={**bot(), **question("POST /review")})
+                sent = {"decision": asked.json()["id"], **report}
+                assert [(await client.post("/events", json=sent)).status_code for _ in range(2)] == [200, 409]
+            return (await client.get("/metrics")).text
+
+    found = asyncio.run(run())
+    for line in (
+        'policyengine_outcomes_total{status="2xx"} 2.0',
+        'policyengine_outcomes_total{status="5xx"} 1.0',
+        'policyengine_outcomes_total{status="unknown"} 1.0',
+        'policyengine_outcome_latency_seconds_bucket{le="+Inf",status="2xx"} 1.0',
+        'policyengine_outcome_latency_seconds_sum{status="2xx"} 0.0125',
+        'policyengine_outcome_latency_seconds_sum{status="5xx"} 3600.0',
+    ):
+        assert line in found
+    assert 'policyengine_outcome_latency_seconds_bucket{le="0.004194304",status="2xx"} 0.0' in found
+    assert 'policyengine_outcome_latency_seconds_bucket{le="0.016777216",status="2xx"} 1.0' in found
+
+
 def test_messagepack_is_read_and_written() -> None:
     gateway = Gateway()
     sent = msgpack.packb({"decision": gateway.decide("POST /review")["id"], "status": 204})

@@ -6,7 +6,6 @@ import logging
 import re
 import secrets
 from base64 import b64encode
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +15,7 @@ from time import monotonic
 from typing import Literal, TypeAlias
 from urllib.parse import quote_plus, urlencode
 
+from cachetools import FIFOCache
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
@@ -152,7 +152,7 @@ class IssuerIntrospector:
             f"introspection by {endpoint.issuer}", MAX_REQUESTS_AT_ONCE, clock=clock
         )
         self._lock = Lock()
-        self._kept: OrderedDict[bytes, IntrospectionResult] = OrderedDict()
+        self._kept: FIFOCache[bytes, IntrospectionResult] = FIFOCache(MAX_CACHED_RESULTS)
         self._failed: int | None = None
         self._telling = LogThrottle()
 
@@ -197,9 +197,6 @@ class IssuerIntrospector:
     def _keep(self, digest: bytes, told: IntrospectionResult) -> None:
         with self._lock:
             self._kept[digest] = told
-            self._kept.move_to_end(digest)
-            while len(self._kept) > MAX_CACHED_RESULTS:
-                self._kept.popitem(last=False)
 
 
 # ── What it says ──────────────────────────────────────────────────────────────────────────────

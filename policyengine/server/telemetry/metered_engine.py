@@ -142,4 +142,7 @@ class MeteredEngine:
         return self.engine.explain(question)
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        return self.engine.report_outcome(decision, report, refund=refund)
+        status = self.engine.report_outcome(decision, report, refund=refund)
+        if status == "first":
+            self.tally.outcome(report.status, report.latency_ms)
+        return status

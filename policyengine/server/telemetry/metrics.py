@@ -88,6 +88,7 @@ class MetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         total = self._tally.total()
         yield from decision_metrics(total)
+        yield from outcome_metrics(total)
         yield from counter_metrics(total)
         yield from policy_metrics(total)
         for name, doc, key in GAUGES:
@@ -122,6 +123,19 @@ def decision_metrics(total: CounterTotals) -> Iterator[Metric]:
             doors[labels[0]] = [a + b for a, b in zip(doors.get(labels[0], [0] * len(cells)), cells, strict=True)]
     for door, cells in doors.items():
         took.add_metric([door], latency_buckets(cells[1:SUM]), cells[SUM] / NANOSECONDS_PER_SECOND)
+    yield outcomes
+    yield took
+
+
+def outcome_metrics(total: CounterTotals) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily("policyengine_outcomes", "Reported outcomes by class of status.", labels=("status",))
+    took = HistogramMetricFamily(
+        "policyengine_outcome_latency_seconds", "Time that requests took, as reported.", labels=["status"]
+    )
+    for (kind, *labels), cells in total.items():
+        if kind == "outcomes":
+            outcomes.add_metric(labels, cells[0])
+            took.add_metric(labels, latency_buckets(cells[1:SUM]), cells[SUM] / NANOSECONDS_PER_SECOND)
     yield outcomes
     yield took
 

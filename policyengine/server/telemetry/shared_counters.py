@@ -8,6 +8,7 @@ so that no counter ever decreases.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import count as counting
 from itertools import cycle, repeat
 from mmap import mmap
@@ -43,6 +44,10 @@ TIMING_INTERVAL = 16  # timed decisions are one of so many, where reading the cl
 MAX_RULES = 200  # rules that have counters of their own
 MAX_CACHED_ANSWERS = 4_096  # answers whose cells are cached
 OTHER = "other"
+UNKNOWN_STATUS = "unknown"  # in place of the class of a status that was not reported
+MAX_LATENCY_MS = 3_600_000  # reported latencies count as at most an hour
+NANOSECONDS_PER_MILLISECOND = 1_000_000
+CELL_LIMIT = 1 << 8 * CELL_BYTES
 MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
 
 encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).decode
@@ -237,6 +242,19 @@ class ServerCounters:
             base = self.threads.cells(("decisions", door, Outcome.DENY.value, gate), SUM + 1)
             if base is not None:
                 self.threads.numbers[base] += 1
+
+    def outcome(self, status: int | None, latency_ms: Decimal | float | None) -> None:
+        """Count the reported outcome of a request, and its latency if it was reported. Thread-safe."""
+        group = UNKNOWN_STATUS if status is None else f"{status // 100}xx"
+        with self._lock:
+            base, numbers = self.threads.cells(("outcomes", group), SUM + 1), self.threads.numbers
+            if base is None:
+                return
+            numbers[base] += 1
+            if latency_ms is not None:
+                took = round(min(latency_ms, MAX_LATENCY_MS) * NANOSECONDS_PER_MILLISECOND)
+                numbers[base + 1 + (took >> MIN_LATENCY_BITS).bit_length()] += 1
+                numbers[base + SUM] = (numbers[base + SUM] + took) % CELL_LIMIT  # callers choose what they report
 
     def add(self, *key: str, by: int = 1) -> None:
         """Increase a counter. Thread-safe."""
