@@ -105,20 +105,20 @@ def _read_url(url: str) -> bytes:
         return fetcher.get(urldefrag(url).url, time.monotonic() + TIMEOUT_SECONDS, ACCEPT).body
     except RedirectError as error:
         message = f"it redirects to `{error.target[:200]}`, which is another server"
-        raise ApiImportError(message, f"`{url}`", "name that one") from None
+        raise ApiImportError(message, f"`{url}`", "name that server instead") from None
     except FetchError as error:
         raise ApiImportError(describe_status(error.status) if error.status else error.why, f"`{url}`") from None
 
 
 def describe_status(status: int) -> str:
     try:
-        return f"it answers {status} {HTTPStatus(status).phrase}"
+        return f"the server responds {status} {HTTPStatus(status).phrase}"
     except ValueError:
-        return f"it answers {status}"
+        return f"the server responds {status}"
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy that the system or its variables name for a URL: an import runs for the user of the command."""
+    """Return the proxy of the system or the environment for a URL: an import runs for the user of the command."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme.lower())
     if not proxy or proxy_bypass(parts.netloc):

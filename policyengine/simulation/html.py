@@ -40,7 +40,7 @@ def limit_row(played: SimulationResult, limit: SimulatedLimit) -> tuple[str, ...
 
 
 def slot_rows(played: SimulationResult) -> list[tuple[str, ...]]:
-    """The chart as a table, for those who do not see it."""
+    """Return the chart as a table, for readers who cannot see it."""
     return [
         (
             format_timestamp(played.start + place * played.series.width),

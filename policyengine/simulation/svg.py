@@ -21,7 +21,7 @@ CSS_CLASSES = {"admitted": "admitted", "throttled": "throttled", "to confirm": "
 
 @dataclass(frozen=True, slots=True)
 class ChartAxes:
-    """Where the axes of every panel are, in pixels."""
+    """The positions of the axes of every panel, in pixels."""
 
     left: int = LEFT
     right: int = WIDTH - RIGHT
@@ -51,7 +51,7 @@ class ColumnPath:
 
 @dataclass(frozen=True, slots=True)
 class TimeTick:
-    """`second`: it is left out where there is little room."""
+    """A label of the time axis. A `second` label is hidden on narrow screens."""
 
     x: str
     anchor: str
@@ -61,7 +61,7 @@ class TimeTick:
 
 @dataclass(frozen=True, slots=True)
 class PanelShape:
-    """A panel laid out; `heading` and `subheading` are its words as far as there is room."""
+    """A panel with its layout; `heading` and `subheading` are its texts, truncated to fit."""
 
     title: str
     told: str
@@ -150,7 +150,7 @@ def legend(played: SimulationResult) -> list[LegendEntry]:
 
 
 def draw_panels(played: SimulationResult) -> list[PanelShape]:
-    """One below the other."""
+    """Return the panels, one below the other."""
     drawings, y = list[PanelShape](), LEGEND
     for panel in panels(played):
         drawings.append(draw_panel(played, panel, y))

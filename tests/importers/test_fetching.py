@@ -108,7 +108,7 @@ def test_a_proxy_may_want_a_password():
 def test_a_page_that_is_not_there_is_told():
     with (
         serving({}) as (url, _),
-        pytest.raises(ApiImportError, match=r"`http.*/api.json`: it answers 404 Not Found"),
+        pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server responds 404 Not Found"),
     ):
         read_openapi(f"{url}/api.json")
 
