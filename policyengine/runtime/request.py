@@ -128,23 +128,29 @@ class Request:
 
     def fact(self, *path: str) -> object:
         """Return the raw fact at a path (`"body", "amount"`): ABSENT, PENDING or Invalid if there is no value."""
-        if path[:2] == HEADERS_PATH and len(path) > 2:
-            return self._header(path[2].lower(), path[3:])
-        current: object = self.facts
-        ours = path[0] not in CLIENT_ROOTS
-        for name in path:
-            current = current.get(name, ABSENT) if ours and type(current) is dict else get_member(current, name)
-        return ABSENT if current is None else current
+        return fact_at(self.facts, path)
 
-    def _header(self, name: str, path: tuple[str, ...]) -> object:
-        """Return a header. A missing one is Invalid if another spelling of it is present, which some servers accept."""
-        headers = self.fact(*HEADERS_PATH)
-        current = get_member(headers, name)
-        if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
-            return OTHER_SPELLING
-        for step in path:
-            current = get_member(current, step)
-        return ABSENT if current is None else current
+
+def fact_at(facts: Mapping[str, object], path: tuple[str, ...]) -> object:
+    """Return the raw fact at a path of these facts by root."""
+    if path[:2] == HEADERS_PATH and len(path) > 2:
+        return header_at(facts, path[2].lower(), path[3:])
+    current: object = facts
+    ours = path[0] not in CLIENT_ROOTS
+    for name in path:
+        current = current.get(name, ABSENT) if ours and type(current) is dict else get_member(current, name)
+    return ABSENT if current is None else current
+
+
+def header_at(facts: Mapping[str, object], name: str, path: tuple[str, ...]) -> object:
+    """Return a header. A missing one is Invalid if another spelling of it is present, which some servers accept."""
+    headers = fact_at(facts, HEADERS_PATH)
+    current = get_member(headers, name)
+    if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
+        return OTHER_SPELLING
+    for step in path:
+        current = get_member(current, step)
+    return ABSENT if current is None else current
 
 
 def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,420 @@
+"""Kernel → program: the rules of an endpoint are gathered by its patterns when first needed, and kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, assert_never
+
+from policyengine import kernel as k
+from policyengine.compiler.branches import MOST_BRANCHES, Paths
+from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
+from policyengine.compiler.tree import Numbers, Tree
+from policyengine.evaluator import nodes as n
+from policyengine.evaluator import program as p
+from policyengine.evaluator.history_nodes import EventRules
+from policyengine.evaluator.state import UNREAD
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.format_values import format_bare_value, format_value
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.values import Invalid, coerce
+from policyengine.spec.approval_digest import (
+    ACTION_OBJECTS,
+    HTTP_OBJECTS,
+    TOOL_OBJECTS,
+    describe_fact,
+    describe_object,
+    exclusions_of,
+)
+from policyengine.spec.evaluate import is_capture
+from policyengine.spec.facts import RESOURCE
+from policyengine.spec.kleene import describe
+from policyengine.spec.match_endpoint import match_segment
+from policyengine.spec.rate_units import to_microseconds
+from policyengine.spec.reason_texts import PROOFS
+from policyengine.spec.required_history import awaits_outcome, event_patterns, history_conditions
+from policyengine.spec.tasks import task_constraints
+from policyengine.typesystem import RefType, Scalar
+from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
+
+KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+CONFLICT = Invalid("two patterns bind it differently")
+OTHER_CASE_BINDING = Invalid("its path is bound in another case")
+KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
+
+
+class ProgramBuilder:
+    """Makes the program of a kernel, and the rules of each endpoint when it is first met."""
+
+    def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
+        self.kernel, self.tree = kernel, tree
+        self.nodes = NodeBuilder()
+        self.program = p.Program(kernel)
+        self._rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
+        self._requirements: dict[int, tuple[k.Node, p.Requirement]] = {}
+        self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
+        self._tools = tuple((Glob(tool.glob), number) for tool, number in tree.tools if "*" in tool.glob)
+        self._exact_tools: dict[str, list[int]] = defaultdict(list)
+        for tool, number in tree.tools:
+            if "*" not in tool.glob:
+                self._exact_tools[tool.glob].append(number)
+        self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for action, number in tree.actions:
+            self._actions[action.verb, action.type].append(number)
+        self.paths: Any = Paths(tree, self._made)  # type: ignore[arg-type]  # a walk ends at the rules made here
+        self._fill_program()
+
+    def _fill_program(self) -> None:
+        program, fact = self.program, partial(self.nodes.slot)
+        program.agent_id = fact(("agent", "id"), Scalar.STRING)
+        program.agent_issuer = fact(("agent", "issuer"), Scalar.STRING)
+        program.agent_groups = fact(("agent", "groups"), STRINGS)
+        program.credential_issuer = fact(("credential", "issuer"), Scalar.STRING)
+        program.scopes = fact(("credential", "scopes"), STRINGS)
+        program.user_id = fact(("user", "id"), Scalar.STRING)
+        for root in ENTITY_ROOTS:
+            types = frozenset(self.kernel.entities if root == "resource" else (root,))
+            program.holders[root] = fact((root,), RefType(types))
+        program.everyone = self._principals("agents", {number: {} for number in range(len(self.kernel.agents))}, {})
+        program.everyuser = self._principals("users", {number: {} for number in range(len(self.kernel.users))}, {})
+        program.rules_at = self.rules_at
+        self._renew()
+
+    def _renew(self) -> None:
+        """Tell the program of slots that were made since."""
+        slots = self.nodes.by_path
+        self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
+        self.program.quantifier_depth = self.nodes.depth
+        self.program.blank = [UNREAD] * self.nodes.count
+
+    # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
+
+    def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
+        """Return the rules at an endpoint that has been read."""
+        match endpoint:
+            case HttpEndpoint(method, _, segments):
+                return self._at_path(method, segments)
+            case ToolEndpoint():
+                name = endpoint.qualified
+                globs = (number for glob, number in self._tools if glob.matches(name))
+                return self._made("tool", (*self._exact_tools.get(name, ()), *globs))
+            case ActionEndpoint(verb, type_):
+                kind = f"action {type_}" if type_ in self.kernel.entities else "action"
+                return self._made(kind, self._actions.get((verb, type_), ()))
+            case _:
+                return self._made("http", ())
+
+    def _at_path(self, method: str, segments: Sequence[str]) -> p.EndpointRules:
+        branch = self.paths.root
+        found: p.EndpointRules
+        for segment in segments:
+            then = branch.next.get(segment) or self.paths.step(branch, segment)
+            if then is None:
+                found = self.paths.at(branch, method, ended=False)
+                return found
+            branch = then
+        found = self.paths.at(branch, method, ended=True)
+        return found
+
+    def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
+        """Return the rules where these patterns match; what the `loose` ones bind is known to guards alone."""
+        key = (kind, tuple(sorted(set(patterns))), tuple(sorted(set(loose))))
+        found = self._rules.get(key)
+        if found is None:
+            found = self._make(*key)
+            self._renew()
+            if len(self._rules) < MOST_BRANCHES:
+                self._rules[key] = found
+        return found
+
+    def _make(self, kind: str, patterns: Numbers, loose: Numbers) -> p.EndpointRules:
+        uses, kernel = [self.tree.uses[number] for number in patterns], self.kernel
+        opens: dict[str, dict[int, dict[int, set[int]]]] = {
+            name: defaultdict(lambda: defaultdict(set)) for name in ("agents", "users", "anyones")
+        }
+        hands: dict[int, set[int]] = defaultdict(set)
+        for use in uses:
+            for one in use.opens:
+                opens[one.kind][one.block][one.grant].update(one.openings)
+            for number, delegate in use.hands:
+                hands[number].add(delegate)
+        guards = numbers_of(self.tree.everywhere, uses, "guards", "excepts")
+        limits = numbers_of(self.tree.always, uses, "limits", "spared")
+        binders = numbers_of((), uses, "binders", "")
+        more = numbers_of(binders, [self.tree.uses[number] for number in loose], "binders", "")
+        exact = self._bindings([kernel.binders[number] for number in binders])
+        bindings = self._bindings([kernel.binders[number] for number in more])
+        if len(more) > len(binders) and RESOURCE in bindings and RESOURCE not in exact:
+            exact = {**exact, RESOURCE: n.ConstantBinding(OTHER_CASE_BINDING)}
+        word = kind.partition(" ")[0]
+        sources = [kernel.binders[number] for number in more]
+        anyones = [self._block("anyones", number, opened, ()) for number, opened in sorted(opens["anyones"].items())]
+        delegating: dict[int, dict[int, set[int]]] = {number: {} for number in hands}
+        return p.EndpointRules(
+            is_action=word == "action",
+            anyones=tuple(anyones),
+            agents=self._principals("agents", opens["agents"], {}),
+            users=self._principals("users", opens["users"], {}),
+            delegators=self._principals("agents", delegating, hands),
+            effects=tuple(self._effects([kernel.guards[number] for number in guards], word, sources)),
+            limits=tuple(self._limit(kernel.limits[number]) for number in limits),
+            records=tuple(self._record(kernel.watches[number]) for number in numbers_of((), uses, "watches", "")),
+            tasks=tuple(self._tasks(word, word == "action" or RESOURCE in bindings)),
+            bindings=bindings or None,
+            exact_bindings=exact if len(more) > len(binders) else None,
+            windows=tuple(self._windows(opens, hands, guards, limits)),
+        )
+
+    # ── Bindings ──────────────────────────────────────────────────────────────────────────────
+
+    def _bindings(self, binders: Sequence[k.Binder]) -> dict[n.Path, n.Binding]:
+        found: dict[n.Path, list[n.Binding]] = defaultdict(list)
+        for binder in binders:
+            for path, binding in self._bound(binder):
+                found[path].append(binding)
+        return {
+            path: several[0] if len(several) == 1 else n.AgreedBinding(several, CONFLICT)
+            for path, several in found.items()
+        }
+
+    def _bound(self, binder: k.Binder) -> Iterator[tuple[n.Path, n.Binding]]:
+        captures: dict[str, n.CaptureBinding] = {}
+        if isinstance(binder.pattern, k.HttpPattern):
+            for index, segment in enumerate(binder.pattern.segments):
+                if segment.capture is not None:
+                    captures[segment.capture] = n.CaptureBinding(index, captured_by(segment))
+        for name, capture in captures.items():
+            yield ("params", name), capture
+        if binder.resource is not None:
+            yield RESOURCE, n.ResourceBinding(binder.resource[0], captures[binder.resource[1]])
+        for path, expression in binder.facts:
+            yield path, n.ExpressionBinding(self.nodes.value(expression, GIVEN))
+
+    # ── Blocks ────────────────────────────────────────────────────────────────────────────────
+
+    def _principals(
+        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], hands: Mapping[int, Iterable[int]]
+    ) -> p.PrincipalRules:
+        names: dict[str, list[p.Block]] = defaultdict(list)
+        groups: dict[str, list[p.Block]] = defaultdict(list)
+        globs: list[tuple[Glob, p.Block]] = []
+        others: list[p.Block] = []
+        for number in sorted(opens):
+            block = self._block(kind, number, opens[number], hands.get(number, ()))
+            match getattr(self.kernel, kind)[number].who:
+                case k.ExactName(name):
+                    names[name].append(block)
+                case k.InGroup(group):
+                    groups[group].append(block)
+                case k.NamePattern(glob):
+                    globs.append((Glob(glob), block))
+                case _:
+                    others.append(block)
+        return p.PrincipalRules(
+            {name: tuple(blocks) for name, blocks in names.items()},
+            {group: tuple(blocks) for group, blocks in groups.items()},
+            tuple(globs),
+            tuple(others),
+        )
+
+    def _block(self, kind: str, number: int, opened: Mapping[int, Iterable[int]], hands: Iterable[int]) -> p.Block:
+        block: KernelBlock = getattr(self.kernel, kind)[number]
+        who = None if isinstance(block, k.AnyoneBlock) else block.who
+        where = self.nodes.condition(who.condition) if isinstance(who, k.PrincipalCondition) else None
+        asked = () if isinstance(block, k.AnyoneBlock) else block.requirements
+        requirements = tuple(self._requirement(one) for one in asked)
+        on_hops = tuple(self._requirement(one) for one in asked if isinstance(one, ON_HOPS))
+        grants = tuple(self._grant(block.grants[which], sorted(opened[which])) for which in sorted(opened))
+        delegates = tuple(self._delegate(block.delegates[which]) for which in sorted(hands)) if hands else ()  # type: ignore[union-attr]
+        return p.Block(number, block.label, block.package, where, requirements, on_hops, grants, delegates)
+
+    def _grant(self, grant: k.Grant, openings: Sequence[int]) -> p.Grant:
+        carriers = dict.fromkeys(scope for place in openings for scope in grant.openings[place].carriers)
+        return p.Grant(tuple(carriers), None if grant.when is None else self.nodes.condition(grant.when))
+
+    def _delegate(self, delegate: k.DelegationGrant) -> p.DelegationGrant:
+        when = None if delegate.when is None else self.nodes.condition(delegate.when)
+        match delegate.to:
+            case k.ExactName(name):
+                return p.DelegationGrant(name, None, None, delegate.lifetime, when)
+            case k.NamePattern(glob):
+                return p.DelegationGrant(None, Glob(glob), None, delegate.lifetime, when)
+            case k.InGroup(group):
+                return p.DelegationGrant(None, None, group, delegate.lifetime, when)
+            case _:
+                assert_never(delegate.to)
+
+    def _requirement(self, requirement: k.Requirement) -> p.Requirement:
+        known = self._requirements.get(id(requirement))
+        if known is None:
+            kind = None
+            if not isinstance(requirement, ON_HOPS):
+                kind = "attestation" if isinstance(requirement, k.AttestedBy) else "credential"
+            made = p.Requirement(self._required(requirement), kind, requirement.span.text)
+            known = self._requirements[id(requirement)] = requirement, made
+        return known[1]
+
+    def _required(self, requirement: k.Requirement) -> n.Condition:
+        fact = self.nodes.slot
+        match requirement:
+            case k.IssuedBy(issuers):
+                return p.IssuedByTest(issuers)
+            case k.ActsAlone():
+                return p.ActsAloneTest(fact(("credential", "subject"), Scalar.STRING))
+            case k.ActsFor(condition):
+                when = None if condition is None else self.nodes.condition(condition)
+                return p.ActsForTest(fact(("credential", "subject"), Scalar.STRING), when)
+            case k.ValidityPeriod(start, end):
+                return p.ValidityTest(start, end)
+            case k.CredentialKinds(kinds):
+                return n.OneOf(fact(("credential", "kind"), Scalar.STRING), frozenset(kinds))
+            case k.CredentialLifetime(limit):
+                return n.Compared(fact(("credential", "lifetime"), Scalar.DURATION), limit, n.AT_MOST)
+            case k.CredentialAge(limit):
+                return n.Compared(fact(("credential", "age"), Scalar.DURATION), limit, n.AT_MOST)
+            case k.ProofOfPossession():
+                return n.Truth(fact(("credential", "bound"), Scalar.BOOL))
+            case k.AttestedBy(names):
+                verified = n.Truth(fact(("attestation", "verified"), Scalar.BOOL))
+                trusted = n.AnyOf(tuple(self._attested(self.kernel.attesters[name]) for name in names))
+                return n.All((verified, trusted))
+            case _:
+                assert_never(requirement)
+
+    def _attested(self, attester: k.Attester) -> n.Condition:
+        def text(name: str) -> n.FactNode:
+            return self.nodes.slot(("attestation", name), Scalar.STRING)
+
+        tests: list[n.Condition] = [n.Equal(text("by"), attester.name, False)]
+        if attester.age is not None:
+            age = self.nodes.slot(("attestation", "age"), Scalar.DURATION)
+            tests.append(n.Compared(age, attester.age, n.AT_MOST))
+        if attester.models:
+            tests.append(n.AnyOf(tuple(self._model(*model) for model in attester.models)))
+        if attester.environments:
+            tests.append(n.OneOf(text("environment"), frozenset(attester.environments)))
+        return n.All(tuple(tests))
+
+    def _model(self, name: str, digest: str | None) -> n.Condition:
+        named = n.Equal(self.nodes.slot(("attestation", "model"), Scalar.STRING), name, False)
+        if digest is None:
+            return named
+        return n.All((named, n.Equal(self.nodes.slot(("attestation", "model_hash"), Scalar.STRING), digest, False)))
+
+    # ── Guards ────────────────────────────────────────────────────────────────────────────────
+
+    def _effects(self, guards: Iterable[k.Guard], word: str, binders: Sequence[k.Binder]) -> Iterator[p.Effect]:
+        bit = 0
+        for guard in guards:
+            for index, effect in enumerate(guard.effects):
+                condition = None if effect.condition is None else self.nodes.condition(effect.condition)
+                message = None if effect.message is None else tuple(map(self._message_part, effect.message))
+                proofs = tuple(self._proofs(effect)) if isinstance(effect, k.Deny) else ()
+                binding = self._binding(effect, word, binders) if isinstance(effect, k.Confirm) else None
+                yield p.Effect(KINDS[type(effect)], bit, guard, index, effect, condition, message, proofs, binding)
+                bit += 1
+
+    def _message_part(self, part: str | k.MessageFact) -> str | p.MessagePart:
+        if isinstance(part, str):
+            return part
+        show = format_bare_value if is_capture(part.expression) else format_value
+        return p.MessagePart(self.nodes.value(part.expression), show, part.to_caller)
+
+    def _proofs(self, deny: k.Deny) -> Iterator[p.ProofRemedy]:
+        """Yield the better proofs that may lift a deny: those whose fact its condition reads."""
+        if deny.condition is None:
+            return
+        types = {node.path: node.type for node in k.walk(deny.condition) if isinstance(node, k.Fact)}
+        for kind, need, path, better in PROOFS:
+            if path in types:
+                slots = tuple(self.nodes.by_path.get(path, ()))
+                yield p.ProofRemedy(kind, need, slots, coerce(better, types[path], ".".join(path)))
+
+    def _binding(self, confirm: k.Confirm, word: str, binders: Sequence[k.Binder]) -> p.ApprovalBinding:
+        objects = {"tool": TOOL_OBJECTS, "action": ACTION_OBJECTS}.get(word, HTTP_OBJECTS)
+        if confirm.bound is not None:
+            objects = confirm.bound.objects
+        named = () if confirm.bound is None else confirm.bound.facts
+        described = sorted([*map(describe_object, objects), *map(describe_fact, named)])
+        shown = (part.expression for part in confirm.message or () if isinstance(part, k.MessageFact))
+        reads = [] if confirm.condition is None else [self.nodes.condition(confirm.condition, STRICT)]
+        reads += [self.nodes.value(node, STRICT) for node in (*shown, *named)]  # type: ignore[misc]
+        sources = tuple(
+            (path, self.nodes.value(expression, STRICT)) for binder in binders for path, expression in binder.facts
+        )
+        of = confirm.approvers.of
+        approvers = self.nodes.value(of.expression) if isinstance(of, k.MemberOf) else None
+        return p.ApprovalBinding(
+            tuple((one, exclusions_of(one)) for one in objects), tuple(described) or ("resource",), tuple(reads),
+            sources, approvers,
+        )  # fmt: skip
+
+    # ── Limits, history, tasks ────────────────────────────────────────────────────────────────
+
+    def _limit(self, limit: k.Limit) -> p.LimitRule:
+        value = self.nodes.value
+        condition = None if limit.when is None else value(limit.when)
+        keys = tuple((key, value(key)) for key in limit.keys)
+        if isinstance(limit, k.Budget):
+            quotas = tuple(
+                (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
+            )
+            return p.LimitRule(limit, condition, keys, None, None, (), quotas)
+        cost = None if limit.cost is None else value(limit.cost)
+        count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
+        moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
+        return p.LimitRule(limit, condition, keys, cost, count, moves, ())
+
+    def _record(self, retention: k.EventRetention) -> p.RecordRule:
+        event = retention.event
+        facts = tuple((self.nodes.value(fact), describe(fact)) for fact in event.facts)
+        within = to_microseconds(retention.within)
+        return p.RecordRule(retention, self.nodes.event(event), facts, within, awaits_outcome(event))
+
+    def _tasks(self, word: str, binds_resource: bool) -> Iterator[p.TaskRule]:
+        for constraint in task_constraints(word, binds_resource, self.kernel.entities):
+            yield p.TaskRule(constraint, self.nodes.condition(constraint.outside))
+
+    def _windows(
+        self, opens: Mapping[str, Iterable[int]], hands: Iterable[int], guards: Numbers, limits: Numbers
+    ) -> Iterator[EventRules]:
+        """Yield the patterns of past requests that the rules of an endpoint look at, each once."""
+        if not self.kernel.watches:
+            return
+        parts: list[Any] = [
+            *(getattr(self.kernel, kind)[number] for kind, numbers in opens.items() for number in sorted(numbers)),
+            *(self.kernel.agents[number] for number in hands),
+            *(self.kernel.guards[number] for number in guards),
+            *(self.kernel.limits[number] for number in limits),
+            *((block.who, block.requirements) for block in self.kernel.agents),
+            *((block.who, block.requirements) for block in self.kernel.users),
+        ]  # fmt: skip
+        found: dict[str, k.EventPattern] = {}
+        for part in parts:
+            for node in self._history(part):
+                found |= {event.watch: event for event in event_patterns(node)}
+        yield from (self.nodes.event(event, PLAIN) for event in found.values())
+
+    def _history(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
+        if isinstance(part, tuple):
+            return tuple(node for one in part for node in self._history(one))
+        found = self._histories.get(id(part))
+        if found is None:
+            found = self._histories[id(part)] = tuple(history_conditions(part))
+        return found
+
+
+ON_HOPS = (k.IssuedBy, k.ActsAlone, k.ActsFor, k.ValidityPeriod)
+
+
+def numbers_of(always: Iterable[int], uses: Iterable[Any], inside: str, outside: str) -> Numbers:
+    """Return the numbers of the rules that cover an endpoint with these patterns, in order."""
+    uses = list(uses)
+    excepted = {number for use in uses for number in getattr(use, outside)} if outside else set()
+    return tuple(sorted({*always, *(number for use in uses for number in getattr(use, inside))} - excepted))
+
+
+def captured_by(segment: k.Segment) -> Callable[[str], Any]:
+    """Return the function from the text of a segment to what the pattern captures."""
+    return lambda text: match_segment(segment, text, "full")

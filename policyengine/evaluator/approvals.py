@@ -1,0 +1,257 @@
+"""Approvals of a confirm: the digest that binds one to a request, and which of the given ones count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, assert_never
+
+from policyengine import kernel as k
+from policyengine.evaluator.entity_nodes import in_any
+from policyengine.evaluator.program import Effect
+from policyengine.evaluator.reads import ReadRecorder
+from policyengine.evaluator.relation_nodes import element_of
+from policyengine.evaluator.state import ApprovalFacts, State
+from policyengine.runtime.canonical_form import canonical_bytes
+from policyengine.runtime.request import HEADERS_PATH, Approval, fact_at, get_member
+from policyengine.runtime.values import ABSENT, Cause, Unknown, coerce
+from policyengine.spec.approval_digest import (
+    CALLER_FACTS,
+    MAX_UNSEEN,
+    UNSEEN_REASONS,
+    VOLATILE,
+    digest_form,
+    endpoint_parts,
+    resource_ref,
+    unknown_elements,
+    unseen_below,
+)
+from policyengine.spec.facts import STRINGS, ReadFact
+from policyengine.spec.kleene import elements
+from policyengine.typesystem import EntityRef
+from policyengine.vocabulary import NEUTRAL_VALUES
+
+if TYPE_CHECKING:
+    from policyengine.evaluator.nodes import Path
+
+RESOURCE = ("resource",)
+# Facts that the engine binds for every request: they do not come from it.
+ALWAYS_BOUND = frozenset(
+    {
+        ("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime"),
+        ("approval", "granted"), ("cluster", "id"), *(("chain", name) for name in ("depth", "agents", "hops", "root")),
+        *NEUTRAL_VALUES,
+    }
+)  # fmt: skip
+
+
+class ConfirmApproval:
+    """The approval of one confirm: what it must be bound to, the given approvals that count, and whether they suffice.
+
+    `unseen` and `digest` are computed when first asked for.
+    """
+
+    __slots__ = ("_digest", "_read", "_unseen", "counted", "effect", "granted", "st")
+
+    def __init__(self, st: State, effect: Effect) -> None:
+        self.st = st
+        self.effect = effect
+        self.counted: tuple[Approval, ...] = ()
+        self.granted = False
+        self._read: dict[Path, ReadFact] | None = None
+        self._unseen: frozenset[Cause] | None = None
+        self._digest: str | None = None
+
+    @property
+    def read(self) -> dict[Path, ReadFact]:
+        if self._read is None:
+            self._read = facts_read(self.st, self.effect)
+        return self._read
+
+    @property
+    def unseen(self) -> frozenset[Cause]:
+        """The bound facts that are not known; with one, the request cannot be approved."""
+        if self._unseen is None:
+            self._unseen = frozenset(islice(all_unseen(self.st, self.effect, self.read), MAX_UNSEEN))
+        return self._unseen
+
+    @property
+    def digest(self) -> str:
+        if self._digest is None:
+            self._digest = digest_approval(self.st, self.effect, self.read)
+        return self._digest
+
+
+def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmApproval:
+    """Return the approvals that count: bound to exactly this request, fresh, unspent, by enough permitted approvers."""
+    found = ConfirmApproval(st, effect)
+    if not st.request.approvals or found.unseen:
+        return found
+    confirm: k.Confirm = effect.effect
+    given = sorted(dict.fromkeys(st.request.approvals), key=lambda approval: approval.id)
+    ids = Counter(approval.id for approval in given)
+    fitting = [
+        approval
+        for approval in given
+        if approval.binding == found.digest and approval.id not in spent
+        if ids[approval.id] == 1  # an id stands for one grant by one approver
+        if is_fresh(approval, confirm, st) and may_approve(approval, effect, st)
+    ]
+    by_person = {approval.by: approval for approval in reversed(fitting)}
+    found.counted = tuple(by_person[name] for name in sorted(by_person))[: confirm.approvers.count]
+    found.granted = len(found.counted) == confirm.approvers.count
+    return found
+
+
+def is_fresh(approval: Approval, confirm: k.Confirm, st: State) -> bool:
+    if approval.granted_at is None or approval.granted_at > st.now:
+        return False
+    return confirm.within is None or st.now - approval.granted_at <= confirm.within
+
+
+def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
+    """Return whether the approver has the role, and is neither the user (unless `by user`) nor in the chain."""
+    person, hops = EntityRef("user", approval.by), st.hops
+    involved: list[Any] = []
+    if st.by_agent:
+        involved = [st.name, *(() if type(hops) is Unknown else (hop.id for hop in hops))]
+    of = effect.effect.approvers.of
+    match of:
+        case k.ServedUser():
+            return approval.by == st.user and approval.by not in involved
+        case k.RoleHolder(role):
+            roles: Any = coerce(st.entities.attribute(person, "roles"), STRINGS, "approver.roles")
+            fits = type(roles) is not Unknown and element_of(st, roles, role) is True
+        case k.MemberOf():
+            assert effect.binding is not None
+            assert effect.binding.approvers is not None
+            among = effect.binding.approvers.get(st)
+            fits = type(among) is not Unknown and in_any(st, elements(among), person, "membership") is True
+        case _:
+            assert_never(of)
+    return fits and approval.by != st.user and approval.by not in involved
+
+
+def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts:
+    """Return the facts `approval.*`; they describe the counted approval that was granted last."""
+    granted = [approval for one in approvals if one.granted for approval in one.counted]
+    if not granted:
+        return ApprovalFacts(False, ABSENT, ABSENT)
+    last = max(granted, key=lambda approval: (approval.granted_at, approval.id))
+    assert last.granted_at is not None
+    return ApprovalFacts(True, last.by, st.now - last.granted_at)
+
+
+# ── What an approval is bound to ──────────────────────────────────────────────────────────────
+
+
+def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
+    """Return the digest of everything that an approval is for."""
+    assert effect.binding is not None
+    everything = (
+        "approval", st.program.kernel.revision, effect.guard.package, effect.guard.name, effect.index,
+        caller_identity(st), (endpoint_parts(st.request.endpoint), raw_resource(st), claimed_resource_row(st)),
+        tuple((one.path, canonical_bytes(fact_at(st.facts, one.path), left)) for one, left in effect.binding.objects),
+        tuple((key, digest_form(one)) for key, one in sorted(read.items())),
+    )  # fmt: skip
+    return f"sha256:{hashlib.sha256(canonical_bytes(everything)).hexdigest()}"
+
+
+def facts_read(st: State, effect: Effect) -> dict[Path, ReadFact]:
+    """Return every fact that the rule, its message and `bound to (…)` read, without facts that change by themselves."""
+    assert effect.binding is not None
+    recorder = st.recorder = ReadRecorder()
+    mark = len(st.doubts)
+    for node in effect.binding.reads:
+        node.get(st)
+    read = frozenset(recorder.seen)
+    for path, node in effect.binding.sources:
+        if path == RESOURCE or any(key[: len(path)] == path for key in read):
+            node.get(st)
+    del st.doubts[mark:]
+    st.recorder = None
+    return {key: one for key, one in recorder.seen.items() if key not in VOLATILE}
+
+
+def caller_identity(st: State) -> object:
+    """Return presenter, user and chain; if one of them is unknown, also the given facts."""
+    hops = st.hops
+    chain = hops if type(hops) is Unknown else tuple([(hop.issuer, hop.id) for hop in hops])
+    parts = (
+        st.issuer,
+        st.name,
+        st.user,
+        *(one for pair in (chain if isinstance(chain, tuple) else ((chain,),)) for one in pair),
+    )
+    unsure = any(type(one) is Unknown for one in parts)
+    given = tuple([fact_at(st.facts, path) for path in CALLER_FACTS]) if unsure else None
+    return st.by_agent, st.issuer, st.name, st.user, chain, given
+
+
+def raw_resource(st: State) -> object:
+    binding = None if st.bindings is None else st.bindings.get(RESOURCE)
+    if binding is not None:
+        return binding.raw(st)
+    return fact_at(st.facts, RESOURCE) if st.rules.is_action else ABSENT
+
+
+def claimed_resource_row(st: State) -> object:
+    """Return the rows of the resource in the request."""
+    if not st.request.entities:
+        return ()
+    ref = resource_ref(raw_resource(st))
+    return tuple((dict(row.attributes), row.parents) for row in st.request.entities if row.ref == ref)
+
+
+def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iterator[Cause]:
+    assert effect.binding is not None
+    for bound_object, left_out in effect.binding.objects:
+        yield from unseen_below(fact_at(st.facts, bound_object.path), bound_object.path, left_out)
+    for path in CALLER_FACTS:
+        yield from unseen_below(fact_at(st.facts, path), path)
+    if st.bindings is None or RESOURCE not in st.bindings:
+        yield from unseen_below(raw_resource(st), RESOURCE)
+    yield from unseen_below(claimed_resource_row(st), RESOURCE)
+    for key, one in sorted(read.items()):
+        yield from unseen_in_fact(st, key, one)
+
+
+def unseen_in_fact(st: State, key: Path, one: ReadFact) -> Iterator[Cause]:
+    """Yield why a fact is unknown, if it has a value that the decision did not see."""
+    unknown = unknown_elements(one)
+    if not unknown:
+        yield from unseen_below(one.given, key)
+    elif is_from_request(st, key) and any(unseen_below(raw_in_request(st, key, one), key)):
+        yield from Unknown.merge(*unknown).causes
+    else:
+        yield from (cause for item in unknown for cause in item.causes if cause.why in UNSEEN_REASONS)
+
+
+def is_from_request(st: State, key: Path) -> bool:
+    """Return whether the fact comes from the request itself, not from the time, path, chain or entity store."""
+    if " " in key[0]:  # an attribute: `("user \"alice\"", "roles")`
+        claimed = {(str(ref), name) for ref, name in st.claims or ()}
+        return key in claimed | {(str(row.ref), name) for row in st.request.entities for name in row.attributes}
+    return not any(is_bound(st, key[:length]) for length in range(1, len(key) + 1))
+
+
+def is_bound(st: State, path: Path) -> bool:
+    if path in ALWAYS_BOUND or (st.masked is not None and path == ("user", "id")):
+        return True
+    return st.bindings is not None and path in st.bindings
+
+
+def raw_in_request(st: State, key: Path, one: ReadFact) -> object:
+    """Return the raw input at the place of the fact; a parent may be something else than an object."""
+    if " " in key[0]:
+        return one.given
+    if key[:2] == HEADERS_PATH:
+        return fact_at(st.facts, key)  # another spelling of the header may count as this one
+    found: object = st.facts
+    for name in key:
+        if not isinstance(found, Mapping):
+            break
+        found = get_member(found, name)
+    return found

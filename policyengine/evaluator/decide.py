@@ -1,0 +1,86 @@
+"""Decide a question by a program: the decision without an id, and the effects of committing it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, find_approval
+from policyengine.evaluator.fact_reader import read_claims, read_hops, read_presenter
+from policyengine.evaluator.program import CONFIRM, Program
+from policyengine.evaluator.records import needed_windows
+from policyengine.evaluator.state import State
+from policyengine.evaluator.verdicts import NO_EFFECTS, Verdict, principal_of
+from policyengine.evaluator.walker import walk
+from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, Reason
+from policyengine.runtime.endpoints import HttpEndpoint, MalformedEndpoint, ToolEndpoint
+from policyengine.runtime.history import WindowKey
+from policyengine.runtime.request import Request
+from policyengine.runtime.snapshot import Entities, Snapshot
+from policyengine.typesystem import EntityRef
+
+KeptAttributes: TypeAlias = dict[int, dict[EntityRef, Any]]
+
+
+def decide(
+    program: Program, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None = None
+) -> tuple[Decision, Effects]:
+    """Return the decision of a program for a request, and the effects of committing it.
+
+    `kept` caches attributes of the snapshot's entities; None if these are of this request alone.
+    """
+    st = start(program, request, snapshot, now, kept)
+    if isinstance(request.endpoint, MalformedEndpoint):
+        return malformed(st, request.endpoint), NO_EFFECTS
+    letter, guarded = letter_state(st), st
+    approvals: dict[int, ConfirmApproval] = {}
+    if request.approvals:
+        confirms = [effect for effect in st.rules.effects if effect.kind == CONFIRM]
+        approvals = {effect.bit: find_approval(st, effect, snapshot.spent) for effect in confirms}
+        guarded = st.branch()
+        guarded.approval = approval_facts(list(approvals.values()), st)
+    passage = walk(st, letter, guarded)
+    for one in passage.acting:
+        if one.effect.kind == CONFIRM and one.effect.bit not in approvals:
+            approvals[one.effect.bit] = find_approval(st, one.effect, snapshot.spent)
+    return Verdict(guarded, letter, st, passage, approvals).conclude()
+
+
+def find_windows(program: Program, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
+    """Return the windows of the history that the rules of the endpoint look at."""
+    if isinstance(request.endpoint, MalformedEndpoint) or not program.rules_at(request.endpoint).windows:
+        return frozenset()
+    return needed_windows(start(program, request, Snapshot(entities), now, None))
+
+
+def start(program: Program, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None) -> State:
+    """Return the state of a request with its presenter, its chain and the claims of its credential."""
+    endpoint, entities = request.endpoint, snapshot.entities
+    if request.entities:
+        entities, kept = entities.with_rows(request.entities), None
+    st = State(program, program.rules_at(endpoint), request, now, entities, snapshot.history, kept)
+    if isinstance(endpoint, HttpEndpoint):
+        st.segments = endpoint.segments
+    elif isinstance(endpoint, ToolEndpoint):
+        st.tool = endpoint.qualified
+    read_presenter(st)
+    read_hops(st)
+    if request.pending or (st.trust is not None and st.trust.claims):
+        read_claims(st)
+    return st
+
+
+def letter_state(st: State) -> State:
+    """Return the state in which grants read bindings: only exact ones, as a path in another case must not open."""
+    if st.rules.exact_bindings is None:
+        return st
+    letter = st.branch()
+    letter.bindings = st.rules.exact_bindings
+    return letter
+
+
+def malformed(st: State, endpoint: MalformedEndpoint) -> Decision:
+    kernel = st.program.kernel
+    reason = Reason(Gate.MALFORMED_PATH, endpoint.why)
+    answer = Answer(Outcome.DENY, Gate.MALFORMED_PATH, (reason,), package=kernel.package, revision=kernel.revision)
+    return Decision(answer, principal_of(st, None))

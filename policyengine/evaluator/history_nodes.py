@@ -1,0 +1,238 @@
+"""Nodes that ask the history: scans of the fetched events, each of which counts, does not count, or may count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from policyengine import kernel as k
+from policyengine.clock import epoch_microseconds
+from policyengine.evaluator.nodes import Condition, Node, merge
+from policyengine.evaluator.relation_nodes import fold
+from policyengine.evaluator.state import MAYBE, YES, State
+from policyengine.runtime.history import History, PastEvent, unread_reason
+from policyengine.runtime.values import Unknown, coerce
+from policyengine.spec.history import (
+    NOBODY,
+    NOT_REPORTED,
+    TOO_SHORT,
+    as_past_fact,
+    fold_fields,
+    join_key,
+)
+from policyengine.spec.limit_keys import count_key
+from policyengine.spec.rate_units import to_microseconds
+from policyengine.typesystem import EntityRef, Type
+
+
+class EventRules:
+    """A pattern of past requests as nodes.
+
+    `where` is the condition on an event, None if all count. `equalities` are pairs of a fact's place and the value that
+    it must equal, which exclude most events early. `noted` are the facts of this request that `where` reads;
+    `user` is the user's id.
+    """
+
+    __slots__ = ("equalities", "keys", "noted", "pattern", "user", "watch", "where")
+
+    def __init__(
+        self,
+        pattern: k.EventPattern,
+        keys: tuple[tuple[k.Expr, Node], ...] | None,
+        where: Condition | None,
+        equalities: tuple[tuple[int, Node], ...],
+        noted: tuple[Node, ...],
+        user: Node,
+    ) -> None:
+        self.user = user
+        self.pattern = pattern
+        self.watch = pattern.watch
+        self.keys = keys
+        self.where = where
+        self.equalities = equalities
+        self.noted = noted
+
+    def key(self, st: State) -> str | Unknown:
+        """Return the key of the history as text; unknown if a part of it is."""
+        if self.keys is not None:
+            return join_key([count_key(expression, node.get(st)) for expression, node in self.keys])
+        owner = st if st.presenter is None else st.presenter
+        agent: Any = owner.name if owner.by_agent else Unknown.missing("agent.id")
+        user = self.user.get(st)
+        if is_absent(agent) and is_absent(user):
+            return Unknown.of("agent.id", NOBODY)
+        return join_key(["" if is_absent(one) else one for one in (owner.issuer, agent, user)])
+
+    def fetched(self, st: State, fact: str) -> Any:
+        """Return the history that the store returned, or Unknown."""
+        key = self.key(st)
+        if st.recorder is not None:
+            for node in self.noted:
+                node.get(st)
+        if isinstance(key, Unknown):
+            return key
+        return st.history.get((self.watch, key)) or Unknown.of(fact, unread_reason(st.history))
+
+    def candidates(self, st: State, history: History) -> Sequence[PastEvent]:
+        """Return the events without those that an equality with a known text excludes."""
+        for place, node in self.equalities:
+            wanted = node.get(st)
+            if isinstance(wanted, str | EntityRef):
+                return history.among(place, wanted)
+        return history.events
+
+    def counts(self, st: State, event: PastEvent) -> Any:
+        """Return whether the event counts: True, False or Unknown."""
+        if self.where is None:
+            return True
+        before, recorder = st.past, st.recorder
+        st.past, st.recorder = event, None
+        found = self.where.get(st)
+        st.past, st.recorder = before, recorder
+        return found
+
+
+def is_absent(value: Any) -> bool:
+    return type(value) is Unknown and value.absent
+
+
+class HistoryNode(Condition):
+    """A history condition or an aggregate: the events of its window, latest first, with whether each counts."""
+
+    __slots__ = ("event", "fact", "since", "within")
+
+    def __init__(self, event: EventRules, since: EventRules | None, within: timedelta, fact: str) -> None:
+        self.event = event
+        self.since = since
+        self.within = to_microseconds(within)
+        self.fact = fact
+
+    def events(self, st: State) -> tuple[list[tuple[PastEvent, Any]], list[Unknown]] | Unknown:
+        """Return the events of the window and the gaps among them; Unknown if the history is."""
+        main = self.event.fetched(st, self.fact)
+        since = None if self.since is None else self.since.fetched(st, self.fact)
+        if type(main) is Unknown or type(since) is Unknown:
+            return main if type(main) is Unknown else since  # type: ignore[return-value]  # one of them is
+        start, events = self._window(st, self.event, main)
+        found = [(event, self.event.counts(st, event)) for event in reversed(events)]
+        if since is not None:
+            found = list(self._after_last_since(st, found, since))
+        gap = [Unknown.of(self.fact, TOO_SHORT)] if main.complete_after > start else []
+        return found, gap
+
+    def _window(self, st: State, event: EventRules, history: History) -> tuple[int, list[PastEvent]]:
+        """Return the start of the window and its events. A question about an earlier time sees no later events."""
+        asked = None if st.request.options.at is None else epoch_microseconds(st.now)
+        start = (history.now if asked is None else asked) - self.within
+        found = event.candidates(st, history)
+        return start, [one for one in found if one.at > start and (asked is None or one.at <= asked)]
+
+    def _after_last_since(
+        self, st: State, found: list[tuple[PastEvent, Any]], since: History
+    ) -> Iterator[tuple[PastEvent, Any]]:
+        """Yield the events; one counts only if no `since` event happened with it or after it."""
+        assert self.since is not None
+        resets = list(reversed(self._window(st, self.since, since)[1]))
+        later: list[Any] = []
+        for event, counts in found:
+            while resets and resets[0].serial >= event.serial:
+                later.append(self.since.counts(st, resets.pop(0)))
+            lost = [Unknown.of(self.fact, TOO_SHORT)] if event.at <= since.complete_after else []
+            reset = fold([*later, *lost], settling=True)
+            none = reset if type(reset) is Unknown else not reset
+            yield event, fold([counts, none], settling=False)
+
+
+class Happened(HistoryNode):
+    """`after EV within D since EV2`."""
+
+    __slots__ = ()
+
+    def get(self, st: State) -> Any:
+        found = self.events(st)
+        if isinstance(found, Unknown):
+            return found
+        counting, gap = found
+        return fold([*(counts for _, counts in counting), *gap], settling=True)
+
+    def test(self, st: State) -> int:
+        value = self.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        return YES if value else 0
+
+
+class Aggregated(HistoryNode):
+    """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
+
+    __slots__ = ("field", "node")
+
+    def __init__(
+        self, event: EventRules, since: EventRules | None, within: timedelta, fact: str, node: k.Aggregate,
+        field: Node | None,
+    ) -> None:  # fmt: skip
+        super().__init__(event, since, within, fact)
+        self.node = node
+        self.field = field
+
+    def test(self, st: State) -> int:
+        raise TypeError("an aggregate is not a condition")
+
+    def get(self, st: State) -> Any:
+        found = self.events(st)
+        if isinstance(found, Unknown):
+            return found
+        counting, gap = found
+        some = [(event, counts) for event, counts in counting if counts is not False]
+        fields = [self._field(st, event) for event, _ in some]
+        unknown = [one for one in (*fields, *(counts for _, counts in some), *gap) if type(one) is Unknown]
+        return merge(unknown) if unknown else fold_fields(self.node, tuple(fields))
+
+    def _field(self, st: State, event: PastEvent) -> Any:
+        if self.field is None:
+            return True
+        before, recorder = st.past, st.recorder
+        st.past, st.recorder = event, None
+        value = self.field.get(st)
+        st.past, st.recorder = before, recorder
+        return value
+
+
+class PastValue(Node):
+    """A fact of the event that a condition is tested against. `place` is its place in what the store kept."""
+
+    __slots__ = ("name", "output", "place", "status", "type")
+
+    def __init__(self, place: int, name: str, type: Type, *, status: bool, output: bool) -> None:
+        self.place = place
+        self.name = name
+        self.type = type
+        self.status = status
+        self.output = output
+
+    def get(self, st: State) -> Any:
+        event = st.past
+        if event is None:
+            return Unknown.of(self.name, "there is no earlier request here")
+        if self.status:
+            return Unknown.of(self.name, NOT_REPORTED) if event.status is None else event.status
+        if self.output:
+            if self.place < len(event.output):
+                return coerce(event.output[self.place], self.type, self.name)
+            return Unknown.of(self.name, NOT_REPORTED)
+        return as_past_fact(event.facts[self.place], self.name)
+
+
+def past_value(node: k.PastFact, event: k.EventPattern | None, name: str) -> PastValue:
+    """Return the node of a past fact inside a condition on this pattern."""
+    if event is None:
+        return PastValue(-1, name, node.type, status=False, output=False)
+    match node.fact:
+        case k.Fact(("past", "status")):
+            return PastValue(-1, name, node.type, status=True, output=False)
+        case k.Fact(("past", "output", *rest)):
+            return PastValue(event.outputs.index(tuple(rest)), name, node.type, status=False, output=True)
+        case fact:
+            return PastValue(event.facts.index(fact), name, node.type, status=False, output=False)

@@ -1,0 +1,670 @@
+"""Nodes of the program: values, which are known or Unknown, and conditions, which are NO, YES or MAYBE.
+
+`get` returns a value. `test` returns the result of a condition and leaves the unknowns that made it MAYBE on the stack
+of the state; `All`, `AnyOf` and `Quantifier` cut the stack back if another part settles the result. So doubt needs no
+objects of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Final
+
+from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
+from policyengine.runtime.request import fact_at, get_member
+from policyengine.runtime.values import (
+    ABSENT,
+    DECIMAL_CONTEXT,
+    MAX_INT,
+    MAX_STRING_LENGTH,
+    MIN_INT,
+    Unknown,
+    coerce,
+)
+from policyengine.typesystem import EntityRef, Type
+
+Path = tuple[str, ...]
+
+# How a raw fact becomes a value; GENERAL is `coerce` for every type, the others are quick checks before it.
+GENERAL: Final = 0
+STRING: Final = 1
+INT: Final = 2
+NUMBER: Final = 3
+BOOL: Final = 4
+REFERENCE: Final = 5
+STRINGS: Final = 6
+
+# Where a raw fact is: a member of a trusted root, a member that clients name, deeper, or in no request.
+TRUSTED: Final = 0
+CLIENT: Final = 1
+DEEP: Final = 2
+NOWHERE: Final = 3
+TOOL_NAME: Final = 4
+ACTION_ONLY: Final = 5
+
+MAX_QUICK_STRINGS = 1_000
+
+
+class Node:
+    """A part of an expression."""
+
+    __slots__ = ()
+
+    def get(self, st: State) -> Any:
+        """Return the value."""
+        raise NotImplementedError
+
+
+class Const(Node):
+    """A constant."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def get(self, st: State) -> Any:
+        return self.value
+
+
+class FactNode(Node):
+    """A fact with a slot. `raw` returns what came with the request or was bound, before it has a type."""
+
+    __slots__ = ("fact", "index", "path", "type")
+
+    def __init__(self, index: int, path: Path, type: Type, fact: str) -> None:
+        self.index = index
+        self.path = path
+        self.type = type
+        self.fact = fact
+
+    def raw(self, st: State) -> Any:
+        raise NotImplementedError
+
+    def get(self, st: State) -> Any:
+        value = st.values[self.index]
+        if value is UNREAD:
+            value = st.values[self.index] = coerce(self.raw(st), self.type, self.fact)
+        return value
+
+
+class Slot(FactNode):
+    """A fact that the request carries, or that a pattern binds; read once in a decision."""
+
+    __slots__ = ("access", "bindable", "given", "kind", "member", "missing", "only", "outer", "root")
+
+    def __init__(
+        self, index: int, path: Path, type: Type, fact: str, kind: int, access: int, only: str, bindable: bool
+    ) -> None:
+        super().__init__(index, path, type, fact)
+        self.kind = kind
+        self.access = access
+        self.only = only  # the entity type of a REFERENCE
+        self.bindable = bindable
+        self.given: Path = (path[0], "id") if path in (("agent",), ("user",)) else path
+        self.root = path[0]
+        self.member = self.given[1] if len(self.given) > 1 else ""
+        self.outer = path[:-1] if access == DEEP and len(path) > 2 and path[0] in ("body", "args", "context") else ()
+        self.missing: Any = Unknown.missing(fact)
+
+    def raw(self, st: State) -> Any:
+        if self.bindable and st.bindings is not None:
+            binding = st.bindings.get(self.path)
+            if binding is not None:
+                return binding.raw(st)
+        access = self.access
+        if access == NOWHERE:
+            return None
+        if access == DEEP:
+            return outer_member(st, self.path, self.bindable) if self.outer else fact_at(st.facts, self.given)
+        if access == TOOL_NAME:
+            return st.tool
+        if access == ACTION_ONLY and not st.rules.is_action:
+            return None
+        if self.root == "user" and st.masked is not None:
+            return st.masked
+        holder = st.facts.get(self.root)
+        if type(holder) is dict:
+            raw = holder.get(self.member)
+            if raw is not None or access == TRUSTED:
+                return raw
+        elif holder is None:
+            return None
+        return fact_at(st.facts, self.given)
+
+    def get(self, st: State) -> Any:
+        value = st.values[self.index]
+        if value is UNREAD:
+            value = st.values[self.index] = self.read(st)
+        return value
+
+    def read(self, st: State) -> Any:
+        raw = self.raw(st)
+        if raw is None or raw is ABSENT:
+            return self.missing
+        kind = self.kind
+        if kind == STRING:
+            if type(raw) is str and raw.isascii() and 0 < len(raw) <= MAX_STRING_LENGTH:
+                return raw
+        elif kind == INT:
+            if type(raw) is int and MIN_INT <= raw <= MAX_INT:
+                return raw
+        elif kind == NUMBER:
+            if type(raw) is int and MIN_INT <= raw <= MAX_INT:
+                return raw
+            if type(raw) is Decimal and raw.is_finite():
+                try:
+                    return DECIMAL_CONTEXT.create_decimal(raw)
+                except ArithmeticError:
+                    pass
+        elif kind == BOOL:
+            if raw is True or raw is False:
+                return raw
+        elif kind == REFERENCE:
+            if type(raw) is str and raw.isascii() and 0 < len(raw) <= MAX_STRING_LENGTH:
+                return EntityRef(self.only, raw)
+        elif kind == STRINGS:
+            known = quick_strings(raw)
+            if known is not None:
+                return known
+        return coerce(raw, self.type, self.fact)
+
+
+def quick_strings(raw: Any) -> Any:
+    """Return a set of ordinary strings as a tuple; None if it needs `coerce`."""
+    if (type(raw) is not tuple and type(raw) is not list) or len(raw) > MAX_QUICK_STRINGS:
+        return None
+    for one in raw:
+        if type(one) is not str or not one.isascii() or not 0 < len(one) <= MAX_STRING_LENGTH:
+            return None
+    return tuple(dict.fromkeys(raw)) if len(raw) > 1 else tuple(raw)
+
+
+def outer_member(st: State, path: Path, bindable: bool) -> Any:
+    """Return a member of an object that a pattern may have bound, or of the request's own. A null stays None."""
+    if bindable and st.bindings is not None:
+        binding = st.bindings.get(path)
+        if binding is not None:
+            return binding.raw(st)
+    if len(path) == 2:
+        return fact_at(st.facts, path)
+    outer = outer_member(st, path[:-1], bindable)
+    return outer if isinstance(outer, Unknown) else get_member(outer, path[-1])
+
+
+class ResourceFact(FactNode):
+    """The fact `resource`: bound by a path or, for an action, named by the request. Its stand-in is never absent."""
+
+    __slots__ = ("bindable",)
+
+    def __init__(self, index: int, path: Path, type: Type, fact: str, bindable: bool) -> None:
+        super().__init__(index, path, type, fact)
+        self.bindable = bindable
+
+    def binding(self, st: State) -> Binding | None:
+        return st.bindings.get(self.path) if self.bindable and st.bindings is not None else None
+
+    def raw(self, st: State) -> Any:
+        binding = self.binding(st)
+        if binding is not None:
+            return binding.raw(st)
+        return fact_at(st.facts, self.path) if st.rules.is_action else ABSENT
+
+    def get(self, st: State) -> Any:
+        value = st.values[self.index]
+        if value is UNREAD:
+            value = coerce(self.raw(st), self.type, self.fact)
+            if type(value) is Unknown and (st.rules.is_action or self.binding(st) is not None):
+                value = never_absent(value)
+            st.values[self.index] = value
+        return value
+
+
+def never_absent(value: Unknown) -> Unknown:
+    return Unknown(frozenset(replace(cause, absent=False) for cause in value.causes)) if value.absent else value
+
+
+class Derived(FactNode):
+    """A fact that the engine computes: the time, ages, the chain, approvals."""
+
+    __slots__ = ("compute",)
+
+    def __init__(self, index: int, path: Path, type: Type, fact: str, compute: Callable[[State], Any]) -> None:
+        super().__init__(index, path, type, fact)
+        self.compute = compute
+
+    def raw(self, st: State) -> Any:
+        return self.compute(st)
+
+
+class Recorded(Node):
+    """A fact that records that it was read, if the decision collects what an approval is bound to."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: FactNode) -> None:
+        self.node = node
+
+    def get(self, st: State) -> Any:
+        value = self.node.get(st)
+        if st.recorder is not None:
+            st.recorder.fact(st, self.node, value)
+        return value
+
+
+# ── Values ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Lifted(Node):
+    """A function of known values; unknown if one of them is."""
+
+    __slots__ = ("function", "items")
+
+    def __init__(self, function: Callable[..., Any], items: tuple[Node, ...]) -> None:
+        self.function = function
+        self.items = items
+
+    def get(self, st: State) -> Any:
+        known = [item.get(st) for item in self.items]
+        for value in known:
+            if type(value) is Unknown:
+                return merge(known)
+        return self.function(*known)
+
+
+class LiftedWithState(Node):
+    """A function of the state and of known values; unknown if one of the values is."""
+
+    __slots__ = ("function", "items")
+
+    def __init__(self, function: Callable[..., Any], items: tuple[Node, ...]) -> None:
+        self.function = function
+        self.items = items
+
+    def get(self, st: State) -> Any:
+        known = [item.get(st) for item in self.items]
+        for value in known:
+            if type(value) is Unknown:
+                return merge(known)
+        return self.function(st, *known)
+
+
+def merge(values: list[Any]) -> Unknown:
+    """Return the unknowns among the values as one."""
+    unknown = [value for value in values if type(value) is Unknown]
+    return unknown[0] if len(unknown) == 1 else Unknown.merge(*unknown)
+
+
+class CollectionValue(Node):
+    """A list with elements that are not all constants."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: tuple[Node, ...]) -> None:
+        self.items = items
+
+    def get(self, st: State) -> Any:
+        return tuple([item.get(st) for item in self.items])
+
+
+class DefaultValue(Node):
+    """`x else d`: d if x is absent."""
+
+    __slots__ = ("fallback", "operand")
+
+    def __init__(self, operand: Node, fallback: Node) -> None:
+        self.operand = operand
+        self.fallback = fallback
+
+    def get(self, st: State) -> Any:
+        value = self.operand.get(st)
+        if type(value) is Unknown and value.absent:
+            return self.fallback.get(st)
+        return value
+
+
+class VariableValue(Node):
+    """The element that a quantifier is at."""
+
+    __slots__ = ("depth",)
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def get(self, st: State) -> Any:
+        return st.variables[self.depth]
+
+
+# ── Conditions ────────────────────────────────────────────────────────────────────────────────
+
+
+class Condition(Node):
+    """A condition in three values."""
+
+    __slots__ = ()
+
+    def test(self, st: State) -> int:
+        raise NotImplementedError
+
+    def get(self, st: State) -> Any:
+        mark = len(st.doubts)
+        result = self.test(st)
+        if result == MAYBE:
+            causes = merge(st.doubts[mark:])
+            del st.doubts[mark:]
+            return causes
+        return result == YES
+
+
+class Truth(Condition):
+    """A value of type bool as a condition."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if value is True:
+            return YES
+        if value is False:
+            return NO
+        st.doubts.append(value)
+        return MAYBE
+
+    def get(self, st: State) -> Any:
+        return self.node.get(st)
+
+
+class Equal(Condition):
+    """A fact and a constant of one class: string, enum, int or bool."""
+
+    __slots__ = ("node", "otherwise", "same", "value")
+
+    def __init__(self, node: Node, value: Any, negated: bool) -> None:
+        self.node = node
+        self.value = value
+        self.same = NO if negated else YES
+        self.otherwise = YES if negated else NO
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        return self.same if value == self.value else self.otherwise
+
+
+LESS, AT_MOST, MORE, AT_LEAST = range(4)
+
+
+class Compared(Condition):
+    """A number or duration and a constant, in order."""
+
+    __slots__ = ("how", "node", "value")
+
+    def __init__(self, node: Node, value: Any, how: int) -> None:
+        self.node = node
+        self.value = value
+        self.how = how
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        how = self.how
+        if how == 0:
+            return YES if value < self.value else NO
+        if how == 1:
+            return YES if value <= self.value else NO
+        if how == 2:
+            return YES if value > self.value else NO
+        return YES if value >= self.value else NO
+
+
+class OneOf(Condition):
+    """A string among constant ones."""
+
+    __slots__ = ("node", "values")
+
+    def __init__(self, node: Node, values: frozenset[str]) -> None:
+        self.node = node
+        self.values = values
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        return YES if value in self.values else NO
+
+
+class HasString(Condition):
+    """A set or list of strings with a constant element."""
+
+    __slots__ = ("node", "value")
+
+    def __init__(self, node: Node, value: str) -> None:
+        self.node = node
+        self.value = value
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        return test_has(st, value, self.value)
+
+
+def test_has(st: State, items: Any, wanted: str) -> int:
+    """Test whether strings, some of them unknown, have this one."""
+    if wanted in items:
+        return YES
+    found = NO
+    for one in items:
+        if type(one) is Unknown:
+            st.doubts.append(one)
+            found = MAYBE
+    return found
+
+
+class Not(Condition):
+    """The negation of a condition."""
+
+    __slots__ = ("operand",)
+
+    def __init__(self, operand: Condition) -> None:
+        self.operand = operand
+
+    def test(self, st: State) -> int:
+        result = self.operand.test(st)
+        if result == MAYBE:
+            return MAYBE
+        return NO if result == YES else YES
+
+
+class All(Condition):
+    """Kleene's and. `strict` tests every part, as the facts that an approval is bound to are recorded on the way."""
+
+    __slots__ = ("items", "strict")
+
+    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
+        self.items = items
+        self.strict = strict
+
+    def test(self, st: State) -> int:
+        mark = len(st.doubts)
+        found = YES
+        for item in self.items:
+            result = item.test(st)
+            if result == NO:
+                found = NO
+                if not self.strict:
+                    break
+            elif result == MAYBE and found == YES:
+                found = MAYBE
+        if found == NO and len(st.doubts) > mark:
+            del st.doubts[mark:]
+        return found
+
+
+class AnyOf(Condition):
+    """Kleene's or."""
+
+    __slots__ = ("items", "strict")
+
+    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
+        self.items = items
+        self.strict = strict
+
+    def test(self, st: State) -> int:
+        mark = len(st.doubts)
+        found = NO
+        for item in self.items:
+            result = item.test(st)
+            if result == YES:
+                found = YES
+                if not self.strict:
+                    break
+            elif result == MAYBE and found == NO:
+                found = MAYBE
+        if found == YES and len(st.doubts) > mark:
+            del st.doubts[mark:]
+        return found
+
+
+class Present(Condition):
+    """`x is present`."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is not Unknown:
+            return YES
+        if value.absent:
+            return NO
+        st.doubts.append(value)
+        return MAYBE
+
+
+class QuantifierTest(Condition):
+    """`any x in s: …` folds like `or`, `all` like `and`; an unknown element is unknown."""
+
+    __slots__ = ("condition", "depth", "domain", "settling", "strict")
+
+    def __init__(self, word: str, depth: int, domain: Node, condition: Condition, strict: bool) -> None:
+        self.settling = YES if word == "any" else NO
+        self.depth = depth
+        self.domain = domain
+        self.condition = condition
+        self.strict = strict
+
+    def test(self, st: State) -> int:
+        items = self.domain.get(st)
+        if type(items) is Unknown:
+            st.doubts.append(items)
+            return MAYBE
+        mark, settling = len(st.doubts), self.settling
+        found = NO if settling == YES else YES
+        depth, variables = self.depth, st.variables
+        for item in items:
+            if type(item) is Unknown:
+                st.doubts.append(item)
+                result = MAYBE
+            else:
+                variables[depth] = item
+                result = self.condition.test(st)
+            if result == settling:
+                found = settling
+                if not self.strict:
+                    break
+            elif result == MAYBE and found != settling:
+                found = MAYBE
+        if found == settling and len(st.doubts) > mark:
+            del st.doubts[mark:]
+        return found
+
+
+# ── Bindings of patterns ──────────────────────────────────────────────────────────────────────
+
+
+class Binding:
+    """What a pattern binds at one endpoint, before it has a type."""
+
+    __slots__ = ()
+
+    def raw(self, st: State) -> Any:
+        raise NotImplementedError
+
+
+class CaptureBinding(Binding):
+    """The text of a wildcard; `match` returns it for the segment."""
+
+    __slots__ = ("index", "match")
+
+    def __init__(self, index: int, match: Callable[[str], Any]) -> None:
+        self.index = index
+        self.match = match
+
+    def raw(self, st: State) -> Any:
+        return self.match(st.segments[self.index])
+
+
+class ResourceBinding(Binding):
+    """The entity that a capture names."""
+
+    __slots__ = ("capture", "type")
+
+    def __init__(self, type: str, capture: CaptureBinding) -> None:
+        self.type = type
+        self.capture = capture
+
+    def raw(self, st: State) -> Any:
+        text = self.capture.raw(st)
+        return EntityRef(self.type, text) if isinstance(text, str) else text
+
+
+class ExpressionBinding(Binding):
+    """The value of an expression of `with`."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def raw(self, st: State) -> Any:
+        return self.node.get(st)
+
+
+class AgreedBinding(Binding):
+    """The bindings of several patterns, which must all be equal."""
+
+    __slots__ = ("conflict", "several")
+
+    def __init__(self, several: list[Binding], conflict: object) -> None:
+        self.several = several
+        self.conflict = conflict
+
+    def raw(self, st: State) -> Any:
+        found = [one.raw(st) for one in self.several]
+        return self.conflict if any(one != found[0] for one in found) else found[0]
+
+
+class ConstantBinding(Binding):
+    """A path that is bound, but in another letter case."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def raw(self, st: State) -> Any:
+        return self.value

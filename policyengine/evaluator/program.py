@@ -1,0 +1,639 @@
+"""The program: what a policy asks at each endpoint, as plain data that the walker reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from policyengine import kernel as k
+from policyengine.evaluator.nodes import Binding, Condition, Node, Path
+from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
+from policyengine.runtime.patterns import Glob
+from policyengine.runtime.values import Unknown
+from policyengine.spec.tasks import TaskConstraint
+
+if TYPE_CHECKING:
+    from policyengine.evaluator.history_nodes import EventRules
+
+# What a block is to a principal, as bits: it stands; it opens; a credential with a scope would open it; a proof would.
+STANDS: Final = 1
+OPENS: Final = 2
+LACKS_SCOPE: Final = 4
+LACKS_PROOF: Final = 8
+
+
+class TrustAnchor:
+    """An issuer that the policy trusts. `claims` are triples of a claim, a root and the attribute it sets."""
+
+    __slots__ = ("claims", "name", "records_chains", "scopes_none", "users_like")
+
+    def __init__(self, issuer: k.Issuer) -> None:
+        self.name = issuer.name
+        self.records_chains = issuer.records_chains
+        self.scopes_none = issuer.scopes_none
+        self.claims = tuple((claim, root, attribute) for claim, (root, attribute) in issuer.claims)
+        self.users_like = tuple(Glob(pattern) for pattern in issuer.users_like)
+
+    def speaks_for(self, user: str) -> bool:
+        return not self.users_like or any(glob.matches(user) for glob in self.users_like)
+
+
+# ── What blocks require ───────────────────────────────────────────────────────────────────────
+
+
+class IssuedByTest(Condition):
+    """`issued by a, b`."""
+
+    __slots__ = ("issuers",)
+
+    def __init__(self, issuers: tuple[str, ...]) -> None:
+        self.issuers = issuers
+
+    def test(self, st: State) -> int:
+        issuer = st.issuer
+        if type(issuer) is Unknown:
+            st.doubts.append(issuer)
+            return MAYBE
+        return YES if issuer in self.issuers else NO
+
+
+class ActsAloneTest(Condition):
+    """`acts alone`: there is no user, and the subject of the credential is the agent itself."""
+
+    __slots__ = ("subject",)
+
+    def __init__(self, subject: Node) -> None:
+        self.subject = subject
+
+    def test(self, st: State) -> int:
+        user = st.user
+        if type(user) is not Unknown:
+            return NO
+        if not user.absent:
+            st.doubts.append(user)
+            return MAYBE
+        if st.hop is not None:
+            return YES
+        subject, name = self.subject.get(st), st.name
+        if type(subject) is Unknown and subject.absent:
+            return YES
+        if type(subject) is Unknown or type(name) is Unknown:
+            leave_unknown(st, subject, name)
+            return MAYBE
+        return YES if subject == name else NO
+
+
+class ActsForTest(Condition):
+    """`acts for users where …`: a known user, who is the subject of the credential unless that is the agent."""
+
+    __slots__ = ("condition", "subject")
+
+    def __init__(self, subject: Node, condition: Condition | None) -> None:
+        self.subject = subject
+        self.condition = condition
+
+    def test(self, st: State) -> int:
+        user, mark = st.user, len(st.doubts)
+        found = YES
+        if type(user) is Unknown:
+            st.doubts.append(user)
+            found = MAYBE
+        elif self.condition is not None:
+            found = self.condition.test(st)
+            if found == NO:
+                return NO
+        if st.hop is not None:
+            return found
+        subject, name = self.subject.get(st), st.name
+        if type(subject) is Unknown and subject.absent:
+            return found
+        if type(subject) is Unknown or type(name) is Unknown or type(user) is Unknown:
+            leave_unknown(st, subject, name, user)
+            return MAYBE
+        if subject != name and subject != user:
+            del st.doubts[mark:]
+            return NO
+        return found
+
+
+def leave_unknown(st: State, *values: Any) -> None:
+    for value in values:
+        if type(value) is Unknown:
+            st.doubts.append(value)
+
+
+class ValidityTest(Condition):
+    """`from` and `until`."""
+
+    __slots__ = ("end", "start")
+
+    def __init__(self, start: datetime | None, end: datetime | None) -> None:
+        self.start = start
+        self.end = end
+
+    def test(self, st: State) -> int:
+        begun = self.start is None or self.start <= st.now
+        return YES if begun and (self.end is None or st.now < self.end) else NO
+
+
+class Requirement:
+    """A requirement of a block. `need` is its text if it asks for a proof, and `kind` says which proof."""
+
+    __slots__ = ("condition", "kind", "need")
+
+    def __init__(self, condition: Condition, kind: str | None, need: str) -> None:
+        self.condition = condition
+        self.kind = kind
+        self.need = need
+
+
+# ── Blocks ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Grant:
+    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order."""
+
+    __slots__ = ("carriers", "when")
+
+    def __init__(self, carriers: tuple[str, ...], when: Condition | None) -> None:
+        self.carriers = carriers
+        self.when = when
+
+
+class DelegationGrant:
+    """One `may delegate` at an endpoint: to a name, a glob of names or a group, for how long, and when."""
+
+    __slots__ = ("glob", "group", "lifetime", "name", "when")
+
+    def __init__(
+        self, name: str | None, glob: Glob | None, group: str | None, lifetime: timedelta | None, when: Condition | None
+    ) -> None:
+        self.name = name
+        self.glob = glob
+        self.group = group
+        self.lifetime = lifetime
+        self.when = when
+
+    def test(self, st: State, then: ChainMember) -> int:
+        """Test whether it names the next agent, lasts, and its condition holds; leave the doubts of all three."""
+        found = self._names(st, then)
+        if self.lifetime is not None:
+            assert st.hop is not None
+            age = st.hop.age
+            if type(age) is Unknown:
+                st.doubts.append(age)
+                found = MAYBE if found == YES else found
+            elif age > self.lifetime:
+                found = NO
+        if self.when is not None:
+            holds = self.when.test(st)
+            if holds == NO:
+                found = NO
+            elif holds == MAYBE and found == YES:
+                found = MAYBE
+        return found
+
+    def _names(self, st: State, then: ChainMember) -> int:
+        if type(then.id) is Unknown or (self.group is not None and type(then.groups) is Unknown):
+            leave_unknown(st, then.id, then.groups if self.group is not None else None)
+            return MAYBE
+        if self.name is not None:
+            return YES if then.id == self.name else NO
+        if self.glob is not None:
+            return YES if self.glob.matches(then.id) else NO
+        assert self.group is not None
+        return test_group(st, then.groups, self.group)
+
+
+def test_group(st: State, groups: Any, group: str) -> int:
+    """Test whether known groups, of which some may be unknown, have this one."""
+    if group in groups:
+        return YES
+    found = NO
+    for one in groups:
+        if type(one) is Unknown:
+            st.doubts.append(one)
+            found = MAYBE
+    return found
+
+
+class Block:
+    """A block at one endpoint: its requirements, and its grants and delegations that cover the endpoint.
+
+    `where` is the condition of `agent where …`; other heads are looked up by `PrincipalRules`.
+    """
+
+    __slots__ = ("delegates", "grants", "hop_requirements", "label", "number", "package", "requirements", "where")
+
+    def __init__(
+        self,
+        number: int,
+        label: str,
+        package: str,
+        where: Condition | None,
+        requirements: tuple[Requirement, ...],
+        hop_requirements: tuple[Requirement, ...],
+        grants: tuple[Grant, ...],
+        delegates: tuple[DelegationGrant, ...],
+    ) -> None:
+        self.number = number
+        self.label = label
+        self.package = package
+        self.where = where
+        self.requirements = requirements
+        self.hop_requirements = hop_requirements
+        self.grants = grants
+        self.delegates = delegates
+
+    def enter(self, st: State, carried: bool, applies: bool = True) -> int:
+        """Return the bits of the block for the principal. If it does not open, leave all that is in doubt.
+
+        `carried` means that no scope is needed; `applies` is False if it is unknown whether the head matches.
+        """
+        if self.where is not None and applies:
+            holds = self.where.test(st)
+            if holds == NO:
+                return 0
+            applies = holds == YES
+        stands, lacks_proof = applies, applies
+        for requirement in self.requirements if st.hop is None else self.hop_requirements:
+            if requirement.condition.test(st) != YES:
+                stands = False
+                lacks_proof = lacks_proof and requirement.kind is not None
+        bits = STANDS if stands else 0
+        for grant in self.grants:
+            if grant.when is not None and grant.when.test(st) != YES:
+                continue
+            if carried or carries(st, grant.carriers):
+                if stands:
+                    return STANDS | OPENS
+                bits |= LACKS_PROOF if lacks_proof else 0
+            elif stands:
+                bits |= LACKS_SCOPE
+        return bits
+
+    def hands_on(self, st: State, then: ChainMember, applies: bool = True) -> bool:
+        """Return whether the block delegates to the next agent; leave all that is in doubt."""
+        stands = applies
+        if self.where is not None and applies:
+            holds = self.where.test(st)
+            if holds == NO:
+                return False
+            stands = holds == YES
+        for requirement in self.hop_requirements:
+            if requirement.condition.test(st) != YES:
+                stands = False
+        found = False
+        for delegate in self.delegates:
+            if delegate.test(st, then) == YES and stands:
+                found = True
+        return found
+
+
+def carries(st: State, carriers: tuple[str, ...]) -> bool:
+    """Return whether the credential carries one of the scopes, or needs none."""
+    trust = st.trust
+    if trust is None:
+        return False
+    if trust.scopes_none:
+        return True
+    scopes = st.scopes_held()
+    if type(scopes) is tuple:
+        for scope in carriers:
+            if scope in scopes:
+                return True
+    return False
+
+
+class PrincipalRules:
+    """Blocks by whom they are about: by name, by group, by globs of names; `others` are asked each time."""
+
+    __slots__ = ("globs", "groups", "has_more", "names", "others")
+
+    def __init__(
+        self,
+        names: dict[str, tuple[Block, ...]],
+        groups: dict[str, tuple[Block, ...]],
+        globs: tuple[tuple[Glob, Block], ...],
+        others: tuple[Block, ...],
+    ) -> None:
+        self.names = names
+        self.groups = groups
+        self.globs = globs
+        self.others = others
+        self.has_more = bool(groups or globs or others)
+
+    def enter(self, st: State, name: Any, carried: bool, every: bool = False) -> int:
+        """Return the bits of all blocks that may be about the principal, or up to the first that opens."""
+        if type(name) is Unknown:
+            for block in self.all_blocks():
+                st.doubts.append(name)
+                block.enter(st, carried, applies=False)
+            if self.groups and type(st.groups_known()) is Unknown:
+                st.doubts.append(st.groups_known())
+            return 0
+        bits = 0
+        for block in self.names.get(name, ()):
+            bits |= block.enter(st, carried)
+            if bits & OPENS and not every:
+                return bits
+        return bits | self._enter_more(st, name, carried, every) if self.has_more else bits
+
+    def _enter_more(self, st: State, name: str, carried: bool, every: bool) -> int:
+        bits = 0
+        if self.groups:
+            bits = self._enter_groups(st, carried)
+            if bits & OPENS and not every:
+                return bits
+        for glob, block in self.globs:
+            if glob.matches(name):
+                bits |= block.enter(st, carried)
+        for block in self.others:
+            bits |= block.enter(st, carried)
+        return bits
+
+    def _enter_groups(self, st: State, carried: bool) -> int:
+        groups, bits = st.groups_known(), 0
+        if type(groups) is Unknown:
+            for blocks in self.groups.values():
+                for block in blocks:
+                    st.doubts.append(groups)
+                    block.enter(st, carried, applies=False)
+            return 0
+        for group in groups:
+            for block in self.groups.get(group, ()) if type(group) is str else ():
+                bits |= block.enter(st, carried)
+        unknown = [group for group in groups if type(group) is Unknown]
+        if unknown:
+            for group, blocks in self.groups.items():
+                for block in blocks if group not in groups else ():
+                    st.doubts += unknown
+                    block.enter(st, carried, applies=False)
+        return bits
+
+    def applying(self, st: State, name: Any) -> list[Block]:
+        """Return the blocks that surely match the principal by name or group, or that ask each time, in order."""
+        if type(name) is Unknown:
+            return []
+        found = list(self.names.get(name, ()))
+        if self.groups:
+            groups = st.groups_known()
+            for group in groups if type(groups) is tuple else ():
+                found += self.groups.get(group, ()) if type(group) is str else ()
+        found += [block for glob, block in self.globs if glob.matches(name)]
+        found += self.others
+        return sorted(found, key=block_number)
+
+    def all_blocks(self) -> list[Block]:
+        by_key = [block for blocks in (*self.names.values(), *self.groups.values()) for block in blocks]
+        return [*by_key, *(block for _, block in self.globs), *self.others]
+
+    def hands_on(self, st: State, name: Any, then: ChainMember) -> bool:
+        """Return whether a block of this agent delegates to the next one; leave all that is in doubt."""
+        if type(name) is Unknown:
+            for block in self.all_blocks():
+                st.doubts.append(name)
+                block.hands_on(st, then, applies=False)
+            if self.groups and type(st.groups_known()) is Unknown:
+                st.doubts.append(st.groups_known())
+            return False
+        found = False
+        for block in self.applying(st, name):
+            found = block.hands_on(st, then) or found
+        for block, unknown in self._in_doubt(st):
+            st.doubts += unknown
+            block.hands_on(st, then, applies=False)
+        return found
+
+    def _in_doubt(self, st: State) -> list[tuple[Block, list[Unknown]]]:
+        """Return the blocks of groups that the agent may be in, with what is unknown."""
+        if not self.groups:
+            return []
+        groups = st.groups_known()
+        unknown = [groups] if type(groups) is Unknown else [one for one in groups if type(one) is Unknown]
+        if not unknown:
+            return []
+        known = groups if type(groups) is tuple else ()
+        return [(block, unknown) for group, blocks in self.groups.items() if group not in known for block in blocks]
+
+
+def block_number(block: Block) -> int:
+    return block.number
+
+
+# ── Guards, limits, records ───────────────────────────────────────────────────────────────────
+
+DENY: Final = 0
+CONFIRM: Final = 1
+OBLIGATION: Final = 2
+
+
+class Effect:
+    """A line of a guard at an endpoint. `index` is its place in the guard, `bit` its place at the endpoint.
+
+    `proofs` are the better proofs that may lift a deny, as pairs of a remedy and the slots to change with their value.
+    `binding` is what an approval of a confirm is bound to; `fixed` means that its words show no fact.
+    """
+
+    __slots__ = ("binding", "bit", "condition", "effect", "fixed", "guard", "index", "kind", "message", "proofs")
+
+    def __init__(
+        self,
+        kind: int,
+        bit: int,
+        guard: k.Guard,
+        index: int,
+        effect: Any,
+        condition: Condition | None,
+        message: tuple[Any, ...] | None,
+        proofs: tuple[ProofRemedy, ...],
+        binding: ApprovalBinding | None,
+    ) -> None:
+        self.kind = kind
+        self.bit = bit
+        self.guard = guard
+        self.index = index
+        self.effect = effect
+        self.condition = condition
+        self.message = message
+        self.fixed = message is None or all(isinstance(part, str) for part in message)
+        self.proofs = proofs
+        self.binding = binding
+
+
+class MessagePart:
+    """A fact in a message. The caller sees it only if it came with the request."""
+
+    __slots__ = ("node", "show", "to_caller")
+
+    def __init__(self, node: Node, show: Callable[[Any], str], to_caller: bool) -> None:
+        self.node = node
+        self.show = show
+        self.to_caller = to_caller
+
+
+class ProofRemedy:
+    """A proof that may lift a deny: its kind and words, and the value that the slots of its fact would have."""
+
+    __slots__ = ("kind", "need", "slots", "value")
+
+    def __init__(self, kind: str, need: str, slots: tuple[int, ...], value: object) -> None:
+        self.kind = kind
+        self.need = need
+        self.slots = slots
+        self.value = value
+
+
+class ApprovalBinding:
+    """What an approval of a confirm is bound to: whole objects, and the facts that `reads` read.
+
+    `sources` are pairs of a path and the expression that a pattern binds to it; `approvers` is the expression of
+    `by …`, if it has one.
+    """
+
+    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
+
+    def __init__(
+        self,
+        objects: tuple[tuple[k.BoundObject, Any], ...],
+        bound: tuple[str, ...],
+        reads: tuple[Node, ...],
+        sources: tuple[tuple[Path, Node], ...],
+        approvers: Node | None,
+    ) -> None:
+        self.objects = objects
+        self.bound = bound
+        self.reads = reads
+        self.sources = sources
+        self.approvers = approvers
+
+
+class LimitRule:
+    """A rate or budget at an endpoint: its condition, its keys with their expressions, and its inputs as nodes."""
+
+    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
+
+    def __init__(
+        self,
+        limit: k.Limit,
+        condition: Node | None,
+        keys: tuple[tuple[k.Expr, Node], ...],
+        cost: Node | None,
+        count: Node | None,
+        moves: tuple[Node, ...],
+        quotas: tuple[tuple[Node, Node | None], ...],
+    ) -> None:
+        self.limit = limit
+        self.condition = condition
+        self.keys = keys
+        self.cost = cost
+        self.count = count
+        self.moves = moves
+        self.quotas = quotas
+        self.counts_denials = isinstance(limit, k.Rate) and limit.counting_denials
+
+
+class RecordRule:
+    """What the history records of a request: the key, the facts with their names, and for how long."""
+
+    __slots__ = ("awaits", "event", "facts", "retention", "within")
+
+    def __init__(
+        self, retention: k.EventRetention, event: EventRules, facts: tuple[tuple[Node, str], ...], within: int,
+        awaits: bool,
+    ) -> None:  # fmt: skip
+        self.retention = retention
+        self.event = event
+        self.facts = facts
+        self.within = within
+        self.awaits = awaits
+
+
+class TaskRule:
+    """One bound of a task at an endpoint."""
+
+    __slots__ = ("constraint", "outside")
+
+    def __init__(self, constraint: TaskConstraint, outside: Condition) -> None:
+        self.constraint = constraint
+        self.outside = outside
+
+
+class EndpointRules:
+    """Everything that the policy asks at one endpoint.
+
+    `bindings` are what patterns bind for guards, which match without letter case; `exact_bindings` are those for
+    grants, None if both are the same. `windows` are the patterns of past requests that any rule here looks at.
+    """
+
+    __slots__ = (
+        "agents", "anyones", "bindings", "delegators", "effects", "exact_bindings", "is_action", "limits", "records",
+        "tasks", "users", "verdicts", "windows",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        is_action: bool,
+        anyones: tuple[Block, ...],
+        agents: PrincipalRules,
+        users: PrincipalRules,
+        delegators: PrincipalRules,
+        effects: tuple[Effect, ...],
+        limits: tuple[LimitRule, ...],
+        records: tuple[RecordRule, ...],
+        tasks: tuple[TaskRule, ...],
+        bindings: dict[Path, Binding] | None,
+        exact_bindings: dict[Path, Binding] | None,
+        windows: Sequence[EventRules],
+    ) -> None:
+        self.is_action = is_action
+        self.anyones = anyones
+        self.agents = agents
+        self.users = users
+        self.delegators = delegators
+        self.effects = effects
+        self.limits = limits
+        self.records = records
+        self.tasks = tasks
+        self.bindings = bindings
+        self.exact_bindings = exact_bindings
+        self.windows = windows
+        self.verdicts: dict[Any, Any] = {}
+
+
+class Program:
+    """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, made at its first request.
+
+    `blank` has one UNREAD for each slot; `attributes` is the number of attributes that are cached for the entity store.
+    `user_slots` are the slots of the user, and `holders` the facts whose attributes may be pending.
+    """
+
+    __slots__ = (
+        "agent_groups", "agent_id", "agent_issuer", "attributes", "blank", "credential_age", "credential_issuer",
+        "delegation", "everyone", "everyuser", "holders", "issuers", "kernel", "masks_users", "needs_packages",
+        "quantifier_depth", "rules_at", "scopes", "user_id", "user_slots",
+    )  # fmt: skip
+
+    def __init__(self, kernel: k.Kernel) -> None:
+        self.kernel = kernel
+        self.issuers = {name: TrustAnchor(issuer) for name, issuer in kernel.issuers.items()}
+        self.masks_users = any(issuer.users_like for issuer in kernel.issuers.values())
+        self.delegation = kernel.delegation
+        self.needs_packages = bool(kernel.unrestricted or kernel.advisory)
+        self.blank: list[Any] = []
+        self.attributes = 0
+        self.quantifier_depth = 0
+        self.user_slots: tuple[int, ...] = ()
+        self.holders: dict[str, Node] = {}
+        self.rules_at: Any = None
+        self.everyone: Any = None
+        self.everyuser: Any = None
+        self.agent_id: Any = None
+        self.agent_issuer: Any = None
+        self.agent_groups: Any = None
+        self.credential_issuer: Any = None
+        self.credential_age: Any = None
+        self.scopes: Any = None
+        self.user_id: Any = None

@@ -1,0 +1,186 @@
+"""Nodes of binary relations, by their operands; `kernel/binary_relations.py` defines the meaning of each operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from policyengine.evaluator.entity_nodes import in_any
+from policyengine.evaluator.nodes import Condition, Node, merge, test_has
+from policyengine.evaluator.state import MAYBE, NO, YES, State
+from policyengine.runtime import arithmetic
+from policyengine.runtime.value_sets import ValueSet, family_of
+from policyengine.runtime.values import Unknown
+from policyengine.typesystem import EntityRef
+
+
+def leave(st: State, value: Any) -> int:
+    """Return the result of a test for its value: True, False or Unknown."""
+    if value is True:
+        return YES
+    if value is False:
+        return NO
+    st.doubts.append(value)
+    return MAYBE
+
+
+class Binary(Condition):
+    """A relation of two nodes; unknown if one of them is."""
+
+    __slots__ = ("left", "right")
+
+    def __init__(self, left: Node, right: Node) -> None:
+        self.left = left
+        self.right = right
+
+    def test(self, st: State) -> int:
+        left, right = self.left.get(st), self.right.get(st)
+        if type(left) is Unknown or type(right) is Unknown:
+            st.doubts.append(merge([left, right]))
+            return MAYBE
+        return leave(st, self.holds(st, left, right))
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        """Return whether the relation holds for two known values."""
+        raise NotImplementedError
+
+
+class SameValue(Binary):
+    """`==` and `!=` of any two values."""
+
+    __slots__ = ("fact", "negated", "ordered")
+
+    def __init__(self, left: Node, right: Node, negated: bool, ordered: bool, fact: str) -> None:
+        super().__init__(left, right)
+        self.negated = negated
+        self.ordered = ordered
+        self.fact = fact
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        same = arithmetic.equal(left, right, ordered=self.ordered, fact=self.fact)
+        return not same if self.negated and type(same) is bool else same
+
+
+class SameText(Binary):
+    """`==` and `!=` of two strings, or of two references."""
+
+    __slots__ = ("negated",)
+
+    def __init__(self, left: Node, right: Node, negated: bool) -> None:
+        super().__init__(left, right)
+        self.negated = negated
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        return (left == right) is not self.negated
+
+
+class Ordered(Binary):
+    """`<`, `<=`, `>`, `>=`; values of an ordered enum compare by their place in `ranks`."""
+
+    __slots__ = ("compare", "ranks")
+
+    def __init__(self, left: Node, right: Node, compare: Callable[[Any, Any], bool], ranks: tuple[str, ...]) -> None:
+        super().__init__(left, right)
+        self.compare = compare
+        self.ranks = ranks
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        if self.ranks:
+            return self.compare(self.ranks.index(left), self.ranks.index(right))
+        return self.compare(left, right)
+
+
+class HasElement(Binary):
+    """`collection has item`; for `holds` an entity may also be a member of an element. `texts`: all are strings."""
+
+    __slots__ = ("fact", "holding", "texts")
+
+    def __init__(self, collection: Node, item: Node, holding: bool, texts: bool, fact: str) -> None:
+        super().__init__(collection, item)
+        self.holding = holding
+        self.texts = texts
+        self.fact = fact
+
+    def test(self, st: State) -> int:
+        items, item = self.left.get(st), self.right.get(st)
+        if type(items) is Unknown or type(item) is Unknown:
+            st.doubts.append(merge([items, item]))
+            return MAYBE
+        if self.texts and len(items) < MIN_HASHED:
+            return test_has(st, items, item)
+        return leave(st, self.holds(st, items, item))
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        if self.holding and isinstance(right, EntityRef):
+            return in_any(st, left, right, self.fact)
+        return element_of(st, left, right)
+
+
+MIN_HASHED = 16  # a shorter collection is compared element by element
+
+
+class CompareSets(Binary):
+    """`overlaps` and `subset of`."""
+
+    __slots__ = ("overlapping",)
+
+    def __init__(self, left: Node, right: Node, overlapping: bool) -> None:
+        super().__init__(left, right)
+        self.overlapping = overlapping
+
+    def holds(self, st: State, left: Any, right: Any) -> Any:
+        one, other = set_of(st, left), set_of(st, right)
+        if other.decides(one.family):
+            return one.overlaps(other) if self.overlapping else one.within(other)
+        return fold((equals_any(right, item) for item in left), settling=self.overlapping)
+
+
+def set_of(st: State, elements: tuple[Any, ...]) -> ValueSet:
+    """Return the elements as a set, made once in a decision for each tuple."""
+    if st.sets is None:
+        st.sets = {}
+    known = st.sets.get(id(elements))
+    if known is None:
+        known = st.sets[id(elements)] = elements, ValueSet.of(elements)
+    return known[1]
+
+
+def element_of(st: State, collection: tuple[Any, ...], item: Any) -> Any:
+    """Return whether the item is an element; by hash if these values have one."""
+    elements = set_of(st, collection)
+    if elements.decides(family_of(item)):
+        return elements.has(item)
+    return equals_any(collection, item)
+
+
+def equals_any(collection: Iterable[Any], item: Any) -> Any:
+    return fold((equal_or_unknown(one, item) for one in collection), settling=True)
+
+
+def equal_or_unknown(left: Any, right: Any) -> Any:
+    if type(left) is Unknown or type(right) is Unknown:
+        return merge([left, right])
+    return arithmetic.equal(left, right)
+
+
+def fold(values: Iterable[Any], *, settling: bool) -> Any:
+    """Return Kleene's or of the values if `settling`, else their and."""
+    unknown: list[Any] = []
+    for value in values:
+        if value is settling:
+            return settling
+        if type(value) is Unknown:
+            unknown.append(value)
+    return merge(unknown) if unknown else not settling
+
+
+def in_networks(address: Any, networks: Any) -> Any:
+    """Return whether the address is in the network, or in one of several."""
+    several = networks if isinstance(networks, tuple) else (networks,)
+    return fold((in_network(address, one) for one in several), settling=True)
+
+
+def in_network(address: Any, network: Any) -> Any:
+    if type(network) is Unknown:
+        return network
+    return address in network if hasattr(network, "prefixlen") else address == network

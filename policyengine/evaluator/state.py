@@ -1,0 +1,151 @@
+"""The state of one decision: the facts read so far, the unknowns in doubt, who acts, and what the store knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from policyengine.runtime.history import History, PastEvent, WindowKey
+from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.value_sets import ValueSet
+from policyengine.runtime.values import Unknown
+from policyengine.typesystem import EntityRef
+
+if TYPE_CHECKING:
+    from policyengine.evaluator.nodes import Binding
+    from policyengine.evaluator.program import EndpointRules, Program, TrustAnchor
+    from policyengine.evaluator.reads import ReadRecorder
+    from policyengine.runtime.request import Request
+
+# The three results of a condition.
+NO: Final = 0
+YES: Final = 1
+MAYBE: Final = 2
+
+
+class Unread:
+    """The type of UNREAD, the mark of a fact that no rule has read yet."""
+
+
+UNREAD: Final = Unread()
+
+
+class ChainMember:
+    """An agent of the chain: issuer and name, and the scopes, groups and age of its credential."""
+
+    __slots__ = ("age", "groups", "id", "issuer", "scopes")
+
+    def __init__(self, id: Any, issuer: Any, scopes: Any, groups: Any, age: Any) -> None:
+        self.id = id
+        self.issuer = issuer
+        self.scopes = scopes
+        self.groups = groups
+        self.age = age
+
+
+class ApprovalFacts:
+    """The facts `approval.*`; `by` and `age` are ABSENT without a granted approval."""
+
+    __slots__ = ("age", "by", "granted")
+
+    def __init__(self, granted: bool, by: object, age: object) -> None:
+        self.granted = granted
+        self.by = by
+        self.age = age
+
+
+class State:
+    """One decision in progress.
+
+    - `values` holds the facts by slot, UNREAD until a rule reads them
+    - `doubts` is a stack of unknowns: a condition that is MAYBE leaves its causes there
+    - `facts` are the raw facts by root, for a hop those of the hop; `masked` replaces an untrusted user id
+    - `kept` caches attributes of the entity store by attribute slot; None if this decision sees other entities
+    - `claims` are attributes that override the entity store
+    - `hops` are the agents before the presenter, or Unknown; `hop` is set in the state of a hop, `presenter` then
+      is the state of the presenter
+    - `recorder` collects the facts that an approval is bound to
+    - `past` is the event that a condition on the past is tested against
+    """
+
+    __slots__ = (
+        "approval", "bindings", "by_agent", "claims", "doubts", "entities", "facts", "groups", "history", "hop", "hops",
+        "issuer", "kept", "masked", "name", "now", "past", "presenter", "program", "recorder", "request", "rules",
+        "scopes", "segments", "sets", "tool", "trust", "user", "values", "variables",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        program: Program,
+        rules: EndpointRules,
+        request: Request,
+        now: datetime,
+        entities: Entities,
+        history: Mapping[WindowKey, History],
+        kept: dict[int, dict[EntityRef, Any]] | None,
+    ) -> None:
+        self.program = program
+        self.rules = rules
+        self.request = request
+        self.now = now
+        self.entities = entities
+        self.history = history
+        self.kept = kept
+        self.facts: Mapping[str, object] = request.facts
+        self.segments: tuple[str, ...] = ()
+        self.values: list[Any] = program.blank.copy()
+        self.variables: list[Any] = [None] * program.quantifier_depth
+        self.tool: object = None
+        self.sets: dict[int, tuple[object, ValueSet]] | None = None
+        self.doubts: list[Unknown] = []
+        self.bindings: dict[tuple[str, ...], Binding] | None = rules.bindings
+        self.claims: dict[tuple[EntityRef, str], object] | None = None
+        self.approval: ApprovalFacts | None = None
+        self.past: PastEvent | None = None
+        self.recorder: ReadRecorder | None = None
+        self.masked: object = None
+        self.by_agent = False
+        self.name: Any = None
+        self.issuer: Any = None
+        self.trust: TrustAnchor | None = None
+        self.user: Any = None
+        self.scopes: Any = UNREAD
+        self.groups: Any = UNREAD
+        self.hops: Any = ()
+        self.hop: ChainMember | None = None
+        self.presenter: State | None = None
+
+    def scopes_held(self) -> Any:
+        """Return the scopes of the credential, read when first asked for."""
+        if self.scopes is UNREAD:
+            self.scopes = self.program.scopes.get(self)
+        return self.scopes
+
+    def groups_known(self) -> Any:
+        """Return the groups of the agent, read when first asked for."""
+        if self.groups is UNREAD:
+            self.groups = self.program.agent_groups.get(self)
+        return self.groups
+
+    def branch(self) -> State:
+        """Return another state of the same request and principal, with no fact read yet."""
+        other = State(self.program, self.rules, self.request, self.now, self.entities, self.history, self.kept)
+        other.facts, other.segments, other.masked = self.facts, self.segments, self.masked
+        other.tool = self.tool
+        other.bindings, other.claims, other.approval = self.bindings, self.claims, self.approval
+        other.by_agent, other.name, other.issuer, other.trust = self.by_agent, self.name, self.issuer, self.trust
+        other.user, other.scopes, other.groups, other.hops = self.user, self.scopes, self.groups, self.hops
+        return other
+
+
+def cut_doubts(st: State, mark: int) -> None:
+    """Drop the unknowns that were left since the mark, because something settled the result."""
+    del st.doubts[mark:]
+
+
+def leave_doubt(st: State, value: object) -> int:
+    """Leave an unknown value as the cause of MAYBE."""
+    assert isinstance(value, Unknown)
+    st.doubts.append(value)
+    return MAYBE

@@ -1,0 +1,394 @@
+"""The verdict: reasons, remedies, obligations and effects of a question that went through the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from policyengine import kernel as k
+from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
+from policyengine.evaluator.charges import LimitReading, limit_charges, read_limits, unknown_inputs
+from policyengine.evaluator.program import (
+    CONFIRM,
+    LACKS_PROOF,
+    LACKS_SCOPE,
+    OBLIGATION,
+    STANDS,
+    Block,
+    Effect,
+    MessagePart,
+    PrincipalRules,
+    carries,
+)
+from policyengine.evaluator.program import DENY as DENY_EFFECT
+from policyengine.evaluator.records import make_records
+from policyengine.evaluator.state import NO, YES, State
+from policyengine.evaluator.walker import ActingEffect, ChainStop, Doubts, Passage
+from policyengine.runtime.credential_errors import describe_refusal
+from policyengine.runtime.decision import (
+    OPERATOR_OBLIGATIONS,
+    Answer,
+    Decision,
+    Effects,
+    Gate,
+    Obligation,
+    OpenedApproval,
+    Outcome,
+    Principal,
+    PrincipalTuple,
+    Reason,
+    Remedy,
+    UnknownFact,
+)
+from policyengine.runtime.format_values import format_value
+from policyengine.runtime.limits import LimitCharge, RateCharge
+from policyengine.runtime.values import Cause, Unknown
+from policyengine.spec.reason_texts import (
+    FOR_THE_GATEWAY,
+    NO_BLOCK,
+    NO_SCOPE,
+    NO_USER_BLOCK,
+    NOTHING_OPENS,
+    NOTHING_TO_APPROVE,
+)
+from policyengine.time_formats import format_duration
+
+STRENGTH: Final = {outcome: place for place, outcome in enumerate(Outcome)}  # deny beats throttle beats confirm
+NO_CAUSES: Final[frozenset[Cause]] = frozenset()
+NO_EFFECTS: Final = Effects()
+
+
+class Obstacle:
+    """One reason against the request, the causes of its doubts, and its remedies."""
+
+    __slots__ = ("causes", "reason", "remedies")
+
+    def __init__(self, reason: Reason, causes: frozenset[Cause], remedies: Iterable[Remedy] = ()) -> None:
+        self.reason = reason
+        self.causes = causes
+        self.remedies = remedies
+
+    @property
+    def named(self) -> Reason:
+        """The reason, with the unknown facts in its message."""
+        if not self.causes:
+            return self.reason
+        unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
+        one = self.reason
+        return Reason(one.gate, f"{one.message} ({unknown})", one.rule, one.at, one.outcome, one.code)
+
+
+def causes_of(doubts: Doubts) -> frozenset[Cause]:
+    if not doubts:
+        return NO_CAUSES
+    return doubts[0].causes if len(doubts) == 1 else frozenset().union(*(one.causes for one in doubts))
+
+
+class Verdict:
+    """Draws the conclusion from a passage. `approvals` are those of the confirms, by the number of their effect."""
+
+    __slots__ = ("approvals", "letter", "limits", "passage", "plain", "st")
+
+    def __init__(
+        self, st: State, letter: State, plain: State, passage: Passage, approvals: dict[int, ConfirmApproval]
+    ) -> None:
+        self.st = st  # as guards read facts, with the facts `approval.*`
+        self.letter = letter  # as grants read them
+        self.plain = plain  # without approvals
+        self.passage = passage
+        self.approvals = approvals
+        self.limits: list[LimitReading] | None = None
+
+    def conclude(self) -> tuple[Decision, Effects]:
+        passage = self.passage
+        acting = [one for one in passage.acting if not self._is_granted(one)]
+        stops = list(self._obstacles(acting))
+        duties = [one for one in acting if one.effect.kind == OBLIGATION]
+        outcome = Outcome.ALLOW
+        for stop in stops:
+            if STRENGTH[stop.reason.outcome] < STRENGTH[outcome]:
+                outcome = stop.reason.outcome
+        if outcome is Outcome.ALLOW and duties and (unmet := list(self._unsupported(duties))):
+            stops, outcome = unmet, Outcome.DENY
+        if outcome is not Outcome.DENY and (uncounted := list(self._uncountable())):
+            stops, outcome = [*uncounted, *stops], Outcome.DENY
+        if len(stops) > 1:
+            stops.sort(key=strength)
+        duties = [one for one in duties if outcome is Outcome.ALLOW or one.effect.effect.kind in OPERATOR_OBLIGATIONS]
+        causes = NO_CAUSES
+        if passage.identified:
+            causes = frozenset().union(*(one.causes for one in stops), *(causes_of(one.doubts) for one in duties))
+        kernel = self.st.program.kernel
+        answer = Answer(
+            outcome,
+            stops[0].reason.gate if stops else None,
+            tuple([stop.named for stop in stops]),
+            tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
+            tuple([self._obligation(one) for one in duties]),
+            tuple([UnknownFact(one.fact, one.why) for one in sorted(causes, key=fact_and_why)]) if causes else (),
+            kernel.package,
+            kernel.revision,
+        )
+        return Decision(answer, principal_of(self.st, passage.refused)), self._effects(outcome)
+
+    # ── Reasons ───────────────────────────────────────────────────────────────────────────────
+
+    def _obstacles(self, acting: list[ActingEffect]) -> Iterator[Obstacle]:
+        """Yield every reason against the request, gate by gate."""
+        passage = self.passage
+        if not passage.identified:
+            code = passage.refused
+            words = NO_BLOCK if code is None else f"the credential was refused: {describe_refusal(code)}"
+            yield Obstacle(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)
+            return
+        if passage.closed is not None:
+            words = NO_SCOPE if passage.lacking & LACKS_SCOPE else NOTHING_OPENS
+            remedies = tuple(self._grant_remedies()) if passage.lacking else ()
+            yield Obstacle(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies)
+        if passage.user_closed is not None:
+            yield Obstacle(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed))
+        for stop in passage.chain:
+            yield chain_obstacle(stop)
+        for rule, doubts in passage.task:
+            bound = rule.constraint
+            yield Obstacle(Reason(Gate.TASK, bound.message), causes_of(doubts), (Remedy("task", need=bound.need),))
+        for one in acting:
+            if one.effect.kind == DENY_EFFECT:
+                yield self._deny_obstacle(one)
+            elif one.effect.kind == CONFIRM:
+                yield self._confirm_obstacle(one)
+
+    def _grant_remedies(self) -> Iterator[Remedy]:
+        """Yield the scopes, then the proofs, that would open the endpoint."""
+        st = self.letter
+        side: PrincipalRules = st.rules.agents if st.by_agent else st.rules.users
+        blocks = side.applying(st, st.name)
+        scopes = dict.fromkeys(scope for block in blocks for scope in lacking_scopes(st, block))
+        if scopes:
+            yield Remedy("scope", scopes=tuple(scopes))
+        for block in blocks:
+            if block.enter(st, False) & LACKS_PROOF:
+                for requirement in block.requirements:
+                    if requirement.condition.test(st) != YES and requirement.kind is not None:
+                        yield Remedy(requirement.kind, need=requirement.need)
+        st.doubts.clear()
+
+    def _deny_obstacle(self, one: ActingEffect) -> Obstacle:
+        effect = one.effect
+        reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.effect.span.at)
+        return Obstacle(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
+
+    def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
+        """Return the first proof that would lift the deny."""
+        assert effect.condition is not None
+        st = self.plain
+        for proof in effect.proofs:
+            better = st.branch()
+            for slot in proof.slots:
+                better.values[slot] = proof.value
+            if effect.condition.test(better) == NO:
+                return (Remedy(proof.kind, effect.guard.name, need=proof.need),)
+        return ()
+
+    def _confirm_obstacle(self, one: ActingEffect) -> Obstacle:
+        """Return the reason of a confirm. A request with unknown facts cannot be approved, so it gets a deny."""
+        effect, approval = one.effect, self.approvals[one.effect.bit]
+        guard = effect.guard.name
+        if approval.unseen:
+            names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
+            need = f"{names}, or a rule that leaves it out: `bound to (…)`"
+            reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.effect.span.at)
+            return Obstacle(reason, approval.unseen, (Remedy("facts", guard, need=need),))
+        reason = Reason(Gate.GUARD, self._message(effect), guard, effect.effect.span.at, Outcome.CONFIRM)
+        return Obstacle(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
+
+    def _message(self, effect: Effect) -> str:
+        """Return the rule's message for the caller, or the rule itself."""
+        if effect.message is None:
+            return f"`{effect.effect.words}`"
+        return render_message(self.plain, effect.message, to_caller=True)
+
+    # ── Obligations and limits ────────────────────────────────────────────────────────────────
+
+    def _obligation(self, one: ActingEffect) -> Obligation:
+        effect = one.effect
+        words = None if effect.message is None else render_message(self.plain, effect.message, to_caller=True)
+        duty = effect.effect
+        return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
+
+    def _unsupported(self, duties: list[ActingEffect]) -> Iterator[Obstacle]:
+        """Yield a reason for each obligation that the gateway cannot meet, if it says which ones it can."""
+        supported = self.st.request.options.obligations_supported
+        for one in duties if supported is not None else ():
+            duty = one.effect.effect
+            if duty.kind in FOR_THE_GATEWAY and duty.kind not in (supported or ()):
+                words = f"the gateway cannot meet the obligation `{duty.kind}`"
+                yield Obstacle(Reason(Gate.GUARD, words, one.effect.guard.name, duty.span.at), NO_CAUSES)
+
+    def _limited(self) -> list[LimitReading]:
+        if self.limits is None:
+            self.limits = read_limits(self.plain)
+        return self.limits
+
+    def _uncountable(self) -> Iterator[Obstacle]:
+        """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
+        for one in self._limited() if self.st.rules.limits else ():
+            unknown = unknown_inputs(one)
+            if unknown:
+                gate = Gate.BUDGET if isinstance(one.rule.limit, k.Budget) else Gate.RATE
+                limit, words = one.rule.limit, "its cost or its key is not known"
+                yield Obstacle(Reason(gate, words, limit.name, limit.span.at), causes_of(unknown))
+
+    # ── Effects ───────────────────────────────────────────────────────────────────────────────
+
+    def _is_granted(self, one: ActingEffect) -> bool:
+        approval = self.approvals.get(one.effect.bit) if one.effect.kind == CONFIRM else None
+        return approval is not None and approval.granted
+
+    def _effects(self, outcome: Outcome) -> Effects:
+        """Return what the store commits: an allow spends its approvals and charges the limits, a confirm opens the
+        missing approvals and charges the rates."""
+        rules, identified = self.st.rules, self.passage.identified
+        spends, opens = self._approval_effects(outcome) if self.approvals else ((), ())
+        limits = self._charges(outcome) if rules.limits and identified else ()
+        records = self._records(outcome) if rules.records and identified else ()
+        denied = outcome is Outcome.DENY
+        confirms: tuple[str, ...] = ()
+        if not denied and self.approvals and any(isinstance(one.charge, RateCharge) for one in limits):
+            confirms = tuple(sorted({self.approvals[one.effect.bit].digest for one in self._confirms()}))
+        if not (spends or opens or limits or records or confirms):
+            return NO_EFFECTS
+        return Effects(spends, opens, limits, denied and bool(limits or records), records, confirms=confirms)
+
+    def _confirms(self) -> list[ActingEffect]:
+        return [one for one in self.passage.acting if one.effect.kind == CONFIRM]
+
+    def _approval_effects(self, outcome: Outcome) -> tuple[tuple[str, ...], tuple[OpenedApproval, ...]]:
+        """Return the approvals that an allow spends, or those that a confirm opens."""
+        triggered = {one.effect.bit for one in self._confirms()}
+        confirms = [
+            approval for bit, approval in sorted(self.approvals.items()) if bit in triggered or approval.granted
+        ]
+        if outcome is Outcome.ALLOW:
+            return tuple(dict.fromkeys(one.id for approval in confirms for one in approval.counted)), ()
+        if outcome is not Outcome.CONFIRM:
+            return (), ()
+        return (), tuple([self._opened(approval) for approval in confirms if not approval.granted])
+
+    def _opened(self, approval: ConfirmApproval) -> OpenedApproval:
+        confirm: k.Confirm = approval.effect.effect
+        within = None if confirm.within is None else confirm.within.total_seconds()
+        message = approval.effect.message
+        summary = confirm.words if not message else render_message(self.plain, message, to_caller=False)
+        by = confirm.approvers
+        return OpenedApproval(approval.effect.guard.name, approval.digest, by.words, by.count, within, summary)
+
+    def _charges(self, outcome: Outcome) -> tuple[LimitCharge, ...]:
+        """Return the charges of an allow or a confirm; a deny is charged only to rates that count denials."""
+        denied = outcome is Outcome.DENY
+        if denied and not any(rule.counts_denials for rule in self.st.rules.limits):
+            return ()
+        found = [
+            charge
+            for one in self._limited()
+            if (not denied or one.rule.counts_denials) and not unknown_inputs(one)
+            for charge in limit_charges(one)
+        ]
+        return tuple([one for one in found if not denied or isinstance(one.charge, RateCharge)])
+
+    def _records(self, outcome: Outcome) -> tuple[Any, ...]:
+        if outcome not in (Outcome.ALLOW, Outcome.DENY):
+            return ()
+        st = self.plain
+        granted = approval_facts(list(self.approvals.values()), st)
+        if granted.granted:
+            st = st.branch()
+            st.approval = granted
+        return make_records(st, denied=outcome is Outcome.DENY)
+
+
+class ApprovalRemedy:
+    """The approval that would lift a confirm, made when the remedies are asked for."""
+
+    __slots__ = ("approval", "effect")
+
+    def __init__(self, effect: Effect, approval: ConfirmApproval) -> None:
+        self.effect = effect
+        self.approval = approval
+
+    def __iter__(self) -> Iterator[Remedy]:
+        confirm: k.Confirm = self.effect.effect
+        assert self.effect.binding is not None
+        yield Remedy(
+            "approval",
+            self.effect.guard.name,
+            by=confirm.approvers.words,
+            within=None if confirm.within is None else format_duration(confirm.within),
+            binding=self.approval.digest,
+            bound=self.effect.binding.bound,
+        )
+
+
+def strength(stop: Obstacle) -> int:
+    return STRENGTH[stop.reason.outcome]
+
+
+def fact_and_why(cause: Cause) -> tuple[str, str]:
+    return cause.fact, cause.why
+
+
+def lacking_scopes(st: State, block: Block) -> list[str]:
+    """Return the scopes of the grants that a credential with one of them would open."""
+    mark = len(st.doubts)
+    found: list[str] = []
+    if block.enter(st, True) & STANDS:
+        for grant in block.grants:
+            if (grant.when is None or grant.when.test(st) == YES) and not carries(st, grant.carriers):
+                found += grant.carriers
+    del st.doubts[mark:]
+    return found
+
+
+def chain_obstacle(stop: ChainStop) -> Obstacle:
+    causes = causes_of(stop.doubts)
+    at = None
+    if stop.kind == "unknown":
+        words = "the delegating agents are not known"
+    elif stop.kind == "limit":
+        assert stop.limits is not None
+        words, at = f"the delegation limit `{stop.words}` does not hold", stop.limits.span.at
+    else:
+        assert stop.hop is not None
+        words = f"agent {format_value(stop.hop.id)} may not do this itself"
+        if stop.then is not None:
+            words = f"agent {format_value(stop.hop.id)} does not delegate this to agent {format_value(stop.then.id)}"
+    return Obstacle(Reason(Gate.CHAIN, words, at=at), causes)
+
+
+def render_message(st: State, parts: tuple[str | MessagePart, ...], *, to_caller: bool) -> str:
+    """Return a message with its facts. The caller sees only those of the request; the approver sees all."""
+    found: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            found.append(part)
+        elif to_caller and not part.to_caller:
+            found.append("(not shown)")
+        else:
+            found.append(part.show(part.node.get(st)))
+    return "".join(found)
+
+
+def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:
+    """Return the principal; an empty one if the credential was refused."""
+    if refused is not None:
+        return Principal()
+    agent = known_name(st.name) if st.by_agent else None
+    user, issuer, hops = known_name(st.user), known_name(st.issuer), st.hops
+    if type(hops) is Unknown or not hops:
+        return agent, issuer, user
+    names = [user, *(known_name(hop.id) for hop in hops), agent]
+    return Principal(agent, issuer, user, tuple([name for name in names if name is not None]), agent)
+
+
+def known_name(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

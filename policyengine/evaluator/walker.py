@@ -1,0 +1,281 @@
+"""The walker: one question through the gates, by the rules of its endpoint.
+
+It follows the specification gate by gate (`spec/gates.py`), but visits only rules that can matter and stops where the
+result is settled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from policyengine import kernel as k
+from policyengine.evaluator.fact_reader import is_absent, records_chains
+from policyengine.evaluator.program import (
+    LACKS_PROOF,
+    LACKS_SCOPE,
+    OPENS,
+    STANDS,
+    Block,
+    Effect,
+    EndpointRules,
+    PrincipalRules,
+    TaskRule,
+)
+from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, State
+from policyengine.runtime.credential_errors import parse_refusal_code
+from policyengine.runtime.request import fact_at
+from policyengine.runtime.values import PENDING, MissingValue, Unknown
+from policyengine.spec.facts import NOT_RECORDED
+from policyengine.spec.issuer_users import mask_foreign_user
+
+Doubts = tuple[Unknown, ...]
+NO_DOUBTS: Final[Doubts] = ()
+
+
+@dataclass(slots=True)
+class ChainStop:
+    """What is wrong with the chain: `kind` is "unknown", "own", "delegation" or "limit"."""
+
+    kind: str
+    doubts: Doubts
+    hop: ChainMember | None = None
+    then: ChainMember | None = None
+    words: str = ""
+    limits: k.DelegationLimits | None = None
+
+
+@dataclass(slots=True)
+class ActingEffect:
+    """A line of a guard whose condition is true or unknown, with its doubts."""
+
+    effect: Effect
+    doubts: Doubts
+
+
+@dataclass(slots=True)
+class Passage:
+    """How a question passed the gates.
+
+    `closed` holds the doubts if no grant opens, `lacking` the bits of what would help; `user_closed` those of the
+    user's gate. `refused` is the code of a refused credential.
+    """
+
+    refused: str | None = None
+    identified: bool = False
+    open_to_anyone: bool = False
+    closed: Doubts | None = None
+    lacking: int = 0
+    user_closed: Doubts | None = None
+    chain: list[ChainStop] = field(default_factory=list)
+    task: list[tuple[TaskRule, Doubts]] = field(default_factory=list)
+    acting: list[ActingEffect] = field(default_factory=list)
+
+
+def take_doubts(st: State) -> Doubts:
+    """Return all that is in doubt, and empty the stack."""
+    if not st.doubts:
+        return NO_DOUBTS
+    found = tuple(st.doubts)
+    st.doubts.clear()
+    return found
+
+
+def walk(st: State, letter: State, guarded: State) -> Passage:
+    """Return how the question passes the gates. Grants read facts in the state `letter`, guards in `guarded`."""
+    rules, found = st.rules, Passage()
+    raw = fact_at(st.facts, ("credential", "refused"))
+    found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
+    found.open_to_anyone = opens_to_anyone(letter, rules.anyones)
+    if found.open_to_anyone:
+        found.identified = True
+    elif pass_doors(letter, rules, found):
+        pass_chain(letter, found)
+        pass_task(st, rules, found)
+    pass_guards(guarded, rules, found)
+    return found
+
+
+# ── Grants ────────────────────────────────────────────────────────────────────────────────────
+
+
+def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
+    for block in blocks:
+        if block.enter(st, True) & OPENS:
+            st.doubts.clear()
+            return True
+    st.doubts.clear()
+    return False
+
+
+def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
+    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether some block
+    accepts the presenter at all."""
+    program = st.program
+    if found.refused is not None:
+        return False
+    side: PrincipalRules = rules.agents if st.by_agent else rules.users
+    bits = side.enter(st, st.name, False)
+    found.identified = bits & STANDS != 0 or stands_anywhere(st)
+    if not found.identified:
+        st.doubts.clear()
+        return False
+    waived = False
+    if bits & OPENS:
+        st.doubts.clear()
+    else:
+        if bits & LACKS_SCOPE:
+            scopes = st.scopes_held()
+            st.doubts += [one for one in (scopes if type(scopes) is tuple else (scopes,)) if type(one) is Unknown]
+        found.closed, found.lacking = take_doubts(st), bits & (LACKS_SCOPE | LACKS_PROOF)
+    if program.kernel.unrestricted:
+        waived = any(one in program.kernel.unrestricted for one in opening_packages(st, side))
+    if st.by_agent and not waived and not is_absent(st.user):
+        pass_user(st, rules, found)
+    return True
+
+
+def stands_anywhere(st: State) -> bool:
+    """Return whether any block of the policy accepts the presenter, wherever its grants are."""
+    mark = len(st.doubts)
+    everyone: PrincipalRules = st.program.everyone if st.by_agent else st.program.everyuser
+    bits = 0
+    if type(st.name) is not Unknown:
+        for block in everyone.applying(st, st.name):
+            bits |= block.enter(st, True)
+            if bits & STANDS:
+                break
+    del st.doubts[mark:]
+    return bits & STANDS != 0
+
+
+def opening_packages(st: State, side: PrincipalRules) -> list[str]:
+    """Return the packages of the blocks that open the endpoint; of those that stand if none opens."""
+    mark = len(st.doubts)
+    opening = [one.package for one in side.applying(st, st.name) if one.enter(st, False) & OPENS]
+    if not opening:
+        everyone: PrincipalRules = st.program.everyone if st.by_agent else st.program.everyuser
+        opening = [one.package for one in everyone.applying(st, st.name) if one.enter(st, True) & STANDS]
+    del st.doubts[mark:]
+    return opening
+
+
+def pass_user(st: State, rules: EndpointRules, found: Passage) -> None:
+    if type(st.user) is not Unknown and rules.users.enter(st, st.user, True) & OPENS:
+        st.doubts.clear()
+        return
+    if type(st.user) is Unknown:
+        rules.users.enter(st, st.user, True)
+        st.doubts.append(st.user)
+    found.user_closed = take_doubts(st)
+
+
+# ── The chain ─────────────────────────────────────────────────────────────────────────────────
+
+
+def pass_chain(st: State, found: Passage) -> None:
+    """Pass the chain: every hop needs a grant of its own and must delegate to the next."""
+    if not st.by_agent:
+        if type(st.hops) is Unknown or st.hops:
+            why = st.hops if type(st.hops) is Unknown else Unknown.of("chain.hops", "no agent received a delegation")
+            found.chain.append(ChainStop("unknown", (why,)))
+        return
+    recorded, hops = records_chains(st.trust), st.hops
+    if type(hops) is Unknown or (hops and not recorded):
+        why = hops if type(hops) is Unknown else Unknown.of("chain.hops", NOT_RECORDED)
+        found.chain.append(ChainStop("unknown", (why,)))
+        return
+    if hops:
+        presenter = ChainMember(st.name, st.issuer, UNREAD, st.groups_known(), None)
+        for hop, then in zip(hops, (*hops[1:], presenter), strict=True):
+            pass_hop(st, hop, then, found)
+    for limits in st.program.delegation:
+        pass_limits(st, limits, recorded, found)
+
+
+def pass_hop(st: State, hop: ChainMember, then: ChainMember, found: Passage) -> None:
+    own, rules = state_of_hop(st, hop), st.rules
+    if not rules.agents.enter(own, hop.id, False) & OPENS:
+        scopes = hop.scopes
+        own.doubts += [one for one in (scopes if type(scopes) is tuple else (scopes,)) if type(one) is Unknown]
+        found.chain.append(ChainStop("own", tuple(own.doubts), hop))
+    own.doubts.clear()
+    if not rules.delegators.hands_on(own, hop.id, then):
+        found.chain.append(ChainStop("delegation", tuple(own.doubts), hop, then))
+
+
+def state_of_hop(st: State, hop: ChainMember) -> State:
+    """Return the state in which a hop is the presenter. Proofs of the presenter do not count for it."""
+    own = st.branch()
+    facts: dict[str, object] = dict(st.facts)
+    facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
+    facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
+    facts.pop("attestation", None)
+    own.facts, own.presenter, own.hop = facts, st, hop
+    own.name, own.issuer, own.scopes, own.groups = hop.id, hop.issuer, hop.scopes, hop.groups
+    own.trust = st.program.issuers.get(hop.issuer) if type(hop.issuer) is str else None
+    if st.program.masks_users and type(hop.issuer) is str:
+        masked = mask_foreign_user(st.program.kernel.issuers, (hop.issuer,), st.user)
+        if masked:
+            own.masked = masked["user", "id"]
+            own.user = st.program.user_id.get(own)
+    if st.claims is not None:
+        own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
+    return own
+
+
+def pass_limits(st: State, limits: k.DelegationLimits, recorded: bool, found: Passage) -> None:
+    """Pass a `delegation` block: the depth of the chain, the age of its hops, and cycles."""
+    hops: tuple[ChainMember, ...] = st.hops
+    for words, holds in delegation_limits(st, limits, hops):
+        value = holds if recorded else Unknown.of("chain.depth", NOT_RECORDED)
+        if value is not True:
+            doubts = (value,) if type(value) is Unknown else NO_DOUBTS
+            found.chain.append(ChainStop("limit", doubts, words=words, limits=limits))
+
+
+def delegation_limits(
+    st: State, limits: k.DelegationLimits, hops: tuple[ChainMember, ...]
+) -> list[tuple[str, bool | Unknown]]:
+    found: list[tuple[str, bool | Unknown]] = []
+    if limits.depth is not None:
+        found.append((f"depth <= {limits.depth}", len(hops) <= limits.depth))
+    if limits.lifetime is not None:
+        expired = any(type(hop.age) is not Unknown and hop.age > limits.lifetime for hop in hops)
+        unknown = [hop.age for hop in hops if type(hop.age) is Unknown]
+        found.append(("lifetime", False if expired else Unknown.merge(*unknown) if unknown else True))
+    if limits.no_cycles:
+        members = [*((hop.issuer, hop.id) for hop in hops), (st.issuer, st.name)]
+        unknown = [one for member in members for one in member if type(one) is Unknown]
+        distinct = len(set(members)) == len(members)
+        found.append(("no cycles", Unknown.merge(*unknown) if unknown and hops else distinct))
+    return found
+
+
+# ── Task and guards ───────────────────────────────────────────────────────────────────────────
+
+
+def pass_task(st: State, rules: EndpointRules, found: Passage) -> None:
+    """Pass the bounds of the task, unless the policy leaves them to guards."""
+    if not rules.tasks or "task" not in st.facts:
+        return
+    for rule in rules.tasks:
+        if rule.outside.test(st) != NO:
+            found.task.append((rule, take_doubts(st)))
+    st.doubts.clear()
+    advisory = st.program.kernel.advisory
+    if found.task and advisory:
+        side = rules.agents if st.by_agent else rules.users
+        if any(package in advisory for package in opening_packages(st, side)):
+            found.task.clear()
+
+
+def pass_guards(st: State, rules: EndpointRules, found: Passage) -> None:
+    """Collect the effects whose condition is true or unknown."""
+    for effect in rules.effects:
+        condition = effect.condition
+        result = YES if condition is None else condition.test(st)
+        if result != NO:
+            found.acting.append(ActingEffect(effect, take_doubts(st) if result == MAYBE else NO_DOUBTS))
+        if st.doubts:
+            st.doubts.clear()
