@@ -158,7 +158,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
     if part == "quick":
         monkeypatch.setattr(shop.decider, "compiled", replace(shop.decider.compiled, **{way: broken}))
     else:
-        monkeypatch.setattr(evaluator, "decide", broken)
+        monkeypatch.setattr(evaluator.walker, "decide", broken)
     with caplog.at_level(logging.ERROR, logger="policyengine"):
         decision = getattr(shop, way)(HEALTH if part == "quick" else json.dumps(HEALTH))
     assert (decision.outcome, decision.gate) == (Outcome.DENY, Gate.FAILURE)

@@ -78,7 +78,6 @@ class NodeBuilder:
         self.attributes: dict[tuple[object, ...], EntityAttribute] = {}
         self.count = 0
         self.places = 0
-        self.depth = 0
         self._nodes: dict[tuple[int, bool], tuple[k.Expr, n.Node]] = {}
         self._conditions: dict[tuple[int, bool], tuple[k.Expr, n.Condition]] = {}
         self._events: dict[tuple[int, bool], tuple[k.EventPattern, EventRules]] = {}
@@ -215,7 +214,6 @@ class NodeBuilder:
             case k.Relation():
                 return self.relation(node, scope)
             case k.Quantifier(word, variable, domain, condition):
-                self.depth = max(self.depth, len(scope.depths) + 1)
                 inner = self.condition(condition, scope.inside(variable))
                 return n.QuantifierTest(word, len(scope.depths), self.value(domain, scope), inner, scope.strict)
             case k.HistoryCondition(event, within, since):

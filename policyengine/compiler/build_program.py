@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
-from policyengine.compiler.tree import Numbers, Tree
+from policyengine.compiler.tree import Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
 from policyengine.evaluator.history_nodes import EventRules
@@ -39,6 +39,8 @@ from policyengine.typesystem import RefType, Scalar
 from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
+# By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
+Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("its path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
@@ -62,6 +64,7 @@ class ProgramBuilder:
         self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
+        self._heads = {"agents": about(tree.agents), "users": about(tree.users)}
         self.paths: Any = Paths(tree, self._made)  # type: ignore[arg-type]  # a walk ends at the rules made here
         self._fill_program()
 
@@ -76,8 +79,8 @@ class ProgramBuilder:
         for root in ENTITY_ROOTS:
             types = frozenset(self.kernel.entities if root == "resource" else (root,))
             program.holders[root] = fact((root,), RefType(types))
-        program.everyone = self._principals("agents", {number: {} for number in range(len(self.kernel.agents))}, {})
-        program.everyuser = self._principals("users", {number: {} for number in range(len(self.kernel.users))}, {})
+        program.everyone = self._everybody("agents", self.tree.agents)
+        program.everyuser = self._everybody("users", self.tree.users)
         program.rules_at = self.rules_at
         self._renew()
 
@@ -85,7 +88,6 @@ class ProgramBuilder:
         """Tell the program of slots that were made since."""
         slots = self.nodes.by_path
         self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
-        self.program.quantifier_depth = self.nodes.depth
         self.program.blank = [UNREAD] * self.nodes.count
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
@@ -149,7 +151,9 @@ class ProgramBuilder:
             exact = {**exact, RESOURCE: n.ConstantBinding(OTHER_CASE_BINDING)}
         word = kind.partition(" ")[0]
         sources = [kernel.binders[number] for number in more]
-        anyones = [self._block("anyones", number, opened, ()) for number, opened in sorted(opens["anyones"].items())]
+        anyones = [
+            self._block("anyones", number, opens=opens["anyones"], hands={}) for number in sorted(opens["anyones"])
+        ]
         delegating: dict[int, dict[int, set[int]]] = {number: {} for number in hands}
         return p.EndpointRules(
             is_action=word == "action",
@@ -163,7 +167,7 @@ class ProgramBuilder:
             tasks=tuple(self._tasks(word, word == "action" or RESOURCE in bindings)),
             bindings=bindings or None,
             exact_bindings=exact if len(more) > len(binders) else None,
-            windows=tuple(self._windows(opens, hands, guards, limits)),
+            windows=self._windows(guards, limits),
         )
 
     # ── Bindings ──────────────────────────────────────────────────────────────────────────────
@@ -193,41 +197,61 @@ class ProgramBuilder:
 
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
-    def _principals(
-        self, kind: str, opens: Mapping[int, Mapping[int, Iterable[int]]], hands: Mapping[int, Iterable[int]]
-    ) -> p.PrincipalRules:
-        names: dict[str, list[p.Block]] = defaultdict(list)
-        groups: dict[str, list[p.Block]] = defaultdict(list)
-        globs: list[tuple[Glob, p.Block]] = []
-        others: list[p.Block] = []
+    def _principals(self, kind: str, opens: Opened, hands: Mapping[int, Iterable[int]]) -> p.PrincipalRules:
+        """Return the rules of these blocks, by the heads that the tree has of them."""
+        names: dict[str, list[int]] = defaultdict(list)
+        groups: dict[str, list[int]] = defaultdict(list)
+        globs: list[tuple[Glob, int]] = []
+        others: list[int] = []
         for number in sorted(opens):
-            block = self._block(kind, number, opens[number], hands.get(number, ()))
-            match getattr(self.kernel, kind)[number].who:
-                case k.ExactName(name):
-                    names[name].append(block)
-                case k.InGroup(group):
-                    groups[group].append(block)
-                case k.NamePattern(glob):
-                    globs.append((Glob(glob), block))
+            match self._heads[kind].get(number):
+                case ("name", name):
+                    names[name].append(number)
+                case ("group", group):
+                    groups[group].append(number)
+                case ("glob", glob):
+                    globs.append((Glob(glob), number))
                 case _:
-                    others.append(block)
-        return p.PrincipalRules(
-            {name: tuple(blocks) for name, blocks in names.items()},
-            {group: tuple(blocks) for group, blocks in groups.items()},
-            tuple(globs),
-            tuple(others),
-        )
+                    others.append(number)
+        return self._rules_by_head(names, groups, globs, others, partial(self._block, kind, opens=opens, hands=hands))
 
-    def _block(self, kind: str, number: int, opened: Mapping[int, Iterable[int]], hands: Iterable[int]) -> p.Block:
+    def _rules_by_head(
+        self, names: Mapping[str, Sequence[int]], groups: Mapping[str, Sequence[int]],
+        globs: Iterable[tuple[Glob, int]], others: Iterable[int], make: Callable[[int], p.Block],
+    ) -> p.PrincipalRules:  # fmt: skip
+        def made(number: int) -> p.Block:
+            found = make(number)
+            self._renew()  # its conditions may have new slots
+            return found
+
+        by_name = {name: tuple(numbers) for name, numbers in names.items()}
+        by_group = {group: tuple(numbers) for group, numbers in groups.items()}
+        return p.PrincipalRules(by_name, by_group, tuple(globs), tuple(others), made)
+
+    def _everybody(self, kind: str, principals: Principals) -> p.PrincipalRules:
+        """Return the rules of every block of a kind, without grants: they tell whether any accepts a principal."""
+        globs = [(Glob(glob), number) for glob, number in principals.globs]
+        make = partial(self._block, kind, opens={}, hands={})
+        return self._rules_by_head(dict(principals.names), dict(principals.groups), globs, principals.others, make)
+
+    def _block(self, kind: str, number: int, *, opens: Opened, hands: Mapping[int, Iterable[int]]) -> p.Block:
         block: KernelBlock = getattr(self.kernel, kind)[number]
+        opened, delegated = opens.get(number, {}), sorted(hands.get(number, ()))
         who = None if isinstance(block, k.AnyoneBlock) else block.who
         where = self.nodes.condition(who.condition) if isinstance(who, k.PrincipalCondition) else None
         asked = () if isinstance(block, k.AnyoneBlock) else block.requirements
-        requirements = tuple(self._requirement(one) for one in asked)
-        on_hops = tuple(self._requirement(one) for one in asked if isinstance(one, ON_HOPS))
-        grants = tuple(self._grant(block.grants[which], sorted(opened[which])) for which in sorted(opened))
-        delegates = tuple(self._delegate(block.delegates[which]) for which in sorted(hands)) if hands else ()  # type: ignore[union-attr]
-        return p.Block(number, block.label, block.package, where, requirements, on_hops, grants, delegates)
+        granted = [block.grants[which] for which in sorted(opened)]
+        delegates = [block.delegates[which] for which in delegated] if isinstance(block, k.AgentBlock) else []
+        return p.Block(
+            number,
+            block.package,
+            where,
+            tuple(self._requirement(one) for one in asked),
+            tuple(self._requirement(one) for one in asked if isinstance(one, ON_HOPS)),
+            tuple(self._grant(one, sorted(opened[which])) for which, one in zip(sorted(opened), granted, strict=True)),
+            tuple(self._delegate(one) for one in delegates),
+            tuple(self._events((who, asked, granted, delegates))) if self.kernel.watches else (),
+        )
 
     def _grant(self, grant: k.Grant, openings: Sequence[int]) -> p.Grant:
         carriers = dict.fromkeys(scope for place in openings for scope in grant.openings[place].carriers)
@@ -376,31 +400,23 @@ class ProgramBuilder:
         for constraint in task_constraints(word, binds_resource, self.kernel.entities):
             yield p.TaskRule(constraint, self.nodes.condition(constraint.outside))
 
-    def _windows(
-        self, opens: Mapping[str, Iterable[int]], hands: Iterable[int], guards: Numbers, limits: Numbers
-    ) -> Iterator[EventRules]:
-        """Yield the patterns of past requests that the rules of an endpoint look at, each once."""
+    def _windows(self, guards: Numbers, limits: Numbers) -> tuple[EventRules, ...]:
+        """Return the patterns of past requests that guards and limits of an endpoint look at."""
         if not self.kernel.watches:
-            return
-        parts: list[Any] = [
-            *(getattr(self.kernel, kind)[number] for kind, numbers in opens.items() for number in sorted(numbers)),
-            *(self.kernel.agents[number] for number in hands),
-            *(self.kernel.guards[number] for number in guards),
-            *(self.kernel.limits[number] for number in limits),
-            *((block.who, block.requirements) for block in self.kernel.agents),
-            *((block.who, block.requirements) for block in self.kernel.users),
-        ]  # fmt: skip
-        found: dict[str, k.EventPattern] = {}
-        for part in parts:
-            for node in self._history(part):
-                found |= {event.watch: event for event in event_patterns(node)}
+            return ()
+        parts = ([self.kernel.guards[number] for number in guards], [self.kernel.limits[number] for number in limits])
+        return tuple(self._events(parts))
+
+    def _events(self, parts: object) -> Iterator[EventRules]:
+        """Yield the patterns of past requests in parts of the kernel, each once."""
+        found = {event.watch: event for node in self._history(parts) for event in event_patterns(node)}
         yield from (self.nodes.event(event, PLAIN) for event in found.values())
 
     def _history(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
-        if isinstance(part, tuple):
+        if isinstance(part, tuple | list):
             return tuple(node for one in part for node in self._history(one))
         found = self._histories.get(id(part))
-        if found is None:
+        if found is None:  # parts of the kernel stay, so their ids do
             found = self._histories[id(part)] = tuple(history_conditions(part))
         return found
 
@@ -418,3 +434,12 @@ def numbers_of(always: Iterable[int], uses: Iterable[Any], inside: str, outside:
 def captured_by(segment: k.Segment) -> Callable[[str], Any]:
     """Return the function from the text of a segment to what the pattern captures."""
     return lambda text: match_segment(segment, text, "full")
+
+
+def about(principals: Principals) -> dict[int, tuple[str, str]]:
+    """Return by number whom each block is about, except those that are asked each time."""
+    return {
+        **{number: ("name", name) for name, numbers in principals.names for number in numbers},
+        **{number: ("group", group) for group, numbers in principals.groups for number in numbers},
+        **{number: ("glob", glob) for glob, number in principals.globs},
+    }

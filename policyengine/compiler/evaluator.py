@@ -12,12 +12,15 @@ from datetime import datetime
 from time import time_ns
 
 from policyengine import kernel as k
+from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.charging import Take
 from policyengine.compiler.facts import Recall
+from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.quick import Charge, Note, Quick
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
+from policyengine.evaluator import decide as walker
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.history import WindowKey
@@ -26,10 +29,10 @@ from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
 from policyengine.runtime.value_size import is_large, measure_extent
-from policyengine.spec.evaluate import build_facts
+from policyengine.runtime.values import MAX_ELEMENTS
+from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.reference import decide
-from policyengine.spec.required_history import history_windows
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 
 
@@ -48,8 +51,11 @@ class Evaluator:
     ) -> None:
         self.kernel = kernel
         self.entities = entities
-        self.leaves = Leaves(kernel, tree or tree_of(kernel), entities, taking, recall)
+        tree = tree or tree_of(kernel)
+        self.leaves = Leaves(kernel, tree, entities, taking, recall)
         self.slices = Slices(kernel, self.leaves)
+        self.program = ProgramBuilder(kernel, tree).program
+        self._kept: walker.KeptAttributes = {}
         self.now = now
         self.quick = Quick(self.leaves, now)
 
@@ -65,9 +71,9 @@ class Evaluator:
         sizes = self.leaves.at(request.endpoint).sizes
         objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
         large = (sizes is not None and sizes.takes_long(objects)) or is_large(request.facts)
-        return large or self._has_long_chain(request)
+        return large or self._has_long_chain(request, MAX_UNNOTICED_STEPS)
 
-    def _has_long_chain(self, request: Request) -> bool:
+    def _has_long_chain(self, request: Request, most: int) -> bool:
         """Whether so many blocks may speak for its hops, and read such large facts for each, that it takes long."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
@@ -75,7 +81,7 @@ class Evaluator:
         steps, each = 0, len(hops) * (1 + measure_extent(request.facts))
         for block in self.slices.of(request).agents:
             steps += each * (head_steps(block) + hop_steps(block))
-            if steps > MAX_UNNOTICED_STEPS:
+            if steps > most:
                 return True
         return False
 
@@ -88,7 +94,9 @@ class Evaluator:
         are all that is needed.
         """
         entities = self.entities if looking is None else looking
-        looked_at = self._windows(request, now, entities) if self.kernel.watches else frozenset()
+        looked_at: frozenset[WindowKey] = frozenset()
+        if self.kernel.watches:
+            looked_at = walker.find_windows(self.program, request, entities, now)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), looked_at)
         if needs.approvals or needs.windows:
             return lacked(request, looking) or needs
@@ -98,13 +106,30 @@ class Evaluator:
     def resume(self, needs: Needs, snapshot: Snapshot, now: datetime) -> tuple[Decision, Effects]:
         """The decision by what was fetched, and what it does when it is spent. The decision has no id yet."""
         request = needs.request
-        return decide(self.slices.of(request), request, snapshot, now)
+        if self._counts_steps(request):
+            return decide(self.slices.of(request), request, snapshot, now)
+        kept = self._kept if snapshot.entities is self.entities else None
+        return walker.decide(self.program, request, snapshot, now, kept)
 
-    def _windows(self, request: Request, now: datetime, entities: Entities) -> frozenset[WindowKey]:
-        """The histories that the rules which can matter here look at."""
-        kernel = self.slices.of(request)
-        nodes = self.slices.histories_in(kernel)
-        return history_windows(nodes, build_facts(kernel, request, Snapshot(entities), now)) if nodes else frozenset()
+    def _counts_steps(self, request: Request) -> bool:
+        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings:
+        the specification counts them, and the walker does not."""
+        if isinstance(request.endpoint, MalformedEndpoint):
+            return False
+        leaf = self.leaves.at(request.endpoint)
+        objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
+        more = "chain" in request.facts or bool(request.approvals)
+        if leaf.sizes is not None and (leaf.sizes.exceeded(objects) or (more and leaf.sizes.takes_long(objects))):
+            return True
+        left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
+        if request.approvals and self._approval_steps(request, leaf) > left // 2:
+            return True
+        return "chain" in request.facts and self._has_long_chain(request, left // 2)
+
+    def _approval_steps(self, request: Request, leaf: Leaf) -> int:
+        """Return the most steps to find out who may approve."""
+        confirms = sum(len(self.kernel.guards[number].effects) for number in leaf.covering.guards)
+        return len(request.approvals) * confirms * (MAX_ELEMENTS + self.entities.deepest)
 
 
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:

@@ -48,7 +48,7 @@ def decide(
 
 def find_windows(program: Program, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
     """Return the windows of the history that the rules of the endpoint look at."""
-    if isinstance(request.endpoint, MalformedEndpoint) or not program.rules_at(request.endpoint).windows:
+    if isinstance(request.endpoint, MalformedEndpoint):
         return frozenset()
     return needed_windows(start(program, request, Snapshot(entities), now, None))
 

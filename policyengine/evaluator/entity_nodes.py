@@ -42,7 +42,10 @@ class EntityAttribute(Node):
         index = self.index
         if index < 0 or st.recorder is not None:
             return self._recorded(st)
-        value = st.values[index]
+        try:
+            value = st.values[index]
+        except IndexError:
+            value = st.grow(index)
         if value is UNREAD:
             entity = self.base.get(st)
             value = entity if type(entity) is Unknown else self.of(st, entity)

@@ -84,7 +84,10 @@ class FactNode(Node):
         raise NotImplementedError
 
     def get(self, st: State) -> Any:
-        value = st.values[self.index]
+        try:
+            value = st.values[self.index]
+        except IndexError:
+            value = st.grow(self.index)
         if value is UNREAD:
             value = st.values[self.index] = coerce(self.raw(st), self.type, self.fact)
         return value
@@ -135,7 +138,10 @@ class Slot(FactNode):
         return fact_at(st.facts, self.given)
 
     def get(self, st: State) -> Any:
-        value = st.values[self.index]
+        try:
+            value = st.values[self.index]
+        except IndexError:
+            value = st.grow(self.index)
         if value is UNREAD:
             value = st.values[self.index] = self.read(st)
         return value
@@ -213,7 +219,10 @@ class ResourceFact(FactNode):
         return fact_at(st.facts, self.path) if st.rules.is_action else ABSENT
 
     def get(self, st: State) -> Any:
-        value = st.values[self.index]
+        try:
+            value = st.values[self.index]
+        except IndexError:
+            value = st.grow(self.index)
         if value is UNREAD:
             value = coerce(self.raw(st), self.type, self.fact)
             if type(value) is Unknown and (st.rules.is_action or self.binding(st) is not None):
@@ -575,6 +584,8 @@ class QuantifierTest(Condition):
         mark, settling = len(st.doubts), self.settling
         found = NO if settling == YES else YES
         depth, variables = self.depth, st.variables
+        if len(variables) <= depth:
+            variables += [None] * (depth + 1 - len(variables))
         for item in items:
             if type(item) is Unknown:
                 st.doubts.append(item)

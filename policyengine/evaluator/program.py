@@ -221,24 +221,25 @@ def test_group(st: State, groups: Any, group: str) -> int:
 class Block:
     """A block at one endpoint: its requirements, and its grants and delegations that cover the endpoint.
 
-    `where` is the condition of `agent where …`; other heads are looked up by `PrincipalRules`.
+    `where` is the condition of `agent where …`; other heads are looked up by `PrincipalRules`. `events` are the
+    patterns of past requests that it looks at.
     """
 
-    __slots__ = ("delegates", "grants", "hop_requirements", "label", "number", "package", "requirements", "where")
+    __slots__ = ("delegates", "events", "grants", "hop_requirements", "number", "package", "requirements", "where")
 
     def __init__(
         self,
         number: int,
-        label: str,
         package: str,
         where: Condition | None,
         requirements: tuple[Requirement, ...],
         hop_requirements: tuple[Requirement, ...],
         grants: tuple[Grant, ...],
         delegates: tuple[DelegationGrant, ...],
+        events: tuple[EventRules, ...],
     ) -> None:
         self.number = number
-        self.label = label
+        self.events = events
         self.package = package
         self.where = where
         self.requirements = requirements
@@ -307,24 +308,54 @@ def carries(st: State, carriers: tuple[str, ...]) -> bool:
 
 
 class PrincipalRules:
-    """Blocks by whom they are about: by name, by group, by globs of names; `others` are asked each time."""
+    """Blocks by whom they are about: by name, by group, by globs of names; `others` are asked each time.
 
-    __slots__ = ("globs", "groups", "has_more", "names", "others")
+    Blocks are made by their number when first met: `names` and `groups` hold numbers until then.
+    """
+
+    __slots__ = ("_blocks", "_make", "_names", "globs", "groups", "has_more", "others")
 
     def __init__(
         self,
-        names: dict[str, tuple[Block, ...]],
-        groups: dict[str, tuple[Block, ...]],
-        globs: tuple[tuple[Glob, Block], ...],
-        others: tuple[Block, ...],
+        names: dict[str, Any],
+        groups: dict[str, Any],
+        globs: tuple[tuple[Glob, int], ...],
+        others: tuple[int, ...],
+        make: Callable[[int], Block],
     ) -> None:
-        self.names = names
+        self._names = names
         self.groups = groups
         self.globs = globs
         self.others = others
         self.has_more = bool(groups or globs or others)
+        self._make = make
+        self._blocks: dict[int, Block] = {}
 
-    def enter(self, st: State, name: Any, carried: bool, every: bool = False) -> int:
+    def block(self, number: int) -> Block:
+        found = self._blocks.get(number)
+        if found is None:
+            found = self._blocks[number] = self._make(number)
+        return found
+
+    def named(self, name: str) -> tuple[Block, ...]:
+        """Return the blocks about exactly this name."""
+        found: Any = self._names.get(name)
+        if found is None:
+            return ()
+        if type(found[0]) is int:
+            found = self._names[name] = tuple([self.block(number) for number in found])
+        return found  # type: ignore[no-any-return]
+
+    def grouped(self, group: str) -> tuple[Block, ...]:
+        """Return the blocks about this group."""
+        found: Any = self.groups.get(group)
+        if found is None:
+            return ()
+        if type(found[0]) is int:
+            found = self.groups[group] = tuple([self.block(number) for number in found])
+        return found  # type: ignore[no-any-return]
+
+    def enter(self, st: State, name: Any, carried: bool) -> int:
         """Return the bits of all blocks that may be about the principal, or up to the first that opens."""
         if type(name) is Unknown:
             for block in self.all_blocks():
@@ -334,60 +365,52 @@ class PrincipalRules:
                 st.doubts.append(st.groups_known())
             return 0
         bits = 0
-        for block in self.names.get(name, ()):
+        for block in self.named(name):
             bits |= block.enter(st, carried)
-            if bits & OPENS and not every:
+            if bits & OPENS:
                 return bits
-        return bits | self._enter_more(st, name, carried, every) if self.has_more else bits
+        return bits | self._enter_more(st, name, carried) if self.has_more else bits
 
-    def _enter_more(self, st: State, name: str, carried: bool, every: bool) -> int:
+    def _enter_more(self, st: State, name: str, carried: bool) -> int:
         bits = 0
         if self.groups:
             bits = self._enter_groups(st, carried)
-            if bits & OPENS and not every:
+            if bits & OPENS:
                 return bits
-        for glob, block in self.globs:
+        for glob, number in self.globs:
             if glob.matches(name):
-                bits |= block.enter(st, carried)
-        for block in self.others:
-            bits |= block.enter(st, carried)
+                bits |= self.block(number).enter(st, carried)
+        for number in self.others:
+            bits |= self.block(number).enter(st, carried)
         return bits
 
     def _enter_groups(self, st: State, carried: bool) -> int:
         groups, bits = st.groups_known(), 0
-        if type(groups) is Unknown:
-            for blocks in self.groups.values():
-                for block in blocks:
-                    st.doubts.append(groups)
-                    block.enter(st, carried, applies=False)
-            return 0
-        for group in groups:
-            for block in self.groups.get(group, ()) if type(group) is str else ():
+        for group in groups if type(groups) is tuple else ():
+            for block in self.grouped(group) if type(group) is str else ():
                 bits |= block.enter(st, carried)
-        unknown = [group for group in groups if type(group) is Unknown]
-        if unknown:
-            for group, blocks in self.groups.items():
-                for block in blocks if group not in groups else ():
-                    st.doubts += unknown
-                    block.enter(st, carried, applies=False)
+        for block, unknown in self._in_doubt(st):
+            st.doubts += unknown
+            block.enter(st, carried, applies=False)
         return bits
 
     def applying(self, st: State, name: Any) -> list[Block]:
         """Return the blocks that surely match the principal by name or group, or that ask each time, in order."""
         if type(name) is Unknown:
             return []
-        found = list(self.names.get(name, ()))
+        found = list(self.named(name))
         if self.groups:
             groups = st.groups_known()
             for group in groups if type(groups) is tuple else ():
-                found += self.groups.get(group, ()) if type(group) is str else ()
-        found += [block for glob, block in self.globs if glob.matches(name)]
-        found += self.others
+                found += self.grouped(group) if type(group) is str else ()
+        found += [self.block(number) for glob, number in self.globs if glob.matches(name)]
+        found += [self.block(number) for number in self.others]
         return sorted(found, key=block_number)
 
     def all_blocks(self) -> list[Block]:
-        by_key = [block for blocks in (*self.names.values(), *self.groups.values()) for block in blocks]
-        return [*by_key, *(block for _, block in self.globs), *self.others]
+        found = [block for name in list(self._names) for block in self.named(name)]
+        found += [block for group in list(self.groups) for block in self.grouped(group)]
+        return [*found, *(self.block(number) for _, number in self.globs), *(self.block(one) for one in self.others)]
 
     def hands_on(self, st: State, name: Any, then: ChainMember) -> bool:
         """Return whether a block of this agent delegates to the next one; leave all that is in doubt."""
@@ -406,6 +429,12 @@ class PrincipalRules:
             block.hands_on(st, then, applies=False)
         return found
 
+    def possible(self, st: State, name: Any) -> list[Block]:
+        """Return the blocks that match the principal or may match it."""
+        if type(name) is Unknown:
+            return self.all_blocks()
+        return [*self.applying(st, name), *(block for block, _ in self._in_doubt(st))]
+
     def _in_doubt(self, st: State) -> list[tuple[Block, list[Unknown]]]:
         """Return the blocks of groups that the agent may be in, with what is unknown."""
         if not self.groups:
@@ -415,7 +444,7 @@ class PrincipalRules:
         if not unknown:
             return []
         known = groups if type(groups) is tuple else ()
-        return [(block, unknown) for group, blocks in self.groups.items() if group not in known for block in blocks]
+        return [(block, unknown) for group in list(self.groups) if group not in known for block in self.grouped(group)]
 
 
 def block_number(block: Block) -> int:
@@ -613,7 +642,7 @@ class Program:
     __slots__ = (
         "agent_groups", "agent_id", "agent_issuer", "attributes", "blank", "credential_age", "credential_issuer",
         "delegation", "everyone", "everyuser", "holders", "issuers", "kernel", "masks_users", "needs_packages",
-        "quantifier_depth", "rules_at", "scopes", "user_id", "user_slots",
+        "rules_at", "scopes", "user_id", "user_slots",
     )  # fmt: skip
 
     def __init__(self, kernel: k.Kernel) -> None:
@@ -624,7 +653,6 @@ class Program:
         self.needs_packages = bool(kernel.unrestricted or kernel.advisory)
         self.blank: list[Any] = []
         self.attributes = 0
-        self.quantifier_depth = 0
         self.user_slots: tuple[int, ...] = ()
         self.holders: dict[str, Node] = {}
         self.rules_at: Any = None

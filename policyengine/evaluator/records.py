@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from policyengine.evaluator.state import State
+from collections.abc import Iterable
+
+from policyengine.evaluator.history_nodes import EventRules
+from policyengine.evaluator.program import PrincipalRules
+from policyengine.evaluator.state import ChainMember, State
+from policyengine.evaluator.walker import state_of_hop
 from policyengine.runtime.history import HistoryRecord, WindowKey, bounded_value
 from policyengine.runtime.values import Unknown
 
@@ -25,6 +30,30 @@ def make_records(st: State, *, denied: bool) -> tuple[HistoryRecord, ...]:
 
 
 def needed_windows(st: State) -> frozenset[WindowKey]:
-    """Return the windows of the history that the rules of the endpoint look at; none for an unknown key."""
-    keys = [(event.watch, event.key(st)) for event in st.rules.windows]
-    return frozenset([(watch, key) for watch, key in keys if not isinstance(key, Unknown)])
+    """Return the windows of the history that rules look at which can matter to the request; none for an unknown key."""
+    found: set[WindowKey] = set()
+    add_windows(st, st.rules.windows, found)
+    for block in st.rules.anyones:
+        add_windows(st, block.events, found)
+    if st.by_agent:
+        add_principal(st, st.rules.agents, st.program.everyone, st.name, found)
+        hops: tuple[ChainMember, ...] = () if type(st.hops) is Unknown else st.hops
+        for hop in hops:
+            own = state_of_hop(st, hop)
+            add_principal(own, st.rules.agents, st.rules.delegators, hop.id, found)
+    add_principal(st, st.rules.users, st.program.everyuser, st.user, found)
+    return frozenset(found)
+
+
+def add_principal(
+    st: State, rules: PrincipalRules, everyone: PrincipalRules, name: object, found: set[WindowKey]
+) -> None:
+    for block in (*rules.possible(st, name), *everyone.applying(st, name)):
+        add_windows(st, block.events, found)
+
+
+def add_windows(st: State, events: Iterable[EventRules], found: set[WindowKey]) -> None:
+    for event in events:
+        key = event.key(st)
+        if not isinstance(key, Unknown):
+            found.add((event.watch, key))

@@ -95,7 +95,7 @@ class State:
         self.facts: Mapping[str, object] = request.facts
         self.segments: tuple[str, ...] = ()
         self.values: list[Any] = program.blank.copy()
-        self.variables: list[Any] = [None] * program.quantifier_depth
+        self.variables: list[Any] = []
         self.tool: object = None
         self.sets: dict[int, tuple[object, ValueSet]] | None = None
         self.doubts: list[Unknown] = []
@@ -115,6 +115,11 @@ class State:
         self.hops: Any = ()
         self.hop: ChainMember | None = None
         self.presenter: State | None = None
+
+    def grow(self, index: int) -> Unread:
+        """Make room for slots of rules that were made since the decision began; they are unread."""
+        self.values += [UNREAD] * (index + 1 - len(self.values))
+        return UNREAD
 
     def scopes_held(self) -> Any:
         """Return the scopes of the credential, read when first asked for."""

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from policyengine import kernel as k
-from policyengine.compiler import branches, driver, emit, leaves, lines, quick, rules, slices, tree, verdicts
+from policyengine.compiler import branches, driver, emit, leaves, lines, quick, rules, tree, verdicts
 from policyengine.engine import engine
+from policyengine.evaluator import program, walker
 from policyengine.runtime.decision import Outcome
 from policyengine.spec.tasks import task_constraints
 
@@ -206,16 +207,15 @@ def an_issuer_speaks_for_everybody(patch: Patch) -> None:
     patch.setattr(quick, "speaks_for", lambda issuer, user: True)
 
 
-# ── On the careful way ────────────────────────────────────────────────────────────────────────
+# ── In the walker ─────────────────────────────────────────────────────────────────────────────
 
 
-def who_hands_on_is_left_out(patch: Patch) -> None:
-    agents_of = slices.agents_of
-    patch.setattr(slices, "agents_of", lambda request: list(agents_of(request))[:1])
+def hops_need_no_grant(patch: Patch) -> None:
+    patch.setattr(walker, "pass_hop", lambda st, hop, then, found: None)
 
 
 def groups_count_only_by_name(patch: Patch) -> None:
-    patch.setattr(slices.Known, "grouped", lambda self, groups: set())
+    patch.setattr(program.PrincipalRules, "_enter_groups", lambda self, st, carried: 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +253,6 @@ FAULTS: dict[Callable[[Patch], None], Found] = {
     an_override_of_the_method_passes: Found(123),
     a_name_in_another_case_is_absent: Found(38),
     an_issuer_speaks_for_everybody: Found(36),
-    who_hands_on_is_left_out: Found(13),
+    hops_need_no_grant: Found(13),
     groups_count_only_by_name: Found(2001),
 }
