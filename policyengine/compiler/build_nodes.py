@@ -29,7 +29,8 @@ from policyengine.evaluator.relation_nodes import (
     in_networks,
 )
 from policyengine.runtime import arithmetic, calendar_windows, functions
-from policyengine.runtime.request import CLIENT_ROOTS, HEADERS_PATH
+from policyengine.runtime.pending_facts import HEADERS_PATH
+from policyengine.runtime.request import CLIENT_ROOTS
 from policyengine.spec.facts import RESOURCE, name_of
 from policyengine.spec.history import conjuncts, describe_history, reads_past
 from policyengine.spec.kleene import describe

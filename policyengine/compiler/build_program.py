@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.compiler.branches import MOST_BRANCHES, Paths
+from policyengine.compiler.branches import MOST_BRANCHES, Branch, Paths
 from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
+from policyengine.compiler.leaf import Covering
 from policyengine.compiler.tree import Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
@@ -17,6 +18,7 @@ from policyengine.evaluator.history_nodes import EventRules
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_bare_value, format_value
+from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid, coerce
 from policyengine.spec.approval_digest import (
@@ -41,6 +43,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
+MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("its path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
@@ -64,6 +67,7 @@ class ProgramBuilder:
         self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
+        self._heads_of_paths: dict[str, Branch] = {}
         self._heads = {"agents": about(tree.agents), "users": about(tree.users)}
         self.paths: Any = Paths(tree, self._made)  # type: ignore[arg-type]  # a walk ends at the rules made here
         self._fill_program()
@@ -95,8 +99,8 @@ class ProgramBuilder:
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
         """Return the rules at an endpoint that has been read."""
         match endpoint:
-            case HttpEndpoint(method, _, segments):
-                return self._at_path(method, segments)
+            case HttpEndpoint(method, path, segments):
+                return self._at_path(method, path, segments)
             case ToolEndpoint():
                 name = endpoint.qualified
                 globs = (number for glob, number in self._tools if glob.matches(name))
@@ -107,17 +111,38 @@ class ProgramBuilder:
             case _:
                 return self._made("http", ())
 
-    def _at_path(self, method: str, segments: Sequence[str]) -> p.EndpointRules:
-        branch = self.paths.root
-        found: p.EndpointRules
-        for segment in segments:
+    def _at_path(self, method: str, path: str, segments: Sequence[str]) -> p.EndpointRules:
+        """Return the rules at a path. Where the last segment begins is kept: many paths differ in that alone."""
+        cut = path.rfind("/")
+        head, tail = path[:cut], path[cut + 1 :]
+        branch = self._heads_of_paths.get(head)
+        if branch is not None:
+            then = branch.next.get(tail)
+            known: Any = None
+            if then is not None:
+                known = then.ends.get(method)
+            elif not branch.cased or fold_case(tail) not in branch.cased:
+                known = branch.last.get(method)
+            if known is not None:
+                return known  # type: ignore[no-any-return]
+        return self._walk_path(method, head, segments)
+
+    def _walk_path(self, method: str, head: str, segments: Sequence[str]) -> p.EndpointRules:
+        branch, last, found = self.paths.root, len(segments) - 1, None
+        for place, segment in enumerate(segments):
+            if place == last and 0 < len(head) <= MAX_HEAD_LENGTH:
+                self._keep_head(head, branch)
             then = branch.next.get(segment) or self.paths.step(branch, segment)
             if then is None:
                 found = self.paths.at(branch, method, ended=False)
-                return found
+                break
             branch = then
-        found = self.paths.at(branch, method, ended=True)
-        return found
+        return self.paths.at(branch, method, ended=True) if found is None else found  # type: ignore[no-any-return]
+
+    def _keep_head(self, head: str, branch: Branch) -> None:
+        if len(self._heads_of_paths) >= MAX_HEADS:
+            self._heads_of_paths.clear()
+        self._heads_of_paths[head] = branch
 
     def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
         """Return the rules where these patterns match; what the `loose` ones bind is known to guards alone."""
@@ -151,6 +176,11 @@ class ProgramBuilder:
             exact = {**exact, RESOURCE: n.ConstantBinding(OTHER_CASE_BINDING)}
         word = kind.partition(" ")[0]
         sources = [kernel.binders[number] for number in more]
+        covering = Covering(
+            frozenset(opens["agents"]), frozenset(opens["users"]), frozenset(opens["anyones"]), frozenset(hands),
+            guards, more, limits, numbers_of((), uses, "watches", ""),
+        )  # fmt: skip
+        conditional = tuple(conditional_grants(kernel, opens))
         anyones = [
             self._block("anyones", number, opens=opens["anyones"], hands={}) for number in sorted(opens["anyones"])
         ]
@@ -163,11 +193,13 @@ class ProgramBuilder:
             delegators=self._principals("agents", delegating, hands),
             effects=tuple(self._effects([kernel.guards[number] for number in guards], word, sources)),
             limits=tuple(self._limit(kernel.limits[number]) for number in limits),
-            records=tuple(self._record(kernel.watches[number]) for number in numbers_of((), uses, "watches", "")),
+            records=tuple(self._record(kernel.watches[number]) for number in covering.watches),
             tasks=tuple(self._tasks(word, word == "action" or RESOURCE in bindings)),
             bindings=bindings or None,
             exact_bindings=exact if len(more) > len(binders) else None,
             windows=self._windows(guards, limits),
+            covering=covering,
+            conditional_grants=conditional,
         )
 
     # ── Bindings ──────────────────────────────────────────────────────────────────────────────
@@ -429,6 +461,14 @@ def numbers_of(always: Iterable[int], uses: Iterable[Any], inside: str, outside:
     uses = list(uses)
     excepted = {number for use in uses for number in getattr(use, outside)} if outside else set()
     return tuple(sorted({*always, *(number for use in uses for number in getattr(use, inside))} - excepted))
+
+
+def conditional_grants(kernel: k.Kernel, opens: Mapping[str, Opened]) -> Iterator[tuple[KernelBlock, k.Grant]]:
+    """Yield the grants that have a condition, with their blocks."""
+    for kind, blocks in opens.items():
+        for number, opened in blocks.items():
+            block: KernelBlock = getattr(kernel, kind)[number]
+            yield from ((block, block.grants[one]) for one in opened if block.grants[one].when is not None)
 
 
 def captured_by(segment: k.Segment) -> Callable[[str], Any]:

@@ -12,15 +12,17 @@ from datetime import datetime
 from time import time_ns
 
 from policyengine import kernel as k
+from policyengine.compiler.branches import MOST_BRANCHES
 from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.charging import Take
 from policyengine.compiler.facts import Recall
-from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.leaves import Leaves
 from policyengine.compiler.quick import Charge, Note, Quick
+from policyengine.compiler.sizes import Limiting, SizeLimit
 from policyengine.compiler.slices import Slices
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
+from policyengine.evaluator.program import EndpointRules
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.history import WindowKey
@@ -53,9 +55,11 @@ class Evaluator:
         self.entities = entities
         tree = tree or tree_of(kernel)
         self.leaves = Leaves(kernel, tree, entities, taking, recall)
-        self.slices = Slices(kernel, self.leaves)
         self.program = ProgramBuilder(kernel, tree).program
+        self.slices = Slices(kernel, tree, self.program)
         self._kept: walker.KeptAttributes = {}
+        self._limiting = Limiting(kernel, entities)
+        self._size_limits: dict[int, tuple[EndpointRules, SizeLimit | None]] = {}
         self.now = now
         self.quick = Quick(self.leaves, now)
 
@@ -68,7 +72,7 @@ class Evaluator:
         """Whether others should not wait for the decision."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
-        sizes = self.leaves.at(request.endpoint).sizes
+        sizes = self._size_limit(self.program.rules_at(request.endpoint))
         objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
         large = (sizes is not None and sizes.takes_long(objects)) or is_large(request.facts)
         return large or self._has_long_chain(request, MAX_UNNOTICED_STEPS)
@@ -116,20 +120,38 @@ class Evaluator:
         the specification counts them, and the walker does not."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
-        leaf = self.leaves.at(request.endpoint)
+        rules: EndpointRules = self.program.rules_at(request.endpoint)
+        sizes, has_chain = self._size_limit(rules), "chain" in request.facts
+        if sizes is None and not has_chain and not request.approvals:
+            return False
         objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
-        more = "chain" in request.facts or bool(request.approvals)
-        if leaf.sizes is not None and (leaf.sizes.exceeded(objects) or (more and leaf.sizes.takes_long(objects))):
+        more = has_chain or bool(request.approvals)
+        if sizes is not None and (sizes.exceeded(objects) or (more and sizes.takes_long(objects))):
             return True
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
-        if request.approvals and self._approval_steps(request, leaf) > left // 2:
+        if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return "chain" in request.facts and self._has_long_chain(request, left // 2)
+        return has_chain and self._has_long_chain(request, left // 2)
 
-    def _approval_steps(self, request: Request, leaf: Leaf) -> int:
+    def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""
-        confirms = sum(len(self.kernel.guards[number].effects) for number in leaf.covering.guards)
-        return len(request.approvals) * confirms * (MAX_ELEMENTS + self.entities.deepest)
+        return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.entities.deepest)
+
+    def _size_limit(self, rules: EndpointRules) -> SizeLimit | None:
+        """Return how large a question may be at an endpoint; None if any question is small enough."""
+        known = self._size_limits.get(id(rules))
+        if known is None or known[0] is not rules:
+            kernel, numbers = self.kernel, rules.covering
+            parts = [
+                *(kernel.guards[number] for number in numbers.guards),
+                *(kernel.limits[number] for number in numbers.limits),
+                *(kernel.binders[number] for number in numbers.binders),
+            ]
+            limit = self._limiting.limit(parts, list(rules.conditional_grants))
+            if len(self._size_limits) >= MOST_BRANCHES:
+                self._size_limits.clear()
+            known = self._size_limits[id(rules)] = rules, limit
+        return known[1]
 
 
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:

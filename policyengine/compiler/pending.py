@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from policyengine.runtime.request import PENDING_WILDCARD, parse_pending_path
+from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
 from policyengine.runtime.structure_checks import RequestError
 
 Path: TypeAlias = tuple[str, ...]

@@ -12,8 +12,8 @@ from typing import TypeGuard
 
 from policyengine import kernel as k
 from policyengine.compiler.leaf import Covering
-from policyengine.compiler.leaves import Leaves
-from policyengine.compiler.tree import Numbers, Principals
+from policyengine.compiler.tree import Numbers, Principals, Tree
+from policyengine.evaluator.program import Program
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
@@ -25,10 +25,10 @@ MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules 
 
 
 class Slices:
-    def __init__(self, kernel: k.Kernel, leaves: Leaves) -> None:
-        self._kernel, self._leaves = kernel, leaves
-        self._agents = Known(leaves.tree.agents)
-        self._users = Known(leaves.tree.users)
+    def __init__(self, kernel: k.Kernel, tree: Tree, program: Program) -> None:
+        self._kernel, self._program = kernel, program
+        self._agents = Known(tree.agents)
+        self._users = Known(tree.users)
         self._made: dict[tuple[int, frozenset[int], frozenset[int]], tuple[Covering, k.Kernel]] = {}
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
 
@@ -36,7 +36,7 @@ class Slices:
         """A kernel that comes to the same decision of this request."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return replace(self._kernel, agents=(), users=(), anyones=(), guards=(), binders=(), limits=(), watches=())
-        covering = self._leaves.at(request.endpoint).covering
+        covering: Covering = self._program.rules_at(request.endpoint).covering
         agents, users = frozenset(self._agents_in(request, covering)), frozenset(self._users_in(request, covering))
         key = id(covering), agents, users
         known = self._made.get(key)

@@ -16,7 +16,8 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.runtime.credentials import Credentials
 from policyengine.runtime.idempotency import IdempotencyRecord
 from policyengine.runtime.idempotent_decision import decode_draft, decode_facts
-from policyengine.runtime.request import Request, RequestError, pending_outside
+from policyengine.runtime.pending_facts import pending_outside
+from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.stores.base import StoreError
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import NoneType
 from typing import TYPE_CHECKING, Any, assert_never
 
 from policyengine import kernel as k
@@ -15,7 +16,8 @@ from policyengine.evaluator.reads import ReadRecorder
 from policyengine.evaluator.relation_nodes import element_of
 from policyengine.evaluator.state import ApprovalFacts, State
 from policyengine.runtime.canonical_form import canonical_bytes
-from policyengine.runtime.request import HEADERS_PATH, Approval, fact_at, get_member
+from policyengine.runtime.pending_facts import HEADERS_PATH
+from policyengine.runtime.request import Approval, fact_at, get_member
 from policyengine.runtime.values import ABSENT, Cause, Unknown, coerce
 from policyengine.spec.approval_digest import (
     CALLER_FACTS,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from policyengine.evaluator.nodes import Path
 
 RESOURCE = ("resource",)
+SEEN_TYPES = frozenset({str, bool, int, NoneType})  # a raw value of these types is whole and known
 # Facts that the engine binds for every request: they do not come from it.
 ALWAYS_BOUND = frozenset(
     {
@@ -208,9 +211,13 @@ def claimed_resource_row(st: State) -> object:
 def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iterator[Cause]:
     assert effect.binding is not None
     for bound_object, left_out in effect.binding.objects:
-        yield from unseen_below(fact_at(st.facts, bound_object.path), bound_object.path, left_out)
+        raw = fact_at(st.facts, bound_object.path)
+        if type(raw) not in SEEN_TYPES:
+            yield from unseen_below(raw, bound_object.path, left_out)
     for path in CALLER_FACTS:
-        yield from unseen_below(fact_at(st.facts, path), path)
+        raw = fact_at(st.facts, path)
+        if type(raw) not in SEEN_TYPES and raw is not ABSENT:
+            yield from unseen_below(raw, path)
     if st.bindings is None or RESOURCE not in st.bindings:
         yield from unseen_below(raw_resource(st), RESOURCE)
     yield from unseen_below(claimed_resource_row(st), RESOURCE)
@@ -222,7 +229,8 @@ def unseen_in_fact(st: State, key: Path, one: ReadFact) -> Iterator[Cause]:
     """Yield why a fact is unknown, if it has a value that the decision did not see."""
     unknown = unknown_elements(one)
     if not unknown:
-        yield from unseen_below(one.given, key)
+        if type(one.given) not in SEEN_TYPES:
+            yield from unseen_below(one.given, key)
     elif is_from_request(st, key) and any(unseen_below(raw_in_request(st, key, one), key)):
         yield from Unknown.merge(*unknown).causes
     else:

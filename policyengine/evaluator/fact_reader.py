@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from policyengine import typesystem
 from policyengine.evaluator.nodes import merge, quick_strings
 from policyengine.evaluator.state import ChainMember, State
-from policyengine.runtime.request import PENDING_WILDCARD, fact_at, parse_pending_path
+from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
+from policyengine.runtime.request import fact_at
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
 from policyengine.typesystem import EntityRef, Scalar

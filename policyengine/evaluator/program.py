@@ -594,10 +594,11 @@ class EndpointRules:
 
     `bindings` are what patterns bind for guards, which match without letter case; `exact_bindings` are those for
     grants, None if both are the same. `windows` are the patterns of past requests that any rule here looks at.
+    `covering` has the numbers of the rules in the kernel, and `conditional_grants` are pairs of a block and its grant.
     """
 
     __slots__ = (
-        "agents", "anyones", "bindings", "delegators", "effects", "exact_bindings", "is_action", "limits", "records",
+        "agents", "anyones", "bindings", "conditional_grants", "covering", "delegators", "effects", "exact_bindings", "is_action", "limits", "records",
         "tasks", "users", "verdicts", "windows",
     )  # fmt: skip
 
@@ -616,7 +617,11 @@ class EndpointRules:
         bindings: dict[Path, Binding] | None,
         exact_bindings: dict[Path, Binding] | None,
         windows: Sequence[EventRules],
+        covering: Any,
+        conditional_grants: tuple[Any, ...],
     ) -> None:
+        self.covering = covering
+        self.conditional_grants = conditional_grants
         self.is_action = is_action
         self.anyones = anyones
         self.agents = agents

@@ -69,11 +69,26 @@ class State:
     - `past` is the event that a condition on the past is tested against
     """
 
-    __slots__ = (
-        "approval", "bindings", "by_agent", "claims", "doubts", "entities", "facts", "groups", "history", "hop", "hops",
-        "issuer", "kept", "masked", "name", "now", "past", "presenter", "program", "recorder", "request", "rules",
-        "scopes", "segments", "sets", "tool", "trust", "user", "values", "variables",
-    )  # fmt: skip
+    approval: ApprovalFacts | None = None
+    bindings: dict[tuple[str, ...], Binding] | None
+    by_agent: bool = False
+    claims: dict[tuple[EntityRef, str], object] | None = None
+    facts: Mapping[str, object]
+    groups: Any = UNREAD
+    hop: ChainMember | None = None
+    hops: Any = ()
+    issuer: Any = None
+    masked: object = None
+    name: Any = None
+    past: PastEvent | None = None
+    presenter: State | None = None
+    recorder: ReadRecorder | None = None
+    scopes: Any = UNREAD
+    segments: tuple[str, ...] = ()
+    sets: dict[int, tuple[object, ValueSet]] | None = None
+    tool: object = None
+    trust: TrustAnchor | None = None
+    user: Any = None
 
     def __init__(
         self,
@@ -92,29 +107,11 @@ class State:
         self.entities = entities
         self.history = history
         self.kept = kept
-        self.facts: Mapping[str, object] = request.facts
-        self.segments: tuple[str, ...] = ()
+        self.facts = request.facts
+        self.bindings = rules.bindings
         self.values: list[Any] = program.blank.copy()
-        self.variables: list[Any] = []
-        self.tool: object = None
-        self.sets: dict[int, tuple[object, ValueSet]] | None = None
         self.doubts: list[Unknown] = []
-        self.bindings: dict[tuple[str, ...], Binding] | None = rules.bindings
-        self.claims: dict[tuple[EntityRef, str], object] | None = None
-        self.approval: ApprovalFacts | None = None
-        self.past: PastEvent | None = None
-        self.recorder: ReadRecorder | None = None
-        self.masked: object = None
-        self.by_agent = False
-        self.name: Any = None
-        self.issuer: Any = None
-        self.trust: TrustAnchor | None = None
-        self.user: Any = None
-        self.scopes: Any = UNREAD
-        self.groups: Any = UNREAD
-        self.hops: Any = ()
-        self.hop: ChainMember | None = None
-        self.presenter: State | None = None
+        self.variables: list[Any] = []
 
     def grow(self, index: int) -> Unread:
         """Make room for slots of rules that were made since the decision began; they are unread."""

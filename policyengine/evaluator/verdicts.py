@@ -56,6 +56,7 @@ from policyengine.time_formats import format_duration
 STRENGTH: Final = {outcome: place for place, outcome in enumerate(Outcome)}  # deny beats throttle beats confirm
 NO_CAUSES: Final[frozenset[Cause]] = frozenset()
 NO_EFFECTS: Final = Effects()
+MAX_VERDICTS: Final = 1_024  # answers that are kept at each endpoint
 
 
 class Obstacle:
@@ -100,6 +101,37 @@ class Verdict:
         self.limits: list[LimitReading] | None = None
 
     def conclude(self) -> tuple[Decision, Effects]:
+        passage, verdicts = self.passage, self.st.rules.verdicts
+        key = self._key()
+        answer: Answer | None = None if key is None else verdicts.get(key)
+        if answer is None or (answer.outcome is not Outcome.DENY and self._lacks_inputs()):
+            answer = self._answer()
+            if key is not None and not self._lacks_inputs():
+                if len(verdicts) >= MAX_VERDICTS:
+                    verdicts.clear()
+                verdicts[key] = answer
+        return Decision(answer, principal_of(self.st, passage.refused)), self._effects(answer.outcome)
+
+    def _key(self) -> Any:
+        """Return what the answer depends on; None if that includes facts of this request."""
+        passage = self.passage
+        if passage.chain or passage.task or passage.closed or passage.user_closed or passage.lacking:
+            return None
+        bits = 0
+        for one in passage.acting:
+            effect = one.effect
+            if one.doubts or not effect.fixed or effect.proofs or effect.kind == CONFIRM:
+                return None
+            bits |= 1 << effect.bit
+        supported = self.st.request.options.obligations_supported if bits else None
+        doors = passage.identified, passage.closed is None, passage.user_closed is None, passage.open_to_anyone
+        return doors, passage.refused, bits, supported
+
+    def _lacks_inputs(self) -> bool:
+        """Return whether a limit cannot count because an input is unknown."""
+        return bool(self.st.rules.limits) and any(unknown_inputs(one) for one in self._limited())
+
+    def _answer(self) -> Answer:
         passage = self.passage
         acting = [one for one in passage.acting if not self._is_granted(one)]
         stops = list(self._obstacles(acting))
@@ -119,7 +151,7 @@ class Verdict:
         if passage.identified:
             causes = frozenset().union(*(one.causes for one in stops), *(causes_of(one.doubts) for one in duties))
         kernel = self.st.program.kernel
-        answer = Answer(
+        return Answer(
             outcome,
             stops[0].reason.gate if stops else None,
             tuple([stop.named for stop in stops]),
@@ -129,7 +161,6 @@ class Verdict:
             kernel.package,
             kernel.revision,
         )
-        return Decision(answer, principal_of(self.st, passage.refused)), self._effects(outcome)
 
     # ── Reasons ───────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ result is settled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from policyengine import kernel as k
@@ -53,7 +53,6 @@ class ActingEffect:
     doubts: Doubts
 
 
-@dataclass(slots=True)
 class Passage:
     """How a question passed the gates.
 
@@ -67,9 +66,11 @@ class Passage:
     closed: Doubts | None = None
     lacking: int = 0
     user_closed: Doubts | None = None
-    chain: list[ChainStop] = field(default_factory=list)
-    task: list[tuple[TaskRule, Doubts]] = field(default_factory=list)
-    acting: list[ActingEffect] = field(default_factory=list)
+
+    def __init__(self) -> None:
+        self.chain: list[ChainStop] = []
+        self.task: list[tuple[TaskRule, Doubts]] = []
+        self.acting: list[ActingEffect] = []
 
 
 def take_doubts(st: State) -> Doubts:
@@ -84,9 +85,11 @@ def take_doubts(st: State) -> Doubts:
 def walk(st: State, letter: State, guarded: State) -> Passage:
     """Return how the question passes the gates. Grants read facts in the state `letter`, guards in `guarded`."""
     rules, found = st.rules, Passage()
-    raw = fact_at(st.facts, ("credential", "refused"))
-    found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
-    found.open_to_anyone = opens_to_anyone(letter, rules.anyones)
+    credential = st.facts.get("credential")
+    if credential is not None and (type(credential) is not dict or "refused" in credential):
+        raw = fact_at(st.facts, ("credential", "refused"))
+        found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
+    found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(letter, rules.anyones)
     if found.open_to_anyone:
         found.identified = True
     elif pass_doors(letter, rules, found):

@@ -15,7 +15,8 @@ from policyengine.clock import utc_now
 from policyengine.engine.question import new_id
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
-from policyengine.runtime.request import ENDPOINT_FACTS, RequestError
+from policyengine.runtime.pending_facts import ENDPOINT_FACTS
+from policyengine.runtime.request import RequestError
 from policyengine.vocabulary import CREDENTIAL_ROOTS, ROOTS
 
 Facts: TypeAlias = Mapping[str, object]

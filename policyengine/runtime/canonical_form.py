@@ -37,11 +37,27 @@ def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
 
 
 def write_value(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
+    kind = type(value)
+    if kind is str and value.isascii():  # type: ignore[attr-defined]  # the commonest value
+        parts.append(b"text%d:%b" % (len(value), value.encode()))  # type: ignore[arg-type, attr-defined]
+    elif kind is tuple or kind is list:
+        parts.append(b"list%d:" % len(value))  # type: ignore[arg-type]
+        for item in value:  # type: ignore[attr-defined]
+            write_value(item, OMIT_NOTHING, parts)
+    elif value is None:
+        parts.append(b"null:")
+    elif kind is dict:
+        write_members(value, left_out, parts)  # type: ignore[arg-type]
+    elif kind is MissingValue:
+        write_text(b"missing", value.value, parts)  # type: ignore[attr-defined]
+    else:
+        write_other_class(value, left_out, parts)
+
+
+def write_other_class(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
     match value:
         case str():
             write_text(b"text", str.__str__(value), parts)
-        case None:
-            parts.append(b"null:")
         case bool():
             parts.append(b"true:" if value else b"false:")
         case int():
@@ -59,7 +75,7 @@ def write_value(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
 
 
 def write_members(value: Mapping[str, object], left_out: LeftOut, parts: list[bytes]) -> None:
-    kept = [name for name in value if left_out.get(name) != OMIT_NOTHING]
+    kept = [name for name in value if left_out.get(name) != OMIT_NOTHING] if left_out else list(value)
     parts.append(b"object%d:" % len(kept))
     for name in sorted(kept):
         write_text(b"", name, parts)

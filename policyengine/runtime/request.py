@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import TypeVar
 
-from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime import decode as wire
 from policyengine.runtime.credentials import Credentials, read_credentials
 from policyengine.runtime.endpoints import (
@@ -24,6 +21,8 @@ from policyengine.runtime.endpoints import (
 from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.header_names import OTHER_SPELLING, has_other_spelling
 from policyengine.runtime.host_names import parse_host
+from policyengine.runtime.pending_facts import HEADERS_PATH, mark_pending
+from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
     check_members,
@@ -32,7 +31,6 @@ from policyengine.runtime.structure_checks import (
     get_object,
     get_text,
     iterate_items,
-    quote_input,
 )
 from policyengine.runtime.values import (
     ABSENT,
@@ -43,7 +41,7 @@ from policyengine.runtime.values import (
     coerce_time,
     describe_raw_value,
 )
-from policyengine.vocabulary import ENTITY_ROOTS, FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
+from policyengine.vocabulary import ENTITY_ROOTS, HOP_MEMBERS, ROOTS
 
 __all__ = [
     "ActionEndpoint",
@@ -124,7 +122,8 @@ class Request:
     def from_mapping(cls, data: Mapping[str, object]) -> Request:
         """Read Python objects: floats, Decimals, times, sets, addresses and EntityRefs are valid facts. Raises
         RequestError."""
-        return decode_request(wire.from_python, data)
+        ordinary = read_ordinary_request(data) if type(data) is dict else None
+        return decode_request(wire.from_python, data) if ordinary is None else ordinary
 
     def fact(self, *path: str) -> object:
         """Return the raw fact at a path (`"body", "amount"`): ABSENT, PENDING or Invalid if there is no value."""
@@ -153,11 +152,6 @@ def header_at(facts: Mapping[str, object], name: str, path: tuple[str, ...]) -> 
     return ABSENT if current is None else current
 
 
-def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the path as `facts` spell it, with header names in lower case."""
-    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
-
-
 def get_member(raw: object, name: str) -> object:
     """Return a member. A missing one is Invalid if its name is present in another case, which some readers accept."""
     match raw:
@@ -173,15 +167,19 @@ def get_member(raw: object, name: str) -> object:
 
 
 def has_other_case(members: Mapping[str, object], name: str) -> bool:
+    if not members:
+        return False
     folded = name.casefold()
-    return any(one != name and one.casefold() == folded for one in members)
+    for one in members:  # noqa: SIM110  # a generator takes longer for the few that there are
+        if one != name and one.casefold() == folded:
+            return True
+    return False
 
 
 # ── The raw tree to a request ─────────────────────────────────────────────────────────────────
 
 CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # roots whose member names the client chooses
 OTHER_CASE = Invalid("absent, but present in another letter case")
-HEADERS_PATH = ("request", "headers")
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
 CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
 APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
@@ -191,17 +189,6 @@ FROM_ELSEWHERE = (
     "attributes of a declared entity come from the entity store, from the credential's `claims`, "
     "or from `entities` in this request"
 )
-PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
-STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
-MAX_FACT_NAME_LENGTH = 1_000
-PENDING_WILDCARD = ".*"  # at the end of a name: every member that is not given
-FREE_OBJECTS = frozenset(
-    [(root,) for root, members in ROOTS.items() if members is None]
-    + [member.path for member in REQUEST_MEMBERS if member.type is None]
-)
-# A question needs a definite endpoint.
-ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
-ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
 Data = TypeVar("Data")
 
@@ -216,20 +203,55 @@ def decode_request(decode: Callable[[Data], object], data: Data) -> Request:
     return read_request(raw)
 
 
+def read_ordinary_request(raw: dict[str, object]) -> Request | None:
+    """Return the request of an ordinary question, as `read_request` would; None for any other."""
+    found = read_plain(raw)
+    if found is None:
+        return None
+    endpoint, facts = found
+    pending: frozenset[str] = frozenset()
+    try:
+        if raw.get("pending") is not None:
+            pending = read_pending(wire.clean(raw["pending"], 1), facts)
+        given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
+        approvals = tuple(
+            read_approval(item, place) for place, item in iterate_items(given.get("approvals"), "approvals")
+        )
+        rows = read_entity_rows(given.get("entities"), "entities") if "entities" in given else ()
+        options = read_options(given["options"]) if "options" in given else NO_OPTIONS
+    except (RequestError, wire.DecodeError):
+        return None
+    request = object.__new__(Request)  # its facts are plain: they need no check
+    for name, value in zip(REQUEST_FIELDS, (endpoint, facts, approvals, rows, pending, options, None), strict=True):
+        object.__setattr__(request, name, value)
+    return request
+
+
+def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
+    """Mark the pending facts, and return their names. Raises RequestError."""
+    found = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
+    for name, place in found:
+        mark_pending(facts, name, place)
+    return frozenset(name for name, _ in found)
+
+
+ORDINARY_LISTS = ("approvals", "entities", "options")
+NO_OPTIONS = Options()
+REQUEST_FIELDS = tuple(one.name for one in fields(Request))
+
+
 def read_request(raw: Mapping[str, object]) -> Request:
     check_members(raw, (*ROOTS, *NON_FACT_MEMBERS), "")
     by_root = read_facts(raw)
     endpoint = read_endpoint(by_root)
     facts: dict[str, object] = {**by_root, **unreadable_body(raw)}
-    pending = [(get_text(item, place), place) for place, item in iterate_items(raw.get("pending"), "pending")]
-    for name, place in pending:
-        mark_pending(facts, name, place)
+    pending = read_pending(raw.get("pending"), facts)
     return Request(
         endpoint,
         facts,
         approvals=tuple(read_approval(item, place) for place, item in iterate_items(raw.get("approvals"), "approvals")),
         entities=read_entity_rows(raw.get("entities"), "entities"),
-        pending=frozenset(name for name, _ in pending),
+        pending=pending,
         options=read_options(raw.get("options")),
         credentials=add_credential_url(read_credentials(raw.get("credentials")), raw, by_root),
     )
@@ -290,77 +312,7 @@ def lower_case_names(headers: Mapping[str, object]) -> dict[str, object]:
     return result
 
 
-# ── What is not yet known; what came along ────────────────────────────────────────────────────
-
-
-def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
-    """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
-    if name.endswith(PENDING_WILDCARD):
-        return mark_others_pending(facts, name, place)
-    path = parse_pending_path(name, place)
-    if is_entity_attribute(path):
-        return
-    holder = ensure_object(facts, path[:-1], name, place)
-    if holder is None:
-        return
-    if holder.get(path[-1]) not in (None, PENDING):
-        raise RequestError(place, f"`{name}` is both given and pending")
-    holder[path[-1]] = PENDING
-
-
-def is_entity_attribute(path: tuple[str, ...]) -> bool:
-    """Return whether the path is an attribute of an entity, like `user.roles`, which `facts` do not contain."""
-    return path[0] in ENTITY_ROOTS and len(path) > 1 and path[1] not in (ROOTS[path[0]] or ())
-
-
-def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
-    """Return the pending names outside of these roots, whose facts have another source."""
-    paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
-    return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
-
-
-def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
-    """Handle `body.*`: the given members stay, and all others are pending."""
-    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
-    if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
-        raise RequestError(place, f"`{name}` is pending, but `{path[-1]}` has only known members", "name them")
-    holder = ensure_object(facts, path[:-1], name, place)
-    given = ensure_object(facts, path, name, place)
-    if holder is not None and given is not None:
-        holder[path[-1]] = PartialObject(given)
-
-
-def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
-    """Return the object at a path, created if necessary. None if the object is pending, or was not given: then it
-    becomes pending."""
-    holder = facts
-    for depth, step in enumerate(path, 1):
-        below = holder.get(step)
-        if below is None and (depth == 1 or path[:depth] in FREE_OBJECTS):
-            below = holder[step] = {}
-        elif below is None:
-            below = holder[step] = PENDING
-        if below is PENDING:
-            return None
-        if not isinstance(below, dict):
-            raise RequestError(place, f"`{name}` is pending, but `{step}` is not an object")
-        holder = below
-    return holder
-
-
-@lru_cache(maxsize=4_096)  # callers send the same names repeatedly
-def parse_pending_path(name: str, place: str) -> tuple[str, ...]:
-    if len(name) > MAX_FACT_NAME_LENGTH or not PENDING_FACT.fullmatch(name):
-        raise RequestError(place, f"`{quote_input(name)}` is not the name of a fact")
-    root, *steps = STEP.findall(name)
-    allowed = ROOTS.get(root, ())
-    if root not in ROOTS:
-        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(root, ROOTS))
-    if (root, *steps[:1]) in ENDPOINT_PATHS:
-        raise RequestError(place, f"`{name}` names the endpoint and cannot be pending")
-    if steps and allowed is not None and root not in ENTITY_ROOTS and steps[0] not in allowed:
-        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(steps[0], allowed))
-    return fact_path((root, *steps))
+# ── What came along ───────────────────────────────────────────────────────────────────────────
 
 
 def read_approval(raw: object, member: str) -> Approval:

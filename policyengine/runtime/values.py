@@ -105,7 +105,10 @@ class Unknown:
     @property
     def absent(self) -> bool:
         """Whether exactly one fact is the cause and it is absent: the only unknown that `else` may replace."""
-        return len(self.causes) == 1 and all(cause.absent for cause in self.causes)
+        if len(self.causes) != 1:
+            return False
+        (cause,) = self.causes
+        return cause.absent
 
 
 Known: TypeAlias = (

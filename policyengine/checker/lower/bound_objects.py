@@ -12,7 +12,7 @@ from policyengine.checker.names.scope import ExpressionContext
 from policyengine.checker.type_names import join_words
 from policyengine.kernel.fingerprint import canonical_text
 from policyengine.runtime.format_values import format_fact_path
-from policyengine.runtime.request import fact_path
+from policyengine.runtime.pending_facts import fact_path
 from policyengine.spec.approval_digest import VOLATILE
 from policyengine.syntax import nodes as ast
 

@@ -13,7 +13,7 @@ from policyengine.checker.lower.context import LoweringContext
 from policyengine.checker.patterns.overlap import PatternIndex
 from policyengine.diagnostics.model import RelatedLocation
 from policyengine.diagnostics.suggest import suggest
-from policyengine.runtime.request import ENDPOINT_FACTS
+from policyengine.runtime.pending_facts import ENDPOINT_FACTS
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 from policyengine.vocabulary import CREDENTIAL_ROOTS, OPEN_ROOTS, ROOTS

@@ -1,0 +1,100 @@
+"""Facts that a caller reports as pending: their names, and PENDING at their places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+
+from policyengine.diagnostics.suggest import did_you_mean
+from policyengine.runtime.structure_checks import RequestError, quote_input
+from policyengine.runtime.values import PENDING, PartialObject
+from policyengine.vocabulary import ENTITY_ROOTS, FACTS, REQUEST_MEMBERS, ROOTS, FactOrigin
+
+HEADERS_PATH = ("request", "headers")
+PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
+STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
+MAX_FACT_NAME_LENGTH = 1_000
+PENDING_WILDCARD = ".*"  # at the end of a name: every member that is not given
+FREE_OBJECTS = frozenset(
+    [(root,) for root, members in ROOTS.items() if members is None]
+    + [member.path for member in REQUEST_MEMBERS if member.type is None]
+)
+# A question needs a definite endpoint.
+ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
+ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
+
+
+def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the path as `facts` spell it, with header names in lower case."""
+    return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
+
+
+def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
+    """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
+    if name.endswith(PENDING_WILDCARD):
+        return mark_others_pending(facts, name, place)
+    path = parse_pending_path(name, place)
+    if is_entity_attribute(path):
+        return
+    holder = ensure_object(facts, path[:-1], name, place)
+    if holder is None:
+        return
+    if holder.get(path[-1]) not in (None, PENDING):
+        raise RequestError(place, f"`{name}` is both given and pending")
+    holder[path[-1]] = PENDING
+
+
+def is_entity_attribute(path: tuple[str, ...]) -> bool:
+    """Return whether the path is an attribute of an entity, like `user.roles`, which `facts` do not contain."""
+    return path[0] in ENTITY_ROOTS and len(path) > 1 and path[1] not in (ROOTS[path[0]] or ())
+
+
+def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
+    """Return the pending names outside of these roots, whose facts have another source."""
+    paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
+    return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
+
+
+def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
+    """Handle `body.*`: the given members stay, and all others are pending."""
+    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
+    if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
+        raise RequestError(place, f"`{name}` is pending, but `{path[-1]}` has only known members", "name them")
+    holder = ensure_object(facts, path[:-1], name, place)
+    given = ensure_object(facts, path, name, place)
+    if holder is not None and given is not None:
+        holder[path[-1]] = PartialObject(given)
+
+
+def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
+    """Return the object at a path, created if necessary. None if the object is pending, or was not given: then it
+    becomes pending."""
+    holder = facts
+    for depth, step in enumerate(path, 1):
+        below = holder.get(step)
+        if below is None and (depth == 1 or path[:depth] in FREE_OBJECTS):
+            below = holder[step] = {}
+        elif below is None:
+            below = holder[step] = PENDING
+        if below is PENDING:
+            return None
+        if not isinstance(below, dict):
+            raise RequestError(place, f"`{name}` is pending, but `{step}` is not an object")
+        holder = below
+    return holder
+
+
+@lru_cache(maxsize=4_096)  # callers send the same names repeatedly
+def parse_pending_path(name: str, place: str) -> tuple[str, ...]:
+    if len(name) > MAX_FACT_NAME_LENGTH or not PENDING_FACT.fullmatch(name):
+        raise RequestError(place, f"`{quote_input(name)}` is not the name of a fact")
+    root, *steps = STEP.findall(name)
+    allowed = ROOTS.get(root, ())
+    if root not in ROOTS:
+        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(root, ROOTS))
+    if (root, *steps[:1]) in ENDPOINT_PATHS:
+        raise RequestError(place, f"`{name}` names the endpoint and cannot be pending")
+    if steps and allowed is not None and root not in ENTITY_ROOTS and steps[0] not in allowed:
+        raise RequestError(place, f"unknown fact `{quote_input(name)}`", did_you_mean(steps[0], allowed))
+    return fact_path((root, *steps))

@@ -1,0 +1,160 @@
+"""Read the facts and the endpoint of an ordinary question in one pass.
+
+Ordinary means: dicts with known members, a path that is canonical as it is, and nothing that could be read in two
+ways. For everything else these functions return None, and `read_request` reads the question, or says what is wrong.
+For an ordinary question both return the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from policyengine.runtime.decode import DecodeError, clean
+from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.host_names import parse_host
+from policyengine.runtime.paths import MAX_PATH_LENGTH, MAX_SEGMENTS, METHOD
+from policyengine.runtime.values import MAX_ELEMENTS, MAX_INT, MAX_STRING_LENGTH, MIN_INT
+from policyengine.vocabulary import HOP_MEMBERS, ROOTS
+
+MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
+OTHER_ROOTS = frozenset({"approvals", "entities", "pending", "options"})
+# Segments that are canonical as they are; all others are decoded and checked.
+SEGMENT = r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*"
+PLAIN_PATH = re.compile(f"(?:/{SEGMENT})+|/").fullmatch
+PlainFacts: TypeAlias = dict[str, Any]
+
+
+def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
+    """Return the endpoint and the facts by root; None if the question is not ordinary."""
+    facts: PlainFacts = {}
+    try:
+        for root, given in raw.items():
+            if root in OTHER_ROOTS:
+                continue
+            if root not in MEMBERS or (given is not None and type(given) is not dict):
+                return None
+            if given is not None:
+                allowed = MEMBERS[root]
+                if allowed is not None and not allowed.issuperset(given):
+                    return None
+                facts[root] = read_members(given)
+        endpoint = read_plain_endpoint(facts)
+    except (DecodeError, NotOrdinaryError):
+        return None
+    return None if endpoint is None or not has_plain_parts(facts) else (endpoint, facts)
+
+
+class NotOrdinaryError(Exception):
+    """A part of the question is not ordinary."""
+
+
+def read_members(given: dict[Any, object]) -> PlainFacts:
+    """Return the members with plain values. Raises NotOrdinaryError and DecodeError."""
+    if len(given) > MAX_ELEMENTS:
+        raise NotOrdinaryError
+    found: PlainFacts = {}
+    for name, value in given.items():
+        if type(name) is not str or not name.isascii() or len(name) > MAX_STRING_LENGTH:
+            raise NotOrdinaryError
+        kind = type(value)
+        if kind is str:
+            if not value.isascii() or len(value) > MAX_STRING_LENGTH:  # type: ignore[attr-defined, arg-type]
+                value = clean(value)
+        elif kind is int:
+            if not MIN_INT <= value <= MAX_INT:  # type: ignore[operator]
+                value = clean(value)
+        elif kind is not bool and value is not None:
+            value = clean(value, 2) if kind is not Decimal else clean(value)
+        found[name] = value
+    return found
+
+
+def read_plain_endpoint(facts: PlainFacts) -> Endpoint | None:
+    """Return the endpoint; None if it is missing, ambiguous or not canonical as it is."""
+    request = facts.get("request")
+    if request is not None:
+        method, path = request.get("method"), request.get("path")
+        if method is not None or path is not None:
+            if "tool" in facts or "action" in facts:
+                return None
+            return read_plain_http(facts, request, method, path)
+        if not normalize_http_facts(request):
+            return None
+    if "tool" in facts:
+        return None if "action" in facts else read_plain_tool(facts["tool"])
+    return read_plain_action(facts["action"], facts.get("resource")) if "action" in facts else None
+
+
+def read_plain_http(facts: PlainFacts, request: PlainFacts, method: object, path: object) -> HttpEndpoint | None:
+    if type(method) is not str or type(path) is not str or METHOD.fullmatch(method) is None:
+        return None
+    if len(path) > MAX_PATH_LENGTH or not PLAIN_PATH(path) or not normalize_http_facts(request):
+        return None
+    body = facts.get("body")
+    if may_override(request.get("headers")) or may_override(request.get("query")) or may_override(body):
+        return None
+    segments = tuple(path[1:].split("/")) if path != "/" else ()
+    if len(segments) > MAX_SEGMENTS:
+        return None
+    if method == "HEAD":
+        method = request["method"] = "GET"
+    return HttpEndpoint(method, path, segments)
+
+
+def may_override(members: Mapping[str, object] | None) -> bool:
+    """Return whether a member could name another method for some server."""
+    if members:
+        for name in members:
+            if "method" in name.lower():
+                return True
+    return False
+
+
+def normalize_http_facts(request: PlainFacts) -> bool:
+    """Put header names into lower case and the host into its canonical form. Return False if it is not ordinary."""
+    query, headers, host = request.get("query"), request.get("headers"), request.get("host")
+    if (query is not None and type(query) is not dict) or (headers is not None and type(headers) is not dict):
+        return False
+    if headers:
+        lower = {name.lower(): value for name, value in headers.items()}
+        if len(lower) < len(headers):
+            return False
+        request["headers"] = lower
+    if type(host) is str:
+        request["host"] = parse_host(host)
+    return True
+
+
+def read_plain_tool(tool: PlainFacts) -> ToolEndpoint | None:
+    name, server = tool.get("name"), tool.get("server")
+    if not is_plain_id(name) or (server is None and "/" in name):  # type: ignore[operator]
+        return None
+    if server is not None and (not is_plain_id(server) or "/" in server):
+        return None
+    return ToolEndpoint(server, name)  # type: ignore[arg-type]  # an id
+
+
+def read_plain_action(action: PlainFacts, resource: PlainFacts | None) -> ActionEndpoint | None:
+    verb, type_ = action.get("name"), None if resource is None else resource.get("type")
+    return ActionEndpoint(verb, type_) if is_plain_id(verb) and is_plain_id(type_) else None  # type: ignore[arg-type]
+
+
+def is_plain_id(text: object) -> bool:
+    return type(text) is str and text != "" and text.isascii()
+
+
+def has_plain_parts(facts: PlainFacts) -> bool:
+    """Return whether the parts with a structure of their own are ordinary: claims, and the hops of the chain."""
+    credential, chain = facts.get("credential"), facts.get("chain")
+    claims = None if credential is None else credential.get("claims")
+    if claims is not None and type(claims) is not dict:
+        return False
+    hops = None if chain is None else chain.get("hops")
+    if hops is None:
+        return True
+    if type(hops) is not tuple:
+        return False
+    return all(type(hop) is dict and HOP_MEMBERS.keys() >= hop.keys() for hop in hops)
