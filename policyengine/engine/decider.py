@@ -14,6 +14,7 @@ from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.engine.charges import StoreCharger, apply_charges
 from policyengine.engine.compiled import CompiledPolicies
+from policyengine.engine.question import new_id
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.entities.lookup import LookupEntityStore
 from policyengine.entities.store import EntityStore
@@ -30,6 +31,7 @@ from policyengine.runtime.idempotency import (
     KeyReuseError,
 )
 from policyengine.runtime.idempotent_decision import decode_draft, encode_draft, encode_facts, restore_decision
+from policyengine.runtime.ids import Stamp, serials
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
@@ -208,10 +210,14 @@ class Decider:
         decision, effects = planned
         if lookup is not None and lookup.found and self._log is not None:
             members += self._log.looked_up(lookup.found, lookup.types)
-        decision = decision.with_id(self.ids(now))
+        decision = decision.with_id(self._stamp(now))
         if effects.excess:
             self._recorder.count_excess(decision, effects.excess)
         return decision, effects, members
+
+    def _stamp(self, now: datetime) -> Stamp:
+        """Return what the id of a decision is made from when it is asked for, or the id that the engine is given."""
+        return (epoch_nanoseconds(now), next(serials)) if self.ids is new_id else self.ids(now)
 
     def _plan(
         self, compiled: CompiledPolicies, request: Request, now: datetime, lookup: LookupEntityStore | None

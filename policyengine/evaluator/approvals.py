@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from types import NoneType
 from typing import TYPE_CHECKING, Any, assert_never
@@ -15,7 +17,7 @@ from policyengine.evaluator.program import Effect
 from policyengine.evaluator.reads import ReadRecorder
 from policyengine.evaluator.relation_nodes import element_of
 from policyengine.evaluator.state import ApprovalFacts, State
-from policyengine.runtime.canonical_form import canonical_bytes
+from policyengine.runtime.canonical_form import OMIT_NOTHING, canonical_bytes, write_value
 from policyengine.runtime.pending_facts import HEADERS_PATH
 from policyengine.runtime.request import Approval, fact_at, get_member
 from policyengine.runtime.values import ABSENT, Cause, Unknown, coerce
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from policyengine.evaluator.nodes import Path
 
 RESOURCE = ("resource",)
-SEEN_TYPES = frozenset({str, bool, int, NoneType})  # a raw value of these types is whole and known
+SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # a raw value of these types is whole and known
 # Facts that the engine binds for every request: they do not come from it.
 ALWAYS_BOUND = frozenset(
     {
@@ -151,15 +153,37 @@ def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts
 
 
 def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
-    """Return the digest of everything that an approval is for."""
-    assert effect.binding is not None
-    everything = (
-        "approval", st.program.kernel.revision, effect.guard.package, effect.guard.name, effect.index,
-        caller_identity(st), (endpoint_parts(st.request.endpoint), raw_resource(st), claimed_resource_row(st)),
-        tuple((one.path, canonical_bytes(fact_at(st.facts, one.path), left)) for one, left in effect.binding.objects),
-        tuple((key, digest_form(one)) for key, one in sorted(read.items())),
-    )  # fmt: skip
-    return f"sha256:{hashlib.sha256(canonical_bytes(everything)).hexdigest()}"
+    """Return the digest of everything that an approval is for.
+
+    It is the SHA-256 of the canonical bytes of one list, whose parts that never change are written once.
+    """
+    binding = effect.binding
+    assert binding is not None
+    if binding.head is None:
+        binding.head = canonical_head(st.program.kernel.revision, effect)
+    parts = [binding.head]
+    write_value(caller_identity(st), OMIT_NOTHING, parts)
+    write_value((endpoint_parts(st.request.endpoint), raw_resource(st), claimed_resource_row(st)), OMIT_NOTHING, parts)
+    parts.append(b"list%d:" % len(binding.objects))
+    for one, left_out in binding.objects:
+        content = canonical_bytes(fact_at(st.facts, one.path), left_out)
+        parts += [b"list2:", canonical_path(one.path), b"bytes%d:" % len(content), content]
+    parts.append(b"list%d:" % len(read))
+    for key, fact in sorted(read.items()):
+        parts += [b"list2:", canonical_path(key)]
+        write_value(digest_form(fact), OMIT_NOTHING, parts)
+    return f"sha256:{hashlib.sha256(b''.join(parts)).hexdigest()}"
+
+
+def canonical_head(revision: str, effect: Effect) -> bytes:
+    """Return the canonical bytes of the first five of nine parts: they are the same for every request."""
+    named = ("approval", revision, effect.guard.package, effect.guard.name, effect.index)
+    return b"list9:" + b"".join(map(canonical_bytes, named))
+
+
+@lru_cache(maxsize=4_096)
+def canonical_path(path: Path) -> bytes:
+    return canonical_bytes(path)
 
 
 def facts_read(st: State, effect: Effect) -> dict[Path, ReadFact]:
@@ -212,11 +236,11 @@ def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iter
     assert effect.binding is not None
     for bound_object, left_out in effect.binding.objects:
         raw = fact_at(st.facts, bound_object.path)
-        if type(raw) not in SEEN_TYPES:
+        if not is_seen(raw):
             yield from unseen_below(raw, bound_object.path, left_out)
     for path in CALLER_FACTS:
         raw = fact_at(st.facts, path)
-        if type(raw) not in SEEN_TYPES and raw is not ABSENT:
+        if raw is not ABSENT and not is_seen(raw):
             yield from unseen_below(raw, path)
     if st.bindings is None or RESOURCE not in st.bindings:
         yield from unseen_below(raw_resource(st), RESOURCE)
@@ -225,11 +249,27 @@ def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iter
         yield from unseen_in_fact(st, key, one)
 
 
+def is_seen(raw: object) -> bool:
+    """Return whether a raw value is surely whole and known, so that `unseen_below` finds nothing in it."""
+    kind = type(raw)
+    if kind is dict:
+        for value in raw.values():  # type: ignore[attr-defined]  # noqa: SIM110  # a dict
+            if type(value) is not str and not is_seen(value):
+                return False
+        return True
+    if kind is tuple:
+        for value in raw:  # type: ignore[attr-defined]  # noqa: SIM110  # a tuple
+            if type(value) is not str and not is_seen(value):
+                return False
+        return True
+    return kind in SEEN_TYPES or raw is ABSENT
+
+
 def unseen_in_fact(st: State, key: Path, one: ReadFact) -> Iterator[Cause]:
     """Yield why a fact is unknown, if it has a value that the decision did not see."""
     unknown = unknown_elements(one)
     if not unknown:
-        if type(one.given) not in SEEN_TYPES:
+        if not is_seen(one.given):
             yield from unseen_below(one.given, key)
     elif is_from_request(st, key) and any(unseen_below(raw_in_request(st, key, one), key)):
         yield from Unknown.merge(*unknown).causes

@@ -521,7 +521,7 @@ class ApprovalBinding:
     `by …`, if it has one.
     """
 
-    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
+    __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
 
     def __init__(
         self,
@@ -536,6 +536,7 @@ class ApprovalBinding:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
+        self.head: bytes | None = None  # canonical bytes of what is the same for every request
 
 
 class LimitRule:
@@ -598,8 +599,8 @@ class EndpointRules:
     """
 
     __slots__ = (
-        "agents", "anyones", "bindings", "conditional_grants", "covering", "delegators", "effects", "exact_bindings", "is_action", "limits", "records",
-        "tasks", "users", "verdicts", "windows",
+        "agents", "anyones", "bindings", "conditional_grants", "covering", "delegators", "effects", "exact_bindings",
+        "is_action", "limits", "records", "tasks", "users", "verdicts", "windows",
     )  # fmt: skip
 
     def __init__(
