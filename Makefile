@@ -27,9 +27,9 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-all test-deep test-313 check fmt docs table readers tools vendor
+.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled check fmt docs table readers tools vendor
 help:
-	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | check | fmt | docs | table | readers | tools | vendor | bench'
+	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | check | fmt | docs | table | readers | tools | vendor | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
@@ -93,6 +93,32 @@ test-deep: install
 test-313: .venv-313/.installed
 	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
 
+# The evaluator compiled by mypyc, in an environment and a folder of its own: a checkout always runs its own source.
+# `make bench BUILD=compiled` and `make test-compiled` use it.
+COMPILED := build/compiled
+compiled: $(COMPILED)/.built
+$(COMPILED)/.built: .venv/.installed $(wildcard policyengine/evaluator/*.py policyengine/runtime/*.py) pyproject.toml
+	@command -v $${CC:-cc} >/dev/null || { echo 'compiling needs a C compiler (on Debian: `apt install gcc`)' >&2; exit 1; }
+	@$(BIN)/python -c 'import venv' && $(BIN)/python -m venv --clear .venv-compiled
+	@echo 'compiling the evaluator: two minutes, after each change of it'
+	@.venv-compiled/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc setuptools
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)/source
+	@cp -R policyengine grammar policies pyproject.toml README.md LICENSE $(COMPILED)/source
+	@cd $(COMPILED)/source && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 "$(CURDIR)/.venv-compiled/bin/python" -m pip wheel -q \
+	  --disable-pip-version-check --no-build-isolation --no-deps -w ../wheel .
+	@rm -rf $(COMPILED)/source
+	@.venv-compiled/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$(ls $(COMPILED)/wheel/*.whl)[dev]"
+	@for each in bench deploy docs grammar policies tests .ci Makefile README.md CHANGELOG.md CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml; do \
+	  ln -sfn "$(CURDIR)/$$each" $(COMPILED)/$$each; done
+	@ln -sfn "$$(.venv-compiled/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/policyengine" $(COMPILED)/policyengine
+	@ln -sfn "$(CURDIR)/.venv-compiled" $(COMPILED)/.venv
+	@touch $@
+
+# The tests of what is compiled, and of what decides by it.
+test-compiled: compiled
+	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal \
+	  tests/evaluator tests/compiler tests/history tests/limits tests/once tests/security tests/spec tests/test_engine.py
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -119,9 +145,15 @@ table: install
 
 # The peers that `bench` measures us against are another half minute, once. make bench WHAT="decide paper serve"
 WHAT ?= decide paper serve
+BUILD ?= pure
 .PHONY: bench
+ifeq ($(BUILD),compiled)
+bench: compiled
+	cd $(COMPILED) && .venv/bin/python -m bench $(WHAT)
+else
 bench: .venv/.bench
 	$(BIN)/python -m bench $(WHAT)
+endif
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
 	@# `xds-protos` has a package `cel` too, and whichever is installed last stands there

@@ -20,6 +20,7 @@ from bench import (
     history,
     identity,
     identity_bound,
+    kinds,
     machine,
     metrics,
     paper,
@@ -41,6 +42,7 @@ WIDTH = 132  # of a file or a pipe
 Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say),
+    "kinds": lambda options, say: kinds.run(tuple(options.sizes) or kinds.SIZES, say),
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
     "socket": lambda _, say: frames.run(say),

@@ -13,6 +13,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 
 from policyengine import __version__
 from policyengine.control_characters import one_line
+from policyengine.evaluator import is_compiled
 
 EXIT_INTERRUPTED = 130
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
-        print(f"policyengine {__version__}", flush=True)
+        print(version_line(), flush=True)
         return 0
     if arguments[:1] in (["serve"], ["mcp-gateway"]):
         from policyengine.hangup_signal import record_hangups
@@ -46,6 +47,11 @@ def _run(arguments: list[str]) -> int:
     from policyengine.cli.app import run
 
     return run(arguments)
+
+
+def version_line() -> str:
+    """Return the version, and whether the evaluator is compiled."""
+    return f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})"
 
 
 def _open_closed_streams() -> None:

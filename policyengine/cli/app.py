@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
-from policyengine import __version__
-from policyengine.cli import EXIT_INTERRUPTED
+from policyengine.cli import EXIT_INTERRUPTED, version_line
 from policyengine.cli.errors import (
     TRACEBACK_VARIABLE,
     CommandError,
@@ -182,7 +181,7 @@ def note_unread_file(settings: ProjectSettings) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"policyengine {__version__}")
+        print(version_line())
         raise typer.Exit
 
 

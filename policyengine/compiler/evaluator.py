@@ -7,6 +7,7 @@ specification about those rules alone that can matter at this endpoint to this c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from time import time_ns
@@ -82,9 +83,12 @@ class Evaluator:
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        steps, each = 0, len(hops) * (1 + measure_extent(request.facts))
+        names = Counter(hop.get("agent") for hop in hops if isinstance(hop, Mapping) and type(hop.get("agent")) is str)
+        others, each, steps = len(hops) - names.total(), 1 + measure_extent(request.facts), 0
         for block in self.slices.of(request).agents:
-            steps += each * (head_steps(block) + hop_steps(block))
+            who = block.who
+            times = names[who.name] + others if isinstance(who, k.ExactName) else len(hops)
+            steps += times * each * (head_steps(block) + hop_steps(block))
             if steps > most:
                 return True
         return False

@@ -10,22 +10,24 @@ import pytest
 
 from policyengine import __version__
 from policyengine.cli import app, main
+from policyengine.evaluator import is_compiled
 
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
     *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init", "keys", "config"],
 ]
+VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 
 
 def test_the_version_is_told(run):
-    assert run("--version").out == f"policyengine {__version__}\n"
+    assert run("--version").out == VERSION
 
 
 def test_the_version_is_told_whatever_else_is_there(run):
     ended = run("--version", "check")
-    assert (ended.code, ended.out) == (0, f"policyengine {__version__}\n")
+    assert (ended.code, ended.out) == (0, VERSION)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["check", "--help"]])
