@@ -41,6 +41,7 @@ SCALAR_KINDS = {Scalar.STRING: n.STRING, Scalar.INT: n.INT, Scalar.NUMBER: n.NUM
 ORDERS: dict[str, Callable[[Any, Any], bool]] = {"<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
 HOW = {"<": n.LESS, "<=": n.AT_MOST, ">": n.MORE, ">=": n.AT_LEAST}
 ARITHMETIC = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}
+PRESENTER_ROOTS = frozenset({"agent", "user", "credential", "attestation"})
 BINDABLE = frozenset({"params", "resource", "body", "args", "context"})
 
 
@@ -77,6 +78,7 @@ class NodeBuilder:
         self.slots: dict[tuple[object, ...], n.FactNode] = {}
         self.by_path: dict[n.Path, list[int]] = {}
         self.attributes: dict[tuple[object, ...], EntityAttribute] = {}
+        self.hop_slots: list[int] = []  # of facts that differ from hop to hop
         self.count = 0
         self.places = 0
         self._nodes: dict[tuple[int, bool], tuple[k.Expr, n.Node]] = {}
@@ -100,6 +102,8 @@ class NodeBuilder:
         if found is None:
             found = self.slots[key] = self._make_slot(path, type_, given)
             self.by_path.setdefault(path, []).append(found.index)
+            if path[0] in PRESENTER_ROOTS:
+                self.hop_slots.append(found.index)
         return found
 
     def _make_slot(self, path: n.Path, type_: Type, given: bool) -> n.FactNode:
@@ -126,6 +130,8 @@ class NodeBuilder:
         found = self.attributes.get(key)
         if found is None:
             index = -1 if varies or scope.strict else self._new_slot()
+            if index >= 0 and any(isinstance(one, k.Fact) and one.path[0] in PRESENTER_ROOTS for one in k.walk(node)):
+                self.hop_slots.append(index)
             self.places += 1
             found = EntityAttribute(index, self.places - 1, base, node.name, node.type, levels, fact)
             self.attributes[key] = found

@@ -92,6 +92,7 @@ class ProgramBuilder:
         """Tell the program of slots that were made since."""
         slots = self.nodes.by_path
         self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
+        self.program.hop_slots = tuple(self.nodes.hop_slots)
         self.program.blank = [UNREAD] * self.nodes.count
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────

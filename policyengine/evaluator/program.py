@@ -641,14 +641,13 @@ class EndpointRules:
 class Program:
     """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, made at its first request.
 
-    `blank` has one UNREAD for each slot; `attributes` is the number of attributes that are cached for the entity store.
-    `user_slots` are the slots of the user, and `holders` the facts whose attributes may be pending.
+    `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ
+    from hop to hop, and `holders` the facts whose attributes may be pending.
     """
 
     __slots__ = (
-        "agent_groups", "agent_id", "agent_issuer", "attributes", "blank", "credential_age", "credential_issuer",
-        "delegation", "everyone", "everyuser", "holders", "issuers", "kernel", "masks_users", "needs_packages",
-        "rules_at", "scopes", "user_id", "user_slots",
+        "agent_groups", "agent_id", "agent_issuer", "blank", "credential_issuer", "delegation", "everyone", "everyuser",
+        "holders", "hop_slots", "issuers", "kernel", "masks_users", "rules_at", "scopes", "user_id", "user_slots",
     )  # fmt: skip
 
     def __init__(self, kernel: k.Kernel) -> None:
@@ -656,10 +655,9 @@ class Program:
         self.issuers = {name: TrustAnchor(issuer) for name, issuer in kernel.issuers.items()}
         self.masks_users = any(issuer.users_like for issuer in kernel.issuers.values())
         self.delegation = kernel.delegation
-        self.needs_packages = bool(kernel.unrestricted or kernel.advisory)
         self.blank: list[Any] = []
-        self.attributes = 0
         self.user_slots: tuple[int, ...] = ()
+        self.hop_slots: tuple[int, ...] = ()
         self.holders: dict[str, Node] = {}
         self.rules_at: Any = None
         self.everyone: Any = None
@@ -668,6 +666,5 @@ class Program:
         self.agent_issuer: Any = None
         self.agent_groups: Any = None
         self.credential_issuer: Any = None
-        self.credential_age: Any = None
         self.scopes: Any = None
         self.user_id: Any = None

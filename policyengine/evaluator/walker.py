@@ -210,6 +210,10 @@ def pass_hop(st: State, hop: ChainMember, then: ChainMember, found: Passage) -> 
 def state_of_hop(st: State, hop: ChainMember) -> State:
     """Return the state in which a hop is the presenter. Proofs of the presenter do not count for it."""
     own = st.branch()
+    own.values = st.values.copy()
+    for slot in st.program.hop_slots:
+        if slot < len(own.values):
+            own.values[slot] = UNREAD
     facts: dict[str, object] = dict(st.facts)
     facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
     facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
