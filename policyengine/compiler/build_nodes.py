@@ -13,17 +13,17 @@ from policyengine import typesystem
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator.entity_nodes import (
     EntityAttribute,
+    HasRowTest,
     MemberOfEntity,
-    RowKnown,
     checked_reference,
     member_value,
 )
 from policyengine.evaluator.fact_reader import BY_TIME, DERIVED
-from policyengine.evaluator.history_nodes import Aggregated, EventRules, Happened, past_value
+from policyengine.evaluator.history_nodes import AggregateValue, EventRules, HistoryTest, past_value
 from policyengine.evaluator.relation_nodes import (
     CompareSets,
     HasElement,
-    Ordered,
+    OrderRelation,
     SameText,
     SameValue,
     in_networks,
@@ -93,7 +93,7 @@ class NodeBuilder:
 
     def fact(self, path: n.Path, type_: Type, scope: Scope = PLAIN) -> n.Node:
         node = self.slot(path, type_, given=scope.given)
-        return n.Recorded(node) if scope.strict else node
+        return n.RecordedFact(node) if scope.strict else node
 
     def slot(self, path: n.Path, type_: Type, *, given: bool = False) -> n.FactNode:
         given = given and (path[0] in BINDABLE or (path in DERIVED and path not in BY_TIME))
@@ -110,9 +110,9 @@ class NodeBuilder:
         index, name = self._new_slot(), name_of(path)
         if path in NEUTRAL_VALUES:
             neutral = NEUTRAL_VALUES[path]
-            return n.Derived(index, path, type_, name, lambda _: neutral)
+            return n.ComputedFact(index, path, type_, name, lambda _: neutral)
         if path in DERIVED and not given:
-            return n.Derived(index, path, type_, name, DERIVED[path])
+            return n.ComputedFact(index, path, type_, name, DERIVED[path])
         if path == RESOURCE:
             return n.ResourceFact(index, path, type_, name, bindable=not given)
         kind, only = SCALAR_KINDS.get(type_, n.GENERAL) if isinstance(type_, Scalar) else n.GENERAL, ""
@@ -171,21 +171,21 @@ class NodeBuilder:
             case k.Arithmetic(operator, left, right):
                 calculate, text = ARITHMETIC[operator], node.span.text
                 pair = (self.value(left, scope), self.value(right, scope))
-                return n.Lifted(lambda a, b: calculate(a, b, text), pair)
+                return n.FunctionValue(lambda a, b: calculate(a, b, text), pair)
             case k.UnaryMinus(operand):
                 text = node.span.text
-                return n.Lifted(lambda a: arithmetic.neg(a, text), (self.value(operand, scope),))
+                return n.FunctionValue(lambda a: arithmetic.neg(a, text), (self.value(operand, scope),))
             case k.Call(_, (id_,), RefType() as type_):  # `invoice(args.id)`
-                return n.Lifted(checked_reference(type_, describe(node)), (self.value(id_, scope),))
+                return n.FunctionValue(checked_reference(type_, describe(node)), (self.value(id_, scope),))
             case k.Call(function, arguments):
                 given = tuple(self.value(argument, scope) for argument in arguments)
-                return n.Lifted(lambda *known: functions.call_function(function, known), given)
+                return n.FunctionValue(lambda *known: functions.call_function(function, known), given)
             case k.PastFact():
                 return past_value(node, scope.event, describe(node))
             case k.Aggregate(_, field_, event, within, since):
                 rules = self._event_rules(event, since, scope)
                 past = None if field_ is None else self.value(field_, scope.at_event(event))
-                return Aggregated(*rules, within, describe_history(node), node, past)
+                return AggregateValue(*rules, within, describe_history(node), node, past)
             case _:
                 return self.condition(node, scope)
 
@@ -214,17 +214,17 @@ class NodeBuilder:
             case k.IsPresent(operand):
                 return n.Present(self.value(operand, scope))
             case k.HasRow(entity):
-                return RowKnown(self.value(entity, scope), node.span.text)
+                return HasRowTest(self.value(entity, scope), node.span.text)
             case k.InWindow(instant, window):
                 function = lambda moment: calendar_windows.contains(window, moment)  # noqa: E731
-                return n.Truth(n.Lifted(function, (self.value(instant, scope),)))
+                return n.Truth(n.FunctionValue(function, (self.value(instant, scope),)))
             case k.Relation():
                 return self.relation(node, scope)
             case k.Quantifier(word, variable, domain, condition):
                 inner = self.condition(condition, scope.inside(variable))
                 return n.QuantifierTest(word, len(scope.depths), self.value(domain, scope), inner, scope.strict)
             case k.HistoryCondition(event, within, since):
-                return Happened(*self._event_rules(event, since, scope), within, describe_history(node))
+                return HistoryTest(*self._event_rules(event, since, scope), within, describe_history(node))
             case (
                 k.Constant() | k.Fact() | k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Default()
                 | k.Arithmetic() | k.UnaryMinus() | k.Call() | k.PastFact() | k.Aggregate()
@@ -244,12 +244,12 @@ class NodeBuilder:
             case k.Operands.ENTITIES:
                 return MemberOfEntity(left, right, text, node.operator == "below", node.operator == "child of")
             case k.Operands.NETWORKS:
-                return n.Truth(n.Lifted(in_networks, (left, right)))
+                return n.Truth(n.FunctionValue(in_networks, (left, right)))
             case k.Operands.PATTERN:
                 holds, pattern = row.holds, right.get(NO_STATE)
-                return n.Truth(n.Lifted(lambda known: holds(known, pattern), (left,)))
+                return n.Truth(n.FunctionValue(lambda known: holds(known, pattern), (left,)))
             case k.Operands.STRINGS:
-                return n.Truth(n.Lifted(row.holds, (left, right)))
+                return n.Truth(n.FunctionValue(row.holds, (left, right)))
             case k.Operands.COLLECTIONS:
                 return CompareSets(left, right, node.operator == "overlaps")
             case _:
@@ -268,15 +268,15 @@ class NodeBuilder:
             return SameValue(left, right, negated, ordered, node.span.text)
         ranks = next((type_.values for type_ in types if isinstance(type_, EnumType)), ())
         if not ranks and type(constant) in (int, timedelta):
-            return n.Compared(left, constant, HOW[operator])
-        return Ordered(left, right, ORDERS[operator], ranks)
+            return n.OrderTest(left, constant, HOW[operator])
+        return OrderRelation(left, right, ORDERS[operator], ranks)
 
     def _element(self, node: k.Relation, left: n.Node, right: n.Node) -> n.Condition:
         of, item = node.left.type, node.right.type
         texts = isinstance(of, typesystem.SetType | typesystem.ListType) and of.element is Scalar.STRING
         texts = texts and item is Scalar.STRING
         if texts and isinstance(right, n.Const) and isinstance(right.value, str):
-            return n.HasString(left, right.value)
+            return n.HasText(left, right.value)
         if texts and isinstance(left, n.Const) and all(type(one) is str for one in left.value):
             return n.OneOf(right, frozenset(left.value))
         return HasElement(left, right, node.operator == "holds", texts, node.span.text)

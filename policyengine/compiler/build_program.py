@@ -55,7 +55,7 @@ class ProgramBuilder:
     def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
         self.kernel, self.tree = kernel, tree
         self.nodes = NodeBuilder()
-        self.program = p.Program(kernel)
+        self.program = p.PolicyProgram(kernel)
         self._rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
         self._requirements: dict[int, tuple[k.Node, p.Requirement]] = {}
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
@@ -174,7 +174,7 @@ class ProgramBuilder:
         exact = self._bindings([kernel.binders[number] for number in binders])
         bindings = self._bindings([kernel.binders[number] for number in more])
         if len(more) > len(binders) and RESOURCE in bindings and RESOURCE not in exact:
-            exact = {**exact, RESOURCE: n.ConstantBinding(OTHER_CASE_BINDING)}
+            exact = {**exact, RESOURCE: n.ConstantValue(OTHER_CASE_BINDING)}
         word = kind.partition(" ")[0]
         sources = [kernel.binders[number] for number in more]
         covering = Covering(
@@ -205,28 +205,28 @@ class ProgramBuilder:
 
     # ── Bindings ──────────────────────────────────────────────────────────────────────────────
 
-    def _bindings(self, binders: Sequence[k.Binder]) -> dict[n.Path, n.Binding]:
-        found: dict[n.Path, list[n.Binding]] = defaultdict(list)
+    def _bindings(self, binders: Sequence[k.Binder]) -> dict[n.Path, n.BoundValue]:
+        found: dict[n.Path, list[n.BoundValue]] = defaultdict(list)
         for binder in binders:
             for path, binding in self._bound(binder):
                 found[path].append(binding)
         return {
-            path: several[0] if len(several) == 1 else n.AgreedBinding(several, CONFLICT)
+            path: several[0] if len(several) == 1 else n.AgreedValue(several, CONFLICT)
             for path, several in found.items()
         }
 
-    def _bound(self, binder: k.Binder) -> Iterator[tuple[n.Path, n.Binding]]:
-        captures: dict[str, n.CaptureBinding] = {}
+    def _bound(self, binder: k.Binder) -> Iterator[tuple[n.Path, n.BoundValue]]:
+        captures: dict[str, n.CaptureValue] = {}
         if isinstance(binder.pattern, k.HttpPattern):
             for index, segment in enumerate(binder.pattern.segments):
                 if segment.capture is not None:
-                    captures[segment.capture] = n.CaptureBinding(index, captured_by(segment))
+                    captures[segment.capture] = n.CaptureValue(index, captured_by(segment))
         for name, capture in captures.items():
             yield ("params", name), capture
         if binder.resource is not None:
-            yield RESOURCE, n.ResourceBinding(binder.resource[0], captures[binder.resource[1]])
+            yield RESOURCE, n.ResourceValue(binder.resource[0], captures[binder.resource[1]])
         for path, expression in binder.facts:
-            yield path, n.ExpressionBinding(self.nodes.value(expression, GIVEN))
+            yield path, n.ExpressionValue(self.nodes.value(expression, GIVEN))
 
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
@@ -327,9 +327,9 @@ class ProgramBuilder:
             case k.CredentialKinds(kinds):
                 return n.OneOf(fact(("credential", "kind"), Scalar.STRING), frozenset(kinds))
             case k.CredentialLifetime(limit):
-                return n.Compared(fact(("credential", "lifetime"), Scalar.DURATION), limit, n.AT_MOST)
+                return n.OrderTest(fact(("credential", "lifetime"), Scalar.DURATION), limit, n.AT_MOST)
             case k.CredentialAge(limit):
-                return n.Compared(fact(("credential", "age"), Scalar.DURATION), limit, n.AT_MOST)
+                return n.OrderTest(fact(("credential", "age"), Scalar.DURATION), limit, n.AT_MOST)
             case k.ProofOfPossession():
                 return n.Truth(fact(("credential", "bound"), Scalar.BOOL))
             case k.AttestedBy(names):
@@ -346,7 +346,7 @@ class ProgramBuilder:
         tests: list[n.Condition] = [n.Equal(text("by"), attester.name, False)]
         if attester.age is not None:
             age = self.nodes.slot(("attestation", "age"), Scalar.DURATION)
-            tests.append(n.Compared(age, attester.age, n.AT_MOST))
+            tests.append(n.OrderTest(age, attester.age, n.AT_MOST))
         if attester.models:
             tests.append(n.AnyOf(tuple(self._model(*model) for model in attester.models)))
         if attester.environments:
@@ -388,7 +388,7 @@ class ProgramBuilder:
                 slots = tuple(self.nodes.by_path.get(path, ()))
                 yield p.ProofRemedy(kind, need, slots, coerce(better, types[path], ".".join(path)))
 
-    def _binding(self, confirm: k.Confirm, word: str, binders: Sequence[k.Binder]) -> p.ApprovalBinding:
+    def _binding(self, confirm: k.Confirm, word: str, binders: Sequence[k.Binder]) -> p.ApprovalScope:
         objects = {"tool": TOOL_OBJECTS, "action": ACTION_OBJECTS}.get(word, HTTP_OBJECTS)
         if confirm.bound is not None:
             objects = confirm.bound.objects
@@ -402,7 +402,7 @@ class ProgramBuilder:
         )
         of = confirm.approvers.of
         approvers = self.nodes.value(of.expression) if isinstance(of, k.MemberOf) else None
-        return p.ApprovalBinding(
+        return p.ApprovalScope(
             tuple((one, exclusions_of(one)) for one in objects), tuple(described) or ("resource",), tuple(reads),
             sources, approvers,
         )  # fmt: skip

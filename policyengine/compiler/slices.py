@@ -13,7 +13,7 @@ from typing import TypeGuard
 from policyengine import kernel as k
 from policyengine.compiler.leaf import Covering
 from policyengine.compiler.tree import Numbers, Principals, Tree
-from policyengine.evaluator.program import Program
+from policyengine.evaluator.program import PolicyProgram
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
@@ -25,7 +25,7 @@ MOST_SLICES = 1_000  # kept, each small: callers are about as many as the rules 
 
 
 class Slices:
-    def __init__(self, kernel: k.Kernel, tree: Tree, program: Program) -> None:
+    def __init__(self, kernel: k.Kernel, tree: Tree, program: PolicyProgram) -> None:
         self._kernel, self._program = kernel, program
         self._agents = Known(tree.agents)
         self._users = Known(tree.users)

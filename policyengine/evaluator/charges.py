@@ -16,7 +16,7 @@ from policyengine.spec.limits import budget_amount, request_count
 from policyengine.spec.trace import LimitTrace
 
 
-class LimitReading:
+class LimitInputs:
     """The inputs of a limit that acts on a request."""
 
     __slots__ = ("rule", "trace")
@@ -26,12 +26,12 @@ class LimitReading:
         self.trace = trace
 
 
-def read_limits(st: State) -> list[LimitReading]:
+def read_limits(st: State) -> list[LimitInputs]:
     """Return the limits of the endpoint whose condition is true or unknown, with their inputs."""
     found = []
     for rule in st.rules.limits:
         if rule.condition is None or rule.condition.get(st) is not False:
-            found.append(LimitReading(rule, read_limit(st, rule)))
+            found.append(LimitInputs(rule, read_limit(st, rule)))
     return found
 
 
@@ -57,10 +57,10 @@ def read_limit(st: State, rule: LimitRule) -> LimitTrace:
     return LimitTrace(limit, True, True, keys, cost, count, tuple([move.get(st) for move in rule.moves]))
 
 
-def unknown_inputs(one: LimitReading) -> tuple[Unknown, ...]:
+def unknown_inputs(one: LimitInputs) -> tuple[Unknown, ...]:
     """Return the unknowns among the inputs without which the limit cannot count."""
     return spec_limits.unknown_limit_inputs(one.trace)
 
 
-def limit_charges(one: LimitReading) -> Iterable[LimitCharge]:
+def limit_charges(one: LimitInputs) -> Iterable[LimitCharge]:
     return spec_limits.limit_charges(one.trace)

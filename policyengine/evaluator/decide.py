@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, find_approval
 from policyengine.evaluator.fact_reader import read_claims, read_hops, read_presenter
-from policyengine.evaluator.program import CONFIRM, Program
+from policyengine.evaluator.program import CONFIRM, PolicyProgram
 from policyengine.evaluator.records import needed_windows
 from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import NO_EFFECTS, Verdict, principal_of
@@ -23,7 +23,7 @@ KeptAttributes: TypeAlias = dict[int, dict[EntityRef, Any]]
 
 
 def decide(
-    program: Program, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None = None
+    program: PolicyProgram, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None = None
 ) -> tuple[Decision, Effects]:
     """Return the decision of a program for a request, and the effects of committing it.
 
@@ -40,20 +40,23 @@ def decide(
         guarded = st.branch()
         guarded.approval = approval_facts(list(approvals.values()), st)
     passage = walk(st, letter, guarded)
-    for one in passage.acting:
-        if one.effect.kind == CONFIRM and one.effect.bit not in approvals:
-            approvals[one.effect.bit] = find_approval(st, one.effect, snapshot.spent)
+    for acting in passage.acting:
+        effect = acting.effect
+        if effect.kind == CONFIRM and effect.bit not in approvals:
+            approvals[effect.bit] = find_approval(st, effect, snapshot.spent)
     return Verdict(guarded, letter, st, passage, approvals).conclude()
 
 
-def find_windows(program: Program, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
+def find_windows(program: PolicyProgram, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
     """Return the windows of the history that the rules of the endpoint look at."""
     if isinstance(request.endpoint, MalformedEndpoint):
         return frozenset()
     return needed_windows(start(program, request, Snapshot(entities), now, None))
 
 
-def start(program: Program, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None) -> State:
+def start(
+    program: PolicyProgram, request: Request, snapshot: Snapshot, now: datetime, kept: KeptAttributes | None
+) -> State:
     """Return the state of a request with its presenter, its chain and the claims of its credential."""
     endpoint, entities = request.endpoint, snapshot.entities
     if request.entities:

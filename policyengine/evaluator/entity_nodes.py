@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.evaluator.nodes import Condition, Lifted, Node, merge
+from policyengine.evaluator.nodes import Condition, FunctionValue, Node, merge
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
 from policyengine.runtime.request import get_member
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Membership
@@ -106,7 +106,7 @@ class EntityAttribute(Node):
         return tuple(raws), unite_levels(levels, gaps, fact)
 
 
-class RowKnown(Condition):
+class HasRowTest(Condition):
     """`x is known`: whether the entity store has a row for the entity."""
 
     __slots__ = ("fact", "node")
@@ -176,11 +176,11 @@ def in_any(st: State, collection: tuple[Any, ...], item: EntityRef, fact: str) -
     higher = frozenset(above.refs)
     unknown: list[Any] = []
     inside = False
-    for one in collection:
-        if type(one) is Unknown:
-            unknown.append(one)
+    for element in collection:
+        if type(element) is Unknown:
+            unknown.append(element)
             continue
-        found = item == one or among_ancestors(st, one, higher, above, item, fact)
+        found = item == element or among_ancestors(st, element, higher, above, item, fact)
         if found is True:
             inside = True
         elif found is not False:
@@ -195,7 +195,7 @@ def checked_reference(type_: Type, fact: str) -> Callable[[Any], Any]:
     return lambda known: coerce(known, type_, fact)
 
 
-def member_value(node: k.Member, base: Node, fact: str) -> Lifted:
+def member_value(node: k.Member, base: Node, fact: str) -> FunctionValue:
     """Return the node of a member of a record."""
     name, type_ = node.name, node.type
-    return Lifted(lambda record: coerce(get_member(record, name), type_, fact), (base,))
+    return FunctionValue(lambda record: coerce(get_member(record, name), type_, fact), (base,))

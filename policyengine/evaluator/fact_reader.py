@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from policyengine import typesystem
-from policyengine.evaluator.nodes import merge, quick_strings
+from policyengine.evaluator.nodes import is_absent, merge, quick_strings
 from policyengine.evaluator.state import ChainMember, State
 from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
 from policyengine.runtime.request import fact_at
@@ -57,10 +57,6 @@ def issuer_of(st: State, by_agent: Any, by_credential: Any, credential: object) 
     valid = validity(st, "expires_at", "in the past", lambda at: st.now < at)
     unknown = [one for one in (issuer, begun, valid) if type(one) is Unknown]
     return merge(unknown) if unknown else issuer
-
-
-def is_absent(value: Any) -> bool:
-    return value is ABSENT or (type(value) is Unknown and value.absent)
 
 
 def validity(st: State, name: str, why: str, holds: Callable[[datetime], bool]) -> Any:
@@ -269,7 +265,7 @@ DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("approval", "by"): approval_by,
     ("approval", "age"): approval_age,
 }
-# Derived facts that follow from time alone: what `with` binds may read them.
+# ComputedFact facts that follow from time alone: what `with` binds may read them.
 BY_TIME = frozenset(
     {("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime")}
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
-from policyengine.evaluator.nodes import Condition, Node, merge
+from policyengine.evaluator.nodes import Condition, Node, is_absent, merge
 from policyengine.evaluator.relation_nodes import fold
 from policyengine.evaluator.state import MAYBE, YES, State
 from policyengine.runtime.history import History, PastEvent, unread_reason
@@ -93,10 +93,6 @@ class EventRules:
         return found
 
 
-def is_absent(value: Any) -> bool:
-    return type(value) is Unknown and value.absent
-
-
 class HistoryNode(Condition):
     """A history condition or an aggregate: the events of its window, latest first, with whether each counts."""
 
@@ -144,7 +140,7 @@ class HistoryNode(Condition):
             yield event, fold([counts, none], settling=False)
 
 
-class Happened(HistoryNode):
+class HistoryTest(HistoryNode):
     """`after EV within D since EV2`."""
 
     __slots__ = ()
@@ -164,7 +160,7 @@ class Happened(HistoryNode):
         return YES if value else 0
 
 
-class Aggregated(HistoryNode):
+class AggregateValue(HistoryNode):
     """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
 
     __slots__ = ("field", "node")

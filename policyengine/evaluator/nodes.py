@@ -182,8 +182,8 @@ def quick_strings(raw: Any) -> Any:
     """Return a set of ordinary strings as a tuple; None if it needs `coerce`."""
     if (type(raw) is not tuple and type(raw) is not list) or len(raw) > MAX_QUICK_STRINGS:
         return None
-    for one in raw:
-        if type(one) is not str or not one.isascii() or not 0 < len(one) <= MAX_STRING_LENGTH:
+    for text in raw:
+        if type(text) is not str or not text.isascii() or not 0 < len(text) <= MAX_STRING_LENGTH:
             return None
     return tuple(dict.fromkeys(raw)) if len(raw) > 1 else tuple(raw)
 
@@ -209,7 +209,7 @@ class ResourceFact(FactNode):
         super().__init__(index, path, type, fact)
         self.bindable = bindable
 
-    def binding(self, st: State) -> Binding | None:
+    def binding(self, st: State) -> BoundValue | None:
         return st.bindings.get(self.path) if self.bindable and st.bindings is not None else None
 
     def raw(self, st: State) -> Any:
@@ -235,7 +235,7 @@ def never_absent(value: Unknown) -> Unknown:
     return Unknown(frozenset(replace(cause, absent=False) for cause in value.causes)) if value.absent else value
 
 
-class Derived(FactNode):
+class ComputedFact(FactNode):
     """A fact that the engine computes: the time, ages, the chain, approvals."""
 
     __slots__ = ("compute",)
@@ -248,7 +248,7 @@ class Derived(FactNode):
         return self.compute(st)
 
 
-class Recorded(Node):
+class RecordedFact(Node):
     """A fact that records that it was read, if the decision collects what an approval is bound to."""
 
     __slots__ = ("node",)
@@ -266,7 +266,7 @@ class Recorded(Node):
 # ── Values ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Lifted(Node):
+class FunctionValue(Node):
     """A function of known values; unknown if one of them is."""
 
     __slots__ = ("function", "items")
@@ -283,21 +283,8 @@ class Lifted(Node):
         return self.function(*known)
 
 
-class LiftedWithState(Node):
-    """A function of the state and of known values; unknown if one of the values is."""
-
-    __slots__ = ("function", "items")
-
-    def __init__(self, function: Callable[..., Any], items: tuple[Node, ...]) -> None:
-        self.function = function
-        self.items = items
-
-    def get(self, st: State) -> Any:
-        known = [item.get(st) for item in self.items]
-        for value in known:
-            if type(value) is Unknown:
-                return merge(known)
-        return self.function(st, *known)
+def is_absent(value: Any) -> bool:
+    return value is ABSENT or (type(value) is Unknown and value.absent)
 
 
 def merge(values: list[Any]) -> Unknown:
@@ -410,7 +397,7 @@ class Equal(Condition):
 LESS, AT_MOST, MORE, AT_LEAST = range(4)
 
 
-class Compared(Condition):
+class OrderTest(Condition):
     """A number or duration and a constant, in order."""
 
     __slots__ = ("how", "node", "value")
@@ -452,7 +439,7 @@ class OneOf(Condition):
         return YES if value in self.values else NO
 
 
-class HasString(Condition):
+class HasText(Condition):
     """A set or list of strings with a constant element."""
 
     __slots__ = ("node", "value")
@@ -474,9 +461,9 @@ def test_has(st: State, items: Any, wanted: str) -> int:
     if wanted in items:
         return YES
     found = NO
-    for one in items:
-        if type(one) is Unknown:
-            st.doubts.append(one)
+    for item in items:
+        if type(item) is Unknown:
+            st.doubts.append(item)
             found = MAYBE
     return found
 
@@ -607,8 +594,8 @@ class QuantifierTest(Condition):
 # ── Bindings of patterns ──────────────────────────────────────────────────────────────────────
 
 
-class Binding:
-    """What a pattern binds at one endpoint, before it has a type."""
+class BoundValue:
+    """A value that a pattern binds at one endpoint, before it has a type."""
 
     __slots__ = ()
 
@@ -616,7 +603,7 @@ class Binding:
         raise NotImplementedError
 
 
-class CaptureBinding(Binding):
+class CaptureValue(BoundValue):
     """The text of a wildcard; `match` returns it for the segment."""
 
     __slots__ = ("index", "match")
@@ -629,12 +616,12 @@ class CaptureBinding(Binding):
         return self.match(st.segments[self.index])
 
 
-class ResourceBinding(Binding):
+class ResourceValue(BoundValue):
     """The entity that a capture names."""
 
     __slots__ = ("capture", "type")
 
-    def __init__(self, type: str, capture: CaptureBinding) -> None:
+    def __init__(self, type: str, capture: CaptureValue) -> None:
         self.type = type
         self.capture = capture
 
@@ -643,7 +630,7 @@ class ResourceBinding(Binding):
         return EntityRef(self.type, text) if isinstance(text, str) else text
 
 
-class ExpressionBinding(Binding):
+class ExpressionValue(BoundValue):
     """The value of an expression of `with`."""
 
     __slots__ = ("node",)
@@ -655,12 +642,12 @@ class ExpressionBinding(Binding):
         return self.node.get(st)
 
 
-class AgreedBinding(Binding):
+class AgreedValue(BoundValue):
     """The bindings of several patterns, which must all be equal."""
 
     __slots__ = ("conflict", "several")
 
-    def __init__(self, several: list[Binding], conflict: object) -> None:
+    def __init__(self, several: list[BoundValue], conflict: object) -> None:
         self.several = several
         self.conflict = conflict
 
@@ -669,7 +656,7 @@ class AgreedBinding(Binding):
         return self.conflict if any(one != found[0] for one in found) else found[0]
 
 
-class ConstantBinding(Binding):
+class ConstantValue(BoundValue):
     """A path that is bound, but in another letter case."""
 
     __slots__ = ("value",)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from policyengine import kernel as k
-from policyengine.evaluator.nodes import Binding, Condition, Node, Path
+from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path
 from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
@@ -211,9 +211,9 @@ def test_group(st: State, groups: Any, group: str) -> int:
     if group in groups:
         return YES
     found = NO
-    for one in groups:
-        if type(one) is Unknown:
-            st.doubts.append(one)
+    for known in groups:
+        if type(known) is Unknown:
+            st.doubts.append(known)
             found = MAYBE
     return found
 
@@ -477,7 +477,7 @@ class Effect:
         condition: Condition | None,
         message: tuple[Any, ...] | None,
         proofs: tuple[ProofRemedy, ...],
-        binding: ApprovalBinding | None,
+        binding: ApprovalScope | None,
     ) -> None:
         self.kind = kind
         self.bit = bit
@@ -514,8 +514,8 @@ class ProofRemedy:
         self.value = value
 
 
-class ApprovalBinding:
-    """What an approval of a confirm is bound to: whole objects, and the facts that `reads` read.
+class ApprovalScope:
+    """The parts of a request that an approval of a confirm is bound to: objects, and the facts that `reads` read.
 
     `sources` are pairs of a path and the expression that a pattern binds to it; `approvers` is the expression of
     `by …`, if it has one.
@@ -565,7 +565,7 @@ class LimitRule:
 
 
 class RecordRule:
-    """What the history records of a request: the key, the facts with their names, and for how long."""
+    """The record of a request in the history: its key, its facts with their names, and for how long."""
 
     __slots__ = ("awaits", "event", "facts", "retention", "within")
 
@@ -615,8 +615,8 @@ class EndpointRules:
         limits: tuple[LimitRule, ...],
         records: tuple[RecordRule, ...],
         tasks: tuple[TaskRule, ...],
-        bindings: dict[Path, Binding] | None,
-        exact_bindings: dict[Path, Binding] | None,
+        bindings: dict[Path, BoundValue] | None,
+        exact_bindings: dict[Path, BoundValue] | None,
         windows: Sequence[EventRules],
         covering: Any,
         conditional_grants: tuple[Any, ...],
@@ -638,7 +638,7 @@ class EndpointRules:
         self.verdicts: dict[Any, Any] = {}
 
 
-class Program:
+class PolicyProgram:
     """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, made at its first request.
 
     `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ

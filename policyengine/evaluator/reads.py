@@ -1,4 +1,4 @@
-"""What an approval is bound to: the facts that a rule reads, each with its raw form and its value."""
+"""The facts that an approval is bound to: those that a rule reads, each with its raw form and its value."""
 
 from __future__ import annotations
 

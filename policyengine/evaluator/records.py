@@ -1,4 +1,4 @@
-"""What the history records of a decided request, and which windows of it a decision needs."""
+"""The records of a decided request for the history, and the windows of the history that a decision needs."""
 
 from __future__ import annotations
 

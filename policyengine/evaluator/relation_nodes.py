@@ -74,7 +74,7 @@ class SameText(Binary):
         return (left == right) is not self.negated
 
 
-class Ordered(Binary):
+class OrderRelation(Binary):
     """`<`, `<=`, `>`, `>=`; values of an ordered enum compare by their place in `ranks`."""
 
     __slots__ = ("compare", "ranks")

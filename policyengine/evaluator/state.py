@@ -13,8 +13,8 @@ from policyengine.runtime.values import Unknown
 from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
-    from policyengine.evaluator.nodes import Binding
-    from policyengine.evaluator.program import EndpointRules, Program, TrustAnchor
+    from policyengine.evaluator.nodes import BoundValue
+    from policyengine.evaluator.program import EndpointRules, PolicyProgram, TrustAnchor
     from policyengine.evaluator.reads import ReadRecorder
     from policyengine.runtime.request import Request
 
@@ -70,7 +70,7 @@ class State:
     """
 
     approval: ApprovalFacts | None = None
-    bindings: dict[tuple[str, ...], Binding] | None
+    bindings: dict[tuple[str, ...], BoundValue] | None
     by_agent: bool = False
     claims: dict[tuple[EntityRef, str], object] | None = None
     facts: Mapping[str, object]
@@ -92,7 +92,7 @@ class State:
 
     def __init__(
         self,
-        program: Program,
+        program: PolicyProgram,
         rules: EndpointRules,
         request: Request,
         now: datetime,
@@ -139,15 +139,3 @@ class State:
         other.by_agent, other.name, other.issuer, other.trust = self.by_agent, self.name, self.issuer, self.trust
         other.user, other.scopes, other.groups, other.hops = self.user, self.scopes, self.groups, self.hops
         return other
-
-
-def cut_doubts(st: State, mark: int) -> None:
-    """Drop the unknowns that were left since the mark, because something settled the result."""
-    del st.doubts[mark:]
-
-
-def leave_doubt(st: State, value: object) -> int:
-    """Leave an unknown value as the cause of MAYBE."""
-    assert isinstance(value, Unknown)
-    st.doubts.append(value)
-    return MAYBE

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
-from policyengine.evaluator.charges import LimitReading, limit_charges, read_limits, unknown_inputs
+from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits, unknown_inputs
 from policyengine.evaluator.program import (
     CONFIRM,
     LACKS_PROOF,
@@ -59,7 +59,7 @@ NO_EFFECTS: Final = Effects()
 MAX_VERDICTS: Final = 1_024  # answers that are kept at each endpoint
 
 
-class Obstacle:
+class StopReason:
     """One reason against the request, the causes of its doubts, and its remedies."""
 
     __slots__ = ("causes", "reason", "remedies")
@@ -98,7 +98,7 @@ class Verdict:
         self.plain = plain  # without approvals
         self.passage = passage
         self.approvals = approvals
-        self.limits: list[LimitReading] | None = None
+        self.limits: list[LimitInputs] | None = None
 
     def conclude(self) -> tuple[Decision, Effects]:
         passage, verdicts = self.passage, self.st.rules.verdicts
@@ -118,9 +118,9 @@ class Verdict:
         if passage.chain or passage.task or passage.closed or passage.user_closed or passage.lacking:
             return None
         bits = 0
-        for one in passage.acting:
-            effect = one.effect
-            if one.doubts or not effect.fixed or effect.proofs or effect.kind == CONFIRM:
+        for acting in passage.acting:
+            effect = acting.effect
+            if acting.doubts or not effect.fixed or effect.proofs or effect.kind == CONFIRM:
                 return None
             bits |= 1 << effect.bit
         supported = self.st.request.options.obligations_supported if bits else None
@@ -134,7 +134,7 @@ class Verdict:
     def _answer(self) -> Answer:
         passage = self.passage
         acting = [one for one in passage.acting if not self._is_granted(one)]
-        stops = list(self._obstacles(acting))
+        stops = list(self._stop_reasons(acting))
         duties = [one for one in acting if one.effect.kind == OBLIGATION]
         outcome = Outcome.ALLOW
         for stop in stops:
@@ -164,30 +164,30 @@ class Verdict:
 
     # ── Reasons ───────────────────────────────────────────────────────────────────────────────
 
-    def _obstacles(self, acting: list[ActingEffect]) -> Iterator[Obstacle]:
+    def _stop_reasons(self, acting: list[ActingEffect]) -> Iterator[StopReason]:
         """Yield every reason against the request, gate by gate."""
         passage = self.passage
         if not passage.identified:
             code = passage.refused
             words = NO_BLOCK if code is None else f"the credential was refused: {describe_refusal(code)}"
-            yield Obstacle(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)
+            yield StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)
             return
         if passage.closed is not None:
             words = NO_SCOPE if passage.lacking & LACKS_SCOPE else NOTHING_OPENS
             remedies = tuple(self._grant_remedies()) if passage.lacking else ()
-            yield Obstacle(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies)
+            yield StopReason(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies)
         if passage.user_closed is not None:
-            yield Obstacle(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed))
+            yield StopReason(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed))
         for stop in passage.chain:
-            yield chain_obstacle(stop)
+            yield chain_reason(stop)
         for rule, doubts in passage.task:
             bound = rule.constraint
-            yield Obstacle(Reason(Gate.TASK, bound.message), causes_of(doubts), (Remedy("task", need=bound.need),))
-        for one in acting:
-            if one.effect.kind == DENY_EFFECT:
-                yield self._deny_obstacle(one)
-            elif one.effect.kind == CONFIRM:
-                yield self._confirm_obstacle(one)
+            yield StopReason(Reason(Gate.TASK, bound.message), causes_of(doubts), (Remedy("task", need=bound.need),))
+        for effect in acting:
+            if effect.effect.kind == DENY_EFFECT:
+                yield self._deny_reason(effect)
+            elif effect.effect.kind == CONFIRM:
+                yield self._confirm_reason(effect)
 
     def _grant_remedies(self) -> Iterator[Remedy]:
         """Yield the scopes, then the proofs, that would open the endpoint."""
@@ -204,10 +204,10 @@ class Verdict:
                         yield Remedy(requirement.kind, need=requirement.need)
         st.doubts.clear()
 
-    def _deny_obstacle(self, one: ActingEffect) -> Obstacle:
+    def _deny_reason(self, one: ActingEffect) -> StopReason:
         effect = one.effect
         reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.effect.span.at)
-        return Obstacle(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
+        return StopReason(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
 
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
         """Return the first proof that would lift the deny."""
@@ -221,7 +221,7 @@ class Verdict:
                 return (Remedy(proof.kind, effect.guard.name, need=proof.need),)
         return ()
 
-    def _confirm_obstacle(self, one: ActingEffect) -> Obstacle:
+    def _confirm_reason(self, one: ActingEffect) -> StopReason:
         """Return the reason of a confirm. A request with unknown facts cannot be approved, so it gets a deny."""
         effect, approval = one.effect, self.approvals[one.effect.bit]
         guard = effect.guard.name
@@ -229,9 +229,9 @@ class Verdict:
             names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
             need = f"{names}, or a rule that leaves it out: `bound to (…)`"
             reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.effect.span.at)
-            return Obstacle(reason, approval.unseen, (Remedy("facts", guard, need=need),))
+            return StopReason(reason, approval.unseen, (Remedy("facts", guard, need=need),))
         reason = Reason(Gate.GUARD, self._message(effect), guard, effect.effect.span.at, Outcome.CONFIRM)
-        return Obstacle(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
+        return StopReason(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
 
     def _message(self, effect: Effect) -> str:
         """Return the rule's message for the caller, or the rule itself."""
@@ -247,28 +247,28 @@ class Verdict:
         duty = effect.effect
         return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
 
-    def _unsupported(self, duties: list[ActingEffect]) -> Iterator[Obstacle]:
+    def _unsupported(self, duties: list[ActingEffect]) -> Iterator[StopReason]:
         """Yield a reason for each obligation that the gateway cannot meet, if it says which ones it can."""
         supported = self.st.request.options.obligations_supported
-        for one in duties if supported is not None else ():
-            duty = one.effect.effect
+        for acting in duties if supported is not None else ():
+            duty = acting.effect.effect
             if duty.kind in FOR_THE_GATEWAY and duty.kind not in (supported or ()):
                 words = f"the gateway cannot meet the obligation `{duty.kind}`"
-                yield Obstacle(Reason(Gate.GUARD, words, one.effect.guard.name, duty.span.at), NO_CAUSES)
+                yield StopReason(Reason(Gate.GUARD, words, acting.effect.guard.name, duty.span.at), NO_CAUSES)
 
-    def _limited(self) -> list[LimitReading]:
+    def _limited(self) -> list[LimitInputs]:
         if self.limits is None:
             self.limits = read_limits(self.plain)
         return self.limits
 
-    def _uncountable(self) -> Iterator[Obstacle]:
+    def _uncountable(self) -> Iterator[StopReason]:
         """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
-        for one in self._limited() if self.st.rules.limits else ():
-            unknown = unknown_inputs(one)
+        for inputs in self._limited() if self.st.rules.limits else ():
+            unknown = unknown_inputs(inputs)
             if unknown:
-                gate = Gate.BUDGET if isinstance(one.rule.limit, k.Budget) else Gate.RATE
-                limit, words = one.rule.limit, "its cost or its key is not known"
-                yield Obstacle(Reason(gate, words, limit.name, limit.span.at), causes_of(unknown))
+                limit, words = inputs.rule.limit, "its cost or its key is not known"
+                gate = Gate.BUDGET if isinstance(limit, k.Budget) else Gate.RATE
+                yield StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(unknown))
 
     # ── Effects ───────────────────────────────────────────────────────────────────────────────
 
@@ -360,7 +360,7 @@ class ApprovalRemedy:
         )
 
 
-def strength(stop: Obstacle) -> int:
+def strength(stop: StopReason) -> int:
     return STRENGTH[stop.reason.outcome]
 
 
@@ -380,7 +380,7 @@ def lacking_scopes(st: State, block: Block) -> list[str]:
     return found
 
 
-def chain_obstacle(stop: ChainStop) -> Obstacle:
+def chain_reason(stop: ChainStop) -> StopReason:
     causes = causes_of(stop.doubts)
     at = None
     if stop.kind == "unknown":
@@ -393,7 +393,7 @@ def chain_obstacle(stop: ChainStop) -> Obstacle:
         words = f"agent {format_value(stop.hop.id)} may not do this itself"
         if stop.then is not None:
             words = f"agent {format_value(stop.hop.id)} does not delegate this to agent {format_value(stop.then.id)}"
-    return Obstacle(Reason(Gate.CHAIN, words, at=at), causes)
+    return StopReason(Reason(Gate.CHAIN, words, at=at), causes)
 
 
 def render_message(st: State, parts: tuple[str | MessagePart, ...], *, to_caller: bool) -> str:

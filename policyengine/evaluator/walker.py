@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from policyengine import kernel as k
-from policyengine.evaluator.fact_reader import is_absent, records_chains
+from policyengine.evaluator.fact_reader import records_chains
+from policyengine.evaluator.nodes import is_absent
 from policyengine.evaluator.program import (
     LACKS_PROOF,
     LACKS_SCOPE,
@@ -35,7 +36,7 @@ NO_DOUBTS: Final[Doubts] = ()
 
 @dataclass(slots=True)
 class ChainStop:
-    """What is wrong with the chain: `kind` is "unknown", "own", "delegation" or "limit"."""
+    """A fault of the chain: `kind` is "unknown", "own", "delegation" or "limit"."""
 
     kind: str
     doubts: Doubts

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from policyengine.runtime.decode import DecodeError, clean
+from policyengine.runtime.decode import clean
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.paths import MAX_PATH_LENGTH, MAX_SEGMENTS, METHOD
@@ -32,6 +32,8 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
     facts: PlainFacts = {}
     try:
         for root, given in raw.items():
+            if type(root) is not str:
+                return None
             if root in OTHER_ROOTS:
                 continue
             if root not in MEMBERS or (given is not None and type(given) is not dict):
@@ -42,7 +44,7 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
                     return None
                 facts[root] = read_members(given)
         endpoint = read_plain_endpoint(facts)
-    except (DecodeError, NotOrdinaryError):
+    except Exception:  # code of a class that the caller supplies may raise anything; `read_request` says what is wrong
         return None
     return None if endpoint is None or not has_plain_parts(facts) else (endpoint, facts)
 

@@ -170,8 +170,8 @@ def has_other_case(members: Mapping[str, object], name: str) -> bool:
     if not members:
         return False
     folded = name.casefold()
-    for one in members:  # noqa: SIM110  # a generator takes longer for the few that there are
-        if one != name and one.casefold() == folded:
+    for member in members:  # noqa: SIM110  # a generator takes longer for the few that there are
+        if member != name and member.casefold() == folded:
             return True
     return False
 
@@ -219,7 +219,7 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
         )
         rows = read_entity_rows(given.get("entities"), "entities") if "entities" in given else ()
         options = read_options(given["options"]) if "options" in given else NO_OPTIONS
-    except (RequestError, wire.DecodeError):
+    except Exception:  # `read_request` says what is wrong, if anything is
         return None
     request = object.__new__(Request)  # its facts are plain: they need no check
     for name, value in zip(REQUEST_FIELDS, (endpoint, facts, approvals, rows, pending, options, None), strict=True):

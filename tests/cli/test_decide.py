@@ -227,7 +227,7 @@ def failing_engine(monkeypatch):
     def fail(*_: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("policyengine.compiler.evaluator.decide", fail)
+    monkeypatch.setattr("policyengine.evaluator.decide.decide", fail)
 
 
 def test_a_decision_that_fails_inside_is_a_deny_and_one_line_says_why(run, policy, failing_engine):

@@ -11,7 +11,12 @@ from pathlib import Path
 import policyengine
 
 ROOT = Path(policyengine.__file__).parent
-TREES = ("syntax/nodes/", "kernel/", "compiler/")  # AST, kernel and program: one notion may have one name in each
+TREES = (
+    "syntax/nodes/",
+    "kernel/",
+    "compiler/",
+    "evaluator/",
+)  # AST, kernel and program: one notion may have one name in each
 # What the evaluator of another issue replaces keeps its names until then; its bundle and its drawing stay.
 EXEMPT = "compiler/"
 NOT_EXEMPT = ("compiler/bundle/", "compiler/graph/")
