@@ -81,7 +81,7 @@ def test_a_cell_says_why_an_engine_was_not_timed() -> None:
 
 
 def test_a_peer_that_is_not_there_says_how_to_get_it() -> None:
-    section = decide.section([{"engine": "oso", "size": 10, "skipped": "not there: pip install '.[bench]'"}])
+    section = decide.section([{"engine": "oso", "size": 10, "skipped": "not installed: pip install '.[bench]'"}])
     assert "pip install '.[bench]'" in shown(section)
 
 

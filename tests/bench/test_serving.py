@@ -117,7 +117,7 @@ def test_a_summary_has_medians_and_processor_time_a_request() -> None:
 
 
 def test_a_server_that_is_not_there_says_how_to_get_it() -> None:
-    section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"}])
+    section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not installed: {cerbos.INSTALL}"}])
     assert any("npm install" in cell for row in section.rows for cell in row)
 
 
