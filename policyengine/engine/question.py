@@ -65,7 +65,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     except Exception as error:
-        raise RequestError("", f"it cannot be read: {type(error).__name__}") from error
+        raise RequestError("", f"the data cannot be read: {type(error).__name__}") from error
     raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
 
 

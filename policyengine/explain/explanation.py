@@ -116,7 +116,7 @@ def _identity(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
         return ExplanationLine(
             mark_of(seen.identified), "identity", f"the credential was refused: {describe_refusal(seen.refused)}"
         )
-    note = who if seen.presenter else f"{who}; no block is about {kind}s"
+    note = who if seen.presenter else f"{who}; no block is for {kind}s"
     return ExplanationLine(mark_of(seen.identified), "identity", note, parts=lines)
 
 

@@ -259,8 +259,8 @@ def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple
     there = [path for path in targets if path.exists() or path.is_symlink()]
     if there:
         named = ", ".join(f"`{path.as_posix()}`" for path in there[:5]) + (", …" if len(there) > 5 else "")
-        verb = "is" if len(there) == 1 else "are"
-        raise ApiImportError(f"{named} {verb} already there, nothing was written", hint="use a new or empty folder")
+        verb = "exists" if len(there) == 1 else "exist"
+        raise ApiImportError(f"{named} already {verb}, so nothing was written", hint="use a new or empty folder")
     try:
         with _rollback_on_error() as made:
             for path, text in zip(targets, files.values(), strict=True):

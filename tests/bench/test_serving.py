@@ -208,7 +208,7 @@ def test_what_connections_do_is_told_in_words() -> None:
     ]
     assert [seen for _, seen in connections.section(found).rows] == [
         "120 shut others out",
-        "nobody is shut out by 400",
+        "400 shut no client out",
         "50 of 50 lost; 12,063 answers, 0 refused",
         "37 + 27",
         "longest 230 ms, p99 168 ms; 17 ms without; 185 such bodies",

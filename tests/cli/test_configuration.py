@@ -112,7 +112,7 @@ def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_pa
     os.chown(real, 12_345, 12_345)
     if linked:
         file.symlink_to(real)
-    with pytest.raises(CommandError, match="is of another user"):
+    with pytest.raises(CommandError, match="belongs to another user"):
         load_settings([project])
 
 

@@ -306,8 +306,8 @@ def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
 @pytest.mark.parametrize(
     ("name", "groups", "message", "hint"),
     [
-        ("otter", (), "no block is about agent `otter`", "did you mean `other`?"),
-        ("bot", ("opps",), "no block is about group `opps`", "did you mean `ops`?"),
+        ("otter", (), "no block names agent `otter`", "did you mean `other`?"),
+        ("bot", ("opps",), "no block names group `opps`", "did you mean `ops`?"),
     ],
 )
 def test_names_that_no_block_is_about_are_told(crew, name, groups, message, hint):
@@ -346,7 +346,7 @@ def known_groups(kernel: Kernel, agent: dict[str, Any]) -> tuple[str, ...]:
 
 
 def passages(kernel: Kernel, asked: str, agent: dict[str, Any]) -> set[str]:
-    """Whose doors an agent finds at an endpoint; one that no block is about finds those of anyone."""
+    """Whose doors an agent finds at an endpoint; one that no block names finds those of anyone."""
     try:
         root = drawn(kernel, asked, agent["id"], known_groups(kernel, agent))
     except SelectionError:

@@ -33,7 +33,7 @@ MISTAKES = [
     (
         '[issuers.login]\naudience = "x"',
         "unknown key `audience` in `[issuers.login]`",
-        "the policy says that, in `issuer login { … }`",
+        "set it in the policy, in `issuer login { … }`",
     ),
     ('[attesters.lab]\nage = "1h"', "unknown key `age` in `[attesters.lab]`", "in `attester lab { … }`"),
     ("[identity]\nonly_proven = true", "unknown key `only_proven` in `[identity]`", "did you mean `only_proved`?"),

@@ -95,7 +95,7 @@ def check_entities(
 
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
-    """Return what the policies read of entities that the directory lacks, except what a comment allows."""
+    """Return what the policies read of entities that the entity store lacks, except what a comment allows."""
     from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 

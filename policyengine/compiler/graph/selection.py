@@ -142,4 +142,4 @@ def _is_about(
 
 def _unknown_error(kind: str, name: str, known: set[str], otherwise: str | None) -> SelectionError:
     hint = did_you_mean(name, known) or otherwise
-    return SelectionError("agent", f"no block is about {kind} `{name}`", hint)
+    return SelectionError("agent", f"no block names {kind} `{name}`", hint)

@@ -130,7 +130,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E317",
         "a fact that `with` cannot read",
         "A bound value comes from the request itself; otherwise a message could show the caller a value that only the "
-        "directory knows. It reads no other bound fact, so that the order of bindings does not matter.",
+        "entity store contains. It reads no other bound fact, so that the order of bindings does not matter.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(user.id) }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),

@@ -188,9 +188,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "authority of the same users, a token of either issuer can name a user of the other: a partner's `alice` "
         "counts as yours. This policy does not separate them: no condition about users that holds for only one of the "
         "two, no guard on the issuer. Let the partner's agents act alone, restrict their users by an attribute from "
-        "your own directory (the partner controls what its `claims` assert), or deny them everything that is not the "
-        "partner's. Issuers of one agent count as one organization, and so do issuers whose agents hand tasks on to "
-        "each other. If both issuers name the same people, allow this warning next to the issuer.",
+        "your own entity store (the partner controls what its `claims` assert), or deny them everything that is not "
+        "the partner's. Issuers of one agent count as one organization, and so do issuers whose agents hand tasks on "
+        "to each other. If both issuers name the same people, allow this warning next to the issuer.",
         _TWO_ISSUERS + _COURIER.format("any user"),
         _TWO_ISSUERS + _COURIER.format('users where user.org == "partner"'),
         name="shared-users",

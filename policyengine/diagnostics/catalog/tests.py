@@ -54,7 +54,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E606",
-        "a row that no directory would hold",
+        "a row that does not match its entity",
         "Rows in `given entities` have the attributes that their entity declares, with the declared types. To test a "
         "wrong type, give the attribute alone: `given user.roles 5`.",
         _USER + 'test "a" { given entities { user "alice" { roles: "clerk" } } GET /a => allow }\n',

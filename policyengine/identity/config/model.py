@@ -114,7 +114,7 @@ class IssuerSettings(SettingsSection):
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
-        "the policy says that, in `issuer {name} {{ … }}`",
+        "set it in the policy, in `issuer {name} {{ … }}`",
     )
 
     keys: str | None = Field(default=None, description=KEYS)
@@ -172,7 +172,7 @@ class AttesterSettings(SettingsSection):
     """`[attesters.NAME]`: an attester that the policy names."""
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("url", "age", "model", "models", "environments"), "the policy says that, in `attester {name} {{ … }}`"
+        ("url", "age", "model", "models", "environments"), "set it in the policy, in `attester {name} {{ … }}`"
     )
 
     keys: str | None = Field(default=None, description=KEYS)
