@@ -105,7 +105,7 @@ class Engine:
         `entities` are JSON, JSON Lines, CSV, a folder of these tables, a database, or a list of such
         (`docs/entities.md`). `identity` is an `identity.toml`: with it raw credentials are verified
         (`docs/identity.md`). Raises PolicyError with every mistake, EntitiesError where the entities cannot be used,
-        IdentityError where `identity` cannot.
+        IdentityConfigError where `identity` cannot.
         """
         sources, problems = load_sources(paths, tests=False)
         kernel = compile_or_raise(sources, problems)
@@ -139,7 +139,7 @@ class Engine:
 
         With `keys`, files of public Ed25519 keys or their bytes, one of the keys must have signed it. A rule is decoded
         when a decision first needs it; a damaged one denies then, at gate `failure`.
-        Raises PolicyError where the bundle cannot be used, EntitiesError and IdentityError as `load` does.
+        Raises PolicyError where the bundle cannot be used, EntitiesError and IdentityConfigError as `load` does.
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else EntitySources.of(entities).read(bundle.kernel.entities)
@@ -156,8 +156,8 @@ class Engine:
         """An engine for other policies or entities on the same store, clock and log. It observes as this one does,
         until the same end. It records history only after `start_history`: call it when the engine takes over.
 
-        Raises LogError where the entities cannot be logged, ObserveError where an observed package is gone,
-        IdentityError where the issuers of the new policies cannot be used.
+        Raises DecisionLogError where the entities cannot be logged, ObserveError where an observed package is gone,
+        IdentityConfigError where the issuers of the new policies cannot be used.
         """
         successor = type(self)(
             kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
@@ -170,7 +170,7 @@ class Engine:
         return successor
 
     def verify_credentials(self, identity: IdentitySource | None) -> Self:
-        """Verify raw credentials from now on; return this engine. Raises IdentityError."""
+        """Verify raw credentials from now on; return this engine. Raises IdentityConfigError."""
         if identity is not None:
             clock = self.decider.clock
             self.use_identity(create_authenticator(identity, self.kernel, self.store, lambda: clock().timestamp()))
@@ -360,7 +360,7 @@ class Engine:
     def replace_directory(self, directory: EntityStore) -> None:
         """Decide by other entities from now on, also while threads decide: each decision uses one entity store.
 
-        Raises LogError where there is a log that they cannot be written to; then the old ones stay.
+        Raises DecisionLogError where there is a log that they cannot be written to; then the old ones stay.
         """
         self.decider.replace_entities(directory)
 

@@ -87,12 +87,12 @@ def store_files(url: str) -> Iterator[FileModeRule]:
 
 def identity_files(path: Path) -> Iterator[FileModeRule]:
     """Yield the settings file and every file that it names."""
-    from policyengine.identity.config.model import IdentityError, read_identity_config
+    from policyengine.identity.config.model import IdentityConfigError, read_identity_config
 
     yield FileModeRule("identity", path, OTHERS_WRITE, "go-w")
     try:
         configuration = read_identity_config(path)
-    except IdentityError:
+    except IdentityConfigError:
         return
     for secret, named in sorted(set(referenced_files(configuration))):
         denies, mode = (SECRET_MASK, "600") if secret else (OTHERS_WRITE, "go-w")

@@ -28,7 +28,7 @@ Algorithm: TypeAlias = Literal[
 SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
-class IdentityError(Exception):
+class IdentityConfigError(Exception):
     """Identity cannot be set up: what is wrong, and what to do; `detail` shows the line of the file."""
 
     def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
@@ -353,23 +353,23 @@ class IdentityConfig(SettingsSection):
 
 
 def read_identity_config(path: Path | str) -> IdentityConfig:
-    """Read and check `identity.toml`. Raises IdentityError."""
+    """Read and check `identity.toml`. Raises IdentityConfigError."""
     name = str(path)
     try:
         file = read_settings_file(path, name)
         return parse_identity_config(file.data(), Path(path).parent, name, file)
     except UntrustedPathError as error:
-        raise IdentityError(error.message, error.hint) from None
+        raise IdentityConfigError(error.message, error.hint) from None
     except OSError as error:
-        raise IdentityError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise IdentityConfigError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
     except SettingsError as error:
-        raise IdentityError(error.message, error.hint, error.detail) from None
+        raise IdentityConfigError(error.message, error.hint, error.detail) from None
 
 
 def parse_identity_config(
     data: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml", file: SettingsFile | None = None
 ) -> IdentityConfig:
-    """Raises IdentityError, which names the setting and never a value that may be a secret; with a file also its
+    """Raises IdentityConfigError, which names the setting and never a value that may be a secret; with a file also its
     place."""
     text = file or SettingsFile(name, "")
     try:
@@ -381,4 +381,4 @@ def parse_identity_config(
         found = text.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret)
     except SettingsError as error:
         found = error
-    raise IdentityError(found.message, found.hint, found.detail if file else "")
+    raise IdentityConfigError(found.message, found.hint, found.detail if file else "")

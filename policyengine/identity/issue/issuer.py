@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from policyengine.audit.token_events import TokenEventKind
 from policyengine.identity.audit_events import issued_token_fields, refused_token_fields
 from policyengine.identity.authenticator import CredentialAuthenticator, digest_text
-from policyengine.identity.config.model import IdentityError, to_seconds
+from policyengine.identity.config.model import IdentityConfigError, to_seconds
 from policyengine.identity.facts import build_facts, fingerprint, revocable_names, revocable_raw_names
 from policyengine.identity.issue.attenuation import authority_end
 from policyengine.identity.issue.claims import (
@@ -113,7 +113,7 @@ class TokenIssuer:
         except TokenIssuanceError as why:
             self._tell(why, attempt, now)
             raise
-        except (StoreError, IdentityError) as error:
+        except (StoreError, IdentityConfigError) as error:
             self.identity.telling.tell(logging.WARNING, "issuing", f"token not issued: {error}")
             ours = TokenIssuanceError(IssuanceRefusal.STORE if isinstance(error, StoreError) else IssuanceRefusal.KEYS)
             self._tell(ours, attempt, now)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from policyengine.server.authzen.adapter import LANGUAGE
 from policyengine.server.content_negotiation import PROBLEM_TYPES, BodyFormat
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
 from policyengine.server.openapi.statuses import BUSY_RESPONSE, KEY_STATUSES, Statuses, problem_response
 
 JsonObject = dict[str, Any]
@@ -59,7 +59,7 @@ class AuthzenItem(BaseModel):
 
 
 class AuthzenOptions(BaseModel):
-    evaluations_semantic: Semantics = Semantics.EXECUTE_ALL
+    evaluations_semantic: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
 
 class AuthzenEvaluations(AuthzenItem):

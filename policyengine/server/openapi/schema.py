@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from policyengine.explain.lines import Mark
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.server.content_negotiation import BodyFormat
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type
 from policyengine.vocabulary import FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -175,7 +175,7 @@ class Batch(StrictModel):
     """Up to 1,000 questions, decided in order. A question spends only if its own `options.consume` is true."""
 
     requests: Annotated[list[Question], Field(max_length=MAX_BATCH_ITEMS)]
-    semantics: Semantics = Semantics.EXECUTE_ALL
+    semantics: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
 
 class Event(StrictModel):
