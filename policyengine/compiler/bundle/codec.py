@@ -73,7 +73,7 @@ def set_coder(item: Coder) -> Coder:
             raise data_error("a set", raw)
         found: list[Any] = [item.read(one, reading) for one in raw]
         if any(one >= other for one, other in pairwise(found)):
-            raise BundleDataError("a set whose elements are not in rising order")
+            raise BundleDataError("a set whose elements are not in ascending order")
         return frozenset(found)
 
     return Coder(f"{{{item.shape}}}", lambda value, writing: [item.write(one, writing) for one in sorted(value)], read)
@@ -168,7 +168,7 @@ class BundleCodec:
         try:
             made: Item = self._roots[kind].read(raw, reading)
         except RecursionError:
-            raise BundleDataError("parts within parts without end") from None
+            raise BundleDataError("an infinitely nested part") from None
         return made
 
     def _record(self, kind: type) -> RecordCoder:
@@ -204,5 +204,5 @@ class BundleCodec:
         records = [self._record(one) for one in members if isinstance(one, type) and is_dataclass(one)]
         others = [self._coder(one) for one in members if not is_dataclass(one) and one is not NoneType]
         if len(others) > 1:
-            raise TypeError(f"what is written does not say which of {members} it is")
+            raise TypeError(f"the written value does not identify its type among {members}")
         return union_coder(NoneType in members, others[0] if others else None, records)

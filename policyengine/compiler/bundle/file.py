@@ -106,7 +106,7 @@ def read_file(path: Path | str) -> bytes:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
-            raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
+            raise BundleError(name, "E152", "this is not a file", f"name a bundle: a file `…{SUFFIX}`")
         with open(path, "rb") as file:
             if status.st_size > MAX_BUNDLE_BYTES:
                 raise BundleError(
@@ -144,7 +144,7 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
         case _ if has_bundle_magic(data):
             raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
         case _:
-            raise BundleError(name, "E160", "this is no bundle", "`policyengine compile` makes one of a policy")
+            raise BundleError(name, "E160", "this is not a bundle", "`policyengine compile` creates one from a policy")
     match rest:
         case [str(shape), bytes(digest), bytes(payload), [*signatures]] if number == FORMAT:
             check_digest(digest, number, made_by, shape, payload, name)
@@ -152,23 +152,23 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
             return made_by, digest, payload, [decode_signature(raw, name) for raw in signatures]
         case _ if number != FORMAT:
             version = printable_version(made_by)
-            message = f"this bundle has format {number}, of policyengine {version}; this one reads {FORMAT}"
-            raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that one")
+            message = f"this bundle has format {number}, from policyengine {version}; this version reads {FORMAT}"
+            raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that version")
         case _:
-            raise invalid_bundle(name, "parts in another order")
+            raise invalid_bundle(name, "parts in an unexpected order")
 
 
 def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: bytes, name: str) -> None:
     if digest_of(number, made_by, shape, payload) != digest:
         raise BundleError(
-            name, "E162", "this bundle is damaged: its digest is another", f"copy it again, or {RECOMPILE_HINT}"
+            name, "E162", "this bundle is damaged: its digest does not match", f"copy it again, or {RECOMPILE_HINT}"
         )
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
     if shape != bundle_codec().shape:
         version = printable_version(made_by)
-        message = f"policyengine {version} compiled this bundle, and this version stores policies otherwise"
+        message = f"policyengine {version} compiled this bundle, and this version stores policies in another format"
         raise BundleError(name, "E161", message, RECOMPILE_HINT)
 
 
@@ -200,11 +200,9 @@ def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys
     else:
         message = "no trusted key signed this bundle"
         signers = ", ".join(printable_version(one.key) for one in signatures[:4])
-        hint = f"it says it was signed by {signers}; trusted are: {ids}"
+        hint = f"it claims to be signed by {signers}; the trusted keys are: {ids}"
     raise BundleError(name, "E163", message, hint)
 
 
 def invalid_bundle(name: str, why: str) -> BundleError:
-    return BundleError(
-        name, "E165", f"this bundle holds what no policy compiles to: {quote_input(why)}", RECOMPILE_HINT
-    )
+    return BundleError(name, "E165", f"this bundle has invalid contents: {quote_input(why)}", RECOMPILE_HINT)

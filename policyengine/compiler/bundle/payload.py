@@ -69,7 +69,7 @@ def unpack(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data)
     except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
-        raise BundleDataError("what is no MessagePack") from None
+        raise BundleDataError("invalid MessagePack") from None
 
 
 def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
@@ -210,13 +210,13 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
         fresh = replace(reading, unbound=[], depth=0)
         try:
             made = bundle_codec().read(kind, unpack(data), fresh)
-            require(not fresh.unbound, "a variable that nothing binds")
+            require(not fresh.unbound, "an unbound variable")
         except BundleDataError as error:
             raise refuse(f"{getattr(kind, '__name__', 'part')} {index + 1}: {error}") from None
         return made
 
     blobs = [one for one in decode_list(raw) if isinstance(one, bytes)]
-    require(len(blobs) == len(decode_list(raw)), "parts that are no bytes")
+    require(len(blobs) == len(decode_list(raw)), "parts that are not bytes")
     # The kernel's classes say `tuple`; callers use it as a sequence only.
     return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
@@ -225,12 +225,12 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
 
 
 def decode_list(raw: object) -> list[Any]:
-    require(isinstance(raw, list), "no list where one belongs")
+    require(isinstance(raw, list), "a missing list")
     return cast("list[Any]", raw)
 
 
 def decode_text(raw: object) -> str:
-    require(isinstance(raw, str), "no text where one belongs")
+    require(isinstance(raw, str), "a missing text")
     return cast(str, raw)
 
 
@@ -239,7 +239,7 @@ def decode_texts(raw: object) -> tuple[str, ...]:
 
 
 def decode_revision(raw: object) -> str:
-    require(REVISION.fullmatch(decode_text(raw)) is not None, "a revision that is no digest")
+    require(REVISION.fullmatch(decode_text(raw)) is not None, "a revision that is not a digest")
     return decode_text(raw)
 
 
@@ -254,7 +254,7 @@ def decode_source(raw: object) -> Source:
 def decode_mapping(kind: type[Anchor], raw: object, reading: DecodeContext) -> Mapping[str, Anchor]:
     found = [bundle_codec().read(kind, one, reading) for one in decode_list(raw)]
     names = [one.name for one in found]
-    require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
+    require(names == sorted(set(names)), f"{kind.__name__} repeated, or in an unexpected order")
     return dict(zip(names, found, strict=True))
 
 

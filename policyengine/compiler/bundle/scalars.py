@@ -66,7 +66,7 @@ class Coder:
 
 
 def data_error(wanted: str, raw: object) -> BundleDataError:
-    return BundleDataError(f"{wanted} is expected where {type(raw).__name__} stands")
+    return BundleDataError(f"{wanted} is expected instead of {type(raw).__name__}")
 
 
 # ── Values without parts ──────────────────────────────────────────────────────────────────────
@@ -106,7 +106,7 @@ def read_span(raw: object, reading: DecodeContext) -> Span:
         raise data_error("a place", raw)
     source = reading.sources[number]
     if start < 0 or length < 0 or start + length > len(source.text):
-        raise BundleDataError("a place outside of its source")
+        raise BundleDataError("a place outside its source")
     return Span(source, start, start + length)
 
 
@@ -254,7 +254,7 @@ def read_types(rows: object) -> tuple[typesystem.Type, ...]:
         made, inner = read_type_row(row, reading)
         depth = 1 + max((depths[number] for number in inner), default=0)
         if depth > MAX_TYPE_DEPTH:
-            raise BundleDataError("types within types without end")
+            raise BundleDataError("an infinitely nested type")
         found.append(made)
         depths.append(depth)
     return tuple(found)

@@ -58,11 +58,11 @@ class BundleSigningKey:
         try:
             found = load_pem_private_key(data, password=None)
         except TypeError:
-            raise KeyFileError(str(path), "this key is locked by a passphrase", "sign with a key without one") from None
+            raise KeyFileError(str(path), "this key is protected by a passphrase", "use a key without one") from None
         except (ValueError, UnsupportedAlgorithm):
-            raise KeyFileError(str(path), "this is no private key in PEM", MAKE) from None
+            raise KeyFileError(str(path), "this is not a private key in PEM", MAKE) from None
         if not isinstance(found, Ed25519PrivateKey):
-            raise KeyFileError(str(path), "this private key is not of Ed25519", MAKE)
+            raise KeyFileError(str(path), "this private key is not an Ed25519 key", MAKE)
         return cls(key_id(found.public_key()), found)
 
     def sign(self, digest: bytes) -> BundleSignature:
@@ -94,9 +94,9 @@ class TrustedKey:
         try:
             found = load_pem_public_key(data) if raw is None else Ed25519PublicKey.from_public_bytes(raw)
         except (ValueError, UnsupportedAlgorithm):
-            raise KeyFileError(name, "this is no public key, neither in PEM nor in base64url", hint) from None
+            raise KeyFileError(name, "this is not a public key in PEM or base64url", hint) from None
         if not isinstance(found, Ed25519PublicKey):
-            raise KeyFileError(name, "this public key is not of Ed25519", hint)
+            raise KeyFileError(name, "this public key is not an Ed25519 key", hint)
         return cls(key_id(found), found)
 
     def signed(self, digest: bytes, signature: BundleSignature) -> bool:
