@@ -309,7 +309,9 @@ def open_log(path: Path) -> int:
         raise DecisionLogError(error.message, error.hint) from None
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise DecisionLogError(f"`{path}` is not a file", "only in a file do lines of several processes stay whole")
+        raise DecisionLogError(
+            f"`{path}` is not a file", "only a regular file keeps the lines of several processes whole"
+        )
     return opened
 
 

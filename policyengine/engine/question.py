@@ -85,7 +85,7 @@ def parse_request(question: QuestionLike) -> Request:
 def reject_chosen_time(request: Request) -> None:
     """Raises RequestError for a question about another time that would spend."""
     if request.options.at is not None:
-        raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+        raise RequestError("options.at", "a decision at another time cannot spend", "set `options.consume` to false")
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:

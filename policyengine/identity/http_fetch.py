@@ -1,4 +1,4 @@
-"""How issuers are asked over HTTP, by the settings of `identity.toml`."""
+"""Creates HTTP clients for issuers by the settings of `identity.toml`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create_fetcher(
 
 
 def check_certificates(load: Callable[[], object]) -> None:
-    """Load them now, and not when a caller waits. Raises IdentityConfigError."""
+    """Load the certificates now, so that callers do not wait for it. Raises IdentityConfigError."""
     try:
         load()
     except CertificatesError as error:

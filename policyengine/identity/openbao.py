@@ -143,7 +143,7 @@ class OpenBaoClient:
         except SingleFlightTimeoutError:
             raise IdentityConfigError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
         except SingleFlightError as why:
-            raise IdentityConfigError(f"`{name}`: OpenBao cannot be asked now: {why}") from None
+            raise IdentityConfigError(f"`{name}`: OpenBao is not available now: {why}") from None
 
     def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         import requests

@@ -119,7 +119,7 @@ class ReloadableEngine:
         `allow` permits losses for this reload: words of `ReloadRules`, or the revision of the new policies. A thread
         logs later what they widen. Raises ReloadRuleError.
         """
-        assert self.origin is not None, "it does not know from where"
+        assert self.origin is not None, "the engine has no origin to reload from"
         once = ReloadRules.of(allow).allow
         with self._one_at_a_time:
             try:
@@ -193,7 +193,7 @@ class ReloadableEngine:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
             engine.state.start_history(engine.decider.now)
         except StoreError as error:
-            _LOG.error("the store did not accept which history to keep: %s", error, extra={"event": "store_fails"})
+            _LOG.error("the store could not record which history to keep: %s", error, extra={"event": "store_fails"})
 
     def refuse(self, refused: ReloadRefusedError) -> None:
         """Record and log a refusal; the current engine stays in use."""

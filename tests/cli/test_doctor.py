@@ -195,7 +195,7 @@ def test_what_was_moved_away_is_not_made_anew(tmp_path):
 def test_stores(tmp_path):
     assert storage.check_store("memory:").status is DoctorStatus.NOTE
     path = tmp_path / "store.db"
-    assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
+    assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` does not exist yet: `serve` creates it"
     assert not path.exists()
     SqliteStore(path).close()
     assert storage.check_store(f"sqlite:///{path}").message.startswith("SQLite 3")

@@ -180,7 +180,7 @@ def test_an_endpoint_shows_exactly_what_the_specification_finds_there(name, aske
     }
     assert set(of_kind(root, BoxKind.GUARD)) == guards
     assert {box.label for box in root.children if of_kind(box, BoxKind.MAY)} == doors
-    assert (of_kind(root, BoxKind.NOTE) == ["no door opens here: denied by default"]) == (not doors)
+    assert (of_kind(root, BoxKind.NOTE) == ["no grant here: denied by default"]) == (not doors)
 
 
 def test_at_an_endpoint_rules_say_through_which_pattern_they_apply():
@@ -295,7 +295,7 @@ def test_a_group_that_is_given_counts(crew):
 def test_an_agent_at_an_endpoint_sees_only_itself_there(crew):
     root = drawn(crew, "GET /bot", agent="bot")
     assert labels(root)[:2] == ['agent "bot"', 'user where user.id == "u"']
-    assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no door opens here: denied by default"]
+    assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no grant here: denied by default"]
 
 
 def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():

@@ -122,7 +122,9 @@ class Specified:
         if not request.options.consume:
             return self.evaluate(request, now)
         if request.options.at is not None:
-            raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+            raise RequestError(
+                "options.at", "a decision at another time cannot spend", "set `options.consume` to false"
+            )
         found = self.answer(request, now, peek=False)
         if found.outcome is Outcome.ALLOW:
             self.spent.update(self.effects.spends)

@@ -1,6 +1,6 @@
 """The content of a bundle: a kernel and its tree, most of it decoded and checked when a decision first needs it.
 
-Blocks, guards and binders are bytes of their own, and so is what stands at each pattern. Everything else is small.
+Each block, guard and binder is encoded separately, and so are the rules of each pattern. Everything else is small.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Refuse: TypeAlias = Callable[[str], Exception]
 
 @cache
 def bundle_codec() -> BundleCodec:
-    """Made for the first bundle that is written or read, for most engines never see one."""
+    """Return the codec, created for the first bundle that is written or read, because most engines use none."""
     return BundleCodec(KINDS, CHECKS)
 
 
@@ -65,7 +65,7 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Raises BundleDataError."""
+    """Decode MessagePack. Raises BundleDataError."""
     try:
         return msgpack.unpackb(data)
     except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
@@ -145,7 +145,7 @@ def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
 
 
 def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
-    """Both with every part read, so that none can fail later."""
+    """Return both with every part decoded, so that no part can fail later."""
     kernel = replace(
         kernel,
         binders=tuple(kernel.binders),
@@ -259,7 +259,7 @@ def decode_mapping(kind: type[Anchor], raw: object, reading: DecodeContext) -> M
 
 
 def check_entities(types: Sequence[Type], entities: Mapping[str, k.EntityType]) -> None:
-    """Whatever is spoken of is declared."""
+    """Check that all types refer to declared entities."""
     known = {*entities, *BUILT_IN_ENTITIES}
     spoken = [type_.entities for type_ in types if isinstance(type_, RefType)]
     spoken += [frozenset(entity.parents) for entity in entities.values()]

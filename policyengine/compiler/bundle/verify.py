@@ -1,7 +1,8 @@
-"""Whether a part that was read from a bundle is one that the checker could have made; what follows may rely on it.
+"""Checks that a decoded part of a bundle is one that the checker could have produced, so that later stages can rely on
+it.
 
-Each check looks at one part, whose inner parts have passed theirs. What a policy means is not judged here: a bundle may
-open every door. It must only be such that every later stage can work with it.
+Each check examines one part, whose inner parts were checked before. The meaning of the policy is not judged: a bundle
+may grant everything, but every later stage must be able to process it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def check_http(pattern: k.HttpPattern, _: DecodeContext) -> None:
 
 
 def check_segment(segment: k.Segment, reading: DecodeContext) -> None:
-    """A literal or a wild segment that some canonical path has."""
+    """Check that a literal or wildcard segment can match some canonical path."""
     text = f"{segment.prefix}x{segment.suffix}" if segment.wild else segment.prefix
     require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path can have")
     require(segment.wild or not (segment.suffix or segment.capture), "a literal segment with a capture")

@@ -1,4 +1,4 @@
-"""Whether an expression that was read from a bundle is one that the checker could have made: its operands fit."""
+"""Checks that a decoded expression is one that the checker could have produced: its operands have valid types."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def require(holds: bool, why: str) -> None:
 
 
 def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
-    """A path of the vocabulary with its type, or one under a root whose members policies declare."""
+    """Check that a fact is a path of the vocabulary with its type, or below a root whose members policies declare."""
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
         sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
@@ -54,7 +54,7 @@ def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
 
 
 def is_key(step: str) -> bool:
-    """A name as policies write it, plain or in brackets."""
+    """Return whether a text is a name as policies write it, plain or in brackets."""
     return bool(NAME.fullmatch(step)) or (step != "" and unicodedata.is_normalized("NFC", step))
 
 
@@ -64,7 +64,7 @@ def check_constant(constant: k.Constant, _: DecodeContext) -> None:
 
 
 def is_same_constant(one: object, other: object) -> bool:
-    """Equal and of one type: True is not 1, and an address not the same text."""
+    """Return whether two constants are equal and of one type: True is not 1, and an address is not its text."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(is_same_constant(a, b) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and one == other and not isinstance(one, Unknown)
@@ -91,7 +91,7 @@ def check_variable(variable: k.Variable, reading: DecodeContext) -> None:
 
 
 def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
-    """Binds its variable in its condition, not in what it goes through."""
+    """Check a quantifier: its variable is bound in its condition, not in its collection."""
     domain, name = quantifier.domain.type, quantifier.variable
     require(
         isinstance(domain, SetType | ListType) and is_name(name),
@@ -108,7 +108,8 @@ def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
 
 
 def count_uses(name: str, node: k.Expr) -> int:
-    """How often a variable stands in an expression, outside of loops in it that have one of that name themselves."""
+    """Return the number of uses of a variable in an expression, outside of inner loops with a variable of the same
+    name."""
     match node:
         case k.Variable(variable):
             return int(variable == name)
@@ -220,7 +221,7 @@ def check_collection(node: k.Collection, _: DecodeContext) -> None:
 
 
 def fits_in(item: Type, element: Type) -> bool:
-    """An address among networks is the network of itself alone."""
+    """Return whether a value fits into a list: in a list of networks, an address is the network of itself alone."""
     return is_assignable(item, element) or (item == Scalar.IP and element == Scalar.CIDR)
 
 
@@ -270,7 +271,7 @@ def check_past(past: k.PastFact, _: DecodeContext) -> None:
 
 
 def check_event(event: k.EventPattern, _: DecodeContext) -> None:
-    """Its name is the digest of the rest: no event is taken for another."""
+    """Check that the name of an event is the digest of its content, so that no event can pass for another."""
     check_condition(event.where)
     read = (
         [node.fact for node in k.walk(event.where) if isinstance(node, k.PastFact)] if event.where is not None else []
@@ -282,7 +283,8 @@ def check_event(event: k.EventPattern, _: DecodeContext) -> None:
 
 
 def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
-    """`past.output.x` is known where it was kept when it was reported; all else is known without."""
+    """Return whether an earlier fact is recorded: `past.output.x` must be among the recorded outputs, other facts need
+    no record."""
     output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
     return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
@@ -342,7 +344,7 @@ def is_entity(name: str, reading: DecodeContext) -> bool:
 
 
 def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
-    """The check of a part that acts on a condition."""
+    """Return the check of a part that acts on a condition."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 

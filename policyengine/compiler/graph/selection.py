@@ -28,7 +28,7 @@ class SelectionError(Exception):
 
 
 def read_endpoint(text: str) -> k.Pattern:
-    """A concrete endpoint or a pattern as policies write it; without a method it is any. Raises SelectionError."""
+    """Parse an endpoint or a pattern as policies write it; without a method, any method. Raises SelectionError."""
     first, _, rest = text.strip().partition(" ")
     if first == "TOOL":
         return _tool(text, rest.strip())
@@ -41,14 +41,14 @@ def read_endpoint(text: str) -> k.Pattern:
 
 
 def is_area(pattern: k.Pattern) -> bool:
-    """Whether it names a part of the tree and no single endpoint."""
+    """Return whether the selection is an area of the tree, not a single endpoint."""
     return (isinstance(pattern, k.HttpPattern) and pattern.rest) or (
         isinstance(pattern, k.ToolPattern) and "*" in pattern.glob
     )
 
 
 def _endpoint_error(text: str, why: str | None, hint: str | None = None) -> SelectionError:
-    return SelectionError("endpoint", f"`{text}` is no endpoint{f': {why}' if why else ''}", hint or ENDPOINT_HINT)
+    return SelectionError("endpoint", f"`{text}` is not an endpoint{f': {why}' if why else ''}", hint or ENDPOINT_HINT)
 
 
 def _text_span(text: str) -> Span:
@@ -101,7 +101,7 @@ def _segment(text: str, part: str) -> k.Segment:
 
 @dataclass(frozen=True, slots=True)
 class AgentReach:
-    """The blocks that are about an agent, by their numbers; and those of groups it was not said to be in."""
+    """The blocks of an agent, by number, and the blocks of groups that were not selected."""
 
     name: str
     blocks: frozenset[int]
@@ -109,8 +109,8 @@ class AgentReach:
 
 
 def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReach:
-    """Blocks with a condition count: they may be about any agent. Raises SelectionError for a name that no block
-    knows."""
+    """Return the blocks of an agent. Blocks with a condition are included, because they may match any agent. Raises
+    SelectionError for a name that no block matches."""
     blocks = list(enumerate(kernel.agents))
     known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
     for group in groups:

@@ -91,7 +91,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E312",
         "a scope that includes itself",
-        "If scopes include each other in a circle, none of them has a defined content.",
+        "If scopes include each other in a cycle, none of them has defined contents.",
         "scope read { include write   GET /a }\nscope write { include read   POST /a }\n",
         "scope read { GET /a }\nscope write { include read   POST /a }\nuser any { may write }\n",
     ),

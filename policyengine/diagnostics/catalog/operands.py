@@ -1,4 +1,4 @@
-"""E22x to E24x: operators, their operands, and literals; a part of names.py."""
+"""E22x to E24x: operators, their operands, and literals."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 

@@ -15,7 +15,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E601",
         "a fixture that uses itself",
-        "A fixture applies the fixtures that it uses, and then its own givens. In a circle none comes first.",
+        "A fixture applies the fixtures that it uses, and then its own givens. In a cycle, none comes first.",
         'fixture a { use b }\nfixture b { use a given user "x" }\n' + _test("use a GET /a => allow"),
         'fixture a { use b }\nfixture b { given user "x" }\n' + _test("use a GET /a => allow"),
     ),

@@ -251,7 +251,7 @@ class AuthzenAdapter:
         """Turn an allow into a denial if the question does not say whether it spends: limits would silently not count
         it."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
-        why = f"the answer would spend (`{rule}`), and the question does not say whether to: "
+        why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"
         self.refused(CONSUME_UNSET, why)
         gate = Gate.GUARD if rule == HISTORY else Gate.RATE

@@ -37,7 +37,9 @@ class AuthzenResource(BaseModel):
 class AuthzenContext(BaseModel):
     """Facts about the circumstances, and the options that this server supports."""
 
-    consume: Annotated[bool | None, Field(description="true: spend what the answer relies on")] = None
+    consume: Annotated[
+        bool | None, Field(description="true: charge the rates, budgets and approvals that the answer depends on")
+    ] = None
     agent: Annotated[str | None, Field(description="the agent that acts for the subject")] = None
     supported_obligations: list[str] | None = None
 
@@ -85,7 +87,7 @@ class AuthzenReason(BaseModel):
     obligations: list[AuthzenObligation] | None = None
     would_be: Annotated[str | None, Field(description="in observe mode: the outcome without it")] = None
     evaluation_id: Annotated[str | None, Field(description="id of a decision that spent, for `/events`")] = None
-    error: Annotated[JsonObject | None, Field(description="why an item of several is invalid")] = None
+    error: Annotated[JsonObject | None, Field(description="why this item is invalid")] = None
 
 
 class AuthzenDecision(BaseModel):
