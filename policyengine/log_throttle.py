@@ -10,7 +10,7 @@ from threading import Lock
 from time import monotonic
 
 MAX_LINES, WINDOW_SECONDS = 20, 60.0
-LOG_INTERVAL_SECONDS = 10.0  # between two lines about a part that keeps failing
+LOG_INTERVAL_SECONDS = 10.0  # between two lines about a failing component
 _LOG = logging.getLogger("policyengine")
 
 

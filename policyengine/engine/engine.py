@@ -85,7 +85,7 @@ class Engine:
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
-        self._returns_fast = ids is new_id and self.recorder.is_idle  # decisions of the fast path as they are
+        self._returns_fast = ids is new_id and self.recorder.is_idle  # for decisions of the fast path
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -195,7 +195,7 @@ class Engine:
         Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        if type(question) is dict and self._authenticator is None:  # most questions: each call here costs
+        if type(question) is dict and self._authenticator is None:  # most questions: each call here takes time
             members: dict[str, object] | None = question
             asked: Question | None = None
         else:
@@ -290,7 +290,8 @@ class Engine:
             return None
         key, now = outcome_key(decision), self.decider.now()
         history = self.store.report(key, report, now)
-        # Also where history knew it: a report of which only the first half arrived is made again.
+        # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
+        # again.
         return merge_reports(history, self.store.finish(key, now, refund=refund))
 
     async def decide_async(self, question: QuestionLike) -> Decision:

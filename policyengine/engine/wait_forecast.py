@@ -17,7 +17,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large, measure_extent
 
 T = TypeVar("T")
-MAX_SMALL_EXTENT = 8  # elements: no loop over so few takes long
+MAX_SMALL_EXTENT = 8  # elements: loops over this many are fast
 
 
 class WaitForecast:
@@ -66,7 +66,7 @@ class WaitForecast:
                 return False
         try:
             return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
-        except RequestError:  # the fast path may still decide it, where no rule reads the ill-formed member
+        except RequestError:  # the fast path may still decide it, if no rule reads the malformed member
             return self.has_loops
 
     def takes_long_to_decide(self, request: Request) -> bool:

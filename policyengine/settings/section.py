@@ -17,8 +17,8 @@ class SettingsSection(BaseModel):
     """A table of a settings file. Models are built when the first file is read, so that imports stay fast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-    hides_unknown: ClassVar[bool] = False  # of the whole file: the value of an unknown key may be a secret
-    belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that readers look for here, and a hint to their place
+    hides_unknown: ClassVar[bool] = False  # of the whole file, because the value of an unknown key may be a secret
+    belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that users look for here, with a hint to their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Marker:
 
 
 SECRET = Marker("secret")  # the value may hold a secret: no message shows it
-RELATIVE = Marker("relative")  # a path, which begins at the folder of its file
+RELATIVE = Marker("relative")  # a path, relative to the folder of its file
 RELATIVE_OR_URL = Marker("relative or URL")
 
 

@@ -17,7 +17,7 @@ from policyengine.source import Source, Span
 from policyengine.trusted_files import open_trusted
 
 SYNTAX_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
-# A line that is no TOML is shown unless it looks as if it held a secret.
+# A line that is not TOML is shown unless it seems to contain a secret.
 CREDENTIALS_IN_URL = re.compile(r"://[^\s\"']*@")
 MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
 

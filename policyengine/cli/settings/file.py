@@ -32,7 +32,7 @@ ERROR_KIND = "configuration"
 VARIABLE_PREFIX = "POLICYENGINE_"
 SETTINGS_FILE_NAME = "policyengine.toml"
 CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
-# What a file below the root may speak of: how policies are checked, and nothing that a server does.
+# The sections that a file below the root may have: how policies are checked, but nothing that a server does.
 CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
 
 
@@ -42,9 +42,9 @@ class ProjectSettings:
 
     sections: ProjectSections | None = None
     file: Path | None = None
-    variables: frozenset[SettingName] = frozenset()  # settings that these set
+    variables: frozenset[SettingName] = frozenset()  # settings that variables set
     lines: Mapping[SettingName, int] = field(default_factory=dict)  # of the file
-    unread: Path | None = None  # one above the root, which does not count
+    unread: Path | None = None  # a file above the root, which is ignored
 
     @property
     def values(self) -> dict[SettingName, Any]:

@@ -13,9 +13,9 @@ from policyengine.cli.settings.file import VARIABLE_PREFIX
 from policyengine.cli.settings.sections import CommandSection, ProjectSections, SettingTraits
 from policyengine.settings.section import SECRET, field_metadata, section_fields, section_of
 
-# What Kubernetes sets for services that are called like a section.
+# Variables that Kubernetes sets for services with the name of a section.
 KUBERNETES_VARIABLE = re.compile(r"(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_\w+)?)")
-# Options of `serve` that `doctor` has, too.
+# Options of `serve` that `doctor` also has.
 DOCTOR_OPTIONS = frozenset(
     "host port socket metrics_port envoy_grpc workers token_file log store entities identity trust".split()
 )

@@ -253,7 +253,7 @@ class LintSettings(CommandSection):
 class TestSettings(CommandSection):
     """`[test]`: how the tests of policies run."""
 
-    __test__: ClassVar[bool] = False  # pytest: this is no test
+    __test__: ClassVar[bool] = False  # tells pytest that this is not a test class
 
     jobs: t.WholeNumber | None = setting("1", "number of processes that run the tests; 0 for one per processor")
     seed: t.WholeNumber | None = setting("0", "random seed; the same seed generates the same requests")

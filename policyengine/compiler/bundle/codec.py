@@ -29,8 +29,8 @@ from policyengine.compiler.bundle.scalars import (
 )
 from policyengine.kernel.fingerprint import SEMANTICS_VERSION
 
-# The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
-# Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
+# The checker allows 150 levels of expressions, and `not in` becomes two levels of the kernel. Decoding takes three of
+# Python's thousand frames per level; comprehensions would take one more, so this code uses loops.
 MAX_DEPTH = 250
 
 Item = TypeVar("Item")
@@ -158,7 +158,7 @@ class BundleCodec:
         self._checks = checks
         self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
         told = "\n".join([f"semantics {SEMANTICS_VERSION}", *(record.shape for record in self.records.values())])
-        # Two codecs that write alike have the same; another field, class, order or meaning makes it another.
+        # Equal for codecs with the same encoding; any change of fields, classes, order or meaning changes it.
         self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def write(self, value: object, writing: EncodeContext, kind: Any = None) -> object:

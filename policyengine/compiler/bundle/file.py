@@ -30,7 +30,7 @@ from policyengine.syntax.gc_pause import gc_paused
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 1
-MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take some fifty million
+MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take about fifty million
 RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
@@ -100,7 +100,7 @@ def read_file(path: Path | str) -> bytes:
     name = str(path)
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe may block forever
             raise BundleError(name, "E152", "this is not a file", f"name a bundle: a file `…{SUFFIX}`")
         with open(path, "rb") as file:
             if status.st_size > MAX_BUNDLE_BYTES:

@@ -68,7 +68,7 @@ def unpack(data: bytes) -> Any:
     """Decode MessagePack. Raises BundleDataError."""
     try:
         return msgpack.unpackb(data)
-    except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
+    except (ValueError, RecursionError, MemoryError):  # ValueError: truncated, nested too deep, not UTF-8, not a text key
         raise BundleDataError("invalid MessagePack") from None
 
 
@@ -93,7 +93,7 @@ def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
         **parts,
         "tree": bundle_codec().write(replace(tree, uses=()), writing),
         "uses": [pack(bundle_codec().write(one, writing)) for one in tree.uses],
-        # What a source is called below the policy root: bundles tell nothing of the machine that made them.
+        # The name of a source below the policy root, so that bundles reveal nothing about the machine that made them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
     }
@@ -217,7 +217,7 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
 
     blobs = [one for one in decode_list(raw) if isinstance(one, bytes)]
     require(len(blobs) == len(decode_list(raw)), "parts that are not bytes")
-    # The kernel's classes say `tuple`; callers use it as a sequence only.
+    # The kernel's classes declare `tuple`; callers use it only as a sequence.
     return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
 

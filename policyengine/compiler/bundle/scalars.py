@@ -37,7 +37,7 @@ class EncodeContext:
 
     sources: dict[Source, int] = field(default_factory=dict)
     types: dict[typesystem.Type, int] = field(default_factory=dict)
-    rows: list[object] = field(default_factory=list)  # the types as they are written, each after those within it
+    rows: list[object] = field(default_factory=list)  # encoded types, each after the types in it
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class DecodeContext:
     entities: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     attesters: frozenset[str] = frozenset()
-    counts: Mapping[str, int] = field(default_factory=dict)  # how many blocks of each kind there are, and so on
+    counts: Mapping[str, int] = field(default_factory=dict)  # the number of blocks of each kind, and so on
     unbound: list[tuple[str, typesystem.Type]] = field(default_factory=list)
     depth: int = 0
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MAX_KEY_FILE_BYTES = 10_000  # bytes of a key file
-RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, as `x` of a JWK has them
+RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, like `x` of a JWK
 INSTALL = install_command("sign")
 MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
-# What is signed begins with this, so that no signature for anything else is one for a bundle.
+# Prefix of the signed data, so that no signature for another purpose is valid for a bundle.
 DOMAIN = b"policyengine bundle signature 1\n"
 
 

@@ -101,7 +101,7 @@ def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
     require(all(node.name != name for node in inside), "a variable inside its own collection")
     places = [place for place, (known, _) in enumerate(reading.unbound) if known == name]
-    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # those before are of a loop around this one
+    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # earlier ones are of an outer loop
     require(all(reading.unbound[place][1] == element for place in mine), "a variable of another type")
     reading.unbound[:] = [one for place, one in enumerate(reading.unbound) if place not in mine]
     check_condition(quantifier.condition)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MAX_BOXES = 200  # boxes that one drawing has, unless all are asked for
-MIN_BOXES_PER_PART = 10  # boxes that a part should have, so that a path can be seen with its methods, agents and rules
-MIN_ALIKE_SIBLINGS = 3  # from so many on, siblings with the same boxes below are drawn as one
+MAX_BOXES = 200  # boxes of a drawing, unless it is drawn whole
+MIN_BOXES_PER_PART = 10  # minimum boxes of a part, so that a path is visible with its methods, agents and rules
+MIN_ALIKE_SIBLINGS = 3  # from this number on, siblings with equal content are drawn as one
 PLURALS = {
     BoxKind.ANYONE: "blocks for anyone",
     BoxKind.NOTE: "notes",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.styles import COLOURS, box_lines, number_boxes
 
-# Inside of quotes everything else is text; written as entities these have no meaning to Mermaid, Markdown or HTML.
+# In quotes, everything else is plain text; as entities, these have no meaning to Mermaid, Markdown or HTML.
 UNSAFE_CHARACTERS = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
 
 

@@ -15,11 +15,11 @@ from policyengine.compiler.graph.text import box_note, box_title
 from policyengine.control_characters import one_line
 from policyengine.templates import render_template
 
-FONT_SIZE_PIXELS = 13  # of the letters, in pixels
-LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # the widest of the usual fonts, so that a text never leaves its box
+FONT_SIZE_PIXELS = 13  # font size, in pixels
+LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # width of the widest common font, so that no text leaves its box
 LINE_HEIGHT_PIXELS = 18
 PADDING = 8
-GAP = 7  # between boxes, one below the other
+GAP = 7  # vertical space between boxes
 INDENT = 28
 MARGIN = 16
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.control_characters import one_line
 
-# What leads to a box that others follow, what stands below it; the same for the last one.
+# The branch to a box with following siblings, and the prefix of the lines below it; the same for the last sibling.
 UNICODE = ("├─ ", "│  ", "└─ ", "   ")
 ASCII = ("|- ", "|  ", "`- ", "   ")
 

@@ -373,7 +373,7 @@ def parse_identity_config(
     with a file, also the location."""
     text = file or SettingsFile(name, "")
     try:
-        if "folder" in data:  # a field that the file has not
+        if "folder" in data:  # a field that is not in the file
             raise SettingsError(f"`{name}`: unknown section `folder`", None)
         return IdentityConfig.model_validate({**data, "folder": folder})
     except ValidationError as error:
