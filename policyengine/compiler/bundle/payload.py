@@ -68,7 +68,7 @@ def unpack(data: bytes) -> Any:
     """Decode MessagePack. Raises BundleDataError."""
     try:
         return msgpack.unpackb(data)
-    except (ValueError, RecursionError, MemoryError):  # ValueError: truncated, nested too deep, not UTF-8, not a text key
+    except (ValueError, RecursionError, MemoryError):  # ValueError: truncated, too deep, not UTF-8, not a text key
         raise BundleDataError("invalid MessagePack") from None
 
 
