@@ -133,7 +133,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W459",
         "chains of unlimited depth",
-        "Each agent may hand on to the next, so a user's request can end up at an unexpected agent. One `delegation` "
+        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. One `delegation` "
         "block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
@@ -196,7 +196,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W466",
-        "an agent of two issuers that speak for the same users",
+        "an agent of two issuers that name the same users",
         "A block that names two issuers trusts both for the same users: a partner's token that says `alice` acts for "
         "yours. `users like` restricts the users that an issuer speaks for; its statements about others are ignored. "
         "If both issuers name the same people, allow this warning next to the agent.",

@@ -150,7 +150,7 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
     return tuple(name for one in block.requirements if isinstance(one, k.IssuedBy) for name in one.issuers)
 
 
-# ── Which of them speak for the same people because the policy says so ────────────────────────
+# ── Issuers that name the same people because the policy says so ──────────────────────────
 
 
 def issuer_houses(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
