@@ -189,7 +189,7 @@ def test_what_was_moved_away_is_not_made_anew(tmp_path):
     (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
     found = storage.check_store(f"sqlite:///{path}")
     assert (found.status, path.exists()) == (DoctorStatus.FAILED, False)
-    assert "put the file back" in found.hint
+    assert "restore the file" in found.hint
 
 
 def test_stores(tmp_path):

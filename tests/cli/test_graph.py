@@ -145,7 +145,7 @@ def test_what_is_folded_is_drawn_with_all(run, policy):
         (
             ("--endpoint", "GET /a//b"),
             "endpoint",
-            "`GET /a//b` is no endpoint: an empty segment matches no path",
+            "`GET /a//b` is not an endpoint: an empty segment matches no path",
             "remove the extra `/`; a trailing slash makes no difference",
         ),
     ],

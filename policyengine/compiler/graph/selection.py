@@ -72,7 +72,7 @@ def _methods(text: str, words: str) -> tuple[str, ...] | None:
         return None
     found = [paths.canonical_method(word) for word in words.split("|")]
     if any(isinstance(method, paths.MalformedPath) for method in found):
-        raise _endpoint_error(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
+        raise _endpoint_error(text, f"`{words}` is not a method", None if words.isupper() else "methods are in upper case")
     return tuple(sorted({str(method) for method in found}))
 
 
