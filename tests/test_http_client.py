@@ -193,7 +193,10 @@ CONTRADICTION = msgspec.msgpack.encode({**ALLOWED.to_dict(), "outcome": "deny"})
         (answer(b""), "cannot be read"),
         (answer(CONTRADICTION), "cannot be read"),
         (answer(msgspec.msgpack.encode({"allowed": True})), "cannot be read"),
-        (b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: 99\r\n\r\n\x80", "cannot be reached"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: 99\r\n\r\n\x80",
+            "cannot be reached",
+        ),
         (b"rubbish\r\n\r\n", "cannot be reached"),
     ],
 )

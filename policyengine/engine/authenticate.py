@@ -170,7 +170,7 @@ def without_credentials(request: Request) -> Request:
 
 
 def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
-    """Return the request with the facts that its credentials proved when the same key was first used."""
+    """Return the request with the facts that its credentials proved when its idempotency key was first used."""
     try:
         kept = b"" if found.draft is None else decode_draft(found.draft).proved
         facts = decode_facts(kept)

@@ -95,7 +95,7 @@ def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]
     except decode.DecodeError as error:
         raise RequestError("output", str(error)) from None
     if not isinstance(found, dict):
-        raise RequestError("output", "an output is an object")
+        raise RequestError("output", "an output must be an object")
     return found
 
 

@@ -1,7 +1,7 @@
 """Convert path templates to patterns, or to notes why that is impossible; and find overlaps.
 
-A pattern that matches more than its template is used only if nothing else lies there, so that no scope opens a
-neighbour. A path without a pattern is left out, so it stays denied.
+A pattern that matches more than its template is used only if it matches no other endpoint, so that no scope
+grants one. A path without a pattern is left out, so it stays denied.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Write the files of an import next to the author's: all of them or none, without changing any existing line.
+"""Write the files of an import next to existing files: all of them or none, without changing any existing line.
 
 A first import makes a project. A later one compares the API with the manifest and adds new endpoints in new files,
-behind a guard that denies: no scope that is granted already grows.
+behind a guard that denies: no granted scope gets wider.
 """
 
 from __future__ import annotations

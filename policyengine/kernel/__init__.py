@@ -144,7 +144,7 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: the patterns that it hands on (by `scopes`), to whom, and for how long after the hop was
+    """One `may delegate`: the patterns that it delegates (by `scopes`), to whom, and for how long after the hop was
     issued."""
 
     scopes: tuple[str, ...]

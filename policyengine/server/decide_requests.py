@@ -108,7 +108,7 @@ def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
-        raise RequestError("", "a batch is an object", 'send `{"requests": […]}`')
+        raise RequestError("", "a batch must be an object", 'send `{"requests": […]}`')
     check_members({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
     return DecisionBatch(parse_items(raw.get("requests")), parse_semantics(raw.get("semantics")))
 
@@ -244,7 +244,7 @@ def decide_item(
     """Decide an item; None is an item that is not an object. Raises IdempotencyKeyError."""
     try:
         if question is None or question.members is None:
-            raise RequestError("", "a request is an object")
+            raise RequestError("", "a request must be an object")
         return decide_question(engine, question.request, asks_to_spend(question.members), once)
     except RequestError as error:
         return error_answer(engine, error, place)

@@ -37,7 +37,7 @@ def event_from_tree(raw: object) -> OutcomeEvent:
     """Build a report from a decoded tree. Raises RequestError."""
     given = get_object(raw, "")
     if given is None:
-        raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
+        raise RequestError("", "a report must be an object", 'send `{"decision": "…", "status": 200}`')
     check_members(given, MEMBERS, "")
     output = get_object(given.get("output"), "output") or {}
     report = OutcomeReport(parse_status(given), output, parse_latency(given))

@@ -121,7 +121,7 @@ def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
         raise TrafficLineError(number, str(error).replace(" at line 1, column", " at column")) from None
     if not isinstance(tree, dict):
         raise TrafficLineError(
-            number, "a request is an object", "each line is one request, as `policyengine decide` reads it"
+            number, "a request must be an object", "each line is one request, as `policyengine decide` reads it"
         )
     return tree, False
 

@@ -226,7 +226,7 @@ def test_an_area_of_tools_leaves_others_out():
         ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: no path has more than 128 segments"),
         ("TOOL", "`TOOL` is not an endpoint: the name is empty"),
         ("TOOL /x", "`TOOL /x` is not an endpoint: a slash separates a server and a name"),
-        ("ACTION view", "`ACTION view` is not an endpoint: an action is a verb and a type"),
+        ("ACTION view", "`ACTION view` is not an endpoint: an action consists of a verb and a type"),
     ],
 )
 def test_what_is_no_endpoint_is_told(asked, why):

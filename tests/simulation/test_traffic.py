@@ -57,7 +57,7 @@ def test_what_is_not_plain_is_read_with_care():
         (line(0), "at", "it is earlier than the line above"),
         (json.dumps(SEARCH).encode(), "at", "the request has no `at`"),
         (b"{", "", "not valid JSON at column 2: it ends too early"),
-        (b"[]", "", "a request is an object"),
+        (b"[]", "", "a request must be an object"),
         (b'{"at": 3, "usr": {"a": 1, "a": 2}}', "usr", "unknown member `usr`"),
     ],
 )

@@ -51,7 +51,8 @@ def test_the_example_of_the_language_holds() -> None:
     [
         ("repeat 20 in 1ms GET /a => allow", []),
         ("repeat 20 in 1ms GET /a => not throttle", []),
-        ("repeat 21 in 1ms GET /a => allow", ["expected allow, but request 21 resulted in throttle by rate \"per agent\""]),
+        ("repeat 21 in 1ms GET /a => allow",
+         ["expected allow, but request 21 resulted in throttle by rate \"per agent\""]),
         ("repeat 25 in 1ms GET /a => first throttle at 20",
          ["expected first throttle at 20, but request 20 resulted in allow"]),
         ("repeat 25 in 1ms GET /a => first throttle at 22",

@@ -1,4 +1,4 @@
-"""Lowering of delegation: which scopes agents may hand on, to whom, and within which limits."""
+"""Lowering of delegation: which scopes agents may delegate, to whom, and within which limits."""
 
 from __future__ import annotations
 

@@ -162,7 +162,9 @@ def _print_proof(screen: Screen, found: PolicySuggestion) -> None:
         )
         screen.line((words, "bold green"))
         return
-    words = f"no proof: {len(found.flips):,} of {found.meant:,} intended changes, and {len(found.others):,} others"
+    words = (
+        f"no proof: {len(found.flips):,} of {found.meant:,} intended changes found, {len(found.others):,} unintended"
+    )
     screen.line((words, "bold red"))
     for flip in found.others[:MAX_ROWS]:
         screen.line(f"  line {flip.line}: {flip.old} -> {flip.new}")

@@ -63,7 +63,7 @@ def _tool(text: str, glob: str) -> k.ToolPattern:
 
 def _action(text: str, words: Sequence[str]) -> k.ActionPattern:
     if len(words) != 2:
-        raise _endpoint_error(text, "an action is a verb and a type")
+        raise _endpoint_error(text, "an action consists of a verb and a type")
     return k.ActionPattern(*words, span=_text_span(text))
 
 
@@ -72,7 +72,9 @@ def _methods(text: str, words: str) -> tuple[str, ...] | None:
         return None
     found = [paths.canonical_method(word) for word in words.split("|")]
     if any(isinstance(method, paths.MalformedPath) for method in found):
-        raise _endpoint_error(text, f"`{words}` is not a method", None if words.isupper() else "methods are in upper case")
+        raise _endpoint_error(
+            text, f"`{words}` is not a method", None if words.isupper() else "methods are in upper case"
+        )
     return tuple(sorted({str(method) for method in found}))
 
 

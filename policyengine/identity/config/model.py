@@ -210,8 +210,8 @@ class DpopSettings(SettingsSection):
     )
     nonce_key: SecretReference | None = Field(
         default=None,
-        description="a reference to what servers share that take each other's nonces, "
-        "also those of attestations: 32 characters or more",
+        description="reference to a secret that servers share to accept each other's nonces, also those of "
+        "attestations: 32 characters or more",
     )
 
 
@@ -315,7 +315,7 @@ class ClientSettings(SettingsSection):
     """`[clients.NAME]`: an agent that may request tokens, by its client id."""
 
     agent: str = Field(description="name of the agent in the policy")
-    issuer: str = Field(description="of which issuer")
+    issuer: str = Field(description="issuer of that agent")
     method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how the agent authenticates")
     keys: Path | None = Field(
         default=None, description="file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
