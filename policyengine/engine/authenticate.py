@@ -218,7 +218,7 @@ def reject_raw_credentials(request: Request) -> Request:
     """Return the request. Raises RequestError if it has credentials, because this engine verifies none."""
     if request.credentials is None:
         return request
-    hint = "configure `--identity` (docs/identity.md), or send its known facts as `credential`"
+    hint = "configure `--identity` (docs/identity.md), or send its verified facts as `credential`"
     raise RequestError("credentials", "this server does not verify raw credentials", hint)
 
 

@@ -37,7 +37,7 @@ class WaitForecast:
         return self.may_wait or self.awaits_issuer(question)
 
     def awaits_issuer(self, question: QuestionLike) -> bool:
-        """Return whether its credentials need an answer of their issuer."""
+        """Return whether the credentials of the question need an answer from their issuer."""
         if self._authenticator is None:
             return False
         try:

@@ -334,7 +334,7 @@ class Guard(Node):
 @dataclass(frozen=True, slots=True)
 class Issuer(Node):
     """A trusted issuer. `claims` maps claims of credentials to facts: `tenant` → `("user", "tenant")`. `users_like`
-    restricts the users that it may speak for; empty means all."""
+    restricts the users that it may name; empty means all."""
 
     name: str
     url: str | None

@@ -22,4 +22,4 @@ def mask_foreign_user(
         return {}
     declared = (issuers.get(name) for name in named if isinstance(name, str))
     foreign = next((one for one in declared if one is not None and not speaks_for(one, user)), None)
-    return {} if foreign is None else {("user", "id"): Invalid(f"`{foreign.name}` does not speak for this user")}
+    return {} if foreign is None else {("user", "id"): Invalid(f"`{foreign.name}` may not name this user")}

@@ -205,7 +205,7 @@ DOORS = [
         [
             (
                 "W421",
-                'agent "bot" hands on a scope without a grant of its own',
+                'agent "bot" delegates a scope without a grant of its own',
                 'may delegate write to agent "b"',
                 "add `may write` to the block: authority only narrows along a chain",
             ),

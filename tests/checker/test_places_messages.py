@@ -328,7 +328,7 @@ BINDINGS = [
                 "E317",
                 "`args.n` is bound by another pattern of the same endpoint",
                 "args.n",
-                "write its value in its place",
+                "write that value instead",
             )
         ],
     ),

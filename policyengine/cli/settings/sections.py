@@ -70,7 +70,7 @@ class ServeSettings(CommandSection):
         "none", "host names, besides loopback, to answer without a token", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
-    drain_seconds: t.SecondsOrZero | None = setting("10", "seconds that a stop may take")
+    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
     drain_delay: t.SecondsOrZero | None = setting(
         "0", "minimum seconds that a stopping server still accepts connections"
     )

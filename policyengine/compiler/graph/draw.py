@@ -219,7 +219,7 @@ def natural_sort_key(text: str) -> list[tuple[str, int]]:
 
 
 def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
-    """Return the patterns of each number, derived from its place in the tree."""
+    """Yield each pattern with its number, derived from where the number is in the tree."""
     yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
     yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)
     pending: list[tuple[Node, Trail]] = [(tree.paths, ())]

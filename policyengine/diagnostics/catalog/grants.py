@@ -90,7 +90,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E410",
         "an invalid chain depth",
-        "The depth counts how often one agent hands a task on to another: at least once.",
+        "The depth counts how often one agent delegates a task to another: at least once.",
         "delegation { depth <= 0.5 }\nanyone { may GET /health }\n",
         "delegation { depth <= 1 }\nanyone { may GET /health }\n",
     ),

@@ -165,7 +165,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a user grant that a token of any issuer opens",
         "For a request without an agent the user block alone grants access, and a token of any declared issuer "
         "suffices, for any user that it names: a partner's token that says `alice` counts as yours. `users like` "
-        "restricts the users that an issuer speaks for; its statements about others are ignored. `user where "
+        "restricts the users that an issuer may name; its statements about others are ignored. `user where "
         "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
         "allow this warning next to the issuer.",
         _HOUSES + _ASSISTANT,
@@ -198,7 +198,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W466",
         "an agent of two issuers that name the same users",
         "A block that names two issuers trusts both for the same users: a partner's token that says `alice` acts for "
-        "yours. `users like` restricts the users that an issuer speaks for; its statements about others are ignored. "
+        "yours. `users like` restricts the users that an issuer may name; its statements about others are ignored. "
         "If both issuers name the same people, allow this warning next to the agent.",
         _HOUSES + _COMMON,
         _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _COMMON,

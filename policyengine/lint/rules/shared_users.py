@@ -120,7 +120,7 @@ def share_users(one: k.Issuer, other: k.Issuer) -> bool:
     return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
 
 
-# ── Who speaks for users ──────────────────────────────────────────────────────────────────────
+# ── Issuers that name users ───────────────────────────────────────────────────────────────────
 
 
 def speaking_issuers(kernel: k.Kernel) -> Speaking:
