@@ -20,7 +20,7 @@ def never_gone() -> bool:
 
 
 class WorkRefusedError(Exception):
-    """Work that was not started: too much work is waiting, or the caller is gone."""
+    """Work that was not started: too much work is waiting, or the caller has disconnected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class FairQueue:
                 raise WorkRefusedError("too many questions wait for their turn")
 
     def _sweep(self, caller: str) -> None:
-        """Drop the items whose caller is gone."""
+        """Drop the items whose caller has disconnected."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
         for queued in before:
             if queued.is_dead:

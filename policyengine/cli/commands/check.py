@@ -156,7 +156,7 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
     screen = Screen()
     for footprint in found:
         size = format_bytes(footprint.bytes)
-        screen.line(f"remembers `{footprint.event}` for {footprint.within} ({footprint.at}): at most {size} per key")
+        screen.line(f"history of `{footprint.event}`, {footprint.within} ({footprint.at}): at most {size} per key")
 
 
 def pluralize(count: int, what: str) -> str:

@@ -103,7 +103,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W456",
         "an agent whose credential may never expire",
-        "A stolen credential is valid as long as it lasts. Require a `lifetime` or an `age` in the block, or in a "
+        "A stolen credential can be used until it expires. Require a `lifetime` or an `age` in the block, or in a "
         "guard that covers all its grants.",
         _BOT + _agent("credential { kind in [jwt, mtls] }"),
         _BOT + _agent(),

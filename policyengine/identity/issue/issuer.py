@@ -298,7 +298,7 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.LOG)
 
     def _tell(self, why: TokenIssuanceError, attempt: IssuanceAttempt, now: int) -> None:
-        """Count and log the refusal. Record it only if the client is authenticated, so that strangers cannot fill the
+        """Count and log the refusal. Record it only if the client is authenticated, so that others cannot fill the
         log."""
         report_refusal(self.identity, why)
         if self.log is None or attempt.actor is None or why.code is IssuanceRefusal.LOG:
