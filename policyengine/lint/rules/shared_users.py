@@ -26,7 +26,7 @@ OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # these
 
 
 def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W462 at most for each issuer, at its declaration: for the later of a pair, once for two organizations."""
+    """Yield at most one W462 per issuer, at its declaration: for the later of a pair, once for two organizations."""
     speaking = speaking_issuers(kernel)
     organizations = issuer_organizations(speaking, kernel)
     if len({id(organization) for organization in organizations.values()}) < 2:
