@@ -1,4 +1,4 @@
-"""What every test shares: how long hypothesis searches, and what is skipped for want of a tool (in CI a failure)."""
+"""Shared by all tests: how long hypothesis searches, and which tests are skipped without a tool (in CI a failure)."""
 
 import gc
 import json
@@ -36,13 +36,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays, thousands of tests: no collector walks it again and again."""
+    """Freeze the thousands of collected tests, so that the garbage collector does not traverse them repeatedly."""
     gc.collect()
     gc.freeze()
 
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure when its reason says that a server, a tool or a package is not there."""
+    """Turn a skip into a failure if its reason is a missing server, tool or package."""
     reason = want(report)
     if reason is not None and isinstance(report.longrepr, tuple):
         path, line, _ = report.longrepr
@@ -51,7 +51,7 @@ def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -
 
 
 def want(report: pytest.TestReport | pytest.CollectReport) -> str | None:
-    """Return why it was skipped, if that is for want of a server, a tool or a package."""
+    """Return the reason of a skip, if it is a missing server, tool or package."""
     if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
         return None
     reason = report.longrepr[2]
@@ -60,7 +60,7 @@ def want(report: pytest.TestReport | pytest.CollectReport) -> str | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Close with what was skipped for want of a tool, below pytest's own last line."""
+    """Print the tests that were skipped because of a missing tool, below the last line of pytest."""
     yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     wants = [reason for report in reporter.stats.get("skipped", ()) if (reason := want(report))] if reporter else []
@@ -73,7 +73,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the shards that compare engine and specification counted, all together."""
+    """Print the total counts of the shards that compare engine and specification."""
     told: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         told.update(json.loads(str(dict(report.user_properties).get("equality", "{}"))))

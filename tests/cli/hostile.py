@@ -1,4 +1,4 @@
-"""A world in which every name is hostile, for tests of what commands print: policies, tests, questions, logs, files."""
+"""Policies, tests, questions, logs and files in which every name is hostile, for tests of what commands print."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = IN_A_PATH + "\udcff"
 
 
 def text(value: str) -> str:
-    """A string of a policy, whose escapes are those of JSON."""
+    """Return a string literal of a policy, with JSON escapes."""
     return json.dumps(value)
 
 
@@ -117,7 +117,7 @@ SPECIFICATION = {
 
 
 def write_world(root: Path) -> str:
-    """Files by short names, and a folder with a hostile one; the id of a decision in the log."""
+    """Write files with short names and a folder with a hostile one. Return the ID of a decision in the log."""
     odd = Path(os.fsdecode(os.fsencode(root / FOLDER)))
     odd.mkdir()
     for folder, parts in {

@@ -1,4 +1,4 @@
-"""The world that generated policies and requests share: names, types, facts by type, literals and raw values."""
+"""The vocabulary that generated policies and requests share: names, types, facts by type, literals and raw values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ISSUERS = ("acme", "plain", "open", "partner")
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """An expression that stands by itself: `roots` are the facts it reads, `optional` whether it may be absent."""
+    """An independent expression: `roots` are the facts that it reads, `optional` whether it may be absent."""
 
     text: str
     roots: frozenset[str]
@@ -32,7 +32,7 @@ class Atom:
 
 
 def _atoms(rows: str) -> dict[str, tuple[Atom, ...]]:
-    """`type: fact fact? …`, a line each."""
+    """Parse lines of the form `type: fact fact? …`."""
     found: dict[str, tuple[Atom, ...]] = {}
     for row in rows.strip().splitlines():
         kind, _, facts = row.strip().partition(": ")
@@ -54,7 +54,7 @@ POOLS = {
 
 
 def kind_of(type_: Type) -> str:
-    """What the writer of expressions calls a type."""
+    """Return the kind under which the expression writer lists a type."""
     match type_:
         case Scalar():
             return str(type_)
@@ -69,13 +69,13 @@ def kind_of(type_: Type) -> str:
 
 
 def _is_readable(fact: BuiltInFact) -> bool:
-    """Whether conditions may read it wherever they stand, and at no cost of what else is tested."""
+    """Return whether conditions may read the fact anywhere without displacing other tests."""
     elsewhere = fact.path[0] == "tool" or fact.path == ("chain", "agents")
     return fact.later is None and not elsewhere and (fact.origin is not FactOrigin.ENGINE or fact.path == ("time",))
 
 
 def _built_in_atoms() -> str:
-    """A line for each built-in fact, by its type."""
+    """Return a line for each built-in fact, by type."""
     own = {"request.host": "host"}
     return "\n".join(
         f"{own.get(fact.name, kind_of(fact.type))}: {fact.name}{'?' * fact.optional}"
@@ -85,7 +85,7 @@ def _built_in_atoms() -> str:
 
 
 def _given_built_in() -> dict[str, dict[str, str]]:
-    """By root, what a request may give of built-in facts; the presenter and the endpoint are given otherwise."""
+    """Return by root what a request may give of built-in facts; presenter and endpoint are given separately."""
     apart = {"agent.id", "agent.issuer", "user.id", "chain.hops"}
     types = {
         fact.name: fact.type for fact in FACTS

@@ -1,4 +1,4 @@
-"""A real OpenBao for tests: started once, on a free port of loopback, and ended by who started it."""
+"""A real OpenBao for tests: started once, on a free port of loopback, and stopped by its starter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OpenBao:
     client: Any
 
     def certificate(self, uri: str = ID) -> dict[str, str]:
-        """Of its own authority, for a SPIFFE id: `certificate`, `private_key`, `issuing_ca`, in PEM."""
+        """Issue a certificate for a SPIFFE ID: `certificate`, `private_key`, `issuing_ca`, in PEM."""
         with suppress(Exception):  # there already
             self.client.sys.enable_secrets_engine("pki")
             pki = self.client.secrets.pki

@@ -1,4 +1,4 @@
-"""Real frameworks as processes of their own: what each reads of a body or a query, in each way that is usual."""
+"""Real frameworks as processes: what each reads from a body or a query, in each usual way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFUSED = object()
 
 @dataclass(frozen=True)
 class Framework:
-    """`command` starts it on a free port, which it prints; where it cannot, `{port}` is one. `bodies` and `queries` are
+    """`command` starts it on a free port, which it prints; if it cannot, `{port}` is one. `bodies` and `queries` are
     the ways in which it reads them."""
 
     name: str
@@ -80,7 +80,7 @@ FRAMEWORKS = (
 
 @dataclass
 class Running:
-    """A framework that listens. `read` tells what it reads: members, or REFUSED."""
+    """A running framework. `read` returns what it reads: members, or REFUSED."""
 
     framework: Framework
     port: int
@@ -133,7 +133,7 @@ def members_of(status: int, told: bytes) -> Any:
 
 
 def read(tagged: Any) -> Any:
-    """Numbers as their text, in a tuple."""
+    """Return numbers as their text, in a tuple."""
     match tagged:
         case {"o": pairs}:
             return {bytes.fromhex(name).decode("utf-8", "surrogateescape"): read(one) for name, one in pairs}
@@ -178,6 +178,6 @@ def wait_for(one: Running) -> None:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """With what it started itself: `go run` is not the server."""
+    """Stop it and its child processes: `go run` is not the server itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

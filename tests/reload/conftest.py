@@ -1,4 +1,4 @@
-"""A folder of policies that changes, and what is known of it."""
+"""A folder of policies that changes, and its known states."""
 
 from __future__ import annotations
 

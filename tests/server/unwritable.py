@@ -1,4 +1,4 @@
-"""An engine of which now and then a decision cannot be written."""
+"""An engine some of whose decisions cannot be written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNWRITABLE = "\ud800"  # which no JSON, MessagePack or header holds
 
 
 def sometimes_unwritable() -> Callable[[datetime], str]:
-    """The first decision of three has an id that cannot be written."""
+    """One decision of three has an ID that cannot be written."""
     numbers = count()
     return lambda now: new_id(now) if next(numbers) % 3 else UNWRITABLE
 

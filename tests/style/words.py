@@ -48,7 +48,7 @@ class Prose:
 
     @property
     def phrases(self) -> list[str]:
-        """Phrases of the list in it, outside code."""
+        """Return the listed phrases in it, outside code."""
         phrase = PHRASE if self.kind == "page" else PACKAGE_PHRASE
         return [match[0] for match in phrase.finditer(CODE.sub("`…`", self.text))]
 
@@ -58,7 +58,7 @@ class Prose:
 
 
 def package_prose() -> Iterator[Prose]:
-    """Every docstring, comment and text of the package, but for what the evaluator issue replaces."""
+    """Return every docstring, comment and text of the package, except those that the evaluator issue replaces."""
     for path in sorted(ROOT.rglob("*.py")):
         module = path.relative_to(ROOT).as_posix()
         if not is_exempt(module):
