@@ -18,7 +18,7 @@ QUIET = (
     "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
 )
 WIDTHS = (1280, 400)
-# A page around the page, in a frame of each width: only it runs something, to measure what is in the frames.
+# An outer page with the page in a frame of each width: only its script runs, to measure the frames.
 MEASURE = """<!doctype html><body>FRAMES<pre id="out"></pre><script>
 onload = () => {
   const seen = [...document.querySelectorAll("iframe")].map(frame => {

@@ -21,7 +21,7 @@ MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
 
-# No deadlines: on two shared cores they measure the neighbours. `make test-deep` tries thousands.
+# No deadlines: on two shared cores they measure other processes. `make test-deep` tries thousands.
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
@@ -32,7 +32,7 @@ def pytest_configure() -> None:
     """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.set_threshold(50_000, 20, 20)  # also where workers run the tests: every report of theirs is kept to the end
+    gc.set_threshold(50_000, 20, 20)  # also with workers: all of their reports are kept to the end
 
 
 def pytest_collection_finish() -> None:

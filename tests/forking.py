@@ -21,7 +21,7 @@ from threading import Thread, active_count
 from typing import IO, Self
 
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
-# Asks for the command and passes on what would end it. It imports next to nothing: that is the point.
+# Requests the command and forwards signals. It imports almost nothing, to start fast.
 ASKING = """#!{python} -IS
 import json, os, signal, socket, sys
 asking = socket.socket(socket.AF_UNIX)
@@ -158,7 +158,7 @@ def serve(asked: str) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{asked}.new")
     listening.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for here
     os.rename(f"{asked}.new", asked)
     while True:
         connection, _ = listening.accept()
@@ -190,7 +190,7 @@ def keep(connection: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # of a terminal they come to all
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes
     with suppress(OSError):
         connection.sendall(b"%d\n" % program)
         ends = os.pidfd_open(program)
@@ -224,7 +224,7 @@ def run(code: str, arguments: list[str], folder: str, environment: dict[str, str
         for one in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 one.flush()
-        if status < 0:  # as Python itself ends then
+        if status < 0:  # as Python itself exits then
             signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)

@@ -11,10 +11,10 @@ from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 
-# What is seen, and what has a meaning to some format.
+# Visible characters, and characters with a meaning in some format.
 SIGNS = "</script><script>alert(1)</script>|`]]>&'\"\\n -->#%0A*_[x](y)::error::x"
-LINES = f"\r\n::error::x\n\t| a |\n### h\n{SIGNS}"  # what an id may hold, too
-ALL = f"\x1b[2J\r\n::error::x\n### h\n\t\x9b31m\x85\u202e\u2028\u2029\u200b\x00\x07{SIGNS}"  # what prose may hold
+LINES = f"\r\n::error::x\n\t| a |\n### h\n{SIGNS}"  # also valid in an id
+ALL = f"\x1b[2J\r\n::error::x\n### h\n\t\x9b31m\x85\u202e\u2028\u2029\u200b\x00\x07{SIGNS}"  # valid in prose only
 IN_A_PATH = "\x1b[2J\n::error::x\n### h\n\x9b31m\x85\u202e\u2028\u200b<script>|`]]>&'\"\\n#%0A*_[x](y)"
 FOLDER = IN_A_PATH + "\udcff"
 

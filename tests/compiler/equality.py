@@ -29,7 +29,7 @@ from tests.generate.specified import ANY_TIME, Said, Specified, micros, said
 
 PEEKED = 0.3  # of the questions are only evaluated
 CAREFUL = 0.1  # of the questions without effects are decided with care too
-FOLLOWED = 0.6  # of the confirms are asked again, with approvals
+FOLLOWED = 0.6  # share of confirms that are asked again, with approvals
 
 
 class Refusal(NamedTuple):
@@ -54,7 +54,7 @@ class UnderTest:
         store = MemoryStore(history_complete=True, max_skew=ANY_TIME)
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
         self.evaluator: Evaluator = self.engine.decider.compiled.evaluator
-        self.last = ""  # the id of what was decided last
+        self.last = ""  # the ID of the last decision
 
     def decide(self, question: Any) -> Said:
         decision = self.engine.decide(question)
@@ -164,8 +164,8 @@ def family(why: str) -> str:
     return next((one for one in FAMILIES if one in why), "otherwise")
 
 
-# A question is refused if any fact in it nests too deep or has a member whose name is no text. The quick way does not
-# look at facts that no rule reads, so it may answer; then it must say what the specification says without them.
+# A question is refused if a fact nests too deep or has a member whose name is not a text. The fast path does not
+# read facts that no rule reads, so it may answer; then it must equal the specification without them.
 UNSEEN = ("nested more than", "a member name that is")
 
 
@@ -214,7 +214,7 @@ class Pair:
         effects = Effects() if isinstance(expected, Refusal) else self.specified.effects
         lenient = self._lenient(expected, question, now) if isinstance(expected, Refusal) else expected
         answered = isinstance(found, Said) and isinstance(lenient, Said) and not peeks
-        # What the engine did not see it took of the limits for, and so must the specification.
+        # The engine took from the limits also for what it did not detect, and so must the specification.
         unseen = answer(self.specified.decide, readable(question), now) if answered and found != expected else lenient
         self._same(asking, asks, expected, expected if found == unseen else found)
         if quick is not None:

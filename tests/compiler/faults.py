@@ -16,7 +16,7 @@ from policyengine.runtime.decision import Outcome
 from policyengine.spec.tasks import task_constraints
 
 Patch: TypeAlias = pytest.MonkeyPatch
-Part: TypeAlias = Any  # the fault's own function stands in for a method, whatever its signature
+Part: TypeAlias = Any  # the function of the fault replaces a method, with any signature
 
 
 # ── In the tree ───────────────────────────────────────────────────────────────────────────────

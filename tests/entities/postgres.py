@@ -18,7 +18,7 @@ import pytest
 from tests.stores.servers import free_port, reachable, wait_for
 
 PATIENCE = 20.0
-PASSWORD = "s3cret-of-the-test"  # of a server on this machine that is gone in a minute
+PASSWORD = "s3cret-of-the-test"  # of a short-lived server on this machine
 
 
 def program(name: str) -> str:
@@ -100,7 +100,7 @@ class Postgres:
 def running() -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
     initdb = program("initdb")
-    folder = Path(mkdtemp(prefix="pg"))  # a socket's path has to be short, and another user has to come in
+    folder = Path(mkdtemp(prefix="pg"))  # a socket's path must be short, and accessible to another user
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
     secret = folder / "secret"

@@ -23,7 +23,7 @@ from tests import forking
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 WHEELS = ROOT / ".venv-gateways"
-PATIENCE = 20.0  # seconds for a gateway to come up on a loaded machine
+PATIENCE = 20.0  # seconds for a gateway to start on a loaded machine
 ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
 PORT = re.compile(r"(127\.0\.0\.1:|port_value: |//:)(8000|8080|8081|9000)(?!\d)")
 
@@ -65,7 +65,7 @@ class Client:
     def send(self, data: bytes, method: str = "GET") -> Answer:
         try:
             return self.exchanged(data, method)
-        except (ConnectionError, EOFError):  # it was kept no longer
+        except (ConnectionError, EOFError):  # the connection was closed
             self.close()
             return self.exchanged(data, method)
 

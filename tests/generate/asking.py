@@ -41,16 +41,16 @@ from tests.generate.requests import (
     rows,
 )
 
-CANDIDATES = 40  # from which the bases of one policy are chosen
-BASES = 4  # so many of them at most are stopped at one gate
+CANDIDATES = 40  # candidates for the base questions of one policy
+BASES = 4  # maximum number that are stopped at one gate
 SHARES: dict[Gate | None, int] = {
     None: 12,
     Gate.IDENTITY: 1,
     Gate.CHAIN: 2,
     Gate.MALFORMED_PATH: 1,
 }  # … and other numbers at some
-SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # without the right ones hardly any block stands
-VARIED, SPOILT = 0.79, 0.14  # what is neither is asked at random
+SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # with wrong ones almost no block applies
+VARIED, SPOILT = 0.79, 0.14  # the remaining ones are random
 AS_JSON = 0.06
 LACKING = 0.3  # of those about policies that ask whether a fact is there do without it
 WHETHER_THERE = re.compile(r"""\b(body|args|context|request\.query)[.\[]"?(\w+)"?\]? (?:is present|is absent|else\b)""")

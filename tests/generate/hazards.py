@@ -18,7 +18,7 @@ from tests.generate import vocabulary as v
 from tests.generate.requests import NOW, PATHS, WRONG, Question, ago, rows
 from tests.security.paths import MALFORMED, READ
 
-Spoilt: TypeAlias = object  # a question, or what is none
+Spoilt: TypeAlias = object  # a question, or something that is not one
 
 
 class Lying(dict[str, Any]):

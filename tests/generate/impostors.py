@@ -22,7 +22,7 @@ OWN = frozenset({
     "__delattr__", "__dir__", "__doc__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__sizeof__",
     "__class_getitem__", "__dict__", "__getformat__", "__set_format__",
 })  # fmt: skip
-ASKED: Counter[str] = Counter()  # methods of impostors, and how often somebody called them
+ASKED: Counter[str] = Counter()  # calls of each method of impostors
 
 
 def answering(name: str, says: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -43,7 +43,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "/V1/Invoices/{id: invoice}": ("invoice", "captured"), "GET|POST /Health": (),
     "POST /MODELS/{name}:Predict": ("model",),
 }  # fmt: skip
-# Constants that can stand for one another wherever they stand.
+# Constants that are interchangeable everywhere.
 CONSTANTS = (
     ('"acme"', '"evil"', '"acme-1"', '"é"'), ("499.99", "0.5"), (" 500", " 10_000"), ('user "alice"', 'user "bob"'),
     ('team "legal"', 'team "sales"'), ("2027-01-04T12:00:00Z", "2026-12-31T23:00:00+02:00"), ("10.0.0.1", "8.8.8.8"),
@@ -374,7 +374,7 @@ def _delegation(random: Random) -> str:
 def _guard(random: Random, name: str) -> str:
     place, groups = random.choice(sorted(PLACES.items()))
     items = [_item(random, groups) for _ in range(random.randint(1, 3))]
-    if not place and len(items[0]) % 3 == 0:  # now and then, where there are endpoints that bind none
+    if not place and len(items[0]) % 3 == 0:  # sometimes, if there are endpoints that bind none
         items.append('require resource is absent or resource.id != "7"')
     return _block(f'guard "{name}"' + (f" on {place}" if place else ""), items)
 

@@ -71,7 +71,9 @@ def asked_again_the_answer_is_the_same(case: Case) -> None:
 
 def order_means_nothing(case: Case) -> None:
     """Declarations, files and rows in another order have the same meaning and give the same decision."""
-    random = Random(case.policy.files[0].text)  # one other order for a policy: checking it is what takes the time
+    random = Random(
+        case.policy.files[0].text
+    )  # one other order for each policy, because checking takes most of the time
     other = replace(case, policy=case.policy.split().shuffled(random), rows=random.sample(case.rows, len(case.rows)))
     found = kernel_of(other.policy)
     assert found is not None

@@ -102,7 +102,7 @@ def _given_built_in() -> dict[str, dict[str, str]]:
     return found
 
 
-# What exists at every place. A type is called as the writer of expressions asks for it.
+# Facts that exist at every place, by the type names of the expression writer.
 EVERYWHERE = _atoms(
     """
     bool: user.suspended context.flag
@@ -127,7 +127,7 @@ EVERYWHERE = _atoms(
     + _built_in_atoms()
 )
 
-# What exists at some places only, by the name of the group that a place has.
+# Facts that exist at some places only, by the name of their group.
 GROUPS_OF_FACTS: dict[str, dict[str, tuple[Atom, ...]]] = {
     "invoice": _atoms(
         """
@@ -271,7 +271,7 @@ let internal = [10.0.0.0/8, 192.168.0.0/16]
 let the_boss = user "bob"
 """.strip()
 
-# The type of every fact that a request may give, for those who make values: `context.rows` and so on.
+# The type of every fact that a request may give, to generate values: `context.rows` and so on.
 GIVEN: dict[str, dict[str, str]] = {
     "context": {
         "flag": "bool", "risk": "number", "zone": "string", "level": "plan", "wait": "duration", "moment": "time",

@@ -10,7 +10,7 @@ import pytest
 from policyengine.runtime.credentials import Credentials
 from tests.identity.bound_world import World, field_of, pem, workload, x5t
 
-# Its name, the code with which it is refused, and what is presented.
+# The name, the code of the refusal, and the presented credentials.
 Attack = tuple[str, str, Callable[[World], Credentials]]
 
 

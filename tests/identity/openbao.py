@@ -17,7 +17,7 @@ import pytest
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
 INSTALL = "make tools"
 ROOT_TOKEN = "root-only-in-this-test"
-PATIENCE = 30.0  # seconds for it to come up on a loaded machine
+PATIENCE = 30.0  # seconds for it to start on a loaded machine
 ID = "spiffe://demo.example/agent/invoice-bot"
 
 
@@ -28,7 +28,7 @@ class OpenBao:
 
     def certificate(self, uri: str = ID) -> dict[str, str]:
         """Issue a certificate for a SPIFFE ID: `certificate`, `private_key`, `issuing_ca`, in PEM."""
-        with suppress(Exception):  # there already
+        with suppress(Exception):  # it exists already
             self.client.sys.enable_secrets_engine("pki")
             pki = self.client.secrets.pki
             pki.generate_root("internal", "demo.example")

@@ -20,7 +20,7 @@ from policyengine.runtime.limits import (
 )
 
 Where = tuple[str, tuple[str, ...]]
-COVERED = -1  # as the cost of a rate: it was paid before, and needs no room
+COVERED = -1  # as the cost of a rate: already paid, so it needs no room
 
 
 @dataclass

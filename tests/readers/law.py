@@ -34,7 +34,7 @@ def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[
         theirs = reader.body(way, heads, content)
         if theirs is REFUSED:
             continue
-        if way != "any-form" or len(content.split()) == 1:  # nobody takes a text of several words for a form
+        if way != "any-form" or len(content.split()) == 1:  # no reader treats a text of several words as a form
             yield from overrides(way, theirs)
         if not isinstance(ours, Invalid):
             yield from differences(ours, theirs, way=way, form=FORM.fullmatch(types[0]) is not None)

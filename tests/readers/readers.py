@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SERVERS = Path(__file__).with_name("servers")
-PATIENCE = 30.0  # seconds for a server to come up on a loaded machine
+PATIENCE = 30.0  # seconds for a server to start on a loaded machine
 MODULES = ROOT / ".npm-readers" / "node_modules"
 PYTHON = ROOT / ".venv-readers" / "bin" / "python"
 GO = ROOT / ".go-readers" / "reader"
@@ -98,11 +98,11 @@ class Running:
         head = "\r\n".join([line, f"Host: 127.0.0.1:{self.port}", *lines, "", ""]).encode("latin-1", "surrogateescape")
         try:
             return self.exchanged(head + content)
-        except (OSError, HTTPException):  # it was kept no longer
+        except (OSError, HTTPException):  # the connection was closed
             self.close()
         try:
             return self.exchanged(head + content)
-        except (ConnectionError, HTTPException):  # or nothing is said to this
+        except (ConnectionError, HTTPException):  # or the server does not answer
             self.close()
             assert self.process.poll() is None, f"{self.framework.name} ended"
             return REFUSED

@@ -17,7 +17,7 @@ TEST = """language 1
 package shop
 test "it is open" { GET /health => allow }
 """
-QUIET = ReloadRules(seconds=0)  # nobody is told what a reload widened, which takes a process
+QUIET = ReloadRules(seconds=0)  # no comparison after a reload, which takes a process
 ASK = {"request": {"method": "GET", "path": "/health"}}
 
 

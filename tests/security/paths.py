@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-# What stays readable: the path as it is sent, and its one canonical spelling.
+# Accepted paths: the path as sent, and its canonical form.
 READ: dict[str, str] = {
     "/": "/",
     "/public": "/public",
@@ -125,7 +125,7 @@ MALFORMED: dict[str, str] = {
     "/public/admin%ed%a0%80": UTF8,
     "/public/admin\ud800": "a lone surrogate",
     "/public/%f8%80%80%80%af": UTF8,
-    # decoding twice, and escapes that are none
+    # double encoding, and invalid escapes
     "/public/%252e%252e/secret": TWICE,
     "/public/x%252f..%252fadmin": TWICE,
     "/public/%2561dmin": TWICE,
@@ -149,7 +149,7 @@ MALFORMED: dict[str, str] = {
     "/public/admin%20/users": EDGE,
     "/public/admin%C2%A0": EDGE,
     "/public/admin%E3%80%80": EDGE,
-    # letters that are not what they seem
+    # look-alike letters
     "/public/admi\u0300n": NFC,
     "/public/%E2%84%AB": NFC,
     "/public/ad\u00admin": INVISIBLE,

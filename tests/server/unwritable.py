@@ -18,7 +18,7 @@ anyone { may POST /pay/{id}, ACTION pay order }
 rate "pays" per params.id on POST /pay/{id} { 2/1h }
 rate "actions" per resource.id on ACTION pay order { 2/1h }
 """
-UNWRITABLE = "\ud800"  # which no JSON, MessagePack or header holds
+UNWRITABLE = "\ud800"  # not representable in JSON, MessagePack or a header
 
 
 def sometimes_unwritable() -> Callable[[datetime], str]:
