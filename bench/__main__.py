@@ -1,4 +1,5 @@
-"""`python -m bench decide paper serve …`: measures, prints tables, and writes JSON and a chart when asked."""
+"""The command line, `python -m bench decide paper serve …`: runs measurements, prints tables, and writes JSON and a
+chart."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def _run(options: argparse.Namespace, report: Report, console: Console) -> int:
 
 
 def _guard(options: argparse.Namespace, report: Report, console: Console) -> int:
-    """Exit code 1 when something became worse; `--update` makes what is measured the baseline first."""
+    """Return exit code 1 if a ratio became worse; with `--update`, write the measurements to the baseline first."""
     with console.status("…") as status:
         if options.update:
             guard.update(status.update, report.machine)
@@ -108,13 +109,17 @@ def _guard(options: argparse.Namespace, report: Report, console: Console) -> int
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    every = f"{', '.join(SECTIONS)}: all of them if none is named; or guard alone"
+    every = f"{', '.join(SECTIONS)} (default: all), or guard alone"
     parser.add_argument("what", nargs="*", metavar="WHAT", help=every)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every measurement, the machine and the versions")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="a chart of `decide`")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every measurement, the machine and the versions to a file"
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart of `decide`")
     parser.add_argument("--sizes", type=int, nargs="+", default=(), metavar="N", help="other numbers of rules")
-    parser.add_argument("--full", action="store_true", help="100,000 rules too; slow peers get ten minutes to verify")
-    parser.add_argument("--update", action="store_true", help="make what guard finds the baseline")
+    parser.add_argument(
+        "--full", action="store_true", help="include 100,000 rules; allow slow peers ten minutes to verify"
+    )
+    parser.add_argument("--update", action="store_true", help="write the ratios of guard to the baseline")
     return parser
 
 

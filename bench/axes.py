@@ -1,4 +1,4 @@
-"""What grows in `growth`: for each axis a policy and questions of a given size, with their verdicts."""
+"""The axes of `growth`: each generates a policy and questions of a given size, with their expected verdicts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ QUESTIONS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class GrownPolicy:
-    """`rows` are entities as their JSON file has them; `expected` is None where only another engine could tell."""
+    """A policy of a given size. `rows` are entities as in a JSON file; `expected` is None where only a peer engine
+    knows the verdict."""
 
     text: str
     questions: list[dict[str, Any]]
@@ -42,7 +43,8 @@ IDENTITY = 'issuer idp { url "https://idp.example" }\n'
 
 
 def grow_depth(segments: int) -> GrownPolicy:
-    """Twenty endpoints whose paths have so many segments; every other question misses the last but one."""
+    """Return twenty endpoints with paths of `segments` segments; every other question misses the last path by one
+    character."""
     pick = random.Random(segments)
     paths = ["/" + "/".join(f"s{number}n{level}" for level in range(segments - 1)) for number in range(SERVICES)]
     scopes = "\n".join(f"scope x{number} {{ GET {path}/{{id}} }}" for number, path in enumerate(paths))
@@ -57,7 +59,8 @@ def grow_depth(segments: int) -> GrownPolicy:
 
 
 def grow_collections(count: int) -> GrownPolicy:
-    """One rule for so many collections, each asked at least twice: more than an engine may remember."""
+    """Return one rule for `count` collections, each requested at least twice: more collections than an engine may
+    cache."""
     text = f"{_policy_head('collections')}{IDENTITY}scope x {{ GET /v1/{{organization}}/items/{{id}} }}\n"
     block = 'agent "bot" { issued by idp   acts alone   may x }\n'
     asked = [_question(f"/v1/o{place % count}/items/{place}", ["x"]) for place in range(max(QUESTIONS, 2 * count))]
@@ -67,7 +70,7 @@ def grow_collections(count: int) -> GrownPolicy:
 
 
 def grow_chain(hops: int) -> GrownPolicy:
-    """So many agents hand a task on to the one who asks; every other question lacks the scope at the first of them."""
+    """Return a delegation chain of `hops` agents; in every other question the first agent lacks the scope."""
     names = [f"h{number}" for number in range(hops + 1)]
     blocks = [
         f'agent "{name}" {{ issued by idp   acts alone   may x   may delegate x to agent "{then}" }}'
@@ -86,7 +89,8 @@ def grow_chain(hops: int) -> GrownPolicy:
 
 
 def grow_roles(count: int) -> GrownPolicy:
-    """An agent with so many groups, each with a block and an endpoint; every other question is for a stranger's."""
+    """Return an agent in `count` groups, each with a block and an endpoint; every other question requests an endpoint
+    of a group it is not in."""
     pick = random.Random(count)
     scopes = "\n".join(f"scope x{number} {{ GET /x/r{number}/{{id}} }}" for number in range(count * 2))
     blocks = "\n".join(
@@ -102,7 +106,7 @@ def grow_roles(count: int) -> GrownPolicy:
 
 
 def grow_entities(users: int) -> GrownPolicy:
-    """The drive of the Cedar paper with so many users, and six times as many rows."""
+    """Return the drive of the Cedar paper with `users` users and six times as many rows."""
     made = drive(users)
     questions = [question(asked) for asked in made.requests]
     return GrownPolicy(made.policy.read_text(encoding="utf-8"), questions, None, made.plain())

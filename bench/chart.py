@@ -1,4 +1,4 @@
-"""The chart for the README: time of one decision over the number of rules, both axes logarithmic, as plain SVG."""
+"""The chart for the README: time of one decision by number of rules, both axes logarithmic, as SVG."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 } .title { font-size: 15p
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From a value, by its logarithm, to a pixel."""
+    """A logarithmic scale from values to pixels."""
 
     low: float
     high: float
@@ -46,7 +46,7 @@ class Scale:
 
 
 def svg(section: Section, machine: dict[str, object]) -> str:
-    """The chart of a `decide` section; engines that were not timed at a size have no point there."""
+    """Return the chart of a `decide` section; an engine has no point at a size where it was not timed."""
     lines = _points_by_engine(section.data)
     values = [one["p50_us"] for points in lines.values() for one in points]
     sizes = sorted({one["size"] for points in lines.values() for one in points})
@@ -69,7 +69,7 @@ def svg(section: Section, machine: dict[str, object]) -> str:
 
 
 def _footnotes(*lines: str) -> list[str]:
-    """The last lines, from the bottom up to the axis."""
+    """Return the footnotes with their heights, from the bottom up to the axis."""
     heights = range(HEIGHT - 10 - 14 * (len(lines) - 1), HEIGHT, 14)
     return [
         f'<text class="small" x="{LEFT - 48}" y="{height}">{escape(line)}</text>'
@@ -78,7 +78,7 @@ def _footnotes(*lines: str) -> list[str]:
 
 
 def _points_by_engine(data: Sequence[Data]) -> dict[str, list[Data]]:
-    """Points by engine, ours last, so that it is drawn above the others."""
+    """Return the points by engine, ours last so that it is drawn on top."""
     found: dict[str, list[Data]] = {}
     for one in sorted(data, key=lambda one: (one["engine"] == OURS.name, one["engine"] == FLOOR.name)):
         if "p50_us" in one:
@@ -87,7 +87,7 @@ def _points_by_engine(data: Sequence[Data]) -> dict[str, list[Data]]:
 
 
 def _summary(lines: dict[str, list[Data]]) -> str:
-    """For those who hear the chart: the last point of every line."""
+    """Return the text alternative for screen readers: the last point of every line."""
     ends = [f"{ENTRIES[name].title} {format_number(points[-1]['p50_us'])}" for name, points in lines.items()]
     return f"Microseconds a decision at the most rules measured: {', '.join(reversed(ends))}"
 
@@ -125,7 +125,7 @@ def _draw_lines(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[
 
 
 def _largest_size_note(last: Data, lines: dict[str, list[Data]]) -> str:
-    """Says at how many rules a line that ends early does."""
+    """Return the number of rules at which a line ends, if it ends early."""
     largest = max(points[-1]["size"] for points in lines.values())
     return "" if last["size"] == largest else f" at {last['size']:,}"
 
@@ -135,7 +135,7 @@ def _line_class(name: str) -> str:
 
 
 def _spread_labels(wanted: dict[str, float]) -> dict[str, float]:
-    """Labels from top to bottom, none on another, each as near to its line as that allows."""
+    """Return heights of labels from top to bottom, each as near to its line as it can be without overlap."""
     placed: dict[str, float] = {}
     below = float(TOP - LINE)
     for name, y in sorted(wanted.items(), key=lambda item: item[1]):

@@ -1,4 +1,4 @@
-"""One measurement in one fresh process on one core: nothing that ran before it can help or hinder."""
+"""One measurement in a fresh process on one core, independent of everything that ran before it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Data = dict[str, Any]
 
 
 def in_child(function: str, timeout: float, arguments: Data, core: int | None = None) -> Data:
-    """`module:function` called with plain data in a child, on the last core if not another; its plain answer, or
-    `{"error": …}`."""
+    """Call `module:function` with JSON data in a child process, by default on the last core, and return its JSON
+    answer, or `{"error": …}`."""
     place = cores()[-1] if core is None else core
     command = [sys.executable, "-m", "bench.child", str(place), function, json.dumps(arguments)]
     try:

@@ -1,4 +1,4 @@
-"""Specifications, rows, requests and logs for `commands`, each of which grows along one axis."""
+"""Specifications, rows, requests and logs for `commands`, each growing along one axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.command_policies import Text, overlapping, scopes
 
 
 def write_policy(text: Text) -> Callable[[Path, int], None]:
-    """`old.policy`, a request, and `new.policy`, in which one rule says something else."""
+    """Write `old.policy`, a request, and `new.policy`, which differs in one rule."""
 
     def write(folder: Path, count: int) -> None:
         old = text(count)
@@ -70,13 +70,13 @@ def api_deletes(count: int) -> dict[str, Any]:
 
 
 def api_members(count: int) -> dict[str, Any]:
-    """One operation whose body has so many members."""
+    """Return a specification whose one operation has `count` members in its body."""
     schema = {"type": "object", "properties": {f"m{number}": {"type": "string"} for number in range(count)}}
     return specification({"/x": {"post": {"requestBody": {"content": {"application/json": {"schema": schema}}}}}})
 
 
 def api_schemas(count: int) -> dict[str, Any]:
-    """Each schema names the one before it, twice."""
+    """Return a specification in which each schema references the previous one twice."""
     link = {"$ref": "#/components/schemas/S{}"}
     schemas: dict[str, Any] = {"S0": {"type": "object", "properties": {"m": {"type": "string"}}}}
     for number in range(1, count):
@@ -138,7 +138,7 @@ def people(count: int) -> list[dict[str, Any]]:
 
 
 def team_chain(count: int) -> list[dict[str, Any]]:
-    """Each team in the one before it."""
+    """Return teams, each inside the previous one."""
     return [entity_row("team", f"t{n}", [f"t{n - 1}"] if n else []) for n in range(count)]
 
 
@@ -227,7 +227,7 @@ def request_lines(folder: Path, count: int) -> None:
 
 
 def write_log(questions: Callable[[int], Iterator[dict[str, Any]]]) -> Callable[[Path, int], None]:
-    """What was decided by a policy that opens little, and its log."""
+    """Write a log of decisions of a policy that permits little."""
 
     def write(folder: Path, count: int) -> None:
         from policyengine.audit import DecisionLog

@@ -1,4 +1,4 @@
-"""Policies for `commands`, each of which grows along one axis."""
+"""Policies for `commands`, each growing along one axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Text = Callable[[int], str]
 
 
 def lines(pattern: str, count: int, head: str = HEAD) -> str:
-    """The pattern with `@` replaced by 0, 1, 2, …"""
+    """Return the pattern repeated, with `@` replaced by 0, 1, 2, …"""
     return head + "\n".join(pattern.replace("@", str(number)) for number in range(count)) + "\n"
 
 
@@ -42,7 +42,7 @@ def conditions(count: int) -> str:
 
 
 def one_door(count: int) -> str:
-    """So many conditions at one endpoint."""
+    """Return a policy with `count` conditions at one endpoint."""
     doors = joined("may s when body.amount == @", count, "\n")
     return f'{HEAD}scope s {{ GET /s }}\nagent "bot" {{ issued by acme   acts alone\n{doors} }}\n'
 
@@ -68,13 +68,13 @@ def acting_for(count: int) -> str:
 
 
 def guards(count: int) -> str:
-    """Each at an endpoint of its own."""
+    """Return a policy with `count` guards, each at its own endpoint."""
     rule = 'scope s@ { GET /s@ }\nguard "g@" on s@ { deny when body.amount > @ }'
     return lines(rule, count) + BOT % joined("s@", count)
 
 
 def guards_together(count: int) -> str:
-    """All at every endpoint."""
+    """Return a policy with `count` guards that all apply at every endpoint."""
     return lines('guard "g@" { deny when body.amount == @ }', count) + "scope s { GET /s }\n" + BOT % "s"
 
 
@@ -113,7 +113,7 @@ def issued_by_many(count: int) -> str:
 
 
 def overlapping(count: int) -> list[str]:
-    """Paths of which each segment is a text or a capture, in so many combinations."""
+    """Return paths in which each segment is a text or a capture, in `count` combinations."""
     segments = max(count - 1, 1).bit_length()
     every = product(*((f"s{place}", f"{{p{place}}}") for place in range(segments)))
     return ["/" + "/".join(parts) for parts in islice(every, count)]
@@ -125,7 +125,7 @@ def overlapping_paths(count: int) -> str:
 
 
 def crossing_paths(count: int) -> str:
-    """`/a1/{y}` beside `/{x}/b1`: each of the one half meets each of the other."""
+    """Return paths such as `/a1/{y}` and `/{x}/b1`: each of one half overlaps each of the other half."""
     half = "scope a@ { GET /a@/{y} }\nscope b@ { GET /{x}/b@ }"
     return lines(half, count // 2) + BOT % f"{joined('a@', count // 2)}, {joined('b@', count // 2)}"
 
@@ -142,7 +142,7 @@ def captures(count: int) -> str:
 
 
 def prefixes(count: int) -> str:
-    """`/a0/**`, `/a0/a1/**` and so on, at most thirty segments deep."""
+    """Return the paths `/a0/**`, `/a0/a1/**` and so on, at most thirty segments deep."""
     every = [
         "/" + "/".join(f"t{number // 30}a{level}" for level in range(number % 30 + 1)) + "/**"
         for number in range(count)
@@ -156,7 +156,7 @@ def prefixes(count: int) -> str:
 
 
 def includes(count: int) -> str:
-    """Each scope holds the one before it."""
+    """Return scopes, each including the previous one."""
     chain = "\n".join(f"scope s{i} {{ include s{i - 1}   GET /s{i} }}" for i in range(1, count))
     return f"{HEAD}scope s0 {{ GET /s0 }}\n{chain}\n" + BOT % f"s{count - 1}"
 
@@ -166,7 +166,7 @@ def tools(count: int) -> str:
 
 
 def tool_patterns(count: int) -> str:
-    """Each guarded by a pattern of its own."""
+    """Return tools, each guarded by its own pattern."""
     rule = 'scope s@ { TOOL srv/x@*y }\nguard "g@" on TOOL srv/x@z* { deny when args.amount > @ }'
     return lines(rule, count) + "facts { args.amount: int? }\n" + BOT % joined("s@", count)
 
@@ -199,7 +199,7 @@ def facts(count: int) -> str:
 
 
 def facts_by_place(count: int) -> str:
-    """One fact, declared for each of so many tools, as an import of tools writes it."""
+    """Return one fact declared for each of `count` tools, as an import of tools writes it."""
     rule = "scope s@ { TOOL srv/t@ }\nfacts on TOOL srv/t@ { args.path: string }"
     guard = 'guard "g@" on TOOL srv/t@ { deny when args.path == "/@" }'
     return lines(rule, count) + lines(guard, count, "") + BOT % joined("s@", count)
@@ -220,7 +220,7 @@ def constants(count: int) -> str:
 
 
 def definitions(count: int) -> str:
-    """Each twice what the one before it is, ten deep."""
+    """Return definitions, each with twice the terms of the previous one, ten deep."""
     every = "\n".join(
         f"define d{i} = " + (f"d{i - 1} or body.amount == {i}" if i % 10 else f"body.amount == {i}")
         for i in range(count)
@@ -237,7 +237,7 @@ def long_list(count: int) -> str:
 
 
 def lists(count: int) -> str:
-    """Two long lists that say nearly the same, in two guards."""
+    """Return two guards with two long lists that are nearly equal."""
     first, second = joined('"w@"', count), joined('"v@"', count)
     return (
         f'{HEAD}scope s {{ GET /s }}\nguard "g" {{ deny when body.note in [{first}] }}\n'
@@ -246,7 +246,7 @@ def lists(count: int) -> str:
 
 
 def alternatives(count: int) -> str:
-    """One condition of so many parts, eighty at a level."""
+    """Return one condition of `count` terms, eighty at each level of definitions."""
     parts = [joined(f"body.amount == {block}@", 80, " or ") for block in range(1, max(1, count // 80) + 1)]
     defined = "\n".join(f"define d{number} = {part}" for number, part in enumerate(parts))
     rule = " or ".join(f"d{number}" for number in range(len(parts)))
@@ -254,7 +254,7 @@ def alternatives(count: int) -> str:
 
 
 def nested(count: int) -> str:
-    """Conditions nested thirty levels deep."""
+    """Return conditions nested thirty levels deep."""
     deep = "(" * 30 + "body.amount == @" + ' or body.note == "x")' * 30
     return lines(f'guard "g@" on s {{ deny when {deep} }}', count) + "scope s { GET /s }\n" + BOT % "s"
 
@@ -287,7 +287,7 @@ def look_alikes(count: int) -> str:
 
 
 def misspelled(count: int) -> str:
-    """A name that is not there, beside one that nearly is, in each rule."""
+    """Return rules that each name an unknown scope one letter away from a known scope."""
     return lines("scope invoices@ { GET /s@ }", count) + BOT % joined("invoice@s", count)
 
 
@@ -308,7 +308,7 @@ def doubles(count: int) -> str:
 
 
 def hand_overs(count: int) -> str:
-    """Each agent may hand on to the next."""
+    """Return agents that may each delegate to the next."""
     blocks = "\n".join(
         f'agent "a{i}" {{ issued by acme   acts alone   may s   may delegate s to agent "a{i + 1}" }}'
         for i in range(count)
@@ -342,7 +342,7 @@ def test_entities(count: int) -> str:
 
 
 def fixtures(count: int) -> str:
-    """Each uses the one before it, ten deep."""
+    """Return fixtures, each using the previous one, ten deep."""
     head = f"{HEAD}scope s {{ GET /s }}\n{BOT % 's'}"
     used = [f"use f{number - 1}" if number % 10 else "" for number in range(count)]
     every = "\n".join(

@@ -1,4 +1,4 @@
-"""`commands`: how much CPU commands take of inputs that grow along one axis, at n and 2n."""
+"""`commands`: CPU time of commands on inputs that grow along one axis, at n and 2n."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bench.report import Section, Target
 from bench.serving.servers import POLICYENGINE
 from bench.trial import format_number
 
-SECONDS = 60  # of CPU; what takes longer is ended
+SECONDS = 60  # of CPU; a command that takes longer is terminated
 MEMORY = 4 * 2**30  # bytes of address space
-MAX_GROWTH = 3.0  # from n to 2n, where n takes more than a moment: four would be a square
-MOMENT = 0.25  # seconds beside the start of a command
-CHECKOUT = "POLICYENGINE_CHECKOUT"  # a folder whose `policyengine` is measured in place of this one
+MAX_GROWTH = 3.0  # from n to 2n, where n takes more than a moment: quadratic growth would be four
+MOMENT = 0.25  # seconds on top of the start of a command
+CHECKOUT = "POLICYENGINE_CHECKOUT"  # a folder whose `policyengine` is measured instead of this one
 Say = Callable[[str], None]
 Write = Callable[[Path, int], None]
 
@@ -38,7 +38,7 @@ class CommandCase:
 
 @dataclass(frozen=True, slots=True)
 class CommandRun:
-    """`seconds` of CPU, None where it was ended; the most memory; the first line that it wrote."""
+    """A run of a command: `seconds` of CPU (None if terminated), peak memory, and the first line of its output."""
 
     seconds: float | None
     megabytes: float
@@ -111,7 +111,7 @@ def questions() -> Iterator[CommandCase]:
 
 
 def after_import(make: Callable[[int], dict[str, Any]]) -> Write:
-    """Half of it was imported before."""
+    """Run `init` on a specification of which half was imported before."""
 
     def write(folder: Path, count: int) -> None:
         inputs.write_json(folder / "api.json", make(count // 2))
@@ -124,12 +124,12 @@ def after_import(make: Callable[[int], dict[str, Any]]) -> Write:
 def run(say: Say) -> Section:
     checkout = measured_checkout()
     start = measure_case(CommandCase("start", 1, inputs.write_policy(policies.scopes), CHECK), 1).seconds or 0.0
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # CPU is counted, so they may run side by side
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # CPU time is measured, so cases may run side by side
         found = list(threads.map(lambda case: measure_two_sizes(case, start, say), (*named_cases(), *survey())))
     grown = [one["growth"] for one in found if one["growth"] is not None]
     return Section(
         "commands",
-        "What commands take of inputs of n and 2n",
+        "CPU and memory of commands, on inputs of n and 2n",
         ("input", "n", "s at n", "s at 2n", "growth", "MB", "says"),
         tuple(result_row(one) for one in found),
         tuple(found),
@@ -139,8 +139,8 @@ def run(say: Say) -> Section:
         ),
         (
             *([f"Measured: {checkout}."] if os.environ.get(CHECKOUT) else []),
-            f"Seconds are of CPU, with {format_number(start)} to start. Growth is without these.",
-            f"What takes more than {SECONDS} s, or {MEMORY // 2**30} GiB, is ended.",
+            f"Seconds are CPU time, including {format_number(start)} s to start; growth excludes the start.",
+            f"Commands are terminated after {SECONDS} s or at {MEMORY // 2**30} GiB.",
         ),
     )
 
@@ -192,13 +192,13 @@ def run_command(command: tuple[str, ...], folder: Path) -> CommandRun:
 
 
 def environment() -> dict[str, str]:
-    """Commands run in a folder of their own, where a relative path would lead nowhere, and so to the installed code."""
+    """Return the environment of commands. They run in a separate folder, so relative paths are made absolute."""
     checkout = os.environ.get(CHECKOUT)
     return {**os.environ, **({"PYTHONPATH": str(Path(checkout).resolve(strict=True))} if checkout else {})}
 
 
 def measured_checkout() -> Path:
-    """Whose code commands run. Raises SystemExit where that is not what was asked for."""
+    """Return the folder of the code that commands run. Raises SystemExit if it is not the requested folder."""
     words = (sys.executable, "-c", "import policyengine; print(policyengine.__file__)")
     with tempfile.TemporaryDirectory() as folder:
         printed = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, check=True)

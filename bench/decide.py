@@ -1,4 +1,4 @@
-"""`decide`: one decision in process, request in, verdict out, for the floor, for ourselves and for every peer."""
+"""`decide`: one decision in process, from request to verdict, for the floor, for policyengine and for every peer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bench.trial import format_cell, trial
 from bench.workload import workload
 
 SIZES = (10, 100, 1_000, 10_000)
-LARGEST = 100_000  # for the floor and ourselves
+LARGEST = 100_000  # for the floor and policyengine
 CAP, CAP_FULL = 20.0, 600.0  # seconds to load, and again to verify all requests
 
 
 def run(sizes: Sequence[int], full: bool, say: Callable[[str], None]) -> Section:
-    """Every engine at every size, each in a child of its own."""
+    """Measure every engine at every size, each in its own child process."""
     cap = CAP_FULL if full else CAP
     found = []
     for entry in (OURS, FLOOR, BARE, *PEERS):
@@ -36,15 +36,15 @@ def run(sizes: Sequence[int], full: bool, say: Callable[[str], None]) -> Section
 def run_entry(entry: PeerEntry, size: int, cap: float) -> Data:
     asked = {"engine": entry.name, "size": size}
     if entry.version is None:
-        return {**asked, "skipped": "not there: pip install '.[bench]'"}
+        return {**asked, "skipped": "not installed: pip install '.[bench]'"}
     answer = in_child("bench.decide:measure", 3 * cap + 120, {**asked, "cap": cap})
     return {**asked, **({"skipped": answer["error"]} if "error" in answer else answer)}
 
 
 def measure(engine: str, size: int, cap: float) -> Data:
-    """In the child: load, verify all, then time by turns with the floor."""
+    """Load and verify the engine, then time it in turns with the floor; runs in the child process."""
     load = ENTRIES[engine].loader()
-    load(workload(10, requests=20))  # imports, and whatever happens once
+    load(workload(10, requests=20))  # imports and one-time work
     work = workload(size)
     gc.collect()
     before, start = rss_mb(), perf_counter()
@@ -61,7 +61,8 @@ def measure(engine: str, size: int, cap: float) -> Data:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside when they are over, as soon as Python code runs; the parent's patience is the rest."""
+    """Raise TimeoutError inside the block when the seconds are over; native code is interrupted only when it returns to
+    Python."""
 
     def over(*_: object) -> None:
         raise TimeoutError
@@ -89,10 +90,12 @@ def section(found: Sequence[Data]) -> Section:
         targets=targets(found),
         notes=(
             "Half of the 2,000 requests are allowed. No engine is timed unless it agrees on all of them.",
-            f"More than {CAP:.0f} s for that, or to load, is not waited for (with --full {CAP_FULL:.0f} s).",
-            "Sliced: its caller finds the rules by path, and writes the code that does. Others search by themselves.",
-            "Questions are new each time; their collections (a path to its last slash) come again, and both remember.",
-            "Floor and engine take turns in one process on one core: a multiple is of one run. Nothing is subtracted.",
+            f"Verifying and loading may take {CAP:.0f} s each (with --full {CAP_FULL:.0f} s).",
+            "Sliced: the caller's own code selects the rules by path. Other engines search by themselves.",
+            "Every question is new; their collections (a path up to its last slash) repeat, and both engine and floor "
+            "cache them.",
+            "Floor and engine take turns in one process on one core; multiples compare within one run. Nothing is "
+            "subtracted.",
         ),
     )
 
@@ -101,14 +104,18 @@ def targets(found: Sequence[Data]) -> tuple[Target, ...]:
     ours = [one for one in found if one["engine"] == OURS.name and "ratio" in one]
     tails = [one["p99_us"] / one["p50_us"] for one in ours]
     return (
-        Target("p50 beside the floor's, at the worst size", 1.0, max((one["ratio"] for one in ours), default=None)),
-        Target("p99 beside our own p50, at the worst size", 2.5, max(tails, default=None)),
-        Target("the nearest native peer beside us, at the worst size", 10.0, nearest_peer_ratio(found), at_least=True),
+        Target(
+            "p50 relative to the floor's, at the worst size", 1.0, max((one["ratio"] for one in ours), default=None)
+        ),
+        Target("p99 relative to our p50, at the worst size", 2.5, max(tails, default=None)),
+        Target(
+            "the nearest native peer relative to us, at the worst size", 10.0, nearest_peer_ratio(found), at_least=True
+        ),
     )
 
 
 def nearest_peer_ratio(found: Sequence[Data]) -> float | None:
-    """How many times our p50 the quickest native peer takes; both as multiples of the floor in their own process."""
+    """Return the ratio of the fastest native peer's p50 to ours; both are multiples of their process's floor."""
     timed = [one for one in found if "ratio" in one]
     ours = {one["size"]: one["ratio"] for one in timed if one["engine"] == OURS.name}
     native = {entry.name for entry in PEERS if entry.native}

@@ -1,6 +1,6 @@
-"""`directory`: how long 100,000 users in 10,000 teams nested five deep take to load, and what membership adds.
+"""`directory`: load time of 100,000 users in 10,000 teams nested five deep, and the cost of membership in a decision.
 
-The same rows are written as JSON, JSON Lines, CSV and SQLite; what is read of each is the same, or nothing is timed.
+The same rows are written as JSON, JSON Lines, CSV and SQLite; nothing is timed unless all formats load equal rows.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ attributes = ["plan", "tenant"]
 
 
 def generate_people(seed: int = 1) -> tuple[list[Team], list[User]]:
-    """Teams in `DEPTH` storeys of equal size, each in one of the storey above; users are in the lowest ones."""
+    """Return teams in `DEPTH` levels of equal size, each inside a random team of the level above, and users inside the
+    lowest teams."""
     random, storey = Random(seed), TEAMS // DEPTH
 
     def parent(number: int) -> str:
@@ -103,7 +104,7 @@ def write_files(folder: Path, teams: list[Team], users: list[User]) -> dict[str,
 
 
 def time_load(source: Path, engine: Engine) -> tuple[float, EntityStore]:
-    """Seconds, the best of some: files are in the cache of the system then."""
+    """Return the best load time in seconds; the files are in the operating system's cache."""
     best, directory = float("inf"), EntityStore()
     for _ in range(LOADS):
         gc.collect()
@@ -123,12 +124,12 @@ def question(user: str) -> dict[str, Any]:
 
 
 def top_team(directory: EntityStore, user: str) -> EntityRef:
-    """The team that is above everything the user is in."""
+    """Return the top team of the teams that the user is in."""
     return directory.ancestors(EntityRef("user", user)).refs[-1]
 
 
 def time_membership(directory: EntityStore) -> tuple[float, float]:
-    """Microseconds of a decision without and with membership, side by side: by a team five steps above."""
+    """Return microseconds of a decision without and with membership in a team five levels up, measured side by side."""
     user = "u7"
     invoice = EntityData(EntityRef("invoice", "42"), {"tenant": "org7", "approvers": (top_team(directory, user),)})
     world = EntityStore([*directory, invoice])
@@ -150,7 +151,7 @@ def time_decision(engine: Engine, asked: dict[str, Any], calls: int = CALLS) -> 
 
 
 def time_lookup(folder: Path) -> tuple[float, float]:
-    """Microseconds of a decision whose user is looked up in SQLite: kept since before, and asked for each time."""
+    """Return microseconds of a decision whose user is looked up in SQLite: cached, and looked up for each decision."""
     found = []
     for ttl in ("1h", "0s"):
         text = MAPPING.replace("[directory.team]", f'ttl = "{ttl}"\n[directory.team]', 1).replace(
@@ -178,8 +179,8 @@ def run(say: Say) -> Section:
             rows = ((row.ref, row.parents, tuple(sorted(row.attributes.items()))) for row in directory)
             known.add(hash(frozenset(rows)))
         if len(known) != 1:
-            raise AssertionError("what was read of one is not what was read of another")
-        say("directory: asking who is in what")
+            raise AssertionError("two formats loaded different rows")
+        say("directory: timing membership")
         timings = (*time_membership(directory), *time_lookup(Path(folder)))
     return section(seconds, timings)
 
@@ -189,7 +190,7 @@ def section(seconds: dict[str, float], timings: tuple[float, ...]) -> Section:
     asked = dict(zip((WITHOUT, WITH, CACHED_ROW, FETCHED_ROW), timings, strict=True))
     return Section(
         name="directory",
-        title=f"{USERS:,} users in {TEAMS:,} teams nested {DEPTH} deep: loaded with their closures, and asked for",
+        title=f"{USERS:,} users in {TEAMS:,} teams nested {DEPTH} deep: loading with closures, and membership",
         columns=("what", "seconds", "µs"),
         rows=(
             *((f"load {name}", format_number(each), "") for name, each in seconds.items()),
@@ -205,6 +206,6 @@ def section(seconds: dict[str, float], timings: tuple[float, ...]) -> Section:
         ),
         notes=(
             f"The best of {LOADS} loads; medians of {ROUNDS} rounds of {CALLS:,} decisions, side by side.",
-            "All sources hold the same rows: else nothing is timed.",
+            "Nothing is timed unless all sources load the same rows.",
         ),
     )

@@ -1,8 +1,8 @@
-"""`faults`: what `/readyz` and `/metrics` say of a store that fails, beside what decisions get that are made meanwhile.
+"""`faults`: what `/readyz` and `/metrics` report about a failing store, compared with the outcome of decisions.
 
-It starts `policyengine serve` and Redis itself, on free ports of this machine, and ends them. A sample is a decision
-that must write, `/readyz`, and another decision. It is wrong where both decisions were made and it says 503, or both
-failed (or what they wrote may be lost) and it says 200.
+It starts `policyengine serve` and Redis on free ports of this machine, and stops them. A sample is a decision that must
+write, `/readyz`, and a second decision. The sample is wrong if both decisions succeed and `/readyz` returns 503, or
+both fail (or their writes may be lost) and it returns 200.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from bench.stores import start_redis
 
 Say = Callable[[str], None]
 Do = Callable[[], object]
-SAMPLES, MAX_FAULT_SECONDS = 40, 30.0  # of a fault; seconds
+SAMPLES, MAX_FAULT_SECONDS = 40, 30.0  # of a fault, in seconds
 SAMPLE_INTERVAL_SECONDS = 0.05  # seconds
-MAX_RECOVERY_SECONDS = 5.0  # seconds in which it is to be ready again
-FULL_DISK_BYTES = 1_048_576  # bytes of the file system that is filled
+MAX_RECOVERY_SECONDS = 5.0  # seconds within which the server must be ready again
+FULL_DISK_BYTES = 1_048_576  # bytes of the file system that the test fills
 GAUGE = "policyengine_store_failing"
 RECOVERY = "answers again", "accepts writes again"
 POLICY = """
@@ -51,7 +51,7 @@ rate "looks" per request.path on GET /look/{id} { 2/1d }
 
 @dataclass
 class ServerUnderTest:
-    """A server that decides, and the traffic that it has beside the samples."""
+    """A server that decides, with background traffic during the samples."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -71,12 +71,12 @@ class ServerUnderTest:
                 return error.code, json.loads(error.read() or b"{}")
 
     def decides(self, path: str = "/report/") -> bool:
-        """Whether a decision could be made that must write."""
+        """Return whether a decision that must write succeeds."""
         asked = {"request": {"method": "GET", "path": f"{path}{next(self.numbers)}"}}
         return bool(self.ask("/decide", asked)[1].get("gate") != "failure")
 
     def looks(self) -> None:
-        """What only reads, by which nothing is known of writing; and who comes too often."""
+        """Send requests that only read, which say nothing about writes, and requests that exceed the rate."""
         for path in ("/look/1", "/report/x"):
             self.ask("/evaluate", {"request": {"method": "GET", "path": path}})
         self.ask("/decide", {"request": {"method": "GET", "path": "/look/1"}})
@@ -120,21 +120,22 @@ def start_server(store: str, folder: Path, *, as_nobody: bool = False) -> Iterat
 
 @dataclass
 class FaultResult:
-    """What samples of a fault found; `recovered` in seconds after its end, None where it is not to."""
+    """The samples of one fault; `recovered` is in seconds after its end, None where the store is not expected to
+    recover."""
 
     fault: str
     samples: int = 0
     failed: int = 0  # samples whose decisions failed
     wrong: int = 0
-    unseen: int = 0  # samples in which it was wrong of the gauge to be zero
-    said: int = 0  # times that the log said meanwhile that it is over
+    unseen: int = 0  # samples in which the gauge was zero although it should not be
+    said: int = 0  # times that the log reported the fault as over while it lasted
     recovered: float | None = None
 
 
 def sample_fault(
     fault: str, server: ServerUnderTest, begin: Callable[[], None], end: Callable[[], None] | None, loses: bool
 ) -> FaultResult:
-    """`loses`: decisions go on, and what they write may be lost."""
+    """Sample one fault. With `loses`, decisions succeed but their writes may be lost."""
     found = FaultResult(fault)
     wait_until_ready(server)
     before = server.log.read_text()
@@ -156,7 +157,7 @@ def sample_fault(
 
 
 def wait_until_failing(server: ServerUnderTest) -> None:
-    """Until decisions begin to fail: a disk is not full at once."""
+    """Wait until decisions begin to fail: a disk does not fill up immediately."""
     until = monotonic() + MAX_FAULT_SECONDS
     while server.decides() and monotonic() < until:
         sleep(SAMPLE_INTERVAL_SECONDS / 5)
@@ -243,7 +244,7 @@ def sqlite_faults(folder: Path, say: Say) -> Iterator[FaultResult]:
 
 
 def full_disk(folder: Path, say: Say) -> Iterator[FaultResult]:
-    """On a file system of its own, where one may be mounted."""
+    """Sample a full disk, on a separate file system if one can be mounted."""
     place = folder / "disk"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK_BYTES}", "none", place], check=False).returncode:
@@ -277,7 +278,7 @@ def run(say: Say) -> Section:
     wrong, unseen = float(sum(one.wrong for one in found)), float(sum(one.unseen for one in found))
     return Section(
         name="faults",
-        title="What is said of a store that fails while decisions are made",
+        title="Reports about a store that fails during decisions",
         columns=(
             "fault",
             "samples",
@@ -296,7 +297,7 @@ def run(say: Say) -> Section:
         notes=(
             f"{SAMPLES} samples of a fault, or {MAX_FAULT_SECONDS:.0f} s: "
             "a decision, `/readyz`, `/metrics` and a decision each.",
-            "Of a fault that decisions do not meet the first samples may come before the next look.",
+            "Where decisions do not touch a fault, the first samples may precede the next health check.",
         ),
     )
 

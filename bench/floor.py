@@ -1,10 +1,10 @@
-"""The floor: the best plain Python we know for this workload, with the duties of an `Engine`, and without them.
+"""The floor: the fastest hand-written Python we know for this workload, with the duties of an `Engine`, and without.
 
 Same duties: it takes the same nested question, checks the type of each fact it uses, checks that the path is canonical
-(as `policyengine/runtime/paths.py` says for ASCII), and returns an object with an id and the reasons. What is equal to
-a known text is that text, so equality needs no check of its own. Same means: what comes before the last slash of a path
-is met again and again, so it remembers where that leads, as the engine does. Tried and no quicker, within the noise: an
-index by tenant below the path, one key for path and method, `split` for the base, named tuples, slotted classes.
+(as `policyengine/runtime/paths.py` does for ASCII), and returns an object with an id and the reasons. A value equal to
+a known text is a text, so equality needs no type check. Same means: the part of a path before the last slash repeats,
+so the floor caches its lookup, as the engine does. Variants that were no faster, within noise: an index by tenant below
+the path, one key for path and method, `split` for the base, named tuples, slotted classes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import msgspec
 from bench.policy import ISSUER
 from bench.workload import PermitRule, Workload
 
-# The first two segments are the key of the index. Most paths are words; the others are judged more carefully.
+# The first two segments are the key of the index. Most paths consist of word characters; the others get a full check.
 PLAIN_PATH = re.compile(r"(/[\w~-]++/[\w~-]++)(?:/[\w~-]++){0,126}+/?+", re.ASCII)
 SEGMENT = r'/(?:[!"$&-\-0-:<->@-\[\]-~]|\.++(?=[^./]))++'
 ANY_PATH = re.compile(rf"({SEGMENT}{SEGMENT})(?:{SEGMENT}){{0,126}}+/?+")
 MAX_PATH_LENGTH = 8_192
-MAX_KNOWN_COLLECTIONS = 8_192  # collections to remember
+MAX_KNOWN_COLLECTIONS = 8_192  # collections in the cache
 
 Question = Mapping[str, Any]
 DEFAULT, IDENTITY, MALFORMED = ("default",), ("identity",), ("malformed_path",)
 
 
 class Verdict(msgspec.Struct, gc=False):
-    """`reasons` names the rule that decided, or the gate; the id becomes text when somebody asks for it."""
+    """A verdict. `reasons` names the deciding rule or gate; the id becomes text when it is first read."""
 
     outcome: str
     reasons: tuple[str, ...]
@@ -49,7 +49,8 @@ class Verdict(msgspec.Struct, gc=False):
 
 
 def floor(work: Workload) -> Callable[[Question], Verdict]:
-    """Rules in tuples, in dictionaries by path and method; a closure, because its names are the quickest to reach."""
+    """Return a decision function over rules in tuples, indexed by path and method; a closure, because its variables are
+    the fastest to access."""
     known: dict[str, Methods] = {}
     shut, find, number, learn = (None, ()), known.get, count().__next__, partial(_learn_methods, _index(work), known)
 
@@ -98,14 +99,14 @@ def floor(work: Workload) -> Callable[[Question], Verdict]:
                         continue
                 return Verdict("allow", reasons, number())
             return Verdict("deny", DEFAULT, number())
-        except (AttributeError, KeyError, TypeError):  # a fact is absent, or something else stands in its place
+        except (AttributeError, KeyError, TypeError):  # a fact is absent or has another type
             return decide(_complete_question(question))
 
     return decide
 
 
 def bare_floor(work: Workload) -> Callable[[Question], bool]:
-    """The same walk without duties: no checks, no object, only a bool. For orientation."""
+    """Return the same lookup without duties (no checks, no object, only a bool), for orientation."""
     doors, shut = _index(work), (None, ())
 
     def decide(question: Question) -> bool:
@@ -140,7 +141,7 @@ Methods = dict[str, tuple[tuple[str, ...] | None, tuple[Rule, ...]]]
 
 
 def _index(work: Workload) -> dict[str, Methods]:
-    """By the first two segments and the method: the forbid that applies, and the permits with their tenants."""
+    """Return the forbid that applies and the permits with their tenants, by the first two segments and the method."""
     listed: dict[str, dict[str, list[Rule]]] = {}
     for permit in work.permits:
         row = _row(permit)
@@ -156,7 +157,8 @@ def _index(work: Workload) -> dict[str, Methods]:
 
 
 def _learn_methods(index: dict[str, Methods], known: dict[str, Methods], path: str, cut: int) -> Methods | None:
-    """What stands at a path, for all that differ only after the last slash; None when it is not canonical."""
+    """Return the rules by method for all paths that differ only after the last slash, or None if the path is not
+    canonical."""
     match = PLAIN_PATH.fullmatch(path) or ANY_PATH.fullmatch(path)
     if match is None or len(path) > MAX_PATH_LENGTH:
         return None
@@ -169,14 +171,14 @@ def _learn_methods(index: dict[str, Methods], known: dict[str, Methods], path: s
 
 
 def _row(permit: PermitRule) -> tuple[Any, ...]:
-    """Equal texts are one object: with many rules, fewer places in memory to go to."""
+    """Return the rule as a row of interned texts: with many rules, fewer distinct memory locations to read."""
     agent, group = permit.agent and intern(permit.agent), permit.group and intern(permit.group)
     bounds = (permit.depth, permit.hours, permit.risk)
     return (agent, group, intern(permit.scope), *bounds, permit.prefix, (permit.id,))
 
 
 def _methods_below(path: str, methods: Methods) -> Methods:
-    """Without the rules whose prefix the path does not have; prefixes end in a slash."""
+    """Return the rows without the rules whose prefix (ending in a slash) the path does not start with."""
     return {
         method: (guard, tuple(rule for rule in rules if path.startswith(rule[1][-2])))
         for method, (guard, rules) in methods.items()
@@ -193,7 +195,7 @@ MEMBERS = {
 
 
 def _complete_question(question: Question) -> Question:
-    """The question with every fact in its place; what is absent is None, which fits no rule."""
+    """Return the question with every fact present; an absent fact is None, which matches no rule."""
     given = {root: value if isinstance(value := question.get(root), dict) else {} for root in MEMBERS}
     whole = {root: {name: given[root].get(name) for name in names} for root, names in MEMBERS.items()}
     for name, value in whole["request"].items():

@@ -1,4 +1,4 @@
-"""`growth`: how time and memory follow rules, depth of paths, length of chains, roles and entities."""
+"""`growth`: how time and memory grow with rules, path depth, chain length, roles and entities."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from bench.trial import format_number, trial
 from bench.workload import workload
 from policyengine import Decision, Engine
 
-SECONDS = 300.0  # for one point; what takes longer is not waited for
+SECONDS = 300.0  # for one point; slower points are skipped
 MEASURES = {"load_ms": "load, ms", "rss_mb": "memory, MB", "p50_us": "p50, µs"}
 
 
 def run(largest: int | None, say: Callable[[str], None]) -> Section:
-    """Every point in a child of its own; points above `largest` are left out."""
+    """Measure every point in its own child process; points above `largest` are left out."""
     found = []
     for axis in AXES.values():
         for size in axis.points:
@@ -42,7 +42,8 @@ def _skip_reason(answer: Data) -> Data:
 
 
 def measure(axis: str, size: int) -> Data:
-    """In the child: load, then a trial with the floor of ten rules as a yardstick of the machine."""
+    """Load the engine, then time it in turns with the floor of ten rules, the yardstick of the machine; runs in the
+    child process."""
     grown = AXES[axis].grow(size)
     _engine(AXES[axis].grow(AXES[axis].points[0]))
     gc.collect()
@@ -71,7 +72,7 @@ class _EnginePeer:
 
 
 def _intern_keys(tree: Any) -> Any:
-    """The same tree, its members named by texts that code knows already, as in a program that writes them out."""
+    """Return the same tree with interned member names, as literals in a program are."""
     match tree:
         case dict():
             return {sys.intern(name): _intern_keys(value) for name, value in tree.items()}
@@ -92,7 +93,7 @@ def _engine(grown: GrownPolicy) -> Engine:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """e of value ≈ c · size ** e, by least squares over the logarithms; None below two points."""
+    """Return e of value ≈ c · size ** e, by least squares over the logarithms; None for fewer than two points."""
     points = [(log(size), log(value)) for size, value in zip(sizes, values, strict=True) if value > 0]
     if len(points) < 2:
         return None
@@ -109,15 +110,18 @@ def section(found: Sequence[Data]) -> Section:
     deciding = _exponent(timed["rules"], "ratio")
     return Section(
         name="growth",
-        title="What grows with what: value ≈ c · size ** e, and e is the exponent",
-        columns=("", *(title for title in MEASURES.values()), "p50 beside the yardstick"),
+        title="Growth: value ≈ c · size ** e, and e is the exponent",
+        columns=("", *(title for title in MEASURES.values()), "p50 relative to the yardstick"),
         rows=tuple(rows),
         data=(*found, *({"axis": axis, "exponents": _exponents(points)} for axis, points in timed.items() if points)),
         targets=(
             Target("exponent of loading over rules, from 1,000 on", 1.1, _exponent(large, "load_ms"), ""),
             Target("exponent of deciding over rules", 0.1, deciding, ""),
         ),
-        notes=("The yardstick is the floor at ten rules, in the same process: the multiple is free of the machine.",),
+        notes=(
+            "The yardstick is the floor at ten rules, in the same process, so the multiple does not depend on the "
+            "machine.",
+        ),
     )
 
 

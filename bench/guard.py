@@ -1,8 +1,8 @@
-"""`guard`: has anything become slower? Ratios to the floor of the same run, beside those of a committed baseline.
+"""`guard`: compares ratios to the floor of the same run with those of a committed baseline, to find slowdowns.
 
-On a machine whose two cores were wanted by six, ratios of decisions moved by up to 22 % from run to run, and those of
-loading by up to 33 %. So a ratio counts as worse only when it is above the baseline by more than its band in each of
-three measurements. Times are not compared: machines differ.
+On a machine whose two cores were shared by six processes, ratios of decisions varied by up to 22 % from run to run, and
+those of loading by up to 33 %. So a ratio counts as worse only if it exceeds the baseline by more than its band in each
+of three measurements. Absolute times are not compared: machines differ.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Measure = Callable[[], Data]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One ratio: `before` from the baseline (None: not in it), `now` the best of the measurements (None: none)."""
+    """One ratio: `before` from the baseline (None if missing), `now` the best measurement (None if all failed)."""
 
     name: str
     before: float | None
@@ -59,7 +59,7 @@ class Finding:
 
     @property
     def worse(self) -> bool:
-        """A ratio that could not be measured is worse: what is not seen is not good."""
+        """Whether the ratio became worse; a ratio that could not be measured counts as worse."""
         return self.now is None or (self.change is not None and self.change > self.band)
 
     @property
@@ -68,7 +68,7 @@ class Finding:
 
 
 def _measure_functions() -> dict[str, Measure]:
-    """Each gives `ratio`, or says why not."""
+    """Return measurements by name; each returns `ratio`, or the reason why it is missing."""
     found: dict[str, Measure] = {}
     for size in SIZES:
         found[f"decide, {size:,} rules"] = partial(decided, OURS, size, SECONDS)
@@ -83,7 +83,8 @@ def _measure_functions() -> dict[str, Measure]:
 
 
 def load_ratio(engine: str, size: int) -> Data:
-    """In the child: milliseconds to load for each microsecond that the floor takes to decide, the best of five each."""
+    """Return milliseconds to load per microsecond of a floor decision, the best of five each; runs in the child
+    process."""
     build, _ = builder(engine, size)
     work = workload(10)
     floor = FloorPeer(work)
@@ -100,7 +101,7 @@ def _milliseconds(build: Callable[[], object]) -> float:
 
 
 def run(say: Say, measures: Mapping[str, Measure] | None = None) -> list[Finding]:
-    """Measure everything; what looks worse, again, and then the best counts."""
+    """Measure everything, repeat measurements that look worse, and keep the best of each."""
     before = baseline()
     return [
         _finding(name, measure, before.get(name), say) for name, measure in (measures or _measure_functions()).items()
@@ -131,7 +132,7 @@ def baseline() -> dict[str, float]:
 
 
 def update(say: Say, machine: Mapping[str, object], measures: Mapping[str, Measure] | None = None) -> None:
-    """Make the medians of three measurements the baseline. Raises ValueError for what cannot be measured."""
+    """Write the medians of three measurements to the baseline. Raises ValueError if one cannot be measured."""
     ratios = {name: _median(name, measure, say) for name, measure in (measures or _measure_functions()).items()}
     kept = {"ratios": ratios, "bands": {"decide, paper": BAND, LOAD_PREFIX: LOAD_BAND}, "machine": dict(machine)}
     BASELINE.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -152,7 +153,7 @@ def section(findings: list[Finding]) -> Section:
     rows = [(one.name, format_number(one.before), format_number(one.now), _change(one)) for one in findings]
     return Section(
         name="guard",
-        title="Ratios to the floor of the same run, beside the baseline",
+        title="Ratios to the floor of the same run, compared with the baseline",
         columns=("what", "baseline", "now", "change"),
         rows=tuple(rows),
         data=tuple({"what": one.name, "baseline": one.before, "now": one.now, "worse": one.worse} for one in findings),
@@ -160,7 +161,8 @@ def section(findings: list[Finding]) -> Section:
         notes=(
             f"Worse: more than {BAND:.0%} above the baseline ({LOAD_BAND:.0%} for loading) in each of "
             f"{MEASUREMENTS} measurements.",
-            "Meant to be so? `python -m bench guard --update` makes it the baseline: say why in the commit.",
+            "If this is intended, update the baseline with `python -m bench guard --update` and give the reason in the "
+            "commit.",
         ),
     )
 

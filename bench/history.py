@@ -1,4 +1,4 @@
-"""`history`: what a condition on earlier requests costs beside the same decision without it, at many events."""
+"""`history`: the cost of a condition on earlier requests, compared with the decision without it, at many events."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ask_for(made: Engine, path: str) -> Ask:
 
 
 def add_reviews(made: Engine, *, one: bool = False) -> None:
-    """Reviews by the caller and, where a condition asks for those, by somebody else: each of them succeeded."""
+    """Record successful reviews by the caller and, for conditions that count other users, by another user."""
     for user in ("alice", "bob"):
         for event in range(EVENTS):
             path = REVIEW.replace("{id}", "7" if one else str(event))
@@ -72,14 +72,14 @@ def run(say: Say) -> Section:
     made = engine(CONDITIONS[FIRST])
     add_reviews(made, one=True)
     asks["correlated, all events of one invoice"] = ask_for(made, PAY.replace("{id}", "7"))
-    asks["to be remembered, in place of one no longer needed"] = ask_while_recording()
+    asks["with an event added and an old one evicted"] = ask_while_recording()
     assert all(ask("") for ask in asks.values())
     say("history: in turns")
     times = dict(zip(asks, time_in_turns(list(asks.values())), strict=True))
     plain = times["no history"]
     return Section(
         name="history",
-        title=f"A decision that asks for the past, at {EVENTS:,} events of its key, in memory",
+        title=f"A decision with a condition on earlier requests, at {EVENTS:,} events of its key, in memory",
         columns=("what", "µs", "more than without, µs"),
         rows=tuple(
             (name, format_number(us), "" if us == plain else format_number(us - plain)) for name, us in times.items()
@@ -91,7 +91,7 @@ def run(say: Say) -> Section:
 
 
 def ask_while_recording() -> Ask:
-    """Each call is one more event, and an older one leaves the window."""
+    """Time decisions that each add an event while an older one leaves the window."""
     clock = SteppingClock()
     guard = f'guard "g" on POST {PAY} {{ deny when count of POST {PAY} within {EVENTS}s > {2 * EVENTS} }}\n'
     made = Engine.from_text(HEAD + guard, store=MemoryStore(history_complete=True), clock=clock)
@@ -102,7 +102,7 @@ def ask_while_recording() -> Ask:
 
 
 class SteppingClock:
-    """A second later whenever it is asked, as `Engine` may ask it: by nanoseconds."""
+    """A clock that advances one second at each reading, in nanoseconds as `Engine` reads it."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000 * 10**9

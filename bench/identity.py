@@ -1,5 +1,5 @@
-"""`identity`: what a bearer token costs that was proved before, beside the same question with facts; what a new one
-does, beside the library that verifies it."""
+"""`identity`: the cost of a bearer token that was verified before, compared with the same question with facts, and of a
+new token, compared with the library that verifies it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def make_token(alg: str, subject: str = "alice") -> str:
 
 
 def engine(own: OwnKeySource | None = None) -> Engine:
-    """`own`: the issuer is us."""
+    """Return an engine; `own` makes policyengine itself the issuer."""
     made = Engine.from_text(POLICY)
     issuers, marks = made.kernel.issuers, MemoryMarks()
     found = own or FixedKeys({alg: public_key(alg) for alg in ALGORITHMS})
@@ -104,7 +104,7 @@ def engine(own: OwnKeySource | None = None) -> Engine:
 
 
 def measure_own_token(say: Say) -> dict[str, Any]:
-    """Of such a token it is looked at, too, whether its key is still there."""
+    """Measure a token that policyengine issued: the engine also checks that its signing key still exists."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "signing.json")
         write_ring(path, new_ring("ES256", NOW - 10), new=True)
@@ -114,7 +114,7 @@ def measure_own_token(say: Say) -> dict[str, Any]:
 
 
 def measure_known_token(what: str, beside: dict[str, str], say: Say, made: Engine, raw: str) -> dict[str, Any]:
-    """With what comes beside the token."""
+    """Measure a token that was verified before; `headers` are the other credentials of the request."""
     say(f"identity: {what} again and again")
     credentials = {"authorization": f"Bearer {raw}", **beside}
     plain = Engine.from_text(POLICY)
@@ -129,14 +129,14 @@ def measure_known_token(what: str, beside: dict[str, str], say: Say, made: Engin
     facts = fresh_questions(lambda one: one, [{"request": REQUEST, **claimed}] * QUESTIONS)
     duels = [duel(made.decide, ours, plain.decide, facts, SECONDS / DUELS) for _ in range(DUELS)]
     found = sorted(duels, key=lambda one: one.ours.mean - one.floor.mean)[DUELS // 2]
-    return {"what": f"{what} that was proved", "us": found.ours.mean, "beside": found.floor.mean}
+    return {"what": f"{what}, verified before", "us": found.ours.mean, "beside": found.floor.mean}
 
 
 # ── One that is new ───────────────────────────────────────────────────────────────────────────
 
 
 def measure_new_token(alg: str, say: Say) -> dict[str, Any]:
-    """By turns: we read, verify and say who it is; the library decodes and verifies."""
+    """Time in turns: the engine parses, verifies and maps the token to facts; the library decodes and verifies it."""
     say(f"identity: a new token signed by {alg}")
     made, key = engine(), public_key(alg)
     assert made.identity is not None
@@ -150,7 +150,7 @@ def measure_new_token(alg: str, say: Say) -> dict[str, Any]:
 
 
 def time_in_turns(asks: Sequence[Callable[[str], object]], raws: Sequence[str]) -> list[float]:
-    """Microseconds a call of each: the quickest rounds, as whatever else the machine does only adds to them."""
+    """Return microseconds per call of each, from the fastest rounds, as other load on the machine only adds time."""
     found: list[list[float]] = [[] for _ in asks]
     gc.collect()
     for _ in range(ROUNDS):
@@ -169,7 +169,7 @@ def section(data: list[dict[str, Any]]) -> Section:
     ]
     return Section(
         name="identity",
-        title="Raw credentials: proved before, and new",
+        title="Raw credentials: verified before, and new",
         columns=("what", "us, µs", "beside, µs", "more, µs", "times"),
         rows=tuple(
             (
@@ -181,7 +181,7 @@ def section(data: list[dict[str, Any]]) -> Section:
         data=tuple(data),
         targets=(*more, *(Target(one["what"], MAX_LIBRARY_RATIO, one["us"] / one["beside"]) for one in new)),
         notes=(
-            "Beside a token that was proved: the same question with facts. Beside a new one: `joserfc.jwt.decode`.",
+            "Verified tokens are compared with the same question with facts, new tokens with `joserfc.jwt.decode`.",
         ),
     )  # fmt: skip
 

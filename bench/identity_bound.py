@@ -1,4 +1,4 @@
-"""`proofs`: what it costs to see that a proof of possession holds, beside what the library takes for its signature."""
+"""`proofs`: the cost of verifying a proof of possession, compared with the library's verification of its signature."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def proofs(say: Say) -> Section:
     took = {}
     for alg, key in keys.items():
         say(f"proofs: {alg}")
-        took[f"{alg}, a key seen before"] = duel(alg, key, known=True)
+        took[f"{alg}, a cached key"] = duel(alg, key, known=True)
         took[f"{alg}, a new key"] = duel(alg, key, known=False)
     return Section(
         "proofs",
@@ -50,14 +50,14 @@ def proofs(say: Say) -> Section:
             for alg, one in took.items()
         ),
         (
-            "The library reads the key that the proof brings, verifies by it and makes its thumbprint;",
-            "ours sees to the key, the request, the time, the token and that it is used once, too.",
+            "The library reads the key in the proof, verifies the signature and computes the thumbprint;",
+            "ours also checks the key, the request, the time, the token and that the proof is used once.",
         ),
     )
 
 
 def duel(alg: str, key: Key, known: bool, rounds: int = ROUNDS, size: int = PROOFS) -> tuple[float, float, float]:
-    """Microseconds of the library and of ours, and the median of the rounds' ratios."""
+    """Return microseconds of the library and of the engine, and the median of the rounds' ratios."""
     numbers, checks = count(), DpopVerifier(MemoryMarks())
     request, jkt = ProofContext("GET", URL), key.thumbprint()
     took = []
@@ -86,11 +86,12 @@ def time_checks(check: Callable[[str], object], made: Sequence[str]) -> int:
 
 
 class ProofRegistry(jws.JWSRegistry):
-    max_header_length = 2_048  # with a key of RSA in it
+    max_header_length = 2_048  # with an RSA key
 
 
 def verify_with_library(raw: str, alg: str) -> tuple[str, dict[str, object]]:
-    """As its users write it: the key out of the header, then the signature by it, its thumbprint and what it says."""
+    """Verify a proof as users of the library do: read the key in the header, verify the signature, compute the
+    thumbprint, check the claims."""
     registry = ProofRegistry(algorithms=[alg])
     found = jws.extract_compact(raw.encode(), registry=registry)
     key = JWKRegistry.import_key(found.headers()["jwk"])

@@ -1,4 +1,4 @@
-"""Where the figures come from: the machine, the versions, the time; and on which core a process runs."""
+"""The machine of a run: hardware, versions, time, and the core that a process runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIBRARIES = ("agent-policyengine", "msgspec", "uvicorn", "uvloop", "httptools", 
 
 
 def describe(peers: tuple[str, ...] = ()) -> dict[str, object]:
-    """Plain data for the JSON file and for the line above every table."""
+    """Return the machine as JSON data, for the file and for the line above every table."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu(),
@@ -31,19 +31,19 @@ def describe(peers: tuple[str, ...] = ()) -> dict[str, object]:
 
 
 def cores() -> list[int]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else list(range(os.cpu_count() or 1))
 
 
 def pin(core: int) -> None:
-    """Keep this process on one core, where the system can."""
+    """Keep this process on one core, where the system supports it."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """`pin`, and afterwards the cores that this process had before."""
+    """Pin the process inside the block, and restore its cores afterwards."""
     before = cores()
     pin(core)
     try:
@@ -54,12 +54,12 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def timer_ns() -> int:
-    """What reading the clock twice costs: it is inside of every single call that is timed, ours and the others'."""
+    """Return the cost of reading the clock twice, which is part of every timed call of every engine."""
     return int(median(-(perf_counter_ns() - perf_counter_ns()) for _ in range(10_000)))
 
 
 def rss_mb() -> float:
-    """Memory of this process that is in RAM, in MB (10⁶ bytes); 0 where /proc does not say."""
+    """Return the resident memory of this process in MB (10⁶ bytes), or 0 without /proc."""
     return rss_of(os.getpid())
 
 

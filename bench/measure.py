@@ -1,7 +1,7 @@
-"""Timing: one call at a time for percentiles, a whole loop for the mean, the floor and the engine by turns.
+"""Timing: one call at a time for percentiles, a whole loop for the mean, the floor and the engine in turns.
 
-Every loop asks questions made anew, as requests are that have just arrived: no text in them was hashed before, and none
-is the same object as one in the rules.
+Every loop uses newly created questions, as requests that have just arrived: no text in them was hashed before, and no
+text is the same object as one in the rules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARM_UP = 400
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Microseconds a call: percentiles with the timer in every call (nothing is subtracted), the mean without it."""
+    """Microseconds per call: percentiles including the timer (nothing is subtracted), and the mean without it."""
 
     p50: float
     p99: float
@@ -31,7 +31,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """Medians over the rounds; `ratio` is the median of the rounds' own ratios of p50, `mean_ratio` of the means."""
+    """Medians over the rounds; `ratio` is the median of the rounds' ratios of p50, `mean_ratio` of their means."""
 
     ours: Timing
     floor: Timing
@@ -60,13 +60,13 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def fresh_questions(question: Ask, requests: Sequence[Any]) -> Fresh:
-    """Makes the questions of copies of the requests, which share no text with anything, nor with each other."""
+    """Return questions built from copies of the requests, which share no text with the rules or with each other."""
     kept = [pickle.dumps(request) for request in requests]
     return lambda: [question(pickle.loads(one)) for one in kept]
 
 
 def duel(ask: Ask, fresh: Fresh, floor: Ask, same: Fresh, seconds: float) -> Duel:
-    """Time both by turns for about so many seconds: what else the machine does hits both alike."""
+    """Time both in turns for about `seconds` seconds, so that other load on the machine affects both equally."""
     for question, other in zip(fresh()[:WARM_UP], same()[:WARM_UP], strict=True):
         ask(question), floor(other)
     gc.collect()

@@ -1,4 +1,4 @@
-"""`counting`: what `/metrics` costs each decision, beside the decision itself."""
+"""`counting`: the cost of `/metrics` for each decision, compared with the decision itself."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def metrics_cost(say: Say) -> Section:
         tuple((who, format_number(one)) for who, one in took.items()),
         tuple({"who": who, "microseconds": one} for who, one in took.items()),
         (Target("an ordinary `/decide` counts in", MAX_MICROSECONDS, took["by the event loop"], "µs"),),
-        ("The event loop times one of sixteen, threads time all; the loop around it is not part of it.",),
+        ("The event loop times one decision in sixteen, threads time all; the surrounding loop is not included.",),
     )
 
 
 def cost(count: CountFunction, answers: Sequence[Answer], timed: TimingTurns) -> float:
-    """In microseconds: looking at the clock, where it is looked at, and counting."""
+    """Return the microseconds of reading the clock, where it is read, and of counting."""
     found = [time_counting(count, answers, timed) - time_empty_loop(answers) for _ in range(ROUNDS + 1)][1:]
     return median(found) / len(answers) / 1e3
 

@@ -1,4 +1,4 @@
-"""`diff`: faults planted in a policy, and changes that change nothing, with what `policyengine diff` says of them."""
+"""`diff`: faults planted in a policy, and harmless changes, with the verdicts of `policyengine diff` on them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def planted_faults(say: Say) -> Section:
     every = sum(found["wrong"] for found in counts.values())
     return Section(
         "diff",
-        f"{len(FAULTS)} planted faults and {len(HARMLESS)} harmless changes, by what is said of them",
+        f"{len(FAULTS)} planted faults and {len(HARMLESS)} harmless changes, by verdict",
         COLUMNS,
         rows,
         tuple({"kind": kind, **found} for kind, found in counts.items()),
-        (Target("faults missed, and harmless changes told as differences", 0, every, ""),),
-        ("wrong: a fault that is told as proved the same, or a harmless change that is told as a difference.",),
+        (Target("faults missed, and harmless changes reported as differences", 0, every, ""),),
+        ("wrong: a fault reported as proved the same, or a harmless change reported as a difference.",),
     )

@@ -1,4 +1,4 @@
-"""The workload in our own language, and its requests as the questions that an `Engine` takes."""
+"""The workload in the policy language, and its requests as questions of an `Engine`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ issuer idp { url "https://idp.example" }
 
 
 def policy(work: Workload) -> str:
-    """A scope for each permit, inside the one that credentials carry; a block for each subject; guards for forbids."""
+    """Return the policy: a scope for each permit, inside the scope that credentials carry; a block for each subject; a
+    guard for each forbid."""
     blocks: dict[str, list[PermitRule]] = {}
     carried: dict[str, list[str]] = {}
     for permit in work.permits:

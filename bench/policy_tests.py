@@ -1,4 +1,4 @@
-"""`testing`: how long tests of a policy take, and what is measured with them."""
+"""`testing`: duration of the tests of a policy, their coverage, and their mutation testing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from policyengine.testing.mutation import mutate
 
 PAYMENTS = Path(__file__).parent.parent / "policies" / "examples" / "payments"
 CASES = 10_000
-TRIES = 3  # of which the quickest counts: the others measure the neighbours
+TRIES = 3  # rounds, of which the fastest counts: the others measure other load on the machine
 HEAD = """language 1
 package acme.payments
 test "ten thousand" {
@@ -27,7 +27,7 @@ test "ten thousand" {
   cases {
     | request | body.amount | => |
 """
-# Every outcome and most gates, in turn; the number makes each row another one.
+# Each outcome and most gates in turn; the number makes every row different.
 ROWS = (
     "| GET /v1/invoices/42 | {0} | allow |",
     '| GET /v1/invoices/66 | {0} | deny by "tenants are islands" |',
@@ -57,7 +57,7 @@ def check_policies(*paths: Path) -> CheckResult:
 
 
 def run_many_cases(folder: Path) -> None:
-    """From files to results, as `policyengine test` does it."""
+    """Run the cases from files to results, as `policyengine test` does."""
     policy = check_policies(folder)
     assert policy.kernel is not None, [one.render() for one in policy.diagnostics if one.is_error][:3]
     report = run(collect(policy), policy.kernel)
@@ -66,7 +66,7 @@ def run_many_cases(folder: Path) -> None:
 
 
 def time_best(make: Callable[[], Made]) -> tuple[float, Made]:
-    """Seconds, and what was made."""
+    """Return the best time in seconds, and the result."""
     best: tuple[float, Made] | None = None
     for _ in range(TRIES):
         start = perf_counter()
@@ -122,7 +122,9 @@ def section(data: list[dict[str, Any]]) -> Section:
             Target(f"{CASES:,} cases", 3.0, many["seconds"], "s"),
             Target("faults in `payments`", 200, round(1 / faults["each"], 1), "/s", at_least=True),
         ),
-        notes=(f"The quickest of {TRIES}. Ten kinds of request in turn: three allowed, one to confirm, six denied.",),
+        notes=(
+            f"The fastest of {TRIES} runs. Ten kinds of request in turn: three allowed, one to confirm, six denied.",
+        ),
     )
 
 

@@ -1,6 +1,7 @@
-"""`rates`: what a rate costs beside a decision without one, and beside libraries that only count; what keys take.
+"""`rates`: the cost of a rate, compared with a decision without one and with libraries that only count; memory of keys.
 
-Everyone counts the same: so many for a caller within a minute. Who lets through another number is not timed.
+All count the same limit: a number of requests per caller and minute. An implementation that admits another number is
+not timed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from bench.report import Section, Target
 from bench.trial import format_number
 from policyengine import Engine
 
-MANY = 1_000_000_000  # a limit that nobody reaches while it is timed
-FEW = 7  # that everybody must count alike
+MANY = 1_000_000_000  # a limit that no caller reaches while it is timed
+FEW = 7  # a limit that all implementations must enforce alike
 CALLS, ROUNDS = 3_000, 40
 KEYS = 1_000_000
 HEAD = """language 1
@@ -92,7 +93,7 @@ def count_admitted(ask: Ask) -> int:
 
 
 def time_in_turns(asks: Sequence[Ask]) -> list[float]:
-    """Microseconds a call of each, in turns, so that whatever else the machine does meets all of them."""
+    """Return microseconds per call of each, in turns, so that other load on the machine affects all equally."""
     found: list[list[float]] = [[] for _ in asks]
     gc.collect()
     gc.disable()
@@ -106,7 +107,7 @@ def time_in_turns(asks: Sequence[Ask]) -> list[float]:
 
 
 def time_calls(ask: Ask) -> float:
-    """Microseconds a call."""
+    """Return microseconds per call."""
     start = perf_counter()
     for _ in range(CALLS):
         ask("caller")
@@ -114,7 +115,7 @@ def time_calls(ask: Ask) -> float:
 
 
 def measure_key_memory(kind: str) -> Data:
-    """In the child: megabytes that a million live keys take."""
+    """Return the megabytes that a million live keys take; runs in the child process."""
     more = ADAPTIVE if kind == "adaptive" else ""
     made = Engine.from_text(f'{HEAD}rate "r" per agent.id on /v1/** {{ 100/1d {more} }}\n')
     asked = question("")
@@ -141,7 +142,7 @@ def rates(say: Say) -> Section:
             skipped.append(f"{name.split(',')[0]} is not installed.")
             continue
         if admitted != FEW:
-            skipped.append(f"{name} lets {admitted} of {FEW} through and is not timed.")
+            skipped.append(f"{name} admits {admitted} of {FEW} and is not timed.")
         else:
             peers[name] = make(MANY)
     say("rates: in turns")
@@ -157,7 +158,7 @@ def rates(say: Say) -> Section:
     none, one, three = times[:3]
     return Section(
         name="rates",
-        title="A decision with rates in memory, and what libraries take that only count",
+        title="A decision with rates in memory, compared with libraries that only count",
         columns=("what", "µs", "more than no rate, µs"),
         rows=(
             *(
@@ -178,7 +179,7 @@ def rates(say: Say) -> Section:
         ),
         notes=(
             f"Medians of {ROUNDS} rounds of {CALLS:,} calls, all in turns. Libraries count and decide nothing else.",
-            f"Everybody lets {FEW} of {FEW + 5} requests through in one moment.",
+            f"Every implementation admits {FEW} of {FEW + 5} simultaneous requests.",
             *dict.fromkeys(skipped),
         ),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a run found: sections of rows and targets, for the terminal and, as plain data, for the JSON file."""
+"""The results of a run: sections of rows and targets, for the terminal and, as JSON data, for the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`seen` is at most (or, `at_least`, not less than) `limit` when it holds; None when it could not be seen."""
+    """A target. It holds if `seen` is at most `limit` (with `at_least`, at least); `seen` is None if it was not
+    measured."""
 
     what: str
     limit: float
@@ -37,14 +38,13 @@ class Target:
         bound = f"{'≥' if self.at_least else '≤'} {self.limit:,g} {self.unit}"
         if self.seen is None:
             return f"{self.what}: {bound}, not measured in this run"
-        return (
-            f"{self.what}: {bound}, seen {format_number(self.seen)} {self.unit}: {'holds' if self.holds else 'missed'}"
-        )
+        verdict = "holds" if self.holds else "missed"
+        return f"{self.what}: {bound}, measured {format_number(self.seen)} {self.unit}: {verdict}"
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One table. `rows` are what a person reads, `data` the measurements behind them."""
+    """One table. `rows` are for people, `data` holds the measurements."""
 
     name: str
     title: str
@@ -77,7 +77,7 @@ class Report:
 
 
 def show(section: Section, machine: dict[str, Any], console: Console) -> None:
-    """The table, the targets and what to know about both."""
+    """Return the table, the targets and the notes as text."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(section.columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=place == 0)
@@ -109,6 +109,6 @@ def version_words(machine: dict[str, Any]) -> str:
 
 
 def machine_words(machine: dict[str, Any]) -> str:
-    """One line that says where the figures come from."""
+    """Return one line about the machine of the run."""
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}"
     return f"{where}, load {machine['load']}, timer {machine['timer_ns']} ns, {machine['at']}"

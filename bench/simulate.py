@@ -1,4 +1,4 @@
-"""`simulate`: how many requests a second of virtual traffic are played, decided and counted, on one core."""
+"""`simulate`: requests per second of virtual traffic that are generated, decided and counted, on one core."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ rate "days" per agent.id on GET /search { 900000/1d }
 """
 QUESTION = {"request": {"method": "GET", "path": "/search", "host": "api"}, "agent": {"id": "worker"}}
 Say = Callable[[str], None]
-# What is played: the policy, the workflow, how many callers.
+# The cases: the policy, the workflow, the number of callers.
 SCENARIOS: dict[str, tuple[str, str, int]] = {
     "no limit": (POLICY.rpartition("rate")[0], "steady", 1),
     "one static rate, all admitted": (POLICY.replace("PACE", "100000/1m"), "steady", 1),
-    "one static rate, 1,000 callers by chance": (POLICY.replace("PACE", "100000/1m"), "many", 1_000),
+    "one static rate, 1,000 random callers": (POLICY.replace("PACE", "100000/1m"), "many", 1_000),
     "one static rate, nine of ten throttled": (POLICY.replace("PACE", "600/1m"), "steady", 1),
     "three static rates, all admitted": (POLICY.replace("PACE", "100000/1m") + THREE, "steady", 1),
 }
 
 
 def simulate_once(text: str, workflow: str, callers: int) -> int:
-    """A hundred requests a second; how many came."""
+    """Play a hundred requests per virtual second, and return their number."""
     clock = VirtualClock(START)
     engine = Engine.from_text(text, clock=clock)
     plan = TrafficPlan(START, EVENTS * SECOND // 100, 100, callers)
@@ -71,7 +71,9 @@ def section(data: list[dict[str, Any]]) -> Section:
         ),
         data=tuple(data),
         targets=(Target("one static rate", MIN_EVENTS_PER_SECOND, round(data[1]["per_second"]), "/s", at_least=True),),
-        notes=("The quickest of three, with loading the policy; made, decided, spent and counted.",),
+        notes=(
+            "The fastest of three runs, including loading the policy; requests are generated, decided and counted.",
+        ),
     )
 
 

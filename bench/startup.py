@@ -1,4 +1,4 @@
-"""`compile` and `memory`: what it takes to have an engine ready, and what it keeps."""
+"""`compile` and `memory`: time until an engine is ready, and the memory it holds."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from policyengine import Engine, __version__
 from policyengine.compiler.bundle.file import write_bundle
 
 SIZES = (100, 1_000, 10_000)
-SECONDS = 90.0  # what takes longer to load is not waited for; counting memory takes up to four times as long
-AT = 10_000  # where the targets are
+SECONDS = 90.0  # slower loads are skipped; counting memory takes up to four times as long
+AT = 10_000  # number of rules of the targets
 BUNDLE = PeerEntry("policyengine-bundle", "policyengine, from a bundle", "", "", indexed=True)
 TITLES = {entry.name: entry.title for entry in (OURS, BUNDLE, BARE, *PEERS)}
 Say = Callable[[str], None]
 
 
 def run_compile(sizes: Sequence[int], say: Say) -> Section:
-    """Milliseconds from text (for us also from a bundle) to an engine that can decide."""
+    """Measure milliseconds from text (for policyengine also from a bundle) to an engine that can decide."""
     return compile_section(_measure_all("bench.startup:measure_load", SECONDS * 3, sizes, say), sizes)
 
 
@@ -39,7 +39,7 @@ def compile_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
     from_text, from_bundle = _value_at(found, OURS, "load_ms"), _value_at(found, BUNDLE, "load_ms")
     return Section(
         name="compile",
-        title="From the text of the rules to an engine that can decide, ms; in brackets the first decision, ms",
+        title="From the text of the rules to an engine that can decide, ms; the first decision in parentheses, ms",
         columns=("engine", *(f"{size:,} rules" for size in sizes)),
         rows=_rows(found, sizes, lambda one: f"{format_number(one['load_ms'])} ({format_number(one['first_ms'])})"),
         data=tuple(found),
@@ -47,32 +47,33 @@ def compile_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
             Target(f"{AT:,} rules from text", 3_000, from_text, "ms"),
             Target(f"{AT:,} rules from a bundle", 200, from_bundle, "ms"),
         ),
-        notes=("Once, in a fresh process that has loaded ten other rules before. The floor builds its dictionary.",),
+        notes=("One load in a fresh process that has loaded ten other rules before. The floor builds its dictionary.",),
     )
 
 
 def run_memory(sizes: Sequence[int], say: Say) -> Section:
-    """Megabytes that stay when the engine is loaded and the garbage is gone."""
+    """Measure the megabytes that remain after loading and garbage collection."""
     return memory_section(_measure_all("bench.startup:measure_memory", SECONDS * 5, sizes, say), sizes)
 
 
 def memory_section(found: Sequence[Data], sizes: Sequence[int]) -> Section:
     return Section(
         name="memory",
-        title="What an engine keeps: resident memory / what Python's allocator counts, MB",
+        title="Memory of an engine: resident memory / count of Python's allocator, MB",
         columns=("engine", *(f"{size:,} rules" for size in sizes)),
         rows=_rows(found, sizes, lambda one: f"{format_number(one['rss_mb'])} / {format_number(one['python_mb'])}"),
         data=tuple(found),
         targets=(Target(f"{AT:,} rules", 60, _value_at(found, OURS, "rss_mb"), "MB"),),
         notes=(
-            "Resident memory holds what the allocator did not give back after loading; native engines are only in it.",
+            "Resident memory includes what the allocator did not return after loading; native engines appear only "
+            "there.",
             "Two loads in two processes: counting slows loading down. 1 MB is 10⁶ bytes.",
         ),
     )
 
 
 def measure_load(engine: str, size: int) -> Data:
-    """In the child: seconds to load, and to decide for the first time."""
+    """Return seconds to load and seconds of the first decision; runs in the child process."""
     build, ask = builder(engine, size)
     gc.collect()
     start = perf_counter()
@@ -84,7 +85,7 @@ def measure_load(engine: str, size: int) -> Data:
 
 
 def measure_memory(engine: str, size: int) -> Data:
-    """In the child: resident memory; Python's own count comes from another child."""
+    """Return resident memory; runs in the child process. Python's own count comes from another child."""
     counted = in_child("bench.startup:measure_allocations", SECONDS * 4, {"engine": engine, "size": size})
     build, ask = builder(engine, size)
     gc.collect()
@@ -109,7 +110,8 @@ Build = Callable[[], object]
 
 
 def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
-    """What loads the engine with all text ready and everything imported, and what asks it a first question."""
+    """Return a function that loads the engine from text in memory, with everything imported, and one that asks the
+    first question."""
     work = workload(size, requests=20)
     if engine != BUNDLE.name:
         entry = ENTRIES[engine].loader()
@@ -124,7 +126,7 @@ def builder(engine: str, size: int) -> tuple[Build, Callable[[Any], object]]:
 
 
 def _bundle(size: int, folder: str) -> Path:
-    """Written by another process, so that this one holds nothing of the text."""
+    """Return a bundle that another process wrote, so that this process holds nothing of the text."""
     file = Path(folder, f"{size}.policybundle")
     answer = in_child("bench.startup:compile_to_file", SECONDS * 2, {"size": size, "file": str(file)})
     if "error" in answer:
@@ -133,7 +135,7 @@ def _bundle(size: int, folder: str) -> Path:
 
 
 def compile_to_file(size: int, file: str) -> Data:
-    """In a child: writes the bundle."""
+    """Write the bundle; runs in a child process."""
     made = Engine.from_text(policy.policy(workload(size, requests=20)))
     return {"bytes": Path(file).write_bytes(write_bundle(made.kernel, __version__))}
 
@@ -150,7 +152,7 @@ def _measure_all(function: str, seconds: float, sizes: Sequence[int], say: Say) 
 
 
 def _missing_package(entry: PeerEntry) -> Data | None:
-    return {"error": "not there: pip install '.[bench]'"} if entry.version is None else None
+    return {"error": "not installed: pip install '.[bench]'"} if entry.version is None else None
 
 
 def _value_at(found: Sequence[Data], entry: PeerEntry, name: str) -> float | None:

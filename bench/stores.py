@@ -1,7 +1,7 @@
-"""`stores`: what a decision costs whose count is shared, beside a bare read and beside libraries that only count.
+"""`stores`: the cost of a decision with a shared counter, compared with a bare read and with libraries that only count.
 
-It starts the servers itself, on free ports of this machine, and ends them. Whoever lets through another number than
-everybody is not timed.
+It starts the servers on free ports of this machine, and stops them. An implementation that admits another number of
+requests than the others is not timed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from policyengine.stores.url import open_store
 
 CALLS, ROUNDS = 1_000, 15
 BATCH = 1_000
-NAMES = 6  # that a credential can be revoked by
+NAMES = 6  # names by which a credential can be revoked
 CALLERS = 250
 SERVERS = ("redis-server", "valkey-server")
 PATIENCE = 20.0  # seconds until a server answers
 PAST = 'guard "first" on GET /v1/things/42 { require after GET /v1/things/1 within 1h per (agent.issuer) }\n'
 BARE, ONE, BATCHES = "redis-py, a bare GET", "policyengine, one rate", "policyengine, one rate, in batches"
 AT_ONCE, THREADS = "policyengine, one rate, four callers at once", 4
-Row = tuple[str, str, Callable[[], int]]  # where, what, and one round: it answers how many decisions it made
+Row = tuple[str, str, Callable[[], int]]  # store, case, and a round that returns its number of decisions
 
 
 @contextmanager
 def start_redis(program: str, folder: Path) -> Iterator[int]:
-    """A server that keeps nothing on the disk, and its port."""
+    """Start a Redis without persistence; returns its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
@@ -87,7 +87,7 @@ def decide_singly(made: Engine) -> Callable[[], int]:
 
 
 def decide_in_threads(made: Engine) -> Callable[[], int]:
-    """As a process is asked that serves: by several callers, each of whom waits for its own answer."""
+    """Decide as a serving process does: several callers, each waiting for its answer."""
     pool = ThreadPoolExecutor(THREADS)
     asked = [[question(f"caller {n}") for n in range(first, CALLERS, THREADS)] for first in range(THREADS)]
 
@@ -126,13 +126,13 @@ def engine_rows(where: str, url: str) -> Iterator[Row]:
 
 
 def credential_rows(where: str, marks: CredentialMarks) -> Iterator[Row]:
-    """What the store adds to a proof that must be new, and to a credential that was verified before."""
+    """Return what the store adds to a proof that must be new, and to a credential that was verified before."""
     names, now = [f"agent:acme/{number}" for number in range(NAMES)], int(time())
     marks.revoke(("agent:acme/other",), now + 600, now)
     new = count()
     yield (
         where,
-        "policyengine, a proof that must be new",
+        "policyengine, a proof that must be unused",
         repeat_call(lambda: marks.once(f"{next(new)}", now + 300, now)),
     )
     asked = f"policyengine, which of {NAMES} names are revoked"
@@ -195,14 +195,14 @@ def peer_rows(where: str, port: int, skipped: list[str]) -> Iterator[Row]:
             ask = make(MANY)
             yield where, f"{name}, counting alone", repeat_call(lambda ask=ask: ask("caller"))  # type: ignore[misc]
         else:
-            skipped.append(f"{name} lets {admitted} of {FEW} through on {where} and is not timed.")
+            skipped.append(f"{name} admits {admitted} of {FEW} on {where} and is not timed.")
 
 
 # ── The section ───────────────────────────────────────────────────────────────────────────────
 
 
 def time_in_turns(rows: list[Row], say: Say) -> list[float]:
-    """Decisions a second of each, in turns, so that whatever else the machine does meets all of them."""
+    """Return decisions per second of each, in turns, so that other load on the machine affects all equally."""
     found: list[list[float]] = [[] for _ in rows]
     for one in range(ROUNDS):
         say(f"stores: round {one + 1} of {ROUNDS}")
@@ -234,7 +234,7 @@ def run(say: Say) -> Section:
 def counts_exactly(where: str, url: str, skipped: list[str]) -> bool:
     admitted = count_admitted(policyengine_limits(url)(FEW))
     if admitted != FEW:
-        skipped.append(f"policyengine lets {admitted} of {FEW} through on {where} and is not timed.")
+        skipped.append(f"policyengine admits {admitted} of {FEW} on {where} and is not timed.")
     return admitted == FEW
 
 
@@ -243,7 +243,7 @@ def section(rows: list[Row], found: list[float], skipped: list[str]) -> Section:
     bares = {where: each for (where, what), each in many.items() if what == BARE}
     return Section(
         name="stores",
-        title="Decisions a second of one process on a shared store, and what libraries take that only count",
+        title="Decisions per second of one process on a shared store, compared with libraries that only count",
         columns=("what", "on", "a second", "µs", "of bare GETs"),
         rows=tuple(
             (
@@ -262,7 +262,8 @@ def section(rows: list[Row], found: list[float], skipped: list[str]) -> Section:
         ),
         notes=(
             f"Medians of {ROUNDS} rounds of {CALLS:,} calls, in turns; {CALLERS} callers; batches of {BATCH:,}.",
-            f"Everybody lets {FEW} of {FEW + 5} requests through at first. Libraries count and decide nothing else.",
+            f"Every implementation admits {FEW} of {FEW + 5} requests at first. Libraries count and decide nothing "
+            "else.",
             *dict.fromkeys(skipped),
         ),
     )

@@ -1,7 +1,7 @@
-"""`timeouts`: of how many decisions a busy machine makes denials, by how long its store may take to answer.
+"""`timeouts`: share of decisions that a busy machine denies, by the timeout of its store.
 
-It starts a server and a Cluster of Redis on free ports of this machine, and beside them processes that only compute,
-two for each processor, and ends them all.
+It starts a server and a Redis Cluster on free ports of this machine, and two busy processes for each processor, and
+stops them all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DECISIONS, THREADS, KEYS = 4_000, 16, 500
 TIMEOUTS = ("50ms", "100ms", "250ms", "500ms")
 BUSY = "while True: pass"
 SLOTS = 16_384
-PATIENCE = 20.0  # seconds until a Cluster is one
+PATIENCE = 20.0  # seconds until the Cluster is ready
 POLICY = """
 language 1
 package shop
@@ -42,7 +42,7 @@ rate "all" per request.method on GET /report/{id} { 1000000000/1d }
 
 @contextmanager
 def busy_machine() -> Iterator[None]:
-    """Everybody else on this machine wants all of it."""
+    """Run processes that use all processors of this machine."""
     burning = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2 * len(cores()))]
     try:
         yield
@@ -54,7 +54,7 @@ def busy_machine() -> Iterator[None]:
 
 @contextmanager
 def start_cluster(folder: Path) -> Iterator[int]:
-    """Three servers that share all slots, and the port of one."""
+    """Start three servers that share all slots; returns the port of one."""
     import redis
 
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def is_cluster_ready(client: Any) -> bool:
 
 
 def bus_port(port: int) -> int:
-    """Beside its port: most are far below the largest."""
+    """Return a bus port near the server's port: most ports are far below the largest."""
     return port - 10_000 if port > 30_000 else port + 10_000
 
 
@@ -104,7 +104,7 @@ def start_member(folder: Path) -> Iterator[int]:
 
 
 def measure_denials(url: str) -> tuple[int, float]:
-    """How many of all decisions, and how many there were a second."""
+    """Return the share of denied decisions and the decisions per second."""
     made = Engine.from_text(POLICY, store=open_store(url))
 
     def ask(number: int) -> str:
@@ -136,10 +136,10 @@ def run(say: Say) -> Section:
     worst = next(one["denied"] for one in data if one["timeout"] is None and one["where"] == "Cluster")
     return Section(
         name="timeouts",
-        title="Decisions that a busy machine denies, by how long its store may take",
+        title="Decisions that a busy machine denies, by timeout of the store",
         columns=("store", "timeout", "decisions", "denied", "a second"),
         rows=tuple(rows),
         data=tuple(data),
         targets=(Target("a Cluster, denied as by default", DECISIONS / 1_000, float(worst), "decisions"),),
-        notes=(f"{THREADS} callers, two rates each; {2 * len(cores())} processes beside them that only compute.",),
+        notes=(f"{THREADS} callers, two rates each; {2 * len(cores())} busy processes next to them.",),
     )

@@ -1,4 +1,4 @@
-"""One engine on trial: it agrees on every verdict, or it is not timed; then it takes turns with the floor."""
+"""One engine on trial: if it agrees on every verdict, it is timed in turns with the floor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.peers import Peer
 
 SECONDS = 2.0  # for all rounds of one engine
 MIN_TIMED_QUESTIONS = 100
-SAMPLE = 20  # answers that tell how long all will take
+SAMPLE = 20  # answers from which the total time is estimated
 
 
 def trial(
@@ -23,7 +23,7 @@ def trial(
     floor_requests: Sequence[Any],
     cap: float,
 ) -> Data:
-    """Verify all requests within `cap` seconds, then time; `floor_requests` are what the floor is asked meanwhile."""
+    """Verify all requests within `cap` seconds, then time the engine; `floor_requests` are those of the floor."""
     questions = [peer.question(asked) for asked in requests]
     if problem := verification_problem(peer, questions, expected, cap):
         return {"skipped": problem}
@@ -49,9 +49,9 @@ def trial(
 
 
 def verification_problem(peer: Peer, questions: Sequence[Any], expected: Sequence[bool], cap: float) -> str | None:
-    """Why the engine is not timed: a verdict that differs, or verdicts that would take longer than the cap.
+    """Return why the engine is not timed: a verdict differs, or verifying would exceed the cap.
 
-    The first answer does not count in the estimate: many engines prepare something for it.
+    The first answer is not part of the estimate, because many engines initialize during it.
     """
     start = perf_counter()
     for count, (question, verdict) in enumerate(zip(questions, expected, strict=True)):
@@ -68,7 +68,7 @@ def verification_problem(peer: Peer, questions: Sequence[Any], expected: Sequenc
 
 
 def _affordable_questions(ask: Callable[[Any], Any], questions: Sequence[Any]) -> int:
-    """How many of the questions three rounds of two loops can ask in the seconds there are."""
+    """Return the number of questions that three rounds of two loops can ask in the given seconds."""
     some = questions[:50]
     start = perf_counter()
     for question in some:
@@ -78,7 +78,7 @@ def _affordable_questions(ask: Callable[[Any], Any], questions: Sequence[Any]) -
 
 
 def format_cell(one: Data | None) -> str:
-    """What a table shows of a trial: `p50 / p99  ratio×`, or why there is nothing to show."""
+    """Return the table cell of a trial: `p50 / p99  ratio×`, or why it is missing."""
     if one is None:
         return ""
     if "skipped" in one:
@@ -87,7 +87,7 @@ def format_cell(one: Data | None) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Three digits that count: 0.82, 14.4, 6,552."""
+    """Return the number with three significant digits: 0.82, 14.4, 6,552."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

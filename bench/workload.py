@@ -1,4 +1,4 @@
-"""The workload `agent-gateway`: seeded rules of an API gateway for agents, and requests that are half allowed."""
+"""The workload `agent-gateway`: seeded rules of an API gateway for agents, and requests, half of which are allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TENANTS, SCOPED = 20, 50
 
 @dataclass(frozen=True, slots=True)
 class PermitRule:
-    """Opens `prefix…` to an agent or to a group, by some methods, under conditions; `hours` is half-open."""
+    """Permits `prefix…` to an agent or a group, with some methods, under conditions; `hours` is half-open."""
 
     id: str
     agent: str | None
@@ -30,7 +30,7 @@ class PermitRule:
 
 @dataclass(frozen=True, slots=True)
 class ForbidRule:
-    """Closes DELETE below `prefix` to whoever is not attested."""
+    """Forbids DELETE below `prefix` to agents without attestation."""
 
     id: str
     base: str
@@ -53,7 +53,7 @@ class WorkloadRequest:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`expected[i]` is what a plain reading of the rules says to `requests[i]`."""
+    """Rules and requests; `expected[i]` is the verdict of the reference `Oracle` on `requests[i]`."""
 
     size: int
     permits: tuple[PermitRule, ...]
@@ -65,7 +65,7 @@ class Workload:
 
 
 def workload(size: int, requests: int = 2_000, seed: int = 7) -> Workload:
-    """`size` rules, 95 % permits and 5 % forbids, and `requests` requests of which exactly half are allowed."""
+    """Return `size` rules, 95 % permits and 5 % forbids, and `requests` requests, exactly half of them allowed."""
     return _WorkloadGenerator(size, seed).workload(requests)
 
 
@@ -136,7 +136,7 @@ class _WorkloadGenerator:
         return tuple(asked for asked, _ in found), tuple(verdict for _, verdict in found)
 
     def _fitting(self, rule: PermitRule) -> WorkloadRequest:
-        """A request that the rule allows."""
+        """Return a request that the rule allows."""
         pick = self.random
         agent = rule.agent or pick.choice(self.members[rule.group or ""])
         scopes = list(dict.fromkeys([rule.scope, *(self._scope() for _ in range(3))]))
@@ -155,7 +155,7 @@ class _WorkloadGenerator:
         )
 
     def _spoilt(self, asked: WorkloadRequest, rule: PermitRule) -> WorkloadRequest:
-        """The same request with one thing changed, which mostly makes a deny of it."""
+        """Return the request with one change, which usually makes it denied."""
         pick = self.random
         match pick.choice(["agent", "method", "path", "scope", "depth", "tenant", "attested"]):
             case "agent":
@@ -176,7 +176,7 @@ class _WorkloadGenerator:
 
 
 class Oracle:
-    """Labels requests by a plain reading of the rules; only the path is indexed."""
+    """Labels requests by evaluating every rule directly; only the path is indexed."""
 
     def __init__(self, permits: Iterable[PermitRule], forbids: Iterable[ForbidRule]) -> None:
         self._permits: dict[str, list[PermitRule]] = {}

@@ -1,4 +1,4 @@
-"""`worst`: how long the worst permitted questions take, and how long `/healthz` does while they are decided."""
+"""`worst`: latency of the slowest permitted questions, and of `/healthz` while they are decided."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from bench.report import Section, Target
 from bench.serving.servers import POLICYENGINE, free_port, start_process, wait_for_http
 from bench.trial import format_number
 
-ASKERS = 4  # connections that ask the worst question again and again
+ASKERS = 4  # connections that send the slowest question repeatedly
 SECONDS, PAUSE = 3.0, 0.005
-PATIENCE = 30.0  # seconds for which a decision is waited for
+PATIENCE = 30.0  # seconds to wait for a decision
 MAX_HEALTH_MILLISECONDS = 50.0
 FACTS = """\
 facts { body.a: list<int>  body.b: list<int>  body.text: string?  body.texts: list<string>?  body.note: int? }
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class WorstCase:
-    """A rule, and the question that takes it longest. That its `body.note` is unknown keeps it off the quick way."""
+    """A rule and its slowest question. The unknown `body.note` keeps the question off the fast path."""
 
     name: str
     rule: str
@@ -84,7 +84,7 @@ def run(say: Say) -> Section:
         ),
         tuple(found),
         (Target("/healthz p99 while the worst question is decided", MAX_HEALTH_MILLISECONDS, worst, "ms"),),
-        (f"A decision alone, first; one that takes longer than {PATIENCE:g} s is not waited for.",),
+        (f"First a decision alone; decisions longer than {PATIENCE:g} s are abandoned.",),
     )
 
 
@@ -109,7 +109,7 @@ def measure_case(case: WorstCase, say: Say) -> dict[str, Any]:
 
 
 def ask_server(port: int, question: bytes) -> tuple[float | None, str]:
-    """How long it took, and at which gate it ended; None where nobody waited so long."""
+    """Return the duration and the gate of the decision, or None after a timeout."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     began = perf_counter()
     try:
@@ -124,12 +124,12 @@ def ask_server(port: int, question: bytes) -> tuple[float | None, str]:
 
 @contextmanager
 def ask_in_background(port: int, question: bytes) -> Iterator[None]:
-    """Meanwhile, the question is asked by several at a time."""
+    """Send the question from several clients in the background."""
     over = Event()
 
     def ask() -> None:
         while not over.is_set():
-            with suppress(OSError):  # of the server that ends
+            with suppress(OSError):  # the server is stopping
                 ask_server(port, question)
 
     askers = [Thread(target=ask, daemon=True) for _ in range(ASKERS)]
@@ -140,7 +140,7 @@ def ask_in_background(port: int, question: bytes) -> Iterator[None]:
 
 
 def health_latency(port: int) -> float:
-    """The 99th percentile of how long `/healthz` takes, in milliseconds."""
+    """Return the 99th percentile of the latency of `/healthz`, in milliseconds."""
     took: list[float] = []
     ends = perf_counter() + SECONDS
     while perf_counter() < ends or len(took) < 2:

@@ -1,4 +1,4 @@
-"""Something to protect, for trying the gateways: answers every request with what reached it."""
+"""A sample upstream to try the gateways with: returns each request that it receives as JSON."""
 
 import json
 import sys

@@ -105,11 +105,11 @@ def diagnostics() -> str:
 
 def page(code: DiagnosticDoc) -> str:
     name = f" Rule `{code.name}`{', reported by `policyengine lint`' if code.opinion else ''}." if code.name else ""
-    told = f"\n## {code.code}: {code.title}\n\n{code.explanation}{name}\n"
+    heading = f"\n## {code.code}: {code.title}\n\n{code.explanation}{name}\n"
     if not code.bad:
-        return told  # an example would fill pages
+        return heading  # an example would fill pages
     bad, good = (f"```policy\n{text.strip()}\n```\n" for text in (code.bad, code.good))
-    return f"{told}\n<!-- {'lint' if code.opinion else 'error'}: {code.code} -->\n{bad}\nBetter:\n\n{good}"
+    return f"{heading}\n<!-- {'lint' if code.opinion else 'error'}: {code.code} -->\n{bad}\nBetter:\n\n{good}"
 
 
 def rules() -> str:
@@ -122,7 +122,7 @@ def rules() -> str:
 
 
 def option_of(setting: SettingSpec) -> str:
-    """As the command line has it: `--port`."""
+    """Return the options of a setting on the command line, such as `serve --port`."""
     found = []
     for command, parameter in setting.options:
         if command == "doctor":  # it takes those of `serve`
@@ -157,7 +157,7 @@ def options(name: str) -> str:
 
 
 def option_name(words: str) -> str:
-    """`-j, --jobs N` of `-j, --jobs <int range>`, and `PATH` of `PATH <list[Path]>`."""
+    """Return `-j, --jobs N` for `-j, --jobs <int range>`, and `PATH` for `PATH <list[Path]>`."""
     if not words.startswith("-"):
         return words.partition(" <")[0]
     return (
@@ -170,7 +170,7 @@ def option_name(words: str) -> str:
 
 
 def option_meaning(meaning: str) -> str:
-    """The meaning with what Typer adds in brackets: `(default: 10m)`."""
+    """Return the meaning with Typer's additions in parentheses, such as `(default: 10m)`."""
     words, bracket, added = meaning.partition("  [")
     if not bracket:
         return meaning
@@ -195,7 +195,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The text with each generated part written anew."""
+    """Return the text with each generated part regenerated."""
 
     def part(match: re.Match[str]) -> str:
         return f"<!-- generated: {match[1]} -->\n{PARTS[match[1]]()}\n<!-- end -->"

@@ -1,4 +1,5 @@
-"""The circuit breaker: after several failures in a row it refuses calls for a moment, then admits one as a trial."""
+"""The circuit breaker: after several consecutive failures it refuses calls for a moment, then admits one call as a
+trial."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ PAUSE_SECONDS = 0.25
 
 
 class CircuitBreaker:
-    """Counts failures in a row, and opens at a `threshold`. Before a call, `admit`; after it, `fail` or `succeed`.
-    While it is open one call in a `pause` is admitted; the first that succeeds closes it. Threads may share one."""
+    """Counts consecutive failures, and opens at a `threshold`. Call `admit` before a call, and `fail` or `succeed`
+    after it. While it is open, it admits one call in each `pause`; the first success closes it. Thread-safe."""
 
     def __init__(
         self,
@@ -30,7 +31,8 @@ class CircuitBreaker:
         return self.fails >= self.threshold
 
     def admit(self) -> bool:
-        """Whether the caller may call. While it is open, the one who may tries for all."""
+        """Return whether the caller may call. While the circuit is open, the admitted call is the trial for all
+        callers."""
         if self.fails < self.threshold:
             return True
         with self._lock:
@@ -42,9 +44,9 @@ class CircuitBreaker:
             return True
 
     def fail(self, began: float | None = None, *, certain: bool = False) -> bool:
-        """A call failed that `began` then; whether that opened the circuit. Calls that were under way together count as
-        one: a moment in which a busy machine did something else is one failure, however many waited. One that is
-        `certain` opens at once."""
+        """Count a failed call that `began` at the given time, and return whether that opened the circuit. Failures of
+        concurrent calls count as one, so a busy moment of the machine is one failure, however many calls waited. A
+        `certain` failure opens the circuit immediately."""
         with self._lock:
             now, was_open = self.clock(), self.is_open
             if not self.fails or began is None or began >= self._failed_at:
@@ -55,7 +57,7 @@ class CircuitBreaker:
             return self.is_open and not was_open
 
     def succeed(self) -> bool:
-        """A call proved that all is well; whether that closed the circuit."""
+        """Record a successful call, and return whether that closed the circuit."""
         if not self.fails:
             return False
         with self._lock:

@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def never_gone() -> bool:
-    """The work always has a waiting caller."""
+    """Return False: the work always has a waiting caller."""
     return False
 
 
 class WorkRefusedError(Exception):
-    """Nothing was started: too much work waits, or the caller is gone."""
+    """Work that was not started: too much work is waiting, or the caller has disconnected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,9 @@ class WaitingWork:
 
 
 class FairQueue:
-    """The caller that has waited longest is next. A caller has at most `most_of_caller` waiting items, all callers
-    together at most `most_in_all`.
-
-    The thread starts with the first work, and the process does not wait for it at exit.
-    """
+    """A queue that serves callers in turn: the caller that has waited longest is next. A caller has at most
+    `most_of_caller` waiting items, all callers together at most `most_in_all`. The thread starts with the first work,
+    and does not keep the process alive."""
 
     def __init__(self, name: str, most_of_caller: int = MAX_WORK_PER_CALLER, most_in_all: int = MAX_WORK) -> None:
         self._name, self._most_of_caller, self._most_in_all = name, most_of_caller, most_in_all
@@ -95,7 +93,7 @@ class FairQueue:
                 raise WorkRefusedError("too many questions wait for their turn")
 
     def _sweep(self, caller: str) -> None:
-        """Drop the items whose caller is gone."""
+        """Drop the items whose caller has disconnected."""
         before, alive = self._waiting.get(caller, ()), deque[WaitingWork]()
         for queued in before:
             if queued.is_dead:

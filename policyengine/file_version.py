@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 FILE_CHANGED = "this file changed while it was read"
-FILE_CHANGED_HINT = "read it again when it is complete; write to a temporary file and rename it to avoid this"
+FILE_CHANGED_HINT = "try again; to prevent this, write to a temporary file and rename it"
 
 
 class FileVersion(NamedTuple):

@@ -1,4 +1,5 @@
-"""Log lines that strangers or failing neighbours cause: a few of each kind in a time, and how many more there were."""
+"""Limits log lines that clients or failing servers cause: a few of each kind per period, and the number of suppressed
+ones."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from threading import Lock
 from time import monotonic
 
 MAX_LINES, WINDOW_SECONDS = 20, 60.0
-LOG_INTERVAL_SECONDS = 10.0  # between two lines about a part that keeps failing
+LOG_INTERVAL_SECONDS = 10.0  # between two lines about a failing component
 _LOG = logging.getLogger("policyengine")
 
 
@@ -32,7 +33,7 @@ class LogThrottle:
 
     @classmethod
     def every(cls, seconds: float = LOG_INTERVAL_SECONDS, clock: Callable[[], float] = monotonic) -> LogThrottle:
-        """One line of a kind in so many seconds."""
+        """Return a throttle of one line per kind and period."""
         return cls(1, seconds, clock)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
@@ -48,7 +49,8 @@ class LogThrottle:
         _LOG.log(level, "%s%s", text, more, extra={**extra, **({"left_out": left_out} if left_out else {})})
 
     def admit(self, kind: str = "", events: int = 1) -> int | None:
-        """How many events of the kind a line stands for: these, and those since the last line. None: leave it out."""
+        """Return the number of events that a line now represents (these, and those since the last line), or None to
+        omit the line."""
         now = self.clock()
         with self._lock:
             window = self._windows.get(kind)
@@ -63,6 +65,6 @@ class LogThrottle:
             return events
 
     def reset(self, kind: str = "") -> None:
-        """The next line of the kind is a first one: what it was about is over."""
+        """Start over for the kind, because its cause has ended: the next line is a first one."""
         with self._lock:
             self._windows.pop(kind, None)

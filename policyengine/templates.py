@@ -1,7 +1,7 @@
-"""Jinja templates of pages and drawings, in folders `templates` beside the modules that fill them.
+"""Jinja templates of pages and drawings, in `templates` folders next to the modules that fill them.
 
-Every value is escaped, and a name that a template does not have is an error. Characters without a shape, which may
-turn the order of letters around, are shown by their number; XML knows none of them.
+Every value is escaped, and an undefined name in a template is an error. Invisible characters, which may reverse the
+direction of text, are shown by their number; XML allows none of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FOLDER = "templates"
 
 @cache
 def template_environment(folder: Path) -> Environment:
-    """The templates of one folder; those it extends or includes lie there, too."""
+    """Return the environment of the templates in one folder, which also contains those that they extend or include."""
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -31,17 +31,17 @@ def template_environment(folder: Path) -> Environment:
 
 
 def render_template(module: str, template: str, /, **values: object) -> str:
-    """Fill a template that lies beside a module, whose `__file__` is given."""
+    """Render a template in the folder next to a module, given by its `__file__`."""
     return template_environment(Path(module).parent / FOLDER).get_template(template).render(values)
 
 
 def number_unprintable(text: str) -> str:
-    """Text for titles and drawings: `U+202E` in place of a character without a shape."""
+    """Return the text for titles and drawings, with `U+202E` in place of an invisible character."""
     return "".join(char if char.isprintable() else f"U+{ord(char):04X}" for char in text)
 
 
 def mark_unprintable(text: str) -> Markup:
-    """The same with markup that tells the number from the text around it; tabs stay."""
+    """Return the text with markup that separates such numbers from the text around them; tabs are kept."""
     return Markup("").join(
         char if char.isprintable() or char == "\t" else Markup('<span class="odd">U+{:04X}</span>').format(ord(char))
         for char in text

@@ -78,7 +78,7 @@ def write_problem(name: Path | str, found: os.stat_result) -> str | None:
     if os.name != "posix":
         return None
     if found.st_uid not in (os.geteuid(), 0):
-        return f"`{name}` is of another user"
+        return f"`{name}` belongs to another user"
     return f"others can write `{name}`" if found.st_mode & OTHERS_WRITE else None
 
 

@@ -100,7 +100,7 @@ Collection: TypeAlias = SetType | ListType
 
 
 class EntityRef(Struct, frozen=True, gc=False):
-    """A value: an entity by type and id. A struct, because directories hash and compare these very often."""
+    """An entity by type and id. A struct, because entity stores hash and compare these very often."""
 
     type: str
     id: str

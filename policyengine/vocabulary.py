@@ -132,7 +132,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("age", _D, "time since the attestation was made"),
     ], optional="by model model_hash environment age", volatile="age"),
     *_define_facts("chain", FactOrigin.CHAIN, [
-        ("depth", Scalar.INT, "how many agents handed the task on; unknown unless the issuer `records chains`"),
+        ("depth", Scalar.INT, "the number of hops before the presenter; unknown unless the issuer `records chains`"),
         ("root", _S, "the first agent of the chain, or the presenter if there is no chain"),
         ("agents", ListType(_S), "all agents, first to last"),
     ]),

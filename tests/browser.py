@@ -1,4 +1,4 @@
-"""A page in a real browser, in light and dark, in frames of several widths: what is found in it, and its complaints."""
+"""A page in a real browser, in light and dark mode, in frames of several widths: its content and its errors."""
 
 import json
 import re
@@ -18,7 +18,7 @@ QUIET = (
     "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=5000"
 )
 WIDTHS = (1280, 400)
-# A page around the page, in a frame of each width: only it runs something, to measure what is in the frames.
+# An outer page with the page in a frame of each width: only its script runs, to measure the frames.
 MEASURE = """<!doctype html><body>FRAMES<pre id="out"></pre><script>
 onload = () => {
   const seen = [...document.querySelectorAll("iframe")].map(frame => {
@@ -35,8 +35,8 @@ Seen = list[dict[str, Any]]
 
 
 def shown(url: str, folder: Path, *options: str) -> str:
-    """What a page comes to, as HTML, once its scripts have run and its requests were answered; and, on standard error,
-    what the browser complained of."""
+    """Return the page as HTML, after its scripts have run and its requests were answered, and the browser's errors from
+    stderr."""
     if BROWSER is None:
         pytest.skip("chromium is missing: apt install chromium")
     command = [BROWSER, *QUIET.split(), *options, f"--user-data-dir={folder / 'profile'}", "--dump-dom", url]
@@ -44,10 +44,8 @@ def shown(url: str, folder: Path, *options: str) -> str:
 
 
 def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]:
-    """What a browser makes of a page at all widths, and what it complains of.
-
-    `look` is an object in JavaScript of what else is wanted; it may use `page`, `style`, `all` and `box`.
-    """
+    """Return measurements of a page at all widths, and its errors. `look` is a JavaScript object of further
+    measurements; it may use `page`, `style`, `all` and `box`."""
     if BROWSER is None:
         pytest.skip("chromium is missing: apt install chromium")
     frames = "".join(
@@ -64,7 +62,7 @@ def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]
 
 
 def assert_whole(seen: Seen, complaints: str, dark: bool) -> None:
-    """At every width, nothing sticks out, in the colours that were asked for, and nothing is complained of."""
+    """Assert that nothing overflows at any width, that the requested colors are used, and that there are no errors."""
     assert complaints == ""
     assert [one["width"] for one in seen] == list(WIDTHS)
     for one in seen:

@@ -1,4 +1,4 @@
-"""What every test shares: how long hypothesis searches, and what is skipped for want of a tool (in CI a failure)."""
+"""Shared by all tests: how long hypothesis searches, and which tests are skipped without a tool (in CI a failure)."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
 
-# No deadlines: on two shared cores they measure the neighbours. `make test-deep` tries thousands.
+# No deadlines: on two shared cores they measure other processes. `make test-deep` tries thousands.
 settings.register_profile("local", deadline=None, max_examples=40)
 settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
@@ -32,17 +32,17 @@ def pytest_configure() -> None:
     """Restore SIGINT, which `nohup` and background jobs ignore: the programs that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.set_threshold(50_000, 20, 20)  # also where workers run the tests: every report of theirs is kept to the end
+    gc.set_threshold(50_000, 20, 20)  # also with workers: all of their reports are kept to the end
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays, thousands of tests: no collector walks it again and again."""
+    """Freeze the thousands of collected tests, so that the garbage collector does not traverse them repeatedly."""
     gc.collect()
     gc.freeze()
 
 
 def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Turn a skip into a failure when its reason says that a server, a tool or a package is not there."""
+    """Turn a skip into a failure if its reason is a missing server, tool or package."""
     reason = want(report)
     if reason is not None and isinstance(report.longrepr, tuple):
         path, line, _ = report.longrepr
@@ -51,7 +51,7 @@ def fail_if_skipped_for_want(report: pytest.TestReport | pytest.CollectReport) -
 
 
 def want(report: pytest.TestReport | pytest.CollectReport) -> str | None:
-    """Return why it was skipped, if that is for want of a server, a tool or a package."""
+    """Return the reason of a skip, if it is a missing server, tool or package."""
     if not report.skipped or hasattr(report, "wasxfail") or not isinstance(report.longrepr, tuple):
         return None
     reason = report.longrepr[2]
@@ -60,7 +60,7 @@ def want(report: pytest.TestReport | pytest.CollectReport) -> str | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Close with what was skipped for want of a tool, below pytest's own last line."""
+    """Print the tests that were skipped because of a missing tool, below the last line of pytest."""
     yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     wants = [reason for report in reporter.stats.get("skipped", ()) if (reason := want(report))] if reporter else []
@@ -73,7 +73,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the shards that compare engine and specification counted, all together."""
+    """Print the total counts of the shards that compare engine and specification."""
     told: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         told.update(json.loads(str(dict(report.user_properties).get("equality", "{}"))))

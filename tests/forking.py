@@ -1,7 +1,5 @@
-"""Our programs without their start: one process has imported everything, and forks for each program that is run.
-
-What runs is the same code, in a process of its own, with the caller's arguments, folder, environment and streams.
-"""
+"""Our programs without their startup time: one process has imported everything, and forks for each program that is run.
+The code is the same, in its own process, with the caller's arguments, folder, environment and streams."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from threading import Thread, active_count
 from typing import IO, Self
 
 COMMAND = "import sys; from policyengine.cli import main; sys.exit(main())"
-# Asks for the command and passes on what would end it. It imports next to nothing: that is the point.
+# Requests the command and forwards signals. It imports almost nothing, to start fast.
 ASKING = """#!{python} -IS
 import json, os, signal, socket, sys
 asking = socket.socket(socket.AF_UNIX)
@@ -45,7 +43,7 @@ sys.exit(status)
 
 @cache
 def address() -> str | None:
-    """Where the process that forks is asked; None where processes cannot be forked."""
+    """The address of the forking process; None if processes cannot be forked."""
     if not hasattr(os, "pidfd_open") or not hasattr(socket, "send_fds"):
         return None
     asked = str(Path(tempfile.mkdtemp(prefix="forking-")) / "asked")
@@ -59,7 +57,7 @@ def address() -> str | None:
 
 @cache
 def commands() -> Path | None:
-    """A folder with `policyengine` in it, as a program that starts at once."""
+    """A folder with `policyengine` in it, a program that starts immediately."""
     asked = address()
     if asked is None:
         return None
@@ -70,13 +68,13 @@ def commands() -> Path | None:
 
 
 def command() -> tuple[str, ...]:
-    """What runs `policyengine`, as the first words of a command line."""
+    """The first words of a command line that runs `policyengine`."""
     folder = commands()
     return (sys.executable, "-c", COMMAND) if folder is None else (str(folder / "policyengine"),)
 
 
 class Forked:
-    """A program as `subprocess.Popen` has it, as far as tests ask: text from both of its streams, nothing to read."""
+    """A program with the interface of `subprocess.Popen`, as far as tests need it: text from both streams, no input."""
 
     def __init__(self, code: str, *arguments: str, cwd: Path) -> None:
         asked = address()
@@ -114,7 +112,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What both streams still say, once it has ended."""
+        """Wait for the end, and return the remaining text of both streams."""
         said = ["", ""]
 
         def read(number: int, stream: IO[str]) -> None:
@@ -160,7 +158,7 @@ def serve(asked: str) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{asked}.new")
     listening.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them here
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for here
     os.rename(f"{asked}.new", asked)
     while True:
         connection, _ = listening.accept()
@@ -172,7 +170,7 @@ def serve(asked: str) -> None:
 
 
 def warm_up() -> None:
-    """Check an example, as most programs do with theirs: the patterns of the language are compiled then."""
+    """Check an example, as most programs do with their policies: this compiles the patterns of the language."""
     from policyengine.check import check_text
 
     for example in (Path(__file__).parent.parent / "policies" / "examples" / "payments").glob("*.policy"):
@@ -181,7 +179,7 @@ def warm_up() -> None:
 
 
 def keep(connection: socket.socket) -> None:
-    """Lets the program run in a process of its own, and tells how it ended. It ends with who asked for it."""
+    """Run the program in its own process, and report how it ended. It ends together with its caller."""
     first, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as said:
         code, arguments, folder, environment = json.loads(first + said.readline())
@@ -192,7 +190,7 @@ def keep(connection: socket.socket) -> None:
     for stream in streams:
         os.close(stream)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # of a terminal they come to all
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes
     with suppress(OSError):
         connection.sendall(b"%d\n" % program)
         ends = os.pidfd_open(program)
@@ -226,7 +224,7 @@ def run(code: str, arguments: list[str], folder: str, environment: dict[str, str
         for one in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 one.flush()
-        if status < 0:  # as Python itself ends then
+        if status < 0:  # as Python itself exits then
             signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         os._exit(status)

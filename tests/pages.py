@@ -1,9 +1,7 @@
-"""Pages of documentation as what they promise: blocks in order, what commands print, what varies from run to run.
-
-A comment on the line before a fence says what a block is: `<!-- error: E201 -->` shows a mistake, `<!-- fragment -->`
-is a piece of a policy, `<!-- file: notes.policy -->` is a file that later commands find,
-`<!-- append: notes.policy -->` more of it.
-"""
+"""Documentation pages as claims to test: blocks in order, what commands print, and what varies from run to run. A
+comment on the line before a fence says what a block is: `<!-- error: E201 -->` shows a mistake, `<!-- fragment -->` is
+a part of a policy, `<!-- file: notes.policy -->` is a file for later commands, `<!-- append: notes.policy -->` is
+appended to it."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ class Block:
         return f"{self.page.relative_to(CHECKOUT)}:{self.line}"
 
     def marked(self, word: str) -> str | None:
-        """What the marker says after a word: `E201` of `error: E201`."""
+        """Return the value after a word of the marker: `E201` of `error: E201`."""
         said = self.marker or ""
         return said.removeprefix(f"{word}:").strip() if said.startswith(f"{word}:") else None
 
@@ -58,7 +56,7 @@ class Command:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Line ends stay as they are: some pages show what they do to a policy."""
+    """Return the blocks. Line ends are preserved: some pages show their effect on a policy."""
     with page.open(encoding="utf-8", newline="") as file:
         text = file.read()
     return [
@@ -74,7 +72,7 @@ def commands(block: Block) -> list[Command]:
 
 
 def ran(command: str, folder: Path, served: str = SERVED) -> str:
-    """What a command prints on both streams, in a folder, with our commands first on the path."""
+    """Run a command in a folder, with our commands first on the path, and return the output of both streams."""
     tools = [*([forked] if (forked := commands_at_once()) else []), Path(sys.executable).parent]
     path = os.pathsep.join([*map(str, tools), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "NO_COLOR": "1", "no_proxy": "*"}
@@ -93,7 +91,8 @@ def ran(command: str, folder: Path, served: str = SERVED) -> str:
 
 
 def matches(documented: str, printed: str) -> bool:
-    """Equal but for what varies; `…` on a line of its own is any lines, and within one any text."""
+    """Return whether the texts are equal except for what varies; `…` on its own line matches any lines, and within a
+    line any text."""
     wanted, found = masked(documented), masked(printed)
     pattern = "".join(r"(?:.*\n)*?" if line.strip() == "…" else f"{within(line)}\n" for line in wanted.splitlines())
     return re.fullmatch(pattern, f"{found}\n" if found else "") is not None

@@ -44,7 +44,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         ARCHIVIST, ARCHIVIST.replace("acme", "acmee"), "E207", "acmee", "did you mean `acme`?"),
     "an unknown attester": (
         "attested by lab ", "attested by labb ", "E207", "labb", "did you mean `lab`?"),
-    "an unknown agent to hand on to": (
+    "an unknown agent to delegate to": (
         'to agent "summarizer"', 'to agent "sumarizer"', "W422", '"sumarizer"', "did you mean `summarizer`?"),
     "an unknown package": (
         "package acme.payments\n", "package acme.payments\nimport acme.common\n", "E209", "acme.common",

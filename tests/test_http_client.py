@@ -141,7 +141,7 @@ def test_nobody_there_is_a_deny(ask: Call) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        assert is_failure(ask(url, "decide", OPEN), "cannot be asked")
+        assert is_failure(ask(url, "decide", OPEN), "cannot be reached")
         assert [one.allowed for one in ask(url, "decide_many", [OPEN, OPEN])] == [False, False]
 
 
@@ -193,8 +193,11 @@ CONTRADICTION = msgspec.msgpack.encode({**ALLOWED.to_dict(), "outcome": "deny"})
         (answer(b""), "cannot be read"),
         (answer(CONTRADICTION), "cannot be read"),
         (answer(msgspec.msgpack.encode({"allowed": True})), "cannot be read"),
-        (b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: 99\r\n\r\n\x80", "cannot be asked"),
-        (b"rubbish\r\n\r\n", "cannot be asked"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: 99\r\n\r\n\x80",
+            "cannot be reached",
+        ),
+        (b"rubbish\r\n\r\n", "cannot be reached"),
     ],
 )
 def test_an_answer_that_is_none_is_a_deny(ask: Call, bytes_: bytes, words: str) -> None:
@@ -223,7 +226,7 @@ def test_it_is_asked_again_once_by_the_same_key(ask: Call) -> None:
 
 def test_what_spends_is_not_asked_twice_without_a_key(ask: Call) -> None:
     with lying(b"", ALLOW) as (url, asked):
-        assert is_failure(ask(url, "decide", OPEN, client={"token": None}), "cannot be asked")
+        assert is_failure(ask(url, "decide", OPEN, client={"token": None}), "cannot be reached")
         assert len(asked) == 1
 
 
@@ -249,7 +252,7 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
         for _ in range(3):
             assert not policies.decide(OPEN).allowed
         assert len(tries) == 6
-        assert is_failure(policies.decide(OPEN), "is not asked again yet")
+        assert is_failure(policies.decide(OPEN), "requests to it are suspended")
         assert len(tries) == 6
         now[0] += PAUSE_SECONDS
         well[0] = True

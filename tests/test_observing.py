@@ -16,7 +16,7 @@ from policyengine.engine.observe_mode import Observe, ObserveError
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.server.adapters.responses import to_verdict
 from policyengine.server.content_negotiation import BodyFormat
-from policyengine.server.decide_requests import Semantics, decide_batch, parse_batch
+from policyengine.server.decide_requests import BatchSemantics, decide_batch, parse_batch
 from policyengine.server.socket.answers import answer_frame
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -127,7 +127,7 @@ async def in_turn(observing: Engine, body: bytes) -> list[dict[str, object]]:
 def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine) -> None:
     import asyncio
 
-    body = json.dumps({"requests": [asked("/v1/shut"), asked("/v1/x")], "semantics": Semantics.DENY_ON_FIRST_DENY})
+    body = json.dumps({"requests": [asked("/v1/shut"), asked("/v1/x")], "semantics": BatchSemantics.DENY_ON_FIRST_DENY})
     assert [one["would_be"] for one in asyncio.run(in_turn(observing, body.encode()))] == ["deny", "allow"]
     assert outcomes(observing.evaluate(asked("/v1/shut"))) == ("allow", "deny")
     assert [outcomes(one) for one in observing.decide_many([asked("/v1/shut")]) if isinstance(one, Decision)] == [

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from policyengine.audit.log import DecisionLog, LogError
+from policyengine.audit.log import DecisionLog, DecisionLogError
 from policyengine.cli.errors import CommandError
 from policyengine.cli.settings.file import load_settings
 from policyengine.compiler.bundle.signature import KeyFileError, _read_key_file
-from policyengine.identity.config.model import IdentityError, read_identity_config
+from policyengine.identity.config.model import IdentityConfigError, read_identity_config
 from policyengine.identity.keys.agent_directories import read_directory_file
 from policyengine.identity.proof.spiffe import read_bundle
 from policyengine.identity.secret_reader import read_private
@@ -120,15 +120,15 @@ def settings(path: Path) -> object:
 
 
 OPENS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
-    "log": (DecisionLog, LogError),
+    "log": (DecisionLog, DecisionLogError),
     "store": (SqliteStore, StoreError),
-    "secret": (read_private, IdentityError),
+    "secret": (read_private, IdentityConfigError),
     "tokens": (read_token_file, BearerTokenError),
-    "API keys": (read_key_lines, IdentityError),
-    "keys of agents": (lambda path: read_directory_file(path, 0.0), IdentityError),
-    "SPIFFE bundle": (read_bundle, IdentityError),
+    "API keys": (read_key_lines, IdentityConfigError),
+    "keys of agents": (lambda path: read_directory_file(path, 0.0), IdentityConfigError),
+    "SPIFFE bundle": (read_bundle, IdentityConfigError),
     "key of a bundle": (_read_key_file, KeyFileError),
-    "identity.toml": (read_identity_config, IdentityError),
+    "identity.toml": (read_identity_config, IdentityConfigError),
     "settings": (settings, CommandError),
 }
 

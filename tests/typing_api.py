@@ -1,7 +1,5 @@
-"""How typed code uses the public names. mypy checks this file with the rest; nothing runs it.
-
-Each `assert_type` holds one promise: who upgrades finds the same types.
-"""
+"""How typed code uses the public names. mypy checks this file with the rest; nothing runs it. Each `assert_type` holds
+one promise: users who upgrade find the same types."""
 
 from __future__ import annotations
 

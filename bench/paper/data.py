@@ -31,7 +31,7 @@ class PaperRequest:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """`policy` and `cedar` say the same in the two languages."""
+    """An application; `policy` and `cedar` are the same rules in the two languages."""
 
     name: str
     rows: tuple[EntityRow, ...]
@@ -46,7 +46,7 @@ class Application:
         return HERE / f"{self.name}.cedar"
 
     def plain(self) -> list[dict[str, Any]]:
-        """The rows as a file of entities has them, for our engine."""
+        """Return the rows as in a JSON file of entities, for policyengine."""
         return [
             {
                 "type": row.ref[0],
@@ -73,7 +73,7 @@ def _json_value(value: Attribute) -> object:
 
 
 class ApplicationGenerator:
-    """Draws a graph of a given scale: so many users, and everything else in proportion."""
+    """Generates a random graph with `scale` users and everything else in proportion."""
 
     def __init__(self, name: str, scale: int) -> None:
         self.random = random.Random(f"{name}/{scale}")
@@ -86,7 +86,7 @@ class ApplicationGenerator:
         return self.random.choice(refs)
 
     def earlier(self, refs: Sequence[Ref], place: int, most: int) -> list[Ref]:
-        """Parents of its own kind, from before it, so that there are no circles."""
+        """Return parents of the same kind, generated earlier, so that there are no cycles."""
         return self.some(refs[:place], most)
 
     def requests(self, draw: Callable[[], PaperRequest]) -> tuple[PaperRequest, ...]:
@@ -220,7 +220,7 @@ APPLICATIONS: dict[str, Callable[[int], Application]] = {"drive": drive, "codeho
 
 
 def question(asked: PaperRequest) -> dict[str, Any]:
-    """As our engine takes it."""
+    """Return the question as policyengine takes it."""
     kind, name = asked.resource
     return {
         "action": {"name": asked.action},

@@ -1,4 +1,4 @@
-"""The three applications in our engine and in Cedar."""
+"""The three applications in policyengine and in Cedar."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class PolicyenginePaperPeer:
 
 
 class CedarPaperPeer:
-    """Policies and entities are parsed once, then handed over as handles."""
+    """Cedar with policies and entities that are parsed before timing and passed as handles."""
 
     def __init__(self, application: Application) -> None:
-        import cedarpy  # here, because the application is measured without it too
+        import cedarpy  # imported here, because the application is also measured without it
 
         entities = [
             {

@@ -1,4 +1,4 @@
-"""One engine and one application, in a child of its own."""
+"""One engine and one application, measured in their own child process."""
 
 from __future__ import annotations
 

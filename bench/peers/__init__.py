@@ -1,4 +1,4 @@
-"""The peers: each module gives one engine the rules of the workload, written in that engine's own language."""
+"""The peers: each module translates the rules of the workload to one engine's own language."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bench.workload import Workload
 
 
 class Peer(Protocol):
-    """One engine with the rules in it.
+    """One engine, loaded with the rules.
 
-    `question` is made before the clock starts, in the shape that the engine's own interface takes; `ask` is what is
-    timed, with whatever conversion the binding itself needs; `allowed` reads the answer, after the clock has stopped.
+    `question` is built before the clock starts, in the shape of the engine's interface; `ask` is timed, including any
+    conversion that the binding needs; `allowed` reads the answer after the clock has stopped.
     """
 
     @property
@@ -30,9 +30,10 @@ Load: TypeAlias = Callable[[Workload], Peer]
 
 @dataclass(frozen=True, slots=True)
 class PeerEntry:
-    """`package` is the distribution that must be there, None for what this repository brings; `native` is not Python.
+    """A peer in the registry. `package` is its distribution, None for engines of this repository; `native` means not
+    Python.
 
-    `indexed`: the rules are looked up by path, by the engine or by code that its caller had to write.
+    `indexed`: rules are looked up by path, by the engine or by code that its caller must write.
     """
 
     name: str
@@ -45,7 +46,7 @@ class PeerEntry:
 
     @property
     def version(self) -> str | None:
-        """None when it is not installed."""
+        """The installed version, or None if it is not installed."""
         try:
             return metadata.version(self.package or "agent-policyengine")
         except metadata.PackageNotFoundError:

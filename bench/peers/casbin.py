@@ -51,7 +51,7 @@ class CasbinPeer:
 
 
 class CasbinSlicedPeer(CasbinPeer):
-    """`FastEnforcer` keeps the rows by a key, here the base path."""
+    """Casbin with `FastEnforcer`, which indexes rows by a key, here the base path."""
 
     def enforcer_of(self, model: str, table: str) -> casbin.Enforcer:
         return casbin.FastEnforcer(model, table, cache_key_order=[0])

@@ -13,7 +13,7 @@ from bench.workload import ForbidRule, PermitRule, Workload, WorkloadRequest
 
 
 class CedarPeer:
-    """One policy set, as Cedar is meant to be used."""
+    """Cedar with one policy set, its intended use."""
 
     def __init__(self, work: Workload) -> None:
         self.policies = cedarpy.PolicySet.from_str(policies(work.permits, work.forbids))
@@ -36,7 +36,7 @@ class CedarPeer:
 
 
 class CedarSlicedPeer(CedarPeer):
-    """The caller keeps a policy set for every base path, and picks the right one himself."""
+    """Cedar with one policy set for every base path; the caller selects the set."""
 
     def __init__(self, work: Workload) -> None:
         permits, forbids = by_base(work.permits), by_base(work.forbids)

@@ -1,4 +1,5 @@
-"""CEL in Rust, through common-expression-language: a compiled program a rule. Which ones to run is up to the caller."""
+"""CEL in Rust, through common-expression-language: one compiled program per rule. The caller selects the programs to
+run."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from bench.workload import Workload, WorkloadRequest
 
 
 class CelPeer:
-    """All forbids, then all permits, one after the other."""
+    """CEL that runs all forbids, then all permits, in order."""
 
     def __init__(self, work: Workload) -> None:
         self.permits = [cel.compile(permit(rule)) for rule in work.permits]
@@ -30,7 +31,7 @@ class CelPeer:
 
 
 class CelSlicedPeer(CelPeer):
-    """The caller keeps the programs in a dictionary by base path."""
+    """CEL whose caller keeps the programs in a dictionary by base path."""
 
     def __init__(self, work: Workload) -> None:
         permits, forbids = by_base(work.permits), by_base(work.forbids)

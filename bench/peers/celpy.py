@@ -33,7 +33,7 @@ class CelpyPeer:
 
 
 class CelpySlicedPeer(CelpyPeer):
-    """The caller keeps the programs in a dictionary by base path."""
+    """CEL in Python whose caller keeps the programs in a dictionary by base path."""
 
     def __init__(self, work: Workload) -> None:
         self.environment = celpy.Environment()

@@ -1,4 +1,4 @@
-"""Oso: a Polar rule each."""
+"""Oso: one Polar rule per rule of the workload."""
 
 from __future__ import annotations
 

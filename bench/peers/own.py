@@ -1,4 +1,4 @@
-"""Ourselves, and the two floors."""
+"""policyengine and the two floors as peers."""
 
 from __future__ import annotations
 

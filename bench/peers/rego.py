@@ -1,4 +1,5 @@
-"""Rego by regorus (Rust), through opa-eval: a rule each, or the rules as data below one rule, indexed by path."""
+"""Rego by regorus (Rust), through opa-eval: one Rego rule per rule, or one Rego rule over the rules as data indexed by
+path."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ class RegoDataPeer(RegoRulesPeer):
 
 
 def _engine(text: str, facts: str | None) -> Any:
-    """The binding reads its policy from a file."""
+    """Return an engine with the policy in a file, because the binding reads policies from files."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "authz.rego")
         file.write_text(text)
@@ -92,7 +93,7 @@ def _conditions(rule: PermitRule) -> Iterator[str]:
 
 
 def data(work: Workload) -> dict[str, Any]:
-    """Rules by base path; a bound that a rule lacks becomes one that always holds."""
+    """Return the rules by base path; where a rule has no bound, one that always holds."""
     listed = {base: [_row(rule) for rule in permits] for base, permits in by_base(work.permits).items()}
     return {"rules": listed, "closed": {forbid.base: True for forbid in work.forbids}}
 

@@ -1,4 +1,5 @@
-"""What several peers share: the request as one flat dictionary, and rules by the first two segments of their path."""
+"""Shapes that several peers share: the request as one flat dictionary, and rules by the first two segments of their
+path."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def flat_request(asked: WorkloadRequest) -> dict[str, Value]:
 
 
 def base_of(path: str) -> str:
-    """`/v1/svc3` of `/v1/svc3/items/7`: what a caller who keeps an index of his own looks up."""
+    """Return the base path, such as `/v1/svc3` of `/v1/svc3/items/7`, the key of an index that a caller keeps."""
     return path[: path.find("/", path.find("/", 1) + 1)]
 
 
@@ -39,5 +40,5 @@ def by_base(rules: Iterable[Kind]) -> dict[str, list[Kind]]:
 
 
 def quoted(texts: Iterable[str]) -> str:
-    """`"a", "b"`"""
+    """Return the texts in quotes, such as `"a", "b"`."""
     return ", ".join(f'"{text}"' for text in texts)

@@ -1,1 +1,1 @@
-"""`serve` and `socket`: our server beside a floor on the same event loop and, over HTTP, beside Cerbos."""
+"""`serve` and `socket`: our server compared with a floor on the same event loop and, over HTTP, with Cerbos."""

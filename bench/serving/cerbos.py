@@ -1,6 +1,6 @@
 """Cerbos over HTTP, from its npm binary: a resource policy for each base path, roles for groups.
 
-npm install @cerbos/cerbos-linux-x64        or name the binary in the variable CERBOS
+npm install @cerbos/cerbos-linux-x64        or set the variable CERBOS to the path of the binary
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def binary() -> Path | None:
 
 @contextmanager
 def cerbos(work: Workload, folder: Path, program: Path) -> Iterator[Server]:
-    """One core and one scheduler thread, like the others."""
+    """Start Cerbos on one core with one scheduler thread, like the other servers."""
     policies, port, inner = folder / "cerbos", free_port(), free_port()
     policies.mkdir()
     for file, text in resource_policies(work).items():
@@ -50,7 +50,7 @@ def _settings(policies: Path, port: int, inner: int) -> dict[str, Any]:
 
 
 def resource_policies(work: Workload) -> dict[str, str]:
-    """JSON, which is YAML too, by file name."""
+    """Return the resource policies by file name, as JSON, which is also YAML."""
     permits, forbids = by_base(work.permits), by_base(work.forbids)
     found = {}
     for base in sorted({*permits, *forbids}):

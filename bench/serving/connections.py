@@ -1,4 +1,4 @@
-"""What connections do to each other: heads without end, a stop under traffic, sharing by workers, large bodies."""
+"""Effects of connections on each other: endless heads, a stop under traffic, shares of workers, large bodies."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from bench.report import Section
 from bench.serving.servers import free_port
 
 POLICY = "language 1\npackage shop\nanyone { may GET /health }\n"
-MAX_OPEN_FILES = 128  # that the server may open, for heads that never end
-HEADS = 400  # that are opened at most
+MAX_OPEN_FILES = 128  # of the server, for endless heads
+HEADS = 400  # connections with endless heads, at most
 CLIENTS = 50
 SHARED = 64  # connections that workers share
 LARGE = 1_000_000  # bytes of a body
@@ -57,18 +57,18 @@ def run(say: Say) -> Section:
 def section(found: Sequence[Data]) -> Section:
     return Section(
         name="connections",
-        title="connections: what one does to others",
+        title="Connections: effects on each other",
         columns=("what", "seen"),
         rows=tuple(row(one) for one in found),
         data=tuple(found),
-        notes=("A refused connection is no loss: nothing was asked. A reset, or a question without an answer, is.",),
+        notes=("A refused connection is not a loss, because no question was sent; a reset or a missing answer is.",),
     )
 
 
 def row(one: Data) -> tuple[str, str]:
     match one:
         case {"what": "heads", "shut_out_at": None}:
-            return f"heads that never end, {MAX_OPEN_FILES} files", f"nobody is shut out by {HEADS}"
+            return f"heads that never end, {MAX_OPEN_FILES} files", f"{HEADS} shut no client out"
         case {"what": "heads", "shut_out_at": many}:
             return f"heads that never end, {MAX_OPEN_FILES} files", f"{many} shut others out"
         case {"what": "stop", "workers": workers, "lost": lost, "answers": answers, "refused": refused}:
@@ -109,7 +109,7 @@ def start_server(policy: Path, *options: str, files: int = 4_096) -> Iterator[Ru
 
 
 def is_answering(port: int, seconds: float = 2.0) -> bool:
-    """Whether somebody who comes now gets an answer."""
+    """Return whether a new client gets an answer."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=seconds) as one:
             one.settimeout(seconds)
@@ -140,7 +140,7 @@ def measure_unfinished_heads(policy: Path) -> Data:
 
 @dataclass
 class SteadyClient:
-    """It asks as long as it is let in. `lost` says what became of a question that had no answer."""
+    """A client that sends requests as long as the server accepts them. `lost` describes a request without an answer."""
 
     port: int
     keeps: bool
@@ -182,7 +182,7 @@ class SteadyClient:
 async def measure_stop(
     policy: Path, workers: int, seconds: float = 4.0, before: Callable[[RunningServer], object] = bool
 ) -> Data:
-    """`before` does something to the server while its clients ask, before it is told to stop."""
+    """Measure a stop under traffic; `before` acts on the server while its clients send requests, before the SIGTERM."""
     with start_server(policy, "--workers", str(workers), "--drain-seconds", str(seconds)) as server:
         clients = [SteadyClient(server.port, keeps=number % 2 == 0) for number in range(CLIENTS)]
         tasks = [asyncio.create_task(one.run()) for one in clients]
@@ -203,7 +203,7 @@ async def measure_stop(
 
 
 async def wait_for_answers(clients: Sequence[SteadyClient], answers: int) -> None:
-    """Until each has so many, or has lost one."""
+    """Wait until each client has `count` answers or has lost one."""
     while any(one.answers < answers and one.lost is None for one in clients):
         await asyncio.sleep(0.01)
 
@@ -220,7 +220,7 @@ def count_sockets(pid: int) -> int:
 
 
 def measure_worker_shares(policy: Path, workers: int) -> Data:
-    """How many of the connections that clients opened each worker has."""
+    """Return the number of connections per worker."""
     with start_server(policy, "--workers", str(workers)) as server, ExitStack() as stack:
         is_answering(server.port)
         before = {pid: count_sockets(pid) for pid in server.workers()}
@@ -236,7 +236,7 @@ def measure_worker_shares(policy: Path, workers: int) -> Data:
 
 @dataclass
 class LatencyWatch:
-    """How long answers take, in seconds."""
+    """Records how long answers take, in seconds."""
 
     took: list[float] = field(default_factory=list)
 
@@ -268,8 +268,8 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, m
 
 
 def large_bodies() -> list[bytes]:
-    """Of 1 MB each: one long text, many short ones, many numbers, many objects, and the same with an option that makes
-    a question unusual."""
+    """Return bodies of 1 MB each: one long text, many short texts, many numbers, many objects, and the same with an
+    option that takes the slow path."""
     question = {"request": {"method": "POST", "path": "/orders"}}
     shapes: list[object] = [
         "x" * LARGE,

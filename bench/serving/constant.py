@@ -1,9 +1,9 @@
-"""`policyengine` as its users start it, which answers a constant instead of deciding while it is told to.
+"""`policyengine` as its users start it, with a switch between deciding and answering a constant.
 
 python -m bench.serving.constant serve …
 
-SIGUSR1: the next decision is given to every question from then on. SIGUSR2: every question is decided again. So both
-are measured in one process, with one listener and the same connections; only the call of the engine differs.
+After SIGUSR1, every question gets the next decision; after SIGUSR2, every question is decided again. Both modes run in
+one process, with one listener and the same connections; only the call of the engine differs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from policyengine.engine.question import QuestionLike
 from policyengine.runtime.decision import Decision
 
 DECIDE, EVALUATE = Engine.decide, Engine.evaluate
-# A full collection of the gateway takes as long as fifty of its calls: each of its turns begins right after one, so
-# that neither has one. The decision API has hundreds of turns, which would wait for it.
+# A full garbage collection of the gateway takes as long as fifty of its calls: each of its turns begins right after
+# one, so that no turn contains one. The decision API has hundreds of turns, for which this would take too long.
 COLLECTS = "mcp-gateway" in sys.argv
 
 

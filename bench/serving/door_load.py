@@ -1,4 +1,4 @@
-"""Load by any HTTP request or gRPC message: connections that stay open, each with one request on its way."""
+"""Load by any HTTP request or gRPC message: persistent connections, each with one request in flight."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHUNKS_END = b"\r\n0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class LoadCount:
-    """How many answers came in how many seconds, and how many of them were not as expected."""
+    """The number of answers, the seconds they took, and the number of unexpected answers."""
 
     answers: int
     failed: int
@@ -34,7 +34,7 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """As many connections as there are `lanes`: the requests that each sends in turn."""
+    """An HTTP client with one connection per lane; a lane is the requests that a connection sends in turn."""
 
     def __init__(self, port: int, lanes: int) -> None:
         self.sockets = [socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) for _ in range(lanes)]
@@ -53,7 +53,7 @@ class HttpClient:
         return parse_answer(data)
 
     def load(self, lanes: Sequence[Sequence[bytes]], is_right: Callable[[bytes], bool], seconds: float) -> LoadCount:
-        """Each lane's requests in turn. What is on its way at the end is waited for."""
+        """Send each lane's requests in turn, and wait for pending answers at the end."""
         requests = {one.fileno(): cycle(lane) for one, lane in zip(self.sockets, lanes, strict=True)}
         sockets = {one.fileno(): one for one in self.sockets}
         partly = dict.fromkeys(sockets, b"")
@@ -99,7 +99,7 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def is_complete(data: bytes) -> bool:
-    """Whether head and body of one answer are there, by its length or in chunks."""
+    """Return whether the buffer holds a whole response, by its content-length or its chunks."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return False
@@ -126,7 +126,7 @@ def _chunks(body: bytes) -> Iterator[bytes]:
 
 
 class GrpcClient:
-    """`Check` of ext_authz over one connection, by as many threads as there are `lanes`."""
+    """A client for `Check` of ext_authz over one connection, with one thread per lane."""
 
     def __init__(self, port: int, lanes: int) -> None:
         import grpc

@@ -1,4 +1,4 @@
-"""What `doors` asks: a policy, its questions, and how each way in writes a question and reads the outcome."""
+"""The requests of `doors`: a policy, its questions, and how to write and read it for each adapter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ SESSION_HEADER = "mcp-session-id"
 
 @dataclass(frozen=True, slots=True)
 class DoorQuestion:
-    """`word` is the first segment of its path and the name of its tool; `hops` are the agents before the presenter."""
+    """A question. `word` is the first segment of its path and the name of its tool; `hops` are the agents before the
+    presenter."""
 
     word: str
     title: str
@@ -66,7 +67,7 @@ WITHOUT_CHAIN = (ALLOW, CONFIRM, UNKNOWN)
 
 
 class Port(StrEnum):
-    """Where a way in is asked."""
+    """The port of an adapter, and its path."""
 
     HTTP = "http"
     GRPC = "grpc"
@@ -75,9 +76,9 @@ class Port(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WayIn:
-    """`write` makes the message of the question with a number, `read` the outcomes of an answer. `mark` is what stands
-    in an answer for each decision of an outcome; for gRPC its status. `size` is how many decisions a message asks for,
-    `time_factor` how many times as long as others it is measured."""
+    """An adapter under test. `write` builds the message of the question with a number, `read` returns the outcomes in
+    an answer. `mark` occurs in an answer for each decision of an outcome; for gRPC it is the status. `size` is the
+    number of decisions in a message, `time_factor` multiplies the measuring time."""
 
     title: str
     write: Callable[[DoorQuestion, int], Any]
@@ -89,7 +90,7 @@ class WayIn:
     time_factor: float = 1.0
 
     def right_answer(self, outcome: str) -> Callable[[Any], bool]:
-        """Tells in little time whether an answer has that outcome, for each of its decisions."""
+        """Return a fast check that an answer has the outcome for each of its decisions."""
         mark, size = self.mark(outcome), self.size
         if self.port is Port.GRPC:
             return lambda answer: bool(answer.status.code == mark)
@@ -152,7 +153,7 @@ AUTHZEN_OUTCOMES = {"denied": "deny", "approval_required": "confirm", "throttled
 
 
 def evaluation(asked: DoorQuestion, number: int) -> dict[str, Any]:
-    """The current actor outermost."""
+    """Return an AuthZEN evaluation, the current actor outermost."""
     actor: dict[str, Any] | None = None
     for agent in (*asked.hops, "reader"):
         actor = {"sub": agent, "iss": "acme", **({} if actor is None else {"act": actor})}
@@ -172,7 +173,7 @@ def write_evaluation(asked: DoorQuestion, number: int) -> bytes:
 
 
 def write_evaluations(asked: DoorQuestion, number: int) -> bytes:
-    """Subject and action for all, a resource for each."""
+    """Return AuthZEN evaluations: subject and action for all, one resource each."""
     whole = evaluation(asked, number)
     items = [{"resource": _resource(asked, number * BATCH_SIZE + place)} for place in range(BATCH_SIZE)]
     return json_request("/access/v1/evaluations", {**whole, "evaluations": items})
@@ -215,7 +216,7 @@ def write_envoy(asked: DoorQuestion, number: int) -> bytes:
 
 
 def read_verdict(answer: HttpAnswer) -> list[str]:
-    """The status has to agree."""
+    """Return the outcome; it must agree with the status."""
     outcome = answer.headers.get("x-decision", answer.body.decode())
     return [outcome if (answer.status == 200) == (outcome == "allow") else f"{outcome} with status {answer.status}"]
 
@@ -236,7 +237,7 @@ def write_envoy_grpc(asked: DoorQuestion, number: int) -> Any:
 
 
 def read_check(answer: Any) -> list[str]:
-    """The status has to agree."""
+    """Return the outcome; it must agree with the status."""
     outcome, code = answer.dynamic_metadata["x_decision"], answer.status.code
     return [outcome if (code == 0) == (outcome == "allow") else f"{outcome} with status {code}"]
 
@@ -264,13 +265,13 @@ def mcp_request(message: object, session: str | None = None) -> bytes:
 
 
 def write_call(asked: DoorQuestion, number: int) -> dict[str, Any]:
-    """The message; each session sends it with a header of its own."""
+    """Return the message; each session sends it with its own header."""
     params = {"name": asked.word, "arguments": {"path": f"notes/{number}"}}
     return {"jsonrpc": "2.0", "id": number + 1, "method": "tools/call", "params": params}
 
 
 def read_call(answer: HttpAnswer) -> list[str]:
-    """From the one event of a stream."""
+    """Read the outcome from the only event of a stream."""
     line = next(line for line in answer.body.splitlines() if line.startswith(b"data: {"))
     message = json.loads(line.removeprefix(b"data: "))
     return ["allow" if "result" in message else message["error"]["data"]["outcome"]]

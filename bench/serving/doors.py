@@ -1,4 +1,4 @@
-"""`doors`: what a decision costs at each way in, beside the same server answering a constant."""
+"""`doors`: the cost of a decision at each adapter, compared with the same server answering a constant."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from bench.serving.servers import (
 from bench.trial import format_number
 
 CONNECTIONS = 8
-VARIANTS = 64  # of each question: paths, or arguments
+VARIANTS = 64  # distinct paths or arguments of each question
 ROUNDS, SECONDS, WARM_UP_SECONDS = 5, 0.12, 0.03
-MAX_ADDED_US = 15.0  # that a decision may add
+MAX_ADDED_US = 15.0  # microseconds that a decision may add
 PROGRAM = (executable, "-m", "bench.serving.constant")
 DECIDED, CONSTANT = "decided", "constant"
 SIGNALS = {DECIDED: signal.SIGUSR2, CONSTANT: signal.SIGUSR1}
@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 
 
 class WrongAnswerError(Exception):
-    """An answer is not the one that it must be: nothing is timed there."""
+    """An answer differs from the expected one, so the adapter is not timed."""
 
 
 def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
@@ -88,8 +88,8 @@ Servers: TypeAlias = Mapping[Port, DoorServer]
 
 
 def start_servers(folder: Path, stack: ExitStack) -> dict[Port, DoorServer]:
-    """The decision API with Envoy's port, and the MCP gateway, both on one core; behind the gateway a server on
-    another. Raises ServerStartError."""
+    """Start the decision API with Envoy's port and the MCP gateway, both on one core, and a server behind the gateway
+    on another core. Raises ServerStartError."""
     policy = folder / "doors.policy"
     policy.write_text(POLICY)
     http, grpc = free_port(), free_port()
@@ -118,7 +118,7 @@ def _mcp_gateway(policy: Path, folder: Path) -> Iterator[DoorServer]:
 
 
 def begin_sessions(client: HttpClient) -> list[str]:
-    """A session of MCP for each connection, as ids are unique within one."""
+    """Start an MCP session for each connection, because ids are unique within a session."""
     sessions = []
     for lane in range(CONNECTIONS):
         session = client.ask(mcp_request(INITIALIZE), lane).headers[SESSION_HEADER]
@@ -131,16 +131,16 @@ def begin_sessions(client: HttpClient) -> list[str]:
 
 
 class DoorTrial:
-    """A way in, its connections, and the process behind it, which decides or gives a constant as it is told."""
+    """An adapter, its connections, and the server process, which decides or answers a constant as switched."""
 
     def __init__(self, way: WayIn, process: ServerProcess, client: HttpClient | GrpcClient, main: HttpClient) -> None:
         self.way, self.process, self.client = way, process, client
-        self._main = main  # what the main thread of the process answers
+        self._main = main  # a request that the main thread of the process answers
         self._sessions = begin_sessions(main) if way.port is Port.MCP else []
         self._lanes: dict[DoorQuestion, list[list[Any]]] = {}
 
     def lanes(self, asked: DoorQuestion) -> list[list[Any]]:
-        """The messages that each connection sends."""
+        """Return the messages of each connection."""
         if asked not in self._lanes:
             self._lanes[asked] = self._write(asked)
         return self._lanes[asked]
@@ -155,16 +155,16 @@ class DoorTrial:
         return self.way.read(self.client.ask(self.lanes(asked)[0][0]))
 
     def switch(self, mode: str, asked: DoorQuestion) -> None:
-        """Make the process decide, or answer what it decides about `asked`. Raises WrongAnswerError where it does
-        not."""
+        """Switch the process to deciding, or to the decision about `asked` as a constant. Raises WrongAnswerError if
+        the switch fails."""
         os.kill(self.process.pid, SIGNALS[mode])
-        self._main.ask(HEALTH)  # the main thread, which answers that, has handled the signal by then
+        self._main.ask(HEALTH)  # the main thread answers this request, so it has handled the signal by then
         other = other_question(asked)
         self.expect(asked, asked.outcome)
         self.expect(other, asked.outcome if mode == CONSTANT else other.outcome)
 
     def expect(self, asked: DoorQuestion, outcome: str) -> None:
-        """Raises WrongAnswerError."""
+        """Check that the question gets this outcome. Raises WrongAnswerError."""
         outcomes = self.outcomes(asked)
         if outcomes != [outcome] * self.way.size:
             words = f"{self.way.title} answers `{asked.title}` with {', '.join(outcomes)}, not {outcome}"
@@ -181,7 +181,7 @@ class DoorTrial:
 
 
 def other_question(asked: DoorQuestion) -> DoorQuestion:
-    """One with another outcome, by which a constant is known."""
+    """Return a question with another outcome, which shows whether the process answers a constant."""
     return UNKNOWN if asked.outcome == ALLOW.outcome else ALLOW
 
 
@@ -203,7 +203,7 @@ def measure_way(servers: Servers, way: WayIn, rounds: int, seconds: float, say: 
 
 
 def measure_question(trial: DoorTrial, asked: DoorQuestion, rounds: int, seconds: float, say: Say) -> Data:
-    """By turns, each round in the other order: what else the machine does hits both alike."""
+    """Measure in turns, reversing the order every round, so that other load on the machine affects both equally."""
     runs: dict[str, list[Data]] = {mode: [] for mode in SIGNALS}
     name = {"way": trial.way.title, "question": asked.title}
     try:
@@ -221,7 +221,7 @@ def measure_question(trial: DoorTrial, asked: DoorQuestion, rounds: int, seconds
 
 
 def summary(runs: Sequence[Data]) -> Data:
-    """Medians of the rounds, and the rounds in their order, because they are compared round by round."""
+    """Return medians of the rounds, and the rounds in order, because they are compared round by round."""
     costs = [round(run["cpu_s"] / run["decisions"] * 1e6, 2) for run in runs]
     return {
         "rate": round(median(run["rate"] for run in runs)),
@@ -231,7 +231,7 @@ def summary(runs: Sequence[Data]) -> Data:
 
 
 def compare(decided: Data, constant: Data) -> Data:
-    """Medians of the rounds' own differences and ratios; None where nothing was measured for a ratio."""
+    """Return medians of the rounds' differences and ratios; None where a value was not measured."""
     pairs = list(zip(decided["cpu_us_rounds"], constant["cpu_us_rounds"], strict=True))
     ratios = [ours / theirs for ours, theirs in pairs if theirs]
     return {
@@ -249,15 +249,16 @@ def section(found: Sequence[Data]) -> Section:
     added = [one["added_us"] for one in found if "added_us" in one]
     return Section(
         name="doors",
-        title=f"Each way in, {CONNECTIONS} connections, one core for the server, audit off, beside a constant answer",
+        title=f"Each adapter, {CONNECTIONS} connections, one core for the server, audit off, versus a constant answer",
         columns=(
             "way in", "question", "decisions/s", "CPU, µs", "constant: decisions/s", "CPU, µs", "deciding, µs", "ratio",
         ),
         rows=tuple(map(_row, found)),
         data=tuple(found),
-        targets=(Target("what deciding adds, at most", MAX_ADDED_US, max(added, default=None), "µs"),),
+        targets=(Target("cost of deciding, at most", MAX_ADDED_US, max(added, default=None), "µs"),),
         notes=(
-            "Constant: the same process and connections, but its engine gives each question one decision made before.",
+            "Constant: the same process and connections, but the engine returns one decision from before for each "
+            "question.",
             "CPU: processor time of the server's process for a decision; medians of rounds. What deciding adds, and",
             "the ratio, are of the two figures of each round. Decisions of a batch count one by one. Full garbage",
             "collections of the MCP gateway are left out: one takes as long as fifty calls. Rates by gRPC and MCP are",

@@ -1,4 +1,5 @@
-"""The floor of `serve`: a raw ASGI callable that decodes the same body into types and answers as many bytes as we do.
+"""The floor of `serve`: a raw ASGI callable that decodes the same body into types and sends as many bytes as our
+server.
 
 ANSWER=… uvicorn bench.serving.floor:app
 """

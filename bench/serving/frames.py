@@ -1,4 +1,4 @@
-"""`socket`: MessagePack frames over a Unix socket, one question a frame, and sixty-four."""
+"""`socket`: MessagePack frames over a Unix socket, with one question and with sixty-four questions in a frame."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RULES = 1_000
 BATCH_SIZE = 64
 ROUNDS, SECONDS = 3, 2.0
 TITLES = {"policyengine": "policyengine serve --socket", "floor": "floor: asyncio protocol"}
-LOADS = {"one": (1, 1), "many": (BATCH_SIZE, 4)}  # questions in a frame, frames on their way
+LOADS = {"one": (1, 1), "many": (BATCH_SIZE, 4)}  # questions in a frame, frames in flight
 Say = Callable[[str], None]
 
 encode = msgspec.msgpack.Encoder().encode
@@ -70,7 +70,7 @@ def _ours(work: Workload, folder: Path) -> Iterator[ServerProcess]:
 
 @contextmanager
 def _floor(work: Workload, folder: Path) -> Iterator[ServerProcess]:
-    """It sends what our server answered to the first questions."""
+    """Start the floor, which sends our server's answers to the first questions."""
     path, files = folder / "floor.sock", [folder / "one", folder / "many"]
     questions = [policy.question(asked) for asked in work.requests[:BATCH_SIZE]]
     with _connect(folder / "ours.sock") as one:
@@ -84,7 +84,7 @@ def _floor(work: Workload, folder: Path) -> Iterator[ServerProcess]:
 
 
 def _verdict_problem(path: Path, work: Workload) -> str | None:
-    """Why our server is not timed."""
+    """Return why our server is not timed, or None."""
     try:
         with SocketClient(path, timeout=60) as client:
             answers = client.decide_many(policy.question(asked) for asked in work.requests)
@@ -116,7 +116,7 @@ def _measure(processes: dict[str, ServerProcess], folder: Path, rounds: int, sec
 
 
 def load(path: str, questions: str, kind: str, seconds: float) -> Data:
-    """In a child on another core: decisions per second, and µs from a frame to its answer."""
+    """Return decisions per second, and µs from a frame to its answer; runs in a child on another core."""
     a_frame, ahead = LOADS[kind]
     frames = _frames(msgspec.msgpack.decode(Path(questions).read_bytes()), a_frame)
     sent: list[int] = []
@@ -168,7 +168,7 @@ def _connect(path: Path) -> Iterator[socket.socket]:
 
 
 class _FrameReader:
-    """Frames from a socket, in order."""
+    """Reads frames from a socket, in order."""
 
     def __init__(self, one: socket.socket) -> None:
         self.socket = one
@@ -226,8 +226,9 @@ def section(found: Sequence[Data]) -> Section:
         ),
         notes=(
             f"One connection; {BATCH_SIZE} a frame with {LOADS['many'][1]} frames on their way, "
-            "one a frame without haste.",
-            "The floor decodes the same frames into types and sends answers that ours gave. All 2,000 are right.",
+            "one a frame without load.",
+            "The floor decodes the same frames into types and sends the answers of our server. All 2,000 verdicts are "
+            "right.",
         ),
     )
 

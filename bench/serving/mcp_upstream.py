@@ -1,4 +1,4 @@
-"""The MCP server behind the gateway in `doors`: raw ASGI that gives every call of a tool the same result.
+"""The MCP server behind the gateway in `doors`: raw ASGI that returns the same result for every tool call.
 
 uvicorn bench.serving.mcp_upstream:app
 """
@@ -37,7 +37,7 @@ async def app(
 
 
 def answer(method: str, body: bytes) -> tuple[int, bytes]:
-    """405 for a stream to listen at, 202 for a notification."""
+    """Answer a request: 405 for opening a stream, 202 for a notification."""
     if method != "POST":
         return 405, b""
     asked = msgspec.json.decode(body)

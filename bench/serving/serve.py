@@ -1,4 +1,4 @@
-"""Verifies the servers, then loads them by turns, from one core while they share the other."""
+"""Verifies the servers, then loads them in turns from one core while they run on another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RULES = 1_000
 CONNECTIONS = (1, 32)
 ROUNDS, SECONDS = 3, 2.0
 WORKERS = 2
-USUAL_ANSWER = 300  # bytes, where our server does not tell
+USUAL_ANSWER = 300  # bytes, where our server does not report the size
 SEVERAL = f"policyengine-{WORKERS}"
 TITLES = {
     "policyengine": "policyengine serve",
@@ -45,7 +45,7 @@ def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
 
 
 def _start_servers(work: Workload, folder: Path, stack: ExitStack) -> tuple[list[Server], list[Data]]:
-    """What runs until the stack is left, and why the others do not."""
+    """Return the servers that started, which run until the stack is closed, and why the others did not start."""
     running: list[Server] = []
     skipped: list[Data] = []
 
@@ -61,14 +61,14 @@ def _start_servers(work: Workload, folder: Path, stack: ExitStack) -> tuple[list
     start("floor", servers.floor_server(size, folder))
     program = cerbos.binary()
     if program is None:
-        skipped.append({"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"})
+        skipped.append({"engine": "cerbos", "skipped": f"not installed: {cerbos.INSTALL}"})
     else:
         start("cerbos", cerbos.cerbos(work, folder, program))
     return running, skipped
 
 
 def _verify_servers(started: Sequence[Server], work: Workload, say: Say) -> tuple[list[Server], list[Data]]:
-    """Those whose 2,000 verdicts are right, and why the others are out."""
+    """Return the servers whose 2,000 verdicts are right, and why the others are excluded."""
     right, wrong = [], []
     for server in started:
         say(f"serve: verifying {server.title}")
@@ -121,7 +121,7 @@ def _processor_time(server: Server) -> Iterator[list[float]]:
 
 
 def summary(name: str, connections: int, runs: Sequence[Data]) -> Data:
-    """Medians of the rounds; `rps_rounds` keep their order, because they are compared round by round."""
+    """Return medians of the rounds; `rps_rounds` keeps their order, because they are compared round by round."""
     asked = sum(run["requests"] for run in runs)
     return {
         "engine": name,
@@ -148,13 +148,19 @@ def section(found: Sequence[Data]) -> Section:
         data=tuple(found),
         targets=(
             Target(
-                f"requests/s beside the floor, {busy} connections", 0.85, relative_rate(found, "floor"), at_least=True
+                f"requests/s relative to the floor, {busy} connections",
+                0.85,
+                relative_rate(found, "floor"),
+                at_least=True,
             ),
-            Target(f"requests/s beside Cerbos, {busy} connections", 8.0, relative_rate(found, "cerbos"), at_least=True),
+            Target(
+                f"requests/s relative to Cerbos, {busy} connections", 8.0, relative_rate(found, "cerbos"), at_least=True
+            ),
         ),
         notes=(
             f"Load by {load.generator()} on another core; the floor decodes the same body and answers as many bytes.",
-            "CPU: processor time of all processes of a server. Those that decide were right about all 2,000 requests.",
+            "CPU: processor time of all processes of a server. The servers that decide were right on all 2,000 "
+            "requests.",
             f"{WORKERS} workers share the one core: what a request costs should stay, requests/s cannot double here.",
         ),
     )
@@ -170,7 +176,7 @@ def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
 def relative_rate(
     found: Sequence[Data], other: str, engine: str = "policyengine", connections: int = max(CONNECTIONS)
 ) -> float | None:
-    """Requests per second as a multiple of another server's: the median of the rounds' own multiples."""
+    """Return requests per second as a multiple of another server's: the median of the rounds' multiples."""
     rounds: dict[str, list[float]] = {
         one["engine"]: one["rps_rounds"] for one in found if one.get("connections") == connections
     }

@@ -1,4 +1,4 @@
-"""Servers under test: each starts on the last core, answers on its own port, and is stopped whatever happens."""
+"""Servers under test: each starts on the last core, listens on its own port, and is stopped in any case."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 120.0  # seconds until a server must answer
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """`body` is what it is asked, `allowed` reads its answer; None where it does not decide."""
+    """A server. `body` is the request it gets, `allowed` reads its answer; None where it does not decide."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class Server:
 
 @contextmanager
 def policyengine_server(work: Workload, folder: Path, workers: int = 1) -> Iterator[Server]:
-    """`policyengine serve`, as its users start it."""
+    """Start `policyengine serve`, as its users do."""
     name = "policyengine" if workers == 1 else f"policyengine-{workers}"
     file = folder / f"{name}.policy"
     file.write_text(policy.policy(work))
@@ -53,7 +53,8 @@ def policyengine_server(work: Workload, folder: Path, workers: int = 1) -> Itera
 
 @contextmanager
 def floor_server(size: int, folder: Path) -> Iterator[Server]:
-    """Raw ASGI on uvicorn, with uvloop and httptools where they are installed; `size` is the length of the answer."""
+    """Start raw ASGI on uvicorn, with uvloop and httptools where they are installed; `size` is the length of the
+    answer."""
     port = free_port()
     quick = ["--loop", "auto", "--http", "auto", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
     command = [sys.executable, "-m", "uvicorn", "bench.serving.floor:app", "--port", str(port), *quick]
@@ -80,7 +81,7 @@ class ServerProcess:
 def start_process(
     command: Sequence[str], log: Path, *, core: int | None = None, **variables: str
 ) -> Iterator[ServerProcess]:
-    """A process on the last core if not another, in a group of its own, that is stopped at the end."""
+    """Start a process in its own group, by default on the last core, and stop it at the end."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [*pin_command(cores()[-1] if core is None else core), *command],
@@ -107,7 +108,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class ServerStartError(Exception):
-    """A server that ended, or did not answer in time; the message is the last line of its log."""
+    """A server that exited, or did not answer in time; the message is the last line of its log."""
 
 
 def wait_for_socket(family: int, address: object, process: ServerProcess) -> None:
@@ -149,12 +150,12 @@ def free_port() -> int:
 
 
 def cpu_seconds(group: int) -> float:
-    """Processor time so far of all processes of a group, and of their children that ended. 0 without /proc."""
+    """Return the processor time so far of all processes of a group and their terminated children. 0 without /proc."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process exited meanwhile
             continue
         if int(fields[2]) == group:
             ticks += sum(map(int, fields[11:15]))
@@ -162,7 +163,8 @@ def cpu_seconds(group: int) -> float:
 
 
 def process_seconds(pid: int) -> float:
-    """Processor time so far of all threads of one process, finer than in /proc where the system has a clock for it."""
+    """Return the processor time so far of all threads of one process, finer than in /proc where the system has a clock
+    for it."""
     if sys.platform != "linux":
         return cpu_seconds(pid)
     return time.clock_gettime(~pid << 3 | 2)  # as `clock_getcpuclockid` makes it

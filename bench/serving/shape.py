@@ -1,4 +1,4 @@
-"""The question as types: what both floors decode a body into."""
+"""The question as types that both floors decode a body into."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The floor of `socket`: frames on a Unix socket, decoded into types and answered with as many bytes as we answer.
+"""The floor of `socket`: frames on a Unix socket, decoded into types and answered with as many bytes as our server
+sends.
 
-python -m bench.serving.socket_floor PATH ONE MANY      where ONE and MANY are files: the answers to send
+python -m bench.serving.socket_floor PATH ONE MANY      where ONE and MANY are files with the answers to send
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 class FloorProtocol(asyncio.Protocol):
-    """`one` and `many` are the answers, ready to be sent."""
+    """The floor as a protocol; `one` and `many` are the encoded answers."""
 
     def __init__(self, one: bytes, many: bytes) -> None:
         self.one, self.many = msgspec.Raw(one), msgspec.Raw(many)
         self.rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by its class
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's transport is not a subclass
 
     def data_received(self, data: bytes) -> None:
         data = self.rest + data

@@ -1,4 +1,4 @@
-"""Puts policyengine into the repository of policies, with the hash of everything that CI is to install: docs/ci.md.
+"""Put policyengine into a repository of policies, with the hashes of all packages that CI installs: docs/ci.md.
 
     make vendor INTO=../policies/.policyengine
 
@@ -16,14 +16,14 @@ from typing import Any
 
 CHECKOUT = Path(__file__).parent.parent.parent
 EXTRA = "testing"
-PYTHON = "3.12"  # the Python of the templates, on machines of these kinds
+PYTHON = "3.12"  # the version in the CI templates
 PLATFORMS = ("x86_64", "aarch64")
 GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def vendor(folder: Path) -> Path:
-    """The requirements that were written. Raises CalledProcessError where pip cannot build or find a package."""
+    """Write the wheel and the requirements; returns the latter. Raises CalledProcessError if pip fails."""
     folder.mkdir(parents=True, exist_ok=True)
     wheel = build(folder)
     hashes = {(distribution(wheel), version(wheel)): {f"sha256:{digest(wheel)}"}}
@@ -45,7 +45,7 @@ def build(folder: Path) -> Path:
 
 
 def resolved(wheel: Path, platform: str) -> dict[tuple[str, str], set[str]]:
-    """The packages that pip would install on such a machine, and the hashes of their files."""
+    """Return the packages that pip would install on the platform, with the hashes of their files."""
     kinds = [word for glibc in GLIBC for word in ("--platform", f"{glibc}_{platform}")]
     constraints = ("-c", CHECKOUT / "constraints.txt")
     done = subprocess.run(
@@ -57,7 +57,7 @@ def resolved(wheel: Path, platform: str) -> dict[tuple[str, str], set[str]]:
 
 
 def packages(report: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
-    """The names, versions and hashes of pip's report. Raises ValueError for a package without a hash."""
+    """Return names, versions and hashes from pip's report. Raises ValueError for a package without a hash."""
     found: dict[tuple[str, str], set[str]] = {}
     for one in report["install"]:
         name, number = one["metadata"]["name"], one["metadata"]["version"]
@@ -69,7 +69,7 @@ def packages(report: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
 
 
 def requirements(hashes: dict[tuple[str, str], set[str]], ours: str) -> str:
-    """The lines that `pip install --require-hashes` takes."""
+    """Return the text of a requirements file for `pip install --require-hashes`."""
     lines = [f"# Python {PYTHON} on Linux, {' or '.join(PLATFORMS)}; written by deploy/ci/vendor.py of policyengine."]
     for (name, number), known in sorted(hashes.items()):
         extra = f"[{EXTRA}]" if name == ours else ""
@@ -92,4 +92,4 @@ def digest(file: Path) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit("usage: python deploy/ci/vendor.py FOLDER")
-    print(f"wrote {vendor(Path(sys.argv[1]))}: commit it with the wheel beside it")
+    print(f"wrote {vendor(Path(sys.argv[1]))}: commit it together with the wheel")

@@ -1,8 +1,8 @@
-"""Agent X on behalf of user Y, read-only: a real OpenID provider, a policy, and what becomes of a stolen token.
+"""Agent X on behalf of user Y, read-only: a real OpenID provider, a policy, and attacks with a stolen token.
 
-    python deploy/identity/demo.py FOLDER [PORT]   # FOLDER with node_modules/oidc-provider in it: `make demo-identity`
+    python deploy/identity/demo.py FOLDER [PORT]   # FOLDER contains node_modules/oidc-provider: `make demo-identity`
 
-The provider listens at PORT, 18241 unless another is named. Everything runs on this machine and ends with this script.
+The provider listens on PORT, by default 18241. Everything runs on this machine and stops with this script.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def base64url(data: bytes) -> str:
 
 @dataclass
 class Assistant:
-    """An agent with a key of its own, which never leaves it. `provider`: its URL."""
+    """An agent with its own private key. `provider` is the URL of the OpenID provider."""
 
     provider: str
     key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", private=True))
 
     def proof(self, method: str, url: str, token: str | None = None) -> str:
-        """That it has the key, for one request (RFC 9449)."""
+        """Return a proof of possession of the key, for one request (RFC 9449)."""
         header = {"typ": "dpop+jwt", "alg": "ES256", "jwk": self.key.as_dict(private=False)}
         claims: dict[str, Any] = {"jti": str(uuid.uuid4()), "htm": method, "htu": url, "iat": int(time.time())}
         if token is not None:
@@ -57,10 +57,10 @@ class Assistant:
         return jwt.encode(header, claims, self.key, algorithms=["ES256"])
 
     def token(self, person: str) -> str:
-        """What the provider gives it once the person has logged in there and agreed (RFC 6749, 7636)."""
+        """Return the access token that the provider issues after login and consent of the user (RFC 6749, 7636)."""
         verifier = secrets.token_urlsafe(32)
         with httpx.Client(trust_env=False) as http:
-            code = self.agreed(http, person, base64url(hashlib.sha256(verifier.encode()).digest()))
+            code = self.authorization_code(http, person, base64url(hashlib.sha256(verifier.encode()).digest()))
             form = {
                 "grant_type": "authorization_code", "code": code, "redirect_uri": BACK, "client_id": "assistant",
                 "code_verifier": verifier, "resource": "urn:calendar",
@@ -70,8 +70,8 @@ class Assistant:
             )
         return str(answer.raise_for_status().json()["access_token"])
 
-    def agreed(self, http: httpx.Client, person: str, challenge: str) -> str:
-        """The person's part: the pages of the provider, filled in."""
+    def authorization_code(self, http: httpx.Client, person: str, challenge: str) -> str:
+        """Log in and consent on the provider's pages as the user does; returns the authorization code."""
         asked = {
             "client_id": "assistant", "response_type": "code", "redirect_uri": BACK, "resource": "urn:calendar",
             "scope": "openid calendar:read calendar:write", "code_challenge": challenge,
@@ -85,18 +85,20 @@ class Assistant:
                     return parse_qs(urlsplit(place).query)["code"][0]
                 page = http.get(place)
             else:
-                page = http.post(urljoin(str(page.url), attribute("action", page.text)), data=filled(page.text, person))
-        raise SystemExit("the provider shows one page after another")
+                page = http.post(
+                    urljoin(str(page.url), attribute("action", page.text)), data=form_fields(page.text, person)
+                )
+        raise SystemExit(f"the provider shows more than {MOST_PAGES} pages")
 
 
 def attribute(name: str, html: str) -> str:
     found = re.search(rf'{name}="([^"]+)"', html)
     if found is None:
-        raise SystemExit("the provider shows a page that this script does not know")
+        raise SystemExit(f"the provider shows a page without a `{name}` attribute")
     return found[1]
 
 
-def filled(html: str, person: str) -> dict[str, str]:
+def form_fields(html: str, person: str) -> dict[str, str]:
     found = re.search(r'name="prompt" value="(\w+)"', html)
     prompt = found[1] if found else ""
     return {"prompt": prompt, **({"login": person, "password": "any"} if prompt == "login" else {})}
@@ -104,12 +106,12 @@ def filled(html: str, person: str) -> dict[str, str]:
 
 @contextmanager
 def running(*command: str | Path) -> Iterator[str]:
-    """A server, until the end; its first line, which says where it listens."""
+    """Run a server inside the block; yields its first line of output, which is its address."""
     with subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         first = server.stdout.readline()
         if not first:
-            raise SystemExit(f"`{command[0]}` ended before it answered; where its port is taken, name another one")
+            raise SystemExit(f"`{command[0]}` exited before it was ready; if its port is in use, choose another port")
         try:
             yield first.strip()
         finally:
@@ -118,11 +120,11 @@ def running(*command: str | Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Gateway:
-    """What stands before the calendar: it hands on what its client sent, and asks."""
+    """A gateway in front of the calendar, which forwards the credentials of its client to the decision API."""
 
     pdp: str
 
-    def asks(self, method: str, path: str, **credentials: str) -> dict[str, Any]:
+    def decide(self, method: str, path: str, **credentials: str) -> dict[str, Any]:
         question = {
             "request": {"method": method, "path": path, "host": "calendar.acme.example"},
             "credentials": {**credentials, "method": method, "url": API + path},
@@ -132,14 +134,14 @@ class Gateway:
         return found
 
 
-def told(what: str, answer: dict[str, Any]) -> None:
-    why = f": {answer['reasons'][0]['message']}" if answer["reasons"] else ""
-    print(f"{what:<44} {answer['outcome']}{why}", flush=True)
+def show_decision(attempt: str, answer: dict[str, Any]) -> None:
+    reason = f": {answer['reasons'][0]['message']}" if answer["reasons"] else ""
+    print(f"{attempt:<44} {answer['outcome']}{reason}", flush=True)
 
 
 @contextmanager
 def example(port: int) -> Iterator[Path]:
-    """The policies, whose issuer is at that port."""
+    """Yield a folder with the policies, their issuer at the given port."""
     with TemporaryDirectory() as folder:
         for file in EXAMPLE.iterdir():
             text = file.read_text(encoding="utf-8").replace(str(PORT), str(port))
@@ -161,21 +163,24 @@ def main(folder: str, port: int) -> None:
         def proved(method: str, path: str = EVENTS) -> dict[str, str]:
             return {**mine, "dpop": assistant.proof(method, API + path, token)}
 
-        told("The assistant reads Yara's calendar", gateway.asks("GET", EVENTS, **proved("GET")))
-        told("It writes to it, as Yara could", gateway.asks("POST", EVENTS, **proved("POST")))
+        show_decision("The assistant reads Yara's calendar", gateway.decide("GET", EVENTS, **proved("GET")))
+        show_decision("It writes to it, as Yara could", gateway.decide("POST", EVENTS, **proved("POST")))
         other = "/calendars/globex/events"
-        told("It reads another tenant's", gateway.asks("GET", other, **proved("GET", other)))
-        told("A thief has the token, and not the key", gateway.asks("GET", EVENTS, authorization=f"Bearer {token}"))
-        foreign = Assistant(provider).proof("GET", API + EVENTS, token)
-        told("A thief makes a proof by a key of its own", gateway.asks("GET", EVENTS, **mine, dpop=foreign))
-        seen = proved("GET")
-        gateway.asks("GET", EVENTS, **seen)
-        told("A thief sends a proof again that it has seen", gateway.asks("GET", EVENTS, **seen))
-        forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
-        told(
-            "A thief changes the token", gateway.asks("GET", EVENTS, authorization=f"DPoP {forged}", dpop=seen["dpop"])
+        show_decision("It reads another tenant's", gateway.decide("GET", other, **proved("GET", other)))
+        show_decision(
+            "A thief has the token, but not the key", gateway.decide("GET", EVENTS, authorization=f"Bearer {token}")
         )
-        told("Nobody reads it", gateway.asks("GET", EVENTS))
+        foreign = Assistant(provider).proof("GET", API + EVENTS, token)
+        show_decision("A thief signs a proof with another key", gateway.decide("GET", EVENTS, **mine, dpop=foreign))
+        seen = proved("GET")
+        gateway.decide("GET", EVENTS, **seen)
+        show_decision("A thief replays a proof", gateway.decide("GET", EVENTS, **seen))
+        forged = token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB")
+        show_decision(
+            "A thief changes the token",
+            gateway.decide("GET", EVENTS, authorization=f"DPoP {forged}", dpop=seen["dpop"]),
+        )
+        show_decision("A client without credentials reads it", gateway.decide("GET", EVENTS))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-// A real OpenID provider with one person, Yara, and one agent, the assistant, which acts for her with tokens that are
-// bound to its key (DPoP). `node provider.mjs FOLDER PORT`, FOLDER with node_modules in it. It ends with its input.
+// A real OpenID provider with one user, Yara, and one agent, the assistant, which acts for her with tokens bound to
+// its key (DPoP). `node provider.mjs FOLDER PORT`, where FOLDER contains node_modules. It exits at the end of its input.
 import { generateKeyPairSync } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 
 const [folder, port] = process.argv.slice(2);
-console.warn = console.info = () => {}; // what it says of its runtime and of defaults
+console.warn = console.info = () => {}; // silence notes about the runtime and defaults
 const { Provider } = await import(pathToFileURL(`${folder}/node_modules/oidc-provider/lib/index.js`));
 const issuer = `http://127.0.0.1:${port}`;
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' });
@@ -21,7 +21,7 @@ const provider = new Provider(issuer, {
   jwks: { keys: [{ ...key, kid: 'demo', use: 'sig', alg: 'ES256' }] },
   scopes: ['openid', 'calendar:read', 'calendar:write'],
   features: {
-    devInteractions: { enabled: true }, // its own page to log in at, with any password
+    devInteractions: { enabled: true }, // its own login page, which accepts any password
     dPoP: { enabled: true },
     resourceIndicators: {
       enabled: true, defaultResource: () => 'urn:calendar', useGrantedResource: () => true,

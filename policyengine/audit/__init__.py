@@ -2,7 +2,7 @@
 The engine writes it, and so does the server that issues tokens."""
 
 from policyengine.audit.fsync import Sync
-from policyengine.audit.log import DecisionLog, LogError, OnFailure
+from policyengine.audit.log import DecisionLog, DecisionLogError, OnFailure
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
 from policyengine.audit.replay import ReplayError, ReplayResult, replay_decision
 from policyengine.audit.rotation import Rotation
@@ -10,9 +10,9 @@ from policyengine.audit.token_events import TokenEvent, TokenEventKind
 
 __all__ = [
     "DecisionLog",
+    "DecisionLogError",
     "DecisionRecord",
     "LogEntry",
-    "LogError",
     "OnFailure",
     "ReplayError",
     "ReplayResult",

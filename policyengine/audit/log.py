@@ -44,7 +44,7 @@ class OnFailure(StrEnum):
     CONTINUE = "continue"
 
 
-class LogError(Exception):
+class DecisionLogError(Exception):
     """A log cannot be used; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -57,7 +57,7 @@ class DecisionLog:
 
     `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
     counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` says
-    when to rotate it, `sync` when to force lines to disk. Raises LogError.
+    when to rotate it, `sync` when to force lines to disk. Raises DecisionLogError.
     """
 
     def __init__(
@@ -80,7 +80,9 @@ class DecisionLog:
             self._writer = LogLineEncoder(self._redaction)
             self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by redacted facts of guards, a bounded number
         except ValueError as error:
-            raise LogError(str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`') from None
+            raise DecisionLogError(
+                str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
+            ) from None
         self._directories: dict[str, bytes] = {}
         self._guard = Lock()
         self._due = self._looked()
@@ -90,7 +92,7 @@ class DecisionLog:
             self._place, self._size = file_identity(self._file), 0
             self._ends_torn = not ends_with_newline(self._file)
         except OSError as error:
-            raise LogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
+            raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
 
     def close(self) -> None:
         """Close the file; nothing may be written afterwards."""
@@ -116,11 +118,14 @@ class DecisionLog:
         self._due = 0.0
 
     def directory(self, rows: Iterable[EntityData]) -> bytes:
-        """Write the entity rows that decisions will use, and return the member that refers to them. Raises LogError."""
+        """Write the entity rows that decisions will use, and return the member that refers to them. Raises
+        DecisionLogError."""
         name, line = self._writer.directory(rows, lambda written: f"sha256:{sha256(written).hexdigest()}")
         if name not in self._directories:
             if not self._holds(line) and not self._append(line, at_once=True):
-                raise LogError(f"`{self.path}`: the entities could not be written", "check that the disk has space")
+                raise DecisionLogError(
+                    f"`{self.path}`: the entities could not be written", "check that the disk has space"
+                )
             last = list(self._directories.items())[-1:]
             self._directories = {**dict(last), name: line}  # decisions in progress may use the previous one
         return b'"directory":' + encode(name) + b","
@@ -226,7 +231,7 @@ class DecisionLog:
         self._syncing.leaving(self._file)
         try:
             opened = open_log(self.path)
-        except LogError as error:
+        except DecisionLogError as error:
             raise OSError(errno.EINVAL, error.message) from None
         try:
             write_beginning(opened, b"".join(self._directories.values()))
@@ -297,14 +302,16 @@ def trace_member() -> bytes:
 
 
 def open_log(path: Path) -> int:
-    """Open the file. Raises OSError, and LogError if it is not a regular file."""
+    """Open the file. Raises OSError, and DecisionLogError if it is not a regular file."""
     try:
         opened = open_trusted(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, OWNER_ONLY)
     except UntrustedPathError as error:
-        raise LogError(error.message, error.hint) from None
+        raise DecisionLogError(error.message, error.hint) from None
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise LogError(f"`{path}` is not a file", "only in a file do lines of several processes stay whole")
+        raise DecisionLogError(
+            f"`{path}` is not a file", "only a regular file keeps the lines of several processes whole"
+        )
     return opened
 
 

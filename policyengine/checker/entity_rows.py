@@ -1,4 +1,4 @@
-"""Check of directory rows against the policy: names and values that no rule could use."""
+"""Check of entity rows against the policy: names and values that no rule could use."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def load_engine(
     from policyengine.diagnostics.model import PolicyError
     from policyengine.engine import Engine
     from policyengine.entities.errors import EntitiesError
-    from policyengine.identity.config.model import IdentityError
+    from policyengine.identity.config.model import IdentityConfigError
     from policyengine.stores.base import StoreError
 
     clock, entities = clock or utc_now, entity_sources(paths, entities)
@@ -57,7 +57,7 @@ def load_engine(
             engine.verify_credentials(identity)
     except PolicyError as error:
         raise policy_error(error) from None
-    except IdentityError as error:
+    except IdentityConfigError as error:
         raise CommandError("identity", error.message, error.hint, detail=error.detail) from None
     except StoreError as error:
         raise CommandError("store", str(error), "see docs/stores.md") from None

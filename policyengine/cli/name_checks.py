@@ -58,7 +58,7 @@ def check_user(said: Mapping[str, str], kernel: k.Kernel) -> None:
 
     name, issuer = said["user"], kernel.issuers.get(said.get("issuer", ""))
     if issuer is not None and not speaks_for(issuer, name):
-        raise_unknown_name("--as user=", name, f"`{issuer.name}` does not speak for this user", ())
+        raise_unknown_name("--as user=", name, f"`{issuer.name}` may not name this user", ())
     called = [one.who.name for one in kernel.users if isinstance(one.who, k.ExactName)]
     if called and len(called) == len(kernel.users) and not kernel.unrestricted and name not in called:
         raise_unknown_name("--as user=", name, "no block of the policies names this user", called)

@@ -48,8 +48,8 @@ class PolicyClient(ClientBase):
     """A client of `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
 
     Each of at most two attempts has `timeout` seconds. A spending request is repeated only with an idempotency key,
-    which needs a `token`, or if the first attempt cannot have arrived. After three consecutive failures, the server is
-    not asked for a moment.
+    which needs a `token`, or if the first attempt cannot have arrived. After three consecutive failures, requests to
+    the server are suspended for a moment.
     """
 
     def __init__(

@@ -139,7 +139,7 @@ class ClientCircuit:
     def enter(self) -> None:
         """Permit a request. Raises NoDecisionError immediately while the circuit is open."""
         if not self._breaker.admit():
-            raise NoDecisionError("the server failed repeatedly and is not asked again yet")
+            raise NoDecisionError("the server failed repeatedly, and requests to it are suspended")
 
     def leave(self, *, well: bool) -> None:
         if not well and self._breaker.fail():
@@ -241,7 +241,7 @@ def to_no_decision_error(error: Exception, timeout: float) -> NoDecisionError:
         case httpx.TimeoutException() | TimeoutError():
             return NoDecisionError(f"no answer within {timeout * 1_000:g} ms")
         case _:
-            return NoDecisionError(f"the server cannot be asked: {str(error) or type(error).__name__}")
+            return NoDecisionError(f"the server cannot be reached: {str(error) or type(error).__name__}")
 
 
 def check_size(content: bytearray) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MAX_WORD_LENGTH = 64  # what is longer is compared by its beginning: comparing takes the square of it
-CUTOFF = 0.7  # how alike they are, from 0 to 1
+MAX_WORD_LENGTH = 64  # longer texts are compared by their beginning, because comparing takes quadratic time
+CUTOFF = 0.7  # similarity, from 0 to 1
 
 
 def suggest(word: str, candidates: Iterable[str], cutoff: float = CUTOFF) -> str | None:

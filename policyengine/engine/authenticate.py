@@ -171,7 +171,7 @@ def without_credentials(request: Request) -> Request:
 
 
 def with_recorded_facts(request: Request, found: IdempotencyRecord) -> Request:
-    """Return the request with the facts that its credentials proved when the same key was first used."""
+    """Return the request with the facts that its credentials proved when its idempotency key was first used."""
     try:
         kept = b"" if found.draft is None else decode_draft(found.draft).proved
         facts = decode_facts(kept)
@@ -219,7 +219,7 @@ def reject_raw_credentials(request: Request) -> Request:
     """Return the request. Raises RequestError if it has credentials, because this engine verifies none."""
     if request.credentials is None:
         return request
-    hint = "configure `--identity` (docs/identity.md), or send its known facts as `credential`"
+    hint = "configure `--identity` (docs/identity.md), or send its verified facts as `credential`"
     raise RequestError("credentials", "this server does not verify raw credentials", hint)
 
 

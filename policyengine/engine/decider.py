@@ -113,8 +113,8 @@ class Decider:
         )
 
     def replace_entities(self, entities: EntityStore) -> None:
-        """Decide with other entities from now on. Raises LogError if they cannot be logged; then the previous ones
-        stay."""
+        """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
+        ones stay."""
         self.compiled = self._compile(entities)
 
     def now(self) -> int:

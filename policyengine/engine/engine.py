@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Decides by one set of policies. Threads may share it. A method waits for nothing but the store, an issuer of
-    credentials, or entities that are looked up.
+    """Decides by one set of policies. Threads may share it.
 
-    A question is a Request, a mapping of its shape, or JSON as str or bytes (`docs/http-api.md` names the members).
-    Ill-formed questions raise RequestError; any other error inside a decision is a deny at gate `failure`, counted in
-    `failures` and logged. `explain` decides nothing and is not recorded. Options: `EngineOptions`.
+    A method waits only for the store, for an issuer of credentials, and for entities that are looked up. Malformed
+    questions raise RequestError; any other error inside a decision is a deny at gate `failure`, counted in `failures`
+    and logged. A question is a Request, a mapping of the same shape, or JSON as str or bytes (`docs/http-api.md` lists
+    the members). `explain` spends and records nothing. Options: `EngineOptions`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
-        self._returns_fast = ids is new_id and self.recorder.is_idle  # decisions of the fast path as they are
+        self._returns_fast = ids is new_id and self.recorder.is_idle  # for decisions of the fast path
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -102,10 +102,10 @@ class Engine:
     ) -> Self:
         """Load files and folders of `.policy` files, without the tests in `*_test.policy`.
 
-        `entities` are JSON, JSON Lines, CSV, a folder of these tables, a database, or a list of such
-        (`docs/entities.md`). `identity` is an `identity.toml`: with it raw credentials are verified
-        (`docs/identity.md`). Raises PolicyError with every mistake, EntitiesError where the entities cannot be used,
-        IdentityError where `identity` cannot.
+        `entities` are JSON, JSON Lines, CSV, a folder of CSV tables, a database, or a list of these
+        (`docs/entities.md`). `identity` is an `identity.toml`, by which raw credentials are verified
+        (`docs/identity.md`). Raises PolicyError with all errors, EntitiesError if the entities cannot be used, and
+        IdentityConfigError if `identity` cannot be used.
         """
         sources, problems = load_sources(paths, tests=False)
         kernel = compile_or_raise(sources, problems)
@@ -121,7 +121,7 @@ class Engine:
         directory: EntityStore | None = None,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Load the text of one policy; messages and reasons call it `name`. Raises PolicyError with every mistake."""
+        """Load the text of one policy; `name` appears in messages and reasons. Raises PolicyError with all errors."""
         sources = [Source(name, text)]
         return cls(compile_or_raise(sources, ()), sources=sources, directory=directory, **options)
 
@@ -135,11 +135,12 @@ class Engine:
         identity: IdentitySource | None = None,
         **options: Unpack[EngineOptions],
     ) -> Self:
-        """Load a file that `policyengine compile` wrote: it gives the same answers without parsing and checking.
+        """Load a file that `policyengine compile` wrote: it decides as its policies do, without parsing and checking
+        them again.
 
         With `keys`, files of public Ed25519 keys or their bytes, one of the keys must have signed it. A rule is decoded
-        when a decision first needs it; a damaged one denies then, at gate `failure`.
-        Raises PolicyError where the bundle cannot be used, EntitiesError and IdentityError as `load` does.
+        when a decision first needs it; a damaged one then denies at gate `failure`. Raises PolicyError if the bundle
+        cannot be used, and EntitiesError and IdentityConfigError as `load` does.
         """
         bundle = read_bundle(path, keys)
         directory = None if entities is None else EntitySources.of(entities).read(bundle.kernel.entities)
@@ -153,11 +154,11 @@ class Engine:
         tree: Tree | None = None,
         sources: Sequence[Source] = (),
     ) -> Self:
-        """An engine for other policies or entities on the same store, clock and log. It observes as this one does,
-        until the same end. It records history only after `start_history`: call it when the engine takes over.
+        """Return an engine for other policies or entities with the same store, clock and log.
 
-        Raises LogError where the entities cannot be logged, ObserveError where an observed package is gone,
-        IdentityError where the issuers of the new policies cannot be used.
+        It observes like this engine, until the same end. It records history only after `start_history`: call that when
+        the new engine takes over. Raises DecisionLogError if the entities cannot be logged, ObserveError if an observed
+        package is missing, and IdentityConfigError if the issuers of the new policies cannot be used.
         """
         successor = type(self)(
             kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
@@ -170,14 +171,14 @@ class Engine:
         return successor
 
     def verify_credentials(self, identity: IdentitySource | None) -> Self:
-        """Verify raw credentials from now on; return this engine. Raises IdentityError."""
+        """Verify raw credentials from now on; return this engine. Raises IdentityConfigError."""
         if identity is not None:
             clock = self.decider.clock
             self.use_identity(create_authenticator(identity, self.kernel, self.store, lambda: clock().timestamp()))
         return self
 
     def use_identity(self, identity: CredentialAuthenticator | None) -> None:
-        """Verify raw credentials by `identity` from now on; None rejects questions that bring any."""
+        """Verify raw credentials by `identity` from now on; with None, reject questions that contain any."""
         decider = self.decider
         decider.keeps_proofs = identity is not None
         self._authenticator = None
@@ -191,10 +192,10 @@ class Engine:
     def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        Raises RequestError for an ill-formed question, and for one that sets `options.at` and would spend;
-        WouldBlockError where `without_waiting` is set and the decision may take long: then nothing was decided.
+        Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
+        WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        if type(question) is dict and self._authenticator is None:  # most questions: each call here costs
+        if type(question) is dict and self._authenticator is None:  # most questions: each call here takes time
             members: dict[str, object] | None = question
             asked: Question | None = None
         else:
@@ -219,7 +220,7 @@ class Engine:
         return self._guarded.decide(request, self.decider.decide)
 
     def evaluate(self, question: QuestionLike) -> Decision:
-        """Decide without spending: asked again, the answer is the same. Raises RequestError.
+        """Decide without spending: the same question gets the same answer. Raises RequestError.
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
@@ -231,10 +232,11 @@ class Engine:
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
-        """Decide as `decide` does, but a repeated key spends once: the same decision is returned, marked `again`.
+        """Decide as `decide` does, but spend only once for each key: a repeated key returns the same decision, marked
+        `again`.
 
-        A decision at gate `failure` is not kept. While the store cannot say whether the key was used, the question is
-        decided as without a key; where nothing is to be spent, the key has no effect. Raises RequestError, and
+        A decision at gate `failure` is not stored. If the store cannot tell whether the key was used, the question is
+        decided without it; if nothing is to be spent, the key has no effect. Raises RequestError, and
         KeyInProgressError or KeyReuseError: then nothing was decided.
         """
         asked = Question.of(question)
@@ -247,15 +249,13 @@ class Engine:
         return self._idempotent.decide(asked, key.claim(self.revision, secrets.token_hex(8)))
 
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Decide each question as `decide` does, in order; a remote store is asked for many at once. An ill-formed
-        question is answered by its RequestError."""
+        """Decide each question as `decide` does, in order, with one request to a remote store for many of them. A
+        malformed question is answered by its RequestError."""
         return self._batch.decide(questions)
 
     def explain(self, question: QuestionLike) -> Explanation:
-        """The decision of `evaluate` with its trace: every rule considered, and why it applied or not.
-
-        Raises RequestError.
-        """
+        """Return the decision of `evaluate` with its trace: every rule considered, and why it applied or not. Raises
+        RequestError."""
         request = self._authenticated_request(Question.of(question))
         try:
             return self.decider.explain(request)
@@ -273,23 +273,25 @@ class Engine:
         output: Mapping[str, object] | None = None,
         refund: bool = False,
     ) -> bool:
-        """Report the outcome of the request that `decision` (its id) allowed: once, by the caller that asked for it.
+        """Report the outcome of the request that `decision` (its id) allowed: once, by the caller that requested the
+        decision.
 
-        `past.status` and `past.output.*` are known from now on, places that it held are free, and `refund` gives back
-        what it added to budgets. `latency_ms` counts in the metrics of a server; an engine in process has none. False
-        where no rule waits for it: the id is unknown, or was reported before.
+        Afterwards `past.status` and `past.output.*` are known, held concurrency places are free, and `refund` returns
+        budget entries. The server counts `latency_ms` in its metrics; an engine in process has none. Returns False if
+        no rule waits for the report: the id is unknown, or was reported before.
         """
         report = OutcomeReport(status, normalize_facts(output), latency_ms)
         return self.report_outcome(decision, report, refund=refund) == "first"
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
-        """Report as `report` does; the result says whether it was reported before. None for an unknown id, and for the
-        id of another caller's decision. Raises StoreError."""
+        """Report as `report` does; the result says whether it was reported before. Returns None for an unknown id, and
+        for the id of another caller's decision. Raises StoreError."""
         if SEPARATOR in decision:  # it would name the decision of another caller
             return None
         key, now = outcome_key(decision), self.decider.now()
         history = self.store.report(key, report, now)
-        # Also where history knew it: a report of which only the first half arrived is made again.
+        # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
+        # again.
         return merge_reports(history, self.store.finish(key, now, refund=refund))
 
     async def decide_async(self, question: QuestionLike) -> Decision:
@@ -321,23 +323,23 @@ class Engine:
 
     @property
     def identity(self) -> CredentialAuthenticator | None:
-        """The verifier of raw credentials, if there is one."""
+        """The verifier of raw credentials, or None."""
         return None if self._authenticator is None else self._authenticator.identity
 
     def authenticate(self, question: QuestionLike) -> Question:
-        """The question with proved facts in place of its credentials. Call it once for a request: a proof of possession
-        is accepted once. It may wait for an issuer. Raises RequestError."""
+        """Return the question with proved facts in place of its credentials. Call it once for a request, because a
+        proof of possession is accepted once. It may wait for an issuer. Raises RequestError."""
         asked = Question.of(question)
         return asked if self._authenticator is None else self._authenticator.authenticate(asked)
 
     def authenticate_cached(self, members: dict[str, object]) -> Question | None:
-        """The question with the facts that its credentials proved before; None where they must be verified, which may
-        wait for an issuer."""
+        """Return the question with cached facts of its credentials, or None if they must be verified, which may wait
+        for an issuer."""
         known = None if self._authenticator is None else self._authenticator.authenticate_cached(members)
         return None if known is None else Question(known, is_authenticated=True)
 
     def prove(self, facts: Mapping[str, object]) -> Mapping[str, object]:
-        """The facts of one request with proved facts in place of raw credentials, for several questions about that
+        """Return the facts of a request with proved facts in place of raw credentials, for several questions about that
         request in this process. Raises RequestError."""
         return facts if self._authenticator is None else self._authenticator.prove(facts)
 
@@ -354,18 +356,16 @@ class Engine:
 
     @property
     def directory(self) -> EntityStore:
-        """The entities of this engine; entities that come with a request are not among them."""
+        """The entity store of this engine, without entities that come with a request."""
         return self.decider.compiled.entities
 
     def replace_directory(self, directory: EntityStore) -> None:
-        """Decide by other entities from now on, also while threads decide: each decision uses one entity store.
-
-        Raises LogError where there is a log that they cannot be written to; then the old ones stay.
-        """
+        """Decide with other entities from now on; each concurrent decision uses one entity store. Raises
+        DecisionLogError if they cannot be logged; then the previous ones stay."""
         self.decider.replace_entities(directory)
 
     def find_directory_failure(self) -> str | None:
-        """Ask where entities are looked up; return what is wrong there, or None."""
+        """Probe the sources of looked-up entities, and return the error, or None."""
         lookups = self.directory.lookups
         return None if lookups is None else lookups.failure()
 
@@ -378,7 +378,7 @@ class Engine:
 
     @cached_property
     def warnings(self) -> tuple[Diagnostic, ...]:
-        """The checker's advice. Computed at first use, which takes as long as loading did."""
+        """The warnings of the checker, computed at first use, which takes as long as loading."""
         return compile_sources(self._sources, advice=True)[1]
 
     @property
@@ -388,33 +388,36 @@ class Engine:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Every package that is loaded: the rules of each of them apply."""
+        """All loaded packages; the rules of each of them apply."""
         return self.kernel.packages
 
     @property
     def revision(self) -> str:
-        """`sha256:…`: the same for the same meaning, whatever the order of files and declarations."""
+        """The revision, `sha256:…`: equal for the same meaning, whatever the order of files and declarations."""
         return self.kernel.revision
 
     def generated_code(self) -> str:
-        """The code generated from the policies, each line beside its policy line."""
+        """The code generated from the policies, each line next to its policy line."""
         return show(self.decider.compiled.evaluator)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
 
     @property
     def log(self) -> DecisionLog | None:
-        """The decision log, if there is one."""
+        """The decision log, or None."""
         return self.recorder.log
 
     @property
     def failures(self) -> int:
-        """How many decisions were denied because something failed."""
+        """The number of decisions that were denied because of an internal failure."""
         return self.recorder.failures.count
 
     def observe(self, wanted: Observe) -> None:
-        """Report what these policies would do, and let pass what they would stop, until `wanted.until`;
-        `docs/observe.md` lists what never passes. Call it before the first question. Raises ObserveError."""
+        """Report what these policies would stop, and let it pass, until `wanted.until`; `docs/observe.md` lists what
+        never passes.
+
+        Call it before the first question. Raises ObserveError.
+        """
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
 
     def _use_observer(self, observer: Observer) -> None:
@@ -428,16 +431,16 @@ class Engine:
 
     @property
     def observed(self) -> Mapping[str, int]:
-        """How many answers passed in observe mode, by the outcome that they would have had."""
+        """The number of answers that passed in observe mode, by the outcome that they would have had."""
         return {} if self.recorder.observer is None else dict(self.recorder.observer.counts)
 
     def _authenticated_request(self, question: Question) -> Request:
-        """Raises RequestError."""
+        """Return the authenticated request. Raises RequestError."""
         return reject_raw_credentials(self.authenticate(question).request)
 
 
 def compile_or_raise(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:
-    """Raises PolicyError with every mistake found."""
+    """Compile the sources. Raises PolicyError with all errors."""
     kernel, diagnostics = compile_sources(sources, problems)
     if kernel is None:
         raise PolicyError(diagnostics)

@@ -1,4 +1,4 @@
-"""Fails closed: an exception inside a decision is a deny, and every decision is recorded once."""
+"""Fails closed: an exception inside a decision becomes a deny, and every decision is recorded once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from policyengine.stores.base import StoreError
 
 
 class GuardedDecider:
-    """A decider and its recorder. Nothing that was spent is decided again: recording comes after the guarded step."""
+    """A decider and its recorder. Recording follows the guarded step, so nothing that was spent is decided again."""
 
     def __init__(self, decider: Decider, recorder: DecisionRecorder) -> None:
         self._decider, self._recorder = decider, recorder
 
     def decide(self, request: Request, decide: Callable[[Request], DecisionBasis], call: bytes = b"decide") -> Decision:
-        """The recorded decision of `decide`; a deny at gate `failure` for what it raises. `call` names it in the log.
-
-        Raises IdempotencyKeyError: then nothing was decided.
-        """
+        """Return the recorded decision of `decide`; exceptions become a deny at gate `failure`. `call` names the
+        operation in the log. Raises IdempotencyKeyError: then nothing was decided."""
         try:
             basis = decide(request)
         except IdempotencyKeyError:
@@ -43,7 +41,7 @@ class GuardedDecider:
         return self._recorder.record(request, basis.decision, call, state, moment)
 
     def evaluate_fast(self, members: dict[str, object]) -> Decision | None:
-        """The recorded decision of the fast path, which spends nothing; None where only the slow path decides it."""
+        """Return the recorded decision of the fast path, which spends nothing, or None if the slow path is needed."""
         compiled = self._decider.compiled
         try:
             decision = compiled.evaluate(members)
@@ -56,7 +54,7 @@ class GuardedDecider:
     def finish_fast(
         self, members: dict[str, object], decision: Decision, call: bytes, compiled: CompiledPolicies
     ) -> Decision:
-        """The recorded decision of the fast path, with the id that this engine gives."""
+        """Return the recorded decision of the fast path, with an id of this engine."""
         stamp = decision.stamp
         moment = None if isinstance(stamp, str) else stamp[0]
         if self._decider.ids is not new_id and (moment is None or isinstance(stamp[1], int)):
@@ -68,7 +66,7 @@ class GuardedDecider:
         return self._recorder.record(members, decision, call, compiled.entities_mark, moment)
 
     def record_failure(self, question: dict[str, object] | Request, error: Exception, call: bytes) -> Decision:
-        """A deny for an exception, recorded. Call it while the exception is handled."""
+        """Record and return a deny for the exception that is being handled."""
         if isinstance(error, StoreError):
             denied = self._recorder.deny_unavailable(error)
         else:

@@ -65,7 +65,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     except Exception as error:
-        raise RequestError("", f"it cannot be read: {type(error).__name__}") from error
+        raise RequestError("", f"the data cannot be read: {type(error).__name__}") from error
     raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
 
 
@@ -85,7 +85,7 @@ def parse_request(question: QuestionLike) -> Request:
 def reject_chosen_time(request: Request) -> None:
     """Raises RequestError for a question about another time that would spend."""
     if request.options.at is not None:
-        raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+        raise RequestError("options.at", "a decision at another time cannot spend", "set `options.consume` to false")
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:
@@ -95,7 +95,7 @@ def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]
     except decode.DecodeError as error:
         raise RequestError("output", str(error)) from None
     if not isinstance(found, dict):
-        raise RequestError("output", "an output is an object")
+        raise RequestError("output", "an output must be an object")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Which state the decisions of an engine need from its store, and whether the store can give it."""
+"""Describes the state that an engine needs from its store, and checks whether the store can provide it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 @dataclass(frozen=True)
 class StateUse:
-    """The store of one engine, and what its policies and its credentials keep there."""
+    """The store of one engine, and the state that its policies and credentials keep there."""
 
     kernel: Kernel
     store: Store
@@ -24,22 +24,22 @@ class StateUse:
 
     @cached_property
     def has_confirms(self) -> bool:
-        """Whether a guard asks for an approval."""
+        """Whether a guard requests an approval."""
         return any(isinstance(effect, Confirm) for guard in self.kernel.guards for effect in guard.effects)
 
     @cached_property
     def keeps_state(self) -> bool:
-        """Whether decisions depend on earlier ones: on limits, on approvals, or on history."""
+        """Whether decisions depend on earlier ones: on limits, approvals or history."""
         return self.has_confirms or bool(self.kernel.limits) or bool(self.kernel.watches)
 
     @cached_property
     def uses_store(self) -> bool:
-        """Whether decisions depend on earlier ones, or on which credentials were used and revoked."""
+        """Whether decisions depend on earlier ones, or on used and revoked credentials."""
         return self.keeps_state or self.verifies_credentials
 
     @cached_property
     def requires_store(self) -> bool:
-        """Whether the engine denies while the store fails. A limit that says `allow` or `local` for that case does not
+        """Whether the engine denies while the store fails. Limits with `on store failure allow` or `local` do not
         require it."""
         stateful = self.has_confirms or bool(self.kernel.watches) or self.verifies_credentials
         return stateful or any(limit.failing == "deny" for limit in self.kernel.limits)
@@ -51,12 +51,12 @@ class StateUse:
 
     @cached_property
     def is_shared(self) -> bool:
-        """Whether decisions keep state outside this process: a caller may wait for the store."""
+        """Whether decisions keep state outside this process, so that a caller may wait for the store."""
         return self.keeps_state and self.is_remote
 
     @cached_property
     def is_ephemeral(self) -> bool:
-        """Whether counts, spent approvals and revocations end with this process, and no other process sees them."""
+        """Whether counts, spent approvals and revocations end with this process and are invisible to others."""
         return self.uses_store and not self.is_remote
 
     @cached_property
@@ -65,17 +65,17 @@ class StateUse:
         return frozenset(watch.event.watch for watch in self.kernel.watches)
 
     def start_history(self, now: Callable[[], int]) -> None:
-        """Record these events from `now()` (microseconds since 1970) on. Raises StoreError."""
+        """Start recording these events at `now()` (microseconds since 1970). Raises StoreError."""
         if self.history_names:
             self.store.begin(self.history_names, now())
 
     def stop_history(self, names: Set[str]) -> None:
-        """Stop recording events. A rule that asks for one of them later starts without history. Raises StoreError."""
+        """Stop recording events. A rule that needs one of them later starts without history. Raises StoreError."""
         if names:
             self.store.end(names)
 
     def find_failure(self, now: int) -> str | None:
-        """Read from the store and write to it; return what is wrong, in words for callers, or None."""
+        """Read from the store and write to it; return the error in words for callers, or None."""
         try:
             self.store.check(now)
         except StoreError as error:
@@ -84,6 +84,6 @@ class StateUse:
 
     @property
     def clock_skew(self) -> timedelta | None:
-        """How far the store's clock is ahead of this one, by its latest answer; None where the store has no clock."""
+        """How far the store's clock is ahead of this one, by its latest answer; None if the store has no clock."""
         offset = self.store.skew.offset if isinstance(self.store, ResilientStore) else None
         return None if offset is None else offset * MICROSECOND

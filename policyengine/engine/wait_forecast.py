@@ -1,4 +1,5 @@
-"""Forecasts what a decision would wait for or calculate, so that a caller with an event loop moves it to a thread."""
+"""Forecasts whether a decision would wait or calculate for long, so that a caller with an event loop uses a thread for
+it."""
 
 from __future__ import annotations
 
@@ -16,27 +17,27 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large, measure_extent
 
 T = TypeVar("T")
-MAX_SMALL_EXTENT = 8  # elements: no loop over so few takes long
+MAX_SMALL_EXTENT = 8  # elements: loops over this many are fast
 
 
 class WaitForecast:
-    """Answers by what is in memory, and decides nothing. An ill-formed question never waits: deciding it raises
-    RequestError at once."""
+    """Forecasts from data in memory, without deciding. A malformed question never waits, because deciding it raises
+    RequestError immediately."""
 
     def __init__(self, decider: Decider, state: StateUse, authenticator: Authenticator | None) -> None:
         self._decider, self._state, self._authenticator = decider, state, authenticator
 
     @property
     def may_wait(self) -> bool:
-        """Whether a decision may wait for the store, or for an entity that is looked up."""
+        """Whether decisions may wait for the store, or for entities that are looked up."""
         return self._state.is_shared or self._decider.compiled.entities.lookups is not None
 
     def may_wait_for(self, question: QuestionLike) -> bool:
-        """Whether a decision of this question may wait for the store, an entity, or an issuer of credentials."""
+        """Return whether deciding this question may wait for the store, an entity, or an issuer of credentials."""
         return self.may_wait or self.awaits_issuer(question)
 
     def awaits_issuer(self, question: QuestionLike) -> bool:
-        """Whether its credentials need an answer of their issuer, which takes as long as that issuer takes."""
+        """Return whether the credentials of the question need an answer from their issuer."""
         if self._authenticator is None:
             return False
         try:
@@ -45,10 +46,10 @@ class WaitForecast:
             return False
 
     def takes_long(self, question: QuestionLike) -> bool:
-        """Whether deciding it may calculate for longer than an event loop should wait.
+        """Return whether deciding it may calculate for longer than an event loop should wait.
 
-        False for a question that waits for an issuer: it waits in a thread of its own, not in the one thread that
-        calculates.
+        False for a question that waits for an issuer: it waits in its own thread, not in the single thread for
+        calculations.
         """
         if self.awaits_issuer(question):
             return False
@@ -65,11 +66,11 @@ class WaitForecast:
                 return False
         try:
             return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
-        except RequestError:  # the fast path may still decide it, where no rule reads the ill-formed member
+        except RequestError:  # the fast path may still decide it, if no rule reads the malformed member
             return self.has_loops
 
     def takes_long_to_decide(self, request: Request) -> bool:
-        """Return what `takes_long` does, for a request whose credentials are proved."""
+        """Return the same as `takes_long`, for a request whose credentials are proved."""
         return self._decider.compiled.evaluator.takes_long(request)
 
     @cached_property
@@ -78,7 +79,7 @@ class WaitForecast:
         return loops(self._decider.kernel)
 
     async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
-        """Ask on the event loop where that takes no time, else in a thread."""
+        """Ask on the event loop if that takes no time, otherwise in a thread."""
         asked = Question.of(question)
         if self.takes_long(asked):
             return await run_in_turn(ask, asked)

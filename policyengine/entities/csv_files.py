@@ -89,7 +89,7 @@ class CsvReader:
             raise self.wrong(begins, error) from None
 
     def wrong(self, begins: int, error: csv.Error) -> EntitiesError:
-        hint = 'a cell with `,` or a quote in it stands in quotes, and quotes in it are doubled: `"a ""b"", c"`'
+        hint = 'put a cell that contains `,` or a quote in quotes, and double the quotes in it: `"a ""b"", c"`'
         return EntitiesError(self.name, "", f"not valid CSV: {error}", hint, row=begins)
 
     def _texts(self) -> Iterator[str]:
@@ -161,7 +161,7 @@ class CsvTable:
             seen.add(column)
         if ID not in seen:
             meant = suggest(ID, seen)
-            hint = f"did you mean `{quote_input(meant)}`?" if meant else "call the column that names each row `id`"
+            hint = f"did you mean `{quote_input(meant)}`?" if meant else "name the column with the ids `id`"
             raise EntitiesError(self.name, "", "there is no column `id`", hint, code="E182", row=1)
         if IN in seen and not declaration.parents:
             message = f"there is a column `in`, but the policy declares no parent of `{self.type}`"

@@ -302,8 +302,8 @@ class RowCache:
             self.failures += 1
         lasts = error.lasts or self._circuit.is_open
         if not lasts or self._circuit.fail():
-            _LOG.error("the directory at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
+            _LOG.error("the entity store at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
 
     def _mended(self) -> None:
         if self._circuit.succeed():
-            _LOG.warning("the directory at `%s` answers again, after %d failures", self.source.shown, self.failures)
+            _LOG.warning("the entity store at `%s` answers again, after %d failures", self.source.shown, self.failures)

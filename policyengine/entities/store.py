@@ -193,7 +193,7 @@ class EntityStore:
         return NOT_LOOKED_UP if self._is_looked_up(ref) else NO_ROW
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        """Whether only `looking` can find its row."""
+        """Whether its row can be found only by a lookup (`looking`)."""
         return self.lookups is not None and ref.type in self.lookups.types
 
     def parents(self, ref: EntityRef) -> Ancestors:

@@ -116,7 +116,7 @@ def _identity(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
         return ExplanationLine(
             mark_of(seen.identified), "identity", f"the credential was refused: {describe_refusal(seen.refused)}"
         )
-    note = who if seen.presenter else f"{who}; no block is about {kind}s"
+    note = who if seen.presenter else f"{who}; no block is for {kind}s"
     return ExplanationLine(mark_of(seen.identified), "identity", note, parts=lines)
 
 
@@ -245,7 +245,7 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
     if seen.applies is False and not (
         isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.PrincipalCondition)
     ):
-        return ExplanationLine(Mark.SKIPPED, block.label, "about other callers", block.span.at)
+        return ExplanationLine(Mark.SKIPPED, block.label, "for other callers", block.span.at)
     parts: tuple[ExplanationLine, ...] = ()
     if isinstance(block, k.AgentBlock | k.UserBlock) and isinstance(block.who, k.PrincipalCondition):
         parts = (expression_line(block.who.condition, facts),)
@@ -253,7 +253,7 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
         parts += tuple(_requirement(one, facts) for one in seen.requirements)
     failed = [source_text(one.requirement) for one in seen.requirements if one.holds is not True]
     note = (
-        "about other callers"
+        "for other callers"
         if seen.applies is False
         else f"void: {'; '.join(failed)}"
         if failed

@@ -1,4 +1,4 @@
-"""Explain rates and budgets, the last gate: the key, the pace and the rest of each."""
+"""Explain rates and budgets, the last gate: the key and the pace of each, and what is left of it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Answers over HTTP: one question and one answer, bounded in size, time, redirects and address.
+"""Requests over HTTP with limits on size, time, redirects and addresses.
 
-A redirect is followed only on the same server, and only where the caller allows some. No proxy but the configured one
-is used, nothing is decompressed, and no connection is kept. The deadline is one for all of it, headers and redirects
-too, so that a server that sends byte after byte is cut all the same; only the name service of the system has times of
-its own.
+A redirect is followed only on the same server, and only if the caller allows redirects. Only the configured proxy is
+used, nothing is decompressed, and no connection is kept open. One deadline covers everything, including headers and
+redirects, so a server that sends slowly is cut off; only the system's name resolution has its own timeouts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ USER_AGENT = "policyengine"
 
 
 class CertificatesError(Exception):
-    """A file of certificates that cannot be used, and why."""
+    """A file of certificates that cannot be used; the message says why."""
 
 
 class FetchError(Exception):
@@ -39,11 +38,11 @@ class FetchError(Exception):
 
 
 class UnreachableError(FetchError):
-    """It did not answer, or not in time: so will it be for the next caller."""
+    """The server did not answer, or not in time; the next request is likely to fail, too."""
 
 
 class RedirectError(FetchError):
-    """It leads to the URL of another server, `target`."""
+    """A redirect to another server, the URL `target`."""
 
     def __init__(self, target: str, status: int) -> None:
         super().__init__("it redirects to another server", status)
@@ -59,9 +58,12 @@ class FetchResponse:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Threads may share one. `ca`: a file of certificates in PEM that servers are trusted by, in place of those that
-    the system trusts. `plain_http`: not only this machine is asked over `http://`. `proxy`: a URL, for whatever is not
-    on this machine. `redirects`: how many are followed, on the same server. `clock`: monotonic seconds."""
+    """An HTTP client; thread-safe.
+
+    `ca`: a PEM file of trusted certificates, instead of the system's. `plain_http`: allow `http://` to other machines.
+    `proxy`: a URL, for servers that are not on this machine. `redirects`: the maximum number of redirects on the same
+    server. `clock`: monotonic seconds.
+    """
 
     ca: Path | None = None
     plain_http: bool = False
@@ -85,17 +87,17 @@ class Fetcher:
         answer = self._ask("POST", url, {**kind, **headers}, form, until)
         if isinstance(answer, FetchResponse):
             return answer
-        raise FetchError("it redirects what was sent")
+        raise FetchError("it redirects a POST request")
 
     @cached_property
     def trusted(self) -> ssl.SSLContext:
-        """Raises CertificatesError."""
+        """The TLS context with the trusted certificates. Raises CertificatesError."""
         return create_tls_context(self.ca)
 
     def _ask(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes, until: float
     ) -> FetchResponse | str:
-        """The answer, or the URL on the same server that it redirects to."""
+        """Return the answer, or the URL on the same server to which it redirects."""
         parts = parse_fetch_url(url, self.plain_http)
         given = {"Host": parts.netloc, "User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Connection": "close"}
         sent = {**given, **headers, **({"Content-Length": str(len(content))} if method == "POST" else {})}
@@ -134,7 +136,7 @@ class Fetcher:
             target = urljoin(url, location.decode("ascii"))
             same = url_origin(urlsplit(target)) == url_origin(urlsplit(url))
         except ValueError:
-            raise FetchError("it redirects to what is no URL", response.status) from None
+            raise FetchError("it redirects to an invalid URL", response.status) from None
         if not same:
             raise RedirectError(target, response.status)
         return target
@@ -156,7 +158,7 @@ class Fetcher:
 
 
 def create_tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Raises CertificatesError."""
+    """Create the TLS context. Raises CertificatesError."""
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
@@ -167,7 +169,7 @@ def create_tls_context(ca: Path | None) -> ssl.SSLContext:
 
 
 def split_proxy(url: str) -> tuple[str, tuple[str, str] | None]:
-    """The URL of a proxy without its user and password, and these."""
+    """Return the URL of a proxy without user and password, and these."""
     parts = urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")

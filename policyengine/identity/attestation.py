@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.identity.attestation_nonces import AttestationNonces
-from policyengine.identity.config.model import AttesterSettings, IdentityConfig, IdentityError, to_seconds
+from policyengine.identity.config.model import AttesterSettings, IdentityConfig, IdentityConfigError, to_seconds
 from policyengine.identity.facts import to_datetime as time_of
 from policyengine.identity.facts import without_none
 from policyengine.identity.keys.jwks import KeySource, UnusableKeyError, import_public_key
@@ -128,19 +128,21 @@ def create_attestation_verifier(
     nonces: AttestationNonces,
 ) -> AttestationVerifier:
     """Create the verifier for the attesters of a policy that have a URL and an entry in `keys` (by name). Raises
-    IdentityError for settings of an attester that the policy does not declare, and for two attesters with one URL, as
-    the signer of an attestation would be ambiguous."""
+    IdentityConfigError for settings of an attester that the policy does not declare, and for two attesters with one
+    URL, as the signer of an attestation would be ambiguous."""
     for name in configuration.attesters:
         if name not in attesters:
             hint = did_you_mean(name, tuple(attesters)) or 'declare it: `attester NAME { url "https://…" }`'
-            raise IdentityError(f"`attesters.{name}`: no policy names this attester", hint)
+            raise IdentityConfigError(f"`attesters.{name}`: no policy names this attester", hint)
     found: dict[str, TrustedAttester] = {}
     for attester in attesters.values():
         if attester.url is None or attester.name not in keys:
             continue
         if attester.url in found:
             other = found[attester.url].attester.name
-            raise IdentityError(f"the attesters `{other}` and `{attester.name}` have the same URL", "keep one of them")
+            raise IdentityConfigError(
+                f"the attesters `{other}` and `{attester.name}` have the same URL", "keep one of them"
+            )
         settings = configuration.attesters.get(attester.name, AttesterSettings())
         found[attester.url] = TrustedAttester(
             attester, settings, keys[attester.name], settings.audience or configuration.identity.url

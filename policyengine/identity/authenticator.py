@@ -89,7 +89,7 @@ class CredentialAuthenticator:
 
     def successor(self, kernel: Kernel) -> CredentialAuthenticator:
         """Return the authenticator for the issuers and attesters of new policies, with the keys already loaded. Raises
-        IdentityError."""
+        IdentityConfigError."""
         return self if self.again is None else self.again(kernel, self)
 
     def apart(self, tokens: TokenCheck) -> CredentialAuthenticator:

@@ -1,4 +1,4 @@
-"""How issuers are asked over HTTP, by the settings of `identity.toml`."""
+"""Creates HTTP clients for issuers by the settings of `identity.toml`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from time import monotonic
 
 from policyengine.http.fetch import CertificatesError, Fetcher, FetchError, parse_fetch_url
-from policyengine.identity.config.model import IdentityConfig, IdentityError
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError
 
 
 def create_fetcher(
     ca: Path | None, plain_http: bool, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> Fetcher:
-    """Create a client; `ca` is relative to the folder of the configuration. Raises IdentityError if the certificates
-    cannot be used."""
+    """Create a client; `ca` is relative to the folder of the configuration. Raises IdentityConfigError if the
+    certificates cannot be used."""
     proxy = configuration.identity.proxy
     if proxy is not None:
         check_url(proxy, "identity.proxy", plain_http=True)
         if not proxy.startswith("http://"):
-            raise IdentityError(
+            raise IdentityConfigError(
                 "`identity.proxy`: write an `http://` URL; connections to issuers through it still use `https://`"
             )
     fetcher = Fetcher(None if ca is None else configuration.folder / ca, plain_http, proxy, clock=clock)
@@ -29,17 +29,17 @@ def create_fetcher(
 
 
 def check_certificates(load: Callable[[], object]) -> None:
-    """Load them now, and not when a caller waits. Raises IdentityError."""
+    """Load the certificates now, so that callers do not wait for it. Raises IdentityConfigError."""
     try:
         load()
     except CertificatesError as error:
-        raise IdentityError(str(error)) from None
+        raise IdentityConfigError(str(error)) from None
 
 
 def check_url(url: str, place: str, plain_http: bool) -> None:
-    """Check the URL of the setting `place`. Raises IdentityError."""
+    """Check the URL of the setting `place`. Raises IdentityConfigError."""
     try:
         parse_fetch_url(url, plain_http)
     except FetchError as error:
         hint = "`plain_http = true` allows `http://`" if url.startswith("http:") else None
-        raise IdentityError(f"`{place}`: {error.why}", hint) from None
+        raise IdentityConfigError(f"`{place}`: {error.why}", hint) from None

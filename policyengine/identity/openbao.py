@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from policyengine.http.fetch import create_tls_context
-from policyengine.identity.config.model import IdentityError, to_seconds
+from policyengine.identity.config.model import IdentityConfigError, to_seconds
 from policyengine.identity.config.secret_references import OpenBaoReference
 from policyengine.identity.http_fetch import check_certificates, check_url
 from policyengine.identity.secret_reader import Secret, SecretReader, parse_secret
@@ -45,7 +45,7 @@ class RefreshedValue(Generic[T]):
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self, now: int) -> T:
-        """Return the value. Raises IdentityError."""
+        """Return the value. Raises IdentityConfigError."""
         found = self._found
         if found is not None and now < self._next:
             return self._young(found, now)
@@ -67,7 +67,7 @@ class RefreshedValue(Generic[T]):
             return self._young(self._found, now)
         try:
             self._found, self._next = (now, self.asks()), now + self.refresh
-        except IdentityError as error:
+        except IdentityConfigError as error:
             if self._found is None:
                 raise
             self._next = now + RETRY_SECONDS
@@ -76,7 +76,7 @@ class RefreshedValue(Generic[T]):
 
     def _young(self, found: tuple[int, T], now: int) -> T:
         if now - found[0] > self.stale:
-            raise IdentityError(
+            raise IdentityConfigError(
                 f"OpenBao has not answered for {now - found[0]:,} seconds: the cached secret is too old"
             )
         return found[1]
@@ -97,7 +97,7 @@ class OpenBaoClient:
 
     @classmethod
     def of(cls, settings: OpenBaoSettings, secrets: SecretReader) -> OpenBaoClient:
-        """Create the client; its token is in a file or variable. Raises IdentityError."""
+        """Create the client; its token is in a file or variable. Raises IdentityConfigError."""
         _import_hvac()
         check_url(settings.address, "bao.address", settings.plain_http)
         ca = None if settings.ca is None else secrets.folder / settings.ca
@@ -106,7 +106,7 @@ class OpenBaoClient:
         return cls(settings, lambda now: secrets.read(settings.token, now), ca)
 
     def read(self, place: OpenBaoReference, now: int) -> Secret:
-        """Return a secret. Raises IdentityError."""
+        """Return a secret. Raises IdentityConfigError."""
         return self.kept(self._kept, place, lambda: self._field(place, now)).read(now)
 
     def kept(self, known: dict[Any, RefreshedValue[T]], key: object, asks: Callable[[], T]) -> RefreshedValue[T]:
@@ -130,20 +130,20 @@ class OpenBaoClient:
         fields = get_member(self.ask(name, asked, now), "data", "data")
         text = fields.get(place.field) if isinstance(fields, dict) else None
         if not isinstance(text, str):
-            raise IdentityError(f"`{name}` has no text `{place.field}`")
+            raise IdentityConfigError(f"`{name}` has no text `{place.field}`")
         return parse_secret(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
-        """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending. Raises IdentityError, whose
-        message contains nothing of the answer."""
+        """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending. Raises IdentityConfigError,
+        whose message contains nothing of the answer."""
         wait = self.settings.timeout.total_seconds()
         try:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
             return self._flights.wait(flight, monotonic() + wait)
         except SingleFlightTimeoutError:
-            raise IdentityError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
+            raise IdentityConfigError(f"`{name}`: OpenBao did not answer within {wait:g} seconds") from None
         except SingleFlightError as why:
-            raise IdentityError(f"`{name}`: OpenBao cannot be asked now: {why}") from None
+            raise IdentityConfigError(f"`{name}`: OpenBao is not available now: {why}") from None
 
     def _asked(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         import requests
@@ -156,16 +156,20 @@ class OpenBaoClient:
             try:
                 return asks(client)
             except exceptions.Forbidden:
-                raise IdentityError(f"`{name}`: OpenBao does not permit this token to read it") from None
+                raise IdentityConfigError(f"`{name}`: OpenBao does not permit this token to read it") from None
             except exceptions.InvalidPath:
-                raise IdentityError(f"`{name}`: not found in OpenBao") from None
+                raise IdentityConfigError(f"`{name}`: not found in OpenBao") from None
             except requests.exceptions.Timeout:
                 raise SingleFlightTimeoutError from None
             except requests.exceptions.SSLError:
-                raise IdentityError(f"`{name}`: the certificate of OpenBao is not trusted", "check `ca`") from None
+                raise IdentityConfigError(
+                    f"`{name}`: the certificate of OpenBao is not trusted", "check `ca`"
+                ) from None
             except (OSError, exceptions.VaultError, ValueError) as error:
                 why = type(error).__name__
-                raise IdentityError(f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}") from None
+                raise IdentityConfigError(
+                    f"`{name}`: OpenBao at `{self.settings.address}` does not answer: {why}"
+                ) from None
 
     def _client(self, session: Any, now: int) -> hvac.Client:
         given = self.settings
@@ -190,5 +194,5 @@ def _import_hvac() -> Any:
     try:
         import hvac
     except ImportError:
-        raise IdentityError("secrets in OpenBao need the package `hvac`", INSTALL) from None
+        raise IdentityConfigError("secrets in OpenBao need the package `hvac`", INSTALL) from None
     return hvac

@@ -1,4 +1,4 @@
-"""Quotas of replay marks, for strangers and for each client, as they share the store's capacity."""
+"""Quotas of replay marks, for unauthenticated senders and for each client, as they share the store's capacity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # revocations of one cli
 
 @dataclass
 class MarkQuota:
-    """How many marks strangers may cause within `lifetime` seconds. Threads may share it."""
+    """How many marks unauthenticated senders may cause within `lifetime` seconds. Threads may share it."""
 
     what: str
     most: int

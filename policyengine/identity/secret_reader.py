@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
-from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.config.secret_references import (
     EnvironmentReference,
     FileReference,
@@ -66,7 +66,7 @@ class SecretServer(Protocol):
     """A server that keeps secrets."""
 
     def read(self, place: OpenBaoReference, now: int) -> Secret:
-        """Return a secret. May wait for a bounded time. Raises IdentityError."""
+        """Return a secret. May wait for a bounded time. Raises IdentityConfigError."""
         ...
 
 
@@ -80,35 +80,37 @@ class SecretReader:
     _files: dict[Path, ChangingFile[Secret]] = field(default_factory=dict, repr=False)
 
     def read(self, reference: str, now: int) -> Secret:
-        """Return a secret. Raises IdentityError, which names the reference and never the content."""
+        """Return a secret. Raises IdentityConfigError, which names the reference and never the content."""
         try:
             place = parse_secret_reference(reference, self.folder)
         except ValueError as error:
-            raise IdentityError(str(error)) from None
+            raise IdentityConfigError(str(error)) from None
         match place:
             case FileReference(path):
                 return self._files.setdefault(path, ChangingFile(path, parse_secret)).read()
             case EnvironmentReference(name):
                 text = self.environment.get(name, "")
                 if not text:
-                    raise IdentityError(f"`env:{name}`: the variable is not set", f"set `{name}`")
+                    raise IdentityConfigError(f"`env:{name}`: the variable is not set", f"set `{name}`")
                 return Secret(text)
             case OpenBaoReference():
                 if self.bao is None:
-                    raise IdentityError(f"`{reference}`: OpenBao is not configured", "add `[bao]` with its `address`")
+                    raise IdentityConfigError(
+                        f"`{reference}`: OpenBao is not configured", "add `[bao]` with its `address`"
+                    )
                 return self.bao.read(place, now)
             case _:
                 assert_never(place)
 
 
 def parse_secret(content: bytes, name: str) -> Secret:
-    """Parse a secret, without the one newline that editors add. Raises IdentityError."""
+    """Parse a secret, without the one newline that editors add. Raises IdentityConfigError."""
     try:
         text = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise IdentityError(f"`{name}` is not UTF-8 text") from None
+        raise IdentityConfigError(f"`{name}` is not UTF-8 text") from None
     if not text:
-        raise IdentityError(f"`{name}` is empty")
+        raise IdentityConfigError(f"`{name}` is empty")
     return Secret(text)
 
 
@@ -117,28 +119,28 @@ def parse_secret(content: bytes, name: str) -> Secret:
 
 def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]:
     """Read a file that only its owner, or its group too, can read, and return its content and stamp; if `public`,
-    everyone may read it. Raises IdentityError."""
+    everyone may read it. Raises IdentityConfigError."""
     try:
         descriptor = open_trusted(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except UntrustedPathError as error:
-        raise IdentityError(error.message, error.hint) from None
+        raise IdentityConfigError(error.message, error.hint) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else None
-        raise IdentityError(f"cannot read `{path}`: {(why or str(error)).lower()}") from None
+        raise IdentityConfigError(f"cannot read `{path}`: {(why or str(error)).lower()}") from None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise IdentityError(f"`{path}` is not a file")
+            raise IdentityConfigError(f"`{path}` is not a file")
         if os.name == "posix" and found.st_mode & (
             stat.S_IWOTH | stat.S_IWGRP if public else stat.S_IRWXO | stat.S_IWGRP
         ):
-            raise IdentityError(f"other users of this machine can access `{path}`", f"run `chmod 600 {path}`")
+            raise IdentityConfigError(f"other users of this machine can access `{path}`", f"run `chmod 600 {path}`")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_SECRET_BYTES + 1)
     finally:
         os.close(descriptor)
     if len(content) > MAX_SECRET_BYTES:
-        raise IdentityError(f"`{path}` is larger than {MAX_SECRET_BYTES:,} bytes")
+        raise IdentityConfigError(f"`{path}` is larger than {MAX_SECRET_BYTES:,} bytes")
     return content, file_stamp(found)
 
 
@@ -166,21 +168,21 @@ class ChangingFile(Generic[T]):
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def read(self) -> T:
-        """Return the content. Raises IdentityError."""
+        """Return the content. Raises IdentityConfigError."""
         with self._lock:
             try:
                 if self._known is None or file_stamp(os.stat(self.path)) != self._known[0]:
                     content, look = read_private(self.path, public=self.public)
                     self._known = look, self.reads(content, str(self.path))
                 self.problem = None
-            except (IdentityError, OSError) as error:
+            except (IdentityConfigError, OSError) as error:
                 self._failed(error)
             assert self._known is not None
             return self._known[1]
 
-    def _failed(self, error: IdentityError | OSError) -> None:
+    def _failed(self, error: IdentityConfigError | OSError) -> None:
         if self._known is None:
-            raise error if isinstance(error, IdentityError) else IdentityError(f"cannot read `{self.path}`")
+            raise error if isinstance(error, IdentityConfigError) else IdentityConfigError(f"cannot read `{self.path}`")
         if self.problem is None:
             _LOG.warning("using the previous content: %s", error, extra={"event": "secret_not_read"})
         self.problem = str(error)

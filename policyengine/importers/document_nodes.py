@@ -103,7 +103,7 @@ class DocumentNode:
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
                 return node
             node = node.referred(node.value["$ref"])
-        raise self.problem("this `$ref` leads through too many others")
+        raise self.problem("this `$ref` goes through too many other references")
 
     def referred(self, reference: str) -> DocumentNode:
         name, _, pointer = reference.partition("#")

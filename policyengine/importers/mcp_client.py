@@ -22,7 +22,9 @@ def list_tools(source: str) -> tuple[Value, str]:
         from mcp.client.client import Client
         from mcp.client.stdio import StdioServerParameters
     except ImportError:
-        raise ApiImportError("asking a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT) from None
+        raise ApiImportError(
+            "connecting to a server needs the `mcp` SDK, which is not installed", hint=INSTALL_HINT
+        ) from None
     target: Any = source
     if not is_url(source):
         words = _split_command(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -21,13 +21,15 @@ class ApiOperationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PathSegment:
-    """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity."""
+    """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity. `wider`: the
+    capture matches more than the template's segment, which has several captures."""
 
     text: str = ""
     capture: str = ""
     entity: str = ""
     before: str = ""
     after: str = ""
+    wider: bool = field(default=False, compare=False)
 
     @property
     def written(self) -> str:

@@ -120,7 +120,7 @@ class _OpenApiReader:
             self.asks(path, node),
             quoted_comment(node.words("summary") or node.words("description") or node.words("operationId")),
             node.flag("deprecated") is True,
-            "any text" in said,
+            any(segment.wider for segment in segments),
         )
 
     def note(self, what: str, said: str, then: str) -> None:

@@ -1,13 +1,14 @@
 """Convert path templates to patterns, or to notes why that is impossible; and find overlaps.
 
-A pattern that matches more than its template is used only if nothing else lies there, so that no scope opens a
-neighbour. A path without a pattern is left out, so it stays denied.
+A pattern that matches more than its template is used only if it matches no other endpoint, so that no scope
+grants one. A path without a pattern is left out, so it stays denied.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from policyengine.importers.model import PathSegment
 from policyengine.importers.sanitize import capture_name, safe_name
@@ -38,7 +39,7 @@ def parse_path(path: str) -> tuple[tuple[PathSegment, ...], str]:
         if segment is None:
             return (), note
         if segment.capture in names:
-            segment = PathSegment("", f"{segment.capture}_{number + 1}", "", segment.before, segment.after)
+            segment = replace(segment, capture=f"{segment.capture}_{number + 1}", entity="")
         names.update([segment.capture] if segment.capture else [])
         found.append(segment)
         notes += [note] if note else []
@@ -66,7 +67,8 @@ def _parse_segment(part: str, before: PathSegment | None) -> tuple[PathSegment |
     bare = [name.partition(":")[0] for name in raw]
     name = capture_name("_".join(bare), "part")
     if len(captures) > 1:
-        return PathSegment("", name, "", start, end), f"`{_printable(part)}` is one capture here, and matches any text"
+        note = f"`{_printable(part)}` is one capture here, and matches any text"
+        return PathSegment("", name, "", start, end, wider=True), note
     rest = raw[0] != captures[0][1] or ":" in raw[0]
     note = f"`{_printable(part)}` is exactly one segment here" if rest else ""
     entity = _entity_name(before, bare[0]) if not start and not end and not rest else ""

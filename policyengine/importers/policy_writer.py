@@ -265,7 +265,11 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
     lines += [f'issuer {ISSUER} {{ url "https://login.example"{scopes} }}', ""]
     lines += ["user any {", *mays, f"  valid until {CLOSED} # expired: copy this block without this line", "}", ""]
     lines += [f'agent "{AGENT}" {{', f"  issued by {ISSUER}", "  acts for any user"]
-    about = " # remove behind `mcp-gateway`, which verifies no credentials" if api.kind == "mcp" else ""
+    about = (
+        " # remove this line if you use `mcp-gateway` without `--identity`, which verifies no credentials"
+        if api.kind == "mcp"
+        else ""
+    )
     lines += [f"  credential {{ kind in [jwt, mtls]   lifetime <= 1h }}{about}"]
     lines += [*mays, f"  valid until {CLOSED} # expired: copy this block without this line", "}"]
     return "\n".join(lines) + "\n"

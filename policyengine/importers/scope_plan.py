@@ -15,7 +15,7 @@ MIN_OPERATIONS_PER_FILE = 8
 
 @dataclass(frozen=True, slots=True)
 class ScopeGroup:
-    """The operations of one scope. `alias` is the OAuth scope that stands for exactly these, if there is one."""
+    """The operations of one scope. `alias` is the OAuth scope that covers exactly these, if there is one."""
 
     name: str
     area: str
@@ -31,7 +31,7 @@ class ScopeGroup:
 
 @dataclass(frozen=True, slots=True)
 class CarrierScope:
-    """An OAuth scope that stands for several groups, which it includes."""
+    """An OAuth scope that covers several groups, which it includes."""
 
     name: str
     alias: str

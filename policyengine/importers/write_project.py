@@ -1,7 +1,7 @@
-"""Write the files of an import next to the author's: all of them or none, without changing any existing line.
+"""Write the files of an import next to existing files: all of them or none, without changing any existing line.
 
 A first import makes a project. A later one compares the API with the manifest and adds new endpoints in new files,
-behind a guard that denies: no scope that is granted already grows.
+behind a guard that denies: no granted scope gets wider.
 """
 
 from __future__ import annotations
@@ -259,8 +259,8 @@ def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple
     there = [path for path in targets if path.exists() or path.is_symlink()]
     if there:
         named = ", ".join(f"`{path.as_posix()}`" for path in there[:5]) + (", …" if len(there) > 5 else "")
-        verb = "is" if len(there) == 1 else "are"
-        raise ApiImportError(f"{named} {verb} already there, nothing was written", hint="use a new or empty folder")
+        verb = "exists" if len(there) == 1 else "exist"
+        raise ApiImportError(f"{named} already {verb}, so nothing was written", hint="use a new or empty folder")
     try:
         with _rollback_on_error() as made:
             for path, text in zip(targets, files.values(), strict=True):

@@ -144,7 +144,7 @@ class Grant(Node):
 
 @dataclass(frozen=True, slots=True)
 class DelegationGrant(Node):
-    """One `may delegate`: the patterns that it hands on (by `scopes`), to whom, and for how long after the hop was
+    """One `may delegate`: the patterns that it delegates (by `scopes`), to whom, and for how long after the hop was
     issued."""
 
     scopes: tuple[str, ...]
@@ -334,7 +334,7 @@ class Guard(Node):
 @dataclass(frozen=True, slots=True)
 class Issuer(Node):
     """A trusted issuer. `claims` maps claims of credentials to facts: `tenant` → `("user", "tenant")`. `users_like`
-    restricts the users that it may speak for; empty means all."""
+    restricts the users that it may name; empty means all."""
 
     name: str
     url: str | None

@@ -136,7 +136,7 @@ class IsPresent(Condition):
 
 @dataclass(frozen=True, slots=True)
 class HasRow(Condition):
-    """`x is known`: whether the directory has a row for the entity."""
+    """`x is known`: whether the entity store has a row for the entity."""
 
     entity: Expr
 

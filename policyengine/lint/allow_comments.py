@@ -135,5 +135,5 @@ def stale_allowances(
             allowance.rule in sought
             and (allowance.comment.source.name, allowance.line, allowance.rule.code) not in told
         ):
-            message = f"nothing here is `{allowance.word.text}`, so this allows nothing"
+            message = f"the warning `{allowance.word.text}` does not occur here, so this allows nothing"
             yield Diagnostic("W172", message, allowance.word, "remove the comment: nothing here needs it")

@@ -139,7 +139,8 @@ def check_attribute(
         yield Diagnostic("W180", message, span, "add it to the rows, or allow this warning if rows come with requests")
     elif lacking and owned in reads.levels and not declared.else_empty:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
-        hint = f"`{name}: {declared.type} inherited else []` makes them empty; else what no row holds is unknown"
+        declaration = f"`{name}: {declared.type} inherited else []`"
+        hint = f"{declaration} makes them empty; otherwise values that no row holds are unknown"
         yield Diagnostic("W181", message, span, hint)
     elif lacking and not settled and owned not in mapped:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])

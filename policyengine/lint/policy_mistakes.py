@@ -54,7 +54,7 @@ def vain_declarations(node: ast.Node) -> Iterator[Diagnostic]:
     """Yield the findings for a declaration, or a block in it, that has no effect."""
     match node:
         case ast.AgentDecl(head=who, items=items) if not any(isinstance(i, ast.May | ast.MayDelegate) for i in items):
-            yield Diagnostic("W453", "this agent opens no door", who.span, "add `may …`, or remove the block")
+            yield Diagnostic("W453", "this agent block grants nothing", who.span, "add `may …`, or remove the block")
         case ast.GuardDecl(name=name, items=()):
             hint = "add `deny`, `require`, `confirm` or an obligation"
             yield Diagnostic("W550", f"guard `{name.value}` does nothing", name.span, hint)
@@ -107,7 +107,7 @@ def unrestricted_users(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
         for line in (d for d in declarations if isinstance(d, ast.UnrestrictedUsers)):
             if user is not None:
                 message = f"`users unrestricted` lets the agents of `{package}` bypass its user blocks"
-                hint = "keep one of the two: with both, user blocks bind only users who come without an agent"
+                hint = "keep one of the two: with both, user blocks apply only to users without an agent"
                 yield Diagnostic("W454", message, line.span, hint, (RelatedLocation("a user block", user.head.span),))
 
 

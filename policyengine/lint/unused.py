@@ -69,7 +69,7 @@ def check_unused(
 def mentioned_declarations(
     declaration: ast.Declaration | ast.Export, module: ast.Module, concerned: Set[str]
 ) -> set[Key]:
-    """Return the names among `concerned` that a declaration may mention, and rather too many than too few."""
+    """Return the names among `concerned` that a declaration may mention; perhaps too many, never too few."""
     here, imported = package_of(module), [(import_alias(entry), entry.package.text) for entry in module.imports]
     found = set[Key]()
     for name in set(names_in(declaration)):

@@ -64,7 +64,7 @@ class ReloadGate:
             why = describe_widenings(len(findings))
             raise ReloadRefusedError(why, findings, RefusalKind.WIDENING, allow_hint([WIDENING], revision))
         if found.unproved and not rules.allows(UNPROVED, revision):
-            why = "it is not proved that the new policies allow nothing more"
+            why = "it is not proved that the new policies allow no more"
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
@@ -180,7 +180,7 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
         _LOG.warning("the reload allows more: %s", widening.words, extra={"event": "reload_widens", **named, **more})
     many, open_ = len(found.widenings), len(found.unproved)
     words = "nothing more is allowed" if not many else describe_widenings(many)
-    proved = "this is proved" if not open_ else f"beyond that it is not proved: {'; '.join(found.unproved[:3])}"
+    proved = "this is proved" if not open_ else f"not proved for the rest: {'; '.join(found.unproved[:3])}"
     listed = list(found.unproved[:MAX_LISTED_WIDENINGS])
     _LOG.info(
         "compared with the previous policies: %s; %s",

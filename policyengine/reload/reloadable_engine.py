@@ -18,7 +18,7 @@ from policyengine.engine import Engine
 from policyengine.engine.observe_mode import ObserveError
 from policyengine.engine.question import new_id
 from policyengine.entities.sources import EntitySources, SourcesArgument
-from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.factory import IdentitySource
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.gate import ReloadGate
@@ -94,7 +94,7 @@ class ReloadableEngine:
         """Load files and folders of policies, or one bundle, as `Engine.load` and `Engine.from_bundle` do.
 
         `rules` allow a reload to remove something; by default it may not. The first policies must also pass their own
-        tests, unless `tested` is false. Raises ReloadRefusedError and IdentityError.
+        tests, unless `tested` is false. Raises ReloadRefusedError and IdentityConfigError.
         """
         files = None if keys is None else tuple(map(Path, keys))
         origin = ReloadSource(
@@ -119,7 +119,7 @@ class ReloadableEngine:
         `allow` permits losses for this reload: words of `ReloadRules`, or the revision of the new policies. A thread
         logs later what they widen. Raises ReloadRuleError.
         """
-        assert self.origin is not None, "it does not know from where"
+        assert self.origin is not None, "the engine has no origin to reload from"
         once = ReloadRules.of(allow).allow
         with self._one_at_a_time:
             try:
@@ -136,19 +136,19 @@ class ReloadableEngine:
     def engine_of(self, candidate: Candidate) -> Engine:
         """Return an engine for the candidate with the store, clock and log of the current one. Raises
         ReloadRefusedError."""
-        from policyengine.audit.log import LogError
+        from policyengine.audit.log import DecisionLogError
 
         try:
             bundle = decode_bundle(candidate.bundle)
             engine = self.current.successor(bundle.kernel, directory=candidate.directory, tree=bundle.tree)
             self._taken = candidate.bundle
             return engine
-        except LogError as error:
+        except DecisionLogError as error:
             why = "the entities cannot be written to the decision log"
             raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
         except ObserveError as error:
             raise ReloadRefusedError("an observed package or endpoint no longer exists", [str(error)]) from None
-        except IdentityError as error:
+        except IdentityConfigError as error:
             hint = f" ({error.hint})" if error.hint else ""
             raise ReloadRefusedError("the issuers do not match `--identity`", [f"{error.message}{hint}"]) from None
         except PolicyError as error:
@@ -193,7 +193,7 @@ class ReloadableEngine:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
             engine.state.start_history(engine.decider.now)
         except StoreError as error:
-            _LOG.error("the store did not accept which history to keep: %s", error, extra={"event": "store_fails"})
+            _LOG.error("the store could not record which history to keep: %s", error, extra={"event": "store_fails"})
 
     def refuse(self, refused: ReloadRefusedError) -> None:
         """Record and log a refusal; the current engine stays in use."""

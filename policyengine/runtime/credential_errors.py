@@ -210,4 +210,4 @@ def parse_refusal_code(raw: object) -> str:
 
 
 def describe_refusal(code: str) -> str:
-    return RefusalCode(code).words if code in REFUSAL_INFO else "its verifier does not say why"
+    return RefusalCode(code).words if code in REFUSAL_INFO else "its verifier gave no reason"

@@ -199,7 +199,7 @@ def decode_request(decode: Callable[[Data], object], data: Data) -> Request:
     except wire.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
-        raise RequestError("", f"a request is an object, got {describe_raw_value(raw)}")
+        raise RequestError("", f"a request must be an object, got {describe_raw_value(raw)}")
     return read_request(raw)
 
 

@@ -44,12 +44,12 @@ class ValueSet:
         return common_family(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
-        """Return whether a value is in the set; Unknown if an unknown element may equal it. The set must decide for its
-        family."""
+        """Return whether a value is in the set; Unknown if an unknown element may equal it. Call it only
+        if `decides` is true for the family of the value."""
         return value_key(value) in self.keys or self.unknown or False
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
-        """Return whether the sets have a common element. They must decide for each other."""
+        """Return whether the sets have a common element. Call it only if each `decides` for the other."""
         if not self.keys.isdisjoint(other.keys):
             return True
         if self.empty or other.empty:
@@ -57,7 +57,7 @@ class ValueSet:
         return merge_unknowns(self.unknown, other.unknown) or False
 
     def within(self, other: ValueSet) -> bool | Unknown:
-        """Return whether every element is in the other set. The sets must decide for each other."""
+        """Return whether every element is in the other set. Call it only if each `decides` for the other."""
         if self.empty:
             return True
         missing = not self.keys <= other.keys

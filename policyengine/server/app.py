@@ -89,7 +89,7 @@ def caller_name(scope: Scope) -> str:
 
 
 def is_disconnected(receive: Receive) -> bool:
-    """Return whether the connection is gone. Only exchanges of uvicorn know it before a message says so."""
+    """Return whether the connection is closed. Only exchanges of uvicorn know it before a message says so."""
     return getattr(getattr(receive, "__self__", None), "disconnected", False) is True
 
 

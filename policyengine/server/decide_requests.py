@@ -34,7 +34,7 @@ AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
 
-class Semantics(StrEnum):
+class BatchSemantics(StrEnum):
     """When a batch ends: after all items, at the first that is not allowed, or at the first that is."""
 
     EXECUTE_ALL = "execute_all"
@@ -43,11 +43,11 @@ class Semantics(StrEnum):
 
     def ends_with(self, allowed: bool) -> bool:
         match self:
-            case Semantics.EXECUTE_ALL:
+            case BatchSemantics.EXECUTE_ALL:
                 return False
-            case Semantics.DENY_ON_FIRST_DENY:
+            case BatchSemantics.DENY_ON_FIRST_DENY:
                 return not allowed
-            case Semantics.PERMIT_ON_FIRST_PERMIT:
+            case BatchSemantics.PERMIT_ON_FIRST_PERMIT:
                 return allowed
 
 
@@ -98,7 +98,7 @@ class DecisionBatch:
     """A batch of raw items. Each is parsed in its turn, so an invalid one affects no other."""
 
     items: tuple[object, ...]
-    semantics: Semantics
+    semantics: BatchSemantics
 
 
 def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
@@ -108,7 +108,7 @@ def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
-        raise RequestError("", "a batch is an object", 'send `{"requests": […]}`')
+        raise RequestError("", "a batch must be an object", 'send `{"requests": […]}`')
     check_members({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
     return DecisionBatch(parse_items(raw.get("requests")), parse_semantics(raw.get("semantics")))
 
@@ -125,15 +125,15 @@ def parse_items(raw: object) -> tuple[object, ...]:
             raise wrong_type_error(raw, "requests", "a list")
 
 
-def parse_semantics(raw: object, member: str = "semantics") -> Semantics:
+def parse_semantics(raw: object, member: str = "semantics") -> BatchSemantics:
     match raw:
         case None:
-            return Semantics.EXECUTE_ALL
-        case str() if raw in list(Semantics):
-            return Semantics(raw)
+            return BatchSemantics.EXECUTE_ALL
+        case str() if raw in list(BatchSemantics):
+            return BatchSemantics(raw)
         case str():
-            known = ", ".join(f"`{one}`" for one in Semantics)
-            raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(Semantics)))
+            known = ", ".join(f"`{one}`" for one in BatchSemantics)
+            raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(BatchSemantics)))
         case _:
             raise wrong_type_error(raw, member, "a string")
 
@@ -163,7 +163,7 @@ async def decide_batch(
 
     Raises IdempotencyKeyError. Earlier decisions are kept for a retry of the batch.
     """
-    if engine.state.is_shared and once is None and batch.semantics is Semantics.EXECUTE_ALL:
+    if engine.state.is_shared and once is None and batch.semantics is BatchSemantics.EXECUTE_ALL:
         cancelled = Event()
         try:
             return await run_in_threadpool(decide_together, engine, batch.items, cancelled.is_set)
@@ -244,7 +244,7 @@ def decide_item(
     """Decide an item; None is an item that is not an object. Raises IdempotencyKeyError."""
     try:
         if question is None or question.members is None:
-            raise RequestError("", "a request is an object")
+            raise RequestError("", "a request must be an object")
         return decide_question(engine, question.request, asks_to_spend(question.members), once)
     except RequestError as error:
         return error_answer(engine, error, place)

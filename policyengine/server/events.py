@@ -37,7 +37,7 @@ def event_from_tree(raw: object) -> OutcomeEvent:
     """Build a report from a decoded tree. Raises RequestError."""
     given = get_object(raw, "")
     if given is None:
-        raise RequestError("", "a report is an object", 'send `{"decision": "…", "status": 200}`')
+        raise RequestError("", "a report must be an object", 'send `{"decision": "…", "status": 200}`')
     check_members(given, MEMBERS, "")
     output = get_object(given.get("output"), "output") or {}
     report = OutcomeReport(parse_status(given), output, parse_latency(given))
@@ -83,8 +83,8 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
-            "only an allow that rates, budgets or history wait for can be reported, once, while it counts, by the "
-            "caller that asked for the decision: the client of the token file, or the user behind the socket"
+            "only an allow that affects rates, budgets or history can be reported, once, while it counts, by the "
+            "caller that requested it: the client of the token file, or the user behind the socket"
         )
         raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
     return {"decision": event.decision, "reported": True}

@@ -180,7 +180,7 @@ class DecisionApi:
             raise ProblemError(503, failure, hint="the operator's log says why")
         looks_up = engine.directory.lookups is not None
         if looks_up and await run_off_loop(engine, engine.find_directory_failure) is not None:
-            raise ProblemError(503, "the directory does not answer", hint="the operator's log says why")
+            raise ProblemError(503, "the entity store does not answer", hint="the operator's log says why")
         armed = {"revision": engine.revision, "packages": list(engine.packages)}
         observing = {} if engine.observing is None else {"observing": engine.observing.to_dict()}
         skew = {} if engine.state.clock_skew is None else {"clock_skew_ms": engine.state.clock_skew // MILLISECOND}

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands, for messages; the values themselves are read by `tomllib`."""
+"""Positions of the keys in a TOML text, for messages; `tomllib` parses the values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALAR = re.compile(r"[^,\]}#\n]*")
 
 
 def key_places(text: str) -> dict[KeyPath, Place]:
-    """The place of each key, table and element of a list in a text that is TOML."""
+    """Return the position of each key, table and list element in a valid TOML text."""
     scanner = TomlScanner(text)
     scanner.document()
     return scanner.places
@@ -28,7 +28,7 @@ def key_places(text: str) -> dict[KeyPath, Place]:
 
 @dataclass
 class TomlScanner:
-    """Reads a text that `tomllib` accepts, and so checks nothing itself."""
+    """Scans a text that `tomllib` accepts, and therefore checks nothing itself."""
 
     text: str
     at: int = 0
@@ -53,7 +53,7 @@ class TomlScanner:
             self.at += 1
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
-        """Pass over a match, and return it."""
+        """Skip a match, and return it."""
         match = pattern.match(self.text, self.at)
         if match is None:
             raise ValueError(f"no TOML at {self.at}")

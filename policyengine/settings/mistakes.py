@@ -1,4 +1,4 @@
-"""Mistakes in a settings file, in its own words: the setting, the values that it may have, never the value itself."""
+"""Errors in a settings file, described by the setting and its valid values, never by the value itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Order: TypeAlias = Callable[[KeyPath], Any]
 
 @dataclass(frozen=True, slots=True)
 class SettingMistake:
-    """A mistake in the setting at a path; the value of a `secret` is not shown."""
+    """An error in the setting at a path; the value of a `secret` is not shown."""
 
     path: KeyPath
     message: str
@@ -52,14 +52,14 @@ class SettingMistake:
 def first_mistake(
     error: ValidationError, model: type[SettingsSection], order: Order, name_of: Callable[[KeyPath], str] = ".".join
 ) -> SettingMistake:
-    """The first mistake by the `order` of paths. `name_of` is what messages call the setting at a path."""
+    """Return the first error by the `order` of paths. `name_of` returns the name of a setting in messages."""
     mistakes = error.errors(include_url=False)
     found = min(mistakes, key=lambda one: order(error_path(one)))
     return describe_mistake(found, model, name_of)
 
 
 def error_path(details: ErrorDetails) -> KeyPath:
-    """The keys down to the mistake; the validator of a section may name one of its own."""
+    """Return the keys of the path to the error; the validator of a section may name one of its keys."""
     key = details.get("ctx", {}).get("key") if details["type"] == CUSTOM_ERROR else None
     return (*map(str, details["loc"]), *([key] if key else []))
 
@@ -108,7 +108,7 @@ def describe_choice(name: str, words: Sequence[str], given: object) -> tuple[str
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The words of the `Literal` in an annotation."""
+    """Return the words of the `Literal` in an annotation."""
     waiting: list[Any] = [field.annotation]
     for part in waiting:
         if get_origin(part) is Literal:
@@ -118,7 +118,7 @@ def choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def describe_unknown_key(path: KeyPath, model: type[SettingsSection]) -> tuple[str, str | None]:
-    """Which key is unknown; and what may have been meant, or all that there are."""
+    """Describe an unknown key, with the key that may have been meant, or all valid keys."""
     *above, key = path
     section = section_at(above, model)
     message = f"unknown key `{key}` in `[{'.'.join(above)}]`" if above else f"unknown section `{key}`"
@@ -137,7 +137,7 @@ def list_keys(keys: Collection[str]) -> str:
 
 
 def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[SettingsSection] | None:
-    """The model of the section at a path. Of sections with names, as `issuers.login`, the name is passed over."""
+    """Return the model of the section at a path. The name of a named section, as in `issuers.login`, is skipped."""
     left, section = list(path), model
     while left:
         field = section_fields(section).get(left.pop(0))
@@ -151,14 +151,14 @@ def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[Settin
 
 
 def field_at(path: KeyPath, model: type[SettingsSection]) -> FieldInfo | None:
-    """The setting in which a path ends."""
+    """Return the setting at the end of a path."""
     depth = field_depth(path, model)
     section = section_at(path[: depth - 1], model)
     return None if section is None else section_fields(section).get(path[depth - 1])
 
 
 def field_depth(path: KeyPath, model: type[BaseModel]) -> int:
-    """How many keys of a path lead to a setting: what follows are elements of its value."""
+    """Return the number of keys of a path that lead to a setting; the rest are elements of its value."""
     section, depth = model, 0
     while depth < len(path):
         field = section_fields(section).get(path[depth])

@@ -1,4 +1,4 @@
-"""The base of every section of a settings file, and what a model says of a setting beside its type."""
+"""The base class of sections of a settings file, and metadata of settings in addition to their type."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class SettingsSection(BaseModel):
     """A table of a settings file. Models are built when the first file is read, so that imports stay fast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-    hides_unknown: ClassVar[bool] = False  # of the whole file: the value of an unknown key may be a secret
-    belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that readers look for here, and a hint to their place
+    hides_unknown: ClassVar[bool] = False  # of the whole file, because the value of an unknown key may be a secret
+    belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that users look for here, with a hint to their place
 
 
 @dataclass(frozen=True, slots=True)
 class ValueDescription:
-    """Metadata of a type: what its values are, for messages; `example` is one as TOML has it, `note` follows it."""
+    """Metadata of a type: a description of its values for messages; `example` is a TOML value, `note` follows it."""
 
     values: str
     example: str = ""
@@ -41,18 +41,18 @@ class Marker:
 
 
 SECRET = Marker("secret")  # the value may hold a secret: no message shows it
-RELATIVE = Marker("relative")  # a path, which begins at the folder of its file
+RELATIVE = Marker("relative")  # a path, relative to the folder of its file
 RELATIVE_OR_URL = Marker("relative or URL")
 
 
 def setting_error(message: str, hint: str | None = None, key: str | None = None) -> PydanticCustomError:
-    """A mistake in a value, or, from the validator of a section, in that of a `key`."""
+    """Return the error for a value, or, from the validator of a section, for the value of a `key`."""
     context = {"message": message.replace("{", "{{").replace("}", "}}"), "hint": hint, "key": key}
     return PydanticCustomError(CUSTOM_ERROR, "{message}", context)
 
 
 def metadata(annotation: object) -> Iterator[object]:
-    """Everything that `Annotated` says in an annotation, the outermost first."""
+    """Return all metadata of an `Annotated` annotation, the outermost first."""
     waiting: list[Any] = [annotation]
     for part in waiting:
         yield from getattr(part, "__metadata__", ())
@@ -65,22 +65,22 @@ def field_metadata(field: FieldInfo) -> Iterator[object]:
 
 
 def field_key(name: str, field: FieldInfo) -> str:
-    """The key of a field in the file."""
+    """Return the key of a field in the file."""
     return field.alias or name
 
 
 def section_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Every key that a section may have. Fields that are not of the file are excluded from it."""
+    """Return the fields of a section by key, without those that are not in the file."""
     return {field_key(name, field): field for name, field in model.model_fields.items() if not field.exclude}
 
 
 def section_of(annotation: Any) -> type[SettingsSection] | None:
-    """The model in `Section`, `Section | None` or `Mapping[str, Section]`."""
+    """Return the model in `Section`, `Section | None` or `Mapping[str, Section]`."""
     if isinstance(annotation, type) and issubclass(annotation, SettingsSection):
         return annotation
     return next((model for part in get_args(annotation) if (model := section_of(part)) is not None), None)
 
 
 def has_named_sections(field: FieldInfo) -> bool:
-    """Whether each section of a field has a name: `[issuers.login]`."""
+    """Return whether each section of a field has a name: `[issuers.login]`."""
     return get_origin(field.annotation) is Mapping

@@ -1,4 +1,4 @@
-"""One settings file in TOML: read from a path that only its owner can redirect; mistakes are shown in place."""
+"""One settings file in TOML, read from a path that only its owner can redirect; errors are shown with their line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from policyengine.source import Source, Span
 from policyengine.trusted_files import open_trusted
 
 SYNTAX_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
-# A line that is no TOML is shown unless it looks as if it held a secret.
+# A line that is not TOML is shown unless it seems to contain a secret.
 CREDENTIALS_IN_URL = re.compile(r"://[^\s\"']*@")
 MAYBE_SECRET = re.compile(r"[\"']|://|secret|token|passw|key", re.IGNORECASE)
 
 
 class SettingsError(Exception):
-    """A mistake in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
+    """An error in a settings file: `message` and `hint` name the setting, `detail` shows its line."""
 
     def __init__(self, message: str, hint: str | None, span: Span | None = None, detail: str = "") -> None:
         super().__init__(message)
@@ -32,20 +32,20 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """The text of a file by the `name` that messages give it."""
+    """The text of a settings file; `name` appears in messages."""
 
     name: str
     text: str
 
     def data(self) -> dict[str, Any]:
-        """Raises SettingsError."""
+        """Parse the text. Raises SettingsError."""
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             raise self._syntax_error(str(error)) from None
 
     def error(self, message: str, hint: str | None, path: Sequence[str], *, secret: bool = False) -> SettingsError:
-        """A mistake in the setting at a path. The value of a secret is not shown."""
+        """Return the error for the setting at a path. The value of a secret is not shown."""
         span = Span(Source(self.name, self.text), *self.place(path))
         line = span.source.line(span.line)
         hides = (secret and not line.lstrip().startswith("[")) or CREDENTIALS_IN_URL.search(line)
@@ -53,7 +53,7 @@ class SettingsFile:
         return self._error(message, hint, span, excerpt)
 
     def place(self, path: Sequence[str]) -> Place:
-        """The key at a path, or the nearest above it."""
+        """Return the position of the key at a path, or of the nearest key above it."""
         places = key_places(self.text)
         return next((places[above] for above in parents(path) if above in places), (0, 0))
 
@@ -77,14 +77,15 @@ class SettingsFile:
 
 
 def parents(path: Sequence[str]) -> list[KeyPath]:
-    """A path and those above it, the longest first."""
+    """Yield a path and its prefixes, the longest first."""
     return [tuple(path[:length]) for length in range(len(path), 0, -1)]
 
 
 def read_settings_file(
     path: Path | str, name: str, check: Callable[[os.stat_result], None] = lambda _: None
 ) -> SettingsFile:
-    """The file, which `check` may refuse once it is open. Raises OSError, UntrustedPathError, SettingsError."""
+    """Read a settings file, which `check` may refuse once it is open. Raises OSError, UntrustedPathError,
+    SettingsError."""
     with os.fdopen(open_trusted(path), "rb") as stream:
         check(os.fstat(stream.fileno()))
         content = read_stream(stream, MAX_SETTINGS_BYTES)

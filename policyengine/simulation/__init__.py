@@ -5,7 +5,7 @@ from policyengine.simulation.renamed_callers import Callers, NoOtherCallerError
 from policyengine.simulation.result import SimulationResult
 from policyengine.simulation.run import VirtualClock, simulate
 from policyengine.simulation.time_slots import Series, TooManySlotsError
-from policyengine.simulation.traffic_file import TrafficError, TrafficEvent, TrafficTrace
+from policyengine.simulation.traffic_file import TrafficEvent, TrafficLineError, TrafficTrace
 
 __all__ = [
     "WORKFLOWS",
@@ -14,8 +14,8 @@ __all__ = [
     "Series",
     "SimulationResult",
     "TooManySlotsError",
-    "TrafficError",
     "TrafficEvent",
+    "TrafficLineError",
     "TrafficPlan",
     "TrafficTrace",
     "VirtualClock",

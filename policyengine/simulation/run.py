@@ -10,7 +10,7 @@ from policyengine.clock import from_epoch_microseconds
 from policyengine.engine import Engine
 from policyengine.runtime.request import RequestError
 from policyengine.simulation.time_slots import Series
-from policyengine.simulation.traffic_file import TrafficError, TrafficEvent
+from policyengine.simulation.traffic_file import TrafficEvent, TrafficLineError
 
 CHUNK = 1_000
 
@@ -40,7 +40,8 @@ def simulate(
 ) -> None:
     """Simulate all requests in order; `told` is called after each thousand. `clock` must be the engine's clock.
 
-    Raises TrafficError for a line that is not a request, and TooManySlotsError if the traffic does not fit the series.
+    Raises TrafficLineError for a line that is not a request, and TooManySlotsError if the traffic does not fit the
+    series.
     """
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
     while chunk := list(islice(events, CHUNK)):
@@ -49,5 +50,5 @@ def simulate(
                 clock.at = at
                 count(at, decide(question))
         except RequestError as error:
-            raise TrafficError(line, error.message, error.hint, error.member) from None
+            raise TrafficLineError(line, error.message, error.hint, error.member) from None
         told()

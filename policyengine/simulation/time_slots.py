@@ -27,7 +27,7 @@ class TooManySlotsError(Exception):
 class LimitCounts:
     """The counts of one limit: requests to which it applied, that passed, and that it throttled.
 
-    `remaining` of `limit` is the lowest rest of any caller.
+    `remaining` of `limit` is the least that any caller had left.
     """
 
     asked: int = 0

@@ -32,7 +32,7 @@ class TrafficEvent(NamedTuple):
     line: int = 0
 
 
-class TrafficError(Exception):
+class TrafficLineError(Exception):
     """A line that cannot be simulated: its number, the member, the problem, and a hint."""
 
     def __init__(self, line: int, message: str, hint: str | None = None, member: str = "") -> None:
@@ -56,7 +56,7 @@ class TrafficTrace:
     def read(self, lines: Iterable[bytes], path: Path | None = None) -> Iterator[TrafficEvent]:
         """Yield the events. A log is read from its `path`, because it consists of several files.
 
-        Raises TrafficError.
+        Raises TrafficLineError.
         """
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         first = next(numbered, None)
@@ -72,14 +72,14 @@ class TrafficTrace:
         for number, line in lines:
             event = self._event(number, line)
             if before is not None and event.at < before:
-                raise TrafficError(number, "it is earlier than the line above", "sort the trace by `at`", "at")
+                raise TrafficLineError(number, "it is earlier than the line above", "sort the trace by `at`", "at")
             before = event.at
             yield event
 
     def _event(self, number: int, line: bytes) -> TrafficEvent:
         question, plain = parse_line(number, line)
         if "at" not in question:
-            raise TrafficError(
+            raise TrafficLineError(
                 number, "the request has no `at`", 'write `"at": "2027-01-01T09:00:00Z"`, or seconds', "at"
             )
         at = self._moment(number, question.pop("at"))
@@ -90,12 +90,12 @@ class TrafficTrace:
             return epoch_microseconds(moment)
         if isinstance(at, str | bool) or not isinstance(at, int | float | Decimal):
             hint = "write a time with its zone, `2027-01-01T09:00:00Z`, or seconds after the start as a number"
-            raise TrafficError(number, f"{format_time_value(at)} is not a time", hint, "at")
+            raise TrafficLineError(number, f"{format_time_value(at)} is not a time", hint, "at")
         if at < 0:
-            raise TrafficError(number, f"{at} seconds are before the start", "set the start with `--start`", "at")
+            raise TrafficLineError(number, f"{at} seconds are before the start", "set the start with `--start`", "at")
         if at > (CALENDAR_END_SECONDS if self.far else MAX_OFFSET_SECONDS):
             epoch = None if self.far else "for seconds since 1970, use `--start 1970-01-01T00:00:00Z`"
-            raise TrafficError(number, f"{at} seconds are far after the start", epoch, "at")
+            raise TrafficLineError(number, f"{at} seconds are far after the start", epoch, "at")
         return self.start + int(at * MICROSECONDS_PER_SECOND)
 
     def _of_a_log(self, path: Path) -> Iterator[TrafficEvent]:
@@ -112,16 +112,16 @@ class TrafficTrace:
 
 
 def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
-    """Return the object of the line, and whether it needs no cleaning. Raises TrafficError."""
+    """Return the object of the line, and whether it needs no cleaning. Raises TrafficLineError."""
     if (quick := decode_json_fast(line)) is not None:
         return quick, True
     try:
         tree = decode.from_json(line.strip())
     except decode.DecodeError as error:
-        raise TrafficError(number, str(error).replace(" at line 1, column", " at column")) from None
+        raise TrafficLineError(number, str(error).replace(" at line 1, column", " at column")) from None
     if not isinstance(tree, dict):
-        raise TrafficError(
-            number, "a request is an object", "each line is one request, as `policyengine decide` reads it"
+        raise TrafficLineError(
+            number, "a request must be an object", "each line is one request, as `policyengine decide` reads it"
         )
     return tree, False
 
@@ -130,7 +130,7 @@ def parse_request(question: Mapping[str, object], line: int) -> Request:
     try:
         return read_request(question)
     except RequestError as error:
-        raise TrafficError(line, error.message, error.hint, error.member) from None
+        raise TrafficLineError(line, error.message, error.hint, error.member) from None
 
 
 def format_time_value(at: object) -> str:

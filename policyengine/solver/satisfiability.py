@@ -72,7 +72,7 @@ DECIDED_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("two facts in an impossible order", "body.amount < body.count and body.count <= body.amount"),
     ("a fact compared with itself", "body.amount < body.amount"),
     ("present and absent", "body.note is present and body.note is absent"),
-    ("a value where there is none", 'body.note is absent and body.note == "a"'),
+    ("an absent fact with a value", 'body.note is absent and body.note == "a"'),
     ("a default that decides", "body.note is absent and (body.note else \"a\") == \"b\""),
     ("a size below zero", "size(body.note) < 0"),
     ("constants alone", "1 > 2"),

@@ -43,7 +43,7 @@ def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts
     read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
     everything = (
         "approval", facts.kernel.revision, guard.package, guard.name, index,
-        caller_identity(facts), request_target(facts),
+        principal_identity(facts), request_target(facts),
         tuple((one.path, canonical_bytes(raw_object(one, facts), exclusions_of(one))) for one in objects),
         tuple((key, digest_form(one)) for key, one in sorted(read.items())),
     )  # fmt: skip
@@ -140,7 +140,7 @@ def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> I
 # ── Who asks, and what for ────────────────────────────────────────────────────────────────────
 
 
-def caller_identity(facts: Facts) -> object:
+def principal_identity(facts: Facts) -> object:
     """Return presenter, user and chain; if one of them is unknown, also the given facts."""
     presenter, hops, user = presenter_of(facts), hops_of(facts), facts.read(("user", "id"))
     chain = hops if isinstance(hops, Unknown) else tuple((hop.issuer, hop.id) for hop in hops)

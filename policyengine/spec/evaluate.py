@@ -47,7 +47,7 @@ def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: dat
 
 
 def _with_user(facts: Facts) -> Facts:
-    """Return the facts with an unknown user if an issuer names a user for whom it does not speak."""
+    """Return the facts with an unknown user if an issuer names a user that it may not name."""
     named = facts.read(("agent", "issuer")), facts.read(("credential", "issuer"))
     foreign = mask_foreign_user(facts.kernel.issuers, named, facts.read(("user", "id")))
     return facts.bind(foreign) if foreign else facts

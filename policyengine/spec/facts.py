@@ -103,13 +103,13 @@ class Facts:
 
     @property
     def looked_at_anew(self) -> Facts:
-        """The facts for an explanation after the decision, with a step counter of its own."""
+        """Return the facts for an explanation after the decision, with a separate step counter."""
         return replace(self, work=StepCounter())
 
     @property
     def by_the_letter(self) -> Facts:
-        """The facts as grants read them: only exact bindings of paths, as a path in another case must not open
-        anything."""
+        """Return the facts as grants read them: only exact bindings of paths, because a path in another case must not
+        grant access."""
         if self.loose is None:
             return self
         loosely, strictly = self.loose
@@ -204,7 +204,8 @@ class Facts:
 
 
 def unknown_if_absent(found: Value) -> Value:
-    """Return the value, unknown instead of absent: its stand-in is missing, so it may be anything."""
+    """Return the value, with unknown instead of absent: the replacement for the absent value is missing, so it may be
+    anything."""
     if not isinstance(found, Unknown) or not found.absent:
         return found
     return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))

@@ -1,4 +1,4 @@
-"""The users for whom an issuer may speak: `users like "*@partner.example"`."""
+"""The users that an issuer may name: `users like "*@partner.example"`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def speaks_for(issuer: k.Issuer, user: str) -> bool:
 def mask_foreign_user(
     issuers: Mapping[str, k.Issuer], named: Iterable[Value], user: Value
 ) -> Mapping[tuple[str, ...], object]:
-    """Return `user.id` as unknown if a named issuer does not speak for that user; otherwise an empty mapping."""
+    """Return `user.id` as unknown if a named issuer may not name that user; otherwise an empty mapping."""
     if not isinstance(user, str):
         return {}
     declared = (issuers.get(name) for name in named if isinstance(name, str))
     foreign = next((one for one in declared if one is not None and not speaks_for(one, user)), None)
-    return {} if foreign is None else {("user", "id"): Invalid(f"`{foreign.name}` does not speak for this user")}
+    return {} if foreign is None else {("user", "id"): Invalid(f"`{foreign.name}` may not name this user")}

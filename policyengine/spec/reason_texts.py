@@ -7,7 +7,7 @@ from datetime import timedelta
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS as OPERATOR_OBLIGATIONS
 
 NO_BLOCK = "no block of the policy accepts this caller with these credentials"
-NOTHING_OPENS = "nothing opens this to the caller"
+NOTHING_OPENS = "no block grants this to the caller"
 NO_SCOPE = "the credential carries no scope that opens this"
 NO_USER_BLOCK = "no user block opens this to the person served"
 NOTHING_TO_APPROVE = "an approval is needed, but a fact that it would be bound to is not known"

@@ -22,7 +22,7 @@ MAX_UNNOTICED_STEPS = 10_000  # too few for a noticeable delay
 STEPS_PER_BLOCK_PART = 4  # a part of a block takes longer than a part of a condition
 
 STEPS_EXCEEDED = Unknown.of("the decision", f"it takes more than {MAX_STEPS:,} steps")
-NOT_CONCERNED = Unknown.of("the rule", "it is about other callers")
+NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
 
 
 @dataclass(slots=True)

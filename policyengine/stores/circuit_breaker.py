@@ -1,4 +1,4 @@
-"""The circuit breaker around the calls of one kind to a store, which logs failures and tries by a call of its own."""
+"""The circuit breaker of one kind of calls to a store; it logs failures, and can test the store with a trial call."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ WRITE = StoreOperation("write", "the store did not accept a write", "the store a
 
 
 class StoreBreaker:
-    """Opens when a store failed several times in a row, and at once where it says that it cannot.
+    """Opens after several consecutive failures, and immediately if the store itself reports a permanent failure.
 
-    Without a `trial` a call that returns is proof that the store is well. With one, whether a call proves anything its
-    caller says, by `succeeded`, and the caller who tries runs the trial first: a breaker of writes is never closed by a
-    read. What is refused as it had to write counts in the breaker of `refusals`.
+    Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller reports by
+    `succeeded` whether a call proves that, and the trial runs before the first admitted call, so a read never closes a
+    breaker of writes. Refused writes count in the breaker `refusals`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StoreBreaker:
 
     @property
     def failing(self) -> bool:
-        """Whether the last call that proves something failed."""
+        """Whether the last conclusive call failed."""
         return self.circuit.fails > 0
 
     def __enter__(self) -> None:
@@ -73,12 +73,13 @@ class StoreBreaker:
             self.succeeded()
 
     def check(self) -> None:
-        """Raises StoreError where the last call failed."""
+        """Raise StoreError if the last call failed."""
         if self.failing:
             raise StoreError("the store failed a moment ago", self._reason)
 
     def test(self) -> None:
-        """The trial, for callers that only want to know; while it is open one in a pause. Raises StoreError."""
+        """Run the trial, for callers that only need its result; while the breaker is open, at most once in a pause.
+        Raises StoreError."""
         assert self._trial is not None
         if self.open:
             self._try()
@@ -114,7 +115,7 @@ class StoreBreaker:
             )  # fmt: skip
 
     def succeeded(self) -> None:
-        """A call proved that the store is well."""
+        """Record that the store works, because of a successful call."""
         if self.circuit.succeed():
             extra = {"event": "store_answers", "operation": self.operation.name}
             _LOG.warning(self.operation.recovers, extra=extra)

@@ -279,7 +279,8 @@ class ResilientStore:
             self._store.release(claim, now)
 
     def _agree(self) -> None:
-        """Raise StoreError while the clocks differ too much; once per pause a caller measures again."""
+        """Raise StoreError while the clocks differ too much. After each pause, one caller measures the difference
+        again."""
         if not self.skew.exceeded:
             return
         with self._lock:

@@ -67,7 +67,7 @@ def rule_data(rule: Any) -> list[Any]:
     if origin.startswith("_"):
         return [origin, None, symbols]
     if rule.options.expand1 and not rule.alias:
-        assert not (len(symbols) == 1 and symbols[0].startswith("_")), f"{origin}: how many parts has it?"
+        assert not (len(symbols) == 1 and symbols[0].startswith("_")), f"{origin}: its number of parts is unknown"
         return [origin, "" if len(symbols) == 1 else origin, symbols]
     return [origin, rule.alias or origin, symbols]
 

@@ -187,7 +187,7 @@ class FactCatalogue:
     def _is_later(self, path: FactPath, span: Span) -> bool:
         later = next((fact for fact in FACTS if fact.path[: len(path)] == path and fact.later), None)
         if later is not None:
-            message = f"`{'.'.join(path)}` is not known yet: it waits for {later.later}"
+            message = f"`{'.'.join(path)}` is not available yet: it requires {later.later}"
             self.program.report("E902", message, span, "remove it until then")
         return later is not None
 

@@ -145,7 +145,7 @@ def principal_steps(root: str, value: ast.Value, reading: ValueContext) -> Itera
 def resource_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep]:
     thing = raw_value(value, reading)
     if thing is not None and not isinstance(thing, EntityRef):
-        reading.report("E605", "a resource is an entity", value.span, HINTS["resource"])
+        reading.report("E605", "a resource must be an entity", value.span, HINTS["resource"])
     elif isinstance(thing, EntityRef):
         yield PutFact(("resource",), {"type": thing.type, "id": thing.id})
     else:
@@ -157,7 +157,7 @@ def time_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep
     if isinstance(found, datetime):
         yield PutTime(found)
     elif not has_kind(value, "date", "clock"):
-        reading.report("E605", "the time is a moment", value.span, "write `given time 2026-01-31T09:00:00Z`")
+        reading.report("E605", "the time must be a moment", value.span, "write `given time 2026-01-31T09:00:00Z`")
 
 
 def has_kind(value: ast.Value, *kinds: ast.LiteralKind) -> bool:
@@ -182,7 +182,7 @@ def read_hops(value: ast.Value, path: FactPath, reading: ValueContext) -> tuple[
         case ast.WordValue("absent"):
             return None
         case _:
-            reading.report("E605", "a chain is a list of agents", value.span, HINTS["chain"])
+            reading.report("E605", "a chain must be a list of agents", value.span, HINTS["chain"])
             return None
 
 
@@ -197,7 +197,7 @@ def read_hop(value: ast.Value, reading: ValueContext) -> dict[str, object]:
             return {pair.key.span.text: read_hop_member(pair, reading) for pair in pairs}
         case _:
             hint = 'write `agent "planner"`, or `{ agent: "planner", scopes: […] }`'
-            reading.report("E605", "a hop of a chain is an agent", value.span, hint)
+            reading.report("E605", "a hop of a chain must be an agent", value.span, hint)
             return {}
 
 
@@ -217,7 +217,7 @@ def read_duration(value: ast.Value, reading: ValueContext) -> timedelta | None:
     """Parse a duration; return None for `absent` and after a report."""
     age = raw_value(value, reading)
     if not isinstance(age, timedelta) and not is_absent(value) and not has_kind(value, "duration"):
-        reading.report("E605", "an age is a duration", value.span, "write how long ago: `5m`")
+        reading.report("E605", "an age must be a duration", value.span, "write how long ago: `5m`")
     return age if isinstance(age, timedelta) else None
 
 

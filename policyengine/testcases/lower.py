@@ -108,7 +108,7 @@ class FixtureReader:
     def steps(self, symbol: Symbol, used: ast.Name) -> tuple[ScenarioStep, ...]:
         key = (symbol.package, symbol.name)
         if key in self.reading:
-            hint = "put what both need into a third fixture"
+            hint = "move the shared givens into a third fixture"
             self.catalogue.program.report("E601", f"the fixture `{symbol.name}` uses itself", used.span, hint)
             return ()
         if key not in self.known:
@@ -278,9 +278,7 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
     try:
         return to_utc(now + constant.value) if constant and isinstance(constant.value, timedelta) else now
     except OverflowError:
-        reading.report(
-            "E617", f"the clock cannot go on for another `{literal.text}`", literal.span, "write a shorter time"
-        )
+        reading.report("E617", f"the clock cannot advance by `{literal.text}`", literal.span, "write a shorter time")
         return now
 
 

@@ -61,7 +61,7 @@ def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
     for other in many[1:]:
         yield RepeatMistake("a request has only one `repeat`", other.span, "keep one `repeat`")
     for repeat in many:
-        yield from count_mistakes(repeat.count, "a request is made at least once", "repeat 21 in 10s")
+        yield from count_mistakes(repeat.count, "repeat a request at least once", "repeat 21 in 10s")
         if parse_duration(repeat.within.text) == timedelta(0):
             yield RepeatMistake(
                 "the duration of `repeat` must be above zero",
@@ -102,7 +102,7 @@ def response_mistakes(shot: ast.Shot, wanted: ExpectedOutcome | None) -> Iterato
     if responded is None:
         return
     if wanted is not None and wanted.first is None and Outcome.ALLOW not in wanted.possible:
-        message = "a request that is not allowed is never made, so it has no response"
+        message = "a request that is not allowed is never sent, so it has no response"
         yield RepeatMistake(message, responded.span, "remove `responded …`, or expect `allow`")
     if (status := parse_count(responded.status)) is None or status not in HTTP_STATUSES:
         hint = "a status is a number from 100 to 599: `responded 201`"

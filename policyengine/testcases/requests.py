@@ -67,14 +67,14 @@ def check_methods(request: ast.HttpPattern, reading: ValueContext) -> None:
     for method in request.methods:
         if method not in HTTP_METHODS:
             hint = did_you_mean(method, HTTP_METHODS) or "methods are matched as written"
-            reading.report("W321", f"HTTP knows no method `{method}`", request.span, hint)
+            reading.report("W321", f"HTTP has no method `{method}`", request.span, hint)
 
 
 def is_pattern(path: str, span: Span, reading: ValueContext) -> bool:
     typed = next((hole for hole in PLACEHOLDER.finditer(path) if ":" in hole[1]), None)
     if typed is None and "*" not in path:
         return False
-    what = f"`{typed[0]}` captures, but a test asks" if typed else "`*` stands for many paths, but a test asks"
+    what = f"`{typed[0]}` captures, but a test asks" if typed else "`*` matches many paths, but a test asks"
     reading.report("E616", f"{what} for one", span, CONCRETE_HINT)
     return True
 
@@ -98,7 +98,7 @@ def variable_text(name: str, otherwise: str, reading: ValueContext) -> str:
 
 def tool_endpoints(pattern: str, span: Span, reading: ValueContext) -> tuple[CaseEndpoint, ...]:
     if "*" in pattern:
-        message = "`*` stands for many tools, but a test asks for one"
+        message = "`*` matches many tools, but a test asks for one"
         reading.report("E616", message, span, "write the name of one tool")
         return ()
     if (

@@ -114,7 +114,7 @@ class CaseResult:
             return "; ".join(one.render() for one in self.differences)
         came = "" if self.decision is None else headline(self.decision)
         which = "it" if self.request is None else f"request {self.request:,}"
-        return f"expected {self.case.expected.text}, and {which} came to {came}"
+        return f"expected {self.case.expected.text}, but {which} resulted in {came}"
 
     def render(self) -> str:
         """Return the full text of a failure: its position, the expectation, the decision and the trace."""

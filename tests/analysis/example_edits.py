@@ -1,4 +1,4 @@
-"""Faults planted in the example policies, and changes of them that change nothing: edits as reviewers see them."""
+"""Faults planted in the example policies, and edits that change no decision, as reviewers see them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Effect = Literal["opens", "differs", "nothing"]
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Of one example: what is written, and what takes its place, in pairs."""
+    """An edit of one example: pairs of the old text and its replacement."""
 
     effect: Effect
     example: str
     texts: tuple[str, ...]
 
     def write(self, folder: Path, *, changed: bool) -> Path:
-        """The example without its tests, with the edit or without."""
+        """Write the example without its tests, with or without the edit."""
         for path in (EXAMPLES / self.example).glob("*.policy"):
             if not path.stem.endswith("_test"):
                 text = path.read_text().partition("# ── Shown by example")[0]

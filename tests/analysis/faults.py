@@ -1,4 +1,4 @@
-"""Faults planted in a policy, by kind, and changes of it that change nothing: what a comparison must and must not say."""
+"""Faults planted in a policy, by kind, and edits that change no decision: what a comparison must and must not report."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ budget "moved" per agent.id on TOOL billing/refund { sum body.amount <= 2_000 wi
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One change of the base: what is written, and what takes its place. `opens`: something passes, or goes with less,
-    that did not."""
+    """One change of the base: the old text and its replacement. `opens`: something passes, or passes with fewer
+    requirements, that did not."""
 
     kind: str
     old: str
@@ -336,7 +336,7 @@ HARMLESS = [
 
 
 def verdict(found: Diff) -> str:
-    """What a reviewer is told."""
+    """Return the verdict that a reviewer sees."""
     if found.opens:
         return "opens"
     return "not proved" if found.suspects else "differs" if found.differs else "same" if found.proved else "unsure"

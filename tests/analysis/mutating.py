@@ -1,4 +1,4 @@
-"""Generated policies with one small change: what a pull request does to a policy, by chance."""
+"""Generated policies with one small random change, like that of a pull request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_TRIES = 60
 
 
 def mutated(random: Random, policy: Policy) -> Policy | None:
-    """The policy with one change that still checks and means something else; None where none is found."""
+    """Return the policy with one change that still checks and has another meaning; None if none is found."""
     before = kernel_of(policy)
     assert before is not None
     for _ in range(MOST_TRIES):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from policyengine.audit import DecisionLog, LogError, log, read_records
+from policyengine.audit import DecisionLog, DecisionLogError, log, read_records
 from policyengine.engine import Engine
 
 POLICY = """
@@ -203,19 +203,19 @@ def test_a_decision_that_failed_is_on_record(path, monkeypatch):
 
 
 def test_a_folder_is_no_log(tmp_path):
-    with pytest.raises(LogError, match="is a directory"):
+    with pytest.raises(DecisionLogError, match="is a directory"):
         DecisionLog(tmp_path)
 
 
 def test_a_pipe_is_no_log(path):
     os.mkfifo(path)
-    with pytest.raises(LogError, match="is not a file"):
+    with pytest.raises(DecisionLogError, match="is not a file"):
         DecisionLog(path)
 
 
 @pytest.mark.parametrize("fact", ["body.card number", "bodi.card", "card", ""])
 def test_what_is_to_be_left_out_is_a_fact(path, fact):
-    with pytest.raises(LogError, match=r"not the name of a fact|does not exist"):
+    with pytest.raises(DecisionLogError, match=r"not the name of a fact|does not exist"):
         DecisionLog(path, redact=[fact])
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit import DecisionLog, DecisionRecord, LogError, ReplayError, read_records, replay_decision
+from policyengine.audit import DecisionLog, DecisionLogError, DecisionRecord, ReplayError, read_records, replay_decision
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.request import Request, RequestError
@@ -290,7 +290,7 @@ def test_no_message_shows_what_was_left_out(path):
 
 @pytest.mark.parametrize("fact", ["user.id", "agent.id", "request.path", "chain.hops"])
 def test_who_asked_for_what_is_never_left_out(path, fact):
-    with pytest.raises(LogError, match="a record must identify the caller"):
+    with pytest.raises(DecisionLogError, match="a record must identify the caller"):
         DecisionLog(path, redact=[fact])
 
 
@@ -371,7 +371,7 @@ def test_no_star_hides_who_asked_for_what(path: Path, pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["body.*", "body.card.**", "**.card", "user.*.id", "body.***.x", "*"])
 def test_a_pattern_that_hides_too_much_or_nothing_is_refused(path: Path, pattern: str) -> None:
-    with pytest.raises(LogError):
+    with pytest.raises(DecisionLogError):
         DecisionLog(path, redact=[pattern])
 
 

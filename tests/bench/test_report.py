@@ -81,7 +81,7 @@ def test_a_cell_says_why_an_engine_was_not_timed() -> None:
 
 
 def test_a_peer_that_is_not_there_says_how_to_get_it() -> None:
-    section = decide.section([{"engine": "oso", "size": 10, "skipped": "not there: pip install '.[bench]'"}])
+    section = decide.section([{"engine": "oso", "size": 10, "skipped": "not installed: pip install '.[bench]'"}])
     assert "pip install '.[bench]'" in shown(section)
 
 
@@ -96,10 +96,10 @@ def test_the_nearest_peer_is_the_quickest_native_one_beside_us() -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (Target("p50", 1.0, 0.9), "p50: ≤ 1 ×, seen 0.90 ×: holds"),
-        (Target("p50", 1.0, 1.1), "p50: ≤ 1 ×, seen 1.10 ×: missed"),
-        (Target("peer", 10.0, 12.0, at_least=True), "peer: ≥ 10 ×, seen 12.0 ×: holds"),
-        (Target("peer", 10.0, 9.0, at_least=True), "peer: ≥ 10 ×, seen 9.00 ×: missed"),
+        (Target("p50", 1.0, 0.9), "p50: ≤ 1 ×, measured 0.90 ×: holds"),
+        (Target("p50", 1.0, 1.1), "p50: ≤ 1 ×, measured 1.10 ×: missed"),
+        (Target("peer", 10.0, 12.0, at_least=True), "peer: ≥ 10 ×, measured 12.0 ×: holds"),
+        (Target("peer", 10.0, 9.0, at_least=True), "peer: ≥ 10 ×, measured 9.00 ×: missed"),
         (Target("load", 3.0, None, "s"), "load: ≤ 3 s, not measured in this run"),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_summary_has_medians_and_processor_time_a_request() -> None:
 
 
 def test_a_server_that_is_not_there_says_how_to_get_it() -> None:
-    section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not there: {cerbos.INSTALL}"}])
+    section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not installed: {cerbos.INSTALL}"}])
     assert any("npm install" in cell for row in section.rows for cell in row)
 
 
@@ -208,7 +208,7 @@ def test_what_connections_do_is_told_in_words() -> None:
     ]
     assert [seen for _, seen in connections.section(found).rows] == [
         "120 shut others out",
-        "nobody is shut out by 400",
+        "400 shut no client out",
         "50 of 50 lost; 12,063 answers, 0 refused",
         "37 + 27",
         "longest 230 ms, p99 168 ms; 17 ms without; 185 such bodies",

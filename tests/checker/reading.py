@@ -1,4 +1,4 @@
-"""From the text of a policy to its names, types and typed expressions, without the rest of the checker."""
+"""Read the text of a policy to names, types and typed expressions, without the rest of the checker."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ PLACE = "POST /v1/invoices/{id: invoice}/refunds"
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What came of a text; `expression` is the condition that was asked for, if one was."""
+    """The result of reading a text; `expression` is the requested condition, if any."""
 
     program: Program
     schema: Schema
@@ -69,7 +69,7 @@ def modules(*texts: str) -> list[ast.Module]:
 
 
 def read(*texts: str) -> Read:
-    """The names and types of whole policies, and their definitions."""
+    """Return the names and types of whole policies, and their definitions."""
     report = Reporter()
     program = Program.of(modules(*texts), report)
     schema = Schema.of(program, PlaceResolver(program))
@@ -78,12 +78,12 @@ def read(*texts: str) -> Read:
 
 
 def ask(condition: str, place: str | None = PLACE, world: str = WORLD) -> Read:
-    """A condition, required at a place (None: about who asks), in a world of declarations."""
+    """Read a condition that is required at a place (None: about the caller), with a set of declarations."""
     return lower(condition, place, world, None)
 
 
 def give(value: str, expected: Type, place: str = PLACE) -> Read:
-    """A value of a type."""
+    """Return a value of a type."""
     return lower(value, place, WORLD, expected)
 
 
@@ -110,5 +110,5 @@ def lower(text: str, place: str | None, world: str, expected: Type | None) -> Re
 
 
 def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
-    """Code, message, underlined text and hint of each."""
+    """Return the code, message, underlined text and hint of each finding."""
     return [(finding.code, finding.message, finding.span.text, finding.hint) for finding in findings]

@@ -13,7 +13,7 @@ OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
 
 
 def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
-    """Code, message, underlined text and hint of each."""
+    """Return the code, message, underlined text and hint of each finding."""
     return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
 
 
@@ -205,7 +205,7 @@ DOORS = [
         [
             (
                 "W421",
-                'agent "bot" hands on a scope without a grant of its own',
+                'agent "bot" delegates a scope without a grant of its own',
                 'may delegate write to agent "b"',
                 "add `may write` to the block: authority only narrows along a chain",
             ),

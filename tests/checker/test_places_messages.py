@@ -13,7 +13,7 @@ OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
 
 
 def told(findings: Iterable[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
-    """Code, message, underlined text and hint of each."""
+    """Return the code, message, underlined text and hint of each finding."""
     return [(f.code, f.message, f.span.text, f.hint) for f in findings if OURS.match(f.code)]
 
 
@@ -328,7 +328,7 @@ BINDINGS = [
                 "E317",
                 "`args.n` is bound by another pattern of the same endpoint",
                 "args.n",
-                "write its value in its place",
+                "write that value instead",
             )
         ],
     ),

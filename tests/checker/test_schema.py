@@ -141,7 +141,7 @@ SCALARS = "`bool`, `int`, `number`, `string`, `duration`, `time`, `ip`, `cidr`, 
         ("entity a { x: int  x: int }", ("E210", "`x` is declared twice", "x", "give one of them another name")),
         (
             "entity a { x.y: int }",
-            ("E215", "the name `x.y` has no dots here", "x.y", "write a record: `card: { number: string }`"),
+            ("E215", "the name `x.y` cannot contain dots here", "x.y", "write a record: `card: { number: string }`"),
         ),
         ("facts { body.x: int  body.x: int }", ("E210", "`body.x` is declared twice", "body.x", "remove one")),
         (

@@ -141,9 +141,9 @@ def test_a_user_exists_without_a_declaration() -> None:
         ),
         ("enum a = x\nlet x = 1", ("E211", "the let `x` hides a value of the enum `a`", "x", "choose another name")),
         ("entity string", ("E212", "`string` is already a type", "string", "choose another name")),
-        ("let a.b = 1", ("E215", "the name of a let has no dots", "a.b", "write `a_b`")),
-        ("entity a.b", ("E215", "the name of an entity has no dots", "a.b", "write `a_b`")),
-        ("enum a = x.y", ("E215", "the value of an enum has no dots", "x.y", "write `x_y`")),
+        ("let a.b = 1", ("E215", "the name of a let cannot contain dots", "a.b", "write `a_b`")),
+        ("entity a.b", ("E215", "the name of an entity cannot contain dots", "a.b", "write `a_b`")),
+        ("enum a = x.y", ("E215", "the value of an enum cannot contain dots", "x.y", "write `x_y`")),
         (
             "import zip",
             ("E209", "unknown package `zip`", "zip", "it must be in `zip.policy`, relative to the policy root"),

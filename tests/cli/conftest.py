@@ -1,4 +1,4 @@
-"""The command as a shell sees it: what goes in, what comes out on which stream, how it ends."""
+"""The command as a shell sees it: its input, its output on each stream, and its exit code."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ class Ended:
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """Runs the command in this process, in an empty folder of its own."""
+    """Run the command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POLICYENGINE_TRACEBACK", "")
 
@@ -44,6 +44,6 @@ def run(capsys, monkeypatch, tmp_path):
 
 @pytest.fixture
 def project(run, tmp_path) -> Path:
-    """What `policyengine init` makes: a policy that is right, with tests, entities and a request."""
+    """The result of `policyengine init`: a valid policy with tests, entities and a request."""
     run("init", "project")
     return tmp_path / "project"

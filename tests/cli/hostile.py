@@ -1,4 +1,4 @@
-"""A world in which every name is hostile, for tests of what commands print: policies, tests, questions, logs, files."""
+"""Policies, tests, questions, logs and files in which every name is hostile, for tests of what commands print."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 
-# What is seen, and what has a meaning to some format.
+# Visible characters, and characters with a meaning in some format.
 SIGNS = "</script><script>alert(1)</script>|`]]>&'\"\\n -->#%0A*_[x](y)::error::x"
-LINES = f"\r\n::error::x\n\t| a |\n### h\n{SIGNS}"  # what an id may hold, too
-ALL = f"\x1b[2J\r\n::error::x\n### h\n\t\x9b31m\x85\u202e\u2028\u2029\u200b\x00\x07{SIGNS}"  # what prose may hold
+LINES = f"\r\n::error::x\n\t| a |\n### h\n{SIGNS}"  # also valid in an id
+ALL = f"\x1b[2J\r\n::error::x\n### h\n\t\x9b31m\x85\u202e\u2028\u2029\u200b\x00\x07{SIGNS}"  # valid in prose only
 IN_A_PATH = "\x1b[2J\n::error::x\n### h\n\x9b31m\x85\u202e\u2028\u200b<script>|`]]>&'\"\\n#%0A*_[x](y)"
 FOLDER = IN_A_PATH + "\udcff"
 
 
 def text(value: str) -> str:
-    """A string of a policy, whose escapes are those of JSON."""
+    """Return a string literal of a policy, with JSON escapes."""
     return json.dumps(value)
 
 
@@ -117,7 +117,7 @@ SPECIFICATION = {
 
 
 def write_world(root: Path) -> str:
-    """Files by short names, and a folder with a hostile one; the id of a decision in the log."""
+    """Write files with short names and a folder with a hostile one. Return the ID of a decision in the log."""
     odd = Path(os.fsdecode(os.fsencode(root / FOLDER)))
     odd.mkdir()
     for folder, parts in {

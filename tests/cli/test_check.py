@@ -171,7 +171,7 @@ guard "g" on POST /a { require after POST /b within 1h }
 def test_what_history_takes_is_told(run, files):
     files(remembering=REMEMBERING)
     out = run("check", "remembering.policy").out
-    assert out.endswith("remembers `POST /b` for 1h (remembering.policy:2): at most 1.5 KiB per key\n")
+    assert out.endswith("history of `POST /b`, 1h (remembering.policy:2): at most 1.5 KiB per key\n")
 
 
 def test_what_history_takes_is_told_to_programs(run, files):

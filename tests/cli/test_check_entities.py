@@ -85,8 +85,9 @@ def test_what_nothing_supplies_is_told_where_it_is_read_first(checked, rows, fou
 def test_a_level_that_lacks_an_inherited_set_is_told_what_makes_it_empty(checked):
     ended = checked(less("blocked", of="doc")[:3] + WHOLE[3:])
     assert '`doc "1"` lacks `blocked`' in ended.out
-    assert "hint: `blocked: set<user> inherited else []` makes them empty; else what no row holds is unknown" in (
-        ended.out
+    assert (
+        "hint: `blocked: set<user> inherited else []` makes them empty; otherwise values that no row holds are unknown"
+        in (ended.out)
     )
     assert checked(less("blocked", of="doc"), empty="else []").out == "no mistakes in 1 file\n"
 

@@ -80,7 +80,7 @@ def test_warnings_are_counted(run, tmp_path):
     ("name", "kind", "message"),
     [
         ("nowhere.pem", "key", "`nowhere.pem`: this key cannot be read: no such file or directory"),
-        ("project/documents.policy", "key", "`project/documents.policy`: this is no private key in PEM"),
+        ("project/documents.policy", "key", "`project/documents.policy`: this is not a private key in PEM"),
     ],
 )
 def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kind, message):

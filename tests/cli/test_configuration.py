@@ -112,7 +112,7 @@ def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_pa
     os.chown(real, 12_345, 12_345)
     if linked:
         file.symlink_to(real)
-    with pytest.raises(CommandError, match="is of another user"):
+    with pytest.raises(CommandError, match="belongs to another user"):
         load_settings([project])
 
 
@@ -259,14 +259,14 @@ def test_a_variable_says_what_a_gateway_hands_on(project):
         ("bodies = ['nginx']", "`bodies` is a list of `envoy` and `envoy_grpc`", 'as in `bodies = ["envoy"]`'),
         ("agent_name = 'X-A'", "unknown key `agent_name` in `[gateway]`", "did you mean `agent_id`?"),
         ("agent_id = 7", "`agent_id` is the name of a header: letters, digits and `-`",
-         'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
+         'as in `agent_id = "X-Agent-Id"`; `""` for no header'),
         ("agent_id = 'X_Agent'", "`agent_id` is the name of a header: letters, digits and `-`",
-         'as in `agent_id = "X-Agent-Id"`; `""` takes none'),
+         'as in `agent_id = "X-Agent-Id"`; `""` for no header'),
         ("agent_id = 'Authorization'", "the header `Authorization` has another meaning", "choose another"),
         ("user_id = 'X-Forwarded-Uri'", "the header `X-Forwarded-Uri` has another meaning", "choose another"),
         ("user_id = 'X-AUTH-USER'", "the header `X-AUTH-USER` has another meaning", "choose another"),
-        ("user_id = 'X-Agent-ID'", "the header `x-agent-id` carries `agent_id` already", "choose another"),
-        ("agent_id = 'X-Agent-User'", "the header `x-agent-user` carries `user_id` already", "choose another"),
+        ("user_id = 'X-Agent-ID'", "the header `x-agent-id` already carries `agent_id`", "choose another"),
+        ("agent_id = 'X-Agent-User'", "the header `x-agent-user` already carries `user_id`", "choose another"),
         ("trust_domains = { 'ACME' = 'acme' }", "`trust_domains` is a table with an issuer for each domain",
          'as in `trust_domains = { "acme.example" = "acme" }`'),
         ("trust_domains = { 'acme.example' = 7 }", "`trust_domains` is a table with an issuer for each domain",

@@ -129,7 +129,7 @@ BROKEN_REQUESTS = [
     (b"", "no request in `request.json`", None),
     (b" \n ", "no request in `request.json`", None),
     (b"{", "`request.json`: not valid JSON at line 1", None),
-    (b"[]", "`request.json`: a request is an object", None),
+    (b"[]", "`request.json`: a request must be an object", None),
     (b"\xff\xfe", "`request.json`: not valid UTF-8", None),
     (b"\x00\x01\x02", "`request.json`: not valid JSON", None),
     (b"{}\n{}", "more than one document in `request.json`", None),

@@ -138,7 +138,7 @@ def test_what_is_not_proved_ends_with_5_and_names_the_rule(run, policies):
         ended = run("diff", "old.policy", "new.policy", *options)
         assert ended.code == 5
         assert 'guard "calm" (old.policy:8), guard "calm" (new.policy:8)' in ended.out
-        assert "a request does not contain the past" in ended.out
+        assert "a request does not contain its history" in ended.out
         assert ended.out.splitlines()[-1].startswith("not proved: the changed rules may allow more in ")
 
 

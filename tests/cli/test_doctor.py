@@ -189,13 +189,13 @@ def test_what_was_moved_away_is_not_made_anew(tmp_path):
     (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
     found = storage.check_store(f"sqlite:///{path}")
     assert (found.status, path.exists()) == (DoctorStatus.FAILED, False)
-    assert "put the file back" in found.hint
+    assert "restore the file" in found.hint
 
 
 def test_stores(tmp_path):
     assert storage.check_store("memory:").status is DoctorStatus.NOTE
     path = tmp_path / "store.db"
-    assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` is not there yet: `serve` makes it"
+    assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` does not exist yet: `serve` creates it"
     assert not path.exists()
     SqliteStore(path).close()
     assert storage.check_store(f"sqlite:///{path}").message.startswith("SQLite 3")

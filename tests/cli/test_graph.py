@@ -140,12 +140,12 @@ def test_what_is_folded_is_drawn_with_all(run, policy):
 @pytest.mark.parametrize(
     ("options", "kind", "message", "hint"),
     [
-        (("--agent", "bott"), "agent", "no block is about agent `bott`", "did you mean `bot`?"),
-        (("--agent", "bot", "--group", "x"), "agent", "no block is about group `x`", None),
+        (("--agent", "bott"), "agent", "no block names agent `bott`", "did you mean `bot`?"),
+        (("--agent", "bot", "--group", "x"), "agent", "no block names group `x`", None),
         (
             ("--endpoint", "GET /a//b"),
             "endpoint",
-            "`GET /a//b` is no endpoint: an empty segment matches no path",
+            "`GET /a//b` is not an endpoint: an empty segment matches no path",
             "remove the extra `/`; a trailing slash makes no difference",
         ),
     ],

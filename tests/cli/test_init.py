@@ -56,7 +56,7 @@ def test_no_file_is_overwritten_and_then_none_is_made(run, tmp_path, name):
     (folder / name).write_text("mine")
     ended = run("init", "project")
     assert ended.code == 1
-    assert f"`project/{name}` is already there, nothing was created" in ended.err
+    assert f"`project/{name}` already exists, so nothing was created" in ended.err
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
 
 

@@ -113,7 +113,7 @@ def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, m
     monkeypatch.setattr(policy, "policy_lines", lambda doors, guards: [*lines_of(doors, guards), wide])
     ended = run("suggest", shop, "--log", log, "-o", "observed.policy")
     assert ended.code == 3
-    assert ended.out.splitlines()[-2] == "no proof: 1 of 1 intended changes, and 1 others"
+    assert ended.out.splitlines()[-2] == "no proof: 1 of 1 intended changes found, 1 unintended"
     assert not (shop.parent / "observed.policy").exists()
 
 

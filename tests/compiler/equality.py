@@ -1,4 +1,4 @@
-"""Holds an engine to the specification, question by question, and counts what came up on the way."""
+"""Compares an engine with the specification, question by question, and counts the cases that occurred."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.generate.specified import ANY_TIME, Said, Specified, micros, said
 
 PEEKED = 0.3  # of the questions are only evaluated
 CAREFUL = 0.1  # of the questions without effects are decided with care too
-FOLLOWED = 0.6  # of the confirms are asked again, with approvals
+FOLLOWED = 0.6  # share of confirms that are asked again, with approvals
 
 
 class Refusal(NamedTuple):
@@ -47,14 +47,14 @@ Answer: TypeAlias = Said | Refusal
 
 
 class UnderTest:
-    """An engine whose clock is set, and its two ways: the quick one for mappings, and the careful one."""
+    """An engine with a settable clock, and its two paths: the fast one for mappings, and the slow one."""
 
     def __init__(self, asked: Setting, now: datetime) -> None:
         self.now = now
         store = MemoryStore(history_complete=True, max_skew=ANY_TIME)
         self.engine = Engine(asked.kernel, directory=asked.directory, clock=lambda: self.now, store=store)
         self.evaluator: Evaluator = self.engine.decider.compiled.evaluator
-        self.last = ""  # the id of what was decided last
+        self.last = ""  # the ID of the last decision
 
     def decide(self, question: Any) -> Said:
         decision = self.engine.decide(question)
@@ -65,14 +65,14 @@ class UnderTest:
         return said(self.engine.evaluate(question))
 
     def quick(self, question: Any) -> Decision | None:
-        """What the quick way says by itself; None: it is not sure."""
+        """Return the answer of the fast path, or None if it gives up."""
         try:
             return self.evaluator.quick(question) if type(question) is dict else None
         except Exception as error:
             raise AssertionError(f"the quick way fails: {error!r}") from error
 
     def careful(self, request: Request, snapshot: Snapshot) -> tuple[Decision, Effects]:
-        """What `plan` says, and `resume` where it needs a snapshot."""
+        """Return the answer of `plan`, or of `resume` if it needs a snapshot."""
         now = request.options.at or self.now
         planned = self.evaluator.plan(request, now)
         return self.evaluator.resume(planned, snapshot, now) if isinstance(planned, Needs) else planned
@@ -82,7 +82,7 @@ class UnderTest:
 
 
 def answer(ask: Callable[..., Said], *arguments: Any) -> Answer:
-    """What is said, or where and why a question is refused."""
+    """Return the answer, or where and why the question is refused."""
     try:
         return ask(*arguments)
     except RequestError as error:
@@ -91,7 +91,7 @@ def answer(ask: Callable[..., Said], *arguments: Any) -> Answer:
 
 @dataclass(slots=True)
 class Tally:
-    """How often what came up: `quick` by outcome, the rest by name."""
+    """How often each case occurred: `quick` by outcome, the others by name."""
 
     decisions: int = 0
     refused: int = 0
@@ -109,7 +109,7 @@ class Tally:
 
     @property
     def quickly(self) -> float:
-        """The share of the questions that the quick way answered."""
+        """The share of the questions that the fast path answered."""
         return sum(self.quick.values()) / max(self.decisions, 1)
 
     def __add__(self, other: Tally) -> Tally:
@@ -119,7 +119,7 @@ class Tally:
         )  # fmt: skip
 
     def told(self) -> dict[str, int]:
-        """As plain data, for reports."""
+        """Return plain data, for reports."""
         quick = {f"quickly {outcome}": count for outcome, count in self.quick.items()}
         return {"questions": self.decisions, "refused": self.refused, **quick, **self.reached}
 
@@ -160,17 +160,17 @@ FAMILIES = (
 
 
 def family(why: str) -> str:
-    """What kind of reason it is that a fact is unknown."""
+    """Return the kind of reason why a fact is unknown."""
     return next((one for one in FAMILIES if one in why), "otherwise")
 
 
-# A question is refused if any fact in it nests too deep or has a member whose name is no text. The quick way does not
-# look at facts that no rule reads, so it may answer; then it must say what the specification says without them.
+# A question is refused if a fact nests too deep or has a member whose name is not a text. The fast path does not
+# read facts that no rule reads, so it may answer; then it must equal the specification without them.
 UNSEEN = ("nested more than", "a member name that is")
 
 
 def readable(tree: Any, depth: int = 0) -> Any:
-    """The question without members that have no name, and without what nests too deep."""
+    """Return the question without members that have no name, and without values that nest too deep."""
     if not isinstance(tree, Mapping | list | tuple) or isinstance(tree, EntityRef):
         return tree
     if depth >= MAX_DEPTH:
@@ -189,7 +189,7 @@ def is_name(name: object) -> bool:
 
 @dataclass(slots=True)
 class Pair:
-    """The specification and the engine under test, side by side: what one has spent, the other has."""
+    """The specification and the engine under test, with the same spent state."""
 
     asked: Setting
     random: Random
@@ -203,7 +203,8 @@ class Pair:
         return cls(asked, Random(f"{seed}"), specified, UnderTest(asked, now), Tally())
 
     def holds(self, asking: Asking, peeks: bool = False) -> Answer:
-        """Asks both; raises AssertionError with both answers where they differ. The answer is the specification's."""
+        """Ask both. Raises AssertionError with both answers if they differ; otherwise returns the answer of the
+        specification."""
         now, question = asking.now, asking.question
         self.tested.now = now
         before, quick = self.specified.snapshot, self.tested.quick(question)
@@ -213,7 +214,7 @@ class Pair:
         effects = Effects() if isinstance(expected, Refusal) else self.specified.effects
         lenient = self._lenient(expected, question, now) if isinstance(expected, Refusal) else expected
         answered = isinstance(found, Said) and isinstance(lenient, Said) and not peeks
-        # What the engine did not see it took of the limits for, and so must the specification.
+        # The engine took from the limits also for what it did not detect, and so must the specification.
         unseen = answer(self.specified.decide, readable(question), now) if answered and found != expected else lenient
         self._same(asking, asks, expected, expected if found == unseen else found)
         if quick is not None:
@@ -225,14 +226,14 @@ class Pair:
         return expected
 
     def reports(self, status: int) -> None:
-        """How the last request came out, for both."""
+        """Report the outcome of the last request to both."""
         at = micros(self.tested.now)
         told = self.specified.store.report(self.specified.number, OutcomeReport(status, {}), at)
         finished = self.specified.store.finish(self.specified.number, at)
         assert self.tested.engine.report(self.tested.last, status=status) == ("first" in (told, finished))
 
     def _lenient(self, refused: Refusal, question: Any, now: datetime) -> Answer:
-        """What is said where that alone is in the way which an engine need not see if no rule reads it."""
+        """Return the answer without what an engine need not detect if no rule reads it."""
         if type(question) is not dict or not refused.message.startswith(UNSEEN):
             return refused
         return answer(self.specified.evaluate, readable(question), now)
@@ -242,7 +243,7 @@ class Pair:
 
 
 def hold(seeds: Iterable[int], questions: int) -> Tally:
-    """Asks so many questions of the policy of each seed, and what follows from their answers."""
+    """Ask this many questions of the policy of each seed, and the questions that follow from their answers."""
     total = Tally()
     for seed in seeds:
         total += held(seed, questions)
@@ -265,7 +266,7 @@ def held(seed: int, questions: int) -> Tally:
 
 
 def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
-    """A confirm is asked again, with approvals, more often than they last; and so is a question that is nearly it."""
+    """Ask a confirm again, with approvals, more often than they last; also ask a question that is almost the same."""
     confirms = isinstance(found, Said) and found.outcome is Outcome.CONFIRM
     plain = type(asking.question) is dict and "approvals" not in asking.question
     if confirms and plain and random.random() < FOLLOWED:
@@ -281,7 +282,7 @@ def followed(random: Random, asking: Asking, found: Answer) -> Iterator[Asking]:
 
 
 def made_small(asked: Setting, asking: Asking) -> str | None:
-    """The same difference with less, if it needs no history and the question is a plain object."""
+    """Return a smaller case with the same difference, if it needs no history and the question is a plain object."""
     case = Case(asked.policy, asked.rows, asking.question, asking.now)  # type: ignore[arg-type]
     if type(asking.question) is not dict or difference(case) is None:
         return None

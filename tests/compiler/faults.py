@@ -1,7 +1,5 @@
-"""Faults that somebody could make in the tree or the evaluator: each is one small change to one function.
-
-`FAULTS` says what must find each of them. Its seeds are of policies that find theirs soon.
-"""
+"""Faults that a developer could make in the tree or the evaluator: each is one small change of one function. `FAULTS`
+names what must find each of them. Its seeds are of policies that find their fault soon."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from policyengine.runtime.decision import Outcome
 from policyengine.spec.tasks import task_constraints
 
 Patch: TypeAlias = pytest.MonkeyPatch
-Part: TypeAlias = Any  # the fault's own function stands in for a method, whatever its signature
+Part: TypeAlias = Any  # the function of the fault replaces a method, with any signature
 
 
 # ── In the tree ───────────────────────────────────────────────────────────────────────────────
@@ -109,7 +107,7 @@ def an_unknown_fact_counts_as_it_stands(patch: Patch) -> None:
 
 
 def else_stands_for_what_is_wrong_too(patch: Patch) -> None:
-    """A fact of a wrong type is taken for one that is absent."""
+    """A fact of a wrong type is treated as absent."""
     maybe = emit.Writer._maybe
 
     def found(self: Part, node: k.Expr) -> Any:
@@ -131,7 +129,7 @@ def rules_of_one_shape_share_their_constants(patch: Patch) -> None:
 
 
 def a_name_is_taken_for_a_type(patch: Patch) -> None:
-    """`Scalar.IP` equals the text `ip`, and `context.ip` may be named before its type is."""
+    """`Scalar.IP` equals the text `ip`, and `context.ip` may be named before its type."""
 
     def word(self: Part, value: Any) -> Any:
         if value not in self._words:
@@ -220,7 +218,7 @@ def groups_count_only_by_name(patch: Patch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What must find a fault: questions to generated policies, those from this seed on, and Cedar if it can."""
+    """What must find a fault: questions to generated policies from this seed on, and Cedar if it can."""
 
     seed: int
     by_cedar: bool = False

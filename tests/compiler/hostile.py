@@ -1,4 +1,4 @@
-"""Bundles that no compiler wrote: undamaged by their digest, and changed somewhere inside."""
+"""Bundles that no compiler wrote: with a valid digest, but changed inside."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ODD: tuple[Any, ...] = (
 
 
 def members_of(data: bytes) -> dict[str, Any]:
-    """What a bundle holds, with its parts unpacked."""
+    """Return the members of a bundle, with its parts unpacked."""
     members: dict[str, Any] = msgpack.unpackb(msgpack.unpackb(data)[5])
     return members | {name: [msgpack.unpackb(one) for one in members[name]] for name in BYTES_WITHIN}
 
 
 def bundled(members: Any) -> bytes:
-    """A bundle of anything, whose digest is right; it may nest as deep as nothing else that is written."""
+    """Return a bundle of any content with a valid digest; it may nest deeper than real bundles."""
     if isinstance(members, dict):
         members = {name: repacked(value) if name in BYTES_WITHIN else value for name, value in members.items()}
     return sealed(packed(members))
@@ -42,14 +42,14 @@ def repacked(parts: Any) -> Any:
 
 
 def sealed(payload: bytes) -> bytes:
-    """The payload with its digest."""
+    """Return the payload with its digest."""
     digest = file.digest_of(file.FORMAT, "0.1.0", bundle_codec().shape, payload)
     found: bytes = msgpack.packb([file.MAGIC, file.FORMAT, "0.1.0", bundle_codec().shape, digest, payload, []])
     return found
 
 
 def packed(value: Any) -> bytes:
-    """As `msgpack.packb`, which nests no deeper than 511 levels and so makes no bombs."""
+    """Pack like `msgpack.packb`, which nests at most 511 levels and so cannot make nesting bombs."""
     out, pending = bytearray(), [value]
     while pending:
         one = pending.pop()
@@ -65,7 +65,7 @@ def packed(value: Any) -> bytes:
 
 
 def mutated(random: Random, members: dict[str, Any]) -> dict[str, Any]:
-    """The same with one to three places changed: something odd, something from elsewhere, one more or one less."""
+    """Return a copy with up to three changed places: an odd value, a value from elsewhere, one element more or less."""
     changed = deepcopy(members)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         places = list(places_in(changed))
@@ -99,10 +99,8 @@ def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def refused_or_sound(seed: int, changes: int) -> int:
-    """A bundle of a generated policy, changed by chance so often: how many were refused. All others decide.
-
-    No rule that was read makes an engine fail. A tree may: it can name a `may` that its block has not, which denies.
-    """
+    """Change a bundle of a generated policy at random this many times, and return how many were refused. All others
+    decide. No decoded rule makes an engine fail. A tree may: it can name a `may` that its block lacks, which denies."""
     asked = list(cases(seed, questions=2))
     members, random, refused = members_of(write_bundle(asked[0].kernel, "0.1.0")), Random(seed), 0
     for _ in range(changes):

@@ -227,7 +227,7 @@ def test_a_newer_format_names_the_version_that_writes_it(small: bytes) -> None:
     newer = msgpack.packb([file.MAGIC, 2, "7.5.1", {"all": "else"}])
     error = refused(newer)
     assert error.code == "E161"
-    assert "format 2, of policyengine 7.5.1; this one reads 1" in error.message
+    assert "format 2, from policyengine 7.5.1; this version reads 1" in error.message
     assert error.hint
 
 
@@ -281,5 +281,5 @@ def test_a_file_that_is_too_large_is_refused(small: bytes, tmp_path: Path, monke
 def test_who_expects_errors_of_policies_gets_this_one() -> None:
     error = refused(b"")
     assert isinstance(error, PolicyError)
-    assert str(error).startswith("some.policybundle:1:1: E160 this is no bundle")
+    assert str(error).startswith("some.policybundle:1:1: E160 this is not a bundle")
     assert [diagnostic.code for diagnostic in error.diagnostics] == ["E160"]

@@ -123,17 +123,17 @@ def test_what_is_changed_below_is_read_unchanged(members: dict[str, Any]) -> Non
 
 # Class, member, what is put there, and what the message says.
 WRONG: list[tuple[type, str, Any, str]] = [
-    (k.Fact, "path", [], "the path of no fact"),
-    (k.Fact, "path", ["os", "system"], "is no fact"),
-    (k.Fact, "path", ["context"], "is no fact"),
-    (k.Fact, "path", ["user"], "is no fact"),
-    (k.Fact, "path", ["context", ""], "the path of no fact"),
-    (k.Fact, "path", ["context", *["n"] * 200], "the path of no fact"),
+    (k.Fact, "path", [], "a path that is not a fact's"),
+    (k.Fact, "path", ["os", "system"], "is not a fact"),
+    (k.Fact, "path", ["context"], "is not a fact"),
+    (k.Fact, "path", ["user"], "is not a fact"),
+    (k.Fact, "path", ["context", ""], "a path that is not a fact's"),
+    (k.Fact, "path", ["context", *["n"] * 200], "a path that is not a fact's"),
     (k.Fact, "type", 999, "a type is expected"),
     (k.Fact, "type", True, "a type is expected"),
-    (k.Constant, "value", "text", "a constant that is not of its type"),
-    (k.Constant, "value", True, "a constant that is not of its type"),
-    (k.Constant, "value", ["number", "NaN"], "a constant that is not of its type"),
+    (k.Constant, "value", "text", "a constant of another type"),
+    (k.Constant, "value", True, "a constant of another type"),
+    (k.Constant, "value", ["number", "NaN"], "a constant of another type"),
     (k.Constant, "value", ["number", "1e999999999"], "a constant"),
     (k.Constant, "value", ["number", "9" * 10_000], "a constant is expected"),
     (k.Constant, "value", ["items", ["items"]], "a constant is expected"),
@@ -141,62 +141,67 @@ WRONG: list[tuple[type, str, Any, str]] = [
     (k.Constant, "value", ["time", 2**62], "a time is expected"),
     (k.Constant, "value", ["duration", [2**40, 0, 0]], "a duration is expected"),
     (k.Constant, "span", [99, 0, 0], "a place is expected"),
-    (k.Constant, "span", [0, 0, 10**9], "a place outside of its source"),
-    (k.Constant, "span", [0, -1, 0], "a place outside of its source"),
-    (k.Relation, "operator", "resembles", "a relation that there is not"),
-    (k.Relation, "operator", 1, "str is expected where int stands"),
-    (k.Quantifier, "variable", "other", "nothing binds"),
-    (k.Quantifier, "variable", "1x", "no set or list"),
+    (k.Constant, "span", [0, 0, 10**9], "a place outside its source"),
+    (k.Constant, "span", [0, -1, 0], "a place outside its source"),
+    (k.Relation, "operator", "resembles", "an unknown relation"),
+    (k.Relation, "operator", 1, "str is expected instead of int"),
+    (k.Quantifier, "variable", "other", "unbound variable"),
+    (k.Quantifier, "variable", "1x", "not a set or list"),
     (k.Quantifier, "word", "some", "one of any"),
-    (k.Call, "function", "eval", "no such function"),
+    (k.Call, "function", "eval", "not a known function"),
     (k.Call, "function", "lower", "cannot take these"),
-    (k.Member, "name", "b", "a member of no record"),
+    (k.Member, "name", "b", "a member of a value that is not a record"),
     (k.Attribute, "name", "__class__.x", "an attribute without a name"),
-    (k.Attribute, "levels", [["user", False]], "no set"),
+    (k.Attribute, "levels", [["user", False]], "not a set"),
     (k.Attribute, "levels", [["a b", False]], "no"),
     (FieldType, "else_empty", True, "an attribute without a name"),
     (k.Default, "type", 0, "of another type"),
     (k.Arithmetic, "operator", "**", "one of +"),
-    (k.HttpPattern, "methods", [], "methods that no request has"),
-    (k.HttpPattern, "methods", ["get me"], "methods that no request has"),
-    (k.HttpPattern, "segments", [["", False, "", None, None]], "a segment that no path has"),
-    (k.HttpPattern, "segments", [["a/b", False, "", None, None]], "a segment that no path has"),
-    (k.HttpPattern, "segments", [["..", False, "", None, None]], "a segment that no path has"),
-    (k.HttpPattern, "segments", [["a", False, "", "id", None]], "a literal segment that captures"),
-    (k.HttpPattern, "segments", [["", True, "", "id", "ghost"]], "a capture of no entity"),
+    (k.HttpPattern, "methods", [], "methods that no request can have"),
+    (k.HttpPattern, "methods", ["get me"], "methods that no request can have"),
+    (k.HttpPattern, "segments", [["", False, "", None, None]], "a segment that no path can have"),
+    (k.HttpPattern, "segments", [["a/b", False, "", None, None]], "a segment that no path can have"),
+    (k.HttpPattern, "segments", [["..", False, "", None, None]], "a segment that no path can have"),
+    (k.HttpPattern, "segments", [["a", False, "", "id", None]], "a literal segment with a capture"),
+    (k.HttpPattern, "segments", [["", True, "", "id", "ghost"]], "a capture whose type is not an entity"),
     (k.HttpPattern, "segments", [["", True, "", "id", None]] * 2, "a name captured twice"),
-    (k.ToolPattern, "glob", "", "a tool that cannot be called so"),
-    (k.ActionPattern, "type", "ghost", "an action on no entity"),
+    (k.ToolPattern, "glob", "", "an invalid tool name"),
+    (k.ActionPattern, "type", "ghost", "an invalid action"),
     (k.IssuedBy, "issuers", ["nobody"], "an issuer that is not declared"),
     (k.IssuedBy, "issuers", [], "an issuer that is not declared"),
     (k.AttestedBy, "attesters", ["nobody"], "an attester that is not declared"),
     (k.CredentialKinds, "kinds", ["smile"], "a kind of credential that does not exist"),
     (k.HasRow, "entity", None, "Constant | Fact"),
     (k.DefinitionRef, "type", 0, "a definition of another type"),
-    (calendar_windows.Daily, "start_minute", 1_441, "a time of day that no clock shows"),
-    (calendar_windows.Daily, "days", [], "a window on no day"),
-    (calendar_windows.Daily, "days", [1, 0], "not in rising order"),
+    (calendar_windows.Daily, "start_minute", 1_441, "an invalid time of day"),
+    (calendar_windows.Daily, "days", [], "a window without days"),
+    (calendar_windows.Daily, "days", [1, 0], "not in ascending order"),
     (calendar_windows.Daily, "zone", "Mars/Base", "unknown time zone"),
     (calendar_windows.Daily, "zone", "../../etc/passwd", "unknown time zone"),
-    (calendar_windows.Weekly, "start_day", 7, "a day of no week"),
-    (calendar_windows.Weekly, "end_minute", -1, "a time of day that no clock shows"),
-    (calendar_windows.WholeDays, "days", [7], "a window on no day"),
+    (calendar_windows.Weekly, "start_day", 7, "an unknown day of the week"),
+    (calendar_windows.Weekly, "end_minute", -1, "an invalid time of day"),
+    (calendar_windows.WholeDays, "days", [7], "a window without days"),
     (calendar_windows.Absolute, "end", 0, "a window that ends before it begins"),
     (k.Binder, "resource", ["invoice", "other"], "a resource that its pattern does not capture"),
     (k.Binder, "facts", [[["user"], None]], "Constant | Fact"),
     (k.EntityType, "name", "a b", "a declaration without a name"),
     (k.Attester, "name", "", "a declaration without a name"),
     (k.Issuer, "name", "1", "a declaration without a name"),
-    (k.Issuer, "claims", [["plan", ["user"]]], "a claim that is no attribute of who asks"),
-    (k.Issuer, "claims", [["plan", ["request", "path"]]], "a claim that is no attribute of who asks"),
+    (k.Issuer, "claims", [["plan", ["user"]]], "a claim that is not an attribute of the caller"),
+    (
+        k.Issuer,
+        "claims",
+        [["plan", ["request", "path"]]],
+        "a claim that is not an attribute of the caller",
+    ),
     (FieldType, "name", "a.b", "an attribute without a name"),
-    (tree.Opens, "kind", "packages", "a door of no kind"),
-    (tree.Opens, "block", 99, "a block that is not there"),
-    (tree.Opens, "grant", -1, "a `may` that is not there"),
-    (tree.Opens, "openings", [-1], "a `may` that is not there"),
-    (tree.Uses, "guards", [99], "a guard that is not there"),
-    (tree.Uses, "binders", [-1], "a guard that is not there"),
-    (tree.Uses, "hands", [[99, 0]], "a block that is not there"),
+    (tree.Opens, "kind", "packages", "a grant of an unknown kind"),
+    (tree.Opens, "block", 99, "a reference to a missing block"),
+    (tree.Opens, "grant", -1, "a reference to a missing `may`"),
+    (tree.Opens, "openings", [-1], "a reference to a missing `may`"),
+    (tree.Uses, "guards", [99], "a reference to a missing guard"),
+    (tree.Uses, "binders", [-1], "a reference to a missing guard"),
+    (tree.Uses, "hands", [[99, 0]], "a reference to a missing block"),
 ]
 
 
@@ -232,13 +237,13 @@ def test_a_message_shows_nothing_that_has_power_over_a_terminal(members: dict[st
 # What stands where an expression is expected, by the class around it: its operand has another type.
 MISTYPED: list[tuple[type, str, str]] = [
     (k.Not, "operand", "neither true nor false"),
-    (k.HasRow, "entity", "no entity"),
-    (k.InWindow, "instant", "no time"),
-    (k.Quantifier, "domain", "no set or list"),
+    (k.HasRow, "entity", "not an entity"),
+    (k.InWindow, "instant", "not a time"),
+    (k.Quantifier, "domain", "not a set or list"),
     (k.Quantifier, "condition", "neither true nor false"),
     (k.UnaryMinus, "operand", "no number"),
-    (k.Attribute, "base", "no entity"),
-    (k.Member, "base", "no record"),
+    (k.Attribute, "base", "not an entity"),
+    (k.Member, "base", "not a record"),
     (k.Deny, "condition", "neither true nor false"),
     (k.Grant, "when", "neither true nor false"),
     (k.Confirm, "condition", "neither true nor false"),
@@ -249,8 +254,8 @@ MISTYPED: list[tuple[type, str, str]] = [
     (k.And, "items", "neither true nor false"),
     (k.Or, "items", "neither true nor false"),
     (k.Collection, "items", "a mixed list"),
-    (k.Arithmetic, "left", "for what it cannot take"),
-    (k.MemberOf, "expression", "approval by what is no entity"),
+    (k.Arithmetic, "left", "for an operand that it does not accept"),
+    (k.MemberOf, "expression", "an approver that is not an entity"),
     (k.Default, "fallback", "of another type"),
     (k.DefinitionRef, "expression", "a definition of another type"),
     (k.Call, "arguments", "cannot take these"),
@@ -267,13 +272,13 @@ def test_an_operand_of_another_type_is_refused(members: dict[str, Any], kind: ty
 
 
 RELATED = {
-    k.Operands.VALUES: "between what cannot be compared",
-    k.Operands.ELEMENT: "membership in what is no set or list",
-    k.Operands.ENTITIES: "a hierarchy of what are no entities",
-    k.Operands.NETWORKS: "an address within what is no network",
-    k.Operands.PATTERN: "for what is no string",
-    k.Operands.STRINGS: "for what is no string",
-    k.Operands.COLLECTIONS: "between what are no sets of one type",
+    k.Operands.VALUES: "between values that cannot be compared",
+    k.Operands.ELEMENT: "membership in a value that is not a set or list",
+    k.Operands.ENTITIES: "a hierarchy of values that are not entities",
+    k.Operands.NETWORKS: "an address within a value that is not a network",
+    k.Operands.PATTERN: "for a value that is not a string",
+    k.Operands.STRINGS: "for a value that is not a string",
+    k.Operands.COLLECTIONS: "between values that are not sets of one type",
 }
 
 
@@ -292,7 +297,7 @@ def test_an_element_of_another_type_is_refused(members: dict[str, Any], operator
     put(changed, k.Relation, "operator", operator)
     put(changed, k.Relation, "left", texts(changed, "a"))
     put(changed, k.Relation, "right", a_duration(changed))
-    assert_refused(changed, "membership of what is of another type")
+    assert_refused(changed, "membership of a value of another type")
 
 
 def test_networks_of_another_type_are_refused(members: dict[str, Any]) -> None:
@@ -300,7 +305,7 @@ def test_networks_of_another_type_are_refused(members: dict[str, Any]) -> None:
     put(changed, k.Relation, "operator", "within")
     put(changed, k.Relation, "left", a_text(changed, "a"))
     put(changed, k.Relation, "right", texts(changed, "a"))
-    assert_refused(changed, "an address within what is no network")
+    assert_refused(changed, "an address within a value that is not a network")
 
 
 @pytest.mark.parametrize("pattern", ["(a)\\1", "(", "a" * 2_000])
@@ -318,7 +323,7 @@ def test_a_pattern_that_is_not_written_out_is_refused(members: dict[str, Any], o
     put(changed, k.Relation, "operator", operator)
     put(changed, k.Relation, "left", a_text(changed, "a"))
     put(changed, k.Relation, "right", a_duration(changed))
-    assert_refused(changed, "a pattern that is no text")
+    assert_refused(changed, "a pattern that is not a string")
 
 
 def texts(changed: dict[str, Any], *held: str) -> list[Any]:
@@ -339,23 +344,23 @@ def a_duration(changed: dict[str, Any]) -> list[Any]:
 # ── What stands around the parts ──────────────────────────────────────────────────────────────
 
 AROUND: list[tuple[str, Any, str]] = [
-    ("sources", None, "no list"),
+    ("sources", None, "a missing list"),
     ("sources", [["a"]], "a source without its text"),
     ("types", [["set", 0]], "a type is expected"),
     ("types", [["record", ["a", 5, False, False]]], "a type is expected"),
-    ("types", ["int", *(["list", number] for number in range(500))], "types within types"),
+    ("types", ["int", *(["list", number] for number in range(500))], "an infinitely nested type"),
     ("types", ["object"], "a type is expected"),
     ("types", [["enum", "e", [], True]], "names is expected"),
-    ("package", 7, "no text"),
-    ("packages", "acme", "no list"),
-    ("revision", "sha256:12", "a revision that is no digest"),
+    ("package", 7, "a missing text"),
+    ("packages", "acme", "a missing list"),
+    ("revision", "sha256:12", "a revision that is not a digest"),
     ("delegation", [[]], "DelegationLimits"),
-    ("agents", None, "no list"),
+    ("agents", None, "a missing list"),
     ("guards", [None], "Guard with"),
     ("entities", [], "an entity that is not declared"),
     ("issuers", [], "an issuer that is not declared"),
     ("tree", None, "Tree with"),
-    ("uses", [], "a pattern that is not there"),
+    ("uses", [], "a reference to a missing pattern"),
 ]
 
 
@@ -379,7 +384,7 @@ def test_a_payload_has_exactly_its_members(members: dict[str, Any], change: str)
 def test_a_name_that_stands_twice_is_refused(members: dict[str, Any]) -> None:
     changed = copy_of(members)
     changed["entities"].append(changed["entities"][0])
-    assert_refused(changed, "EntityType twice, or in another order")
+    assert_refused(changed, "EntityType repeated, or in an unexpected order")
 
 
 def test_every_type_of_entity_is_declared(members: dict[str, Any]) -> None:
@@ -391,14 +396,14 @@ def test_every_type_of_entity_is_declared(members: dict[str, Any]) -> None:
 def test_a_tree_has_methods_for_each_of_its_patterns(members: dict[str, Any]) -> None:
     changed = copy_of(members)
     changed["uses"].append(changed["uses"][0])
-    assert_refused(changed, "methods for other patterns")
+    assert_refused(changed, "methods that belong to other patterns")
 
 
 def test_a_tree_names_only_what_is_there(members: dict[str, Any]) -> None:
     for number in (-1, 99):
         changed = copy_of(members)
         changed["tree"][-1][-1] = [number]  # users that must be asked each time
-        assert_refused(changed, "a block that is not there")
+        assert_refused(changed, "a reference to a missing block")
 
 
 # ── Bombs ─────────────────────────────────────────────────────────────────────────────────────
@@ -410,7 +415,7 @@ def test_conditions_that_nest_without_end_are_refused(members: dict[str, Any], d
     deny = of_kind(changed, k.Deny)
     for _ in range(depth):
         deny[2] = [bundle_codec().records[k.Not].number, [0, 0, 0], deny[2]]
-    assert_refused(changed, "nest" if depth < 1_000 else "no MessagePack")
+    assert_refused(changed, "nest" if depth < 1_000 else "invalid MessagePack")
 
 
 @pytest.mark.parametrize("byte", [b"\x91", b"\xdd\x00\x00\x00\x01", b"\x81\xa1a", b"\xdd\x00\x0f\xff\xff"])

@@ -80,17 +80,17 @@ def test_the_bundle_as_it_was_written_is_read(members: Members) -> None:
     [
         (k.MapSubject, {}, "becomes", "todo", "one of user, agent"),
         (k.MapSubject, {}, "issuer", "elsewhere", "an issuer that is not declared"),
-        (k.MapResource, {}, "entity", "spaceship", "a resource that is no entity"),
-        (k.MapFact, {"entity": True}, "path", ["spaceship", "role"], "an attribute of no entity"),
-        (k.MapFact, {"entity": True}, "path", ["user"], "an attribute of no entity"),
-        (k.MapFact, {"entity": True}, "source", ["context", "role"], "an attribute of no entity"),
-        (k.MapFact, {"entity": True}, "entity", False, "a fact that no question gives"),
-        (k.MapFact, {"entity": False}, "path", ["request", "path"], "a fact that no question gives"),
-        (k.MapFact, {"entity": False}, "path", ["approvals"], "a fact that no question gives"),
-        (k.MapFact, {"entity": False}, "path", [], "a fact that no question gives"),
-        (k.MapFact, {"entity": False}, "source", ["context"], "a source that no question has"),
-        (k.MapFact, {"entity": False}, "source", [], "a source that no question has"),
-        (k.MapFact, {"entity": False}, "source", ["subject", "secret"], "a source that no question has"),
+        (k.MapResource, {}, "entity", "spaceship", "a resource that is not an entity"),
+        (k.MapFact, {"entity": True}, "path", ["spaceship", "role"], "an attribute without an entity"),
+        (k.MapFact, {"entity": True}, "path", ["user"], "an attribute without an entity"),
+        (k.MapFact, {"entity": True}, "source", ["context", "role"], "an attribute without an entity"),
+        (k.MapFact, {"entity": True}, "entity", False, "a fact that no question can supply"),
+        (k.MapFact, {"entity": False}, "path", ["request", "path"], "a fact that no question can supply"),
+        (k.MapFact, {"entity": False}, "path", ["approvals"], "a fact that no question can supply"),
+        (k.MapFact, {"entity": False}, "path", [], "a fact that no question can supply"),
+        (k.MapFact, {"entity": False}, "source", ["context"], "a source that no question can have"),
+        (k.MapFact, {"entity": False}, "source", [], "a source that no question can have"),
+        (k.MapFact, {"entity": False}, "source", ["subject", "secret"], "a source that no question can have"),
     ],
 )
 def test_an_item_that_the_checker_could_not_have_made_is_refused(
@@ -102,16 +102,16 @@ def test_an_item_that_the_checker_could_not_have_made_is_refused(
 
 def test_an_endpoint_that_the_checker_could_not_have_made_is_refused(members: Members) -> None:
     endpoint(members, "a")[at(k.MapHttp, "method")] = "get"
-    assert "methods that no request has" in refused(members)
+    assert "methods that no request can have" in refused(members)
 
 
 @pytest.mark.parametrize(
     ("member", "value", "why"),
     [
-        ("text", "a/b", "a segment that no path has"),
-        ("after", "/..", "a segment that no path has"),
-        ("source", ["resource", "secret"], "a source that no question has"),
-        ("source", None, "a segment that no path has"),
+        ("text", "a/b", "a segment that no path can have"),
+        ("after", "/..", "a segment that no path can have"),
+        ("source", ["resource", "secret"], "a source that no question can have"),
+        ("source", None, "a segment that no path can have"),
     ],
 )
 def test_a_segment_that_the_checker_could_not_have_made_is_refused(
@@ -125,9 +125,9 @@ def test_a_segment_that_the_checker_could_not_have_made_is_refused(
 @pytest.mark.parametrize(
     ("name", "kind", "member", "value", "why"),
     [
-        ("b", k.MapTool, "glob", "billing/", "a tool that cannot be called so"),
-        ("c", k.MapVerb, "type", "spaceship", "an action on no entity"),
-        ("c", k.MapVerb, "verb", "re ad", "an action on no entity"),
+        ("b", k.MapTool, "glob", "billing/", "an invalid tool name"),
+        ("c", k.MapVerb, "type", "spaceship", "an invalid action"),
+        ("c", k.MapVerb, "verb", "re ad", "an invalid action"),
     ],
 )
 def test_a_target_that_the_checker_could_not_have_made_is_refused(

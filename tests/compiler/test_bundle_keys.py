@@ -157,25 +157,25 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "ec.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(KeyFileError, match="this private key is not of Ed25519"):
+    with pytest.raises(KeyFileError, match="this private key is not an Ed25519 key"):
         BundleSigningKey.read(tmp_path / "ec.pem")
-    with pytest.raises(KeyFileError, match="this public key is not of Ed25519"):
+    with pytest.raises(KeyFileError, match="this public key is not an Ed25519 key"):
         TrustedKey.of(public)
 
 
 def test_a_key_under_a_passphrase_is_refused(ours: Pair, tmp_path: Path) -> None:
     locked = ours.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     (tmp_path / "locked.pem").write_bytes(locked)
-    with pytest.raises(KeyFileError, match="locked by a passphrase"):
+    with pytest.raises(KeyFileError, match="protected by a passphrase"):
         BundleSigningKey.read(tmp_path / "locked.pem")
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 43, b"-----BEGIN PUBLIC KEY-----\n", b"\xff" * 99])
 def test_what_is_no_key_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "key").write_bytes(data)
-    with pytest.raises(KeyFileError, match="this is no private key"):
+    with pytest.raises(KeyFileError, match="this is not a private key"):
         BundleSigningKey.read(tmp_path / "key")
-    with pytest.raises(KeyFileError, match="this is no public key"):
+    with pytest.raises(KeyFileError, match="this is not a public key"):
         TrustedKey.read(tmp_path / "key")
 
 

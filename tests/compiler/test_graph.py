@@ -180,7 +180,7 @@ def test_an_endpoint_shows_exactly_what_the_specification_finds_there(name, aske
     }
     assert set(of_kind(root, BoxKind.GUARD)) == guards
     assert {box.label for box in root.children if of_kind(box, BoxKind.MAY)} == doors
-    assert (of_kind(root, BoxKind.NOTE) == ["no door opens here: denied by default"]) == (not doors)
+    assert (of_kind(root, BoxKind.NOTE) == ["no grant here: denied by default"]) == (not doors)
 
 
 def test_at_an_endpoint_rules_say_through_which_pattern_they_apply():
@@ -214,19 +214,19 @@ def test_an_area_of_tools_leaves_others_out():
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ("", "`` is no endpoint"),
-        ("GET", "`GET` is no endpoint"),
-        ("get /x", "`get /x` is no endpoint: `get` is no method"),
-        ("GET v1", "`GET v1` is no endpoint"),
-        ("GET /a//b", "`GET /a//b` is no endpoint: an empty segment matches no path"),
-        ("/a/../b", "`/a/../b` is no endpoint: `..` matches no path: a dot segment"),
-        ("/a%2fb", "`/a%2fb` is no endpoint: `a%2fb` contains a percent escape"),
-        ("/**/a", "`/**/a` is no endpoint: `**` is valid only at the end of a path"),
-        ("/{a}{b}", "`/{a}{b}` is no endpoint: `{a}{b}` contains two captures"),
-        ("/a" * 129, f"`{'/a' * 129}` is no endpoint: no path has more than 128 segments"),
-        ("TOOL", "`TOOL` is no endpoint: the name is empty"),
-        ("TOOL /x", "`TOOL /x` is no endpoint: a slash separates a server and a name"),
-        ("ACTION view", "`ACTION view` is no endpoint: an action is a verb and a type"),
+        ("", "`` is not an endpoint"),
+        ("GET", "`GET` is not an endpoint"),
+        ("get /x", "`get /x` is not an endpoint: `get` is not a method"),
+        ("GET v1", "`GET v1` is not an endpoint"),
+        ("GET /a//b", "`GET /a//b` is not an endpoint: an empty segment matches no path"),
+        ("/a/../b", "`/a/../b` is not an endpoint: `..` matches no path: a dot segment"),
+        ("/a%2fb", "`/a%2fb` is not an endpoint: `a%2fb` contains a percent escape"),
+        ("/**/a", "`/**/a` is not an endpoint: `**` is valid only at the end of a path"),
+        ("/{a}{b}", "`/{a}{b}` is not an endpoint: `{a}{b}` contains two captures"),
+        ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: no path has more than 128 segments"),
+        ("TOOL", "`TOOL` is not an endpoint: the name is empty"),
+        ("TOOL /x", "`TOOL /x` is not an endpoint: a slash separates a server and a name"),
+        ("ACTION view", "`ACTION view` is not an endpoint: an action consists of a verb and a type"),
     ],
 )
 def test_what_is_no_endpoint_is_told(asked, why):
@@ -295,7 +295,7 @@ def test_a_group_that_is_given_counts(crew):
 def test_an_agent_at_an_endpoint_sees_only_itself_there(crew):
     root = drawn(crew, "GET /bot", agent="bot")
     assert labels(root)[:2] == ['agent "bot"', 'user where user.id == "u"']
-    assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no door opens here: denied by default"]
+    assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no grant here: denied by default"]
 
 
 def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
@@ -306,8 +306,8 @@ def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
 @pytest.mark.parametrize(
     ("name", "groups", "message", "hint"),
     [
-        ("otter", (), "no block is about agent `otter`", "did you mean `other`?"),
-        ("bot", ("opps",), "no block is about group `opps`", "did you mean `ops`?"),
+        ("otter", (), "no block names agent `otter`", "did you mean `other`?"),
+        ("bot", ("opps",), "no block names group `opps`", "did you mean `ops`?"),
     ],
 )
 def test_names_that_no_block_is_about_are_told(crew, name, groups, message, hint):
@@ -346,7 +346,7 @@ def known_groups(kernel: Kernel, agent: dict[str, Any]) -> tuple[str, ...]:
 
 
 def passages(kernel: Kernel, asked: str, agent: dict[str, Any]) -> set[str]:
-    """Whose doors an agent finds at an endpoint; one that no block is about finds those of anyone."""
+    """Whose doors an agent finds at an endpoint; one that no block names finds those of anyone."""
     try:
         root = drawn(kernel, asked, agent["id"], known_groups(kernel, agent))
     except SelectionError:

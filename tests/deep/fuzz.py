@@ -1,8 +1,6 @@
-"""Coverage-guided fuzzing of one target for a while: `python -m tests.deep.fuzz TARGET [libFuzzer options]`.
-
-Whatever escapes a target is a crash; libFuzzer then keeps the input. A target runs in a process of its own, because
-atheris instruments what is imported and ends the process.
-"""
+"""Coverage-guided fuzzing of one target for a limited time: `python -m tests.deep.fuzz TARGET [libFuzzer options]`. An
+exception that leaves a target is a crash; libFuzzer then keeps the input. Each target runs in its own process, because
+atheris instruments what is imported and ends the process."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def path(data: bytes) -> None:
 
 
 def regex(data: bytes) -> None:
-    """A pattern that is claimed to be linear is, on texts of its own making."""
+    """Check that a pattern that is claimed to be linear is linear, on generated texts."""
     text, _, seed = data.decode("utf-8", "replace").partition("\n")
     started = time.process_time()
     try:

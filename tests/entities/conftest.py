@@ -1,4 +1,4 @@
-"""Databases with the rows of the shop: a file of SQLite, and a PostgreSQL that is started for these tests."""
+"""Databases with the rows of the shop: a SQLite file, and a PostgreSQL that is started for these tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
-    """Makes a database of statements; its URL."""
+    """Create a database from statements; return its URL."""
     pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     if request.param == "postgresql":
         server: Postgres = request.getfixturevalue("postgres")

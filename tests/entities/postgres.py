@@ -1,4 +1,4 @@
-"""A real PostgreSQL: a server of its own in a folder, on a free port of this machine, gone after the tests."""
+"""A real PostgreSQL: a server in its own folder, on a free port of this machine, stopped after the tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from tests.stores.servers import free_port, reachable, wait_for
 
 PATIENCE = 20.0
-PASSWORD = "s3cret-of-the-test"  # of a server on this machine that is gone in a minute
+PASSWORD = "s3cret-of-the-test"  # of a short-lived server on this machine
 
 
 def program(name: str) -> str:
-    """Debian keeps servers of several versions apart."""
+    """Return the path of a program; Debian keeps servers of several versions in separate folders."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
     where = str(found[-1]) if found else shutil.which(name)
     if where is None:
@@ -31,7 +31,7 @@ def program(name: str) -> str:
 
 
 def somebody() -> dict[str, Any]:
-    """The server runs for nobody who may do everything."""
+    """Return the process options of an unprivileged user: the server refuses to run as root."""
     known = {"user": "postgres", "group": "postgres", "extra_groups": ()} if os.geteuid() == 0 else {}
     return {"cwd": "/", **known}
 
@@ -60,14 +60,14 @@ class Postgres:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def stop(self) -> None:
-        """At once: connections are cut."""
+        """Stop immediately: connections are cut."""
         if self.process is not None:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait(PATIENCE)
             self.process = None
 
     def pause(self) -> None:
-        """The server and all who answer for it stand still; connections stay open."""
+        """Suspend the server and all of its processes; connections stay open."""
         for pid in self._family():
             os.kill(pid, signal.SIGSTOP)
 
@@ -81,7 +81,7 @@ class Postgres:
         return [self.process.pid, *map(int, children.split())]
 
     def run(self, statements: str) -> None:
-        """As the one who may do everything."""
+        """Run statements as the superuser."""
         import psycopg
 
         where = f"host=127.0.0.1 port={self.port} user=postgres password={PASSWORD} dbname=postgres"
@@ -89,7 +89,7 @@ class Postgres:
             connection.execute(statements)  # type: ignore[call-overload]
 
     def fresh(self, statements: str) -> None:
-        """Nothing but what these make, for `reader` to read."""
+        """Create a database with only these statements, readable by `reader`."""
         self.run(
             "drop schema public cascade; create schema public; grant usage on schema public to reader;"
             f"{statements} grant select on all tables in schema public to reader;"
@@ -100,7 +100,7 @@ class Postgres:
 def running() -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[sql]'")
     initdb = program("initdb")
-    folder = Path(mkdtemp(prefix="pg"))  # a socket's path has to be short, and another user has to come in
+    folder = Path(mkdtemp(prefix="pg"))  # a socket's path must be short, and accessible to another user
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
     secret = folder / "secret"

@@ -1,4 +1,4 @@
-"""One small policy over people, teams and invoices, and the same rows written in every way."""
+"""One small policy about people, teams and invoices, and the same rows in every format."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ OUTCOMES = [  # by user: may read 42, read 43, pay 42
 
 
 def outcomes(engine: Engine) -> list[tuple[str, ...]]:
-    """What everybody may do, by both ways to ask."""
+    """Return what each user may do; objects, JSON and `explain` must agree."""
     found = []
     for user, *_ in OUTCOMES:
         asked = [
@@ -122,7 +122,7 @@ def shop(directory: EntityStore) -> Engine:
 
 
 def tables(folder: Path, **texts: str) -> Path:
-    """A folder of tables; without `texts` those of the shop."""
+    """Write a folder of tables; without `texts` those of the shop."""
     folder.mkdir(exist_ok=True)
     for name, text in (texts or {"team": TEAM, "user": USER, "invoice": INVOICE}).items():
         (folder / f"{name}.csv").write_text(text)
@@ -130,7 +130,7 @@ def tables(folder: Path, **texts: str) -> Path:
 
 
 def mapped(folder: Path, url: str, *, lookup: bool = False, timeout: str = "5s", ttl: str = "30s", **more: str) -> Path:
-    """The mapping of a database; `more` replaces pieces of it."""
+    """Return the mapping of a database; `more` replaces parts of it."""
     text = MAPPING.format(url=url, lookup=str(lookup).lower(), timeout=timeout, ttl=ttl)
     for old, new in more.items():
         text = text.replace(old, new)
@@ -140,5 +140,5 @@ def mapped(folder: Path, url: str, *, lookup: bool = False, timeout: str = "5s",
 
 
 def plain(directory: EntityStore) -> Mapping[str, Any]:
-    """The rows, to compare."""
+    """Return the rows in a form that can be compared."""
     return {str(row.ref): (dict(row.attributes), set(map(str, row.parents))) for row in directory}

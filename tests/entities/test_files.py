@@ -98,7 +98,7 @@ def test_a_byte_order_mark_other_ends_of_lines_and_quoted_lines_are_read(tmp_pat
 
 MISTAKES = [
     ("id,id\na,b\n", "E182", 1, "id", "the column `id` appears twice", None),
-    ("name,plan\na,free\n", "E182", 1, None, "there is no column `id`", "call the column that names each row `id`"),
+    ("name,plan\na,free\n", "E182", 1, None, "there is no column `id`", "name the column with the ids `id`"),
     ("ID,plan\na,free\n", "E182", 1, None, "there is no column `id`", "did you mean `ID`?"),
     ("", "E181", 1, None, "the header is missing", "begin with `id` and the attribute names"),
     ("id,plan\na,free,x\n", "E182", 2, None, "3 cells, but the header has2", "is a comma or a quote missing?"),
@@ -121,9 +121,9 @@ MISTAKES = [
     ('id,roles\na,"[5]"\n', "E183", 2, "roles", "`roles`: expected string, got int",
      'separate the elements with `;`, or write a JSON list: `["a", "b"]`'),
     ('id,roles\na,"clerk\n', "E181", 2, None, "not valid CSV: unexpected end of data",
-     'a cell with `,` or a quote in it stands in quotes, and quotes in it are doubled: `"a ""b"", c"`'),
+     'put a cell that contains `,` or a quote in quotes, and double the quotes in it: `"a ""b"", c"`'),
     ('id,roles\na,"x"y\n', "E181", 2, None, "not valid CSV: ',' expected after '\"'",
-     'a cell with `,` or a quote in it stands in quotes, and quotes in it are doubled: `"a ""b"", c"`'),
+     'put a cell that contains `,` or a quote in quotes, and double the quotes in it: `"a ""b"", c"`'),
     ("id,roles\na,b\0\n", "E181", 2, None, "a NUL character", "is this UTF-16? write it as UTF-8"),
     ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" is given twice',
      "keep one row of each entity: `{}:2` already has one"),

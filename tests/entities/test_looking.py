@@ -219,7 +219,7 @@ def test_a_database_that_goes_away_makes_facts_unknown_and_is_told_once(known, c
             assert decision.outcome == "deny"
             assert "did not answer" in str([one.why for one in decision.unknown])
         assert [record.getMessage() for record in caplog.records] == [
-            "the directory at `table` does not answer: the cable is cut; its facts are unknown"
+            "the entity store at `table` does not answer: the cable is cut; its facts are unknown"
         ]
         asked = len(table.asked)
         assert engine.decide(READ).outcome == "deny"

@@ -1,4 +1,4 @@
-"""The gateways, each started once: before a living engine, and before none."""
+"""The gateways, each started once: with a running engine, and without one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def decisions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine_ports(decisions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
-    """With what the files in deploy/ hand on, and the one header more that they have commented out."""
+    """Engines with the headers that the files in deploy/ forward, and with the one that they have commented out."""
     folder = tmp_path_factory.mktemp("policies")
     for policy in (SITE, ABSENCE):
         (folder / policy.name).write_text(policy.read_text(encoding="utf-8"), encoding="utf-8")
@@ -42,7 +42,7 @@ def engine_ports(decisions: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def payments() -> Iterator[tuple[int, int]]:
-    """What `make serve` serves."""
+    """The policies that `make serve` serves."""
     example = SITE.parents[2] / "policies" / "examples" / "payments"
     with engine(str(example), "--entities", str(example / "entities.json")) as ports:
         yield ports
@@ -73,6 +73,6 @@ def web(running: Gateway) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def alone(kind: Kind, api: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose engine is not there."""
+    """A gateway without its engine."""
     with gateway(kind, tmp_path_factory.mktemp(kind.name), api, (free_port(), free_port()), None) as one:
         yield one

@@ -1,5 +1,5 @@
-"""What stands around a gateway in these tests: a client that sends bytes as they are, a server that notes what reached
-it, and the engine and the gateways as processes of their own."""
+"""The surroundings of a gateway in these tests: a client that sends bytes unchanged, a server that records what reached
+it, and the engine and the gateways as processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import forking
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 WHEELS = ROOT / ".venv-gateways"
-PATIENCE = 20.0  # seconds for a gateway to come up on a loaded machine
+PATIENCE = 20.0  # seconds for a gateway to start on a loaded machine
 ENGINE, API, WEB, GRPC = 8080, 9000, 8000, 8081  # as the files in deploy/ have them
 PORT = re.compile(r"(127\.0\.0\.1:|port_value: |//:)(8000|8080|8081|9000)(?!\d)")
 
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """One connection at a time, kept while the gateway keeps it."""
+    """A client with one connection at a time, kept while the gateway keeps it."""
 
     port: int
     connection: socket.socket | None = None
@@ -65,7 +65,7 @@ class Client:
     def send(self, data: bytes, method: str = "GET") -> Answer:
         try:
             return self.exchanged(data, method)
-        except (ConnectionError, EOFError):  # it was kept no longer
+        except (ConnectionError, EOFError):  # the connection was closed
             self.close()
             return self.exchanged(data, method)
 
@@ -140,7 +140,7 @@ class Seen:
     body: bytes
 
     def values(self, name: str) -> list[str]:
-        """Of a header, under every spelling that some server takes for it."""
+        """Return the values of a header, under every spelling that some server treats as the same."""
         return [value for key, value in self.headers if key.lower().replace("_", "-") == name]
 
 
@@ -182,7 +182,7 @@ class Upstream(Reused):
         self.port: int = self.server_address[1]
 
     def taken(self) -> list[Seen]:
-        """What arrived since it was last asked."""
+        """Return the requests that arrived since the last call."""
         found, self.seen = self.seen, []
         return found
 
@@ -214,7 +214,7 @@ def engine(*arguments: str) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def talking(ports: Iterable[int], nonsense: bytes) -> Iterator[None]:
-    """Something that is no engine, in its place: it says `nonsense` to whatever comes, and hangs up."""
+    """A server in place of the engine that sends `nonsense` to every request and closes the connection."""
 
     class Talking(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -234,10 +234,8 @@ def talking(ports: Iterable[int], nonsense: bytes) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Kind:
-    """One gateway: its file in deploy/, how it is started with it, and where its program is looked for.
-
-    `others` are files that the first one names.
-    """
+    """One gateway: its file in deploy/, how it is started, and where its program is. `others` are files that the first
+    one names."""
 
     name: str
     file: str
@@ -254,7 +252,7 @@ class Kind:
 
 
 def wheel(package: str, name: str) -> str:
-    """A program out of a package in `.venv-gateways`: nothing else of it is wanted."""
+    """Return a program of a package in `.venv-gateways`."""
     inside = next(iter(WHEELS.glob(f"lib/python3*/site-packages/{package}")), None)
     return str(inside or WHEELS / "bin" / name)
 
@@ -322,7 +320,7 @@ def free_port() -> int:
 
 @dataclass
 class Gateway:
-    """A gateway that runs with its file from deploy/, nothing of it changed but ports and the folder."""
+    """A gateway that runs with its file from deploy/, unchanged except for ports and folder."""
 
     kind: Kind
     client: Client
@@ -332,7 +330,7 @@ class Gateway:
     ports: tuple[int, int]
 
     def decided(self) -> dict[str, dict[str, Any]]:
-        """By id, what the log says of each decision."""
+        """Return the logged decisions by ID."""
         assert self.log is not None
         lines = self.log.read_text(encoding="utf-8").splitlines()
         return {one["decision"]["id"]: one for one in map(json.loads, lines) if "decision" in one}
@@ -343,7 +341,7 @@ def as_is(text: str) -> str:
 
 
 def put(kind: Kind, folder: Path, ports: dict[int, int], change: Callable[[str], str] = as_is) -> Path:
-    """The files of deploy/ with other ports, and with what else is changed."""
+    """Write the files of deploy/ with other ports and the given changes."""
     for name in (kind.file, *kind.others):
         text = change((DEPLOY / name).read_text(encoding="utf-8"))
         text = PORT.sub(lambda found: f"{found[1]}{ports[int(found[2])]}", text)
@@ -384,7 +382,7 @@ def gateway(
 
 
 def wait_for(client: Client, process: subprocess.Popen[bytes], output: Path) -> None:
-    """Until it listens and knows its routes, which is not the same moment for all."""
+    """Wait until the gateway listens and has its routes, which may be at different times."""
     latest = time.monotonic() + PATIENCE
     while time.monotonic() < latest:
         assert process.poll() is None, output.read_text()

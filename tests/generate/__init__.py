@@ -1,8 +1,7 @@
-"""Policies and questions by chance, for holding an engine to the specification.
-
-`cases(seed)` gives a policy that checks, a directory and questions near its vocabulary: known names and strangers,
-right values, wrong ones, none and pending ones, chains and approvals. Everything takes a seed or a `random.Random`, so
-that a failure is repeated by its seed; `shrunk(case, fails)` then makes it small.
+"""Random policies and questions, for comparing an engine with the specification. `cases(seed)` gives a policy that
+checks, entities, and questions near its vocabulary: known and unknown names; right, wrong, missing and pending values;
+chains and approvals. Everything takes a seed or a `random.Random`, so that a failure can be repeated by its seed;
+`shrunk(case, fails)` then reduces it.
 
     for case in cases(seed=7):
         assert tree.decide(case.request, case.snapshot, case.now) == case.decide()

@@ -1,4 +1,4 @@
-"""Questions made to fit a policy: from somebody whom a block is about, about something that it opens."""
+"""Questions that fit a policy: from a caller whom a block matches, about an endpoint that it grants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CAPTURED = ("7", "north", "d1", "m1", "alice")
 
 
 def aimed(random: Random, asked: Question, kernel: k.Kernel) -> Question:
-    """The question, asked by one for whom a block of the policy stands, about an endpoint which that block opens."""
+    """Return the question from a caller whom a block of the policy matches, about an endpoint that the block grants."""
     if not kernel.agents:
         return asked
     block = random.choice(kernel.agents)
@@ -50,7 +50,7 @@ def _named(random: Random, block: k.AgentBlock, issuer: str) -> Question:
 
 
 def _hop(random: Random, kernel: k.Kernel, issuer: str) -> Question:
-    """Preferably one that may delegate at all."""
+    """Return a hop, preferably of an agent that may delegate."""
     able = [block for block in kernel.agents if block.delegates and isinstance(block.who, k.ExactName)]
     name = random.choice(able).who.name if able else "planner"  # type: ignore[union-attr]  # such blocks were chosen
     return {"agent": name, "issuer": issuer, "issued_at": ago(5), "scopes": list(AS_NAMES), "groups": ["ops"]}

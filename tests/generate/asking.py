@@ -1,7 +1,5 @@
-"""Many raw questions to one policy, cheaply: some at random, most a little different from one that fits, some spoilt.
-
-A raw question is what a client hands over: a mapping, JSON as text or as bytes, or what is no question at all.
-"""
+"""Many raw questions to one policy, at low cost: some random, most slightly different from one that fits, some damaged.
+A raw question is what a client sends: a mapping, JSON as text or bytes, or something that is not a question."""
 
 from __future__ import annotations
 
@@ -43,16 +41,16 @@ from tests.generate.requests import (
     rows,
 )
 
-CANDIDATES = 40  # from which the bases of one policy are chosen
-BASES = 4  # so many of them at most are stopped at one gate
+CANDIDATES = 40  # candidates for the base questions of one policy
+BASES = 4  # maximum number that are stopped at one gate
 SHARES: dict[Gate | None, int] = {
     None: 12,
     Gate.IDENTITY: 1,
     Gate.CHAIN: 2,
     Gate.MALFORMED_PATH: 1,
 }  # … and other numbers at some
-SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # without the right ones hardly any block stands
-VARIED, SPOILT = 0.79, 0.14  # what is neither is asked at random
+SETTLED = ("issuer", "subject", "issued_at", "expires_at")  # with wrong ones almost no block applies
+VARIED, SPOILT = 0.79, 0.14  # the remaining ones are random
 AS_JSON = 0.06
 LACKING = 0.3  # of those about policies that ask whether a fact is there do without it
 WHETHER_THERE = re.compile(r"""\b(body|args|context|request\.query)[.\[]"?(\w+)"?\]? (?:is present|is absent|else\b)""")
@@ -61,7 +59,7 @@ UNDECLARED = ("body", "args", "context")  # may have any member
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A policy that checks, and a directory. Its text shows what to paste into a test."""
+    """A policy that checks, and entities. Its text shows what to paste into a test."""
 
     policy: Policy
     rows: Rows
@@ -90,7 +88,7 @@ def setting(seed: int) -> Setting:
 
 
 def askings(seed: int, questions: int) -> Iterator[Asking]:
-    """Questions to `setting(seed)`; the same again for the same seed."""
+    """Yield questions to `setting(seed)`; the same seed gives the same questions."""
     random, kernel = Random(), setting(seed).kernel
     beside, optional = Random(f"lacking {seed}"), facts_that_may_lack(seed)
     bases, state = begun(seed)
@@ -109,13 +107,14 @@ def askings(seed: int, questions: int) -> Iterator[Asking]:
 
 @lru_cache(maxsize=128)
 def begun(seed: int) -> tuple[list[Question], tuple[Any, ...]]:
-    """The bases of `askings(seed)`, which decides dozens of questions to find them; and chance as it stands then."""
+    """Return the base questions of `askings(seed)`, found by deciding dozens of questions, and the random state after
+    that."""
     random = Random(f"askings {seed}")
     return chosen(random, seed), random.getstate()
 
 
 def chosen(random: Random, seed: int) -> list[Question]:
-    """Questions that fit, some for every gate: by chance alone most would not get past the first."""
+    """Return questions that fit, some for every gate: few random ones would pass the first gate."""
     asked = setting(seed)
     text = "\n".join(one for file in asked.policy.files for one in file.declarations if one != v.ENTITIES)
     found: dict[Gate | None, list[Question]] = defaultdict(list)
@@ -127,7 +126,7 @@ def chosen(random: Random, seed: int) -> list[Question]:
 
 
 def fitting(random: Random, kernel: k.Kernel) -> Question:
-    """Every fact given and of its type, asked by one for whom a block stands: nothing but the rules decides."""
+    """Return a question with every fact, of its type, from a caller whom a block matches: only the rules decide it."""
     asked = complete(random)
     found = aimed(random, {name: value for name, value in asked.items() if name in kept(random)}, kernel)
     found["credential"] |= {"issued_at": ago(7), "expires_at": random.choice([None, ago(-300)])}
@@ -149,7 +148,7 @@ def complete(random: Random) -> Question:
 
 
 def lean(random: Random, asked: Question, text: str) -> Question:
-    """Without most of the facts that the policy never reads: they cost time and decide nothing."""
+    """Return the question without most facts that the policy never reads: they cost time and decide nothing."""
     for root in ("context", "body", "args", "task"):
         members = asked.get(root)
         if members:
@@ -162,13 +161,13 @@ def lean(random: Random, asked: Question, text: str) -> Question:
 
 
 def kept(random: Random) -> set[str]:
-    """Chains, rows and options come along now and then."""
+    """Sometimes keep chains, rows and options."""
     extras = ("chain", "entities", "options")  # in a fixed order: a seed means the same in every process
     return {*v.GIVEN, "user", "tool", "action", "resource"} | {one for one in extras if random.random() < 0.06}
 
 
 def varied(random: Random, base: Question) -> Question:
-    """The same but for some facts: another value of the type, rarely a wrong one or none."""
+    """Return the question with some facts changed: another value of the type, rarely a wrong or missing one."""
     found = {**base}
     for _ in range(random.choice([0, 1, 2, 3, 5])):
         root = random.choice(list(found))
@@ -189,7 +188,7 @@ def varied(random: Random, base: Question) -> Question:
 
 
 def beside(random: Random) -> Question:
-    """A member that no policy declares; approvals are bound to it all the same."""
+    """Add a member that no policy declares; approvals are bound to it, too."""
     value = random.choice(
         [1, 1.0, "1", None, [], {}, {"dry": True}, {"dry": False, "deep": [{"x": 1}, {"x": 2}]}, 2**70]
     )
@@ -197,7 +196,7 @@ def beside(random: Random) -> Question:
 
 
 def lesser(random: Random, found: Question, root: str, name: str) -> None:
-    """Now and then a fact is of a wrong type, absent, not known yet, or there in another case, as all beside it."""
+    """Sometimes make a fact wrong-typed, absent, pending, or present in another case only."""
     match random.choices(["right", "other case", "wrong", "absent", "pending"], [82, 6, 4, 3, 5])[0]:
         case "other case" if root in ("body", "args", "context"):
             found[root] = {one.capitalize(): value for one, value in found[root].items()}
@@ -215,12 +214,12 @@ def lesser(random: Random, found: Question, root: str, name: str) -> None:
 
 @lru_cache(maxsize=128)
 def facts_that_may_lack(seed: int) -> list[tuple[str, str]]:
-    """Of which the policy asks whether they are there, or has something in their place."""
+    """Return the facts whose presence the policy tests, or for which it has a default."""
     return WHETHER_THERE.findall("\n".join(setting(seed).policy.texts))
 
 
 def lacking(random: Random, asked: Spoilt, names: Sequence[tuple[str, str]]) -> Spoilt:
-    """Without such a fact, or with it in another case only."""
+    """Return the question without such a fact, or with it in another case only."""
     if not names or random.random() >= LACKING or type(asked) is not dict:
         return asked
     root, name = random.choice(names)
@@ -237,7 +236,7 @@ def lacking(random: Random, asked: Spoilt, names: Sequence[tuple[str, str]]) -> 
 
 
 def reach(random: Random, found: Question) -> None:
-    """Another path or method, where a path is what is asked about."""
+    """Return the question with another path or method, if it is about a path."""
     if "path" in found["request"]:
         path = found["request"]["path"]
         other = respelled(random, path) if isinstance(path, str) else random.choice(PATHS)
@@ -246,7 +245,7 @@ def reach(random: Random, found: Question) -> None:
 
 
 def posted(random: Random, asked: Spoilt) -> Spoilt:
-    """Now and then as JSON, if it can be written so."""
+    """Sometimes return the question as JSON, if JSON can represent it."""
     if random.random() >= AS_JSON or not isinstance(asked, dict):
         return asked
     try:

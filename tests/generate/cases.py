@@ -1,4 +1,4 @@
-"""Whole cases: a policy with its kernel, a directory, questions; and how a case that fails becomes small."""
+"""Whole cases: a policy with its kernel, entities and questions; and the reduction of a failing case."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ AIMED = 0.7  # of the questions fit their policy; chance alone hardly ever gets 
 
 @lru_cache(maxsize=256)
 def kernel_of(policy: Policy) -> k.Kernel | None:
-    """What a policy means; None when the checker has an error to tell."""
+    """Return the kernel of a policy, or None if the checker reports an error."""
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(policy.texts)]
     return check([module for module, _ in parsed if module], [one for _, found in parsed for one in found]).kernel
 
 
 def checked_policy(random: Random, write: Callable[[Random], Policy] = policy) -> Policy:
-    """A policy without errors. Now and then chance writes a condition that is never true: then another."""
+    """Return a policy without errors. If a random condition is never true, another policy is generated."""
     for _ in range(MOST_TRIES):
         found = write(random)
         if kernel_of(found) is not None:
@@ -42,7 +42,7 @@ def checked_policy(random: Random, write: Callable[[Random], Policy] = policy) -
 
 
 def twinned(random: Random, found: Policy) -> Policy:
-    """The policy with twins of its rules, if that checks: another constant may decide a condition beforehand."""
+    """Return the policy with twins of its rules, if that checks: another constant may make a condition constant."""
     more = with_twins(random, found)
     return found if kernel_of(more) is None else more
 
@@ -71,7 +71,7 @@ class Case:
         return Snapshot(directory(self.rows))
 
     def decide(self, kernel: k.Kernel | None = None) -> Decision:
-        """The specification's answer, by another kernel if one is given."""
+        """Return the answer of the specification, by another kernel if one is given."""
         return reference.decide(kernel or self.kernel, self.request, self.snapshot, self.now)[0]
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Case:
 
 
 def cases(seed: int, questions: int = 12) -> Iterator[Case]:
-    """One policy and directory, several questions. A seed always gives the same."""
+    """Yield several questions for one policy and entity store. A seed always gives the same."""
     random = Random(seed)
     found, known = checked_policy(random), rows(random)
     kernel = kernel_of(found)
@@ -95,7 +95,7 @@ def cases(seed: int, questions: int = 12) -> Iterator[Case]:
 
 
 def shrunk(case: Case, fails: Callable[[Case], bool]) -> Case:
-    """A smaller case that still fails: without declarations, rows and members of the question that are not needed."""
+    """Return a smaller case that still fails, without unnecessary declarations, rows and members of the question."""
     progress = True
     while progress:
         progress = False

@@ -1,4 +1,4 @@
-"""Conditions of every form, well typed, over what exists where they will stand."""
+"""Well-typed conditions of every form, over the facts that exist at their place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Atoms = Mapping[str, tuple[Atom, ...]]
 
 
 def atoms_at(groups: Iterable[str] = (), roots: frozenset[str] | None = None) -> dict[str, tuple[Atom, ...]]:
-    """What may be read where the groups of facts exist, if only some roots of facts may be read."""
+    """Return the readable facts where these groups of facts exist, limited to some roots."""
     found: dict[str, tuple[Atom, ...]] = {}
     for table in (EVERYWHERE, *(GROUPS_OF_FACTS[name] for name in groups)):
         for kind, atoms in table.items():
@@ -52,7 +52,7 @@ def atoms_at(groups: Iterable[str] = (), roots: frozenset[str] | None = None) ->
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes expressions with one source of choices; `depth` bounds how far they nest, all compounds in parentheses."""
+    """Writes expressions from one random source; `depth` limits the nesting; compounds are in parentheses."""
 
     random: Random
     atoms: Atoms
@@ -65,7 +65,7 @@ class Writer:
     # ── Conditions ────────────────────────────────────────────────────────────────────────────
 
     def condition(self) -> str:
-        """Any condition. Quantifiers reach as far as they can, so they too stand in parentheses."""
+        """Return any condition. Quantifiers extend as far as they can, so they are in parentheses, too."""
         if self.depth > 0 and self.random.random() < 0.45:
             return self.random.choice([self.connected, self.connected, self.negated, self.quantified])()
         return self.relation()
@@ -163,7 +163,7 @@ class Writer:
         return self.random.choice([f"({item} in {above})", f"({item} below {above})", f"({above} has {item})"])
 
     def _thing(self) -> str | None:
-        """Whether one of several types is among things of any type."""
+        """Return a condition that an entity of one of several types is among mixed entities, or None."""
         kinds = [kind for kind in REFERENCES if self._any(kind)]
         if not kinds or not self._any("things"):
             return None
@@ -205,7 +205,7 @@ class Writer:
     # ── Values ────────────────────────────────────────────────────────────────────────────────
 
     def value(self, kind: str) -> str:
-        """An expression of a kind: a fact, a literal, or something computed."""
+        """Return an expression of a kind: a fact, a literal, or a computed value."""
         if self.depth > 0 and self.random.random() < 0.3:
             computed = self._computed(kind)
             if computed is not None:
@@ -245,12 +245,12 @@ class Writer:
         return self.random.choice(LITERALS[kind])
 
     def _lead(self, kind: str) -> str:
-        """The first side of a relation: hardly ever a literal, as the checker refuses what is decided beforehand."""
+        """Return the first side of a relation: rarely a literal, because the checker refuses constant conditions."""
         computed = self._computed(kind) if self.depth > 0 and self.random.random() < 0.3 else None
         return computed or self._reference(kind)
 
     def _compared(self, kind: str, sign: str) -> str | None:
-        """Two different sides."""
+        """Return two different sides."""
         left, right = self._lead(kind), self.value(kind)
         return None if left == right else f"({left} {sign} {right})"
 
@@ -274,7 +274,7 @@ class Writer:
         return replace(self, depth=self.depth - 1)
 
     def _with(self, domain: str, variable: str) -> Writer:
-        """The writer inside a quantifier: its variable is an element, or a record with members."""
+        """Return the writer inside a quantifier, whose variable is an element or a record with members."""
         known = dict(self.variables)
         members: dict[str, tuple[str, ...]]
         match domain:

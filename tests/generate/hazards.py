@@ -1,7 +1,5 @@
-"""What clients do to questions, by mistake or on purpose: each hazard spoils a question in one way.
-
-A hazard changes a copy; some spoil it so that it is no question at all, and must then be refused by everybody.
-"""
+"""Damage that clients do to questions, by mistake or on purpose: each hazard damages a question in one way. A hazard
+changes a copy; some make it invalid, so that every engine must refuse it."""
 
 from __future__ import annotations
 
@@ -20,11 +18,11 @@ from tests.generate import vocabulary as v
 from tests.generate.requests import NOW, PATHS, WRONG, Question, ago, rows
 from tests.security.paths import MALFORMED, READ
 
-Spoilt: TypeAlias = object  # a question, or what is none
+Spoilt: TypeAlias = object  # a question, or something that is not one
 
 
 class Lying(dict[str, Any]):
-    """Holds one thing and says another when it is asked for a member."""
+    """A mapping that holds one value and returns another when a member is read."""
 
     def get(self, key: str, default: object = None) -> Any:
         return {"id": "alice", "bound": True, "verified": True}.get(key, super().get(key, default))
@@ -34,7 +32,7 @@ class Lying(dict[str, Any]):
 
 
 class Agreeing(str):
-    """Equal to whatever it is compared with."""
+    """An object that equals everything."""
 
     __hash__ = str.__hash__
 
@@ -51,7 +49,7 @@ class Number(IntEnum):
 
 
 class Numbers(list[Any]):
-    """A list of one's own."""
+    """A list of a class of its own."""
 
 
 ROOTS = (*v.GIVEN, "user", "tool", "action", "resource", "chain")
@@ -99,7 +97,7 @@ QUERIES: tuple[Mapping[Any, Any], ...] = (
 
 
 def branches(question: Question) -> list[dict[Any, Any]]:
-    """Every object of a question whose members can be spoilt."""
+    """Return every object of a question whose members can be damaged."""
     roots = [one for one in question.values() if type(one) is dict]
     return [*roots, *(one for root in roots for one in root.values() if type(one) is dict)] or [question]
 
@@ -154,7 +152,7 @@ def a_member_nobody_knows(random: Random, question: Question) -> Spoilt:
 
 
 def in_another_case(random: Random, question: Question) -> Spoilt:
-    """A name in place of another, or beside it."""
+    """Replace a name by one in another case, or add that one."""
     members = random.choice(branches(question))
     names = [one for one in members if isinstance(one, str)]
     if names:
@@ -182,7 +180,7 @@ def an_odd_path(random: Random, question: Question) -> Spoilt:
 
 
 def twisted(random: Random, path: str) -> str:
-    """A path that is almost another one."""
+    """Return a path that is almost another one."""
     at = random.randint(0, len(path))
     odd = random.choice(
         ["/", "//", ".", "..", "%2e", "%2F", "%", "%25", ";", "?", "#", " ", "\0", "\u200b", "ａ", "é", "%c3"]
@@ -311,7 +309,7 @@ def a_mapping_of_its_own(random: Random, question: Question) -> Spoilt:
 
 
 def names_of_its_own(random: Random, question: Question) -> Spoilt:
-    """Strings that are no plain strings, as names and as values."""
+    """Use strings of another class as names and values."""
     members = random.choice([*branches(question), question])
     for name in [one for one in members if isinstance(one, str)]:
         if random.random() < 0.5:
@@ -321,7 +319,7 @@ def names_of_its_own(random: Random, question: Question) -> Spoilt:
 
 
 class OwnText(str):
-    """A plain string, but for its class."""
+    """A plain string of another class."""
 
 
 def a_depth_or_a_length_beyond_bounds(random: Random, question: Question) -> Spoilt:
@@ -355,7 +353,7 @@ HAZARDS: tuple[Callable[[Random, Question], Spoilt], ...] = (
 
 
 def spoilt(random: Random, question: Question) -> Spoilt:
-    """A copy of the question after one or two hazards."""
+    """Return a copy of the question with one or two hazards."""
     found: Spoilt = copied(question)
     for _ in range(random.choice([1, 1, 2])):
         if type(found) is dict:
@@ -364,14 +362,14 @@ def spoilt(random: Random, question: Question) -> Spoilt:
 
 
 def copied(tree: Any) -> Any:
-    """Plain dicts and lists anew; whatever else stands in them is shared."""
+    """Copy plain dicts and lists; all other objects are shared."""
     if type(tree) is dict:
         return {name: copied(value) for name, value in tree.items()}
     return [copied(item) for item in tree] if type(tree) is list else tree
 
 
 def request(question: Question) -> dict[str, Any]:
-    """The HTTP request in the question, which is given one if it has none."""
+    """Return the HTTP request in the question, added if it has none."""
     found = question.get("request")
     if type(found) is not dict:
         found = question["request"] = {}

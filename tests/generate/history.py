@@ -1,4 +1,4 @@
-"""Guards that ask of the past, in every form, over what exists where they stand and where it happened."""
+"""Guards with conditions on history, in every form, over the facts at the guard and at the earlier request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def histories(random: Random, places: Places, events: Places) -> Iterator[str]:
 
 
 class Past:
-    """Writes what a guard asks, whose facts are those of `groups`."""
+    """Writes conditions on history, with the facts of `groups`."""
 
     def __init__(self, random: Random, groups: Sequence[str], events: Places) -> None:
         self.random, self.events = random, events
@@ -83,7 +83,7 @@ class Past:
 
 
 def named(groups: Sequence[str]) -> dict[str, list[str]]:
-    """The plain names of facts, by their kind."""
+    """Return the plain names of facts by kind."""
     names = {kind: [one.text for one in atoms if is_name(one.text)] for kind, atoms in atoms_at(groups).items()}
     return {kind: found for kind, found in names.items() if found}
 
@@ -93,5 +93,5 @@ def some(known: Mapping[str, list[str]], kinds: Sequence[str]) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    """Of a fact that stays the same while a request is decided."""
+    """Return whether the fact is constant while a request is decided."""
     return text.replace(".", "").replace("_", "").isalnum() and text[0].isalpha() and "." in text

@@ -1,8 +1,6 @@
-"""Objects of classes of their own that are one thing and say that they are another, in every place of a question.
-
-What such an object is, is what the class it derives from keeps in it; what it says is what its methods answer. Both
-trees are made side by side: the one that is asked with, and the plain one that it really is.
-"""
+"""Objects of their own classes whose value differs from what their methods report, in every place of a question. The
+value of such an object is the one that its base class stores; its methods report another. Two trees are built in
+parallel: the question as sent, and the equivalent plain one."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ OWN = frozenset({
     "__delattr__", "__dir__", "__doc__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__sizeof__",
     "__class_getitem__", "__dict__", "__getformat__", "__set_format__",
 })  # fmt: skip
-ASKED: Counter[str] = Counter()  # methods of impostors, and how often somebody called them
+ASKED: Counter[str] = Counter()  # calls of each method of impostors
 
 
 def answering(name: str, says: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -37,13 +35,13 @@ def answering(name: str, says: Callable[[Any], Any]) -> Callable[..., Any]:
 
 @cache
 def impostor_of(base: type) -> type:
-    """A class whose objects answer everything as what they say would."""
+    """Return a class whose objects answer every call like the value that they report."""
     members = {name: answering(name, lambda self: self.__dict__["says"]) for name in dir(base) if name not in OWN}
     return type(f"Impostor{base.__name__.title()}", (base,), members)
 
 
 def impostor(is_: Any, says: Any) -> Any:
-    """Of the type of what it is."""
+    """Return an impostor of the type of the real value."""
     kind = impostor_of(type(is_))
     if isinstance(is_, datetime):
         found = kind(is_.year, is_.month, is_.day, is_.hour, is_.minute, is_.second, is_.microsecond, is_.tzinfo)
@@ -56,7 +54,7 @@ def impostor(is_: Any, says: Any) -> Any:
 
 
 class Agreeable(str):
-    """Equal to whatever it is compared with, under its own hash."""
+    """Equal to everything, with its own hash."""
 
     __hash__ = str.__hash__
 
@@ -69,8 +67,7 @@ class Agreeable(str):
 
 
 class Changing(dict[str, Any]):
-    """Says something else to whoever asks for one member than to whoever reads all of them, and to whoever reads them
-    again."""
+    """Returns different members when one is read, when all are read, and when they are read again."""
 
     def __init__(self, first: dict[str, Any], then: dict[str, Any]) -> None:
         super().__init__(then)
@@ -82,7 +79,7 @@ class Changing(dict[str, Any]):
 
 
 class Elements(list[Any]):
-    """Holds some elements, and gives others when it is gone through."""
+    """Holds some elements, and yields others when iterated."""
 
     def __init__(self, gone_through: list[Any], held: list[Any]) -> None:
         super().__init__(held)
@@ -93,7 +90,7 @@ class Elements(list[Any]):
 
 
 class Pair(NamedTuple):
-    """What is asked with, and what it is."""
+    """The object as sent, and its real value."""
 
     asked: Any
     real: Any
@@ -110,7 +107,7 @@ NUMBERS = (0, 1, 7, 500, 10_000, 2**63)
 
 
 def posed(random: Random, value: Any) -> Pair:
-    """An impostor in place of a value: mostly it is something else, and says that it is the value."""
+    """Return an impostor in place of a value: usually its real value is another one, and it reports that value."""
     match value:
         case str():
             other = random.choice(STRINGS)
@@ -166,7 +163,7 @@ def members(random: Random, value: dict[str, Any]) -> Pair:
 
 
 def renamed(value: dict[str, Any], name: str, to: str) -> Any:
-    """None where two members would be of one name: nobody says which counts."""
+    """Return None if two members would have the same name: it is undefined which one counts."""
     if to != name and to in value:
         return None
     return {to if one == name else one: found for one, found in value.items()}
@@ -183,7 +180,7 @@ def places(tree: Any, at: Place = ()) -> Iterator[Place]:
 
 
 def at_place(tree: Any, at: Place, put: Callable[[Any], Any]) -> Any:
-    """A copy of the tree with something else there."""
+    """Return a copy of the tree with another value at the place."""
     if not at:
         return put(tree)
     name, *rest = at
@@ -193,7 +190,7 @@ def at_place(tree: Any, at: Place, put: Callable[[Any], Any]) -> Any:
 
 
 def with_impostor(random: Random, question: Question) -> Pair:
-    """The question with an impostor somewhere. `real` is None where it is none: it has two members of one name."""
+    """Return the question with an impostor somewhere. `real` is None if it has two members of one name."""
     everywhere = list(places(question))
     looked_up = [one for one in everywhere if one[-1:] and one[-1] in LOOKED_UP]
     where = random.choice(looked_up if looked_up and random.random() < 0.5 else everywhere)

@@ -1,4 +1,4 @@
-"""Rates and budgets of every form, over what exists where they stand."""
+"""Rates and budgets of every form, over the facts that exist at their place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHANCE = 0.4  # of a policy that it limits anything: what is under way costs the
 
 
 def limits(random: Random, places: dict[str, tuple[str, ...]], plain: bool = False) -> Iterator[str]:
-    """`plain`: rates as gateways have them, of few shapes."""
+    """Return limits; `plain`: of a few shapes, as at gateways."""
     if random.random() >= CHANCE:
         return
     for number in range(random.choice([1, 1, 2, 3])):
@@ -39,7 +39,7 @@ def _limit(random: Random, number: int, place: str, groups: Sequence[str], plain
 
 
 def _keys(random: Random, groups: Sequence[str]) -> str:
-    """Mostly by the agent or the user; now and then by anything that can be told apart."""
+    """Return keys: usually the agent or the user, sometimes any fact."""
     usual = random.choice(USUAL_KEYS)
     if random.random() < 0.7:
         return usual

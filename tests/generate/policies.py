@@ -1,4 +1,4 @@
-"""Policies over the shared world, which always check: every construct that is enforced, in random company."""
+"""Policies over the shared vocabulary, which always check: every enforced construct, in random combinations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "/V1/Invoices/{id: invoice}": ("invoice", "captured"), "GET|POST /Health": (),
     "POST /MODELS/{name}:Predict": ("model",),
 }  # fmt: skip
-# Constants that can stand for one another wherever they stand.
+# Constants that are interchangeable everywhere.
 CONSTANTS = (
     ('"acme"', '"evil"', '"acme-1"', '"é"'), ("499.99", "0.5"), (" 500", " 10_000"), ('user "alice"', 'user "bob"'),
     ('team "legal"', 'team "sales"'), ("2027-01-04T12:00:00Z", "2026-12-31T23:00:00+02:00"), ("10.0.0.1", "8.8.8.8"),
@@ -73,7 +73,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The files of one policy, the first package asked for first."""
+    """The files of one policy; the first package is the one that is asked."""
 
     files: tuple[File, ...]
 
@@ -82,12 +82,12 @@ class Policy:
         return tuple(file.text for file in self.files)
 
     def shuffled(self, random: Random) -> Policy:
-        """The same declarations in another order, and the files in another order."""
+        """Return the same declarations and files in another order."""
         files = [File(file.head, tuple(_shuffled(random, file.declarations))) for file in self.files]
         return Policy(tuple(_shuffled(random, files)))
 
     def split(self) -> Policy:
-        """The same declarations in twice as many files."""
+        """Return the same declarations in twice as many files."""
         halves = [File(f.head, f.declarations[start::2]) for f in self.files for start in (0, 1)]
         return Policy(tuple(half for half in halves if half.declarations))
 
@@ -97,26 +97,26 @@ class Policy:
 
 
 def policy(random: Random) -> Policy:
-    """A policy that checks. The same state of `random` gives the same policy."""
+    """Return a policy that checks. The same state of `random` gives the same policy."""
     heads = "package acme.app\nimport acme.common as c"
     return Policy((File(heads, tuple(_app(random))), File("package acme.common", tuple(_common(random)))))
 
 
 def remembering(random: Random) -> Policy:
-    """Either of the two, with guards that ask of what happened before."""
+    """Return either kind of policy, with guards that read history."""
     head, *others = random.choice([gateway, policy])(random).files
     asking = tuple(histories(random, PLACES, {**SCOPES, **ENDPOINTS}))
     return Policy((replace(head, declarations=(*head.declarations, *asking)), *others))
 
 
 def gateway(random: Random) -> Policy:
-    """Many short rules of few shapes, as gateways have them; most questions to it need no care."""
+    """Return a policy of many short rules of few shapes, as at gateways; the fast path decides most questions to it."""
     heads = "package acme.app\nimport acme.common as c"
     return Policy((File(heads, tuple(_gateway(random))), File("package acme.common", tuple(_common(random)))))
 
 
 def _lines(random: Random) -> Iterable[str]:
-    """What holds for a whole package."""
+    """Return the items that apply to a whole package."""
     yield from ("paths ignore case",) if random.random() < 0.25 else ()
     yield from ("tasks advisory",) if random.random() < 0.2 else ()
 
@@ -158,7 +158,7 @@ REDACTED = {"refund": "body.note, body.card.number", "amount": "body.amount", "m
 
 
 def _redactable(groups: Sequence[str]) -> str | None:
-    """The facts of a place that may be redacted, if any."""
+    """Return the facts of a place that may be redacted, if any."""
     return next((REDACTED[group] for group in reversed(groups) if group in REDACTED), None)
 
 
@@ -174,7 +174,7 @@ PLAIN = (
 
 
 def _plain_condition(random: Random, groups: Iterable[str]) -> str:
-    """Up to three relations of plain facts, of which one may be enough."""
+    """Return up to three relations of plain facts, joined by `and` or `or`."""
     atoms = {kind: found for kind, found in atoms_at(groups).items() if kind in PLAIN}
     writer = Writer(random, atoms, None, 0, definitions=False)
     parts = [writer.relation() for _ in range(random.choice([1, 1, 2, 3]))]
@@ -213,14 +213,14 @@ def _common(random: Random) -> Iterable[str]:
 
 
 def _plain(writer: Writer) -> str:
-    """A condition that a package without the vocabulary of the other understands."""
+    """Return a condition that is valid in a package without the vocabulary of the other."""
     return writer.random.choice(
         ["soon", "credential.bound", "request.ip within 10.0.0.0/8", "(agent.id != nobody)", "attestation.verified"]
     )
 
 
 def with_twins(random: Random, found: Policy) -> Policy:
-    """Each block and guard once or twice more, with other constants: rules of one shape, which an engine may share."""
+    """Repeat each block and guard once or twice with other constants: rules of one shape, which an engine may share."""
     head, *others = found.files
     twins = [
         _twin(random, declaration, number)
@@ -260,7 +260,7 @@ def _definitions(random: Random) -> Iterable[str]:
 
 
 def _users_like(random: Random) -> str:
-    """Drawn aside: what is drawn after it stays what it was."""
+    """Use a separate random source, so that later random choices do not change."""
     aside = Random()
     aside.setstate(random.getstate())
     return f"   {SOME_USERS}" if aside.random() < 0.25 else ""
@@ -305,7 +305,7 @@ def _scopes(random: Random) -> Iterable[str]:
 
 
 def _may(random: Random, scopeless: bool) -> str:
-    """A `may`; where several things are opened at once, a condition reads what exists at all of them."""
+    """Return a `may`; if it grants several endpoints, its condition reads facts that exist at all of them."""
     pool = {**SCOPES, **(ENDPOINTS if scopeless else {})}
     targets = random.sample(sorted(pool), random.choice([1, 1, 1, 2, 3]))
     groups = set(pool[targets[0]]).intersection(*(pool[target] for target in targets))
@@ -374,7 +374,7 @@ def _delegation(random: Random) -> str:
 def _guard(random: Random, name: str) -> str:
     place, groups = random.choice(sorted(PLACES.items()))
     items = [_item(random, groups) for _ in range(random.randint(1, 3))]
-    if not place and len(items[0]) % 3 == 0:  # now and then, where there are endpoints that bind none
+    if not place and len(items[0]) % 3 == 0:  # sometimes, if there are endpoints that bind none
         items.append('require resource is absent or resource.id != "7"')
     return _block(f'guard "{name}"' + (f" on {place}" if place else ""), items)
 
@@ -425,7 +425,7 @@ def _approver(random: Random, groups: tuple[str, ...]) -> str:
 
 
 def _bound(random: Random) -> str:
-    """Mostly an approval is bound to all that is usual; what is left out is never read by a rule."""
+    """Return a binding: usually the default one; no rule reads what is left out."""
     if random.random() < 0.6:
         return ""
     items = [

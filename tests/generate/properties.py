@@ -1,4 +1,4 @@
-"""What must hold of every case, whoever decides it: short runs of the suite and long ones share these."""
+"""Laws that hold for every case and every engine; short and long test runs share them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine_of(case: Case) -> Engine:
 
 
 def meaning(decision: Decision) -> dict[str, Any]:
-    """A decision without the places in the source that it names."""
+    """Return a decision without source positions."""
     plain = decision.to_dict()
     for part in (*plain["reasons"], *plain["obligations"]):
         part.pop("at", None)
@@ -40,7 +40,7 @@ def meaning(decision: Decision) -> dict[str, Any]:
 
 
 def an_answer_is_whole(case: Case) -> None:
-    """Only an allow has no gate and no reason; only an allow carries what the gateway must do."""
+    """Only an allow has no gate and no reason; only an allow has obligations for the gateway."""
     decision = case.decide()
     assert decision.allowed is (decision.outcome is Outcome.ALLOW)
     assert decision.allowed is (decision.gate is None) is (not decision.reasons)
@@ -50,7 +50,7 @@ def an_answer_is_whole(case: Case) -> None:
 
 
 def no_failure_inside(case: Case) -> None:
-    """An engine would hide what the specification raises."""
+    """The specification raises no error, which an engine would hide."""
     engine = engine_of(case)
     engine.decide(case.request)
     assert engine.failures == 0
@@ -70,8 +70,10 @@ def asked_again_the_answer_is_the_same(case: Case) -> None:
 
 
 def order_means_nothing(case: Case) -> None:
-    """Declarations, files and rows in another order mean the same policy and come to the same decision."""
-    random = Random(case.policy.files[0].text)  # one other order for a policy: checking it is what takes the time
+    """Declarations, files and rows in another order have the same meaning and give the same decision."""
+    random = Random(
+        case.policy.files[0].text
+    )  # one other order for each policy, because checking takes most of the time
     other = replace(case, policy=case.policy.split().shuffled(random), rows=random.sample(case.rows, len(case.rows)))
     found = kernel_of(other.policy)
     assert found is not None
@@ -80,7 +82,8 @@ def order_means_nothing(case: Case) -> None:
 
 
 def every_way_in_reads_the_same(case: Case) -> None:
-    """JSON, MessagePack and Python objects; MessagePack can write neither half characters nor numbers so large."""
+    """JSON, MessagePack and Python objects are read alike; MessagePack cannot represent lone surrogates or such large
+    numbers."""
     try:
         packed = msgpack.packb(case.question)
     except (OverflowError, UnicodeEncodeError):
@@ -93,7 +96,7 @@ def every_way_in_reads_the_same(case: Case) -> None:
 
 
 def what_is_pending_opens_nothing(case: Case) -> None:
-    """An allow while facts are pending stands whatever they turn out to be."""
+    """An allow with pending facts remains an allow for any value of these facts."""
     random = Random(repr(case.question))
     for asked in pending_variants(random, case):
         decision = replace(case, question=asked).decide()
@@ -127,7 +130,7 @@ def what_the_caller_cannot_do_is_not_asked_of_it(case: Case) -> None:
 
 
 def an_approval_is_spent_once(case: Case) -> None:
-    """So many approvals lift a confirm so many times at most, and then it stands again."""
+    """N approvals lift a confirm at most N times; then it applies again."""
     decision = case.decide()
     if decision.outcome is not Outcome.CONFIRM:
         return
@@ -139,7 +142,7 @@ def an_approval_is_spent_once(case: Case) -> None:
 
 
 def what_is_approved_is_known(case: Case) -> None:
-    """Nobody is asked about what is pending, unless no approval is bound to it."""
+    """No approval is requested for pending facts, unless it is not bound to them."""
     if case.decide().outcome is Outcome.CONFIRM:
         for one in confirms_of(case):
             for path in paths_of(one, case.question):
@@ -148,7 +151,7 @@ def what_is_approved_is_known(case: Case) -> None:
 
 
 def an_approval_lifts_only_what_it_was_granted_for(case: Case) -> None:
-    """Approvals of one question lift a confirm of another only where both agree on all that is bound."""
+    """Approvals of one question lift a confirm of another only if both agree on everything that is bound."""
     decision = case.decide()
     if decision.outcome is not Outcome.CONFIRM:
         return
@@ -183,7 +186,7 @@ PROPERTIES = (
 
 
 def confirms_of(case: Case) -> Iterator[k.Confirm]:
-    """The confirms that act, each by its place."""
+    """Return the confirms that act, by place."""
     asked = reasons_of(case.decide())
     for guard in case.kernel.guards:
         yield from (one for one in guard.effects if isinstance(one, k.Confirm) and one.span.at in asked)
@@ -209,13 +212,13 @@ def left_out(name: str, confirm: k.Confirm) -> bool:
 
 
 def agreeing(confirm: k.Confirm, one: Question, other: Question) -> bool:
-    """Whether both say the same of who asks, of the endpoint, and of every object that is bound as a whole."""
+    """Return whether both have the same caller, endpoint, and objects that are bound as a whole."""
     paths = ["user", "agent.id", "agent.issuer", "tool", "action", "resource", *paths_of(confirm, one)]
     return all(plainly(one, path, confirm) == plainly(other, path, confirm) for path in paths)
 
 
 def plainly(asked: Question, path: str, confirm: k.Confirm) -> str:
-    """What stands there, as a text that tells `1`, `1.0` and `"1"` apart."""
+    """Return the value as a text that distinguishes `1`, `1.0` and `"1"`."""
     found: Any = asked
     for step in path.split("."):
         found = found.get(step) if isinstance(found, dict) else None
@@ -230,7 +233,7 @@ def without(found: Any, path: str, confirm: k.Confirm) -> Any:
 
 
 def near_misses(random: Random, asked: Question, most: int = 6) -> Iterator[Question]:
-    """The question with one thing changed, mostly of what is asked for."""
+    """Yield the question with one change, usually of a requested value."""
     given = ((root, asked.get(root)) for root in ("body", "args", "context"))
     members = [(root, name) for root, some in given if isinstance(some, Mapping) for name in some]
     changes: list[tuple[str, Any]] = [
@@ -250,7 +253,7 @@ def near_misses(random: Random, asked: Question, most: int = 6) -> Iterator[Ques
 
 
 def without_each(kernel: k.Kernel, name: str) -> Iterator[k.Kernel]:
-    """The kernel without one part of a kind, for every part."""
+    """Yield the kernel without one part of a kind, for every part."""
     parts = getattr(kernel, name)
     for index in range(len(parts)):
         yield replace(kernel, **{name: parts[:index] + parts[index + 1 :]})
@@ -263,7 +266,7 @@ OTHERS = {"body.*", "args.*", "context.*"}
 
 
 def pending_variants(random: Random, case: Case, most: int = 8) -> Iterator[Question]:
-    """The question with some of what the policy reads pending instead, whether it is given, known or absent."""
+    """Yield the question with some facts that the policy reads pending instead of given, known or absent."""
     asked = case.question
     read = sorted({name for declaration in rules(case) for name in READS.findall(declaration)})
     for _ in range(most if read else 0):
@@ -279,7 +282,7 @@ def pending_variants(random: Random, case: Case, most: int = 8) -> Iterator[Ques
 
 
 def rules(case: Case) -> Iterator[str]:
-    """Declarations that read facts: guards above all, as there are few and they hold the limits."""
+    """Return the declarations that read facts: guards above all, because there are few and they hold the limits."""
     for declaration in (one for file in case.policy.files for one in file.declarations):
         if declaration.startswith(("guard", "agent", "user", "define")):
             yield declaration

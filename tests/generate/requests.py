@@ -1,4 +1,4 @@
-"""Questions and directories near the shared world: known names and strangers, right values, wrong ones and none."""
+"""Questions and entities near the shared vocabulary: known and unknown names; right, wrong and missing values."""
 
 from __future__ import annotations
 
@@ -41,10 +41,8 @@ TOOLS = ("billing/refund", "mail/send", "mail/draft", "mail/odd name", "search",
 
 
 def rows(random: Random, known: float = 0.9) -> Rows:
-    """What the directory knows: most entities, most attributes, now and then a value of a wrong type.
-
-    `known` is how often it has a row or an attribute: with 1.0 it has all, and of their types; with 0.0 there is none.
-    """
+    """Return the entity rows: most entities, most attributes, sometimes a value of a wrong type. `known` is the
+    probability that a row or an attribute exists: with 1.0 all exist, with the right types; with 0.0 none."""
     found: Rows = []
     for kind, names in (("team", v.TEAMS), ("user", v.USERS), ("folder", v.FOLDERS), ("invoice", v.INVOICES),
                         ("doc", v.DOCS), ("org", v.ORGS), ("agent", v.AGENTS), ("tool", TOOLS)):  # fmt: skip
@@ -155,7 +153,7 @@ VALUES: dict[str, Callable[[Random], Any]] = {
 
 
 def question(random: Random, right: float = 0.95) -> Question:
-    """A question as JSON has it; `right` is how often a fact that is given has its type."""
+    """Return a question in JSON form; `right` is the probability that a given fact has its type."""
     found = _endpoint(random)
     issuer = random.choice(v.ISSUERS)
     found |= _presenter(random, issuer)
@@ -192,7 +190,7 @@ def _endpoint(random: Random) -> Question:
 
 
 def respelled(random: Random, path: str) -> str:
-    """The path with some segments in another case."""
+    """Return the path with some segments in another case."""
     ways = (
         str.upper,
         str.swapcase,
@@ -210,7 +208,7 @@ def _presenter(random: Random, issuer: str) -> Question:
 
 
 def _give(random: Random, found: Question, root: str, members: Mapping[str, str], right: float) -> None:
-    """Facts of one root: most of them are given, rarely as null."""
+    """Add facts of one root: most are given, rarely as null."""
     given = {
         name: None if random.random() < 0.03 else _value(random, kind, right)
         for name, kind in members.items()
@@ -227,7 +225,7 @@ def _give(random: Random, found: Question, root: str, members: Mapping[str, str]
 
 
 def _settle(random: Random, found: Question, issuer: str) -> None:
-    """What presenters mostly get right: they come from the credential's issuer and speak of themselves."""
+    """Make consistent what presenters usually get right: they come from the credential's issuer, which names them."""
     credential = found.setdefault("credential", {})
     if random.random() < 0.9:
         credential["issuer"] = issuer
@@ -249,7 +247,7 @@ OPEN = ("body", "args", "context", "request.headers", "request.query", "credenti
 
 
 def pendable(found: Question) -> list[str]:
-    """Names of facts that may still be pending: they are not given and do not name the endpoint."""
+    """Return the names of facts that may be pending: they are not given and do not name the endpoint."""
     names = [f"{root}.{name}" for root, members in v.GIVEN.items() for name in members]
     names += ["user.id", "agent.id", "chain.hops", "user.roles", "user.tenant", "invoice.total", "resource.tenant"]
     names += [f"{one}.*" for one in OPEN] * 3
@@ -261,7 +259,7 @@ def pendable(found: Question) -> list[str]:
 
 
 def approved(random: Random, asked: Question, decision: Decision, now: datetime = NOW) -> Question:
-    """The question with approvals for every confirm that the decision asks for, by persons who may or may not do."""
+    """Return the question with approvals for every confirm of the decision, by permitted and other persons."""
     bindings = [remedy.binding for remedy in decision.remedies if remedy.binding is not None]
     approvals = [
         {

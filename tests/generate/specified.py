@@ -1,4 +1,4 @@
-"""An engine that is nothing but the specification and a memory of what was spent: what every other must equal."""
+"""An engine that consists of the specification and the spent state: every other engine must equal it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANY_TIME = 2**62  # microseconds: generated questions are asked at any time, one
 
 
 class Said(NamedTuple):
-    """All that a decision says but for its id, which differs from one to the next."""
+    """A decision without its ID, which always differs."""
 
     outcome: Outcome
     gate: Gate | None
@@ -63,14 +63,14 @@ def micros(moment: datetime) -> int:
 
 
 def asked_here(question: object) -> Request:
-    """Nobody verifies raw credentials here. Raises RequestError."""
+    """Parse a question. Raw credentials are refused, because nothing verifies them here. Raises RequestError."""
     return reject_raw_credentials(parse_request(question))  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
 class Specified:
-    """`effects` are those of the last answer, spent or not, `unsettled` is what it said before its limits did, `number`
-    is its name in the store, and `past` what it was to look at of what happened before."""
+    """`effects` are those of the last answer, spent or not; `unsettled` is the answer before its limits; `number` is
+    its name in the store; `past` is the history that it could read."""
 
     kernel: k.Kernel
     directory: EntityStore
@@ -87,7 +87,7 @@ class Specified:
         return Snapshot(self.directory, frozenset(self.spent))
 
     def remembered(self, request: Request, at: datetime, now: datetime) -> Mapping[WindowKey, History]:
-        """All that any rule may look at, as it is now."""
+        """Return everything that a rule may read, as of now."""
         if not self.kernel.watches:
             return {}
         rules = (self.kernel.agents, self.kernel.users, self.kernel.anyones, self.kernel.guards, self.kernel.limits)
@@ -108,7 +108,7 @@ class Specified:
         return said(decision)
 
     def evaluate(self, question: object, now: datetime) -> Said:
-        """Nothing is spent, so an allow that would spend bears the obligation `consume`."""
+        """Decide without spending; an allow that would spend has the obligation `consume`."""
         found = self.answer(asked_here(question), now, peek=True)
         if found.outcome is not Outcome.ALLOW or not self.effects:
             return found
@@ -117,12 +117,14 @@ class Specified:
         return found._replace(obligations=(*found.obligations, Obligation("consume", (), rule, at="")))
 
     def decide(self, question: object, now: datetime) -> Said:
-        """What is spent stays so. Raises RequestError also for a question that would spend at another time."""
+        """Decide and spend. Raises RequestError also for a question that would spend at another time."""
         request = asked_here(question)
         if not request.options.consume:
             return self.evaluate(request, now)
         if request.options.at is not None:
-            raise RequestError("options.at", "a decision that spends is made now", "set `options.consume` to false")
+            raise RequestError(
+                "options.at", "a decision at another time cannot spend", "set `options.consume` to false"
+            )
         found = self.answer(request, now, peek=False)
         if found.outcome is Outcome.ALLOW:
             self.spent.update(self.effects.spends)

@@ -1,4 +1,4 @@
-"""The world that generated policies and requests share: names, types, facts by type, literals and raw values."""
+"""The vocabulary that generated policies and requests share: names, types, facts by type, literals and raw values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ISSUERS = ("acme", "plain", "open", "partner")
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """An expression that stands by itself: `roots` are the facts it reads, `optional` whether it may be absent."""
+    """An independent expression: `roots` are the facts that it reads, `optional` whether it may be absent."""
 
     text: str
     roots: frozenset[str]
@@ -32,7 +32,7 @@ class Atom:
 
 
 def _atoms(rows: str) -> dict[str, tuple[Atom, ...]]:
-    """`type: fact fact? …`, a line each."""
+    """Parse lines of the form `type: fact fact? …`."""
     found: dict[str, tuple[Atom, ...]] = {}
     for row in rows.strip().splitlines():
         kind, _, facts = row.strip().partition(": ")
@@ -54,7 +54,7 @@ POOLS = {
 
 
 def kind_of(type_: Type) -> str:
-    """What the writer of expressions calls a type."""
+    """Return the kind under which the expression writer lists a type."""
     match type_:
         case Scalar():
             return str(type_)
@@ -69,13 +69,13 @@ def kind_of(type_: Type) -> str:
 
 
 def _is_readable(fact: BuiltInFact) -> bool:
-    """Whether conditions may read it wherever they stand, and at no cost of what else is tested."""
+    """Return whether conditions may read the fact anywhere without displacing other tests."""
     elsewhere = fact.path[0] == "tool" or fact.path == ("chain", "agents")
     return fact.later is None and not elsewhere and (fact.origin is not FactOrigin.ENGINE or fact.path == ("time",))
 
 
 def _built_in_atoms() -> str:
-    """A line for each built-in fact, by its type."""
+    """Return a line for each built-in fact, by type."""
     own = {"request.host": "host"}
     return "\n".join(
         f"{own.get(fact.name, kind_of(fact.type))}: {fact.name}{'?' * fact.optional}"
@@ -85,7 +85,7 @@ def _built_in_atoms() -> str:
 
 
 def _given_built_in() -> dict[str, dict[str, str]]:
-    """By root, what a request may give of built-in facts; the presenter and the endpoint are given otherwise."""
+    """Return by root what a request may give of built-in facts; presenter and endpoint are given separately."""
     apart = {"agent.id", "agent.issuer", "user.id", "chain.hops"}
     types = {
         fact.name: fact.type for fact in FACTS
@@ -102,7 +102,7 @@ def _given_built_in() -> dict[str, dict[str, str]]:
     return found
 
 
-# What exists at every place. A type is called as the writer of expressions asks for it.
+# Facts that exist at every place, by the type names of the expression writer.
 EVERYWHERE = _atoms(
     """
     bool: user.suspended context.flag
@@ -127,7 +127,7 @@ EVERYWHERE = _atoms(
     + _built_in_atoms()
 )
 
-# What exists at some places only, by the name of the group that a place has.
+# Facts that exist at some places only, by the name of their group.
 GROUPS_OF_FACTS: dict[str, dict[str, tuple[Atom, ...]]] = {
     "invoice": _atoms(
         """
@@ -271,7 +271,7 @@ let internal = [10.0.0.0/8, 192.168.0.0/16]
 let the_boss = user "bob"
 """.strip()
 
-# The type of every fact that a request may give, for those who make values: `context.rows` and so on.
+# The type of every fact that a request may give, to generate values: `context.rows` and so on.
 GIVEN: dict[str, dict[str, str]] = {
     "context": {
         "flag": "bool", "risk": "number", "zone": "string", "level": "plan", "wait": "duration", "moment": "time",

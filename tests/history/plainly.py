@@ -1,4 +1,4 @@
-"""History as a plain list: what the specification is asked with, and every store is held to."""
+"""History as a plain list, as input of the specification and as the reference for every store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ user any { may ANY /**, TOOL * }
 
 @dataclass
 class Everything(dict[WindowKey, History]):
-    """All that was recorded, for good: a window is made when somebody looks."""
+    """All recorded events, kept permanently; windows are computed when they are read."""
 
     complete_after: int = -1
     now: int = 0
@@ -59,8 +59,8 @@ class Everything(dict[WindowKey, History]):
 
 @dataclass
 class Trace:
-    """Asks the specification request after request, under a clock of its own; limits always admit. `stored` is what the
-    clock of a store says, where that is another."""
+    """Asks the specification requests in sequence, under its own clock; limits always admit. `stored` is the clock of a
+    store, if it differs."""
 
     kernel: k.Kernel
     now: datetime = NOW

@@ -1,4 +1,4 @@
-"""Tables of attacks: what stands in a row, and how it becomes a test."""
+"""Tables of attacks: the members of a row, and how it becomes a test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from policyengine.runtime.credentials import Credentials
 from tests.identity.bound_world import World, field_of, pem, workload, x5t
 
-# Its name, the code with which it is refused, and what is presented.
+# The name, the code of the refusal, and the presented credentials.
 Attack = tuple[str, str, Callable[[World], Credentials]]
 
 
@@ -21,7 +21,7 @@ def named(attacks: Sequence[Attack]) -> Any:
 
 
 def mtls(w: World, certificate: Any = None, sent: str | None = None, **more: Any) -> Credentials:
-    """A token bound to a certificate, with that or what else was `sent`."""
+    """A token bound to a certificate, sent with that certificate or with what is `sent`."""
     certificate = certificate or workload()
     token = w.issued.token({"x5t#S256": x5t(certificate), **more})
     return Credentials(authorization=f"Bearer {token}", client_certificate=sent or field_of(certificate))

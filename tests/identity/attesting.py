@@ -1,4 +1,4 @@
-"""An attester of tests: its policy, its keys, what it signs, and the front that is asked about it."""
+"""An attester for tests: its policy, its keys, its attestations, and the authenticator that verifies them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MINE = ConfirmedKey(jkt=key("mine").thumbprint(), x5t="certificate-of-mine")
 
 @dataclass(frozen=True)
 class Keys:
-    """As an attester publishes them, without its network."""
+    """The keys as an attester publishes them, without a network."""
 
     keys: Sequence[VerifyingKey]
     down: bool = False
@@ -73,7 +73,7 @@ class Keys:
 
 @dataclass
 class Lab:
-    """`binding` is what the presenter proves. `claims`: of an attestation for it with which nothing is wrong."""
+    """`binding` is what the presenter proves. `claims` are those of a valid attestation for it."""
 
     settings: Mapping[str, object] = field(default_factory=dict)
     attester: Attester | None = None
@@ -95,7 +95,7 @@ class Lab:
         self.nonce, _ = self.nonces.issue(NOW)
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        """A claim that is changed to None is left out."""
+        """Return the claims; one that is changed to None is omitted."""
         given = {
             "iss": URL, "iat": NOW - 60, "exp": END, "eat_nonce": self.nonce, "cnf": {"jkt": MINE.jkt},
             "ueid": "AQIDBAUGBwgJCgsMDQ4PEA", "ai_model_id": MODEL, "ai_model_hash": {"alg": "sha-256", "hash": DIGEST},
@@ -131,7 +131,7 @@ class Lab:
         return self.identity.prove(credentials, ProofContext("GET", f"{US}/a"), now).facts["attestation"]
 
     def says(self, raw: str, now: int = NOW) -> str:
-        """`accepted`, or the code of the refusal."""
+        """Return `accepted`, or the code of the refusal."""
         try:
             self.facts(raw, now)
         except CredentialError as refused:
@@ -147,7 +147,7 @@ def part(raw: bytes) -> str:
 
 
 def token(claims: Mapping[str, Any] | bytes, signer: str = "lab", alg: str = "ES256", **header: Any) -> str:
-    """Signed by the key, whatever the header says; a member that is None is left out."""
+    """Return a token signed by the key, regardless of its header; a member that is None is omitted."""
     named = {"alg": alg, "typ": "eat+jwt", "kid": signer, **header}
     told = {name: value for name, value in named.items() if value is not None}
     payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()

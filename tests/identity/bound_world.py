@@ -1,5 +1,5 @@
-"""What stands around bound credentials in tests: an issuer, keys, authorities, a front with the real parts, and clients
-that sign as they should. Every key is made once."""
+"""The surroundings of bound credentials in tests: an issuer, keys, authorities, an authenticator with the real parts,
+and clients that sign correctly. Every key is made once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def digest(text: str) -> str:
 
 @dataclass
 class Issued:
-    """Tokens of an issuer with one key, verified by the library: what these tests need of a `TokenCheck`."""
+    """Tokens of an issuer with one key, verified by the library: the part of a `TokenCheck` that these tests need."""
 
     key: ECKey = field(default_factory=lambda: ec_key("issuer"))
 
@@ -153,7 +153,7 @@ def workload(
     purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
     signer: Authority | None = None,
 ) -> x509.Certificate:
-    """`by` None: by itself; `acme/lower`: by one that `acme` trusts."""
+    """Issue a workload certificate. `by` None: self-signed; `acme/lower`: by an authority that `acme` trusts."""
     key = workload_key()
     if signer is None and by is not None:
         signer = authority(*reversed(by.split("/")))
@@ -184,7 +184,7 @@ def pem(*certificates: x509.Certificate) -> str:
 
 
 def field_of(certificate: x509.Certificate) -> str:
-    """As `Client-Cert` has it."""
+    """Return the certificate as in `Client-Cert`."""
     return f":{b64encode(der(certificate)).decode()}:"
 
 
@@ -193,7 +193,7 @@ def x5t(certificate: x509.Certificate) -> str:
 
 
 def envoy(certificate: x509.Certificate, *chain: x509.Certificate, uri: str = SVID, **other: str) -> str:
-    """As Envoy writes it."""
+    """Return the certificate as Envoy writes it."""
     said = {
         "By": "spiffe://acme.example/gateway",
         "Hash": sha256(der(certificate)).hexdigest(),
@@ -216,7 +216,7 @@ def proof(
     alg: str = "ES256",
     **claims: object,
 ) -> str:
-    """One that holds for a GET of URL at NOW, but for what is given; a claim that is None is left out."""
+    """Return a valid proof for a GET of URL at NOW, with the given changes; a claim that is None is omitted."""
     key = key or ec_key()
     said: dict[str, object] = {"jti": "p-1", "htm": "GET", "htu": HTU, "iat": NOW}
     if token is not None:
@@ -227,7 +227,7 @@ def proof(
 
 
 def signed(header: Mapping[str, object], payload: str, key: JsonKey, alg: str) -> str:
-    """By the algorithm, whatever the header says."""
+    """Sign by the algorithm, regardless of the header."""
     head = b64url(json.dumps(dict(header)).encode())
     body = f"{head}.{b64url(payload.encode())}"
     model = jws.JWSRegistry.algorithms[alg]
@@ -262,7 +262,7 @@ class Message:
     digest: str | None = None
 
     def credentials(self, key: Any = None, **sent: Any) -> Credentials:
-        """`sent`: what arrives in place of what was signed."""
+        """Return the credentials; `sent` is what arrives instead of what was signed."""
         key = key or ed_key()
         parameters = {
             "created": self.created,
@@ -313,7 +313,7 @@ class Message:
 
 
 def digests(content: bytes | None) -> dict[str, bytes]:
-    """As whoever saw all of the body knows them."""
+    """Return the digests of a party that received the whole body."""
     return {} if content is None else read_digests(body_digests(content))
 
 
@@ -322,7 +322,7 @@ def content_digest(content: bytes) -> str:
 
 
 def sign(key: Any, base: bytes) -> bytes:
-    """As RFC 9421 signs with such a key."""
+    """Sign as RFC 9421 requires for such a key."""
     alg = {"OKP": "Ed25519", "RSA": "PS512"}.get(key.key_type) or {"P-256": "ES256", "P-384": "ES384"}[key.curve_name]
     found: bytes = jws.JWSRegistry.algorithms[alg].sign(base, key)
     return found
@@ -337,7 +337,7 @@ def issuer(name: str, url: str | None) -> Issuer:
 
 @dataclass
 class World:
-    """A front with the real parts, on files in `folder`."""
+    """An authenticator with the real parts, on files in `folder`."""
 
     folder: Path
     more: Mapping[str, object] = field(default_factory=dict)
@@ -372,7 +372,7 @@ class World:
         return self.front.prove(given, ProofContext(method, asked, digests=given.digests, **request), self.now)
 
     def refusal(self, given: Credentials, url: str | None = URL, **request: Any) -> str:
-        """The code with which it is refused, and counted."""
+        """Return the code of the refusal, which is counted."""
         before = dict(self.front.counts)
         try:
             self.prove(given, url, **request)

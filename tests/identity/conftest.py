@@ -1,4 +1,4 @@
-"""Servers that tests of identity talk to, each started once."""
+"""Servers that the identity tests use, each started once."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,21 +37,21 @@ CLIENTS = [
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[OpenIdProvider]:
-    """A real one."""
+    """A real provider."""
     with openid_provider(CLIENTS) as found:
         yield found
 
 
 @pytest.fixture
 def server() -> Iterator[Faulty]:
-    """One that answers as a test wants."""
+    """A server that answers as a test specifies."""
     with faulty() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Of 127.0.0.1 and keys.acme.example, signed by itself: files in PEM with the certificate and the key."""
+    """A self-signed certificate for 127.0.0.1 and keys.acme.example: PEM files with the certificate and the key."""
     names = [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("keys.acme.example")]
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now = datetime.now(UTC)

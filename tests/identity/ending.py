@@ -1,4 +1,4 @@
-"""Servers in processes of their own, on one store, that issue tokens and end them: asked over HTTP by tests of that."""
+"""Server processes with one store that issue and revoke tokens, and a client that tests them over HTTP."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Held:
-    """A token, and how it is presented: with a proof by a key, a certificate as a gateway tells of it, or alone."""
+    """A token, and how it is presented: with a proof by a key, with a certificate that a gateway states, or alone."""
 
     raw: str = field(repr=False)
     key: Any = None
@@ -131,7 +131,7 @@ class Held:
 
 @dataclass
 class World:
-    """What all servers have in common; `now` is by the clock, as theirs is."""
+    """The shared part of all servers; `now` is the real clock, which they use, too."""
 
     folder: Path
     far: Faulty
@@ -164,12 +164,12 @@ class World:
 
     @property
     def marks(self) -> int:
-        """How many names are revoked."""
+        """Return how many names are revoked."""
         with closing(sqlite3.connect(self.folder / "store.db", isolation_level=None)) as store:
             return int(store.execute("SELECT count(*) FROM revoked").fetchone()[0])
 
     def forget(self, names: list[str]) -> None:
-        """As if nobody had revoked them."""
+        """Remove the revocations of these names."""
         with closing(sqlite3.connect(self.folder / "store.db", isolation_level=None)) as store:
             store.executemany("DELETE FROM revoked WHERE name = ?", [(digest_parts(name),) for name in names])
 
@@ -191,22 +191,22 @@ class World:
         beside.rename(self.folder / name)
 
     def restore(self) -> None:
-        """What the issuer `acme` began with, for whoever comes next."""
+        """Restore the first keys of the issuer `acme`, for later tests."""
         if not (self.folder / "acme.json").exists() or self.rotated:
             self.write("acme.json", ec("P-256", "acme-1"))
         self.rotated = False
 
     def rotate(self) -> None:
-        """The issuer `acme` has other keys from now on."""
+        """Give the issuer `acme` other keys from now on."""
         self.write("acme.json", ec("P-256", "acme-2"))
         self.rotated = True
 
     def publish(self, *keys: Any) -> None:
-        """What the issuer `far` says that its keys are."""
+        """Set the keys that the issuer `far` publishes."""
         self.far.pages["/jwks"] = {"keys": [{**key.as_dict(private=False), "alg": "ES256"} for key in keys]}
 
     def says(self, request: Handling) -> None:
-        """What the issuer `opaque` says of a token."""
+        """Set what the issuer `opaque` answers about a token."""
         (raw,) = parse_qs(request.form)["token"]
         said = {"active": False} if raw not in self.active else {
             "active": True, "sub": "alice", "client_id": raw.partition("-")[0], "aud": AUDIENCE, "scope": READ,
@@ -218,7 +218,7 @@ class World:
         return f"n-{next(self.numbers)}"
 
     def subject(self, _key: str = "acme-1", _typ: str = "at+jwt", **claims: Any) -> str:
-        """A token by which `planner` acts for alice, but for what is changed."""
+        """Return a token by which `planner` acts for alice, with the given changes."""
         given = {
             "iss": FAR if _key.startswith("far") else ACME, "sub": "alice", "client_id": "planner", "aud": AUDIENCE,
             "iat": self.now - 60, "exp": self.now + 600, "jti": self.fresh(), "scope": READ,
@@ -237,7 +237,7 @@ class World:
         return raw
 
     def rotate_ours(self) -> None:
-        """Others sign, and those before are gone."""
+        """Let other keys sign, and remove the previous ones."""
         path = self.folder / "signing.json"
         rotate_ring(path, None, self.now, 0, 900)
         ring = read_ring(path)
@@ -273,7 +273,7 @@ class Server:
         return self.post(path, urlencode(form), {**kind, **(headers or {})})
 
     def asked(self, subject: str, by: str = "summarizer", key: Any = None, **changes: Any) -> Answer:
-        """For a token, with the assertion of a client and, with `key`, a proof by that."""
+        """Request a token with the assertion of a client and, with `key`, a proof by that key."""
         form = {
             "grant_type": TOKEN_EXCHANGE_GRANT, "subject_token": subject, "subject_token_type": ACCESS_TOKEN,
             **self.world.assertion(by), **changes,
@@ -294,7 +294,7 @@ class Server:
         return self.form("/token", form, {**OPERATOR, "Client-Cert": field_of(self.world.certificate)})
 
     def code(self, held: Held | str, more: Mapping[str, str] | None = None) -> str:
-        """`allow`, or why not."""
+        """Return `allow`, or the reason."""
         held = Held(held) if isinstance(held, str) else held
         credentials = {**held.credentials(), **(more or {})}
         question = {"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": credentials}
@@ -302,7 +302,7 @@ class Server:
         return "allow" if answer["outcome"] == "allow" else str(answer["reasons"][0].get("code", answer["gate"]))
 
     def revoke(self, by: str | None = None, **form: str) -> Answer:
-        """By a client, or by an operator."""
+        """Revoke as a client, or as an operator."""
         if by is None:
             return self.form("/revoke", form, OPERATOR)
         return self.form("/revoke", {**form, **self.world.assertion(by)})
@@ -322,7 +322,7 @@ class Server:
 
     @property
     def ended(self) -> list[dict[str, Any]]:
-        """What the log has on record as ended."""
+        """Return the recorded revocations and completions in the log."""
         lines = (json.loads(line) for line in self.log.read_text().splitlines())
         return [line["ended"] for line in lines if "ended" in line]
 

@@ -1,4 +1,4 @@
-"""Keys that are found, or not, and for how long a test waits for that."""
+"""Lookups of keys, with and without success, and how long a test waits for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An issuer of our own for tests: keys that are made once, tokens of every shape, and the engine that is asked."""
+"""An issuer for tests: keys that are made once, tokens of every shape, and the engine that verifies them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def rsa(name: str = "rsa") -> RSAKey:
 
 @dataclass(frozen=True)
 class Known:
-    """The keys of an issuer, as it published them."""
+    """The keys of an issuer, as published."""
 
     keys: Mapping[str, VerifyingKey]
 
@@ -103,7 +103,7 @@ def public(key: ECKey | OKPKey | RSAKey) -> VerifyingKey:
 
 @cache
 def known() -> Known:
-    """What acme publishes: beside its own keys one of another curve, and one that is for encryption."""
+    """Return the keys that acme publishes: its own, one of another curve, and one for encryption."""
     curve = public(ec("P-384", "ec384"))
     encrypting = ECKey.import_key({**ec("P-256", "enc").as_dict(private=False), "use": "enc"})
     return Known({"ec": public(ec()), "ed": public(ed()), "rsa": public(rsa()), "ec384": curve, "enc": encrypting})
@@ -138,7 +138,7 @@ def as_json(value: object) -> bytes:
 
 
 def signed(header: object, claims: object, key: Any = None, alg: str | None = None) -> str:
-    """A token whose parts may be any bytes, signed all the same."""
+    """Return a signed token whose parts may be any bytes."""
     if alg is None:
         alg = str(header["alg"]) if isinstance(header, dict) and "alg" in header else "ES256"
     text = f"{b64(as_json(header))}.{b64(as_json(claims))}"
@@ -149,7 +149,7 @@ def signed(header: object, claims: object, key: Any = None, alg: str | None = No
 
 
 def token(_header: Mapping[str, Any] | None = None, _key: Any = None, _alg: str | None = None, **claims: Any) -> str:
-    """An access token of acme, but for what is said here; `GONE` leaves a member out."""
+    """Return an access token of acme with the given changes; `GONE` omits a member."""
     return signed(changed(HEADER, _header or {}), changed(CLAIMS, claims), _key, _alg)
 
 
@@ -168,7 +168,7 @@ def nobody(
 
 @dataclass
 class Door:
-    """An engine behind which nobody has been yet, with counts of its own."""
+    """An unused engine with its own counts."""
 
     settings: IssuerSettings = field(default_factory=IssuerSettings)
     keys: Any = None
@@ -192,7 +192,7 @@ class Door:
 
     @property
     def engine(self) -> Engine:
-        """One for all of them, at whose door this is now: nothing is spent, so nothing stays in it."""
+        """Return the shared engine with the authenticator of this door; nothing is spent, so no state remains in it."""
         TIME[0] = self.now
         policy().use_identity(self.identity)
         return policy()

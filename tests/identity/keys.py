@@ -1,4 +1,4 @@
-"""Keys of issuers in tests, each made once, and what is signed by them."""
+"""Keys of issuers in tests, each made once, and signatures by them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(kind: str, number: int) -> Any:
 
 
 def public(kind: str, number: int = 1, **members: Any) -> dict[str, Any]:
-    """As it stands in a JWKS; a member that is None is left out."""
+    """Return the key as in a JWKS; a member that is None is omitted."""
     told = {"kid": f"{kind.lower()}-{number}", **key(kind, number).as_dict(private=kind == "HS256"), **members}
     return {name: value for name, value in told.items() if value is not None}
 
@@ -43,7 +43,7 @@ def jwks(*keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def signed(kind: str, number: int = 1, alg: str | None = None, **header: Any) -> str:
-    """A JWS of `{}`; a member of the header that is None is left out."""
+    """Return a JWS of `{}`; a member of the header that is None is omitted."""
     told = {"alg": alg or kind, "kid": f"{kind.lower()}-{number}", **header}
     told = {name: value for name, value in told.items() if value is not None}
     return jws.serialize_compact(told, b"{}", key(kind, number), algorithms=[told["alg"]])

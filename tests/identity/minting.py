@@ -1,4 +1,4 @@
-"""Issuers, clients and policies for tests of issuing: an agent hands work on, and another asks for a token of it."""
+"""Issuers, clients and policies for tests of issuing: an agent delegates work, and another requests a token for it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def policy() -> Engine:
 def binds(
     credentials: Credentials, request: ProofContext, token: VerifiedToken | None, now: int, recognizes: object = None
 ) -> ConfirmedKey:
-    """A key or certificate is proved by its name: how that is done is for other tests."""
+    """Treat a key or certificate as proved by its name; other tests cover the proofs."""
     if credentials.dpop == "broken":
         raise CredentialError(RefusalCode.PROOF)
     if credentials.dpop == "without nonce":
@@ -104,7 +104,7 @@ def binds(
 
 @dataclass
 class Desk:
-    """A token endpoint, and the engine that decides by what it issues."""
+    """A token endpoint, and the engine that decides with the tokens that it issues."""
 
     folder: Path
     engine_of: Engine | None = None
@@ -137,7 +137,7 @@ class Desk:
         self.first = self.issuing
 
     def fresh(self) -> Desk:
-        """As if nobody had been here: to make another takes longer than most tests."""
+        """Reset the state: creating another instance takes longer than most tests."""
         self.marks.__init__()  # type: ignore[misc]
         for kept in (self.identity.counts, self.identity._kept, self.identity._tokens, self.lines):
             kept.clear()
@@ -165,7 +165,7 @@ class Desk:
 
     def exchange(self, *, by: str | None = "summarizer", _dpop: str | None = "jkt-1", _mtls: str | None = None,
                  **changes: Any) -> IssuedToken:  # fmt: skip
-        """As `by`, with parameters that are changed or, with `GONE`, not there. Raises TokenIssuanceError."""
+        """Exchange as `by`, with changed parameters, or without those that are `GONE`. Raises TokenIssuanceError."""
         form: dict[str, Any] = {
             "grant_type": TOKEN_EXCHANGE_GRANT,
             "subject_token": subject(),
@@ -207,7 +207,7 @@ def fresh() -> str:
 
 
 def subject(_key: Any = None, **claims: Any) -> str:
-    """A token by which `planner` acts for alice, but for what is changed."""
+    """Return a token by which `planner` acts for alice, with the given changes."""
     given = {
         "iss": ACME, "sub": "alice", "client_id": "planner", "aud": AUDIENCE, "iat": NOW - 60, "exp": NOW + 3_000,
         "jti": fresh(), "scope": "read:invoices write:invoices read:reports send:mail",
@@ -234,7 +234,7 @@ keys = "summarizer.json"
 
 
 def write_desk(folder: Path, now: int) -> None:
-    """All that a server is given: `desk.policy`, `identity.toml`, and the files of keys that it names."""
+    """Write everything that a server needs: `desk.policy`, `identity.toml`, and the key files that it names."""
     write_ring(folder / "signing.json", new_ring("ES256", now - 10), new=True)
     for name, key in (("acme", {**ec().as_dict(private=False), "alg": "ES256"}),
                       ("summarizer", key_of("summarizer").as_dict(private=False))):  # fmt: skip

@@ -1,4 +1,4 @@
-"""A real OpenBao for tests: started once, on a free port of loopback, and ended by who started it."""
+"""A real OpenBao for tests: started once, on a free port of loopback, and stopped by its starter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 WHEELS = Path(__file__).parents[2] / ".venv-tools"
 INSTALL = "make tools"
 ROOT_TOKEN = "root-only-in-this-test"
-PATIENCE = 30.0  # seconds for it to come up on a loaded machine
+PATIENCE = 30.0  # seconds for it to start on a loaded machine
 ID = "spiffe://demo.example/agent/invoice-bot"
 
 
@@ -27,8 +27,8 @@ class OpenBao:
     client: Any
 
     def certificate(self, uri: str = ID) -> dict[str, str]:
-        """Of its own authority, for a SPIFFE id: `certificate`, `private_key`, `issuing_ca`, in PEM."""
-        with suppress(Exception):  # there already
+        """Issue a certificate for a SPIFFE ID: `certificate`, `private_key`, `issuing_ca`, in PEM."""
+        with suppress(Exception):  # it exists already
             self.client.sys.enable_secrets_engine("pki")
             pki = self.client.secrets.pki
             pki.generate_root("internal", "demo.example")

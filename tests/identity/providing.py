@@ -1,4 +1,4 @@
-"""Issuers to ask: a real OpenID provider, and a server of ours that goes wrong in the way that is wanted."""
+"""Issuers to query: a real OpenID provider, and a test server that fails in a given way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 20
 
 
 def issuer(url: str | None, name: str = "acme", keys: str | None = None, audience: str | None = None) -> Issuer:
-    """As a policy says it."""
+    """Return the issuer as declared in a policy."""
     plain: dict[str, Any] = {"records_chains": False, "scopes_none": False, "claims": ()}
     return Issuer(span=Span(Source("a.policy", ""), 0, 0), name=name, url=url, audience=audience, keys=keys, **plain)
 
@@ -49,7 +49,7 @@ class OpenIdProvider:
         return str(json.loads(self._post("/token", form, {"Authorization": f"Basic {basic}"}))["access_token"])
 
     def rotate(self) -> str:
-        """The key id of what is signed from now on."""
+        """Rotate the keys, and return the ID of the new key."""
         return self._post("/rotate", {}, {}).decode()
 
     def _post(self, path: str, form: dict[str, str], headers: dict[str, str]) -> bytes:
@@ -79,7 +79,7 @@ def openid_provider(clients: list[dict[str, Any]]) -> Iterator[OpenIdProvider]:
 
 @contextmanager
 def proxy(port: int) -> Iterator[tuple[str, list[str]]]:
-    """Whoever is asked for through it, `port` of this machine answers; with the first lines of what was asked."""
+    """A proxy that sends every request to `port` of this machine, and records the first lines of the requests."""
     asked: list[str] = []
 
     class Through(StreamRequestHandler):
@@ -125,7 +125,7 @@ Page: TypeAlias = "bytes | dict[str, Any] | Callable[[Handling], None]"
 
 
 class Handling(BaseHTTPRequestHandler):
-    """One request, and what a page may do with it."""
+    """One request, and the operations that a page may use."""
 
     server: Faulty
 
@@ -156,7 +156,7 @@ class Handling(BaseHTTPRequestHandler):
 
 
 class Faulty(ThreadingHTTPServer):
-    """`pages` by path; `asked` for which. What hangs does so until `ends`."""
+    """`pages` by path; `asked` counts requests. Hanging pages hang until `ends`."""
 
     daemon_threads = True
     block_on_close = False
@@ -178,7 +178,7 @@ class Faulty(ThreadingHTTPServer):
         self.pages["/.well-known/openid-configuration"] = {k: v for k, v in told.items() if v is not None}
 
     def handle_error(self, *_: object) -> None:
-        """Whoever asks may go away in the middle of it."""
+        """Ignore errors: a client may disconnect at any time."""
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def drips_body(request: Handling) -> None:
 
 
 def drip(request: Handling, first: bytes) -> None:
-    """Byte after byte, as long as somebody reads them."""
+    """Send byte after byte while the client reads them."""
     request.wfile.write(first)
     while not request.server.ends.wait(0.01):
         request.wfile.write(b" ")
@@ -247,7 +247,7 @@ def kept_for(page: dict[str, Any], cache_control: str) -> Page:
 
 @dataclass
 class Gate:
-    """A page that answers once it is opened."""
+    """A page that answers after it is opened."""
 
     page: dict[str, Any]
     opened: threading.Event = field(default_factory=threading.Event)

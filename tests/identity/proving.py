@@ -1,5 +1,5 @@
-"""Everything that a server needs to verify credentials, in a folder, and what clients bring to it: real tokens, proofs
-and certificates, for doors of every kind."""
+"""Everything that a server needs to verify credentials, in a folder, and what clients send to it: real tokens, proofs
+and certificates, for every kind of grant."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def written(
     domain: str = 'bundle = "acme.pem"',
     hosts: Sequence[str] = (),
 ) -> Path:
-    """The policy in `doors.policy`, keys, and the `identity.toml` that is returned."""
+    """Write the policy `doors.policy` and keys, and return the `identity.toml`."""
     keys = [issuing.ec().as_dict(private=False), issuing.ed().as_dict(private=False)]
     (folder / "jwks.json").write_text(json.dumps({"keys": keys}))
     (folder / "acme.pem").write_text(bound_world.pem(bound_world.authority("acme").certificate))
@@ -79,7 +79,7 @@ def written(
 
 @dataclass
 class Doors:
-    """An engine that verifies, on a clock of its own; `secrets` is all that clients ever sent to it."""
+    """An engine that verifies credentials, with its own clock; `secrets` is everything that clients sent to it."""
 
     folder: Path
     only_proved: bool = False
@@ -108,7 +108,7 @@ class Doors:
         return {"authorization": f"Bearer {self.token(**claims)}"}
 
     def dpop(self, method: str, url: str, raw: str | None = None, **claims: Any) -> dict[str, str]:
-        """A token that is bound to a key, and a proof for this request."""
+        """Return a token that is bound to a key, and a proof for this request."""
         raw = raw or self.token(cnf={"jkt": bound_world.jkt()})
         made = proof(self.now, raw, method, url, **claims)
         return {"authorization": f"DPoP {raw}", "dpop": self.kept(made)}
@@ -119,7 +119,7 @@ class Doors:
 
 
 def token(now: float, **claims: Any) -> str:
-    """An access token that nobody else has."""
+    """Return a new access token."""
     given = {"iat": int(now) - 10, "exp": int(now) + 600, "jti": f"j-{next(_numbers)}", **claims}
     return issuing.token(**given)
 

@@ -13,7 +13,7 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.identity.attestation import create_attestation_verifier
 from policyengine.identity.attestation_nonces import AttestationNonces
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.kernel import Attester
 from policyengine.runtime.credential_errors import CredentialError
 from policyengine.stores.base import StoreError
@@ -140,7 +140,7 @@ def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
 
 
 def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
-    with pytest.raises(IdentityError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
+    with pytest.raises(IdentityConfigError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
         create_attestation_verifier(
             kernel().attesters, parse_identity_config({"attesters": {"labs": {}}}), {}, AttestationNonces(MemoryMarks())
         )
@@ -149,7 +149,7 @@ def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
 def test_two_attesters_by_one_url_are_none() -> None:
     attesters = {"lab": of_policy(), "other": of_policy(name="other")}
     keys = {"lab": Keys([key("lab")]), "other": Keys([key("lab")])}
-    with pytest.raises(IdentityError, match="`lab` and `other` have the same URL"):
+    with pytest.raises(IdentityConfigError, match="`lab` and `other` have the same URL"):
         create_attestation_verifier(attesters, parse_identity_config({}), keys, AttestationNonces(MemoryMarks()))
 
 

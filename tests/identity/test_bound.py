@@ -14,7 +14,7 @@ import pytest
 
 from policyengine.engine import Engine
 from policyengine.identity.config.authenticator_factory import build_authenticator
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.proof.dpop import DpopNonces
 from policyengine.identity.proof.key_confirmation import BindingVerifier, create_proof_verifiers
 from policyengine.identity.proof.spiffe import key_thumbprint
@@ -199,7 +199,7 @@ WRONG: list[tuple[str, Raw, str]] = [
 
 @pytest.mark.parametrize(("raw", "message"), [one[1:] for one in WRONG], ids=[one[0] for one in WRONG])
 def test_settings_that_cannot_be(bound_files: Path, raw: Raw, message: str) -> None:
-    with pytest.raises(IdentityError) as error:
+    with pytest.raises(IdentityConfigError) as error:
         create_proof_verifiers(parse_identity_config(raw, bound_files), ISSUERS, MemoryMarks())
     assert message in str(error.value)
 
@@ -216,7 +216,7 @@ LINES = [
 @pytest.mark.parametrize(("line", "message"), LINES)
 def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "api-keys").write_text(f"keys/legacy-bot: {hash_api_key(API_KEY)}\n{line}\n")
-    with pytest.raises(IdentityError) as error:
+    with pytest.raises(IdentityConfigError) as error:
         create_proof_verifiers(
             parse_identity_config({"api_keys": {"file": "api-keys"}}, tmp_path), ISSUERS, MemoryMarks()
         )
@@ -417,7 +417,7 @@ def test_without_hosts_of_our_own_a_proof_counts_for_any(world: World) -> None:
     "host", ["https://a.example", "A.example", "a.example/x", "u@a.example", "a b", "", "a.example.", "a.example:443"]
 )
 def test_a_host_that_is_none_is_told(tmp_path: Path, host: str) -> None:
-    with pytest.raises(IdentityError, match=r"identity\.hosts"):
+    with pytest.raises(IdentityConfigError, match=r"identity\.hosts"):
         parse_identity_config({"identity": {"hosts": [host]}}, tmp_path)
 
 
@@ -441,7 +441,9 @@ def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Pat
     for wrong in (alone, another):
         with pytest.raises(CredentialError):
             one.check(wrong.nonce(NOW), NOW)
-    with pytest.raises(IdentityError, match=r"`dpop.nonce_key` is too short \(generate at least 32 random characters"):
+    with pytest.raises(
+        IdentityConfigError, match=r"`dpop.nonce_key` is too short \(generate at least 32 random characters"
+    ):
         nonces("k" * 31)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from policyengine.http.fetch import Fetcher
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.issuer_documents import DocumentError
 from policyengine.identity.keys.agent_directories import (
     MEDIA_TYPE,
@@ -130,5 +130,5 @@ def test_an_issuer_over_http_on_another_machine_is_not_asked(tmp_path: Path) -> 
 
 def test_certificates_that_are_not_there(tmp_path: Path) -> None:
     raw = {**SETTINGS, "issuers": {"crawler": {"ca": "no.pem"}}}
-    with pytest.raises(IdentityError, match="cannot be used"):
+    with pytest.raises(IdentityConfigError, match="cannot be used"):
         open_agent_directories({}, parse_identity_config(raw, tmp_path), [issuer("crawler", "https://crawler.example")])

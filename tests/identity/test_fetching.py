@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from policyengine.http.fetch import Fetcher, FetchError, cache_lifetime, parse_fetch_url
-from policyengine.identity.config.model import IdentityConfig, IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError, parse_identity_config
 from policyengine.identity.http_fetch import create_fetcher
 from policyengine.identity.keys.issuer_keys import KeySources, RemoteKeySource, UrlJwksLoader
 from policyengine.identity.keys.jwks import JwksFile, KeySource
@@ -49,10 +49,10 @@ def test_a_server_is_trusted_by_the_certificates_that_are_configured(
 
 
 def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="no such file"):
+    with pytest.raises(IdentityConfigError, match="no such file"):
         create_fetcher(Path("missing.pem"), False, IdentityConfig(folder=tmp_path))
     (tmp_path / "none.pem").write_text("none")
-    with pytest.raises(IdentityError, match="no PEM certificate"):
+    with pytest.raises(IdentityConfigError, match="no PEM certificate"):
         create_fetcher(Path("none.pem"), False, IdentityConfig(folder=tmp_path))
 
 
@@ -89,7 +89,7 @@ def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
     "proxy", ["https://proxy.example", "socks5://proxy.example", "http://user:secret@proxy.example"]
 )
 def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
-    with pytest.raises(IdentityError, match=r"^`identity.proxy`: ") as caught:
+    with pytest.raises(IdentityConfigError, match=r"^`identity.proxy`: ") as caught:
         KeySources(parse_identity_config({"identity": {"proxy": proxy}})).of(issuer("https://a"))
     assert "secret" not in str(caught.value)
 
@@ -175,7 +175,7 @@ def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Pat
     ],
 )
 def test_what_cannot_be_set_up_is_said(settings: dict[str, Any], url: str | None, keys: str | None, why: str) -> None:
-    with pytest.raises(IdentityError) as caught:
+    with pytest.raises(IdentityConfigError) as caught:
         made(settings, issuer(url, keys=keys))
     assert str(caught.value).startswith(why)
     assert "secret" not in str(caught.value)
@@ -202,7 +202,7 @@ def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same()
     ],
 )
 def test_a_setting_that_is_out_of_bounds_is_named(setting: str, value: object) -> None:
-    with pytest.raises(IdentityError, match=f"`identity.toml`: `issuers.acme.{setting}`(?:: | is one of )"):
+    with pytest.raises(IdentityConfigError, match=f"`identity.toml`: `issuers.acme.{setting}`(?:: | is one of )"):
         parse_identity_config({"issuers": {"acme": {setting: value}}})
 
 

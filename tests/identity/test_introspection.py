@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
 from policyengine.http.fetch import Fetcher
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.single_flight import MAX_WAITERS
 from policyengine.identity.verify.introspection import (
     MAX_REQUESTS_AT_ONCE,
@@ -269,7 +269,7 @@ def test_what_has_not_the_form_of_a_token_is_not_asked_about(raw: str, server: F
 
 
 def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(server: Faulty) -> None:
-    with pytest.raises(IdentityError) as caught:
+    with pytest.raises(IdentityConfigError) as caught:
         IntrospectionRouter([endpoint(server), endpoint(server, issuer="other")])
     assert str(caught.value) == (
         "issuers `acme` and `other` both introspect the same opaque tokens"
@@ -290,18 +290,18 @@ def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(ser
     ],
 )
 def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> None:
-    with pytest.raises(IdentityError) as caught:
+    with pytest.raises(IdentityConfigError) as caught:
         asking(OpenIdProvider("https://a.example"), **settings)
     assert str(caught.value).startswith(why)
 
 
 @pytest.mark.parametrize("text", ["", "secret", "{}", '{"kty": "oct", "k": "c2VjcmV0"}', "-----BEGIN X-----"])
 def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
-    with pytest.raises(IdentityError) as caught:
+    with pytest.raises(IdentityConfigError) as caught:
         parse_assertion_key(text)
     assert str(caught.value) == "the key of a client is neither a private key in PEM nor a private JWK"
     public_only = json.dumps(key("ES256", 9).as_dict(private=False))
-    with pytest.raises(IdentityError):
+    with pytest.raises(IdentityConfigError):
         parse_assertion_key(public_only)
 
 
@@ -319,7 +319,7 @@ def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
 )
 def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OKPKey) -> None:
     text = json.dumps(made.as_dict(private=True))
-    with pytest.raises(IdentityError, match="cannot sign assertions"):
+    with pytest.raises(IdentityConfigError, match="cannot sign assertions"):
         IntrospectionCredentials("we", "private_key_jwt", lambda: text).authenticated(
             {"token": "opaque"}, "https://acme", NOW
         )
@@ -330,7 +330,7 @@ def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OK
         "client_key": "env:K",
     }
     configuration = parse_identity_config({"issuers": {"acme": settings}})
-    with pytest.raises(IdentityError, match=r"`issuers\.acme\.client_key`: the key of a client cannot sign"):
+    with pytest.raises(IdentityConfigError, match=r"`issuers\.acme\.client_key`: the key of a client cannot sign"):
         create_endpoints(configuration, [issuer("https://a")], lambda reference: lambda: text)
 
 

@@ -20,7 +20,7 @@ from policyengine import Engine
 from policyengine import kernel as k
 from policyengine.entities.lookup import EntityLookups
 from policyengine.entities.store import EntityStore
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.issue.clients import ClientCredentials, ClientRegistry, load_clients
 from policyengine.identity.issue.delegation_check import (
     ANY_NAME,
@@ -181,7 +181,9 @@ def test_an_agent_that_may_show_its_token_or_sign_takes_either(tmp_path: Path):
 @pytest.mark.parametrize("wrong", ["AB:CD", "a" * 64, "a" * 42, ""])
 def test_a_certificate_of_a_client_that_none_could_have_is_told_of(wrong: str):
     given = {"agent": "bot", "issuer": "acme", "method": "mtls", "certificates": [wrong]}
-    with pytest.raises(IdentityError, match=r"`clients\.bot\.certificates\.0`: write the SHA-256 .* in base64url"):
+    with pytest.raises(
+        IdentityConfigError, match=r"`clients\.bot\.certificates\.0`: write the SHA-256 .* in base64url"
+    ):
         parse_identity_config({"clients": {"bot": given}})
 
 

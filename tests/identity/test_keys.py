@@ -16,7 +16,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from policyengine.identity.config.model import IdentityError, OpenBaoSettings
+from policyengine.identity.config.model import IdentityConfigError, OpenBaoSettings
 from policyengine.identity.config.secret_references import TransitKeyReference
 from policyengine.identity.keys.openbao_signer import OpenBaoSigner
 from policyengine.identity.keys.signing_keys import (
@@ -110,7 +110,7 @@ def test_too_many_are_refused():
     ring = new_ring("ES256", NOW)
     for _ in range(49):
         ring = ring.rotated("ES256", NOW, AHEAD, KEEP)
-    with pytest.raises(IdentityError, match="50 keys are published already"):
+    with pytest.raises(IdentityConfigError, match="50 keys are published already"):
         ring.rotated("ES256", NOW, AHEAD, KEEP)
 
 
@@ -118,7 +118,7 @@ def test_too_many_are_refused():
 def test_a_time_that_no_calendar_has_is_refused_before_anything_is_written(tmp_path: Path, ahead: int, keep: int):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
-    with pytest.raises(IdentityError, match="longer than ten years"):
+    with pytest.raises(IdentityConfigError, match="longer than ten years"):
         rotate_ring(path, None, NOW, ahead, keep)
     assert len(read_ring(path).keys) == 1
 
@@ -194,7 +194,7 @@ def broken(**changes: object) -> bytes:
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_keys_is_refused_and_not_shown(content: bytes):
-    with pytest.raises(IdentityError, match=r"`signing\.json` is not a file of signing keys") as found:
+    with pytest.raises(IdentityConfigError, match=r"`signing\.json` is not a file of signing keys") as found:
         parse_key_ring(content, "signing.json")
     assert found.value.__cause__ is None
 
@@ -241,12 +241,12 @@ def test_openbao_signs_with_a_key_that_never_leaves_it(openbao: OpenBao, kind: s
 
 
 def test_a_key_of_another_type_does_not_sign(openbao: OpenBao):
-    with pytest.raises(IdentityError, match="has an unsupported type"):
+    with pytest.raises(IdentityConfigError, match="has an unsupported type"):
         transit(openbao, "large", "rsa-2048").sign({}, {}, NOW)
 
 
 def test_a_key_that_is_not_there_does_not_sign(openbao: OpenBao):
     keys = transit(openbao, "here", "ed25519")
     keys.place = TransitKeyReference("transit", "elsewhere")
-    with pytest.raises(IdentityError, match="not found in OpenBao"):
+    with pytest.raises(IdentityConfigError, match="not found in OpenBao"):
         keys.sign({}, {}, NOW)

@@ -85,7 +85,7 @@ def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(ca
         keys = keys_of(public("weak"), 7, {"kty": "AKP"}, public("HS256"), public("ES256"))
     assert keys.find("es256-1", "ES256")
     (line,) = [one.getMessage() for one in caplog.records]
-    assert line.startswith("skipped some keys of `acme`: key 1: it does not have from 2,048")
+    assert line.startswith("skipped some keys of `acme`: key 1: its size is not from 2,048")
     assert "key 2: it is not a JSON object; key 3: its type is unknown; key 4: it is a shared secret" in line
     assert key("HS256").as_dict(private=True)["k"] not in line
 

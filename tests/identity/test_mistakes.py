@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from policyengine import Engine
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.config.preflight import find_unknown_agents
 from policyengine.identity.config.setting_docs import setting_docs
 from policyengine.identity.keys.signing_keys import new_ring, write_ring
@@ -33,7 +33,7 @@ MISTAKES = [
     (
         '[issuers.login]\naudience = "x"',
         "unknown key `audience` in `[issuers.login]`",
-        "the policy says that, in `issuer login { … }`",
+        "set it in the policy, in `issuer login { … }`",
     ),
     ('[attesters.lab]\nage = "1h"', "unknown key `age` in `[attesters.lab]`", "in `attester lab { … }`"),
     ("[identity]\nonly_proven = true", "unknown key `only_proven` in `[identity]`", "did you mean `only_proved`?"),
@@ -91,10 +91,10 @@ def engine(policy: str = POLICY) -> Engine:
     return Engine.from_text(policy)
 
 
-def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityError:
+def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityConfigError:
     file = folder / "identity.toml"
     file.write_text(text)
-    with pytest.raises(IdentityError) as found:
+    with pytest.raises(IdentityConfigError) as found:
         engine(policy).verify_credentials(file)
     return found.value
 
@@ -214,7 +214,7 @@ def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_or_none_is_told(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "no.toml", "no such file or directory"), (tmp_path, "is a directory")):
-        with pytest.raises(IdentityError, match=rf"^cannot read `.*`: {why}$"):
+        with pytest.raises(IdentityConfigError, match=rf"^cannot read `.*`: {why}$"):
             engine().verify_credentials(path)
 
 

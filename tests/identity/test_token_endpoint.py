@@ -25,7 +25,7 @@ from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.identity.attestation_nonces import AttestationNonces
 from policyengine.identity.config.authenticator_factory import build_authenticator
 from policyengine.identity.config.issuer_factory import open_secrets, open_signing_keys, open_token_issuer
-from policyengine.identity.config.model import IdentityError, IssuerSettings, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, IssuerSettings, parse_identity_config
 from policyengine.identity.issue.clients import ASSERTION_TYPE
 from policyengine.identity.issue.request import ACCESS_TOKEN, TOKEN_EXCHANGE_GRANT
 from policyengine.identity.keys.openbao_signer import OpenBaoSigner
@@ -600,7 +600,7 @@ def test_configuration_opens_it(tmp_path: Path):
     ],
 )  # fmt: skip
 def test_what_cannot_be_opened_is_told(tmp_path: Path, changes: dict[str, Any], policy: str, message: str):
-    with pytest.raises(IdentityError, match=message):
+    with pytest.raises(IdentityConfigError, match=message):
         opened(Desk(tmp_path), policy, **changes)
 
 
@@ -610,7 +610,7 @@ def test_a_version_of_a_key_that_would_sign_before_all_know_it_is_a_mistake(tmp_
         "signing": {"keys": "bao-transit:transit/a", "issuer": "desk", "ahead": "10m"},
         "bao": {"address": "http://127.0.0.1:1", "token": "env:T", "refresh": "10m"},
     }
-    with pytest.raises(IdentityError, match="is not shorter than"):
+    with pytest.raises(IdentityConfigError, match="is not shorter than"):
         opened(Desk(tmp_path), **raw)
 
 
@@ -729,7 +729,7 @@ def test_a_secret_that_is_not_there_is_told_at_the_start(tmp_path: Path, monkeyp
         },
     }  # fmt: skip
     kernel = Engine.from_text(POLICY).kernel
-    with pytest.raises(IdentityError, match="`env:SECRET_OF_THIS_TEST`: the variable is not set"):
+    with pytest.raises(IdentityConfigError, match="`env:SECRET_OF_THIS_TEST`: the variable is not set"):
         build_authenticator(parse_identity_config(raw, tmp_path), kernel, MemoryMarks())
     monkeypatch.setenv("SECRET_OF_THIS_TEST", "hunter2-correct-horse")
     found = build_authenticator(parse_identity_config(raw, tmp_path), kernel, MemoryMarks())

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from policyengine.identity.config.model import IdentityError, parse_identity_config
+from policyengine.identity.config.model import IdentityConfigError, parse_identity_config
 from policyengine.identity.issue.clients import ClientCredentials, load_clients
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.keys.jwks import SMALL_ORDER_POINTS
@@ -78,7 +78,7 @@ def clients(folder: Path, method: str, *keys: Any) -> Any:
 def test_a_weak_key_of_a_client_is_a_mistake_of_the_configuration(
     tmp_path: Path, made: Callable[[], Any], why: str, method: str
 ) -> None:
-    with pytest.raises(IdentityError) as caught:
+    with pytest.raises(IdentityConfigError) as caught:
         clients(tmp_path, method, public("ES256"), made())
     assert caught.value.message.startswith("`clients.bot.keys`: ")
     assert why in caught.value.message
@@ -162,5 +162,5 @@ def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
 @pytest.mark.parametrize(("bits", "exponent"), [(1_024, 65_537), (2_048, 3)])
 def test_we_sign_by_no_weak_key_where_we_are_a_client(bits: int, exponent: int) -> None:
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    with pytest.raises(IdentityError, match=r"neither a private key|exponent"):
+    with pytest.raises(IdentityConfigError, match=r"neither a private key|exponent"):
         parse_assertion_key(small_rsa(bits, exponent).private_bytes(*form).decode())

@@ -1,4 +1,4 @@
-"""What the tests of imports share: specifications as data, projects on disk, and what a new project promises."""
+"""Shared parts of the import tests: specifications as data, projects on disk, and the properties of a new project."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def api_of(folder: Path, paths: dict[str, Any], **more: Any) -> Api:
 
 
 def brought(folder: Path, paths: dict[str, Any], *, check: bool = False, **more: Any) -> ImportResult:
-    """Into the folder `shop` beside the specification."""
+    """Import into the folder `shop` next to the specification."""
     return import_policies(folder / "shop", api_of(folder, paths, **more), "policyengine init", check=check)
 
 
 def read(folder: Path) -> CheckResult:
-    """The project, with the opinions of the linter, but for the one that its settings leave out."""
+    """Read the project with the opinions of the linter, except the one that its settings exclude."""
     sources, problems = load_sources([folder])
     modules = []
     for source in sources:
@@ -55,7 +55,7 @@ def findings(folder: Path) -> list[str]:
 
 
 def assert_sound(folder: Path) -> None:
-    """It checks without a finding, is in canonical form, and passes its tests."""
+    """Assert that the project checks without findings, is in canonical form, and passes its tests."""
     assert findings(folder) == []
     for source in load_sources([folder])[0]:
         assert format_module(source) == source.text, source.name
@@ -77,7 +77,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def opened(folder: Path) -> None:
-    """As an author opens the doors of a new project."""
+    """Grant access as an author of a new project does."""
     doors = folder / "doors.policy"
     kept = [line for line in doors.read_text().splitlines() if "valid until" not in line]
     doors.write_text("\n".join(kept) + "\n")

@@ -138,6 +138,11 @@ def test_a_pattern_wider_than_its_template_has_no_neighbours(tmp_path):
     assert any("would also match other endpoints" in note for note in outcome.notes)
 
 
+def test_a_capture_is_not_wider_because_of_its_name(tmp_path):
+    outcome = brought(tmp_path, {"/a/{any text+}": {"get": {}}, "/a/secret": {"get": {}}})
+    assert len(outcome.new) == 2
+
+
 @pytest.mark.parametrize(
     "paths",
     [
@@ -166,7 +171,7 @@ def test_facts_that_meet_and_differ_are_left_out(tmp_path):
 def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/README.md").write_text("mine")
-    with pytest.raises(ApiImportError, match=r"`.*README.md` is already there, nothing was written"):
+    with pytest.raises(ApiImportError, match=r"`.*README.md` already exists, so nothing was written"):
         brought(tmp_path, SHOP)
     assert contents(tmp_path / "shop") == {"README.md": "mine"}
 
@@ -385,7 +390,7 @@ def test_a_fixture_that_the_author_renamed_is_not_asked_for(tmp_path):
         (lambda shop: (shop / "own.policy").write_text("anyone { may nothing.at.all }"), r"E\d+ .*"),
         (
             lambda shop: (shop / "api/pets_new_2.policy").write_text("package shop\nlet a = 1\n"),
-            "is already there, nothing was written",
+            "already exists, so nothing was written",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""One policy for all that stand in front of tools, an engine with a clock of its own, and what it was asked."""
+"""One policy for all enforcement points of tools, an engine with its own clock, and the questions that it got."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class Clock:
 
 @dataclass
 class Watched:
-    """A real engine; `asked` are the questions that it decided, `reports` what it was told. `broken` makes it fail."""
+    """A real engine; `asked` are the questions that it decided, `reports` the reported outcomes. `broken` makes it
+    fail."""
 
     engine: Engine
     asked: list[Any] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A real server on a free port of loopback, in a thread, for as long as a test needs it."""
+"""A real server on a free port of loopback, in a thread, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
-    """The address that it answers at."""
+    """The address of the server."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1, ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

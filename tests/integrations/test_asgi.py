@@ -197,7 +197,7 @@ def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["outcome"] == "deny"
-    assert answer.json()["detail"].startswith("denied: nothing opens this")
+    assert answer.json()["detail"].startswith("denied: no block grants this")
     assert answer.headers["cache-control"] == "no-store"
 
 

@@ -458,7 +458,7 @@ BY_NAME = POLICY.replace("user any {", 'user "alice" {').replace(
         ({"agent": "xyz"}, "`--as agent=xyz`: no block of the policies names", "known: `bot`, `other`"),
         ({"issuer": "acne"}, "`--as issuer=acne`: no policy declares this issuer", "did you mean `acme`?"),
         ({"user": "alicia"}, "`--as user=alicia`: no block of the policies names", "did you mean `alice`?"),
-        ({"user": "bob"}, "`--as user=bob`: `acme` does not speak for this user", ""),
+        ({"user": "bob"}, "`--as user=bob`: `acme` may not name this user", ""),
         ({"scopes": "read,pay"}, "`--as scopes=read`: no grant of the policies requires this scope", ""),
     ],
 )

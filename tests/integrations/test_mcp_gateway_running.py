@@ -149,7 +149,9 @@ def test_over_stdio_it_observes_says_so_records_it_and_watches_files(files: Path
         run(session(stderr))
     assert "OBSERVING, NOT ENFORCING, until" in errors.read_text()
     observed = [one for one in errors.read_text().splitlines() if one.startswith("observing: ")]
-    assert observed == ['observing: "TOOL billing/secret" passed, and would be deny: nothing opens this to the caller']
+    assert observed == [
+        'observing: "TOOL billing/secret" passed, and would be deny: no block grants this to the caller'
+    ]
     decided = [one for one in read_records(log) if one.call == "decide"]
     assert [(one.outcome, one.observed) for one in decided] == [("allow", False), ("deny", True), ("allow", False)]
 

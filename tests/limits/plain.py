@@ -1,4 +1,5 @@
-"""A store in plain words: exact fractions and whole lists, nothing forgotten, nothing quick. Others are held to it."""
+"""A simple reference store: exact fractions and whole lists, nothing forgotten, nothing optimized. Other stores must
+equal it."""
 
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ from policyengine.runtime.limits import (
 )
 
 Where = tuple[str, tuple[str, ...]]
-COVERED = -1  # as the cost of a rate: it was paid before, and needs no room
+COVERED = -1  # as the cost of a rate: already paid, so it needs no room
 
 
 @dataclass
 class Level:
-    """Of a rate: tokens that were taken and have not come back, when that was (ticks), how many come back in a tick."""
+    """The state of a rate: the tokens that are taken and not yet restored, at which tick, and how many are restored in
+    a tick."""
 
     tokens: Fraction
     at: int
@@ -83,7 +85,7 @@ class PlainStore:
     # ── Confirms ──────────────────────────────────────────────────────────────────────────────
 
     def rest(self, charge: Charge, effects: Effects, now: int) -> Charge:
-        """What of it is still to be taken: of a rate that was paid in full, nothing."""
+        """Return the charges that are still to be taken: none for a rate that is already paid."""
         tokens, until = self.paid.get(((charge.rule, charge.key), effects.confirms), (0, 0))
         if not isinstance(charge, RateCharge) or not effects.confirms or until <= now:
             return charge
@@ -93,7 +95,7 @@ class PlainStore:
         return isinstance(charge, RateCharge) and charge.cost == COVERED
 
     def taken_by(self, effects: Effects, charge: Charge) -> bool:
-        """A confirm takes of rates alone."""
+        """Return what a confirm takes: from rates only."""
         return isinstance(charge, RateCharge) or not effects.opens
 
     def receipts(self, effects: Effects, now: int) -> None:
@@ -110,7 +112,7 @@ class PlainStore:
                 self.paid[where] = one.charge.cost, max(now + min(lasts, 31 * day), self.full_at(one.charge))
 
     def full_at(self, charge: RateCharge) -> int:
-        """When nothing is missing of a rate any more, and no clamp goes on."""
+        """Return when a rate is full again and no clamp continues."""
         level = self.levels[charge.rule, charge.key]
         return max(level.at + ceil(level.tokens / level.back), *level.until.values(), 0) * charge.tick
 
@@ -129,7 +131,7 @@ class PlainStore:
     # ── Rates ─────────────────────────────────────────────────────────────────────────────────
 
     def level(self, charge: RateCharge, now: int) -> Level:
-        """As it is now, with the clamps that go on after this request."""
+        """Return the current level, with the clamps that continue after this request."""
         known = self.levels.get((charge.rule, charge.key), Level(Fraction(0), 0, Fraction(0)))
         tick = now // charge.tick
         tokens = max(Fraction(0), known.tokens - (tick - known.at) * known.back)
@@ -137,7 +139,7 @@ class PlainStore:
         return Level(tokens, tick, known.back, until)
 
     def pace(self, charge: RateCharge, level: Level) -> tuple[int, Fraction]:
-        """The most at once, and how many tokens come back in a tick: as tight as the tightest clamp."""
+        """Return the maximum at one moment, and the tokens that are restored in a tick, by the tightest clamp."""
         acting = [c.flow for n, c in enumerate(charge.clamps) if c.acts or level.at < level.until[n]]
         flows = [charge.flow, *acting]
         return min(flow.most for flow in flows), min(Fraction(flow.drain, charge.token) for flow in flows)
@@ -152,7 +154,7 @@ class PlainStore:
             self.latch(where, level, back)
 
     def latch(self, where: Where, level: Level, back: Fraction) -> None:
-        """Clamps go on, though nothing is taken."""
+        """Continue clamps although nothing is taken."""
         if where in self.levels:
             self.levels[where].until = level.until
         else:
@@ -189,7 +191,7 @@ class PlainStore:
                 self.held[where] = [*self.places(charge, now), (now + charge.lease, decision)]
 
     def standing(self, charge: Charge, now: int, fits: bool, *, taken: bool) -> LimitState:
-        """How it stands after the request: with what it took, where all of it was taken."""
+        """Return the state after the request, with what it took if all of it was taken."""
         retry = 0 if fits else self.retry(charge, now)
         match charge:
             case RateCharge():

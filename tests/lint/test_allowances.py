@@ -96,7 +96,7 @@ def test_a_comment_allows_nothing_in_another_file() -> None:
 
 def test_an_allowance_that_allows_nothing_is_told_by_lint_only() -> None:
     text = f"# lint: allow head because the probe speaks it\n{DOOR}"
-    message = "nothing here is `head`, so this allows nothing"
+    message = "the warning `head` does not occur here, so this allows nothing"
     assert codes(text) == []
     assert told(lint_text(text)) == [("W172", message, "head", "remove the comment: nothing here needs it")]
 

@@ -74,7 +74,7 @@ ROLES = "entity user { roles: set<string> }\n"
         ),
         pytest.param(
             BOT + bot(""),
-            ("W453", "this agent opens no door", '"bot"', "add `may …`, or remove the block"),
+            ("W453", "this agent block grants nothing", '"bot"', "add `may …`, or remove the block"),
             id="an agent without a door",
         ),
         pytest.param(
@@ -83,7 +83,7 @@ ROLES = "entity user { roles: set<string> }\n"
                 "W454",
                 "`users unrestricted` lets the agents of `main` bypass its user blocks",
                 "users unrestricted",
-                "keep one of the two: with both, user blocks bind only users who come without an agent",
+                "keep one of the two: with both, user blocks apply only to users without an agent",
             ),
             id="unrestricted",
         ),

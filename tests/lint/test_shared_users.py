@@ -51,7 +51,7 @@ def test_it_is_told_at_the_later_issuer_with_the_agents_and_the_line_to_write() 
     )
     assert found.hint == (
         'limit its users, `users like "*@partner.example"` in `partner`; or limit the agents, '
-        '`acts for users where user.org == "partner"`, if your directory has it; or deny other issuers, '
+        '`acts for users where user.org == "partner"`, if your entity store has it; or deny other issuers, '
         '`deny unless credential.issuer == "login"`, in a guard'
     )
     related = [(one.message, one.span.line, one.span.text) for one in found.related]

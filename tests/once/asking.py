@@ -1,4 +1,4 @@
-"""A process of a test: asks by the same keys as others do, in an order of its own, and tells what it was answered.
+"""A process of a test: it asks with the same keys as other processes, in its own order, and prints the answers.
 
 python -m tests.once.asking URL
 """

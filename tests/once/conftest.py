@@ -1,4 +1,4 @@
-"""The servers that the tests of stores use."""
+"""The servers that the store tests use."""
 
 from tests.stores.conftest import redis_cluster, redis_server
 

@@ -1,4 +1,4 @@
-"""A shop whose limits are asked for by keys."""
+"""A shop whose questions with limits have idempotency keys."""
 
 from __future__ import annotations
 

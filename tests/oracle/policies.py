@@ -1,9 +1,9 @@
-"""Policies of permits, forbids and a hierarchy, written in both languages, for one kind of principal each.
+"""Policies of permits, forbids and a hierarchy, in both languages, each for one kind of principal.
 
 | Cedar | here |
 |---|---|
-| `permit`, by who the principal is | a `user`, `agent` or `anyone` block |
-| `forbid`, whoever asks | a `guard` that denies |
+| `permit`, by the principal | a `user`, `agent` or `anyone` block |
+| `forbid`, for every caller | a `guard` that denies |
 | `action in Action::"reading"` | a scope |
 | `resource in endpoint::"/v1"` | the place `/v1/**` |
 | `when`, `unless` | `when`, `when not` and `unless` |
@@ -47,7 +47,7 @@ issuer main { scopes none }
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule: `name` is the guard's, where it forbids."""
+    """One rule: `name` is that of the guard, if it forbids."""
 
     name: str | None
     cedar: str
@@ -56,7 +56,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The same rules in both languages; `kind` says who asks: `user` or `agent`."""
+    """The same rules in both languages; `kind` is the kind of caller: `user` or `agent`."""
 
     kind: str
     rules: tuple[Rule, ...]
@@ -78,7 +78,8 @@ def policy(random: Random) -> Policy:
 
 
 def known_to_all(kind: str) -> Rule:
-    """Here a caller without any block learns nothing of guards; in Cedar everybody learns which rules forbade."""
+    """Return a rule by which every caller is known: here a caller without any block learns nothing about guards; in
+    Cedar every caller learns which rules forbade."""
     head = "user any {" if kind == "user" else 'agent "*" {\n  issued by main\n  acts alone\n '
     return Rule(
         None,
@@ -92,7 +93,8 @@ def known_to_all(kind: str) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """`cedar` are the heads for action and resource; `may` and `on` name places, `tests` what a place cannot say."""
+    """`cedar` are the heads for action and resource; `may` and `on` name places, `tests` are the conditions that a
+    place cannot express."""
 
     cedar: str
     may: str
@@ -102,7 +104,7 @@ class Where:
 
 
 def where(random: Random, closing: bool) -> Where:
-    """A place; what closes may cover everything."""
+    """Return a place; a forbid may cover everything."""
     form = random.choice(["doc", "doc", "folder", "any", "endpoint", "endpoint", "everything"])
     if form == "everything" and closing:
         return Where("action, resource", "", "", "endpoint")
@@ -122,7 +124,7 @@ def thing(random: Random, form: str) -> Where:
 
 
 def actions(random: Random) -> tuple[str, Sequence[str]]:
-    """All, one, some, or a group: as Cedar says it, and one by one."""
+    """Return all actions, one, some, or a group: as in Cedar, and one by one."""
     form = random.choice(["all", "one", "some", "group", "group"])
     if form == "group":
         return 'action in Action::"reading"', READING
@@ -134,7 +136,7 @@ def actions(random: Random) -> tuple[str, Sequence[str]]:
 
 
 def named(random: Random, form: str) -> tuple[str, tuple[str, ...]]:
-    """Which thing of its kind: any, one, or all in a folder."""
+    """Return which entity of its kind: any, one, or all in a folder."""
     folder = w.entity("folder", random.choice(w.FOLDERS))
     if form == "any":
         return f"resource in {folder.cedar}", (f"(resource in {folder.ours})",)
@@ -166,7 +168,7 @@ def endpoint(random: Random) -> Where:
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """`cedar` is the head for the principal; `block` what opens a door here, `tests` the same as conditions."""
+    """`cedar` is the head for the principal; `block` grants here, `tests` are the same as conditions."""
 
     cedar: str
     block: str
@@ -207,7 +209,8 @@ def agent(random: Random) -> Who:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A condition as Cedar's clause and as ours: after `when` or after `unless`. Both are empty where there is none."""
+    """A condition as a Cedar clause and in our language: after `when` or after `unless`. Both are empty without a
+    condition."""
 
     cedar: str = ""
     word: str = ""
@@ -215,12 +218,12 @@ class Clause:
 
     @property
     def holds(self) -> list[str]:
-        """What has to be true, to be joined with other conditions."""
+        """Return the condition that has to be true, for joining with others."""
         return [f"(not {self.ours})" if self.word == "unless" else self.ours] if self.word else []
 
 
 def clause(random: Random, kind: str | None, about: str) -> Clause:
-    """Over what exists for this kind of principal and at this place."""
+    """Return a clause over the facts of this kind of principal and this place."""
     atoms = w.merged(w.CONTEXT, w.PRINCIPALS[kind] if kind else {}, w.RESOURCES[about])
     one = Writer(random, atoms, random.choice([0, 1, 2, 3])).condition()
     word = random.choice(["when", "when", "when", "unless", ""])
@@ -228,7 +231,7 @@ def clause(random: Random, kind: str | None, about: str) -> Clause:
 
 
 def permit(random: Random, kind: str) -> Rule:
-    """Now and then open to anyone, whose block knows no principal."""
+    """Return a permit, sometimes for anyone, whose block has no principal."""
     place, anybody = where(random, closing=False), random.random() < 0.12
     named = Who("principal", "anyone") if anybody else who(random, kind)
     condition = clause(random, None if anybody else kind, place.about)

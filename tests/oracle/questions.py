@@ -1,4 +1,4 @@
-"""Entities and questions in both shapes: what Cedar takes, and what an engine takes here."""
+"""Entities and questions in both forms: for Cedar, and for our engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Plain: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value as Cedar's JSON has it, and as ours has it."""
+    """A value in Cedar's JSON, and in ours."""
 
     cedar: Any
     ours: Any
@@ -59,7 +59,7 @@ def listed(values: list[Value]) -> Value:
 
 
 def record(random: Random, atoms: w.Atoms, optional: float = 0.6) -> tuple[Plain, Plain]:
-    """A value for every fact of a table that is a member of its root; an optional one is there now and then."""
+    """Return a value for every fact of a table that is a member of its root; optional ones are sometimes present."""
     cedar, ours = {}, {}
     for kind, facts in atoms.items():
         for fact in facts:
@@ -72,7 +72,7 @@ def record(random: Random, atoms: w.Atoms, optional: float = 0.6) -> tuple[Plain
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Entities of both shapes, none of them missing; `groups` are each agent's, which a request tells here."""
+    """Entities in both forms, without missing ones; `groups` are those of each agent, which a request states here."""
 
     cedar: list[Plain]
     ours: list[Plain]
@@ -89,7 +89,7 @@ KINDS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...], w.Atoms], ...] = 
 
 
 def world(random: Random) -> World:
-    """Memberships go up to names that stand earlier, so there is no circle, which Cedar refuses."""
+    """Return the entities. Memberships lead to earlier names, so there is no cycle, which Cedar refuses."""
     found = World([*hierarchy()], [], {})
     for kind, names, above, tops, attributes in KINDS:
         for number, name in enumerate(names):
@@ -107,7 +107,8 @@ def world(random: Random) -> World:
 
 
 def hierarchy() -> list[Plain]:
-    """What a policy here says by itself and Cedar by entities: the group of actions, and paths within paths."""
+    """Return what our policies express directly and Cedar expresses by entities: the group of actions, and paths within
+    paths."""
     reading = [{"type": "Action", "id": "reading"}]
     rows = [({"type": "Action", "id": verb}, reading if verb in p.READING else []) for verb in p.ACTIONS]
     for path in (*p.PATHS, *UNNAMED):
@@ -133,7 +134,7 @@ def question(random: Random, kind: str, world: World) -> Question:
 
 
 def presenter(kind: str, name: str, world: World) -> Plain:
-    """Cedar has no credentials: whoever asks has one whose issuer speaks of no scopes."""
+    """Return the presenter. Cedar has no credentials: every caller has one whose issuer has `scopes none`."""
     credential = {"credential": {"issuer": "main"}}
     if kind == "user":
         return {"user": {"id": name}, **credential}
@@ -141,7 +142,7 @@ def presenter(kind: str, name: str, world: World) -> Plain:
 
 
 def asked(random: Random, cedar: Plain, ours: Plain) -> Question:
-    """About an endpoint, or an action on a thing."""
+    """Return a question about an endpoint, or an action on an entity."""
     if random.random() < 0.4:
         method, path = random.choice(p.METHODS), random.choice([*p.PATHS, *UNNAMED])
         action, resource = {"type": "Action", "id": method}, {"type": "endpoint", "id": path}

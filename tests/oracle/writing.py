@@ -1,8 +1,6 @@
-"""Conditions written twice, in Cedar and as a policy writes them, over facts that are always there and well typed.
-
-Cedar skips a rule whose condition errs, and here the unknown never opens a door: that difference has tests of its own.
-What is generated stays where nothing errs: optional facts are read behind a test of presence, numbers stay small.
-"""
+"""Conditions in Cedar and in our language, over facts that are always present and well typed. Cedar skips a rule whose
+condition fails, and here an unknown fact grants nothing: other tests cover that difference. Generated conditions never
+fail: optional facts are read after a presence test, and numbers are small."""
 
 from __future__ import annotations
 
@@ -35,7 +33,8 @@ Form: TypeAlias = Callable[[], Both | None]
 
 
 def facts(root: str, ours: str, rows: str) -> dict[str, tuple[Both, ...]]:
-    """`type: member member? …`, a line each: members of one root, which Cedar calls `root`; `?` may be absent."""
+    """Parse lines of the form `type: member member? …`: members of one root, which Cedar calls `root`; `?` may be
+    absent."""
     found: dict[str, tuple[Both, ...]] = {}
     for row in rows.strip().splitlines():
         kind, _, names = row.strip().partition(": ")
@@ -127,7 +126,7 @@ LITERALS: dict[str, tuple[Both, ...]] = {
 
 
 def joined(cedar: str, ours: str, *parts: Both) -> Both:
-    """The parts with an operator between them, in parentheses."""
+    """Join the parts with an operator, in parentheses."""
     return Both(
         "(" + f" {cedar} ".join(part.cedar for part in parts) + ")",
         "(" + f" {ours} ".join(part.ours for part in parts) + ")",
@@ -140,7 +139,7 @@ METHODS = {"<": "lessThan", "<=": "lessThanOrEqual", ">": "greaterThan", ">=": "
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes conditions from one source of chance; `depth` bounds how far they nest."""
+    """Writes conditions from one random source; `depth` limits the nesting."""
 
     random: Random
     atoms: Atoms
@@ -239,12 +238,12 @@ class Writer:
         return one and Both(f'{one.cedar}.isInRange(ip("{network}"))', f"({one.ours} within {network})")
 
     def _in(self) -> Both | None:
-        """At any depth, itself included."""
+        """Return membership at any depth, including the entity itself."""
         item, above = self._fact(self.random.choice(["user", "team"])), self._team()
         return None if item is None or item == above else self._infix("in", item, above)
 
     def _in_people(self) -> Both | None:
-        """One of them, or in one of them."""
+        """Return membership in one of several entities."""
         people, item = self._fact("people"), self.random.choice([*self.atoms.get("user", ()), *LITERALS["user"]])
         return people and self._infix("in", item, people)
 
@@ -277,7 +276,7 @@ class Writer:
         ])  # fmt: skip
 
     def _default(self) -> Both | None:
-        """`else` speaks of absence only, as `has` does."""
+        """Return a default; `else` covers absence only, as `has` does."""
         hint, other, against = self._fact("string?"), *self.random.sample(LITERALS["string"], 2)
         if hint is None:
             return None
@@ -313,7 +312,7 @@ class Writer:
         return self.random.choice([*self.atoms.get("team", ()), *LITERALS["team"], *LITERALS["team"]])
 
     def _infix(self, sign: str, left: Both | None, right: Both | None) -> Both | None:
-        """None also for one thing on both sides: the checker refuses what is decided beforehand."""
+        """Return None also if both sides are the same: the checker refuses constant conditions."""
         return None if left is None or right is None or left == right else joined(sign, sign, left, right)
 
     def _deeper(self) -> Writer:

@@ -1,4 +1,4 @@
-"""Bodies, heads and queries by chance: mostly ordinary, and here and there what two readers may read differently."""
+"""Random bodies, headers and queries: mostly ordinary, with parts that two readers may read differently."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def form(chance: random.Random) -> bytes:
 
 
 def query(seed: int) -> str:
-    """Of bytes that may stand in the first line of a request, each as a character."""
+    """Return a query of bytes that may occur in the request line, each as a character."""
     found = fields(random.Random(seed)).encode("latin-1", "replace").decode("latin-1")
     return "".join(char for char in found if char > " " and char != "\x7f")
 
@@ -121,7 +121,7 @@ def fields(chance: random.Random) -> str:
 
 
 def spoiled(chance: random.Random, text: str) -> str:
-    """Now and then with something odd anywhere in it."""
+    """Sometimes insert something odd."""
     if chance.randrange(12):
         return text
     place = chance.randrange(len(text) + 1)
@@ -129,7 +129,7 @@ def spoiled(chance: random.Random, text: str) -> str:
 
 
 def multipart(chance: random.Random) -> bytes:
-    """Not read by us: but for what overrides the method."""
+    """Return a multipart body, of which we read only a method override."""
     parts = [part(chance) for _ in range(chance.randrange(1, 3))]
     return "".join([*parts, f"--{BOUNDARY}--\r\n"]).encode("latin-1", "replace")
 

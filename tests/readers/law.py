@@ -1,4 +1,4 @@
-"""The law: what we take for a member of a body, every framework that accepts the body takes for the same."""
+"""The law under test: every framework that accepts a body reads the same members from it as we do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EITHER = frozenset({"usual", "simple", "merged"})  # as the head says
 
 
 def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[str]:
-    """In every way in which the framework reads a body."""
+    """Return the differences for every way in which the framework reads a body."""
     types, codings = ([value for name, value in heads if name == one] for one in ("Content-Type", "Content-Encoding"))
     ours = body_members(types, codings, content)
     if not isinstance(ours, Invalid) and find_override({}, {}, ours):
@@ -34,7 +34,7 @@ def body_differences(reader: Running, heads: Heads, content: bytes) -> Iterator[
         theirs = reader.body(way, heads, content)
         if theirs is REFUSED:
             continue
-        if way != "any-form" or len(content.split()) == 1:  # nobody takes a text of several words for a form
+        if way != "any-form" or len(content.split()) == 1:  # no reader treats a text of several words as a form
             yield from overrides(way, theirs)
         if not isinstance(ours, Invalid):
             yield from differences(ours, theirs, way=way, form=FORM.fullmatch(types[0]) is not None)
@@ -52,14 +52,15 @@ def query_differences(reader: Running, query: str) -> Iterator[str]:
 
 
 def overrides(way: str, theirs: dict[str, Any]) -> Iterator[str]:
-    """That we do not see, as the frameworks spell it that take the method from a field."""
+    """Return the method overrides that we do not detect, in the spelling of frameworks that take the method from a
+    field."""
     found = (name for name, value in theirs.items() if METHOD.fullmatch(name) and value is not None)
     yield from (f"{way}: an override, {name!r}" for name in found)
 
 
 def differences(ours: Mapping[str, Any], theirs: dict[str, Any], *, way: str, form: bool | None) -> Iterator[str]:
-    """`form`: whether we have read a form; None: a query. A reader of the other kind sees no members but by accident,
-    and must then see no others than we do."""
+    """Return the differences. `form`: whether we read a form; None: a query. A reader of the other kind sees members
+    only by accident, and then must see no others than we do."""
     alike = form is None or way in EITHER or form is (way in OF_FORMS)
     if not theirs and not alike:
         return
@@ -73,12 +74,12 @@ def differences(ours: Mapping[str, Any], theirs: dict[str, Any], *, way: str, fo
 
 
 def askable(name: str, form: bool | None) -> bool:
-    """Whether a policy can ask for it: members of a body are identifiers, parameters of a query are any text."""
+    """Return whether a policy can read it: members of a body are identifiers, parameters of a query are any text."""
     return name.isprintable() if form is None else IDENTIFIER.fullmatch(name) is not None
 
 
 def looked_up(ours: Mapping[str, Any], name: str) -> Any:
-    """As a policy that asks for it: in another case it is neither there nor not."""
+    """Return the value as a policy reads it: in another case it is neither present nor absent."""
     if name in ours:
         return ours[name]
     folded = name.casefold()
@@ -106,7 +107,7 @@ def same(mine: Any, other: Any) -> bool:
 
 
 def same_number(mine: int | Decimal, text: str) -> bool:
-    """A double is the decimal that its shortest form shows."""
+    """Compare numbers; a double is the decimal of its shortest form."""
     try:
         return Decimal(text) == mine or Decimal(repr(float(text))) == mine
     except (InvalidOperation, ValueError):

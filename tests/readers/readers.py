@@ -1,4 +1,4 @@
-"""Real frameworks as processes of their own: what each reads of a body or a query, in each way that is usual."""
+"""Real frameworks as processes: what each reads from a body or a query, in each usual way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SERVERS = Path(__file__).with_name("servers")
-PATIENCE = 30.0  # seconds for a server to come up on a loaded machine
+PATIENCE = 30.0  # seconds for a server to start on a loaded machine
 MODULES = ROOT / ".npm-readers" / "node_modules"
 PYTHON = ROOT / ".venv-readers" / "bin" / "python"
 GO = ROOT / ".go-readers" / "reader"
@@ -28,7 +28,7 @@ REFUSED = object()
 
 @dataclass(frozen=True)
 class Framework:
-    """`command` starts it on a free port, which it prints; where it cannot, `{port}` is one. `bodies` and `queries` are
+    """`command` starts it on a free port, which it prints; if it cannot, `{port}` is one. `bodies` and `queries` are
     the ways in which it reads them."""
 
     name: str
@@ -80,7 +80,7 @@ FRAMEWORKS = (
 
 @dataclass
 class Running:
-    """A framework that listens. `read` tells what it reads: members, or REFUSED."""
+    """A running framework. `read` returns what it reads: members, or REFUSED."""
 
     framework: Framework
     port: int
@@ -98,11 +98,11 @@ class Running:
         head = "\r\n".join([line, f"Host: 127.0.0.1:{self.port}", *lines, "", ""]).encode("latin-1", "surrogateescape")
         try:
             return self.exchanged(head + content)
-        except (OSError, HTTPException):  # it was kept no longer
+        except (OSError, HTTPException):  # the connection was closed
             self.close()
         try:
             return self.exchanged(head + content)
-        except (ConnectionError, HTTPException):  # or nothing is said to this
+        except (ConnectionError, HTTPException):  # or the server does not answer
             self.close()
             assert self.process.poll() is None, f"{self.framework.name} ended"
             return REFUSED
@@ -133,7 +133,7 @@ def members_of(status: int, told: bytes) -> Any:
 
 
 def read(tagged: Any) -> Any:
-    """Numbers as their text, in a tuple."""
+    """Return numbers as their text, in a tuple."""
     match tagged:
         case {"o": pairs}:
             return {bytes.fromhex(name).decode("utf-8", "surrogateescape"): read(one) for name, one in pairs}
@@ -178,6 +178,6 @@ def wait_for(one: Running) -> None:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """With what it started itself: `go run` is not the server."""
+    """Stop it and its child processes: `go run` is not the server itself."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

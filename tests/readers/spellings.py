@@ -1,4 +1,4 @@
-"""What generated bodies are made of: ordinary words, and those of which two readers have made two things."""
+"""The building blocks of generated bodies: ordinary words, and words that readers have read differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of policies that changes, and what is known of it."""
+"""A folder of policies that changes, and its known states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEST = """language 1
 package shop
 test "it is open" { GET /health => allow }
 """
-QUIET = ReloadRules(seconds=0)  # nobody is told what a reload widened, which takes a process
+QUIET = ReloadRules(seconds=0)  # no comparison after a reload, which takes a process
 ASK = {"request": {"method": "GET", "path": "/health"}}
 
 

@@ -356,7 +356,7 @@ def test_behind_the_gate_nothing_is_proved_where_nothing_is_compared(folder: Pat
     held = gated(folder, seconds=0)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
-    assert held.reloads.why == "it is not proved that the new policies allow nothing more"
+    assert held.reloads.why == "it is not proved that the new policies allow no more"
 
 
 def test_behind_the_gate_what_narrows_or_changes_rows_alone_passes(folder: Path, answering: type[Answering]) -> None:

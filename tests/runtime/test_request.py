@@ -94,9 +94,9 @@ def test_json_messagepack_and_python_say_the_same():
         (b'\xef\xbb\xbf{"tool": {"name": "t"}}', "JSON after a byte order mark"),
         (b'{"tool": {"name": "\xff"}}', "not valid UTF-8"),
         ('{"tool": {"name": "t"}}'.encode("utf-16"), "not valid UTF-8"),
-        (b"[]", "a request is an object, got list"),
-        (b"7", "a request is an object, got int"),
-        (b"null", "a request is an object, got null"),
+        (b"[]", "a request must be an object, got list"),
+        (b"7", "a request must be an object, got int"),
+        (b"null", "a request must be an object, got null"),
         (b"[" * 100_000, "nested more than 32 levels deep"),
         (b'{"a":' * 100_000, "nested more than 32 levels deep"),
         (b"[" * 33 + b"]" * 33, "nested more than 32 levels deep"),
@@ -121,7 +121,7 @@ def test_bytes_that_are_no_request_say_why(data, message):
         (b"\x81\xa1\xff\x01", "not valid UTF-8"),
         (b"\x91" * 5_000 + b"\x00", "not valid MessagePack"),
         (b"\x91" * 33 + b"\x00", "nested more than 32 levels deep"),
-        (b"\x90", "a request is an object, got list"),
+        (b"\x90", "a request must be an object, got list"),
     ],
 )
 def test_messagepack_that_is_no_request_says_why(data, message):

@@ -1,7 +1,5 @@
-"""Paths that two servers could read differently: what each comes to, and how a careless server could read it.
-
-`READ` holds what is decided, with the canonical path; `MALFORMED` what is refused, with the reason.
-"""
+"""Paths that two servers could read differently, their treatment, and how a careless server could read them. `READ` has
+the accepted paths with their canonical form; `MALFORMED` has the refused ones with the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
-# What stays readable: the path as it is sent, and its one canonical spelling.
+# Accepted paths: the path as sent, and its canonical form.
 READ: dict[str, str] = {
     "/": "/",
     "/public": "/public",
@@ -127,7 +125,7 @@ MALFORMED: dict[str, str] = {
     "/public/admin%ed%a0%80": UTF8,
     "/public/admin\ud800": "a lone surrogate",
     "/public/%f8%80%80%80%af": UTF8,
-    # decoding twice, and escapes that are none
+    # double encoding, and invalid escapes
     "/public/%252e%252e/secret": TWICE,
     "/public/x%252f..%252fadmin": TWICE,
     "/public/%2561dmin": TWICE,
@@ -151,7 +149,7 @@ MALFORMED: dict[str, str] = {
     "/public/admin%20/users": EDGE,
     "/public/admin%C2%A0": EDGE,
     "/public/admin%E3%80%80": EDGE,
-    # letters that are not what they seem
+    # look-alike letters
     "/public/admi\u0300n": NFC,
     "/public/%E2%84%AB": NFC,
     "/public/ad\u00admin": INVISIBLE,
@@ -193,13 +191,13 @@ def decode(path: str) -> str:
 
 
 def lenient(path: str) -> str:
-    """Overlong forms of ASCII, as old decoders read them."""
+    """Decode overlong forms of ASCII, as old decoders do."""
     raw = unquote_to_bytes(path.encode("utf-8", "surrogatepass")).decode("latin-1")
     return re.sub("[\xc0\xc1]([\x80-\xbf])", lambda m: chr((ord(m[0][0]) & 1) << 6 | ord(m[1]) & 0x3F), raw)
 
 
 def collapsed(path: str) -> str:
-    """Empty and dot segments resolved, as file systems and proxies do."""
+    """Resolve empty and dot segments, as file systems and proxies do."""
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
@@ -228,7 +226,7 @@ STEPS: tuple[Callable[[str], str], ...] = (
 
 
 def readings(path: str, steps: int = 3) -> Iterator[str]:
-    """What a server could make of the path by some of these steps, in any order; all of them decode in the end."""
+    """Yield the fully decoded texts that a server could read from the path by some of these steps, in any order."""
     seen = {path}
     pending = {path}
     for _ in range(steps):

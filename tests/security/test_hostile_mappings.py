@@ -231,7 +231,7 @@ def test_a_mapping_that_raises_is_no_question(engine, way, made):
         [found] = engine.decide_many([made()])
         assert isinstance(found, RequestError)
         return
-    with pytest.raises(RequestError, match=r"it cannot be read: Boom\Z"):
+    with pytest.raises(RequestError, match=r"the data cannot be read: Boom\Z"):
         ways(engine)[way](made())
 
 

@@ -1,4 +1,4 @@
-"""An engine with a small policy, watched for what it is asked, and a client that needs no network."""
+"""An engine with a small policy that records its questions, and a client that needs no network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ guard "orders need a person" on POST /orders { confirm by role finance within 15
 
 @dataclass
 class Watched:
-    """A real engine; `asked` lists what it answered. `broken` makes it raise what no engine should."""
+    """A real engine; `asked` lists what it answered. `broken` makes it raise an unexpected error."""
 
     engine: Engine
     asked: list[str] = field(default_factory=list)
@@ -95,7 +95,7 @@ def engine(small_engine: Engine) -> Watched:
 
 @pytest.fixture
 def call(engine: Watched) -> Callable[..., httpx.Response]:
-    """One exchange: `call("POST", "/decide", json=…)`; `token` is the one the server knows."""
+    """One exchange: `call("POST", "/decide", json=…)`; `token` is the valid one."""
 
     def exchange(
         method: str, path: str, *, token: Any = None, body_timeout: float = 30.0, **request: Any

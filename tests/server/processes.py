@@ -1,4 +1,4 @@
-"""Servers as processes of their own: started from a few lines of Python, and gone when the test is over."""
+"""Server processes: started from a few lines of Python, and stopped after the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def started(code: str, *arguments: str, fresh: bool = False) -> Iterator[tuple[str, Any]]:
-    """The first line that the process prints, and the process. A `fresh` one has imported nothing yet."""
+    """Return the first line that the process prints, and the process. A `fresh` one has imported nothing yet."""
     with program(code, *arguments, fresh=fresh) as process:
         try:
             first = process.stdout.readline().strip()

@@ -139,7 +139,7 @@ def test_a_batch_in_messagepack_says_the_same(call: Call) -> None:
 @pytest.mark.parametrize(
     ("body", "member", "detail"),
     [
-        (b"[]", None, "a batch is an object"),
+        (b"[]", None, "a batch must be an object"),
         (b"", None, "not valid JSON at line 1, column 1: it ends too early"),
         (b"{}", "requests", "`requests` is missing"),
         (b'{"requests": {}}', "requests", "`requests` must be a list, got object"),

@@ -58,7 +58,7 @@ def test_a_file_that_goes_away_is_told_until_it_is_back(tmp_path: Path, monkeypa
     shut = talked(engine, ("POST", "/decide", READ), ("POST", "/decide", PAYS), READY, METRICS)
     assert [one.json()["outcome"] for one in shut[:2]] == ["deny", "deny"]
     assert all(GONE in one.text and "way up" not in one.text for one in shut[:2])
-    assert (shut[2].status_code, shut[2].json()["detail"]) == (503, "the directory does not answer")
+    assert (shut[2].status_code, shut[2].json()["detail"]) == (503, "the entity store does not answer")
     assert shut[2].json()["hint"] == "the operator's log says why"
     assert str(file) not in shut[2].text
     assert failures(shut[3].text) >= 3

@@ -160,7 +160,7 @@ def test_a_problem_with_messagepack_is_told_in_messagepack(call: Call) -> None:
         (b"", None, "not valid JSON at line 1, column 1: it ends too early"),
         (b"{", None, "not valid JSON at line 1, column 2: it ends too early"),
         (b"\xff", None, "not valid UTF-8"),
-        (b"[]", None, "a request is an object, got list"),
+        (b"[]", None, "a request must be an object, got list"),
         (b"{}", None, "no endpoint"),
         (b'{"agnet": {}}', "agnet", "unknown member `agnet`"),
         (b'{"agent": 5}', "agent", "`agent` must be an object, got int"),

@@ -1,4 +1,4 @@
-"""An engine of which now and then a decision cannot be written."""
+"""An engine some of whose decisions cannot be written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ anyone { may POST /pay/{id}, ACTION pay order }
 rate "pays" per params.id on POST /pay/{id} { 2/1h }
 rate "actions" per resource.id on ACTION pay order { 2/1h }
 """
-UNWRITABLE = "\ud800"  # which no JSON, MessagePack or header holds
+UNWRITABLE = "\ud800"  # not representable in JSON, MessagePack or a header
 
 
 def sometimes_unwritable() -> Callable[[datetime], str]:
-    """The first decision of three has an id that cannot be written."""
+    """One decision of three has an ID that cannot be written."""
     numbers = count()
     return lambda now: new_id(now) if next(numbers) % 3 else UNWRITABLE
 

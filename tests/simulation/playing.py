@@ -1,4 +1,4 @@
-"""A policy with limits, on a virtual clock, and what is played against it."""
+"""A policy with limits, on a virtual clock, and the traffic for it."""
 
 from __future__ import annotations
 

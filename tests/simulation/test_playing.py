@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from policyengine.compiler.reads import nanoseconds
-from policyengine.simulation import Series, TooManySlotsError, TrafficError, TrafficEvent, VirtualClock, simulate
+from policyengine.simulation import Series, TooManySlotsError, TrafficEvent, TrafficLineError, VirtualClock, simulate
 from policyengine.simulation.time_slots import MAX_SLOTS, SLOT_WIDTHS_US
 from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, START, engine, flow, plan, played
 
@@ -71,7 +71,7 @@ def test_the_clock_says_the_same_to_whoever_asks():
 
 def test_a_line_that_is_no_request_is_told():
     decides, clock = engine()
-    with pytest.raises(TrafficError) as told:
+    with pytest.raises(TrafficLineError) as told:
         simulate(decides, clock, [TrafficEvent(START, dict(SEARCH), 1), TrafficEvent(START, {"usr": 1}, 2)], Series())
     assert (told.value.line, told.value.message) == (2, "unknown member `usr`")
 

@@ -7,7 +7,7 @@ import pytest
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
 from policyengine.runtime.request import Request
-from policyengine.simulation import TrafficError, TrafficTrace
+from policyengine.simulation import TrafficLineError, TrafficTrace
 from tests.simulation.playing import POLICY, SEARCH, SECOND, START, engine
 
 
@@ -57,12 +57,12 @@ def test_what_is_not_plain_is_read_with_care():
         (line(0), "at", "it is earlier than the line above"),
         (json.dumps(SEARCH).encode(), "at", "the request has no `at`"),
         (b"{", "", "not valid JSON at column 2: it ends too early"),
-        (b"[]", "", "a request is an object"),
+        (b"[]", "", "a request must be an object"),
         (b'{"at": 3, "usr": {"a": 1, "a": 2}}', "usr", "unknown member `usr`"),
     ],
 )
 def test_a_bad_line_is_told_by_its_number(bad, member, message):
-    with pytest.raises(TrafficError) as told:
+    with pytest.raises(TrafficLineError) as told:
         events(line(2), bad)
     assert (told.value.line, told.value.member, told.value.message) == (2, member, message)
 

@@ -1,4 +1,4 @@
-"""Policies by text and questions by parts: what the tests of the specification decide with."""
+"""Policies from text and questions from parts, for the tests of the specification."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ Rows = Mapping[str, Mapping[str, object]]
 
 @lru_cache(maxsize=512)
 def kernel(*texts: str) -> k.Kernel:
-    """What the policies mean; the checker must have nothing against them."""
+    """Return the kernel of the policies; the checker must report nothing."""
     parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(texts)]
     checked = check([module for module, _ in parsed if module], [one for _, found in parsed for one in found])
     errors = [diagnostic.render() for diagnostic in checked.diagnostics if diagnostic.is_error]
@@ -32,13 +32,13 @@ def kernel(*texts: str) -> k.Kernel:
 
 
 def codes(text: str) -> set[str]:
-    """Of the errors that the checker finds."""
+    """Return the codes of the errors that the checker reports."""
     module, found = parse(Source("p.policy", text))
     return {one.code for one in check([module] if module else [], found).diagnostics if one.is_error}
 
 
 def directory(rows: Rows | None) -> EntityStore:
-    """`{"user alice": {"roles": ["clerk"], "in": ["team legal"]}}`."""
+    """Build entities from `{"user alice": {"roles": ["clerk"], "in": ["team legal"]}}`."""
     return EntityStore(row(name, given) for name, given in (rows or {}).items())
 
 
@@ -54,7 +54,7 @@ def ref(name: str) -> EntityRef:
 
 
 def endpoint(text: str) -> dict[str, object]:
-    """`POST /pay`, `TOOL billing/refund`, `ACTION view invoice 7`."""
+    """Parse `POST /pay`, `TOOL billing/refund`, `ACTION view invoice 7`."""
     word, _, rest = text.partition(" ")
     match word:
         case "TOOL":
@@ -68,7 +68,7 @@ def endpoint(text: str) -> dict[str, object]:
 
 
 def question(where: str, **members: object) -> dict[str, object]:
-    """A question about an endpoint; more facts of `request` are merged into it."""
+    """Return a question about an endpoint; further facts of `request` are merged into it."""
     found = endpoint(where)
     for name, value in members.items():
         known = found.get(name)
@@ -77,7 +77,7 @@ def question(where: str, **members: object) -> dict[str, object]:
 
 
 def bot(name: str = "bot", user: str | None = "alice", issuer: str = "acme", **credential: object) -> dict[str, object]:
-    """An agent with its credential, and the person it serves."""
+    """Return an agent with its credential, and the person it acts for."""
     found: dict[str, object] = {"agent": {"id": name, "issuer": issuer}, "credential": credential}
     return found if user is None else {**found, "user": {"id": user}}
 
@@ -101,7 +101,7 @@ def spending(
     now: datetime = NOW,
     spent: Iterable[str] = (),
 ) -> tuple[Decision, Effects]:
-    """The decision of the specification and its effects."""
+    """Return the decision of the specification and its effects."""
     meant = kernel(policy) if isinstance(policy, str) else policy
     request = Request.from_json(asked if isinstance(asked, str | bytes) else json.dumps(asked))
     return reference.decide(meant, request, Snapshot(directory(rows), frozenset(spent)), now)
@@ -118,7 +118,7 @@ def decide(
 
 
 def verdict(decision: Decision) -> str:
-    """`allow`, `deny by default`, `confirm by "ask"`: as tests of policies write it."""
+    """Return `allow`, `deny by default`, `confirm by "ask"`, as tests of policies write it."""
     if decision.gate is None:
         return str(decision.outcome)
     rule = decision.reasons[0].rule

@@ -94,7 +94,7 @@ def test_a_hop_speaks_for_the_user_by_its_own_issuer() -> None:
 def test_the_reason_names_the_user_as_unknown() -> None:
     policy = POLICY.replace("user any", "users unrestricted\nuser any")
     decision = engine(policy).decide(asked(None, "partner", OURS, "/guarded"))
-    assert [(one.fact, one.why) for one in decision.unknown] == [("user.id", "`partner` does not speak for this user")]
+    assert [(one.fact, one.why) for one in decision.unknown] == [("user.id", "`partner` may not name this user")]
 
 
 def test_it_is_formatted_as_an_item_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""A process of a test: asks a store as often as it is told, all for one key, and says how many were let through.
+"""A process of a test: it asks a store a given number of times, all for one key, and prints how many requests passed.
 
 python -m tests.stores.asking URL TIMES LIMIT [forever]
 """
@@ -15,7 +15,7 @@ DAY = 86_400_000_000
 
 
 def main(url: str, times: str, limit: str, *forever: str) -> None:
-    """Its rate refills once a day, its budget lets through one less."""
+    """The rate refills once a day; the budget admits one request less."""
     store = open_store(url)
     effects = asks(rate(1, DAY, burst=int(limit)), budget(int(limit) - 1, DAY))
     admitted = 0

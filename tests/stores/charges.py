@@ -1,4 +1,4 @@
-"""Charges as rules make them, in short."""
+"""Charges like those of rules, in a short form."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def asks(
     within: float | None = 900.0,
     denied: bool = False,
 ) -> Effects:
-    """`opens` are bindings that a confirm asks for; where no others are given, they are all of its `confirms`."""
+    """`opens` are the bindings that a confirm requests; by default all of its `confirms`."""
     limits = tuple(LimitCharge(one, one.rule, "p.policy:1", "words") for one in charges)
     opened = tuple(OpenedApproval("g", one, "role finance", 1, within, "summary") for one in opens)
     return Effects(spends, opened, limits, denied, confirms=opens if confirms is None else confirms)

@@ -1,4 +1,4 @@
-"""Every store, each empty at the beginning of a test, on a time that the test gives."""
+"""Every store, each empty at the start of a test, with the time of the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Ser
 
 @pytest.fixture(params=STORES)
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
-    """Makes an empty store; what was made before is empty, too, where they share a server."""
+    """Return a function that creates an empty store; on a shared server it also empties earlier ones."""
     match request.param:
         case "memory":
             yield lambda: MemoryStore(max_skew=ANY_SKEW)
@@ -52,7 +52,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
 
 
 def with_another_number(module: str, script: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script of Redis in which something else stands."""
+    """Replace `old` by `new` in a Redis script."""
     pytest.importorskip("redis")
     found = import_module(f"policyengine.stores.{module}")
     known = getattr(found, script)

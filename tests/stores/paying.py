@@ -1,4 +1,4 @@
-"""A process of a test: pays each bill if nobody paid it lately, as an engine on a shared store lets it."""
+"""A process of a test: it pays each bill unless it was paid recently, as an engine with a shared store allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ budget "few" per params.bill on POST /pay/{bill} { count <= 3 within 1d }
 
 
 def opened(kind: str, where: str) -> Store:
-    """On the time that the test gives: history is there for longer than an hour."""
+    """Open the store with the time of the test: its history is older than an hour."""
     if kind == "sqlite":
         return SqliteStore(where, patience=30)
     import redis
@@ -46,7 +46,7 @@ def asks(path: str) -> dict[str, object]:
 
 
 def pays(kind: str, where: str, bills: int) -> int:
-    """How many of the bills were paid here."""
+    """Return how many of the bills were paid here."""
     deciding = engine(opened(kind, where))
     decisions = [deciding.decide(asks(f"/pay/{bill}")) for bill in range(bills)]
     assert {one.gate for one in decisions} <= {None, Gate.GUARD}
@@ -54,7 +54,7 @@ def pays(kind: str, where: str, bills: int) -> int:
 
 
 def notes(where: str, told: Connection) -> None:
-    """Forever; it tells each that was remembered."""
+    """Run forever; print each recorded event."""
     deciding = engine(opened("sqlite", where))
     while deciding.decide(asks("/note")).allowed:
         told.send_bytes(b".")

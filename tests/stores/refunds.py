@@ -1,4 +1,4 @@
-"""A shop whose larger refunds a person confirms, as an engine on any store decides; also in processes of their own."""
+"""A shop whose larger refunds need an approval, decided by an engine on any store; also in separate processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS = EntityStore([row("user fin", {"roles": ["finance", "boss"]})])
 
 
 class Shop:
-    """An engine whose clock the test holds, and who asks it."""
+    """An engine with the clock of the test, and the caller that asks it."""
 
     def __init__(self, store: Store, *rules: str, confirms: bool = True, log: DecisionLog | None = None) -> None:
         self.now, self._ids, self.store = NOW, count(1), store
@@ -54,7 +54,7 @@ class Shop:
         return self.engine.decide_once(question, IdempotencyKey("gateway", key, f"{question}")).decision
 
     def granted(self, decision: Decision, by: str = "fin") -> dict[str, str]:
-        """The approval that the decision asks for."""
+        """Return the approval that the decision requests."""
         return self.all_granted(decision, by)[0]
 
     def all_granted(self, decision: Decision, by: str = "fin") -> list[dict[str, str]]:
@@ -66,7 +66,7 @@ class Shop:
         ]
 
     def left(self, agent: str = "bot") -> dict[str, int]:
-        """What a refund of nothing, which nobody has to confirm, would leave of each limit."""
+        """Return what a refund of zero, which needs no approval, would leave of each limit."""
         return {one.rule: one.remaining for one in self.refund(0, agent=agent, options={"consume": False}).rates}
 
 
@@ -75,6 +75,6 @@ def outcomes(*decisions: Decision) -> list[str]:
 
 
 def in_a_process(kind: str, where: str, amount: int, approvals: list[dict[str, str]], times: int) -> list[str]:
-    """What one process is told, as often as it asks."""
+    """Return the answers that one process gets, for each of its questions."""
     shop = Shop(paying.opened(kind, where), *RULES)
     return [str(shop.refund(amount, *approvals).outcome) for _ in range(times)]

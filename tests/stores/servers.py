@@ -1,4 +1,4 @@
-"""Real servers on free ports of this machine: started in a folder of their own, and gone after the tests."""
+"""Real servers on free ports of this machine: started in their own folders, and stopped after the tests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PATIENCE = 20.0
 
 
 def free_port() -> int:
-    """One below those of outgoing connections, with room for the bus of a Cluster."""
+    """Return a port below those of outgoing connections, with room for the bus of a Cluster."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @dataclass
 class Server:
-    """One that answers at `port`, until it is paused or killed; then it may be started again, as empty as before."""
+    """A server that answers at `port` until it is paused or killed; then it may be started again, empty."""
 
     program: str
     folder: Path
@@ -77,7 +77,7 @@ def reachable(port: int) -> bool:
 
 
 def wait_for(done: object) -> None:
-    """Until it is so: what another process does takes as long as it takes."""
+    """Wait until the condition is true, because another process may take any time."""
     assert callable(done)
     until = monotonic() + PATIENCE
     while not done():

@@ -59,7 +59,7 @@ def functions() -> Iterator[tuple[str, str]]:
 
 
 def shared_classes() -> dict[str, list[str]]:
-    """Names of more than one class, with their modules, where it is not one notion in several trees."""
+    """Names of more than one class, with their modules, unless it is one concept in several trees."""
     homes = defaultdict(list)
     for module, name in classes():
         homes[name].append(module)
@@ -81,7 +81,7 @@ def shared_functions() -> dict[tuple[str, str], list[str]]:
 
 
 def banned() -> Iterator[str]:
-    """Modules, classes and public functions that are called by a banned word alone."""
+    """Modules, classes and public functions whose name is a banned word alone."""
     for module in modules():
         if module.rpartition("/")[2].removesuffix(".py") in BANNED and not is_exempt(module):
             yield module

@@ -1,7 +1,5 @@
-"""A built-in fact, added as one row to a copy of its table, and what the project then knows of it, as JSON.
-
-Runs in an interpreter of its own, as many modules make tables of that one while they are imported.
-"""
+"""A built-in fact, added as one row to a copy of its table, and what the project then does with it, as JSON. Runs in
+its own interpreter, because many modules build tables from that one when they are imported."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 def import_changed(name: str, old: str, new: str) -> ModuleType:
-    """Import a module of the project as if its text had `new` in place of `old`, for all who import it later."""
+    """Import a module of the project with `new` in place of `old` in its text, for all later imports."""
     path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{name} has `{old}` {text.count(old)} times"
@@ -37,7 +35,7 @@ def import_changed(name: str, old: str, new: str) -> ModuleType:
 
 
 def command(*arguments: str, **files: str) -> str:
-    """What a command prints about files of these texts, in a folder of its own."""
+    """Return what a command prints about files of these texts, in its own folder."""
     from policyengine.cli import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -50,7 +48,7 @@ def command(*arguments: str, **files: str) -> str:
 
 
 def decisions(text: str, question: Mapping[str, Any]) -> tuple[str, str]:
-    """What the specification says, and what the compiled policy says."""
+    """Return the decisions of the specification and of the compiled policy."""
     from policyengine.engine import Engine
     from policyengine.entities.store import EntityStore
     from policyengine.runtime.request import Request
@@ -113,7 +111,7 @@ def fact_decisions() -> dict[str, tuple[str, str]]:
 
 
 def fact_on_the_compiled_way() -> bool:
-    """Whether the evaluator answers by itself: it says None where the specification has to."""
+    """Return whether the evaluator answers itself: it returns None if the specification has to."""
     from policyengine.compiler.evaluator import Evaluator
     from policyengine.engine import Engine
     from policyengine.entities.store import EntityStore
@@ -224,7 +222,7 @@ def operator_decisions() -> dict[str, tuple[str, str]]:
 
 
 def operator_in_bundle() -> str:
-    """What a bundle is read to: the relation with its operator, or why it is refused."""
+    """Return what a bundle is decoded to: the relation with its operator, or why it is refused."""
     with tempfile.TemporaryDirectory() as folder:
         policy, bundle = Path(folder, "p.policy"), Path(folder, "p.bundle")
         policy.write_text(OPERATOR_POLICY, encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.style.names import ROOT, is_exempt
 
 PROJECT = ROOT.parent
-# Words that made riddles, with what says the same. A phrase that comes back fails the test.
+# Unclear words, with replacements. A phrase that returns fails the test.
 PHRASES = {
     r"(?<!there )(is|are|was|were) (?-i:none)": "is missing, is malformed, is not a valid …",
     r"told": "reported, logged, returned",
@@ -33,7 +33,7 @@ PACKAGE_PHRASES = {
 }
 PHRASE = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
 PACKAGE_PHRASE = re.compile(rf"\b({'|'.join(PACKAGE_PHRASES)})\b", re.IGNORECASE)
-# Docstrings that begin with these are half a sentence.
+# A docstring that begins with one of these is an incomplete sentence.
 FRAGMENT = re.compile(r"(What|Who|Whose|Whom|Whoever|Of|Those|As|So|That)\b")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
@@ -48,7 +48,7 @@ class Prose:
 
     @property
     def phrases(self) -> list[str]:
-        """Phrases of the list in it, outside code."""
+        """Return the listed phrases in it, outside code."""
         phrase = PHRASE if self.kind == "page" else PACKAGE_PHRASE
         return [match[0] for match in phrase.finditer(CODE.sub("`…`", self.text))]
 
@@ -58,7 +58,7 @@ class Prose:
 
 
 def package_prose() -> Iterator[Prose]:
-    """Every docstring, comment and text of the package, but for what the evaluator issue replaces."""
+    """Return every docstring, comment and text of the package, except those that the evaluator issue replaces."""
     for path in sorted(ROOT.rglob("*.py")):
         module = path.relative_to(ROOT).as_posix()
         if not is_exempt(module):

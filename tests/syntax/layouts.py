@@ -1,4 +1,4 @@
-"""The corpus in other layouts and with other mistakes: what hypothesis plays with."""
+"""The corpus in other layouts and with other mistakes, as input for hypothesis."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ HEADS = ["", "language 1\n", "package a\n", "import b as c # d\nimport e\n", "la
 
 
 def _declarations(text: str) -> list[str]:
-    """A policy's declarations and comments, cut at the left margin."""
+    """Return a policy's declarations and comments, cut at the left margin."""
     blocks = re.split(r"(?m)^(?=[a-z]|#)", text)
     return [block for block in blocks if block and not re.match("language|package|import", block)]
 
@@ -28,7 +28,7 @@ DECLARATIONS = [declaration for text in CORPUS.values() for declaration in _decl
 
 @st.composite
 def layouts(draw: st.DrawFn) -> str:
-    """A head and some declarations of the corpus, their white space replaced here and there."""
+    """Return a head and some declarations of the corpus, with some white space replaced."""
     text = "\n".join([draw(st.sampled_from(HEADS)), *draw(st.lists(st.sampled_from(DECLARATIONS), max_size=5))])
     pieces = PIECE.findall(text)
     gaps = [i for i, piece in enumerate(pieces) if piece.isspace()]
@@ -40,7 +40,7 @@ def layouts(draw: st.DrawFn) -> str:
 
 @st.composite
 def mistakes(draw: st.DrawFn) -> str:
-    """A policy of the corpus with tokens left out, doubled, swapped or replaced."""
+    """Return a policy of the corpus with tokens removed, doubled, swapped or replaced."""
     tokens = TOKEN.findall(CORPUS[draw(st.sampled_from(sorted(CORPUS)))])
     places = st.integers(0, len(tokens) - 1)
     for _ in range(draw(st.integers(1, 6))):

@@ -65,24 +65,27 @@ MISTAKES = [
      "`approval.granted` follows from other facts: do not set it",
      'give the approval itself: `given approval { rule: "…", by: "…" }`'),
     (f"given behavior.burst true {GET}", "E902", "behavior.burst",
-     "`behavior.burst` is not known yet: it waits for learned facts", "remove it until then"),
-    (f"given cluster absent {GET}", "E902", "cluster", "`cluster` is not known yet: it waits for clusters",
+     "`behavior.burst` is not available yet: it requires learned facts", "remove it until then"),
+    (f"given cluster absent {GET}", "E902", "cluster", "`cluster` is not available yet: it requires clusters",
      "remove it until then"),
     # ── Shapes
     (f"given credential jwt {GET}", "E605", "jwt", "`credential` is a group of facts, not a value",
      "write `credential { … }`, or name one of its facts"),
     (f"given body 5 {GET}", "E605", "5", "`body` is a group of facts, not a value",
      "write `body { … }`, or name one of its facts"),
-    (f"given time 5m {GET}", "E605", "5m", "the time is a moment", "write `given time 2026-01-31T09:00:00Z`"),
+    (f"given time 5m {GET}", "E605", "5m", "the time must be a moment", "write `given time 2026-01-31T09:00:00Z`"),
     (f"given time 2026-02-30 {GET}", "E234", "2026-02-30", "there is no day `2026-02-30`",
      "a date is written year-month-day"),
-    (f'given resource "42" {GET}', "E605", '"42"', "a resource is an entity", 'write `given resource invoice "42"`'),
-    (f'given chain "x" {GET}', "E605", '"x"', "a chain is a list of agents", 'write `given chain [agent "planner"]`'),
-    (f'given chain [user "x"] {GET}', "E605", 'user "x"', "a hop of a chain is an agent",
+    (f'given resource "42" {GET}', "E605", '"42"', "a resource must be an entity",
+     'write `given resource invoice "42"`'),
+    (f'given chain "x" {GET}', "E605", '"x"', "a chain must be a list of agents",
+     'write `given chain [agent "planner"]`'),
+    (f'given chain [user "x"] {GET}', "E605", 'user "x"', "a hop of a chain must be an agent",
      'write `agent "planner"`, or `{ agent: "planner", scopes: […] }`'),
     (f'given chain [{{ agent: "x", scope: [] }}] {GET}', "E602", "scope", "a hop of a chain has no `scope`",
      "did you mean `scopes`?"),
-    (f'given chain [{{ agent: "x", age: 5 }}] {GET}', "E605", "5", "an age is a duration", "write how long ago: `5m`"),
+    (f'given chain [{{ agent: "x", age: 5 }}] {GET}', "E605", "5", "an age must be a duration",
+     "write how long ago: `5m`"),
     (f'given approval {{ rule: "asks" }} {GET}', "E605", '{ rule: "asks" }', "an approval needs a `by`",
      'write `given approval { rule: "…", by: "…" }`'),
     (f'given approval {{ rule: "asks", by: 5 }} {GET}', "E605", "5", "the `by` of an approval is a text",
@@ -132,13 +135,13 @@ MISTAKES = [
     ("GET /a => not deny by default", "E610", "not deny by default", "`not deny` names no other outcome",
      "write the outcome, or remove `by …`"),
     # ── Requests
-    ("GET /a/** => deny", "E616", "/a/**", "`*` stands for many paths, but a test asks for one",
+    ("GET /a/** => deny", "E616", "/a/**", "`*` matches many paths, but a test asks for one",
      "a test request has one path: write it out"),
     ("GET /i/{id: invoice} => deny", "E616", "/i/{id: invoice}", "`{id: invoice}` captures, but a test asks for one",
      "a test request has one path: write it out"),
     ("GET /i/{id} => deny", "E616", "{id}", "`{id}` is not a variable here",
      "a test request has one path: write it out"),
-    ("TOOL mail/* => deny", "E616", "TOOL mail/*", "`*` stands for many tools, but a test asks for one",
+    ("TOOL mail/* => deny", "E616", "TOOL mail/*", "`*` matches many tools, but a test asks for one",
      "write the name of one tool"),
     ('ACTION view invoces "1" => deny', "E205", "invoces", "unknown entity `invoces`", "did you mean `invoice`?"),
     ('ACTION view invoice "" => deny', "E240", '""', "an id cannot be empty", "an empty id counts as absent"),
@@ -147,7 +150,7 @@ MISTAKES = [
     # ── Time
     (f"{GET} at 2025-12-31 {GET}", "E617", "at 2025-12-31", "the clock of a test never goes back",
      "it is 2026-01-01T00:00:00Z by then: put earlier requests first"),
-    (f"after 999999w {GET}", "E617", "999999w", "the clock cannot go on for another `999999w`", "write a shorter time"),
+    (f"after 999999w {GET}", "E617", "999999w", "the clock cannot advance by `999999w`", "write a shorter time"),
     # ── Tables
     ("cases { | request | body.amount | => | | GET /a | allow | }", "E613", "| GET /a | allow |",
      "this row has 2 cells instead of 3", "one for each column, and the outcome in the last"),
@@ -226,7 +229,9 @@ def test_what_a_test_may_give_is_no_mistake(inside: str) -> None:
 def test_a_circle_of_fixtures_is_told_where_it_closes() -> None:
     text = "anyone { may GET /a }\nfixture a { use b }\nfixture b { use c }\nfixture c { use a }\n"
     [finding] = check_text(text + 'test "t" { use a GET /a => allow }')
-    assert told([finding]) == [("E601", "the fixture `a` uses itself", "a", "put what both need into a third fixture")]
+    assert told([finding]) == [
+        ("E601", "the fixture `a` uses itself", "a", "move the shared givens into a third fixture")
+    ]
     assert finding.span.line == 4
 
 
@@ -243,7 +248,7 @@ def test_two_tests_of_one_name_are_told_with_the_other_place() -> None:
 
 def test_a_method_that_nobody_knows_is_a_warning() -> None:
     found = check_text('anyone { may GET /a } test "t" { GETT /a => deny }')
-    assert told(found) == [("W321", "HTTP knows no method `GETT`", "GETT /a", "did you mean `GET`?")]
+    assert told(found) == [("W321", "HTTP has no method `GETT`", "GETT /a", "did you mean `GET`?")]
 
 
 def test_a_huge_matrix_is_refused_before_it_is_built() -> None:

@@ -1,4 +1,4 @@
-"""A policy, and what its tests come to."""
+"""A policy, and the results of its tests."""
 
 from policyengine.check import CheckResult, check
 from policyengine.source import Source
@@ -87,12 +87,12 @@ def written(inside: str) -> str:
 
 
 def results(inside: str) -> tuple[CaseResult, ...]:
-    """Of one test of the payments."""
+    """Return the results of one test of the payments example."""
     return report(written(inside)).results
 
 
 def outcomes(inside: str) -> list[str]:
-    """What each request came to, whatever was expected: `deny by tenants are islands`."""
+    """Return the actual outcome of each request, whatever was expected: `deny by tenants are islands`."""
     return [outcome(result) for result in results(inside)]
 
 

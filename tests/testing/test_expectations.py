@@ -75,7 +75,7 @@ HOLDS = [
     ' with { message: "refund of 900 to \\"x \\\\\\"y\\\\\\"\\"" }',
     f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ message: "refund of * to *" }}',
     'GET /v1/invoices/66 => deny by "tenants are islands" with { message: "`require user.tenant == resource.tenant`" }',
-    'TOOL x => deny by default with { message: "nothing opens this*" }',
+    'TOOL x => deny by default with { message: "no block grants this*" }',
     # ── Reasons
     'GET /v1/invoices/66 => deny with { reasons: ["tenants are islands"] }',
     'GET /v1/invoices/66 => deny with { reasons: [guard], reason: guard }',

@@ -42,7 +42,7 @@ def test_junit_tells_where_what_failed_and_why(found: RunReport) -> None:
         "2 GET /a { request.size: 10 } => allow", "0.policy", "6",
     )  # fmt: skip
     [failure] = case
-    assert failure.get("message") == 'expected allow, and it came to deny by guard "small"'
+    assert failure.get("message") == 'expected allow, but it resulted in deny by guard "small"'
     assert failure.text == found.results[1].render()
     assert [(one.tag, one.get("message")) for one in (root[1][0][0], root[2][0][0])] == [
         ("skipped", "not # now"),

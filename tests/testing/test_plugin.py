@@ -249,4 +249,4 @@ def test_a_failed_assertion_shows_what_was_decided(shop: pytest.Pytester) -> Non
 
 def test_the_fixture_says_when_it_does_not_know_whom_to_ask(shop: pytest.Pytester) -> None:
     shop.makepyfile('def test_a(policy): policy.allows("GET /x")')
-    ran(shop).stdout.fnmatch_lines(["*which policies? call `policy(*"])
+    ran(shop).stdout.fnmatch_lines(["*no policies: call `policy(*"])

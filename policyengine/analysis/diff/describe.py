@@ -93,11 +93,7 @@ def describe_unproved(comparison: RegionComparison, ends: tuple[object, object])
     hard = sorted(asked, key=lambda subject: unproved_rank(subject))
     names = list(dict.fromkeys(subject_text(one) for one in hard))
     named = ", ".join(f"`{name}`" for name in names[:MAX_FACTS_SHOWN]) + (" …" if len(names) > MAX_FACTS_SHOWN else "")
-    why = (
-        "a request does not contain the past"
-        if any(map(reads_history, asked))
-        else "no request was found that shows it"
-    )
+    why = "a request does not contain its history" if any(map(reads_history, asked)) else "no example request was found"
     return f"the answers may differ by {named}, and {why}"
 
 

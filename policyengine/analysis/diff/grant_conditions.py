@@ -94,7 +94,8 @@ class GrantConditions:
         return all_of(*asked)
 
     def about(self, block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> k.Expr:
-        """Return the condition on the principal. Names are settled: only blocks that can match the caller are asked."""
+        """Return the condition on the principal. Names are settled, so only blocks that can match the caller are
+        included."""
         if isinstance(block, k.AnyoneBlock):
             return ALWAYS
         match block.who:

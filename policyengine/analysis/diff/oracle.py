@@ -51,7 +51,7 @@ class PolicyOracle:
         self.evaluator = Evaluator(self.kernel, self.directory, now=lambda: self.now)
 
     def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
-        """Decide as production does."""
+        """Decide as a production engine does."""
         self.now = epoch_nanoseconds(now)
         quick = self.evaluator.quick(dict(question))
         if quick is not None:
@@ -79,8 +79,8 @@ class PolicyOracle:
         )
 
     def answer(self, question: Mapping[str, Any], now: datetime) -> AnswerKey | None:
-        """Return the answer of production; None if the question is invalid. The duties after a confirm come from the
-        specification."""
+        """Return the answer of a production engine; None if the question is invalid. The duties after a confirm come
+        from the specification."""
         try:
             decision = self.decide(question, now)
             if decision.outcome is not Outcome.CONFIRM:

@@ -205,7 +205,7 @@ class RegionSearch:
         if asking and len(self.comparing.found) == before:
             read = ", ".join(f"`{name}`" for name in names)
             self.open.append(
-                f"while {read} is pending, a confirm that reads it is a deny, and no request shows this deny"
+                f"while {read} is pending, a confirm that reads it becomes a deny, which no request can show"
             )
         return None
 

@@ -237,7 +237,7 @@ def collapsed_difference(number: int, one: Difference) -> str:
         *regions, "", *fenced_block("diff", rules), *fenced_block("json", [example_json(one.witnesses[0])]),
         f"The old policy says {old}; the new one says {new}.",
     ]  # fmt: skip
-    return collapsed_block(f"{number}: rules, and a request that shows it", "\n".join(lines))
+    return collapsed_block(f"{number}: rules and an example request", "\n".join(lines))
 
 
 def limit_block(one: LimitChange) -> str:

@@ -1,4 +1,4 @@
-"""Lowering of delegation: which scopes agents may hand on, to whom, and within which limits."""
+"""Lowering of delegation: which scopes agents may delegate, to whom, and within which limits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_delegates(blocks: Sequence[k.AgentBlock], draft: LoweringContext) -> N
             own = [opened_to_several, index_blocks(by_name[block.who.name] if block.delegates else ())]
         for delegate in block.delegates:
             if delegate.patterns and not any(any(index.overlapping(p)) for index in own for p in delegate.patterns):
-                message = f"{block.label} hands on a scope without a grant of its own"
+                message = f"{block.label} delegates a scope without a grant of its own"
                 hint = f"add `may {', '.join(delegate.scopes)}` to the block: authority only narrows along a chain"
                 draft.report("W421", message, delegate.span, hint)
 

@@ -214,7 +214,7 @@ def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
     """Report a variable name that hides another name."""
     reference = ast.Reference(name.text, span=name.span)
     if "." in name.text:
-        context.report("E215", "the name of a variable has no dots", name.span, "write one word: `any x in …`")
+        context.report("E215", "the name of a variable cannot contain dots", name.span, "write one word: `any x in …`")
         return False
     if not check_usable(name, "variable", context.report):
         return False

@@ -89,7 +89,9 @@ def check_name(
     check_usable(name, symbol.kind, report)
     if symbol.kind != "scope" and "." in symbol.name:
         undotted = symbol.name.replace(".", "_")
-        report.report("E215", f"the name of {article(symbol.kind)} has no dots", name.span, f"write `{undotted}`")
+        report.report(
+            "E215", f"the name of {article(symbol.kind)} cannot contain dots", name.span, f"write `{undotted}`"
+        )
     elif first in imports and "." in symbol.name:
         message = f"`{symbol.name}` reads like a name of the imported package `{imports[first].package}`"
         where = [RelatedLocation("imported here", imports[first].span)]
@@ -120,7 +122,9 @@ def check_enum_values(values: tuple[ast.Name, ...], report: Reporter) -> None:
             message = f"the value `{value.text}` hides the built-in facts of that name"
             report.report("E211", message, value.span, "choose another name")
         elif "." in value.text:
-            report.report("E215", "the value of an enum has no dots", value.span, f"write `{dotless(value.text)}`")
+            report.report(
+                "E215", "the value of an enum cannot contain dots", value.span, f"write `{dotless(value.text)}`"
+            )
 
 
 def dotless(text: str) -> str:

@@ -51,7 +51,7 @@ def add_import(imported: PackageImport, span: Span, imports: dict[str, PackageIm
 
 
 def global_entities(packages: Iterable[Package], report: Reporter) -> dict[str, Symbol]:
-    """Return all entities by name. There is one directory, so two packages cannot declare the same entity."""
+    """Return all entities by name. There is one entity store, so two packages cannot declare the same entity."""
     entities: dict[str, Symbol] = {}
     for package in sorted(packages, key=lambda p: p.name):
         for symbol in package.symbols.values():

@@ -222,7 +222,7 @@ def check_reads(binding: PatternBindings, other: PatternBindings, program: Progr
             if isinstance(node, k.Fact) and node.path in bound and binding is not other:
                 where = [RelatedLocation("bound here", other.pattern.span)]
                 message = f"`{node.span.text}` is bound by another pattern of the same endpoint"
-                program.report("E317", message, node.span, "write its value in its place", where)
+                program.report("E317", message, node.span, "write that value instead", where)
 
 
 def resource_identity(binding: PatternBindings) -> object:

@@ -219,7 +219,10 @@ class TypeDeclarationReader:
         text, span = item.name.text, item.name.span
         if "." in text:
             self.report(
-                "E215", f"the name `{text}` has no dots here", span, "write a record: `card: { number: string }`"
+                "E215",
+                f"the name `{text}` cannot contain dots here",
+                span,
+                "write a record: `card: { number: string }`",
             )
             return False
         first = seen.setdefault(text, item)

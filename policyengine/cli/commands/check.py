@@ -95,7 +95,7 @@ def check_entities(
 
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
-    """Return what the policies read of entities that the directory lacks, except what a comment allows."""
+    """Return what the policies read of entities that the entity store lacks, except what a comment allows."""
     from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 
@@ -156,7 +156,7 @@ def print_footprints(found: Iterable[MemoryEstimate]) -> None:
     screen = Screen()
     for footprint in found:
         size = format_bytes(footprint.bytes)
-        screen.line(f"remembers `{footprint.event}` for {footprint.within} ({footprint.at}): at most {size} per key")
+        screen.line(f"history of `{footprint.event}`, {footprint.within} ({footprint.at}): at most {size} per key")
 
 
 def pluralize(count: int, what: str) -> str:

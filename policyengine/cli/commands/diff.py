@@ -61,7 +61,8 @@ def diff(
         FailOn, typer.Option("--fail-on", help="Which changes make the command exit with 1.")
     ] = FailOn.ANY,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0, help="Time limit; what is not compared by then is not proved.")
+        float,
+        typer.Option("--seconds", min=0, help="Time limit; parts that are not compared by then count as not proved."),
     ] = SECONDS,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of sampled requests.")] = 0,
     format: Annotated[
@@ -123,7 +124,7 @@ def _compare(old: Kernel, new: Kernel, log: Path | None, *, reasons: bool, seed:
     if log is None:
         return found
     try:
-        with show_progress("deciding the log again"):
+        with show_progress("replaying the log"):
             return replace(found, log=replay(log, old, new, lambda told: screen.line(told)))
     except OSError as error:
         failure = file_error(log, error)

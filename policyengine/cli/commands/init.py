@@ -97,9 +97,9 @@ def _create_sample_project(folder: Path, format: OutputFormat) -> int:
 def _refuse_to_overwrite(made: list[Path]) -> None:
     if there := [path for path in made if path.exists() or path.is_symlink()]:
         named = ", ".join(f"`{path}`" for path in there)
-        verb = "is" if len(there) == 1 else "are"
-        message = f"{named} {verb} already there, nothing was created"
-        raise CommandError("file", message, "name a folder that is new or empty")
+        verb = "exists" if len(there) == 1 else "exist"
+        message = f"{named} already {verb}, so nothing was created"
+        raise CommandError("file", message, "use a new or empty folder")
 
 
 def _show(folder: Path, made: list[Path]) -> None:

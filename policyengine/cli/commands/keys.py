@@ -81,7 +81,7 @@ def _run_action(
     action: KeysAction, file: Path, algorithm: SigningAlgorithm | None, ahead: int, keep: int, now: int
 ) -> KeyRing:
     try:
-        from policyengine.identity.config.model import IdentityError
+        from policyengine.identity.config.model import IdentityConfigError
         from policyengine.identity.keys.signing_keys import new_ring, read_ring, rotate_ring, write_ring
     except ImportError:
         raise CommandError("install", "signing keys need more packages", INSTALL) from None
@@ -102,7 +102,7 @@ def _run_action(
         ) from None
     except OSError as error:
         raise file_error(file, error) from None
-    except IdentityError as error:
+    except IdentityConfigError as error:
         raise CommandError("key", error.message, error.hint, (("file", str(file)),)) from None
 
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
-STOP_SECONDS = 2.0  # seconds that a stop may take: event streams of clients do not end by themselves
+STOP_SECONDS = 2.0  # maximum seconds for a shutdown: event streams of clients do not end by themselves
 UpstreamServer: TypeAlias = Annotated[
     str,
     typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),

@@ -134,12 +134,12 @@ def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
 def _play_events(
     plays: SimulateCommand, events: Iterator[TrafficEvent], series: Series, total: int | None, name: str
 ) -> None:
-    from policyengine.simulation import TooManySlotsError, TrafficError, simulate
+    from policyengine.simulation import TooManySlotsError, TrafficLineError, simulate
 
     try:
         with show_progress("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
             simulate(plays.engine, plays.clock, events, series, counted)
-    except TrafficError as error:
+    except TrafficLineError as error:
         at = f" at `{error.member}`" if error.member else ""
         facts = (("file", name), ("line", error.line or None), ("member", error.member or None))
         where = describe_place(name, error.line) if error.line else "the request"

@@ -113,7 +113,7 @@ def _suggest_policy(paths: Sequence[Path], log: Path) -> PolicySuggestion:
     if checked.kernel is None:
         raise policy_error(checked)
     try:
-        with show_progress("deciding the log again"):
+        with show_progress("replaying the log"):
             return PolicySuggester(modules, checked, log, lambda told: screen.line(told)).suggested()
     except OSError as error:
         raise file_error(log, error) from None
@@ -127,7 +127,7 @@ def _show(found: PolicySuggestion, output: Path | None) -> None:
         screen.line((f"left out, because the log lacks facts that they depend on: {found.unusable:,}", "yellow"))
     if found.doors:
         screen.line()
-        screen.line(("grants, the least first:", "bold"))
+        screen.line(("grants, smallest first:", "bold"))
         rows = [(f"{len(one.lines):,}", one.who, f"may {one.target.may}", "asks" * one.asks) for one in found.doors]
         screen.table([tuple(map(_cell, row)) for row in rows])
     if found.left:
@@ -162,7 +162,9 @@ def _print_proof(screen: Screen, found: PolicySuggestion) -> None:
         )
         screen.line((words, "bold green"))
         return
-    words = f"no proof: {len(found.flips):,} of {found.meant:,} intended changes, and {len(found.others):,} others"
+    words = (
+        f"no proof: {len(found.flips):,} of {found.meant:,} intended changes found, {len(found.others):,} unintended"
+    )
     screen.line((words, "bold red"))
     for flip in found.others[:MAX_ROWS]:
         screen.line(f"  line {flip.line}: {flip.old} -> {flip.new}")

@@ -48,7 +48,9 @@ def check_file_modes(files: Iterable[FileModeRule]) -> Iterator[DoctorResult]:
 
 def check_file(file: FileModeRule, place: Path, found: os.stat_result) -> Iterator[DoctorResult]:
     if found.st_uid not in (os.geteuid(), 0):
-        yield DoctorResult(file.check, DoctorStatus.WARNING, f"`{file.path}` is of another user", chown_command(place))
+        yield DoctorResult(
+            file.check, DoctorStatus.WARNING, f"`{file.path}` belongs to another user", chown_command(place)
+        )
     if found.st_mode & file.denies:
         does = "write" if found.st_mode & file.denies & OTHERS_WRITE else "read"
         hint = f"chmod {file.mode} {shlex.quote(str(place))}"
@@ -57,11 +59,11 @@ def check_file(file: FileModeRule, place: Path, found: os.stat_result) -> Iterat
 
 def check_folder(check: str, folder: Path, found: os.stat_result) -> Iterator[DoctorResult]:
     """Check who can replace our files in the folder; a sticky bit set by this user or root prevents it."""
-    problem = write_problem(folder, found)
-    if problem is None or (found.st_mode & stat.S_ISVTX and found.st_uid in (os.geteuid(), 0)):
+    problem, is_trusted_owner = write_problem(folder, found), found.st_uid in (os.geteuid(), 0)
+    if problem is None or (found.st_mode & stat.S_ISVTX and is_trusted_owner):
         return
-    hint = f"chmod go-w {shlex.quote(str(folder))}" if problem.startswith("others") else chown_command(folder)
-    yield DoctorResult(check, DoctorStatus.WARNING, f"{problem}, and put other files there", hint)
+    hint = f"chmod go-w {shlex.quote(str(folder))}" if is_trusted_owner else chown_command(folder)
+    yield DoctorResult(check, DoctorStatus.WARNING, f"{problem}, and could replace the file", hint)
 
 
 def chown_command(place: Path) -> str:
@@ -85,12 +87,12 @@ def store_files(url: str) -> Iterator[FileModeRule]:
 
 def identity_files(path: Path) -> Iterator[FileModeRule]:
     """Yield the settings file and every file that it names."""
-    from policyengine.identity.config.model import IdentityError, read_identity_config
+    from policyengine.identity.config.model import IdentityConfigError, read_identity_config
 
     yield FileModeRule("identity", path, OTHERS_WRITE, "go-w")
     try:
         configuration = read_identity_config(path)
-    except IdentityError:
+    except IdentityConfigError:
         return
     for secret, named in sorted(set(referenced_files(configuration))):
         denies, mode = (SECRET_MASK, "600") if secret else (OTHERS_WRITE, "go-w")

@@ -65,7 +65,7 @@ def check_clock(now: float) -> DoctorResult:
     installation."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
-        behind = f"the clock is at least {int(installed - now):,} s behind: this program was installed later than now"
+        behind = f"the clock is at least {int(installed - now):,} s behind: it is before this program's installation"
         return DoctorResult(
             "clock", DoctorStatus.FAILED, behind, "set it, and synchronise it with NTP (`timedatectl set-ntp true`)"
         )

@@ -30,7 +30,7 @@ def check_log(path: Path) -> DoctorResult:
             "log",
             DoctorStatus.FAILED,
             f"`{path}` is not a regular file",
-            "name a regular file: only there do lines stay whole",
+            "name a regular file: only a file keeps lines whole",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(
@@ -90,15 +90,15 @@ def check_missing_store_file(url: str) -> DoctorResult | None:
         return None
     beside = next((one for end in ("-wal", "-shm") if (one := Path(f"{path}{end}")).exists()), None)
     if beside is not None:
-        gone = f"`{path}` is gone, and `{beside}` is there: a server may use what was moved away"
+        gone = f"`{path}` is missing, but `{beside}` exists: a server may still use a file that was moved away"
         return DoctorResult(
-            "store", DoctorStatus.FAILED, gone, "put the file back, or stop the server and remove what is left"
+            "store", DoctorStatus.FAILED, gone, "restore the file, or stop the server and remove the remaining files"
         )
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return DoctorResult(
-            "store", DoctorStatus.FAILED, f"`{path}` is not there, and cannot be made", "see who owns the folder"
+            "store", DoctorStatus.FAILED, f"`{path}` does not exist and cannot be created", "check who owns the folder"
         )
-    return DoctorResult("store", DoctorStatus.OK, f"`{path}` is not there yet: `serve` makes it")
+    return DoctorResult("store", DoctorStatus.OK, f"`{path}` does not exist yet: `serve` creates it")
 
 
 def check_store_clock(name: str, skew: ClockSkew) -> DoctorResult:

@@ -32,7 +32,7 @@ class LogOptions:
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
-    """Open the decision log; return None without `--log`. Raises CommandError and LogError."""
+    """Open the decision log; return None without `--log`. Raises CommandError and DecisionLogError."""
     from policyengine.audit import DecisionLog, Rotation
 
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
@@ -53,9 +53,9 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
 @contextmanager
 def report_log_errors(path: Path | None) -> Iterator[None]:
     """Report a log that cannot be used as an error of the command line."""
-    from policyengine.audit import LogError
+    from policyengine.audit import DecisionLogError
 
     try:
         yield
-    except LogError as error:
+    except DecisionLogError as error:
         raise CommandError("log", error.message, error.hint, (("file", str(path)),)) from None

@@ -119,7 +119,7 @@ MetricsPort: TypeAlias = Annotated[
     ),
 ]  # fmt: skip
 DrainSeconds: TypeAlias = Annotated[
-    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Seconds that a stop may take.")
+    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Maximum seconds for a shutdown.")
 ]
 DrainDelay: TypeAlias = Annotated[
     float,

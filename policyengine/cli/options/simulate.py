@@ -71,7 +71,9 @@ TrafficDuration: TypeAlias = Annotated[
 ]
 SeriesInterval: TypeAlias = Annotated[
     str | None,
-    typer.Option("--every", metavar="TIME", help="Interval of the series. [default: what fits]", show_default=False),
+    typer.Option(
+        "--every", metavar="TIME", help="Interval of the series. [default: about 200 in total]", show_default=False
+    ),
 ]
 Start: TypeAlias = Annotated[
     str | None,

@@ -1,7 +1,7 @@
-"""`policyengine.toml`, and variables that go before it: what a project always wants. Options go before both.
+"""Reads `policyengine.toml` and the environment variables that override it; command line options override both.
 
-A key that is no setting is an error, as nothing would act on it. A file that others can write, or that lies below the
-root of the policies, does not decide what is run, served or believed.
+An unknown key is an error, because it would have no effect. A file that other users can write, or that is below the
+root of the policies, cannot set what the server runs, serves or trusts.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ERROR_KIND = "configuration"
 VARIABLE_PREFIX = "POLICYENGINE_"
 SETTINGS_FILE_NAME = "policyengine.toml"
 CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
-# What a file below the root may speak of: how policies are checked, and nothing that a server does.
+# The sections that a file below the root may have: how policies are checked, but nothing that a server does.
 CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """Settings of the file and of variables; empty if there are none."""
+    """The settings of the file and of variables; empty if there are none."""
 
     sections: ProjectSections | None = None
     file: Path | None = None
-    variables: frozenset[SettingName] = frozenset()  # settings that these set
+    variables: frozenset[SettingName] = frozenset()  # settings that variables set
     lines: Mapping[SettingName, int] = field(default_factory=dict)  # of the file
-    unread: Path | None = None  # one above the root, which does not count
+    unread: Path | None = None  # a file above the root, which is ignored
 
     @property
     def values(self) -> dict[SettingName, Any]:
@@ -69,12 +69,12 @@ class ProjectSettings:
 
     @property
     def observe(self) -> ObserveSettings | None:
-        """The section of observe mode, None if there is none. Even an empty section requires an end."""
+        """The section of observe mode, or None. Even an empty section requires an end."""
         return None if self.sections is None else self.sections.observe
 
     @property
     def authzen_consume(self) -> frozenset[str]:
-        """The callers whose evaluations of AuthZEN spend where they do not say."""
+        """The callers whose AuthZEN evaluations spend unless they say otherwise."""
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     def option(self, command: str, parameter: str) -> Any:
@@ -126,7 +126,8 @@ def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None =
 
 @dataclass(frozen=True, slots=True)
 class SettingsFolders:
-    """Folders in which a file counts, from that of the policies to their root, and the file above these, if any."""
+    """The folders in which a settings file counts, from that of the policies to their root, and the file above them, if
+    any."""
 
     folders: tuple[Path, ...]
     above: Path | None = None
@@ -154,7 +155,7 @@ class SettingsFolders:
 
 
 def find_settings_file(path: Path) -> Path | None:
-    """The file that is named, or the next one from the folder of these policies up to their root."""
+    """Return the file of the variable, or the nearest one from the folder of these policies up to their root."""
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else SettingsFolders.of(path).file
 
@@ -179,7 +180,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
 
 @dataclass(frozen=True, slots=True)
 class SettingsText:
-    """One file, if there is one, its data, and the variables that go before it."""
+    """One settings file, if there is one, its data, and the variables that override it."""
 
     path: Path | None = None
     file: SettingsFile | None = None
@@ -197,15 +198,15 @@ class SettingsText:
         return settings_error(self.file.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret))
 
     def order(self, path: Sequence[str]) -> tuple[bool, int]:
-        """Mistakes of the file come before those of variables."""
+        """Return the sort key of a mistake: those of the file come before those of variables."""
         return tuple(path) in self.variables, 0 if self.file is None else self.file.place(path)[0]
 
 
 def read_settings(
     path: Path, variables: Mapping[SettingName, str] | None = None, *, named: bool = False, root: bool = True
 ) -> ProjectSettings:
-    """`named`: by the user who runs the command, who knows whose it is; `root`: it lies at the root of the policies.
-    Raises CommandError."""
+    """Read a settings file. `named`: the user of the command named it, so its owner is not checked; `root`: it is at
+    the root of the policies. Raises CommandError."""
     from policyengine.settings.toml_file import SettingsError, read_settings_file
 
     name = display_path(path)
@@ -224,7 +225,7 @@ def read_settings(
 
 
 def check_settings(text: SettingsText) -> ProjectSettings:
-    """Raises CommandError."""
+    """Check the data of a settings file. Raises CommandError."""
     from pydantic import ValidationError
 
     from policyengine.cli.settings.sections import ProjectSections
@@ -246,16 +247,16 @@ def check_settings(text: SettingsText) -> ProjectSettings:
 
 
 def check_owner(file: Path, status: os.stat_result) -> None:
-    """The file decides what is run here and whom we believe: only this user or root may write it. Raises
+    """Check that only this user or root can write the file, because it sets what is run and trusted. Raises
     CommandError."""
     name = display_path(file)
-    hint = f"see what it says, then `--config {name}` names it, or `chown` and `chmod go-w` make it yours"
+    hint = f"review it, then use `--config {name}`, or take ownership with `chown` and `chmod go-w`"
     if (problem := write_problem(name, status)) is not None:
         raise CommandError(ERROR_KIND, problem, hint, (("file", name),))
 
 
 def refuse_server_sections(text: SettingsText) -> None:
-    """Raises CommandError for what a file below the root must not decide."""
+    """Check that a file below the root has no settings of servers. Raises CommandError."""
     from policyengine.cli.settings.sections import ProjectSections
     from policyengine.settings.mistakes import SettingMistake
     from policyengine.settings.section import section_fields
@@ -269,7 +270,7 @@ def refuse_server_sections(text: SettingsText) -> None:
 
 
 def settings_error(error: SettingsError) -> CommandError:
-    """With the place, shown as those of policies are."""
+    """Return the error with its location, in the format of policy errors."""
     span = error.span
     facts = () if span is None else (("file", span.source.name), ("line", span.line), ("column", span.column))
     return CommandError(ERROR_KIND, error.message, error.hint, facts, detail=error.detail)

@@ -1,4 +1,4 @@
-"""Every setting of `policyengine.toml` as data: its key, its variable, its default, the options that precede it."""
+"""Every setting of `policyengine.toml` as data: its key, its variable, its default, and the options overriding it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from policyengine.cli.settings.file import VARIABLE_PREFIX
 from policyengine.cli.settings.sections import CommandSection, ProjectSections, SettingTraits
 from policyengine.settings.section import SECRET, field_metadata, section_fields, section_of
 
-# What Kubernetes sets for services that are called like a section.
+# Variables that Kubernetes sets for services with the name of a section.
 KUBERNETES_VARIABLE = re.compile(r"(?:SERVICE_(?:HOST|PORT(?:_\w+)?)|PORT(?:_\d+_\w+)?)")
-# Options of `serve` that `doctor` has, too.
+# Options of `serve` that `doctor` also has.
 DOCTOR_OPTIONS = frozenset(
     "host port socket metrics_port envoy_grpc workers token_file log store entities identity trust".split()
 )
@@ -24,7 +24,7 @@ SettingName: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SettingSpec:
-    """`options` are commands that read it as one of their options, and by which parameter."""
+    """A setting. `options` are the commands with an option for it, each with the name of the parameter."""
 
     section: str
     key: str
@@ -38,7 +38,7 @@ class SettingSpec:
 
     @property
     def variable(self) -> str:
-        """`POLICYENGINE_SERVE_PORT`."""
+        """The environment variable, such as `POLICYENGINE_SERVE_PORT`."""
         return f"{VARIABLE_PREFIX}{self.section}_{self.key}".upper().replace("-", "_")
 
     @property
@@ -48,7 +48,7 @@ class SettingSpec:
 
     @property
     def secret(self) -> bool:
-        """Whether it may hold a password."""
+        """Whether the value may contain a password."""
         return SECRET in field_metadata(self.field)
 
     @property
@@ -57,7 +57,7 @@ class SettingSpec:
 
 
 def setting_specs() -> Iterator[SettingSpec]:
-    """All settings in the order of the file."""
+    """Yield all settings in the order of the file."""
     for section, part in section_fields(ProjectSections).items():
         model = section_of(part.annotation)
         if model is not None and issubclass(model, CommandSection):
@@ -88,7 +88,7 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(spec.section for spec in SETTING
 
 
 def is_setting_variable(variable: str) -> bool:
-    """Whether a variable is meant as a setting: it begins like one."""
+    """Return whether a variable is intended as a setting: it begins like one."""
     for section in SECTIONS:
         begin = f"{VARIABLE_PREFIX}{section}_".upper().replace("-", "_")
         if variable.startswith(begin):

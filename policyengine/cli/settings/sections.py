@@ -1,5 +1,5 @@
-"""The sections of `policyengine.toml`: a model for each, from which the table in docs/configuration.md, `config show`
-and the defaults of options derive. A setting that is not set is None, so that the default of the option applies."""
+"""The sections of `policyengine.toml`, one model each. The table in docs/configuration.md, `config show` and the
+defaults of options derive from them. An unset setting is None, so that the default of the option applies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Section = TypeVar("Section", bound=SettingsSection)
 
 @dataclass(frozen=True, slots=True)
 class SettingTraits:
-    """`default`: as docs show it. `option`: the parameter of commands that the setting is the default of, if it has
-    another name. `must_exist`: a file that is read."""
+    """Additional properties of a setting. `default`: as the docs show it. `option`: the parameter of commands for which
+    the setting is the default, if its name differs. `must_exist`: the file is read."""
 
     default: str
     option: str = ""
@@ -39,7 +39,7 @@ def setting(default: str, description: str, *, value: Any = None, alias: str | N
 
 
 class CommandSection(SettingsSection):
-    """A section whose settings are defaults of options of `commands`, by names that begin with `option_prefix`."""
+    """A section whose settings are defaults for options of `commands`, whose names begin with `option_prefix`."""
 
     model_config = ConfigDict(populate_by_name=True)
     commands: ClassVar[tuple[str, ...]] = ()
@@ -70,7 +70,7 @@ class ServeSettings(CommandSection):
         "none", "host names, besides loopback, to answer without a token", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
-    drain_seconds: t.SecondsOrZero | None = setting("10", "seconds that a stop may take")
+    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
     drain_delay: t.SecondsOrZero | None = setting(
         "0", "minimum seconds that a stopping server still accepts connections"
     )
@@ -130,7 +130,7 @@ def forwarded_headers(adapter: GatewayAdapter) -> Any:
 
 
 class GatewaySettings(CommandSection):
-    """`[gateway]`: which header carries which fact, and what gateways send along."""
+    """`[gateway]`: which header carries which fact, and what gateways forward."""
 
     agent_id: t.Header | None = fact_header("agent_id")
     agent_issuer: t.Header | None = fact_header("agent_issuer")
@@ -167,13 +167,13 @@ class GatewaySettings(CommandSection):
 
     @model_validator(mode="after")
     def check_headers_differ(self) -> Self:
-        """No header carries two facts: clients could set one of them by way of the other."""
+        """Check that no header carries two facts, because clients could set one of them through the other."""
         carries: dict[str, str] = {}
         for key, header in self.headers().facts.items():
             if header in carries:
                 named = key if key in self.model_fields_set else carries[header]
                 other = carries[header] if named == key else key
-                raise setting_error(f"the header `{header}` carries `{other}` already", "choose another", named)
+                raise setting_error(f"the header `{header}` already carries `{other}`", "choose another", named)
             carries[header] = key
         return self
 
@@ -188,7 +188,7 @@ class AuthzenSettings(CommandSection):
 
 
 class ReloadSettings(CommandSection):
-    """`[reload]`: what new policies may take away or open while the server runs."""
+    """`[reload]`: what new policies may remove or allow while the server runs."""
 
     commands: ClassVar[tuple[str, ...]] = ("serve", "mcp-gateway")
     option_prefix: ClassVar[str] = "reload_"
@@ -203,7 +203,7 @@ class ReloadSettings(CommandSection):
 
 
 class ObserveSettings(CommandSection):
-    """`[observe]`: observe mode, `until` a time or for so long; with `packages` and `endpoints` only those."""
+    """`[observe]`: observe mode until a time or for a duration, for all or only for `packages` and `endpoints`."""
 
     until: t.Timestamp = setting(
         "none", "let pass what policies would stop, until this time; `--observe-until`", value=""
@@ -213,7 +213,7 @@ class ObserveSettings(CommandSection):
 
 
 class McpGatewaySettings(CommandSection):
-    """`[mcp-gateway]`: the MCP server that is protected, and who asks."""
+    """`[mcp-gateway]`: the protected MCP server, and the caller."""
 
     commands: ClassVar[tuple[str, ...]] = ("mcp-gateway",)
 
@@ -241,7 +241,8 @@ class McpGatewaySettings(CommandSection):
 
 
 class LintSettings(CommandSection):
-    """`[lint]`: codes of rules. Without `select` all but the optional ones run; `extend` adds, `ignore` goes last."""
+    """`[lint]`: codes of rules. Without `select`, all except the optional ones run; `extend` adds rules, `ignore`
+    removes them last."""
 
     select: t.RuleCodes | None = setting("all but the optional ones", "rules to report, and no others")
     extend: t.RuleCodes = setting("none", "optional rules to report, too", value=())
@@ -252,7 +253,7 @@ class LintSettings(CommandSection):
 class TestSettings(CommandSection):
     """`[test]`: how the tests of policies run."""
 
-    __test__: ClassVar[bool] = False  # pytest: this is no test
+    __test__: ClassVar[bool] = False  # tells pytest that this is not a test class
 
     jobs: t.WholeNumber | None = setting("1", "number of processes that run the tests; 0 for one per processor")
     seed: t.WholeNumber | None = setting("0", "random seed; the same seed generates the same requests")
@@ -262,13 +263,13 @@ class TestSettings(CommandSection):
 
 
 class CoverageSettings(CommandSection):
-    """`[coverage]`: how much of the policies tests must reach."""
+    """`[coverage]`: the minimum coverage of the policies by tests."""
 
     fail_under: t.Percent | None = setting("none", "minimum coverage in percent")
 
 
 class ProjectSections(SettingsSection):
-    """The whole file. `directory` says what is where in a database, and is read with the entities."""
+    """The whole file. `directory` maps the tables of a database to entities, and is parsed with the entities."""
 
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)

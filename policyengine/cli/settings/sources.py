@@ -1,7 +1,7 @@
-"""Where settings come from: variables go before the file. Both are sources of `pydantic-settings`.
+"""The sources of settings: variables override the file. Both are sources of `pydantic-settings`.
 
-This module is imported when there is a file or a variable, as the library takes as long to import as a small command
-to run.
+This module is imported only if there is a file or a variable, because importing the library takes as long as running a
+small command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRUE, FALSE = frozenset({"true", "yes", "1", "on"}), frozenset({"false", "no", "
 
 
 class SectionSource(PydanticBaseSettingsSource):
-    """Values by section and key."""
+    """A settings source with values by section and key."""
 
     def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, Any]) -> None:
         super().__init__(settings_cls)
@@ -37,15 +37,15 @@ class SectionSource(PydanticBaseSettingsSource):
 
 
 class FileSource(SectionSource):
-    """Settings of `policyengine.toml`; paths are relative to its folder."""
+    """The settings of `policyengine.toml`; paths are relative to its folder."""
 
     def __init__(self, settings_cls: type[BaseSettings], data: Mapping[str, Any], folder: str) -> None:
         super().__init__(settings_cls, {section: join_paths(section, table, folder) for section, table in data.items()})
 
 
 class VariableSource(SectionSource):
-    """Settings of variables such as POLICYENGINE_SERVE_PORT. Lists are written with commas; the parser of the library
-    supports neither that nor `mcp-gateway`, and would take variables of Kubernetes for settings."""
+    """The settings of variables such as POLICYENGINE_SERVE_PORT. Lists are separated by commas. The library's own
+    parser supports neither these nor `mcp-gateway`, and would read variables of Kubernetes as settings."""
 
     def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[SettingName, str]) -> None:
         sections: dict[str, dict[str, Any]] = {}
@@ -55,13 +55,13 @@ class VariableSource(SectionSource):
 
 
 class ProjectSource(ProjectSections, BaseSettings):
-    """The sections, read from a file and from variables."""
+    """The sections, from a file and from variables."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict()
 
     @classmethod
     def of(cls, data: Mapping[str, Any], folder: str, variables: Mapping[SettingName, str]) -> ProjectSource:
-        """Raises ValidationError."""
+        """Build the sections from both sources. Raises ValidationError."""
         given: dict[str, Any] = {"data": data, "folder": folder, "variables": variables}
         return cls(**given)
 
@@ -83,7 +83,7 @@ class ProjectSource(ProjectSections, BaseSettings):
 
 
 def join_paths(section: str, table: Any, folder: str) -> Any:
-    """A table of the file with its paths from the current folder."""
+    """Return a table of the file with its paths relative to the current folder."""
     if not isinstance(table, dict):
         return table
     return {key: join_path(BY_NAME.get((section, key)), value, folder) for key, value in table.items()}
@@ -109,7 +109,7 @@ def parse_text(spec: SettingSpec, text: str) -> object:
 
 
 def value_types(annotation: object) -> Iterator[object]:
-    """The type of the value itself, without `None` and what is within a list."""
+    """Return the types of the value itself, without `None` and the types of list elements."""
     origin = get_origin(annotation)
     match origin:
         case None:
@@ -140,7 +140,7 @@ def parse_flag(text: str) -> object:
 
 
 def parse_pairs(text: str) -> object:
-    """`acme.example=acme, other.example=other`"""
+    """Parse pairs such as `acme.example=acme, other.example=other`."""
     pairs = [pair.partition("=") for pair in text.split(",")]
     return {name.strip(): value.strip() for name, _, value in pairs}
 

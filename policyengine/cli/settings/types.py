@@ -1,4 +1,4 @@
-"""The types of settings of `policyengine.toml`: what a value may be, and what messages say that it is."""
+"""The types of settings of `policyengine.toml`: their valid values, and the description of these in messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BODY_ADAPTERS = tuple(adapter.value for adapter in GatewayAdapter if adapter.sen
 
 
 def parse_rule_code(word: str) -> str:
-    """The code that a code or a short name means. Errors cannot be turned off. Raises CommandError."""
+    """Return the code for a code or a short name. Errors cannot be turned off. Raises CommandError."""
     from policyengine.diagnostics.catalog import CODES_BY_NAME, find_code
     from policyengine.diagnostics.suggest import did_you_mean
 
@@ -51,7 +51,7 @@ def parse_rule_codes(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_store_url(url: str) -> str:
-    """Connects to nothing. The password of a URL is in no message."""
+    """Check a store URL without connecting. No message contains its password."""
     from policyengine.stores.url import StoreUrlError, parse_store_url
 
     try:
@@ -106,12 +106,12 @@ def check_reload_allowances(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parse_header(value: object, info: ValidationInfo) -> str:
-    """The name of a header in lower case; "" for none."""
+    """Return the name of a header in lower case; "" for no header."""
     key = str(info.field_name)
     if value == "":
         return ""
     if not isinstance(value, str) or not HEADER.fullmatch(value):
-        hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` takes none'
+        hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` for no header'
         raise setting_error(f"`{key}` is the name of a header: letters, digits and `-`", hint)
     if value.lower() in RESERVED_HEADERS:
         raise setting_error(f"the header `{value}` has another meaning", "choose another")
@@ -119,7 +119,7 @@ def parse_header(value: object, info: ValidationInfo) -> str:
 
 
 def parse_all(value: object) -> object:
-    """`all` is a list, too."""
+    """Return `all` as a list."""
     return [ALL] if value == ALL else value
 
 
@@ -144,7 +144,7 @@ def as_list(value: object) -> object:
 
 
 def parse_timestamp(value: object) -> str:
-    """A time as TOML has it, or in quotes."""
+    """Return a TOML time, or a time or duration in quotes, as text."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.isoformat()
     if not isinstance(value, str) or not value:
@@ -167,7 +167,7 @@ SecondsOrZero: TypeAlias = Annotated[
 ]
 FilledText: TypeAlias = Annotated[str, StringConstraints(strict=True, pattern=FILLED)]
 SomeText: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1)]
-Text: TypeAlias = Annotated[FilledText, ValueDescription("a text, and not an empty one", '"…"')]
+Text: TypeAlias = Annotated[FilledText, ValueDescription("a text that is not empty", '"…"')]
 Texts: TypeAlias = Annotated[tuple[FilledText, ...], ValueDescription("a list of texts", '["…"]')]
 File: TypeAlias = Annotated[
     str,

@@ -1,7 +1,8 @@
-"""Values of declared types to plain data and back, for bundles: nothing that is read is believed before it is checked.
+"""Encodes values of declared types as plain data and decodes them, for bundles; decoded data is checked before it is
+used.
 
-The declared fields of the kernel's classes say how each value is written: a class is an array of its fields, headed by
-its number where several classes are possible. The same declarations say what may stand there when it is read.
+The declared fields of the kernel's classes define the encoding: a class is an array of its fields, preceded by its
+number if several classes are possible. Decoding checks the data against the same declarations.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from policyengine.compiler.bundle.scalars import (
 )
 from policyengine.kernel.fingerprint import SEMANTICS_VERSION
 
-# The checker lets expressions nest 150 deep, and `not in` becomes two parts of the kernel. Reading takes three of
-# Python's thousand frames for a level, which is why loops stand below where comprehensions would take one more.
+# The checker allows 150 levels of expressions, and `not in` becomes two levels of the kernel. Decoding takes three of
+# Python's thousand frames per level; comprehensions would take one more, so this code uses loops.
 MAX_DEPTH = 250
 
 Item = TypeVar("Item")
@@ -52,7 +53,7 @@ def sequence_coder(item: Coder) -> Coder:
 
 
 def tuple_coder(parts: tuple[Coder, ...]) -> Coder:
-    """A tuple of so many, each of its own type."""
+    """Return the coder of a tuple with a fixed number of elements, each of its own type."""
 
     def read(raw: object, reading: DecodeContext) -> tuple[object, ...]:
         if type(raw) is not list or len(raw) != len(parts):
@@ -66,14 +67,14 @@ def tuple_coder(parts: tuple[Coder, ...]) -> Coder:
 
 
 def set_coder(item: Coder) -> Coder:
-    """A set, in rising order."""
+    """Return the coder of a set, encoded in ascending order."""
 
     def read(raw: object, reading: DecodeContext) -> frozenset[object]:
         if type(raw) is not list:
             raise data_error("a set", raw)
         found: list[Any] = [item.read(one, reading) for one in raw]
         if any(one >= other for one, other in pairwise(found)):
-            raise BundleDataError("a set whose elements are not in rising order")
+            raise BundleDataError("a set whose elements are not in ascending order")
         return frozenset(found)
 
     return Coder(f"{{{item.shape}}}", lambda value, writing: [item.write(one, writing) for one in sorted(value)], read)
@@ -81,9 +82,9 @@ def set_coder(item: Coder) -> Coder:
 
 @dataclass(slots=True)
 class RecordCoder:
-    """A class: an array of its fields; `number` goes first where other classes are possible.
+    """The coder of a class: an array of its fields, preceded by `number` if other classes are possible.
 
-    `check` says whether a value that was read is one that the checker could have made.
+    `check` raises an error for a decoded value that the checker could not have produced.
     """
 
     kind: type
@@ -114,7 +115,8 @@ class RecordCoder:
 
 
 def union_coder(absent: bool, other: Coder | None, records: Sequence[RecordCoder]) -> Coder:
-    """One of several: what is written says which. With classes, `other` is nothing that is written as a list."""
+    """Return the coder of a union; the encoded value identifies its type. With classes, `other` must not be encoded as
+    a list."""
     numbered = {record.number: record for record in records}
     by_class = {record.kind: record for record in records}
 
@@ -149,26 +151,26 @@ def union_coder(absent: bool, other: Coder | None, records: Sequence[RecordCoder
 
 
 class BundleCodec:
-    """The coders of some classes and of all they are made of, numbered in the order in which they are come upon."""
+    """The coders of some root classes and of everything that these contain, numbered in the order of first use."""
 
     def __init__(self, roots: Sequence[Any], checks: Mapping[type, Check]) -> None:
         self.records: dict[type, RecordCoder] = {}
         self._checks = checks
         self._roots: dict[Any, Coder] = {root: self._coder(root) for root in roots}
         told = "\n".join([f"semantics {SEMANTICS_VERSION}", *(record.shape for record in self.records.values())])
-        # Two codecs that write alike have the same; another field, class, order or meaning makes it another.
+        # Equal for codecs with the same encoding; any change of fields, classes, order or meaning changes it.
         self.shape = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def write(self, value: object, writing: EncodeContext, kind: Any = None) -> object:
-        """A value of one of the roots, which is its class unless another `kind` is said."""
+        """Encode a value of one of the roots, which is its class unless `kind` is given."""
         return self._roots[kind or type(value)].write(value, writing)
 
     def read(self, kind: type[Item], raw: object, reading: DecodeContext) -> Item:
-        """A value of the root that is named. Raises BundleDataError."""
+        """Decode a value of the root `kind`. Raises BundleDataError."""
         try:
             made: Item = self._roots[kind].read(raw, reading)
         except RecursionError:
-            raise BundleDataError("parts within parts without end") from None
+            raise BundleDataError("an infinitely nested part") from None
         return made
 
     def _record(self, kind: type) -> RecordCoder:
@@ -204,5 +206,5 @@ class BundleCodec:
         records = [self._record(one) for one in members if isinstance(one, type) and is_dataclass(one)]
         others = [self._coder(one) for one in members if not is_dataclass(one) and one is not NoneType]
         if len(others) > 1:
-            raise TypeError(f"what is written does not say which of {members} it is")
+            raise TypeError(f"the written value does not identify its type among {members}")
         return union_coder(NoneType in members, others[0] if others else None, records)

@@ -1,11 +1,9 @@
-"""Bundles: a compiled policy as one signed file. What is loaded from one decides as its sources do, and starts sooner.
+"""Bundles: a compiled policy as one signed file, which decides as its sources do and loads faster.
 
-A file is a MessagePack array that begins, in every format there will ever be, with the magic word, the number of the
-format, and the version that wrote it. Here follow: `shape` (how the kernel's classes are written), the SHA-256 of all
-that stands before it and of the payload, the payload, the signatures.
-
-Most of the payload is read, and checked, when a decision first needs it, so that a large policy loads about as fast as
-it can be hashed: see `payload.py`.
+A file is a MessagePack array. In every format it begins with the magic word, the number of the format, and the version
+that wrote it. In this format these follow: `shape` (the encoding of the kernel's classes), the SHA-256 of everything
+before it and of the payload, the payload, and the signatures. Most of the payload is decoded and checked when a
+decision first needs it, so a large policy loads about as fast as it can be hashed: see `payload.py`.
 """
 
 from __future__ import annotations
@@ -32,17 +30,15 @@ from policyengine.syntax.gc_pause import gc_paused
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 1
-MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take some fifty million
+MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take about fifty million
 RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
 
 
 class BundleError(PolicyError):
-    """A bundle cannot be used: `file`, `code`, `message` and `hint` say why and what to do.
-
-    It is a PolicyError with one finding, so callers that handle policies need not know of bundles.
-    """
+    """A bundle that cannot be used: `file`, `code`, `message` and `hint`. It is a PolicyError with one finding, so
+    callers that handle policies need no extra case for bundles."""
 
     def __init__(self, file: str, code: str, message: str, hint: str | None = None) -> None:
         self.file, self.code, self.message, self.hint = file, code, message, hint
@@ -51,7 +47,7 @@ class BundleError(PolicyError):
 
 @dataclass(frozen=True, slots=True)
 class PolicyBundle:
-    """A bundle that was read. `digest` is 64 hexadecimal digits; `signed_by` are ids of trusted keys that signed it."""
+    """A loaded bundle. `digest` is 64 hexadecimal digits; `signed_by` are the ids of trusted keys that signed it."""
 
     kernel: Kernel
     tree: Tree
@@ -65,7 +61,8 @@ class PolicyBundle:
 
 @gc_paused()
 def write_bundle(kernel: Kernel, made_by: str, key: BundleSigningKey | None = None) -> bytes:
-    """The bundle of a policy: the same bytes for the same sources, wherever they lie; `made_by` is our version."""
+    """Return the bundle of a policy: the same bytes for the same sources, wherever they are stored; `made_by` is the
+    version of this program."""
     payload = encode_payload(kernel, tree_of(kernel))
     digest = digest_of(FORMAT, made_by, bundle_codec().shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
@@ -82,16 +79,14 @@ def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
 
 
 def read_bundle(path: Path | str, keys: Keys | None = None) -> PolicyBundle:
-    """The bundle in a file. With `keys` (files of public keys, or bytes of them) one of them must have signed it.
-
-    Blocks, guards and binders are read when they are first needed. Raises BundleError, then too.
-    """
+    """Read the bundle in a file. With `keys` (files of public keys, or their bytes), one of them must have signed it.
+    Blocks, guards and binders are decoded when first needed. Raises BundleError, also at that time."""
     return decode_bundle(read_file(path), str(path), keys)
 
 
 @gc_paused()
 def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -> PolicyBundle:
-    """The bundle that the bytes are; `name` is what messages call it. Raises BundleError."""
+    """Decode a bundle from bytes; `name` appears in messages. Raises BundleError."""
     made_by, digest, payload, signatures = open_envelope(data, name)
     signed_by = () if keys is None else verify_signatures(digest, signatures, keys, name)
     try:
@@ -105,8 +100,8 @@ def read_file(path: Path | str) -> bytes:
     name = str(path)
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # to open a pipe may take for ever
-            raise BundleError(name, "E152", "this is no file", f"name a bundle: a file `…{SUFFIX}`")
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe may block forever
+            raise BundleError(name, "E152", "this is not a file", f"name a bundle: a file `…{SUFFIX}`")
         with open(path, "rb") as file:
             if status.st_size > MAX_BUNDLE_BYTES:
                 raise BundleError(
@@ -123,7 +118,7 @@ def read_file(path: Path | str) -> bytes:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a file begins as bundles do, whatever their version. Raises OSError."""
+    """Return whether a file begins like a bundle of any version. Raises OSError."""
     with path.open("rb") as file:
         return has_bundle_magic(file.read(64))
 
@@ -133,7 +128,7 @@ def has_bundle_magic(data: bytes) -> bool:
 
 
 def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[BundleSignature]]:
-    """Version, digest, payload and signatures, once it is sure that this is a bundle, of this format, undamaged."""
+    """Return version, digest, payload and signatures of an undamaged bundle of this format. Raises BundleError."""
     try:
         head = unpack(data)
     except BundleDataError:
@@ -144,7 +139,7 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
         case _ if has_bundle_magic(data):
             raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
         case _:
-            raise BundleError(name, "E160", "this is no bundle", "`policyengine compile` makes one of a policy")
+            raise BundleError(name, "E160", "this is not a bundle", "`policyengine compile` creates one from a policy")
     match rest:
         case [str(shape), bytes(digest), bytes(payload), [*signatures]] if number == FORMAT:
             check_digest(digest, number, made_by, shape, payload, name)
@@ -152,28 +147,28 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
             return made_by, digest, payload, [decode_signature(raw, name) for raw in signatures]
         case _ if number != FORMAT:
             version = printable_version(made_by)
-            message = f"this bundle has format {number}, of policyengine {version}; this one reads {FORMAT}"
-            raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that one")
+            message = f"this bundle has format {number}, from policyengine {version}; this version reads {FORMAT}"
+            raise BundleError(name, "E161", message, f"{RECOMPILE_HINT}, or load the bundle with that version")
         case _:
-            raise invalid_bundle(name, "parts in another order")
+            raise invalid_bundle(name, "parts in an unexpected order")
 
 
 def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: bytes, name: str) -> None:
     if digest_of(number, made_by, shape, payload) != digest:
         raise BundleError(
-            name, "E162", "this bundle is damaged: its digest is another", f"copy it again, or {RECOMPILE_HINT}"
+            name, "E162", "this bundle is damaged: its digest does not match", f"copy it again, or {RECOMPILE_HINT}"
         )
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
     if shape != bundle_codec().shape:
         version = printable_version(made_by)
-        message = f"policyengine {version} compiled this bundle, and this version stores policies otherwise"
+        message = f"policyengine {version} compiled this bundle, and this version stores policies in another format"
         raise BundleError(name, "E161", message, RECOMPILE_HINT)
 
 
 def printable_version(version: str) -> str:
-    """A version as a message may show it."""
+    """Return a version in a form that is safe to show in messages."""
     return version[:32] if re.fullmatch(r"[0-9A-Za-z.+-]+", version) else "of unknown version"
 
 
@@ -186,7 +181,7 @@ def decode_signature(raw: object, name: str) -> BundleSignature:
 
 
 def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys: Keys, name: str) -> tuple[str, ...]:
-    """The ids of the trusted keys that signed; at least one did."""
+    """Return the ids of the trusted keys that signed; at least one. Raises BundleError."""
     try:
         trusted = trusted_keys(keys)
     except KeyFileError as error:
@@ -200,11 +195,9 @@ def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys
     else:
         message = "no trusted key signed this bundle"
         signers = ", ".join(printable_version(one.key) for one in signatures[:4])
-        hint = f"it says it was signed by {signers}; trusted are: {ids}"
+        hint = f"it claims to be signed by {signers}; the trusted keys are: {ids}"
     raise BundleError(name, "E163", message, hint)
 
 
 def invalid_bundle(name: str, why: str) -> BundleError:
-    return BundleError(
-        name, "E165", f"this bundle holds what no policy compiles to: {quote_input(why)}", RECOMPILE_HINT
-    )
+    return BundleError(name, "E165", f"this bundle has invalid contents: {quote_input(why)}", RECOMPILE_HINT)

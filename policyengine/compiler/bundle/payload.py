@@ -1,6 +1,6 @@
 """The content of a bundle: a kernel and its tree, most of it decoded and checked when a decision first needs it.
 
-Blocks, guards and binders are bytes of their own, and so is what stands at each pattern. Everything else is small.
+Each block, guard and binder is encoded separately, and so are the rules of each pattern. Everything else is small.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Refuse: TypeAlias = Callable[[str], Exception]
 
 @cache
 def bundle_codec() -> BundleCodec:
-    """Made for the first bundle that is written or read, for most engines never see one."""
+    """Return the codec, created for the first bundle that is written or read, because most engines use none."""
     return BundleCodec(KINDS, CHECKS)
 
 
@@ -65,11 +65,11 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Raises BundleDataError."""
+    """Decode MessagePack. Raises BundleDataError."""
     try:
         return msgpack.unpackb(data)
-    except (ValueError, RecursionError, MemoryError):  # ValueError: cut off, too deep, not UTF-8, no text as a key
-        raise BundleDataError("what is no MessagePack") from None
+    except (ValueError, RecursionError, MemoryError):  # ValueError: truncated, too deep, not UTF-8, not a text key
+        raise BundleDataError("invalid MessagePack") from None
 
 
 def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
@@ -93,7 +93,7 @@ def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
         **parts,
         "tree": bundle_codec().write(replace(tree, uses=()), writing),
         "uses": [pack(bundle_codec().write(one, writing)) for one in tree.uses],
-        # What a source is called below the policy root: bundles tell nothing of the machine that made them.
+        # The name of a source below the policy root, so that bundles reveal nothing about the machine that made them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
     }
@@ -145,7 +145,7 @@ def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
 
 
 def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
-    """Both with every part read, so that none can fail later."""
+    """Return both with every part decoded, so that no part can fail later."""
     kernel = replace(
         kernel,
         binders=tuple(kernel.binders),
@@ -210,14 +210,14 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
         fresh = replace(reading, unbound=[], depth=0)
         try:
             made = bundle_codec().read(kind, unpack(data), fresh)
-            require(not fresh.unbound, "a variable that nothing binds")
+            require(not fresh.unbound, "an unbound variable")
         except BundleDataError as error:
             raise refuse(f"{getattr(kind, '__name__', 'part')} {index + 1}: {error}") from None
         return made
 
     blobs = [one for one in decode_list(raw) if isinstance(one, bytes)]
-    require(len(blobs) == len(decode_list(raw)), "parts that are no bytes")
-    # The kernel's classes say `tuple`; callers use it as a sequence only.
+    require(len(blobs) == len(decode_list(raw)), "parts that are not bytes")
+    # The kernel's classes declare `tuple`; callers use it only as a sequence.
     return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
 
@@ -225,12 +225,12 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
 
 
 def decode_list(raw: object) -> list[Any]:
-    require(isinstance(raw, list), "no list where one belongs")
+    require(isinstance(raw, list), "a missing list")
     return cast("list[Any]", raw)
 
 
 def decode_text(raw: object) -> str:
-    require(isinstance(raw, str), "no text where one belongs")
+    require(isinstance(raw, str), "a missing text")
     return cast(str, raw)
 
 
@@ -239,7 +239,7 @@ def decode_texts(raw: object) -> tuple[str, ...]:
 
 
 def decode_revision(raw: object) -> str:
-    require(REVISION.fullmatch(decode_text(raw)) is not None, "a revision that is no digest")
+    require(REVISION.fullmatch(decode_text(raw)) is not None, "a revision that is not a digest")
     return decode_text(raw)
 
 
@@ -254,12 +254,12 @@ def decode_source(raw: object) -> Source:
 def decode_mapping(kind: type[Anchor], raw: object, reading: DecodeContext) -> Mapping[str, Anchor]:
     found = [bundle_codec().read(kind, one, reading) for one in decode_list(raw)]
     names = [one.name for one in found]
-    require(names == sorted(set(names)), f"{kind.__name__} twice, or in another order")
+    require(names == sorted(set(names)), f"{kind.__name__} repeated, or in an unexpected order")
     return dict(zip(names, found, strict=True))
 
 
 def check_entities(types: Sequence[Type], entities: Mapping[str, k.EntityType]) -> None:
-    """Whatever is spoken of is declared."""
+    """Check that all types refer to declared entities."""
     known = {*entities, *BUILT_IN_ENTITIES}
     spoken = [type_.entities for type_ in types if isinstance(type_, RefType)]
     spoken += [frozenset(entity.parents) for entity in entities.values()]

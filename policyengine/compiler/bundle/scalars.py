@@ -1,7 +1,5 @@
-"""Values without parts to plain data and back: places, times, constants, types. What is read is checked.
-
-`codec.py` makes coders for classes of them.
-"""
+"""Encodes and decodes values without parts: places, times, constants, types. Decoded values are checked. `codec.py`
+builds coders of classes from these."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ Check: TypeAlias = Callable[[Any, "DecodeContext"], None]
 
 
 class BundleDataError(Exception):
-    """The data was not written by the compiler; the text says why."""
+    """Data that the compiler did not write; the text says why."""
 
 
 @dataclass(slots=True)
@@ -39,26 +37,28 @@ class EncodeContext:
 
     sources: dict[Source, int] = field(default_factory=dict)
     types: dict[typesystem.Type, int] = field(default_factory=dict)
-    rows: list[object] = field(default_factory=list)  # the types as they are written, each after those within it
+    rows: list[object] = field(default_factory=list)  # encoded types, each after the types in it
 
 
 @dataclass(slots=True)
 class DecodeContext:
-    """Tables that values refer to, and names that they may use; `unbound` are variables without a quantifier so far."""
+    """Tables that values refer to, and the names that they may use; `unbound` are variables whose quantifier is not
+    decoded yet."""
 
     sources: Sequence[Source]
     types: Sequence[typesystem.Type]
     entities: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
     attesters: frozenset[str] = frozenset()
-    counts: Mapping[str, int] = field(default_factory=dict)  # how many blocks of each kind there are, and so on
+    counts: Mapping[str, int] = field(default_factory=dict)  # the number of blocks of each kind, and so on
     unbound: list[tuple[str, typesystem.Type]] = field(default_factory=list)
     depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Coder:
-    """How values of one declared type are written and read. `shape` is that type, in the same words on every Python."""
+    """Encodes and decodes values of one declared type. `shape` describes that type, identically on every Python
+    version."""
 
     shape: str
     write: Callable[[Any, EncodeContext], object]
@@ -66,14 +66,14 @@ class Coder:
 
 
 def data_error(wanted: str, raw: object) -> BundleDataError:
-    return BundleDataError(f"{wanted} is expected where {type(raw).__name__} stands")
+    return BundleDataError(f"{wanted} is expected instead of {type(raw).__name__}")
 
 
 # ── Values without parts ──────────────────────────────────────────────────────────────────────
 
 
 def msgpack_coder(kind: type) -> Coder:
-    """Values that MessagePack encodes itself. A bool is not an int here."""
+    """Return the coder of values that MessagePack encodes itself. A bool is not an int here."""
 
     def read(raw: object, _: DecodeContext) -> object:
         if type(raw) is not kind:
@@ -98,7 +98,7 @@ def write_span(span: Span, writing: EncodeContext) -> object:
 
 
 def read_span(raw: object, reading: DecodeContext) -> Span:
-    """Every part has one, so this is the most frequent of all: tests by hand take half as long as `match`."""
+    """Decode a span. Every part has one, so the checks are written for speed: they take half the time of `match`."""
     if type(raw) is not list or len(raw) != 3:
         raise data_error("a place", raw)
     number, start, length = raw
@@ -106,7 +106,7 @@ def read_span(raw: object, reading: DecodeContext) -> Span:
         raise data_error("a place", raw)
     source = reading.sources[number]
     if start < 0 or length < 0 or start + length > len(source.text):
-        raise BundleDataError("a place outside of its source")
+        raise BundleDataError("a place outside its source")
     return Span(source, start, start + length)
 
 
@@ -178,7 +178,7 @@ def read_value(raw: object, reading: DecodeContext) -> Value:
 
 
 def read_item(raw: object, reading: DecodeContext) -> Value:
-    """No constant is a list of lists."""
+    """Decode an element of a constant collection. No constant is a list of lists."""
     found: Value | None = None
     match raw:
         case bool() | int() | str():
@@ -244,7 +244,7 @@ def read_type(raw: object, reading: DecodeContext) -> typesystem.Type:
 
 
 def read_types(rows: object) -> tuple[typesystem.Type, ...]:
-    """The table: each row speaks of rows before it only, so that no type holds itself."""
+    """Decode the table of types. Each row refers only to earlier rows, so no type contains itself."""
     if not isinstance(rows, list):
         raise data_error("a table of types", rows)
     found: list[typesystem.Type] = []
@@ -254,14 +254,14 @@ def read_types(rows: object) -> tuple[typesystem.Type, ...]:
         made, inner = read_type_row(row, reading)
         depth = 1 + max((depths[number] for number in inner), default=0)
         if depth > MAX_TYPE_DEPTH:
-            raise BundleDataError("types within types without end")
+            raise BundleDataError("an infinitely nested type")
         found.append(made)
         depths.append(depth)
     return tuple(found)
 
 
 def read_type_row(row: object, reading: DecodeContext) -> tuple[typesystem.Type, list[int]]:
-    """The type, and the numbers of those within it."""
+    """Return a type, and the numbers of the types in it."""
     match row:
         case "unresolved":
             return typesystem.UnresolvedType(), []
@@ -291,7 +291,7 @@ def read_member(raw: object, reading: DecodeContext) -> tuple[typesystem.FieldTy
 
 
 def read_names(raw: list[object]) -> tuple[str, ...]:
-    """At least one, and none twice."""
+    """Decode a non-empty list of unique names."""
     found = tuple(one for one in raw if isinstance(one, str))
     if not found or len(set(found)) < len(raw):
         raise data_error("names", raw)

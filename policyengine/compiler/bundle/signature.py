@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MAX_KEY_FILE_BYTES = 10_000  # bytes of a key file
-RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, as `x` of a JWK has them
+RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, like `x` of a JWK
 INSTALL = install_command("sign")
 MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
-# What is signed begins with this, so that no signature for anything else is one for a bundle.
+# Prefix of the signed data, so that no signature for another purpose is valid for a bundle.
 DOMAIN = b"policyengine bundle signature 1\n"
 
 
 class KeyFileError(Exception):
-    """A key cannot be used: in which file, what is wrong, what to do."""
+    """A key that cannot be used: the file, the problem and a hint."""
 
     def __init__(self, file: str, message: str, hint: str | None = None) -> None:
         self.file, self.message, self.hint = file, message, hint
@@ -34,7 +34,7 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BundleSignature:
-    """`key` is the id of the key: 16 hexadecimal digits of the SHA-256 of its public half."""
+    """A signature. `key` is the id of its key: 16 hexadecimal digits of the SHA-256 of the public key."""
 
     key: str
     bytes: bytes
@@ -42,14 +42,14 @@ class BundleSignature:
 
 @dataclass(frozen=True, slots=True)
 class BundleSigningKey:
-    """The private half of a key."""
+    """A private key that signs bundles."""
 
     id: str
     private: Ed25519PrivateKey
 
     @classmethod
     def read(cls, path: Path | str) -> BundleSigningKey:
-        """From a PEM file of `openssl genpkey -algorithm ed25519`. Raises KeyFileError."""
+        """Read a private key from a PEM file of `openssl genpkey -algorithm ed25519`. Raises KeyFileError."""
         data = _read_key_file(path)
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -58,11 +58,11 @@ class BundleSigningKey:
         try:
             found = load_pem_private_key(data, password=None)
         except TypeError:
-            raise KeyFileError(str(path), "this key is locked by a passphrase", "sign with a key without one") from None
+            raise KeyFileError(str(path), "this key is protected by a passphrase", "use a key without one") from None
         except (ValueError, UnsupportedAlgorithm):
-            raise KeyFileError(str(path), "this is no private key in PEM", MAKE) from None
+            raise KeyFileError(str(path), "this is not a private key in PEM", MAKE) from None
         if not isinstance(found, Ed25519PrivateKey):
-            raise KeyFileError(str(path), "this private key is not of Ed25519", MAKE)
+            raise KeyFileError(str(path), "this private key is not an Ed25519 key", MAKE)
         return cls(key_id(found.public_key()), found)
 
     def sign(self, digest: bytes) -> BundleSignature:
@@ -71,19 +71,19 @@ class BundleSigningKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """The public half of a key whose signatures count."""
+    """A trusted public key."""
 
     id: str
     public: Ed25519PublicKey
 
     @classmethod
     def read(cls, path: Path | str) -> TrustedKey:
-        """From a PEM file, or one that holds the 32 bytes in base64url. Raises KeyFileError."""
+        """Read a public key from a PEM file, or from a file with the 32 bytes in base64url. Raises KeyFileError."""
         return cls.of(_read_key_file(path), str(path))
 
     @classmethod
     def of(cls, data: bytes, name: str = "key") -> TrustedKey:
-        """From PEM, 43 characters of base64url, or the 32 bytes themselves. Raises KeyFileError."""
+        """Parse a public key in PEM, in 43 characters of base64url, or as 32 bytes. Raises KeyFileError."""
         _require_cryptography(name)
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -94,9 +94,9 @@ class TrustedKey:
         try:
             found = load_pem_public_key(data) if raw is None else Ed25519PublicKey.from_public_bytes(raw)
         except (ValueError, UnsupportedAlgorithm):
-            raise KeyFileError(name, "this is no public key, neither in PEM nor in base64url", hint) from None
+            raise KeyFileError(name, "this is not a public key in PEM or base64url", hint) from None
         if not isinstance(found, Ed25519PublicKey):
-            raise KeyFileError(name, "this public key is not of Ed25519", hint)
+            raise KeyFileError(name, "this public key is not an Ed25519 key", hint)
         return cls(key_id(found), found)
 
     def signed(self, digest: bytes, signature: BundleSignature) -> bool:
@@ -110,7 +110,7 @@ class TrustedKey:
 
 
 def trusted_keys(keys: Iterable[Path | str | bytes]) -> list[TrustedKey]:
-    """Paths name files, bytes are a key themselves. Raises KeyFileError."""
+    """Return the trusted keys; paths are files, bytes are keys. Raises KeyFileError."""
     return [TrustedKey.of(key) if isinstance(key, bytes) else TrustedKey.read(key) for key in keys]
 
 
@@ -128,7 +128,8 @@ def _read_key_file(path: Path | str) -> bytes:
 
 
 def _require_cryptography(name: str) -> None:
-    """An optional dependency, imported when a key is first used: it takes longer to load than many policies."""
+    """Import the optional dependency when a key is first used, because importing it takes longer than loading many
+    policies."""
     try:
         import cryptography  # noqa: F401
     except ImportError:

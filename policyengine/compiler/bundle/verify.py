@@ -1,7 +1,8 @@
-"""Whether a part that was read from a bundle is one that the checker could have made; what follows may rely on it.
+"""Checks that a decoded part of a bundle is one that the checker could have produced, so that later stages can rely on
+it.
 
-Each check looks at one part, whose inner parts have passed theirs. What a policy means is not judged here: a bundle may
-open every door. It must only be such that every later stage can work with it.
+Each check examines one part, whose inner parts were checked before. The meaning of the policy is not judged: a bundle
+may grant everything, but every later stage must be able to process it.
 """
 
 from __future__ import annotations
@@ -41,27 +42,27 @@ DOTTED = re.compile(rf"{NAME.pattern}(?:\.{NAME.pattern})*")
 def check_http(pattern: k.HttpPattern, _: DecodeContext) -> None:
     methods = pattern.methods
     known = methods is None or (methods and all(paths.canonical_method(method) == method for method in methods))
-    require(bool(known), "methods that no request has")
+    require(bool(known), "methods that no request can have")
     captures = [segment.capture for segment in pattern.segments if segment.capture is not None]
     require(len(set(captures)) == len(captures), "a name captured twice")
 
 
 def check_segment(segment: k.Segment, reading: DecodeContext) -> None:
-    """A literal or a wild segment that some canonical path has."""
+    """Check that a literal or wildcard segment can match some canonical path."""
     text = f"{segment.prefix}x{segment.suffix}" if segment.wild else segment.prefix
-    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path has")
-    require(segment.wild or not (segment.suffix or segment.capture), "a literal segment that captures")
+    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path can have")
+    require(segment.wild or not (segment.suffix or segment.capture), "a literal segment with a capture")
     require(segment.capture is None or is_name(segment.capture), "a capture without a name")
     typed = segment.entity is None or (segment.capture is not None and is_entity(segment.entity, reading))
-    require(typed, "a capture of no entity")
+    require(typed, "a capture whose type is not an entity")
 
 
 def check_tool(pattern: k.ToolPattern, _: DecodeContext) -> None:
-    require(tool_mistake(pattern.glob) is None, "a tool that cannot be called so")
+    require(tool_mistake(pattern.glob) is None, "an invalid tool name")
 
 
 def check_action(pattern: k.ActionPattern, reading: DecodeContext) -> None:
-    require(bool(DOTTED.fullmatch(pattern.verb)) and is_entity(pattern.type, reading), "an action on no entity")
+    require(bool(DOTTED.fullmatch(pattern.verb)) and is_entity(pattern.type, reading), "an invalid action")
 
 
 def check_binder(binder: k.Binder, reading: DecodeContext) -> None:
@@ -71,8 +72,8 @@ def check_binder(binder: k.Binder, reading: DecodeContext) -> None:
         entity, capture = binder.resource
         require(captured.get(capture) == entity, "a resource that its pattern does not capture")
     for path, expression in binder.facts:
-        require(path == ("resource",) or (len(path) > 1 and path[0] in OPEN_ROOTS), "a fact that nothing may bind")
-        require(path != ("resource",) or isinstance(expression.type, RefType), "a resource that is no entity")
+        require(path == ("resource",) or (len(path) > 1 and path[0] in OPEN_ROOTS), "a fact that cannot be bound")
+        require(path != ("resource",) or isinstance(expression.type, RefType), "a resource that is not an entity")
 
 
 # ── Doors and guards ──────────────────────────────────────────────────────────────────────────
@@ -96,19 +97,19 @@ def check_confirm(part: k.Confirm, _: DecodeContext) -> None:
 
 
 def check_bound_object(part: k.BoundObject, _: DecodeContext) -> None:
-    require(part.path in BINDABLE_OBJECTS, "an approval bound to what is no object of a request")
-    require(all(is_path_below(one, part.path) for one in part.excepts), "what is left out of something else")
+    require(part.path in BINDABLE_OBJECTS, "an approval bound to a part that is not of the request")
+    require(all(is_path_below(one, part.path) for one in part.excepts), "an exclusion from another object")
 
 
 def check_bound_to(part: k.BoundTo, _: DecodeContext) -> None:
     facts = all(isinstance(one, k.Fact | k.Attribute | k.Member) for one in part.facts)
-    require(facts, "an approval bound to what is no fact")
+    require(facts, "an approval bound to a path that is not a fact")
 
 
 def check_approvers(part: k.MemberOf, _: DecodeContext) -> None:
     holder = part.expression.type
     holder = holder.element if isinstance(holder, SetType | ListType) else holder
-    require(isinstance(holder, RefType), "approval by what is no entity")
+    require(isinstance(holder, RefType), "an approver that is not an entity")
 
 
 # ── Limits ────────────────────────────────────────────────────────────────────────────────────
@@ -126,29 +127,32 @@ def check_pace_by_fact(part: k.PaceByFact, _: DecodeContext) -> None:
 def check_raise(part: k.Raise, _: DecodeContext) -> None:
     check_condition(part.when)
     times, by = part.factor
-    require(by > 0 and times > by, "a raise that raises nothing")
+    require(by > 0 and times > by, "a raise without an effect")
 
 
 def check_clamp(part: k.Clamp, _: DecodeContext) -> None:
     check_condition(part.when)
-    require(part.lasts is None or part.lasts > timedelta(0), "a clamp for no time")
+    require(part.lasts is None or part.lasts > timedelta(0), "a clamp with an empty duration")
 
 
 def check_at_once(part: k.ConcurrencyLimit, _: DecodeContext) -> None:
-    require(part.most > 0 and part.lease > timedelta(0), "a limit of no places")
+    require(part.most > 0 and part.lease > timedelta(0), "a limit without places")
 
 
 def check_rate(part: k.Rate, _: DecodeContext) -> None:
     check_condition(part.when)
     require(part.pace is not None or part.at_once is not None, "a rate without a limit")
     require(part.pace is not None or not (part.cost or part.raises or part.clamps), "a rate without a pace")
-    require(part.cost is None or is_number(part.cost), "a cost that is no number")
+    require(part.cost is None or is_number(part.cost), "a cost that is not a number")
     require(part.pace is None or is_countable(part), "a rate that cannot be counted")
 
 
 def check_quota(part: k.BudgetLimit, _: DecodeContext) -> None:
     require((part.fact is None) == (part.function == "count"), "a budget of nothing")
-    require(part.function != "sum" or (part.fact is not None and is_number(part.fact)), "a sum of what is no number")
+    require(
+        part.function != "sum" or (part.fact is not None and is_number(part.fact)),
+        "a sum of values that are not numbers",
+    )
     require(part.within > timedelta(0) and is_number(part.bound), "a budget of nothing")
 
 
@@ -169,35 +173,35 @@ def check_subject(part: k.MapSubject, reading: DecodeContext) -> None:
 
 
 def check_resource(part: k.MapResource, reading: DecodeContext) -> None:
-    require(is_entity(part.entity, reading), "a resource that is no entity")
+    require(is_entity(part.entity, reading), "a resource that is not an entity")
 
 
 def check_mapped_fact(part: k.MapFact, reading: DecodeContext) -> None:
-    require(maps.is_source(part.source), "a source that no question has")
+    require(maps.is_source(part.source), "a source that no question can have")
     if part.entity:
         of_someone = len(part.path) == 2 and part.source[0] in maps.ENTITY_SOURCES
-        require(of_someone and is_entity(part.path[0], reading), "an attribute of no entity")
+        require(of_someone and is_entity(part.path[0], reading), "an attribute without an entity")
     else:
-        require(maps.is_claimable(part.path), "a fact that no question gives")
+        require(maps.is_claimable(part.path), "a fact that no question can supply")
 
 
 def check_mapped_segment(part: k.MapSegment, _: DecodeContext) -> None:
     text = part.text if part.source is None else f"{part.text}x{part.after}"
-    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path has")
-    require(part.source is not None or part.after == "", "a literal segment with an end")
-    require(part.source is None or maps.is_source(part.source), "a source that no question has")
+    require(text != "" and "/" not in text and not paths.find_segment_hazard(text), "a segment that no path can have")
+    require(part.source is not None or part.after == "", "a literal segment with a suffix")
+    require(part.source is None or maps.is_source(part.source), "a source that no question can have")
 
 
 def check_mapped_http(part: k.MapHttp, _: DecodeContext) -> None:
-    require(paths.canonical_method(part.method) == part.method, "methods that no request has")
+    require(paths.canonical_method(part.method) == part.method, "methods that no request can have")
 
 
 def check_mapped_tool(part: k.MapTool, _: DecodeContext) -> None:
-    require(tool_mistake(part.glob) is None, "a tool that cannot be called so")
+    require(tool_mistake(part.glob) is None, "an invalid tool name")
 
 
 def check_mapped_verb(part: k.MapVerb, reading: DecodeContext) -> None:
-    require(bool(DOTTED.fullmatch(part.verb)) and is_entity(part.type, reading), "an action on no entity")
+    require(bool(DOTTED.fullmatch(part.verb)) and is_entity(part.type, reading), "an invalid action")
 
 
 # ── What is declared ──────────────────────────────────────────────────────────────────────────
@@ -210,7 +214,7 @@ def check_declared(part: k.EntityType | k.Attester, _: DecodeContext) -> None:
 def check_issuer(part: k.Issuer, _: DecodeContext) -> None:
     require(is_name(part.name), "a declaration without a name")
     attributes = all(len(path) == 2 and path[0] in CLAIM_HOLDERS for _, path in part.claims)
-    require(attributes, "a claim that is no attribute of who asks")
+    require(attributes, "a claim that is not an attribute of the caller")
     require(all(one.strip() for one in part.users_like), "a user without a name")
 
 
@@ -223,42 +227,42 @@ def check_member_type(part: FieldType, _: DecodeContext) -> None:
 
 
 def check_opens(opens: tree.Opens, reading: DecodeContext) -> None:
-    require(opens.kind in ("agents", "users", "anyones"), "a door of no kind")
-    require(check_numbers([opens.block], opens.kind, reading), "a block that is not there")
-    require(opens.grant >= 0 and all(number >= 0 for number in opens.openings), "a `may` that is not there")
+    require(opens.kind in ("agents", "users", "anyones"), "a grant of an unknown kind")
+    require(check_numbers([opens.block], opens.kind, reading), "a reference to a missing block")
+    require(opens.grant >= 0 and all(number >= 0 for number in opens.openings), "a reference to a missing `may`")
 
 
 def check_uses(uses: tree.Uses, reading: DecodeContext) -> None:
     guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
     require(
         check_numbers(guards, "guards", reading) and check_numbers(uses.binders, "binders", reading),
-        "a guard that is not there",
+        "a reference to a missing guard",
     )
-    require(check_numbers([*uses.limits, *uses.spared], "limits", reading), "a limit that is not there")
-    require(check_numbers(uses.watches, "watches", reading), "a watch that is not there")
+    require(check_numbers([*uses.limits, *uses.spared], "limits", reading), "a reference to a missing limit")
+    require(check_numbers(uses.watches, "watches", reading), "a reference to a missing history")
     require(
         check_numbers(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands),
-        "a block that is not there",
+        "a reference to a missing block",
     )
 
 
 def check_node(node: tree.Node, reading: DecodeContext) -> None:
-    require(check_numbers([*node.ends, *node.rests], "uses", reading), "a pattern that is not there")
+    require(check_numbers([*node.ends, *node.rests], "uses", reading), "a reference to a missing pattern")
 
 
 def check_tree(found: tree.Tree, reading: DecodeContext) -> None:
     alike = len(found.methods) == len(found.foldings) == reading.counts["uses"]
-    require(alike and check_numbers(found.binding, "uses", reading), "methods for other patterns")
+    require(alike and check_numbers(found.binding, "uses", reading), "methods that belong to other patterns")
     numbers = [number for _, number in (*found.tools, *found.actions)]
     require(
         check_numbers(numbers, "uses", reading) and check_numbers(found.everywhere, "guards", reading),
         "a number of nothing",
     )
-    require(check_numbers(found.always, "limits", reading), "a limit that is not there")
+    require(check_numbers(found.always, "limits", reading), "a reference to a missing limit")
     for field, principals in (("agents", found.agents), ("users", found.users)):
         named = [number for _, some in (*principals.names, *principals.groups) for number in some]
         numbers = [*named, *(number for _, number in principals.globs), *principals.others]
-        require(check_numbers(numbers, field, reading), "a block that is not there")
+        require(check_numbers(numbers, field, reading), "a reference to a missing block")
 
 
 def check_numbers(numbers: Iterable[int], field: str, reading: DecodeContext) -> bool:

@@ -1,4 +1,4 @@
-"""Whether an expression that was read from a bundle is one that the checker could have made: its operands fit."""
+"""Checks that a decoded expression is one that the checker could have produced: its operands have valid types."""
 
 from __future__ import annotations
 
@@ -35,55 +35,54 @@ def require(holds: bool, why: str) -> None:
 
 
 def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
-    """A path of the vocabulary with its type, or one under a root whose members policies declare."""
+    """Check that a fact is a path of the vocabulary with its type, or below a root whose members policies declare."""
     path, built_in = fact.path, BUILT_IN.get(fact.path)
     if path[:1] == ("past",):
         sound = (path == ("past", "status") and fact.type == Scalar.INT) or (path[1:2] == ("output",) and len(path) > 2)
-        require(sound and len(path) <= MAX_PATH_SEGMENTS, "an outcome that is never reported")
+        require(sound and len(path) <= MAX_PATH_SEGMENTS, "an outcome that cannot be reported")
         return
-    require(0 < len(path) <= MAX_PATH_SEGMENTS and all(is_key(step) for step in path), "the path of no fact")
+    require(0 < len(path) <= MAX_PATH_SEGMENTS and all(is_key(step) for step in path), "a path that is not a fact's")
     if built_in is not None:
         type_ = SetType(RefType(frozenset(reading.entities))) if built_in.type == ENTITIES else built_in.type
         require(fact.type == type_ and built_in.later is None, f"`{built_in.name}` with another type")
     elif len(path) == 1:
-        require(path[0] in ENTITY_ROOTS and isinstance(fact.type, RefType), f"`{path[0]}` is no fact")
+        require(path[0] in ENTITY_ROOTS and isinstance(fact.type, RefType), f"`{path[0]}` is not a fact")
     elif path[:2] in STRING_MAPS:
-        require(len(path) == 3 and fact.type == Scalar.STRING, f"`{'.'.join(path)}` is no fact")
+        require(len(path) == 3 and fact.type == Scalar.STRING, f"`{'.'.join(path)}` is not a fact")
     else:
-        require(path[0] in OPEN_ROOTS, f"`{'.'.join(path)}` is no fact")
+        require(path[0] in OPEN_ROOTS, f"`{'.'.join(path)}` is not a fact")
 
 
 def is_key(step: str) -> bool:
-    """A name as policies write it, plain or in brackets."""
+    """Return whether a text is a name as policies write it, plain or in brackets."""
     return bool(NAME.fullmatch(step)) or (step != "" and unicodedata.is_normalized("NFC", step))
 
 
 def check_constant(constant: k.Constant, _: DecodeContext) -> None:
     known = coerce(constant.value, constant.type, "constant")
-    require(
-        not isinstance(known, Unknown) and is_same_constant(known, constant.value), "a constant that is not of its type"
-    )
+    require(not isinstance(known, Unknown) and is_same_constant(known, constant.value), "a constant of another type")
 
 
 def is_same_constant(one: object, other: object) -> bool:
-    """Equal and of one type: True is not 1, and an address not the same text."""
+    """Return whether two constants are equal and of one type: True is not 1, and an address is not its text."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(is_same_constant(a, b) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and one == other and not isinstance(one, Unknown)
 
 
 def check_attribute(attribute: k.Attribute, _: DecodeContext) -> None:
-    require(isinstance(attribute.base.type, RefType | UnresolvedType), "an attribute of what is no entity")
+    require(isinstance(attribute.base.type, RefType | UnresolvedType), "an attribute of a value that is not an entity")
     require(is_name(attribute.name), "an attribute without a name")
-    require(not attribute.inherited or isinstance(attribute.type, SetType), "an inherited attribute that is no set")
-    require(all(is_name(name) for name, _ in attribute.levels), "an attribute of what is no entity")
+    require(not attribute.inherited or isinstance(attribute.type, SetType), "an inherited attribute that is not a set")
+    require(all(is_name(name) for name, _ in attribute.levels), "an attribute of a value that is not an entity")
 
 
 def check_member(member: k.Member, _: DecodeContext) -> None:
     base = member.base.type
     known = base.field(member.name) if isinstance(base, RecordType) else None
     require(
-        isinstance(base, UnresolvedType) or (known is not None and known.type == member.type), "a member of no record"
+        isinstance(base, UnresolvedType) or (known is not None and known.type == member.type),
+        "a member of a value that is not a record",
     )
 
 
@@ -92,21 +91,25 @@ def check_variable(variable: k.Variable, reading: DecodeContext) -> None:
 
 
 def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
-    """Binds its variable in its condition, not in what it goes through."""
+    """Check a quantifier: its variable is bound in its condition, not in its collection."""
     domain, name = quantifier.domain.type, quantifier.variable
-    require(isinstance(domain, SetType | ListType) and is_name(name), "a quantifier over what is no set or list")
+    require(
+        isinstance(domain, SetType | ListType) and is_name(name),
+        "a quantifier over a value that is not a set or list",
+    )
     element = domain.element if isinstance(domain, SetType | ListType) else domain
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
-    require(all(node.name != name for node in inside), "a variable in what it goes through")
+    require(all(node.name != name for node in inside), "a variable inside its own collection")
     places = [place for place, (known, _) in enumerate(reading.unbound) if known == name]
-    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # those before are of a loop around this one
+    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # earlier ones are of an outer loop
     require(all(reading.unbound[place][1] == element for place in mine), "a variable of another type")
     reading.unbound[:] = [one for place, one in enumerate(reading.unbound) if place not in mine]
     check_condition(quantifier.condition)
 
 
 def count_uses(name: str, node: k.Expr) -> int:
-    """How often a variable stands in an expression, outside of loops in it that have one of that name themselves."""
+    """Return the number of uses of a variable in an expression, outside of inner loops with a variable of the same
+    name."""
     match node:
         case k.Variable(variable):
             return int(variable == name)
@@ -128,7 +131,7 @@ def check_condition(expression: k.Expr | None) -> None:
 
 
 def check_logic(node: k.And | k.Or, _: DecodeContext) -> None:
-    require(len(node.items) > 1, "`and` or `or` of less than two")
+    require(len(node.items) > 1, "`and` or `or` with fewer than two operands")
     for item in node.items:
         check_condition(item)
 
@@ -136,42 +139,42 @@ def check_logic(node: k.And | k.Or, _: DecodeContext) -> None:
 def check_comparison(node: k.Relation) -> None:
     left, right = node.left.type, node.right.type
     ordered = node.operator in ("==", "!=") or (is_ordered(left) and is_ordered(right))
-    require(are_comparable(left, right) and ordered, f"`{node.operator}` between what cannot be compared")
+    require(are_comparable(left, right) and ordered, f"`{node.operator}` between values that cannot be compared")
 
 
 def check_element(node: k.Relation) -> None:
     collection, item = node.left.type, node.right.type
-    require(isinstance(collection, SetType | ListType), "membership in what is no set or list")
+    require(isinstance(collection, SetType | ListType), "membership in a value that is not a set or list")
     element = collection.element if isinstance(collection, SetType | ListType) else collection
     entities = isinstance(item, RefType) and isinstance(element, RefType | UnresolvedType)
     direct = node.operator != "holds"
-    require(entities or (direct and are_comparable(item, element)), "membership of what is of another type")
+    require(entities or (direct and are_comparable(item, element)), "membership of a value of another type")
 
 
 def check_hierarchy(node: k.Relation) -> None:
     both = isinstance(node.left.type, RefType) and isinstance(node.right.type, RefType)
-    require(both, "a hierarchy of what are no entities")
+    require(both, "a hierarchy of values that are not entities")
 
 
 def check_network(node: k.Relation) -> None:
     networks = node.right.type
     element = networks.element if isinstance(networks, SetType | ListType) else networks
     sound = node.left.type == Scalar.IP and (element in ADDRESSES or element == UnresolvedType())
-    require(sound and networks != Scalar.IP, "an address within what is no network")
+    require(sound and networks != Scalar.IP, "an address within a value that is not a network")
 
 
 def check_has_row(node: k.HasRow, _: DecodeContext) -> None:
-    require(isinstance(node.entity.type, RefType | UnresolvedType), "a row of what is no entity")
+    require(isinstance(node.entity.type, RefType | UnresolvedType), "a row of a value that is not an entity")
 
 
 def check_window(node: k.InWindow, _: DecodeContext) -> None:
-    require(node.instant.type == Scalar.TIME, "a window of time for what is no time")
+    require(node.instant.type == Scalar.TIME, "a time window for a value that is not a time")
 
 
 def check_relation(node: k.Relation, _: DecodeContext) -> None:
     row = k.RELATIONS.get(node.operator)
     if row is None:
-        raise BundleDataError("a relation that there is not")
+        raise BundleDataError("an unknown relation")
     match row.operands:
         case k.Operands.VALUES:
             check_comparison(node)
@@ -185,19 +188,19 @@ def check_relation(node: k.Relation, _: DecodeContext) -> None:
             check_pattern(node, row)
         case k.Operands.STRINGS:
             both = node.left.type == Scalar.STRING and node.right.type == Scalar.STRING
-            require(both, f"`{row.operator}` for what is no string")
+            require(both, f"`{row.operator}` for a value that is not a string")
         case k.Operands.COLLECTIONS:
             sound = have_common_element(node.left.type, node.right.type)
-            require(sound, f"`{row.operator}` between what are no sets of one type")
+            require(sound, f"`{row.operator}` between values that are not sets of one type")
         case _:
             assert_never(row.operands)
 
 
 def check_pattern(node: k.Relation, row: k.RelationRow) -> None:
-    require(node.left.type == Scalar.STRING, f"`{row.operator}` for what is no string")
+    require(node.left.type == Scalar.STRING, f"`{row.operator}` for a value that is not a string")
     pattern = node.right.value if isinstance(node.right, k.Constant) else None
     if not isinstance(pattern, str):
-        raise BundleDataError("a pattern that is no text")
+        raise BundleDataError("a pattern that is not a string")
     try:
         row.check_pattern(pattern)
     except PatternError as error:
@@ -218,7 +221,7 @@ def check_collection(node: k.Collection, _: DecodeContext) -> None:
 
 
 def fits_in(item: Type, element: Type) -> bool:
-    """An address among networks is the network of itself alone."""
+    """Return whether a value fits into a list: in a list of networks, an address is the network of itself alone."""
     return is_assignable(item, element) or (item == Scalar.IP and element == Scalar.CIDR)
 
 
@@ -229,7 +232,9 @@ def check_default(node: k.Default, _: DecodeContext) -> None:
 
 def check_arithmetic(node: k.Arithmetic, _: DecodeContext) -> None:
     result = arithmetic_type(node.operator, node.left.type, node.right.type)
-    require(result == node.type and result != UnresolvedType(), f"`{node.operator}` for what it cannot take")
+    require(
+        result == node.type and result != UnresolvedType(), f"`{node.operator}` for an operand that it does not accept"
+    )
 
 
 def check_unary_minus(node: k.UnaryMinus, _: DecodeContext) -> None:
@@ -245,9 +250,11 @@ def check_call(node: k.Call, reading: DecodeContext) -> None:
     function = FUNCTIONS_BY_NAME.get(node.function)
     if isinstance(node.type, RefType):
         sound = node.type.entities == {node.function} and types == [Scalar.STRING]
-        require(sound and is_entity(node.function, reading), f"`{node.function}` makes no entity of this")
+        require(sound and is_entity(node.function, reading), f"`{node.function}` does not convert this to an entity")
         return
-    require(function is not None and len(function.parameters) == len(types), f"`{node.function}` is no such function")
+    require(
+        function is not None and len(function.parameters) == len(types), f"`{node.function}` is not a known function"
+    )
     parameters = [parameter for _, parameter in function.parameters] if function else []
     fitting = all(
         accepts_type(parameter, actual, types[0]) for parameter, actual in zip(parameters, types, strict=True)
@@ -264,58 +271,59 @@ def check_past(past: k.PastFact, _: DecodeContext) -> None:
 
 
 def check_event(event: k.EventPattern, _: DecodeContext) -> None:
-    """Its name is the digest of the rest: no event is taken for another."""
+    """Check that the name of an event is the digest of its content, so that no event can pass for another."""
     check_condition(event.where)
     read = (
         [node.fact for node in k.walk(event.where) if isinstance(node, k.PastFact)] if event.where is not None else []
     )
     plain = [fact for fact in read if not (isinstance(fact, k.Fact) and fact.path[0] == "past")]
-    require(event.place.patterns is not None and event.watch == event_digest(event), "an event by another name")
-    require(set(plain) <= set(event.facts), "an earlier fact that is not remembered")
-    require(all(is_recorded(fact, event) for fact in read), "an outcome that is not remembered")
+    require(event.place.patterns is not None and event.watch == event_digest(event), "an event with another name")
+    require(set(plain) <= set(event.facts), "an earlier fact that is not recorded")
+    require(all(is_recorded(fact, event) for fact in read), "an outcome that is not recorded")
 
 
 def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
-    """`past.output.x` is known where it was kept when it was reported; all else is known without."""
+    """Return whether an earlier fact is recorded: `past.output.x` must be among the recorded outputs, other facts need
+    no record."""
     output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
     return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
 
 def check_happened(node: k.HistoryCondition, _: DecodeContext) -> None:
-    require(node.within > timedelta(0), "a history of no time")
+    require(node.within > timedelta(0), "a history with an empty window")
 
 
 def check_aggregate(node: k.Aggregate, _: DecodeContext) -> None:
-    require(node.within > timedelta(0), "a history of no time")
+    require(node.within > timedelta(0), "a history with an empty window")
     require((node.field is None) == (node.function == "count"), "a count of nothing")
     result = node.field.type if node.field is not None and node.function == "sum" else Scalar.INT
-    require(node.type == result and result in NUMBERS, "a sum of what is no number")
+    require(node.type == result and result in NUMBERS, "a sum of values that are not numbers")
     fact = None if node.field is None else node.field.fact
     told = fact is None or (isinstance(fact, k.Fact) and fact.path[0] == "past")
-    require(told or fact in node.event.facts, "an earlier fact that is not remembered")
-    require(fact is None or is_recorded(fact, node.event), "an outcome that is not remembered")
+    require(told or fact in node.event.facts, "an earlier fact that is not recorded")
+    require(fact is None or is_recorded(fact, node.event), "an outcome that is not recorded")
 
 
 def check_watch(watch: k.EventRetention, _: DecodeContext) -> None:
-    require(watch.within > timedelta(0), "a history of no time")
+    require(watch.within > timedelta(0), "a history with an empty window")
 
 
 # ── Windows of time ───────────────────────────────────────────────────────────────────────────
 
 
 def check_daily(window: calendar_windows.Daily, _: DecodeContext) -> None:
-    require(window.days is None or are_days(window.days), "a window on no day")
-    require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
+    require(window.days is None or are_days(window.days), "a window without days")
+    require(are_minutes(window.start_minute, window.end_minute), "an invalid time of day")
     require(window.start_minute != window.end_minute, "a window that begins where it ends")
 
 
 def check_weekly(window: calendar_windows.Weekly, _: DecodeContext) -> None:
-    require(are_days((window.start_day, window.end_day)), "a day of no week")
-    require(are_minutes(window.start_minute, window.end_minute), "a time of day that no clock shows")
+    require(are_days((window.start_day, window.end_day)), "an unknown day of the week")
+    require(are_minutes(window.start_minute, window.end_minute), "an invalid time of day")
 
 
 def check_days(window: calendar_windows.WholeDays, _: DecodeContext) -> None:
-    require(are_days(window.days), "a window on no day")
+    require(are_days(window.days), "a window without days")
 
 
 def check_absolute(window: calendar_windows.Absolute, _: DecodeContext) -> None:
@@ -336,7 +344,7 @@ def is_entity(name: str, reading: DecodeContext) -> bool:
 
 
 def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
-    """The check of a part that acts on a condition."""
+    """Return the check of a part that acts on a condition."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 

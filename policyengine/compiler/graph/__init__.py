@@ -1,1 +1,1 @@
-"""The decision tree drawn: tree and kernel → nested boxes → text, Mermaid, DOT, SVG or data."""
+"""Drawings of the decision tree: tree and kernel → nested boxes → text, Mermaid, DOT, SVG or data."""

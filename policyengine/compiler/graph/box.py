@@ -1,4 +1,4 @@
-"""A drawing as data: nested boxes. Every format is written from the same ones."""
+"""A drawing as data: nested boxes, from which every format is rendered."""
 
 from __future__ import annotations
 
@@ -41,10 +41,8 @@ RULES = frozenset({BoxKind.MAY, BoxKind.DELEGATE, BoxKind.DENY, BoxKind.CONFIRM,
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """`at` is its place in the policy, `hidden` how many boxes it stands for that are not drawn.
-
-    `size` counts the boxes that are drawn: this one and all within it.
-    """
+    """A box. `at` is its place in the policy, `hidden` the number of boxes that are not drawn. `size` is the number of
+    drawn boxes: this one and all inside it."""
 
     kind: BoxKind
     label: str
@@ -58,13 +56,13 @@ class Box:
         object.__setattr__(self, "size", 1 + sum(child.size for child in self.children))
 
     def walk(self) -> Iterator[Box]:
-        """This box and all within it, from the top down."""
+        """Yield this box and all boxes inside it, from the top down."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"kind", "label"}`, and `detail`, `at`, `hidden` and `children` where there are any."""
+        """Return `{"kind", "label"}`, and `detail`, `at`, `hidden` and `children` if they are not empty."""
         found: dict[str, Any] = {"kind": str(self.kind), "label": self.label}
         found |= {"detail": self.detail} if self.detail else {}
         found |= {"at": self.at} if self.at else {}
@@ -73,5 +71,5 @@ class Box:
 
 
 def count_rules(boxes: tuple[Box, ...]) -> int:
-    """How many different rules are written in them: one that stands at many endpoints counts once."""
+    """Return the number of different rules; a rule at many endpoints counts once."""
     return len({(box.at, box.label) for outer in boxes for box in outer.walk() if box.kind in RULES})

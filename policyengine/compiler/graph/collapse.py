@@ -1,4 +1,4 @@
-"""A drawing that is too large is folded until people can read it: a box then says how much it stands for."""
+"""Folds a drawing that is too large to read; a folded box states how many boxes it replaces."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MAX_BOXES = 200  # boxes that one drawing has, unless all are asked for
-MIN_BOXES_PER_PART = 10  # boxes that a part should have, so that a path can be seen with its methods, agents and rules
-MIN_ALIKE_SIBLINGS = 3  # from so many on, siblings with the same boxes below are drawn as one
+MAX_BOXES = 200  # boxes of a drawing, unless it is drawn whole
+MIN_BOXES_PER_PART = 10  # minimum boxes of a part, so that a path is visible with its methods, agents and rules
+MIN_ALIKE_SIBLINGS = 3  # from this number on, siblings with equal content are drawn as one
 PLURALS = {
     BoxKind.ANYONE: "blocks for anyone",
     BoxKind.NOTE: "notes",
@@ -27,12 +27,12 @@ def collapse(root: Box, depth: int | None = None, *, whole: bool = False) -> Box
     hidden = sum(part.hidden for part in box.walk())
     if not hidden:
         return box
-    told = f"{box.size:,} boxes drawn, {hidden:,} folded: an endpoint or an agent shows more"
+    told = f"{box.size:,} boxes drawn, {hidden:,} folded: select an endpoint or an agent to see more"
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 
 def close_box(box: Box) -> Box:
-    """The box without what is in it."""
+    """Return the box without its children."""
     if not box.children:
         return box
     told = f"{_rules(box.children) or f'{len(box.children):,} {_plural(box.children[0].kind)}'} below"
@@ -50,7 +50,7 @@ def _cut_below(box: Box, depth: int) -> Box:
 
 
 class _ShapeIndex:
-    """Gives boxes with the same things below them the same number, from the leaves up."""
+    """Assigns equal numbers to boxes with equal content, from the leaves up."""
 
     def __init__(self) -> None:
         self.shapes: dict[object, int] = {}
@@ -66,7 +66,7 @@ class _ShapeIndex:
 
 
 def _group_alike(boxes: Sequence[tuple[Box, int]]) -> tuple[Box, ...]:
-    """One box for siblings of one shape, where the first of them stood."""
+    """Merge siblings of one shape into one box, at the position of the first."""
     groups: dict[int, list[Box]] = defaultdict(list)
     for number, (box, shape) in enumerate(boxes):
         groups[shape if box.children else -1 - number].append(box)
@@ -96,7 +96,8 @@ def _plural(kind: BoxKind) -> str:
 
 
 def _fit(box: Box, room: int) -> Box:
-    """The box in at most `room` boxes, itself included: small parts are drawn whole, the others share what is left."""
+    """Return the box with at most `room` boxes, including itself: small parts are drawn whole, the others share the
+    rest."""
     if box.size <= room:
         return box
     kinds = len({child.kind for child in box.children})
@@ -112,7 +113,8 @@ def _fit(box: Box, room: int) -> Box:
 
 
 def _boxes_to_draw(boxes: Sequence[Box], count: int) -> set[int]:
-    """The first of every kind, then the second: a thousand agents do not hide the one guard."""
+    """Return the first box of every kind, then the second, and so on, so that a thousand agents do not hide the only
+    guard."""
     seen: dict[BoxKind, int] = defaultdict(int)
     ranks = []
     for number, box in enumerate(boxes):
@@ -122,7 +124,7 @@ def _boxes_to_draw(boxes: Sequence[Box], count: int) -> set[int]:
 
 
 def _rest_by_kind(boxes: Sequence[Box]) -> tuple[Box, ...]:
-    """One box for each kind of those that are left out."""
+    """Return one box for each kind of omitted boxes."""
     kinds: dict[BoxKind, list[Box]] = defaultdict(list)
     for box in boxes:
         kinds[box.kind].append(box)
@@ -145,5 +147,5 @@ def _rules(boxes: tuple[Box, ...]) -> str:
 
 
 def count_boxes(boxes: Iterable[Box]) -> int:
-    """How many boxes of the unfolded drawing these are, with all within them."""
+    """Return the number of boxes in the unfolded drawing, including all inside them."""
     return sum(1 + part.hidden for box in boxes for part in box.walk())

@@ -1,4 +1,4 @@
-"""A drawing in Graphviz' language, for its layouts and for tools that read it."""
+"""A drawing in the language of Graphviz, for its layouts and for tools that read it."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def _lines(root: Box) -> Iterator[str]:
 
 
 def escape_dot(text: str) -> str:
-    """Text inside of a quoted label: a backslash would begin an escape, `&` an entity."""
+    """Escape text for a quoted label: a backslash would begin an escape, `&` an entity."""
     return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

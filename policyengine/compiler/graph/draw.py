@@ -1,4 +1,4 @@
-"""Kernel and tree to boxes: the whole tree, an area of it, or one endpoint; for all agents or for one."""
+"""Builds boxes from kernel and tree: the whole tree, an area of it, or one endpoint; for all agents or for one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ NO_USES = Uses()
 
 
 def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach: AgentReach | None = None) -> Box:
-    """The root box. `endpoint` keeps what stands there or, of an area, below; `reach` the doors of one agent."""
+    """Return the root box. `endpoint` selects an endpoint or an area below a path; `reach` selects the grants of one
+    agent."""
     kept = dict(enumerate(tree.uses))
     if endpoint is not None or reach is not None:
         kept = _selected_uses(tree, endpoint, reach)
@@ -40,7 +41,7 @@ def draw(kernel: k.Kernel, tree: Tree, endpoint: k.Pattern | None = None, reach:
 
 def _title(kernel: k.Kernel, reach: AgentReach | None) -> str:
     agent = f"for agent {reach.name}, " if reach else ""
-    unrestricted = "; users unrestricted: no agent needs a user's door" if kernel.unrestricted else ""
+    unrestricted = "; users unrestricted: no agent needs a user's grant" if kernel.unrestricted else ""
     return f"{agent}revision {kernel.revision.removeprefix('sha256:')[:12]}{unrestricted}"
 
 
@@ -56,7 +57,7 @@ def _meets(pattern: k.Pattern, endpoint: k.Pattern | None) -> bool:
 
 def _at_endpoint(standing: EndpointView, uses: Sequence[Uses], tree: Tree) -> Iterator[Box]:
     if not any(use.opens for use in uses):
-        yield Box(BoxKind.NOTE, "no door opens here: denied by default")
+        yield Box(BoxKind.NOTE, "no grant here: denied by default")
     yield from standing.boxes(uses, tree.everywhere, tree.always)
 
 
@@ -64,7 +65,7 @@ def _at_endpoint(standing: EndpointView, uses: Sequence[Uses], tree: Tree) -> It
 
 
 def _uses_of_agent(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], reach: AgentReach) -> dict[int, Uses]:
-    """The agent's doors and anyone's; the users' doors and the guards that stand in the way of these."""
+    """Return the grants of the agent and of `anyone`, and the user grants and guards that apply to them."""
     doors, open_doors = PatternIndex[int](), PatternIndex[int]()
     kept = {number: _grants_in(use, reach) for number, use in uses.items()}
     for number, use in kept.items():
@@ -94,7 +95,7 @@ def _is_agents_grant(kind: str, block: int, reach: AgentReach) -> bool:
 
 def _unmentioned_groups(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[Box]:
     if reach is not None and reach.groups:
-        hint = "left out: whether it is in these groups is not known here; `--group NAME` counts it in"
+        hint = "left out: membership in these groups is unknown here; `--group NAME` includes them"
         blocks = sorted(
             (kernel.agents[number] for number in reach.groups), key=lambda block: natural_sort_key(block.label)
         )
@@ -105,7 +106,7 @@ def _unmentioned_groups(kernel: k.Kernel, reach: AgentReach | None) -> Iterator[
 def _blocks(
     kernel: k.Kernel, uses: Mapping[int, Uses], endpoint: k.Pattern | None, reach: AgentReach | None
 ) -> tuple[str, list[k.AgentBlock]]:
-    """The blocks of agents that are shown with what they demand, and what they are called together."""
+    """Return the label of the section of agents, and the selected blocks in natural order."""
     if reach is not None:
         name, numbers = "its blocks", reach.blocks
     elif endpoint is None:
@@ -121,7 +122,7 @@ def _blocks(
 
 @dataclass(frozen=True, slots=True)
 class _TreeDrawer:
-    """`uses` holds the patterns that are drawn; `captures` how policies write the wild segments."""
+    """Draws the tree. `uses` holds the drawn patterns; `captures` maps wildcard segments to their text in policies."""
 
     kernel: k.Kernel
     tree: Tree
@@ -148,19 +149,20 @@ class _TreeDrawer:
         yield from (Box(BoxKind.SECTION, name, children=boxes) for name, boxes in parts if boxes)
 
     def _paths(self) -> Iterator[Box]:
-        """From the root: it is a box of its own only where rules stand at `/` itself."""
+        """Yield the boxes of the root, which is a separate box only if rules apply at `/` itself."""
         for root in self._node(self.tree.paths, (), "/"):
             yield from root.children if _is_passage(root) else (root,)
 
     def _plain(self, kind: BoxKind, places: Iterable[tuple[str, int]]) -> Iterator[Box]:
-        """Tools and actions: no method and nothing below them."""
+        """Yield the boxes of tools and actions, which have neither methods nor children."""
         for name, number in sorted(places, key=lambda place: natural_sort_key(place[0])):
             boxes = tuple(self.standing.boxes([self.uses.get(number, NO_USES)]))
             if boxes:
                 yield Box(kind, name, children=boxes)
 
     def _node(self, node: Node, trail: Trail, label: str) -> Iterator[Box]:
-        """Nothing when nothing is drawn below; a node that only leads to another one is drawn with it."""
+        """Yield the box of a node, or nothing if no box below is drawn; a node with a single child path is merged with
+        it."""
         methods = tuple(self._methods(node.ends))
         rest = tuple(self._methods(node.rests))
         below = [box for name, way, child in self._ways(node, trail) for box in self._node(child, way, name)]
@@ -180,7 +182,7 @@ class _TreeDrawer:
             yield f"/{affix[0]}{self.captures.get(way, '*')}{affix[1]}", way, child
 
     def _methods(self, numbers: Sequence[int]) -> Iterator[Box]:
-        """Methods with the same rules are one box; the rules that name no method are another."""
+        """Yield a box for each group of methods with the same rules, and one for rules without a method."""
         by_method: dict[str | None, list[int]] = defaultdict(list)
         for number in numbers:
             if number in self.uses:
@@ -209,7 +211,7 @@ def _method_order(method: str | None) -> tuple[int, str]:
 
 
 def natural_sort_key(text: str) -> list[tuple[str, int]]:
-    """An order in which `svc2` comes before `svc10`."""
+    """Return a sort key by which `svc2` comes before `svc10`."""
     return [(other, int(digits or 0)) for other, digits in re.findall(r"([^0-9]*)([0-9]{0,18})", text)]
 
 
@@ -217,7 +219,7 @@ def natural_sort_key(text: str) -> list[tuple[str, int]]:
 
 
 def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
-    """Return the patterns of each number, derived from its place in the tree."""
+    """Yield each pattern with its number, derived from where the number is in the tree."""
     yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
     yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)
     pending: list[tuple[Node, Trail]] = [(tree.paths, ())]
@@ -235,7 +237,8 @@ def _wild(affix: Affix) -> k.Segment:
 
 
 def _captures(kernel: k.Kernel) -> dict[Trail, str]:
-    """How policies write the wild segment that a trail ends in: `{id: invoice}`; several names where they differ."""
+    """Return the text of each final wildcard segment as policies write it: `{id: invoice}`; several names if they
+    differ."""
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
     once = {
         id(pattern): pattern for pattern in _written_patterns(kernel)

@@ -1,4 +1,4 @@
-"""A place of the tree as boxes: who may pass, by which scopes and conditions, and which guards close it."""
+"""Draws one place of the tree as boxes: who may pass, with which scopes and conditions, and which guards apply."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Block = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """Draws rules of a kernel. With an `endpoint` every rule says where it stands and what its block demands."""
+    """Draws rules of a kernel. With an `endpoint`, every rule shows its place and the requirements of its block."""
 
     kernel: k.Kernel
     endpoint: k.Pattern | None = None
 
     def boxes(self, uses: Sequence[Uses], everywhere: Iterable[int] = (), always: Iterable[int] = ()) -> Iterator[Box]:
-        """The rules of several patterns together: each block, each guard, each rate and budget is one box."""
+        """Yield the rules of several patterns together: one box for each block, guard, rate and budget."""
         yield from self._binds(_distinct_numbers(use.binders for use in uses))
         yield from self._doors(uses)
         guards = _distinct_numbers((everywhere, *(use.guards for use in uses)))
@@ -40,7 +40,7 @@ class EndpointView:
         yield from (self._limit(self.kernel.limits[number]) for number in always)
 
     def who(self, kind: BoxKind, block: Block, demands: bool = True, children: Iterable[Box] = ()) -> Box:
-        """A block and its requirements."""
+        """Return the box of a block with its requirements."""
         needed = () if isinstance(block, k.AnyoneBlock) or not demands else block.requirements
         return Box(kind, block.label, "; ".join(map(source_words, needed)), block.span.at, tuple(children))
 
@@ -108,7 +108,7 @@ class EndpointView:
         return Box(BoxKind.EXEMPT, f"guard {format_value(guard.name)} does not apply here", "", guard.span.at)
 
     def _leaves_out(self, number: int) -> bool:
-        """Whether a guard excepts the endpoint that was asked for, as a whole."""
+        """Return whether a guard excludes the whole selected endpoint."""
         return self._excepted(self.kernel.guards[number].place)
 
     def _excepted(self, place: k.Place) -> bool:
@@ -118,7 +118,7 @@ class EndpointView:
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 
     def _limit(self, limit: k.Limit) -> Box:
-        """By whose count it is, and when; inside of it how much."""
+        """Return the box of a limit with its key, place and condition; its children are the bounds."""
         kind = BoxKind.BUDGET if isinstance(limit, k.Budget) else BoxKind.RATE
         by = f"per {', '.join(source_words(key) for key in limit.keys)}"
         when = f"when {source_words(limit.when)}" if limit.when is not None else ""
@@ -135,7 +135,7 @@ class EndpointView:
                 yield Box(BoxKind.BINDS, shorten_label(f"with {facts}"), self._at((binder.pattern,)), binder.span.at)
 
     def _at(self, patterns: Iterable[k.Pattern]) -> str:
-        """Which of a rule's patterns meet the endpoint; in the tree the place itself says it."""
+        """Return the patterns of a rule that overlap the endpoint; empty in the tree, where the position shows them."""
         if self.endpoint is None:
             return ""
         found = dict.fromkeys(source_words(pattern) for pattern in patterns if overlaps(pattern, self.endpoint))
@@ -162,7 +162,7 @@ def describe_limit(limit: k.Limit) -> Iterator[tuple[str, str]]:
 
 
 def source_words(part: k.Node) -> str:
-    """A part of the policy as it is written, on one line."""
+    """Return the text of a part of the policy, on one line."""
     return shorten_label(" ".join(part.span.text.split()))
 
 
@@ -182,7 +182,7 @@ def _distinct_numbers(found: Iterable[Iterable[int]]) -> list[int]:
 
 
 def _needed_scopes(block: Block, carriers: Sequence[str]) -> str:
-    """Return the requirements on the credential; a user's count only where no agent asks."""
+    """Return the requirements on the credential; those of a user apply only without an agent."""
     if isinstance(block, k.AnyoneBlock):
         return ""
     scopes = " or ".join(map(format_value, carriers))

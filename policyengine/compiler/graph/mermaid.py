@@ -1,4 +1,4 @@
-"""A drawing as a Mermaid flowchart, which code hosts show inside of Markdown."""
+"""A drawing as a Mermaid flowchart, which code hosts render in Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.styles import COLOURS, box_lines, number_boxes
 
-# Inside of quotes everything else is text; written as entities these have no meaning to Mermaid, Markdown or HTML.
+# In quotes, everything else is plain text; as entities, these have no meaning to Mermaid, Markdown or HTML.
 UNSAFE_CHARACTERS = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
 
 
@@ -35,6 +35,6 @@ def _class(kind: BoxKind) -> str:
 
 
 def escape_mermaid(text: str) -> str:
-    """Text inside of quotes; a word joiner keeps a backslash before `n` from being a line break."""
+    """Escape text in quotes; a word joiner keeps a backslash before `n` from being a line break."""
     text = text.replace("\\", "\\\N{WORD JOINER}")
     return UNSAFE_CHARACTERS.sub(lambda found: f"#{ord(found[0])};", text)

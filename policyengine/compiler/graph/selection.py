@@ -28,7 +28,7 @@ class SelectionError(Exception):
 
 
 def read_endpoint(text: str) -> k.Pattern:
-    """A concrete endpoint or a pattern as policies write it; without a method it is any. Raises SelectionError."""
+    """Parse an endpoint or a pattern as policies write it; without a method, any method. Raises SelectionError."""
     first, _, rest = text.strip().partition(" ")
     if first == "TOOL":
         return _tool(text, rest.strip())
@@ -41,14 +41,14 @@ def read_endpoint(text: str) -> k.Pattern:
 
 
 def is_area(pattern: k.Pattern) -> bool:
-    """Whether it names a part of the tree and no single endpoint."""
+    """Return whether the selection is an area of the tree, not a single endpoint."""
     return (isinstance(pattern, k.HttpPattern) and pattern.rest) or (
         isinstance(pattern, k.ToolPattern) and "*" in pattern.glob
     )
 
 
 def _endpoint_error(text: str, why: str | None, hint: str | None = None) -> SelectionError:
-    return SelectionError("endpoint", f"`{text}` is no endpoint{f': {why}' if why else ''}", hint or ENDPOINT_HINT)
+    return SelectionError("endpoint", f"`{text}` is not an endpoint{f': {why}' if why else ''}", hint or ENDPOINT_HINT)
 
 
 def _text_span(text: str) -> Span:
@@ -63,7 +63,7 @@ def _tool(text: str, glob: str) -> k.ToolPattern:
 
 def _action(text: str, words: Sequence[str]) -> k.ActionPattern:
     if len(words) != 2:
-        raise _endpoint_error(text, "an action is a verb and a type")
+        raise _endpoint_error(text, "an action consists of a verb and a type")
     return k.ActionPattern(*words, span=_text_span(text))
 
 
@@ -72,7 +72,9 @@ def _methods(text: str, words: str) -> tuple[str, ...] | None:
         return None
     found = [paths.canonical_method(word) for word in words.split("|")]
     if any(isinstance(method, paths.MalformedPath) for method in found):
-        raise _endpoint_error(text, f"`{words}` is no method", None if words.isupper() else "methods are in upper case")
+        raise _endpoint_error(
+            text, f"`{words}` is not a method", None if words.isupper() else "methods are in upper case"
+        )
     return tuple(sorted({str(method) for method in found}))
 
 
@@ -101,7 +103,7 @@ def _segment(text: str, part: str) -> k.Segment:
 
 @dataclass(frozen=True, slots=True)
 class AgentReach:
-    """The blocks that are about an agent, by their numbers; and those of groups it was not said to be in."""
+    """The blocks of an agent, by number, and the blocks of groups that were not selected."""
 
     name: str
     blocks: frozenset[int]
@@ -109,8 +111,8 @@ class AgentReach:
 
 
 def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReach:
-    """Blocks with a condition count: they may be about any agent. Raises SelectionError for a name that no block
-    knows."""
+    """Return the blocks of an agent. Blocks with a condition are included, because they may match any agent. Raises
+    SelectionError for a name that no block matches."""
     blocks = list(enumerate(kernel.agents))
     known_groups = {block.who.group for _, block in blocks if isinstance(block.who, k.InGroup)}
     for group in groups:
@@ -142,4 +144,4 @@ def _is_about(
 
 def _unknown_error(kind: str, name: str, known: set[str], otherwise: str | None) -> SelectionError:
     hint = did_you_mean(name, known) or otherwise
-    return SelectionError("agent", f"no block is about {kind} `{name}`", hint)
+    return SelectionError("agent", f"no block names {kind} `{name}`", hint)

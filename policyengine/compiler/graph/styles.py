@@ -1,4 +1,4 @@
-"""Shared style of the pictures: colours by kind, lines of a box and their widths."""
+"""Shared style of the drawings: colours by kind, lines of a box and their widths."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from policyengine.compiler.graph.text import box_title
 from policyengine.control_characters import one_line
 
 MAX_LINE_COLUMNS = 72  # columns of a line in a picture
-MAX_LINES = 4  # of one text in it; the whole is in the text and the data
+MAX_LINES = 4  # columns of one text in it; text and data contain the whole
 
 
 @dataclass(frozen=True, slots=True)
 class KindColour:
-    """A pale ground with dark letters, a dark ground with pale ones, and a line that is seen on both."""
+    """The colours of a kind: a light background for dark text, a dark background for light text, and a line visible on
+    both."""
 
     light: str
     dark: str
@@ -58,7 +59,7 @@ COLOURS = {
 
 
 def number_boxes(root: Box) -> Iterator[tuple[Box, int, int | None]]:
-    """Every box with its number and that of the box it is in, from the top down."""
+    """Yield every box with its number and that of its parent, from the top down."""
     pending: list[tuple[Box, int | None]] = [(root, None)]
     number = 0
     while pending:
@@ -74,7 +75,7 @@ def box_lines(box: Box) -> list[str]:
 
 
 def text_columns(text: str) -> int:
-    """Columns in a font whose letters are all as wide; East Asian ones take two, combining ones none."""
+    """Return the columns of a text in a monospaced font; East Asian characters take two, combining ones none."""
     return sum(_columns(char) for char in text)
 
 
@@ -85,7 +86,8 @@ def _columns(char: str) -> int:
 
 
 def wrap_text(text: str) -> list[str]:
-    """The text between words in lines of at most `MAX_LINE_COLUMNS` columns; what is too long for a box ends in `…`."""
+    """Wrap the text between words to lines of at most `MAX_LINE_COLUMNS` columns; text that is too long for a box ends
+    in `…`."""
     lines = [""]
     for word in one_line(text).split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

@@ -1,6 +1,6 @@
-"""A drawing as SVG: an indented tree, laid out here, that any browser shows and that runs nothing.
+"""A drawing as SVG: an indented tree that any browser can show, without scripts.
 
-The font's letters are all as wide, so that a text is as wide as its columns and no font has to be asked.
+The font is monospaced, so the width of a text follows from its columns, and no font needs to be measured.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from policyengine.compiler.graph.text import box_note, box_title
 from policyengine.control_characters import one_line
 from policyengine.templates import render_template
 
-FONT_SIZE_PIXELS = 13  # of the letters, in pixels
-LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # the widest of the usual fonts, so that a text never leaves its box
+FONT_SIZE_PIXELS = 13  # font size, in pixels
+LETTER_WIDTH_PIXELS = 0.62 * FONT_SIZE_PIXELS  # width of the widest common font, so that no text leaves its box
 LINE_HEIGHT_PIXELS = 18
 PADDING = 8
-GAP = 7  # between boxes, one below the other
+GAP = 7  # vertical space between boxes
 INDENT = 28
 MARGIN = 16
 
@@ -28,7 +28,7 @@ Line: TypeAlias = tuple[str, str]  # titles, and details
 
 @dataclass(frozen=True, slots=True)
 class BoxLayout:
-    """A box with its lines and its rectangle, in pixels; `parent` is the number of the box it is in."""
+    """A box with its lines and its rectangle, in pixels; `parent` is the number of its parent."""
 
     box: Box
     lines: tuple[Line, ...]
@@ -46,12 +46,12 @@ class BoxLayout:
 
     @property
     def middle(self) -> float:
-        """Where a branch reaches it: beside its first line."""
+        """The height at which a branch reaches the box, in the middle of its first line."""
         return self.y + (LINE_HEIGHT_PIXELS + PADDING) / 2
 
 
 def layout_boxes(root: Box) -> list[BoxLayout]:
-    """One box below the other, each as far to the right as it is deep."""
+    """Lay out the boxes one below the other, indented by their depth."""
     found: list[BoxLayout] = []
     depths: list[int] = []
     top = float(MARGIN)
@@ -75,7 +75,7 @@ def _lines(box: Box) -> list[Line]:
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
-    """A line of a box where it is drawn."""
+    """A line of a box with its position."""
 
     x: float
     y: float
@@ -112,7 +112,7 @@ def render(root: Box) -> str:
 
 
 def _branches(boxes: list[BoxLayout]) -> Iterator[str]:
-    """Down from a box or from where its last branch left, and right to the next box within it."""
+    """Yield the lines from each box, or from its previous branch, down and right to its next child."""
     ends: dict[int, float] = {}
     for box in boxes:
         if box.parent is not None:
@@ -134,5 +134,5 @@ def _draw_box(layout: BoxLayout) -> BoxShape:
 
 
 def _text(text: str) -> str:
-    """Text for XML, which knows no control characters; spaces that stand side by side stay."""
+    """Return the text for XML, without control characters; repeated spaces are kept."""
     return one_line(text).replace("  ", "\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}")

@@ -1,4 +1,4 @@
-"""A drawing as lines of text, with the branches drawn before them."""
+"""A drawing as lines of text, with the branches in front of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.control_characters import one_line
 
-# What leads to a box that others follow, what stands below it; the same for the last one.
+# The branch to a box with following siblings, and the prefix of the lines below it; the same for the last sibling.
 UNICODE = ("├─ ", "│  ", "└─ ", "   ")
 ASCII = ("|- ", "|  ", "`- ", "   ")
 
 
 @dataclass(frozen=True, slots=True)
 class TextTreeRow:
-    """`branch` leads to the box; `under` takes its place in lines that go on."""
+    """A row. `branch` leads to the box; `under` replaces it in continuation lines."""
 
     branch: str
     under: str
@@ -48,5 +48,5 @@ def render(root: Box, signs: tuple[str, str, str, str] = UNICODE) -> str:
 
 
 def to_ascii(text: str) -> str:
-    """Our own signs for screens that know ASCII only."""
+    """Replace line-drawing characters for terminals with only ASCII."""
     return text.replace("…", "...").replace("—", "-")

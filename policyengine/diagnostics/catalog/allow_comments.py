@@ -13,15 +13,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "on its line. Without a reason no reader can check later whether it still holds, so the comment allows "
         "nothing.",
         "# lint: allow W350\n" + _DOOR,
-        "# lint: allow W350 because the probe of the load balancer speaks it\n" + _HEAD,
+        "# lint: allow W350 because the probe of the load balancer uses it\n" + _HEAD,
         name="bare-allowance",
     ),
     DiagnosticDoc(
         "W171",
         "an allowance for an unknown rule",
         "No warning has this code or name. Errors cannot be allowed, because a policy with errors has no meaning.",
-        "# lint: allow haed because the probe of the load balancer speaks it\n" + _DOOR,
-        "# lint: allow head because the probe of the load balancer speaks it\n" + _HEAD,
+        "# lint: allow haed because the probe of the load balancer uses it\n" + _DOOR,
+        "# lint: allow head because the probe of the load balancer uses it\n" + _HEAD,
         name="unknown-rule",
     ),
     DiagnosticDoc(
@@ -29,7 +29,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "an allowance that allows nothing",
         "The warning that it allowed is gone. If the comment stays, it silences the next mistake on that line. "
         "`policyengine lint --fix` removes it.",
-        "# lint: allow head because the probe of the load balancer speaks it\n" + _DOOR,
+        "# lint: allow head because the probe of the load balancer uses it\n" + _DOOR,
         _DOOR,
         name="stale-allowance",
         opinion=True,

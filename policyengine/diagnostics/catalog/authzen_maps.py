@@ -46,8 +46,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a fact that a question cannot supply",
         "A map can set facts that a caller of `/decide` may also claim: a declared fact of `args`, `body` or "
         "`context`, or one of the request, the agent, the credential and similar groups. It can also set an attribute "
-        "of the subject or the resource, which counts only if the directory does not know that entity. Only `action` "
-        "sets the endpoint.",
+        "of the subject or the resource, which counts only if the entity store does not contain that entity. Only "
+        "`action` sets the endpoint.",
         _map("fact record.stats = resource.properties.status"),
         _map("fact record.status = resource.properties.status"),
     ),

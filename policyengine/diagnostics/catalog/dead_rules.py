@@ -260,8 +260,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "A decision has 200,000 steps, and a request that needs more is denied at gate `failure`. A loop takes one "
         "step for each part of its condition and each element; an inner loop takes all of its steps each time. The "
         "message shows the worst case: 10,000 elements for a collection from a request, 100 for one from the "
-        "directory. `overlaps` and `subset of` take as many steps as both sides have elements; `in` takes one step if "
-        "the set is outside the loop.",
+        "entity store. `overlaps` and `subset of` take as many steps as both sides have elements; `in` takes one step "
+        "if the set is outside the loop.",
         "facts { body.a: list<int>  body.b: list<int> }\n"
         'guard "none twice" { deny when (any x in body.a: (any y in body.b: x == y)) }\n' + _DOOR,
         "facts { body.a: list<int>  body.b: list<int> }\n"

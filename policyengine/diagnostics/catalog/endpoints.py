@@ -91,7 +91,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E312",
         "a scope that includes itself",
-        "If scopes include each other in a circle, none of them has a defined content.",
+        "If scopes include each other in a cycle, none of them has defined contents.",
         "scope read { include write   GET /a }\nscope write { include read   POST /a }\n",
         "scope read { GET /a }\nscope write { include read   POST /a }\nuser any { may write }\n",
     ),
@@ -130,7 +130,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E317",
         "a fact that `with` cannot read",
         "A bound value comes from the request itself; otherwise a message could show the caller a value that only the "
-        "directory knows. It reads no other bound fact, so that the order of bindings does not matter.",
+        "entity store contains. It reads no other bound fact, so that the order of bindings does not matter.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(user.id) }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),

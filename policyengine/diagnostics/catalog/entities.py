@@ -40,7 +40,7 @@ CODES = (
     DiagnosticDoc(
         "E184",
         "a duplicate entity",
-        "Several sources form one directory, and each entity occurs in one of them, once: otherwise it would be "
+        "Several sources form one entity store, and each entity occurs in one of them, once: otherwise it would be "
         "unclear which row counts. An entity type that is looked up has one lookup and occurs in no other source.",
         "",
         "",

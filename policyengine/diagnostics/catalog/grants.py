@@ -90,7 +90,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E410",
         "an invalid chain depth",
-        "The depth counts how often one agent hands a task on to another: at least once.",
+        "The depth counts how often one agent delegates a task to another: at least once.",
         "delegation { depth <= 0.5 }\nanyone { may GET /health }\n",
         "delegation { depth <= 1 }\nanyone { may GET /health }\n",
     ),
@@ -160,8 +160,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W421",
-        "handing on a grant that the agent does not have",
-        "Authority only narrows along a chain: an agent can hand on only what it is allowed to do, so this line has "
+        "delegating a grant that the agent does not have",
+        "Authority only narrows along a chain: an agent can delegate only what it is allowed to do, so this line has "
         "no effect.",
         "scope write { POST /a }\n"
         + _agent('may read   may delegate write to agent "helper"', _OPEN.replace("{ url", "{ records chains   url"))
@@ -172,8 +172,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W422",
-        "handing on to an agent without a grant",
-        "An agent that takes over a task needs a grant of its own, so without a block about it this line has no "
+        "delegating to an agent without a grant",
+        "An agent that a task is delegated to needs a grant of its own. Without a block about it, this line has no "
         "effect.",
         _agent('may read   may delegate read to agent "helpre"', _OPEN.replace("{ url", "{ records chains   url"))
         + 'agent "helper" { issued by acme   acts for any user   may read }\n',
@@ -183,14 +183,14 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W462",
-        "two issuers that speak for the same users",
+        "two issuers that name the same users",
         "A user is identified by name alone, whichever issuer asserts it. If agents of two issuers borrow the "
         "authority of the same users, a token of either issuer can name a user of the other: a partner's `alice` "
         "counts as yours. This policy does not separate them: no condition about users that holds for only one of the "
         "two, no guard on the issuer. Let the partner's agents act alone, restrict their users by an attribute from "
-        "your own directory (the partner controls what its `claims` assert), or deny them everything that is not the "
-        "partner's. Issuers of one agent count as one organization, and so do issuers whose agents hand tasks on to "
-        "each other. If both issuers name the same people, allow this warning next to the issuer.",
+        "your own entity store (the partner controls what its `claims` assert), or deny them everything that is not "
+        "the partner's. Issuers of one agent count as one organization, and so do issuers whose agents delegate "
+        "to each other. If both issuers name the same people, allow this warning next to the issuer.",
         _TWO_ISSUERS + _COURIER.format("any user"),
         _TWO_ISSUERS + _COURIER.format('users where user.org == "partner"'),
         name="shared-users",

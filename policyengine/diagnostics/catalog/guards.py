@@ -43,7 +43,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E504",
         "a role that no user can have",
-        "`by role` looks up `roles` of the approver in the directory, so `entity user` must declare them.",
+        "`by role` looks up `roles` of the approver in the entity store, so `entity user` must declare them.",
         'anyone { may POST /pay }\nguard "ask" on POST /pay { confirm by role finance }\n',
         'entity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
         'guard "ask" on POST /pay { confirm by role finance }\n',
@@ -133,7 +133,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E516",
         "not a valid binding of an approval",
         "`bound to (…)` lists `body`, `args`, `context`, `request.query` and `request.headers`, each as a whole or "
-        "with `except`, facts of the request or of the directory, and `resource`, which every approval is bound to. "
+        "with `except`, facts of the request or of the entity store, and `resource`, which every approval is bound to. "
         "Nothing is listed twice, and no fact that changes by itself is listed.",
         _guard(f"confirm by role boss bound to (body, body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body) {_LARGE}", _TEAM),

@@ -103,7 +103,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W456",
         "an agent whose credential may never expire",
-        "A stolen credential is valid as long as it lasts. Require a `lifetime` or an `age` in the block, or in a "
+        "A stolen credential can be used until it expires. Require a `lifetime` or an `age` in the block, or in a "
         "guard that covers all its grants.",
         _BOT + _agent("credential { kind in [jwt, mtls] }"),
         _BOT + _agent(),
@@ -133,7 +133,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W459",
         "chains of unlimited depth",
-        "Each agent may hand on to the next, so a user's request can end up at an unexpected agent. One `delegation` "
+        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. One `delegation` "
         "block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
@@ -165,7 +165,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a user grant that a token of any issuer opens",
         "For a request without an agent the user block alone grants access, and a token of any declared issuer "
         "suffices, for any user that it names: a partner's token that says `alice` counts as yours. `users like` "
-        "restricts the users that an issuer speaks for; its statements about others are ignored. `user where "
+        "restricts the users that an issuer may name; its statements about others are ignored. `user where "
         "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
         "allow this warning next to the issuer.",
         _HOUSES + _ASSISTANT,
@@ -196,9 +196,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W466",
-        "an agent of two issuers that speak for the same users",
+        "an agent of two issuers that name the same users",
         "A block that names two issuers trusts both for the same users: a partner's token that says `alice` acts for "
-        "yours. `users like` restricts the users that an issuer speaks for; its statements about others are ignored. "
+        "yours. `users like` restricts the users that an issuer may name; its statements about others are ignored. "
         "If both issuers name the same people, allow this warning next to the agent.",
         _HOUSES + _COMMON,
         _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _COMMON,

@@ -113,7 +113,7 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E214",
         "an entity that two packages declare",
-        "There is one directory, so an entity has one declaration: its package exports it, and others import that "
+        "There is one entity store, so an entity has one declaration: its package exports it, and others import that "
         "package.",
         "",
         "",

@@ -1,4 +1,4 @@
-"""E22x to E24x: operators, their operands, and literals; a part of names.py."""
+"""E22x to E24x: operators, their operands, and literals."""
 
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
@@ -91,7 +91,7 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E254",
         "`is known` without an entity",
-        "`x is known` is true if the directory, or the rows that come with a request, have a row for the entity. To "
+        "`x is known` is true if the entity store, or the rows that come with a request, have a row for the entity. To "
         "test whether a fact is there, write `is present`.",
         "credential.scopes is known",
         "user is known",

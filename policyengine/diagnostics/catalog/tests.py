@@ -15,7 +15,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E601",
         "a fixture that uses itself",
-        "A fixture applies the fixtures that it uses, and then its own givens. In a circle none comes first.",
+        "A fixture applies the fixtures that it uses, and then its own givens. In a cycle, none comes first.",
         'fixture a { use b }\nfixture b { use a given user "x" }\n' + _test("use a GET /a => allow"),
         'fixture a { use b }\nfixture b { given user "x" }\n' + _test("use a GET /a => allow"),
     ),
@@ -54,7 +54,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E606",
-        "a row that no directory would hold",
+        "a row that does not match its entity",
         "Rows in `given entities` have the attributes that their entity declares, with the declared types. To test a "
         "wrong type, give the attribute alone: `given user.roles 5`.",
         _USER + 'test "a" { given entities { user "alice" { roles: "clerk" } } GET /a => allow }\n',

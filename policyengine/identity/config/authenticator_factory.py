@@ -15,7 +15,7 @@ from policyengine.identity.config.issuer_factory import OwnKeySource, open_secre
 from policyengine.identity.config.model import (
     AttesterSettings,
     IdentityConfig,
-    IdentityError,
+    IdentityConfigError,
     IssuerSettings,
     to_seconds,
 )
@@ -50,13 +50,14 @@ class AuthenticatorBuilder:
     attestation_nonces: AttestationNonces = field(init=False)
 
     def __post_init__(self) -> None:
-        """Create the nonces. Raises IdentityError if the nonce key cannot be read."""
+        """Create the nonces. Raises IdentityConfigError if the nonce key cannot be read."""
         key, leeway = self._nonce_key(), to_seconds(self.configuration.identity.leeway)
         made = AttestationNonces(self.marks, leeway=leeway)
         self.attestation_nonces = made if key is None else replace(made, key=key)
 
     def identity(self, kernel: Kernel, before: CredentialAuthenticator | None = None) -> CredentialAuthenticator:
-        """Build the authenticator for these policies; it continues the counters of `before`. Raises IdentityError."""
+        """Build the authenticator for these policies; it continues the counters of `before`. Raises
+        IdentityConfigError."""
         configuration, issuers = self.configuration, kernel.issuers
         check_names(configuration, kernel)
         keyed = {one.name: self.keys.of(one) for one in issuers.values() if has_keys(one, configuration)}
@@ -99,7 +100,7 @@ class AuthenticatorBuilder:
 
     def _secret_of(self, reference: str) -> Callable[[], str]:
         """Return a function that reads the secret on each call. Read it once now, so that a missing secret is reported
-        at startup. Raises IdentityError."""
+        at startup. Raises IdentityConfigError."""
 
         def read() -> str:
             return self.secrets.read(reference, int(self.clock())).reveal()
@@ -108,13 +109,13 @@ class AuthenticatorBuilder:
         return read
 
     def _nonce_key(self) -> bytes | None:
-        """Return the configured nonce key, or None. Raises IdentityError."""
+        """Return the configured nonce key, or None. Raises IdentityConfigError."""
         reference = self.configuration.dpop.nonce_key
         if reference is None:
             return None
         key = self.secrets.read(reference, int(self.clock())).reveal()
         if len(key) < MIN_KEY_LENGTH:
-            raise IdentityError(
+            raise IdentityConfigError(
                 "`dpop.nonce_key` is too short", f"generate at least {MIN_KEY_LENGTH} random characters"
             )
         return key.encode()
@@ -127,7 +128,7 @@ class AuthenticatorBuilder:
 
 
 def attester_key_source(attester: Attester, configuration: IdentityConfig) -> KeySource:
-    """Return the keys of an attester, loaded like those of an issuer. Raises IdentityError."""
+    """Return the keys of an attester, loaded like those of an issuer. Raises IdentityConfigError."""
     given = configuration.attesters.get(attester.name, AttesterSettings())
     settings = IssuerSettings(keys=given.keys, algorithms=given.algorithms, ca=given.ca)
     like = Issuer(attester.name, attester.url, None, None, False, False, (), span=attester.span)
@@ -137,7 +138,7 @@ def attester_key_source(attester: Attester, configuration: IdentityConfig) -> Ke
 def build_authenticator(
     configuration: IdentityConfig, kernel: Kernel, marks: CredentialMarks, clock: Callable[[], float] = time
 ) -> CredentialAuthenticator:
-    """Build the authenticator of one policy from the configuration. Raises IdentityError."""
+    """Build the authenticator of one policy from the configuration. Raises IdentityConfigError."""
     secrets, keys = open_secrets(configuration), KeySources(configuration)
     signing = open_signing_keys(configuration, secrets, int(clock()))
     return AuthenticatorBuilder(configuration, marks, keys, secrets, signing, clock=clock).identity(kernel)
@@ -166,28 +167,30 @@ def principal_entity_types(kernel: Kernel) -> frozenset[str]:
 
 
 def check_keys_count(configuration: IdentityConfig, issuer: Issuer) -> None:
-    """Check that `keys` of an issuer has an effect. Raises IdentityError."""
+    """Check that `keys` of an issuer has an effect. Raises IdentityConfigError."""
     place = f"`issuers.{issuer.name}.keys`"
     if issuer.url is None:
         message = f"{place}: the policy gives `{issuer.name}` no `url`, so no token can name it as issuer"
-        raise IdentityError(message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, the `iss` of its tokens')
+        raise IdentityConfigError(
+            message, f'write it: `issuer {issuer.name} {{ url "https://…" }}`, the `iss` of its tokens'
+        )
     if configuration.signing is not None and configuration.signing.issuer == issuer.name:
         message = f"{place}: this server is `{issuer.name}` (`signing.issuer`) and signs with the keys of `[signing]`"
-        raise IdentityError(message, "remove the keys, or set `signing.issuer` to the issuer that this server is")
+        raise IdentityConfigError(message, "remove the keys, or set `signing.issuer` to the issuer that this server is")
 
 
 def check_names(configuration: IdentityConfig, kernel: Kernel) -> None:
-    """Check that every setting has an effect. Raises IdentityError for settings of an issuer that the policy does not
-    declare, for keys of an issuer without a URL or of this server itself, for clients while no tokens are issued, and
-    for two issuers with one URL."""
+    """Check that every setting has an effect. Raises IdentityConfigError for settings of an issuer that the policy does
+    not declare, for keys of an issuer without a URL or of this server itself, for clients while no tokens are issued,
+    and for two issuers with one URL."""
     for name, given in configuration.issuers.items():
         if name not in kernel.issuers:
             hint = did_you_mean(name, tuple(kernel.issuers)) or 'declare it: `issuer NAME { url "https://…" }`'
-            raise IdentityError(f"`issuers.{name}`: no policy names this issuer", hint)
+            raise IdentityConfigError(f"`issuers.{name}`: no policy names this issuer", hint)
         if given.keys is not None:
             check_keys_count(configuration, kernel.issuers[name])
     if configuration.clients and configuration.signing is None:
-        raise IdentityError("`clients`: this server issues no tokens to clients", "add `[signing]`")
+        raise IdentityConfigError("`clients`: this server issues no tokens to clients", "add `[signing]`")
     by_url: dict[str, str] = {}
     for declared_issuer in sorted(kernel.issuers.values(), key=lambda issuer: issuer.name):
         if (
@@ -195,4 +198,4 @@ def check_names(configuration: IdentityConfig, kernel: Kernel) -> None:
             and (other := by_url.setdefault(declared_issuer.url, declared_issuer.name)) != declared_issuer.name
         ):
             hint = "a token identifies its issuer by URL, so keep one of them"
-            raise IdentityError(f"the issuers `{other}` and `{declared_issuer.name}` have the same URL", hint)
+            raise IdentityConfigError(f"the issuers `{other}` and `{declared_issuer.name}` have the same URL", hint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.entities.store import EntityStore
 from policyengine.identity.authenticator import CredentialAuthenticator
-from policyengine.identity.config.model import MAX_TOKEN_LIFETIME, IdentityConfig, IdentityError, to_seconds
+from policyengine.identity.config.model import MAX_TOKEN_LIFETIME, IdentityConfig, IdentityConfigError, to_seconds
 from policyengine.identity.config.secret_references import TransitKeyReference, parse_signing_keys_reference
 from policyengine.identity.issue.clients import ClientRegistry, load_clients
 from policyengine.identity.issue.delegation_check import DelegationCheck
@@ -27,7 +27,7 @@ PolicySource = Callable[[], tuple[Kernel, EntityStore]]
 
 
 def open_secrets(configuration: IdentityConfig) -> SecretReader:
-    """Return the reader of secrets. Raises IdentityError."""
+    """Return the reader of secrets. Raises IdentityConfigError."""
     found = SecretReader(configuration.folder)
     if configuration.bao is not None:
         found.bao = OpenBaoClient.of(configuration.bao, found)
@@ -35,8 +35,8 @@ def open_secrets(configuration: IdentityConfig) -> SecretReader:
 
 
 def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now: int) -> TokenSigner | None:
-    """Return the signing keys, or None if this server issues no tokens. Raises IdentityError if they cannot be used at
-    startup."""
+    """Return the signing keys, or None if this server issues no tokens. Raises IdentityConfigError if they cannot be
+    used at startup."""
     given = configuration.signing
     if given is None:
         return None
@@ -44,9 +44,9 @@ def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now:
     if not isinstance(place, TransitKeyReference):
         return open_key_file(place.path)
     if not isinstance(secrets.bao, OpenBaoClient):
-        raise IdentityError(f"`{given.keys}`: OpenBao is not configured", "add `[bao]` with its `address`")
+        raise IdentityConfigError(f"`{given.keys}`: OpenBao is not configured", "add `[bao]` with its `address`")
     if configuration.bao is None or configuration.bao.refresh >= given.ahead:
-        raise IdentityError(
+        raise IdentityConfigError(
             "`bao.refresh` is not shorter than `signing.ahead`: a new key version could sign before servers see it"
         )
     keys = OpenBaoSigner(secrets.bao, place, to_seconds(given.ahead), to_seconds(MAX_TOKEN_LIFETIME))
@@ -55,12 +55,12 @@ def open_signing_keys(configuration: IdentityConfig, secrets: SecretReader, now:
 
 
 def open_key_file(path: Path) -> KeyRingFile:
-    """Open the key file of `signing.keys`. Raises IdentityError."""
+    """Open the key file of `signing.keys`. Raises IdentityConfigError."""
     try:
         return KeyRingFile.of(path)
-    except IdentityError as error:
+    except IdentityConfigError as error:
         hint = error.hint if path.exists() else f"run `policyengine keys new {path}`"
-        raise IdentityError(f"`signing.keys`: {error.message}", hint) from None
+        raise IdentityConfigError(f"`signing.keys`: {error.message}", hint) from None
 
 
 def open_token_issuer(
@@ -70,19 +70,21 @@ def open_token_issuer(
     policies: PolicySource,
     clock: Callable[[], float],
 ) -> TokenIssuer:
-    """Create the token issuer. `policies` returns the current policies and entity store. Raises IdentityError."""
+    """Create the token issuer. `policies` returns the current policies and entity store. Raises IdentityConfigError."""
     given, (kernel, _) = configuration.signing, policies()
     assert given is not None
     us = kernel.issuers.get(given.issuer)
     if us is None or us.url is None:
         having = [one.name for one in kernel.issuers.values() if one.url is not None]
         message = f"`signing.issuer`: the policy has no issuer `{given.issuer}` with a `url`"
-        raise IdentityError(message, did_you_mean(given.issuer, having))
+        raise IdentityConfigError(message, did_you_mean(given.issuer, having))
     if not us.records_chains:
-        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` record chains", "add `records chains` to it")
+        raise IdentityConfigError(
+            f"`signing.issuer`: tokens of `{us.name}` record chains", "add `records chains` to it"
+        )
     audiences = tuple(dict.fromkeys((*([us.audience] if us.audience else []), *given.audiences)))
     if not audiences:
-        raise IdentityError(f"`signing.issuer`: tokens of `{us.name}` have no audience", "add `audience` to it")
+        raise IdentityConfigError(f"`signing.issuer`: tokens of `{us.name}` have no audience", "add `audience` to it")
     url = us.url.rstrip("/")
     ours = frozenset({us.url, f"{url}/token", f"{url}/revoke", f"{url}/introspect"})
     leeway = to_seconds(configuration.identity.leeway)
@@ -90,7 +92,7 @@ def open_token_issuer(
     for name, client in clients.known.items():
         if client.issuer not in kernel.issuers:
             message = f"`clients.{name}.issuer`: the policy has no issuer `{client.issuer}`"
-            raise IdentityError(message, did_you_mean(client.issuer, tuple(kernel.issuers)))
+            raise IdentityConfigError(message, did_you_mean(client.issuer, tuple(kernel.issuers)))
     handing = PolicyMemo(policies)
     return TokenIssuer(identity, handing, keys, clients, us.name, audiences, to_seconds(given.lifetime), clock)
 
@@ -108,7 +110,7 @@ class OwnKeySource:
         """Return the verification keys, as in KeySource. Raises CredentialError."""
         try:
             keys = self.signing.published(now)
-        except IdentityError:
+        except IdentityConfigError:
             raise CredentialError(RefusalCode.PROVIDER) from None
         self._kids, published = (now, key_ids(keys)), json.dumps({"keys": keys}).encode()
         read = self._read
@@ -123,7 +125,7 @@ class OwnKeySource:
         if known is None or known[0] != now:
             try:
                 known = now, key_ids(self.signing.at_hand(now) or ())
-            except IdentityError:
+            except IdentityConfigError:
                 known = now, frozenset()
             self._kids = known
         return kid in known[1]

@@ -28,7 +28,7 @@ Algorithm: TypeAlias = Literal[
 SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
-class IdentityError(Exception):
+class IdentityConfigError(Exception):
     """Identity cannot be set up: what is wrong, and what to do; `detail` shows the line of the file."""
 
     def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
@@ -76,9 +76,9 @@ CA = "file of CA certificates (PEM) for its server, instead of the system's"
 
 
 class GeneralSettings(SettingsSection):
-    """`[identity]`: this server, and how it asks others. What we issue is by the `url` of the issuer that we are, and
-    proofs to `/token` are for that. Hosts have their port where the gateway says it; without any, proofs count for
-    every host."""
+    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of the own
+    issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without hosts,
+    proofs are valid for every host."""
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
@@ -109,12 +109,12 @@ class GeneralSettings(SettingsSection):
 
 
 class IssuerSettings(SettingsSection):
-    """`[issuers.NAME]`: an issuer that the policy names. Keys are cached for as long as the issuer says, within bounds.
-    For `user` take no claim that people choose for themselves."""
+    """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer says, within bounds. For
+    `user`, choose no claim that people can set themselves."""
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
-        "the policy says that, in `issuer {name} {{ … }}`",
+        "set it in the policy, in `issuer {name} {{ … }}`",
     )
 
     keys: str | None = Field(default=None, description=KEYS)
@@ -144,16 +144,16 @@ class IssuerSettings(SettingsSection):
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
     )
-    client_id: str | None = Field(default=None, description="who we are there")
+    client_id: str | None = Field(default=None, description="client id of this server at the issuer")
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = Field(
-        default="client_secret_basic", description="how we prove that there"
+        default="client_secret_basic", description="how this server authenticates at the issuer"
     )
     client_secret: SecretReference | None = Field(default=None, description="reference to the client secret")
     client_key: SecretReference | None = Field(
         default=None, description="reference to the private key of the client, for `private_key_jwt`"
     )
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
         default=(), description="clients that are not agents but applications through which people act themselves"
@@ -169,10 +169,10 @@ class IssuerSettings(SettingsSection):
 
 
 class AttesterSettings(SettingsSection):
-    """`[attesters.NAME]`: an attester that the policy names."""
+    """`[attesters.NAME]`: an attester of the policy."""
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("url", "age", "model", "models", "environments"), "the policy says that, in `attester {name} {{ … }}`"
+        ("url", "age", "model", "models", "environments"), "set it in the policy, in `attester {name} {{ … }}`"
     )
 
     keys: str | None = Field(default=None, description=KEYS)
@@ -193,7 +193,7 @@ class AttesterSettings(SettingsSection):
 
 
 class DpopSettings(SettingsSection):
-    """`[dpop]`: proofs of possession. Without `nonce_key` a nonce counts in this process and those forked of it."""
+    """`[dpop]`: proofs of possession. Without `nonce_key`, a nonce is valid in this process and its forks."""
 
     window: Duration = Field(
         default=timedelta(seconds=60),
@@ -206,12 +206,12 @@ class DpopSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
         le=timedelta(hours=1),
-        description="how long that is good for",
+        description="how long a nonce is valid",
     )
     nonce_key: SecretReference | None = Field(
         default=None,
-        description="a reference to what servers share that take each other's nonces, "
-        "also those of attestations: 32 characters or more",
+        description="reference to a secret that servers share to accept each other's nonces, also those of "
+        "attestations: 32 characters or more",
     )
 
 
@@ -235,7 +235,7 @@ class SignatureSettings(SettingsSection):
 
 
 class TrustDomainSettings(SettingsSection):
-    """`[trust_domains.NAME]`: a SPIFFE trust domain whose workloads ask with their certificates alone."""
+    """`[trust_domains.NAME]`: a SPIFFE trust domain whose workloads authenticate with their certificates alone."""
 
     bundle: Path | None = Field(default=None, description="file of its CA certificates: PEM, or a SPIFFE bundle")
     verified_by_gateway: bool = Field(
@@ -256,7 +256,7 @@ class ApiKeySettings(SettingsSection):
 
 
 class SharingSettings(SettingsSection):
-    """`[sharing]`: when a credential counts as shared: used within `window` from networks with other leading bits."""
+    """`[sharing]`: when a credential counts as shared: used within `window` from networks with different prefixes."""
 
     window: Duration = Field(
         default=timedelta(hours=1),
@@ -266,7 +266,7 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same of IPv6")
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same for IPv6")
 
 
 class OpenBaoSettings(SettingsSection):
@@ -275,25 +275,25 @@ class OpenBaoSettings(SettingsSection):
     address: str = Field(description="URL of OpenBao or Vault")
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="it may be asked over `http://`, also on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
     namespace: str | None = Field(default=None, description="the namespace there")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=10),
         le=timedelta(seconds=30),
-        description="how long it is waited for",
+        description="how long to wait for an answer",
     )
-    refresh: Duration = Field(default=timedelta(minutes=5), description="how long what it said counts")
+    refresh: Duration = Field(default=timedelta(minutes=5), description="how long to cache its answers")
     stale: Duration = Field(
         default=timedelta(hours=1), description="maximum age of a secret while OpenBao does not answer"
     )
 
 
 class SigningSettings(SettingsSection):
-    """`[signing]`: tokens of our own. The `url` of `issuer` issues them, and its `audience` is whom they are for."""
+    """`[signing]`: tokens that this server issues, with the `url` of `issuer` as `iss` and its `audience` as `aud`."""
 
     keys: SigningKeysReference = Field(description="key file of `policyengine keys`, or `bao-transit:mount/key`")
-    issuer: str = Field(description="name of the policy's issuer that this server is")
+    issuer: str = Field(description="issuer of the policy that this server acts as")
     audiences: tuple[str, ...] = Field(
         default=(), description="audiences that clients may request in addition to the issuer's `audience`"
     )
@@ -312,11 +312,11 @@ def check_thumbprint(raw: str) -> str:
 
 
 class ClientSettings(SettingsSection):
-    """`[clients.NAME]`: an agent that may ask for tokens, by the id that it says it has."""
+    """`[clients.NAME]`: an agent that may request tokens, by its client id."""
 
     agent: str = Field(description="name of the agent in the policy")
-    issuer: str = Field(description="of which issuer")
-    method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how it proves that")
+    issuer: str = Field(description="issuer of that agent")
+    method: Literal["private_key_jwt", "mtls", "dpop", "token"] = Field(description="how the agent authenticates")
     keys: Path | None = Field(
         default=None, description="file of its public keys (JWKS), for `private_key_jwt` and `dpop`"
     )
@@ -353,27 +353,27 @@ class IdentityConfig(SettingsSection):
 
 
 def read_identity_config(path: Path | str) -> IdentityConfig:
-    """Read and check `identity.toml`. Raises IdentityError."""
+    """Read and check `identity.toml`. Raises IdentityConfigError."""
     name = str(path)
     try:
         file = read_settings_file(path, name)
         return parse_identity_config(file.data(), Path(path).parent, name, file)
     except UntrustedPathError as error:
-        raise IdentityError(error.message, error.hint) from None
+        raise IdentityConfigError(error.message, error.hint) from None
     except OSError as error:
-        raise IdentityError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise IdentityConfigError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
     except SettingsError as error:
-        raise IdentityError(error.message, error.hint, error.detail) from None
+        raise IdentityConfigError(error.message, error.hint, error.detail) from None
 
 
 def parse_identity_config(
     data: Mapping[str, object], folder: Path = Path(), name: str = "identity.toml", file: SettingsFile | None = None
 ) -> IdentityConfig:
-    """Raises IdentityError, which names the setting and never a value that may be a secret; with a file also its
-    place."""
+    """Parse the settings. Raises IdentityConfigError, which names the setting and never a value that may be a secret;
+    with a file, also the location."""
     text = file or SettingsFile(name, "")
     try:
-        if "folder" in data:  # a field that the file has not
+        if "folder" in data:  # a field that is not in the file
             raise SettingsError(f"`{name}`: unknown section `folder`", None)
         return IdentityConfig.model_validate({**data, "folder": folder})
     except ValidationError as error:
@@ -381,4 +381,4 @@ def parse_identity_config(
         found = text.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret)
     except SettingsError as error:
         found = error
-    raise IdentityError(found.message, found.hint, found.detail if file else "")
+    raise IdentityConfigError(found.message, found.hint, found.detail if file else "")

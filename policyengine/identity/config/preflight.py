@@ -47,7 +47,7 @@ def find_unknown_agents(configuration: IdentityConfig, kernel: k.Kernel) -> Iter
 
 
 def check_key_sources(configuration: IdentityConfig, kernel: k.Kernel) -> Iterator[KeyCheckResult]:
-    """Load the keys of each issuer that has keys, and of each attester, for a bounded time. Raises IdentityError."""
+    """Load the keys of each issuer that has keys, and of each attester, in bounded time. Raises IdentityConfigError."""
     sources = KeySources(configuration)
     ours = None if configuration.signing is None else configuration.signing.issuer
     for issuer in kernel.issuers.values():

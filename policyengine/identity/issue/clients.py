@@ -12,7 +12,7 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import TypeAlias
 
-from policyengine.identity.config.model import IdentityConfig, IdentityError
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError
 from policyengine.identity.facts import revocable_key_names
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenIssuanceError
 from policyengine.identity.issuer_documents import DocumentError, parse_document
@@ -238,7 +238,7 @@ def client_keys(client: TokenClient) -> PublicKeys:
         return ()
     try:
         return client.keys.read()
-    except IdentityError:
+    except IdentityConfigError:
         raise TokenIssuanceError(IssuanceRefusal.CLIENT_KEY, "the keys of the client cannot be read") from None
 
 
@@ -257,26 +257,26 @@ def token_binding(token: VerifiedToken) -> ConfirmedKey:
 
 def parse_client_keys(content: bytes, name: str) -> PublicKeys:
     """Parse a client's JWKS, whose keys must be as strong as those of issuers. Unlike in an issuer's set, an unusable
-    key is an error here, because the operator can correct it. Raises IdentityError."""
+    key is an error here, because the operator can correct it. Raises IdentityConfigError."""
     try:
         given = parse_document(content).get("keys")
     except DocumentError as error:
-        raise IdentityError(f"`{name}` is not a JWKS: {error}", JWKS_HINT) from None
+        raise IdentityConfigError(f"`{name}` is not a JWKS: {error}", JWKS_HINT) from None
     if not isinstance(given, list) or len(given) > MAX_KEYS:
-        raise IdentityError(f"`{name}` is not a JWKS with up to {MAX_KEYS} keys", JWKS_HINT)
+        raise IdentityConfigError(f"`{name}` is not a JWKS with up to {MAX_KEYS} keys", JWKS_HINT)
     try:
         return tuple(map(parse_public_jwk, given))
     except UnusableKeyError as unusable:
-        raise IdentityError(f"`{name}` holds a key that cannot be used: {unusable.why}", JWKS_HINT) from None
+        raise IdentityConfigError(f"`{name}` holds a key that cannot be used: {unusable.why}", JWKS_HINT) from None
 
 
 def load_clients(configuration: IdentityConfig) -> dict[str, TokenClient]:
-    """Return the configured clients by name. Raises IdentityError."""
+    """Return the configured clients by name. Raises IdentityConfigError."""
     found: dict[str, TokenClient] = {}
     homes: dict[str, str] = {}
     for name, given in configuration.clients.items():
         if homes.setdefault(given.agent, given.issuer) != given.issuer:
-            raise IdentityError(
+            raise IdentityConfigError(
                 f"`clients.{name}`: two agents of different issuers are called `{given.agent}`",
                 "rename one of them: issued tokens name agents without their issuer",
             )
@@ -285,7 +285,7 @@ def load_clients(configuration: IdentityConfig) -> dict[str, TokenClient]:
         try:
             if keys is not None:
                 keys.read()
-        except IdentityError as error:
-            raise IdentityError(f"`clients.{name}.keys`: {error.message}", error.hint) from None
+        except IdentityConfigError as error:
+            raise IdentityConfigError(f"`clients.{name}.keys`: {error.message}", error.hint) from None
         found[name] = TokenClient(name, given.agent, given.issuer, given.method, keys, given.certificates)
     return found

@@ -143,7 +143,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "tokens for that audience or resource are not issued", TokenErrorCode.INVALID_TARGET
     ),
     IssuanceRefusal.SCOPE: IssuanceRefusalInfo(
-        "no scope is requested, held by the tokens and delegated by the policy", TokenErrorCode.INVALID_SCOPE
+        "no requested scope is both held by the tokens and delegated by the policy", TokenErrorCode.INVALID_SCOPE
     ),
     IssuanceRefusal.ACTOR_BLOCK: IssuanceRefusalInfo(
         "the policy does not grant the actor the requested scopes", _POLICY
@@ -161,9 +161,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
     IssuanceRefusal.STORE: IssuanceRefusalInfo(
         "the store of used and revoked credentials does not answer", TokenErrorCode.UNAVAILABLE
     ),
-    IssuanceRefusal.FAILURE: IssuanceRefusalInfo(
-        "the token would not state what was decided", TokenErrorCode.UNAVAILABLE
-    ),
+    IssuanceRefusal.FAILURE: IssuanceRefusalInfo("the token would not match the decision", TokenErrorCode.UNAVAILABLE),
     IssuanceRefusal.LOG: IssuanceRefusalInfo(
         "the issued token cannot be recorded in the decision log", TokenErrorCode.UNAVAILABLE
     ),

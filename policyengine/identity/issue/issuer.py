@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from policyengine.audit.token_events import TokenEventKind
 from policyengine.identity.audit_events import issued_token_fields, refused_token_fields
 from policyengine.identity.authenticator import CredentialAuthenticator, digest_text
-from policyengine.identity.config.model import IdentityError, to_seconds
+from policyengine.identity.config.model import IdentityConfigError, to_seconds
 from policyengine.identity.facts import build_facts, fingerprint, revocable_names, revocable_raw_names
 from policyengine.identity.issue.attenuation import authority_end
 from policyengine.identity.issue.claims import (
@@ -113,7 +113,7 @@ class TokenIssuer:
         except TokenIssuanceError as why:
             self._tell(why, attempt, now)
             raise
-        except (StoreError, IdentityError) as error:
+        except (StoreError, IdentityConfigError) as error:
             self.identity.telling.tell(logging.WARNING, "issuing", f"token not issued: {error}")
             ours = TokenIssuanceError(IssuanceRefusal.STORE if isinstance(error, StoreError) else IssuanceRefusal.KEYS)
             self._tell(ours, attempt, now)
@@ -298,7 +298,7 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.LOG)
 
     def _tell(self, why: TokenIssuanceError, attempt: IssuanceAttempt, now: int) -> None:
-        """Count and log the refusal. Record it only if the client is authenticated, so that strangers cannot fill the
+        """Count and log the refusal. Record it only if the client is authenticated, so that others cannot fill the
         log."""
         report_refusal(self.identity, why)
         if self.log is None or attempt.actor is None or why.code is IssuanceRefusal.LOG:

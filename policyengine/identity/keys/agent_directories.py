@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import Protocol
 
 from policyengine.http.fetch import Fetcher, FetchError, parse_fetch_url
-from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError, IssuerSettings, to_seconds
 from policyengine.identity.http_fetch import create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.issuer_keys import RemoteKeySource
@@ -88,10 +88,10 @@ def open_agent_directories(
 ) -> SignatureAgentKeys:
     """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
     name. `before`: the directories of the previous policies by the same configuration; those of unchanged issuers are
-    kept. Nothing is loaded yet. Raises IdentityError."""
+    kept. Nothing is loaded yet. Raises IdentityConfigError."""
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
-        raise IdentityError(
+        raise IdentityConfigError(
             f"`signatures.directories.{name}`: the policy has no issuer of that name whose `url` is an origin"
         )
     made = {} if before is None else before.known
@@ -157,7 +157,7 @@ class FileDirectory:
     keys and signatures are refused. Threads may share it."""
 
     def __init__(self, path: Path, now: float) -> None:
-        """Read the file. Raises IdentityError."""
+        """Read the file. Raises IdentityConfigError."""
         self._path, self._lock = path, Lock()
         self._seen, self._read_at = jwks_file_stamp(path), now
         self._keys: JwkSet | None = read_directory_file(path, now)
@@ -176,13 +176,13 @@ class FileDirectory:
     def _read_again(self, now: int) -> JwkSet | None:
         try:
             return read_directory_file(self._path, now)
-        except IdentityError as error:
+        except IdentityConfigError as error:
             _LOG.warning("signatures with these keys are refused: %s", error)
             return None
 
 
 def read_directory_file(path: Path, now: float) -> JwkSet:
-    """Read and parse a directory file. Raises IdentityError."""
+    """Read and parse a directory file. Raises IdentityConfigError."""
     try:
         data = read_trusted(path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
@@ -190,6 +190,6 @@ def read_directory_file(path: Path, now: float) -> JwkSet:
         return parse_directory(data, now)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise IdentityError(f"cannot read the directory `{path}`: {why}") from None
+        raise IdentityConfigError(f"cannot read the directory `{path}`: {why}") from None
     except DocumentError as error:
-        raise IdentityError(f"the directory `{path}` cannot be used: {error}") from None
+        raise IdentityConfigError(f"the directory `{path}` cannot be used: {error}") from None

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Protocol
 
 from policyengine.http.fetch import Fetcher, FetchError, parse_fetch_url, url_origin
-from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError, IssuerSettings, to_seconds
 from policyengine.identity.http_fetch import check_url, create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import SIGNATURE_USES, JwkSet, JwksFile, KeySource, VerifyingKey, parse_jwks
@@ -240,7 +240,7 @@ class KeySources:
         self._made: dict[tuple[str, str | None, str | None], KeySource] = {}
 
     def of(self, issuer: Issuer) -> KeySource:
-        """Return the key source of an issuer. Raises IdentityError."""
+        """Return the key source of an issuer. Raises IdentityConfigError."""
         known = issuer.name, issuer.url, issuer.keys
         if known not in self._made:
             settings = self._configuration.issuers.get(issuer.name, IssuerSettings())
@@ -251,14 +251,15 @@ class KeySources:
 def create_key_source(
     issuer: Issuer, settings: IssuerSettings, configuration: IdentityConfig, clock: Callable[[], float] = monotonic
 ) -> KeySource:
-    """Create the key source from `keys` of the settings, `keys` of the policy, or discovery. Raises IdentityError."""
+    """Create the key source from `keys` of the settings, `keys` of the policy, or discovery. Raises
+    IdentityConfigError."""
     keys, stale = settings.keys or issuer.keys, to_seconds(settings.stale)
     workloads = (issuer.url or "").startswith(TRUST_DOMAIN)
     uses = WORKLOAD_KEY_USES if workloads else SIGNATURE_USES
     if keys is not None and not keys.lower().startswith(("https:", "http:")):
         return open_jwks_file(configuration.folder / keys.removeprefix("file:"), issuer.name, stale, uses)
     if keys is None and (issuer.url is None or workloads):
-        raise IdentityError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "set `keys`")
+        raise IdentityConfigError(f"issuer `{issuer.name}` has no `keys`, and none can be discovered", "set `keys`")
     fetcher = create_fetcher(settings.ca, settings.plain_http, configuration, clock)
     load: JwksLoader
     if keys is not None:
@@ -273,11 +274,11 @@ def create_key_source(
 
 def open_jwks_file(path: Path, name: str, stale: int, uses: Collection[str]) -> JwksFile:
     """Open a JWKS file. A malformed file is an error at startup; later it may be in the middle of an update. Raises
-    IdentityError."""
+    IdentityConfigError."""
     found = JwksFile(path, name, stale, uses)
     try:
         found.look()
     except (OSError, DocumentError) as error:
         why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else error
-        raise IdentityError(f"the keys of `{name}` in `{path}` cannot be read: {why}") from None
+        raise IdentityConfigError(f"the keys of `{name}` in `{path}` cannot be read: {why}") from None
     return found

@@ -159,7 +159,7 @@ def check_use(jwk: Mapping[str, object], uses: Collection[str]) -> None:
             RefusalCode.WRONG_KEY_USE, "the set publishes its private part, so that any reader could sign"
         )
     if "use" in jwk and jwk["use"] not in tuple(uses):
-        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `use` is not signatures")
+        raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `use` is not for signatures")
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or not {"verify", "sign"} & {one for one in operations if type(one) is str}:
         raise UnusableKeyError(RefusalCode.WRONG_KEY_USE, "its `key_ops` have neither `verify` nor `sign`")
@@ -177,7 +177,7 @@ def import_public_key(jwk: Mapping[str, object]) -> VerifyingKey:
     if not all(isinstance(one, str) and 0 < len(one) <= 2_048 for one in given.values()):
         raise UnusableKeyError(RefusalCode.WEAK_KEY, "a member is missing or too long")
     if kind == "RSA" and count_bits(str(given["n"])) not in RSA_BITS:
-        raise UnusableKeyError(RefusalCode.WEAK_KEY, f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits")
+        raise UnusableKeyError(RefusalCode.WEAK_KEY, f"its size is not from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits")
     try:
         key = JWKRegistry.import_key({"kty": str(kind), **given})  # type: ignore[dict-item]
     except Exception:  # libraries raise many errors for malformed input
@@ -206,7 +206,7 @@ def find_weakness(key: object) -> str | None:
         case RSAPublicKey():
             numbers = key.public_numbers()
             if numbers.n.bit_length() not in RSA_BITS:
-                return f"it does not have from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits"
+                return f"its size is not from {RSA_BITS[0]:,} to {RSA_BITS[-1]:,} bits"
             if numbers.n % 2 == 0:
                 return "its modulus is even"
             if numbers.e < MIN_RSA_EXPONENT or numbers.e.bit_length() > MAX_RSA_EXPONENT_BITS:

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OKPKey
 from joserfc.jws import JWSRegistry
 
 from policyengine.identity.base64url import encode_base64url
-from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.config.secret_references import TransitKeyReference
 from policyengine.identity.keys.signing_keys import PrivateKey, signing_input
 from policyengine.identity.openbao import OpenBaoClient, RefreshedValue, get_member
@@ -74,7 +74,7 @@ class OpenBaoSigner:
         return next((one for one in reversed(others) if one.created + self.ahead <= now), first)
 
     def versions(self, now: int) -> tuple[TransitKeyVersion, ...]:
-        """Return all versions, oldest first. Raises IdentityError."""
+        """Return all versions, oldest first. Raises IdentityConfigError."""
         return self.bao.kept(self._kept, self.place, lambda: self._versions(now)).read(now)
 
     @property
@@ -88,19 +88,19 @@ class OpenBaoSigner:
         )
         kind, versions = get_member(data, "type"), get_member(data, "keys")
         if kind not in ALGORITHMS:
-            raise IdentityError(
+            raise IdentityConfigError(
                 f"`{self.name}` has an unsupported type", "create it with `type=ecdsa-p256` or `ed25519`"
             )
         try:
             found = [parse_key_version(int(number), one, ALGORITHMS[kind]) for number, one in versions.items()]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise IdentityError(f"`{self.name}`: {BAD_ANSWER}") from None
+            raise IdentityConfigError(f"`{self.name}`: {BAD_ANSWER}") from None
         if not found:
-            raise IdentityError(f"`{self.name}` has no version")
+            raise IdentityConfigError(f"`{self.name}` has no version")
         return tuple(sorted(found, key=lambda one: one.number))
 
     def _signature(self, signed: bytes, version: TransitKeyVersion, now: int) -> bytes:
-        """Return the signature after verifying it, so that no unverifiable token is issued. Raises IdentityError."""
+        """Return the signature after verifying it, so no unverifiable token is issued. Raises IdentityConfigError."""
         raw = b64encode(signed).decode()
         more: dict[str, Any] = {"mount_point": self.place.mount, "key_version": version.number}
         if version.algorithm == "ES256":
@@ -112,9 +112,9 @@ class OpenBaoSigner:
             text = get_member(asked, "data", "signature").split(":")[2]
             signature = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_" if "jws" in more.values() else None)
         except (ValueError, AttributeError, IndexError):
-            raise IdentityError(f"`{self.name}`: {BAD_ANSWER}") from None
+            raise IdentityConfigError(f"`{self.name}`: {BAD_ANSWER}") from None
         if not JWSRegistry.algorithms[version.algorithm].verify(signed, signature, version.key):
-            raise IdentityError(f"`{self.name}`: OpenBao signed with another key")
+            raise IdentityConfigError(f"`{self.name}`: OpenBao signed with another key")
         return signature
 
 

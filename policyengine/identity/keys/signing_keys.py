@@ -25,7 +25,7 @@ from joserfc.jws import JWSRegistry
 
 from policyengine.audit.rotation import rotation_lock
 from policyengine.identity.base64url import encode_base64url
-from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.secret_reader import ChangingFile, read_private
 
 PrivateKey = ECKey | OKPKey
@@ -47,15 +47,15 @@ class TokenSigner(Protocol):
     """This server's signing keys. Threads may share it. `now` is in seconds since 1970."""
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object], now: int) -> str:
-        """Return a JWT signed with the current key. May wait for the signer. Raises IdentityError."""
+        """Return a JWT signed with the current key. May wait for the signer. Raises IdentityConfigError."""
         ...
 
     def published(self, now: int) -> list[dict[str, object]]:
-        """Return the public keys that verify tokens, as members of a JWKS. Raises IdentityError."""
+        """Return the public keys that verify tokens, as members of a JWKS. Raises IdentityConfigError."""
         ...
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
-        """Return the same without waiting, or None if a server would have to be asked. Raises IdentityError."""
+        """Return the same without waiting, or None if a server would have to be asked. Raises IdentityConfigError."""
         ...
 
 
@@ -88,10 +88,10 @@ class KeyRing:
     keys: tuple[JwtSigningKey, ...]
 
     def signs(self, now: int) -> JwtSigningKey:
-        """Return the newest key that may sign. Raises IdentityError."""
+        """Return the newest key that may sign. Raises IdentityConfigError."""
         able = [one for one in self.keys if one.signs_from <= now and not self._gone(one, now)]
         if not able:
-            raise IdentityError("no key signs now", "run `policyengine keys rotate FILE --ahead 0s`")
+            raise IdentityConfigError("no key signs now", "run `policyengine keys rotate FILE --ahead 0s`")
         return able[-1]
 
     def state(self, key: JwtSigningKey, now: int) -> KeyState:
@@ -113,14 +113,14 @@ class KeyRing:
 
     def rotated(self, algorithm: str, now: int, ahead: int, keep: int) -> KeyRing:
         """Return the ring with a new key that signs `ahead` seconds from now; the older ones are withdrawn `keep`
-        seconds after that. Raises IdentityError."""
+        seconds after that. Raises IdentityConfigError."""
         if max(ahead, keep) > MAX_KEY_SECONDS:
-            raise IdentityError("the times of a key are longer than ten years", "choose a shorter time")
+            raise IdentityConfigError("the times of a key are longer than ten years", "choose a shorter time")
         new = new_key(algorithm, now, now + ahead)
         end = new.signs_from + keep
         older = [replace(one, gone_from=min(end, one.gone_from or end)) for one in self.published(now)]
         if len(older) >= MAX_KEYS:
-            raise IdentityError(f"{MAX_KEYS} keys are published already", "wait until some are withdrawn")
+            raise IdentityConfigError(f"{MAX_KEYS} keys are published already", "wait until some are withdrawn")
         return KeyRing((*older, new))
 
     def to_bytes(self) -> bytes:
@@ -141,14 +141,14 @@ def new_key(algorithm: str, now: int, signs_from: int) -> JwtSigningKey:
 
 
 def parse_key_ring(content: bytes, name: str) -> KeyRing:
-    """Parse a key file. Raises IdentityError, whose message contains nothing of the file."""
+    """Parse a key file. Raises IdentityConfigError, whose message contains nothing of the file."""
     try:
         given = json.loads(content)["keys"]
         keys = tuple(map(parse_signing_key, given))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, JoseError):
-        raise IdentityError(f"`{name}` is not a file of signing keys", NEW_KEY_HINT) from None
+        raise IdentityConfigError(f"`{name}` is not a file of signing keys", NEW_KEY_HINT) from None
     if not 0 < len(keys) <= MAX_KEYS + 1 or len({one.kid for one in keys}) < len(keys):
-        raise IdentityError(
+        raise IdentityConfigError(
             f"`{name}` is not a file of signing keys: it has no key, too many, or one twice", NEW_KEY_HINT
         )
     return KeyRing(keys)
@@ -170,7 +170,7 @@ def parse_signing_key(given: Mapping[str, Any]) -> JwtSigningKey:
 
 def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: int) -> KeyRing:
     """Rotate the keys in a file, one process at a time. The default `algorithm` is that of the newest key. Raises
-    IdentityError, OSError."""
+    IdentityConfigError, OSError."""
     path = path.resolve()
     with rotation_lock(path):
         ring = read_ring(path)
@@ -190,11 +190,11 @@ def drop_unfinished(path: Path) -> None:
 
 
 def read_ring(path: Path) -> KeyRing:
-    """Read a key file. Raises IdentityError."""
+    """Read a key file. Raises IdentityConfigError."""
     try:
         content = read_private(path)[0]
-    except IdentityError as error:
-        raise IdentityError(error.message, error.hint if path.exists() else NEW_KEY_HINT) from None
+    except IdentityConfigError as error:
+        raise IdentityConfigError(error.message, error.hint if path.exists() else NEW_KEY_HINT) from None
     return parse_key_ring(content, str(path))
 
 
@@ -235,7 +235,7 @@ class KeyRingFile:
 
     @classmethod
     def of(cls, path: Path) -> KeyRingFile:
-        """Open a key file. Raises IdentityError."""
+        """Open a key file. Raises IdentityConfigError."""
         found = cls(ChangingFile(path, parse_key_ring))
         found.file.read()
         return found
@@ -254,7 +254,7 @@ class KeyRingFile:
 
 
 def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) -> bytes:
-    """Return the signing input of a compact JWS. Raises IdentityError."""
+    """Return the signing input of a compact JWS. Raises IdentityConfigError."""
     parts = (
         json.dumps(one, separators=(",", ":"), ensure_ascii=False, default=normalize_number) for one in (header, claims)
     )
@@ -262,10 +262,10 @@ def signing_input(header: Mapping[str, object], claims: Mapping[str, object]) ->
 
 
 def normalize_number(value: object) -> float:
-    """Convert a fractional claim to a float of exactly the same value. Raises IdentityError."""
+    """Convert a fractional claim to a float of exactly the same value. Raises IdentityConfigError."""
     found = float(value) if isinstance(value, Decimal) else None
     if found is None or Decimal(repr(found)) != value:
-        raise IdentityError("a claim has more digits than an issued token can represent")
+        raise IdentityConfigError("a claim has more digits than an issued token can represent")
     return found
 
 

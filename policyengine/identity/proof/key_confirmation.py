@@ -176,7 +176,7 @@ def create_proof_verifiers(
 ) -> ProofVerifiers:
     """Create the verifiers. `issuers`: those of the policy. `nonce_key`: the key of servers that accept each other's
     nonces; without it, nonces are valid where they were issued. `before`: the verifiers of the previous policies, by
-    the same configuration, whose memory is kept. Raises IdentityError."""
+    the same configuration, whose memory is kept. Raises IdentityConfigError."""
     leeway = to_seconds(configuration.identity.leeway)
     nonces = create_dpop_nonces(configuration, nonce_key) if before is None else before.nonces
     proofs = DpopVerifier(marks, to_seconds(configuration.dpop.window), leeway, nonces)

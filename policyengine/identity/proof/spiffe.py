@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from policyengine.identity.config.model import IdentityError, TrustDomainSettings
+from policyengine.identity.config.model import IdentityConfigError, TrustDomainSettings
 from policyengine.identity.keys.jwks import jwks_file_stamp
 from policyengine.identity.proof.certificates import ClientCertificate, check_validity
 from policyengine.identity.verified import ConfirmedKey, TokenPrincipal, VerifiedToken
@@ -51,7 +51,7 @@ class TrustBundle:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the bundle. Raises IdentityError."""
+        """Read the bundle. Raises IdentityConfigError."""
         self._path, self._lock = path, Lock()
         self._seen = jwks_file_stamp(path)
         self._store = read_bundle(path)
@@ -71,30 +71,34 @@ class TrustBundle:
     def _read_again(self, now: int) -> None:
         try:
             self._store, self._wrong_since = read_bundle(self._path), None
-        except IdentityError as error:
+        except IdentityConfigError as error:
             _LOG.warning("using the previous authorities of a trust domain for up to an hour: %s", error)
             self._wrong_since = now if self._wrong_since is None else self._wrong_since
 
 
 def read_bundle(path: Path) -> Store:
-    """Read a bundle file. Raises IdentityError."""
+    """Read a bundle file. Raises IdentityConfigError."""
     try:
         data = read_trusted(path, MAX_BUNDLE_BYTES + 1)
     except OSError as error:
-        raise IdentityError(f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise IdentityConfigError(
+            f"cannot read the bundle `{path}`: {(error.strerror or str(error)).lower()}"
+        ) from None
     if len(data) > MAX_BUNDLE_BYTES:
-        raise IdentityError(f"the bundle `{path}` is larger than {MAX_BUNDLE_BYTES:,} bytes")
+        raise IdentityConfigError(f"the bundle `{path}` is larger than {MAX_BUNDLE_BYTES:,} bytes")
     return Store(parse_authorities(data, path))
 
 
 def parse_authorities(data: bytes, path: Path) -> list[x509.Certificate]:
-    """Parse PEM certificates or a SPIFFE bundle. Raises IdentityError."""
+    """Parse PEM certificates or a SPIFFE bundle. Raises IdentityConfigError."""
     try:
         found = parse_json_bundle(data) if data.lstrip().startswith(b"{") else x509.load_pem_x509_certificates(data)
     except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
-        raise IdentityError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
+        raise IdentityConfigError(f"the bundle `{path}` is neither certificates in PEM nor a SPIFFE bundle") from None
     if not 0 < len(found) <= MAX_AUTHORITIES:
-        raise IdentityError(f"the bundle `{path}` has {len(found):,} authorities", f"write 1 to {MAX_AUTHORITIES}")
+        raise IdentityConfigError(
+            f"the bundle `{path}` has {len(found):,} authorities", f"write 1 to {MAX_AUTHORITIES}"
+        )
     return found
 
 
@@ -117,13 +121,13 @@ class TrustedDomain:
 def load_trusted_domains(
     settings: Mapping[str, TrustDomainSettings], folder: Path, issuers: Mapping[str, str]
 ) -> dict[str, TrustedDomain]:
-    """Load the trust domains. `issuers`: names by URL. Raises IdentityError."""
+    """Load the trust domains. `issuers`: names by URL. Raises IdentityConfigError."""
     found = {}
     for domain, setting in settings.items():
         name = issuers.get(f"spiffe://{domain}")
         if name is None:
             hint = f'write `issuer … {{ url "spiffe://{domain}" }}` in a policy'
-            raise IdentityError(f"no issuer of the policy has the trust domain `{domain}`", hint)
+            raise IdentityConfigError(f"no issuer of the policy has the trust domain `{domain}`", hint)
         found[domain] = TrustedDomain(name, None if setting.bundle is None else TrustBundle(folder / setting.bundle))
     return found
 

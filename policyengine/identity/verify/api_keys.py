@@ -15,7 +15,7 @@ from secrets import token_bytes
 from threading import Lock
 from typing import TypeAlias
 
-from policyengine.identity.config.model import IdentityError
+from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.keys.jwks import jwks_file_stamp
 from policyengine.identity.verified import UNBOUND, ConfirmedKey, TokenPrincipal, VerifiedToken
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
@@ -43,7 +43,7 @@ class ApiKeys:
     about them."""
 
     def __init__(self, path: Path, issuers: Collection[str]) -> None:
-        """Read the file. `issuers`: names in the policy. Raises IdentityError."""
+        """Read the file. `issuers`: names in the policy. Raises IdentityConfigError."""
         self._path, self._issuers, self._secret, self._lock = path, issuers, token_bytes(32), Lock()
         self._seen = jwks_file_stamp(path)
         self._owners: KeyOwners | None = read_key_owners(path, issuers, self._secret)
@@ -73,13 +73,13 @@ class ApiKeys:
     def _read_again(self) -> KeyOwners | None:
         try:
             return read_key_owners(self._path, self._issuers, self._secret)
-        except IdentityError as error:
+        except IdentityConfigError as error:
             _LOG.warning("all static keys are refused: %s", error)
             return None
 
 
 def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyOwners:
-    """Read the owners of keys. Raises IdentityError, which names lines and contains no digest."""
+    """Read the owners of keys. Raises IdentityConfigError, which names lines and contains no digest."""
     owners: KeyOwners = {}
     for number, line in enumerate(read_key_lines(path), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -88,12 +88,12 @@ def read_key_owners(path: Path, issuers: Collection[str], secret: bytes) -> KeyO
         found = LINE.fullmatch(line.strip())
         if found is None:
             hint = "write `ISSUER/AGENT: sha256:…`, not the key itself"
-            raise IdentityError(f"{place} is not an API key", hint)
+            raise IdentityConfigError(f"{place} is not an API key", hint)
         if found["issuer"] not in issuers:
-            raise IdentityError(f"{place} names an issuer that the policy does not have")
+            raise IdentityConfigError(f"{place} names an issuer that the policy does not have")
         name = hmac(secret, bytes.fromhex(found["digest"]), "sha256")
         if name in owners:
-            raise IdentityError(f"{place} repeats a key", "give each agent its own key")
+            raise IdentityConfigError(f"{place} repeats a key", "give each agent its own key")
         owners[name] = (found["issuer"], found["agent"])
     return owners
 
@@ -102,9 +102,11 @@ def read_key_lines(path: Path) -> list[str]:
     try:
         data = read_trusted(path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise IdentityError(f"`{path}` is larger than {MAX_FILE_BYTES:,} bytes")
+            raise IdentityConfigError(f"`{path}` is larger than {MAX_FILE_BYTES:,} bytes")
         return data.decode("utf-8").splitlines()
     except OSError as error:
-        raise IdentityError(f"cannot read the API keys `{path}`: {(error.strerror or str(error)).lower()}") from None
+        raise IdentityConfigError(
+            f"cannot read the API keys `{path}`: {(error.strerror or str(error)).lower()}"
+        ) from None
     except UnicodeDecodeError:
-        raise IdentityError(f"`{path}` is not UTF-8 text") from None
+        raise IdentityConfigError(f"`{path}` is not UTF-8 text") from None

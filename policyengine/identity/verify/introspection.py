@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from policyengine.http.fetch import Fetcher, FetchError, UnreachableError
-from policyengine.identity.config.model import IdentityConfig, IdentityError, IssuerSettings, to_seconds
+from policyengine.identity.config.model import IdentityConfig, IdentityConfigError, IssuerSettings, to_seconds
 from policyengine.identity.http_fetch import check_url, create_fetcher
 from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.identity.keys.jwks import find_weakness
@@ -84,8 +84,8 @@ def encode_form(form: Mapping[str, str]) -> bytes:
 
 @lru_cache(maxsize=8)  # the same key for each request, and parsing is slow
 def parse_assertion_key(text: str) -> AssertionKey:
-    """Parse a private key that can sign assertions, in PEM or as a JWK. Raises IdentityError, whose message contains
-    nothing of it."""
+    """Parse a private key that can sign assertions, in PEM or as a JWK. Raises IdentityConfigError, whose message
+    contains nothing of it."""
     for kind in (ECKey, RSAKey, OKPKey):
         try:
             value = parse_document(text.encode()) if text.lstrip().startswith("{") else text.encode()
@@ -96,22 +96,22 @@ def parse_assertion_key(text: str) -> AssertionKey:
             assertion_algorithm(key)
             check_assertion_key(key)
             return key
-    raise IdentityError("the key of a client is neither a private key in PEM nor a private JWK")
+    raise IdentityConfigError("the key of a client is neither a private key in PEM nor a private JWK")
 
 
 def check_assertion_key(key: AssertionKey) -> None:
-    """Check the strength of the key. Raises IdentityError."""
+    """Check the strength of the key. Raises IdentityConfigError."""
     why = find_weakness(key.public_key)
     if why is not None:
-        raise IdentityError(f"the key of a client cannot be used: {why}", ASSERTION_KEY_HINT)
+        raise IdentityConfigError(f"the key of a client cannot be used: {why}", ASSERTION_KEY_HINT)
 
 
 def assertion_algorithm(key: AssertionKey) -> str:
-    """Return the key's `alg`, or that of its type. Raises IdentityError."""
+    """Return the key's `alg`, or that of its type. Raises IdentityConfigError."""
     usual = "PS256" if isinstance(key, RSAKey) else CURVE_ALGORITHMS.get(key.curve_name, "")
     found = key.alg or usual
     if found not in MODELS or not supports_algorithm(key, found):
-        raise IdentityError("the key of a client cannot sign assertions", ASSERTION_KEY_HINT)
+        raise IdentityConfigError("the key of a client cannot sign assertions", ASSERTION_KEY_HINT)
     return found
 
 
@@ -175,7 +175,7 @@ class IssuerIntrospector:
         except SingleFlightTimeoutError:
             self._failed = now
             raise CredentialError(RefusalCode.PROVIDER) from None
-        except (FetchError, DocumentError, SingleFlightError, IdentityError):
+        except (FetchError, DocumentError, SingleFlightError, IdentityConfigError):
             raise CredentialError(RefusalCode.PROVIDER) from None
 
     def _read(self, raw: str, digest: bytes, now: int) -> IntrospectionResult:
@@ -185,7 +185,7 @@ class IssuerIntrospector:
             body, headers = endpoint.client.authenticated(form, endpoint.url or endpoint.endpoint, now)
             answer = endpoint.fetcher.post(endpoint.endpoint, body, headers, self._clock() + endpoint.timeout)
             told = parse_introspection(parse_document(answer.body), endpoint, digest, now)
-        except (FetchError, DocumentError, IdentityError) as error:
+        except (FetchError, DocumentError, IdentityConfigError) as error:
             if isinstance(error, UnreachableError):
                 self._failed = now
             words = f"cannot introspect a token at `{endpoint.issuer}`: {error}"
@@ -260,7 +260,7 @@ def includes_audience(said: object, audience: str) -> bool:
 
 class IntrospectionRouter:
     """The router of a token to one issuer, as tokens are secret from other issuers: the one with the longest matching
-    `prefix`. Raises IdentityError if two have the same prefix."""
+    `prefix`. Raises IdentityConfigError if two have the same prefix."""
 
     def __init__(self, endpoints: Sequence[IntrospectionEndpoint], clock: Callable[[], float] = monotonic) -> None:
         by_prefix: dict[str, IssuerIntrospector] = {}
@@ -268,7 +268,7 @@ class IntrospectionRouter:
             other = by_prefix.setdefault(endpoint.prefix, IssuerIntrospector(endpoint, clock)).endpoint
             if other is not endpoint:
                 message = f"issuers `{other.issuer}` and `{endpoint.issuer}` both introspect the same opaque tokens"
-                raise IdentityError(message, "set `token_prefix` of each to the beginning of its tokens")
+                raise IdentityConfigError(message, "set `token_prefix` of each to the beginning of its tokens")
         self._asked = sorted(by_prefix.items(), key=lambda pair: -len(pair[0]))
 
     def introspect(self, raw: str, now: int) -> VerifiedToken:
@@ -291,7 +291,7 @@ def create_endpoints(
     clock: Callable[[], float] = monotonic,
 ) -> list[IntrospectionEndpoint]:
     """Create the endpoints of issuers with `introspection` in the configuration; `secret_of` returns a reader of a
-    reference. Raises IdentityError."""
+    reference. Raises IdentityConfigError."""
     found = ((one, configuration.issuers.get(one.name)) for one in issuers)
     return [
         create_endpoint(one, settings, configuration, secret_of, clock)
@@ -314,13 +314,13 @@ def create_endpoint(
     reference = settings.client_key if name == "client_key" else settings.client_secret
     if settings.client_id is None or reference is None:
         missing = "client_id" if settings.client_id is None else name
-        raise IdentityError(f"`{place}.{missing}` is missing", "introspection requires client credentials")
+        raise IdentityConfigError(f"`{place}.{missing}` is missing", "introspection requires client credentials")
     try:
         secret = secret_of(reference)
         if settings.client_auth == "private_key_jwt":
             parse_assertion_key(secret())
-    except IdentityError as error:
-        raise IdentityError(f"`{place}.{name}`: {error.message}", error.hint) from None
+    except IdentityConfigError as error:
+        raise IdentityConfigError(f"`{place}.{name}`: {error.message}", error.hint) from None
     return IntrospectionEndpoint(
         issuer.name,
         issuer.url,

@@ -1,4 +1,4 @@
-"""Verifies tokens: their issuer, its signature, and whether they are valid here and now."""
+"""Verifies tokens: their issuer, their signature, and whether they are valid now and for this server."""
 
 from __future__ import annotations
 

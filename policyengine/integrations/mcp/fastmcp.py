@@ -155,7 +155,7 @@ class PolicyMiddleware(Middleware):
         if method == "completion/complete":
             named = completion_target(params)
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
-                raise protocol_error(make_denial("nothing opens this to the caller", Gate.DEFAULT))
+                raise protocol_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
             return
         for uri in subscribed_resources(params):
             decision = await self._looked_at("resources/subscribe", {"uri": uri}, facts)

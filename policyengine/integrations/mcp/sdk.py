@@ -189,7 +189,7 @@ class PolicyMiddleware:
         if ctx.method == "completion/complete":
             named = completion_target(params)
             if named is None or not await is_visible(self._decides, *named, self._server, facts):
-                raise denial_error(make_denial("nothing opens this to the caller", Gate.DEFAULT))
+                raise denial_error(make_denial("no block grants this to the caller", Gate.DEFAULT))
         else:
             for uri in subscribed_resources(params):
                 decision = await self._listened(uri, facts)

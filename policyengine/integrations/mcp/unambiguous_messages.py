@@ -42,14 +42,14 @@ def get_raw_message(request: object) -> Raw | None:
 
 
 def check_local_params(params: Params, raw: Raw | None) -> Params:
-    """Check for a server in this process, which took the last of two values: repeated arguments become unknown. Raises
-    AmbiguousMessageError."""
+    """Check the params for a server in this process. Its parser took the last of repeated members, so repeated
+    arguments become unknown. Raises AmbiguousMessageError."""
     return params if raw is None else drop_ambiguous_arguments(params, parse_message(raw, decode.DECODER))
 
 
 def check_upstream_params(params: Params, raw: Raw | None) -> Params:
-    """Check for an upstream server with an unknown parser: some accept `Name` for `name`, and some round numbers.
-    Raises AmbiguousMessageError."""
+    """Check the params for an upstream server with an unknown parser: some accept `Name` for `name`, and some round
+    numbers. Raises AmbiguousMessageError."""
     tree = parse_message(json.dumps({"params": params}) if raw is None else raw, DECODER)
     for outer in (get_part(tree, "params"), *(get_part(get_part(tree, "params"), name) for name in NESTED_MEMBERS)):
         for name in outer if isinstance(outer, Mapping) else ():

@@ -74,7 +74,7 @@ def joined_parts(condition: k.Expr, wanted: bool) -> Iterator[tuple[k.And | k.Or
 
 
 def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[Diagnostic]:
-    """Yield the items that omitting a fact decides: `x is present and x > 10` and `x is absent or x <= 10` check `x`
+    """Yield the parts that an omitted fact decides: `x is present and x > 10` and `x is absent or x <= 10` check `x`
     only if the caller sends it."""
     for item in whole.items:
         asked, is_absent = without_negations(item)

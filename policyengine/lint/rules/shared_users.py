@@ -26,20 +26,20 @@ OF_AGENTS_ALONE = frozenset({"mtls", "spiffe", "signature", "api_key"})  # these
 
 
 def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W462 at most for each issuer, at its declaration: for the later of a pair, once for two houses."""
+    """Yield at most one W462 per issuer, at its declaration: for the later of a pair, once for two organizations."""
     speaking = speaking_issuers(kernel)
-    houses = issuer_houses(speaking, kernel)
-    if len({id(house) for house in houses.values()}) < 2:
+    organizations = issuer_organizations(speaking, kernel)
+    if len({id(organization) for organization in organizations.values()}) < 2:
         return
     lending, guards = LendingIndex.of(kernel), IssuerSensitiveGuards(kernel, speaking)
     ways = {name: lending.ways(kernel.issuers[name], blocks) for name, blocks in speaking.items()}
     told = set[frozenset[int]]()
 
-    def houses_of_both(name: str, other: str) -> frozenset[int]:
-        return frozenset({id(houses[name]), id(houses[other])})
+    def organizations_of_both(name: str, other: str) -> frozenset[int]:
+        return frozenset({id(organizations[name]), id(organizations[other])})
 
     def clash(name: str, other: str) -> bool:
-        both = houses_of_both(name, other)
+        both = organizations_of_both(name, other)
         if not share_users(kernel.issuers[name], kernel.issuers[other]):
             return False
         if len(both) < 2 or both in told or ways[name].keys().isdisjoint(ways[other]):
@@ -51,7 +51,7 @@ def shared_users(kernel: k.Kernel) -> Iterator[Diagnostic]:
         other = next((one for one in earlier.near(name) if clash(name, one)), None)
         earlier.add(name)
         if other is not None:
-            told.add(houses_of_both(name, other))
+            told.add(organizations_of_both(name, other))
             yield shared_user_finding(kernel.issuers[name], ways[name], other, ways[other])
 
 
@@ -65,7 +65,7 @@ def shared_user_finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -
     )
     hint = (
         f'limit its users, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or limit the agents, '
-        f'`acts for users where user.org == "{issuer.name}"`, if your directory has it; or deny other issuers, '
+        f'`acts for users where user.org == "{issuer.name}"`, if your entity store has it; or deny other issuers, '
         f'`deny unless credential.issuer == "{other}"`, in a guard'
     )
     own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))
@@ -120,7 +120,7 @@ def share_users(one: k.Issuer, other: k.Issuer) -> bool:
     return any(globs_meet(mine, theirs) for mine in one.users_like for theirs in other.users_like)
 
 
-# ── Who speaks for users ──────────────────────────────────────────────────────────────────────
+# ── Issuers that name users ───────────────────────────────────────────────────────────────────
 
 
 def speaking_issuers(kernel: k.Kernel) -> Speaking:
@@ -150,21 +150,21 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
     return tuple(name for one in block.requirements if isinstance(one, k.IssuedBy) for name in one.issuers)
 
 
-# ── Which of them speak for the same people because the policy says so ────────────────────────
+# ── Issuers that name the same people because the policy says so ──────────────────────────
 
 
-def issuer_houses(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
-    """Return the house of each issuer: the issuers that trust each other's users.
+def issuer_organizations(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
+    """Return the organization of each issuer: the issuers that trust each other's users.
 
-    Two issuers are of one house if they issue the same agent, or if agents of one delegate to agents of the other,
-    which then name its users.
+    Two issuers are of one organization if they issue the same agent, or if agents of one delegate to agents of the
+    other, which then name its users.
     """
-    houses = {name: {name} for name in speaking}
+    organizations = {name: {name} for name in speaking}
     blocks = distinct_blocks(block for own in speaking.values() for block in own)
     for group in (*map(issuers_of, blocks), *delegated_issuers(blocks, kernel)):
-        together = set[str]().union(*(houses[name] for name in group if name in houses))
-        houses.update(dict.fromkeys(together, together))
-    return houses
+        together = set[str]().union(*(organizations[name] for name in group if name in organizations))
+        organizations.update(dict.fromkeys(together, together))
+    return organizations
 
 
 def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:

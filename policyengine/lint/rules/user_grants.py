@@ -10,7 +10,7 @@ from policyengine.checker.patterns.overlap import place_overlaps
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.lint.rules.shared_agents import condition_for_issuer
 from policyengine.lint.rules.shared_users import (
-    issuer_houses,
+    issuer_organizations,
     issuers_of,
     names_no_user,
     share_users,
@@ -45,14 +45,16 @@ def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
     doors = [UserGrant(b, g, o) for b in kernel.users for g in b.grants for o in g.openings][:MAX_USER_GRANTS]
     if len(issuers) < 2 or not doors:
         return
-    houses = issuer_houses({**{one.name: () for one in issuers}, **speaking_issuers(kernel)}, kernel)
+    organizations = issuer_organizations({**{one.name: () for one in issuers}, **speaking_issuers(kernel)}, kernel)
     told = {found.span for found in shared_users(kernel)}
     guards = issuer_sensitive_conditions(kernel.guards)
     for position, issuer in enumerate(issuers):
         if issuer.span in told:
             continue
         others = (
-            one for one in issuers[:position][:MAX_COMPARED_ISSUERS] if houses[one.name] is not houses[issuer.name]
+            one
+            for one in issuers[:position][:MAX_COMPARED_ISSUERS]
+            if organizations[one.name] is not organizations[issuer.name]
         )
         for other in (one for one in others if share_users(one, issuer)):
             door = next((one for one in doors if opens_to_both(one, other, issuer, guards)), None)

@@ -41,7 +41,7 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend. An invalid question, or one without a turn, becomes a problem."""
+    """Decide and spend. An invalid question, or one that is refused because too many wait, becomes a problem."""
     try:
         asked = Question.of(question)
         if is_large(question):

@@ -44,7 +44,7 @@ from policyengine.server.authzen.translator import (
 from policyengine.server.authzen.untranslatable import ignore_denial
 from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
 from policyengine.server.content_negotiation import BodyFormat, request_format
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics, parse_semantics, run_off_loop
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics, parse_semantics, run_off_loop
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import MeteredEngine
 
@@ -65,7 +65,7 @@ class AuthzenRequest:
 
     members: Mapping[str, object]
     items: tuple[object, ...] = ()
-    semantics: Semantics = Semantics.EXECUTE_ALL
+    semantics: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
     def merged(self, item: Mapping[str, object]) -> dict[str, object]:
         """Return the members of an item: a member of the item replaces the shared one as a whole."""
@@ -251,7 +251,7 @@ class AuthzenAdapter:
         """Turn an allow into a denial if the question does not say whether it spends: limits would silently not count
         it."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
-        why = f"the answer would spend (`{rule}`), and the question does not say whether to: "
+        why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"
         self.refused(CONSUME_UNSET, why)
         gate = Gate.GUARD if rule == HISTORY else Gate.RATE

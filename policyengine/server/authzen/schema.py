@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from policyengine.server.authzen.adapter import LANGUAGE
 from policyengine.server.content_negotiation import PROBLEM_TYPES, BodyFormat
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
 from policyengine.server.openapi.statuses import BUSY_RESPONSE, KEY_STATUSES, Statuses, problem_response
 
 JsonObject = dict[str, Any]
@@ -37,7 +37,9 @@ class AuthzenResource(BaseModel):
 class AuthzenContext(BaseModel):
     """Facts about the circumstances, and the options that this server supports."""
 
-    consume: Annotated[bool | None, Field(description="true: spend what the answer relies on")] = None
+    consume: Annotated[
+        bool | None, Field(description="true: charge the rates, budgets and approvals that the answer depends on")
+    ] = None
     agent: Annotated[str | None, Field(description="the agent that acts for the subject")] = None
     supported_obligations: list[str] | None = None
 
@@ -59,7 +61,7 @@ class AuthzenItem(BaseModel):
 
 
 class AuthzenOptions(BaseModel):
-    evaluations_semantic: Semantics = Semantics.EXECUTE_ALL
+    evaluations_semantic: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
 
 class AuthzenEvaluations(AuthzenItem):
@@ -85,7 +87,7 @@ class AuthzenReason(BaseModel):
     obligations: list[AuthzenObligation] | None = None
     would_be: Annotated[str | None, Field(description="in observe mode: the outcome without it")] = None
     evaluation_id: Annotated[str | None, Field(description="id of a decision that spent, for `/events`")] = None
-    error: Annotated[JsonObject | None, Field(description="why an item of several is invalid")] = None
+    error: Annotated[JsonObject | None, Field(description="why this item is invalid")] = None
 
 
 class AuthzenDecision(BaseModel):

@@ -282,8 +282,8 @@ class QuestionTranslator:
     # ── Attributes ────────────────────────────────────────────────────────────────────────────
 
     def rows(self, asked: AccessEvaluation, facts: tuple[k.MapFact, ...], endpoint: JsonObject) -> list[JsonObject]:
-        """Return attributes that the policy accepts from a question; the directory takes precedence for those that it
-        has."""
+        """Return attributes that the policy accepts from a question; the entity store takes precedence for its
+        attributes."""
         found: dict[tuple[str, str], JsonObject] = {}
         for fact in (one for one in facts if one.entity):
             value, holder = asked.at(fact.source), self.holder(fact, asked, endpoint)

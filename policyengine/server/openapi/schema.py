@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, core_schema
 from policyengine.explain.lines import Mark
 from policyengine.runtime.decision import Gate, Obligation, Outcome, Principal, RateState, Reason, Remedy, UnknownFact
 from policyengine.server.content_negotiation import BodyFormat
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, Semantics
+from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics
 from policyengine.typesystem import ListType, RecordType, RefType, Scalar, SetType, Type
 from policyengine.vocabulary import FACTS, HOP_MEMBERS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -107,19 +107,21 @@ class Credentials(StrictModel):
     vouches. `method` and `url` belong to the request that carried the credentials, if that is not `request`."""
 
     authorization: Annotated[str | None, Field(description="`Bearer …` or `DPoP …`")] = None
-    dpop: Annotated[str | None, Field(description="the proof of RFC 9449")] = None
+    dpop: Annotated[str | None, Field(description="DPoP proof (RFC 9449)")] = None
     txn_token: str | None = None
     api_key: str | None = None
     client_certificate: Annotated[
         str | None, Field(description="as `Client-Cert` (RFC 9440), `X-Forwarded-Client-Cert` of Envoy, or PEM")
     ] = None
     attestation: str | None = None
-    signature: Annotated[str | None, Field(description="of RFC 9421, as are the next two")] = None
+    signature: Annotated[str | None, Field(description="message signature (RFC 9421), with the next two members")] = (
+        None
+    )
     signature_input: str | None = None
     signature_agent: str | None = None
     content_digest: Annotated[str | None, Field(description="of RFC 9530")] = None
     method: str | None = None
-    url: Annotated[str | None, Field(description="whole, and with its query as it was sent")] = None
+    url: Annotated[str | None, Field(description="the absolute URL, with its query as sent")] = None
     digests: Digests | None = None
 
 
@@ -175,7 +177,7 @@ class Batch(StrictModel):
     """Up to 1,000 questions, decided in order. A question spends only if its own `options.consume` is true."""
 
     requests: Annotated[list[Question], Field(max_length=MAX_BATCH_ITEMS)]
-    semantics: Semantics = Semantics.EXECUTE_ALL
+    semantics: BatchSemantics = BatchSemantics.EXECUTE_ALL
 
 
 class Event(StrictModel):

@@ -215,7 +215,7 @@ def decide_general(
     Raises RequestError, IdempotencyKeyError.
     """
     if not isinstance(question, dict):
-        raise RequestError("", "a question is a map")
+        raise RequestError("", "a question must be a map")
     request = Request.from_mapping(question)
     spend = decide == engine.decide and request.options.consume
     return Raw(encode_message(decide_question(engine, request, spend, once)))

@@ -46,7 +46,7 @@ TOTALS = (
     ("policyengine_failures", "Decisions that failed internally and were denied.", "failures"),
     ("policyengine_store_failures", "Calls without an answer of the store.", "store_failures"),
     ("policyengine_store_full", "Refusals because the in-memory store was full.", "store_full"),
-    ("policyengine_directory_failures", "Row look-ups without an answer of the directory.", "directory_failures"),
+    ("policyengine_directory_failures", "Entity look-ups that the entity store did not answer.", "directory_failures"),
     ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),
     ("policyengine_worker_starts", "Worker processes that started.", "starts"),
 )

@@ -12,7 +12,7 @@ from policyengine.engine.authenticate import TRANSIENT_REFUSALS
 from policyengine.identity.audit_events import Operator
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_for_refusal
-from policyengine.identity.config.model import IdentityError, check_duration
+from policyengine.identity.config.model import IdentityConfigError, check_duration
 from policyengine.identity.issue.clients import AuthenticatedClient, ClientCredentials
 from policyengine.identity.issue.errors import IssuanceRefusal, TokenErrorCode, TokenIssuanceError, report_refusal
 from policyengine.identity.issue.issuer import TokenIssuer
@@ -302,7 +302,7 @@ def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
 def jwks_reply(issuing: TokenIssuer, now: int) -> TokenServiceReply:
     try:
         keys = issuing.keys.published(now)
-    except IdentityError:
+    except IdentityConfigError:
         return log_not_issued(issuing.identity, TokenIssuanceError(IssuanceRefusal.KEYS))
     return TokenServiceReply(200, {"keys": keys}, {"Cache-Control": f"public, max-age={JWKS_AGE}"})
 

@@ -95,7 +95,7 @@ class TokenServiceRoutes:
         self.handing = PolicyMemo(self._policies)
 
     def _policies(self) -> tuple[Kernel, EntityStore]:
-        """Return the kernel and the directory of one engine, which a reload may replace."""
+        """Return the kernel and the entity store of one engine, which a reload may replace."""
         engine = self.api.engine
         return engine.kernel, engine.directory
 

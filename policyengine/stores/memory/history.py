@@ -167,7 +167,7 @@ class MemoryHistory:
         return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
 
     def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
-        """Make room for new lines. Raises StoreFullError, and changes nothing,"""
+        """Make room for new lines. Raises StoreFullError, and then changes nothing."""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
         if self._has_room(grown):
             return
@@ -179,8 +179,8 @@ class MemoryHistory:
             raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:
-        """Return whether each watch may add a line: a watch may have at most as many as would then be free, which
-        leaves room for others."""
+        """Return whether each watch may add a line: it may have at most as many lines as would remain free, so that
+        others have room."""
         free = self._most - len(self._lines) - len(grown)
         return not grown or all(self._of_watch[watch] <= free for watch in grown)
 

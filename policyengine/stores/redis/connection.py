@@ -187,7 +187,7 @@ class ConnectionPool:
             raise
 
     def _drop(self, wire: Any) -> None:
-        """Drop a broken connection with its pending answer, and the others, because the server may be gone."""
+        """Drop a broken connection with its pending answer, and the others, because the server may have stopped."""
         wire.disconnect()
         self.close()
 

@@ -122,7 +122,7 @@ class ClaimsClause(Node):
 
 @node()
 class UsersLike(Node):
-    """`users like "*@partner.example"`: the users that an issuer may speak for."""
+    """`users like "*@partner.example"`: the users that an issuer may name."""
 
     patterns: tuple[Text, ...]
 

@@ -280,14 +280,14 @@ class PointFinder:
         )
         parts = tuple(limit_parts(limit))
         full = {
-            key: self.point(PointKind.LIMITS, f"{part} {key}", "full", span, f"{quote_span(span)} was never seen full")
+            key: self.point(PointKind.LIMITS, f"{part} {key}", "full", span, f"{quote_span(span)} was never exhausted")
             for key, span in (parts if len(parts) > 1 else ())
         }
         when = None if limit.when is None else self.reader.read(limit.when, f"{part} when", known)
         moves = limit.raises + limit.clamps if isinstance(limit, k.Rate) else ()
         counting = None
         if isinstance(limit, k.Rate) and limit.counting_denials:
-            words = f"{name} was never seen counting a request that is denied"
+            words = f"{name} never counted a denied request"
             counting = self.point(PointKind.RULES, part, "counting", self.written.at(limit, COUNTING), words)
         moved = tuple(self.move(one, part, known) for one in moves)
         return LimitPoints(frozenset(key for key, _ in parts), passing, stopping, full, when, moved, counting)
@@ -313,14 +313,18 @@ class PointFinder:
         part, outside = f"{kind} {rule.package} {rule.name} on", rule.place.excepts
         for pattern in dict.fromkeys(rule.place.patterns or ()):
             if any(covers(hole, k.with_folding(pattern, "none")) for hole in outside):  # both as written
-                words = f"{quote_span(pattern.span)} can never be decided by this {kind}: its `except` takes all of it"
+                words = (
+                    f"{quote_span(pattern.span)} can never be decided by this {kind}: its `except` excludes all of it"
+                )
                 self.left_out.append(UnreachablePoint(pattern.span, "decided", words))
                 continue
             words = f"{quote_span(pattern.span)} was never decided by {kind} `{rule.name}`"
             key = f"{part} {digest(canonical_text(pattern))}"
             yield pattern, rule.place, self.point(PointKind.ENDPOINTS, key, "decided", pattern.span, words)
         for pattern in dict.fromkeys(outside):
-            words = f"{quote_span(pattern.span)} was never requested: the `except` of {kind} `{rule.name}` is not shown"
+            words = (
+                f"{quote_span(pattern.span)} was never requested: the `except` of {kind} `{rule.name}` is not tested"
+            )
             key = f"{part} {digest(canonical_text(pattern))}"
             yield pattern, None, self.point(PointKind.ENDPOINTS, key, "left out", pattern.span, words)
 

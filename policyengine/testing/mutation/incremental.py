@@ -60,8 +60,8 @@ def with_watches(facts: Facts, whole: Mapping[str, object]) -> Facts:
 
 
 def partial_kernel(mutant: Mutant, question: BaselineCase, changed: Mapping[RuleKey, object]) -> k.Kernel:
-    """Return the kernel with only the changed rules. A block that differs only in grants is not asked for its
-    requirements again, except for hops."""
+    """Return the kernel with only the changed rules. The requirements of a block that differs only
+    in grants are not evaluated again, except for hops."""
     kernel = question.facts.kernel
     old = {key: getattr(kernel, key[0])[place] for key, place in question.rules.items() if key in changed}
     whole = mutant.whole or bool(question.seen.hops)

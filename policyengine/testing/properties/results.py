@@ -68,7 +68,7 @@ class PropertyResult:
         if self.verdict is ClaimVerdict.UNDECIDED:
             return self._undecided
         decision = self.result.decision if self.result is not None else None
-        came = "" if decision is None else f", and {self._request} came to {headline(decision)}"
+        came = "" if decision is None else f", but {self._request} resulted in {headline(decision)}"
         return f"expected {self.prop.expected.text}{came}"
 
     @property

@@ -78,7 +78,7 @@ class PolicyFile(pytest.File):
         return os.path.realpath(span.source.name) == os.path.realpath(self.path)
 
     def told(self, diagnostics: Iterable[Diagnostic]) -> str:
-        """Return its own errors in full, or a short list of those of other files."""
+        """Return the errors of the file itself in full, or a short list of those of other files."""
         errors = [diagnostic for diagnostic in diagnostics if diagnostic.is_error]
         own = [diagnostic for diagnostic in errors if self.holds(diagnostic.span)]
         if own:

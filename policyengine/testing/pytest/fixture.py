@@ -56,7 +56,7 @@ class Policy:
     @cached_property
     def engine(self) -> Engine:
         if not self.paths:
-            raise NoPoliciesError('which policies? call `policy("payments/")`, mark the test, or set `policy_paths`')
+            raise NoPoliciesError('no policies: call `policy("payments/")`, mark the test, or set `policy_paths`')
         first, *others = self.paths
         if first.suffix == ".policybundle" and not others:
             return Engine.from_bundle(first, entities=self.entities, clock=lambda: self.now)

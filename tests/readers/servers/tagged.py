@@ -1,4 +1,4 @@
-"""How the servers in Python write what was read: nothing of it may be lost on the way."""
+"""How the Python servers encode what they read, without loss."""
 
 from decimal import Decimal
 
@@ -22,7 +22,7 @@ def written(value):
 
 
 def several(pairs):
-    """Of a form: a list where a name stands twice."""
+    """Return the values of a form: a list if a name occurs twice."""
     found = {}
     for name, value in pairs:
         found.setdefault(name, []).append(value)

@@ -7,7 +7,7 @@ from tests.server.authzen.asking import TOKEN, Call, caller, example, served
 
 @pytest.fixture(scope="package", params=["in process", "on a port"])
 def call(request: pytest.FixtureRequest) -> Iterator[Call]:
-    """The certification's fixture: everything that is promised holds of the application and of the real server."""
+    """The fixture of the certification: every promise holds for the application and for the real server."""
     if request.param == "in process":
         yield caller(example("authzen"))
         return
@@ -17,5 +17,5 @@ def call(request: pytest.FixtureRequest) -> Iterator[Call]:
 
 @pytest.fixture(scope="package")
 def guarded() -> Call:
-    """The same behind a token."""
+    """The same with a token."""
     return caller(example("authzen"), token=TOKEN)

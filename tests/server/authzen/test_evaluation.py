@@ -119,8 +119,10 @@ def test_a_deny_says_why_to_whoever_asks_and_more_to_who_runs_the_gateway(call: 
     answer = call("POST", ONE, json=REFUSED)
     context = answer.json().pop("context")
     assert context["reason"] == "denied"
-    assert context["reason_user"] == {"en": "nothing opens this to the caller"}
-    assert context["reason_admin"] == {"en": "asked for ACTION write record; default: nothing opens this to the caller"}
+    assert context["reason_user"] == {"en": "no block grants this to the caller"}
+    assert context["reason_admin"] == {
+        "en": "asked for ACTION write record; default: no block grants this to the caller"
+    }
 
 
 def test_the_answer_is_json_whatever_is_accepted(call: Call) -> None:

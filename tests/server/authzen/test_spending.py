@@ -59,7 +59,7 @@ def test_an_allow_that_would_spend_is_not_given_where_nobody_said_whether_it_spe
     context = answer.json()["context"]
     assert context["reason"] == "consume_unset"
     assert context["reason_user"]["en"] == (
-        "the answer would spend (`two`), and the question does not say whether to: "
+        "the answer would spend (`two`), but the question does not say whether it may: "
         "send `context.consume`, or ask the operator for `[authzen] consume`"
     )
     assert "obligations" not in context

@@ -1,4 +1,4 @@
-"""A small policy, and what tests show of it."""
+"""A small policy, and what tests cover of it."""
 
 from policyengine.check import CheckResult
 from policyengine.testing.coverage import Coverage, measure
@@ -26,7 +26,7 @@ WRITE = 'POST /docs/1 { body.n: 1, body.note: "x", body.tags: [], body.urgent: f
 
 
 def policy(rules: str, inside: str) -> str:
-    """The base, rules, and one test."""
+    """Return the base, rules, and one test."""
     return f'{BASE}{rules}\ntest "t" {{ use office {inside} }}'
 
 
@@ -40,7 +40,7 @@ def coverage(rules: str, inside: str = "GET /docs/1 => allow") -> Coverage:
 
 
 def missing(rules: str, inside: str, about: str = "") -> list[str]:
-    """What was not seen, of what has `about` in its words."""
+    """Return the missing coverage whose text contains `about`."""
     return [point.words for point in coverage(rules, inside).missing if about in point.words]
 
 
@@ -49,11 +49,11 @@ def left_out(rules: str, about: str = "") -> list[str]:
 
 
 def guarded(condition: str, place: str = "write") -> str:
-    """The doors, and a guard that denies on a condition."""
+    """Return the grants, and a guard that denies on a condition."""
     return f'{DOORS}guard "g" on {place} {{ deny when {condition} }}'
 
 
 def written(**facts: str) -> str:
-    """A request that writes, with the facts given, `n="7"`, in place of its own."""
+    """Return a request that writes, with the given facts, such as `n="7"`, instead of its own."""
     every = {"n": "1", "note": '"x"', "tags": "[]", "urgent": "false", **facts}
     return f"POST /docs/1 {{ {', '.join(f'body.{name}: {value}' for name, value in every.items())} }} => not confirm\n"

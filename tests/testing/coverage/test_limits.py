@@ -56,20 +56,20 @@ def test_a_clamp_slows_where_its_condition_is_unknown_and_a_raise_raises_nothing
 def test_a_rate_that_counts_denials_is_seen_doing_it() -> None:
     rate = f"""{DOORS}guard "g" on write {{ deny when body.n > 1 }}
       rate "r" per agent.id on write {{ 2/1m counting denials }}"""
-    words = "rate `r` was never seen counting a request that is denied"
-    assert missing(rate, ONE, "counting") == [words]
-    assert missing(rate, written(n="2"), "counting") == []
+    words = "rate `r` never counted a denied request"
+    assert missing(rate, ONE, "counted a denied") == [words]
+    assert missing(rate, written(n="2"), "counted a denied") == []
 
 
 def test_what_a_limit_is_made_of_is_seen_full_each_by_itself() -> None:
     rate = f'{DOORS}rate "r" per agent.id on write {{ 2/1m   at most 1 at once }}'
     held = "repeat 2 in 1s " + ONE.replace("not confirm", "first throttle at 2")
     spent = "repeat 3 in 1s " + ONE.replace("not confirm", "first throttle at 3 responded 200")
-    assert missing(rate, held, "full") == ['`rate "r"` was never seen full']
-    assert missing(rate, spent, "full") == ["`at most 1 at once` was never seen full"]
+    assert missing(rate, held, "exhausted") == ['`rate "r"` was never exhausted']
+    assert missing(rate, spent, "exhausted") == ["`at most 1 at once` was never exhausted"]
     budget = f'{DOORS}budget "b" per user.id on write {{ count <= 2 within 1h   sum body.n <= 5 within 1h }}'
-    assert missing(budget, FULL, "full") == ["`sum body.n <= 5 within 1h` was never seen full"]
-    assert missing(budget, written(n="6"), "full") == ["`count <= 2 within 1h` was never seen full"]
+    assert missing(budget, FULL, "exhausted") == ["`sum body.n <= 5 within 1h` was never exhausted"]
+    assert missing(budget, written(n="6"), "exhausted") == ["`count <= 2 within 1h` was never exhausted"]
 
 
 def test_what_another_limit_throttles_was_not_let_pass() -> None:

@@ -305,7 +305,7 @@ def test_a_place_is_seen_in_any_case_and_what_it_takes_out_as_written(request_: 
 
 def test_a_place_that_its_own_exceptions_cover_is_left_out() -> None:
     rules = f'{DOORS}guard "g" on TOOL mail/send, /docs/** except TOOL mail/* {{ audit full }}'
-    words = "`TOOL mail/send` can never be decided by this guard: its `except` takes all of it"
+    words = "`TOOL mail/send` can never be decided by this guard: its `except` excludes all of it"
     assert left_out(rules, "mail") == [words]
 
 

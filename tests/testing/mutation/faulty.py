@@ -1,4 +1,4 @@
-"""Policies with faults in them: what the tests of mutation have in common."""
+"""Policies with faults: the shared part of the mutation tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = ("words", "label", "revision")  # how something is written
 
 
 def checked(*texts: str) -> CheckResult:
-    """Of texts that check; the files are called `0.policy`, `1.policy`."""
+    """Return the checked policies of texts; the files are called `0.policy`, `1.policy`."""
     return checked_sources(Source(f"{number}.policy", text) for number, text in enumerate(texts))
 
 
@@ -44,12 +44,12 @@ def faults(policy: str) -> tuple[Fault, ...]:
 
 
 def lines_with(policy: str, operator: str) -> list[str]:
-    """The line that each fault of an operator leaves, or takes away."""
+    """Return the line that each fault of an operator produces or removes."""
     return [fault.lines.telling for fault in faults(policy) if fault.operator == operator]
 
 
 def kernel_of_text(policy: CheckResult, fault: Fault) -> k.Kernel | None:
-    """What the files mean, read again with the fault in one of them; None when they do not check."""
+    """Return the kernel of the files, read again with the fault in one of them; None if they do not check."""
     modules, found = [], []
     for package in policy.program.packages.values():
         for module in package.modules:
@@ -66,7 +66,7 @@ def kernel_of_text(policy: CheckResult, fault: Fault) -> k.Kernel | None:
 
 
 def meaning(part: Any) -> Any:
-    """A part of a kernel without its places and the words that only tell how it is written."""
+    """Return a part of a kernel without its places and without words that only quote its source."""
     if isinstance(part, tuple):
         return tuple(map(meaning, part))
     if isinstance(part, dict):

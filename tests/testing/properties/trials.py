@@ -1,4 +1,4 @@
-"""Two policies as they should be, holes to be made in them, and what claims about them come to."""
+"""Two correct policies, holes to make in them, and the results of claims about them."""
 
 from __future__ import annotations
 
@@ -104,18 +104,18 @@ def checked(*texts: str) -> CheckResult:
 
 
 def name_of(number: int, text: str) -> str:
-    """What declares nothing is a file of tests."""
+    """Return the file name; a file that declares nothing is a test file."""
     return f"{number}_test.policy" if "test " in text and "entity " not in text else f"{number}.policy"
 
 
 def with_hole(texts: Texts, sound: str, hole: str) -> Texts:
-    """The policies with one passage replaced, which stands there once."""
+    """Return the policies with one passage replaced, which occurs once."""
     assert sum(text.count(sound) for text in texts) == 1, sound
     return tuple(text.replace(sound, hole) for text in texts)
 
 
 def tried(texts: Texts, claims: str, seed: int = 0, examples: int = 200) -> tuple[PropertyResult, ...]:
-    """What comes of the claims of a file of tests, which says its package itself."""
+    """Return the results of the claims of a test file that names its package."""
     found = checked(*texts, claims)
     assert found.kernel is not None
     return try_properties(found.properties, found.kernel, seed, examples)
