@@ -93,29 +93,17 @@ def describe(decision: Any) -> str:
 def text(work: Workload) -> str:
     """The policy of the workload, and rules for the other kinds in the same policy."""
     chain = "\n".join(link(number) for number in range(LAST + 1))
-    facts = (
-        "context.risk: int   context.amount: number?   context.numbers: list<int>? }"
-    )
-    return policy.policy(work).replace(
-        "context.risk: int }", facts
-    ) + MORE_POLICY.format(chain=chain)
+    facts = "context.risk: int   context.amount: number?   context.numbers: list<int>? }"
+    return policy.policy(work).replace("context.risk: int }", facts) + MORE_POLICY.format(chain=chain)
 
 
 def link(number: int) -> str:
     """An agent of the chain, which may delegate to the next."""
-    on = (
-        f'   may delegate chain.read to agent "c{number + 1}" for 1h'
-        if number < LAST
-        else ""
-    )
-    return (
-        f'agent "c{number}" {{ issued by records   acts alone   may chain.read{on} }}'
-    )
+    on = f'   may delegate chain.read to agent "c{number + 1}" for 1h' if number < LAST else ""
+    return f'agent "c{number}" {{ issued by records   acts alone   may chain.read{on} }}'
 
 
-def kinds(
-    engine: Engine, work: Workload
-) -> dict[str, tuple[Callable[[Any], Any], list[Question]]]:
+def kinds(engine: Engine, work: Workload) -> dict[str, tuple[Callable[[Any], Any], list[Question]]]:
     """The questions of each kind, and how they are asked."""
     pairs = zip(work.requests, work.expected, strict=True)
     asked = [(policy.question(request), expected) for request, expected in pairs]
@@ -126,10 +114,7 @@ def kinds(
         "fact absent": [without_tenant(question) for question in allowed],
         "wrong type": [with_tenant(question, 7) for question in allowed],
         "not ASCII": [with_tenant(question, "tö") for question in allowed],
-        "fact pending": [
-            without_tenant(question) | {"pending": ["context.*", "body.*"]}
-            for question in allowed
-        ],
+        "fact pending": [without_tenant(question) | {"pending": ["context.*", "body.*"]} for question in allowed],
         "decimal": [pay(Decimal("12.5"))] * len(allowed),
         "confirm": [pay(900)] * len(allowed),
         **{f"chain of {hops}": [chain(hops)] * len(allowed) for hops in HOPS},
@@ -150,9 +135,7 @@ def kinds(
 
 
 def without_tenant(question: Question) -> Question:
-    context = {
-        name: value for name, value in question["context"].items() if name != "tenant"
-    }
+    context = {name: value for name, value in question["context"].items() if name != "tenant"}
     return {**question, "context": context}
 
 
@@ -223,9 +206,7 @@ def section(found: Sequence[Data]) -> Section:
             for kind in names
             if (limit := TARGETS.get(kind)) is not None
         ),
-        notes=(
-            "The floor answers the ordinary requests of the workload by turns with each kind.",
-        ),
+        notes=("The floor answers the ordinary requests of the workload by turns with each kind.",),
     )
 
 
