@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -414,7 +415,7 @@ def persistently(ask: Callable[[], Decision]) -> str:
         try:
             return ask().id
         except KeyInProgressError:
-            continue
+            time.sleep(0.01)
 
 
 def test_threads_that_ask_at_once_spend_once(playing: Playing) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -76,7 +76,7 @@ def begun(process: subprocess.Popen[str], connection: http.client.HTTPConnection
     """Until the server knows of the signal: it was asleep, or at work."""
     process.send_signal(signal.SIGTERM)
     while asked(connection, "GET", "/readyz")[0] == 200:
-        os.sched_yield()
+        sleep(0.01)
 
 
 # ── Under load ────────────────────────────────────────────────────────────────────────────────
