@@ -39,6 +39,7 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
+from tests.depth import examples, scaled
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
 
@@ -385,7 +386,8 @@ CALLS = st.tuples(
 )
 
 
-@settings(max_examples=25)
+@scaled
+@settings(max_examples=examples(12, 100))
 @given(calls=st.lists(CALLS, max_size=20))
 def test_keys_change_nothing_but_how_often_it_is_spent(calls: list[Any]) -> None:
     """Beside an engine that is asked, without a key, only for what a dictionary of keys does not know."""

@@ -20,6 +20,7 @@ from tests.stores.servers import Server
 ROOT = Path(__file__).parents[2]
 PROCESSES = 4
 Urls = Callable[[str], str]
+VALKEY = pytest.param("valkey", marks=pytest.mark.deep)  # it runs our scripts as Redis does
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"{server.url}?timeout=5s"
 
 
-SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", "valkey"], indirect=True)
+SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", VALKEY], indirect=True)
 
 
 @SHARED
@@ -87,7 +88,7 @@ def test_processes_are_let_through_exactly_as_often_for_long(url: str) -> None:
 # ── History ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["sqlite", "redis", "valkey", "cluster"])
+@pytest.fixture(params=["sqlite", "redis", VALKEY, "cluster"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """A kind of store and where it is; it began to remember two hours ago."""
     kind: str = request.param

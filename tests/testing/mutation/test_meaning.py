@@ -23,6 +23,7 @@ from policyengine.testing.runner import CaseSetupError, run
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
+LARGE = [pytest.param(name, marks=pytest.mark.deep) for name in ("payments", "plans")]
 MOST = 24  # faults of one policy that chance wrote
 
 
@@ -83,7 +84,7 @@ def told(answer: CaseAnswer | None) -> tuple[object, ...]:
     return decision.outcome, *said, answer.spends, charges
 
 
-@pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant", "plans", "spending-caps"])
+@pytest.mark.parametrize("name", ["delegation", "drive", "multi-tenant", "spending-caps", *LARGE])
 def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
     policy = example(name)
     workshop = LoweringCache.of(policy)
