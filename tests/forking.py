@@ -79,14 +79,27 @@ def started(folder: Path, lives: int) -> str:
 @cache
 def commands() -> Path | None:
     """A folder with `policyengine` in it, as a program that starts at once."""
+    command = program("policyengine", COMMAND)
+    return None if command is None else command.parent
+
+
+@cache
+def program(name: str, code: str) -> Path | None:
+    """A few lines of ours as a program that starts at once."""
     asked = address()
     if asked is None:
         return None
-    command = Path(asked).parent / str(os.getpid()) / "policyengine"  # none that another worker is writing
-    command.parent.mkdir()
-    command.write_text(ASKING.format(python=sys.executable, address=asked, code=COMMAND))
-    command.chmod(0o755)
-    return command.parent
+    found = Path(asked).parent / str(os.getpid()) / name  # none that another worker is writing
+    found.parent.mkdir(exist_ok=True)
+    found.write_text(ASKING.format(python=sys.executable, address=asked, code=code))
+    found.chmod(0o755)
+    return found
+
+
+def module(name: str) -> tuple[str, ...]:
+    """What runs the `main` of a module with its arguments, as the first words of a command line."""
+    found = program(name, f"import sys; from {name} import main; main(*sys.argv[1:])")
+    return (sys.executable, "-m", name) if found is None else (str(found),)
 
 
 def command() -> tuple[str, ...]:

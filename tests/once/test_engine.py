@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
+from tests import forking
 from tests.depth import examples, scaled
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
@@ -444,7 +444,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def processes(url: str, many: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.once.asking", url]
+    command = [*forking.module("tests.once.asking"), url]
     for _ in range(many):
         yield subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

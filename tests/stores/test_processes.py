@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
@@ -13,6 +12,7 @@ from time import time_ns
 import pytest
 
 from policyengine.stores.sqlite.store import STEPS_BETWEEN_EVICTIONS, SqliteStore
+from tests import forking
 from tests.stores import paying
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 from tests.stores.servers import Server
@@ -25,7 +25,7 @@ VALKEY = pytest.param("valkey", marks=pytest.mark.deep)  # it runs our scripts a
 
 @contextmanager
 def asking(url: str, times: int, limit: int, *forever: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.stores.asking", url, str(times), str(limit), *forever]
+    command = [*forking.module("tests.stores.asking"), url, str(times), str(limit), *forever]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
