@@ -20,11 +20,12 @@ from policyengine.testing.mutation.lowering_cache import LoweringCache
 from policyengine.testing.mutation.operators import find_faults
 from policyengine.testing.mutation.run_mutants import MutantRunner
 from policyengine.testing.runner import CaseSetupError, run
+from tests.depth import examples, scaled
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
 LARGE = [pytest.param(name, marks=pytest.mark.deep) for name in ("payments", "plans")]
-MOST = 24  # faults of one policy that chance wrote
+MOST = examples(12, 24)  # faults of one policy that chance wrote
 
 
 def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
@@ -37,6 +38,7 @@ def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
     ]
 
 
+@scaled
 @pytest.mark.parametrize("name", EXAMPLE_NAMES)
 def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
     policy = example(name)
