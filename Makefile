@@ -89,7 +89,8 @@ tools: install
 	@.ci/tools
 
 test-deep: install
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m deep -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m 'hypothesis and not deep and not scaled' -n 2 --dist worksteal
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m 'deep or scaled' -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
 # The same suite on the newest supported Python; the peers of `bench` are built for one version.
 test-313: .venv-313/.installed

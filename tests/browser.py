@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,18 @@ def shown(url: str, folder: Path, *options: str) -> str:
 def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]:
     """Return measurements of a page at all widths, and its errors. `look` is a JavaScript object of further
     measurements; it may use `page`, `style`, `all` and `box`."""
+    [seen], complaints = measured_together([page], look, folder, dark)
+    return seen, complaints
+
+
+def measured_together(pages: Sequence[str], look: str, folder: Path, dark: bool) -> tuple[list[Seen], str]:
+    """Return the same for several pages, for which the browser starts once: that takes longer than a page."""
     if BROWSER is None:
         pytest.skip("chromium is missing: apt install chromium")
     frames = "".join(
-        f'<iframe srcdoc="{escape(page)}" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
+        f'<iframe srcdoc="{escape(page)}" style="width:{width}px;height:900px;border:0"></iframe>'
+        for page in pages
+        for width in WIDTHS
     )
     around = folder / "around.html"
     around.write_text(MEASURE.replace("LOOK", look).replace("FRAMES", frames), encoding="utf-8")
@@ -58,7 +67,10 @@ def measured(page: str, look: str, folder: Path, dark: bool) -> tuple[Seen, str]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr
-    return json.loads(unescape(found[1])), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    seen: Seen = json.loads(unescape(found[1]))
+    assert len(seen) == len(pages) * len(WIDTHS)
+    by_page = [seen[start : start + len(WIDTHS)] for start in range(0, len(seen), len(WIDTHS))]
+    return by_page, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
 def assert_whole(seen: Seen, complaints: str, dark: bool) -> None:

@@ -21,9 +21,10 @@ MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
 
-# No deadlines: on two shared cores they measure other processes. `make test-deep` tries thousands.
-settings.register_profile("local", deadline=None, max_examples=40)
-settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
+# No deadlines: on two shared cores they measure other processes. `make test-deep` tries more of each, of some thousands.
+settings.register_profile("local", deadline=None, max_examples=20)
+settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("deep", deadline=None, max_examples=3_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "local"))
 

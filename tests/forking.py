@@ -4,17 +4,22 @@ The code is the same, in its own process, with the caller's arguments, folder, e
 from __future__ import annotations
 
 import atexit
+import fcntl
+import gc
 import importlib
 import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Thread, active_count
@@ -46,25 +51,53 @@ def address() -> str | None:
     """The address of the forking process; None if processes cannot be forked."""
     if not hasattr(os, "pidfd_open") or not hasattr(socket, "send_fds"):
         return None
-    asked = str(Path(tempfile.mkdtemp(prefix="forking-")) / "asked")
-    server = subprocess.Popen([sys.executable, "-m", "tests.forking", asked], cwd=Path(__file__).parent.parent)
-    atexit.register(server.terminate)
-    while not Path(asked).exists():
-        assert server.poll() is None, "the process that forks has ended"
-        os.sched_yield()
-    return asked
+    run, folder = os.environ.get("PYTEST_XDIST_TESTRUNUID"), Path(tempfile.gettempdir())
+    if run is None:
+        return started(Path(tempfile.mkdtemp(prefix="forking-")), os.getpid())
+    shared = folder / f"forking-{run}"  # by all workers of the run: to import everything takes seconds
+    shared.mkdir(mode=0o700, exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return started(shared, os.getppid())
+
+
+def started(folder: Path, lives: int) -> str:
+    """Where in a folder it is asked, once it is there; it ends with the process `lives`."""
+    asked = folder / "asked"
+    if not asked.exists():
+        command = [sys.executable, "-m", "tests.forking", str(asked), str(lives)]
+        server = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+        atexit.register(server.poll)  # holds it: it goes on for other workers, when this one has ended
+        while not asked.exists():
+            assert server.poll() is None, "the process that forks has ended"
+            time.sleep(0.01)
+    return str(asked)
 
 
 @cache
 def commands() -> Path | None:
     """A folder with `policyengine` in it, a program that starts immediately."""
+    command = program("policyengine", COMMAND)
+    return None if command is None else command.parent
+
+
+@cache
+def program(name: str, code: str) -> Path | None:
+    """Return a few lines of Python as a program that starts immediately."""
     asked = address()
     if asked is None:
         return None
-    command = Path(asked).parent / "policyengine"
-    command.write_text(ASKING.format(python=sys.executable, address=asked, code=COMMAND))
-    command.chmod(0o755)
-    return command.parent
+    found = Path(asked).parent / str(os.getpid()) / name  # none that another worker is writing
+    found.parent.mkdir(exist_ok=True)
+    found.write_text(ASKING.format(python=sys.executable, address=asked, code=code))
+    found.chmod(0o755)
+    return found
+
+
+def module(name: str) -> tuple[str, ...]:
+    """What runs the `main` of a module with its arguments, as the first words of a command line."""
+    found = program(name, f"import sys; from {name} import main; main(*sys.argv[1:])")
+    return (sys.executable, "-m", name) if found is None else (str(found),)
 
 
 def command() -> tuple[str, ...]:
@@ -148,25 +181,84 @@ class Forked:
 # ── The process that forks ────────────────────────────────────────────────────────────────────
 
 
-def serve(asked: str) -> None:
+@dataclass
+class Program:
+    """What runs for somebody, who is told over the connection how it ended."""
+
+    pid: int
+    ends: int  # its process, as a file that can be waited for
+    connection: socket.socket
+
+
+class Server:
+    """Starts programs and tells how they ended. A program ends with who asked for it, and the server with `lives`."""
+
+    def __init__(self, asked: str, lives: int) -> None:
+        self._signals = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)}
+        for one in self._signals:
+            signal.signal(one, signal.SIG_IGN)  # of a terminal they come to all
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(f"{asked}.new")
+        self._listening.listen(64)
+        self._ends = os.pidfd_open(lives)
+        self._programs: dict[int, Program] = {}  # by each of the files that are waited for
+        os.rename(f"{asked}.new", asked)
+
+    def serve(self) -> None:
+        while True:
+            for file in select.select([self._listening.fileno(), self._ends, *self._programs], [], [])[0]:
+                if file == self._ends:
+                    return
+                if file == self._listening.fileno():
+                    self._start(self._listening.accept()[0])
+                elif file in self._programs:
+                    self._look(self._programs[file], file)
+
+    def _start(self, connection: socket.socket) -> None:
+        first, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        with connection.makefile("rb") as said:
+            code, arguments, folder, environment = json.loads(first + said.readline())
+        pid = os.fork()
+        if pid == 0:
+            for file in (self._listening.fileno(), self._ends, connection.fileno(), *self._programs):
+                os.close(file)
+            for number, handler in self._signals.items():
+                signal.signal(number, handler)
+            run(code, arguments, folder, environment, streams)
+        for stream in streams:
+            os.close(stream)
+        program = Program(pid, os.pidfd_open(pid), connection)
+        self._programs[program.ends] = self._programs[connection.fileno()] = program
+        self._tell(program, pid)
+
+    def _look(self, program: Program, file: int) -> None:
+        if file != program.ends:  # who asked is gone
+            del self._programs[file]
+            os.kill(program.pid, signal.SIGKILL)
+            return
+        _, status = os.waitpid(program.pid, 0)
+        self._tell(program, os.waitstatus_to_exitcode(status))
+        del self._programs[program.ends]
+        self._programs.pop(program.connection.fileno(), None)
+        os.close(program.ends)
+        program.connection.close()
+
+    def _tell(self, program: Program, number: int) -> None:
+        with suppress(OSError):
+            program.connection.sendall(b"%d\n" % number)
+
+
+def serve(asked: str, lives: int) -> None:
     import policyengine
 
     for module in pkgutil.walk_packages(policyengine.__path__, "policyengine."):
         with suppress(ImportError):  # of an extra that is not installed
             importlib.import_module(module.name)
     warm_up()
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(f"{asked}.new")
-    listening.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for here
-    os.rename(f"{asked}.new", asked)
-    while True:
-        connection, _ = listening.accept()
-        if os.fork() == 0:
-            listening.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            keep(connection)
-        connection.close()
+    gc.collect()
+    gc.freeze()  # what no program looks through, none copies
+    Server(asked, lives).serve()
+    shutil.rmtree(Path(asked).parent, ignore_errors=True)
 
 
 def warm_up() -> None:
@@ -176,29 +268,6 @@ def warm_up() -> None:
     for example in (Path(__file__).parent.parent / "policies" / "examples" / "payments").glob("*.policy"):
         check_text(example.read_text(encoding="utf-8"))
     assert active_count() == 1, "a thread does not survive a fork"
-
-
-def keep(connection: socket.socket) -> None:
-    """Run the program in its own process, and report how it ended. It ends together with its caller."""
-    first, streams, _, _ = socket.recv_fds(connection, 1, 3)
-    with connection.makefile("rb") as said:
-        code, arguments, folder, environment = json.loads(first + said.readline())
-    program = os.fork()
-    if program == 0:
-        connection.close()
-        run(code, arguments, folder, environment, streams)
-    for stream in streams:
-        os.close(stream)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all processes
-    with suppress(OSError):
-        connection.sendall(b"%d\n" % program)
-        ends = os.pidfd_open(program)
-        if ends not in select.select([ends, connection], [], [])[0]:
-            os.kill(program, signal.SIGKILL)
-        _, status = os.waitpid(program, 0)
-        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
-    os._exit(0)
 
 
 def run(code: str, arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
@@ -231,4 +300,4 @@ def run(code: str, arguments: list[str], folder: str, environment: dict[str, str
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -23,7 +24,7 @@ class Gated:
         self.gate = Event()
         self.first: Future[bool] = self.queue.submit("gate", partial(self.gate.wait, SECONDS), never_gone)
         while not self.first.running():
-            pass
+            time.sleep(0.01)
 
     def submit(self, caller: str, gone: bool = False, *, bounded: bool = True) -> Future[None]:
         return self.queue.submit(caller, lambda: self.order.append(caller), lambda: gone, bounded=bounded)

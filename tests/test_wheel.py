@@ -17,6 +17,7 @@ from policyengine import __version__
 CHECKOUT = Path(__file__).parent.parent
 EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
 OURS = "agent-policyengine"
+UNAIDED = ("--no-deps", "--no-index", "--no-compile")  # a module that is used is compiled then
 ELSEWHERE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
@@ -46,7 +47,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = sysconfig.get_paths("venv", {"base": str(home), "platbase": str(home)})
     site = Path(paths["purelib"])
     run(
-        *(sys.executable, "-m", "pip", "--python", home, "install", "-q", "--no-deps", "--no-index", wheel),
+        *(sys.executable, "-m", "pip", "--python", home, "install", "-q", *UNAIDED, wheel),
         cwd=home,
     )
     # Listed in a .pth, a folder is searched for packages after this one, and its own .pth files (our editable
@@ -122,7 +123,7 @@ def test_pip_takes_our_wheel_by_its_hash_alone(wheel, tmp_path, changed, code):
     if changed:
         with (tmp_path / wheel.name).open("ab") as file:
             file.write(b"more")
-    words = ("install", "-q", "--no-deps", "--no-index", "--require-hashes", "--find-links", ".", "--target", "there")
+    words = ("install", "-q", *UNAIDED, "--require-hashes", "--find-links", ".", "--target", "there")
     done = subprocess.run([sys.executable, "-m", "pip", *words, "-r", "requirements.txt"], cwd=tmp_path, env=ELSEWHERE,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == code, done.stderr

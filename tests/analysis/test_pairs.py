@@ -61,6 +61,7 @@ def engine_of(text: str) -> Engine:
     return Engine.from_text(text)
 
 
+@cache
 def kernel_of(text: str) -> k.Kernel:
     return engine_of(text).kernel
 

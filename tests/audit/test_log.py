@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+import time
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -251,7 +252,7 @@ def test_processes_follow_a_file_that_is_moved_while_they_write(path):
     while any(one.is_alive() for one in crew) and len(moved) < 5:
         moved.append(path.rename(path.with_suffix(f".{len(moved)}")))
         while not path.exists() and any(one.is_alive() for one in crew):
-            pass
+            time.sleep(0.001)
     for one in crew:
         one.join()
     assert sum(len(ids(file)) for file in (*moved, path) if file.exists()) == 900

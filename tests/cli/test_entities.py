@@ -7,7 +7,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -93,6 +93,7 @@ def until(url: str, outcome: str) -> None:
     latest = monotonic() + 20
     while decided(url) != outcome:
         assert monotonic() < latest, f"it never came to {outcome}"
+        sleep(0.01)
 
 
 def test_what_is_served_follows_its_tables_and_keeps_the_last_good_ones(served, tmp_path):
@@ -103,6 +104,7 @@ def test_what_is_served_follows_its_tables_and_keeps_the_last_good_ones(served, 
     latest = monotonic() + 20
     while "`plan`: no value of plan" not in (tmp_path / "err").read_text():
         assert monotonic() < latest
+        sleep(0.01)
     assert decided(served) == "deny"
     (tmp_path / "csv" / "user.csv").write_text(USER)
     (tmp_path / "csv" / "team.csv").write_text(TEAM)

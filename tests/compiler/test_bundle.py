@@ -21,6 +21,7 @@ from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.kernel.fingerprint import compute_revision
+from tests.depth import examples, scaled
 from tests.generate import Case, cases, checked_policy, directory, kernel_of
 
 EXAMPLES = Path(__file__).parents[2] / "policies" / "examples"
@@ -54,7 +55,8 @@ def test_a_bundle_holds_the_kernel_and_its_tree(name: str) -> None:
     assert read_everything(found.kernel, found.tree) == (kernel, tree_of(kernel))
 
 
-@settings(max_examples=25)
+@scaled
+@settings(max_examples=examples(12, 100))
 @given(SEEDS)
 def test_every_construct_comes_back_as_it_was(seed: int) -> None:
     kernel = kernel_of(checked_policy(Random(seed)))
@@ -76,7 +78,8 @@ def test_a_loop_within_another_may_call_its_variable_by_the_same_name() -> None:
     assert decode_bundle(write_bundle(kernel, "0.1.0")).kernel.anyones == kernel.anyones
 
 
-@settings(max_examples=15)
+@scaled
+@settings(max_examples=examples(8, 60))
 @given(SEEDS)
 def test_a_bundle_decides_and_explains_as_its_policy_does(seed: int) -> None:
     for case in cases(seed, questions=4):

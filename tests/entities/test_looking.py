@@ -25,6 +25,7 @@ from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.typesystem import EntityRef
+from tests.depth import examples, scaled
 from tests.entities.shop import OUTCOMES, PAY, POLICY, READ, asking, outcomes, read, shop, tables
 from tests.generate.asking import askings, setting
 from tests.generate.specified import said
@@ -352,7 +353,8 @@ def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
 # ── The same as loaded ────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@scaled
+@settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 5_000), st.sets(st.integers(0, 4)))
 def test_a_directory_that_is_looked_up_decides_as_one_that_is_loaded(seed, which):
     asked = setting(seed)

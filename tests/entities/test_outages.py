@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -36,6 +36,7 @@ def until_allowed(engine: Engine) -> None:
     until = monotonic() + PATIENCE
     while not engine.decide(READ).allowed:
         assert monotonic() < until, "it never came back"
+        sleep(0.01)
 
 
 def took(engine: Engine) -> float:

@@ -10,13 +10,12 @@ from functools import lru_cache
 from random import Random
 
 from policyengine import kernel as k
-from policyengine.check import check
+from policyengine.check import compile_sources
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
 from policyengine.spec import reference
-from policyengine.syntax.parse import parse
 from tests.generate.aiming import aimed
 from tests.generate.policies import Policy, policy, with_twins
 from tests.generate.requests import NOWS, Question, Rows, directory, question, rows
@@ -28,8 +27,7 @@ AIMED = 0.7  # of the questions fit their policy; chance alone hardly ever gets 
 @lru_cache(maxsize=256)
 def kernel_of(policy: Policy) -> k.Kernel | None:
     """Return the kernel of a policy, or None if the checker reports an error."""
-    parsed = [parse(Source(f"{number}.policy", text)) for number, text in enumerate(policy.texts)]
-    return check([module for module, _ in parsed if module], [one for _, found in parsed for one in found]).kernel
+    return compile_sources(Source(f"{number}.policy", text) for number, text in enumerate(policy.texts))[0]
 
 
 def checked_policy(random: Random, write: Callable[[Random], Policy] = policy) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -31,3 +31,4 @@ def wait_for(done: Callable[[], object]) -> None:
     until = monotonic() + LONG
     while not done():
         assert monotonic() < until, "it took too long"
+        sleep(0.01)

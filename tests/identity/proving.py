@@ -142,6 +142,7 @@ def wait_for(true: Callable[[], object], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.01)
 
 
 __all__ = [

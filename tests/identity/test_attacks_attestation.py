@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.identity.verified import UNBOUND, ConfirmedKey
+from tests.depth import examples, scaled
 from tests.identity.attesting import DIGEST, END, MINE, MODEL, NOW, URL, US, Lab, key, part, token
 
 OTHER = key("other")
@@ -227,7 +228,8 @@ def test_an_attack_is_refused_for_its_own_reason_and_counted(attack: Attack) -> 
 
 
 @given(place=st.floats(0, 1, exclude_max=True), letter=st.sampled_from(ascii_letters + digits + "-_.=+/ "))
-@settings(max_examples=150)
+@scaled
+@settings(max_examples=examples(60, 600))
 def test_no_attestation_with_another_letter_is_accepted(place: float, letter: str) -> None:
     lab = Lab()
     raw = lab.signed()

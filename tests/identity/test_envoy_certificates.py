@@ -200,6 +200,7 @@ def wait_for(ports: list[int], process: subprocess.Popen[bytes], output: Path) -
         assert process.poll() is None, output.read_text()
         with suppress(OSError), socket.create_connection(("127.0.0.1", left[0]), timeout=0.05):
             left.pop(0)
+        time.sleep(0.01)
     assert not left, output.read_text()
 
 

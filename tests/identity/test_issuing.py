@@ -41,6 +41,7 @@ from policyengine.runtime.entities import EntityData
 from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import MemoryMarks
 from policyengine.typesystem import EntityRef
+from tests.depth import examples, scaled
 from tests.entities.test_looking import Clock, Table
 from tests.identity.issuing import b64
 from tests.identity.minting import (
@@ -592,7 +593,8 @@ def replace_lifetime(desk: Desk, lifetime: int) -> Desk:
     return desk
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(
     held=SCOPES,
     own=st.none() | SCOPES,

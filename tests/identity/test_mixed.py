@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from policyengine import Engine
 from policyengine.identity.config.model import parse_identity_config
 from policyengine.runtime.decision import Decision, Outcome
+from tests.depth import examples, scaled
 from tests.identity.bound_world import (
     API_KEY,
     NOW,
@@ -212,7 +213,8 @@ def test_no_two_things_together_are_worth_more_than_each_for_its_owner(
             check(engine, mix, path, claims)
 
 
-@settings(max_examples=150)
+@scaled
+@settings(max_examples=examples(60, 600))
 @given(mix=mixes, path=st.sampled_from(PATHS), claims=st.sampled_from(({}, CLAIMED)))
 def test_nothing_is_allowed_that_no_one_of_them_would_be_allowed(
     mix: tuple[Part, ...], path: str, claims: Mapping[str, object], engine: Engine

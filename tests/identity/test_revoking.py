@@ -24,6 +24,7 @@ from policyengine.identity.revocation import (
     unverified_token_end,
 )
 from policyengine.identity.verified import ConfirmedKey, VerifiedCredential, VerifiedToken
+from tests.depth import examples, scaled
 from tests.identity.minting import ACME, AUDIENCE, NOW, Desk, signed, subject
 
 NAMES = (
@@ -47,7 +48,8 @@ def revoking(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> TokenRevok
     return TokenRevoker(desk.identity, "desk", log)
 
 
-@settings(max_examples=80)
+@scaled
+@settings(max_examples=examples(40, 320))
 @given(
     odd=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ODD), max_size=4), type_=TYPES, cut=st.integers(0, 9)
 )

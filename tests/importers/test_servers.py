@@ -82,6 +82,7 @@ def wait_for(port):
         with socket.socket() as asked:
             if asked.connect_ex(("127.0.0.1", port)) == 0:
                 return
+        time.sleep(0.01)
     raise TimeoutError
 
 

@@ -18,6 +18,7 @@ from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
 from policyengine.stores.memory.store import MemoryStore
+from tests.depth import examples, scaled
 from tests.spec.deciding import row
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -87,7 +88,8 @@ ASKED = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@scaled
+@settings(max_examples=examples(30, 240), deadline=None)
 @given(
     rules=st.lists(st.sampled_from(RULES), unique=True, min_size=1, max_size=4),
     steps=st.lists(

@@ -173,6 +173,45 @@ def test_a_laxer_twin_is_told_at_its_door(lax: str, missing: str) -> None:
     assert (finding.span.text, [r.span.text for r in finding.related]) == ("may GET /a/b", [missing])
 
 
+ATTESTERS = 'attester lab { model "small"  sha256:9f2c41 }\nattester shop { model "large"  sha256:9f2c42 }\n'
+
+
+@pytest.mark.parametrize(
+    ("strict", "lax", "asked"),
+    [
+        ("credential { kind in [jwt, mtls] }", "credential { kind in [jwt, api_key] }", "credential { kind in [jwt] }"),
+        ("credential { lifetime <= 15m }", "credential { lifetime <= 20m }", "credential { lifetime <= 5m }"),
+        ("credential { age <= 15m }", "credential { age <= 20m }", "credential { age <= 5m }"),
+        ("credential { bound }", "", "credential { bound }"),
+        ("attested by lab", "attested by lab, shop", "attested by lab"),
+        ("attested by lab, shop", "", "attested by shop"),
+        ("valid until 2027-01-01", "valid until 2028-01-01", "valid until 2026-01-01"),
+        ("valid from 2026-01-01", "valid from 2025-01-01", "valid from 2026-06-01"),
+    ],
+)
+def test_each_requirement_is_weighed(strict: str, lax: str, asked: str) -> None:
+    """Where the other block asks for as much and for a part of the door, it is no laxer; the first one is."""
+    assert [one.code for one in found(BOT + ATTESTERS + bot(f"{strict}  may GET /a") + bot(f"{lax}  may GET /a"))] == [
+        "W450"
+    ]
+    again = found(BOT + ATTESTERS + bot(f"{strict}  may GET /a") + bot(f"{asked}  may GET /a"))
+    assert [one.code for one in again] == ([] if asked == strict else ["W450"])
+    assert [one.related[0].span.text for one in again if asked != strict] == [told_of(asked)] * len(again)
+
+
+def told_of(requirement: str) -> str:
+    return requirement.removeprefix("credential { ").removesuffix(" }")
+
+
+@pytest.mark.parametrize(
+    ("users", "codes"), [('user.roles has "clerk" and user.roles has "boss"', ["W450"]), ('user.roles has "clerk"', [])]
+)
+def test_users_that_are_asked_for_as_strictly_are_no_twin(users: str, codes: list[str]) -> None:
+    one = 'agent "bot" { issued by acme  acts for users where user.roles has "clerk"  may GET /a }\n'
+    two = f'agent "bot" {{ issued by acme  acts for users where {users}  may GET /a }}\n'
+    assert [d.code for d in found(BOT + ROLES + one + two)] == codes
+
+
 def test_a_twin_that_asks_for_other_users_is_laxer() -> None:
     one = 'agent "bot" { issued by acme  acts for users where user.roles has "clerk"  may GET /a }\n'
     two = 'agent "bot" { issued by acme  acts for any user  may GET /a }\n'

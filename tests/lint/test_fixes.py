@@ -17,6 +17,7 @@ from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
+from tests.depth import examples, scaled
 from tests.generate import policy as generated
 from tests.generate.cases import kernel_of
 
@@ -178,7 +179,8 @@ LEFT_BEHIND = (
 
 
 @given(seed=st.integers(0, 2**32), extra=st.lists(st.sampled_from(LEFT_BEHIND), min_size=1, unique=True))
-@settings(max_examples=12)
+@scaled
+@settings(max_examples=examples(6, 48))
 def test_mending_a_generated_policy_leaves_its_kernel_equal(seed: int, extra: list[str]) -> None:
     """Its declarations and what is left behind stand in any order; what means nothing goes, and nothing else."""
     chance = random.Random(seed)

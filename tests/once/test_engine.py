@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -38,6 +38,8 @@ from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.resilient_store import ResilientStore
 from policyengine.stores.sqlite.store import SqliteStore
 from policyengine.stores.url import open_store
+from tests import forking
+from tests.depth import examples, scaled
 from tests.once.shop import POLICY, once, pay, report, secret, slow
 from tests.stores.servers import Server
 
@@ -384,7 +386,8 @@ CALLS = st.tuples(
 )
 
 
-@settings(max_examples=25)
+@scaled
+@settings(max_examples=examples(12, 100))
 @given(calls=st.lists(CALLS, max_size=20))
 def test_keys_change_nothing_but_how_often_it_is_spent(calls: list[Any]) -> None:
     """Beside an engine that is asked, without a key, only for what a dictionary of keys does not know."""
@@ -414,7 +417,7 @@ def persistently(ask: Callable[[], Decision]) -> str:
         try:
             return ask().id
         except KeyInProgressError:
-            continue
+            time.sleep(0.01)
 
 
 def test_threads_that_ask_at_once_spend_once(playing: Playing) -> None:
@@ -441,7 +444,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def processes(url: str, many: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.once.asking", url]
+    command = [*forking.module("tests.once.asking"), url]
     for _ in range(many):
         yield subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

@@ -20,6 +20,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.server import create_app
 from policyengine.source import Source
 from policyengine.syntax.format import format_module
+from tests.depth import examples, scaled
 from tests.generate import File, Policy, checked_policy, kernel_of
 from tests.generate.requests import NOW
 
@@ -159,7 +160,8 @@ def post(path: str, body: bytes, form: str) -> httpx.Response:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", ["/decide", "/decide/batch", "/explain"])
-@settings(max_examples=40)
+@scaled
+@settings(max_examples=examples(20, 160))
 @given(st.data())
 def test_a_broken_question_is_a_decision_or_a_400_at_every_door(path: str, form: str, data: st.DataObject) -> None:
     whole = {"requests": [LACKING, LACKING]} if path.endswith("batch") else LACKING
@@ -179,7 +181,8 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(TEXTS)
 def test_any_text_is_an_engine_or_its_mistakes(text: str) -> None:
     found = [one for one in check_text(text) if one.is_error]
@@ -191,7 +194,8 @@ def test_any_text_is_an_engine_or_its_mistakes(text: str) -> None:
     assert refused is bool(found)
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(TEXTS)
 def test_any_text_is_formatted_for_good_or_its_mistakes_are_told(text: str) -> None:
     try:
@@ -201,7 +205,8 @@ def test_any_text_is_formatted_for_good_or_its_mistakes_are_told(text: str) -> N
     assert format_module(Source("p", formatted)) == formatted
 
 
-@settings(max_examples=30)
+@scaled
+@settings(max_examples=examples(15, 120))
 @given(st.integers(0, 2**32 - 1))
 def test_formatting_a_generated_policy_keeps_its_meaning(seed: int) -> None:
     written = checked_policy(Random(seed))

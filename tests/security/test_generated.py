@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from policyengine import kernel as k
 from policyengine.runtime.decision import Gate, Outcome
+from tests.depth import examples, scaled
 from tests.generate import Case, approved, cases, checked_policy, kernel_of, policy, shrunk
 from tests.generate.properties import PROPERTIES
 
@@ -19,7 +20,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda one: one.__name__)
-@settings(max_examples=6)
+@scaled
+@settings(max_examples=examples(4, 24))
 @given(SEEDS)
 def test_a_property_holds_of_generated_cases(holds: Callable[[Case], None], seed: int) -> None:
     for case in cases(seed, questions=6):

@@ -104,6 +104,7 @@ def later_in_the_new_file(port: int, log: Path) -> str:
         answered = ask(port)["id"]
         if log.exists() and answered in log.read_text():
             return answered
+        time.sleep(0.01)
     raise AssertionError("nothing was written to the new file")
 
 

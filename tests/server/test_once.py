@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -271,6 +272,7 @@ def test_threads_that_ask_workers_at_once_are_answered_alike_and_spend_once(tmp_
                 if answer.status_code == 200:
                     return str(answer.json()["id"])
                 assert answer.status_code == 409
+                time.sleep(0.01)
 
         with ThreadPoolExecutor(6) as pool:
             assert len(set(pool.map(persistently, range(12)))) == 1

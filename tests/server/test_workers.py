@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def ended(pid: int) -> bool:
 def awaited(true: Callable[[], bool]) -> None:
     """Until it is true; the test ends by its own time limit if it never is."""
     while not true():
-        os.sched_yield()
+        time.sleep(0.01)
 
 
 def spawned(tmp_path: Path) -> Any:

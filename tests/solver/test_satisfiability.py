@@ -24,6 +24,7 @@ from policyengine.source import Source, Span
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
 from policyengine.typesystem import EnumType, Scalar, SetType, Type
+from tests.depth import examples, scaled
 
 HERE = Span(Source("t", ""), 0, 0)
 ABSENT, BROKEN = "<absent>", "<broken>"
@@ -168,14 +169,16 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
     return fields, [draw(tree) for _ in range(count)]
 
 
-@settings(max_examples=35)
+@scaled
+@settings(max_examples=examples(18, 140))
 @given(conditions())
 def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
     assert {kleene(condition, world) for world in worlds(fields)} <= possible_truths(condition)
 
 
-@settings(max_examples=35)
+@scaled
+@settings(max_examples=examples(18, 140))
 @given(conditions(count=3))
 def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     _, written = case
@@ -188,7 +191,8 @@ def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[F
     assert [answers.possible(one) for one in every] == [possible_truths(one) for one in every]
 
 
-@settings(max_examples=40)
+@scaled
+@settings(max_examples=examples(20, 160))
 @given(conditions())
 def test_every_value_that_occurs_is_possible_even_where_there_is_no_time_to_try(
     case: tuple[tuple[Field, ...], list[k.Expr]],
@@ -200,7 +204,8 @@ def test_every_value_that_occurs_is_possible_even_where_there_is_no_time_to_try(
     assert {kleene(condition, world) for world in worlds(fields)} <= found
 
 
-@settings(max_examples=40)
+@scaled
+@settings(max_examples=examples(20, 160))
 @given(conditions())
 def test_what_is_possible_occurs_unless_two_facts_are_compared(
     case: tuple[tuple[Field, ...], list[k.Expr]],
@@ -213,7 +218,8 @@ def test_what_is_possible_occurs_unless_two_facts_are_compared(
         assert possible_truths(condition) == {kleene(condition, world) for world in worlds(fields)}
 
 
-@settings(max_examples=35)
+@scaled
+@settings(max_examples=examples(18, 140))
 @given(conditions(count=2), st.sampled_from([frozenset({True}), frozenset({True, UNKNOWN})]))
 def test_an_implication_that_is_shown_holds_in_every_world(
     case: tuple[tuple[Field, ...], list[k.Expr]], acting: frozenset[bool | None]
@@ -232,7 +238,8 @@ def facts_in(world: Mapping[k.Expr, Any]) -> Facts:
     return Facts(nothing, nothing, nothing, datetime(2026, 1, 1, tzinfo=UTC), bound, {})
 
 
-@settings(max_examples=40)
+@scaled
+@settings(max_examples=examples(20, 160))
 @given(conditions(), st.randoms(use_true_random=False))
 def test_the_specification_answers_nothing_impossible(
     case: tuple[tuple[Field, ...], list[k.Expr]], random: Random

@@ -255,7 +255,7 @@ def test_of_many_threads_with_one_approval_one_passes(fresh: Fresh) -> None:
     assert shop.left() == {"asking": 47, "refunds": 87_000}  # who was too late asks anew
 
 
-@pytest.fixture(params=["sqlite", "redis", "valkey", "cluster"])
+@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     kind: str = request.param
     if kind == "sqlite":

@@ -123,7 +123,7 @@ def test_each_revocation_has_another_version_where_nobody_far_is_asked(marks: Cr
 # ── Several processes ─────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["sqlite", "redis", "valkey", "cluster"])
+@pytest.fixture(params=["sqlite", "redis", pytest.param("valkey", marks=pytest.mark.deep), "cluster"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     kind: str = request.param
     if kind == "sqlite":

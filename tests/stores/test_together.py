@@ -20,6 +20,7 @@ from policyengine.server.socket.answers import answer_frame
 from policyengine.stores.base import CommitRequest, StoreError
 from policyengine.stores.memory.store import MemoryStore
 from policyengine.stores.url import open_store
+from tests.depth import examples, scaled
 from tests.stores.charges import START, asks, budget, rate
 from tests.stores.conftest import Fresh
 from tests.stores.servers import Server, running
@@ -64,7 +65,8 @@ def plainly(found: Decision | RequestError) -> object:
     return str(found) if isinstance(found, RequestError) else {**found.to_dict(), "id": ""}
 
 
-@settings(max_examples=8, suppress_health_check=list(HealthCheck), deadline=None)
+@scaled
+@settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck), deadline=None)
 @given(questions=QUESTIONS)
 def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dict[str, Any]]) -> None:
     one = Engine.from_text(POLICY, clock=lambda: NOW, store=MemoryStore())
@@ -73,7 +75,8 @@ def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dic
     assert [plainly(found) for found in many.decide_many(questions)] == expected
 
 
-@settings(max_examples=8, suppress_health_check=list(HealthCheck), deadline=None)
+@scaled
+@settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck), deadline=None)
 @given(many=st.lists(st.tuples(LIMITS, st.sampled_from([False, False, True])), max_size=20))
 def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: Any) -> None:
     asked = [CommitRequest(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]

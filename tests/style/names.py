@@ -44,10 +44,16 @@ def tree_of(module: str) -> str:
     return next((tree for tree in TREES if module.startswith(tree)), module)
 
 
-def classes() -> Iterator[tuple[str, str]]:
+@cache
+def nodes() -> dict[str, list[ast.AST]]:
+    """Every node of every module: to walk a tree takes longer than to look through it."""
+    return {module: list(ast.walk(tree)) for module, tree in modules().items()}
+
+
+@cache
+def classes() -> list[tuple[str, str]]:
     """Module and name of every class, nested ones too."""
-    for module, tree in modules().items():
-        yield from ((module, node.name) for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    return [(module, node.name) for module in modules() for node in nodes()[module] if isinstance(node, ast.ClassDef)]
 
 
 def functions() -> Iterator[tuple[str, str]]:
@@ -105,16 +111,16 @@ def participles() -> Iterator[str]:
 
 
 def vague_constants() -> Iterator[str]:
-    for module, tree in modules().items():
-        for node in ast.walk(tree):
+    for module in modules():
+        for node in nodes()[module]:
             if isinstance(node, ast.Name) and node.id.startswith(("MOST_", "LONGEST_")) and not is_exempt(module):
                 yield f"{module}: {node.id}"
 
 
 def vague_loops() -> Iterator[str]:
     """`for one in …:` and `for found in …:` as statements."""
-    for module, tree in modules().items():
-        for node in ast.walk(tree):
+    for module in modules():
+        for node in nodes()[module]:
             is_loop = isinstance(node, ast.For | ast.AsyncFor) and isinstance(node.target, ast.Name)
             if is_loop and node.target.id in ("one", "found") and not is_exempt(module):
                 yield f"{module}:{node.lineno}"

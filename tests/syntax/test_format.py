@@ -10,6 +10,7 @@ from policyengine.source import Source
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
+from tests.depth import examples, scaled
 from tests.syntax.layouts import CORPUS, layouts
 
 
@@ -28,26 +29,30 @@ def without_space(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(layouts())
 def test_the_canonical_form_means_the_same(text: str) -> None:
     assert module(formatted(text)) == module(text)
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(layouts())
 def test_nothing_but_space_is_changed(text: str) -> None:
     assert without_space(formatted(text)) == without_space(text)
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(layouts())
 def test_the_canonical_form_of_the_canonical_form_is_itself(text: str) -> None:
     once = formatted(text)
     assert formatted(once) == once
 
 
-@settings(max_examples=60)
+@scaled
+@settings(max_examples=examples(30, 240))
 @given(layouts())
 def test_there_is_no_space_that_nobody_sees(text: str) -> None:
     result = formatted(text)

@@ -7,6 +7,7 @@ from policyengine.diagnostics.model import Diagnostic, render_all
 from policyengine.source import Source
 from policyengine.syntax.parse import parse
 from policyengine.syntax.text_checks import read_source
+from tests.depth import examples, scaled
 from tests.syntax.layouts import mistakes
 
 SIGNS = st.text(alphabet="abz \n\t\"\\'/{}()[]|=<>!&#,;:.0-9%@é*_-GET", max_size=80)
@@ -30,7 +31,8 @@ def test_halves_of_characters_are_refused(text: str) -> None:
     read(Source("x", text))
 
 
-@settings(max_examples=50)
+@scaled
+@settings(max_examples=examples(25, 200))
 @given(mistakes())
 def test_a_policy_with_mistakes_is_read_as_far_as_it_goes(text: str) -> None:
     for diagnostic in read(Source("x", text)):

@@ -42,7 +42,7 @@ test "health" { GET /health => allow }
 test "later" { skip "waits for the shop" GET /shop => allow }
 test "islands" { forall request where user.tenant != resource.tenant => not allow }
 """
-PLUGIN = ("-p", "policyengine.testing.pytest.plugin", "-p", "no:cacheprovider")
+PLUGIN = ("-p", "policyengine.testing.pytest.plugin", "-p", "no:cacheprovider", "-p", "no:unraisableexception")
 ITEMS = [
     'shop_test.policy::clerk\'s orders::1 GET /orders/1 { resource.tenant: "a" }',
     'shop_test.policy::clerk\'s orders::2 GET /orders/2 { resource.tenant: "b" }',

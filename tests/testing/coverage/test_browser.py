@@ -1,16 +1,19 @@
 """The pages of coverage in a real browser: whole at every width, in light and dark, without a complaint."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from policyengine.source import Source, Span
 from policyengine.testing.coverage import Coverage
 from policyengine.testing.coverage.html import render_html
-from tests.browser import assert_whole, measured
+from tests.browser import Seen, assert_whole, measured_together
 from tests.testing.coverage.seeing import coverage, guarded, written
 
+PAGES = ("index.html", "file.html")
 LOOK = """{
   marks: all("mark").length, notes: all(".note").length, list: all("ul.missing a").length,
   beside: page.querySelector("aside") && box(page.querySelector("aside")).left > 400,
@@ -25,13 +28,24 @@ def renamed(found: Coverage) -> Coverage:
     return replace(found, points=tuple(moved))
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["index.html", "file.html"])
-def test_a_page_is_whole_at_every_width(name: str, dark: bool, tmp_path: Path) -> None:
+@cache
+def measured(dark: bool) -> tuple[Coverage, dict[str, Seen], str]:
+    """What is covered, what a browser, started once, finds in each page of it, and what it complains of."""
     found = coverage(guarded("body.n > 5 and body.urgent" + ' and body.note != "x"' * 20), written(n="9"))
-    render_html(renamed(found), tmp_path / "pages")
-    [page] = (tmp_path / "pages").glob("index.html" if name == "index.html" else "*policy.html")
-    seen, complaints = measured(page.read_text(encoding="utf-8"), LOOK, tmp_path, dark)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        render_html(renamed(found), folder / "pages")
+        [file] = (folder / "pages").glob("*policy.html")
+        pages = [page.read_text(encoding="utf-8") for page in (folder / "pages" / "index.html", file)]
+        seen, complaints = measured_together(pages, LOOK, folder, dark)
+    return found, dict(zip(PAGES, seen, strict=True)), complaints
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_at_every_width(name: str, dark: bool) -> None:
+    found, pages, complaints = measured(dark)
+    seen = pages[name]
     assert_whole(seen, complaints, dark)
     for one in seen:
         assert one["list"] == len(found.missing)

@@ -20,10 +20,12 @@ from policyengine.testing.mutation.lowering_cache import LoweringCache
 from policyengine.testing.mutation.operators import find_faults
 from policyengine.testing.mutation.run_mutants import MutantRunner
 from policyengine.testing.runner import CaseSetupError, run
+from tests.depth import examples, scaled
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
 
-MOST = 24  # faults of one policy that chance wrote
+LARGE = [pytest.param(name, marks=pytest.mark.deep) for name in ("payments", "plans")]
+MOST = examples(12, 24)  # faults of one policy that chance wrote
 
 
 def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
@@ -36,6 +38,7 @@ def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
     ]
 
 
+@scaled
 @pytest.mark.parametrize("name", EXAMPLE_NAMES)
 def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
     policy = example(name)
@@ -83,7 +86,7 @@ def told(answer: CaseAnswer | None) -> tuple[object, ...]:
     return decision.outcome, *said, answer.spends, charges
 
 
-@pytest.mark.parametrize("name", ["payments", "delegation", "drive", "multi-tenant", "plans", "spending-caps"])
+@pytest.mark.parametrize("name", ["delegation", "drive", "multi-tenant", "spending-caps", *LARGE])
 def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
     policy = example(name)
     workshop = LoweringCache.of(policy)
