@@ -21,7 +21,7 @@ MISSING = re.compile(
     r"(?:Skipped: )?(?:could not import '(?P<module>[\w.]+)'|(?P<program>[\w. -]+) is (?:missing|not installed)\b)"
 )
 
-# No deadlines: on two shared cores they measure other processes. `make test-deep` tries more of each, of some thousands.
+# No deadlines: on two shared cores they measure other processes. `make test-deep` tries more examples.
 settings.register_profile("local", deadline=None, max_examples=20)
 settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=100, print_blob=True)
