@@ -8,7 +8,7 @@ import pytest
 from policyengine.bounded_files import begins_with, read_bounded, read_lines, read_stream
 
 
-def test_a_file_within_the_bound_is_read_whole_and_a_larger_one_is_refused(tmp_path):
+def test_a_file_over_the_bound_is_rejected(tmp_path):
     file = tmp_path / "some"
     file.write_bytes(b"12345")
     assert read_bounded(file, 5) == b"12345"
@@ -25,7 +25,7 @@ def test_a_sparse_file_is_not_read_to_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["device", "pipe", "folder"])
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
+def test_a_device_pipe_or_folder_is_rejected_without_waiting(tmp_path, what):
     path = tmp_path / "some"
     match what:
         case "device":
@@ -39,13 +39,13 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, what):
             read()
 
 
-def test_a_stream_is_read_as_far_as_the_bound(tmp_path):
+def test_a_stream_over_the_bound_is_rejected(tmp_path):
     assert read_stream(BytesIO(b"123"), 3) == b"123"
     with open("/dev/zero", "rb") as endless, pytest.raises(OSError, match="more than 9 bytes"):
         read_stream(endless, 9)
 
 
-def test_lines_come_with_their_numbers_until_one_is_too_long():
+def test_read_lines_numbers_lines_and_rejects_a_too_long_one():
     lines = read_lines(BytesIO(b"1\n22\n4444\n"), 3)
     assert [next(lines), next(lines)] == [(1, b"1\n"), (2, b"22\n")]
     with pytest.raises(OSError, match="line 3 holds more than 3 bytes"):

@@ -167,37 +167,37 @@ def broken(old: str, new: str) -> str:
     return text.replace(old, new, 1)
 
 
-def test_the_policy_itself_is_sound() -> None:
+def test_the_unchanged_payments_policy_has_no_findings() -> None:
     assert findings(PAYMENTS.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_break_is_told_where_it_is_and_with_its_mending(name: str) -> None:
+def test_each_break_is_reported_with_its_place_and_a_hint(name: str) -> None:
     old, new, code, underlined, hint = BREAKS[name]
     first, *_ = findings(broken(old, new))
     assert (first.code, first.span.text, first.hint) == (code, underlined, hint)
 
 
 @pytest.mark.parametrize("name", [name for name in BREAKS if name != "a fact where it does not exist"])
-def test_a_break_is_told_once(name: str) -> None:
+def test_each_break_is_reported_once(name: str) -> None:
     old, new, *_ = BREAKS[name]
     assert len(findings(broken(old, new))) == 1
 
 
-def test_a_brace_that_is_missing_shows_what_it_leaves_open() -> None:
+def test_a_missing_brace_shows_the_open_one() -> None:
     (finding,) = findings(broken("  valid until 2036-01-01\n}\n", "  valid until 2036-01-01\n"))
     assert (finding.code, finding.message, finding.span.text) == ("E103", "`}` is missing before this `agent`", "agent")
     (other,) = finding.related
     assert (other.message, other.span.text) == ("this `{` is still open", "{")
 
 
-def test_a_brace_that_is_missing_at_the_end_shows_what_it_leaves_open() -> None:
+def test_a_missing_brace_at_the_end_of_the_file_shows_the_open_one() -> None:
     (finding,) = findings(broken("<= 5_000 within 24h }", "<= 5_000 within 24h"))
     assert (finding.code, finding.message) == ("E103", "`}` is missing before the end of the file")
     assert [other.span.text for other in finding.related] == ["{"]
 
 
-def test_a_space_that_is_none_is_named() -> None:
+def test_a_no_break_space_is_named() -> None:
     (finding,) = findings(broken("may GET /health", "may\N{NO-BREAK SPACE}GET /health"))
     assert (finding.code, finding.message) == ("E118", "this is U+00A0 (no-break space), not a plain space")
     assert (finding.span.text, finding.hint) == ("\N{NO-BREAK SPACE}", "write a plain space")
@@ -211,6 +211,6 @@ def test_a_space_that_is_none_is_named() -> None:
         pytest.param("language 1\n", "", id="no language"),
     ],
 )
-def test_what_editors_do_is_no_mistake(old: str, new: str) -> None:
+def test_tabs_crlf_and_a_missing_language_line_are_accepted(old: str, new: str) -> None:
     text = PAYMENTS.read_text(encoding="utf-8")
     assert findings(text.replace(old, new)) == []

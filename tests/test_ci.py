@@ -104,7 +104,7 @@ def test_every_command_of_a_job_succeeds_on_an_example(
 
 
 @pytest.mark.parametrize("name", ["github check", "gitlab policies-check"])
-def test_a_check_fails_on_an_opinion_and_writes_what_is_uploaded(
+def test_the_ci_lint_step_fails_on_a_lint_finding_and_writes_sarif(
     name: str, checkout: Path, environment: dict[str, str]
 ) -> None:
     (checkout / "policies" / "wide.policy").write_text("anyone { may GET /a/** }\n")
@@ -114,7 +114,9 @@ def test_a_check_fails_on_an_opinion_and_writes_what_is_uploaded(
     assert [one["ruleId"] for one in results] == ["W458"]
 
 
-def test_a_test_that_fails_fails_its_job_and_is_in_the_report(checkout: Path, environment: dict[str, str]) -> None:
+def test_a_failing_policy_test_fails_its_ci_job_and_is_in_the_junit_report(
+    checkout: Path, environment: dict[str, str]
+) -> None:
     (script,) = (one for one in SCRIPTS["github test"] if "junit" in one)
     (checkout / "policies" / "more_test.policy").write_text(
         'package acme.payments\ntest "wrong" { GET /health => deny }\n'
@@ -123,7 +125,7 @@ def test_a_test_that_fails_fails_its_job_and_is_in_the_report(checkout: Path, en
     assert "<failure" in (checkout / "results.xml").read_text()
 
 
-def test_a_comment_needs_no_more_rights_than_to_comment() -> None:
+def test_the_github_jobs_have_minimal_permissions() -> None:
     text = (CHECKOUT / "deploy/ci/github.yml").read_text(encoding="utf-8")
     assert "pull_request_target" not in text
     assert load("deploy/ci/github.yml")["permissions"] == {"contents": "read"}
@@ -131,21 +133,21 @@ def test_a_comment_needs_no_more_rights_than_to_comment() -> None:
     assert all("${{" not in script for job in GITHUB.values() for script in run_steps(job)), "what is inserted is code"
 
 
-def test_every_action_is_named_by_its_commit() -> None:
+def test_every_github_action_is_pinned_to_a_commit() -> None:
     used = [step["uses"] for job in GITHUB.values() for step in job["steps"] if "uses" in step]
     assert len(used) >= len(GITHUB)
     assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
 
 
 @pytest.mark.parametrize("folder", ["policyengine", "deploy", "docs", "README.md", "Dockerfile"])
-def test_nothing_says_to_install_a_name_that_is_not_ours(folder: str) -> None:
+def test_no_text_says_to_install_the_package_from_the_index_by_name(folder: str) -> None:
     named = CHECKOUT / folder
     files = [named] if named.is_file() else [one for one in named.rglob("*") if one.suffix in TEXTS]
     said = [line for one in files for line in one.read_text(encoding="utf-8").splitlines() if BY_NAME.search(line)]
     assert said == []
 
 
-def test_every_command_that_is_run_is_ours_or_known() -> None:
+def test_every_ci_command_is_a_policyengine_command_or_a_known_tool() -> None:
     words = {script.split()[0] for scripts in SCRIPTS.values() for script in scripts}
     assert words <= {"policyengine", "git", *OUTSIDE}
     ours = {
@@ -166,7 +168,7 @@ def test_a_hook_passes_on_an_example(hook: dict[str, Any], checkout: Path, envir
 
 
 @pytest.mark.parametrize("hook", [pytest.param(hook, id=hook["id"]) for hook in HOOKS])
-def test_a_hook_stops_a_commit_of_what_is_wrong(
+def test_a_pre_commit_hook_fails_on_or_fixes_a_wrong_file(
     hook: dict[str, Any], checkout: Path, environment: dict[str, str]
 ) -> None:
     """pre-commit also stops when a hook changed a file, as `fmt` does."""
@@ -180,7 +182,7 @@ def test_a_hook_stops_a_commit_of_what_is_wrong(
     assert done.returncode == 1 or git(checkout, "diff", "--name-only") == name
 
 
-def test_hooks_say_what_pre_commit_wants_to_know() -> None:
+def test_pre_commit_hooks_have_the_required_fields() -> None:
     assert [hook["id"].removeprefix("policyengine-") for hook in HOOKS] == ["fmt", "check", "lint", "test"]
     for hook in HOOKS:
         assert hook["language"] == "python"

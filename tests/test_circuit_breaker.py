@@ -26,18 +26,18 @@ def opened(clock: Clock, **options: float) -> CircuitBreaker:
     return breaker
 
 
-def test_it_opens_after_failures_in_a_row(clock: Clock) -> None:
+def test_the_breaker_opens_after_consecutive_failures(clock: Clock) -> None:
     breaker = CircuitBreaker(clock)
     assert [breaker.fail() for _ in range(FAILURES_BEFORE_OPEN + 1)] == [False, False, True, False]
     assert not breaker.admit()
 
 
-def test_a_success_between_them_begins_anew(clock: Clock) -> None:
+def test_a_success_resets_the_count_of_failures(clock: Clock) -> None:
     breaker = CircuitBreaker(clock, threshold=2)
     assert [breaker.fail(), breaker.succeed(), breaker.fail(), breaker.is_open] == [False, False, False, False]
 
 
-def test_one_caller_in_a_pause_tries(clock: Clock) -> None:
+def test_an_open_breaker_admits_one_caller_after_each_pause(clock: Clock) -> None:
     breaker = opened(clock)
     clock.now += PAUSE_SECONDS
     assert [breaker.admit() for _ in range(3)] == [True, False, False]
@@ -50,7 +50,7 @@ def test_one_caller_in_a_pause_tries(clock: Clock) -> None:
     assert not breaker.succeed()
 
 
-def test_calls_that_were_under_way_together_fail_once(clock: Clock) -> None:
+def test_failures_of_concurrent_calls_count_once(clock: Clock) -> None:
     breaker = CircuitBreaker(clock)
     clock.now = 1.0
     assert [breaker.fail(began=0.5) for _ in range(9)] == [False] * 9
@@ -59,11 +59,11 @@ def test_calls_that_were_under_way_together_fail_once(clock: Clock) -> None:
     assert breaker.fails == 2
 
 
-def test_a_certain_failure_opens_at_once(clock: Clock) -> None:
+def test_a_certain_failure_opens_the_breaker_immediately(clock: Clock) -> None:
     assert CircuitBreaker(clock).fail(certain=True)
 
 
-def test_threshold_and_pause_are_chosen(clock: Clock) -> None:
+def test_threshold_and_pause_of_the_breaker_are_configurable(clock: Clock) -> None:
     breaker = opened(clock, threshold=1, pause=5.0)
     clock.now += 4.9
     assert not breaker.admit()

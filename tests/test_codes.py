@@ -37,12 +37,12 @@ BESIDE_OTHERS = {"E123": {"E116"}}
 
 
 @by_code(SHOWN)
-def test_the_bad_example_yields_its_code_and_no_other(code: DiagnosticDoc) -> None:
+def test_the_bad_syntax_example_reports_only_its_code(code: DiagnosticDoc) -> None:
     assert codes_in(code.bad) - BESIDE_OTHERS.get(code.code, set()) == {code.code}
 
 
 @by_code(SHOWN)
-def test_the_good_example_is_good(code: DiagnosticDoc) -> None:
+def test_the_good_syntax_example_has_no_findings(code: DiagnosticDoc) -> None:
     assert codes_in(code.good) == set()
 
 
@@ -51,28 +51,28 @@ OPINIONS = [code for code in CODES.values() if code.opinion]
 
 
 @by_code(MEANT)
-def test_the_whole_check_finds_exactly_the_code_in_the_bad_example(code: DiagnosticDoc) -> None:
+def test_check_reports_only_its_code_in_the_bad_example(code: DiagnosticDoc) -> None:
     assert codes_of(check_text(code.bad)) == {code.code}
 
 
 @by_code(MEANT)
-def test_the_whole_check_finds_nothing_in_the_good_example(code: DiagnosticDoc) -> None:
+def test_check_reports_nothing_in_the_good_example(code: DiagnosticDoc) -> None:
     assert codes_of(check_text(code.good)) == set()
 
 
 @by_code(OPINIONS)
-def test_lint_finds_exactly_the_opinion_in_the_bad_example_and_check_finds_nothing(code: DiagnosticDoc) -> None:
+def test_lint_reports_only_its_code_in_the_bad_example_and_check_nothing(code: DiagnosticDoc) -> None:
     assert codes_of(lint_text(code.bad, (code.code,))) == {code.code}
     assert check_text(code.bad) == []
 
 
 @by_code(OPINIONS)
-def test_lint_finds_nothing_in_the_good_example_of_an_opinion(code: DiagnosticDoc) -> None:
+def test_lint_reports_nothing_in_the_good_example(code: DiagnosticDoc) -> None:
     assert codes_of(lint_text(code.good, (code.code,))) == set()
 
 
 @by_code(CODES.values())
-def test_a_code_is_explained_in_sentences(code: DiagnosticDoc) -> None:
+def test_every_code_has_a_title_and_an_explanation(code: DiagnosticDoc) -> None:
     assert re.fullmatch(r"[EW][1-9]\d\d", code.code)
     assert code.title
     assert not code.title.endswith(".")
@@ -81,7 +81,7 @@ def test_a_code_is_explained_in_sentences(code: DiagnosticDoc) -> None:
     assert code.bad != code.good or not code.bad
 
 
-def test_every_code_has_one_place() -> None:
+def test_the_catalog_contains_every_syntax_code() -> None:
     assert len(CODES) >= len(SYNTAX)
     assert set(CODES) >= {code.code for code in SYNTAX}
 
@@ -90,10 +90,10 @@ def reported_in(files: Iterable[Path]) -> set[str]:
     return {code for file in files for code in re.findall(r'"([EW]\d{3})"', file.read_text(encoding="utf-8"))}
 
 
-def test_syntax_reports_no_code_that_is_not_documented() -> None:
+def test_the_syntax_package_reports_exactly_the_documented_codes() -> None:
     assert reported_in(Path(syntax.__file__).parent.rglob("*.py")) == {code.code for code in SYNTAX}
 
 
-def test_no_code_is_reported_that_is_not_documented() -> None:
+def test_every_reported_code_is_documented() -> None:
     package = Path(policyengine.__file__).parent
     assert reported_in(f for f in package.rglob("*.py") if f.parent.name != "catalog") <= set(CODES)

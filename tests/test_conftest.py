@@ -19,31 +19,31 @@ REASONS = """
 import pytest
 wants = ["redis-server is missing", "could not import 'grpc'", "redis is not running", "install a browser"]
 @pytest.mark.parametrize("reason", wants)
-def test_for_want(reason): pytest.skip(reason)
+def test_for_a_missing_tool(reason): pytest.skip(reason)
 def test_for_another_reason(): pytest.skip("only on windows")
 """
 
 
-def test_in_ci_a_skip_for_want_of_a_tool_fails_and_one_for_another_reason_stays_a_skip(suite, monkeypatch):
+def test_in_ci_only_a_skip_for_a_missing_tool_fails(suite, monkeypatch):
     monkeypatch.setenv("CI", "true")
     suite.makepyfile(REASONS)
     suite.runpytest_subprocess().assert_outcomes(failed=4, skipped=1)
 
 
-def test_in_ci_a_module_that_skips_for_want_of_a_package_fails(suite, monkeypatch):
+def test_in_ci_a_module_skipped_for_a_missing_package_fails(suite, monkeypatch):
     monkeypatch.setenv("CI", "true")
     suite.makepyfile("import pytest\npytest.importorskip('no_such_package')")
     suite.runpytest_subprocess().assert_outcomes(errors=1)
 
 
-def test_outside_ci_they_stay_skips_and_the_last_line_counts_them_and_names_the_tools(suite, monkeypatch):
+def test_outside_ci_the_last_line_counts_skips_and_names_the_missing_tools(suite, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     suite.makepyfile("""
         import pytest
         @pytest.mark.parametrize("tool", ["nginx", "redis-server", "nginx"])
         def test_it(tool): pytest.skip(f"{tool} is missing: apt install {tool}")
         def test_of_a_package(): pytest.importorskip("no_such_package")
-        def test_elsewhere(): pytest.skip("only on windows")
+        def test_on_another_system(): pytest.skip("only on windows")
     """)
     wanted = "4 tests skipped for want of nginx, no_such_package, redis-server: `make test-all` installs"
     ended = suite.runpytest_subprocess("-n", "2")
@@ -51,7 +51,7 @@ def test_outside_ci_they_stay_skips_and_the_last_line_counts_them_and_names_the_
     assert ended.outlines[-1].startswith(wanted), ended.outlines[-1]
 
 
-def test_no_line_follows_where_nothing_is_wanting(suite, monkeypatch):
+def test_outside_ci_no_line_about_tools_follows_other_skips(suite, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     suite.makepyfile("import pytest\ndef test_it(): pytest.skip('only on windows')")
     assert suite.runpytest_subprocess().outlines[-1].startswith("=")
@@ -65,7 +65,7 @@ def test_a_program_is_interruptible():
 """
 
 
-def test_programs_that_tests_start_do_not_ignore_interrupts_where_the_suite_does(suite):
+def test_started_programs_do_not_inherit_ignored_interrupts(suite):
     suite.makepyfile(INTERRUPTS)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -79,14 +79,14 @@ def option(arguments: list[str], name: str) -> str:
     return joined[joined.index(name) + 1]
 
 
-def test_what_the_image_runs_is_what_the_program_takes() -> None:
+def test_the_image_runs_a_known_command_with_known_options() -> None:
     assert command("ENTRYPOINT") == ["policyengine"]
     program, *arguments = command("CMD")
     assert program in COMMANDS
     assert {one for one in arguments if one.startswith("--")} <= options_of(program)
 
 
-def test_ports_and_the_check_of_its_health_fit_together() -> None:
+def test_the_image_exposes_its_ports_and_checks_its_metrics_port() -> None:
     arguments = command("CMD")
     ports = {option(arguments, "--port"), option(arguments, "--metrics-port")}
     assert ports == set(of("EXPOSE")[0].split())
@@ -94,7 +94,7 @@ def test_ports_and_the_check_of_its_health_fit_together() -> None:
     assert asked == (option(arguments, "--metrics-port"), "/readyz")
 
 
-def test_it_runs_as_nobody_and_ends_by_the_signal_that_is_waited_for() -> None:
+def test_the_image_runs_as_an_unprivileged_user_and_stops_by_sigterm() -> None:
     last = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
     assert re.search(rf"^USER {NOBODY}:{NOBODY}$", last, re.MULTILINE)
     assert of("STOPSIGNAL") == ["SIGTERM"]
@@ -102,7 +102,7 @@ def test_it_runs_as_nobody_and_ends_by_the_signal_that_is_waited_for() -> None:
     assert len(of("FROM")) == 2
 
 
-def test_extras_are_those_of_the_package_and_what_is_copied_is_there() -> None:
+def test_the_image_installs_known_extras_and_copies_existing_files() -> None:
     known = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     [extras] = [one.partition("=")[2].split(",") for one in of("ARG") if one.startswith("EXTRAS")]
     assert set(extras) <= set(known)
@@ -114,7 +114,7 @@ def test_extras_are_those_of_the_package_and_what_is_copied_is_there() -> None:
                 assert f"!{one}" in ignored
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     said = subprocess.run([tool("hadolint"), CHECKOUT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (said.returncode, said.stdout) == (0, "")
 
@@ -139,7 +139,7 @@ def probes() -> list[Any]:
     return [container()[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")]
 
 
-def test_the_container_is_told_what_the_program_takes() -> None:
+def test_the_container_runs_a_known_command_with_known_options() -> None:
     program, *arguments = container()["args"]
     assert program in COMMANDS
     written = (KUBERNETES / "deployment.yaml").read_text()
@@ -147,7 +147,7 @@ def test_the_container_is_told_what_the_program_takes() -> None:
     assert {one.partition("=")[0] for one in [*arguments, *commented] if one.startswith("--")} <= options_of(program)
 
 
-def test_its_ports_are_those_that_are_named() -> None:
+def test_the_manifests_agree_on_the_ports() -> None:
     ports = {one["name"]: one["containerPort"] for one in container()["ports"]}
     arguments = container()["args"]
     assert ports == {"http": int(option(arguments, "--port")), "metrics": int(option(arguments, "--metrics-port"))}
@@ -158,7 +158,7 @@ def test_its_ports_are_those_that_are_named() -> None:
     assert {one["port"] for one in probes()} <= set(ports)
 
 
-def test_nobody_is_special_and_nothing_is_written_to() -> None:
+def test_the_container_is_unprivileged_and_read_only() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert pod()["securityContext"]["runAsUser"] == NOBODY
     assert container()["securityContext"] == {
@@ -170,7 +170,7 @@ def test_nobody_is_special_and_nothing_is_written_to() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_what_is_mounted_is_what_is_served() -> None:
+def test_the_mounted_volumes_match_the_container_arguments() -> None:
     volumes = {one["name"]: one for one in pod()["volumes"]}
     mounts = {one["name"]: one["mountPath"] for one in container()["volumeMounts"]}
     assert mounts.keys() == volumes.keys()
@@ -191,7 +191,7 @@ def with_comments(name: str) -> Any:
     return yaml.safe_load(written)
 
 
-def test_identity_and_its_secrets_fit_together_once_they_are_uncommented() -> None:
+def test_the_commented_identity_settings_are_consistent() -> None:
     spec = with_comments("deployment")["spec"]["template"]["spec"]
     [told] = spec["containers"]
     mounts = {one["name"]: one for one in told["volumeMounts"]}
@@ -213,7 +213,7 @@ def egress() -> list[Any]:
     return found
 
 
-def test_there_is_time_to_end_in_order() -> None:
+def test_the_grace_period_covers_the_pause_and_the_drain() -> None:
     pause = int(re.findall(r"sleep\((\d+)\)", container()["lifecycle"]["preStop"]["exec"]["command"][2])[0])
     assert pause + float(option(container()["args"], "--drain-seconds")) < pod()["terminationGracePeriodSeconds"]
 
@@ -249,7 +249,7 @@ def test_all_pods_share_a_store_that_only_they_reach() -> None:
     assert {"port": 53, "protocol": "UDP"} in out[1]["ports"]
 
 
-def test_everything_selects_the_same_pods() -> None:
+def test_all_manifests_select_the_same_pods() -> None:
     labels = manifest("deployment")["spec"]["template"]["metadata"]["labels"]
     for selector in (
         manifest("deployment")["spec"]["selector"]["matchLabels"],
@@ -261,19 +261,19 @@ def test_everything_selects_the_same_pods() -> None:
     assert manifest("horizontalpodautoscaler")["spec"]["scaleTargetRef"]["name"] == "policyengine"
 
 
-def test_every_manifest_is_named_and_the_image_has_our_version() -> None:
+def test_the_kustomization_lists_every_manifest_and_the_current_version() -> None:
     text = (KUBERNETES / "kustomization.yaml").read_text()
     files = {one.name for one in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
     assert set(re.findall(r"- (\w+\.yaml)", text)) == files
     assert manifest("kustomization")["images"] == [{"name": container()["image"], "newTag": __version__}]
 
 
-def test_its_policies_pass_their_tests() -> None:
+def test_the_kubernetes_policies_pass_their_tests() -> None:
     said = ran("policyengine check --strict policies && policyengine test policies", KUBERNETES)
     assert "3 passed" in said, said
 
 
-def test_the_schemas_of_kubernetes_agree() -> None:
+def test_the_manifests_match_the_kubernetes_schemas() -> None:
     validate = tool("kubernetes-validate")
     files = [one for one in sorted(KUBERNETES.glob("*.yaml")) if one.name != "kustomization.yaml"]
     said = subprocess.run([validate, "--strict", *files], capture_output=True, text=True, check=False)
@@ -283,7 +283,7 @@ def test_the_schemas_of_kubernetes_agree() -> None:
 # ── systemd ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_unit_of_systemd_says_what_the_program_takes_and_leaves_time_to_end() -> None:
+def test_the_systemd_unit_uses_known_options_and_allows_time_to_drain() -> None:
     unit = (CHECKOUT / "deploy" / "systemd" / "policyengine.service").read_text()
     [start] = re.findall(r"^ExecStart=(.*)$", unit.replace("\\\n", " "), re.M)
     _, program, _, *arguments = start.split()
@@ -366,7 +366,7 @@ def answers_as_the_manifests_say(port: int, metrics: int, process: Any) -> None:
     assert process.wait(20) == 0
 
 
-def test_what_the_container_is_told_answers_where_its_probes_ask(tmp_path: Path, shared: str) -> None:
+def test_the_container_command_answers_its_probes(tmp_path: Path, shared: str) -> None:
     program = [sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())"]
     with running(program, tmp_path, shared) as served:
         answers_as_the_manifests_say(*served)
@@ -381,7 +381,7 @@ def steps(folder: Path) -> str:
 
 @pytest.mark.deep
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become nobody")
-def test_the_steps_of_the_image_make_what_runs_as_nobody_and_read_only(shared: str) -> None:
+def test_the_built_image_runs_unprivileged_and_read_only(shared: str) -> None:
     """pytest's own folders are shut to others, so this has one beside them."""
     folder = Path("/var/tmp") / f"policyengine-image-{os.getpid()}"
     source, installed = folder / "src", folder / "installed"

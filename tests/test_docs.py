@@ -62,12 +62,12 @@ WHOLE = [block for block in POLICIES if block.marker is None and block.page not 
 
 
 @each(WHOLE)
-def test_a_policy_has_no_findings(block: Block) -> None:
+def test_a_documented_policy_has_no_findings(block: Block) -> None:
     assert [diagnostic.render() for diagnostic in checked(block).diagnostics] == []
 
 
 @each([block for block in WHOLE if re.search(r"^test ", block.text, re.MULTILINE)])
-def test_a_policy_decides_as_its_tests_say(block: Block) -> None:
+def test_a_documented_policy_passes_its_tests(block: Block) -> None:
     policy = checked(block)
     assert policy.kernel is not None
     report = run(collect(policy), policy.kernel)
@@ -76,22 +76,22 @@ def test_a_policy_decides_as_its_tests_say(block: Block) -> None:
 
 
 @each([block for block in POLICIES if block.marked("error")])
-def test_a_mistake_that_is_shown_is_found(block: Block) -> None:
+def test_a_documented_error_is_reported(block: Block) -> None:
     assert block.marked("error") in {diagnostic.code for diagnostic in checked(block).diagnostics}
 
 
 @each([block for block in POLICIES if block.marked("lint")])
-def test_an_opinion_that_is_shown_is_found(block: Block) -> None:
+def test_a_documented_lint_finding_is_reported(block: Block) -> None:
     assert block.marked("lint") in {found.code for found in lint_text(block.text, (str(block.marked("lint")),))}
 
 
 @each([block for block in POLICIES if block.marker == "fragment"])
-def test_a_piece_of_a_policy_fits_into_one(block: Block) -> None:
+def test_a_documented_policy_fragment_compiles_with_the_prelude(block: Block) -> None:
     assert [diagnostic.render() for diagnostic in checked(block, PRELUDE).diagnostics if diagnostic.is_error] == []
 
 
 @each([block for block in POLICIES if block.marker])
-def test_a_marker_is_one_that_means_something(block: Block) -> None:
+def test_every_block_marker_is_known(block: Block) -> None:
     marked = any(block.marked(word) for word in ("error", "lint", "file", "append"))
     assert marked or block.marker == "fragment", f"what is `<!-- {block.marker} -->`?"
 
@@ -170,7 +170,7 @@ def execute(block: Block, served: str) -> None:
 
 
 @each(in_language("json"))
-def test_json_is_json_and_what_asks_is_a_request(block: Block) -> None:
+def test_documented_json_is_valid_and_questions_are_requests(block: Block) -> None:
     found = json.loads(block.text)
     if "subject" in found:
         read_evaluation(found)
@@ -182,7 +182,7 @@ EACH_PAGE = pytest.mark.parametrize("page", [pytest.param(page, id=str(page.rela
 
 
 @EACH_PAGE
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_target_existing_pages_and_sections(page: Path) -> None:
     links = {(path, section) for path, section in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8")))}
     broken = [path for path, _ in links if not (page.parent / path).exists()]
     assert broken == []
@@ -198,7 +198,7 @@ def sections(page: Path) -> set[str]:
 
 
 @EACH_PAGE
-def test_commands_that_are_only_shown_exist_with_their_options(page: Path) -> None:
+def test_documented_commands_exist_with_their_options(page: Path) -> None:
     """Blocks in `sh` are not run: their servers do not end, their files are the reader's."""
     shown = "".join(SHELL.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
     calls = re.findall(r"(?:^|[|;&] *)\s*policyengine ([a-z-]+)([^|;&#\n]*)", shown, re.MULTILINE)
@@ -222,7 +222,7 @@ def test_the_index_lists_every_page() -> None:
     assert listed == {page.name for page in DOCS.glob("*.md")} - {"index.md"}
 
 
-def test_generated_parts_say_what_the_tables_say() -> None:
+def test_the_generated_pages_are_up_to_date() -> None:
     pages = run_path(str(DOCS / "generate.py"))["pages"]()
     stale = [path.name for path, text in pages.items() if path.read_bytes().decode() != text]
     assert stale == [], "run `python docs/generate.py`"
@@ -251,10 +251,10 @@ def test_generated_parts_say_what_the_tables_say() -> None:
         ('"id": "01M874BN1FBKKCX6K4X7XFQD60"', '"id": "01M874BN1FBKKCX6K4X7XFQD61"\n', True),
     ],
 )
-def test_output_is_compared_but_for_what_varies(documented: str, printed: str, same: bool) -> None:
+def test_output_is_compared_without_its_varying_parts(documented: str, printed: str, same: bool) -> None:
     assert matches(documented, printed) is same
 
 
-def test_every_kind_of_block_is_found() -> None:
+def test_the_documentation_has_blocks_of_every_language() -> None:
     assert len(WHOLE) >= 10
     assert {"policy", "console", "python", "json"} <= {block.language for block in BLOCKS}

@@ -56,14 +56,14 @@ def approved(engine: Engine, ask: dict[str, object], id: str = "a1") -> dict[str
 # ── Loading ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_text_becomes_an_engine_that_knows_its_package_and_revision(shop):
+def test_an_engine_from_text_has_its_package_and_revision(shop):
     assert (shop.package, shop.packages) == ("shop", ("shop",))
     assert shop.revision.startswith("sha256:")
     assert len(shop.revision) == len("sha256:") + 64
     assert shop.failures == 0
 
 
-def test_every_mistake_in_a_text_is_told_at_once():
+def test_from_text_raises_one_error_with_all_mistakes():
     with pytest.raises(PolicyError) as told:
         Engine.from_text('anyone { may GET /x when user.rolle == "a" }\nguard "g" { require nothing }', "p.policy")
     assert {one.code for one in told.value.diagnostics} >= {"E201", "E202"}
@@ -71,12 +71,12 @@ def test_every_mistake_in_a_text_is_told_at_once():
 
 
 @pytest.mark.parametrize("text", ["anyone {", "%", "anyone { may GET }", "language 9\nanyone { may GET /x }", "\x00"])
-def test_what_is_no_policy_is_an_error(text):
+def test_from_text_rejects_an_invalid_policy(text):
     with pytest.raises(PolicyError):
         Engine.from_text(text)
 
 
-def test_files_and_folders_are_loaded_with_their_directory(tmp_path):
+def test_load_reads_files_or_folders_and_entities(tmp_path):
     (tmp_path / "shop.policy").write_text(POLICY)
     (tmp_path / "people.json").write_text(
         json.dumps({"entities": [{"type": "user", "id": "fin", "attributes": {"roles": ["finance"]}}]})
@@ -111,7 +111,7 @@ def test_a_missing_policy_is_an_error(tmp_path):
         '{"entities": [{"type": "u", "id": "e\\u0301"}]}',
     ],
 )
-def test_a_directory_that_cannot_be_used_is_an_error(tmp_path, text):
+def test_load_rejects_an_invalid_entities_file(tmp_path, text):
     (tmp_path / "p.policy").write_text(POLICY)
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(EntitiesError):
@@ -136,7 +136,7 @@ def test_a_question_may_be_a_mapping_json_or_a_request(shop):
      (7, ""), (None, ""), ([HEALTH], ""), ({**HEALTH, "tool": {"name": "t"}}, "tool")],
 )  # fmt: skip
 @pytest.mark.parametrize("way", ["decide", "evaluate", "explain"])
-def test_a_malformed_question_is_an_error_that_names_its_member(shop, question, member, way):
+def test_the_error_for_a_malformed_question_names_its_member(shop, question, member, way):
     with pytest.raises(RequestError) as told:
         getattr(shop, way)(question)
     assert told.value.member == member
@@ -151,7 +151,7 @@ def test_a_malformed_question_is_an_error_that_names_its_member(shop, question, 
 )
 @pytest.mark.parametrize("way", ["decide", "evaluate"])
 @pytest.mark.parametrize("part", ["quick", "careful"])
-def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog, error, way, part):
+def test_an_internal_failure_is_a_deny_that_is_counted_and_logged(shop, monkeypatch, caplog, error, way, part):
     def broken(*_: object) -> None:
         raise error
 
@@ -169,7 +169,7 @@ def test_a_failure_inside_is_a_deny_counted_and_logged(shop, monkeypatch, caplog
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
-def test_an_explanation_that_fails_explains_a_deny(shop, monkeypatch, caplog):
+def test_a_failing_explanation_explains_a_deny(shop, monkeypatch, caplog):
     monkeypatch.setattr(module, "trace_request", lambda *_: 1 / 0)
     explained = shop.explain(HEALTH)
     assert (explained.decision.outcome, explained.decision.gate) == (Outcome.DENY, Gate.FAILURE)
@@ -177,7 +177,7 @@ def test_an_explanation_that_fails_explains_a_deny(shop, monkeypatch, caplog):
     assert (shop.failures, len(caplog.records)) == (1, 1)
 
 
-def test_a_directory_that_breaks_is_a_failure_and_no_approval_is_spent(shop):
+def test_a_failing_entity_store_denies_and_spends_no_approval(shop):
     class Broken(EntityStore):
         def attribute(self, ref: object, name: str) -> object:
             raise RuntimeError("the database is gone")
@@ -190,7 +190,7 @@ def test_a_directory_that_breaks_is_a_failure_and_no_approval_is_spent(shop):
     assert shop.decide(ask).allowed
 
 
-def test_a_clock_without_a_zone_is_a_failure():
+def test_a_clock_without_a_time_zone_denies():
     engine = Engine.from_text(POLICY, clock=lambda: datetime(2027, 1, 4, 23))
     assert engine.decide({"request": {"method": "GET", "path": "/night"}}).outcome is Outcome.DENY
 
@@ -219,7 +219,7 @@ def test_decide_spends_an_approval_and_evaluate_does_not(shop):
     assert shop.evaluate(ask).outcome is Outcome.CONFIRM
 
 
-def test_an_allow_that_was_only_peeked_says_that_it_must_be_consumed(shop):
+def test_an_evaluated_allow_has_a_consume_obligation(shop):
     ask = approved(shop, pay())
     assert [one.kind for one in shop.evaluate(ask).obligations] == ["consume"]
     assert [one.kind for one in shop.explain(ask).decision.obligations] == ["consume"]
@@ -227,14 +227,14 @@ def test_an_allow_that_was_only_peeked_says_that_it_must_be_consumed(shop):
     assert [one.kind for one in shop.decide(ask).obligations] == []
 
 
-def test_a_decision_that_is_told_not_to_consume_peeks(shop):
+def test_decide_without_consume_spends_nothing(shop):
     ask = approved(shop, pay())
     peek = {**ask, "options": {"consume": False}}
     assert [one.kind for one in shop.decide(peek).obligations] == ["consume"]
     assert shop.decide(ask).allowed
 
 
-def test_an_approval_is_spent_exactly_once_by_eight_threads(shop):
+def test_concurrent_threads_spend_an_approval_exactly_once(shop):
     ask = approved(shop, pay())
     start = threading.Barrier(8)
 
@@ -247,7 +247,7 @@ def test_an_approval_is_spent_exactly_once_by_eight_threads(shop):
     assert sorted(outcomes) == [Outcome.ALLOW, *[Outcome.CONFIRM] * 7]
 
 
-def test_a_decision_that_another_was_quicker_than_is_made_again(shop, monkeypatch):
+def test_a_decision_is_retried_when_another_spends_its_approval_first(shop, monkeypatch):
     ask = approved(shop, pay())
     known = shop.store.spent_among
     spent: list[Decision] = []
@@ -273,7 +273,7 @@ def test_a_store_spends_all_or_nothing():
     assert store.commit(Effects(), "three", 3)
 
 
-def test_two_that_need_one_of_two_approvals_each_get_their_own(shop):
+def test_concurrent_requests_each_spend_their_own_approval(shop):
     asks = [approved(shop, pay(amount), f"a{amount}") for amount in (900, 901, 902, 903)]
     with ThreadPoolExecutor(8) as pool:
         outcomes = [one.outcome for one in pool.map(shop.decide, asks * 4)]
@@ -295,7 +295,7 @@ def test_a_denied_decision_spends_nothing():
 NIGHT = {"request": {"method": "GET", "path": "/night"}}
 
 
-def test_a_peek_may_be_about_another_time(shop):
+def test_an_evaluation_can_use_another_time(shop):
     late = {**NIGHT, "options": {"consume": False, "at": "2027-01-04T23:00:00Z"}}
     assert not shop.evaluate(NIGHT).allowed
     assert shop.evaluate(late).allowed
@@ -303,7 +303,7 @@ def test_a_peek_may_be_about_another_time(shop):
     assert shop.explain(late).decision.allowed
 
 
-def test_a_decision_that_spends_is_made_now(shop):
+def test_a_spending_decision_rejects_another_time(shop):
     with pytest.raises(RequestError) as told:
         shop.decide({**NIGHT, "options": {"at": "2027-01-04T23:00:00Z"}})
     assert told.value.member == "options.at"
@@ -330,7 +330,7 @@ def test_the_same_question_at_the_same_time_has_the_same_answer():
 # ── Async twins, answers, explanations ────────────────────────────────────────────────────────
 
 
-def test_the_async_twins_say_the_same():
+def test_the_async_methods_return_the_same_decisions():
     engine = Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=lambda _: "id")
 
     async def ask() -> tuple[Decision, Decision, Decision]:
@@ -340,13 +340,13 @@ def test_the_async_twins_say_the_same():
     assert set(asyncio.run(ask())) == {engine.decide(HEALTH)}
 
 
-def test_a_caller_is_denied_obligations_that_it_does_not_support():
+def test_a_decision_with_an_unsupported_obligation_is_denied():
     engine = Engine.from_text(POLICY + 'guard "tag" on GET /health { header "X" "1" }')
     for supported, allowed in ((None, True), (["header"], True), ([], False)):
         assert engine.decide({**HEALTH, "options": {"obligations_supported": supported}}).allowed is allowed
 
 
-def test_a_decision_as_data_has_the_names_and_order_of_the_wire(shop):
+def test_a_decision_converts_to_the_members_of_the_api_in_order(shop):
     data = shop.decide(pay()).to_dict()
     assert list(data) == [
         "outcome", "allowed", "id", "revision", "package", "gate", "reasons", "remedies", "principal", "rates",
@@ -361,13 +361,13 @@ def test_a_decision_as_data_has_the_names_and_order_of_the_wire(shop):
     assert data["rates"] == data["obligations"] == data["unknown"] == []
 
 
-def test_an_unknown_fact_is_data_too(shop):
+def test_the_data_of_a_decision_contains_unknown_facts(shop):
     assert shop.decide(pay("900")).to_dict()["unknown"] == [
         {"fact": "body.amount", "why": "expected number, got string"}
     ]
 
 
-def test_an_explanation_holds_the_decision_that_evaluate_gives(shop):
+def test_an_explanation_contains_the_decision_of_evaluate(shop):
     for ask in (HEALTH, NIGHT, pay(), pay("9"), {"request": {"method": "GET", "path": "/a//b"}}):
         explained = shop.explain(ask)
         assert explained.decision.outcome is shop.evaluate(ask).outcome
@@ -376,7 +376,7 @@ def test_an_explanation_holds_the_decision_that_evaluate_gives(shop):
         assert json.dumps(explained.to_dict())
 
 
-def test_approvals_may_be_given_in_python_too(shop):
+def test_approvals_can_be_given_as_python_objects(shop):
     [remedy] = shop.evaluate(pay()).remedies
     request = Request.from_mapping(pay())
     given = Approval("a1", "fin", NOW, remedy.binding)
@@ -385,21 +385,21 @@ def test_approvals_may_be_given_in_python_too(shop):
     assert not shop.decide(request).allowed
 
 
-def test_loading_needs_no_network_and_no_working_directory(tmp_path, monkeypatch):
+def test_load_accepts_relative_and_absolute_paths(tmp_path, monkeypatch):
     (tmp_path / "p.policy").write_text(POLICY)
     monkeypatch.chdir(tmp_path)
     assert Engine.load("p.policy").package == "shop"
     assert Engine.load(Path("p.policy")).revision == Engine.load(tmp_path).revision
 
 
-def test_warnings_are_what_the_checker_advises() -> None:
+def test_engine_warnings_are_the_warnings_of_the_checker() -> None:
     engine = Engine.from_text("anyone { may GET /a   may GET /a }")
     assert [warning.code for warning in engine.warnings] == ["W711"]
 
 
 @pytest.mark.parametrize("odd", [Decimal("sNaN"), float("nan"), 1, b"acme", ["acme"], {"a": 1}, True])
 @pytest.mark.parametrize("place", ["agent", "credential"])
-def test_an_issuer_that_is_no_text_is_unknown_and_no_failure(odd, place):
+def test_an_issuer_that_is_not_a_string_causes_no_failure(odd, place):
     engine = Engine.from_text(POLICY)
     question = {"agent": {"id": "bot", "issuer": "acme"}, "credential": {"issuer": "acme"}, **HEALTH}
     question[place] = {**question[place], "issuer": odd}
@@ -425,7 +425,7 @@ anyone { may GET /in when user in team "all"   may GET /out when user not in tea
         ([], False, False),
     ],
 )
-def test_what_a_partial_row_is_not_in_is_unknown(rows, inside, outside):
+def test_membership_of_a_partial_row_is_unknown_unless_listed(rows, inside, outside):
     engine = Engine.from_text(TEAMS)
     entities = [
         {"type": "team", "id": one} if isinstance(one, str)
@@ -441,6 +441,6 @@ def test_what_a_partial_row_is_not_in_is_unknown(rows, inside, outside):
 
 
 @pytest.mark.parametrize("partial", [1, "true", []])
-def test_a_row_is_partial_or_not(partial):
+def test_the_partial_flag_of_a_row_must_be_a_boolean(partial):
     with pytest.raises(RequestError, match=r"`entities\[0\]\.partial` must be true or false"):
         Engine.from_text(POLICY).decide({**HEALTH, "entities": [{"type": "u", "id": "x", "partial": partial}]})

@@ -64,12 +64,12 @@ def test_an_example_is_in_canonical_form(file: Path) -> None:
 
 
 @each
-def test_an_example_decides_as_its_tests_say(folder: Path) -> None:
+def test_an_example_passes_its_tests(folder: Path) -> None:
     assert report_of(folder).ok, report_of(folder).render()
 
 
 @each
-def test_the_tests_of_an_example_show_all_there_is_to_see(folder: Path) -> None:
+def test_the_tests_of_an_example_have_full_coverage(folder: Path) -> None:
     kernel = checked(folder).kernel
     assert kernel is not None
     missing = measure(collect(checked(folder)), kernel).missing
@@ -77,13 +77,13 @@ def test_the_tests_of_an_example_show_all_there_is_to_see(folder: Path) -> None:
 
 
 @each
-def test_the_tests_of_an_example_notice_every_fault_or_say_why_not(folder: Path) -> None:
+def test_the_tests_of_an_example_kill_or_explain_every_mutant(folder: Path) -> None:
     report = mutate(checked(folder))
     assert report.ok, report.render()
 
 
 @each
-def test_every_guard_of_an_example_has_a_test_that_names_it(folder: Path) -> None:
+def test_every_guard_of_an_example_acts_in_a_test(folder: Path) -> None:
     kernel = checked(folder).kernel
     assert kernel is not None
     closing = {guard.name for guard in kernel.guards if any(isinstance(one, Deny | Confirm) for one in guard.effects)}
@@ -106,13 +106,13 @@ def test_the_examples_show_every_outcome_and_every_gate() -> None:
     assert {decision.gate for decision in shown} == GATES | {None}
 
 
-def test_the_examples_show_what_unknown_does() -> None:
+def test_the_examples_contain_absent_and_wrong_typed_facts() -> None:
     whys = {fact.why for folder in FOLDERS for decision in decisions(folder) for fact in decision.unknown}
     assert "absent" in whys
     assert any(why.startswith("expected number, got string") for why in whys)
 
 
-def test_an_approval_is_given_and_spent_somewhere() -> None:
+def test_the_examples_contain_requests_with_approvals() -> None:
     with_approval = [
         result.decision.outcome
         for folder in FOLDERS
@@ -150,7 +150,7 @@ ASKED = {
 
 
 @each
-def test_a_request_comes_to_what_its_readme_says(folder: Path) -> None:
+def test_the_request_of_an_example_has_the_outcome_its_readme_states(folder: Path) -> None:
     assert decided(folder, question(folder)).outcome == ASKED[folder.name]
 
 
@@ -170,14 +170,14 @@ VARIATIONS = [
 
 
 @pytest.mark.parametrize(("name", "change", "outcome", "gate"), VARIATIONS)
-def test_another_request_comes_to_what_the_readme_says(
+def test_a_varied_request_has_the_outcome_the_readme_states(
     name: str, change: dict[str, Any], outcome: str, gate: Gate | None
 ) -> None:
     decision = decided(EXAMPLES / name, question(EXAMPLES / name) | change)
     assert (decision.outcome, decision.gate) == (outcome, gate)
 
 
-def test_make_serves_an_example_with_the_entities_that_its_request_needs() -> None:
+def test_make_serve_passes_the_entities_of_the_example() -> None:
     def planned(*options: str) -> str:
         return subprocess.run(["make", "-n", "serve", *options], cwd=CHECKOUT, capture_output=True, text=True).stdout
 

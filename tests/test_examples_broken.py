@@ -202,28 +202,28 @@ EXPECTED = [pytest.param(folder, piece, id=piece.id) for folder, piece in PIECES
 
 
 @pytest.mark.parametrize("folder", [pytest.param(folder, id=folder.name) for folder in FOLDERS])
-def test_an_example_fails_for_no_other_reason(folder: Path) -> None:
+def test_an_unchanged_example_passes_its_tests(folder: Path) -> None:
     assert not fails(check([module_of(source) for source in sources_of(folder)]))
 
 
 @pytest.mark.parametrize(("folder", "piece"), EXPECTED[::3])
-def test_what_is_missing_is_noticed(folder: Path, piece: Piece) -> None:
+def test_removing_a_part_of_an_example_fails_check_or_a_test(folder: Path, piece: Piece) -> None:
     assert is_noticed(folder, piece), f"nothing fails without `{piece.text}`"
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize(("folder", "piece"), EXPECTED)
-def test_whatever_is_missing_is_noticed(folder: Path, piece: Piece) -> None:
+def test_removing_any_part_of_an_example_fails_check_or_a_test(folder: Path, piece: Piece) -> None:
     assert is_noticed(folder, piece), f"nothing fails without `{piece.text}`"
 
 
 @pytest.mark.parametrize("words", UNREAD)
-def test_what_no_decision_reads_is_there_and_read_by_none(words: str) -> None:
+def test_parts_listed_as_unread_exist_and_affect_no_decision(words: str) -> None:
     unread = [(folder, piece) for folder, piece in PIECES if piece.unread == words]
     assert unread, f"no example says `{words}` any more"
     assert [piece.id for folder, piece in unread if is_noticed(folder, piece)] == []
 
 
-def test_every_example_is_taken_apart() -> None:
+def test_parts_of_every_example_are_removed() -> None:
     assert {folder for folder, _ in PIECES} == set(FOLDERS)
     assert len(PIECES) >= 300

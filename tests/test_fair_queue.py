@@ -43,32 +43,32 @@ def gated() -> Iterator[Gated]:
     found.gate.set()
 
 
-def test_callers_have_their_turn_one_after_the_other(gated: Gated) -> None:
+def test_the_fair_queue_serves_callers_in_turn(gated: Gated) -> None:
     waiting = [gated.submit(caller) for caller in "aaabb"]
     assert gated.done(*waiting) == list("ababa")
 
 
-def test_what_was_cancelled_is_not_done(gated: Gated) -> None:
+def test_cancelled_work_is_not_run(gated: Gated) -> None:
     waiting = [gated.submit(caller) for caller in "abc"]
     assert waiting[1].cancel()
     assert gated.done(waiting[0], waiting[2]) == ["a", "c"]
 
 
-def test_what_nobody_waits_for_is_not_done(gated: Gated) -> None:
+def test_work_of_a_disconnected_client_is_not_run(gated: Gated) -> None:
     gone, waiting = gated.submit("a", gone=True), gated.submit("b")
     assert gated.done(waiting) == ["b"]
     with pytest.raises(WorkRefusedError, match="the client is gone"):
         gone.result(SECONDS)
 
 
-def test_no_more_waits_of_a_caller_than_its_bound(gated: Gated) -> None:
+def test_the_fair_queue_rejects_work_over_the_bound_of_a_caller(gated: Gated) -> None:
     waiting = [gated.submit("a") for _ in range(3)]
     with pytest.raises(WorkRefusedError, match="of this caller"):
         gated.submit("a")
     assert gated.done(*waiting, gated.submit("b")) == ["a", "b", "a", "a"]
 
 
-def test_no_more_waits_in_all_than_the_bound(gated: Gated) -> None:
+def test_the_fair_queue_rejects_work_over_the_total_bound(gated: Gated) -> None:
     waiting = [gated.submit(caller) for caller in "aabbc"]
     with pytest.raises(WorkRefusedError, match="too many questions wait"):
         gated.submit("d")
@@ -76,7 +76,7 @@ def test_no_more_waits_in_all_than_the_bound(gated: Gated) -> None:
     assert gated.done(gated.submit("d"))[-1] == "d"
 
 
-def test_what_nobody_waits_for_takes_no_room(gated: Gated) -> None:
+def test_abandoned_work_takes_no_room_in_the_queue(gated: Gated) -> None:
     gated.submit("a").cancel()
     for caller in "aabb":
         gated.submit(caller, gone=True)
@@ -84,11 +84,11 @@ def test_what_nobody_waits_for_takes_no_room(gated: Gated) -> None:
     assert gated.done(*waiting) == list("abcaa")
 
 
-def test_this_process_itself_may_ask_for_as_much_as_it_likes(gated: Gated) -> None:
+def test_unbounded_work_is_never_rejected(gated: Gated) -> None:
     assert gated.done(*(gated.submit("", bounded=False) for _ in range(9))) == [""] * 9
 
 
-def test_what_fails_ends_no_other_work(gated: Gated) -> None:
+def test_failing_work_does_not_stop_other_work(gated: Gated) -> None:
     failing: Future[float] = gated.queue.submit("a", lambda: 1 / 0, never_gone)
     assert gated.done(gated.submit("a")) == ["a"]
     with pytest.raises(ZeroDivisionError):

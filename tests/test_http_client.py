@@ -76,7 +76,7 @@ def is_failure(decision: Decision, words: str) -> bool:
     return not decision.allowed and decision.gate is Gate.FAILURE and len(decision.id) == 26
 
 
-def test_a_decision_is_as_the_engine_makes_it(served: str, ask: Call) -> None:
+def test_the_client_returns_the_decision_of_the_engine(served: str, ask: Call) -> None:
     assert ask(served, "decide", OPEN).allowed
     told, made = ask(served, "evaluate", order(60)), Engine.from_text(POLICY).evaluate(order(60))
     assert told.answer == made.answer
@@ -85,7 +85,7 @@ def test_a_decision_is_as_the_engine_makes_it(served: str, ask: Call) -> None:
     assert told.rates == made.rates
 
 
-def test_what_python_holds_arrives_as_facts(served: str, ask: Call) -> None:
+def test_python_numbers_arrive_as_facts(served: str, ask: Call) -> None:
     assert ask(served, "evaluate", order(Decimal("100.01"))).outcome == "deny"
     assert ask(served, "evaluate", order(Decimal("49.99"))).outcome == "allow"
     nan = ask(served, "evaluate", order(float("nan")))
@@ -93,7 +93,7 @@ def test_what_python_holds_arrives_as_facts(served: str, ask: Call) -> None:
     assert nan.unknown[0].why == "not a finite number"
 
 
-def test_what_has_no_value_arrives_as_unknown_with_its_reason(served: str, ask: Call) -> None:
+def test_an_invalid_value_arrives_as_unknown_with_its_reason(served: str, ask: Call) -> None:
     """As a member, and as a body that nobody could read; an approval is bound to what stood there."""
     engine, rounded = Engine.from_text(POLICY), Invalid.in_place_of("9007199254740993", "a number that some round")
     for question in (order(rounded), order(1) | {"body": Invalid("the body was sent as `x`")}):
@@ -105,7 +105,7 @@ def test_what_has_no_value_arrives_as_unknown_with_its_reason(served: str, ask: 
     assert (sent.why, sent.given) == (rounded.why, rounded.given)
 
 
-def test_many_are_decided_in_order_and_spend(ask: Call) -> None:
+def test_decide_many_decides_in_order_and_spends(ask: Call) -> None:
     engine = Engine.from_text(POLICY)
     with serving(create_app(engine, token=TOKEN)) as url:
         asked = [SHUT, *[order(1)] * 4, {"nonsense": 1}]
@@ -127,17 +127,17 @@ def test_outcomes_are_reported_once(ask: Call) -> None:
     ("question", "words"),
     [({"agnet": {}}, "unknown member `agnet`"), ({"body": {"x": object()}}, "cannot be encoded"), ({}, "no endpoint")],
 )
-def test_what_is_no_question_is_a_deny_that_says_so(served: str, ask: Call, question: Any, words: str) -> None:
+def test_an_invalid_question_is_a_deny_with_the_reason(served: str, ask: Call, question: Any, words: str) -> None:
     assert is_failure(ask(served, "decide", question), words)
     assert is_failure(ask(served, "evaluate", question), words)
 
 
-def test_a_token_that_is_not_accepted_is_a_deny(served: str, ask: Call) -> None:
+def test_a_rejected_token_is_a_deny(served: str, ask: Call) -> None:
     assert not ask(served, "decide", OPEN, client={"token": "wrong"}).allowed
     assert is_failure(ask(served, "decide", OPEN, client={"token": None}), "no decision")
 
 
-def test_nobody_there_is_a_deny(ask: Call) -> None:
+def test_an_unreachable_server_is_a_deny(ask: Call) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -200,18 +200,18 @@ CONTRADICTION = msgspec.msgpack.encode({**ALLOWED.to_dict(), "outcome": "deny"})
         (b"rubbish\r\n\r\n", "cannot be reached"),
     ],
 )
-def test_an_answer_that_is_none_is_a_deny(ask: Call, bytes_: bytes, words: str) -> None:
+def test_an_invalid_answer_is_a_deny(ask: Call, bytes_: bytes, words: str) -> None:
     with lying(bytes_, bytes_) as (url, _):
         assert is_failure(ask(url, "decide", OPEN), words)
 
 
-def test_silence_is_a_deny_in_time(ask: Call) -> None:
+def test_a_timeout_is_a_deny(ask: Call) -> None:
     with lying(None, None) as (url, asked):
         assert is_failure(ask(url, "decide", OPEN, client={"timeout": 0.05}), "no answer within 50 ms")
     assert len(asked) == 2
 
 
-def test_it_is_asked_again_once_by_the_same_key(ask: Call) -> None:
+def test_the_client_retries_once_with_the_same_idempotency_key(ask: Call) -> None:
     with lying(b"", ALLOW) as (url, asked):
         assert ask(url, "decide", OPEN).allowed
     keys = [[line for line in one.split(b"\r\n") if line.lower().startswith(b"idempotency-key:")] for one in asked]
@@ -224,13 +224,13 @@ def test_it_is_asked_again_once_by_the_same_key(ask: Call) -> None:
         assert len(asked) == 2
 
 
-def test_what_spends_is_not_asked_twice_without_a_key(ask: Call) -> None:
+def test_a_spending_call_without_an_idempotency_key_is_not_retried(ask: Call) -> None:
     with lying(b"", ALLOW) as (url, asked):
         assert is_failure(ask(url, "decide", OPEN, client={"token": None}), "cannot be reached")
         assert len(asked) == 1
 
 
-def test_a_proxy_of_the_environment_is_not_asked(served: str, ask: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_ignores_proxies_of_the_environment(served: str, ask: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert ask(served, "decide", OPEN).allowed
@@ -239,7 +239,7 @@ def test_a_proxy_of_the_environment_is_not_asked(served: str, ask: Call, monkeyp
 # ── The circuit ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> None:
+def test_the_client_stops_asking_a_failing_server_until_a_trial_succeeds() -> None:
     now, tries, well = [0.0], [], [False]
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -260,7 +260,7 @@ def test_a_server_that_fails_is_left_alone_until_one_caller_finds_it_well() -> N
         assert policies.decide(OPEN).allowed
 
 
-def test_only_one_caller_tries_for_all() -> None:
+def test_an_open_client_circuit_admits_one_trial_call() -> None:
     now = [0.0]
     circuit = ClientCircuit(lambda: now[0])
     for _ in range(3):
@@ -271,14 +271,14 @@ def test_only_one_caller_tries_for_all() -> None:
         circuit.enter()
 
 
-def test_a_mistake_of_the_caller_opens_no_circuit(served: str) -> None:
+def test_an_invalid_question_does_not_open_the_circuit(served: str) -> None:
     with PolicyClient(served, token=TOKEN, timeout=PATIENT) as policies:
         for _ in range(5):
             assert not policies.decide({"agnet": {}}).allowed
         assert policies.decide(OPEN).allowed
 
 
-def test_who_stops_waiting_says_nothing_of_the_server() -> None:
+def test_a_cancelled_call_does_not_open_the_circuit() -> None:
     async def never(request: httpx.Request) -> httpx.Response:
         await asyncio.Event().wait()
         raise AssertionError

@@ -30,7 +30,7 @@ def told(*paths: str | Path) -> list[tuple[str, str, str]]:
     return [(p.code, p.span.source.name, p.message) for p in load_sources(paths)[1]]
 
 
-def test_a_folder_gives_its_policies_at_any_depth_in_order() -> None:
+def test_a_folder_is_read_recursively_and_sorted() -> None:
     for path in ("p/b.policy", "p/a.policy", "p/in/c.policy", "p/notes.md"):
         write(path)
     assert names("p") == ["p/a.policy", "p/b.policy", "p/in/c.policy"]
@@ -52,12 +52,14 @@ def test_a_file_given_twice_counts_once(here: Path) -> None:
     assert names("p/a.policy", "p", here / "p") == ["p/a.policy"]
 
 
-def test_an_absolute_path_inside_the_current_folder_is_named_from_there(here: Path) -> None:
+def test_an_absolute_path_inside_the_current_folder_gets_a_relative_name(here: Path) -> None:
     write("p/a.policy")
     assert names(here / "p/a.policy") == ["p/a.policy"]
 
 
-def test_an_absolute_path_elsewhere_keeps_its_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absolute_path_outside_the_current_folder_keeps_its_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("p/a.policy")
     write("q/b.policy")
     monkeypatch.chdir("q")
@@ -84,7 +86,7 @@ def test_imports_of_a_file_without_a_package_are_found_beside_it() -> None:
     assert names("p/a.policy") == ["p/a.policy", "p/common.policy"]
 
 
-def test_imports_of_imports_are_followed_in_circles_too() -> None:
+def test_circular_imports_are_followed() -> None:
     write("a.policy", "package a import b")
     write("b.policy", "package b import c")
     write("c.policy", "package c import a")
@@ -92,18 +94,18 @@ def test_imports_of_imports_are_followed_in_circles_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["# import b\n", "anyone { }\nimport b", 'let x = "import b"'])
-def test_only_imports_at_the_head_count(text: str) -> None:
+def test_only_imports_at_the_head_of_a_file_are_followed(text: str) -> None:
     write("a.policy", text)
     write("b.policy")
     assert names("a.policy") == ["a.policy"]
 
 
-def test_an_import_that_is_nowhere_is_left_to_the_checker() -> None:
+def test_loading_ignores_an_import_without_a_file() -> None:
     write("a.policy", "import nowhere.to.be.found")
     assert names("a.policy") == ["a.policy"]
 
 
-def test_a_folder_that_links_to_itself_ends() -> None:
+def test_a_folder_that_links_to_itself_is_read_once() -> None:
     write("p/a.policy")
     os.symlink("../p", "p/again")
     assert names("p") == ["p/a.policy"]
@@ -116,38 +118,38 @@ def test_a_linked_folder_is_followed() -> None:
     assert names("p") == ["p/in/a.policy"]
 
 
-def test_a_missing_file_is_told() -> None:
+def test_a_missing_file_is_reported() -> None:
     assert told("none.policy") == [("E151", "none.policy", "there is no such file")]
 
 
-def test_a_link_to_nothing_is_told() -> None:
+def test_a_dangling_link_is_reported() -> None:
     os.makedirs("p")
     os.symlink("gone.policy", "p/a.policy")
     assert told("p") == [("E151", "p/a.policy", "there is no such file")]
 
 
-def test_a_link_to_itself_is_told() -> None:
+def test_a_link_to_itself_is_reported() -> None:
     os.symlink("a.policy", "a.policy")
     assert [code for code, *_ in told("a.policy")] == ["E152"]
 
 
-def test_a_pipe_is_no_file() -> None:
+def test_a_pipe_is_reported_as_no_regular_file() -> None:
     os.mkfifo("a.policy")
     assert told("a.policy") == [("E152", "a.policy", "this is not a regular file")]
 
 
-def test_a_path_with_a_nul_is_told() -> None:
+def test_a_path_with_a_nul_is_reported() -> None:
     assert [code for code, *_ in told("a\0b")] == ["E152"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_told() -> None:
+def test_a_file_without_read_permission_is_reported() -> None:
     write("a.policy")
     os.chmod("a.policy", 0)
     assert told("a.policy") == [("E152", "a.policy", "this file cannot be read: permission denied")]
 
 
-def test_a_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     write("p/in/a.policy")
     scan = os.scandir
 
@@ -160,13 +162,13 @@ def test_a_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch)
     assert told("p") == [("E152", "p/in", "this folder cannot be read: permission denied")]
 
 
-def test_a_file_beyond_the_limit_is_told_without_being_read() -> None:
+def test_a_file_over_the_size_limit_is_reported() -> None:
     with open("a.policy", "wb") as file:
         file.truncate(MAX_POLICY_BYTES + 1)
     assert [code for code, *_ in told("a.policy")] == ["E153"]
 
 
-def test_a_file_that_is_no_text_is_told_and_the_others_are_read() -> None:
+def test_a_file_that_is_not_utf_8_is_reported_and_the_others_are_read() -> None:
     write("p/a.policy")
     Path("p/b.policy").write_bytes(b"\xff")
     sources, problems = load_sources(["p"])
@@ -174,7 +176,7 @@ def test_a_file_that_is_no_text_is_told_and_the_others_are_read() -> None:
     assert [(p.code, p.span.source.name) for p in problems] == [("E100", "p/b.policy")]
 
 
-def test_files_of_tests_are_left_out_on_request() -> None:
+def test_test_files_are_left_out_on_request() -> None:
     for path in ("p/a.policy", "p/a_test.policy"):
         write(path)
     assert names("p") == ["p/a.policy", "p/a_test.policy"]
@@ -184,7 +186,7 @@ def test_files_of_tests_are_left_out_on_request() -> None:
 # ── Marked roots ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_each_marked_root_in_a_folder_is_a_set_of_its_own() -> None:
+def test_each_marked_root_in_a_folder_is_a_separate_set() -> None:
     for path in ("p/one/.policyroot", "p/one/in/a.policy", "p/two/.policyroot", "p/two/b.policy", "q/c.policy"):
         write(path)
     assert policy_sets(["p", "q"]) == [(Path("q"),), (Path("p/one"),), (Path("p/two"),)]
@@ -193,13 +195,13 @@ def test_each_marked_root_in_a_folder_is_a_set_of_its_own() -> None:
     assert policy_sets(["nowhere"]) == [(Path("nowhere"),)]
 
 
-def test_policies_beside_marked_roots_are_a_set_too() -> None:
+def test_policies_outside_marked_roots_are_a_set() -> None:
     for path in ("p/one/.policyroot", "p/one/a.policy", "p/unmarked/b.policy", "p/c.policy"):
         write(path)
     assert policy_sets(["p"]) == [(Path("p/c.policy"), Path("p/unmarked/b.policy")), (Path("p/one"),)]
 
 
-def test_an_engine_is_not_loaded_from_several_sets() -> None:
+def test_loading_several_policy_sets_is_rejected() -> None:
     for path in ("p/one/.policyroot", "p/one/a.policy", "p/two/.policyroot", "p/two/b.policy"):
         write(path)
     sources, (found,) = load_sources(["p"])
@@ -207,7 +209,7 @@ def test_an_engine_is_not_loaded_from_several_sets() -> None:
     assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "name one: `p/one`, `p/two`")
 
 
-def test_imports_and_labels_begin_at_the_marked_root() -> None:
+def test_imports_and_labels_are_relative_to_the_marked_root() -> None:
     write("p/.policyroot")
     write("p/acme/pay.policy", "import shared.words\n")
     write("p/shared/words.policy", "package shared.words\n")
@@ -219,7 +221,7 @@ def test_imports_and_labels_begin_at_the_marked_root() -> None:
         assert sources[0].label == "acme/pay.policy"
 
 
-def test_a_file_that_somebody_writes_while_it_is_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_written_while_it_is_read_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.policy", "anyone { may GET /a }\n")
     read = policy_files.read_source
 
@@ -232,7 +234,7 @@ def test_a_file_that_somebody_writes_while_it_is_read_is_told(monkeypatch: pytes
     monkeypatch.undo()
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_replaced_while_it_is_read_keeps_its_old_content(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a rename: whoever has it open reads all of the old one."""
     write("a.policy", "anyone { may GET /a }\n")
     read = policy_files.read_source
@@ -246,7 +248,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(monkeypatch:
     assert told("a.policy") == []
 
 
-def test_a_folder_without_policies_is_told_beside_others_and_alone_it_is_nothing() -> None:
+def test_an_empty_folder_is_reported_only_among_several_paths() -> None:
     os.makedirs("guards")
     write("doors/a.policy")
     assert told("doors", "guards") == [("E156", "guards", "there is no policy in this folder")]

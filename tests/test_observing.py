@@ -81,7 +81,7 @@ def observing(tmp_path: Path, clock: Clock) -> Engine:
 # ── What passes ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_the_policy_would_stop_is_let_through_and_says_what_it_would_be(observing: Engine) -> None:
+def test_observe_mode_allows_denials_and_states_the_real_outcome(observing: Engine) -> None:
     pay = {"method": "POST", "path": "/v1/pay", "query": {"ask": "yes"}}
     assert outcomes(observing.decide(asked("/v1/x"))) == ("allow", "allow")
     assert outcomes(observing.decide(asked("/v1/shut"))) == ("allow", "deny")
@@ -91,7 +91,7 @@ def test_what_the_policy_would_stop_is_let_through_and_says_what_it_would_be(obs
     assert observing.observed == {"allow": 2, "deny": 2, "confirm": 1, "throttle": 1}
 
 
-def test_what_would_be_confirmed_takes_what_a_confirm_takes(clock: Clock) -> None:
+def test_an_observed_confirm_spends_limits_like_a_confirm(clock: Clock) -> None:
     limits = """
     rate "asked" per request.path on POST /v1/pay { 9/1h }
     budget "paid" per request.path on POST /v1/pay { count <= 2 within 1h }
@@ -104,13 +104,13 @@ def test_what_would_be_confirmed_takes_what_a_confirm_takes(clock: Clock) -> Non
     assert [(one.rule, one.remaining) for one in decisions[-1].rates] == [("asked", 8), ("paid", 2)]
 
 
-def test_it_keeps_the_reasons_and_what_is_for_the_operator(observing: Engine) -> None:
+def test_an_observed_decision_keeps_reasons_and_operator_obligations(observing: Engine) -> None:
     decision = observing.decide(asked("/v1/shut"))
     assert (decision.observed, [one.rule for one in decision.reasons]) == (True, ["shut"])
     assert [one.kind for one in decision.obligations] == ["audit"]
 
 
-def test_every_form_of_an_answer_says_so(observing: Engine) -> None:
+def test_every_response_format_contains_would_be(observing: Engine) -> None:
     decision = observing.decide(asked("/v1/shut"))
     assert json.loads(decision.to_json()) == msgpack.unpackb(decision.to_msgpack())
     assert decision.to_dict()["would_be"] == "deny"
@@ -124,7 +124,7 @@ async def in_turn(observing: Engine, body: bytes) -> list[dict[str, object]]:
     return await decide_batch(observing, parse_batch(body, BodyFormat.JSON))
 
 
-def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine) -> None:
+def test_batches_evaluations_and_idempotent_decisions_are_observed(observing: Engine) -> None:
     import asyncio
 
     body = json.dumps({"requests": [asked("/v1/shut"), asked("/v1/x")], "semantics": BatchSemantics.DENY_ON_FIRST_DENY})
@@ -139,7 +139,7 @@ def test_batches_evaluations_and_answers_by_a_key_are_observed(observing: Engine
     ] * 2
 
 
-def test_who_asks_over_http_reads_it(observing: Engine) -> None:
+def test_the_http_client_reads_would_be(observing: Engine) -> None:
     httpx = pytest.importorskip("httpx")
     from policyengine.client.http import PolicyClient
 
@@ -151,7 +151,7 @@ def test_who_asks_over_http_reads_it(observing: Engine) -> None:
         assert outcomes(client.decide(asked("/v1/shut"))) == ("allow", "deny")
 
 
-def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(observing: Engine) -> None:
+def test_envoy_sends_would_be_to_its_log_and_the_server_but_not_to_the_client(observing: Engine) -> None:
     pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
     from policyengine.server.adapters.envoy_grpc import build_check_response
 
@@ -168,7 +168,7 @@ def test_envoy_gets_it_for_its_log_and_the_server_behind_and_not_for_the_client(
     assert "x-would-be" in plain.ok_response.headers_to_remove
 
 
-def test_other_policies_are_observed_until_the_same_end_and_counted_on(observing: Engine, clock: Clock) -> None:
+def test_a_successor_is_observed_until_the_same_end_and_keeps_the_counts(observing: Engine, clock: Clock) -> None:
     observing.decide(asked("/v1/shut"))
     after = observing.successor(Engine.from_text(POLICY.replace("/v1/shut", "/v1/closed")).kernel)
     assert outcomes(after.decide(asked("/v1/closed"))) == ("allow", "deny")
@@ -178,17 +178,17 @@ def test_other_policies_are_observed_until_the_same_end_and_counted_on(observing
     assert observing.successor(after.kernel).observing is None
 
 
-def test_policies_without_what_is_observed_do_not_take_over(tmp_path: Path, clock: Clock) -> None:
+def test_a_successor_without_an_observed_package_is_rejected(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, packages=("other",))
     with pytest.raises(ObserveError, match="no package `other`"):
         found.successor(Engine.from_text(POLICY).kernel)
 
 
-def test_the_walk_tells_what_the_policy_says(observing: Engine) -> None:
+def test_an_explanation_shows_the_real_outcome_in_observe_mode(observing: Engine) -> None:
     assert outcomes(observing.explain(asked("/v1/shut")).decision) == ("deny", None)
 
 
-def test_without_observing_nothing_is_said_of_it(tmp_path: Path) -> None:
+def test_decisions_outside_observe_mode_have_no_would_be(tmp_path: Path) -> None:
     plain = Engine.from_text(POLICY)
     assert "would_be" not in plain.decide(asked("/v1/shut")).to_dict()
     assert (plain.observing, plain.observed) == (None, {})
@@ -197,23 +197,25 @@ def test_without_observing_nothing_is_said_of_it(tmp_path: Path) -> None:
 # ── What never passes ─────────────────────────────────────────────────────────────────────────
 
 
-def test_who_is_nobody_is_still_asked_who_it_is(observing: Engine) -> None:
+def test_observe_mode_still_rejects_an_unidentified_caller(observing: Engine) -> None:
     decision = observing.decide({"request": {"method": "GET", "path": "/v1/x"}})
     assert outcomes(decision) == ("deny", "deny")
     assert to_verdict(decision).status == 401
     assert observing.observed == {}
 
 
-def test_a_path_that_two_servers_read_differently_does_not_pass(observing: Engine) -> None:
+def test_observe_mode_still_denies_an_ambiguous_path(observing: Engine) -> None:
     assert outcomes(observing.decide(asked("/v1/../admin"))) == ("deny", "deny")
 
 
-def test_what_is_no_request_is_none(observing: Engine) -> None:
+def test_observe_mode_still_raises_for_an_invalid_question(observing: Engine) -> None:
     with pytest.raises(RequestError):
         observing.decide({"request": {"method": "GET", "path": "/v1/x"}, "user": 3})
 
 
-def test_a_failure_is_a_deny(observing: Engine, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_observe_mode_still_denies_after_an_internal_failure(
+    observing: Engine, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     def fails(*given: object) -> None:
         raise MemoryError
 
@@ -222,14 +224,16 @@ def test_a_failure_is_a_deny(observing: Engine, monkeypatch: pytest.MonkeyPatch,
     assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
 
 
-def test_what_cannot_be_recorded_is_a_deny(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observe_mode_denies_a_decision_that_cannot_be_logged(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = DecisionLog(tmp_path / "log.jsonl")
     found = engine(tmp_path, clock, log)
     monkeypatch.setattr(log, "keep", lambda *given: False)
     assert (found.decide(asked("/v1/shut")).outcome, found.decide(asked("/v1/x")).outcome) == ("deny", "deny")
 
 
-def test_no_name_is_vouched_for_that_the_policy_did_not_accept(observing: Engine) -> None:
+def test_observe_mode_sends_no_caller_name_the_policy_did_not_accept(observing: Engine) -> None:
     """Another issuer's agent of the same name passes, but not under that name."""
     decision = observing.decide({**asked("/v1/x"), "agent": {"id": "bot", "issuer": "evil"}})
     assert outcomes(decision) == ("allow", "deny")
@@ -241,7 +245,7 @@ def test_no_name_is_vouched_for_that_the_policy_did_not_accept(observing: Engine
 # ── For how long, and what ────────────────────────────────────────────────────────────────────
 
 
-def test_it_ends_and_then_everything_is_enforced_and_that_is_told_once(
+def test_enforcement_resumes_when_observing_ends_and_is_logged_once(
     observing: Engine, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock.now = END - timedelta(microseconds=1)
@@ -255,26 +259,26 @@ def test_it_ends_and_then_everything_is_enforced_and_that_is_told_once(
     ]
 
 
-def test_a_question_about_another_time_does_not_prolong_it(observing: Engine, clock: Clock) -> None:
+def test_a_question_about_an_earlier_time_does_not_prolong_observing(observing: Engine, clock: Clock) -> None:
     clock.now = END
     past = asked("/v1/shut", options={"at": "2026-11-27T00:00:00Z", "consume": False})
     assert outcomes(observing.decide(past)) == ("deny", None)
 
 
-def test_a_clock_that_fails_ends_it(observing: Engine, clock: Clock) -> None:
+def test_a_failing_clock_ends_observing(observing: Engine, clock: Clock) -> None:
     clock.fails = True
     assert outcomes(observing.decide(asked("/v1/shut")))[0] == "deny"
     assert observing.observing is None
 
 
-def test_only_the_endpoints_that_are_named_are_observed(tmp_path: Path, clock: Clock) -> None:
+def test_only_the_named_endpoints_are_observed(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, endpoints=("GET /v1/shut", "/v3/**"))
     assert outcomes(found.decide(asked("/v1/shut"))) == ("allow", "deny")
     assert outcomes(found.decide(asked("/v3/x"))) == ("allow", "deny")
     assert outcomes(found.decide(asked("/v2/x"))) == ("deny", "deny")
 
 
-def test_what_is_observed_is_what_is_written_and_in_no_other_case(tmp_path: Path, clock: Clock) -> None:
+def test_observed_endpoints_match_only_their_written_letter_case(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, endpoints=("GET /v1/shut",))
     assert outcomes(found.decide(asked("/v1/shut"))) == ("allow", "deny")
     assert outcomes(found.decide(asked("/v1/SHUT"))) == ("deny", "deny")
@@ -283,7 +287,7 @@ def test_what_is_observed_is_what_is_written_and_in_no_other_case(tmp_path: Path
     assert outcomes(found.decide(asked("/v3/ENFORCED"))) == ("deny", "deny")
 
 
-def test_only_what_the_named_packages_stop_is_observed(tmp_path: Path, clock: Clock) -> None:
+def test_only_denials_of_the_named_packages_are_observed(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, packages=("other",))
     assert outcomes(found.decide(asked("/v1/elsewhere"))) == ("allow", "deny")
     assert outcomes(found.decide(asked("/v1/shut"))) == ("deny", "deny")
@@ -307,14 +311,16 @@ def test_only_what_the_named_packages_stop_is_observed(tmp_path: Path, clock: Cl
         ({"endpoints": ("/a { deny } #",)}, "is not an endpoint", "write it as after `on`"),
     ],
 )
-def test_what_cannot_be_observed_is_told(what: dict[str, tuple[str, ...]], message: str, hint: str) -> None:
+def test_observe_rejects_unknown_packages_and_endpoints_with_a_hint(
+    what: dict[str, tuple[str, ...]], message: str, hint: str
+) -> None:
     with pytest.raises(ObserveError) as error:
         Engine.from_text(POLICY).observe(Observe(datetime.now(UTC), **what))
     assert message in error.value.message
     assert hint in (error.value.hint or "")
 
 
-def test_an_end_has_a_zone_and_is_near(clock: Clock) -> None:
+def test_observe_rejects_an_end_without_a_zone_or_too_far_ahead(clock: Clock) -> None:
     plain = Engine.from_text(POLICY, clock=clock)
     with pytest.raises(ObserveError, match="no time zone"):
         plain.observe(Observe(NOW.replace(tzinfo=None)))
@@ -325,7 +331,7 @@ def test_an_end_has_a_zone_and_is_near(clock: Clock) -> None:
 # ── What is counted and recorded ──────────────────────────────────────────────────────────────
 
 
-def test_the_log_has_the_true_outcome_and_that_it_was_observed(tmp_path: Path, clock: Clock) -> None:
+def test_the_log_contains_the_real_outcome_and_the_observed_flag(tmp_path: Path, clock: Clock) -> None:
     found = engine(tmp_path, clock, DecisionLog(tmp_path / "log.jsonl"))
     given = [found.decide(asked(path)) for path in ("/v1/shut", "/v1/x", "/v1/../x")]
     records = list(read_records(tmp_path / "log.jsonl"))
@@ -336,7 +342,7 @@ def test_the_log_has_the_true_outcome_and_that_it_was_observed(tmp_path: Path, c
     ]
 
 
-def test_what_would_be_stopped_takes_nothing_of_limits(observing: Engine) -> None:
+def test_an_exhausted_rate_is_observed_as_a_throttle(observing: Engine) -> None:
     blocked = asked("/v1/few", options={"obligations_supported": []})
     assert outcomes(observing.decide(blocked))[1] == "allow"
     assert [outcomes(observing.decide(asked("/v1/few")))[1] for _ in range(3)] == ["throttle"] * 3

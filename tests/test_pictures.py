@@ -56,7 +56,7 @@ def test_a_picture_has_colors_for_dark_pages_and_fetches_nothing(picture: str) -
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_text_stands_inside_its_box(name: str, dark: bool) -> None:
+def test_every_text_of_a_picture_fits_its_box(name: str, dark: bool) -> None:
     found, complaints = measured(dark)
     assert [frame["out"] for frame in found[name]] == [[], []]
     assert complaints == ""

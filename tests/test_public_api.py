@@ -33,7 +33,7 @@ def asked(value: object) -> bool:
 
 
 @pytest.mark.parametrize("thing", [pytest.param(thing, id=name) for name, thing in documented()])
-def test_a_public_name_says_what_it_is(thing: object) -> None:
+def test_every_public_name_has_a_docstring(thing: object) -> None:
     said = thing.__doc__ or ""  # its own: `inspect.getdoc` would take a parent's
     made_by_dataclass = said.startswith(f"{getattr(thing, '__name__', '')}(")
     assert said.strip()
@@ -46,6 +46,6 @@ def test_help_shows_every_public_class() -> None:
     assert [name for name in classes if f"class {name}(" not in page] == []
 
 
-def test_a_name_that_is_not_public_is_no_attribute() -> None:
+def test_an_unknown_package_attribute_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'engin'"):
         _ = policyengine.engin  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def in_the_program(pattern: str) -> set[str]:
     return {word for text in PROGRAM for word in re.findall(pattern, text)}
 
 
-def test_every_event_of_the_server_log_has_a_row() -> None:
+def test_every_server_log_event_has_a_row() -> None:
     events = in_the_program(r'"event": "(\w+)"')
     assert len(events) > 5
     assert events - rows("operations.md", "| event |") == set()
@@ -47,7 +47,7 @@ UNLISTED = ("/", "/access/v1/search/{what}")
 
 
 @pytest.mark.parametrize("path", [path for path in ROUTES if path not in UNLISTED])
-def test_every_route_is_on_a_page(path: str) -> None:
+def test_every_route_is_documented(path: str) -> None:
     pages = page("http-api.md") + page("gateways.md") + page("authzen.md")
     assert path.partition("/{")[0] in pages
 
@@ -60,21 +60,21 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"policyengine.toml"}))
-def test_a_name_in_python_that_a_page_names_is_there(name: str) -> None:
+def test_every_documented_python_name_exists(name: str) -> None:
     assert pkgutil.resolve_name(name) is not None
 
 
 TEXTS = [one.read_text("utf-8") for one in (*PAGES, ROOT / "CONTRIBUTING.md")]
 
 
-def test_every_target_of_make_that_a_page_names_is_there() -> None:
+def test_every_documented_make_target_exists() -> None:
     named = {name for text in TEXTS for name in re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", text, re.MULTILINE)}
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert len(named) > 5
     assert named - targets == set()
 
 
-def test_every_benchmark_that_a_page_names_is_there() -> None:
+def test_every_documented_benchmark_exists() -> None:
     named = {name for text in TEXTS for names in re.findall(r"-m bench ([a-z ]+)", text) for name in names.split()}
     known = (ROOT / "bench" / "__main__.py").read_text("utf-8")
     assert [name for name in sorted(named) if f'"{name}"' not in known] == []

@@ -9,7 +9,7 @@ PROMISES = [line for line in PAGE.split("\n## ")[1].splitlines() if line.startsw
 LINK = re.compile(r"\[[^\]]+\]\(([\w-]+\.md)(?:#([\w-]+))?\)")
 
 
-def test_every_promise_names_tests_that_are_there():
+def test_every_promise_names_existing_test_files():
     assert len(PROMISES) >= 20
     for promise in PROMISES:
         named = re.findall(r"`(tests/[\w/]+\.py)`", promise)
@@ -17,7 +17,7 @@ def test_every_promise_names_tests_that_are_there():
         assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
-def test_every_promise_leads_to_the_section_that_explains_it():
+def test_every_promise_links_to_an_existing_section():
     for promise in PROMISES:
         _, explained, _ = promise.split(" | ")
         links = LINK.findall(explained)
@@ -32,5 +32,5 @@ def anchor(title: str) -> str:
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
-def test_the_readme_leads_to_it():
+def test_the_readme_links_to_the_security_page():
     assert "(docs/security.md)" in (ROOT / "README.md").read_text("utf-8")

@@ -17,17 +17,17 @@ def module(tmp_path: Path) -> str:
     return str(tmp_path / "module.py")
 
 
-def test_values_are_escaped_whatever_the_file_is_called(module: str) -> None:
+def test_template_values_are_escaped_whatever_the_file_extension(module: str) -> None:
     assert render_template(module, "a.svg.j2", text="<b>'\"&") == (
         "<p t='&lt;b&gt;&#39;&#34;&amp;'>&lt;b&gt;&#39;&#34;&amp;&lt;b&gt;&#39;&#34;&amp;</p>\n"
     )
 
 
-def test_a_name_that_is_not_there_is_an_error(module: str) -> None:
+def test_an_undefined_template_variable_is_an_error(module: str) -> None:
     with pytest.raises(UndefinedError):
         render_template(module, "a.svg.j2")
 
 
-def test_characters_without_a_shape_have_numbers() -> None:
+def test_unprintable_characters_are_shown_by_code_point() -> None:
     assert number_unprintable("a\u202e<\t") == "aU+202E<U+0009"
     assert mark_unprintable("a\u202e<\t") == 'a<span class="odd">U+202E</span>&lt;\t'

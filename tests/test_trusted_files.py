@@ -47,14 +47,14 @@ def secret_of_kubernetes(folder: Path) -> Path:
     return folder / "key"
 
 
-def test_what_kubernetes_mounts_is_read(tmp_path: Path) -> None:
+def test_a_mounted_kubernetes_secret_is_read(tmp_path: Path) -> None:
     key = secret_of_kubernetes(tmp_path)
     assert trusted_path(key) == tmp_path / "..2027_01_04" / "key"
     assert read_trusted(key, 100) == b"a key"
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_link_in_a_folder_that_is_open_to_all_counts_where_it_is_mounted_read_only(
+def test_a_link_in_a_writable_folder_is_trusted_only_on_a_read_only_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
 ) -> None:
     key = secret_of_kubernetes(tmp_path)
@@ -68,20 +68,20 @@ def test_a_link_in_a_folder_that_is_open_to_all_counts_where_it_is_mounted_read_
             trusted_path(key)
 
 
-def test_tokens_that_others_can_write_are_refused(tmp_path: Path) -> None:
+def test_a_token_file_others_can_write_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")
     (tmp_path / "tokens").chmod(0o666)
     with pytest.raises(BearerTokenError, match="a user who can write it can add a token"):
         read_token_file(tmp_path / "tokens")
 
 
-def test_a_path_without_links_is_what_it_is(tmp_path: Path) -> None:
+def test_a_path_without_links_is_normalized(tmp_path: Path) -> None:
     assert trusted_path(tmp_path / "a" / ".." / "b") == tmp_path / "b"
     assert trusted_path(tmp_path / "not" / "there") == tmp_path / "not" / "there"
 
 
 @pytest.mark.parametrize("link", ["key", "..data"])
-def test_a_link_of_another_user_does_not_count(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_of_another_user_is_rejected(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = secret_of_kubernetes(tmp_path)
     give_away(tmp_path / link, monkeypatch)
     with pytest.raises(UntrustedPathError) as caught:
@@ -91,7 +91,7 @@ def test_a_link_of_another_user_does_not_count(link: str, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("mode", "counts"), [(0o755, True), (0o1777, True), (0o777, False), (0o775, False)])
-def test_a_link_counts_where_nobody_else_can_replace_it(mode: int, counts: bool, tmp_path: Path) -> None:
+def test_a_link_is_trusted_only_when_no_other_user_can_replace_it(mode: int, counts: bool, tmp_path: Path) -> None:
     key = secret_of_kubernetes(tmp_path)
     tmp_path.chmod(mode)
     if counts:
@@ -103,7 +103,7 @@ def test_a_link_counts_where_nobody_else_can_replace_it(mode: int, counts: bool,
     assert caught.value.hint == f"name the file itself, or `chmod go-w {tmp_path}`"
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_circular_links_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(UntrustedPathError, match=f"more than {MAX_LINKS} links"):
@@ -134,7 +134,7 @@ OPENS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
 
 
 @pytest.mark.parametrize("name", OPENS)
-def test_nothing_is_opened_through_a_link_that_others_could_point_elsewhere(name: str, tmp_path: Path) -> None:
+def test_a_link_others_can_replace_is_never_opened(name: str, tmp_path: Path) -> None:
     opens, error = OPENS[name]
     (tmp_path / "there").write_text("")
     link = tmp_path / "link"
@@ -145,7 +145,7 @@ def test_nothing_is_opened_through_a_link_that_others_could_point_elsewhere(name
     assert (tmp_path / "there").read_text() == ""
 
 
-def test_a_log_that_is_replaced_by_such_a_link_cannot_be_written(tmp_path: Path) -> None:
+def test_a_log_replaced_by_an_untrusted_link_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     path = tmp_path / "folder" / "log"
     log = DecisionLog(path)
@@ -161,7 +161,7 @@ def test_a_log_that_is_replaced_by_such_a_link_cannot_be_written(tmp_path: Path)
 # ── Files that we make ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_store_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_sqlite_store_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with closing(SqliteStore(tmp_path / "store.db")) as store:

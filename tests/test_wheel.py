@@ -56,12 +56,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(paths["scripts"])
 
 
-def test_the_installed_package_is_the_wheels(installed, tmp_path):
+def test_the_installed_package_comes_from_the_wheel(installed, tmp_path):
     where = run(installed / "python", "-c", "import policyengine; print(policyengine.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(installed.parent)
 
 
-def test_the_installed_command_tells_its_version(installed, tmp_path):
+def test_the_installed_command_prints_its_version(installed, tmp_path):
     assert __version__ in run(installed / "policyengine", "--version", cwd=tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_the_installed_command_checks_a_policy_outside_the_checkout(installed, t
     run(installed / "policyengine", "check", "payments", cwd=tmp_path)
 
 
-def test_the_installed_command_draws_by_its_templates(installed, tmp_path):
+def test_the_installed_command_renders_its_templates(installed, tmp_path):
     shutil.copytree(EXAMPLE, tmp_path / "payments")
     run(installed / "policyengine", "graph", "payments", "-o", "tree.svg", cwd=tmp_path)
     assert (tmp_path / "tree.svg").read_text(encoding="utf-8").startswith("<svg")
@@ -81,12 +81,12 @@ TEMPLATES = sorted(
 )
 
 
-def test_there_are_templates() -> None:
+def test_the_package_has_templates() -> None:
     assert len(TEMPLATES) > 10
 
 
 @pytest.mark.parametrize("name", ["grammar/policy.lark", "examples/payments", "py.typed", *TEMPLATES])
-def test_the_wheel_carries_what_the_package_reads(installed, tmp_path, name):
+def test_the_wheel_contains_the_data_files_of_the_package(installed, tmp_path, name):
     program = "import sys, importlib.resources as r; print(r.files('policyengine').joinpath(sys.argv[1]))"
     assert Path(run(installed / "python", "-c", program, name, cwd=tmp_path).strip()).exists()
 
@@ -98,7 +98,7 @@ def report(name: str, version: str, **archive: object) -> dict[str, object]:
     return {"metadata": {"name": name, "version": version}, "download_info": {"archive_info": archive}}
 
 
-def test_every_package_is_pinned_by_the_hashes_of_all_machines():
+def test_every_requirement_has_the_hashes_of_all_platforms():
     listed = [report("Some_Package", "1.2", hashes={"sha256": "aa"}), report("other", "3", hashes={"sha256": "bb"})]
     found = vendor.packages({"install": listed})
     found["some-package", "1.2"].add("sha256:cc")
@@ -110,13 +110,13 @@ def test_every_package_is_pinned_by_the_hashes_of_all_machines():
     ]  # fmt: skip
 
 
-def test_a_package_without_a_hash_is_refused():
+def test_a_package_without_a_hash_is_rejected():
     with pytest.raises(ValueError, match="no hash of other 3"):
         vendor.packages({"install": [report("other", "3")]})
 
 
 @pytest.mark.parametrize(("changed", "code"), [(False, 0), (True, 1)])
-def test_pip_takes_our_wheel_by_its_hash_alone(wheel, tmp_path, changed, code):
+def test_pip_installs_the_wheel_only_with_a_matching_hash(wheel, tmp_path, changed, code):
     shutil.copy(wheel, tmp_path)
     pinned = vendor.requirements({(OURS, vendor.version(wheel)): {f"sha256:{vendor.digest(wheel)}"}}, ours=OURS)
     (tmp_path / "requirements.txt").write_text(pinned)

@@ -36,7 +36,5 @@ from policyengine.analysis.diff.approval_binding import binds_no_less
         (["args", "body", "request.host", "request.query"], ["body except body.id"], True),
     ],
 )
-def test_what_cannot_change_under_one_policy_cannot_change_under_another(
-    items: list[str], others: list[str], no_less: bool
-) -> None:
+def test_binds_no_less_compares_what_approvals_are_bound_to(items: list[str], others: list[str], no_less: bool) -> None:
     assert binds_no_less(items, others) is no_less

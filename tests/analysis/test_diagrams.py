@@ -44,7 +44,7 @@ def value(formula: tuple, world: tuple[int, ...]) -> bool:
 
 
 @given(formulas, formulas)
-def test_two_diagrams_are_one_exactly_when_their_functions_are(one: tuple, other: tuple) -> None:
+def test_two_diagrams_are_identical_exactly_when_their_functions_are_equal(one: tuple, other: tuple) -> None:
     made = DiagramBuilder(lambda fact: tuple(range(STATES)))
     worlds = list(product(range(STATES), repeat=FACTS))
     same = all(value(one, world) == value(other, world) for world in worlds)
@@ -52,7 +52,7 @@ def test_two_diagrams_are_one_exactly_when_their_functions_are(one: tuple, other
 
 
 @given(formulas, formulas)
-def test_every_path_of_a_difference_differs_as_told(one: tuple, other: tuple) -> None:
+def test_every_path_of_a_difference_has_the_reported_values(one: tuple, other: tuple) -> None:
     made = DiagramBuilder(lambda fact: tuple(range(STATES)))
     old, new = built(made, one), built(made, other)
     for ends in made.differences(old, new):

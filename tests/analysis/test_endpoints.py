@@ -37,7 +37,7 @@ def vector(patterns: list[k.Pattern], endpoint: Endpoint) -> tuple[bool, ...]:
 
 
 @given(st.lists(http, max_size=5), paths_, st.sampled_from(["GET", "POST", "DELETE", "PATCH"]))
-def test_every_path_has_a_class_whose_endpoint_matches_the_same_patterns(
+def test_every_path_has_an_endpoint_class_with_the_same_matches(
     patterns: list[k.Pattern], path: str, method: str
 ) -> None:
     canonical = paths.canonical_path(path)
@@ -53,7 +53,7 @@ named = st.sampled_from([("mail", "send"), ("mail", "x"), (None, "rert"), (None,
 
 
 @given(st.lists(tools, max_size=4), named)
-def test_every_tool_has_a_class_whose_endpoint_matches_the_same_patterns(
+def test_every_tool_has_an_endpoint_class_with_the_same_matches(
     patterns: list[k.Pattern], tool: tuple[str | None, str]
 ) -> None:
     known = {vector(patterns, one.endpoint) for one in endpoint_classes(patterns)}
@@ -61,7 +61,7 @@ def test_every_tool_has_a_class_whose_endpoint_matches_the_same_patterns(
 
 
 @pytest.mark.parametrize("path", ["/v1/x", "/v1/x/y/z"])
-def test_what_lies_below_the_last_pattern_is_one_class(path: str) -> None:
+def test_paths_below_the_last_pattern_are_one_class(path: str) -> None:
     below = k.HttpPattern(None, (k.Segment("v1"),), True, span=NOWHERE)
     words = [one.words for one in endpoint_classes([below])]
     assert words.count("any method /v1/**") == 1

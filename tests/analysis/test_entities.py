@@ -38,7 +38,7 @@ def between(old: str, new: str) -> Diff:
         (policy("when not (resource.private else false)"), policy("when resource.private == false"), False, True),
     ],
 )
-def test_a_change_of_what_is_known_is_shown_by_requests(old: str, new: str, widens: bool, narrows: bool) -> None:
+def test_a_change_of_entity_knowledge_has_witness_requests(old: str, new: str, widens: bool, narrows: bool) -> None:
     found = between(old, new)
     assert ({str(one.direction) for one in found.differences}) == {
         name for name, there in (("widening", widens), ("narrowing", narrows)) if there
@@ -57,7 +57,7 @@ def test_a_change_of_what_is_known_is_shown_by_requests(old: str, new: str, wide
         ("when resource is known", "when resource is known and resource is known"),
     ],
 )
-def test_the_same_question_in_other_words_is_proved_the_same(old: str, new: str) -> None:
+def test_equivalent_conditions_on_entities_are_proved_the_same(old: str, new: str) -> None:
     found = between(policy(old), policy(new))
     assert not found.differs
     assert found.proved, found.doubts

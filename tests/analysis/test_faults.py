@@ -30,24 +30,24 @@ def is_told(fault: Fault, found: Diff) -> bool:
 
 
 @pytest.mark.parametrize("fault", QUICK_FAULTS, ids=lambda one: f"{one.kind}: {one.new[:40]}")
-def test_a_planted_fault_is_told_or_not_proved(fault: Fault) -> None:
+def test_a_planted_fault_is_reported_or_not_proved(fault: Fault) -> None:
     assert is_told(fault, told(fault.text))
 
 
 @pytest.mark.parametrize("change", QUICK_HARMLESS, ids=lambda one: f"{one[0]}: {one[1][:40]}")
-def test_what_changes_nothing_is_told_as_no_difference(change: tuple[str, ...]) -> None:
+def test_a_harmless_change_is_not_reported_as_a_difference(change: tuple[str, ...]) -> None:
     assert verdict(told(harmless_text(change))) in ("same", "not proved")
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda one: f"{one.kind}: {one.new[:40]}")
-def test_every_planted_fault_is_told_or_not_proved(fault: Fault) -> None:
+def test_every_planted_fault_is_reported_or_not_proved(fault: Fault) -> None:
     assert is_told(fault, told(fault.text))
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("change", HARMLESS, ids=lambda one: f"{one[0]}: {one[1][:40]}")
-def test_nothing_that_changes_nothing_is_told_as_a_difference(change: tuple[str, ...]) -> None:
+def test_no_harmless_change_is_reported_as_a_difference(change: tuple[str, ...]) -> None:
     assert verdict(told(harmless_text(change))) in ("same", "not proved")
 
 
@@ -77,11 +77,11 @@ def is_right(edit: Edit, said: str) -> bool:
     [one for one in EDITS if one.example != "delegation"][::14],
     ids=lambda one: f"{one.example}: {one.texts[1][:40]}",
 )
-def test_an_edit_of_an_example_is_told_as_what_it_is(edit: Edit, tmp_path: Path) -> None:
+def test_an_edit_of_an_example_is_classified_by_its_effect(edit: Edit, tmp_path: Path) -> None:
     assert is_right(edit, told_of_edit(edit, tmp_path))
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("edit", EDITS, ids=lambda one: f"{one.example}: {one.texts[1][:40]}")
-def test_every_edit_of_an_example_is_told_as_what_it_is(edit: Edit, tmp_path: Path) -> None:
+def test_every_edit_of_an_example_is_classified_by_its_effect(edit: Edit, tmp_path: Path) -> None:
     assert is_right(edit, told_of_edit(edit, tmp_path))

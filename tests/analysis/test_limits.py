@@ -40,7 +40,7 @@ def told(old: str, new: str) -> str:
         ),
     ],
 )
-def test_another_order_is_no_difference(old: str, new: str) -> None:
+def test_reordered_parts_of_a_limit_are_no_difference(old: str, new: str) -> None:
     assert not diff(f'rate "calls" {old}', f'rate "calls" {new}').limits
 
 
@@ -65,7 +65,7 @@ def test_another_order_is_no_difference(old: str, new: str) -> None:
         ("at most 3 at once for 5m", "at most 3 at once for 1m", "widening: looser"),
     ],
 )
-def test_a_changed_rate_says_where_it_lets_more_or_less_through(old, new, told_as):
+def test_a_changed_rate_is_reported_as_looser_or_tighter(old, new, told_as):
     assert told(RATE.format(old), RATE.format(new)) == told_as
 
 
@@ -80,7 +80,7 @@ def test_a_changed_rate_says_where_it_lets_more_or_less_through(old, new, told_a
         ("sum body.amount <= 9 within 1h", "count <= 9 within 1h", "changed: changed"),
     ],
 )
-def test_a_changed_budget_says_where_it_lets_more_or_less_through(old, new, told_as):
+def test_a_changed_budget_is_reported_as_looser_or_tighter(old, new, told_as):
     assert told(BUDGET.format(old), BUDGET.format(new)) == told_as
 
 
@@ -96,11 +96,11 @@ def test_a_changed_budget_says_where_it_lets_more_or_less_through(old, new, told
         ("per request.ip when request.size > 9", "per request.ip when request.size > 8", "changed: changed"),
     ],
 )
-def test_a_limit_for_other_requests_says_where_it_lets_more_or_less_through(old, new, told_as):
+def test_a_limit_with_changed_endpoints_is_reported_as_looser_or_tighter(old, new, told_as):
     assert told(f'rate "calls" {old} {{ 5/1m }}', f'rate "calls" {new} {{ 5/1m }}') == told_as
 
 
-def test_a_limit_that_is_removed_widens_and_one_that_is_added_narrows():
+def test_a_removed_limit_widens_and_an_added_limit_narrows():
     limit = RATE.format("5/1m")
     assert (told(limit, ""), told("", limit)) == ("widening: removed", "narrowing: added")
     assert (diff(limit, "").widens, diff("", limit).widens) == (True, False)
@@ -112,11 +112,11 @@ def test_a_rate_that_becomes_a_budget_is_removed_and_added():
     assert found.widens
 
 
-def test_a_change_that_is_not_certain_may_widen():
+def test_an_uncertain_limit_change_counts_as_widening():
     assert diff(RATE.format("10/1m"), RATE.format("10/1m cost body.tokens")).widens
 
 
-def test_the_same_limits_written_otherwise_are_the_same():
+def test_equal_limits_in_another_notation_are_the_same():
     found = diff(
         BUDGET.format("sum body.amount <= 5_000 within 60m"), BUDGET.format("sum body.amount\n<= 5000 within 1h")
     )
@@ -124,14 +124,14 @@ def test_the_same_limits_written_otherwise_are_the_same():
     assert not found.limits
 
 
-def test_another_name_is_told_only_among_reasons():
+def test_a_renamed_limit_is_reported_only_when_comparing_reasons():
     old, new = RATE.format("5/1m"), RATE.format("5/1m").replace("calls", "requests")
     assert not diff(old, new).limits
     (one,) = diff(old, new, reasons=True).limits
     assert (one.verb, one.old.name, one.new.name) == ("renamed", 'rate "calls"', 'rate "requests"')
 
 
-def test_the_text_shows_the_words_before_and_after():
+def test_the_text_report_shows_the_old_and_the_new_limit():
     shown = render_text(diff(RATE.format("10/1m burst 4"), RATE.format("20/1m burst 4")))
     assert shown.splitlines() == [
         'widening: rate "calls" is looser',
@@ -142,14 +142,14 @@ def test_the_text_shows_the_words_before_and_after():
     ]
 
 
-def test_markdown_shows_them_in_a_block_that_no_name_can_leave():
+def test_a_limit_name_cannot_break_out_of_the_markdown_block():
     shown = render_markdown(diff("", 'rate "a </details> `b`" per request.ip { 5/1m }'))
     assert "narrowing: rate" in shown
     assert "</details>" not in shown.split("```diff")[0]
     assert "```diff\n+ 0.policy:6: rate" in shown
 
 
-def test_json_holds_each_change():
+def test_the_json_report_contains_each_changed_limit():
     found = diff(RATE.format("5/1m"), "").to_dict()
     assert (found["same"], found["widens"]) == (False, True)
     assert found["limits"] == [

@@ -30,7 +30,7 @@ def test_a_changed_map_is_a_difference_that_may_widen(changed: str) -> None:
     assert [rule.text for rule in found.maps.removed] == [FACT]
 
 
-def test_it_is_told_as_it_is_written() -> None:
+def test_a_changed_map_is_reported_as_written() -> None:
     found = compare(engine(POLICY).kernel, engine(POLICY.replace("ownerID", "owner")).kernel)
     line = POLICY[: POLICY.index(FACT)].count("\n") + 1
     assert render_text(found) == (
@@ -42,7 +42,7 @@ def test_it_is_told_as_it_is_written() -> None:
     assert f"- todo.policy:{line}: map authzen: {FACT}" in render_markdown(found)
 
 
-def test_the_same_map_in_another_order_is_the_same() -> None:
+def test_a_reordered_map_is_the_same() -> None:
     turned = POLICY.replace(
         'resource "user" => user\n  resource "todo" => todo', 'resource "todo" => todo\n  resource "user" => user'
     )
@@ -50,7 +50,7 @@ def test_the_same_map_in_another_order_is_the_same() -> None:
     assert not compare(engine(POLICY).kernel, engine(turned).kernel).differs
 
 
-def test_a_pull_request_that_changes_a_map_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_fails_on_a_changed_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = tmp_path / "old.policy", tmp_path / "new.policy"
     old.write_text(POLICY, encoding="utf-8")
     new.write_text(POLICY.replace(FACT, ""), encoding="utf-8")

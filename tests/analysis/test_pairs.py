@@ -117,7 +117,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("old", "new", "direction", "endpoint", "caller", "when"), PAIRS)
-def test_a_change_is_told_where_it_matters(
+def test_a_change_is_reported_with_its_endpoint_caller_and_condition(
     old: str, new: str, direction: str, endpoint: str, caller: str, when: str
 ) -> None:
     found = changed(old, new)
@@ -133,7 +133,7 @@ def test_a_change_is_told_where_it_matters(
 
 
 @pytest.mark.parametrize(("old", "new"), [(old, new) for old, new, *_ in PAIRS])
-def test_every_request_shown_is_answered_as_told(old: str, new: str) -> None:
+def test_every_witness_request_has_the_reported_outcomes(old: str, new: str) -> None:
     engines = engine_of(BASE), engine_of(BASE.replace(old, new, 1))
     for difference in changed(old, new).differences:
         for witness in difference.witnesses:
@@ -153,7 +153,9 @@ WIDE = 'anyone { may GET /** }\nguard "g" on /a/** except /a/b { deny when reque
         (WIDE.replace("on /a", "on /A").replace("/a/b", "/A/b"), "changed", {"GET /a/b", "GET /A/b"}),
     ],
 )
-def test_what_a_guard_shuts_in_another_case_is_told(new: str, direction: str, endpoints: set[str]) -> None:
+def test_a_guard_change_is_reported_for_paths_in_another_letter_case(
+    new: str, direction: str, endpoints: set[str]
+) -> None:
     found = compare(kernel_of(WIDE), kernel_of(new), samples=SAMPLES)
     directions = {str(one.direction) for one in found.differences}
     assert directions == ({direction} if direction != "changed" else {"widening", "narrowing"})
@@ -178,13 +180,13 @@ SAME = [
 
 
 @pytest.mark.parametrize(("old", "new"), SAME)
-def test_what_means_the_same_is_proved_the_same(old: str, new: str) -> None:
+def test_equivalent_policies_are_proved_the_same(old: str, new: str) -> None:
     found = changed(old, new)
     assert not found.differs
     assert found.proved, found.doubts
 
 
-def test_what_is_never_true_still_denies_where_its_facts_are_unknown() -> None:
+def test_a_never_true_deny_narrows_when_its_facts_are_unknown() -> None:
     never = 'deny when body.amount > 10_000\n  deny when body.note == "a" and body.note == "b"\n'
     found = changed("deny when body.amount > 10_000\n", never)
     assert {str(one.direction) for one in found.differences} == {"narrowing"}
@@ -201,20 +203,20 @@ def test_the_rules_responsible_are_named_with_their_places() -> None:
     assert 'user where user.roles has "clerk"' in [one.name for one in difference.new.rules]
 
 
-def test_a_requirement_is_named_and_not_the_doors_of_its_block() -> None:
+def test_a_changed_requirement_is_named_and_not_the_grants_of_its_block() -> None:
     difference = changed("lifetime <= 15m", "lifetime <= 30m").differences[0]
     assert [one.text for one in difference.removed] == ["lifetime <= 15m"]
     assert [one.text for one in difference.added] == ["lifetime <= 30m"]
 
 
-def test_what_could_only_be_sampled_is_said_to_be() -> None:
+def test_a_sampled_comparison_is_not_proved_and_states_why() -> None:
     found = changed("for 30m", "for 45m")
     assert not found.proved
     assert all(one.sampled > 0 for one in found.doubts)
     assert {one.why for one in found.doubts} == {"the agents that may delegate changed: chains of agents were sampled"}
 
 
-def test_what_rests_on_an_approval_is_found_without_one_or_not_proved() -> None:
+def test_a_change_that_depends_on_approvals_is_found_or_suspected() -> None:
     old = BASE.replace("deny when body.amount > 10_000", "deny when body.amount > 10_000 and not approval.granted")
     found = compare(kernel_of(old), kernel_of(old.replace("10_000", "20_000")), samples=SAMPLES)
     assert "widening" in {str(one.direction) for one in found.differences}
@@ -231,7 +233,7 @@ def test_reasons_are_compared_when_asked_for() -> None:
     assert not found.widens
 
 
-def test_attributes_from_other_claims_are_no_proof_of_sameness() -> None:
+def test_attributes_from_other_claims_are_not_proved_the_same() -> None:
     old = BASE.replace("records chains }", "records chains   claims { tenant -> user.tenant } }")
     found = compare(kernel_of(old), kernel_of(old.replace("{ tenant ->", "{ org ->")), samples=SAMPLES)
     assert found.differs or not found.proved

@@ -85,7 +85,7 @@ def whys(found: PolicySuggestion) -> dict[str, int]:
 # ── How narrow ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_one_id_is_itself_and_several_are_any(traffic: Traffic) -> None:
+def test_one_id_is_suggested_literally_and_several_as_a_wildcard(traffic: Traffic) -> None:
     traffic.ask("/v2/items/7")
     for number in range(3):
         traffic.ask(f"/v2/orders/{number}/lines")
@@ -97,19 +97,19 @@ def test_one_id_is_itself_and_several_are_any(traffic: Traffic) -> None:
     assert (found.holds, found.meant, len(found.flips)) == (True, 4, 4)
 
 
-def test_a_word_is_never_taken_for_an_id(traffic: Traffic) -> None:
+def test_a_word_in_a_path_is_never_generalized(traffic: Traffic) -> None:
     traffic.ask("/v2/items/all")
     traffic.ask("/v2/items/mine")
     assert {may for _, may, _ in mays(traffic.suggested())} == {"GET /v2/items/all", "GET /v2/items/mine"}
 
 
-def test_the_pattern_of_the_policy_is_taken_but_no_double_star(traffic: Traffic) -> None:
+def test_a_suggestion_uses_patterns_of_the_policy_without_double_stars(traffic: Traffic) -> None:
     traffic.ask("/v1/things/7")
     traffic.ask("/v1/other/thing")
     assert {may for _, may, _ in mays(traffic.suggested())} == {"GET /v1/things/*", "GET /v1/other/thing"}
 
 
-def test_where_credentials_carry_scopes_the_smallest_that_is_carried_is_granted(traffic: Traffic) -> None:
+def test_a_suggestion_grants_the_smallest_carried_scope(traffic: Traffic) -> None:
     scopes = {**CREDENTIAL, "scopes": ["wide:invoices", "read:invoices", "all:things"]}
     traffic.bot("/v1/invoices/7", credential=scopes)
     found = traffic.suggested()
@@ -117,7 +117,7 @@ def test_where_credentials_carry_scopes_the_smallest_that_is_carried_is_granted(
     assert found.holds
 
 
-def test_a_scope_with_a_double_star_is_never_granted_and_one_that_nobody_declared_is_new(traffic: Traffic) -> None:
+def test_a_double_star_scope_is_not_suggested_and_an_undeclared_one_is_declared(traffic: Traffic) -> None:
     traffic.bot("/v1/reports/7", credential={**CREDENTIAL, "scopes": ["all:things"]})
     traffic.bot("/v1/reports/8", credential={**CREDENTIAL, "scopes": ["all:things", "read:reports"]})
     found = traffic.suggested()
@@ -126,19 +126,19 @@ def test_a_scope_with_a_double_star_is_never_granted_and_one_that_nobody_declare
     assert whys(found) == {"its credential has no scope that a grant could use": 1}
 
 
-def test_a_block_that_accepts_an_agent_asks_for_no_less_in_its_new_door(traffic: Traffic) -> None:
+def test_a_suggested_block_keeps_the_credential_requirements_of_the_agent(traffic: Traffic) -> None:
     traffic.bot("/v1/reports/7")
     assert "credential { kind in [jwt]   lifetime <= 15m   bound }" in traffic.suggested().text
 
 
-def test_a_new_agent_gets_what_it_showed_and_not_more(traffic: Traffic) -> None:
+def test_a_suggested_block_of_a_new_agent_requires_the_credentials_it_used(traffic: Traffic) -> None:
     traffic.ask("/v2/x", user="")
     found = traffic.suggested()
     assert 'agent "plain" {\n  issued by loose\n  acts alone\n' in found.text
     assert "credential { kind in [jwt]   lifetime <= 10m   bound }" in found.text
 
 
-def test_people_are_named_together(traffic: Traffic) -> None:
+def test_users_are_combined_in_one_suggested_block(traffic: Traffic) -> None:
     for user in ("bob", "alice", "alice"):
         traffic.bot("/v1/things/7", user=user)
     found = traffic.suggested()
@@ -146,7 +146,7 @@ def test_people_are_named_together(traffic: Traffic) -> None:
     assert 'user where user.id in ["alice", "bob"] {' in found.text
 
 
-def test_too_many_people_are_for_the_author_to_say(traffic: Traffic) -> None:
+def test_too_many_users_are_not_suggested(traffic: Traffic) -> None:
     for number in range(51):
         traffic.bot("/v1/things/7", user=f"u{number}")
     found = traffic.suggested()
@@ -157,7 +157,7 @@ def test_too_many_people_are_for_the_author_to_say(traffic: Traffic) -> None:
 # ── What destroys ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_destroys_something_asks_a_person(traffic: Traffic) -> None:
+def test_a_destructive_request_is_suggested_with_a_confirm(traffic: Traffic) -> None:
     traffic.ask("/v2/items/7", "DELETE")
     traffic.ask("", tool={"name": "drop_table", "server": "db"}, request={})
     found = traffic.suggested()
@@ -168,12 +168,12 @@ def test_what_destroys_something_asks_a_person(traffic: Traffic) -> None:
     assert found.holds
 
 
-def test_what_destroys_something_without_a_person_is_not_suggested(traffic: Traffic) -> None:
+def test_a_destructive_request_without_a_user_is_not_suggested(traffic: Traffic) -> None:
     traffic.ask("/v2/items/7", "DELETE", user="")
     assert whys(traffic.suggested()) == {"it is destructive, and there is no person to approve it": 1}
 
 
-def test_what_only_reads_gets_no_scope_that_destroys(traffic: Traffic) -> None:
+def test_a_destructive_scope_is_not_suggested_for_a_read(traffic: Traffic) -> None:
     traffic.bot("/v1/x", credential={**CREDENTIAL, "scopes": ["all:things"]})
     assert traffic.suggested().doors == ()
 
@@ -197,7 +197,9 @@ def test_what_only_reads_gets_no_scope_that_destroys(traffic: Traffic) -> None:
         ({"path": "/v3/shut"}, 'a grant would not help: the guard "shut" stops it'),
     ],
 )  # fmt: skip
-def test_what_no_door_helps_is_listed_with_why(traffic: Traffic, asked: dict[str, Any], why: str) -> None:
+def test_a_denial_no_grant_can_lift_is_listed_with_its_reason(
+    traffic: Traffic, asked: dict[str, Any], why: str
+) -> None:
     traffic.ask(asked.pop("path", "/v2/x"), **asked)
     found = traffic.suggested()
     assert (found.doors, found.text, whys(found)) == ((), "", {why: 1})
@@ -210,7 +212,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("where", ["agent", "user", "path", "tool", "kind", "scope"])
-def test_no_name_in_a_log_becomes_more_than_a_name(traffic: Traffic, where: str) -> None:
+def test_names_in_a_log_cannot_inject_policy_text(traffic: Traffic, where: str) -> None:
     for name in HOSTILE:
         match where:
             case "agent" | "user":
@@ -238,7 +240,7 @@ def test_no_name_in_a_log_becomes_more_than_a_name(traffic: Traffic, where: str)
     assert not any("lint:" in line.partition("#")[2] for line in found.text.splitlines() if '"' not in line)
 
 
-def test_who_came_in_before_is_not_asked_by_a_new_guard(traffic: Traffic) -> None:
+def test_a_suggested_guard_does_not_stop_requests_that_were_allowed(traffic: Traffic) -> None:
     policy = POLICY + 'anyone { may DELETE /v2/items/* when request.query.by else "" == "nobody" }\n'
     traffic.ask("/v2/items/7", "DELETE")
     nobody = {"method": "DELETE", "path": "/v2/items/7", "query": {"by": "nobody"}}
@@ -249,7 +251,9 @@ def test_who_came_in_before_is_not_asked_by_a_new_guard(traffic: Traffic) -> Non
     assert (found.allowed, found.meant, found.others, found.text.count("confirm by user")) == (1, 1, (), 1)
 
 
-def test_what_would_change_anything_else_is_no_suggestion(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suggestion_that_changes_other_decisions_does_not_hold(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The proof finds a door that is too wide, whoever made it."""
     lines_of = suggested.policy_lines
     wide = "anyone { may GET /v2/** }"
@@ -261,7 +265,7 @@ def test_what_would_change_anything_else_is_no_suggestion(traffic: Traffic, monk
     assert not found.holds
 
 
-def test_the_same_log_with_the_doors_needs_no_more(traffic: Traffic, tmp_path: Path) -> None:
+def test_applied_suggestions_leave_nothing_to_suggest(traffic: Traffic, tmp_path: Path) -> None:
     traffic.ask("/v2/x")
     traffic.bot("/v1/reports/7", user="dave")
     first = traffic.suggested()

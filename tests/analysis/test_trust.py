@@ -27,6 +27,6 @@ def kernel(says: str):
         (f"{AUDIENCE}   {LIKE}", "", Direction.CHANGED),
     ],
 )
-def test_an_issuer_that_is_held_to_less_is_a_widening(before: str, after: str, direction: Direction) -> None:
+def test_a_change_of_issuer_restrictions_has_a_direction(before: str, after: str, direction: Direction) -> None:
     [found] = trust_changes(kernel(before), kernel(after))
     assert found.direction is direction

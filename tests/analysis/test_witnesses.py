@@ -81,11 +81,11 @@ OPENING = [
 
 
 @pytest.mark.parametrize(("old", "new"), OPENING)
-def test_a_request_shows_what_opens(old: str, new: str) -> None:
+def test_a_widening_change_has_a_witness_request(old: str, new: str) -> None:
     assert changed(old, new).opens
 
 
-def test_a_confirm_that_reads_more_is_a_deny_where_that_is_pending() -> None:
+def test_a_confirm_message_with_a_new_fact_narrows_when_it_is_pending() -> None:
     found = changed('message "pay {body.amount}"', 'message "pay {body.amount} at {context.risk}"')
     assert [one.direction.value for one in found.differences] == ["narrowing"]
     assert found.differences[0].witnesses[0].request["pending"] == ["context.risk"]
@@ -106,7 +106,7 @@ delegation { lifetime <= 2h }
 @pytest.mark.parametrize(
     ("old", "new"), [("for 30m", "for 45m"), (">= team", ">= free"), (" when user.plan >= team", "")]
 )
-def test_a_chain_shows_what_opens_where_work_is_handed_on_by_a_condition(old: str, new: str) -> None:
+def test_a_widened_delegation_has_a_witness_chain(old: str, new: str) -> None:
     kernels = [Engine.from_text(text).kernel for text in (CHAINS, CHAINS.replace(old, new))]
     assert compare(*kernels, samples=0).opens
 
@@ -114,7 +114,7 @@ def test_a_chain_shows_what_opens_where_work_is_handed_on_by_a_condition(old: st
 @pytest.mark.parametrize(
     ("more", "title"), [("", "not proved:"), ("user any { may POST /a }", "not proved, in addition to the above:")]
 )
-def test_what_is_not_proved_is_said_to_be_beyond_the_rest_only_where_there_is_a_rest(more: str, title: str) -> None:
+def test_the_title_of_unproved_changes_mentions_other_changes_only_if_there_are_any(more: str, title: str) -> None:
     policy = """
     issuer acme { scopes none }
     user "alice" { may POST /a }
@@ -147,13 +147,13 @@ def asked(words: str) -> Iterator[tuple[TextQuestion, bool]]:
         "- like *; - contains x".replace("- like *; ", "- like x*; "),
     ],
 )
-def test_a_text_is_found_for_which_all_comes_out_as_wanted(questions: str) -> None:
+def test_sample_text_finds_a_text_that_meets_all_conditions(questions: str) -> None:
     assert sample_text([*asked(questions)]) is not None
 
 
-def test_no_text_is_found_where_there_is_none() -> None:
+def test_sample_text_returns_none_for_contradictory_conditions() -> None:
     assert sample_text([*asked("+ like a*; - starts_with a")]) is None
 
 
-def test_each_requirement_of_an_agent_has_the_facts_that_it_reads() -> None:
+def test_every_agent_requirement_lists_its_facts() -> None:
     assert set(REQUIREMENT_FACTS) == set(get_args(k.Requirement))

@@ -60,7 +60,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "decisions.jsonl"
 
 
-def test_decisions_that_rest_on_the_past_come_to_the_same_again(path: Path) -> None:
+def test_replay_of_decisions_with_history_gives_the_same_decisions(path: Path) -> None:
     playing = Playing(path)
     outcomes = [
         playing.ask("POST /pay/1"),
@@ -81,7 +81,7 @@ def test_decisions_that_rest_on_the_past_come_to_the_same_again(path: Path) -> N
     assert [same for _, same in playing.again()] == [True] * len(outcomes)
 
 
-def test_a_line_names_the_decisions_that_counted_and_no_others(path: Path) -> None:
+def test_a_record_lists_only_the_past_decisions_that_counted(path: Path) -> None:
     playing = Playing(path)
     for user, what in (("ben", "/review/2"), ("ann", "/review/1"), ("ben", "/review/1")):
         playing.ask(f"POST {what}", user, status=200)
@@ -92,7 +92,7 @@ def test_a_line_names_the_decisions_that_counted_and_no_others(path: Path) -> No
     assert "history" not in counted
 
 
-def test_a_secret_of_an_earlier_request_is_written_as_its_fingerprint_and_still_compared(path: Path) -> None:
+def test_a_redacted_past_fact_is_logged_as_a_fingerprint_and_still_compared(path: Path) -> None:
     condition = "after (GET /secret where past.body.token == body.token and past.body.note == body.note) within 1h"
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when {condition} }}', redact=["body.note"])
     playing.ask("GET /secret", token="hush-hush", note="n")
@@ -103,7 +103,7 @@ def test_a_secret_of_an_earlier_request_is_written_as_its_fingerprint_and_still_
     assert all(replay_decision(record, playing.engine.kernel).same for record in read_records(path))
 
 
-def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
+def test_a_redacted_past_fact_that_is_not_a_string_is_unknown_in_a_replay(path: Path) -> None:
     condition = "after (GET /secret where past.body.amount > 5) within 1h"
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when {condition} }}', redact=["body.amount"])
     playing.ask("GET /secret", amount=7)
@@ -113,9 +113,7 @@ def test_what_is_no_text_is_unknown_once_it_is_redacted(path: Path) -> None:
     assert '"facts":[7]' not in path.read_text()
 
 
-def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_with_too_many_past_events_cannot_be_replayed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logged_history, "MAX_EVENTS", 3)
     playing = Playing(path, f'{HEAD}guard "g" on POST /out {{ deny when count of GET /secret within 1h > 9 }}')
     for _ in range(4):
@@ -126,7 +124,7 @@ def test_too_many_events_are_not_written_and_the_record_cannot_be_repeated(
         replay_decision(record, playing.engine.kernel)
 
 
-def test_a_line_from_before_histories_were_written_is_read_and_not_repeated(path: Path) -> None:
+def test_a_record_without_its_history_is_read_but_cannot_be_replayed(path: Path) -> None:
     playing = Playing(path)
     playing.ask("POST /pay/1")
     playing.ask("POST /review/1")
@@ -140,13 +138,13 @@ def test_a_line_from_before_histories_were_written_is_read_and_not_repeated(path
     assert replay_decision(reviewed, playing.engine.kernel).same
 
 
-def test_who_is_not_known_is_told_nothing_of_the_past_and_so_needs_none(path: Path) -> None:
+def test_the_denial_of_an_unidentified_caller_is_replayed_without_history(path: Path) -> None:
     playing = Playing(path)
     playing.engine.decide({"request": {"method": "POST", "path": "/pay/1"}, "body": {}})
     assert [same for _, same in playing.again()] == [True]
 
 
-def test_a_policy_that_is_stricter_about_the_same_past_is_told_by_its_flips(path: Path) -> None:
+def test_replay_reports_the_flips_of_a_policy_with_a_stricter_history_window(path: Path) -> None:
     playing = Playing(path)
     playing.ask("POST /review/1", "ben", status=200)
     playing.ask("POST /pay/1", minutes=20)
@@ -156,7 +154,7 @@ def test_a_policy_that_is_stricter_about_the_same_past_is_told_by_its_flips(path
     assert (replayed.records, replayed.unusable, [one.line for one in replayed.flips]) == (3, 0, [3])
 
 
-def test_a_policy_that_asks_for_another_past_cannot_be_asked(path: Path) -> None:
+def test_a_policy_that_needs_other_history_makes_the_record_unusable(path: Path) -> None:
     playing = Playing(path)
     playing.ask("POST /out")
     other = Engine.from_text(POLICY.replace("sum past.body.amount of POST", "sum past.body.amount of (denied POST")

@@ -42,7 +42,7 @@ def ids(path: Path) -> list[str]:
     return [record.id for record in read_records(path)]
 
 
-def test_each_decision_is_a_line(path):
+def test_each_decision_is_logged_as_a_line(path):
     asked = engine(path)
     first, second = asked.decide(OPEN), asked.evaluate(OPEN)
     assert [json.loads(line)["decision"] for line in path.read_text().splitlines()] == [
@@ -51,28 +51,28 @@ def test_each_decision_is_a_line(path):
     ]
 
 
-def test_an_explanation_is_no_decision_and_not_written(path):
+def test_an_explanation_is_not_logged(path):
     engine(path).explain(OPEN)
     assert path.read_bytes() == b""
 
 
-def test_only_its_owner_may_read_it(path):
+def test_only_the_owner_may_read_the_log_file(path):
     DecisionLog(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_that_others_may_read_is_known_as_such(path):
+def test_others_may_read_is_true_for_a_world_readable_log_file(path):
     path.touch(0o644)
     assert DecisionLog(path).others_may_read
 
 
-def test_what_was_there_stays(path):
+def test_a_reopened_log_keeps_its_existing_records(path):
     first = engine(path).decide(OPEN)
     second = engine(path).decide(OPEN)
     assert ids(path) == [first.id, second.id]
 
 
-def test_a_line_that_a_killed_process_left_half_spoils_no_other(path):
+def test_a_half_written_line_does_not_affect_other_records(path):
     asked = engine(path).decide(OPEN)
     path.write_bytes(path.read_bytes() + b'{"v":1,"time":"20')
     again = engine(path).decide(OPEN)
@@ -80,7 +80,7 @@ def test_a_line_that_a_killed_process_left_half_spoils_no_other(path):
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_file_that_was_moved_away_is_opened_anew(path):
+def test_a_log_file_that_was_moved_away_is_reopened(path):
     asked = engine(path)
     before = asked.decide(OPEN)
     moved = path.rename(path.with_suffix(".1"))
@@ -89,13 +89,13 @@ def test_a_file_that_was_moved_away_is_opened_anew(path):
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_file_that_was_removed_is_made_again(path):
+def test_a_log_file_that_was_removed_is_created_again(path):
     asked = engine(path)
     path.unlink()
     assert asked.decide(OPEN).id == ids(path)[0]
 
 
-def test_a_signal_need_not_wait_for_the_next_look(path):
+def test_reopen_switches_to_the_new_file_immediately(path):
     asked = engine(path)
     asked.decide(OPEN)
     path.rename(path.with_suffix(".1"))
@@ -111,7 +111,7 @@ def ids_after(asked: Engine, path: Path) -> int:
 
 @pytest.mark.usefixtures("looks_often")
 @pytest.mark.parametrize("moved", [True, False], ids=["moved", "emptied"])
-def test_every_file_holds_the_directory_that_its_decisions_were_made_by(tmp_path, path, moved):
+def test_a_moved_or_truncated_log_writes_the_entities_again(tmp_path, path, moved):
     entities = tmp_path / "entities.json"
     entities.write_text('{"entities": [{"type": "user", "id": "alice"}]}')
     asked = Engine.from_text(POLICY, directory=None, log=DecisionLog(path))
@@ -128,7 +128,7 @@ def test_every_file_holds_the_directory_that_its_decisions_were_made_by(tmp_path
     assert [str(row.ref) for row in record.directory] == ['user "alice"']
 
 
-def test_a_directory_is_written_once_however_often_the_server_starts(tmp_path, path):
+def test_unchanged_entities_are_logged_once_over_several_starts(tmp_path, path):
     (tmp_path / "p.policy").write_text(POLICY)
     entities = tmp_path / "entities.json"
     entities.write_text('{"entities": [{"type": "user", "id": "alice"}]}')
@@ -158,7 +158,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("full")
-def test_what_cannot_be_written_is_denied(path, caplog):
+def test_a_decision_that_cannot_be_logged_is_denied(path, caplog):
     asked = engine(path)
     decision = asked.decide(OPEN)
     assert (decision.outcome, decision.gate) == ("deny", "failure")
@@ -168,7 +168,7 @@ def test_what_cannot_be_written_is_denied(path, caplog):
 
 
 @pytest.mark.usefixtures("full")
-def test_an_operator_may_let_decisions_pass_unrecorded(path):
+def test_on_failure_continue_allows_decisions_that_cannot_be_logged(path):
     asked = engine(path, on_failure="continue")
     assert asked.decide(OPEN).allowed
     assert asked.log is not None
@@ -176,7 +176,7 @@ def test_an_operator_may_let_decisions_pass_unrecorded(path):
 
 
 @pytest.mark.usefixtures("full")
-def test_a_failing_log_is_told_once_and_each_failure_counted(path, caplog):
+def test_a_failing_log_is_reported_once_and_counts_each_failure(path, caplog):
     asked = engine(path)
     for _ in range(3):
         asked.decide(OPEN)
@@ -186,7 +186,7 @@ def test_a_failing_log_is_told_once_and_each_failure_counted(path, caplog):
     assert asked.log.failures == 3
 
 
-def test_a_log_that_works_again_goes_on_after_the_half_line(path, full, caplog):
+def test_a_log_that_works_again_continues_after_a_half_written_line(path, full, caplog):
     caplog.set_level(logging.WARNING)
     asked = engine(path)
     full[0] = 30
@@ -196,26 +196,26 @@ def test_a_log_that_works_again_goes_on_after_the_half_line(path, full, caplog):
     assert "is written again after 1 failures" in caplog.text
 
 
-def test_a_decision_that_failed_is_on_record(path, monkeypatch):
+def test_a_failed_decision_is_logged(path, monkeypatch):
     asked = engine(path)
     monkeypatch.setattr(asked.decider, "compiled", replace(asked.decider.compiled, decide=lambda question: 1 / 0))
     decision = asked.decide(OPEN)
     assert (decision.gate, ids(path)) == ("failure", [decision.id])
 
 
-def test_a_folder_is_no_log(tmp_path):
+def test_a_directory_is_rejected_as_a_log(tmp_path):
     with pytest.raises(DecisionLogError, match="is a directory"):
         DecisionLog(tmp_path)
 
 
-def test_a_pipe_is_no_log(path):
+def test_a_pipe_is_rejected_as_a_log(path):
     os.mkfifo(path)
     with pytest.raises(DecisionLogError, match="is not a file"):
         DecisionLog(path)
 
 
 @pytest.mark.parametrize("fact", ["body.card number", "bodi.card", "card", ""])
-def test_what_is_to_be_left_out_is_a_fact(path, fact):
+def test_a_redact_pattern_that_is_no_fact_is_rejected(path, fact):
     with pytest.raises(DecisionLogError, match=r"not the name of a fact|does not exist"):
         DecisionLog(path, redact=[fact])
 
@@ -228,7 +228,7 @@ def ask(asked: Engine, times: int, padding: int) -> None:
         asked.decide({**OPEN, "context": {"padding": "x" * (padding + number % 7)}})
 
 
-def test_processes_that_write_to_one_file_tear_no_line(path):
+def test_concurrent_processes_write_whole_lines_to_one_log_file(path):
     asked = engine(path)
     fork = get_context("fork")
     crew = [fork.Process(target=ask, args=(asked, 400, size)) for size in (10, 3_000, 9_000)]
@@ -242,7 +242,7 @@ def test_processes_that_write_to_one_file_tear_no_line(path):
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_processes_follow_a_file_that_is_moved_while_they_write(path):
+def test_concurrent_processes_lose_no_record_if_the_log_file_is_moved(path):
     asked = engine(path)
     fork = get_context("fork")
     crew = [fork.Process(target=ask, args=(asked, 300, 500)) for _ in range(3)]

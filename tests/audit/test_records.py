@@ -60,7 +60,7 @@ budget "much" per user.id on POST /pay { sum body.amount <= 100 within 1h  count
 
 
 @pytest.mark.parametrize("amounts", [(1, 1, 1), (99, 2), (99, 1, 1), (1,), ("x",)])
-def test_what_limits_said_is_said_again(path, amounts):
+def test_replay_of_decisions_with_limits_gives_the_same_decisions(path, amounts):
     made = Engine.from_text(LIMITED, clock=lambda: NOW, log=DecisionLog(path))
     for amount in amounts:
         made.decide({**PAY, "body": {"amount": amount}})
@@ -70,7 +70,7 @@ def test_what_limits_said_is_said_again(path, amounts):
         assert again.decision.to_dict() == record.decision
 
 
-def test_a_limit_of_another_policy_that_was_not_asked_then_lets_the_request_through(path):
+def test_a_limit_that_is_not_in_the_record_does_not_throttle_a_replay(path):
     made = Engine.from_text(LIMITED, clock=lambda: NOW, log=DecisionLog(path))
     outcomes = [made.decide({**PAY, "body": {"amount": 1}}).outcome for _ in range(3)]
     moved = Engine.from_text("# a line more\n" + LIMITED + 'rate "new" per user.id { 1/1h }')
@@ -81,7 +81,7 @@ def test_a_limit_of_another_policy_that_was_not_asked_then_lets_the_request_thro
 # ── Nothing is lost ───────────────────────────────────────────────────────────────────────────
 
 
-def test_a_record_says_when_by_which_policy_and_what_was_asked(path):
+def test_a_record_contains_its_time_policy_call_request_and_decision(path):
     asked = engine(path)
     decision = asked.decide({**PAY, "body": {"amount": 5}})
     (record,) = read_records(path)
@@ -92,17 +92,17 @@ def test_a_record_says_when_by_which_policy_and_what_was_asked(path):
 
 
 @pytest.mark.parametrize("consume", [True, False])
-def test_a_record_says_whether_it_was_to_spend(path, consume):
+def test_a_record_states_whether_the_call_was_decide_or_evaluate(path, consume):
     assert recorded(path, {**PAY, "options": {"consume": consume}}).call == ("decide" if consume else "evaluate")
 
 
-def test_a_record_keeps_that_a_row_is_partial(path):
+def test_a_record_keeps_the_partial_flag_of_a_row(path):
     rows = [{"type": "user", "id": "u", "attributes": {"plan": "free"}, "in": [], "partial": True}]
     assert recorded(path, PAY | {"entities": rows}).question.entities[0].partial
 
 
 @pytest.mark.parametrize(("directory", "allowed"), [(None, False), (EntityStore(), True)])
-def test_a_record_says_whether_there_was_a_directory_to_answer(path, directory, allowed):
+def test_a_record_distinguishes_no_entity_store_from_an_empty_one(path, directory, allowed):
     """Without one nobody knows that there is no row; one that is empty says so."""
     text = "entity user\nanyone { may GET /x when not user is known }"
     made = Engine.from_text(text, directory=directory, clock=lambda: NOW, log=DecisionLog(path))
@@ -112,7 +112,7 @@ def test_a_record_says_whether_there_was_a_directory_to_answer(path, directory, 
     assert (decision.allowed, again.same, again.decision.to_dict()) == (allowed, True, record.decision)
 
 
-def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
+def test_a_record_lists_approvals_spent_before_and_by_its_decision(path):
     asked = Engine.from_text(
         POLICY.replace("entity user", "entity team\nentity user"),
         clock=lambda: NOW,
@@ -142,7 +142,7 @@ def test_a_record_says_which_approvals_were_spent_before_and_which_by_it(path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("as_request", [False, True], ids=["mapping", "request"])
-def test_a_fact_is_the_same_fact_when_it_is_read_again(path, value, as_request):
+def test_a_fact_survives_logging_and_reading(path, value, as_request):
     question = {**PAY, "body": {"note": value}}
     request = Request.from_mapping(question)
     record = recorded(path, request if as_request else question)
@@ -175,7 +175,7 @@ def as_read(value: object) -> object:
         '{"request": {"method": "POST", "path": "/pay"}, "body": {"amount": 5}, "pending": ["body.*", "args.*"]}',
     ],
 )
-def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
+def test_a_hazardous_request_survives_logging_and_reading(path, text):
     request = Request.from_json(text)
     again = recorded(path, text).question
     assert (again.endpoint, as_read(again.facts)) == (request.endpoint, as_read(request.facts))
@@ -183,7 +183,7 @@ def test_a_hazard_is_the_same_hazard_when_it_is_read_again(path, text):
     assert again.options.obligations_supported == request.options.obligations_supported
 
 
-def test_null_and_nothing_are_told_apart_where_other_members_are_pending(path):
+def test_a_record_distinguishes_null_from_pending_members(path):
     text = '{"request": {"method": "POST", "path": "/pay"}, "body": {"note": null}, "pending": ["body.*"]}'
     again = recorded(path, text).question
     assert (again.fact("body", "note"), again.fact("body", "amount")) == (ABSENT, PENDING)
@@ -191,7 +191,7 @@ def test_null_and_nothing_are_told_apart_where_other_members_are_pending(path):
 
 @settings(max_examples=settings.default.max_examples // 4)  # each writes a policy and asks it a dozen questions
 @given(st.integers(0, 2_000))
-def test_a_decision_made_again_from_its_record_is_the_same(tmp_path_factory, seed):
+def test_replay_of_random_decisions_gives_the_same_decisions(tmp_path_factory, seed):
     path = tmp_path_factory.mktemp("log") / "decisions.jsonl"
     asked = setting(seed)
     now = NOW
@@ -216,7 +216,7 @@ def test_a_decision_made_again_from_its_record_is_the_same(tmp_path_factory, see
         assert said(again.decision) == said(decision)._replace(obligations=without)
 
 
-def test_what_no_rule_asks_about_may_be_nested_too_deep_to_be_read(path):
+def test_a_record_with_an_unread_too_deep_value_can_be_replayed(path):
     deep: Any = "x"
     for _ in range(40):
         deep = [deep]
@@ -253,7 +253,7 @@ SECRET = "v3ry-s3cret-value"
     ids=lambda one: one if isinstance(one, str) else "",
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["mapping", "json", "request"])
-def test_secrets_are_not_written_and_the_record_says_so(path, question, fact, form):
+def test_secrets_are_redacted_and_the_record_lists_them(path, question, fact, form):
     asked = {**question, "request": {**PAY["request"], **question.get("request", {})}}
     given_as = asked
     if form == "json":
@@ -266,7 +266,7 @@ def test_secrets_are_not_written_and_the_record_says_so(path, question, fact, fo
     assert found == [fact.lower()]
 
 
-def test_a_secret_of_the_directory_is_not_written(path, tmp_path):
+def test_a_secret_attribute_of_an_entity_is_redacted(path, tmp_path):
     entities = tmp_path / "entities.json"
     rows = [{"type": "user", "id": "alice", "attributes": {"password": SECRET, "roles": ["clerk"]}}]
     entities.write_text(json.dumps({"entities": rows}))
@@ -278,7 +278,7 @@ def test_a_secret_of_the_directory_is_not_written(path, tmp_path):
     assert record.directory.attribute(EntityRef("user", "alice"), "roles") == ("clerk",)
 
 
-def test_no_message_shows_what_was_left_out(path):
+def test_a_logged_message_does_not_show_a_redacted_fact(path):
     policy = POLICY.replace("body.amount > 500", 'body.amount > 500 message "pay {body.amount} for {body.note}"')
     asked = Engine.from_text(policy, clock=lambda: NOW, log=DecisionLog(path, redact=["body.note"]))
     decision = asked.decide({**PAY, "body": {"amount": 900, "note": SECRET}})
@@ -289,12 +289,12 @@ def test_no_message_shows_what_was_left_out(path):
 
 
 @pytest.mark.parametrize("fact", ["user.id", "agent.id", "request.path", "chain.hops"])
-def test_who_asked_for_what_is_never_left_out(path, fact):
+def test_facts_that_identify_the_caller_cannot_be_redacted(path, fact):
     with pytest.raises(DecisionLogError, match="a record must identify the caller"):
         DecisionLog(path, redact=[fact])
 
 
-def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(path):
+def test_equal_secrets_have_equal_fingerprints_and_others_differ(path):
     asked = engine(path)
     for secret in (SECRET, SECRET, "another"):
         asked.decide({**PAY, "body": {"token": secret}})
@@ -302,7 +302,7 @@ def test_the_same_secret_has_the_same_fingerprint_and_another_one_another(path):
     assert first == again != other
 
 
-def test_nobody_can_try_secrets_against_a_fingerprint(tmp_path):
+def test_fingerprints_of_one_secret_differ_between_logs(tmp_path):
     found = {recorded(tmp_path / name, {**PAY, "body": {"token": "0000"}}).redacted[0].fingerprint for name in "ab"}
     assert len(found) == 2
 
@@ -310,7 +310,7 @@ def test_nobody_can_try_secrets_against_a_fingerprint(tmp_path):
 # ── What readers meet ─────────────────────────────────────────────────────────────────────────
 
 
-def test_lines_that_are_no_records_are_told_and_left_out(path):
+def test_invalid_lines_are_reported_and_skipped(path):
     engine(path).decide(PAY)
     good = path.read_bytes()
     path.write_bytes(b"nonsense\n" + b'{"v":2}\n' + b'{"v":1,"time":"x"}\n\n' + b"[1]\n" + good + good[:50])
@@ -321,7 +321,7 @@ def test_lines_that_are_no_records_are_told_and_left_out(path):
     assert told[-1].endswith("skipped the last line: it was cut off")
 
 
-def test_a_whole_line_behind_half_a_line_is_read(path):
+def test_a_whole_line_after_a_half_written_line_is_read(path):
     engine(path).decide(PAY)
     good = path.read_bytes()
     path.write_bytes(good[:70] + good)
@@ -331,7 +331,7 @@ def test_a_whole_line_behind_half_a_line_is_read(path):
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
-def test_no_line_whatever_it_holds_stops_the_reader(tmp_path_factory, junk, at):
+def test_arbitrary_bytes_in_the_log_do_not_stop_the_reader(tmp_path_factory, junk, at):
     path = tmp_path_factory.mktemp("log") / "decisions.jsonl"
     engine(path).decide({**PAY, "body": {"note": datetime(2027, 1, 1, tzinfo=UTC)}})
     good = path.read_bytes()
@@ -339,7 +339,7 @@ def test_no_line_whatever_it_holds_stops_the_reader(tmp_path_factory, junk, at):
     assert len(list(read_records(path))) >= 1
 
 
-def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(path):
+def test_a_record_without_its_entities_cannot_be_replayed(path):
     record = replace(recorded(path, PAY), directory=None)
     with pytest.raises(ReplayError, match="does not contain the entities"):
         replay_decision(record, Engine.from_text(POLICY).kernel)
@@ -358,19 +358,19 @@ def test_what_was_decided_by_a_directory_that_is_not_there_is_not_decided_again(
         ("body.to", {"body.to"}),
     ],
 )
-def test_a_star_stands_for_members(path: Path, pattern: str, hidden: set[str]) -> None:
+def test_a_star_in_a_redact_pattern_matches_members(path: Path, pattern: str, hidden: set[str]) -> None:
     body = {"amount": 1, "note": "a", "to": {"note": "b"}, "list": [{"note": "c"}]}
     record = recorded(path, {**PAY, "body": body}, redact=[pattern])
     assert {one.fact for one in record.redacted} == hidden
 
 
 @pytest.mark.parametrize("pattern", ["request.**.path", "request.*.method"])
-def test_no_star_hides_who_asked_for_what(path: Path, pattern: str) -> None:
+def test_a_star_does_not_redact_facts_that_identify_the_request(path: Path, pattern: str) -> None:
     assert recorded(path, {**PAY, "body": {"amount": 1}}, redact=[pattern]).redacted == ()
 
 
 @pytest.mark.parametrize("pattern", ["body.*", "body.card.**", "**.card", "user.*.id", "body.***.x", "*"])
-def test_a_pattern_that_hides_too_much_or_nothing_is_refused(path: Path, pattern: str) -> None:
+def test_a_redact_pattern_that_hides_too_much_or_nothing_is_rejected(path: Path, pattern: str) -> None:
     with pytest.raises(DecisionLogError):
         DecisionLog(path, redact=[pattern])
 
@@ -383,7 +383,7 @@ guard "test cards" on POST /pay { deny when body.card like "0000*" }
 """
 
 
-def test_what_the_policy_has_left_out_is_left_out_of_the_log(path: Path) -> None:
+def test_a_redact_obligation_also_redacts_the_log(path: Path) -> None:
     asked = Engine.from_text(CARDS, clock=lambda: NOW, log=DecisionLog(path))
     for amount in (50, 500):
         assert asked.decide({**PAY, "body": {"amount": amount, "card": "4111-1"}}).allowed
@@ -394,14 +394,14 @@ def test_what_the_policy_has_left_out_is_left_out_of_the_log(path: Path) -> None
 
 
 @pytest.mark.parametrize("card", ["4111-1", "0000-1"])
-def test_a_replay_that_may_rest_on_what_was_left_out_says_so(path: Path, card: str) -> None:
+def test_a_replay_that_may_depend_on_a_redacted_fact_is_unsure(path: Path, card: str) -> None:
     asked = Engine.from_text(CARDS, clock=lambda: NOW, log=DecisionLog(path, redact=["body.card"]))
     asked.decide({**PAY, "body": {"amount": 50, "card": card}})
     (record,) = read_records(path)
     assert replay_decision(record, asked.kernel).unsure == ("body.card",)
 
 
-def test_a_replay_that_does_not_rest_on_it_is_sure(path: Path) -> None:
+def test_a_replay_that_does_not_depend_on_a_redacted_fact_is_sure(path: Path) -> None:
     asked = engine(path, redact=["body.note"])
     asked.decide({**PAY, "body": {"amount": 50, "note": "hello"}})
     (record,) = read_records(path)
@@ -409,7 +409,7 @@ def test_a_replay_that_does_not_rest_on_it_is_sure(path: Path) -> None:
     assert (again.unsure, again.same) == ((), True)
 
 
-def test_an_allow_that_a_hidden_fact_could_have_opened_is_not_called_a_deny(path: Path) -> None:
+def test_a_replay_of_an_allow_that_depends_on_a_redacted_fact_is_unsure(path: Path) -> None:
     """With the fingerprint in its place the door stays shut, and so it does where it is unknown: both say nothing."""
     text = 'facts { body.code: string? }\nanyone { may POST /pay when body.code == "open" }\n'
     asked = Engine.from_text(text, clock=lambda: NOW, log=DecisionLog(path, redact=["body.code"]))
@@ -432,7 +432,7 @@ FINANCE = [{"type": "user", "id": name, "attributes": {"roles": ["finance"]}} fo
 
 
 @pytest.mark.parametrize("body", [{"amount": 1, "token": "s3cret"}, {"amount": 501, "token": 7}, {"x": "x" * 70_000}])
-def test_an_approval_that_was_bound_to_what_was_left_out_counts_again(path: Path, body: dict[str, object]) -> None:
+def test_a_spent_approval_bound_to_redacted_facts_counts_in_a_replay(path: Path, body: dict[str, object]) -> None:
     """A digest of it cannot be made again: it was spent, so it counted."""
     asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
     question = {**PAY, "body": body, "entities": FINANCE}
@@ -451,7 +451,7 @@ def test_an_approval_that_was_bound_to_what_was_left_out_counts_again(path: Path
     assert outcomes == ["confirm", "allow", "confirm"]
 
 
-def test_what_nobody_saw_is_denied_again(path: Path) -> None:
+def test_replay_denies_a_confirm_that_binds_unknown_facts(path: Path) -> None:
     asked = Engine.from_text(ASKS, clock=lambda: NOW, log=DecisionLog(path))
     asked.decide('{"request": {"method": "POST", "path": "/pay"}, "body": {"a": 1, "a": 2}}')
     asked.decide({**PAY, "pending": ["body.note"], "body": {}})

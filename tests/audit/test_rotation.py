@@ -52,7 +52,7 @@ def aged(path: Path, seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_full_file_is_set_aside_and_all_are_read_as_one(path: Path) -> None:
+def test_a_full_log_file_is_rotated_and_all_files_are_read_in_order(path: Path) -> None:
     asked = engine(path, rotation=Rotation(size=2_000))
     given = [asked.decide(OPEN).id for _ in range(20)]
     assert len(log_files(path)) > 3
@@ -62,7 +62,7 @@ def test_a_full_file_is_set_aside_and_all_are_read_as_one(path: Path) -> None:
     assert ids(log_files(path)[0]) == given[: len(ids(log_files(path)[0]))]
 
 
-def test_a_file_of_yesterday_is_set_aside_before_today_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_file_of_yesterday_is_rotated_before_the_next_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, rotation=Rotation(age=DAY))
     first = [asked.decide(OPEN).id for _ in range(2)]
@@ -72,7 +72,7 @@ def test_a_file_of_yesterday_is_set_aside_before_today_is_written(path: Path, mo
     assert alone == [first, [second]]
 
 
-def test_an_empty_file_and_one_of_directories_alone_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_file_without_decisions_is_not_rotated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
     asked = engine(path, directory=EntityStore([row("user ann", {})]), rotation=Rotation(age=DAY))
     aged(path, 3 * DAY)
@@ -81,7 +81,7 @@ def test_an_empty_file_and_one_of_directories_alone_stay(path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("at_once")
-def test_each_file_holds_the_directory_of_its_decisions(path: Path) -> None:
+def test_each_rotated_file_contains_the_entities_of_its_decisions(path: Path) -> None:
     asked = engine(path, directory=EntityStore([row("user ann", {})]), rotation=Rotation(size=1_500))
     for _ in range(9):
         asked.decide(OPEN)
@@ -90,7 +90,7 @@ def test_each_file_holds_the_directory_of_its_decisions(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_so_many_are_kept(path: Path) -> None:
+def test_rotation_keeps_the_configured_number_of_files(path: Path) -> None:
     asked = engine(path, rotation=Rotation(size=1_000, keep=2))
     given = [asked.decide(OPEN).id for _ in range(20)]
     assert len(rotated_files(path)) == 2
@@ -115,7 +115,7 @@ def numbers(path: Path) -> list[int]:
 @pytest.mark.parametrize("compresses", [False, True])
 @pytest.mark.parametrize("keep", [None, 0, 1, 3, 4, 5, 6, 30])
 @pytest.mark.parametrize("there", [0, 1, 5])
-def test_nothing_goes_but_the_oldest_beyond_what_is_kept(
+def test_tidy_removes_only_the_oldest_files_beyond_the_kept_number(
     path: Path, there: int, keep: int | None, compresses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -130,7 +130,7 @@ def test_nothing_goes_but_the_oldest_beyond_what_is_kept(
             assert all(one.suffix == ".gz" for one in rotated_files(path)[:-1])
 
 
-def test_a_file_that_is_there_twice_while_it_is_compressed_counts_once(path: Path) -> None:
+def test_a_file_and_its_compressed_copy_count_as_one(path: Path) -> None:
     files = old_files(path, 4)
     twice = files[-2].with_name(f"{files[-2].name}.gz")
     twice.write_bytes(gzip.compress(files[-2].read_bytes()))
@@ -138,7 +138,7 @@ def test_a_file_that_is_there_twice_while_it_is_compressed_counts_once(path: Pat
     assert rotated_files(path) == sorted([*files[1:], twice])
 
 
-def test_names_are_never_given_twice(path: Path) -> None:
+def test_rotated_files_get_unique_names(path: Path) -> None:
     for _ in range(3):
         path.touch()
         rotation.rename_aside(path, 1_800_000_000.0)
@@ -149,7 +149,7 @@ def test_names_are_never_given_twice(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_what_nobody_writes_to_any_more_is_compressed_and_read_all_the_same(path: Path) -> None:
+def test_old_rotated_files_are_compressed_and_still_read(path: Path) -> None:
     asked = engine(path, rotation=Rotation(size=1_000, compress=True))
     given = []
     for _ in range(12):
@@ -163,13 +163,13 @@ def test_what_nobody_writes_to_any_more_is_compressed_and_read_all_the_same(path
     assert {one.stat().st_mode & 0o777 for one in packed} == {0o600}
 
 
-def test_a_file_that_was_written_to_lately_is_left_alone(path: Path) -> None:
+def test_a_recently_written_file_is_not_compressed(path: Path) -> None:
     path.write_bytes(b"x\n")
     compress(path)
     assert path.exists()
 
 
-def test_what_is_written_while_it_is_compressed_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_during_compression_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"one\n")
     aged(path, 120)
     copy = rotation.shutil.copyfileobj
@@ -185,7 +185,7 @@ def test_what_is_written_while_it_is_compressed_is_not_lost(path: Path, monkeypa
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
-def test_a_process_that_died_while_it_compressed_is_followed_by_another(path: Path) -> None:
+def test_an_abandoned_compression_is_retried_after_a_while(path: Path) -> None:
     path.write_bytes(b"one\n")
     aged(path, 120)
     half = path.with_name(path.name + ".gz.new")
@@ -197,7 +197,7 @@ def test_a_process_that_died_while_it_compressed_is_followed_by_another(path: Pa
     assert gzip.decompress(path.with_name(path.name + ".gz").read_bytes()) == b"one\n"
 
 
-def test_a_compressed_file_that_is_cut_off_is_told(path: Path) -> None:
+def test_a_truncated_compressed_file_is_reported(path: Path) -> None:
     asked = engine(path)
     first = asked.decide(OPEN).id
     packed = path.with_name(path.name + ".1.gz")
@@ -210,7 +210,7 @@ def test_a_compressed_file_that_is_cut_off_is_told(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["decisions.jsonl.1", "decisions.jsonl.2.gz", "decisions.jsonl-20270104"])
-def test_what_logrotate_set_aside_is_read_too(path: Path, name: str) -> None:
+def test_files_rotated_by_logrotate_are_read(path: Path, name: str) -> None:
     asked = engine(path)
     first = asked.decide(OPEN).id
     moved = path.with_name(name)
@@ -223,7 +223,7 @@ def test_what_logrotate_set_aside_is_read_too(path: Path, name: str) -> None:
     assert ids(path) == [first, second]
 
 
-def test_no_log_at_all_is_an_error(path: Path) -> None:
+def test_reading_a_missing_log_is_an_error(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(read_records(path))
 
@@ -232,7 +232,7 @@ def test_no_log_at_all_is_an_error(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_where_it_cannot_be_set_aside_it_is_written_on_and_told_now_and_then(
+def test_a_log_that_cannot_be_rotated_keeps_writing_and_reports_it_once(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log, "CHECK_INTERVAL_SECONDS", 0.0)
@@ -258,7 +258,7 @@ def decides(path: Path, sender: Any) -> None:
     sender.send([asked.decide(OPEN).id for _ in range(EACH)])
 
 
-def test_several_processes_lose_nothing_while_they_set_files_aside(path: Path) -> None:
+def test_concurrent_processes_lose_no_record_during_rotation(path: Path) -> None:
     context = get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in range(2)]
     processes = [context.Process(target=decides, args=(path, sender)) for _, sender in pipes]
@@ -279,7 +279,7 @@ def test_several_processes_lose_nothing_while_they_set_files_aside(path: Path) -
 
 
 @pytest.mark.parametrize(("sync", "times"), [("always", 3), ("never", 0)])
-def test_lines_are_forced_to_the_disk_before_they_are_answered_where_that_is_asked_for(
+def test_sync_always_forces_each_line_to_disk_before_the_answer(
     path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, times: int
 ) -> None:
     forced: list[int] = []
@@ -291,7 +291,9 @@ def test_lines_are_forced_to_the_disk_before_they_are_answered_where_that_is_ask
 
 
 @pytest.mark.parametrize("sync", ["always", "second"])
-def test_what_cannot_be_forced_to_the_disk_is_denied(path: Path, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
+def test_a_decision_that_cannot_be_synced_to_disk_is_denied(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sync: str
+) -> None:
     def broken(file: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -310,7 +312,7 @@ def test_what_cannot_be_forced_to_the_disk_is_denied(path: Path, monkeypatch: py
         time.sleep(0.01)
 
 
-def test_each_second_means_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_second_forces_lines_to_disk_within_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", forced.append)
     monkeypatch.setattr("policyengine.audit.log.FSYNC_INTERVAL_SECONDS", 0.0)
@@ -322,7 +324,7 @@ def test_each_second_means_within_a_second(path: Path, monkeypatch: pytest.Monke
         time.sleep(0.01)
 
 
-def test_ages_are_whole_periods() -> None:
+def test_rotation_by_age_is_due_at_whole_periods() -> None:
     found = os.stat_result((0o600, 1, 1, 1, 0, 0, 10, 0, int(timedelta(days=2, hours=23).total_seconds()), 0))
     assert Rotation(age=DAY).due(found, timedelta(days=3).total_seconds())
     assert not Rotation(age=DAY).due(found, timedelta(days=2, hours=23, minutes=59).total_seconds())

@@ -64,7 +64,7 @@ def only(path: Path) -> TokenEvent:
     return found
 
 
-def test_a_line_says_what_became_of_a_token(path: Path) -> None:
+def test_a_token_event_is_logged_with_its_data(path: Path) -> None:
     assert DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     found = only(path)
     assert (found.what, found.time, found.line) == (TokenEventKind.ISSUED, datetime.fromtimestamp(NOW, UTC), 1)
@@ -73,7 +73,7 @@ def test_a_line_says_what_became_of_a_token(path: Path) -> None:
     assert json.loads(path.read_text())["v"] == 1
 
 
-def test_a_token_and_the_decisions_by_it_have_one_fingerprint(path: Path) -> None:
+def test_a_token_and_its_decisions_have_the_same_fingerprint(path: Path) -> None:
     asked, log = engine(path)
     log.note(TokenEventKind.ISSUED, ISSUED, NOW)
     decided = asked.decide(OPEN)
@@ -82,7 +82,7 @@ def test_a_token_and_the_decisions_by_it_have_one_fingerprint(path: Path) -> Non
     assert (record.id, record.fingerprint) == (decided.id, issued.fingerprint)
 
 
-def test_who_wants_decisions_is_told_nothing_of_tokens(path: Path) -> None:
+def test_read_records_skips_token_events(path: Path) -> None:
     asked, log = engine(path)
     for what in TokenEventKind:
         log.note(what, ISSUED, NOW)
@@ -96,7 +96,7 @@ def test_who_wants_decisions_is_told_nothing_of_tokens(path: Path) -> None:
 # ── What is left out ──────────────────────────────────────────────────────────────────────────
 
 
-def test_what_goes_by_a_secret_name_is_left_out_as_of_decisions(path: Path) -> None:
+def test_token_events_redact_members_with_secret_names(path: Path) -> None:
     DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     found = only(path)
     assert "hunter2" not in path.read_text()
@@ -105,7 +105,7 @@ def test_what_goes_by_a_secret_name_is_left_out_as_of_decisions(path: Path) -> N
 
 
 @pytest.mark.parametrize("fact", ["task.id", "task.entities", "credential.scopes", "credential.claims.*.plan"])
-def test_what_an_operator_names_is_left_out_as_of_decisions(path: Path, fact: str) -> None:
+def test_token_events_redact_configured_facts(path: Path, fact: str) -> None:
     asked, log = engine(path, redact=[fact.replace("*", "**")])
     question = {**OPEN, "credential": ISSUED["credential"], "task": ISSUED["task"]}
     asked.decide(question)
@@ -115,12 +115,12 @@ def test_what_an_operator_names_is_left_out_as_of_decisions(path: Path, fact: st
     assert {one.fact for one in found.redacted} == {"credential.claims.api_key", fact.replace(".*", "")}
 
 
-def test_a_value_that_json_cannot_hold_stands_beside_it(path: Path) -> None:
+def test_a_token_event_keeps_a_value_that_json_cannot_represent(path: Path) -> None:
     assert DecisionLog(path).note(TokenEventKind.NOT_ISSUED, {"task": {"id": "t-\ud800"}}, NOW)
     assert only(path).told["task"]["id"] == Invalid("a lone surrogate")
 
 
-def test_a_line_belongs_to_a_trace(path: Path) -> None:
+def test_a_token_event_has_the_current_trace(path: Path) -> None:
     trace = parse_trace_context([f"00-{'1' * 32}-{'2' * 16}-01"])
     assert trace is not None
     with trace_scope(trace):
@@ -148,7 +148,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["deny", "continue"])
-def test_what_is_not_on_record_is_told_whatever_may_pass(path: Path, full: list[int], how: str) -> None:
+def test_note_returns_false_if_a_token_event_cannot_be_logged(path: Path, full: list[int], how: str) -> None:
     found = DecisionLog(path, on_failure=how)
     assert not found.note(TokenEventKind.ISSUED, ISSUED, NOW)
     assert (found.failures, found.lets_pass) == (1, how == "continue")
@@ -157,7 +157,7 @@ def test_what_is_not_on_record_is_told_whatever_may_pass(path: Path, full: list[
     assert only(path).fingerprint == "sha256:1"
 
 
-def test_what_cannot_be_put_into_words_is_a_failure(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_token_event_that_cannot_be_encoded_counts_as_a_failure(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = DecisionLog(path)
     assert not found.note(TokenEventKind.ISSUED, {"x\ud800": 1}, NOW)
     assert (found.failures, path.read_bytes()) == (1, b"")
@@ -167,9 +167,7 @@ def test_what_cannot_be_put_into_words_is_a_failure(path: Path, caplog: pytest.L
 # ── Files, processes, readers ─────────────────────────────────────────────────────────────────
 
 
-def test_lines_of_tokens_begin_other_files_and_are_read_through_all_of_them(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_events_are_rotated_and_read_across_all_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "tidy_in_thread", tidy)
     monkeypatch.setattr(rotation, "COMPRESS_AFTER_SECONDS", -1.0)
     asked, kept = engine(path, rotation=Rotation(size=2_000, compress=True))
@@ -183,7 +181,9 @@ def test_lines_of_tokens_begin_other_files_and_are_read_through_all_of_them(
     assert [one.line for one in entries(path)] == list(range(1, 25))
 
 
-def test_so_many_old_files_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_by_token_events_keeps_the_configured_number_of_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log, "tidy_in_thread", tidy)
     kept = DecisionLog(path, rotation=Rotation(size=500, keep=2))
     for number in range(12):
@@ -192,7 +192,7 @@ def test_so_many_old_files_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [one.told["key"] for one in entries(path) if isinstance(one, TokenEvent)][-1] == "k-11"
 
 
-def test_a_file_that_is_compressed_is_read(path: Path) -> None:
+def test_a_token_event_in_a_compressed_file_is_read(path: Path) -> None:
     DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     moved = path.rename(path.with_name(f"{path.name}.20270104T120000.000000Z"))
     os.utime(moved, (then := time.time() - 3_600, then))
@@ -201,7 +201,7 @@ def test_a_file_that_is_compressed_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", ["second", "always"])
-def test_a_line_is_forced_to_the_disk_as_decisions_are(path: Path, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
+def test_note_returns_false_if_sync_always_fails(path: Path, monkeypatch: pytest.MonkeyPatch, sync: str) -> None:
     def fails(file: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -217,7 +217,7 @@ def write(asked: Engine, kept: DecisionLog, times: int, padding: int) -> None:
         asked.decide(OPEN)
 
 
-def test_processes_that_write_to_one_file_tear_no_line(path: Path) -> None:
+def test_concurrent_processes_write_whole_lines_to_one_log_file(path: Path) -> None:
     asked, kept = engine(path, rotation=Rotation(size=200_000))
     fork = get_context("fork")
     crew = [fork.Process(target=write, args=(asked, kept, 60, size)) for size in (10, 3_000, 9_000)]
@@ -231,7 +231,7 @@ def test_processes_that_write_to_one_file_tear_no_line(path: Path) -> None:
     assert sum(isinstance(one, DecisionRecord) for one in found) == 180
 
 
-def test_a_whole_line_behind_half_a_line_is_read(path: Path) -> None:
+def test_a_whole_line_after_a_half_written_line_is_read(path: Path) -> None:
     DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     good = path.read_bytes()
     path.write_bytes(good[:70] + good)
@@ -251,7 +251,7 @@ def test_a_whole_line_behind_half_a_line_is_read(path: Path) -> None:
         '{"v":1,"time":"2027-01-15T08:00:00Z","reissued":{}}',
     ],
 )
-def test_a_line_that_says_nothing_is_told_and_left_out(path: Path, line: str) -> None:
+def test_a_malformed_token_event_is_reported_and_skipped(path: Path, line: str) -> None:
     DecisionLog(path).note(TokenEventKind.ISSUED, ISSUED, NOW)
     path.write_text(f"{line}\n{path.read_text()}")
     told: list[str] = []

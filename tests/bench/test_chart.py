@@ -36,33 +36,33 @@ def drawn(points: list[dict[str, Any]]) -> str:
     return chart.svg(decide.section(points), MACHINE)
 
 
-def test_it_is_well_formed_and_names_machine_and_engines() -> None:
+def test_the_chart_is_well_formed_and_names_machine_and_engines() -> None:
     text = "".join(ElementTree.fromstring(drawn(POINTS)).itertext())
     assert "a <cpu>" in text
     assert "cedarpy 4.12.2" in text
     assert all(ENTRIES[name].title in text for name in NAMES)
 
 
-def test_it_has_colours_for_dark_pages() -> None:
+def test_the_chart_has_colours_for_dark_pages() -> None:
     assert "prefers-color-scheme: dark" in drawn(POINTS)
 
 
-def test_it_fetches_nothing() -> None:
+def test_the_chart_has_no_external_references() -> None:
     assert "href" not in drawn(POINTS)
     assert "url(" not in drawn(POINTS)
 
 
-def test_no_label_stands_on_another() -> None:
+def test_chart_labels_do_not_overlap() -> None:
     labels = re.findall(r'<text class="label [a-z]+" x="[\d.]+" y="([\d.]+)"', drawn(POINTS))
     heights = sorted(map(float, labels))
     assert len(heights) == len(NAMES)
     assert all(lower - upper >= chart.LINE - 0.1 for upper, lower in pairwise(heights))
 
 
-def test_a_line_that_ends_early_says_where() -> None:
+def test_a_chart_line_that_ends_early_shows_its_last_size() -> None:
     assert "at 100<" in drawn([*POINTS, SKIPPED, point("policyengine", 1_000, 1.0)])
 
 
-def test_one_size_makes_no_chart() -> None:
+def test_a_chart_of_one_size_is_rejected() -> None:
     with pytest.raises(ValueError, match="two sizes"):
         drawn(POINTS[::2])

@@ -44,7 +44,7 @@ def measured(servers: doors.Servers) -> Section:
 
 
 @pytest.mark.parametrize(("way", "asked"), CELLS)
-def test_a_way_in_answers_each_of_its_questions_rightly_and_constantly(measured: Section, way: str, asked: str) -> None:
+def test_each_way_in_gives_right_decided_and_constant_answers(measured: Section, way: str, asked: str) -> None:
     """What is not as it must be is left out, and says why."""
     (row,) = [one for one in measured.data if (one["way"], one["question"]) == (way, asked)]
     assert "skipped" not in row, row["skipped"]
@@ -57,7 +57,7 @@ def test_the_table_has_a_row_for_each_question_of_each_way_in(measured: Section)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS_IN if way.port is not Port.MCP], ids=lambda way: way.title)
-def test_a_constant_is_the_decision_about_the_question_before(servers: doors.Servers, way: WayIn) -> None:
+def test_constant_mode_repeats_the_previous_decision(servers: doors.Servers, way: WayIn) -> None:
     with doors.open_trial(servers, way) as trial:
         trial.switch(CONSTANT, UNKNOWN)
         assert trial.outcomes(ALLOW) == ["deny"] * way.size
@@ -65,7 +65,7 @@ def test_a_constant_is_the_decision_about_the_question_before(servers: doors.Ser
         assert trial.outcomes(ALLOW) == ["allow"] * way.size
 
 
-def test_a_constant_has_one_id(servers: doors.Servers) -> None:
+def test_constant_mode_repeats_one_decision_id(servers: doors.Servers) -> None:
     with doors.open_trial(servers, DECIDE) as trial:
         bodies = {}
         for mode in (CONSTANT, DECIDED):
@@ -75,7 +75,7 @@ def test_a_constant_has_one_id(servers: doors.Servers) -> None:
     assert len(set(bodies[DECIDED])) == 3
 
 
-def test_a_server_that_decides_though_it_should_be_constant_is_not_timed(
+def test_a_server_that_does_not_switch_to_constant_mode_is_not_timed(
     servers: doors.Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(doors.SIGNALS, CONSTANT, signal.SIGUSR2)
@@ -86,14 +86,14 @@ def test_a_server_that_decides_though_it_should_be_constant_is_not_timed(
     assert row["skipped"].startswith("/decide answers `fact unknown`")
 
 
-def test_a_way_in_that_gives_another_outcome_is_not_timed(servers: doors.Servers) -> None:
+def test_a_way_in_with_a_wrong_outcome_is_not_timed(servers: doors.Servers) -> None:
     wrong = replace(ALLOW, outcome="confirm")
     with doors.open_trial(servers, DECIDE) as trial:
         row = doors.measure_question(trial, wrong, 1, 0, lambda words: None)
     assert row["skipped"] == "/decide answers `allow` with allow, not confirm"
 
 
-def test_answers_that_are_wrong_under_load_are_counted(servers: doors.Servers) -> None:
+def test_wrong_answers_under_load_are_counted(servers: doors.Servers) -> None:
     with doors.open_trial(servers, DECIDE) as trial:
         trial.switch(DECIDED, ALLOW)
         right = trial.client.load(trial.lanes(ALLOW), DECIDE.right_answer("allow"), 0)
@@ -119,22 +119,22 @@ def test_a_batch_is_right_when_all_its_decisions_are() -> None:
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
     ],
 )
-def test_an_answer_is_whole_by_its_length_or_its_last_chunk(data: bytes, whole: bool) -> None:
+def test_an_answer_is_complete_by_its_length_or_its_last_chunk(data: bytes, whole: bool) -> None:
     assert is_complete(data) is whole
 
 
-def test_an_answer_in_chunks_is_one_body() -> None:
+def test_a_chunked_answer_is_parsed_as_one_body() -> None:
     answer = parse_answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
     assert (answer.status, answer.body) == (200, b"abcde")
 
 
-def test_what_deciding_adds_is_the_median_of_the_differences_in_each_round() -> None:
+def test_the_added_time_is_the_median_of_the_differences_per_round() -> None:
     decided, constant = summary_of([60.0, 130.0, 61.0]), summary_of([50.0, 100.0, 50.0])
     row = doors.compare(decided, constant)
     assert (row["added_us"], row["ratio"]) == (11.0, 1.22)
 
 
-def test_a_ratio_to_nothing_is_none() -> None:
+def test_a_ratio_to_zero_is_none() -> None:
     assert doors.compare(summary_of([10.0]), summary_of([0.0]))["ratio"] is None
 
 
@@ -150,17 +150,17 @@ def test_the_target_is_missed_by_the_way_in_that_pays_most() -> None:
     assert doors.section([cheap, dear]).targets[0].holds is False
 
 
-def test_what_is_left_out_says_why_below_the_table() -> None:
+def test_the_notes_below_the_table_state_why_a_row_is_left_out() -> None:
     section = doors.section([{"way": "a", "question": "allow", "skipped": "a answers wrongly"}])
     assert section.rows[0][:3] == ("a", "allow", "left out")
     assert "Left out: a answers wrongly" in section.notes
 
 
-def test_processor_time_of_another_process_is_what_that_process_has_itself() -> None:
+def test_process_seconds_matches_the_cpu_time_of_the_process() -> None:
     assert process_seconds(os.getpid()) == pytest.approx(process_time(), abs=0.5)
 
 
-def test_pinning_is_over_when_it_should_be() -> None:
+def test_pinning_ends_with_its_context() -> None:
     before = cores()
     with pinned(before[0]):
         assert cores() == before[:1]

@@ -62,7 +62,7 @@ def test_an_allow_names_its_rule_and_a_deny_its_forbid_or_gate() -> None:
     assert decide(changed(FITTING, "request.path", "/v1/x/../1")).reasons == ("malformed_path",)
 
 
-def test_every_verdict_has_an_id_of_its_own() -> None:
+def test_every_verdict_has_its_own_id() -> None:
     decide = floor(SMALL)
     assert len({decide(FITTING).id for _ in range(10)}) == 10
 
@@ -124,7 +124,7 @@ def test_an_absent_or_wrong_bound_denies(path: str, value: object) -> None:
 
 
 @given(st.text("aZ09./%;?#\\ ~_-+@!\t\x7fé²", max_size=12).map(lambda rest: f"/v1/x/{rest}"))
-def test_a_path_is_canonical_where_the_engine_says_so(path: str) -> None:
+def test_the_floor_agrees_with_the_engine_on_canonical_paths(path: str) -> None:
     strict = path.isascii() and "%" not in path and " " not in path  # the floor decodes nothing and knows no Unicode
     decide = floor(SMALL)
     for known in ("/v1/x/1", path, path):
@@ -132,7 +132,7 @@ def test_a_path_is_canonical_where_the_engine_says_so(path: str) -> None:
     assert (reasons != ("malformed_path",)) == (strict and isinstance(canonical_path(path), CanonicalPath))
 
 
-def test_what_is_remembered_of_a_collection_holds_for_no_other() -> None:
+def test_a_cached_collection_does_not_apply_to_other_paths() -> None:
     decide = floor(SMALL)
     assert decide(BY_GROUP).allowed
     assert not decide(changed(BY_GROUP, "request.path", "/admin/x/items")).allowed
@@ -140,7 +140,7 @@ def test_what_is_remembered_of_a_collection_holds_for_no_other() -> None:
     assert decide(BY_GROUP).allowed
 
 
-def test_more_collections_than_it_remembers_are_decided_as_well() -> None:
+def test_more_collections_than_the_cache_holds_are_decided() -> None:
     decide = floor(SMALL)
     paths = [f"/v1/x/c{number}/1" for number in range(MAX_KNOWN_COLLECTIONS + 10)]
     assert all(decide(changed(FITTING, "request.path", path)).allowed for path in paths)

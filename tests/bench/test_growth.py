@@ -20,7 +20,7 @@ def test_one_point_has_no_exponent() -> None:
 
 
 @pytest.mark.parametrize("axis", SMALL)
-def test_the_verdicts_of_an_axis_are_what_the_engine_says(axis: str) -> None:
+def test_the_engine_gives_the_expected_verdicts_of_each_axis(axis: str) -> None:
     grown = AXES[axis].grow(SMALL[axis])
     decide = Engine.from_text(grown.text).decide
     assert grown.expected

@@ -37,7 +37,7 @@ def measured(*answers: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]
 
 
 @pytest.mark.parametrize(("ratio", "worse"), [(0.5, False), (1.0, False), (1 + BAND, False), (1.01 + BAND, True)])
-def test_worse_is_above_the_band(kept: Path, ratio: float, worse: bool) -> None:
+def test_a_ratio_above_the_band_is_worse(kept: Path, ratio: float, worse: bool) -> None:
     assert guard.run(silent, measured({"ratio": ratio}))[0].worse is worse
 
 
@@ -46,13 +46,13 @@ def test_one_good_measurement_of_three_is_enough(kept: Path) -> None:
     assert (found.now, found.worse) == (1.1, False)
 
 
-def test_what_is_worse_is_measured_three_times_and_the_best_counts(kept: Path) -> None:
+def test_a_worse_ratio_is_measured_three_times_and_the_best_counts(kept: Path) -> None:
     found = guard.run(silent, measured({"ratio": 4.0}, {"ratio": 3.0}, {"ratio": 5.0}, {"ratio": 1.0}))[0]
     assert MEASUREMENTS == 3
     assert (found.now, found.worse) == (3.0, True)
 
 
-def test_what_cannot_be_measured_is_worse(kept: Path) -> None:
+def test_a_failed_measurement_counts_as_worse(kept: Path) -> None:
     found = guard.run(silent, measured({"skipped": "wrong: request 7 should be denied"}))[0]
     assert found.worse
     assert "request 7" in guard.section([found]).rows[0][-1]
@@ -66,21 +66,21 @@ def test_a_ratio_without_a_baseline_is_new(kept: Path) -> None:
 
 
 @pytest.mark.parametrize(("ratio", "code"), [(1.0, 0), (2.0, 1)])
-def test_the_exit_code_says_whether_something_became_worse(
+def test_the_exit_code_is_1_when_a_ratio_became_worse(
     kept: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, code: int
 ) -> None:
     monkeypatch.setattr(guard, "_measure_functions", lambda: measured({"ratio": ratio}))
     assert command.main(["guard"]) == code
 
 
-def test_an_update_becomes_the_baseline(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_writes_the_new_baseline(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "_measure_functions", lambda: measured({"ratio": 2.0}))
     assert command.main(["guard", "--update"]) == 0
     assert guard.baseline() == {"x": 2.0}
     assert command.main(["guard"]) == 0
 
 
-def test_what_became_much_better_asks_for_an_update(kept: Path) -> None:
+def test_a_much_better_ratio_suggests_an_update(kept: Path) -> None:
     assert "update the baseline" in guard.section([Finding("x", 2.0, 1.0)]).rows[0][-1]
 
 
@@ -92,7 +92,7 @@ def test_the_baseline_keeps_medians_bands_and_machine(kept: Path) -> None:
     assert plain["machine"]["python"]
 
 
-def test_what_cannot_be_measured_makes_no_baseline(kept: Path) -> None:
+def test_update_fails_when_a_measurement_fails(kept: Path) -> None:
     with pytest.raises(ValueError, match="request 7"):
         guard.update(silent, machine.describe(), measured({"skipped": "wrong: request 7 should be denied"}))
 

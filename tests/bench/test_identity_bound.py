@@ -16,6 +16,6 @@ def test_both_sides_see_the_same_key_and_claims() -> None:
     assert (jkt, claims["jti"]) == (thumbprint, "p-7")
 
 
-def test_a_duel_tells_of_both() -> None:
+def test_a_duel_measures_both_sides() -> None:
     theirs, ours, ratio = duel("ES256", ECKey.generate_key("P-256"), known=True, rounds=1, size=3)
     assert min(theirs, ours, ratio) > 0

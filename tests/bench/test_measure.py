@@ -11,7 +11,7 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert (percentile(ordered, 0.5), percentile(ordered, 0.99), percentile([1.0], 0.99)) == (51.0, 100.0, 1.0)
 
 
-def test_questions_share_no_text_with_the_requests_nor_with_each_other() -> None:
+def test_fresh_questions_share_no_string_objects() -> None:
     requests = [("tenant-1",), ("tenant-1",)]
     first, second = fresh_questions(lambda request: request[0], requests)()
     assert first == second == requests[0][0]

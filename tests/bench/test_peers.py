@@ -30,7 +30,7 @@ def test_a_peer_agrees_with_every_label(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_we_and_cedar_agree_on_the_applications_of_the_paper(name: str) -> None:
+def test_policyengine_and_cedar_agree_on_the_applications_of_the_paper(name: str) -> None:
     pytest.importorskip("cedarpy")
     made = APPLICATIONS[name](30)
     ours, cedar = PolicyenginePaperPeer(made), CedarPaperPeer(made)
@@ -41,7 +41,7 @@ def test_we_and_cedar_agree_on_the_applications_of_the_paper(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_generated_data_are_the_same_every_time(name: str) -> None:
+def test_generated_data_are_deterministic(name: str) -> None:
     assert APPLICATIONS[name](20) == APPLICATIONS[name](20)
 
 
@@ -67,7 +67,7 @@ def test_an_engine_that_disagrees_is_not_timed() -> None:
     assert on_trial(Wrong(SMALL)) == {"skipped": f"wrong: request {first} should be denied"}
 
 
-def test_an_engine_that_would_take_too_long_is_not_timed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_would_take_too_long_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "perf_counter", seconds())
     assert on_trial(FloorPeer(SMALL), cap=20) == {"skipped": "unverified: needs 30 s"}
 
@@ -86,7 +86,7 @@ class Lazy(FloorPeer):
         return self.decide(question)
 
 
-def test_an_engine_may_prepare_for_its_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_first_answer_does_not_fail_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
     lazy = Lazy(clock)

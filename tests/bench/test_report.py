@@ -76,11 +76,11 @@ def test_a_cell_shows_both_percentiles_and_the_multiple() -> None:
     assert "0.90 / 1.80  0.90×" in shown(SECTIONS["decide"])
 
 
-def test_a_cell_says_why_an_engine_was_not_timed() -> None:
+def test_a_cell_states_why_an_engine_was_not_timed() -> None:
     assert "needs 34 s" in shown(SECTIONS["decide"])
 
 
-def test_a_peer_that_is_not_there_says_how_to_get_it() -> None:
+def test_a_missing_peer_shows_how_to_install_it() -> None:
     section = decide.section([{"engine": "oso", "size": 10, "skipped": "not installed: pip install '.[bench]'"}])
     assert "pip install '.[bench]'" in shown(section)
 
@@ -89,7 +89,7 @@ def test_growth_shows_the_exponents() -> None:
     assert "e = 1.00" in shown(SECTIONS["growth"])
 
 
-def test_the_nearest_peer_is_the_quickest_native_one_beside_us() -> None:
+def test_the_nearest_peer_is_the_fastest_native_engine() -> None:
     assert decide.nearest_peer_ratio(DECIDED) == pytest.approx(20.0)
 
 
@@ -103,7 +103,7 @@ def test_the_nearest_peer_is_the_quickest_native_one_beside_us() -> None:
         (Target("load", 3.0, None, "s"), "load: ≤ 3 s, not measured in this run"),
     ],
 )
-def test_a_target_says_whether_it_holds(target: Target, words: str) -> None:
+def test_a_target_states_whether_it_holds(target: Target, words: str) -> None:
     assert target.words() == words
 
 

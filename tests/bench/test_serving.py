@@ -34,13 +34,13 @@ def asgi(body: bytes) -> list[dict[str, Any]]:
     return sent
 
 
-def test_the_floor_decodes_the_body_and_answers_as_many_bytes_as_asked() -> None:
+def test_the_floor_decodes_the_body_and_answers_with_a_fixed_length() -> None:
     start, body = asgi(servers.question(WORK.requests[0]))
     assert start["status"] == 200
     assert len(body["body"]) == len(floor.ANSWER)
 
 
-def test_the_floor_refuses_a_body_of_another_shape() -> None:
+def test_the_floor_rejects_a_body_of_another_shape() -> None:
     with pytest.raises(msgspec.ValidationError):
         asgi(b'{"request": {"method": "GET"}}')
 
@@ -65,7 +65,7 @@ def test_cerbos_is_asked_about_the_resource_of_the_path() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nx: y\r\n\r\nabc", True),
     ],
 )
-def test_an_answer_is_whole_when_its_length_is_there(data: bytes, whole: bool) -> None:
+def test_an_answer_is_complete_when_its_full_length_arrived(data: bytes, whole: bool) -> None:
     assert load._is_complete(data) is whole
 
 
@@ -91,7 +91,7 @@ def port() -> Iterator[int]:
     listener.close()
 
 
-def test_our_own_load_counts_answers_and_failures(port: int, tmp_path: Path) -> None:
+def test_the_load_generator_counts_answers_and_failures(port: int, tmp_path: Path) -> None:
     bodies = tmp_path / "bodies"
     bodies.write_bytes(b"{}\n")
     found = loop(f"http://127.0.0.1:{port}/decide", str(bodies), 1, 0.05)
@@ -111,12 +111,12 @@ def test_servers_are_compared_round_by_round() -> None:
     assert serve.relative_rate(found, "cerbos") is None
 
 
-def test_a_summary_has_medians_and_processor_time_a_request() -> None:
+def test_a_summary_contains_medians_and_cpu_time_per_request() -> None:
     found = runs("floor", [1.0, 3.0, 2.0])
     assert (found["rps"], found["cpu_us"], found["failed"]) == (2, 100.0, 0)
 
 
-def test_a_server_that_is_not_there_says_how_to_get_it() -> None:
+def test_a_missing_server_shows_how_to_install_it() -> None:
     section = serve.section([runs("floor", [1.0]), {"engine": "cerbos", "skipped": f"not installed: {cerbos.INSTALL}"}])
     assert any("npm install" in cell for row in section.rows for cell in row)
 
@@ -138,7 +138,7 @@ def framed(asked: object) -> bytes:
 
 
 @pytest.mark.parametrize("piece", [1, 50, 10_000])
-def test_the_socket_floor_answers_frames_however_they_arrive(piece: int) -> None:
+def test_the_socket_floor_answers_frames_split_at_any_byte(piece: int) -> None:
     question = policy.question(WORK.requests[0])
     data = framed(question) + framed([question, question])
     wire, floor_ = Wire(), FloorProtocol(msgspec.msgpack.encode("one"), msgspec.msgpack.encode("many"))
@@ -171,7 +171,7 @@ def answering(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("kind", "a_frame"), [("one", 1), ("many", frames.BATCH_SIZE)])
-def test_the_load_counts_decisions(answering: Path, tmp_path: Path, kind: str, a_frame: int) -> None:
+def test_the_socket_load_counts_decisions(answering: Path, tmp_path: Path, kind: str, a_frame: int) -> None:
     questions = tmp_path / "questions"
     questions.write_bytes(msgspec.msgpack.encode([policy.question(asked) for asked in WORK.requests] * 4))
     found = frames.load(str(answering), str(questions), kind, 0.05)
@@ -198,7 +198,7 @@ def test_several_workers_share_connections(tmp_path: Path) -> None:
     assert min(each) >= connections.SHARED // 3
 
 
-def test_what_connections_do_is_told_in_words() -> None:
+def test_connection_findings_are_described_in_words() -> None:
     found = [
         {"what": "heads", "shut_out_at": 120},
         {"what": "heads", "shut_out_at": None},

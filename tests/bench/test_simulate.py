@@ -12,7 +12,7 @@ def few(monkeypatch):
     monkeypatch.setattr("bench.policy_tests.TRIES", 1)
 
 
-def test_every_figure_has_a_row_and_one_static_rate_is_held_to_its_target():
+def test_every_scenario_has_a_row_and_the_static_rate_has_a_target():
     found = simulate.run(lambda _: None)
     assert [row[0] for row in found.rows] == list(simulate.SCENARIOS)
     assert found.targets[0].seen == round(found.data[1]["per_second"])
@@ -20,7 +20,7 @@ def test_every_figure_has_a_row_and_one_static_rate_is_held_to_its_target():
 
 
 @pytest.mark.parametrize("what", simulate.SCENARIOS)
-def test_what_is_played_is_throttled_only_where_it_says_so(what, monkeypatch):
+def test_a_scenario_is_throttled_only_when_its_name_says_throttled(what, monkeypatch):
     kept = []
     monkeypatch.setattr(simulate, "Series", lambda start: kept.append(Series(start)) or kept[0])
     simulate.simulate_once(*simulate.SCENARIOS[what])

@@ -28,7 +28,7 @@ def test_one_rule_in_twenty_forbids(size: int) -> None:
     assert (len(work.permits), len(work.forbids)) == (size - max(1, size // 20), max(1, size // 20))
 
 
-def test_attestation_decides_some_requests() -> None:
+def test_some_requests_are_decided_by_attestation() -> None:
     work = workload(100)
     unguarded = Oracle(work.permits, ())
     assert any(
@@ -36,7 +36,7 @@ def test_attestation_decides_some_requests() -> None:
     )
 
 
-def test_our_engine_says_what_the_rules_say() -> None:
+def test_policyengine_gives_the_expected_verdicts() -> None:
     work = workload(40, 300)
     decide = Engine.from_text(policy(work)).decide
     assert [decide(question(asked)).allowed for asked in work.requests] == list(work.expected)

@@ -21,30 +21,30 @@ def codes(*texts: str) -> list[str]:
     return [finding.code for finding in checked(*texts).diagnostics]
 
 
-def test_nothing_at_all_is_a_policy_that_denies_everything() -> None:
+def test_an_empty_policy_compiles_without_any_grants() -> None:
     found = check([])
     assert found.ok
     assert found.kernel is not None
     assert (found.kernel.package, found.kernel.agents) == ("main", ())
 
 
-def test_an_error_leaves_no_kernel() -> None:
+def test_check_returns_no_kernel_after_an_error() -> None:
     found = checked("user any { may nowhere }")
     assert found.kernel is None
     assert not found.ok
 
 
-def test_a_warning_leaves_the_kernel() -> None:
+def test_check_returns_a_kernel_despite_a_warning() -> None:
     found = checked("anyone { may PSOT /a }")
     assert found.ok
     assert [finding.code for finding in found.diagnostics] == ["W321"]
 
 
-def test_a_syntax_error_leaves_no_kernel_though_the_rest_is_right() -> None:
+def test_check_returns_no_kernel_after_a_syntax_error() -> None:
     assert checked("anyone { may GET /a }\nguard").kernel is None
 
 
-def test_every_mistake_of_every_part_is_told_in_one_run() -> None:
+def test_check_reports_all_mistakes_of_all_phases_in_one_run() -> None:
     text = """
     entity user { plan: plam }
     scope a { GET /x//y }
@@ -55,7 +55,7 @@ def test_every_mistake_of_every_part_is_told_in_one_run() -> None:
     assert sorted(codes(text)) == ["E205", "E301", "E401", "E412", "E504", "E507", "E508"]
 
 
-def test_names_are_not_missed_where_the_syntax_hides_declarations() -> None:
+def test_a_syntax_error_in_a_declaration_suppresses_unknown_name_errors() -> None:
     text = "scope a { GET }\nuser any { may a, GET /x//y }\n"
     assert {code[:2] for code in codes(text)} == {"E1", "E3"}
 
@@ -70,12 +70,12 @@ def test_names_are_not_missed_where_the_syntax_hides_declarations() -> None:
         ("define c = =", "anyone { may GET /a when c }"),
     ],
 )
-def test_what_a_broken_declaration_would_have_said_is_not_missed(broken: str, rest: str) -> None:
+def test_a_broken_declaration_causes_no_follow_up_errors(broken: str, rest: str) -> None:
     assert {code[:2] for code in codes(f"{broken}\n{rest}")} == {"E1"}
     assert "E1" not in {code[:2] for code in codes(rest)} != set()
 
 
-def test_lints_wait_until_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lints_do_not_run_on_a_policy_with_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> list[object]:
         raise AssertionError("asked too early")
 
@@ -84,22 +84,22 @@ def test_lints_wait_until_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
     assert codes("user any { may nowhere }") == ["E207"]
 
 
-def test_another_version_of_the_language_is_refused() -> None:
+def test_check_rejects_an_unsupported_language_version() -> None:
     assert codes("language 2\nanyone { may GET /a }") == ["E150"]
     assert codes("language 1\nanyone { may GET /a }") == []
 
 
-def test_findings_come_in_the_order_of_the_text() -> None:
+def test_findings_are_in_source_order() -> None:
     found = check_text("anyone { may PSOT /a, GET /b//c, GET /d//e }\nscope x { }")
     assert [finding.span.start for finding in found] == sorted(finding.span.start for finding in found)
 
 
-def test_a_guard_where_doors_open_elsewhere_is_told_per_place() -> None:
+def test_check_warns_for_each_guard_endpoint_without_a_grant() -> None:
     text = 'anyone { may GET /a }\nguard "g" on GET /a, GET /b, TOOL x { deny when time > 2026-01-01 }'
     assert [(f.code, f.span.text) for f in check_text(text)] == [("W521", "GET /b"), ("W521", "TOOL x")]
 
 
-def test_a_library_of_guards_without_doors_is_not_told_that_nothing_opens() -> None:
+def test_check_does_not_warn_about_guards_in_a_policy_without_grants() -> None:
     assert codes('guard "g" on GET /b { deny when time > 2026-01-01 }') == []
 
 
@@ -121,7 +121,7 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PIECES), max_size=4))
-def test_no_policy_makes_the_check_fail(one: list[str], two: list[str]) -> None:
+def test_check_never_raises_on_generated_policies(one: list[str], two: list[str]) -> None:
     found = checked("package a\nimport b\n" + "".join(one), "package b\nimport a as c\n" + "".join(two))
     assert (found.kernel is None) == any(finding.is_error for finding in found.diagnostics)
 
@@ -130,13 +130,13 @@ WORDS = " ".join(PIECES).split()
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=40))
-def test_no_text_makes_the_check_fail(words: list[str]) -> None:
+def test_check_never_raises_on_generated_words(words: list[str]) -> None:
     found = checked(" ".join(words))
     assert (found.kernel is None) == any(finding.is_error for finding in found.diagnostics)
 
 
 @given(st.data())
-def test_a_changed_word_never_makes_the_check_fail(data: st.DataObject) -> None:
+def test_check_never_raises_after_words_are_replaced(data: st.DataObject) -> None:
     words = " ".join(data.draw(st.permutations(PIECES), label="pieces")).split()
     for _ in range(3):
         words[data.draw(st.integers(0, len(words) - 1))] = data.draw(st.sampled_from(WORDS))
@@ -149,7 +149,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("text", EXAMPLES.values(), ids=EXAMPLES)
-def test_what_an_engine_compiles_is_what_the_whole_check_lets_pass(text: str) -> None:
+def test_compile_sources_returns_the_kernel_of_the_whole_check(text: str) -> None:
     kernel, found = compile_sources([Source("0.policy", text)])
     whole = checked(text)
     assert kernel == whole.kernel
@@ -165,19 +165,19 @@ def test_what_an_engine_compiles_is_what_the_whole_check_lets_pass(text: str) ->
     ],
     ids=["never true", "tests nothing", "syntax"],
 )
-def test_an_error_brings_the_advice_with_it(text: str) -> None:
+def test_compile_sources_reports_all_findings_after_an_error(text: str) -> None:
     kernel, found = compile_sources([Source("0.policy", text)])
     assert kernel is None
     assert found == checked(text).diagnostics
 
 
-def test_a_kernel_comes_without_advice() -> None:
+def test_compile_sources_reports_no_lints_with_a_kernel() -> None:
     text = "anyone { may GET /a   may GET /a }"
     assert codes(text) == ["W711"]
     assert compile_sources([Source("0.policy", text)])[1] == ()
 
 
-def test_problems_found_before_leave_no_kernel() -> None:
+def test_compile_sources_returns_no_kernel_after_earlier_problems() -> None:
     problem = checked("anyone").diagnostics[0]
     kernel, found = compile_sources([Source("0.policy", "anyone { may GET /a }")], [problem])
     assert kernel is None

@@ -40,15 +40,15 @@ def told(policy: str) -> list[tuple[str, str, str, str | None]]:
         pytest.param("# a\ue000\n", "\ue000", "U+E000", id="private use"),
     ],
 )  # fmt: skip
-def test_a_character_that_nobody_sees_is_refused_everywhere(policy: str, character: str, named: str) -> None:
+def test_check_rejects_an_invisible_character_everywhere(policy: str, character: str, named: str) -> None:
     assert told(policy) == [("E140", f"the character {named} is invisible", character, REMOVE)]
 
 
-def test_unseen_characters_side_by_side_are_told_once() -> None:
+def test_adjacent_invisible_characters_are_reported_once() -> None:
     assert [d.span.text for d in found("# a\u200b\u200c\u200db\u200b\n")] == ["\u200b\u200c\u200d", "\u200b"]
 
 
-def test_a_text_full_of_unseen_characters_is_told_a_hundred_times_at_most() -> None:
+def test_invisible_characters_are_reported_at_most_a_hundred_times() -> None:
     assert len(found("# " + "a\u200b" * 1000)) == 100
 
 
@@ -62,7 +62,7 @@ def test_a_text_full_of_unseen_characters_is_told_a_hundred_times_at_most() -> N
     ],
 )
 @pytest.mark.parametrize("policy", ["# a{}b", 'guard "a{}b" {{ deny }}', 'guard "a" {{ deny message "a{}b" }}'])
-def test_a_character_that_turns_the_writing_is_refused_everywhere(policy: str, char: str, named: str) -> None:
+def test_check_rejects_a_bidirectional_control_character_everywhere(policy: str, char: str, named: str) -> None:
     assert told(policy.format(char)) == [
         ("E144", f"the character {named} changes the direction of writing", char, REMOVE)
     ]
@@ -165,7 +165,7 @@ def test_control_characters_never_reach_the_checker(char: str) -> None:
         ),
     ],
 )
-def test_a_text_that_deceives_is_told(policy: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_check_reports_confusable_text(policy: str, expected: tuple[str, str, str, str | None]) -> None:
     assert told(policy) == [expected]
 
 
@@ -183,16 +183,16 @@ def test_a_text_that_deceives_is_told(policy: str, expected: tuple[str, str, str
         pytest.param('test "t" { GET "/caf%65%CC%81" => deny }', id="a path"),
     ],
 )
-def test_an_honest_text_is_left_alone(policy: str) -> None:
+def test_check_accepts_unambiguous_text(policy: str) -> None:
     assert told(policy) == []
 
 
-def test_a_sample_that_is_no_escape_is_read_like_any_text() -> None:
+def test_an_unescaped_test_sample_is_checked_for_mixed_alphabets() -> None:
     assert [d.code for d in found('test "t" { given agent "\u0430gent" from acme\n GET /a => deny }')] == ["E142"]
 
 
 @given(st.text(st.characters(exclude_characters='"\\\n\r', exclude_categories=["Cs"]), max_size=30))
-def test_an_id_that_passes_is_composed_and_seen(text: str) -> None:
+def test_an_accepted_id_is_in_nfc_and_has_no_invisible_characters(text: str) -> None:
     module, _ = parse(Source("t.policy", f'user "{text}" {{ may GET /a }}'))
     if module is not None and not list(find_confusable_text(module)):
         assert unicodedata.is_normalized("NFC", text)

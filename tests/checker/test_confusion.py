@@ -128,14 +128,14 @@ def raw(body: str, user: str = '{"id": "alice"}') -> str:
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("condition", "body", "fact"), CASES)
-def test_confusion_about_a_fact_ends_closed_and_names_it(condition, body, fact, stop):
+def test_a_wrong_typed_fact_is_denied_and_named(condition, body, fact, stop):
     decision = decide(stopping(stop, condition), raw(body))
     assert verdict(decision) == ("deny by default" if stop == "may when" else 'deny by "g"')
     assert unknown(decision) == {fact}
     assert f"`{fact}` is unknown" in decision.reasons[0].message
 
 
-def test_a_number_too_large_for_a_float_is_still_that_number():
+def test_a_number_too_large_for_a_float_keeps_its_value():
     decision = decide(stopping("require", "body.amount <= 10_000"), raw('{"amount": 1e400}'))
     assert verdict(decision) == 'deny by "g"'
     assert unknown(decision) == set()
@@ -158,7 +158,7 @@ def test_a_number_too_large_for_a_float_is_still_that_number():
         ('body.who == user "alice"', '{"who": {"type": "user", "id": "alice"}}'),
     ],
 )  # fmt: skip
-def test_what_only_looks_confused_is_understood(condition, body):
+def test_an_unusual_but_valid_fact_is_accepted(condition, body):
     assert decide(stopping("require", condition), raw(body)).allowed
 
 
@@ -179,7 +179,7 @@ ROWS = [
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("condition", "attributes", "fact"), ROWS)
-def test_confusion_in_the_directory_ends_closed_and_names_it(condition, attributes, fact, stop):
+def test_a_wrong_typed_entity_attribute_is_denied_and_named(condition, attributes, fact, stop):
     decision = decide(stopping(stop, condition), raw('{"amount": 1}'), {"user alice": attributes})
     assert not decision.allowed
     assert unknown(decision) == {fact}
@@ -213,7 +213,7 @@ HONEST = {
 }  # fmt: skip
 
 
-def test_the_honest_caller_is_let_in():
+def test_a_valid_caller_is_allowed():
     assert decide(DOOR, GOOD).allowed
 
 
@@ -225,7 +225,7 @@ def test_the_honest_caller_is_let_in():
      ("attestation", "verified"), ("attestation", "by"), ("attestation", "age"), ("attestation", "model"),
      ("attestation", "model_hash"), ("attestation", "environment")],
 )  # fmt: skip
-def test_no_odd_value_lets_a_caller_in(root, member, bad):
+def test_no_invalid_identity_value_is_allowed(root, member, bad):
     honest = bad == ["x"] if member == "scopes" else (root, member, repr(bad)) in HONEST
     decision = decide(DOOR, json.dumps({**GOOD, root: {**GOOD[root], member: bad}}))
     assert decision.allowed is honest
@@ -233,7 +233,7 @@ def test_no_odd_value_lets_a_caller_in(root, member, bad):
 
 @pytest.mark.parametrize("root", ["agent", "user", "credential", "attestation"])
 @pytest.mark.parametrize("bad", [5, "x", [], True])
-def test_a_member_of_the_wrong_structure_is_no_question(root, bad):
+def test_a_member_of_the_wrong_structure_raises_a_request_error(root, bad):
     with pytest.raises(RequestError) as told:
         decide(DOOR, {**GOOD, root: bad})
     assert told.value.member == root
@@ -265,7 +265,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("condition", "code"), REFUSED)
-def test_a_confused_condition_is_refused_by_the_checker(condition, code):
+def test_the_checker_rejects_a_condition_that_mixes_types(condition, code):
     found = codes(stopping("require", condition))
     assert found
     assert code is None or code in found

@@ -40,14 +40,14 @@ def asked(value: str, **more: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("value", GIVEN)
 @pytest.mark.parametrize("construct", OPENING)
-def test_a_door_opens_when_its_condition_is_true_only(construct, value):
+def test_a_grant_applies_only_when_its_condition_is_true(construct, value):
     hops = {"chain": chain(hop("planner"))} if "delegate" in construct else {}
     decision = decide(HEAD + OPENING[construct], asked(value, **hops))
     assert decision.allowed is (value == "true")
 
 
 @pytest.mark.parametrize("value", GIVEN)
-def test_a_user_block_opens_when_its_condition_is_true_only(value):
+def test_a_user_block_applies_only_when_its_condition_is_true(value):
     policy = HEAD.replace("users unrestricted", "") + USER + PLAIN + "user where user.c { may GET /x }"
     given = GIVEN[value].get("c")
     pending = {"pending": ["user.c"]} if value == "pending" else {}
@@ -81,7 +81,7 @@ def test_an_obligation_applies_when_its_condition_is_unknown(duty, word, value):
 
 @pytest.mark.parametrize("value", ["absent", "wrong", "pending"])
 @pytest.mark.parametrize("construct", [*OPENING, *STOPPING, *DUTIES])
-def test_whatever_acts_or_fails_to_open_for_an_unknown_fact_names_it(construct, value):
+def test_a_decision_names_the_unknown_fact_it_depends_on(construct, value):
     if construct in OPENING:
         policy = HEAD + OPENING[construct] + 'agent "bot" { issued by acme  acts for any user  may GET /other }'
     elif construct in STOPPING:
@@ -152,12 +152,12 @@ WRONG = {"n": "5"}
         ("body.tags is absent", {"tags": "a"}, "unknown"),
     ],
 )  # fmt: skip
-def test_else_and_presence_speak_of_absence_only(condition, body, expected):
+def test_else_and_presence_checks_handle_only_absence(condition, body, expected):
     assert holds(condition, body) == expected
 
 
 @pytest.mark.parametrize("condition", ["(body.n + 1) else 0 == 0", "size(body.s) is absent", "(1) is present"])
-def test_presence_and_else_apply_to_facts_and_nothing_else(condition):
+def test_presence_and_else_apply_only_to_facts(condition):
     assert codes(f'{ENTITIES}guard "g" {{ require {condition} }}')
 
 
@@ -215,7 +215,7 @@ def test_a_wrong_typed_fact_is_unknown(condition, body):
     assert holds(condition, body) == "unknown"
 
 
-def test_a_float_is_the_decimal_that_its_shortest_form_shows():
+def test_a_float_is_compared_as_its_shortest_decimal_form():
     assert holds("body.n == 0.1", {"n": 0.1}) == "true"
     assert holds("body.n + 0.2 == 0.3", {"n": 0.1}) == "true"
 
@@ -234,7 +234,7 @@ def test_a_comparison_with_an_unknown_side_is_unknown(condition):
     assert holds(condition, {}, rows, "POST /docs/7", user={"id": "alice"}) == "unknown"
 
 
-def test_a_known_element_that_is_equal_settles_membership_whatever_the_others_are():
+def test_an_equal_known_element_decides_membership_despite_unknown_elements():
     assert holds('body.tags has "a"', {"tags": ["a", 5]}) == "true"
     assert holds('body.tags has "b"', {"tags": ["a", 5]}) == "unknown"
     assert holds('"b" in body.tags', {"tags": ["a", 5]}) == "unknown"
@@ -264,7 +264,7 @@ def test_a_known_element_that_is_equal_settles_membership_whatever_the_others_ar
         ("any x in body.list: (all y in body.list: x >= y)", {"list": [1, 3, 2]}, "true"),
     ],
 )  # fmt: skip
-def test_any_and_all_fold_as_or_and_and_do(condition, body, expected):
+def test_any_folds_like_or_and_all_folds_like_and(condition, body, expected):
     assert holds(condition, body) == expected
 
 
@@ -284,7 +284,7 @@ def test_a_tautology_is_unknown_for_an_unknown_fact(condition, body):
     [("body.b or 1 == 1", "true"), ("body.b and 1 == 2", "false"), ("body.b or 1 == 2", "unknown"),
      ("body.b and 1 == 1", "unknown"), ("not body.b", "unknown")],
 )  # fmt: skip
-def test_one_side_that_is_known_can_settle_a_condition(condition, expected):
+def test_a_known_operand_can_decide_a_condition(condition, expected):
     assert (
         holds(condition.replace("1 == 1", 'body.s == "x"').replace("1 == 2", 'body.s == "y"'), {"s": "x"}) == expected
     )
@@ -314,7 +314,7 @@ def test_a_pending_fact_is_neither_present_nor_absent(condition):
         ("user == resource.owner", "user"),
     ],
 )  # fmt: skip
-def test_a_pending_attribute_is_unknown_whatever_the_directory_knows(condition, pending):
+def test_a_pending_attribute_is_unknown_even_when_the_entity_store_has_it(condition, pending):
     rows = {
         "user alice": {"roles": ["clerk"], "tenant": "acme", "manager": "bob", "address": {"city": "Berlin"}},
         "user bob": {"tenant": "acme"},
@@ -326,7 +326,7 @@ def test_a_pending_attribute_is_unknown_whatever_the_directory_knows(condition, 
     assert holds(condition, {}, rows, "POST /docs/7", **user, pending=[pending]) == "unknown"
 
 
-def test_what_is_inherited_from_a_pending_attribute_is_unknown():
+def test_a_value_inherited_from_a_pending_attribute_is_unknown():
     policy = """
     entity folder { tags: set<string> inherited } in folder
     entity doc { tags: set<string> inherited } in folder
@@ -338,7 +338,7 @@ def test_what_is_inherited_from_a_pending_attribute_is_unknown():
     assert not decide(policy, question("GET /docs/7/in/a", pending=["resource.tags"]), rows).allowed
 
 
-def test_what_is_pending_is_named_as_pending():
+def test_an_unknown_pending_fact_has_the_reason_pending():
     policy = 'entity user { roles: set<string> }\nanyone { may GET /x }\nguard "g" { require user.roles has "clerk" }'
     asked = question("GET /x", user={"id": "alice"}, pending=["user.roles"])
     decision = decide(policy, asked, {"user alice": {"roles": ["clerk"]}})
@@ -377,11 +377,11 @@ TEAMS = {
         ("alice", 'any t in body.groups: body.who in t', "true"),
     ],
 )  # fmt: skip
-def test_membership_is_unknown_where_the_directory_has_no_row(who, condition, expected):
+def test_membership_is_unknown_when_the_entity_store_has_no_row(who, condition, expected):
     assert holds(condition, {"who": who, "groups": ["sales", "all"]}, TEAMS) == expected
 
 
-def test_rows_of_a_request_complete_the_directory_on_every_way_up():
+def test_entity_rows_of_a_request_complete_the_membership_path():
     policy = f'{ENTITIES}guard "g" {{ require body.who in team "top" }}'
     asked = question("POST /x", body={"who": "lost"})
     sent = [{"type": "team", "id": "gone", "in": [{"type": "team", "id": "top"}]}, {"type": "team", "id": "top"}]
@@ -417,11 +417,11 @@ FOLDERS = {
         ("10", 'resource.editors has team "sales"', "unknown"),
     ],
 )
-def test_an_inherited_set_is_as_unknown_as_what_it_is_inherited_from(doc, condition, expected):
+def test_an_inherited_set_is_unknown_when_an_ancestor_is_unknown(doc, condition, expected):
     assert holds(condition, {}, FOLDERS, f"POST /docs/{doc}") == expected
 
 
-def test_an_allow_by_what_is_known_names_no_unknown_fact():
+def test_an_allow_decided_by_known_facts_lists_no_unknown_facts():
     decision, effects = spending(
         ENTITIES + 'guard "g" { deny when body.b and body.n > 1 }', question("POST /x", body={"b": False})
     )

@@ -83,7 +83,7 @@ EXPRESSIONS = st.recursive(
 @example("(all x in [[], [5]]: (x has 5))", PLACE)
 @example("(any x in chain.hops: (x in chain.hops))", PLACE)
 @example("(-(-5m) < (5m * 5))", None)
-def test_an_expression_is_understood_or_told_to_be_wrong(expression: str, place: str | None) -> None:
+def test_a_generated_expression_lowers_or_has_an_error(expression: str, place: str | None) -> None:
     found = ask(expression, place)
     assert (found.expression is None) == any(finding.is_error for finding in found.findings)
     if found.expression is not None:
@@ -98,13 +98,13 @@ def is_sound(part: k.Expr) -> bool:
 
 
 @given(EXPRESSIONS)
-def test_a_definition_of_anything_is_understood_or_told_to_be_wrong(expression: str) -> None:
+def test_a_generated_definition_lowers_or_has_an_error(expression: str) -> None:
     world = f"let one = {expression}\ndefine two = {expression}\nenum plan = free < team\nentity team\nentity invoice"
     found = ask("two or one", "GET /x", world)
     assert found.expression is None or not any(finding.is_error for finding in found.findings)
 
 
-def test_the_expressions_reach_every_form_of_the_grammar() -> None:
+def test_the_sample_expressions_cover_every_node_type() -> None:
     forms = {form.__name__ for form in ast.Expr.__args__}  # type: ignore[attr-defined]  # a union of node types
     assert forms - {"Aggregate"} <= {type(node).__name__ for text in SAMPLES for node in nodes(text)}
 

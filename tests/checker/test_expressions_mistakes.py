@@ -33,17 +33,17 @@ def shown(finding: Diagnostic) -> str:
 
 
 @pytest.mark.parametrize(("condition", "expected"), list(cases()))
-def test_a_mistake_is_told_in_full(condition: str, expected: str) -> None:
+def test_a_mistake_is_reported_with_code_message_place_and_hint(condition: str, expected: str) -> None:
     assert expected
     assert "\n".join(shown(finding) for finding in ask(condition).findings) == expected
 
 
 @pytest.mark.parametrize("condition", [condition for condition, expected in cases() if "\n  E" in f"\n{expected}"])
-def test_a_condition_with_an_error_becomes_nothing(condition: str) -> None:
+def test_a_condition_with_an_error_has_no_expression(condition: str) -> None:
     assert ask(condition).expression is None
 
 
-def test_every_code_of_names_and_types_has_a_case() -> None:
+def test_every_name_and_type_error_code_has_a_case() -> None:
     told_in_files = {line.split()[0] for _, expected in cases() for line in expected.split("\n") if line[2:3] != " "}
     documented = {code for code in CODES if code.startswith("E2") or code in ("W201", "W202", "W209")}
     assert documented - told_in_files == AT_A_PLACE | OF_DECLARATIONS
@@ -132,7 +132,7 @@ REFUNDS = f"`{PLACE}`"
         ),
     ],
 )
-def test_what_exists_elsewhere_only_is_told(
+def test_the_error_states_where_a_fact_or_name_is_available(
     condition: str, place: str | None, expected: tuple[str, str, str, str]
 ) -> None:
     found = ask(condition, place)
@@ -140,14 +140,14 @@ def test_what_exists_elsewhere_only_is_told(
     assert found.expression is None
 
 
-def test_a_definition_that_fails_where_it_is_used_is_shown_where_it_is_written() -> None:
+def test_an_error_in_a_used_definition_shows_where_it_is_written() -> None:
     [finding] = ask("same_tenant", "GET /x").findings
     assert [(note.message, note.span.text, note.span.line) for note in finding.related] == [
         ("written here", "resource", finding.related[0].span.line)
     ]
 
 
-def test_a_fact_of_two_types_is_two_rules() -> None:
+def test_a_fact_with_two_types_in_one_rule_is_rejected() -> None:
     world = "facts on POST /a { body.x: int }\nfacts on POST /b { body.x: string }"
     assert told(ask("body.x == 5", "POST /a, POST /b", world).findings) == [
         (
@@ -182,11 +182,11 @@ def test_a_fact_of_two_types_is_two_rules() -> None:
         ),
     ],
 )
-def test_a_definition_is_checked_by_itself(text: str, expected: tuple[str, str, str, str]) -> None:
+def test_a_definition_is_checked_without_its_uses(text: str, expected: tuple[str, str, str, str]) -> None:
     assert told(read(text).findings) == [expected]
 
 
-def test_a_mistake_in_a_definition_is_told_once_however_often_it_is_used() -> None:
+def test_a_mistake_in_a_definition_used_several_times_is_reported_once() -> None:
     found = ask("bad and (bad or not bad)", "GET /x", 'define bad = user.rolle == "a"')
     assert found.codes == ["E201"]
     assert found.expression is None
@@ -200,7 +200,7 @@ def test_a_mistake_in_a_definition_is_told_once_however_often_it_is_used() -> No
         ("user.age > 5", "this must be a number, but `user.age > 5` is a bool"),
     ],
 )
-def test_a_value_of_another_type_is_told(written: str, message: str) -> None:
+def test_a_value_of_the_wrong_type_is_reported(written: str, message: str) -> None:
     found = give(written, Scalar.NUMBER)
     assert [(finding.code, finding.message, finding.span.text) for finding in found.findings] == [
         ("E251", message, written)
@@ -208,7 +208,7 @@ def test_a_value_of_another_type_is_told(written: str, message: str) -> None:
     assert found.expression is None
 
 
-def test_a_whole_number_is_a_number_but_not_the_other_way() -> None:
+def test_an_int_is_a_number_but_a_number_is_not_an_int() -> None:
     assert give("user.age", Scalar.NUMBER).codes == []
     assert give("body.amount", Scalar.INT).codes == ["E251"]
 
@@ -216,30 +216,30 @@ def test_a_whole_number_is_a_number_but_not_the_other_way() -> None:
 @pytest.mark.parametrize(
     ("condition", "code"), [('user == user "e\u0301"', "E240"), ('args["e\u0301"] == "a"', "E244")]
 )
-def test_ids_and_foreign_names_are_in_nfc(condition: str, code: str) -> None:
+def test_an_id_or_foreign_name_outside_nfc_is_rejected(condition: str, code: str) -> None:
     assert ask(condition).codes == [code]
 
 
-def test_every_mistake_of_a_condition_is_told_in_one_run() -> None:
+def test_all_mistakes_of_a_condition_are_reported_in_one_run() -> None:
     condition = (
         'user.rolle == 5 and (user.tenant > 5 or (any r in user.age: r == acme)) and not user.tenant and lowr("a")'
     )
     assert ask(condition).codes == ["E201", "E220", "E252", "E228", "E204"]
 
 
-def test_a_mistake_in_a_definition_is_told_where_it_is_whatever_the_order() -> None:
+def test_a_mistake_in_a_chain_of_definitions_is_reported_where_it_stands() -> None:
     assert told(read("define a = b\ndefine b = c\ndefine c = request.size > five").findings) == [
         ("E202", "unknown name `five`", "five", 'write `"five"` for a string, or declare `let five = …`')
     ]
 
 
-def test_a_list_of_words_that_several_enums_have_means_what_it_is_compared_with() -> None:
+def test_a_list_of_ambiguous_enum_words_takes_its_type_from_the_comparison() -> None:
     world = "enum one = low < high\nenum two = low < top\nfacts { context.x: one  context.y: two }\nlet lows = [low]"
     assert ask("context.x in lows and context.y in lows", "GET /x", world).codes == []
     assert ask("size(lows) == 1", "GET /x", world).codes == ["E206"]
 
 
-def test_after_very_many_findings_nothing_more_is_guessed() -> None:
+def test_suggestions_stop_after_very_many_findings() -> None:
     unknown = "\n".join(f"define d{i} = user.id{i} == user.id" for i in range(300))
     hints = {finding.hint for finding in read(unknown).findings}
     assert "did you mean `user.id`?" in hints

@@ -52,13 +52,13 @@ COMPARING = [
     ],
     ids=lambda text: text.__name__,
 )
-def test_a_check_compares_as_often_as_there_are_rules(monkeypatch, text):
+def test_the_number_of_comparisons_grows_linearly_with_the_rules(monkeypatch, text):
     assert not [one for one in check_text(text(32)) if one.is_error]
     few, many = (calls_of(monkeypatch, COMPARING, lambda count=count: check_text(text(count))) for count in (32, 128))
     assert many < 8 * (few + 32)
 
 
-def test_a_place_of_many_patterns_is_compared_with_those_near(monkeypatch):
+def test_a_guard_with_many_patterns_is_compared_only_with_nearby_patterns(monkeypatch):
     """As the guard of what an import added stands at every new endpoint."""
 
     def text(count: int) -> str:
@@ -70,7 +70,7 @@ def test_a_place_of_many_patterns_is_compared_with_those_near(monkeypatch):
     assert many < 8 * few
 
 
-def test_agents_are_listed_by_issuer_once(monkeypatch):
+def test_issuer_lookups_grow_linearly_with_the_issuers(monkeypatch):
     calls = [(user_doors, "issuers_of")]
     few, many = (
         calls_of(monkeypatch, calls, lambda count=count: lint_text(inputs.issuers(count))) for count in (16, 64)
@@ -78,27 +78,27 @@ def test_agents_are_listed_by_issuer_once(monkeypatch):
     assert 0 < many < 6 * few
 
 
-def test_patterns_that_meet_too_often_are_refused_with_one_message(monkeypatch):
+def test_patterns_that_overlap_too_often_are_rejected_with_one_message(monkeypatch):
     monkeypatch.setattr(overlap, "STEPS_PER_PATTERN", 5)
     monkeypatch.setattr(PatternIndex.__init__, "__defaults__", (100,))
     found = check_text(inputs.crossing_paths(200).replace("{x}", "{y}"))
     assert [one.code for one in found] == ["E322"]
 
 
-def test_scopes_that_include_too_many_others_are_refused_with_one_message(monkeypatch):
+def test_scopes_that_include_too_many_others_are_rejected_with_one_message(monkeypatch):
     monkeypatch.setattr(places, "MAX_INCLUDED", 1_000)
     found = check_text(inputs.includes(120))
     assert [one.code for one in found if one.is_error] == ["E323"]
 
 
-def test_one_name_captured_in_two_ways_by_thousands_of_pairs_is_told_a_few_times_for_each():
+def test_conflicting_captures_are_reported_a_few_times_per_pattern():
     paths = inputs.crossing_paths(200).replace("{x}", "{y}")
     told = [one for one in check_text(paths) if one.code == "E321"]
     assert 100 <= len(told) <= 200 * (binders.MAX_CONFLICTS + 1)
 
 
 @pytest.mark.parametrize("glob", ["*", "a*", "*a", "ab", "a*b", "*b*", "", "b*a*", "abc"])
-def test_globs_that_meet_are_near(glob):
+def test_the_glob_index_returns_every_overlapping_glob(glob):
     globs = ["*", "a*", "*a", "ab", "a*b", "*b*", "", "b*a*", "abc", "aa", "*bc", "c*"]
     index: GlobIndex[str] = GlobIndex()
     for one in globs:

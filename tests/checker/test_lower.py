@@ -59,24 +59,24 @@ def opened(grant: k.Grant) -> dict[str, tuple[str, ...]]:
         ("ACTION view user", "ACTION view user"),
     ],
 )
-def test_an_endpoint_in_a_may_is_read(written: str, pattern: str) -> None:
+def test_an_endpoint_in_a_may_lowers_to_its_pattern(written: str, pattern: str) -> None:
     [block] = kernel(f"anyone {{ may {written} }}").anyones
     assert [spelled(opening.pattern) for opening in block.grants[0].openings] == [pattern]
 
 
-def test_any_and_a_bare_path_are_every_method_in_a_guard() -> None:
+def test_any_and_a_bare_path_mean_every_method_in_a_guard() -> None:
     [guard] = kernel('anyone { may GET /a }\nguard "g" on /a, ANY /a/** { deny when time > 2026-01-01 }').guards
     assert [spelled(pattern) for pattern in guard.place.patterns or ()] == ["every /a", "every /a/**"]
 
 
-def test_any_in_a_scope_is_every_method_where_a_guard_names_the_scope() -> None:
+def test_any_in_a_scope_means_every_method_in_a_guard_on_the_scope() -> None:
     text = 'scope s { ANY /a }\nuser any { may s }\nguard "g" on s { deny when time > 2026-01-01 }'
     found = kernel(text)
     assert [spelled(pattern) for pattern in found.guards[0].place.patterns or ()] == ["every /a"]
     assert list(opened(found.users[0].grants[0])) == ["DELETE|GET|PATCH|POST|PUT /a"]
 
 
-def test_a_scope_is_carried_by_itself_and_by_all_that_include_it() -> None:
+def test_the_carriers_of_a_scope_are_itself_and_the_scopes_that_include_it() -> None:
     text = """
     scope read as "read:a" { GET /a }
     scope write as "write:a" { include read   POST /a }
@@ -95,7 +95,7 @@ def test_an_endpoint_of_two_scopes_is_carried_by_either() -> None:
     assert opened(kernel(text).users[0].grants[0]) == {"GET /x": ("a", "b")}
 
 
-def test_an_exported_scope_is_carried_by_what_importers_build_of_it() -> None:
+def test_an_exported_scope_is_carried_by_importing_scopes_that_include_it() -> None:
     common = "package acme.common\nexport scope read { GET /a }"
     mine = """
     package acme.pay
@@ -110,7 +110,7 @@ def test_an_exported_scope_is_carried_by_what_importers_build_of_it() -> None:
 # ── Blocks ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_agent_block_is_lowered_whole() -> None:
+def test_lowering_keeps_every_part_of_an_agent_block() -> None:
     text = f"""{ISSUERS}
     attester lab {{ url "https://l"   age <= 1h   model "m" sha256:00ff   environment in ["tdx"] }}
     entity user {{ roles: set<string> }}
@@ -169,12 +169,12 @@ def test_an_agent_block_is_lowered_whole() -> None:
         ('agent group "ops"', 'agent group "ops"', k.InGroup("ops")),
     ],
 )
-def test_a_block_is_about_whom_its_head_names(head: str, label: str, who: object) -> None:
+def test_the_head_of_a_block_lowers_to_its_agent_matcher(head: str, label: str, who: object) -> None:
     [block] = kernel(f"{ISSUERS}{head} {{ issued by free   acts alone   may GET /a }}").agents
     assert (block.label, block.who) == (label, who)
 
 
-def test_claims_name_attributes_of_users_and_agents() -> None:
+def test_issuer_claims_map_to_user_attributes() -> None:
     text = "entity user { tenant: string }\nissuer a { claims { org -> user.tenant } }\n" + (
         'agent "b" { issued by a   acts alone   may r when user.tenant == "x" }\nscope r { GET /a }'
     )
@@ -189,7 +189,7 @@ def test_the_last_typed_capture_is_the_resource() -> None:
     assert binder.resource == ("invoice", "id")
 
 
-def test_a_guard_knows_the_resource_that_a_scope_binds() -> None:
+def test_a_guard_can_use_the_resource_bound_by_a_scope() -> None:
     text = """
     entity invoice { tenant: string }
     scope read { GET /v1/{id: invoice} }
@@ -203,7 +203,7 @@ def test_a_guard_knows_the_resource_that_a_scope_binds() -> None:
     assert facts == {("resource",): RefType(frozenset({"invoice"})), ("params", "id"): RefType(frozenset({"invoice"}))}
 
 
-def test_a_capture_that_is_of_two_types_is_a_string() -> None:
+def test_a_capture_of_two_entity_types_is_a_string() -> None:
     text = """
     entity invoice
     entity folder
@@ -216,7 +216,7 @@ def test_a_capture_that_is_of_two_types_is_a_string() -> None:
     assert [node.type for node in k.walk(deny.condition) if isinstance(node, k.Fact)] == [Scalar.STRING]
 
 
-def test_an_action_says_of_what_type_its_resource_is() -> None:
+def test_an_action_pattern_determines_the_type_of_its_resource() -> None:
     text = "entity folder { open: bool }\nanyone { may ACTION view folder when resource.open }"
     assert kernel(text).binders == ()
 
@@ -232,7 +232,7 @@ def test_with_binds_the_resource_and_facts_of_a_tool() -> None:
     assert [path for path, _ in binder.facts] == [("body", "n"), ("resource",)]
 
 
-def test_the_same_capture_in_two_patterns_is_no_conflict() -> None:
+def test_the_same_capture_in_two_patterns_is_not_a_conflict() -> None:
     text = """
     entity invoice { open: bool }
     scope read { GET /v1/{id: invoice}   GET /v1/{id: invoice}/pages/{n} }
@@ -258,7 +258,7 @@ def effects(items: str) -> tuple[k.Effect, ...]:
     return guard.effects
 
 
-def test_require_and_deny_unless_are_denies_when_not() -> None:
+def test_require_and_deny_unless_lower_to_a_negated_deny() -> None:
     require, unless, when = effects("require body.n < 5   deny unless body.n < 6   deny when body.n > 7")
     assert isinstance(require, k.Deny)
     assert isinstance(unless, k.Deny)
@@ -276,7 +276,7 @@ def test_effects_keep_the_order_of_the_source() -> None:
     assert kinds == ["ObligationEffect", "Deny", "Confirm", "ObligationEffect"]
 
 
-def test_words_stand_on_one_line() -> None:
+def test_the_words_of_an_effect_are_joined_to_one_line() -> None:
     [deny] = effects("deny   when\n   body.n > 5")
     assert deny.words == "deny when body.n > 5"
 
@@ -289,7 +289,7 @@ def test_words_stand_on_one_line() -> None:
         ("2 of role finance", k.RoleHolder("finance"), 2),
     ],
 )
-def test_approvers_are_read(by: str, of: object, count: int) -> None:
+def test_lowering_reads_the_approvers_and_the_time_limit_of_a_confirm(by: str, of: object, count: int) -> None:
     [confirm] = effects(f"confirm by {by} within 5m when body.n > 5")
     assert isinstance(confirm, k.Confirm)
     assert (confirm.approvers.of, confirm.approvers.count, confirm.approvers.words) == (of, count, by)
@@ -297,13 +297,13 @@ def test_approvers_are_read(by: str, of: object, count: int) -> None:
 
 
 @pytest.mark.parametrize("by", ["resource.owner", "resource.approvers", "resource.owner.boss", 'team "x"', "body.by"])
-def test_persons_and_what_they_are_in_approve(by: str) -> None:
+def test_an_entity_expression_can_name_the_approvers(by: str) -> None:
     [confirm] = effects(f"confirm by {by} when body.n > 5")
     assert isinstance(confirm, k.Confirm)
     assert isinstance(confirm.approvers.of, k.MemberOf)
 
 
-def test_an_entity_that_approves_is_a_constant() -> None:
+def test_an_approving_entity_literal_lowers_to_a_constant() -> None:
     [confirm] = effects('confirm by 2 of team "x" when body.n > 5')
     assert isinstance(confirm, k.Confirm)
     assert isinstance(confirm.approvers.of, k.MemberOf)
@@ -355,17 +355,17 @@ def said(message: str) -> list[str | tuple[str, bool]]:
         ('"{time}"', [("{time}", False)]),
     ],
 )
-def test_the_caller_is_shown_only_what_the_request_said(message: str, parts: list[object]) -> None:
+def test_a_message_shows_the_caller_only_facts_of_the_request(message: str, parts: list[object]) -> None:
     assert said(message) == parts
 
 
 @pytest.mark.parametrize("header", ["authorization", "cookie", "x-api-key", "dpop"])
-def test_a_secret_header_is_never_shown(header: str) -> None:
+def test_a_message_with_a_secret_header_is_rejected(header: str) -> None:
     text = f'{PAY}guard "g" {{ warn message "{{request.headers[\\"{header}\\"]}}" }}'
     assert [finding.code for finding in checked(text).diagnostics if finding.is_error] == ["E503"]
 
 
-def test_another_header_is_shown() -> None:
+def test_a_message_can_show_a_header_that_is_not_secret() -> None:
     text = f'{PAY}guard "g" {{ warn message "{{request.headers[\\"x-id\\"]}}" }}'
     [warn] = kernel(text).guards[0].effects
     assert isinstance(warn, k.ObligationEffect)
@@ -386,7 +386,7 @@ def test_guards_of_every_package_are_in_the_kernel() -> None:
     assert (found.package, found.packages) == ("b", ("a", "b"))
 
 
-def test_an_issuer_means_one_thing_to_all_packages() -> None:
+def test_an_issuer_declared_by_two_packages_is_rejected() -> None:
     found = checked("package a\nissuer x { scopes none }", "package b\nissuer x { scopes none }").diagnostics
     [finding] = [finding for finding in found if finding.code == "E413"]
     assert finding.message == "the issuer `x` is already declared by package `a`"
@@ -401,7 +401,7 @@ test "t" { given agent "bot" from login for user "alice"  GET /o => allow }
 """
 
 
-def test_a_package_that_is_probably_misspelled_is_told_once_without_what_follows() -> None:
+def test_a_probably_misspelled_package_is_reported_once_without_follow_up_errors() -> None:
     [finding] = checked(SHOP, SHOPS).diagnostics
     assert (finding.code, finding.span.text, finding.related[0].span.text) == ("E257", "acme.shops", "acme.shop")
     assert finding.message == (
@@ -419,17 +419,19 @@ def test_a_package_that_is_probably_misspelled_is_told_once_without_what_follows
         pytest.param(SHOP.replace("login", "acme").replace("orders", "o"), SHOPS, {"E207"}, id="none that is there"),
     ],
 )
-def test_what_is_unknown_is_told_by_name_where_no_namesake_has_it(first: str, second: str, codes: set[str]) -> None:
+def test_unknown_names_are_reported_unless_a_similar_package_declares_them(
+    first: str, second: str, codes: set[str]
+) -> None:
     found = {one.code for one in checked(first, second).diagnostics if one.code in ("E207", "E257")}
     assert found == codes
 
 
-def test_a_private_scope_of_another_package_opens_nothing() -> None:
+def test_a_may_with_a_private_scope_of_another_package_is_rejected() -> None:
     found = checked("package a\nimport b\nuser any { may b.read }", "package b\nscope read { GET /a }").diagnostics
     assert [(finding.code, finding.span.text) for finding in found] == [("E208", "b.read")]
 
 
-def test_a_user_block_of_any_package_serves_agents_of_all() -> None:
+def test_a_user_block_of_any_package_applies_to_agents_of_all_packages() -> None:
     agent = 'package a\nissuer x { scopes none }\nagent "a" { issued by x   acts for any user   may GET /a }'
     assert checked(agent, "package b\nuser any { may GET /a }").kernel is not None
     assert [f.code for f in checked(agent, "package b\nusers unrestricted").diagnostics] == ["E404"]

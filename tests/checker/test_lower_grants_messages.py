@@ -324,7 +324,9 @@ DOORS = [
 
 
 @pytest.mark.parametrize(("text", "findings"), DOORS)
-def test_a_mistake_in_a_door_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_mistake_in_grants_trust_anchors_or_delegation_is_reported(
+    text: str, findings: list[tuple[str, ...]]
+) -> None:
     assert told(check_text(DOORS_WORLD + text)) == findings
 
 
@@ -347,5 +349,5 @@ ALONE = [
 
 
 @pytest.mark.parametrize(("text", "findings"), ALONE)
-def test_an_agent_for_users_needs_their_doors(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_an_agent_that_acts_for_users_needs_a_user_block(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings

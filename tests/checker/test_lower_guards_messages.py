@@ -228,7 +228,7 @@ GUARDS = [
 
 
 @pytest.mark.parametrize(("text", "findings"), GUARDS)
-def test_a_mistake_in_a_guard_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_mistake_in_a_guard_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(GUARDS_WORLD + text)) == findings
 
 
@@ -248,7 +248,7 @@ ROLES = [
 
 
 @pytest.mark.parametrize(("text", "findings"), ROLES)
-def test_a_role_that_nobody_can_have_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_role_that_nobody_can_have_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings
 
 
@@ -371,7 +371,5 @@ LATER = [
 
 
 @pytest.mark.parametrize(("text", "findings"), LATER)
-def test_limits_that_make_no_sense_and_what_is_not_enforced_yet_are_told(
-    text: str, findings: list[tuple[str, ...]]
-) -> None:
+def test_invalid_limits_and_unsupported_features_are_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings

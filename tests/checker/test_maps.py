@@ -188,7 +188,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
 
 
 @pytest.mark.parametrize(("item", "expected"), MISTAKES, ids=[item for item, _ in MISTAKES])
-def test_a_mistake_in_a_map_is_told_where_it_is(item: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_a_mistake_in_a_map_is_reported_where_it_stands(item: str, expected: tuple[str, str, str, str | None]) -> None:
     assert found(item) == [expected]
 
 
@@ -206,7 +206,7 @@ def test_a_mistake_in_a_map_is_told_where_it_is(item: str, expected: tuple[str, 
         (('subject "u" => user from acme', "fact credential.issuer = context.issuer"), "`credential.issuer`"),
     ],
 )
-def test_nothing_is_mapped_twice(items: tuple[str, str], what: str) -> None:
+def test_mapping_something_twice_is_rejected(items: tuple[str, str], what: str) -> None:
     assert found(*items) == [("E931", f"{what} is mapped twice", items[1], "keep one")]
 
 
@@ -223,31 +223,31 @@ def test_nothing_is_mapped_twice(items: tuple[str, str], what: str) -> None:
         ('resource "anything at all" => todo',),
     ],
 )
-def test_what_can_be_mapped_is_no_mistake(items: tuple[str, ...]) -> None:
+def test_valid_map_items_have_no_findings(items: tuple[str, ...]) -> None:
     assert found(*items) == []
 
 
-def test_an_action_says_each_fact_once() -> None:
+def test_an_action_that_maps_a_fact_twice_is_rejected() -> None:
     item = 'action "a" => ACTION read todo with args.amount = context.a, args.amount = context.b'
     assert found(item) == [("E931", "`args.amount` is mapped twice", "args.amount = context.b", "keep one")]
 
 
-def test_a_fact_of_an_action_goes_before_the_one_for_all() -> None:
+def test_an_action_can_override_a_general_fact() -> None:
     assert found("fact args.amount = context.a", 'action "a" => ACTION read todo with args.amount = context.b') == []
 
 
-def test_another_protocol_is_not_known() -> None:
+def test_a_map_of_an_unknown_protocol_is_rejected() -> None:
     assert found('subject "u" => user from acme', protocol="opa") == [
         ("E930", "no protocol is called `opa`", "opa", "write `map authzen`")
     ]
 
 
-def test_all_maps_of_a_policy_are_one() -> None:
+def test_duplicates_are_found_across_all_maps_of_a_policy() -> None:
     text = HEAD + 'map authzen { subject "u" => user }\nmap authzen { subject "u" => agent }\n'
     assert [one.code for one in check_text(text)] == ["E931"]
 
 
-def test_a_map_has_one_form() -> None:
+def test_the_formatter_normalizes_a_map() -> None:
     written = 'map authzen{subject "u"=>user from acme resource "t"=>todo\nfact user.role=subject.properties.role}\n'
     assert format_module(Source("a.policy", written)) == (
         'map authzen { subject "u" => user from acme   resource "t" => todo\n'
@@ -255,7 +255,7 @@ def test_a_map_has_one_form() -> None:
     )
 
 
-def test_a_map_means_what_it_says() -> None:
+def test_a_map_lowers_to_the_kernel() -> None:
     text = HEAD + 'map authzen { action "a" on "t" => GET /todos/x{resource.id}y with args.amount = context.n }\n'
     module, _ = parse(Source("a.policy", text))
     assert module is not None

@@ -53,14 +53,14 @@ def segment_texts(segment):
 
 
 @given(segments, segments)
-def test_segments_cover_and_meet_as_the_texts_they_match(a, b):
+def test_segments_cover_and_overlap_exactly_when_their_texts_do(a, b):
     one, other = (k.HttpPattern(None, (segment,), span=SPAN) for segment in (a, b))
     assert covers(one, other) == (segment_texts(b) <= segment_texts(a))
     assert overlaps(one, other) == bool(segment_texts(a) & segment_texts(b))
 
 
 @given(http, http)
-def test_a_path_that_covers_matches_whatever_the_other_matches(a, b):
+def test_a_covering_path_matches_every_endpoint_of_the_covered_path(a, b):
     if covers(a, b):
         assert matched(b) <= matched(a)
     if matched(a) & matched(b):
@@ -88,21 +88,21 @@ def globbed(pattern):
 
 
 @given(st.text("ab*", min_size=1, max_size=3), st.text("ab*", min_size=1, max_size=3))
-def test_globs_cover_and_meet_as_the_names_they_match(one, two):
+def test_globs_cover_and_overlap_exactly_when_their_names_do(one, two):
     a, b = k.ToolPattern(one, span=SPAN), k.ToolPattern(two, span=SPAN)
     assert covers(a, b) == (globbed(b) <= globbed(a))
     assert overlaps(a, b) == bool(globbed(a) & globbed(b))
 
 
 @given(patterns, patterns)
-def test_patterns_of_different_kinds_never_meet(a, b):
+def test_patterns_of_different_kinds_never_overlap(a, b):
     if type(a) is not type(b):
         assert not covers(a, b)
         assert not overlaps(a, b)
 
 
 @given(places, places)
-def test_a_place_that_covers_applies_wherever_the_other_does(outer, inner):
+def test_a_covering_place_applies_to_every_endpoint_of_the_covered_place(outer, inner):
     if place_covers(outer, inner):
         assert all(match_endpoint.place_covers(outer, e) for e in ENDPOINTS if match_endpoint.place_covers(inner, e))
 
@@ -119,7 +119,7 @@ def test_a_place_covers_itself(place):
 
 
 @given(st.lists(patterns, max_size=8), patterns)
-def test_the_index_finds_what_comparing_with_each_finds(stored, asked):
+def test_the_pattern_index_agrees_with_pairwise_comparison(stored, asked):
     index: PatternIndex[int] = PatternIndex()
     for number, pattern in enumerate(stored):
         index.add(pattern, number)
@@ -153,5 +153,5 @@ def get(*segments_, methods=("GET",), rest=False):
         (place(get("a")), place(get("a"), get("b"), excepts=[get("b")]), True),
     ],
 )
-def test_places_with_holes_are_compared(outer, inner, covered):
+def test_places_with_exceptions_are_compared_for_coverage(outer, inner, covered):
     assert place_covers(outer, inner) is covered

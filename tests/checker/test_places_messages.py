@@ -193,7 +193,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("text", "findings"), PATHS)
-def test_a_mistake_in_an_endpoint_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_mistake_in_an_endpoint_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings
 
 
@@ -241,7 +241,7 @@ SCOPES = [
 
 
 @pytest.mark.parametrize(("text", "findings"), SCOPES)
-def test_a_mistake_in_a_scope_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_mistake_in_a_scope_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(text)) == findings
 
 
@@ -394,5 +394,5 @@ BINDINGS = [
 
 
 @pytest.mark.parametrize(("text", "findings"), BINDINGS)
-def test_a_mistake_in_what_patterns_bind_is_told(text: str, findings: list[tuple[str, ...]]) -> None:
+def test_a_mistake_in_a_binding_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(BINDINGS_WORLD + text)) == findings

@@ -32,11 +32,11 @@ def type_of(written: str) -> Type:
         ),
     ],
 )
-def test_a_type_means_what_it_says(written: str, expected: Type) -> None:
+def test_a_written_type_is_read_as_declared(written: str, expected: Type) -> None:
     assert type_of(written) == expected
 
 
-def test_an_attribute_knows_whether_it_may_be_absent_and_is_inherited() -> None:
+def test_an_attribute_is_optional_or_inherited_as_declared() -> None:
     text = "entity folder { a: string?  b: set<user> inherited  c: int } in folder"
     assert read(text).schema.entities["folder"].fields == (
         FieldType("a", Scalar.STRING, optional=True),
@@ -45,7 +45,7 @@ def test_an_attribute_knows_whether_it_may_be_absent_and_is_inherited() -> None:
     )
 
 
-def test_an_entity_knows_what_it_can_be_in() -> None:
+def test_an_entity_has_its_declared_parents() -> None:
     assert read("entity a in a, b\nentity b").schema.entities["a"].parents == ("a", "b")
 
 
@@ -53,18 +53,18 @@ def test_a_user_exists_without_a_declaration() -> None:
     assert read("let a = 1").schema.entities["user"].fields == ()
 
 
-def test_facts_know_their_path_type_and_place() -> None:
+def test_facts_have_their_declared_path_type_and_place() -> None:
     [one, other] = read("facts on POST /a { body.x: int? }\nfacts { context.y.z: string }").schema.facts
     assert (one.path, one.type, one.optional) == (("body", "x"), Scalar.INT, True)
     assert one.place is not None
     assert (other.path, other.place) == (("context", "y", "z"), None)
 
 
-def test_a_fact_may_have_different_types_at_places_that_never_meet() -> None:
+def test_a_fact_may_have_different_types_at_disjoint_endpoints() -> None:
     assert read("facts on POST /a { body.x: int }\nfacts on POST /b { body.x: string }").findings == ()
 
 
-def test_a_member_may_be_declared_beside_its_record() -> None:
+def test_a_member_may_be_declared_separately_from_its_record() -> None:
     assert read("facts { body.card: { number: string }  body.card.last: int }").findings == ()
 
 
@@ -199,16 +199,16 @@ SCALARS = "`bool`, `int`, `number`, `string`, `duration`, `time`, `ip`, `cidr`, 
         ),
     ],
 )
-def test_a_mistake_in_declaring_types_is_told(text: str, expected: tuple[str, str, str, str]) -> None:
+def test_a_mistake_in_a_type_declaration_is_reported(text: str, expected: tuple[str, str, str, str]) -> None:
     assert told(read(text).findings) == [expected]
 
 
-def test_every_mistake_is_told_in_one_run() -> None:
+def test_all_mistakes_are_reported_in_one_run() -> None:
     text = "entity a { x: strng  y: set  z: int<int> }\nfacts { q: int  body.r: nope }"
     assert sorted(read(text).codes) == ["E205", "E205", "E216", "E219", "E219"]
 
 
-def test_what_could_not_be_read_is_no_second_mistake() -> None:
+def test_uses_of_a_broken_declaration_are_not_reported() -> None:
     declared = "entity user { x: strng }\nfacts { body.y: nope }"
     used = 'define a = user.x == 5 and body.y like "a" and body.y.z has 3'
     assert read(declared, used).codes == ["E205", "E205"]

@@ -48,20 +48,20 @@ def test_the_order_of_files_does_not_matter() -> None:
     ("kind", "text"),
     [("enum", "common.plan"), ("entity", "common.team"), ("define", "common.late"), ("scope", "common.invoices.read")],
 )
-def test_exported_names_are_found_behind_the_last_part_of_their_package(kind: str, text: str) -> None:
+def test_exported_names_are_found_by_the_last_part_of_their_package(kind: str, text: str) -> None:
     found, findings = find("b", kind, text, COMMON, "package b\nimport acme.common")
     assert findings == []
     assert found is not None
     assert (found.package, found.kind) == ("acme.common", kind)
 
 
-def test_an_alias_replaces_the_last_part() -> None:
+def test_an_import_alias_replaces_the_last_part_of_the_package() -> None:
     found, findings = find("b", "define", "c.late", COMMON, "package b\nimport acme.common as c")
     assert found is not None
     assert findings == []
 
 
-def test_a_private_name_is_told_with_where_it_is_declared() -> None:
+def test_the_error_for_a_private_name_shows_its_declaration() -> None:
     [finding] = read(COMMON, "package b\nimport acme.common\ndefine x = common.secret").findings
     assert told([finding]) == [
         (
@@ -80,7 +80,7 @@ def test_a_name_of_another_kind_is_unknown() -> None:
     assert findings == [("E207", "unknown scope `x`", "x", "declare it: `scope invoices.read { GET /invoices }`")]
 
 
-def test_names_of_different_spaces_may_be_the_same() -> None:
+def test_declarations_of_different_kinds_may_share_a_name() -> None:
     assert read("entity team\nscope team { GET /team }\nlet team = 1").findings == ()
 
 
@@ -93,17 +93,17 @@ def test_names_of_different_spaces_may_be_the_same() -> None:
         ("zip", "declare it: `scope invoices.read { GET /invoices }`"),
     ],
 )
-def test_an_unknown_name_is_told_with_what_was_probably_meant(text: str, hint: str) -> None:
+def test_the_error_for_an_unknown_name_suggests_a_similar_name(text: str, hint: str) -> None:
     importing = "package b\nimport acme.common\nscope invoices.read { GET /x }"
     assert find("b", "scope", text, COMMON, importing)[1] == [("E207", f"unknown scope `{text}`", text, hint)]
 
 
-def test_a_name_that_another_package_exports_is_told_with_that_package() -> None:
+def test_the_error_for_an_unknown_name_suggests_a_package_that_exports_it() -> None:
     hint = "`import acme.common` exports one of that name"
     assert find("b", "scope", "invoices.read", COMMON, "package b")[1][0][3] == hint
 
 
-def test_the_alias_is_told_where_it_was_forgotten() -> None:
+def test_the_error_for_an_unknown_name_suggests_the_missing_package_prefix() -> None:
     hint = "did you mean `common.invoices.read`?"
     assert find("b", "scope", "invoices.read", COMMON, "package b\nimport acme.common\nlet x = 1")[1][0][3] == hint
 
@@ -151,16 +151,16 @@ def test_a_user_exists_without_a_declaration() -> None:
         ("package a\nimport a", ("E209", "package `a` imports itself", "a", "its own names need no import")),
     ],
 )
-def test_a_mistake_in_declaring_names_is_told(text: str, expected: tuple[str, str, str, str]) -> None:
+def test_a_mistake_in_a_name_declaration_is_reported(text: str, expected: tuple[str, str, str, str]) -> None:
     assert told(read(text).findings) == [expected]
 
 
-def test_names_of_a_package_that_there_is_not_are_no_findings_of_their_own() -> None:
+def test_names_of_an_unknown_package_are_not_reported() -> None:
     texts = ['package web\nimport shops\nagent "x" { issued by shops.acme   acts alone   may shops.read }']
     assert read(*texts).codes == ["E209"]
 
 
-def test_the_second_of_two_declarations_is_underlined_and_the_first_one_shown() -> None:
+def test_a_duplicate_declaration_is_underlined_and_the_first_is_shown() -> None:
     [finding] = read("let a = 1\nlet a = 2").findings
     assert finding.span.line == 2
     assert [(note.message, note.span.line) for note in finding.related] == [("first declared here", 1)]
@@ -169,7 +169,7 @@ def test_the_second_of_two_declarations_is_underlined_and_the_first_one_shown() 
 @pytest.mark.parametrize(
     ("what", "word"), [(what, word) for what in ("let", "define") for word in sorted(RESERVED_WORDS[what])]
 )
-def test_a_word_that_could_never_be_used_is_no_name_for_a_value(what: str, word: str) -> None:
+def test_a_reserved_word_is_rejected_as_a_value_name(what: str, word: str) -> None:
     assert "E212" in read(f"{what} {word} = true").codes
 
 
@@ -191,11 +191,11 @@ def test_a_word_that_could_never_be_used_is_no_name_for_a_value(what: str, word:
         (["package b\nentity team"], "E214", "the entity `team` is already declared by package `acme.common`"),
     ],
 )
-def test_a_mistake_between_packages_is_told(texts: list[str], code: str, message: str) -> None:
+def test_a_mistake_between_packages_is_reported(texts: list[str], code: str, message: str) -> None:
     assert [(finding.code, finding.message) for finding in read(COMMON, *texts).findings] == [(code, message)]
 
 
-def test_one_alias_may_be_written_in_two_files() -> None:
+def test_two_files_of_a_package_may_import_the_same_package() -> None:
     assert read(COMMON, *["package b\nimport acme.common"] * 2).findings == ()
 
 
@@ -210,21 +210,21 @@ def unused(*texts: str) -> list[tuple[str, str, str, str | None]]:
     return told(found.program.report.diagnostics)
 
 
-def test_an_import_of_names_that_none_is_used_of_is_a_warning() -> None:
+def test_an_unused_import_is_a_warning() -> None:
     assert unused(COMMON, "package b\nimport acme.common") == [
         ("W209", "no name of package `acme.common` is used", "import acme.common", "remove the import")
     ]
 
 
-def test_an_import_whose_name_is_used_is_none() -> None:
+def test_an_import_with_a_used_name_is_not_a_warning() -> None:
     assert unused(COMMON, "package b\nimport acme.common\ndefine x = common.late") == []
 
 
-def test_an_import_that_brings_rules_is_none() -> None:
+def test_an_import_of_a_package_with_rules_is_not_a_warning() -> None:
     assert unused('package a\nguard "g" { audit full }', "package b\nimport a") == []
 
 
-def test_an_import_that_brings_attributes_of_the_user_is_used_by_them() -> None:
+def test_an_import_of_used_user_attributes_is_not_a_warning() -> None:
     one = "package a\nexport entity user { tenant: string }"
     assert unused(one, 'package b\nimport a\ndefine x = user.tenant == "x"') == []
 
@@ -246,17 +246,17 @@ def test_an_import_that_brings_attributes_of_the_user_is_used_by_them() -> None:
         ("define a = b\ndefine b = true and c\ndefine c = false", []),
     ],
 )
-def test_each_circle_of_definitions_is_told_once(text: str, expected: list[str]) -> None:
+def test_each_cycle_of_definitions_is_reported_once(text: str, expected: list[str]) -> None:
     findings = read(text).findings
     assert sorted(finding.message for finding in findings if finding.code == "E213") == expected
     assert {finding.code for finding in findings} <= {"E213"}
 
 
-def test_definitions_that_double_each_time_are_bounded() -> None:
+def test_exponentially_growing_definitions_are_rejected() -> None:
     doubling = "\n".join(f"define a{i} = a{i + 1} or a{i + 1}" for i in range(60))
     assert read(f"{doubling}\ndefine a60 = request.size > 5").codes == ["E248"]
 
 
-def test_definitions_that_nest_each_time_are_bounded() -> None:
+def test_definitions_nested_thousands_deep_are_rejected() -> None:
     nesting = "\n".join(f"define a{i} = not a{i + 1}" for i in range(5_000))
     assert read(f"{nesting}\ndefine a5000 = request.size > 5").codes == ["E248"]

@@ -42,7 +42,7 @@ MODEL = 'agent.model else ""'
 EVERY = ["forward_auth", "nginx", "envoy", "envoy_grpc"]
 
 
-def test_each_adapter_hides_what_its_gateway_does_not_hand_on():
+def test_each_adapter_hides_the_facts_that_its_gateway_does_not_pass_on():
     assert hidden() == {NOTE: EVERY, ROLE: ["nginx", "envoy"], RISK: EVERY, MODEL: EVERY}
 
 
@@ -55,23 +55,23 @@ def test_each_adapter_hides_what_its_gateway_does_not_hand_on():
         (GatewayHeaders(hands_on_nginx=("all",), hands_on_envoy=("all",)), {ROLE: None}),
     ],
 )
-def test_what_is_handed_on_is_not_hidden(names, changed):
+def test_facts_that_a_gateway_passes_on_are_not_hidden(names, changed):
     expected = {NOTE: EVERY, ROLE: ["nginx", "envoy"], RISK: EVERY, MODEL: EVERY} | changed
     assert hidden(names) == {words: at for words, at in expected.items() if at}
 
 
-def test_of_who_asks_nothing_is_hidden_where_credentials_are_verified_here():
+def test_caller_facts_are_not_hidden_if_the_server_verifies_credentials():
     assert MODEL not in hidden(proves=True)
 
 
-def test_nothing_is_hidden_where_no_adapter_is_open_or_no_door_opens_http():
+def test_nothing_is_hidden_without_adapters_or_http_grants():
     kernel = Engine.from_text(RULES).kernel
     assert not HiddenAbsences.of(kernel, GatewayHeaders(), (), proves=False)
     tools = Engine.from_text('facts { body.a: int? }\nanyone { may TOOL x }\nguard "g" { deny when body.a is present }')
     assert not HiddenAbsences.of(tools.kernel, GatewayHeaders(), HTTP, proves=False)
 
 
-def test_the_first_are_shown_by_the_places_where_they_are_unknown():
+def test_hidden_absences_are_grouped_by_adapter_and_the_list_is_bounded():
     rules = "".join(f'guard "g{n}" on GET /x {{ deny when request.headers["x-{n}"] is present }}\n' for n in range(9))
     kernel = Engine.from_text(f"{RULES}{rules}", "shop.policy").kernel
     found = HiddenAbsences.of(kernel, GatewayHeaders(), HTTP, proves=False)
@@ -87,7 +87,7 @@ def test_the_first_are_shown_by_the_places_where_they_are_unknown():
     assert lines[-1] == f"and {13 - MAX_LISTED_CONDITIONS} more"
 
 
-def test_a_server_says_so_when_it_starts(serving, project):  # noqa: F811
+def test_serve_reports_hidden_absences_at_startup(serving, project):  # noqa: F811
     (project / "more.policy").write_text(f"language 1\npackage more\n{RULES}")
     process = serving("--format", "json", "--log-format", "json")
     said = json.loads(process.stdout.readline())["hidden_absences"]
@@ -103,7 +103,7 @@ def test_a_server_says_so_when_it_starts(serving, project):  # noqa: F811
     assert {name: events[1][name] for name in said} == said
 
 
-def test_a_doctor_tells_what_would_be_hidden(run, tmp_path):
+def test_doctor_reports_hidden_absences(run, tmp_path):
     (tmp_path / "a.policy").write_text(f"language 1\npackage more\n{RULES}")
     ended = run("doctor", "a.policy", "--port", 0)
     assert "· gateways: 4 conditions depend on an absence that a gateway does not show" in ended.out

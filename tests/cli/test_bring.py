@@ -29,7 +29,7 @@ def more(specification):
 
 
 @pytest.mark.usefixtures("specification")
-def test_what_was_made_is_told(run):
+def test_init_lists_the_created_files(run):
     ended = run("init", "pets", "--openapi", "api.json")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[: len(MADE)] == [f"created pets/{name}" for name in MADE]
@@ -38,21 +38,21 @@ def test_what_was_made_is_told(run):
 
 @pytest.mark.usefixtures("specification")
 @pytest.mark.parametrize("command", [["check", "--strict"], ["fmt", "--check"], ["test"]])
-def test_what_was_made_passes_its_own_checks(run, command):
+def test_an_imported_project_passes_its_own_checks(run, command):
     run("init", "pets", "--openapi", "api.json")
     ended = run(*command, "pets")
     assert (ended.code, ended.err) == (0, "")
 
 
 @pytest.mark.usefixtures("specification")
-def test_the_linter_has_no_opinion_of_what_was_made(run, monkeypatch, tmp_path):
+def test_lint_reports_nothing_for_an_imported_project(run, monkeypatch, tmp_path):
     run("init", "pets", "--openapi", "api.json")
     monkeypatch.chdir(tmp_path / "pets")
     assert run("lint", ".").out.startswith("no mistakes")
 
 
 @pytest.mark.usefixtures("specification")
-def test_the_request_is_denied_until_the_door_is_opened(run, tmp_path):
+def test_an_imported_project_denies_its_request_until_a_grant_is_opened(run, tmp_path):
     run("init", "pets", "--openapi", "api.json")
     assert run("decide", "pets", "--request", "pets/request.json").code == 10
     doors = tmp_path / "pets/doors.policy"
@@ -60,7 +60,7 @@ def test_the_request_is_denied_until_the_door_is_opened(run, tmp_path):
     assert run("decide", "pets", "--request", "pets/request.json").out == "allow\n"
 
 
-def test_a_check_ends_with_1_where_both_differ(run, specification):
+def test_init_check_exits_with_1_if_the_project_differs_from_the_specification(run, specification):
     run("init", "pets", "--openapi", "api.json")
     assert run("init", "pets", "--openapi", "api.json", "--check").out == "no differences\n"
     more(specification)
@@ -68,7 +68,7 @@ def test_a_check_ends_with_1_where_both_differ(run, specification):
     assert (ended.code, ended.out) == (1, "new GET /pets/export\n")
 
 
-def test_differences_are_told_as_json(run, specification):
+def test_init_reports_differences_as_json(run, specification):
     run("init", "pets", "--openapi", "api.json")
     more(specification)
     found = run("init", "pets", "--openapi", "api.json", "--format", "json").json
@@ -82,7 +82,7 @@ def test_differences_are_told_as_json(run, specification):
     }
 
 
-def test_a_broken_specification_is_told_with_its_place(run, tmp_path):
+def test_a_broken_specification_is_reported_with_its_place(run, tmp_path):
     (tmp_path / "api.yaml").write_text("openapi: 3.0.0\npaths:\n  /x:\n    get: 7\n")
     ended = run("init", "pets", "--openapi", "api.yaml", "--format", "json")
     assert ended.code == 1
@@ -105,13 +105,13 @@ def test_a_broken_specification_is_told_with_its_place(run, tmp_path):
         (["--mcp", "a", "--base-path", "/b"], "`--base-path` is for `--openapi`"),
     ],
 )
-def test_options_that_do_not_go_together_are_wrong_usage(run, options, told):
+def test_incompatible_import_options_are_rejected(run, options, told):
     ended = run("init", "pets", *options)
     assert ended.code == 2
     assert told in ended.err
 
 
-def test_yaml_without_its_package_says_what_to_install(run, tmp_path, monkeypatch):
+def test_importing_yaml_without_its_package_reports_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "api.yaml").write_text("openapi: 3.0.0\n")
     ended = run("init", "pets", "--openapi", "api.yaml")
@@ -119,14 +119,14 @@ def test_yaml_without_its_package_says_what_to_install(run, tmp_path, monkeypatc
     assert "in a checkout of policyengine: `pip install -c constraints.txt '.[openapi]'`" in ended.err
 
 
-def test_a_server_without_the_sdk_says_what_to_install(run, monkeypatch):
+def test_importing_from_a_server_without_the_mcp_sdk_reports_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp.client.client", None)
     ended = run("init", "tools", "--mcp", "http://127.0.0.1:9/mcp")
     assert ended.code == 1
     assert "in a checkout of policyengine: `pip install -c constraints.txt '.[mcp]'`" in ended.err
 
 
-def test_a_server_keeps_the_name_that_it_was_imported_by(run, tmp_path):
+def test_a_later_import_keeps_the_server_name_of_the_first_one(run, tmp_path):
     (tmp_path / "tools.json").write_text('{"tools": [{"name": "look"}]}')
     run("init", "desk", "--mcp", "tools.json", "--name", "desk")
     assert run("init", "desk", "--mcp", "tools.json", "--check").out == "no differences\n"

@@ -30,7 +30,7 @@ ASKED = ["--entities", "project/entities.json", "--request", "project/request.js
 
 
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_a_bundle_answers_as_its_policies_do(run, bundles, command):
+def test_a_bundle_gives_the_same_answer_as_its_policies(run, bundles, command):
     by_policies = run(command, "project", *ASKED)
     by_bundle = run(command, "plain.policybundle", *ASKED)
     assert by_policies.code == 0
@@ -39,19 +39,19 @@ def test_a_bundle_answers_as_its_policies_do(run, bundles, command):
 
 
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_a_bundle_signed_by_a_trusted_key_answers(run, bundles, command):
+def test_a_bundle_signed_by_a_trusted_key_is_accepted(run, bundles, command):
     assert run(command, "signed.policybundle", "--trust", "theirs.pub", "--trust", "ours.pub", *ASKED).code == 0
 
 
 @pytest.mark.parametrize("name", ["plain", "signed"])
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_a_bundle_that_nobody_trusted_signed_answers_nothing(run, bundles, command, name):
+def test_a_bundle_without_a_trusted_signature_is_rejected(run, bundles, command, name):
     ended = run(command, f"{name}.policybundle", "--trust", "theirs.pub", *ASKED, "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "policy")
     assert ended.json["error"]["diagnostics"][0]["code"] == "E163"
 
 
-def test_a_bundle_signed_elsewhere_is_the_one_that_was_made(run, bundles, tmp_path):
+def test_compile_with_a_key_makes_the_same_bundle_as_separate_signing(run, bundles, tmp_path):
     assert run("compile", "project", "-o", "whole.policybundle", "--key", "ours.pem").code == 0
     assert (tmp_path / "whole.policybundle").read_bytes() == (tmp_path / "signed.policybundle").read_bytes()
 
@@ -64,7 +64,7 @@ def test_a_damaged_bundle_is_an_error(run, bundles, tmp_path):
     assert ended.err.startswith("plain.policybundle:1:1: E162 this bundle is damaged")
 
 
-def test_a_rule_that_proves_wrong_late_is_an_error_too(run, tmp_path):
+def test_a_malformed_rule_in_a_bundle_is_an_error(run, tmp_path):
     members = members_of(write_bundle(Engine.from_text("anyone { may GET /a }").kernel, "0.1.0"))
     (tmp_path / "wrong.policybundle").write_bytes(bundled({**members, "anyones": [None]}))
     ended = run("compile", "wrong.policybundle", "-o", "again.policybundle")
@@ -80,20 +80,20 @@ def test_a_rule_that_proves_wrong_late_is_an_error_too(run, tmp_path):
         (["project", "--trust", "ours.pub"], "`--trust` needs a bundle"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(run, bundles, arguments, message):
+def test_incompatible_bundle_arguments_are_rejected(run, bundles, arguments, message):
     ended = run("decide", *arguments, *ASKED)
     assert ended.code == 2
     assert message in ended.err
 
 
-def test_a_bundle_that_nobody_trusted_signed_is_not_served(run, bundles):
+def test_serve_rejects_a_bundle_without_a_trusted_signature(run, bundles):
     ended = run("serve", "signed.policybundle", "--trust", "theirs.pub", "--port", "0")
     assert ended.code == 1
     assert "E163" in ended.err
 
 
 @pytest.mark.parametrize("command", ["check", "test"])
-def test_what_needs_the_policies_themselves_says_so(run, bundles, command):
+def test_commands_that_need_source_policies_reject_a_bundle(run, bundles, command):
     ended = run(command, "plain.policybundle")
     assert ended.code in (1, 4)
     assert "plain.policybundle:1:1: E152 this is a bundle, not a policy" in ended.out + ended.err

@@ -18,13 +18,13 @@ def files(run, tmp_path):
     return write
 
 
-def test_a_policy_without_mistakes_ends_with_0(run, files):
+def test_a_policy_without_mistakes_exits_with_0(run, files):
     files(good=GOOD)
     ended = run("check", "good.policy")
     assert (ended.code, ended.out, ended.err) == (0, "no mistakes in 1 file\n", "")
 
 
-def test_a_policy_with_errors_ends_with_1_and_says_where(run, files):
+def test_a_policy_with_errors_exits_with_1_and_shows_the_place(run, files):
     files(bad=BAD)
     ended = run("check", "bad.policy")
     assert ended.code == 1
@@ -33,14 +33,14 @@ def test_a_policy_with_errors_ends_with_1_and_says_where(run, files):
     assert ended.out.endswith("1 error in 1 file\n")
 
 
-def test_warnings_end_with_0(run, files):
+def test_warnings_exit_with_0(run, files):
     files(warned=WARNED)
     ended = run("check", "warned.policy")
     assert ended.code == 0
     assert ended.out.endswith("1 warning in 1 file\n")
 
 
-def test_warnings_end_with_1_where_they_count(run, files):
+def test_warnings_exit_with_1_in_strict_mode(run, files):
     files(warned=WARNED)
     assert run("check", "--strict", "warned.policy").code == 1
 
@@ -53,7 +53,7 @@ def test_all_files_of_a_folder_are_checked(run, files, tmp_path):
     assert out.endswith("2 errors in 3 files\n")
 
 
-def test_the_findings_as_json_are_one_document(run, files):
+def test_findings_as_json_are_one_document(run, files):
     files(good=GOOD, bad=BAD)
     ended = run("check", ".", "--format", "json")
     assert ended.code == 1
@@ -63,7 +63,7 @@ def test_the_findings_as_json_are_one_document(run, files):
     assert (found["severity"], found["line"], found["column"]) == ("error", 1, 31)
 
 
-def test_no_findings_as_json_are_a_document_too(run, files):
+def test_a_check_without_findings_prints_a_json_document(run, files):
     files(good=GOOD)
     assert run("check", ".", "--format", "json").json == {"files": 1, "errors": 0, "warnings": 0, "diagnostics": []}
 
@@ -78,7 +78,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for data, name in BROKEN])
 @pytest.mark.parametrize("form", ["text", "json", "sarif"])
-def test_a_file_that_is_no_policy_is_a_finding(run, files, data, form):
+def test_a_file_that_is_not_a_policy_is_a_finding(run, files, data, form):
     files(broken=data)
     ended = run("check", "broken.policy", "--format", form)
     assert ended.code == 1
@@ -102,7 +102,7 @@ def test_a_folder_without_policies_is_an_error(run, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_an_error(run, tmp_path):
+def test_an_unreadable_folder_is_an_error(run, tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     assert run("check", "closed").code == 1
 
@@ -116,13 +116,13 @@ def sarif(request, run, files):
     return run("check", ".", "--format", "sarif").json
 
 
-def test_sarif_says_which_version_it_is(sarif):
+def test_sarif_output_states_its_version_and_schema(sarif):
     assert sarif["version"] == "2.1.0"
     assert sarif["$schema"].endswith("sarif-2.1.0.json")
     assert len(sarif["runs"]) == 1
 
 
-def test_every_result_has_its_rule_and_the_rule_its_help(sarif):
+def test_every_sarif_result_refers_to_a_rule_with_help(sarif):
     (run,) = sarif["runs"]
     rules = run["tool"]["driver"]["rules"]
     assert len(run["results"]) == 1
@@ -135,7 +135,7 @@ def test_every_result_has_its_rule_and_the_rule_its_help(sarif):
         assert "But like this:" in rule["help"]["text"]
 
 
-def test_a_result_has_its_region_with_columns(run, files):
+def test_a_sarif_result_has_a_region_with_columns(run, files):
     files(bad=BAD)
     sarif = run("check", ".", "--format", "sarif").json
     location = sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
@@ -145,13 +145,13 @@ def test_a_result_has_its_region_with_columns(run, files):
 
 
 @pytest.mark.parametrize(("text", "level"), [(BAD, "error"), (WARNED, "warning")])
-def test_the_level_of_a_result_is_its_severity(run, files, text, level):
+def test_the_level_of_a_sarif_result_is_its_severity(run, files, text, level):
     files(some=text)
     (result,) = run("check", ".", "--format", "sarif").json["runs"][0]["results"]
     assert result["level"] == level
 
 
-def test_a_name_with_odd_characters_is_a_valid_uri(run, files, tmp_path):
+def test_a_file_name_with_special_characters_is_a_valid_sarif_uri(run, files, tmp_path):
     (tmp_path / "a b#ü.policy").write_text(BAD)
     document = run("check", "a b#ü.policy", "--format", "sarif").json
     location = document["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
@@ -168,13 +168,13 @@ guard "g" on POST /a { require after POST /b within 1h }
 """
 
 
-def test_what_history_takes_is_told(run, files):
+def test_check_reports_the_memory_that_history_needs(run, files):
     files(remembering=REMEMBERING)
     out = run("check", "remembering.policy").out
     assert out.endswith("history of `POST /b`, 1h (remembering.policy:2): at most 1.5 KiB per key\n")
 
 
-def test_what_history_takes_is_told_to_programs(run, files):
+def test_check_reports_the_memory_that_history_needs_as_json(run, files):
     files(remembering=REMEMBERING)
     (told,) = run("check", ".", "--format", "json").json["history"]
     assert told == {"event": "POST /b", "at": "remembering.policy:2", "within": "1h", "events": 1, "bytes": 1_472}

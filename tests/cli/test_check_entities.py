@@ -76,13 +76,13 @@ def findings(ended):
         ]),
     ],
 )  # fmt: skip
-def test_what_nothing_supplies_is_told_where_it_is_read_first(checked, rows, found):
+def test_unsupplied_attributes_are_reported_where_they_are_first_read(checked, rows, found):
     ended = checked(rows, "--format", "json")
     assert ended.code == 0
     assert sorted(findings(ended)) == sorted(found)
 
 
-def test_a_level_that_lacks_an_inherited_set_is_told_what_makes_it_empty(checked):
+def test_a_missing_inherited_set_is_reported_with_a_hint_about_else(checked):
     ended = checked(less("blocked", of="doc")[:3] + WHOLE[3:])
     assert '`doc "1"` lacks `blocked`' in ended.out
     assert (
@@ -92,19 +92,19 @@ def test_a_level_that_lacks_an_inherited_set_is_told_what_makes_it_empty(checked
     assert checked(less("blocked", of="doc"), empty="else []").out == "no mistakes in 1 file\n"
 
 
-def test_how_many_rows_lack_it_is_counted(checked):
+def test_the_warning_counts_the_rows_without_the_attribute(checked):
     rows = [*WHOLE, *({"type": "doc", "id": f"n{n}", "attributes": {"owner": "a"}} for n in range(1_500))]
     assert '1,500 of 1,502 `doc` rows lack `blocked`; the first is `doc "n0"`' in checked(rows).out
 
 
-def test_it_counts_as_a_warning_does(checked):
+def test_an_unsupplied_attribute_counts_as_a_warning(checked):
     assert checked(less("owner")).code == 0
     assert checked(less("owner"), "--strict").code == 1
     sarif = checked(less("owner"), "--format", "sarif").json
     assert [one["ruleId"] for one in sarif["runs"][0]["results"]] == ["W180"]
 
 
-def test_what_a_gateway_sends_may_be_allowed(checked):
+def test_a_lint_comment_can_allow_an_unsupplied_attribute(checked):
     allowed = POLICY.replace(
         "confirm by role boss unless has_badge }",
         "confirm by role boss unless has_badge } # lint: allow unsupplied because the gateway sends the rows",
@@ -112,7 +112,7 @@ def test_what_a_gateway_sends_may_be_allowed(checked):
     assert checked(less("owner"), policy=allowed).out == "no mistakes in 1 file\n"
 
 
-def test_without_a_claim_a_tenant_is_read_in_vain(checked):
+def test_an_attribute_without_a_mapped_claim_is_reported_as_unsupplied(checked):
     ended = checked(less("tenant"), claim="")
     assert "W180 nothing supplies `user.tenant`" in ended.out
 
@@ -122,7 +122,7 @@ def test_a_map_supplies_what_it_maps(checked):
     assert checked(less("owner"), policy=mapped).out == "no mistakes in 1 file\n"
 
 
-def test_what_is_looked_up_is_not_counted_but_its_mapping_is_asked(run, tmp_path):
+def test_looked_up_entities_are_checked_by_their_mapping_not_by_rows(run, tmp_path):
     pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     (tmp_path / "docs.policy").write_text(
         "entity doc { owner: user   private: bool }\n"
@@ -138,14 +138,14 @@ def test_what_is_looked_up_is_not_counted_but_its_mapping_is_asked(run, tmp_path
     assert ended.out.count("W18") == 1
 
 
-def test_rows_that_policies_cannot_read_are_told_beside_it(checked):
+def test_rows_with_wrong_types_are_reported_as_warnings(checked):
     rows = [*WHOLE[:1], {"type": "folder", "id": "f", "attributes": {"blocked": "all"}}, *WHOLE[2:]]
     assert checked(rows).err == (
         'warning: `rows.json`: folder "f": `blocked` is unknown: expected set<user>, got string\n'
     )
 
 
-def test_entities_stand_beside_one_set_of_policies(run, tmp_path):
+def test_the_entities_option_requires_exactly_one_set_of_policies(run, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / ".policyroot").touch()
@@ -155,19 +155,19 @@ def test_entities_stand_beside_one_set_of_policies(run, tmp_path):
     assert "`--entities` needs exactly one set of policies" in ended.err
 
 
-def test_entities_that_cannot_be_read_are_an_error(run, tmp_path):
+def test_unreadable_entities_are_an_error(run, tmp_path):
     (tmp_path / "p.policy").write_text("anyone { may GET /x }\n")
     ended = run("check", "p.policy", "--entities", "gone.json")
     assert (ended.code, ended.out) == (1, "")
     assert "gone.json" in ended.err
 
 
-def test_of_policies_with_mistakes_nothing_more_is_told(checked):
+def test_a_policy_with_errors_gets_no_warnings_about_entities(checked):
     ended = checked(less("owner"), policy=POLICY + "anyone { may GET /x when nonsense }\n")
     assert (ended.code, "W180" in ended.out) == (1, False)
 
 
-def test_the_doctor_counts_them(run, checked, tmp_path):
+def test_doctor_counts_unsupplied_attributes(run, checked, tmp_path):
     checked(less("owner"))
     ended = run("doctor", "docs.policy", "--entities", "rows.json")
     assert "entities: 1 attribute that the policies read will be unknown" in ended.out

@@ -28,7 +28,7 @@ def test_a_project_is_compiled_into_a_bundle(run, project, tmp_path):
     assert read_bundle(tmp_path / "p.policybundle").kernel == Engine.load(project).kernel
 
 
-def test_what_was_written_is_told_as_json(run, project, tmp_path):
+def test_compile_describes_the_bundle_as_json(run, project, tmp_path):
     told = run("compile", "project", "-o", "p.policybundle", "--format", "json").json
     bundle = read_bundle(tmp_path / "p.policybundle")
     assert told == {
@@ -49,13 +49,13 @@ def test_the_same_policies_make_the_same_file(run, project, tmp_path):
     assert (tmp_path / "one.policybundle").read_bytes() == (tmp_path / "two.policybundle").read_bytes()
 
 
-def test_a_key_signs(run, project, tmp_path, key):
+def test_compile_signs_the_bundle_with_the_given_key(run, project, tmp_path, key):
     ended = run("compile", "project", "-o", "p.policybundle", "--key", "private.pem")
     bundle = read_bundle(tmp_path / "p.policybundle", keys=[key.public_key().public_bytes_raw()])
     assert f"signed by:  {bundle.signed_by[0]}\n" in ended.out
 
 
-def test_tests_stay_out(run, project, tmp_path):
+def test_compile_leaves_tests_out_of_the_bundle(run, project, tmp_path):
     (tmp_path / "project" / "more_test.policy").write_text('test "t" { GET /secret => deny }\n')
     assert run("compile", "project", "-o", "p.policybundle").code == 0
     assert b"/secret" not in (tmp_path / "p.policybundle").read_bytes()
@@ -69,7 +69,7 @@ def test_a_policy_with_errors_makes_no_bundle(run, tmp_path):
     assert not (tmp_path / "p.policybundle").exists()
 
 
-def test_warnings_are_counted(run, tmp_path):
+def test_compile_counts_warnings(run, tmp_path):
     (tmp_path / "warned.policy").write_text("language 1\nlet unused = 5\nanyone { may GET /health }\n")
     ended = run("compile", "warned.policy", "-o", "p.policybundle")
     assert ended.code == 0
@@ -83,7 +83,7 @@ def test_warnings_are_counted(run, tmp_path):
         ("project/documents.policy", "key", "`project/documents.policy`: this is not a private key in PEM"),
     ],
 )
-def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kind, message):
+def test_compile_reports_an_unusable_key(run, project, tmp_path, name, kind, message):
     ended = run("compile", "project", "-o", "p.policybundle", "--key", name, "--format", "json")
     assert ended.code == 1
     assert (ended.json["error"]["kind"], ended.json["error"]["message"]) == (kind, message)
@@ -92,13 +92,13 @@ def test_a_key_that_cannot_be_used_is_an_error(run, project, tmp_path, name, kin
 
 
 @pytest.mark.parametrize("options", [[], ["-o", "p.policybundle", "--show"]])
-def test_it_is_said_whether_to_write_or_to_show(run, project, options):
+def test_compile_requires_either_an_output_or_show(run, project, options):
     ended = run("compile", "project", *options)
     assert ended.code == 2
     assert "either `-o FILE` or `--show`" in ended.err
 
 
-def test_the_code_that_decides_is_shown_with_the_lines_it_is_for(run, project, tmp_path):
+def test_compile_show_prints_the_generated_code_with_source_lines(run, project, tmp_path):
     ended = run("compile", "project", "--show")
     assert (ended.code, ended.err) == (0, "")
     assert "def driver(" in ended.out
@@ -107,14 +107,14 @@ def test_the_code_that_decides_is_shown_with_the_lines_it_is_for(run, project, t
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
-def test_the_code_that_decides_is_shown_as_json(run, project):
+def test_compile_show_prints_the_generated_code_as_json(run, project):
     assert run("compile", "project", "--show", "--format", "json").json.keys() == {"code"}
 
 
 # ── Where it is written ───────────────────────────────────────────────────────────────────────
 
 
-def test_a_bundle_of_before_is_replaced_in_one_step(run, project, tmp_path):
+def test_compile_replaces_an_existing_bundle_atomically(run, project, tmp_path):
     run("compile", "project", "-o", "p.policybundle")
     inode = (tmp_path / "p.policybundle").stat().st_ino
     with (tmp_path / "p.policybundle").open("rb") as still_read:
@@ -124,7 +124,7 @@ def test_a_bundle_of_before_is_replaced_in_one_step(run, project, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.policybundle", "project"]
 
 
-def test_a_link_goes_on_pointing_to_the_bundle(run, project, tmp_path):
+def test_compile_through_a_link_replaces_its_target(run, project, tmp_path):
     run("compile", "project", "-o", "real.policybundle")
     (tmp_path / "link.policybundle").symlink_to("real.policybundle")
     before = (tmp_path / "real.policybundle").stat().st_ino
@@ -133,7 +133,7 @@ def test_a_link_goes_on_pointing_to_the_bundle(run, project, tmp_path):
     assert (tmp_path / "real.policybundle").stat().st_ino != before
 
 
-def test_the_permissions_are_those_of_any_new_file(run, project, tmp_path):
+def test_a_new_bundle_has_the_permissions_given_by_the_umask(run, project, tmp_path):
     before = os.umask(0o027)
     try:
         run("compile", "project", "-o", "p.policybundle")
@@ -142,7 +142,7 @@ def test_the_permissions_are_those_of_any_new_file(run, project, tmp_path):
     assert stat.S_IMODE((tmp_path / "p.policybundle").stat().st_mode) == 0o640
 
 
-def test_a_policy_named_by_mistake_is_not_overwritten(run, project, tmp_path):
+def test_compile_does_not_overwrite_a_file_that_is_not_a_bundle(run, project, tmp_path):
     before = (project / "documents.policy").read_bytes()
     ended = run("compile", "project", "-o", "project/documents.policy")
     assert ended.code == 1
@@ -151,7 +151,7 @@ def test_a_policy_named_by_mistake_is_not_overwritten(run, project, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["project", "/", "nowhere/p.policybundle", "x" * 300, "/dev/null", "/dev/full"])
-def test_what_is_no_place_for_a_file_is_an_error(run, project, name):
+def test_an_output_path_that_cannot_be_written_is_an_error(run, project, name):
     ended = run("compile", "project", "-o", name, "--format", "json")
     assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["file"]) == (1, "file", name)
     assert os.path.exists("/dev/null")

@@ -33,19 +33,19 @@ def told(project, text: str) -> tuple[str, str | None, str]:
     return caught.value.message, caught.value.hint, caught.value.detail
 
 
-def test_without_a_file_everything_is_as_it_is(project):
+def test_without_a_file_the_settings_are_the_defaults(project):
     assert load_settings([project / "policies"]) == ProjectSettings()
     assert load_settings([]) == ProjectSettings()
 
 
-def test_a_file_is_found_above_the_first_path(project):
+def test_the_settings_file_is_found_in_a_parent_folder_of_the_first_path(project):
     found = read(project, "[test]\njobs = 2\nseed = 7\n[coverage]\nfail_under = 90\n")
     assert found.test == TestSettings(jobs=2, seed=7)
     assert found.coverage == CoverageSettings(fail_under=90.0)
     assert found.file == project / "policyengine.toml"
 
 
-def test_the_nearest_file_counts_alone(project):
+def test_only_the_nearest_settings_file_counts(project):
     (project / "policies" / "policyengine.toml").write_text("[test]\njobs = 5\n")
     assert read(project, "[test]\njobs = 2\nseed = 1\n").test == TestSettings(jobs=5)
 
@@ -53,7 +53,7 @@ def test_the_nearest_file_counts_alone(project):
 # ── Whose file it is, and where it lies ───────────────────────────────────────────────────────
 
 
-def test_without_a_root_the_folder_that_is_named_is_it(project):
+def test_without_a_policyroot_the_named_folder_is_the_root(project):
     (project / ".policyroot").unlink()
     found = read(project, "[test]\njobs = 2\n")
     assert (found.test, found.file, found.unread) == (TestSettings(), None, project / "policyengine.toml")
@@ -62,21 +62,21 @@ def test_without_a_root_the_folder_that_is_named_is_it(project):
     assert found.values["serve", "port"] == 5
 
 
-def test_above_the_root_no_file_counts(project):
+def test_a_settings_file_above_the_root_is_ignored(project):
     (project / "policies" / ".policyroot").touch()
     found = read(project, "[test]\njobs = 2\n")
     assert (found.file, found.unread) == (None, project / "policyengine.toml")
 
 
 @pytest.mark.parametrize("text", ["[lint]\nstrict = true\n", "[test]\njobs = 2\n", "[coverage]\nfail_under = 9\n"])
-def test_below_the_root_a_file_says_how_policies_are_checked(project, text):
+def test_a_settings_file_below_the_root_may_contain_check_sections(project, text):
     below = project / "policies" / "policyengine.toml"
     below.write_text(text)
     assert load_settings([project / "policies"]).file == below
 
 
 @pytest.mark.parametrize("section", sorted({*SECTIONS, "directory"} - CHECK_SECTIONS))
-def test_below_the_root_a_file_says_nothing_of_what_runs_or_is_believed(project, section):
+def test_other_sections_are_rejected_in_a_settings_file_below_the_root(project, section):
     below = project / "policies" / "policyengine.toml"
     below.write_text(f"[{section}]\n")
     with pytest.raises(CommandError, match=rf"`\[{section}\]` is allowed only at the root of the policies"):
@@ -84,7 +84,7 @@ def test_below_the_root_a_file_says_nothing_of_what_runs_or_is_believed(project,
     assert load_settings([project / "policies"], {"POLICYENGINE_CONFIG": str(below)}).file == below
 
 
-def test_a_file_that_is_named_counts_wherever_it_lies(project, tmp_path_factory):
+def test_the_file_named_by_policyengine_config_replaces_the_project_file(project, tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "mine.toml"
     other.write_text("[serve]\nport = 7\n[observe]\nuntil = '1h'\n")
     (project / "policyengine.toml").write_text("[serve]\nport = 8\n")
@@ -94,7 +94,7 @@ def test_a_file_that_is_named_counts_wherever_it_lies(project, tmp_path_factory)
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o620, 0o602])
-def test_a_file_that_others_can_write_is_refused(project, mode):
+def test_a_settings_file_that_others_can_write_is_rejected(project, mode):
     (project / "policyengine.toml").write_text("[lint]\n")
     (project / "policyengine.toml").chmod(mode)
     with pytest.raises(CommandError) as caught:
@@ -105,7 +105,7 @@ def test_a_file_that_others_can_write_is_refused(project, mode):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="root alone gives files away")
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_path_factory, linked):
+def test_a_settings_file_of_another_user_is_rejected_also_through_a_link(project, tmp_path_factory, linked):
     file = project / "policyengine.toml"
     real = tmp_path_factory.mktemp("theirs") / "real.toml" if linked else file
     real.write_text("[observe]\nuntil = '1h'\n")
@@ -117,7 +117,7 @@ def test_a_file_of_another_user_is_refused_also_by_way_of_a_link(project, tmp_pa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
-def test_what_a_file_of_others_says_of_databases_is_refused_too(project, run):
+def test_the_database_mapping_of_a_settings_file_that_others_can_write_is_rejected(project, run):
     """Also by commands that read nothing else of it."""
     (project / "a.policy").write_text("language 1\npackage a\nanyone { may GET /x }\n")
     (project / "policyengine.toml").write_text('[directory]\nurl = "sqlite:///theirs.db"\n')
@@ -127,7 +127,7 @@ def test_what_a_file_of_others_says_of_databases_is_refused_too(project, run):
     assert (ended.code, "others can write `policyengine.toml`" in ended.err) == (1, True)
 
 
-def test_the_option_stands_anywhere_and_names_the_file(project, run):
+def test_the_config_option_can_stand_anywhere(project, run):
     (project / "mine.toml").write_text("[serve]\nport = 7\n")
     for words in (["--config", "mine.toml", "show"], ["show", "--config=mine.toml"]):
         shown = run("config", *words, "policies").out
@@ -136,7 +136,7 @@ def test_the_option_stands_anywhere_and_names_the_file(project, run):
     assert run("config", "show", "policies", "--config", "none.toml").code == 1
 
 
-def test_a_file_above_the_root_is_told_of(project, run):
+def test_serve_reports_a_settings_file_above_the_root(project, run):
     (project / ".policyroot").unlink()
     (project / "policyengine.toml").write_text("[lint]\nstrict = true\n")
     (project / "policies" / "a.policy").write_text("language 1\npackage a\nanyone { may GET /x }\n")
@@ -147,7 +147,7 @@ def test_a_file_above_the_root_is_told_of(project, run):
 # ── What it says ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_rules_are_named_by_code_or_name(project):
+def test_lint_rules_can_be_named_by_code_or_name(project):
     found = read(
         project, '[lint]\nselect = ["head", "w458"]\nextend = ["W653"]\nignore = ["static-key"]\nstrict = true\n'
     )
@@ -187,25 +187,25 @@ def test_rules_are_named_by_code_or_name(project):
          "policyengine.toml:2:10: invalid value\n  strict = yes\n           ^"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_where_it_stands(project, text, message, hint, shown):
+def test_a_settings_mistake_is_reported_with_its_place(project, text, message, hint, shown):
     assert told(project, text) == (f"`policyengine.toml`: {message}", hint, shown)
 
 
-def test_a_text_that_ends_too_early_is_told_at_its_end(project):
+def test_truncated_toml_is_reported_at_its_end(project):
     message, hint, shown = told(project, "[lint]\nselect = [")
     assert hint == "this is not valid TOML"
     assert message.startswith("`policyengine.toml`: ")
     assert shown.startswith("policyengine.toml:2:")
 
 
-def test_a_file_that_is_no_utf_8_is_told(project):
+def test_a_settings_file_that_is_not_utf_8_is_rejected(project):
     (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
     with pytest.raises(CommandError) as caught:
         load_settings([project])
     assert caught.value.message == "`policyengine.toml` is not UTF-8"
 
 
-def test_a_command_tells_it_and_ends_with_1(run, tmp_path):
+def test_a_command_reports_a_settings_mistake_and_exits_with_1(run, tmp_path):
     (tmp_path / "a.policy").write_text("anyone { may GET /a }\n")
     (tmp_path / "policyengine.toml").write_text("[lint]\nselct = []\n")
     ended = run("lint", "a.policy")
@@ -220,7 +220,7 @@ def test_a_command_tells_it_and_ends_with_1(run, tmp_path):
 # ── Gateways ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
+def test_gateway_header_names_are_case_insensitive(project):
     found = read(project, '[gateway]\nagent_id = "X-Consumer-Name"\nuser_id = ""\nobligations = ["warn"]\n'
                  'trust_domains = { "acme.example" = "acme" }\n').gateway  # fmt: skip
     trusted = (("acme.example", "acme"),)
@@ -237,11 +237,11 @@ def test_the_headers_of_a_gateway_are_named_without_regard_to_case(project):
         ('hands_on_nginx = ["all"]', ("all",)),
     ],
 )
-def test_headers_that_a_gateway_hands_on_are_named_or_all(project, line, headers):
+def test_hands_on_accepts_header_names_or_all(project, line, headers):
     assert read(project, f"[gateway]\n{line}\n").gateway == GatewayHeaders(hands_on_nginx=headers)
 
 
-def test_a_variable_says_what_a_gateway_hands_on(project):
+def test_environment_variables_can_set_hands_on_headers(project):
     said = {("gateway", "hands_on_envoy"): "X-Role, X-Tenant", ("gateway", "bodies"): "envoy,envoy_grpc"}
     found = load_settings([project], {f"POLICYENGINE_{a}_{b}".upper(): value for (a, b), value in said.items()})
     assert found.gateway == GatewayHeaders(hands_on_envoy=("x-role", "x-tenant"), bodies=("envoy", "envoy_grpc"))
@@ -276,7 +276,7 @@ def test_a_variable_says_what_a_gateway_hands_on(project):
         ("obligations = 'warn'", "`obligations` is a list of kinds", 'as in `obligations = ["warn"]`'),
     ],
 )  # fmt: skip
-def test_a_mistake_about_headers_is_told_where_it_stands(project, line, message, hint):
+def test_a_gateway_header_mistake_is_reported_with_its_place(project, line, message, hint):
     found = told(project, f"[gateway]\n{line}\n")
     assert found[0] == f"`policyengine.toml`: {message}"
     if "agent_name" not in line:

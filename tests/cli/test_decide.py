@@ -27,7 +27,7 @@ def policy(run, tmp_path) -> Path:
     return path
 
 
-def test_a_member_that_stands_twice_is_unknown_and_opens_nothing(run, tmp_path):
+def test_a_duplicate_body_member_is_unknown_and_denied(run, tmp_path):
     rules = "facts on POST /pay { body.amount: int? }\nanyone { may POST /pay when body.amount == 1 }\n"
     (tmp_path / "pay.policy").write_text(rules)
     for body, outcome in ((b'"amount": 1', "allow"), (b'"amount": 1, "amount": 1', "deny")):
@@ -41,33 +41,33 @@ OUTCOMES = [("/health", "allow", 0), ("/closed", "deny", 10), ("/asked", "confir
 
 @pytest.mark.parametrize(("path", "outcome", "code"), OUTCOMES)
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_the_exit_code_is_the_outcome(run, policy, command, path, outcome, code):
+def test_the_exit_code_follows_the_outcome(run, policy, command, path, outcome, code):
     ended = run(command, policy, "--request", "-", stdin=ask(path))
     assert (ended.code, ended.err) == (code, "")
     assert outcome in ended.out
 
 
 @pytest.mark.parametrize(("path", "outcome", "code"), OUTCOMES)
-def test_a_decision_as_json_is_the_decision(run, policy, tmp_path, path, outcome, code):
+def test_decide_prints_the_decision_as_json(run, policy, tmp_path, path, outcome, code):
     (tmp_path / "request.json").write_bytes(ask(path))
     ended = run("decide", policy, "--request", "request.json", "--format", "json")
     assert ended.code == code
     assert ended.json["outcome"] == outcome
 
 
-def test_an_explanation_as_json_holds_the_decision_and_the_walk(run, policy):
+def test_explain_prints_the_decision_and_the_walk_as_json(run, policy):
     ended = run("explain", policy, "--request", "-", "--format", "json", stdin=ask("/closed"))
     assert ended.json.keys() >= {"decision", "walk"}
     assert ended.json["decision"]["outcome"] == "deny"
 
 
-def test_a_refusal_names_the_rule_and_its_place(run, policy):
+def test_a_denial_names_the_rule_and_its_place(run, policy):
     out = run("decide", "small.policy", "--request", "-", stdin=ask("/closed")).out
     assert out.startswith('deny by guard "closed"\n')
     assert "small.policy:4" in out
 
 
-def test_a_missing_fact_is_named(run, project):
+def test_the_output_names_a_missing_fact(run, project):
     request = {"request": {"method": "GET", "path": "/documents/99"}, "agent": {"id": "assistant", "issuer": "corp"}}
     request |= {"user": {"id": "alice"}, "credential": {"kind": "jwt", "scopes": ["read:documents"], "lifetime": "5m"}}
     stdin = json.dumps(request).encode()
@@ -87,24 +87,24 @@ def test_a_missing_fact_is_named(run, project):
         (["/asked", "/closed", "/health"], 10),
     ],
 )
-def test_of_many_requests_the_strongest_outcome_counts(run, policy, paths, code):
+def test_the_exit_code_for_many_requests_is_the_most_restrictive_outcome(run, policy, paths, code):
     ended = run("decide", policy, "-r", "-", "--format", "json", stdin=b"\n".join(map(ask, paths)))
     assert ended.code == code
     assert len(ended.lines) == len(paths)
 
 
-def test_requests_on_lines_are_answered_in_their_order(run, policy, tmp_path):
+def test_requests_on_lines_are_answered_in_order(run, policy, tmp_path):
     (tmp_path / "requests.jsonl").write_bytes(b"\n".join(ask(path) for path, _, _ in OUTCOMES) + b"\n\n")
     ended = run("decide", policy, "-r", "requests.jsonl", "--format", "json")
     assert [answer["outcome"] for answer in ended.lines] == [outcome for _, outcome, _ in OUTCOMES]
 
 
-def test_requests_on_lines_are_answered_on_lines_for_people_too(run, policy):
+def test_requests_on_lines_are_answered_with_line_numbers_as_text(run, policy):
     ended = run("decide", policy, "-r", "-", stdin=ask("/health") + b"\n\n" + ask("/closed"))
     assert ended.out == '1: allow\n3: deny by guard "closed"\n'
 
 
-def test_a_broken_line_spoils_only_its_own_answer(run, policy):
+def test_a_broken_line_affects_only_its_own_answer(run, policy):
     stdin = b"\n".join([ask("/health"), b"{", b'{"usr": {}}', ask("/health")])
     ended = run("decide", policy, "-r", "-", "--format", "json", stdin=stdin)
     assert ended.code == 1
@@ -113,13 +113,13 @@ def test_a_broken_line_spoils_only_its_own_answer(run, policy):
     assert ended.lines[2]["error"]["member"] == "usr"
 
 
-def test_one_request_on_several_lines_is_one_request(run, policy):
+def test_a_request_over_several_lines_is_read_as_a_single_request(run, policy):
     stdin = json.dumps(json.loads(ask("/health")), indent=2).encode()
     ended = run("decide", policy, "-r", "-", "--format", "json", stdin=stdin)
     assert (ended.code, ended.json["outcome"]) == (0, "allow")
 
 
-def test_one_request_on_one_line_of_stdin_is_told_in_full(run, policy):
+def test_a_single_request_on_stdin_is_answered_without_a_line_number(run, policy):
     assert run("decide", policy, "-r", "-", stdin=ask("/health")).out == "allow\n"
 
 
@@ -146,7 +146,7 @@ BROKEN_REQUESTS = [
 
 @pytest.mark.parametrize(("data", "message", "member"), BROKEN_REQUESTS)
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_a_broken_request_is_an_error_that_names_the_member(run, policy, tmp_path, command, data, message, member):
+def test_the_error_names_the_invalid_member_of_a_request(run, policy, tmp_path, command, data, message, member):
     (tmp_path / "request.json").write_bytes(data)
     ended = run(command, policy, "--request", "request.json", "--format", "json")
     assert ended.code == 1
@@ -161,22 +161,22 @@ def test_a_missing_request_is_an_error(run, policy):
     assert ended.err == "error: `nowhere.json`: no such file or directory\n"
 
 
-def test_a_folder_is_no_request(run, policy):
+def test_a_folder_as_request_is_an_error(run, policy):
     assert run("decide", policy, "--request", ".").err == "error: `.`: is a directory\n"
 
 
-def test_nothing_on_stdin_is_no_request(run, policy):
+def test_empty_stdin_as_request_is_an_error(run, policy):
     assert run("decide", policy, "--request", "-").err == "error: no request in stdin\n"
 
 
-def test_explain_explains_one_request_only(run, policy):
+def test_explain_rejects_more_than_one_request(run, policy):
     ended = run("explain", policy, "--request", "-", stdin=ask("/health") + b"\n" + ask("/health"))
     assert ended.code == 1
     assert ended.err.startswith("error: more than one request in stdin\n")
 
 
 @pytest.mark.parametrize("command", ["decide", "explain"])
-def test_a_policy_with_errors_decides_nothing(run, tmp_path, command):
+def test_a_policy_with_errors_is_not_used_for_decisions(run, tmp_path, command):
     (tmp_path / "bad.policy").write_text("anyone { may GET /health when nonsense }\n")
     ended = run(command, "bad.policy", "--request", "-", "--format", "json", stdin=ask("/health"))
     assert ended.code == 1
@@ -201,7 +201,7 @@ def test_missing_entities_are_an_error(run, policy):
     assert "internal" not in ended.err
 
 
-def test_a_folder_without_policies_decides_nothing(run, tmp_path):
+def test_decide_rejects_a_folder_without_policies(run, tmp_path):
     (tmp_path / "empty").mkdir()
     ended = run("decide", "empty", "--request", "-", stdin=ask("/health"))
     assert ended.code == 1
@@ -216,7 +216,7 @@ def test_a_missing_policy_is_an_error(run):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_request_that_may_not_be_read_is_an_error(run, policy, tmp_path):
+def test_an_unreadable_request_is_an_error(run, policy, tmp_path):
     (tmp_path / "request.json").write_bytes(ask("/health"))
     (tmp_path / "request.json").chmod(0)
     assert run("decide", policy, "--request", "request.json").err == "error: `request.json`: permission denied\n"
@@ -230,13 +230,13 @@ def failing_engine(monkeypatch):
     monkeypatch.setattr("policyengine.evaluator.decide.decide", fail)
 
 
-def test_a_decision_that_fails_inside_is_a_deny_and_one_line_says_why(run, policy, failing_engine):
+def test_an_internal_failure_is_a_deny_and_reported_in_one_line(run, policy, failing_engine):
     ended = run("decide", policy, "--request", "-", "--format", "json", stdin=ask("/health"))
     assert (ended.code, ended.json["outcome"], ended.json["gate"]) == (10, "deny", "failure")
     assert ended.err == "error: a decision failed and was denied: ValueError: a mistake of ours\n"
 
 
-def test_a_decision_that_fails_inside_shows_where_on_request(run, policy, failing_engine):
+def test_traceback_shows_where_a_decision_failed(run, policy, failing_engine):
     ended = run("decide", policy, "--request", "-", "--traceback", stdin=ask("/health"))
     assert "Traceback (most recent call last)" in ended.err
 
@@ -250,7 +250,7 @@ def with_alice(tmp_path, **attributes):
     return "entities.json"
 
 
-def test_a_misspelled_attribute_is_told(run, project, tmp_path):
+def test_a_misspelled_attribute_is_reported(run, project, tmp_path):
     ended = run("decide", project, "-r", "-", "-e", with_alice(tmp_path, rolles=["writer"]), stdin=ask("/health"))
     assert ended.out == "allow\n"
     assert ended.err == (
@@ -258,19 +258,19 @@ def test_a_misspelled_attribute_is_told(run, project, tmp_path):
     )
 
 
-def test_an_attribute_of_another_type_is_told(run, project, tmp_path):
+def test_an_attribute_of_the_wrong_type_is_reported(run, project, tmp_path):
     ended = run("decide", project, "-r", "-", "-e", with_alice(tmp_path, roles="writer"), stdin=ask("/health"))
     assert ended.err == (
         'warning: `entities.json`: user "alice": `roles` is unknown: expected set<string>, got string\n'
     )
 
 
-def test_what_a_policy_does_not_read_is_no_matter(run, project, tmp_path):
+def test_attributes_that_the_policy_does_not_declare_cause_no_warning(run, project, tmp_path):
     entities = with_alice(tmp_path, roles=["writer"], shoe_size=43, tenant=None)
     assert run("decide", project, "-r", "-", "-e", entities, stdin=ask("/health")).err == ""
 
 
-def test_a_type_that_looks_misspelled_is_told_once(run, project, tmp_path):
+def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
     rows = [{"type": "usr", "id": id_} for id_ in "ab"]
     (tmp_path / "entities.json").write_text(json.dumps({"entities": rows}))
     ended = run("decide", project, "-r", "-", "-e", "entities.json", stdin=ask("/health"))
@@ -299,7 +299,7 @@ def test_a_type_that_looks_misspelled_is_told_once(run, project, tmp_path):
         ),
     ],
 )
-def test_a_broken_file_of_entities_says_how_to_write_it(run, project, tmp_path, text, message, hint):
+def test_a_broken_entities_file_is_reported_with_a_hint(run, project, tmp_path, text, message, hint):
     (tmp_path / "e.json").write_text(text)
     ended = run("decide", project, "-r", "-", "-e", "e.json", stdin=ask("/health"))
     assert (ended.code, ended.out) == (1, "")
@@ -308,17 +308,17 @@ def test_a_broken_file_of_entities_says_how_to_write_it(run, project, tmp_path, 
     assert second.startswith(f"hint: {hint}")
 
 
-def test_a_missing_file_of_entities_is_told_like_any_other(run, project):
+def test_a_missing_entities_file_is_reported_in_one_line(run, project):
     ended = run("decide", project, "-r", "-", "-e", "nowhere.json", stdin=ask("/health"))
     assert (ended.code, ended.err) == (1, "error: `nowhere.json`: no such file or directory\n")
 
 
-def test_a_denied_identity_says_where_to_look(run, project):
+def test_a_denial_of_an_unknown_agent_suggests_explain(run, project):
     stranger = json.dumps({"request": {"method": "GET", "path": "/documents"}, "agent": {"id": "nobody"}}).encode()
     assert "`policyengine explain`" in run("decide", project, "-r", "-", stdin=stranger).out
 
 
-def test_what_a_refused_token_says_is_shown_to_whoever_asks_here(run, tmp_path):
+def test_decide_and_explain_describe_a_rejected_token(run, tmp_path):
     (tmp_path / "p.policy").write_text(POLICY_OF_TOKENS)
     (tmp_path / "login.json").write_text('{"keys": []}')
     (tmp_path / "identity.toml").write_text('[issuers.acme]\nkeys = "login.json"')

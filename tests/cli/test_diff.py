@@ -24,13 +24,13 @@ def policies(tmp_path):
     return write
 
 
-def test_the_same_policy_written_otherwise_is_the_same(run, policies):
+def test_an_equivalent_policy_is_proved_the_same(run, policies):
     policies(old=OLD, new="# the same\n" + "\n".join(reversed(OLD.strip().splitlines())))
     ended = run("diff", "old.policy", "new.policy")
     assert (ended.code, ended.out, ended.err) == (0, "same: proved for all requests\n", "")
 
 
-def test_a_difference_ends_with_1_and_shows_region_rules_and_request(run, policies):
+def test_a_difference_exits_with_1_and_shows_region_rules_and_request(run, policies):
     policies(old=OLD, new=WIDER)
     ended = run("diff", "old.policy", "new.policy")
     assert ended.code == 1
@@ -46,12 +46,12 @@ def test_a_difference_ends_with_1_and_shows_region_rules_and_request(run, polici
 
 
 @pytest.mark.parametrize(("new", "code"), [(WIDER, 1), (NARROWER, 0), (OLD, 0)])
-def test_fail_on_widening_ends_with_1_only_where_something_opens(run, policies, new, code):
+def test_fail_on_widening_exits_with_1_only_for_a_widening(run, policies, new, code):
     policies(old=OLD, new=new)
     assert run("diff", "old.policy", "new.policy", "--fail-on", "widening").code == code
 
 
-def test_the_request_shown_is_answered_by_decide_as_told(run, policies, tmp_path):
+def test_decide_answers_the_witness_request_as_diff_reports(run, policies, tmp_path):
     policies(old=OLD, new=WIDER)
     difference = run("diff", "old.policy", "new.policy", "--format", "json").json["differences"][0]
     (tmp_path / "request.json").write_text(json.dumps(difference["witness"]))
@@ -62,7 +62,7 @@ def test_the_request_shown_is_answered_by_decide_as_told(run, policies, tmp_path
     assert answers == [difference["old"]["outcome"], difference["new"]["outcome"]] == ["deny", "allow"]
 
 
-def test_json_says_what_was_proved_and_what_differs(run, policies):
+def test_diff_json_contains_the_proof_status_and_the_differences(run, policies):
     policies(old=OLD, new=WIDER)
     found = run("diff", "old.policy", "new.policy", "--format", "json").json
     assert (found["same"], found["proved"], found["widens"], found["doubts"], found["log"]) == (
@@ -80,7 +80,7 @@ def test_json_says_what_was_proved_and_what_differs(run, policies):
     }  # fmt: skip
 
 
-def test_markdown_has_a_table_and_folds_the_rest(run, policies):
+def test_diff_markdown_has_a_table_and_folds_details(run, policies):
     policies(old=OLD, new=WIDER)
     out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
     assert out.startswith("### Policy diff: 1 widening difference; everything else is proved the same\n")
@@ -89,7 +89,7 @@ def test_markdown_has_a_table_and_folds_the_rest(run, policies):
     assert "request.size &#62; 1000" in out
 
 
-def test_names_in_a_policy_have_no_power_over_the_comment(run, policies):
+def test_names_in_a_policy_are_escaped_in_diff_markdown(run, policies):
     name = "a|b <img src=x> ``` **c**"
     policies(old=OLD.replace('"size"', f'"{name}"'), new=WIDER.replace('"size"', f'"{name}"'))
     out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
@@ -98,7 +98,7 @@ def test_names_in_a_policy_have_no_power_over_the_comment(run, policies):
     assert "|b" not in outside.replace("\\|b", "")
 
 
-def test_a_bundle_stands_in_for_a_policy(run, policies):
+def test_diff_accepts_a_bundle_in_place_of_a_policy(run, policies):
     policies(old=OLD, new=WIDER)
     run("compile", "old.policy", "-o", "old.policybundle")
     assert run("diff", "old.policybundle", "old.policy").code == 0
@@ -107,7 +107,7 @@ def test_a_bundle_stands_in_for_a_policy(run, policies):
     assert "widening: deny -> allow" in ended.out
 
 
-def test_a_policy_with_errors_ends_with_4(run, policies):
+def test_a_policy_with_errors_exits_with_4(run, policies):
     policies(old=OLD, new="anyone { may nothing.known }")
     ended = run("diff", "old.policy", "new.policy")
     assert ended.code == 4
@@ -115,14 +115,14 @@ def test_a_policy_with_errors_ends_with_4(run, policies):
     assert "error: the policy cannot be used" in ended.err
 
 
-def test_a_file_that_is_not_there_ends_with_3(run, policies):
+def test_a_missing_policy_file_exits_with_3(run, policies):
     policies(old=OLD)
     ended = run("diff", "old.policy", "nowhere.policy")
     assert ended.code == 3
     assert "there is no such file" in ended.err
 
 
-def test_a_log_that_is_not_there_ends_with_3(run, policies):
+def test_a_missing_log_exits_with_3(run, policies):
     policies(old=OLD, new=WIDER)
     ended = run("diff", "old.policy", "new.policy", "--log", "nowhere.jsonl")
     assert ended.code == 3
@@ -132,7 +132,7 @@ def test_a_log_that_is_not_there_ends_with_3(run, policies):
 HISTORY = OLD + 'guard "calm" on POST /notes { deny when count of POST /notes within 1h > 10 }\n'
 
 
-def test_what_is_not_proved_ends_with_5_and_names_the_rule(run, policies):
+def test_an_unproved_change_exits_with_5_and_names_the_rule(run, policies):
     policies(old=HISTORY, new=HISTORY.replace("> 10 ", "> 20 "))
     for options in ([], ["--fail-on", "widening"]):
         ended = run("diff", "old.policy", "new.policy", *options)
@@ -142,7 +142,7 @@ def test_what_is_not_proved_ends_with_5_and_names_the_rule(run, policies):
         assert ended.out.splitlines()[-1].startswith("not proved: the changed rules may allow more in ")
 
 
-def test_what_is_not_proved_counts_as_widening_and_stands_in_the_title(run, policies):
+def test_an_unproved_change_counts_as_widening_and_appears_in_the_title(run, policies):
     policies(old=HISTORY, new=HISTORY.replace("> 10 ", "> 20 "))
     found = run("diff", "old.policy", "new.policy", "--format", "json").json
     assert (found["same"], found["proved"], found["widens"], found["differences"]) == (False, False, True, [])
@@ -152,7 +152,7 @@ def test_what_is_not_proved_counts_as_widening_and_stands_in_the_title(run, poli
     assert "<details>" not in out
 
 
-def test_what_is_not_looked_at_in_time_is_not_proved(run, policies):
+def test_an_unfinished_comparison_is_not_proved(run, policies):
     policies(old=OLD, new=NARROWER)
     ended = run("diff", "old.policy", "new.policy", "--seconds", "0", "--fail-on", "widening")
     assert (ended.code, "the comparison did not finish within 0 s" in ended.out) == (5, True)
@@ -171,14 +171,14 @@ ANCHORS = 'issuer acme { url "https://acme.example" audience "notes" claims { lv
         ("issuer acme", 'issuer other { url "https://other.example" }\nissuer acme', 1),
     ],
 )
-def test_another_trust_anchor_is_a_difference_that_may_widen(run, policies, old, new, code):
+def test_a_changed_trust_anchor_counts_as_a_widening(run, policies, old, new, code):
     before = OLD.replace('issuer acme { url "https://acme.example" }', ANCHORS)
     policies(old=before, new=before.replace(old, new))
     ended = run("diff", "old.policy", "new.policy", "--fail-on", "widening")
     assert (ended.code, "issuer" in ended.out, "same: proved" in ended.out) == (code, True, False)
 
 
-def test_an_issuer_that_asks_for_an_audience_now_is_narrower(run, policies):
+def test_adding_an_audience_to_an_issuer_is_a_narrowing(run, policies):
     policies(old=OLD, new=OLD.replace("acme.example", 'acme.example" audience "notes'))
     ended = run("diff", "old.policy", "new.policy", "--fail-on", "widening")
     assert (ended.code, "narrowing: issuer" in ended.out) == (0, True)
@@ -202,13 +202,13 @@ guard "two" on POST /notes { confirm by role lead within 15m when request.size >
         ("within 15m when request.size > 10   step_up", "when request.size > 10   step_up"),
     ],
 )
-def test_approvals_are_compared_by_rule_and_what_goes_with_them_too(run, policies, old, new):
+def test_removing_a_requirement_of_an_approval_rule_is_a_widening(run, policies, old, new):
     policies(old=CONFIRMED, new=CONFIRMED.replace(old, new, 1))
     found = run("diff", "old.policy", "new.policy", "--format", "json").json
     assert "widening" in {one["direction"] for one in found["differences"]}
 
 
-def test_a_budget_that_would_throttle_a_request_shown_is_named(run, policies):
+def test_diff_names_a_budget_that_would_throttle_the_witness_request(run, policies):
     spent = OLD + (
         "facts on POST /notes { body.amount: number }\n"
         'guard "much" on POST /notes { deny when body.amount > 5000 }\n'
@@ -219,7 +219,7 @@ def test_a_budget_that_would_throttle_a_request_shown_is_named(run, policies):
     assert 'which "spent" would throttle' in ended.out
 
 
-def test_a_budget_split_in_two_is_no_difference(run, policies):
+def test_splitting_a_budget_in_two_is_not_a_difference(run, policies):
     both = OLD + 'budget "spent" per user.id on POST /notes { count <= 5 within 1h   count <= 20 within 24h }\n'
     apart = OLD + (
         'budget "spent" per user.id on POST /notes { count <= 5 within 1h }\n'
@@ -229,7 +229,7 @@ def test_a_budget_split_in_two_is_no_difference(run, policies):
     assert run("diff", "old.policy", "new.policy").code == 0
 
 
-def test_with_all_reasons_count_and_open_nothing(run, policies):
+def test_with_all_a_changed_reason_is_a_difference_but_not_a_widening(run, policies):
     policies(old=OLD, new=OLD.replace('"size"', '"length"'))
     assert run("diff", "old.policy", "new.policy").code == 0
     ended = run("diff", "old.policy", "new.policy", "--all")
@@ -260,7 +260,7 @@ def log(tmp_path):
     return ids
 
 
-def test_recorded_decisions_that_flip_are_counted_and_named(run, policies, log):
+def test_diff_counts_and_names_recorded_decisions_that_flip(run, policies, log):
     policies(old=OLD, new=WIDER)
     ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl")
     assert "2 recorded decisions of 4 in `decisions.jsonl` flip" in ended.out
@@ -269,14 +269,14 @@ def test_recorded_decisions_that_flip_are_counted_and_named(run, policies, log):
     assert (found["records"], [one["id"] for one in found["flips"]]) == (4, [log[1], log[2]])
 
 
-def test_what_was_recorded_by_another_policy_is_held_against_the_new_one(run, policies, log):
+def test_decisions_recorded_by_another_policy_are_compared_with_the_new_one(run, policies, log):
     policies(old=WIDER, new=WIDER)
     ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl", "--fail-on", "widening")
     assert (ended.code, "2 recorded decisions of 4" in ended.out) == (1, True)
     assert f"widening: recorded deny -> allow: 2 ({log[1]}, {log[2]})" in ended.out
 
 
-def test_a_log_whose_decisions_stay_says_so(run, policies, log):
+def test_diff_reports_a_log_without_flipped_decisions(run, policies, log):
     policies(old=OLD, new=OLD.replace("POST /notes {", "POST /notes/** {"))
     ended = run("diff", "old.policy", "new.policy", "--log", "decisions.jsonl")
     assert "0 recorded decisions of 4" in ended.out

@@ -38,14 +38,14 @@ def statuses(found):
     return {one["check"]: one["status"] for one in found.json["checks"]}
 
 
-def test_a_machine_that_is_right_passes(run, project, port):
+def test_doctor_passes_on_a_healthy_machine(run, project, port):
     ended = run("doctor", project, "--port", port, "--format", "json")
     assert ended.code == 0
     assert ended.json["failed"] == 0
     assert {"python", "speed", "clock", "timezones", "files", "port", "store", "policies"} <= statuses(ended).keys()
 
 
-def test_what_fails_makes_the_exit_code_one_and_says_what_to_do(run, project, port):
+def test_a_failed_check_exits_with_1_and_gives_a_hint(run, project, port):
     ended = run("doctor", project, "--port", port, "--host", "0.0.0.0")
     assert ended.code == 1
     assert "✗ port: `0.0.0.0` can be reached from other machines and no token is set" in ended.out
@@ -53,7 +53,7 @@ def test_what_fails_makes_the_exit_code_one_and_says_what_to_do(run, project, po
     assert ended.out.endswith("not ready to serve: 1 failed, 0 with a warning\n")
 
 
-def test_every_extra_is_looked_for():
+def test_doctor_knows_every_extra():
     extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert EXTRAS.keys() == extras["optional-dependencies"].keys() - {"build", "test", "bench", "dev"}
 
@@ -61,18 +61,18 @@ def test_every_extra_is_looked_for():
 @pytest.mark.parametrize(
     ("version", "status"), [((3, 10), DoctorStatus.FAILED), ((3, 11), DoctorStatus.OK), ((3, 14), DoctorStatus.OK)]
 )
-def test_python(version, status):
+def test_doctor_checks_the_python_version(version, status):
     assert machine.check_python(version).status is status
 
 
 @pytest.mark.parametrize(("there", "status"), [(True, DoctorStatus.OK), (False, DoctorStatus.WARNING)])
-def test_what_makes_it_quick(monkeypatch, there, status):
+def test_doctor_checks_the_optional_speedups(monkeypatch, there, status):
     monkeypatch.setattr(machine, "find_spec", lambda name: object() if there else None)
     [found] = machine.check_speed()
     assert found.status is status
 
 
-def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
+def test_doctor_reports_a_missing_extra_and_its_use(monkeypatch):
     monkeypatch.setattr(machine, "find_spec", lambda name: None if name == "redis" else object())
     missing, there = machine.check_extras()
     assert (missing.status, missing.hint) == (DoctorStatus.NOTE, install_command("redis"))
@@ -81,7 +81,7 @@ def test_an_extra_that_is_not_there_is_told_with_what_it_gives(monkeypatch):
     assert "redis" not in there.message
 
 
-def test_a_clock_before_the_installation_is_wrong():
+def test_doctor_rejects_a_clock_before_the_installation():
     assert machine.check_clock(1_000_000_000.0).status is DoctorStatus.FAILED
     assert machine.check_clock(5_000_000_000.0).status is DoctorStatus.OK
 
@@ -89,20 +89,20 @@ def test_a_clock_before_the_installation_is_wrong():
 @pytest.mark.parametrize(
     ("zone", "status"), [("Europe/Berlin", DoctorStatus.OK), ("Nowhere/Land", DoctorStatus.FAILED)]
 )
-def test_time_zones(zone, status):
+def test_doctor_checks_the_time_zone_database(zone, status):
     assert machine.check_time_zones(zone).status is status
 
 
 @pytest.mark.parametrize(
     ("limit", "status"), [(1_024, DoctorStatus.WARNING), (MIN_OPEN_FILES, DoctorStatus.OK), (None, DoctorStatus.OK)]
 )
-def test_open_files(limit, status):
+def test_doctor_checks_the_open_file_limit(limit, status):
     assert machine.check_open_files(limit).status is status
     assert machine.open_file_limit() is None or machine.open_file_limit() > 0
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port", "--envoy-grpc"])
-def test_ports(run, option):
+def test_doctor_reports_a_port_in_use(run, option):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run("doctor", "--port", 0, option, taken.getsockname()[1], "--format", "json")
     [found] = [one for one in ended.json["checks"] if one["status"] == "failed"]
@@ -110,21 +110,19 @@ def test_ports(run, option):
     assert "is in use" in found["message"]
 
 
-def test_a_metrics_port_needs_no_token_for_others_to_reach_it(port):
+def test_a_public_metrics_port_needs_no_token(port):
     plan = ServePlan(host="0.0.0.0", ports=(("--metrics-port", port), ("--port", 0)))
     assert [one.status for one in listeners.check_ports(plan)] == [DoctorStatus.OK, DoctorStatus.FAILED]
 
 
-def test_the_socket(tmp_path):
+def test_doctor_checks_the_unix_socket_path(tmp_path):
     assert listeners.check_unix_socket(tmp_path / "a.sock").status is DoctorStatus.OK
     assert not (tmp_path / "a.sock").exists()
     assert listeners.check_unix_socket(tmp_path / "none" / "a.sock").status is DoctorStatus.FAILED
 
 
 @pytest.mark.parametrize(("tokens", "served"), [(None, False), ("edge: ", True), ("egde: ", False), ("", False)])
-def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does_to_serve(
-    run, project, port, tokens, served, monkeypatch
-):
+def test_doctor_and_serve_reject_an_authzen_consumer_without_a_token(run, project, port, tokens, served, monkeypatch):
     monkeypatch.chdir(project)
     (project / "policyengine.toml").write_text('[authzen]\nconsume = ["edge"]\n')
     options = ["--port", port]
@@ -138,7 +136,7 @@ def test_a_caller_that_authzen_spends_for_and_that_has_no_token_fails_as_it_does
         assert "error: `[authzen] consume` names the caller `edge`" in run("serve", project, *options).err
 
 
-def test_tokens(tmp_path):
+def test_doctor_checks_the_token_file(tmp_path):
     file = tmp_path / "tokens"
     assert listeners.check_token_file(file).status is DoctorStatus.FAILED
     file.write_text("a-token-of-the-gateway\n")
@@ -151,7 +149,7 @@ def test_tokens(tmp_path):
     assert listeners.check_token_file(file).status is DoctorStatus.OK
 
 
-def test_the_log(tmp_path, monkeypatch):
+def test_doctor_checks_the_log_file(tmp_path, monkeypatch):
     file = tmp_path / "log"
     assert storage.check_log(file).status is DoctorStatus.OK
     assert not file.exists()
@@ -170,12 +168,12 @@ def test_the_log(tmp_path, monkeypatch):
     ("free", "status"),
     [(2 * 1024**3, DoctorStatus.OK), (512 * 1024**2, DoctorStatus.WARNING), (1024**2, DoctorStatus.FAILED)],
 )
-def test_room_for_the_log(tmp_path, monkeypatch, free, status):
+def test_doctor_checks_the_disk_space_for_the_log(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     assert storage.check_log(tmp_path / "log").status is status
 
 
-def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
+def test_doctor_rejects_a_store_that_cannot_be_written(tmp_path):
     path = tmp_path / "store.db"
     SqliteStore(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -184,7 +182,7 @@ def test_a_store_that_takes_no_write_cannot_be_served(tmp_path):
     assert found.status is DoctorStatus.FAILED
 
 
-def test_what_was_moved_away_is_not_made_anew(tmp_path):
+def test_doctor_does_not_recreate_a_database_whose_wal_file_remains(tmp_path):
     path = tmp_path / "store.db"
     (tmp_path / "store.db-wal").write_bytes(b"what a server wrote")
     found = storage.check_store(f"sqlite:///{path}")
@@ -192,7 +190,7 @@ def test_what_was_moved_away_is_not_made_anew(tmp_path):
     assert "restore the file" in found.hint
 
 
-def test_stores(tmp_path):
+def test_doctor_checks_each_kind_of_store(tmp_path):
     assert storage.check_store("memory:").status is DoctorStatus.NOTE
     path = tmp_path / "store.db"
     assert storage.check_store(f"sqlite:///{path}").message == f"`{path}` does not exist yet: `serve` creates it"
@@ -203,7 +201,7 @@ def test_stores(tmp_path):
     assert storage.check_store("postgres://nowhere").status is DoctorStatus.FAILED
 
 
-def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeypatch, tmp_path):
+def test_doctor_reports_the_redis_version_and_a_clock_skew(monkeypatch, tmp_path):
     with running("redis-server", tmp_path) as server:
         url = server.url
         found = storage.check_store(url)
@@ -220,7 +218,7 @@ def test_a_server_says_its_version_and_a_clock_that_is_elsewhere_is_told(monkeyp
             assert "NTP" in (found.hint or "")
 
 
-def test_policies_that_are_wrong_or_not_there(run, tmp_path, port):
+def test_doctor_rejects_broken_and_missing_policies(run, tmp_path, port):
     (tmp_path / "a.policy").write_text("language 1\npackage p\nanyone { may GET }\n")
     for path in ("a.policy", "none.policy"):
         ended = run("doctor", path, "--port", port, "--format", "json")
@@ -228,14 +226,14 @@ def test_policies_that_are_wrong_or_not_there(run, tmp_path, port):
         assert statuses(ended)["policy"] == "failed"
 
 
-def test_a_policy_with_warnings_can_be_served(run, tmp_path, port):
+def test_doctor_accepts_a_policy_with_warnings(run, tmp_path, port):
     (tmp_path / "a.policy").write_text('language 1\npackage p\nanyone { may GET /a }\nguard "g" on GET /b { deny }\n')
     ended = run("doctor", "a.policy", "--port", port, "--format", "json")
     assert (ended.code, statuses(ended)["policies"]) == (0, "warning")
 
 
 @pytest.mark.parametrize(("store", "code"), [("memory:", 1), ("sqlite:///store.db", 0)])
-def test_workers_that_would_count_each_for_itself(run, tmp_path, port, store, code):
+def test_doctor_rejects_limits_with_several_workers_and_a_memory_store(run, tmp_path, port, store, code):
     (tmp_path / "a.policy").write_text(LIMITED)
     ended = run("doctor", "a.policy", "--port", port, "--workers", 2, "--store", store, "--format", "json")
     assert ended.code == code
@@ -250,7 +248,7 @@ def test_workers_that_would_count_each_for_itself(run, tmp_path, port, store, co
         ('[gateway]\nagent = "X"\n', "failed"),
     ],
 )
-def test_the_configuration(run, project, port, text, status):
+def test_doctor_checks_the_configuration_file(run, project, port, text, status):
     (project / "policyengine.toml").write_text(text)
     ended = run("doctor", project, "--port", port, "--format", "json")
     assert statuses(ended)["configuration"] == status
@@ -268,7 +266,7 @@ ATTESTED = IDENTIFIED + 'agent "a" { issued by acme   acts for any user   attest
 DESK_BOT = 'agent "desk-bot" { issued by acme   acts for any user   may a }\n'
 
 
-def test_issuers_are_asked_for_their_keys(tmp_path):
+def test_doctor_fetches_the_keys_of_issuers(tmp_path):
     (tmp_path / "p.policy").write_text(IDENTIFIED)
     (tmp_path / "identity.toml").write_text("")
     keys = tmp_path / "acme.json"
@@ -289,7 +287,7 @@ def test_issuers_are_asked_for_their_keys(tmp_path):
     assert findings()["issuer"] == ("warning", "`acme` has no usable key")
 
 
-def test_a_client_that_is_no_agent_of_the_policies_is_a_warning(run, tmp_path, port):
+def test_doctor_warns_about_a_client_whose_agent_is_unknown(run, tmp_path, port):
     policy = IDENTIFIED.replace('keys "acme.json"', 'audience "a"   records chains')
     (tmp_path / "p.policy").write_text(policy + DESK_BOT)
     write_ring(tmp_path / "signing.json", new_ring("ES256", 0), new=True)
@@ -303,7 +301,7 @@ def test_a_client_that_is_no_agent_of_the_policies_is_a_warning(run, tmp_path, p
     assert "  hint: did you mean `desk-bot`?" in ended.out
 
 
-def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):
+def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     (tmp_path / "p.policy").write_text(IDENTIFIED.replace("acme.json", f"{url}/jwks"))
@@ -314,7 +312,7 @@ def test_an_issuer_that_does_not_answer_is_a_warning(run, tmp_path, port):
     assert "  hint: until then, its tokens are refused with the code `provider`" in ended.out
 
 
-def test_attesters_are_asked_for_their_keys(run, tmp_path, port):
+def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     (tmp_path / "p.policy").write_text(f'{ATTESTED} attester lab {{ url "https://attest.acme.example" }}')
@@ -326,13 +324,13 @@ def test_attesters_are_asked_for_their_keys(run, tmp_path, port):
     assert "  hint: until then, its attestations are refused with the code `provider`" in ended.out
 
 
-def test_an_identity_file_without_policies_is_not_passed_over(run, tmp_path, port):
+def test_doctor_reports_that_identity_needs_policies(run, tmp_path, port):
     (tmp_path / "identity.toml").write_text("[isuers]")
     ended = run("doctor", "--port", port, "--identity", tmp_path / "identity.toml")
     assert "is checked only together with its policies" in ended.out
 
 
-def test_observing_is_told(monkeypatch, tmp_path):
+def test_doctor_reports_observe_mode(monkeypatch, tmp_path):
     real = policies.load_settings([tmp_path])
     observing = SimpleNamespace(file=None, gateway=real.gateway, observe=object())
     for found, checks in ((real, ["configuration"]), (observing, ["configuration", "observe"])):
@@ -340,7 +338,7 @@ def test_observing_is_told(monkeypatch, tmp_path):
         assert [one.check for one in policies.check_project_settings([tmp_path])] == checks
 
 
-def test_it_starts_without_the_packages_of_extras(run, project, port, monkeypatch):
+def test_doctor_starts_without_the_packages_of_extras(run, project, port, monkeypatch):
     for module, _ in EXTRAS.values():
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
@@ -393,14 +391,14 @@ def options(folder):
         (".", 0o777, "log", "chmod go-w {}"),
     ],
 )
-def test_what_others_could_do_with_files_is_told_with_what_mends_it(run, served, name, mode, check, hint):
+def test_doctor_reports_unsafe_file_modes_with_the_command_that_fixes_them(run, served, name, mode, check, hint):
     assert hints(run, *options(served)) == set()
     (served / name).chmod(mode)
     expected = hint.format(served / name, euid=os.geteuid(), policies=served / "policies")
     assert (check, expected) in hints(run, *options(served))
 
 
-def test_a_link_that_others_could_point_elsewhere_cannot_be_served(run, served):
+def test_doctor_rejects_a_link_in_a_folder_that_others_can_write(run, served):
     (served / "link").symlink_to("log")
     served.chmod(0o777)
     ended = run("doctor", "--port", "0", "--log", served / "link")
@@ -408,7 +406,7 @@ def test_a_link_that_others_could_point_elsewhere_cannot_be_served(run, served):
     assert f"✗ log: `{served}/link` is a link in a folder that others can write to" in ended.out
 
 
-def test_files_that_identity_settings_name_are_looked_at(run, served):
+def test_doctor_checks_the_modes_of_files_named_by_identity_settings(run, served):
     key = served / "signing.json"
     write_ring(key, new_ring("ES256", int(time.time())), new=True)
     (served / "keys.json").write_text("{}")
@@ -424,6 +422,6 @@ def test_files_that_identity_settings_name_are_looked_at(run, served):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_files_of_another_user_are_told(run, served):
+def test_doctor_reports_files_of_another_user(run, served):
     os.chown(served / "store.db", 65_534, 65_534)
     assert ("store", f"chown 0 {served}/store.db") in hints(run, *options(served))

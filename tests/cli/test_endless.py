@@ -35,7 +35,7 @@ ZERO = "/dev/zero"
     ],
     ids=" ".join,
 )
-def test_a_device_or_a_pipe_is_refused_with_one_message(run, project, tmp_path, words):
+def test_a_device_or_a_pipe_is_rejected_with_an_error(run, project, tmp_path, words):
     for name in ("pipe", "pipe.policybundle"):
         os.mkfifo(tmp_path / name)
     ended = run(*words)
@@ -44,21 +44,21 @@ def test_a_device_or_a_pipe_is_refused_with_one_message(run, project, tmp_path, 
     assert "error" in ended.out + ended.err
 
 
-def test_a_line_of_requests_without_end_is_refused(run, project, tmp_path):
+def test_a_request_line_without_end_is_rejected(run, project, tmp_path):
     with (tmp_path / "many.jsonl").open("wb") as sparse:
         sparse.truncate(2**33)
     ended = run("decide", project, "--request", "many.jsonl")
     assert (ended.code, "line 1 holds more than" in ended.err) == (1, True)
 
 
-def test_stdin_without_end_is_refused(run, project, monkeypatch, capsys):
+def test_stdin_without_end_is_rejected(run, project, monkeypatch, capsys):
     with open(ZERO, "rb") as endless:
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": endless, "isatty": lambda: False}))
         code = main(["decide", str(project), "--request", "-"])
     assert (code, "line 1 holds more than" in capsys.readouterr().err) == (1, True)
 
 
-def test_a_line_of_a_log_that_is_too_long_is_left_out_and_the_next_is_read(tmp_path, monkeypatch):
+def test_an_overlong_log_line_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE_BYTES", 8)
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 20)
     log, heard = tmp_path / "some.jsonl", []
@@ -67,13 +67,13 @@ def test_a_line_of_a_log_that_is_too_long_is_left_out_and_the_next_is_read(tmp_p
     assert [line.split(": ")[0] for line in heard] == [f"{log}:2", f"{log}:3"]
 
 
-def test_what_is_not_printable_is_escaped_in_json():
+def test_non_printable_characters_are_escaped_in_json():
     text = json_text({"a\x85b": "\x9b31m\u202e\u2028 é 日本 \x1b"})
     assert text.replace("\n", "").isprintable()
     assert json.loads(text) == {"a\x85b": "\x9b31m\u202e\u2028 é 日本 \x1b"}
 
 
-def test_a_name_with_a_line_end_makes_no_line_of_its_own(run, tmp_path):
+def test_a_line_break_in_a_name_is_not_printed_raw(run, tmp_path):
     (tmp_path / "p.policy").write_text('guard "no" on GET /a { deny message "no\\n::error::x" }\n')
     (tmp_path / "r.json").write_text(json.dumps({"request": {"method": "GET", "path": "/a"}}))
     for command in ("decide", "explain"):

@@ -27,19 +27,19 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop.policy"
 
 
-def test_tables_are_taken_by_every_command_that_asks(run, shop):
+def test_decide_and_explain_accept_csv_tables(run, shop):
     for command in ("decide", "explain"):
         assert "allow" in run(command, shop, "-r", "-", "-e", "csv", stdin=ASK).out
 
 
-def test_the_option_may_be_given_again(run, shop):
+def test_the_entities_option_can_be_repeated(run, shop):
     ended = run(
         "decide", shop, "-r", "-", "-e", "csv/team.csv", "-e", "csv/user.csv", "-e", "csv/invoice.csv", stdin=ASK
     )
     assert (ended.code, ended.err) == (EXIT_CODES["allow"], "")
 
 
-def test_a_wrong_cell_is_told_with_its_place_also_as_data(run, shop, tmp_path):
+def test_an_invalid_csv_cell_is_reported_with_its_place_as_json(run, shop, tmp_path):
     (tmp_path / "csv" / "user.csv").write_text("id,plan\nalice,gold\n")
     ended = run("decide", shop, "-r", "-", "-e", "csv", "--format", "json", stdin=ASK)
     assert ended.code == 1
@@ -51,13 +51,13 @@ def test_a_wrong_cell_is_told_with_its_place_also_as_data(run, shop, tmp_path):
     }  # fmt: skip
 
 
-def test_a_misspelled_column_is_warned_of(run, shop, tmp_path):
+def test_a_misspelled_csv_column_is_reported(run, shop, tmp_path):
     (tmp_path / "csv" / "user.csv").write_text(USER.replace("plan", "plann"))
     ended = run("decide", shop, "-r", "-", "-e", "csv", stdin=ASK)
     assert ended.err == "warning: `csv/user.csv`: the policy declares no attribute `plann`; did you mean `plan`?\n"
 
 
-def test_the_mapping_of_a_url_is_that_of_the_project(run, shop, tmp_path):
+def test_a_database_url_uses_the_mapping_of_the_project(run, shop, tmp_path):
     pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     url = sqlite_of(tmp_path / "shop.db", SQL)
     ended = run("decide", shop, "-r", "-", "-e", url, stdin=ASK)
@@ -96,7 +96,7 @@ def until(url: str, outcome: str) -> None:
         sleep(0.01)
 
 
-def test_what_is_served_follows_its_tables_and_keeps_the_last_good_ones(served, tmp_path):
+def test_serve_reloads_changed_tables_and_keeps_the_last_good_ones(served, tmp_path):
     assert decided(served) == "allow"
     (tmp_path / "csv" / "team.csv").write_text(TEAM.replace("emea,legal", "emea,company"))
     until(served, "deny")

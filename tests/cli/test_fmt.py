@@ -14,14 +14,14 @@ def other(run, tmp_path):
     return path
 
 
-def test_a_file_is_brought_into_its_canonical_form(run, other):
+def test_fmt_rewrites_a_file_in_canonical_form(run, other):
     ended = run("fmt", "other.policy")
     assert ended.code == 0
     assert other.read_text() == CANONICAL
     assert ended.out.startswith("reformatted other.policy\n")
 
 
-def test_a_file_that_is_canonical_is_left_alone(run, other):
+def test_fmt_does_not_write_a_canonical_file(run, other):
     other.write_text(CANONICAL)
     before = other.stat().st_mtime_ns
     ended = run("fmt", "other.policy")
@@ -30,19 +30,19 @@ def test_a_file_that_is_canonical_is_left_alone(run, other):
     assert ended.out == "0 files changed, 1 file already canonical\n"
 
 
-def test_a_check_changes_nothing_and_ends_with_1(run, other):
+def test_fmt_check_changes_nothing_and_exits_with_1(run, other):
     ended = run("fmt", "--check", ".")
     assert ended.code == 1
     assert other.read_text() == OTHER
     assert ended.out.startswith("would reformat other.policy\n")
 
 
-def test_a_check_of_canonical_files_ends_with_0(run, other):
+def test_fmt_check_of_canonical_files_exits_with_0(run, other):
     other.write_text(CANONICAL)
     assert run("fmt", "--check", ".").code == 0
 
 
-def test_a_diff_changes_nothing(run, other):
+def test_fmt_diff_changes_nothing(run, other):
     ended = run("fmt", "--diff", "other.policy")
     assert ended.code == 0
     assert other.read_text() == OTHER
@@ -51,21 +51,21 @@ def test_a_diff_changes_nothing(run, other):
     assert "+anyone { may GET /health }" in ended.out
 
 
-def test_a_checked_diff_ends_with_1(run, other):
+def test_fmt_check_with_diff_exits_with_1(run, other):
     assert run("fmt", "--check", "--diff", "other.policy").code == 1
 
 
-def test_stdin_goes_to_stdout(run):
+def test_fmt_writes_formatted_stdin_to_stdout(run):
     ended = run("fmt", "-", stdin=OTHER.encode())
     assert (ended.code, ended.out, ended.err) == (0, CANONICAL, "")
 
 
-def test_stdin_can_be_checked(run):
+def test_fmt_check_accepts_stdin(run):
     assert run("fmt", "--check", "-", stdin=OTHER.encode()).code == 1
     assert run("fmt", "--check", "-", stdin=CANONICAL.encode()).code == 0
 
 
-def test_a_file_with_syntax_errors_is_left_alone_and_the_others_are_not(run, other, tmp_path):
+def test_fmt_leaves_a_file_with_syntax_errors_unchanged_and_formats_the_others(run, other, tmp_path):
     (tmp_path / "broken.policy").write_text(BROKEN)
     ended = run("fmt", ".")
     assert ended.code == 1
@@ -75,13 +75,13 @@ def test_a_file_with_syntax_errors_is_left_alone_and_the_others_are_not(run, oth
     assert other.read_text() == CANONICAL
 
 
-def test_stdin_with_syntax_errors_gives_no_text(run):
+def test_fmt_prints_nothing_for_stdin_with_syntax_errors(run):
     ended = run("fmt", "-", stdin=BROKEN.encode())
     assert (ended.code, ended.out) == (1, "")
     assert "stdin:" in ended.err
 
 
-def test_the_result_as_json_is_one_document(run, other, tmp_path):
+def test_fmt_prints_the_result_as_one_json_document(run, other, tmp_path):
     (tmp_path / "broken.policy").write_text(BROKEN)
     ended = run("fmt", ".", "--format", "json")
     broken, changed = ended.json["files"]
@@ -94,22 +94,22 @@ def test_the_result_as_json_is_one_document(run, other, tmp_path):
     assert (changed["file"], changed["changed"], changed["diagnostics"]) == ("other.policy", True, [])
 
 
-def test_formatted_stdin_as_json_holds_the_text(run):
+def test_fmt_json_for_stdin_contains_the_formatted_text(run):
     assert run("fmt", "-", "--format", "json", stdin=OTHER.encode()).json["files"][0]["text"] == CANONICAL
 
 
-def test_a_diff_shows_line_ends_that_would_change(run, other):
+def test_fmt_diff_shows_changed_line_ends(run, other):
     other.write_bytes(CANONICAL.replace("\n", "\r\n").encode())
     assert "-anyone { may GET /health }\\r\n" in run("fmt", "--diff", "other.policy").out
 
 
-def test_the_mode_of_a_file_is_kept(run, other):
+def test_fmt_keeps_the_mode_of_a_file(run, other):
     other.chmod(0o640)
     run("fmt", "other.policy")
     assert other.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_stays_a_link(run, other, tmp_path):
+def test_fmt_keeps_a_symbolic_link(run, other, tmp_path):
     link = tmp_path / "link.policy"
     link.symlink_to(other)
     run("fmt", "link.policy")
@@ -117,7 +117,7 @@ def test_a_link_stays_a_link(run, other, tmp_path):
     assert other.read_text() == CANONICAL
 
 
-def test_nothing_else_is_left_in_the_folder(run, other, tmp_path):
+def test_fmt_leaves_no_temporary_files(run, other, tmp_path):
     run("fmt", ".")
     assert list(tmp_path.iterdir()) == [other]
 
@@ -133,7 +133,7 @@ def test_hidden_folders_are_not_formatted(run, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"), [("nowhere.policy", "`nowhere.policy`: no such file"), ("empty", "no policies in `empty`")]
 )
-def test_what_cannot_be_read_is_an_error(run, tmp_path, name, message):
+def test_fmt_reports_a_missing_file_and_an_empty_folder(run, tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     ended = run("fmt", name)
     assert ended.code == 1

@@ -26,7 +26,7 @@ def policy(tmp_path, run) -> Path:
     return path
 
 
-def test_the_tree_is_drawn_as_text(run, policy):
+def test_graph_draws_the_tree_as_text(run, policy):
     ended = run("graph", policy)
     first, *others = ended.out.splitlines()
     assert (ended.code, ended.err) == (0, "")
@@ -66,14 +66,14 @@ def test_the_tree_is_drawn_as_text(run, policy):
         ("json", '{\n  "packages": ['),
     ],
 )
-def test_every_format_is_printed(run, policy, format, start):
+def test_graph_prints_every_format(run, policy, format, start):
     ended = run("graph", policy, "--format", format)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(start)
 
 
 @pytest.mark.parametrize("format", ["text", "mermaid", "dot", "svg", "json"])
-def test_the_same_policy_gives_the_same_bytes(run, policy, format):
+def test_graph_output_is_deterministic(run, policy, format):
     assert run("graph", policy, "--format", format).out == run("graph", policy, "--format", format).out
 
 
@@ -91,18 +91,18 @@ def test_the_same_policy_gives_the_same_bytes(run, policy, format):
         ("tree", "policy main"),
     ],
 )
-def test_the_name_of_the_output_says_its_format(run, policy, tmp_path, name, start):
+def test_the_suffix_of_the_output_selects_its_format(run, policy, tmp_path, name, start):
     ended = run("graph", policy, "-o", name)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
     assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
 
 
-def test_a_format_that_is_given_is_stronger_than_a_name(run, policy, tmp_path):
+def test_the_format_option_overrides_the_suffix_of_the_output(run, policy, tmp_path):
     run("graph", policy, "-o", "tree.txt", "--format", "svg")
     ElementTree.parse(tmp_path / "tree.txt")
 
 
-def test_as_data_the_tree_has_its_revision_and_size(run, policy):
+def test_graph_json_contains_revision_and_size(run, policy):
     found = run("graph", policy, "--format", "json").json
     assert found.keys() == {"packages", "revision", "boxes", "tree"}
     assert found["packages"] == ["main"]
@@ -110,25 +110,25 @@ def test_as_data_the_tree_has_its_revision_and_size(run, policy):
     assert found["boxes"] == json.dumps(found["tree"]).count('"kind"')
 
 
-def test_an_agent_sees_only_its_own(run, policy):
+def test_graph_with_agent_shows_only_the_rules_of_that_agent(run, policy):
     out = run("graph", policy, "--agent", "bot").out
     assert 'agent "bot"' in out
     assert "ops-bot" not in out
     assert 'guard "small"' in out
 
 
-def test_an_endpoint_shows_only_what_stands_there(run, policy):
+def test_graph_with_endpoint_shows_only_the_rules_of_that_endpoint(run, policy):
     out = run("graph", policy, "--endpoint", "DELETE /things/7").out
     assert out.splitlines()[1].startswith('├─ agent "ops-bot" — issued by idp; acts alone')
     assert 'agent "bot"' not in out
 
 
-def test_depth_closes_what_lies_deeper(run, policy):
+def test_depth_folds_deeper_levels(run, policy):
     ended = run("graph", policy, "--depth", "1")
     assert ended.out.splitlines()[1:] == ["├─ agents — 2 agents below", "└─ paths — 4 rules below"]
 
 
-def test_what_is_folded_is_drawn_with_all(run, policy):
+def test_graph_with_all_draws_folded_paths(run, policy):
     policy.write_text(POLICY + "".join(f"anyone {{ may GET /x{n} }}\n" for n in range(300)))
     folded, whole = run("graph", policy).out, run("graph", policy, "--all").out
     assert "more paths: " in folded
@@ -150,7 +150,7 @@ def test_what_is_folded_is_drawn_with_all(run, policy):
         ),
     ],
 )
-def test_what_is_not_there_is_told(run, policy, options, kind, message, hint):
+def test_graph_reports_an_unknown_agent_group_or_endpoint(run, policy, options, kind, message, hint):
     ended = run("graph", policy, *options, "--format", "json")
     assert ended.code == 1
     assert ended.json["error"] == {"kind": kind, "message": message, "hint": hint}
@@ -158,19 +158,19 @@ def test_what_is_not_there_is_told(run, policy, options, kind, message, hint):
 
 
 @pytest.mark.parametrize("options", [("--group", "ops"), ("--depth", "0"), ("--format", "png")])
-def test_wrong_usage_ends_with_2(run, policy, options):
+def test_wrong_usage_exits_with_2(run, policy, options):
     ended = run("graph", policy, *options)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err
 
 
-def test_an_output_that_cannot_be_written_is_told(run, policy, tmp_path):
+def test_graph_reports_an_output_that_cannot_be_written(run, policy, tmp_path):
     ended = run("graph", policy, "-o", tmp_path)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == f"error: `{tmp_path}`: is a directory\n"
 
 
-def test_a_policy_with_mistakes_is_not_drawn(run, policy):
+def test_graph_rejects_a_policy_with_mistakes(run, policy):
     policy.write_text("anyone { may nothing }")
     ended = run("graph", policy)
     assert (ended.code, ended.out) == (1, "")
@@ -200,13 +200,13 @@ def shown_on(screen: Terminal, monkeypatch: pytest.MonkeyPatch, policy: Path) ->
     return screen.getvalue()
 
 
-def test_a_screen_that_knows_ascii_only_gets_no_other_signs(run, policy, monkeypatch):
+def test_graph_prints_only_ascii_on_an_ascii_terminal(run, policy, monkeypatch):
     out = shown_on(Terminal("ascii", tty=False), monkeypatch, policy)
     assert out.isascii()
     assert "|- agents" in out
 
 
-def test_on_a_terminal_colours_say_what_a_box_is_and_long_rows_go_on_beside_the_branches(run, policy, monkeypatch):
+def test_graph_colours_boxes_and_wraps_long_rows_on_a_terminal(run, policy, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "63")

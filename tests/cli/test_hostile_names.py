@@ -121,13 +121,13 @@ def ask(template, run, tmp_path, monkeypatch):
     return asked
 
 
-def test_every_command_is_in_the_table():
+def test_every_command_is_in_the_table_of_hostile_names():
     assert set(ASKED) == set(COMMANDS)
     assert {format for _, format in EVERY} == set(READ)
 
 
 @pytest.mark.parametrize(("command", "format"), EVERY)
-def test_hostile_names_have_no_power_over_a_terminal_or_a_format(ask, command, format):
+def test_hostile_names_are_escaped_in_every_output_format(ask, command, format):
     for line in ASKED[command]:
         ended = ask(line, *([] if format is None else ["--format", format]))
         assert "internal error" not in ended.err, line
@@ -137,7 +137,7 @@ def test_hostile_names_have_no_power_over_a_terminal_or_a_format(ask, command, f
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_hostile_names_have_no_power_over_a_terminal_in_colour(ask, monkeypatch, command):
+def test_hostile_names_are_escaped_in_coloured_output(ask, monkeypatch, command):
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -252,7 +252,7 @@ READ: dict[str | None, Callable[[str], None]] = {
 }
 
 
-def test_coverage_pages_and_lcov_are_readable(ask):
+def test_hostile_names_are_escaped_in_coverage_pages_and_lcov(ask):
     ask("test good --coverage-html pages --coverage-lcov out.lcov")
     assert_harmless(Path("out.lcov").read_text(), "lcov")
     shape = r"TN:|end_of_record|SF:.+|(BRF|BRH|LF|LH):\d+|DA:\d+,\d+|BRDA:\d+,\d+,\d+,(\d+|-)"

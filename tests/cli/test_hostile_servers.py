@@ -107,7 +107,7 @@ def read_log(file: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", LogFormat)
-def test_what_a_server_says_of_itself_is_harmless_whatever_it_holds(form):
+def test_server_log_lines_escape_hostile_text(form):
     written = StringIO()
     with server_logging(form, lambda: hostile.ALL, written):
         _LOG.warning("of `%s`", hostile.ALL, extra={"client": hostile.ALL, "event": hostile.ALL})
@@ -119,7 +119,7 @@ def test_what_a_server_says_of_itself_is_harmless_whatever_it_holds(form):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_server_that_is_asked_hostile_names_writes_nothing_raw(world, form):
+def test_a_server_escapes_hostile_names_in_its_logs_and_responses(world, form):
     (world / "login.json").write_text(json.dumps({"keys": [ec().as_dict(private=False)]}))
     (world / "identity.toml").write_text('[issuers.idp]\nkeys = "login.json"\n')
     words = ("serve", "good", "--port", "0", "--format", "json", "-e", "entities.json", "--log", "log.jsonl")
@@ -147,7 +147,7 @@ def test_a_server_that_is_asked_hostile_names_writes_nothing_raw(world, form):
     assert len(read_log(world / "log.jsonl")) >= 6
 
 
-def test_a_gateway_of_tools_with_hostile_names_writes_nothing_raw(world):
+def test_the_mcp_gateway_escapes_hostile_tool_names_in_its_logs(world):
     (world / "tools.policy").write_text(TOOLS % (hostile.text("g " + hostile.ALL), hostile.text("m " + hostile.ALL)))
     (world / "upstream.py").write_text(UPSTREAM)
     upstream = json.dumps([hostile.ALL])[1:-1].replace("'", "\\u0027")

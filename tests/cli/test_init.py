@@ -9,14 +9,14 @@ from policyengine.cli.commands.init import FILES
 from policyengine.engine import Engine
 
 
-def test_a_project_is_made(run, tmp_path):
+def test_init_creates_a_project(run, tmp_path):
     ended = run("init", "new/project")
     assert ended.code == 0
     assert sorted(path.name for path in (tmp_path / "new" / "project").iterdir()) == sorted(FILES)
     assert "next: policyengine test new/project" in ended.out
 
 
-def test_what_was_made_is_told_as_json(run):
+def test_init_lists_the_created_files_as_json(run):
     assert run("init", "project", "--format", "json").json == {"created": [f"project/{name}" for name in FILES]}
 
 
@@ -32,7 +32,7 @@ def test_the_request_of_a_new_project_is_allowed(run, project):
 
 
 @pytest.mark.parametrize(("document", "approver"), [("9", "olga"), ("7", "alice")])
-def test_the_confirm_of_a_new_project_is_lifted_by_the_owner_the_person_served_too(project, document, approver):
+def test_only_the_document_owner_can_approve_the_confirm_of_a_new_project(project, document, approver):
     engine = Engine.load(project, entities=project / "entities.json")
     asked = json.loads((project / "request.json").read_text())
     asked["credential"]["scopes"] = ["share:documents"]
@@ -43,14 +43,14 @@ def test_the_confirm_of_a_new_project_is_lifted_by_the_owner_the_person_served_t
         assert engine.decide({**asked, "approvals": [granted]}).outcome == outcome
 
 
-def test_a_project_may_go_into_a_folder_that_is_there(run, tmp_path):
+def test_init_accepts_an_existing_folder(run, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "notes.txt").write_text("mine")
     assert run("init", "project").code == 0
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_is_overwritten_and_then_none_is_made(run, tmp_path, name):
+def test_init_creates_nothing_if_a_file_exists(run, tmp_path, name):
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / name).write_text("mine")
@@ -60,12 +60,12 @@ def test_no_file_is_overwritten_and_then_none_is_made(run, tmp_path, name):
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(name, "mine")]
 
 
-def test_a_link_to_nowhere_is_not_overwritten(run, tmp_path):
+def test_init_does_not_overwrite_a_dangling_link(run, tmp_path):
     (tmp_path / "README.md").symlink_to(tmp_path / "nowhere")
     assert run("init", ".").code == 1
 
 
-def test_a_file_is_no_folder(run, tmp_path):
+def test_init_rejects_a_file_as_project_folder(run, tmp_path):
     (tmp_path / "project").write_text("")
     ended = run("init", "project", "--format", "json")
     assert ended.code == 1

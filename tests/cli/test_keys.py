@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("joserfc")
 
 
-def test_keys_are_made_rotated_and_listed(run, tmp_path):
+def test_keys_can_be_created_rotated_and_listed(run, tmp_path):
     file = tmp_path / "signing.json"
     assert run("keys", "new", file).code == 0
     made = run("keys", "list", file, "--format", "json")
@@ -23,7 +23,7 @@ def test_keys_are_made_rotated_and_listed(run, tmp_path):
     assert not any(one in told.out + told.err for one in private for told in (made, ended, shown))
 
 
-def test_a_file_that_is_there_stays(run, tmp_path):
+def test_an_existing_file_is_not_replaced(run, tmp_path):
     file = tmp_path / "signing.json"
     run("keys", "new", file)
     before = file.read_bytes()
@@ -49,7 +49,7 @@ def test_a_file_that_is_there_stays(run, tmp_path):
         (["make", "a.json"], 2, "make"),
     ],
 )
-def test_what_cannot_be_done_is_told(run, tmp_path, monkeypatch, arguments, code, message):
+def test_keys_reports_invalid_files_and_options(run, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     for name, mode in (("text.json", 0o600), ("open.json", 0o644)):
         (tmp_path / name).write_text("{}")

@@ -30,13 +30,13 @@ def codes(ended) -> list[str]:
     return [one["code"] for one in ended.json["diagnostics"]]
 
 
-def test_a_policy_that_could_not_be_better_ends_with_0(run, files):
+def test_lint_exits_with_0_for_a_policy_without_findings(run, files):
     files(good=GOOD)
     ended = run("lint", "good.policy")
     assert (ended.code, ended.out, ended.err) == (0, "no mistakes in 1 file\n", "")
 
 
-def test_an_opinion_is_told_and_ends_with_0(run, files):
+def test_lint_reports_an_opinion_and_exits_with_0(run, files):
     files(wide=WIDE)
     ended = run("lint", "wide.policy")
     assert ended.code == 0
@@ -45,14 +45,14 @@ def test_an_opinion_is_told_and_ends_with_0(run, files):
     assert run("check", "wide.policy").out == "no mistakes in 1 file\n"
 
 
-def test_warnings_end_with_1_where_they_count(run, files, configured):
+def test_warnings_exit_with_1_in_strict_mode(run, files, configured):
     files(wide=WIDE)
     assert run("lint", "--strict", "wide.policy").code == 1
     configured("[lint]\nstrict = true\n")
     assert run("lint", "wide.policy").code == 1
 
 
-def test_errors_end_with_1_and_nothing_is_mended(run, files, tmp_path):
+def test_lint_fix_changes_nothing_and_exits_with_1_for_a_policy_with_errors(run, files, tmp_path):
     files(bad=LEFT + BAD)
     assert run("lint", "--fix", "bad.policy").code == 1
     assert (tmp_path / "bad.policy").read_text() == LEFT + BAD
@@ -80,12 +80,12 @@ def test_a_folder_without_policies_is_an_error(run, tmp_path):
         (("--select", "head", "--ignore", "head"), []),
     ],
 )
-def test_rules_are_chosen_by_code_or_name(run, files, options, told):
+def test_lint_selects_rules_by_code_or_name(run, files, options, told):
     files(a=LEFT + WIDE)
     assert codes(run("lint", "a.policy", "--format", "json", *options)) == told
 
 
-def test_a_project_chooses_for_itself_and_an_option_goes_before_it(run, files, configured):
+def test_lint_options_override_the_rules_selected_by_the_project(run, files, configured):
     files(a=LEFT + WIDE)
     configured('[lint]\nselect = ["head"]\n')
     assert codes(run("lint", "a.policy", "--format", "json")) == ["W350"]
@@ -94,7 +94,7 @@ def test_a_project_chooses_for_itself_and_an_option_goes_before_it(run, files, c
     assert codes(run("lint", "a.policy", "--format", "json", "--ignore", "unused-name")) == ["W458"]
 
 
-def test_an_error_is_told_whatever_is_chosen(run, files):
+def test_lint_reports_errors_whatever_rules_are_selected(run, files):
     files(bad=BAD)
     assert codes(run("lint", "bad.policy", "--select", "head", "--format", "json")) == ["E202"]
 
@@ -106,7 +106,7 @@ def test_an_error_is_told_whatever_is_chosen(run, files):
         ("E201", "`E201` is an error, and errors are always reported", "name warnings only"),
     ],
 )
-def test_a_rule_that_cannot_be_chosen_is_wrong_usage(run, files, word, message, hint):
+def test_lint_rejects_an_unknown_rule_and_an_error_code(run, files, word, message, hint):
     files(good=GOOD)
     ended = run("lint", "good.policy", "--ignore", word)
     assert (ended.code, ended.err) == (2, f"error: {message}\nhint: {hint}\n")
@@ -115,14 +115,14 @@ def test_a_rule_that_cannot_be_chosen_is_wrong_usage(run, files, word, message, 
 # ── Mending ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_can_be_mended_is_mended_in_the_file(run, files, tmp_path):
+def test_lint_fix_changes_the_file(run, files, tmp_path):
     files(a=LEFT)
     ended = run("lint", "--fix", "a.policy")
     assert (ended.code, ended.out) == (0, "no mistakes in 1 file\nfixed 2 findings in 1 file\n")
     assert (tmp_path / "a.policy").read_text() == MENDED
 
 
-def test_a_file_keeps_its_mode_and_a_link_stays_one(run, files, tmp_path):
+def test_lint_fix_keeps_the_file_mode_and_a_symbolic_link(run, files, tmp_path):
     files(a=LEFT)
     (tmp_path / "a.policy").chmod(0o640)
     (tmp_path / "b.policy").symlink_to("a.policy")
@@ -132,7 +132,7 @@ def test_a_file_keeps_its_mode_and_a_link_stays_one(run, files, tmp_path):
     assert (tmp_path / "a.policy").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_diff_shows_and_changes_nothing(run, files, tmp_path):
+def test_lint_diff_shows_the_fixes_and_changes_nothing(run, files, tmp_path):
     files(a=LEFT)
     ended = run("lint", "--diff", "a.policy")
     assert "-let unused = 5\n-anyone { may HEAD /a }\n+anyone { may GET /a }\n" in ended.out
@@ -142,18 +142,18 @@ def test_a_diff_shows_and_changes_nothing(run, files, tmp_path):
     assert (tmp_path / "a.policy").read_text() == LEFT
 
 
-def test_a_diff_of_nothing_says_so(run, files):
+def test_lint_diff_reports_that_there_is_nothing_to_fix(run, files):
     files(wide=WIDE)
     assert run("lint", "--diff", "wide.policy").out == "nothing that --fix can fix\n"
 
 
-def test_only_chosen_rules_are_mended(run, files, tmp_path):
+def test_lint_fix_applies_only_selected_rules(run, files, tmp_path):
     files(a=LEFT)
     run("lint", "--fix", "--select", "head", "a.policy")
     assert (tmp_path / "a.policy").read_text() == "let unused = 5\n" + MENDED
 
 
-def test_an_imported_file_is_not_mended(run, files, tmp_path):
+def test_lint_fix_does_not_change_an_imported_file(run, files, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "one.policy").write_text("package one\nimport two\nanyone { may HEAD /a }\n")
     (tmp_path / "own" / "two.policy").write_text("package two\nlet unused = 5\nanyone { may GET /b }\n")
@@ -163,7 +163,7 @@ def test_an_imported_file_is_not_mended(run, files, tmp_path):
 
 
 @pytest.mark.parametrize(("option", "word"), [("--fix", "fixed"), ("--diff", "fixable")])
-def test_as_json_the_changes_are_there_too(run, files, option, word):
+def test_lint_json_contains_the_changes(run, files, option, word):
     files(a=LEFT)
     document = run("lint", option, "a.policy", "--format", "json").json
     assert document[word] == 2
@@ -174,19 +174,19 @@ def test_as_json_the_changes_are_there_too(run, files, option, word):
 # ── For machines ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_as_json_it_is_the_document_of_check(run, files):
+def test_lint_json_has_the_same_form_as_check(run, files):
     files(good=GOOD)
     assert run("lint", ".", "--format", "json").json == {"files": 1, "errors": 0, "warnings": 0, "diagnostics": []}
 
 
-def test_as_sarif_each_opinion_has_its_rule(run, files):
+def test_lint_sarif_describes_the_rule_of_each_opinion(run, files):
     files(wide=WIDE)
     (part,) = run("lint", ".", "--format", "sarif").json["runs"]
     assert [one["ruleId"] for one in part["results"]] == ["W458"]
     assert part["tool"]["driver"]["rules"][0]["shortDescription"]["text"] == "`**` in a grant"
 
 
-def test_as_annotations_each_finding_is_one_line(run, files, tmp_path):
+def test_lint_github_annotations_print_each_finding_on_one_line(run, files, tmp_path):
     (tmp_path / "a,b.policy").write_text('guard "100%" { deny when request.size > 9 }\n' + GOOD)
     ended = run("lint", ".", "--format", "github")
     assert ended.out == (
@@ -196,7 +196,7 @@ def test_as_annotations_each_finding_is_one_line(run, files, tmp_path):
     )
 
 
-def test_a_large_policy_is_looked_through_in_time(run, tmp_path):
+def test_lint_checks_ten_thousand_rules_in_bounded_time(run, tmp_path):
     """10,000 rules. The bound is loose, for two shared cores: docs/lint.md says what was measured."""
     import time
 

@@ -48,7 +48,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
-def test_commands_pass_over_what_became_of_tokens(run, project, log, bare, command):
+def test_commands_ignore_token_events_in_a_log(run, project, log, bare, command):
     found = []
     for path in (bare, log):
         given = {"PROJECT": project, "LOG": path}
@@ -64,7 +64,7 @@ def ids(log: Path) -> list[str]:
     return [line["decision"]["id"] for line in lines if "decision" in line]
 
 
-def test_why_says_who_was_given_the_token_of_a_decision(run, project, log):
+def test_why_reports_the_client_that_got_the_token_of_a_decision(run, project, log):
     first, second = ids(log)
     line = "  by a token that was issued to client `summarizer` at 2027-01-15T08:00:00Z (line 2)"
     assert line in run("why", first, "--log", log).out.splitlines()
@@ -72,14 +72,14 @@ def test_why_says_who_was_given_the_token_of_a_decision(run, project, log):
     assert "by a token" not in run("why", second, "--log", log).out
 
 
-def test_why_tells_it_as_data(run, project, log):
+def test_why_reports_the_token_as_json(run, project, log):
     first, second = ids(log)
     told = {"client": "summarizer", "issued": "2027-01-15T08:00:00Z", "line": 2, "file": str(log)}
     assert run("why", first, project, "--log", log, "--format", "json").json["token"] == told
     assert run("why", second, "--log", log, "--format", "json").json["token"] is None
 
 
-def test_what_is_kept_of_tokens_while_looking_is_bounded(run, log, monkeypatch):
+def test_why_keeps_a_bounded_number_of_tokens(run, log, monkeypatch):
     from policyengine.cli.commands import why
 
     monkeypatch.setattr(why, "MAX_TOKENS", 0)

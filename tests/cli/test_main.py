@@ -21,23 +21,23 @@ VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure 
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 
 
-def test_the_version_is_told(run):
+def test_version_prints_the_version(run):
     assert run("--version").out == VERSION
 
 
-def test_the_version_is_told_whatever_else_is_there(run):
+def test_version_ignores_other_arguments(run):
     ended = run("--version", "check")
     assert (ended.code, ended.out) == (0, VERSION)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["check", "--help"]])
-def test_a_question_about_the_command_waits_for_no_parser_and_no_server(arguments):
+def test_version_and_help_import_no_heavy_modules(arguments):
     program = "import sys; from policyengine.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
 
 
-def test_only_the_version_needs_not_even_typer():
+def test_version_does_not_import_typer():
     program = "import sys; from policyengine.cli import main; main(['--version']); sys.exit('typer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
@@ -49,7 +49,7 @@ def test_the_help_of_a_command_shows_an_example(run, name):
     assert f"\n    policyengine {name} " in ended.out
 
 
-def test_the_help_says_what_the_exit_codes_are(run):
+def test_the_help_explains_the_exit_codes(run):
     assert "130  interrupted" in run("--help").out
 
 
@@ -59,7 +59,7 @@ def test_the_help_lists_every_command(run):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_of_commands_says_what_each_does_in_full(run, name):
+def test_the_list_of_commands_describes_each_in_a_full_sentence(run, name):
     line = next(line for line in run("--help").out.splitlines() if line.startswith(f"  {name} "))
     assert line.endswith(".")
     assert not line.endswith("...")
@@ -78,14 +78,14 @@ def test_the_list_of_commands_says_what_each_does_in_full(run, name):
         (["fmt", "-", "x"], "`-` cannot be combined with other paths"),
     ],
 )
-def test_wrong_usage_ends_with_2(run, arguments, message):
+def test_wrong_usage_exits_with_2(run, arguments, message):
     ended = run(*arguments)
     assert ended.code == 2
     assert message in ended.err
     assert ended.out == ""
 
 
-def test_wrong_usage_is_json_for_who_asks_for_json(run):
+def test_wrong_usage_is_reported_as_json_on_request(run):
     ended = run("chekc", "--format", "json")
     assert ended.code == 2
     assert ended.json["error"]["kind"] == "usage"
@@ -100,7 +100,7 @@ def break_with(monkeypatch, error):
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError("too deep"), MemoryError(), AssertionError()])
-def test_a_mistake_of_ours_is_one_clear_message(run, monkeypatch, error):
+def test_an_internal_error_is_reported_in_one_message(run, monkeypatch, error):
     break_with(monkeypatch, error)
     ended = run("check", "x")
     assert ended.code == 1
@@ -109,30 +109,30 @@ def test_a_mistake_of_ours_is_one_clear_message(run, monkeypatch, error):
     assert "Traceback" not in ended.err
 
 
-def test_a_mistake_of_ours_is_json_for_who_asks_for_json(run, monkeypatch):
+def test_an_internal_error_is_reported_as_json_on_request(run, monkeypatch):
     break_with(monkeypatch, KeyError("x"))
     assert run("check", "x", "--format=json").json["error"]["kind"] == "internal"
 
 
 @pytest.mark.parametrize("arguments", [["--traceback", "check", "x"], ["check", "x", "--traceback"]])
-def test_the_place_of_a_mistake_of_ours_is_shown_on_request(run, monkeypatch, arguments):
+def test_traceback_shows_where_an_internal_error_occurred(run, monkeypatch, arguments):
     break_with(monkeypatch, KeyError("x"))
     assert "Traceback (most recent call last)" in run(*arguments).err
 
 
-def test_the_place_of_a_mistake_of_ours_is_shown_where_the_environment_says_so(run, monkeypatch):
+def test_the_traceback_variable_shows_where_an_internal_error_occurred(run, monkeypatch):
     break_with(monkeypatch, KeyError("x"))
     monkeypatch.setenv("POLICYENGINE_TRACEBACK", "1")
     assert "Traceback (most recent call last)" in run("check", "x").err
 
 
-def test_an_interrupt_ends_with_130(run, monkeypatch):
+def test_an_interrupt_exits_with_130(run, monkeypatch):
     break_with(monkeypatch, KeyboardInterrupt())
     assert run("check", "x") == (ended := run("check", "x"))
     assert (ended.code, ended.out, ended.err) == (130, "", "")
 
 
-def test_an_interrupt_while_waiting_for_requests_ends_with_130(project):
+def test_an_interrupt_while_waiting_for_requests_exits_with_130(project):
     program = [*COMMAND, "decide", str(project), "--request", "-", "--format", "json"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdin.write(b'{"request": {"method": "GET", "path": "/health"}}\n')
@@ -144,7 +144,7 @@ def test_an_interrupt_while_waiting_for_requests_ends_with_130(project):
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["explain-code"], ["--help"]])
-def test_a_closed_pipe_is_no_matter_of_words(arguments):
+def test_a_closed_pipe_exits_with_1_without_a_message(arguments):
     read, write = os.pipe()
     os.close(read)
     try:
@@ -157,21 +157,21 @@ def test_a_closed_pipe_is_no_matter_of_words(arguments):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only some systems have a disk that is always full")
 @pytest.mark.parametrize("arguments", [["--version"], ["explain-code"]])
-def test_an_answer_that_cannot_be_written_is_an_error(arguments):
+def test_output_that_cannot_be_written_is_an_error(arguments):
     with open("/dev/full", "w") as full:
         done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "error: cannot write the output: no space left on device\n"
 
 
-def test_streams_that_are_closed_are_no_reason_to_fail():
+def test_closed_streams_do_not_cause_a_failure():
     program = (
         "import sys; sys.stdout = sys.stderr = sys.stdin = None; from policyengine.cli import main; sys.exit(main())"
     )
     assert subprocess.run([sys.executable, "-c", program, "explain-code"]).returncode == 0
 
 
-def test_a_terminal_that_knows_few_characters_shows_the_others_escaped(tmp_path):
+def test_an_ascii_terminal_shows_other_characters_escaped(tmp_path):
     missing = tmp_path / "ü.policy"
     done = subprocess.run(
         [*COMMAND, "init", str(missing)], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True
@@ -181,7 +181,7 @@ def test_a_terminal_that_knows_few_characters_shows_the_others_escaped(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_a_shell_gets_its_completion(monkeypatch, capsys, name):
+def test_each_shell_gets_a_completion_script(monkeypatch, capsys, name):
     monkeypatch.setenv("_POLICYENGINE_COMPLETE", f"source_{name}")
     with pytest.raises(SystemExit) as ended:
         main([])

@@ -36,7 +36,7 @@ def policy(run, tmp_path):
 # ── Coverage ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_coverage_names_what_no_test_shows(run, policy):
+def test_coverage_names_untested_conditions(run, policy):
     policy(DOOR + GUARD + SMALL)
     ended = run("test", "some.policy", "--coverage")
     assert (ended.code, ended.err) == (0, "")
@@ -44,7 +44,7 @@ def test_coverage_names_what_no_test_shows(run, policy):
     assert "`request.size > 9` was never true" in ended.out
 
 
-def test_too_little_coverage_fails_and_says_so(run, policy):
+def test_coverage_below_fail_under_exits_with_1(run, policy):
     policy(DOOR + GUARD + SMALL)
     ended = run("test", "some.policy", "--fail-under", "90")
     assert ended.code == 1
@@ -52,14 +52,14 @@ def test_too_little_coverage_fails_and_says_so(run, policy):
     assert ended.err.endswith(" %, below 90 %\n")
 
 
-def test_enough_coverage_passes(run, policy):
+def test_coverage_at_fail_under_exits_with_0(run, policy):
     policy(DOOR + GUARD + WHOLE)
     ended = run("test", "some.policy", "--fail-under", "100")
     assert (ended.code, ended.err) == (0, "")
     assert "coverage 100 %" in ended.out
 
 
-def test_what_is_enough_may_stand_in_the_projects_file_and_an_option_goes_before_it(run, policy, tmp_path):
+def test_the_fail_under_option_overrides_the_settings_file(run, policy, tmp_path):
     policy(DOOR + GUARD + SMALL)
     (tmp_path / "policyengine.toml").write_text("[coverage]\nfail_under = 99\n")
     assert run("test", "some.policy").code == 0
@@ -67,7 +67,7 @@ def test_what_is_enough_may_stand_in_the_projects_file_and_an_option_goes_before
     assert run("test", "some.policy", "--fail-under", "10").code == 0
 
 
-def test_coverage_is_written_as_pages_and_for_lcov(run, policy, tmp_path):
+def test_coverage_is_written_as_html_and_lcov(run, policy, tmp_path):
     policy(DOOR + GUARD + SMALL)
     ended = run("test", "some.policy", "--coverage-html", "pages", "--coverage-lcov", "lcov.info")
     assert ended.code == 0
@@ -76,14 +76,14 @@ def test_coverage_is_written_as_pages_and_for_lcov(run, policy, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--coverage-html", "--coverage-lcov"])
-def test_coverage_that_cannot_be_written_is_one_message(run, policy, tmp_path, option):
+def test_coverage_that_cannot_be_written_is_reported_in_one_message(run, policy, tmp_path, option):
     policy(DOOR + GUARD + SMALL)
     (tmp_path / "file").write_text("")
     ended = run("test", "some.policy", option, "file/below")
     assert (ended.code, ended.err) == (1, "error: `file/below`: not a directory\n")
 
 
-def test_several_sets_are_covered_as_one(run, tmp_path):
+def test_coverage_covers_several_policy_sets_together(run, tmp_path):
     for name, tests in (("one", WHOLE), ("two", SMALL)):
         (tmp_path / name).mkdir()
         (tmp_path / name / ".policyroot").touch()
@@ -97,7 +97,7 @@ def test_several_sets_are_covered_as_one(run, tmp_path):
 # ── Faults ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_fault_that_no_test_notices_fails_and_is_shown_as_a_difference(run, policy):
+def test_a_surviving_mutant_exits_with_1_and_is_shown_as_a_diff(run, policy):
     policy(DOOR + GUARD + SMALL)
     ended = run("test", "some.policy", "--mutate")
     assert ended.code == 1
@@ -105,14 +105,14 @@ def test_a_fault_that_no_test_notices_fails_and_is_shown_as_a_difference(run, po
     assert "survived" in ended.out.splitlines()[-1]
 
 
-def test_tests_that_notice_every_fault_but_those_explained_pass(run, policy):
+def test_mutation_passes_if_no_unexplained_mutant_survives(run, policy):
     policy(DOOR + GUARD + WHOLE + ELSEWHERE)
     ended = run("test", "some.policy", "--mutate")
     assert ended.out.splitlines()[-1].endswith("score 100 %")
     assert ended.code == 0
 
 
-def test_only_so_many_faults_are_tried_on_request(run, policy):
+def test_the_mutants_option_limits_the_number_of_mutants(run, policy):
     policy(DOOR + GUARD + SMALL)
     first, second = (run("test", "some.policy", "--mutants", "2", "--seed", "7").out for _ in range(2))
     assert first == second
@@ -120,7 +120,7 @@ def test_only_so_many_faults_are_tried_on_request(run, policy):
     assert "(seed 7)" in first
 
 
-def test_no_fault_is_made_in_what_does_not_pass_its_tests(run, policy):
+def test_no_mutants_are_tried_if_tests_fail(run, policy):
     policy(DOOR + GUARD + SMALL.replace("allow", "deny"))
     ended = run("test", "some.policy", "--mutate")
     assert (ended.code, ended.err) == (1, "note: no faults were tried, because tests fail\n")
@@ -129,14 +129,14 @@ def test_no_fault_is_made_in_what_does_not_pass_its_tests(run, policy):
 # ── For programs ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_json_holds_all_that_was_measured(run, policy):
+def test_json_output_contains_coverage_and_mutation(run, policy):
     policy(DOOR + GUARD + SMALL)
     data = run("test", "some.policy", "--coverage", "--mutate", "--format", "json").json
     assert data["coverage"]["seen"] < data["coverage"]["total"]
     assert data["mutation"]["survived"] > 0
 
 
-def test_a_report_for_programs_on_stdout_stays_one(run, policy):
+def test_a_junit_report_on_stdout_stays_valid_with_coverage(run, policy):
     policy(DOOR + GUARD + SMALL)
     ended = run("test", "some.policy", "--coverage", "--format", "junit")
     assert ElementTree.fromstring(ended.out).get("tests") == "1"
@@ -146,14 +146,14 @@ def test_a_report_for_programs_on_stdout_stays_one(run, policy):
 # ── Claims ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_claim_that_holds_passes(run, policy):
+def test_a_property_that_holds_passes(run, policy):
     policy(DOOR + GUARD + 'test "claim" { forall request where request.size > 9 => not allow }\n')
     ended = run("test", "some.policy", "-v")
     assert (ended.code, ended.err) == (0, "")
     assert "✓ forall request where request.size > 9 => not allow" in ended.out
 
 
-def test_a_claim_that_does_not_hold_fails_with_a_test_to_keep(run, policy):
+def test_a_violated_property_fails_and_prints_a_regression_test(run, policy):
     policy(DOOR + GUARD + 'test "claim" { forall request where request.size > 8 => not allow }\n')
     ended = run("test", "some.policy")
     assert ended.code == 1
@@ -162,19 +162,19 @@ def test_a_claim_that_does_not_hold_fails_with_a_test_to_keep(run, policy):
     assert "given request { size: 9 }\n      GET /health => not allow" in ended.out
 
 
-def test_a_claim_about_hardly_any_request_is_undecided_and_fails(run, policy):
+def test_a_property_without_matching_requests_is_undecided_and_fails(run, policy):
     policy(DOOR + 'test "claim" { forall request where request.size > 9 and request.size < 9 => not allow }\n')
     ended = run("test", "some.policy")
     assert (ended.code, ended.out.splitlines()[-1]) == (1, "1 undecided")
 
 
-def test_the_same_seed_draws_the_same(run, policy):
+def test_the_same_seed_generates_the_same_requests(run, policy):
     policy(DOOR + GUARD + 'test "claim" { forall request where request.size > 8 => not allow }\n')
     first, second = (run("test", "some.policy", "--seed", "3", "--format", "json").json for _ in range(2))
     assert first == second
 
 
-def test_a_claim_without_hypothesis_says_what_to_install(run, policy, monkeypatch):
+def test_a_property_without_hypothesis_reports_what_to_install(run, policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     policy(DOOR + 'test "claim" { forall request => not confirm }\n')
     ended = run("test", "some.policy")
@@ -182,6 +182,6 @@ def test_a_claim_without_hypothesis_says_what_to_install(run, policy, monkeypatc
     assert "hint: in a checkout of policyengine: `pip install -c constraints.txt '.[testing]'`" in ended.err
 
 
-def test_the_first_failure_ends_the_run_before_claims(run, policy):
+def test_with_exitfirst_a_failed_test_skips_properties(run, policy):
     policy(DOOR + GUARD + SMALL.replace("allow", "deny") + 'test "claim" { forall request => not confirm }\n')
     assert run("test", "some.policy", "-x").out.splitlines()[-1] == "1 failed"

@@ -37,7 +37,7 @@ def kernel():
         ("request.header.accept", "request.headers.accept"),
     ],
 )
-def test_a_name_that_is_nearly_one_that_is_read_is_told(kernel, name, meant):
+def test_a_misspelled_redaction_gets_a_suggestion(kernel, name, meant):
     [told] = misspelled_redactions(Redaction.of([name]), kernel)
     assert told == f"`--redact {name}` matches no fact that a rule reads: did you mean `{meant}`?"
 
@@ -59,7 +59,7 @@ def test_a_name_that_is_nearly_one_that_is_read_is_told(kernel, name, meant):
         'request.headers["accept-language"]',
     ],
 )
-def test_a_name_that_is_read_or_like_none_is_not_told(kernel, name):
+def test_a_redaction_of_a_known_or_dissimilar_fact_is_not_reported(kernel, name):
     assert list(misspelled_redactions(Redaction.of([name]), kernel)) == []
 
 
@@ -70,7 +70,7 @@ def test_a_name_that_is_read_or_like_none_is_not_told(kernel, name):
         ("serve", "p.policy", "--port", "0", "--reload-gate", "diff", "--socket", "/nowhere/socket"),
     ],
 )
-def test_a_command_that_logs_warns_at_its_start(run, tmp_path, words):
+def test_serve_and_mcp_gateway_warn_about_a_misspelled_redaction(run, tmp_path, words):
     (tmp_path / "p.policy").write_text(POLICY)
     ended = run(*words, "--log", "log.jsonl", "--redact", "args.pth")
     assert ended.code != 0

@@ -21,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_the_file_says_is_read_each_time(project: Path) -> None:
+def test_reload_rules_are_read_from_the_file_each_time(project: Path) -> None:
     current = reload_rules([Path("shop")], (), "none", 30)
     assert (current().allow, current().gate, current().seconds) == (frozenset(), False, 30)
     (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
@@ -30,20 +30,20 @@ def test_what_the_file_says_is_read_each_time(project: Path) -> None:
     assert current().allow == frozenset()
 
 
-def test_what_an_option_says_stays(project: Path) -> None:
+def test_reload_options_override_a_changed_file(project: Path) -> None:
     current = reload_rules([Path("shop")], ("removed-guards",), "diff", 5)
     (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
     assert (current().allow, current().gate) == ({"removed-guards"}, True)
 
 
-def test_what_a_variable_says_goes_before_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reload_variable_overrides_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLICYENGINE_RELOAD_ALLOW", "removed-files, removed-limits")
     current = reload_rules([Path("shop")], ("removed-files", "removed-limits"), "none", 30)
     (project / "shop" / "policyengine.toml").write_text(f'[reload]\nallow = ["{REVISION}"]\n')
     assert current().allow == {"removed-files", "removed-limits"}
 
 
-def test_a_file_that_cannot_be_read_allows_nothing_and_says_why(project: Path) -> None:
+def test_an_unreadable_settings_file_refuses_the_reload_with_the_cause(project: Path) -> None:
     current = reload_rules([Path("shop")], (), "none", 30)
     (project / "shop" / "policyengine.toml").write_text("[reload]\nallow = [")
     with pytest.raises(ReloadRefusedError) as refused:
@@ -52,7 +52,7 @@ def test_a_file_that_cannot_be_read_allows_nothing_and_says_why(project: Path) -
     assert "policyengine.toml" in refused.value.findings[0]
 
 
-def test_what_is_no_word_is_told_at_the_start(project: Path) -> None:
+def test_an_unknown_reload_rule_is_rejected_at_startup(project: Path) -> None:
     with pytest.raises(CommandError) as error:
         reload_rules([Path("shop")], ("removed-guard",), "none", 30)
     assert (error.value.code, error.value.hint) == (2, "did you mean `removed-guards`?")
@@ -62,7 +62,7 @@ def test_what_is_no_word_is_told_at_the_start(project: Path) -> None:
     ("there", "found"),
     [(None, "shop/policyengine.toml"), (".", "policyengine.toml"), ("shop", "shop/policyengine.toml")],
 )
-def test_the_file_that_is_looked_at_is_the_one_that_counts(project: Path, there: str | None, found: str) -> None:
+def test_reload_rules_use_the_nearest_settings_file(project: Path, there: str | None, found: str) -> None:
     (project / ".policyroot").touch()
     if there is not None:
         (project / there / "policyengine.toml").write_text("")

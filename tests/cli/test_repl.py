@@ -59,7 +59,7 @@ def session() -> ReplSession:
 # ── What is answered ──────────────────────────────────────────────────────────────────────────
 
 
-def test_requests_are_decided_as_they_come(say):
+def test_the_repl_decides_each_request(say):
     ended = say("GET /health", "GET /nowhere", "body.amount = 900", "POST /pay")
     assert (ended.code, ended.err) == (0, "")
     heads = [line for line in ended.out.splitlines() if not line.startswith(" ")]
@@ -84,24 +84,24 @@ def test_requests_are_decided_as_they_come(say):
         (["body.amount = 900", "reset", "body.amount = 5"], "allow"),
     ],
 )
-def test_what_is_given_counts(say, lines, outcome):
+def test_given_facts_affect_later_requests(say, lines, outcome):
     assert say(*lines, f"POST /pay => {outcome}").code == 0
 
 
-def test_a_request_may_bring_facts_of_its_own(say):
+def test_facts_of_a_request_apply_only_to_it(say):
     assert say("body.amount = 900", "POST /pay { body.amount: 5 } => allow", "POST /pay => confirm").code == 0
 
 
-def test_a_header_is_given_by_its_name(say):
+def test_a_header_can_be_given_by_its_name(say):
     assert say('request.headers["x-id"] = "7" # odd', "GET /health => deny").code == 0
 
 
-def test_several_methods_are_several_requests(say):
+def test_a_request_with_several_methods_is_decided_for_each_method(say):
     said = say("GET|POST /nowhere", options=("--format", "json"))
     assert [one["request"] for one in said.lines] == ["GET /nowhere", "POST /nowhere"]
 
 
-def test_the_clock_is_shown_and_moves(say):
+def test_time_after_and_at_show_and_move_the_clock(say):
     ended = say("time", "after 5m", "after 10s", "time", "at 2026-03-01T09:00:00Z", "time", "time 2026-04-01", "time")
     assert ended.out.splitlines() == [
         "2026-01-01T00:00:00Z",
@@ -111,18 +111,18 @@ def test_the_clock_is_shown_and_moves(say):
     ]
 
 
-def test_a_moved_clock_stays_moved(say):
+def test_the_clock_stays_moved_after_a_request(say):
     ended = say("after 5m", "GET /health", "after 1m GET /health", "time")
     assert ended.out.splitlines()[-1] == "2026-01-01T00:06:00Z"
 
 
-def test_explain_shows_the_whole_walk(say):
+def test_explain_shows_the_whole_walk_in_the_repl(say):
     ended = say("body.amount = 900", "POST /pay", "explain")
     assert "✓ body.amount = 900" in ended.out
     assert 'guard "headers" — not about this endpoint' in ended.out
 
 
-def test_why_not_shows_what_is_in_the_way_alone(say):
+def test_why_not_shows_only_the_failing_gates(say):
     ended = say("body.amount = 900", "why not POST /pay")
     assert "✗ guards" in ended.out
     assert "body.amount > 500" in ended.out
@@ -130,12 +130,12 @@ def test_why_not_shows_what_is_in_the_way_alone(say):
     assert say("why not GET /health").out == "it is allowed: nothing is in the way\n"
 
 
-def test_facts_shows_what_is_given(say):
+def test_facts_lists_the_given_facts(say):
     assert say("facts").out == "no facts are given\n"
     assert say("body.amount = 5", 'user "alice"', "facts").out == 'given body.amount 5\ngiven user "alice"\n'
 
 
-def test_a_bracket_that_is_open_goes_on_on_the_next_line(say):
+def test_an_open_brace_continues_the_statement_on_the_next_line(say):
     assert say("entities {", '  user "carol" { roles: ["finance"] } # }', "}", "facts").out.count("\n") == 3
 
 
@@ -143,11 +143,11 @@ def test_a_bracket_that_is_open_goes_on_on_the_next_line(say):
     ("text", "whole"),
     [("a { b", False), ("a { b }", True), ('a "{"', True), ("a # {", True), ("[{", False), ('a "\\"{"', True)],
 )
-def test_strings_and_comments_open_nothing(text, whole):
+def test_brackets_in_strings_and_comments_do_not_continue_a_statement(text, whole):
     assert is_complete(text) is whole
 
 
-def test_json_gives_a_line_for_each_answer(say):
+def test_the_repl_prints_one_json_line_per_answer(say):
     said = say(
         "GET /health => allow", "GET /health", "why not", "explain", "facts", "time", options=("--format", "json")
     )
@@ -175,7 +175,7 @@ def test_json_gives_a_line_for_each_answer(say):
         ("after 5x", "repl:1:7", "5x", None),
     ],
 )
-def test_a_mistake_is_told_where_it_was_typed(say, line, place, underlined, hint):
+def test_a_repl_mistake_is_underlined_with_a_hint(say, line, place, underlined, hint):
     ended = say(line)
     assert (ended.code, ended.out) == (1, "")
     told = ended.err.splitlines()
@@ -185,14 +185,14 @@ def test_a_mistake_is_told_where_it_was_typed(say, line, place, underlined, hint
     assert hint is None or f"hint: {hint}" in ended.err
 
 
-def test_a_mistake_changes_nothing_and_is_not_forgotten(say):
+def test_a_repl_mistake_changes_no_facts_and_sets_the_exit_code(say):
     ended = say("body.amount = 5", "body.amunt = 900", "POST /pay => allow", "facts")
     assert ended.out.splitlines() == ["allow", "given body.amount 5"]
     assert ended.code == 1
     assert ended.err.startswith("repl:2:1: ")
 
 
-def test_what_comes_out_otherwise_is_told(say):
+def test_the_repl_reports_an_unexpected_outcome(say):
     ended = say("GET /health => deny")
     assert (ended.code, ended.out) == (1, "allow\n✗ expected: deny\n")
 
@@ -209,20 +209,20 @@ def test_what_comes_out_otherwise_is_told(say):
         ('user.plan = "x"\nGET /health', "there is no user"),
     ],
 )
-def test_a_command_that_cannot_be_done_says_why(say, line, message):
+def test_the_repl_reports_why_a_command_fails(say, line, message):
     ended = say(line)
     assert ended.code == 1
     assert message in ended.err
 
 
-def test_mistakes_are_json_too(say):
+def test_the_repl_reports_mistakes_as_json(say):
     said = say("body.amunt = 5", options=("--format", "json"))
     (told,) = said.lines
     assert told["error"]["kind"] == "policy"
     assert told["error"]["diagnostics"][0]["code"] == "E602"
 
 
-def test_policies_with_errors_are_told_before_anything_is_asked(run, tmp_path):
+def test_the_repl_rejects_policies_with_errors_at_startup(run, tmp_path):
     (tmp_path / "bad.policy").write_text("nonsense")
     assert "the policy cannot be used" in run("repl", tmp_path / "bad.policy").err
 
@@ -230,7 +230,7 @@ def test_policies_with_errors_are_told_before_anything_is_asked(run, tmp_path):
 # ── Saving and loading ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_session_is_saved_as_a_test_that_passes(run, say, policy, tmp_path):
+def test_save_writes_the_session_as_a_passing_test(run, say, policy, tmp_path):
     lines = [
         "use people", "POST /pay", "body.amount = 5 # less", "POST /pay", "after 5m", "GET|POST /nowhere",
         'POST /pay { body.note: "a \\"b\\"" } => allow', 'request.headers["x-id"] = "7"', "GET /health", 'GET "/a//b"',
@@ -243,18 +243,18 @@ def test_a_session_is_saved_as_a_test_that_passes(run, say, policy, tmp_path):
     assert run("fmt", "--check", tmp_path).err == ""
 
 
-def test_a_saved_test_takes_no_name_that_is_taken(say, tmp_path):
+def test_save_chooses_an_unused_test_name(say, tmp_path):
     say("GET /health", "save my_test.policy")
     assert 'test "session 2" {' in (tmp_path / "my_test.policy").read_text()
 
 
-def test_policies_that_changed_are_read_again_and_the_session_goes_on(say, policy, tmp_path):
+def test_load_replaces_the_policies_and_keeps_the_session(say, policy, tmp_path):
     other = tmp_path / "other.policy"
     other.write_text(POLICY.replace("> 500", "> 1_000"))
     assert say("body.amount = 900", "POST /pay => confirm", f"load {other}", "POST /pay => allow").code == 0
 
 
-def test_what_other_policies_do_not_know_is_gone(say, tmp_path):
+def test_load_resets_the_session_if_the_new_policies_lack_its_facts(say, tmp_path):
     (tmp_path / "other.policy").write_text("anyone { may GET /health }")
     ended = say("body.amount = 900", "load other.policy", "facts", "GET /health => allow")
     assert ended.code == 0
@@ -263,14 +263,14 @@ def test_what_other_policies_do_not_know_is_gone(say, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["} anyone { may GET /x", "given", "=", '"', "GET", "]", "é", "a = = b", "{}"])
-def test_no_line_is_an_internal_error(line):
+def test_an_invalid_repl_line_is_not_an_internal_error(line):
     one = session()
     with pytest.raises(StatementError):
         one.take(line)
     assert one.items == []
 
 
-def test_completion_knows_commands_facts_agents_and_fixtures():
+def test_repl_completion_offers_commands_facts_agents_and_fixtures():
     assert repl.completions("ex", session()) == ["explain", "exit"]
     assert "body.amount" in repl.completions("body.", session())
     assert repl.completions("agent", session())[0] == 'agent "bot"'
@@ -338,7 +338,7 @@ def terminal(policy, tmp_path):
         os.close(one.us)
 
 
-def test_a_person_is_prompted_and_answered(terminal, tmp_path):
+def test_the_repl_prompts_answers_and_saves_a_private_history(terminal, tmp_path):
     at = terminal()
     at.until("policy> ")
     at.type("GET /health\n")
@@ -355,7 +355,7 @@ def test_a_person_is_prompted_and_answered(terminal, tmp_path):
     assert (tmp_path / "history").stat().st_mode & 0o077 == 0
 
 
-def test_ctrl_d_ends_and_ctrl_c_takes_back_the_line(terminal):
+def test_ctrl_d_ends_the_repl_and_ctrl_c_discards_the_line(terminal):
     at = terminal()
     at.until("policy> ")
     at.type("entities {\n")
@@ -368,7 +368,7 @@ def test_ctrl_d_ends_and_ctrl_c_takes_back_the_line(terminal):
     assert at.ended() == 0
 
 
-def test_the_tabulator_completes(terminal):
+def test_the_tab_key_completes_a_fact(terminal):
     at = terminal()
     at.until("policy> ")
     at.type("body.am\t = 900\n")

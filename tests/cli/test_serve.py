@@ -51,7 +51,7 @@ def decide(url: str, **headers: str) -> int:
         return answer.status
 
 
-def test_it_says_where_it_listens_and_answers_there_until_interrupted(serving):
+def test_serve_prints_its_address_and_answers_until_interrupted(serving):
     process = serving()
     first, *others = [process.stdout.readline() for _ in range(5)]
     assert first.startswith("listening on http://127.0.0.1:")
@@ -62,7 +62,7 @@ def test_it_says_where_it_listens_and_answers_there_until_interrupted(serving):
     assert process.returncode == 0
 
 
-def test_the_curl_that_it_shows_works(serving):
+def test_the_curl_command_that_serve_prints_works(serving):
     process = serving()
     lines = [process.stdout.readline() for _ in range(5)]
     curl = lines[-1].removeprefix("try:").strip()
@@ -72,14 +72,14 @@ def test_the_curl_that_it_shows_works(serving):
     assert json.loads(answer.stdout)["outcome"] == "deny"
 
 
-def test_it_says_so_as_json_too(serving):
+def test_serve_prints_its_address_as_json(serving):
     said = json.loads(serving("--format", "json").stdout.readline())
     assert said.keys() == {"listening", "packages", "revision", "rules", "warnings"}
     assert said["rules"] == 6
     assert decide(said["listening"]) == 200
 
 
-def test_the_curl_shows_a_token_where_one_is_needed(serving, tmp_path):
+def test_the_printed_curl_command_includes_a_required_token(serving, tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text("0123456789abcdef0123456789abcdef\n")
     tokens.chmod(0o600)
@@ -92,7 +92,7 @@ def test_the_curl_shows_a_token_where_one_is_needed(serving, tmp_path):
         decide(url)
 
 
-def test_a_port_in_use_is_an_error(run, project):
+def test_serve_reports_a_port_in_use(run, project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run("serve", project, "--port", port, "--format", "json")
@@ -101,7 +101,7 @@ def test_a_port_in_use_is_an_error(run, project):
     assert f"port {port} on `127.0.0.1` is in use" in ended.err
 
 
-def test_other_machines_are_not_answered_without_a_token(run, project):
+def test_serve_rejects_a_public_address_without_a_token(run, project):
     ended = run("serve", project, "--host", "0.0.0.0", "--port", "0")
     assert ended.code == 1
     assert "no token is set" in ended.err
@@ -109,7 +109,7 @@ def test_other_machines_are_not_answered_without_a_token(run, project):
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "cannot read"), ("", "no token"), ("short", "shorter than 16")])
-def test_a_token_file_that_is_of_no_use_is_an_error(run, project, tmp_path, text, message):
+def test_serve_rejects_an_invalid_token_file(run, project, tmp_path, text, message):
     if text is not None:
         (tmp_path / "tokens").write_text(text)
     ended = run("serve", project, "--port", "0", "--token-file", "tokens")
@@ -117,14 +117,14 @@ def test_a_token_file_that_is_of_no_use_is_an_error(run, project, tmp_path, text
     assert message in ended.err
 
 
-def test_a_policy_with_errors_is_not_served(run, tmp_path):
+def test_serve_rejects_a_policy_with_errors(run, tmp_path):
     (tmp_path / "bad.policy").write_text("anyone { may GET /health when nonsense }\n")
     ended = run("serve", "bad.policy", "--port", "0")
     assert ended.code == 1
     assert "bad.policy:1:" in ended.err
 
 
-def test_it_serves_at_a_socket_and_then_at_no_port_unless_asked_to(serving, tmp_path):
+def test_serve_with_a_socket_opens_no_port_by_default(serving, tmp_path):
     path = tmp_path / "policy.sock"
     process = serving("--socket", str(path), port=False)
     assert process.stdout.readline() == f"listening on {path}\n"
@@ -137,7 +137,7 @@ def test_it_serves_at_a_socket_and_then_at_no_port_unless_asked_to(serving, tmp_
     assert not path.exists()
 
 
-def test_it_serves_at_a_socket_and_at_a_port(serving, tmp_path):
+def test_serve_can_listen_at_a_socket_and_a_port(serving, tmp_path):
     path = tmp_path / "policy.sock"
     said = json.loads(serving("--socket", str(path), "--socket-mode", "660", "--format", "json").stdout.readline())
     assert said["socket"] == str(path)
@@ -146,13 +146,13 @@ def test_it_serves_at_a_socket_and_at_a_port(serving, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["rw", "9", "0o600", "77777"])
-def test_a_mode_that_is_none_is_wrong_usage(run, project, mode):
+def test_serve_rejects_an_invalid_socket_mode(run, project, mode):
     ended = run("serve", project, "--socket", "a.sock", "--socket-mode", mode)
     assert ended.code == 2
     assert f"`{mode}` is not a file mode" in ended.err
 
 
-def test_what_is_no_socket_is_not_replaced(run, project, tmp_path):
+def test_a_file_that_is_not_a_socket_is_not_replaced(run, project, tmp_path):
     (tmp_path / "precious").write_text("data")
     ended = run("serve", project, "--socket", "precious")
     assert ended.code == 1
@@ -160,7 +160,7 @@ def test_what_is_no_socket_is_not_replaced(run, project, tmp_path):
     assert (tmp_path / "precious").read_text() == "data"
 
 
-def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, tmp_path):
+def test_serve_rejects_several_workers_for_a_policy_that_confirms(run, project, tmp_path):
     (tmp_path / "confirms.policy").write_text(
         "language 1\npackage a\nentity user { roles: set<string> }\nanyone { may GET /health }\n"
         'guard "ask" on GET /health { confirm by role finance within 15m }\n'
@@ -170,7 +170,7 @@ def test_a_policy_that_confirms_is_not_served_by_several_workers(run, project, t
     assert "policies with `confirm`, limits or history need one worker" in ended.err
 
 
-def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
+def test_the_printed_curl_command_has_a_placeholder_for_a_named_token(serving, tmp_path):
     """What stands in the file is no token by itself, so the command to try has a place for one."""
     (tmp_path / "tokens").write_text("edge: a-token-of-the-edge-gateway\n")
     (tmp_path / "tokens").chmod(0o600)
@@ -183,7 +183,7 @@ def test_a_token_with_a_name_is_not_shown_as_one_to_send(serving, tmp_path):
 # ── Observing ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_observing_is_said_at_the_start_at_readyz_and_in_every_answer(serving):
+def test_observe_mode_is_reported_at_startup_at_readyz_and_in_decisions(serving):
     process = serving("--observe", "--observe-until", "1h", "--format", "json")
     said = json.loads(process.stdout.readline())
     warnings = [process.stderr.readline() for _ in range(3)]
@@ -208,7 +208,7 @@ def observed(project, *, option=None, until=None, endpoints=()):
     return engine.observing
 
 
-def test_the_file_of_the_project_can_ask_for_it_and_options_go_before(project, capsys):
+def test_observe_options_override_the_settings_file(project, capsys):
     (project / "policyengine.toml").write_text('[observe]\nuntil = "1h"\nendpoints = ["GET /v1/**"]\n')
     assert observed(project).endpoints == ("GET /v1/**",)
     assert observed(project, endpoints=("/v2/**",)).endpoints == ("/v2/**",)
@@ -217,7 +217,7 @@ def test_the_file_of_the_project_can_ask_for_it_and_options_go_before(project, c
     assert observed(project) is None
 
 
-def test_an_end_that_is_over_is_no_error_and_everything_is_enforced(project, capsys):
+def test_an_expired_observe_period_enforces_everything(project, capsys):
     (project / "policyengine.toml").write_text("[observe]\nuntil = 2026-01-01T00:00:00Z\n")
     assert observed(project) is None
     assert "observing ended at 2026-01-01T00:00:00+00:00: everything is enforced" in capsys.readouterr().err
@@ -236,7 +236,7 @@ def test_an_end_that_is_over_is_no_error_and_everything_is_enforced(project, cap
         (["--observe", "--observe-until", "1h", "--observe-endpoint", "GET v1"], "`GET v1` is not an endpoint"),
     ],
 )
-def test_what_cannot_be_observed_is_wrong_usage(run, project, options, message):
+def test_serve_rejects_invalid_observe_options(run, project, options, message):
     ended = run("serve", project, *options)
     assert ended.code == 2
     assert message in ended.err
@@ -245,7 +245,7 @@ def test_what_cannot_be_observed_is_wrong_usage(run, project, options, message):
 @pytest.mark.parametrize(
     "written", ["until = 1", "until = 2026-12-01", 'until = ""', "packages = 1", "endpoints = [1]"]
 )
-def test_what_the_file_says_of_observing_has_to_make_sense(run, project, written):
+def test_serve_rejects_invalid_observe_settings_in_the_file(run, project, written):
     (project / "policyengine.toml").write_text(f"[observe]\n{written}\n")
     ended = run("serve", project)
     assert ended.code == 1
@@ -263,12 +263,12 @@ def metadata(process: subprocess.Popen) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ["http://pdp.example", "pdp.example:8080", ""])
-def test_an_allowed_host_that_is_none_is_refused(project, capsys, name):
+def test_serve_rejects_an_invalid_allowed_host(project, capsys, name):
     assert main(["serve", str(project), "--port", "0", "--allowed-host", name]) == 2
     assert f"`{name}` is not a host name" in capsys.readouterr().err
 
 
-def test_a_public_url_is_what_the_metadata_say(serving):
+def test_the_public_url_appears_in_the_authzen_metadata(serving):
     found = metadata(serving("--public-url", "https://pdp.example.com/"))
     assert found["policy_decision_point"] == "https://pdp.example.com"
 
@@ -276,7 +276,7 @@ def test_a_public_url_is_what_the_metadata_say(serving):
 @pytest.mark.parametrize(
     "url", ["pdp.example.com", "ftp://x", "https://x?y", "https://", "https://u@x", "https://x/a b"]
 )
-def test_a_public_url_that_is_none_is_refused(project, capsys, url):
+def test_serve_rejects_an_invalid_public_url(project, capsys, url):
     assert main(["serve", str(project), "--port", "0", "--public-url", url]) == 2
     assert f"`{url}` is not a server URL" in capsys.readouterr().err
 
@@ -284,7 +284,7 @@ def test_a_public_url_that_is_none_is_refused(project, capsys, url):
 # ── The policies' own tests ───────────────────────────────────────────────────────────────────
 
 
-def test_with_test_it_starts_only_if_the_policies_pass_their_tests(serving, project, capsys):
+def test_serve_with_test_starts_only_if_the_policy_tests_pass(serving, project, capsys):
     (project / "some_test.policy").write_text('test "open" { GET /health => allow   GET /other => deny }\n')
     process = serving("--test", "--format", "json")
     assert json.loads(process.stdout.readline())["tests"] > 2
@@ -297,7 +297,7 @@ def test_with_test_it_starts_only_if_the_policies_pass_their_tests(serving, proj
     assert "hint: `policyengine test" in told
 
 
-def test_a_bundle_carries_no_tests(project, tmp_path, capsys):
+def test_serve_with_test_rejects_a_bundle(project, tmp_path, capsys):
     bundle = tmp_path / "p.policybundle"
     assert main(["compile", str(project), "-o", str(bundle)]) == 0
     capsys.readouterr()
@@ -319,9 +319,7 @@ RATE = 'anyone { may GET /x } rate "r" per request.ip { 2/1m }'
         ("anyone { may GET /x }", "0.0.0.0", "memory:", False),
     ],
 )
-def test_state_in_memory_is_told_where_others_than_this_machine_ask(
-    run, tmp_path, monkeypatch, policy, host, store, told
-):
+def test_serve_warns_about_state_in_memory_at_a_public_address(run, tmp_path, monkeypatch, policy, host, store, told):
     """Nothing listens: what a listener would say is said of an address alone."""
     (tmp_path / "a.policy").write_text(policy)
     (tmp_path / "tokens").write_text("edge: a-token-of-the-gateway\n")

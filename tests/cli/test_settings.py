@@ -55,21 +55,21 @@ def refused(project: Path, text: str, **variables: str) -> CommandError:
 # ── The table ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_each_setting_stands_once_and_its_options_are_there() -> None:
+def test_every_setting_is_unique_and_its_options_exist() -> None:
     assert len({one.name for one in SETTINGS}) == len({one.variable for one in SETTINGS}) == len(SETTINGS)
     for command, parameter in BY_OPTION:
         assert parameter in signature(COMMANDS[command]).parameters, f"{command} has no {parameter}"
 
 
-def test_every_command_that_has_a_setting_looks_for_it() -> None:
+def test_every_command_with_a_setting_reads_the_settings() -> None:
     assert {command for command, _ in BY_OPTION} == CONFIGURED_COMMANDS
 
 
-def test_each_header_of_a_gateway_can_be_named() -> None:
+def test_every_gateway_header_has_a_setting() -> None:
     assert {key for section, key in BY_NAME if section == "gateway"} == {one.name for one in fields(GatewayHeaders)}
 
 
-def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
+def test_every_option_of_serve_mcp_gateway_and_doctor_has_a_setting() -> None:
     """What is observed has a part of its own, which both read as a whole."""
     for command, others in (
         ("serve", {"paths", "format", "observing"}),
@@ -81,7 +81,7 @@ def test_every_option_of_serve_and_of_the_proxy_can_be_set() -> None:
         assert there - can == others
 
 
-def test_a_variable_may_say_until_when_something_is_observed(project: Path) -> None:
+def test_variables_can_set_the_observe_period(project: Path) -> None:
     assert said(project, "").observe is None
     found = said(project, "", POLICYENGINE_OBSERVE_UNTIL="7d", POLICYENGINE_OBSERVE_PACKAGES="a,b").observe
     assert found is not None
@@ -90,7 +90,7 @@ def test_a_variable_may_say_until_when_something_is_observed(project: Path) -> N
 
 
 @pytest.mark.parametrize(("key", "wrong"), WRONG.items())
-def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tuple[str, str]) -> None:
+def test_an_invalid_serve_setting_is_reported_with_its_place(project: Path, key: str, wrong: tuple[str, str]) -> None:
     found = refused(project, f"[serve]\n{key} = {wrong[0]}\n")
     assert found.message == f"`policyengine.toml`: {wrong[1]}"
     assert f"policyengine.toml:2:1: {wrong[1]}" in found.detail
@@ -112,14 +112,14 @@ def test_what_is_wrong_is_told_with_its_place(project: Path, key: str, wrong: tu
         ("[mcp-gateway]\ntimeout = 0", "`timeout` is a number of seconds, from 0.1 to 3600", None),
     ],
 )
-def test_mistakes_have_a_way_out(project: Path, text: str, message: str, hint: str | None) -> None:
+def test_a_settings_mistake_is_reported_with_a_hint(project: Path, text: str, message: str, hint: str | None) -> None:
     found = refused(project, text + "\n")
     assert found.message == f"`policyengine.toml`: {message}"
     if hint is not None:
         assert found.hint == hint
 
 
-def test_paths_are_read_from_the_folder_of_the_file(project: Path) -> None:
+def test_paths_in_settings_are_relative_to_the_settings_file(project: Path) -> None:
     (project / "deep").mkdir()
     (project / ".policyroot").touch()
     (project / "policyengine.toml").write_text('[log]\nfile = "logs/d.jsonl"\n[serve]\ntrust = ["a.pem", "/b.pem"]\n')
@@ -131,7 +131,7 @@ def test_paths_are_read_from_the_folder_of_the_file(project: Path) -> None:
 # ── Variables ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_variable_goes_before_the_file(project: Path) -> None:
+def test_a_variable_overrides_the_settings_file(project: Path) -> None:
     text = '[serve]\nport = 1\nwatch = true\n[log]\nredact = ["body.a"]\n[gateway]\nagent_id = "X-One"\n'
     found = said(
         project, text, POLICYENGINE_SERVE_PORT="2", POLICYENGINE_SERVE_WATCH="off",
@@ -146,7 +146,7 @@ def test_a_variable_goes_before_the_file(project: Path) -> None:
     assert found.gateway.trust_domains == (("acme.example", "acme"),)
 
 
-def test_a_variable_counts_where_there_is_no_file(project: Path) -> None:
+def test_a_variable_applies_without_a_settings_file(project: Path) -> None:
     assert load_settings([project], {"POLICYENGINE_TEST_JOBS": "3"}).test.jobs == 3
 
 
@@ -158,13 +158,13 @@ def test_a_variable_counts_where_there_is_no_file(project: Path) -> None:
         ("POLICYENGINE_STORE_URL", "redsi://:hush@host", "`redsi:` is not a known kind of store"),
     ],
 )
-def test_what_is_wrong_with_a_variable_is_told_by_its_name(project: Path, name: str, value: str, message: str) -> None:
+def test_the_error_names_the_invalid_environment_variable(project: Path, name: str, value: str, message: str) -> None:
     found = refused(project, "", **{name: value})
     assert found.message.startswith(f"the variable `{name}`: {message}")
     assert "hush" not in str(found.to_dict())
 
 
-def test_a_variable_that_is_meant_and_unknown_is_an_error(project: Path) -> None:
+def test_an_unknown_policyengine_variable_is_rejected_with_a_suggestion(project: Path) -> None:
     found = refused(project, "", POLICYENGINE_LOG_FIEL="x")
     assert (found.message, found.hint) == (
         "the variable `POLICYENGINE_LOG_FIEL` is not a setting", "did you mean `POLICYENGINE_LOG_FILE`?",
@@ -178,12 +178,12 @@ def test_a_variable_that_is_meant_and_unknown_is_an_error(project: Path) -> None
         "POLICYENGINE_LOG_PORT", "POLICYENGINE_LOG_SERVICE_PORT_HTTP", "PATH",
     ],
 )  # fmt: skip
-def test_other_variables_are_none_of_ours(name: str) -> None:
+def test_unrelated_environment_variables_are_not_settings(name: str) -> None:
     assert not is_setting_variable(name)
     assert name not in BY_VARIABLE
 
 
-def test_a_password_in_the_file_is_in_no_message(project: Path) -> None:
+def test_a_settings_error_does_not_quote_a_password(project: Path) -> None:
     found = refused(project, '[store]\nurl = "redis://:hush@a,b"\n')
     assert "hush" not in found.detail + str(found.to_dict())
 
@@ -215,7 +215,7 @@ def given(project: Path, monkeypatch: pytest.MonkeyPatch):
     return called
 
 
-def test_an_option_goes_before_a_variable_before_the_file_before_the_default(given, project, monkeypatch) -> None:
+def test_options_override_variables_which_override_the_file_and_defaults(given, project, monkeypatch) -> None:
     text = '[serve]\nhost = "::1"\nport = 1\nworkers = 2\nwatch = true\nlog_format = "json"\n[store]\nurl = "sqlite:///a.db"\n'
     (project / "policyengine.toml").write_text(text + '[log]\nfile = "d.jsonl"\nredact = ["body.a"]\nrotate = ["1d"]\n')
     monkeypatch.setenv("POLICYENGINE_SERVE_PORT", "5")
@@ -230,7 +230,7 @@ def test_an_option_goes_before_a_variable_before_the_file_before_the_default(giv
     )
 
 
-def test_what_a_command_must_be_told_may_stand_in_the_file(given, project) -> None:
+def test_required_options_can_be_set_in_the_file(given, project) -> None:
     text = '[mcp-gateway]\nupstream = "python3 s.py"\nserver = "notes"\nas = ["agent=coder"]\n'
     (project / "policyengine.toml").write_text(text)
     found = given("mcp-gateway", "p.policy")
@@ -239,14 +239,14 @@ def test_what_a_command_must_be_told_may_stand_in_the_file(given, project) -> No
     )  # fmt: skip
 
 
-def test_a_mistake_in_the_file_stops_the_command(run, project) -> None:
+def test_a_mistake_in_the_settings_file_stops_the_command(run, project) -> None:
     (project / "policyengine.toml").write_text("[serve]\nprot = 1\n")
     ended = run("serve", "p.policy", "--port", "0")
     assert ended.code == 1
     assert "policyengine.toml:2:1: unknown key `prot` in `[serve]`" in ended.err
 
 
-def test_a_server_does_what_the_file_says(project: Path) -> None:
+def test_a_server_applies_the_settings_file(project: Path) -> None:
     (project / "policyengine.toml").write_text('[log]\nfile = "d.jsonl"\n[serve]\nport = 0\n')
     with started(SERVE, "serve", str(project / "p.policy"), "--format", "json") as (line, _):
         port = int(json.loads(line)["listening"].rpartition(":")[2])
@@ -259,7 +259,7 @@ def test_a_server_does_what_the_file_says(project: Path) -> None:
 # ── config ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_check_says_what_is_wrong_and_where(run, project) -> None:
+def test_config_check_reports_a_mistake_and_its_place(run, project) -> None:
     (project / "policyengine.toml").write_text("[serve]\nport = 1\n[test]\njobs = 2\n")
     assert run("config", "check").out == "no mistakes in `policyengine.toml`: 2 settings\n"
     (project / "policyengine.toml").write_text("[serve]\nport = true\n")
@@ -267,7 +267,7 @@ def test_check_says_what_is_wrong_and_where(run, project) -> None:
     assert (ended.code, ended.json["error"]["kind"], ended.json["error"]["line"]) == (1, "configuration", 2)
 
 
-def test_check_looks_for_files_that_are_to_be_read(run, project) -> None:
+def test_config_check_reports_a_missing_file(run, project) -> None:
     (project / "policyengine.toml").write_text('[serve]\ntoken_file = "tokens"\n')
     ended = run("config", "check")
     assert ended.code == 1
@@ -277,7 +277,7 @@ def test_check_looks_for_files_that_are_to_be_read(run, project) -> None:
 
 
 @pytest.mark.parametrize(("consume", "code"), [("edge", 0), ("*", 0), ("egde", 1)])
-def test_check_looks_for_the_callers_that_authzen_spends_for(run, project, consume, code) -> None:
+def test_config_check_reports_an_authzen_consumer_without_a_token(run, project, consume, code) -> None:
     (project / "policyengine.toml").write_text(f'[serve]\ntoken_file = "tokens"\n[authzen]\nconsume = ["{consume}"]\n')
     (project / "tokens").write_text("edge: a-token-of-the-gateway\n")
     ended = run("config", "check")
@@ -285,7 +285,7 @@ def test_check_looks_for_the_callers_that_authzen_spends_for(run, project, consu
     assert ("names the caller `egde`, but no token has that name" in ended.err) == bool(code)
 
 
-def test_show_says_where_each_value_comes_from_and_hides_passwords(run, project, monkeypatch) -> None:
+def test_config_show_names_the_source_of_each_value_and_hides_passwords(run, project, monkeypatch) -> None:
     (project / "policyengine.toml").write_text('[serve]\nport = 1\n[store]\nurl = "redis://u:hush@host/0"\n')
     monkeypatch.setenv("POLICYENGINE_SERVE_HOST", "::1")
     out = run("config", "show").out
@@ -300,5 +300,5 @@ def test_show_says_where_each_value_comes_from_and_hides_passwords(run, project,
     assert "hush" not in json.dumps(found)
 
 
-def test_without_a_file_all_is_as_it_is(run, project) -> None:
+def test_config_check_without_a_settings_file_passes(run, project) -> None:
     assert run("config", "check").out == "no `policyengine.toml`: 0 settings\n"

@@ -70,7 +70,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize("written", SHIPPED)
-def test_a_log_that_was_written_anew_is_read_as_it_was(run, tmp_path, lines, written):
+def test_commands_read_a_log_rewritten_by_a_shipper(run, tmp_path, lines, written):
     id = json.loads(lines[0])["decision"]["id"]
     before = [run(*words) for words in asked(id)]
     (tmp_path / "log.jsonl").write_bytes(SHIPPED[written](lines))
@@ -96,7 +96,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("written", BROKEN)
-def test_what_cannot_be_read_of_a_log_is_told_with_its_line(run, tmp_path, lines, written):
+def test_commands_report_unreadable_log_lines_with_their_numbers(run, tmp_path, lines, written):
     (tmp_path / "log.jsonl").write_bytes(BROKEN[written](lines))
     for words in asked(json.loads(lines[-1])["decision"]["id"]):
         ended = run(*words)
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_of_a_log_is_told_with_its_line(run, tmp_path, lines
 
 
 @pytest.mark.parametrize("part", ["decision", "request"])
-def test_a_member_of_a_wrong_type_ends_no_command(run, tmp_path, lines, part):
+def test_a_log_member_of_a_wrong_type_causes_no_internal_error(run, tmp_path, lines, part):
     tree = json.loads(lines[-1])
     members = {*tree[part], "principal", "reasons", "remedies", "obligations", "rates", "unknown", "credential"}
     changed = [{**tree, name: value} for name in tree for value in VALUES]

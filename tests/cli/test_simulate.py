@@ -31,7 +31,7 @@ def lines(path, *several):
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_each_workflow_plays_what_the_tests_of_the_policy_ask(run, policy, name):
+def test_each_workflow_plays_the_allowed_request_of_the_policy_tests(run, policy, name):
     ended = run("simulate", policy, "--workflow", name, "--for", "10m", "--rate", "5/s", "--format", "json")
     assert ended.code == 0
     assert ended.err == ""
@@ -42,7 +42,7 @@ def test_each_workflow_plays_what_the_tests_of_the_policy_ask(run, policy, name)
     assert ended.json["limits"][-1]["asked"] == ended.json["events"]
 
 
-def test_the_text_says_what_was_played_and_what_came_of_it(run, policy):
+def test_simulate_prints_the_played_traffic_and_its_limits(run, policy):
     ended = run("simulate", policy, "--workflow", "steady", "--rate", "2/s", "--for", "1m")
     assert ended.code == 0
     assert "steady: evenly spaced requests; 2/s for 1m, one caller, seed 0" in ended.out
@@ -50,12 +50,12 @@ def test_the_text_says_what_was_played_and_what_came_of_it(run, policy):
     assert 'rate "searches": 60/1m burst 5' in ended.out
 
 
-def test_callers_differ_by_what_is_said(run, policy):
+def test_simulate_names_the_fact_that_distinguishes_callers(run, policy):
     ended = run("simulate", policy, "--workflow", "lockstep", "--callers", 4, "--rate", "4/s", "--for", "1m")
     assert "4 callers that differ by `agent.id`" in ended.out
 
 
-def test_a_request_of_a_file_is_played(run, policy, tmp_path):
+def test_simulate_plays_the_requests_of_a_file(run, policy, tmp_path):
     lines(tmp_path / "two.jsonl", {**SEARCH, "options": {"consume": False}}, MAIL)
     ended = run("simulate", policy, "--workflow", "steady", "-r", "two.jsonl", "--for", "1m", "--format", "json")
     found = {one["rule"]: one for one in ended.json["limits"]}
@@ -63,7 +63,7 @@ def test_a_request_of_a_file_is_played(run, policy, tmp_path):
     assert (found["searches"]["asked"], found["searches"]["remaining"]) == (30, 4)
 
 
-def test_a_trace_is_played(run, policy, tmp_path):
+def test_simulate_plays_a_trace(run, policy, tmp_path):
     name = lines(tmp_path / "trace.jsonl", *({"at": second / 10, **SEARCH} for second in range(100)))
     ended = run("simulate", policy, "--trace", name, "--format", "json", "--start", "2027-01-01", "--every", "5s")
     assert ended.json["outcomes"] == {"allow": 14, "confirm": 0, "throttle": 86, "deny": 0}
@@ -71,19 +71,19 @@ def test_a_trace_is_played(run, policy, tmp_path):
     assert ended.json["callers"] == [{"agent": "worker", "issuer": "acme", "user": None, "throttled": 86}]
 
 
-def test_a_trace_may_come_from_stdin(run, policy):
+def test_simulate_reads_a_trace_from_stdin(run, policy):
     ended = run("simulate", policy, "--trace", "-", stdin=json.dumps({"at": 0, **SEARCH}).encode())
     assert ended.code == 0
     assert ended.out.startswith("1 request of ")
 
 
-def test_the_tests_of_a_policy_bring_their_directory(run, project):
+def test_simulate_uses_the_entities_of_the_policy_tests(run, project):
     ended = run("simulate", project, "--workflow", "steady", "--for", "1m", "--format", "json")
     assert ended.json["outcomes"]["allow"] == 60
 
 
 @pytest.mark.parametrize("name", ["chart.svg", "chart.html", "chart.json", "chart.txt"])
-def test_a_file_is_of_the_kind_that_its_name_says(run, policy, tmp_path, name):
+def test_the_suffix_of_the_simulate_output_selects_its_format(run, policy, tmp_path, name):
     ended = run("simulate", policy, "--workflow", "steady", "--for", "1m", "-o", name)
     assert (ended.code, ended.out) == (0, "")
     text = (tmp_path / name).read_text()
@@ -113,7 +113,7 @@ def test_a_file_is_of_the_kind_that_its_name_says(run, policy, tmp_path, name):
         (["--workflow", "many", "--vary", "nobody"], "`--vary nobody`: callers cannot differ by this fact"),
     ],
 )
-def test_wrong_usage_ends_with_2(run, policy, options, message):
+def test_wrong_usage_exits_with_2(run, policy, options, message):
     ended = run("simulate", policy, *options)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
@@ -128,7 +128,7 @@ def test_wrong_usage_ends_with_2(run, policy, options, message):
         ("\n", "no request in `trace.jsonl`"),
     ],
 )
-def test_a_bad_trace_is_one_clear_message(run, policy, tmp_path, text, message):
+def test_simulate_reports_an_invalid_trace_in_one_message(run, policy, tmp_path, text, message):
     (tmp_path / "trace.jsonl").write_text(text)
     ended = run("simulate", policy, "--trace", "trace.jsonl", "--format", "json")
     assert ended.code == 1
@@ -137,12 +137,12 @@ def test_a_bad_trace_is_one_clear_message(run, policy, tmp_path, text, message):
     assert ended.json["error"]["file"] == "trace.jsonl"
 
 
-def test_a_trace_that_is_not_there_is_told(run, policy):
+def test_simulate_reports_a_missing_trace(run, policy):
     ended = run("simulate", policy, "--trace", "nowhere.jsonl")
     assert (ended.code, ended.err) == (1, "error: `nowhere.jsonl`: no such file or directory\n")
 
 
-def test_a_policy_without_tests_needs_a_request(run, tmp_path):
+def test_simulate_needs_a_request_if_the_policy_has_no_tests(run, tmp_path):
     (tmp_path / "bare.policy").write_text(POLICY)
     ended = run("simulate", "bare.policy", "--workflow", "steady")
     assert ended.code == 1
@@ -150,7 +150,7 @@ def test_a_policy_without_tests_needs_a_request(run, tmp_path):
     assert "--request" in ended.err
 
 
-def test_nobody_else_is_made_up_where_only_one_agent_passes(run, tmp_path):
+def test_simulate_invents_no_callers_that_the_policy_does_not_allow(run, tmp_path):
     (tmp_path / "one.policy").write_text((POLICY + TESTS).replace('"worker*"', '"worker"'))
     ended = run("simulate", "one.policy", "--workflow", "many")
     assert ended.code == 1
@@ -158,7 +158,7 @@ def test_nobody_else_is_made_up_where_only_one_agent_passes(run, tmp_path):
     assert run("simulate", "one.policy", "--workflow", "many", "--vary", "body.tenant", "--for", "1m").code == 0
 
 
-def test_a_policy_with_mistakes_is_told_as_everywhere(run, tmp_path):
+def test_simulate_rejects_a_policy_with_mistakes(run, tmp_path):
     (tmp_path / "bad.policy").write_text("language 1\nanyone { may GET a }\n")
     ended = run("simulate", "bad.policy", "--workflow", "steady", "-r", "x.json")
     assert ended.code == 1

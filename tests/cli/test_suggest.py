@@ -31,7 +31,7 @@ def log(shop, tmp_path):
     return file
 
 
-def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
+def test_suggest_shows_grants_remaining_denials_and_the_proof(run, shop, log):
     ended = run("suggest", shop, "--log", log)
     assert ended.code == 0
     lines = ended.out.splitlines()
@@ -41,7 +41,7 @@ def test_it_shows_the_doors_what_stays_shut_and_the_proof(run, shop, log):
     assert lines[-1] == "proof: with the grants 1 of 3 decisions change, exactly as intended"
 
 
-def test_what_is_left_of_many_ids_is_one_line_by_the_pattern_of_the_policy(run, shop, tmp_path):
+def test_suggest_merges_remaining_denials_by_path_pattern(run, shop, tmp_path):
     with (shop / "shop.policy").open("a") as file:
         file.write('guard "shut" on GET /v1/orders/{id} { deny }\n')
     engine = Engine.load(shop, log=DecisionLog(tmp_path / "shut.jsonl"))
@@ -51,7 +51,7 @@ def test_what_is_left_of_many_ids_is_one_line_by_the_pattern_of_the_policy(run, 
     assert '31  bot  GET /v1/orders/*  the guard "shut" stops it' in ended.out.splitlines()
 
 
-def test_what_no_door_would_help_is_told_apart_from_what_needs_none(run, shop, log):
+def test_suggest_distinguishes_no_useful_grant_from_no_needed_grant(run, shop, log):
     run("suggest", shop, "--log", log, "-o", shop / "observed.policy")
     left = run("suggest", shop, "--log", log)
     assert (left.code, left.out.splitlines()[-1]) == (0, "no grant would help")
@@ -59,7 +59,7 @@ def test_what_no_door_would_help_is_told_apart_from_what_needs_none(run, shop, l
     assert run("suggest", shop, "--log", log).out.splitlines()[-1] == "no grant is needed"
 
 
-def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs_no_more(run, shop, log):
+def test_suggest_writes_a_valid_canonical_policy_that_satisfies_the_log(run, shop, log):
     target = shop / "observed.policy"
     assert run("suggest", shop, "--log", log, "-o", target).out.splitlines()[-1].startswith(f"wrote {target}: ")
     assert run("check", "--strict", shop).code == 0
@@ -68,13 +68,13 @@ def test_the_policy_that_it_writes_is_right_and_canonical_and_the_log_then_needs
     assert (told["doors"], told["policy"], told["allowed"]) == ([], "", 2)
 
 
-def test_the_policy_alone_goes_to_stdout(run, shop, log):
+def test_suggest_prints_only_the_policy_to_stdout(run, shop, log):
     ended = run("suggest", shop, "--log", log, "--format", "policy")
     assert ended.out.startswith("language 1\npackage shop\n")
     assert ended.err == "proof: with the grants 1 of 3 decisions change, exactly as intended\n"
 
 
-def test_as_json_it_has_all_of_it(run, shop, log):
+def test_suggest_json_contains_grants_denials_and_proof(run, shop, log):
     told = run("suggest", shop, "--log", log, "--format", "json").json
     assert told["doors"] == [
         {"agent": "bot", "issuer": "acme", "may": "GET /v1/stock", "decisions": 1, "confirm": False}
@@ -83,7 +83,7 @@ def test_as_json_it_has_all_of_it(run, shop, log):
     assert told["proof"] == {"meant": 1, "flips": 1, "others": []}
 
 
-def test_a_file_that_is_there_stays(run, shop, log, tmp_path):
+def test_an_existing_file_is_not_replaced(run, shop, log, tmp_path):
     target = tmp_path / "mine.policy"
     target.write_text("mine")
     ended = run("suggest", shop, "--log", log, "-o", target)
@@ -93,7 +93,7 @@ def test_a_file_that_is_there_stays(run, shop, log, tmp_path):
     assert target.read_text().startswith("language 1\n")
 
 
-def test_a_policy_that_is_loaded_is_never_replaced(run, shop, log):
+def test_suggest_does_not_replace_a_loaded_policy(run, shop, log):
     before = (shop / "shop.policy").read_text()
     ended = run("suggest", shop, "--log", log, "-o", shop / "shop.policy", "--force")
     assert (ended.code, (shop / "shop.policy").read_text()) == (1, before)
@@ -101,11 +101,11 @@ def test_a_policy_that_is_loaded_is_never_replaced(run, shop, log):
 
 
 @pytest.mark.parametrize("name", ["observed.txt", "observed_test.policy"])
-def test_it_writes_nothing_but_policies(run, shop, log, name):
+def test_suggest_rejects_an_output_that_is_not_a_policy_file(run, shop, log, name):
     assert run("suggest", shop, "--log", log, "-o", name).code == 2
 
 
-def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, monkeypatch):
+def test_suggest_without_a_proof_writes_nothing_and_exits_with_3(run, shop, log, monkeypatch):
     from policyengine.analysis.suggest import policy
 
     lines_of = policy.policy_lines
@@ -117,12 +117,12 @@ def test_without_a_proof_nothing_is_written_and_it_ends_with_3(run, shop, log, m
     assert not (shop.parent / "observed.policy").exists()
 
 
-def test_a_log_that_is_not_there_is_told(run, shop):
+def test_suggest_reports_a_missing_log(run, shop):
     ended = run("suggest", shop, "--log", "none.jsonl", "--format", "json")
     assert (ended.code, json.loads(ended.out)["error"]["kind"]) == (1, "file")
 
 
-def test_an_agent_that_acts_for_a_user_where_no_block_speaks_of_users_gets_both_doors(run, shop, tmp_path):
+def test_suggest_grants_both_the_agent_and_its_user_if_no_user_block_exists(run, shop, tmp_path):
     log = tmp_path / "users.jsonl"
     engine = Engine.load(shop, log=DecisionLog(log))
     who = {"agent": {"id": "new", "issuer": "acme"}, "user": {"id": "ann"}}
@@ -135,7 +135,7 @@ def test_an_agent_that_acts_for_a_user_where_no_block_speaks_of_users_gets_both_
     assert ended.err == "proof: with the grants 1 of 1 decisions change, exactly as intended\n"
 
 
-def test_users_whose_names_no_policy_can_spell_leave_no_door_open_and_no_error(run, shop, tmp_path):
+def test_suggest_adds_no_grant_for_a_user_name_that_a_policy_cannot_express(run, shop, tmp_path):
     log = tmp_path / "users.jsonl"
     engine = Engine.load(shop, log=DecisionLog(log))
     who = {"agent": {"id": "new", "issuer": "acme"}, "user": {"id": "a\nb"}}

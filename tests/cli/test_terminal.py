@@ -34,20 +34,20 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     return written.decode()
 
 
-def test_a_terminal_gets_colour():
+def test_a_terminal_gets_coloured_output():
     assert f"{ESCAPE}1;31mE101" in on_a_terminal("explain-code", "E101")
 
 
-def test_a_terminal_gets_errors_in_colour():
+def test_a_terminal_gets_coloured_errors():
     assert f"{ESCAPE}1;31merror: " in on_a_terminal("explain-code", "nonsense")
 
 
-def test_a_terminal_gets_the_table_of_codes_in_colour():
+def test_a_terminal_gets_a_coloured_table_of_codes():
     assert f"{ESCAPE}1mE101" in on_a_terminal("explain-code")
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_a_terminal_that_wants_no_colour_gets_none(environment):
+def test_no_color_and_a_dumb_terminal_disable_colour(environment):
     assert ESCAPE not in on_a_terminal("explain-code", "E101", **environment)
 
 
@@ -55,7 +55,7 @@ def test_a_pipe_gets_plain_text(run):
     assert ESCAPE not in run("explain-code", "E101").out + run("explain-code").out
 
 
-def test_json_has_no_colour_on_a_terminal_either():
+def test_json_has_no_colour_on_a_terminal():
     assert ESCAPE not in on_a_terminal("explain-code", "E101", "--format", "json")
 
 
@@ -70,7 +70,7 @@ def test_json_has_no_colour_on_a_terminal_either():
         ("two\n\tlines", "two\\n\tlines"),
     ],
 )
-def test_text_from_elsewhere_has_no_power_over_the_terminal(text, shown):
+def test_control_characters_in_text_are_escaped(text, shown):
     assert printable(text) == shown
 
 
@@ -79,7 +79,7 @@ def test_a_table_in_a_pipe_is_aligned(capsys):
     assert capsys.readouterr().out == "E1     short\nE1000  longer\n"
 
 
-def test_what_takes_long_shows_nothing_in_a_pipe(capsys, monkeypatch):
+def test_progress_is_not_shown_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setattr("policyengine.cli.output.terminal.PROGRESS_DELAY_SECONDS", 0)
     with show_progress("thinking"):
         pass
@@ -99,12 +99,12 @@ with terminal.show_progress("thinking"):
 
 
 @pytest.mark.parametrize(("patience", "takes", "shown"), [("0", "30", True), ("30", "0", False)])
-def test_a_terminal_is_told_only_about_what_takes_long(monkeypatch, patience, takes, shown):
+def test_a_terminal_shows_progress_only_after_a_delay(monkeypatch, patience, takes, shown):
     monkeypatch.setattr(f"{__name__}.COMMAND", (sys.executable, "-c", WAITING))
     assert ("thinking" in on_a_terminal(patience, takes)) is shown
 
 
-def test_a_terminal_gets_the_walk_in_colour(tmp_path):
+def test_a_terminal_gets_a_coloured_walk(tmp_path):
     (tmp_path / "some.policy").write_text('anyone { may GET /health }\ntest "shut" { GET /health => deny }\n')
     shown = on_a_terminal("test", str(tmp_path / "some.policy"))
     assert f"{ESCAPE}1;31mfailed" in shown
@@ -113,7 +113,7 @@ def test_a_terminal_gets_the_walk_in_colour(tmp_path):
     assert f"{ESCAPE}1;31m1 failed" in shown
 
 
-def test_a_terminal_gets_words_whole():
+def test_text_on_a_terminal_is_wrapped_between_words():
     lines = on_a_terminal("explain-code", "E308", COLUMNS="40").splitlines()
     assert max(map(len, lines[2:8])) <= 40
     assert all(not line or line[-1] != " " for line in lines)

@@ -15,14 +15,14 @@ def policy(run, tmp_path):
     return write
 
 
-def test_tests_that_pass_end_with_0(run, policy):
+def test_passing_tests_exit_with_0(run, policy):
     policy(DOOR + PASSES)
     ended = run("test", "some.policy")
     assert (ended.code, ended.err) == (0, "")
     assert "1 passed" in ended.out
 
 
-def test_a_test_that_fails_ends_with_1_and_shows_what_was_asked_expected_and_decided(run, policy):
+def test_a_failing_test_exits_with_1_and_shows_request_expectation_and_decision(run, policy):
     policy(DOOR + PASSES + FAILS)
     ended = run("test", "some.policy")
     assert ended.code == 1
@@ -30,58 +30,58 @@ def test_a_test_that_fails_ends_with_1_and_shows_what_was_asked_expected_and_dec
         assert shown in ended.out
 
 
-def test_a_policy_without_tests_ends_with_3(run, policy):
+def test_a_policy_without_tests_exits_with_3(run, policy):
     policy(DOOR)
     ended = run("test", "some.policy")
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.startswith("error: no tests")
 
 
-def test_a_filter_that_no_test_fits_ends_with_3(run, policy):
+def test_a_filter_without_matching_tests_exits_with_3(run, policy):
     policy(DOOR + PASSES)
     assert run("test", "some.policy", "-k", "refund").code == 3
 
 
-def test_a_filter_leaves_out_what_does_not_fit(run, policy):
+def test_a_filter_skips_tests_that_do_not_match(run, policy):
     policy(DOOR + PASSES + FAILS)
     assert run("test", "some.policy", "-k", "open").code == 0
 
 
-def test_a_policy_with_errors_ends_with_4(run, policy):
+def test_a_policy_with_errors_exits_with_4(run, policy):
     policy("anyone { may GET /health when nonsense }\n" + PASSES)
     ended = run("test", "some.policy")
     assert (ended.code, ended.out) == (4, "")
     assert "some.policy:1:31: E" in ended.err
 
 
-def test_tests_that_pass_are_named_on_request(run, policy):
+def test_verbose_lists_passing_tests(run, policy):
     policy(DOOR + PASSES)
     assert "health is open" not in run("test", "some.policy").out
     assert "health is open" in run("test", "some.policy", "-v").out
 
 
 @pytest.mark.parametrize(("text", "code"), [(PASSES, 0), (FAILS, 1)])
-def test_the_results_as_json_are_one_document(run, policy, text, code):
+def test_results_as_json_are_one_document(run, policy, text, code):
     policy(DOOR + text)
     ended = run("test", "some.policy", "--format", "json")
     assert ended.code == code
     assert isinstance(ended.json, dict)
 
 
-def test_no_tests_as_json_are_an_error(run, policy):
+def test_a_policy_without_tests_is_reported_as_json(run, policy):
     policy(DOOR)
     ended = run("test", "some.policy", "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (3, "tests")
 
 
-def test_errors_of_a_policy_as_json_are_an_error_with_all_diagnostics(run, policy):
+def test_a_policy_with_errors_is_reported_as_json_with_diagnostics(run, policy):
     policy("anyone { may GET /health when nonsense }\n")
     error = run("test", "some.policy", "--format", "json").json["error"]
     assert error["kind"] == "policy"
     assert error["diagnostics"][0]["line"] == 1
 
 
-def test_the_sets_of_a_folder_are_tested_one_by_one(run, policy, tmp_path):
+def test_each_policy_set_of_a_folder_is_tested_separately(run, policy, tmp_path):
     for name in ("one", "two"):
         (tmp_path / "sets" / name).mkdir(parents=True)
         (tmp_path / "sets" / name / ".policyroot").touch()
@@ -95,7 +95,7 @@ def test_the_sets_of_a_folder_are_tested_one_by_one(run, policy, tmp_path):
     assert "this folder has several sets of policies" in run("serve", "sets").err
 
 
-def test_the_first_failure_ends_the_run_on_request(run, policy):
+def test_exitfirst_stops_at_the_first_failure(run, policy):
     policy(DOOR + FAILS + PASSES)
     ended = run("test", "some.policy", "-x")
     assert (ended.code, ended.out.splitlines()[-1]) == (1, "1 failed")
@@ -103,7 +103,7 @@ def test_the_first_failure_ends_the_run_on_request(run, policy):
 
 
 @pytest.mark.parametrize("jobs", ["0", "2"])
-def test_several_processes_come_to_the_same(run, policy, jobs):
+def test_parallel_jobs_give_the_same_output(run, policy, jobs):
     policy(DOOR + "".join(PASSES.replace("is open", f"is open {number}") for number in range(100)) + FAILS)
     alone, together = run("test", "some.policy"), run("test", "some.policy", "-j", jobs)
     assert (together.code, together.out, together.err) == (alone.code, alone.out, alone.err)
@@ -120,13 +120,13 @@ GUARD = 'guard "small" on GET /health { notify "ops" }\n'
         (["--rule", "small", "-k", "x"], "error: no tests with `x` in their names and about the guard `small`\n"),
     ],
 )
-def test_wishes_that_nothing_fits_say_what_is_misspelled(run, policy, wishes, message):
+def test_selections_without_matching_tests_name_the_misspelling(run, policy, wishes, message):
     policy(DOOR + GUARD + PASSES)
     ended = run("test", "some.policy", *wishes)
     assert (ended.code, ended.out, ended.err) == (3, "", message)
 
 
-def test_tests_about_a_guard_are_picked_by_its_name(run, policy):
+def test_the_rule_option_selects_tests_of_a_guard(run, policy):
     policy(DOOR + GUARD + PASSES + 'test "elsewhere" { GET /x => deny }\n')
     assert run("test", "some.policy", "--rule", "small", "-v").out.endswith("/health => allow\n\n1 passed\n")
 
@@ -134,7 +134,7 @@ def test_tests_about_a_guard_are_picked_by_its_name(run, policy):
 @pytest.mark.parametrize(
     ("form", "start"), [("junit", "<?xml"), ("tap", "TAP version 14"), ("github", "1 passed"), ("text", "1 passed")]
 )
-def test_a_report_for_programs_goes_to_stdout_or_to_a_file_beside_the_text(run, policy, tmp_path, form, start):
+def test_a_report_goes_to_stdout_or_to_the_output_file(run, policy, tmp_path, form, start):
     policy(DOOR + PASSES)
     assert run("test", "some.policy", "--format", form).out.startswith(start)
     ended = run("test", "some.policy", "--format", form, "-o", "report")
@@ -142,7 +142,7 @@ def test_a_report_for_programs_goes_to_stdout_or_to_a_file_beside_the_text(run, 
     assert (tmp_path / "report").read_text().startswith(start)
 
 
-def test_a_report_that_cannot_be_written_is_one_message(run, policy):
+def test_a_report_that_cannot_be_written_is_reported_in_one_message(run, policy):
     policy(DOOR + PASSES)
     ended = run("test", "some.policy", "--format", "junit", "-o", "no/such/folder.xml")
     assert (ended.code, ended.err) == (1, "error: `no/such/folder.xml`: no such file or directory\n")

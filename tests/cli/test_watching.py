@@ -65,7 +65,7 @@ def policy(tmp_path: Path) -> Path:
     return path
 
 
-def test_tests_run_again_when_a_policy_changes_and_mistakes_wait_for_the_next_change(policy: Path) -> None:
+def test_watch_reruns_tests_after_each_change_and_survives_mistakes(policy: Path) -> None:
     with watching(policy.parent) as command:
         command.until("1 passed")
         command.until("watching for changes")
@@ -77,14 +77,14 @@ def test_tests_run_again_when_a_policy_changes_and_mistakes_wait_for_the_next_ch
         command.until("1 passed")
 
 
-def test_an_interruption_ends_it_with_130(policy: Path) -> None:
+def test_an_interrupted_watch_exits_with_130(policy: Path) -> None:
     with watching(policy) as command:
         command.until("watching for changes")
         command.process.send_signal(signal.SIGINT)
         assert command.process.wait(LONGEST) == 130
 
 
-def test_without_watchfiles_one_message_says_what_to_install(run, policy, monkeypatch) -> None:
+def test_watch_without_watchfiles_reports_what_to_install(run, policy, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     ended = run("test", policy, "--watch")
     assert (ended.code, ended.out) == (2, "")

@@ -22,7 +22,7 @@ def decided(project, log):
     return engine.decide(question)
 
 
-def test_it_shows_the_walk_and_what_was_left_out(run, project, log, decided):
+def test_why_shows_the_walk_and_the_redacted_facts(run, project, log, decided):
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 0
     first, left_out, outcome, *walk = ended.out.splitlines()
@@ -33,11 +33,11 @@ def test_it_shows_the_walk_and_what_was_left_out(run, project, log, decided):
     assert "s3cret" not in ended.out
 
 
-def test_an_id_has_no_case(run, project, log, decided):
+def test_a_decision_id_is_case_insensitive(run, project, log, decided):
     assert run("why", decided.id.lower(), project, "--log", log).code == 0
 
 
-def test_other_policies_that_decide_otherwise_are_told_and_both_are_shown(run, project, log, decided):
+def test_why_shows_both_decisions_if_other_policies_decide_differently(run, project, log, decided):
     other = project.parent / "other"
     other.mkdir()
     (other / "other.policy").write_text("anyone { may GET /health }\n")
@@ -48,7 +48,7 @@ def test_other_policies_that_decide_otherwise_are_told_and_both_are_shown(run, p
     assert "they decide differently:\ndeny by" in ended.out
 
 
-def test_other_policies_that_come_to_the_same_are_told(run, project, log, decided):
+def test_why_reports_that_other_policies_decide_the_same(run, project, log, decided):
     (project / "more.policy").write_text(
         'package documents\nguard "elsewhere" on DELETE /elsewhere { deny message "no" }\n'
     )
@@ -57,14 +57,14 @@ def test_other_policies_that_come_to_the_same_are_told(run, project, log, decide
     assert "they decide the same:" in ended.out
 
 
-def test_without_policies_the_record_is_shown(run, log, decided):
+def test_why_shows_the_record_without_policies(run, log, decided):
     ended = run("why", decided.id, "--log", log)
     assert ended.code == 0
     assert f"revision: {decided.revision}" in ended.out
     assert "name the policies to see the explanation" in ended.out
 
 
-def test_json_holds_the_record_and_the_walk(run, project, log, decided):
+def test_why_json_contains_the_record_and_the_walk(run, project, log, decided):
     said = run("why", decided.id, project, "--log", log, "--format", "json").json
     assert said["recorded"] == decided.to_dict()
     assert (said["same"], said["same_revision"], said["call"]) == (True, True, "decide")
@@ -73,19 +73,19 @@ def test_json_holds_the_record_and_the_walk(run, project, log, decided):
     assert [one["fact"] for one in said["redacted"]] == ["request.headers.authorization"]
 
 
-def test_an_unknown_id_is_an_error(run, project, log, decided):
+def test_an_unknown_decision_id_is_an_error(run, project, log, decided):
     ended = run("why", "01M87PQTAN82Y0JAKZA7JY4YXN", project, "--log", log, "--format", "json")
     assert ended.code == 1
     assert ended.json["error"]["kind"] == "log"
     assert "no decision `01M87PQTAN82Y0JAKZA7JY4YXN`" in ended.err
 
 
-def test_a_log_that_is_not_there_is_an_error(run, project):
+def test_why_reports_a_missing_log(run, project):
     ended = run("why", "01M87PQTAN82Y0JAKZA7JY4YXN", project, "--log", "missing.jsonl")
     assert (ended.code, "`missing.jsonl`: no such file" in ended.err) == (1, True)
 
 
-def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
+def test_why_reports_a_log_without_the_entities_of_a_decision(run, project, log, decided):
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(line for line in lines if not line.startswith('{"v":1,"directory"')))
     ended = run("why", decided.id, project, "--log", log)
@@ -93,7 +93,7 @@ def test_a_decision_whose_directory_is_lost_is_told(run, project, log, decided):
     assert "the log does not contain the entities" in ended.err
 
 
-def test_it_says_what_was_only_observed(run, project, log):
+def test_why_reports_an_observed_decision(run, project, log):
     from datetime import UTC, datetime, timedelta
 
     from policyengine.engine.observe_mode import Observe
@@ -127,7 +127,7 @@ def throttled(tmp_path, log):
 
 
 @pytest.mark.parametrize("policies", [[], ["shop.policy"]])
-def test_a_throttled_decision_is_told_as_json(run, log, throttled, policies):
+def test_why_prints_a_throttled_decision_as_json(run, log, throttled, policies):
     ended = run("why", throttled.id, *policies, "--log", log, "--format", "json")
     assert ended.code == 0
     assert ended.json["recorded"] == throttled.to_dict()
@@ -135,7 +135,7 @@ def test_a_throttled_decision_is_told_as_json(run, log, throttled, policies):
 
 
 @pytest.mark.parametrize("written", [{"sort_keys": True}, {"separators": (", ", " : ")}, {"ensure_ascii": False}])
-def test_a_log_whose_json_a_shipper_wrote_anew_is_read_all_the_same(run, project, log, decided, written):
+def test_why_and_record_read_a_log_whose_json_was_reformatted(run, project, log, decided, written):
     before = run("why", decided.id, project, "--log", log, "--format", "json").json
     lines = [json.dumps({"host": "a1", **json.loads(line)}, **written) for line in log.read_text().splitlines()]
     log.write_text("".join(f"{line}\n" for line in lines))

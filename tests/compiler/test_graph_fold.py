@@ -117,7 +117,7 @@ def test_everything_is_drawn_when_it_is_wanted_whole():
     assert collapse(flat(5_000), whole=True) == flat(5_000)
 
 
-def test_depth_closes_what_lies_deeper():
+def test_depth_folds_deeper_levels():
     root = Box(BoxKind.POLICY, "p", children=(Box(BoxKind.PATH, "/a", children=(leaf("may x"), leaf("may y"))),))
     (path,) = collapse(root, 1).children
     assert (path.detail, path.hidden, path.children) == ("2 rules below", 2, ())

@@ -13,5 +13,5 @@ pytestmark = pytest.mark.deep
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
-def test_very_many_changed_bundles_are_refused_or_decide(seed: int) -> None:
+def test_many_randomly_changed_bundles_are_rejected_or_decide(seed: int) -> None:
     refused_or_sound(seed, changes=40)

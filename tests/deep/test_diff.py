@@ -20,7 +20,7 @@ QUESTIONS = 100
 
 
 @pytest.mark.parametrize("first", range(10_000, 10_000 + POLICIES, 10))
-def test_no_difference_at_random_is_missed(first: int) -> None:
+def test_diff_misses_no_difference_of_randomly_changed_policies(first: int) -> None:
     for seed in range(first, first + 10):
         found = setting(seed)
         for number in range(CHANGES):

@@ -20,7 +20,7 @@ SHARDS, POLICIES, QUESTIONS = 20, 50, 1_000
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_fifty_thousand_questions_are_decided_as_specified(
+def test_the_engine_decides_fifty_thousand_questions_like_the_specification(
     shard: int, record_property: Callable[[str, object], None]
 ) -> None:
     tally = hold(range(shard * POLICIES + 10_000, (shard + 1) * POLICIES + 10_000), QUESTIONS)
@@ -31,6 +31,6 @@ def test_fifty_thousand_questions_are_decided_as_specified(
 
 
 @pytest.mark.parametrize("shard", range(4))
-def test_ten_thousand_questions_in_rows_are_decided_as_specified_whatever_happened_before(shard: int) -> None:
+def test_the_engine_decides_sequences_of_questions_like_the_specification(shard: int) -> None:
     tally = sum((play(seed, 100) for seed in range(1_000 + shard * 100, 1_100 + shard * 100)), Tally())
     assert tally.reached["effect records"] >= 500, str(tally)

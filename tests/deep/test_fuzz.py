@@ -33,7 +33,7 @@ SEEDS: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize("target", SEEDS)
-def test_a_target_survives(target: str, tmp_path: Path) -> None:
+def test_a_fuzz_target_does_not_crash(target: str, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number, seed in enumerate(SEEDS[target]):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.deep
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda one: one.__name__)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1))
-def test_a_property_holds_of_very_many_cases(holds: Callable[[Case], None], seed: int) -> None:
+def test_a_property_holds_for_many_generated_cases(holds: Callable[[Case], None], seed: int) -> None:
     for case in cases(seed, questions=12):
         try:
             holds(case)

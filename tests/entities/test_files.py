@@ -48,7 +48,7 @@ def lines(rows: list[dict[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_every_kind_of_file_makes_the_same_decisions(tmp_path):
+def test_entities_from_json_jsonl_ndjson_and_csv_give_the_same_decisions(tmp_path):
     (tmp_path / "e.json").write_text(json.dumps({"entities": ROWS}))
     (tmp_path / "e.jsonl").write_text(lines(ROWS))
     (tmp_path / "e.ndjson").write_text("\ufeff" + lines(ROWS).replace("\n", "\r\n\r\n"))
@@ -57,7 +57,7 @@ def test_every_kind_of_file_makes_the_same_decisions(tmp_path):
     assert outcomes(shop(read(tables(tmp_path / "csv")))) == OUTCOMES
 
 
-def test_several_sources_make_one_directory(tmp_path):
+def test_several_sources_form_one_entity_store(tmp_path):
     folder = tables(tmp_path / "csv", team=TEAM, user=USER)
     (tmp_path / "e.jsonl").write_text(lines(ROWS[-2:]))
     (tmp_path / "shop.policy").write_text(POLICY)
@@ -65,7 +65,7 @@ def test_several_sources_make_one_directory(tmp_path):
     assert outcomes(engine) == OUTCOMES
 
 
-def test_a_cell_is_read_as_its_attribute_is_declared(tmp_path):
+def test_a_csv_cell_is_read_by_the_declared_type(tmp_path):
     header = "id,in,roles,plan,manager,since,seats,share,active,limit,home,nets"
     row = "al,\"\",'[]',team,bob,2027-01-01T09:00:00Z,5,0.25,TRUE,15m,10.0.0.1,10.0.0.0/8; 192.168.0.0/16".replace(
         "'", ""
@@ -81,13 +81,13 @@ def test_a_cell_is_read_as_its_attribute_is_declared(tmp_path):
     assert told["nets"] == (ip_network("10.0.0.0/8"), ip_network("192.168.0.0/16"))
 
 
-def test_an_empty_cell_is_no_value_and_a_list_in_json_may_hold_anything(tmp_path):
+def test_an_empty_cell_has_no_value_and_a_json_list_may_contain_separators(tmp_path):
     user = 'id,roles,seats\nal,"[""a;b"", ""c,d""]",\nbo,,\n'
     found = read(tables(tmp_path / "csv", user=user))
     assert plain(found) == {'user "al"': ({"roles": ("a;b", "c,d")}, set()), 'user "bo"': ({}, set())}
 
 
-def test_a_byte_order_mark_other_ends_of_lines_and_quoted_lines_are_read(tmp_path):
+def test_csv_files_may_have_a_bom_crlf_and_quoted_line_breaks(tmp_path):
     user = '\ufeffid,roles\r\n"al","clerk;\nboss"\r\n\r\nbo,clerk'
     found = read(tables(tmp_path / "csv", user=user))
     assert plain(found) == {
@@ -131,7 +131,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("text", "code", "row", "column", "message", "hint"), MISTAKES)
-def test_a_mistake_in_a_table_is_told_with_its_line_and_its_column(tmp_path, text, code, row, column, message, hint):
+def test_a_mistake_in_a_csv_table_is_reported_with_line_and_column(tmp_path, text, code, row, column, message, hint):
     folder = tables(tmp_path / "csv", user=text)
     with pytest.raises(EntitiesError) as told:
         read(folder)
@@ -142,13 +142,13 @@ def test_a_mistake_in_a_table_is_told_with_its_line_and_its_column(tmp_path, tex
     assert code in CODES
 
 
-def test_a_reference_says_its_type_where_there_are_several(tmp_path):
+def test_a_reference_without_a_type_is_rejected_if_several_types_are_possible(tmp_path):
     folder = tables(tmp_path / "csv", invoice="id,approvers\n1,bob\n")
     with pytest.raises(EntitiesError, match="`bob` does not say which of team or user it is"):
         read(folder)
 
 
-def test_text_that_is_no_utf8_is_told_by_line(tmp_path):
+def test_a_csv_line_that_is_not_utf8_is_reported(tmp_path):
     folder = tables(tmp_path / "csv")
     (folder / "user.csv").write_bytes(b"id,roles\nal,clerk\nj\xfcrgen,clerk\n")
     with pytest.raises(EntitiesError) as told:
@@ -157,7 +157,7 @@ def test_text_that_is_no_utf8_is_told_by_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["user.csv", "e.jsonl"])
-def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, name):
+def test_an_overlong_line_is_rejected_without_reading_it_all(tmp_path, name):
     with (tmp_path / name).open("wb") as file:
         file.write(b"id,roles")
         file.truncate(2**30)  # a hole: it takes no room
@@ -165,7 +165,7 @@ def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, name):
         read(tmp_path / name)
 
 
-def test_a_quote_without_an_end_does_not_take_the_rest_of_the_file(tmp_path, monkeypatch):
+def test_an_unclosed_csv_quote_is_rejected_at_the_row_limit(tmp_path, monkeypatch):
     from policyengine.entities import csv_files as module
 
     monkeypatch.setattr(module, "MAX_LINE_BYTES", 1_000)
@@ -174,7 +174,7 @@ def test_a_quote_without_an_end_does_not_take_the_rest_of_the_file(tmp_path, mon
         read(tmp_path / "user.csv")
 
 
-def test_a_table_of_no_entity_that_is_declared_is_told(tmp_path):
+def test_a_table_of_an_undeclared_entity_is_reported(tmp_path):
     folder = tables(tmp_path / "csv", users="id\na\n")
     with pytest.raises(EntitiesError) as told:
         read(folder)
@@ -185,14 +185,14 @@ def test_a_table_of_no_entity_that_is_declared_is_told(tmp_path):
         read(other / "warehouse.csv")
 
 
-def test_a_column_that_looks_misspelled_is_told_and_others_are_for_others(tmp_path):
+def test_only_a_misspelled_csv_column_is_reported(tmp_path):
     folder = tables(tmp_path / "csv", user="id,seets,phone\na,5,123\n")
     found = read(folder)
     assert found.notes == (f"`{folder / 'user.csv'}`: the policy declares no attribute `seets`; did you mean `seats`?",)
     assert plain(found) == {'user "a"': ({}, set())}
 
 
-def test_a_column_in_where_nothing_is_in_anything_is_told(tmp_path):
+def test_an_in_column_for_an_entity_without_parents_is_rejected(tmp_path):
     folder = tables(tmp_path / "csv", invoice="id,in\n1,legal\n")
     with pytest.raises(EntitiesError, match="the policy declares no parent of `invoice`"):
         read(folder)
@@ -211,7 +211,7 @@ def test_a_column_in_where_nothing_is_in_anything_is_told(tmp_path):
         ('{"type": "user", "id": "alice"}', "", 'user "alice" is given twice'),
     ],
 )
-def test_a_broken_line_is_told_with_its_number(tmp_path, line, member, message):
+def test_a_broken_jsonl_line_is_reported_with_its_number(tmp_path, line, member, message):
     file = tmp_path / "e.jsonl"
     file.write_text(lines(ROWS[:4]) + line + "\n")
     with pytest.raises(EntitiesError) as told:
@@ -219,7 +219,7 @@ def test_a_broken_line_is_told_with_its_number(tmp_path, line, member, message):
     assert (told.value.row, told.value.member, told.value.message) == (5, member, message)
 
 
-def test_an_entity_in_two_sources_is_told_by_both_places(tmp_path):
+def test_a_duplicate_entity_is_reported_with_both_places(tmp_path):
     (tmp_path / "e.json").write_text(json.dumps({"entities": ROWS}))
     folder = tables(tmp_path / "csv", user=USER)
     with pytest.raises(EntitiesError) as told:
@@ -234,14 +234,14 @@ def test_an_entity_in_two_sources_is_told_by_both_places(tmp_path):
      ("", "this folder contains no `.csv` file"),
      ("p.txt", "the format of this source is unknown"), ("\0.json", "a file name cannot contain NUL")],
 )  # fmt: skip
-def test_what_cannot_be_read_is_told(tmp_path, given, message):
+def test_an_unreadable_entity_source_is_reported_with_its_cause(tmp_path, given, message):
     (tmp_path / "p.txt").write_text("")
     with pytest.raises(EntitiesError) as told:
         read(f"{tmp_path}/{given}" if given else tmp_path)
     assert (told.value.code, told.value.message) == ("E180", message)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_as_entity_file_is_rejected_without_waiting(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "user.csv")
@@ -266,7 +266,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("row", PLAIN)
-def test_a_plain_row_is_read_quickly_to_the_same(row):
+def test_the_fast_row_parser_agrees_with_the_slow_one(row):
     tree = decode.json_tree(json.dumps(row))
     quick = json_files.parse_plain_row(tree)
     if quick is not None:
@@ -275,13 +275,13 @@ def test_a_plain_row_is_read_quickly_to_the_same(row):
     assert (quick is not None) == (row in ROWS or row == PLAIN[12])
 
 
-def test_a_decision_of_a_loaded_table_takes_the_quick_way(tmp_path):
+def test_a_decision_with_loaded_entities_takes_the_fast_path(tmp_path):
     engine = shop(read(tables(tmp_path / "csv")))
     found = engine.decider.compiled.decide(PAY)
     assert found is not None
     assert found.allowed
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_entity_file_in_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EntitiesError, match="no such file"):
         read(tmp_path / "gone" / "user.csv")

@@ -39,7 +39,7 @@ def folder(tmp_path):
     return tables(tmp_path / "csv")
 
 
-def test_a_file_that_changed_takes_effect_and_one_that_did_not_is_left_alone(folder):
+def test_only_a_changed_entity_file_is_reloaded(folder):
     engine, following = followed(EntitySources((folder,)), Clock())
     before = engine.directory
     assert not following.look()
@@ -51,7 +51,7 @@ def test_a_file_that_changed_takes_effect_and_one_that_did_not_is_left_alone(fol
     assert not following.look()
 
 
-def test_a_file_that_is_replaced_by_another_of_the_same_size_and_time_is_seen(folder):
+def test_a_replaced_file_of_the_same_size_and_time_is_detected(folder):
     engine, following = followed(EntitySources((folder,)), Clock())
     file, other = folder / "user.csv", folder / "new"
     other.write_text(USER.replace("alice,emea", "alice,emeb"))
@@ -63,7 +63,7 @@ def test_a_file_that_is_replaced_by_another_of_the_same_size_and_time_is_seen(fo
     assert not engine.decide(READ).allowed
 
 
-def test_a_table_that_is_new_in_a_folder_is_read(folder):
+def test_a_new_table_in_a_watched_folder_is_loaded(folder):
     (folder / "invoice.csv").rename(folder / "invoice.txt")
     engine, following = followed(EntitySources((folder,)), Clock())
     assert not engine.decide(READ).allowed
@@ -73,7 +73,7 @@ def test_a_table_that_is_new_in_a_folder_is_read(folder):
 
 
 @pytest.mark.parametrize("bad", ["id,id\n", "id,plan\nalice,gold\n", 'id,roles\na,"\n', None])
-def test_a_file_that_cannot_be_used_is_refused_and_the_last_good_one_stays(folder, bad, caplog):
+def test_an_invalid_entity_file_is_refused_and_the_last_good_one_stays(folder, bad, caplog):
     engine, following = (
         followed(EntitySources((folder, folder / "user.csv") if bad is None else (folder,)), Clock())
         if (bad is not None)
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_the_last_good_one_stays(folde
     assert engine.decide(asking("/v1/invoices/42", "dora")).allowed
 
 
-def test_a_change_between_reading_and_following_is_not_missed(folder):
+def test_a_change_between_loading_and_watching_is_detected(folder):
     sources = EntitySources((folder,))
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
@@ -106,7 +106,7 @@ def test_a_change_between_reading_and_following_is_not_missed(folder):
     assert engine.decide(asking("/v1/invoices/42", "dora")).allowed
 
 
-def test_what_was_loaded_of_a_database_is_loaded_again_now_and_then(tmp_path):
+def test_a_loaded_database_is_reloaded_after_the_refresh_interval(tmp_path):
     pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip install '.[sql]'")
     url = sqlite_of(tmp_path / "shop.db", SQL)
     file = mapped(tmp_path, url, **{"[directory]": '[directory]\nrefresh = "60s"'})
@@ -125,7 +125,7 @@ def test_what_was_loaded_of_a_database_is_loaded_again_now_and_then(tmp_path):
     assert len(engine.directory) == 8
 
 
-def test_a_thread_looks_until_it_is_stopped(folder, monkeypatch):
+def test_the_watcher_thread_polls_until_it_is_stopped(folder, monkeypatch):
     from threading import Event
 
     from policyengine.entities import watch as module
@@ -139,7 +139,7 @@ def test_a_thread_looks_until_it_is_stopped(folder, monkeypatch):
     following.stop()
 
 
-def test_a_file_that_is_being_written_is_left_alone_until_it_stays_as_it_is(folder):
+def test_a_file_being_written_is_reloaded_only_once_it_is_stable(folder):
     sources = EntitySources((folder,))
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     following, before = EntityWatcher(sources, lambda: engine), engine.directory
@@ -150,7 +150,7 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_stays_as_it_is(fold
     assert following.look()
 
 
-def test_where_files_are_watched_by_somebody_else_only_databases_are_read_again(folder):
+def test_a_watcher_without_files_ignores_changed_files(folder):
     sources = EntitySources((folder,))
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
     following = EntityWatcher(sources, lambda: engine, files=False)
@@ -159,7 +159,7 @@ def test_where_files_are_watched_by_somebody_else_only_databases_are_read_again(
     assert not following.look()
 
 
-def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(folder, caplog):
+def test_a_table_that_lost_all_rows_is_refused_until_allowed(folder, caplog):
     sources, allowed = EntitySources((folder,)), []
     stamp = sources.stamp()
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
@@ -175,7 +175,7 @@ def test_a_table_that_lost_all_its_rows_is_refused_until_somebody_allows_it(fold
     assert not any(row.ref.type == "user" for row in engine.directory)
 
 
-def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
+def test_a_file_that_lost_most_rows_is_refused(tmp_path, caplog):
     """`not resource is known` would become true of what is there."""
     rows = [f'{{"type": "user", "id": "{number}"}}\n' for number in range(50)]
     file = tmp_path / "rows.jsonl"
@@ -192,7 +192,7 @@ def test_a_file_of_rows_that_lost_most_of_them_is_refused(tmp_path, caplog):
     assert following.look()
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_read(folder, monkeypatch, caplog):
+def test_a_file_that_changes_while_it_is_read_is_not_used(folder, monkeypatch, caplog):
     from policyengine.entities import csv_files as reading
 
     engine, following = followed(EntitySources((folder,)), Clock())

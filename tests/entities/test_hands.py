@@ -37,12 +37,12 @@ def connections():
     return Connection.made
 
 
-def test_a_connection_is_used_again(connections):
+def test_the_worker_pool_reuses_a_connection(connections):
     hands = WorkerPool(Connection, 1)
     assert [hands.ask(Connection.use, PATIENCE) for _ in range(5)] == [1] * 5
 
 
-def test_a_connection_that_died_is_replaced_and_the_question_asked_again(connections):
+def test_a_dead_connection_is_replaced_and_the_call_repeated(connections):
     hands = WorkerPool(Connection, 1)
     assert hands.ask(Connection.use, PATIENCE) == 1
     connections[0].broken = True
@@ -50,7 +50,7 @@ def test_a_connection_that_died_is_replaced_and_the_question_asked_again(connect
     assert connections[0].closed
 
 
-def test_what_fails_on_a_new_connection_fails(connections):
+def test_a_call_that_fails_on_a_new_connection_raises_its_error(connections):
     hands = WorkerPool(Connection, 1)
     with pytest.raises(ZeroDivisionError):
         hands.ask(lambda connection: 1 / 0, PATIENCE)
@@ -58,7 +58,7 @@ def test_what_fails_on_a_new_connection_fails(connections):
     assert hands.ask(Connection.use, PATIENCE) == 2
 
 
-def test_who_is_stuck_is_replaced_and_ends_when_it_comes_back(connections):
+def test_a_stuck_worker_is_replaced_and_ends_when_it_returns(connections):
     hands, go, stuck = WorkerPool(Connection, 1), Event(), list[threading.Thread]()
 
     def wait(connection: Connection) -> bool:
@@ -75,7 +75,7 @@ def test_who_is_stuck_is_replaced_and_ends_when_it_comes_back(connections):
     assert hands.ask(Connection.use, PATIENCE) == 2
 
 
-def test_no_more_threads_are_lost_than_are_replaced(connections):
+def test_the_number_of_stuck_threads_is_bounded(connections):
     hands, go = WorkerPool(Connection, 1), Event()
     for _ in range(MAX_STUCK_THREADS + 5):
         with pytest.raises(WorkerTimeoutError):
@@ -85,7 +85,7 @@ def test_no_more_threads_are_lost_than_are_replaced(connections):
     assert hands.ask(Connection.use, PATIENCE)
 
 
-def test_several_are_asked_at_the_same_time(connections):
+def test_the_worker_pool_runs_calls_concurrently(connections):
     hands, barrier = WorkerPool(Connection, 3), threading.Barrier(3)
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(hands.ask, lambda connection: barrier.wait(PATIENCE), PATIENCE) for _ in range(3)]

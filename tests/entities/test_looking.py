@@ -94,12 +94,12 @@ def clock():
 
 
 @pytest.mark.parametrize("types", [("user",), ("team",), ("invoice",), ("user", "team", "invoice")])
-def test_it_does_not_matter_which_rows_are_looked_up(known, clock, types):
+def test_decisions_do_not_depend_on_which_types_are_looked_up(known, clock, types):
     _, directory = looked_up(known, clock, *types)
     assert outcomes(shop(directory)) == OUTCOMES
 
 
-def test_the_plan_names_the_rows_that_a_decision_needs_and_nothing_else(known, clock):
+def test_the_plan_requests_only_the_rows_that_a_decision_needs(known, clock):
     _, directory = looked_up(known, clock, "user", "team", "invoice")
     evaluator = shop(directory).decider.compiled.evaluator
     looking = directory.looking()
@@ -120,7 +120,7 @@ def test_the_plan_names_the_rows_that_a_decision_needs_and_nothing_else(known, c
     assert planned[0].allowed
 
 
-def test_what_was_looked_up_is_not_asked_again_until_it_is_too_old(known, clock):
+def test_a_looked_up_row_is_cached_until_its_ttl(known, clock):
     table, directory = looked_up(known, clock, "user", "team", "invoice", ttl=30.0)
     engine = shop(directory)
     assert engine.decide(PAY).allowed
@@ -134,7 +134,7 @@ def test_what_was_looked_up_is_not_asked_again_until_it_is_too_old(known, clock)
     assert len(table.asked) == 2 * once
 
 
-def test_that_there_is_no_row_is_remembered_too(known, clock):
+def test_a_missing_row_is_cached(known, clock):
     table, directory = looked_up(known, clock, "user")
     engine = shop(directory)
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_that_there_is_no_row_is_remembered_too(known, clock):
     assert table.asked == [['user "nobody"']]
 
 
-def test_no_more_rows_are_kept_than_are_allowed(known, clock):
+def test_the_cache_of_looked_up_rows_is_bounded(known, clock):
     table, directory = looked_up(known, clock, "user", most=3)
     engine = shop(directory)
     for number in range(10):
@@ -153,7 +153,7 @@ def test_no_more_rows_are_kept_than_are_allowed(known, clock):
     assert len(table.asked) == 10
 
 
-def test_a_circle_of_memberships_ends(clock):
+def test_a_membership_cycle_terminates(clock):
     teams = [EntityData(EntityRef("team", f"t{n}"), {}, (EntityRef("team", f"t{(n + 1) % 3}"),)) for n in range(3)]
     alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
     invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (teams[2].ref,), "owner": alice.ref})
@@ -163,7 +163,7 @@ def test_a_circle_of_memberships_ends(clock):
 
 
 @pytest.mark.parametrize("types", [(), ("user", "team")])
-def test_of_a_row_that_is_partial_nobody_knows_what_it_is_not_in(clock, types):
+def test_the_ancestors_of_a_partial_row_are_incomplete(clock, types):
     """Its `in` may not be all: what is above counts, and what is not found there is unknown."""
     alice = EntityData(EntityRef("user", "alice"), {}, (EntityRef("team", "emea"),), True)
     emea, legal = EntityData(EntityRef("team", "emea"), {}), EntityData(EntityRef("team", "legal"), {})
@@ -179,7 +179,7 @@ def test_of_a_row_that_is_partial_nobody_knows_what_it_is_not_in(clock, types):
     assert known.ancestors(emea.ref).complete
 
 
-def test_what_is_nested_too_deep_is_unknown_and_not_looked_up_forever(clock, caplog):
+def test_memberships_nested_too_deep_are_unknown_and_lookups_stop(clock, caplog):
     teams = [EntityData(EntityRef("team", f"t{n}"), {}, (EntityRef("team", f"t{n + 1}"),)) for n in range(100)]
     alice = EntityData(EntityRef("user", "alice"), {}, (teams[0].ref,))
     invoice = EntityData(EntityRef("invoice", "42"), {"approvers": (EntityRef("team", "t99"),), "owner": alice.ref})
@@ -193,7 +193,7 @@ def test_what_is_nested_too_deep_is_unknown_and_not_looked_up_forever(clock, cap
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
 
 
-def test_a_decision_does_not_look_up_more_rows_than_are_good(clock, monkeypatch, caplog):
+def test_a_decision_looks_up_a_bounded_number_of_rows(clock, monkeypatch, caplog):
     monkeypatch.setattr(module, "MAX_ROWS", 5)
     teams = [EntityData(EntityRef("team", f"t{n}"), {}) for n in range(10)]
     alice = EntityData(EntityRef("user", "alice"), {}, tuple(team.ref for team in teams))
@@ -207,7 +207,7 @@ def test_a_decision_does_not_look_up_more_rows_than_are_good(clock, monkeypatch,
 # ── Nobody answers ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_database_that_goes_away_makes_facts_unknown_and_is_told_once(known, clock, caplog):
+def test_an_unreachable_database_makes_facts_unknown_and_is_logged_once(known, clock, caplog):
     table, directory = looked_up(known, clock, "user", "team", "invoice")
     engine = shop(directory)
     assert engine.decide(READ).allowed
@@ -234,7 +234,7 @@ def test_a_database_that_goes_away_makes_facts_unknown_and_is_told_once(known, c
     assert "answers again" in caplog.records[-1].getMessage()
 
 
-def test_while_nobody_knows_whether_it_is_back_one_asks_and_the_others_do_not_wait(known, clock):
+def test_only_one_decision_probes_a_recovering_database_and_others_do_not_wait(known, clock):
     table, directory = looked_up(known, clock, "user")
     engine = shop(directory)
     table.down = "gone"
@@ -259,7 +259,7 @@ def test_while_nobody_knows_whether_it_is_back_one_asks_and_the_others_do_not_wa
     assert engine.decide(READ).allowed
 
 
-def test_one_row_that_cannot_be_asked_for_stops_no_others(known, clock, caplog):
+def test_a_failed_row_lookup_does_not_block_later_lookups(known, clock, caplog):
     table, directory = looked_up(known, clock, "user", lasts=False)
     engine = shop(directory)
     table.down = "no such character"
@@ -271,7 +271,7 @@ def test_one_row_that_cannot_be_asked_for_stops_no_others(known, clock, caplog):
 
 
 @pytest.mark.parametrize(("each", "given"), [(0.3, [0.5, 0.2]), (0.6, [0.5])])
-def test_one_decision_waits_no_longer_than_the_timeout_however_much_it_needs(known, clock, each, given):
+def test_the_lookup_timeout_applies_to_the_whole_decision(known, clock, each, given):
     table, directory = looked_up(known, clock, "user", "team", "invoice", timeout=0.5)
     seen: list[float] = []
     fetch = table.fetch
@@ -286,7 +286,7 @@ def test_one_decision_waits_no_longer_than_the_timeout_however_much_it_needs(kno
     assert seen == pytest.approx(given)
 
 
-def test_a_directory_that_nobody_asked_knows_nothing_of_what_is_looked_up(known, clock):
+def test_an_entity_store_knows_no_looked_up_rows_before_a_lookup(known, clock):
     _, directory = looked_up(known, clock, "user")
     assert "not looked up" in str(directory.attribute(EntityRef("user", "alice"), "plan"))
     assert shop(directory).decider.compiled.decide(READ) is None
@@ -322,7 +322,7 @@ def opened(engine: Engine, doc: str, user: str = "alice") -> set[str]:
 
 
 @pytest.mark.parametrize("types", [(), ("doc",), ("folder",), ("doc", "folder", "user")])
-def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_says_neither(clock, types):
+def test_an_unavailable_lookup_makes_the_existence_of_a_row_unknown(clock, types):
     table, directory = looked_up(EntityStore(ROWS), clock, *types)
     engine = Engine.from_text(KNOWN, directory=directory)
     assert opened(engine, "1") == {"known", "public", "free"}
@@ -336,7 +336,7 @@ def test_who_is_asked_says_that_there_is_a_row_or_none_and_who_does_not_answer_s
         assert opened(engine, "1") == {"known", "public"}
 
 
-def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
+def test_a_replay_distinguishes_a_missing_row_from_an_unavailable_one(clock, tmp_path):
     table, directory = looked_up(EntityStore(ROWS), clock, "doc", ttl=0.0)
     log = DecisionLog(tmp_path / "log.jsonl")
     engine = Engine.from_text(KNOWN, directory=directory, log=log)
@@ -356,7 +356,7 @@ def test_on_record_is_who_answered_that_there_is_no_row(clock, tmp_path):
 @scaled
 @settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 5_000), st.sets(st.integers(0, 4)))
-def test_a_directory_that_is_looked_up_decides_as_one_that_is_loaded(seed, which):
+def test_looked_up_entities_decide_as_loaded_ones(seed, which):
     asked = setting(seed)
     names = sorted({row.ref.type for row in asked.directory})
     types = [name for place, name in enumerate(names) if place in which or not which]
@@ -384,7 +384,7 @@ def answers(engine: Engine, question: Any) -> object:
 # ── On record ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_looked_up_is_on_record_and_decides_the_same_again(known, clock, tmp_path):
+def test_a_replay_decides_the_same_with_recorded_lookups(known, clock, tmp_path):
     table, directory = looked_up(known, clock, "user", "invoice", ttl=0.0)
     log = DecisionLog(tmp_path / "log.jsonl")
     engine = Engine.from_text(POLICY, directory=directory, log=log)
@@ -404,7 +404,7 @@ def test_what_was_looked_up_is_on_record_and_decides_the_same_again(known, clock
 # ── Another directory ─────────────────────────────────────────────────────────────────────────
 
 
-def test_a_directory_is_replaced_at_once_and_every_decision_sees_one_of_them(known):
+def test_a_decision_during_replacement_sees_exactly_one_entity_store(known):
     """By the one Bob is in legal and Alice in nothing, by the other it is the reverse: never is either of both."""
     legal, alice, bob = EntityRef("team", "legal"), EntityRef("user", "alice"), EntityRef("user", "bob")
     rest = [row for ref, row in rows_of(known).items() if ref.type != "user"]

@@ -31,12 +31,12 @@ def load(tmp_path, monkeypatch):
     return load_rows
 
 
-def test_a_chain_with_too_many_memberships_is_refused_at_its_row(load):
+def test_too_many_memberships_are_rejected_with_the_row(load):
     with pytest.raises(EntitiesError) as refused:
         load(rows(60, 0))
     assert (refused.value.code, refused.value.member) == ("E188", "entities[45]")
     assert refused.value.message == 'with team "t45" there are more than 1,000 memberships in total'
 
 
-def test_many_users_of_one_team_count_once(load):
+def test_memberships_of_a_team_count_once_for_all_its_users(load):
     assert load(rows(40, 5_000)).directory is not None

@@ -47,7 +47,7 @@ def took(engine: Engine) -> float:
     return monotonic() - began
 
 
-def test_a_server_that_stands_still_is_not_waited_for(mortal, engine, caplog):
+def test_a_paused_database_does_not_block_decisions(mortal, engine, caplog):
     mortal.pause()
     try:
         first, second = took(engine), took(engine)
@@ -58,7 +58,7 @@ def test_a_server_that_stands_still_is_not_waited_for(mortal, engine, caplog):
     assert PASSWORD not in caplog.text
 
 
-def test_a_server_that_dies_makes_facts_unknown_until_it_is_back(mortal, engine, caplog):
+def test_a_stopped_database_makes_facts_unknown_until_it_returns(mortal, engine, caplog):
     mortal.stop()
     assert took(engine) < 2.0
     mortal.start()
@@ -70,12 +70,12 @@ def test_a_server_that_dies_makes_facts_unknown_until_it_is_back(mortal, engine,
     assert PASSWORD not in caplog.text
 
 
-def test_connections_that_were_cut_while_nobody_asked_are_made_anew(mortal, engine):
+def test_terminated_idle_database_connections_are_reopened(mortal, engine):
     mortal.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'policyengine'")
     assert engine.decide(READ).allowed
 
 
-def test_a_table_that_is_taken_away_makes_facts_unknown(mortal, engine):
+def test_a_missing_database_table_makes_facts_unknown(mortal, engine):
     mortal.run("alter table approvers rename to gone")
     try:
         assert engine.decide(READ).outcome == "deny"
@@ -84,7 +84,7 @@ def test_a_table_that_is_taken_away_makes_facts_unknown(mortal, engine):
     until_allowed(engine)
 
 
-def test_a_table_that_is_locked_is_not_waited_for(mortal, engine):
+def test_a_locked_database_table_does_not_block_decisions(mortal, engine):
     import psycopg
 
     where = f"host=127.0.0.1 port={mortal.port} user=postgres password={PASSWORD} dbname=postgres"

@@ -20,11 +20,11 @@ pytest.importorskip("sqlalchemy", reason="SQLAlchemy is not installed: pip insta
 
 
 @pytest.mark.parametrize("lookup", [False, True])
-def test_a_database_makes_the_decisions_that_tables_make(database, tmp_path, lookup):
+def test_entities_from_a_database_give_the_same_decisions_as_csv_tables(database, tmp_path, lookup):
     assert outcomes(shop(read(mapped(tmp_path, database, lookup=lookup)))) == OUTCOMES
 
 
-def test_rows_loaded_of_a_database_are_those_of_tables(database, tmp_path):
+def test_rows_loaded_from_a_database_equal_those_of_csv_tables(database, tmp_path):
     loaded = plain(read(mapped(tmp_path, database)))
     written = plain(read(tables(tmp_path / "csv")))
     written['user "cy"'][0]["roles"] = ()  # nothing in a table of roles is an empty set
@@ -34,7 +34,7 @@ def test_rows_loaded_of_a_database_are_those_of_tables(database, tmp_path):
     assert loaded == written
 
 
-def test_loaded_and_looked_up_types_go_together(database, tmp_path):
+def test_loaded_and_looked_up_types_can_be_combined(database, tmp_path):
     """Who is in which team is looked up, what is above a team is not."""
     text = mapped(tmp_path, database, lookup=True).read_text()
     text = text.replace('in = "parent"\nlookup = true', 'in = "parent"\nlookup = false')
@@ -44,7 +44,7 @@ def test_loaded_and_looked_up_types_go_together(database, tmp_path):
     assert outcomes(engine) == OUTCOMES
 
 
-def test_a_url_takes_its_mapping_from_another_file(database, tmp_path):
+def test_a_database_url_can_take_its_mapping_from_a_file(database, tmp_path):
     mapping = mapped(tmp_path, database)
     mapping.write_text("\n".join(line for line in mapping.read_text().splitlines() if not line.startswith("url")))
     assert outcomes(shop(read(database, mapping))) == OUTCOMES
@@ -54,7 +54,7 @@ def test_a_url_takes_its_mapping_from_another_file(database, tmp_path):
         read(database)
 
 
-def test_a_change_is_seen_when_what_was_looked_up_is_too_old(made, tmp_path):
+def test_a_database_change_is_seen_after_the_ttl(made, tmp_path):
     engine = shop(read(mapped(tmp_path, made(SQL), lookup=True, ttl="0s")))
     assert engine.decide(READ).allowed
     made(SQL.replace("('alice', 'emea')", "('alice', 'company')"))
@@ -62,7 +62,7 @@ def test_a_change_is_seen_when_what_was_looked_up_is_too_old(made, tmp_path):
 
 
 @pytest.mark.parametrize("user", ["bob' or '1'='1", "b\0b", "é", "x" * 5_000, "alice;bob"])
-def test_what_callers_say_is_looked_up_as_it_is(database, tmp_path, user):
+def test_hostile_user_ids_are_looked_up_verbatim(database, tmp_path, user):
     directory = read(mapped(tmp_path, database, lookup=True))
     assert not shop(directory).decide(asking("/v1/invoices/42", user)).allowed
     assert directory.lookups is not None
@@ -70,7 +70,7 @@ def test_what_callers_say_is_looked_up_as_it_is(database, tmp_path, user):
 
 
 @pytest.mark.parametrize("id", ["042", "42.0", "+42", "4_2", " 42", "99999999999999999999", "forty-two"])
-def test_a_number_that_is_written_otherwise_is_another_id(database, tmp_path, id):
+def test_a_numeric_id_in_a_non_canonical_form_is_not_found(database, tmp_path, id):
     directory = read(mapped(tmp_path, database, lookup=True))
     looking = directory.looking()
     assert looking is not None
@@ -90,7 +90,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "column", "why"), WRONG)
-def test_a_value_of_another_type_is_told_where_all_is_loaded(made, tmp_path, change, column, why):
+def test_a_database_value_of_a_wrong_type_is_rejected_on_load(made, tmp_path, change, column, why):
     url = made(f"{SQL} {next(iter(change.values()))};")
     if column is None:
         assert "manager" not in plain(read(mapped(tmp_path, url)))['user "bob"'][0]
@@ -102,7 +102,7 @@ def test_a_value_of_another_type_is_told_where_all_is_loaded(made, tmp_path, cha
     assert told.value.message.startswith(("user", "invoice"))
 
 
-def test_a_value_of_another_type_is_unknown_where_it_is_looked_up(made, tmp_path, caplog):
+def test_a_looked_up_value_of_a_wrong_type_is_unknown(made, tmp_path, caplog):
     url = made(f"{SQL} update people set plan = 'gold' where login = 'bob';")
     looking = read(mapped(tmp_path, url, lookup=True)).looking()
     assert looking is not None
@@ -113,7 +113,7 @@ def test_a_value_of_another_type_is_unknown_where_it_is_looked_up(made, tmp_path
     assert looking.attribute(ref, "manager") == EntityRef("user", "alice")
 
 
-def test_an_id_that_two_rows_have_is_refused_or_unknown(made, tmp_path):
+def test_a_duplicate_id_is_rejected_on_load_and_unknown_on_lookup(made, tmp_path):
     url = made(
         SQL.replace("login varchar(40) primary key", "login varchar(40)")
         + "insert into people values ('bob', null, null);"
@@ -127,7 +127,7 @@ def test_an_id_that_two_rows_have_is_refused_or_unknown(made, tmp_path):
     assert looking.found == {EntityRef("user", "bob"): NO_ANSWER}
 
 
-def test_a_row_without_an_id_is_told(made, tmp_path):
+def test_a_database_row_without_an_id_is_rejected(made, tmp_path):
     url = made(
         SQL.replace("login varchar(40) primary key", "login varchar(40)")
         + "insert into people values (null, null, null);"
@@ -146,13 +146,15 @@ ABSENT = [
 
 @pytest.mark.parametrize(("change", "message", "hint"), ABSENT)
 @pytest.mark.parametrize("lookup", [False, True])
-def test_what_is_not_in_the_database_is_told_at_the_start(database, tmp_path, change, message, hint, lookup):
+def test_a_mapping_to_a_missing_table_or_column_is_rejected_at_startup(
+    database, tmp_path, change, message, hint, lookup
+):
     with pytest.raises(EntitiesError) as told:
         read(mapped(tmp_path, database, lookup=lookup, **change))
     assert (told.value.message, told.value.hint, told.value.code) == (message, hint, "E187")
 
 
-def test_a_query_that_is_none_is_told(database, tmp_path):
+def test_an_invalid_query_of_a_mapping_is_rejected(database, tmp_path):
     with pytest.raises(EntitiesError) as told:
         read(mapped(tmp_path, database, **{"select no, owner from": "select no, owner frm"}))
     assert "syntax error" in told.value.message
@@ -169,20 +171,20 @@ def test_a_query_that_is_none_is_told(database, tmp_path):
         ("postgresql://u:{}@[::", "this is not a database URL"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_told_without_its_password(tmp_path, url, message):
+def test_an_unusable_database_is_reported_without_its_password(tmp_path, url, message):
     with pytest.raises(EntitiesError, match=message) as told:
         read(mapped(tmp_path, url.format("hush-hush")))
     assert "hush" not in str(told.value) + repr(told.value.__dict__)
     assert not list(tmp_path.glob("*.db"))
 
 
-def test_a_wrong_password_is_told_and_not_shown(postgres, tmp_path):
+def test_a_wrong_database_password_is_reported_without_quoting_it(postgres, tmp_path):
     with pytest.raises(EntitiesError, match="password authentication failed") as told:
         read(mapped(tmp_path, postgres.url.replace(PASSWORD, "hush-hush")))
     assert "hush" not in str(told.value) + repr(told.value.__dict__)
 
 
-def test_a_database_is_only_read(postgres, tmp_path):
+def test_database_queries_are_read_only(postgres, tmp_path):
     postgres.fresh(SQL)
     postgres.run("grant all on people to reader;")
     change = {
@@ -193,7 +195,7 @@ def test_a_database_is_only_read(postgres, tmp_path):
     assert len(read(mapped(tmp_path, postgres.url))) == 8
 
 
-def test_postgres_knows_types_that_others_do_not(postgres, tmp_path):
+def test_postgres_types_are_converted_on_load_and_lookup(postgres, tmp_path):
     postgres.fresh(
         "create table people (login uuid primary key, roles text[], active boolean, seats bigint, share numeric,"
         " since timestamptz, span interval, home inet, nets cidr[]);"
@@ -247,7 +249,7 @@ MAPPINGS = [
 
 
 @pytest.mark.parametrize(("text", "member", "message"), MAPPINGS)
-def test_a_mistake_in_a_mapping_is_told_with_its_key(tmp_path, text, member, message):
+def test_a_mistake_in_a_database_mapping_is_reported_with_its_key(tmp_path, text, member, message):
     file = tmp_path / "d.toml"
     file.write_text(text)
     with pytest.raises(EntitiesError) as told:
@@ -256,7 +258,7 @@ def test_a_mistake_in_a_mapping_is_told_with_its_key(tmp_path, text, member, mes
     assert told.value.code in CODES
 
 
-def test_a_mapping_says_how_long_and_how_many(tmp_path):
+def test_a_database_mapping_sets_timeouts_and_limits(tmp_path):
     file = tmp_path / "d.toml"
     more = "timeout = '250ms'\nttl = '1m'\nmost = 5\nconnections = 2\nrefresh = '1h'\nload_timeout = '2m'\n"
     file.write_text(f"[directory]\n{more}[directory.user]\ntable = 't'\n")
@@ -265,7 +267,7 @@ def test_a_mapping_says_how_long_and_how_many(tmp_path):
     assert (found.refresh, found.load_timeout) == (3600, 120)
 
 
-def test_what_is_looked_up_stands_in_no_other_source(database, tmp_path):
+def test_a_looked_up_type_in_another_source_is_rejected(database, tmp_path):
     mapping = mapped(tmp_path, database, lookup=True)
     folder = tables(tmp_path / "csv", user="id\nzed\n")
     with pytest.raises(EntitiesError, match='user "zed": `user` is looked up in `'):
@@ -274,7 +276,7 @@ def test_what_is_looked_up_stands_in_no_other_source(database, tmp_path):
         read([mapping, mapping])
 
 
-def test_rows_of_a_request_count_only_where_the_directory_has_none(database, tmp_path):
+def test_entities_of_a_request_count_only_if_the_entity_store_has_no_row(database, tmp_path):
     """A caller's word on who is in which team does not replace the directory's."""
     engine = shop(read(mapped(tmp_path, database, lookup=True)))
     claim = {"type": "user", "id": "cy", "in": [{"type": "team", "id": "legal"}]}
@@ -283,7 +285,7 @@ def test_rows_of_a_request_count_only_where_the_directory_has_none(database, tmp
     assert engine.decide({**asking("/v1/invoices/42", "dora"), "entities": [unheard]}).allowed
 
 
-def test_a_batch_looks_up_too(database, tmp_path):
+def test_a_batch_looks_up_entities(database, tmp_path):
     engine = shop(read(mapped(tmp_path, database, lookup=True)))
     assert [one.allowed for one in engine.decide_many([READ, PAY, asking("/v1/invoices/43", "cy")])] == [
         True,
@@ -292,7 +294,7 @@ def test_a_batch_looks_up_too(database, tmp_path):
     ]
 
 
-def test_another_process_looks_up_by_itself(database, tmp_path):
+def test_a_pickled_entity_store_looks_up_in_the_other_process(database, tmp_path):
     """Reloading checks apart, and hands on what it found: what is looked up is asked for where decisions are made."""
     here = read(mapped(tmp_path, database, lookup=True))
     there = pickle.loads(pickle.dumps(here))
@@ -302,7 +304,7 @@ def test_another_process_looks_up_by_itself(database, tmp_path):
     assert not there.same_as(read(mapped(tmp_path, database)))
 
 
-def test_what_another_process_looks_up_may_be_gone_by_then(made, tmp_path):
+def test_a_pickled_entity_store_denies_if_its_table_is_gone(made, tmp_path):
     there = pickle.loads(pickle.dumps(read(mapped(tmp_path, made(SQL), lookup=True))))
     made(SQL.replace("people", "persons"))
     assert {outcome for _, *told in outcomes(shop(there)) for outcome in told} == {"deny"}

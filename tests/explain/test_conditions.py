@@ -25,36 +25,36 @@ def conditions(policy):
 
 
 @pytest.mark.parametrize("condition", ABSENT)
-def test_a_condition_that_holds_is_marked_so_at_a_door(condition):
+def test_a_true_condition_of_a_grant_is_marked_true(condition):
     assert f"✓ {condition}" in conditions(f"{FACTS}\nanyone {{ may GET /x when {condition} }}")
 
 
 @pytest.mark.parametrize("condition", ABSENT)
 @pytest.mark.parametrize("word", ["require", "deny unless", "deny when", "warn when", "warn unless"])
-def test_a_condition_that_holds_is_marked_so_in_a_guard(condition, word):
+def test_a_true_condition_of_a_guard_is_marked_true(condition, word):
     policy = f'{FACTS}\nanyone {{ may GET /x }}\nguard "g" on GET /x {{ {word} {condition} }}'
     assert f"✓ {condition}" in conditions(policy)
 
 
 @pytest.mark.parametrize("word", ["require", "deny unless", "deny when", "warn when", "warn unless"])
 @pytest.mark.parametrize("condition", ['request.query["a"] is present', 'request.method in ["POST"]'])
-def test_a_condition_that_does_not_hold_is_marked_so_in_a_guard(condition, word):
+def test_a_false_condition_of_a_guard_is_marked_false(condition, word):
     policy = f'{FACTS}\nanyone {{ may GET /x }}\nguard "g" on GET /x {{ {word} {condition} }}'
     assert f"✗ {condition}" in conditions(policy)
 
 
-def test_an_absent_resource_is_marked_so():
+def test_the_condition_resource_is_absent_is_marked_true():
     doors = f"{FACTS}\nanyone {{ may GET /x, GET /docs/{{id: doc}} }}"
     policy = f'{doors}\nguard "g" {{ require resource is absent or resource.note is absent }}'
     assert "✓ resource is absent" in conditions(policy)
 
 
-def test_a_comment_after_unless_changes_no_mark():
+def test_a_comment_after_unless_does_not_change_the_mark():
     policy = 'anyone { may GET /x }\nguard "g" { deny unless # it names one\n request.query["a"] is present }'
     assert '✗ request.query["a"] is present' in conditions(policy)
 
 
-def test_an_attribute_that_is_there_is_not_absent():
+def test_the_absence_of_a_present_attribute_is_marked_false():
     policy = f"{FACTS}\nanyone {{ may GET /docs/{{id: doc}} when resource.note is absent }}"
     asked = question("GET /docs/7", entities=[{"type": "doc", "id": "7", "attributes": {"note": "n"}}])
     walk = Engine.from_text(policy).explain(asked).to_dict()["walk"]
@@ -63,7 +63,7 @@ def test_an_attribute_that_is_there_is_not_absent():
 
 
 @pytest.mark.parametrize(("path", "told"), [("/FILES/pub/a", True), ("/other", False), ("/files/a", False)])
-def test_a_door_that_differs_in_case_alone_says_so(path, told):
+def test_the_explanation_names_a_grant_whose_path_differs_only_in_case(path, told):
     """The answer is that no block accepts the caller: that no credential is at fault is to be seen here."""
     explanation = Engine.from_text("anyone { may GET /files/** }").explain(question(f"GET {path}"))
     assert ("its path differs in letter case" in explanation.render()) is told

@@ -52,17 +52,17 @@ def lines(explanation: Explanation, text: str) -> list[str]:
     return list(limit(explanation, text).render())
 
 
-def test_the_gate_is_passed_where_every_limit_has_room(engine: Engine) -> None:
+def test_the_limit_gate_is_passed_if_every_limit_has_room(engine: Engine) -> None:
     assert (gate(engine.explain(ask())).text, gate(engine.explain(ask())).mark) == ("rates and budgets", Mark.YES)
 
 
-def test_a_policy_without_limits_has_no_such_gate() -> None:
+def test_a_policy_without_limits_has_no_limit_gate() -> None:
     plain = Engine.from_text("language 1\npackage shop\nanyone { may GET /health }\n")
     explained = plain.explain({"request": {"method": "GET", "path": "/health"}})
     assert [one.text for one in explained.gates][-1] == "guards"
 
 
-def test_a_rate_shows_its_key_its_cost_its_moves_and_what_is_left(engine: Engine) -> None:
+def test_a_rate_shows_its_key_cost_adjustments_and_remainder(engine: Engine) -> None:
     assert lines(engine.explain(ask(tokens=2)), 'rate "calls"') == [
         '✓ rate "calls"  (policy.policy:6)',
         "  ✓ request.ip = 10.0.0.1",
@@ -78,37 +78,37 @@ def test_a_rate_shows_its_key_its_cost_its_moves_and_what_is_left(engine: Engine
     ]
 
 
-def test_what_is_left_is_as_the_decisions_before_left_it(engine: Engine) -> None:
+def test_the_remainder_of_a_rate_reflects_earlier_decisions(engine: Engine) -> None:
     engine.decide(ask())
     assert "  ✓ 10/1m burst 4 — 2 of 4 left, full again in 12s  (policy.policy:6)" in lines(
         engine.explain(ask()), 'rate "calls"'
     )
 
 
-def test_to_explain_takes_nothing(engine: Engine) -> None:
+def test_explain_spends_nothing(engine: Engine) -> None:
     assert lines(engine.explain(ask()), 'rate "calls"') == lines(engine.explain(ask()), 'rate "calls"')
 
 
-def test_a_raise_that_acts_shows_the_pace_it_comes_to(engine: Engine) -> None:
+def test_an_active_raise_shows_the_resulting_rate(engine: Engine) -> None:
     shown = "\n".join(lines(engine.explain(ask("vip")), 'rate "calls"'))
     assert "✓ raise x2 at most 20/1m — acts  (policy.policy:9)" in shown
     assert "7 of 8 left" in shown
 
 
-def test_a_clamp_that_acts_shows_its_factor(engine: Engine) -> None:
+def test_an_active_clamp_shows_its_factor(engine: Engine) -> None:
     shown = "\n".join(lines(engine.explain(ask("slow")), 'rate "calls"'))
     assert "✗ clamp 5/1m for 10m — acts  (policy.policy:10)" in shown
     assert "at 0.5 times the pace" in shown
 
 
-def test_a_clamp_that_goes_on_shows_its_factor_though_it_does_not_act_now(engine: Engine) -> None:
+def test_a_latched_clamp_shows_its_factor_after_its_condition_ends(engine: Engine) -> None:
     engine.decide(ask("slow"))
     shown = "\n".join(lines(engine.explain(ask("day")), 'rate "calls"'))
     assert "· clamp 5/1m for 10m — does not act now" in shown
     assert "at 0.5 times the pace" in shown
 
 
-def test_a_budget_shows_what_the_request_adds_and_what_is_left(engine: Engine) -> None:
+def test_a_budget_shows_the_amount_of_the_request_and_the_remainder(engine: Engine) -> None:
     assert lines(engine.explain(ask()), 'budget "spending"') == [
         '✓ budget "spending"  (policy.policy:15)',
         "  ✓ request.ip = 10.0.0.1",
@@ -117,7 +117,7 @@ def test_a_budget_shows_what_the_request_adds_and_what_is_left(engine: Engine) -
     ]
 
 
-def test_what_waits_for_a_person_says_what_is_not_taken_yet() -> None:
+def test_a_confirm_shows_which_charges_wait_for_the_approval() -> None:
     rules = 'guard "ask" on POST /pay { confirm by user }'
     asked = Engine.from_text(f"{POLICY}\n{rules}", clock=lambda: NOW).explain(ask())
     assert lines(asked, 'budget "spending"')[-1].strip() == (
@@ -129,7 +129,7 @@ def test_what_waits_for_a_person_says_what_is_not_taken_yet() -> None:
     ]
 
 
-def test_only_the_limit_that_is_full_stops(engine: Engine) -> None:
+def test_only_the_full_limit_stops_the_request(engine: Engine) -> None:
     for _ in range(2):
         engine.decide(ask())
     explained = engine.explain(ask())
@@ -144,20 +144,20 @@ def test_a_limit_of_another_endpoint_is_skipped(engine: Engine) -> None:
     ]
 
 
-def test_a_limit_whose_condition_is_false_is_skipped_and_says_why(engine: Engine) -> None:
+def test_a_limit_with_a_false_condition_is_skipped_with_the_reason(engine: Engine) -> None:
     assert lines(engine.explain(ask()), 'rate "night"')[:2] == [
         '· rate "night" — does not apply  (policy.policy:14)',
         '  ✗ request.host == "night"',
     ]
 
 
-def test_a_limit_that_cannot_tell_whose_count_stops(engine: Engine) -> None:
+def test_a_limit_with_an_unknown_key_stops_the_request(engine: Engine) -> None:
     found = limit(engine.explain(ask(ip=None)), 'rate "calls"')
     assert (found.mark, found.note) == (Mark.UNKNOWN, "stops: its cost or its key is unknown")
     assert "  ? request.ip — `request.ip` is absent" in found.render()
 
 
-def test_json_holds_the_same_lines(engine: Engine) -> None:
+def test_the_json_explanation_has_the_same_lines(engine: Engine) -> None:
     walk = engine.explain(ask()).to_dict()["walk"]["gates"][-1]
     assert walk["text"] == "rates and budgets"
     assert [one["text"] for one in walk["parts"]] == [one.text for one in gate(engine.explain(ask())).parts]

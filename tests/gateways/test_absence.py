@@ -80,7 +80,7 @@ def opened(web: Gateway, shape: Shape) -> list[str]:
     return [place for place in PLACES if passed(web, shape, f"/absence/body/{place}")]
 
 
-def test_a_body_that_was_not_read_as_one_object_is_unknown(web: Gateway) -> None:
+def test_a_body_that_is_not_one_readable_object_is_unknown(web: Gateway) -> None:
     sent = UNREADABLE if web.kind.sees_body else {name: UNREADABLE[name] for name in ("text", "a list", "in chunks")}
     assert {name: found for name, shape in sent.items() if (found := opened(web, shape))} == {}
 
@@ -96,14 +96,14 @@ def test_a_body_that_was_not_read_as_one_object_is_unknown(web: Gateway) -> None
         ({"to": 7, "role": 7}, []),
     ],
 )
-def test_a_body_that_was_read_whole_is_known_in_all_its_members(
+def test_a_completely_read_body_has_no_unknown_members(
     web: Gateway, body: dict[str, object], passes: list[str]
 ) -> None:
     shape = Shape((JSON,), json.dumps(body).encode())
     assert opened(web, shape) == (passes if web.kind.sees_body else [])
 
 
-def test_a_person_is_asked_only_about_a_body_that_was_read(web: Gateway) -> None:
+def test_a_confirm_needs_a_readable_body(web: Gateway) -> None:
     for body, asked in ((b'{"to": "alice"}', web.kind.sees_body), (b"[1]", False)):
         answer = web.client.send(Shape((JSON,), body).sent("/absence/body/confirm"), "POST")
         assert (answer.status, answer.problem["outcome"]) == (403, "confirm" if asked else "deny")
@@ -120,7 +120,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("how", EMPTY)
-def test_a_body_is_absent_where_its_emptiness_was_shown(web: Gateway, how: str) -> None:
+def test_body_members_are_absent_when_the_gateway_shows_an_empty_body(web: Gateway, how: str) -> None:
     framing = {"nothing": "", "length 0": "Content-Length: 0\r\n", "no chunk": "Transfer-Encoding: chunked\r\n"}[how]
     found = []
     for place in PLACES:
@@ -130,25 +130,27 @@ def test_a_body_is_absent_where_its_emptiness_was_shown(web: Gateway, how: str) 
     assert found == (list(PLACES) if web.kind.name in EMPTY[how] else [])
 
 
-def test_a_length_that_is_dropped_on_the_way_makes_no_body_empty(web: Gateway) -> None:
+def test_a_length_header_dropped_by_connection_does_not_make_the_body_empty(web: Gateway) -> None:
     shape = Shape((JSON, "Connection: close, Content-Length, Transfer-Encoding"), ADMIN)
     assert opened(web, shape) == []
 
 
-def test_the_size_is_known_where_the_gateway_says_it_or_all_of_the_body_came(web: Gateway) -> None:
+def test_the_size_is_known_when_the_gateway_sends_it_or_the_whole_body(web: Gateway) -> None:
     small, large = Shape((JSON,), b"{}"), Shape((JSON,), b'{"a": "' + b"x" * 100 + b'"}')
     chunked = [one._replace(chunked=True) for one in (small, large)]
     found = [passed(web, one, "/absence/size") for one in (small, large, *chunked)]
     assert found == [web.kind.name != "traefik", False, web.kind.sees_body, False]
 
 
-def test_a_client_does_not_say_itself_how_large_its_body_is(web: Gateway) -> None:
+def test_a_client_cannot_forge_the_body_size(web: Gateway) -> None:
     for spelled in ("X-Agent-Size", "x-agent-size", "X_Agent_Size", "X-Envoy-Auth-Partial-Body"):
         forged = Shape(("Content-Type: text/plain", f"{spelled}: 0", f"{spelled}: false"), ADMIN)
         assert opened(web, forged) == []
 
 
-def test_in_http_2_no_length_shows_no_empty_body(api: Upstream, engine_ports: tuple[int, int], tmp_path: Path) -> None:
+def test_a_missing_length_in_http_2_does_not_mean_an_empty_body(
+    api: Upstream, engine_ports: tuple[int, int], tmp_path: Path
+) -> None:
     """There a body may follow without a word of it; a length that is said is that of the body."""
     kind, curl = KINDS[0], shutil.which("curl")
     if kind.found() is None or curl is None:
@@ -175,21 +177,21 @@ def allowed(web: Gateway, path: str, *headers: str) -> bool:
     return web.client.ask(path, *headers).status == 200
 
 
-def test_a_header_that_did_not_arrive_is_absent_where_all_are_handed_on_and_else_unknown(web: Gateway) -> None:
+def test_a_missing_header_is_absent_only_when_the_gateway_forwards_all_headers(web: Gateway) -> None:
     for place in PLACES:
         assert allowed(web, f"/absence/role/{place}") is web.kind.sees_headers
         assert not allowed(web, f"/absence/role/{place}", "X-Role: admin")
     assert allowed(web, "/absence/role/else", "X-Role: guest") is web.kind.sees_headers
 
 
-def test_a_header_that_came_twice_is_unknown_and_an_empty_one_is_there(web: Gateway) -> None:
+def test_a_repeated_header_is_unknown_and_an_empty_header_is_present(web: Gateway) -> None:
     for values in (("guest", "admin"), ("admin", "guest"), ("admin", "admin"), ("admin", "")):
         assert not allowed(web, "/absence/role/else", *(f"X-Role: {value}" for value in values))
     for place, passes in zip(PLACES, (web.kind.sees_headers, False, False), strict=True):
         assert allowed(web, f"/absence/role/{place}", "X-Role:") is passes
 
 
-def test_a_header_that_vanishes_on_the_way_reaches_nobody(web: Gateway) -> None:
+def test_a_header_dropped_by_connection_does_not_reach_the_server(web: Gateway) -> None:
     """A client may name headers in `Connection`, for proxies to drop: the server must not see what we did not."""
     for named in ("X-Role, close", "close, x-role"):
         web.api.taken()
@@ -198,25 +200,25 @@ def test_a_header_that_vanishes_on_the_way_reaches_nobody(web: Gateway) -> None:
         assert [seen.values("x-role") for seen in web.api.taken()] in ([], [[]] * 3)
 
 
-def test_secrets_that_are_withheld_are_unknown(web: Gateway) -> None:
+def test_withheld_secret_headers_are_unknown(web: Gateway) -> None:
     assert not allowed(web, "/absence/cookie", "Cookie: a=b")
     assert allowed(web, "/absence/cookie") is web.kind.sees_headers
     for headers in ((), ("Authorization: Bearer x",)):
         assert not allowed(web, "/absence/authorization", *headers)
 
 
-def test_what_is_between_two_neighbours_is_unknown(web: Gateway) -> None:
+def test_a_hop_by_hop_header_is_unknown(web: Gateway) -> None:
     assert not allowed(web, "/absence/upgrade")
 
 
-def test_the_query_is_known_with_the_address(web: Gateway) -> None:
+def test_the_gateway_sends_the_query_with_the_path(web: Gateway) -> None:
     assert allowed(web, "/absence/query")
     assert allowed(web, "/absence/query?as=guest")
     assert not allowed(web, "/absence/query?as=admin")
     assert not allowed(web, "/absence/query?as=guest&as=admin")
 
 
-def test_a_decision_made_again_from_the_log_comes_to_the_same(web: Gateway) -> None:
+def test_replaying_a_logged_decision_gives_the_same_decision(web: Gateway) -> None:
     assert web.log is not None
     before = len(list(read_records(web.log)))
     for place in PLACES:
@@ -250,7 +252,7 @@ def naming(
         yield one
 
 
-def test_a_header_that_is_named_is_absent_where_it_does_not_arrive(naming: Gateway) -> None:
+def test_a_configured_header_is_absent_when_it_does_not_arrive(naming: Gateway) -> None:
     for place in ("else", "present"):
         assert allowed(naming, f"/absence/tenant/{place}")
         assert not allowed(naming, f"/absence/tenant/{place}", "X-Tenant: evil")
@@ -258,12 +260,12 @@ def test_a_header_that_is_named_is_absent_where_it_does_not_arrive(naming: Gatew
     assert allowed(naming, "/absence/tenant/else", "X-Tenant: acme")
 
 
-def test_several_of_a_header_that_is_named_are_unknown(naming: Gateway) -> None:
+def test_a_repeated_configured_header_is_unknown(naming: Gateway) -> None:
     for values in (("acme", "evil"), ("evil", "acme"), ("evil", "evil"), ("acme, evil",)):
         assert not allowed(naming, "/absence/tenant/else", *(f"X-Tenant: {value}" for value in values))
 
 
-def test_an_empty_header_that_is_named_is_the_same_to_the_server(naming: Gateway) -> None:
+def test_an_empty_configured_header_reaches_the_server_as_it_was_decided(naming: Gateway) -> None:
     """nginx hands on none that is empty: then the server gets none either."""
     naming.api.taken()
     status = naming.client.ask("/absence/tenant/present", "X-Tenant:").status
@@ -279,7 +281,7 @@ def lines_of(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_settings_name_what_the_files_hand_on() -> None:
+def test_the_settings_list_the_headers_the_gateway_files_forward() -> None:
     names = load_settings([DEPLOY]).gateway
     told = "\n".join(lines_of("nginx/nginx.conf")).partition("/_policyengine {")[2].partition("}")[0]
     by_nginx = {name.lower() for name in re.findall(r"proxy_set_header (\S+) \$", told)}
@@ -290,7 +292,7 @@ def test_the_settings_name_what_the_files_hand_on() -> None:
     assert (names.hands_on_forward_auth, names.hands_on_envoy_grpc) == (("all",), ("all",))
 
 
-def test_what_hands_on_all_headers_or_bodies_is_told_to_leave_none_out() -> None:
+def test_the_gateway_files_that_forward_everything_leave_nothing_out() -> None:
     assert not [line for line in lines_of("envoy/grpc.yaml") if "allowed_headers" in line]
     assert not [line for line in lines_of("traefik/routes.yml") if "authRequestHeaders" in line]
     taken = [line for line in lines_of("caddy/Caddyfile") if line.startswith("header_up -")]

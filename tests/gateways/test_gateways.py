@@ -34,7 +34,7 @@ def only(seen: list[Seen]) -> Seen:
 # ── Outcomes ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_allowed_passes_with_the_names_of_who_asked(web: Gateway) -> None:
+def test_an_allowed_request_passes_with_the_names_of_its_caller(web: Gateway) -> None:
     answer = web.client.ask("/v1/things/7?a=%2F&b", WRITER)
     assert (answer.status, answer.body) == (200, b"ok")
     seen = only(web.api.taken())
@@ -47,19 +47,19 @@ def test_what_is_allowed_passes_with_the_names_of_who_asked(web: Gateway) -> Non
     assert told == (seen.values("x-decision-id") if web.kind.name in ("nginx", "envoy-http", "envoy-grpc") else [])
 
 
-def test_what_is_open_to_anyone_passes_with_no_name(web: Gateway) -> None:
+def test_an_anonymous_request_passes_without_caller_names(web: Gateway) -> None:
     assert web.client.ask("/public/x").status == 200
     seen = only(web.api.taken())
     assert "".join(seen.values("x-auth-subject") + seen.values("x-auth-user")) == ""
 
 
-def test_a_body_that_is_allowed_passes_whole(web: Gateway) -> None:
+def test_an_allowed_body_passes_unchanged(web: Gateway) -> None:
     answer = web.client.ask("/v1/things", WRITER, "Content-Type: text/plain", method="POST", body=b"x" * 12_000)
     assert answer.status == 200
     assert only(web.api.taken()).body == b"x" * 12_000
 
 
-def test_what_is_denied_is_told_in_a_body_and_reaches_nobody(web: Gateway) -> None:
+def test_a_denied_request_gets_a_problem_body_and_does_not_reach_the_server(web: Gateway) -> None:
     answer = web.client.ask("/v1/shut", WRITER)
     assert answer.status == 403
     assert answer.problem["detail"] == "shut für everybody"
@@ -68,7 +68,7 @@ def test_what_is_denied_is_told_in_a_body_and_reaches_nobody(web: Gateway) -> No
     assert web.api.taken() == []
 
 
-def test_who_says_nothing_is_asked_who_it_is(web: Gateway) -> None:
+def test_a_request_without_credentials_gets_401(web: Gateway) -> None:
     answer = web.client.ask("/v1/things/7")
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="agents"'
@@ -76,13 +76,13 @@ def test_who_says_nothing_is_asked_who_it_is(web: Gateway) -> None:
     assert web.api.taken() == []
 
 
-def test_a_scope_that_the_credential_lacks_is_a_deny(web: Gateway) -> None:
+def test_a_missing_scope_is_denied(web: Gateway) -> None:
     assert web.client.ask("/v1/things/7", READER).status == 200
     assert web.client.ask("/v1/things", READER, method="POST").status == 403
     assert len(web.api.taken()) == 1
 
 
-def test_what_needs_a_person_is_refused_with_what_the_approval_binds(web: Gateway) -> None:
+def test_a_confirm_is_denied_with_the_approval_binding(web: Gateway) -> None:
     answer = web.client.ask("/v1/ask", WRITER, method="POST")
     assert (answer.status, answer.problem["outcome"]) == (403, "confirm")
     remedy = answer.problem["remedies"][0]
@@ -91,7 +91,7 @@ def test_what_needs_a_person_is_refused_with_what_the_approval_binds(web: Gatewa
     assert web.api.taken() == []
 
 
-def test_what_is_throttled_is_told_when_to_come_again(web: Gateway) -> None:
+def test_a_throttled_request_gets_429_with_retry_after(web: Gateway) -> None:
     answers = [web.client.ask("/v1/seldom", WRITER) for _ in range(2)]
     assert answers[1].status == 429
     assert 3_500 < int(answers[1].headers["retry-after"]) <= 3_600
@@ -100,13 +100,13 @@ def test_what_is_throttled_is_told_when_to_come_again(web: Gateway) -> None:
     assert len(web.api.taken()) <= 1
 
 
-def test_what_the_gateway_cannot_do_is_denied(web: Gateway) -> None:
+def test_an_obligation_the_gateway_cannot_meet_is_denied(web: Gateway) -> None:
     assert web.client.ask("/v1/hidden", WRITER).status == 403
     assert web.api.taken() == []
 
 
 @pytest.mark.parametrize("path", ["/public/x", "/v1/things/7", "/public/admin"])
-def test_without_an_engine_nothing_passes(alone: Gateway, path: str) -> None:
+def test_without_an_engine_the_gateway_passes_nothing(alone: Gateway, path: str) -> None:
     alone.api.taken()
     answer = alone.client.ask(path, WRITER)
     assert answer.status == alone.kind.says_undecided
@@ -123,7 +123,7 @@ def test_without_an_engine_nothing_passes(alone: Gateway, path: str) -> None:
         b"HTTP/1.1 200",
     ],
 )
-def test_an_engine_that_says_nonsense_lets_nothing_pass(alone: Gateway, nonsense: bytes) -> None:
+def test_a_malformed_engine_answer_passes_nothing(alone: Gateway, nonsense: bytes) -> None:
     alone.api.taken()
     with talking(alone.ports, nonsense):
         assert alone.client.ask("/public/x", WRITER).status >= 300
@@ -133,12 +133,12 @@ def test_an_engine_that_says_nonsense_lets_nothing_pass(alone: Gateway, nonsense
 # ── What is said of the request ───────────────────────────────────────────────────────────────
 
 
-def test_the_policy_sees_the_address_of_the_client_and_no_other(web: Gateway) -> None:
+def test_the_policy_sees_the_real_client_address_despite_forged_headers(web: Gateway) -> None:
     forged = ("X-Real-IP: 9.9.9.9", "X-Forwarded-For: 9.9.9.9", "Forwarded: for=9.9.9.9")
     assert web.client.ask("/v1/here", WRITER, *forged).status == 200
 
 
-def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gateway) -> None:
+def test_the_policy_and_the_server_see_the_same_host_and_query(web: Gateway) -> None:
     asked = web.client.ask("/v1/host", WRITER, "X-Forwarded-Host: evil.example", host="api.acme.example")
     assert asked.status == 200
     assert only(web.api.taken()).values("host") == ["api.acme.example"]
@@ -148,20 +148,20 @@ def test_the_policy_sees_the_host_and_the_query_that_the_server_sees(web: Gatewa
 
 
 @pytest.mark.parametrize("query", ["x=1#&page=7", "page=7#", "page=7#&page=8", "#page=7"])
-def test_no_query_reaches_the_server_that_it_may_end_at_a_hash(web: Gateway, query: str) -> None:
+def test_no_query_with_a_hash_reaches_the_server(web: Gateway, query: str) -> None:
     """Some gateways take the rest away before they ask, and then it reaches nobody."""
     web.client.ask(f"/v1/query?{query}", WRITER)
     assert [seen.target for seen in web.api.taken() if "#" in seen.target] == []
 
 
-def test_a_page_of_another_site_that_the_gateway_serves_is_no_page_of_ours(web: Gateway) -> None:
+def test_a_cross_site_request_of_a_client_is_decided_normally(web: Gateway) -> None:
     """What a client says of the page that it shows is for the API and its policy, and nothing of who asks us."""
     page = ("Origin: https://app.example", "Sec-Fetch-Site: cross-site", "Referer: https://app.example/")
     assert web.client.ask("/public/a", *page).status == 200
     assert only(web.api.taken()).values("origin") == ["https://app.example"]
 
 
-def test_a_client_may_ask_by_any_name_of_the_site(web: Gateway) -> None:
+def test_a_client_may_use_any_host_name_unless_envoy_asks_with_it(web: Gateway) -> None:
     """Envoy alone asks with the name that its client used, so only there the engine has to know it."""
     found = web.client.ask("/public/a", host="www.acme.example:8000")
     assert found.status == (403 if web.kind.name == "envoy-http" else 200)
@@ -180,7 +180,7 @@ def test_a_host_is_compared_without_port_final_dot_and_case(web: Gateway, host: 
 @pytest.mark.parametrize(
     ("target", "host"), [("api.acme.example", "evil.example"), ("evil.example", "api.acme.example")]
 )
-def test_a_host_in_the_request_line_is_the_one_that_the_server_sees(web: Gateway, target: str, host: str) -> None:
+def test_a_host_in_the_request_line_is_decided_as_the_server_sees_it(web: Gateway, target: str, host: str) -> None:
     answer = web.client.ask(f"http://{target}/v1/host", WRITER, host=host)
     seen = [one.values("host") for one in web.api.taken()]
     assert (answer.status == 200) == (seen == [["api.acme.example"]])
@@ -189,7 +189,7 @@ def test_a_host_in_the_request_line_is_the_one_that_the_server_sees(web: Gateway
 JSON = "Content-Type: application/json"
 
 
-def test_the_policy_sees_a_body_where_the_gateway_sends_it_and_denies_where_not(web: Gateway) -> None:
+def test_the_policy_sees_the_body_when_the_gateway_sends_it_and_else_denies(web: Gateway) -> None:
     answer = web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=b'{"amount": 10}')
     assert answer.status == (200 if web.kind.sees_body else 403)
     assert [one.body for one in web.api.taken()] == ([b'{"amount": 10}'] if web.kind.sees_body else [])
@@ -215,7 +215,7 @@ def test_the_policy_sees_a_body_where_the_gateway_sends_it_and_denies_where_not(
         b'{"Amount": 10}',
     ],
 )
-def test_a_body_that_is_not_as_it_has_to_be_is_denied(web: Gateway, body: bytes) -> None:
+def test_an_invalid_body_is_denied(web: Gateway, body: bytes) -> None:
     assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status == 403
     assert web.api.taken() == []
 
@@ -235,13 +235,13 @@ def test_a_body_that_is_not_as_it_has_to_be_is_denied(web: Gateway, body: bytes)
         (JSON, "Content-Encoding: identity"),
     ],
 )
-def test_a_body_that_another_may_read_otherwise_is_none(web: Gateway, headers: tuple[str, ...]) -> None:
+def test_an_ambiguous_body_does_not_reach_the_server(web: Gateway, headers: tuple[str, ...]) -> None:
     web.client.ask("/v1/pay", WRITER, *headers, method="POST", body=b'{"amount": 10}')
     if headers[-1:] != ("X-Envoy-Auth-Partial-Body: true",):
         assert web.api.taken() == []
 
 
-def test_a_body_of_which_the_engine_would_see_a_piece_does_not_pass(web: Gateway) -> None:
+def test_a_body_too_large_for_the_engine_does_not_pass(web: Gateway) -> None:
     body = b'{"amount": 10' + b" " * 70_000 + b"}"
     assert web.client.ask("/v1/pay", WRITER, JSON, method="POST", body=body).status in (403, 413)
     assert web.api.taken() == []
@@ -260,7 +260,7 @@ FORM, PARTS = "Content-Type: application/x-www-form-urlencoded", "Content-Type: 
         ("X-Nothing: 1", b"_method=DELETE"),
     ],
 )
-def test_a_method_override_in_a_body_that_the_engine_sees_does_not_pass(web: Gateway, head: str, body: bytes) -> None:
+def test_a_method_override_in_a_visible_body_does_not_pass(web: Gateway, head: str, body: bytes) -> None:
     """Where it sees none, whoever serves behind the gateway must not take one from there (docs/gateways.md)."""
     answer = web.client.ask("/v1/things", WRITER, head, method="POST", body=body)
     assert (answer.status, len(web.api.taken())) == ((403, 0) if web.kind.sees_body else (200, 1))
@@ -269,7 +269,7 @@ def test_a_method_override_in_a_body_that_the_engine_sees_does_not_pass(web: Gat
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"])
-def test_the_method_is_the_one_that_was_decided(web: Gateway, method: str) -> None:
+def test_the_server_gets_the_decided_method(web: Gateway, method: str) -> None:
     answer = web.client.ask("/v1/things/7", WRITER, method=method)
     seen = web.api.taken()
     assert (answer.status == 200) is (method in ("HEAD", "POST", "DELETE"))
@@ -292,7 +292,7 @@ def spellings(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["x-auth-subject", "x-auth-user"])
 @pytest.mark.parametrize("path", ["/public/x", "/v1/things/7"])
-def test_a_forged_name_never_reaches_the_server(web: Gateway, name: str, path: str) -> None:
+def test_a_forged_caller_name_never_reaches_the_server(web: Gateway, name: str, path: str) -> None:
     for spelled in spellings(name):
         web.client.ask(path, WRITER, f"{spelled}: root", f"{spelled}: root")
     for seen in web.api.taken():
@@ -300,7 +300,7 @@ def test_a_forged_name_never_reaches_the_server(web: Gateway, name: str, path: s
 
 
 @pytest.mark.parametrize("name", UNDER_NO_NAME)
-def test_a_forged_fact_is_neither_believed_nor_passed_on(web: Gateway, name: str) -> None:
+def test_a_forged_fact_header_is_neither_used_nor_forwarded(web: Gateway, name: str) -> None:
     for spelled in spellings(name):
         assert web.client.ask("/v1/things/7", f"{spelled}: forged").status in (400, 401)
         web.client.ask("/v1/things/7", WRITER, f"{spelled}: forged")
@@ -308,7 +308,7 @@ def test_a_forged_fact_is_neither_believed_nor_passed_on(web: Gateway, name: str
         assert seen.values(name) == []
 
 
-def test_all_facts_forged_at_once_open_nothing(web: Gateway) -> None:
+def test_a_complete_set_of_forged_fact_headers_is_rejected(web: Gateway) -> None:
     forged = {
         "id": "invoice-bot", "issuer": "acme", "user": "alice", "credential": "jwt", "lifetime": "10m", "bound": "true",
         "scopes": "write:invoices",
@@ -320,7 +320,7 @@ def test_all_facts_forged_at_once_open_nothing(web: Gateway) -> None:
     assert web.api.taken() == []
 
 
-def test_two_credentials_are_not_taken_for_another(web: Gateway) -> None:
+def test_the_server_gets_the_caller_of_the_decided_credential(web: Gateway) -> None:
     answer = web.client.ask("/v1/things", READER, "Authorization: Bearer nonsense", WRITER, method="POST")
     for seen in web.api.taken():
         assert (answer.status, seen.values("x-auth-subject")) == (200, ["invoice-bot"])
@@ -333,7 +333,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_header_that_names_another_target_changes_nothing(web: Gateway, name: str) -> None:
+def test_a_header_that_names_another_target_has_no_effect(web: Gateway, name: str) -> None:
     """Neither way: what is shut stays shut, and no server learns of another target than the one that was decided."""
     for spelled in (name, name.replace("-", "_")):
         assert web.client.ask("/public/admin/x", f"{spelled}: /public/x").status in (400, 403)
@@ -344,13 +344,13 @@ def test_a_header_that_names_another_target_changes_nothing(web: Gateway, name: 
             assert "/public/admin" not in "".join(seen.values(name.lower()))
 
 
-def test_no_connection_becomes_another_protocol(web: Gateway) -> None:
+def test_the_gateway_does_not_upgrade_a_connection(web: Gateway) -> None:
     web.client.ask("/public/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     for seen in web.api.taken():
         assert seen.values("upgrade") == []
 
 
-def test_a_header_named_by_connection_is_set_all_the_same(web: Gateway) -> None:
+def test_the_gateway_sets_its_headers_even_when_connection_names_them(web: Gateway) -> None:
     """What `Connection` names is dropped on the way: it must not be what the gateway or the engine said."""
     names = ", ".join(
         ["close", "X-Auth-Subject", "X-Auth-User", *UNDER_NO_NAME, "X-Forwarded-Uri", "X-Forwarded-Method"]
@@ -365,7 +365,7 @@ def test_a_header_named_by_connection_is_set_all_the_same(web: Gateway) -> None:
 # ── Paths ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_no_server_sees_a_path_that_was_not_decided(web: Gateway) -> None:
+def test_the_server_sees_only_paths_that_were_decided(web: Gateway) -> None:
     """Whatever the gateway makes of a path: what arrives is what was decided, and no reading of it is shut."""
     arrived: list[tuple[str, Seen]] = []
     for path in [*READ, *MALFORMED]:
@@ -392,7 +392,7 @@ def test_no_server_sees_a_path_that_was_not_decided(web: Gateway) -> None:
 @pytest.mark.parametrize(
     "target", ["http://evil.example/public/admin", "http://127.0.0.1/public/../public/admin/x", "//public/admin", "*"]
 )
-def test_no_other_form_of_a_target_reaches_what_is_shut(web: Gateway, target: str) -> None:
+def test_no_other_request_target_form_reaches_a_denied_path(web: Gateway, target: str) -> None:
     assert web.client.ask(target).status >= 300
     assert web.api.taken() == []
 
@@ -401,7 +401,9 @@ def test_no_other_form_of_a_target_reaches_what_is_shut(web: Gateway, target: st
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_nothing_but_ports_and_folders_differs_from_the_files_that_are_shipped(kind: Kind, tmp_path: Path) -> None:
+def test_the_tested_gateway_files_differ_from_the_shipped_ones_only_in_ports_and_folders(
+    kind: Kind, tmp_path: Path
+) -> None:
     put(kind, tmp_path, {8000: 1, 8080: 2, 8081: 3, 9000: 4})
     for name in (kind.file, *kind.others):
         used = (tmp_path / Path(name).name).read_text(encoding="utf-8").replace(str(tmp_path), "deploy/traefik")
@@ -417,7 +419,7 @@ PAGE = (DEPLOY.parent / "docs" / "gateways.md").read_text(encoding="utf-8")
 TRIED = re.findall(r"^curl -i http://127\.0\.0\.1:8000(\S+)(.*?) +# (\d+)", PAGE, re.MULTILINE)
 
 
-def test_what_the_page_tries_comes_out_as_it_says(
+def test_the_curl_examples_on_the_page_return_the_stated_status(
     kind: Kind, payments: tuple[int, int], api: Upstream, tmp_path: Path
 ) -> None:
     assert len(TRIED) == 5
@@ -429,7 +431,7 @@ def test_what_the_page_tries_comes_out_as_it_says(
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_the_page_starts_each_gateway_as_its_file_says(kind: Kind) -> None:
+def test_the_page_contains_the_start_command_of_each_gateway_file(kind: Kind) -> None:
     starts = re.findall(r"^#   (.+)$", (DEPLOY / kind.file).read_text(encoding="utf-8"), re.MULTILINE)
     assert len(starts) == 1
     assert starts[0] in PAGE

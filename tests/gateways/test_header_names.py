@@ -68,7 +68,7 @@ def read(web: Gateway, path: str, *headers: str, method: str = "GET") -> dict[st
 
 
 @pytest.mark.parametrize("name", ["X.Role", "X_Role", "X-Role", "x.rOLE"])
-def test_php_takes_all_of_these_for_one_header(php: Php, name: str) -> None:
+def test_php_reads_all_spellings_as_one_header(php: Php, name: str) -> None:
     alone = Client(php.port)
     try:
         assert json.loads(alone.ask("/x", f"{name}: admin").body)["role"] == "admin"
@@ -77,7 +77,7 @@ def test_php_takes_all_of_these_for_one_header(php: Php, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["X.Role", "X_Role", "X+Role", "X-Role"])
-def test_a_header_in_another_spelling_gets_past_no_guard(before_php: Gateway, name: str) -> None:
+def test_a_header_in_another_spelling_does_not_bypass_a_guard(before_php: Gateway, name: str) -> None:
     for place in ("else", "present", "absent"):
         assert read(before_php, f"/absence/role/{place}", f"{name}: admin").get("role") is None
         both = read(before_php, f"/absence/role/{place}", "X-Role: guest", f"{name}: admin")
@@ -85,7 +85,7 @@ def test_a_header_in_another_spelling_gets_past_no_guard(before_php: Gateway, na
 
 
 @pytest.mark.parametrize("name", ["X.Auth.Subject", "X-Auth.Subject", "X_Auth_Subject", "X-Auth-Subject"])
-def test_who_was_decided_is_told_by_the_gateway_alone(before_php: Gateway, name: str) -> None:
+def test_only_the_gateway_sets_the_subject_header(before_php: Gateway, name: str) -> None:
     assert read(before_php, "/v1/things", READER)["subject"] == "invoice-bot"
     assert read(before_php, "/v1/things", READER, f"{name}: root").get("subject") in (None, "invoice-bot")
 
@@ -99,7 +99,7 @@ def test_no_spelling_overrides_the_method(before_php: Gateway, name: str) -> Non
     assert read(before_php, "/v1/things", writer, f"{name}: DELETE", method="POST").get("method") in (None, "POST")
 
 
-def test_a_header_that_no_server_takes_for_it_changes_nothing(before_php: Gateway) -> None:
+def test_a_header_with_a_different_name_has_no_effect(before_php: Gateway) -> None:
     for place in ("else", "present"):
         passed = read(before_php, f"/absence/role/{place}", "X-Roles: admin", "X.Trace: 7") != {}
         assert passed is before_php.kind.sees_headers

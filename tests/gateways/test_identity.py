@@ -66,7 +66,7 @@ def ask(web: Gateway, *headers: str, path: str = PATH, **more: Any) -> Any:
     return web.client.ask(path, *headers, host=HOST, **more)
 
 
-def test_what_a_client_proves_passes_and_nothing_else(proved: Gateway) -> None:
+def test_only_proven_credentials_pass(proved: Gateway) -> None:
     held = f"Authorization: Bearer {token(time.time())}"
     for headers in ((held,), bound()):
         assert ask(proved, *headers).status == 200
@@ -86,7 +86,7 @@ def test_what_a_client_proves_passes_and_nothing_else(proved: Gateway) -> None:
         assert answer.problem["status"] == 401
 
 
-def test_a_proof_for_another_service_that_passes_it_on_with_its_own_name_counts_for_nothing(proved: Gateway) -> None:
+def test_a_proof_for_another_host_is_rejected(proved: Gateway) -> None:
     now = time.time()
     for host in ("evil.example", f"{HOST}.evil.example", f"{HOST}:81"):
         raw = token(now, cnf={"jkt": jkt()})
@@ -96,7 +96,7 @@ def test_a_proof_for_another_service_that_passes_it_on_with_its_own_name_counts_
         assert (answer.status in (400, 401, 403, 404, 421), proved.api.taken()) == (True, []), host
 
 
-def test_a_proof_is_good_once_and_for_a_body_too(proved: Gateway) -> None:
+def test_a_proof_works_once_for_a_request_with_a_body(proved: Gateway) -> None:
     headers = bound("POST", "/v1/invoices")
     body = {"method": "POST", "path": "/v1/invoices", "body": b'{"amount":1}'}
     statuses = [ask(proved, *headers, "Content-Type: application/json", **body).status for _ in range(2)]
@@ -104,7 +104,7 @@ def test_a_proof_is_good_once_and_for_a_body_too(proved: Gateway) -> None:
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_certificate_proves_nothing_and_goes_nowhere(proved: Gateway, name: str) -> None:
+def test_a_forged_certificate_header_is_neither_used_nor_forwarded(proved: Gateway, name: str) -> None:
     held = f"Authorization: Bearer {token(time.time())}"
     for spelled in spellings(name):
         assert ask(proved, f"{spelled}: {FORGED[name]}").status in (400, 401)
@@ -114,7 +114,7 @@ def test_a_forged_certificate_proves_nothing_and_goes_nowhere(proved: Gateway, n
             assert seen.values(name.lower()) == []
 
 
-def test_a_forged_authorization_is_not_the_gateways(proved: Gateway) -> None:
+def test_a_forged_forwarded_authorization_header_is_not_used(proved: Gateway) -> None:
     held = f"Bearer {token(time.time())}"
     for spelled in spellings("X-Forwarded-Authorization"):
         answer = ask(proved, f"{spelled}: {held}")
@@ -155,7 +155,7 @@ def client_of(folder: Path, certificate: str) -> ssl.SSLContext:
     return context
 
 
-def test_the_certificate_of_a_workload_is_enough(mutual: Gateway) -> None:
+def test_a_workload_certificate_authenticates_the_caller(mutual: Gateway) -> None:
     other = bound_world.envoy(workload(("spiffe://acme.example/ns/pay/sa/other",), begins=BEGAN, ends=FOREVER))
     for headers in ((), (f"X-Forwarded-Client-Cert: {other}",), ("Client-Cert: :bm9uZQ==:",)):
         assert ask(mutual, *headers).status == 200
@@ -163,7 +163,7 @@ def test_the_certificate_of_a_workload_is_enough(mutual: Gateway) -> None:
         assert seen.values("x-auth-subject") == [SVID]
 
 
-def test_another_certificate_is_another_workload(mutual: Gateway) -> None:
+def test_another_certificate_does_not_authenticate_the_workload(mutual: Gateway) -> None:
     before = mutual.client.tls
     mutual.client.close()
     mutual.client.tls = client_of(mutual.output.parent, "other.pem")
@@ -175,7 +175,7 @@ def test_another_certificate_is_another_workload(mutual: Gateway) -> None:
         mutual.client.tls = before
 
 
-def test_a_token_that_is_bound_to_the_certificate_of_the_connection(mutual: Gateway) -> None:
+def test_a_certificate_bound_token_needs_the_certificate_of_the_connection(mutual: Gateway) -> None:
     for thumbprint, status in ((bound_world.x5t(CERTIFICATE), 200), (bound_world.x5t(workload()), 401)):
         raw = token(time.time(), cnf={"x5t#S256": thumbprint})
         answer = ask(mutual, f"Authorization: Bearer {raw}", method="POST", path="/v1/invoices")

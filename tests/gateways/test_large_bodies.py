@@ -93,7 +93,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_body_too_large_is_refused_through_a_gateway(tmp_path: Path, engine: str, way: str) -> None:
+def test_a_too_large_body_gets_413_through_a_gateway(tmp_path: Path, engine: str, way: str) -> None:
     headers = {"host": "localhost", "content-type": "application/json"}
     with gateway(tmp_path, way, engine) as url:
         awaited(lambda: answers(url))

@@ -53,7 +53,7 @@ def before_express(
 
 
 @pytest.mark.parametrize("path", SHUT)
-def test_express_takes_every_case_for_the_same_and_a_guard_does_so_too(
+def test_a_guard_denies_every_letter_case_that_express_treats_as_equal(
     before_express: Gateway, express: Express, path: str
 ) -> None:
     alone = Client(express.port)
@@ -65,7 +65,7 @@ def test_express_takes_every_case_for_the_same_and_a_guard_does_so_too(
     assert (answer.status, answer.problem["outcome"]) == (SHUT[path], "deny")
 
 
-def test_what_a_guard_does_not_shut_passes(before_express: Gateway) -> None:
+def test_a_path_outside_the_guard_passes_to_express(before_express: Gateway) -> None:
     answer = before_express.client.ask("/public/ADMINS")
     assert (answer.status, answer.body) == (200, b"public ADMINS")
     assert before_express.client.ask("/PUBLIC/x").status == 401  # no door: that is what is written

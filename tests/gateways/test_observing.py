@@ -30,7 +30,7 @@ def watching(
         one.client.close()
 
 
-def test_what_would_be_stopped_passes_and_only_the_operator_learns_of_it(watching: Gateway) -> None:
+def test_observed_denials_pass_and_only_the_operator_sees_them(watching: Gateway) -> None:
     for path, method, would_be in (
         ("/v1/shut", "GET", "deny"),
         ("/v1/ask", "POST", "confirm"),
@@ -49,7 +49,7 @@ def test_what_would_be_stopped_passes_and_only_the_operator_learns_of_it(watchin
         assert [line.split()[1] for line in lines] == ["would_be=deny", "would_be=confirm"]
 
 
-def test_who_says_nothing_is_still_asked_who_it_is_and_a_lying_path_still_stopped(watching: Gateway) -> None:
+def test_observe_mode_still_rejects_missing_credentials_and_method_overrides(watching: Gateway) -> None:
     assert watching.client.ask("/v1/x").status == 401
     assert watching.client.ask("/v1/x", READER, method="POST").status == 200
     assert watching.client.ask("/v1/x?_method=DELETE", WRITER).status == 403

@@ -70,31 +70,31 @@ def test_every_fact_is_read_from_its_header() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(GatewayHeaders().facts.values()))
-def test_a_header_that_is_there_twice_is_refused(name: str) -> None:
+def test_a_repeated_fact_header_is_rejected(name: str) -> None:
     assert refusal((name, "true"), (name, "true")) == f"the header `{name}` is repeated"
 
 
 @pytest.mark.parametrize("name", sorted(set(GatewayHeaders().facts.values()) - {"x-agent-groups", "x-agent-bound"}))
-def test_a_value_that_was_joined_of_two_is_refused(name: str) -> None:
+def test_a_fact_header_with_a_comma_is_rejected(name: str) -> None:
     assert "comma" in refusal((name, "invoice-bot, admin"))
 
 
 @pytest.mark.parametrize("value", ["a\x01b", "a\tb", "a\u200bb", "x" * 4_097])
-def test_a_value_that_nobody_can_read_is_refused(value: str) -> None:
+def test_an_unreadable_fact_header_is_rejected(value: str) -> None:
     assert refusal(("x-agent-id", value)) == "the header `x-agent-id` is not readable"
 
 
-def test_bytes_that_are_no_utf_8_are_refused() -> None:
+def test_a_fact_header_that_is_not_utf_8_is_rejected() -> None:
     with pytest.raises(RequestError):
         build_question(TARGET, collect_headers([(b"x-agent-id", b"\xff")]), GatewayHeaders(), ForwardedParts())
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "True", "true,true"])
-def test_bound_is_true_or_false_and_nothing_else(value: str) -> None:
+def test_the_bound_header_must_be_true_or_false(value: str) -> None:
     assert refusal(("x-agent-bound", value)) == "the header `x-agent-bound` is neither `true` nor `false`"
 
 
-def test_an_empty_header_says_nothing() -> None:
+def test_an_empty_fact_header_is_ignored() -> None:
     """Gateways send one where they have nothing to say."""
     assert "agent" not in asked(("x-agent-id", ""), ("x-agent-scopes", "  ")).facts
 
@@ -104,26 +104,26 @@ def test_an_empty_header_says_nothing() -> None:
     "x.agent.id", "x_auth_groups", "x.forwarded.port", "content_type", "content.encoding", "transfer_encoding",
     "x.api.key", "x.decision.id", "signature_input", "x_real_ip",
 ])  # fmt: skip
-def test_another_spelling_of_a_name_that_we_trust_is_refused(name: str) -> None:
+def test_another_spelling_of_a_trusted_header_is_rejected(name: str) -> None:
     assert "another spelling" in refusal((name, "root"))
 
 
 @pytest.mark.parametrize("name", ["x-original-url", "x-rewrite-url", "x-original-uri", "x_original_url"])
-def test_a_header_that_could_lead_elsewhere_is_refused(name: str) -> None:
+def test_a_url_rewriting_header_is_rejected(name: str) -> None:
     assert refusal((name, "/admin"))
 
 
-def test_a_fact_without_a_header_is_not_taken() -> None:
+def test_a_fact_without_a_configured_header_is_not_read() -> None:
     assert "user" not in asked(("x-agent-user", "alice"), names=GatewayHeaders(user_id="")).facts
 
 
-def test_a_header_of_another_name_carries_the_fact_instead() -> None:
+def test_a_configured_header_name_replaces_the_default() -> None:
     found = asked(("x-consumer", "shop-bot"), ("x-agent-id", "other"), names=GatewayHeaders(agent_id="x-consumer"))
     assert found.fact("agent", "id") == "shop-bot"
 
 
 @pytest.mark.parametrize("name", ["x_role", "x.role"])
-def test_a_header_in_another_spelling_makes_both_unknown(name: str) -> None:
+def test_a_header_in_another_spelling_makes_both_spellings_invalid(name: str) -> None:
     assert isinstance(asked((name, "admin")).fact("request", "headers", "x-role"), Invalid)
     for order in ((name, "x-role"), ("x-role", name)):
         found = asked(*((one, "guest") for one in order), hands_on=ForwardedParts(frozenset({"x-role"})))
@@ -132,14 +132,14 @@ def test_a_header_in_another_spelling_makes_both_unknown(name: str) -> None:
     assert asked(("x-roles", "admin")).fact("request", "headers", "x-role") is ABSENT
 
 
-def test_secrets_and_what_is_vouched_for_are_no_headers_of_the_request() -> None:
+def test_secret_and_fact_headers_are_not_request_headers() -> None:
     found = asked(("authorization", "Bearer x"), ("cookie", "a=b"), ("x-agent-id", "bot"), ("x-trace", "7"))
     assert found.fact("request", "headers", "x-trace") == "7"
     for name in ("authorization", "cookie", "x-agent-id"):
         assert found.fact("request", "headers", name) is PENDING
 
 
-def test_a_header_of_the_client_that_came_twice_is_unknown() -> None:
+def test_a_repeated_client_header_has_no_string_value() -> None:
     found = asked(("x-trace", "7"), ("x-trace", "8"))
     assert not isinstance(found.fact("request", "headers", "x-trace"), str)
 
@@ -161,29 +161,29 @@ def test_a_method_override_in_the_query_is_malformed(query: str) -> None:
         ("+to=mallory", None), ("to%00x=mallory", None), ("x=%5Bto", ABSENT), ("toe=1", ABSENT),
     ],
 )  # fmt: skip
-def test_a_parameter_that_a_server_may_read_otherwise_is_unknown(query: str, known: object) -> None:
+def test_an_ambiguous_query_parameter_is_invalid(query: str, known: object) -> None:
     fact = asked(target=RequestTarget("GET", f"/x?{query}", None)).fact("request", "query", "to")
     assert fact == known or (known is None and isinstance(fact, Invalid))
 
 
-def test_a_dot_or_a_space_is_an_underscore_to_some_servers() -> None:
+def test_a_parameter_name_with_a_dot_or_space_invalidates_its_underscore_form() -> None:
     found = read_query("send.to=a&send+cc=b")
     assert {"send_to", "send_cc"} <= found.keys()
     assert not any(isinstance(value, str) for value in found.values())
 
 
-def test_a_parameter_that_is_there_twice_or_unreadable_has_no_value() -> None:
+def test_a_repeated_or_unreadable_parameter_has_no_value() -> None:
     found = read_query("a=1&a=1&b=%ff&c=%20+&d=&&%ff=1&e[]=1&f")
     assert {name: value for name, value in found.items() if isinstance(value, str)} == {"c": "  ", "d": ""}
     assert {"a", "b", "e", "f"} <= found.keys()
 
 
-def test_a_query_with_too_many_parameters_is_refused() -> None:
+def test_a_query_with_too_many_parameters_is_rejected() -> None:
     with pytest.raises(RequestError, match="more than 1,000 parameters"):
         asked(target=RequestTarget("GET", "/things?" + "a&" * 1_000, None))
 
 
-def test_a_query_that_some_servers_end_at_a_hash_is_refused() -> None:
+def test_a_query_with_a_hash_is_rejected() -> None:
     with pytest.raises(RequestError, match="a `#`"):
         asked(target=RequestTarget("GET", "/things?x=1#&tenant=acme", None))
     assert asked(target=RequestTarget("GET", "/things?tenant=%23", None)).fact("request", "query", "tenant") == "#"
@@ -200,7 +200,7 @@ def test_a_query_that_some_servers_end_at_a_hash_is_refused() -> None:
         ("", False),
     ],
 )
-def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str, trusted: bool) -> None:
+def test_a_certificate_names_an_agent_when_its_spiffe_id_is_trusted(principal: str, trusted: bool) -> None:
     found = read_spiffe_facts(principal, GatewayHeaders(trust_domains=(("acme.example", "acme"),)))
     assert found.get("agent") == ({"id": principal, "issuer": "acme"} if trusted else None)
     assert found.get("credential", {}).get("kind") == ("mtls" if trusted else None)
@@ -220,7 +220,7 @@ def test_a_certificate_names_an_agent_where_it_holds_a_spiffe_id(principal: str,
         ('{"to": "a"}', {"content-type": "application/json"}, "was sent as text, not as bytes"),
     ],
 )  # fmt: skip
-def test_a_body_that_was_not_read_says_why(content: bytes | str, headers: dict[str, str], why: str) -> None:
+def test_an_unread_body_states_the_reason(content: bytes | str, headers: dict[str, str], why: str) -> None:
     found = asked(WHOLE, *headers.items(), content=content)
     reason = f"the body {why}"
     assert all(found.fact("body", *path).why.startswith(reason) for path in ((), ("a",), ("card", "number")))
@@ -230,14 +230,14 @@ def test_a_body_that_was_not_read_says_why(content: bytes | str, headers: dict[s
     ("type_", "content"),
     [("application/json; charset=utf-8", b'{"to": "alice"}'), (FORM, b"to=alice"), (FORM, b"to=%61lice")],
 )
-def test_a_body_is_an_object_in_json_or_a_form(type_: str, content: bytes) -> None:
+def test_a_json_or_form_body_is_read_as_an_object(type_: str, content: bytes) -> None:
     assert asked(WHOLE, ("content-type", type_), content=content).facts["body"] == {"to": "alice"}
 
 
 @pytest.mark.parametrize("type_", ["application/json", FORM, "multipart/form-data; boundary=x", "text/plain", ""])
 @pytest.mark.parametrize("heads", [(WHOLE,), (PIECE,), ()])
 @pytest.mark.parametrize("form", [bytes, bytes.decode])
-def test_an_override_in_a_body_is_one_however_much_of_it_came(
+def test_a_method_override_in_a_body_is_detected_even_in_a_partial_body(
     type_: str, heads: tuple[tuple[str, str], ...], form: Callable[[bytes], bytes | str]
 ) -> None:
     def endpoint(content: bytes) -> object:
@@ -279,7 +279,7 @@ def header_of(found: Request, name: str) -> object:
         (ForwardedParts(frozenset({"cookie"})), (), "cookie", PENDING),
     ],
 )
-def test_a_header_is_a_fact_absent_or_unknown(
+def test_a_request_header_is_known_absent_or_pending_by_what_is_forwarded(
     hands_on: ForwardedParts, arrived: tuple[tuple[str, str], ...], name: str, fact: object
 ) -> None:
     assert header_of(asked(*arrived, hands_on=hands_on), name) == fact
@@ -292,14 +292,14 @@ def test_a_header_is_a_fact_absent_or_unknown(
         ("accept", "a,b", True), ("user-agent", "Mozilla (KHTML, like Gecko)", True),
     ],
 )  # fmt: skip
-def test_a_value_with_a_comma_may_be_two_where_the_gateway_joins_them(name: str, value: str, known: bool) -> None:
+def test_a_header_with_a_comma_is_invalid_when_the_gateway_joins_values(name: str, value: str, known: bool) -> None:
     found = asked((name, value), hands_on=ForwardedParts(None, joins=True))
     assert (header_of(found, name) == value) is known
     assert isinstance(header_of(found, name), str | Invalid)
     assert header_of(asked((name, value), hands_on=ForwardedParts(None)), name) == value
 
 
-def test_what_no_gateway_says_is_unknown_and_the_query_is_known() -> None:
+def test_facts_no_gateway_sends_are_pending_and_the_query_is_known() -> None:
     found = asked(target=RequestTarget("GET", "/x?page=2", None))
     for path in (("context", "risk"), ("body", "to"), ("request", "ip"), ("request", "host"), ("request", "size")):
         assert found.fact(*path) is PENDING
@@ -337,20 +337,20 @@ SENDING = ForwardedParts(None, bodies=True)
         ((("x-agent-size", "0"), PIECE), b"{}", ForwardedParts(None), PENDING, PENDING),
     ],
 )
-def test_a_body_is_known_where_all_of_it_was_read_and_absent_where_it_was_shown_to_be_empty(
+def test_a_body_is_known_when_read_completely_and_absent_when_shown_empty(
     headers: tuple[tuple[str, str], ...], content: bytes | None, hands_on: ForwardedParts, to: object, size: object
 ) -> None:
     found = asked(*headers, hands_on=hands_on, content=content)
     assert (found.fact("body", "to"), found.fact("request", "size")) == (to, size)
 
 
-def test_no_header_says_the_size_that_is_not_named() -> None:
+def test_a_size_header_that_is_not_configured_is_ignored() -> None:
     found = asked(("x-agent-size", "0"), names=GatewayHeaders())
     assert (found.fact("body", "to"), found.fact("request", "size")) == (PENDING, PENDING)
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "7, 7", "x", "9" * 16])
-def test_a_size_that_is_none_is_refused(value: str) -> None:
+def test_an_invalid_size_header_is_rejected(value: str) -> None:
     assert refusal(("x-agent-size", value)).startswith("the header `x-agent-size` ")
 
 
@@ -364,7 +364,7 @@ def test_a_size_that_is_none_is_refused(value: str) -> None:
         (ForwardedParts(None), (), ABSENT),
     ],
 )
-def test_what_a_gateway_could_say_of_an_agent_is_unknown_where_it_says_nothing(
+def test_agent_groups_are_pending_unless_the_gateway_forwards_their_header(
     hands_on: ForwardedParts, headers: tuple[tuple[str, str], ...], groups: object
 ) -> None:
     found = asked(("x-agent-id", "bot"), *headers, hands_on=hands_on)
@@ -372,12 +372,12 @@ def test_what_a_gateway_could_say_of_an_agent_is_unknown_where_it_says_nothing(
     assert found.fact("agent", "model") is PENDING
 
 
-def test_a_fact_that_no_header_carries_is_unknown() -> None:
+def test_a_fact_without_a_configured_header_is_pending() -> None:
     found = asked(("x-agent-id", "bot"), names=GatewayHeaders(agent_groups=""))
     assert found.fact("agent", "groups") is PENDING
 
 
-def test_by_default_an_adapter_knows_what_its_gateway_hands_on_by_its_nature() -> None:
+def test_each_adapter_has_default_forwarded_headers() -> None:
     names = GatewayHeaders()
     known = {one: names.hands_on(one).headers for one in GatewayAdapter}
     every = dict.fromkeys((GatewayAdapter.FORWARD_AUTH, GatewayAdapter.ENVOY_GRPC))

@@ -58,7 +58,7 @@ class Playing:
 # ── Scenarios ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_approve_then_pay() -> None:
+def test_a_payment_needs_a_successful_review_by_another_user() -> None:
     playing = Playing(
         'guard "g" on POST /v1/invoices/{id}/pay {\n  require after (POST /v1/invoices/{id}/review by another user '
         "where past.params.id == params.id and past.status < 400) within 1h\n}"
@@ -73,7 +73,7 @@ def test_approve_then_pay() -> None:
     assert playing.after(hours=1).says("POST /v1/invoices/42/pay") == SHUT
 
 
-def test_silent_after_a_secret_until_a_review() -> None:
+def test_reading_a_secret_blocks_mail_until_a_review() -> None:
     playing = Playing(
         'guard "g" on TOOL mail/* { require no TOOL secrets/read within 1h since POST /review per (agent.id) }'
     )
@@ -83,7 +83,7 @@ def test_silent_after_a_secret_until_a_review() -> None:
     assert said == ["allow", "allow", SHUT, "allow", "allow"]
 
 
-def test_whoever_is_denied_too_often_is_shut_out() -> None:
+def test_too_many_denials_block_the_caller() -> None:
     playing = Playing(
         'guard "g" on POST /pay { deny when count of (denied TOOL *) within 10m > 5 }',
         'guard "no" on TOOL secrets/* { deny }',
@@ -96,7 +96,7 @@ def test_whoever_is_denied_too_often_is_shut_out() -> None:
     assert playing.after(minutes=10).says("POST /pay") == "allow"
 
 
-def test_a_sum_ends_at_its_bound() -> None:
+def test_a_sum_over_history_stops_at_its_bound() -> None:
     playing = Playing(
         "facts on POST /pay { body.amount: number }",
         'guard "g" on POST /pay { require sum past.body.amount of POST /pay within 24h + body.amount <= 5_000 }',
@@ -109,14 +109,14 @@ def test_a_sum_ends_at_its_bound() -> None:
 # ── What enters history, and when ─────────────────────────────────────────────────────────────
 
 
-def test_an_evaluation_leaves_no_trace_and_asks_to_be_asked_again() -> None:
+def test_an_evaluation_is_not_recorded_and_requires_a_decide_call() -> None:
     playing = Playing(AFTER_REVIEW)
     decision = playing.peeks("POST /review")
     assert [one.kind for one in decision.obligations] == ["consume"]
     assert playing.says("POST /pay") == SHUT
 
 
-def test_an_evaluation_sees_what_happened() -> None:
+def test_an_evaluation_reads_history() -> None:
     playing = Playing(AFTER_REVIEW)
     assert not playing.peeks("POST /pay").allowed
     playing.ask("POST /review")
@@ -131,13 +131,13 @@ def test_a_throttled_request_does_not_enter_history() -> None:
     assert playing.after(microseconds=1).says("POST /pay") == SHUT
 
 
-def test_what_waits_for_a_person_does_not_enter_history() -> None:
+def test_an_unconfirmed_request_does_not_enter_history() -> None:
     playing = Playing(AFTER_REVIEW, 'guard "ask" on POST /review { confirm by role boss }')
     assert playing.says("POST /review") == 'confirm by "ask"'
     assert playing.says("POST /pay") == SHUT
 
 
-def test_an_explanation_sees_what_happened() -> None:
+def test_an_explanation_reads_history() -> None:
     playing = Playing(AFTER_REVIEW)
     asked = {**bot(), **question("POST /pay")}
     assert not playing.engine.explain(asked).decision.allowed
@@ -145,13 +145,13 @@ def test_an_explanation_sees_what_happened() -> None:
     assert playing.engine.explain(asked).decision.allowed
 
 
-def test_history_began_when_the_engine_did() -> None:
+def test_history_is_unknown_before_the_start_of_the_engine() -> None:
     playing = Playing('guard "g" on POST /pay { require no POST /review within 1h }', store=MemoryStore())
     assert playing.says("POST /pay") == SHUT
     assert playing.after(hours=1).says("POST /pay") == "allow"
 
 
-def test_a_rule_that_is_new_does_not_know_what_was_before_it() -> None:
+def test_a_new_rule_has_no_history_from_before_it() -> None:
     playing = Playing(AFTER_REVIEW, store=(store := MemoryStore()))
     playing.after(days=1).ask("TOOL secrets/read")
     later = Playing('guard "g" on POST /pay { require no TOOL secrets/read within 1h }', store=store, now=playing.now)
@@ -159,14 +159,14 @@ def test_a_rule_that_is_new_does_not_know_what_was_before_it() -> None:
     assert later.after(minutes=1).says("POST /pay") == "allow"
 
 
-def test_the_same_rule_in_another_revision_knows_what_was_before_it() -> None:
+def test_the_same_rule_in_another_revision_keeps_its_history() -> None:
     playing = Playing(AFTER_REVIEW)
     playing.ask("POST /review")
     later = Playing("# more\n" + AFTER_REVIEW, 'guard "new" on GET /x { deny }', store=playing.store)
     assert later.says("POST /pay") == "allow"
 
 
-def test_a_bundle_remembers_too(tmp_path: Path) -> None:
+def test_an_engine_from_a_bundle_records_history(tmp_path: Path) -> None:
     made = Playing(PAY_ONCE)
     (tmp_path / "a.policybundle").write_bytes(write_bundle(made.engine.kernel, "test"))
     engine = Engine.from_bundle(
@@ -175,7 +175,7 @@ def test_a_bundle_remembers_too(tmp_path: Path) -> None:
     assert [Playing(engine=engine).says("POST /pay") for _ in range(2)] == ["allow", SHUT]
 
 
-def test_an_endpoint_without_history_asks_nothing_of_the_store() -> None:
+def test_an_endpoint_without_history_does_not_read_the_store() -> None:
     class Shut(Elsewhere):
         def fetch(self, keys: Any) -> Mapping[WindowKey, History]:
             raise AssertionError("nobody needs it")
@@ -189,7 +189,7 @@ def test_an_endpoint_without_history_asks_nothing_of_the_store() -> None:
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_rests_on_a_history_that_changed_is_decided_again() -> None:
+def test_a_decision_is_retried_when_its_history_changed_before_the_commit() -> None:
     class Quicker(Elsewhere):
         """Another request is quicker than the first commit."""
 
@@ -205,7 +205,7 @@ def test_what_rests_on_a_history_that_changed_is_decided_again() -> None:
     assert playing.says("POST /pay") == SHUT
 
 
-def test_many_threads_together_pass_no_more_than_the_count_allows() -> None:
+def test_concurrent_requests_never_exceed_a_count() -> None:
     playing = Playing('guard "g" on POST /pay { require count of POST /pay within 1h < 20 }')
     said: list[str] = []
     threads = [Thread(target=lambda: said.extend(playing.says("POST /pay") for _ in range(15))) for _ in range(4)]
@@ -222,7 +222,7 @@ def test_many_threads_together_pass_no_more_than_the_count_allows() -> None:
 SUCCEEDED = 'guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }'
 
 
-def test_an_outcome_is_reported_once() -> None:
+def test_a_second_outcome_report_is_rejected() -> None:
     playing = Playing(SUCCEEDED)
     review = playing.ask("POST /review")
     assert playing.engine.report(review.id, status=500)
@@ -231,17 +231,17 @@ def test_an_outcome_is_reported_once() -> None:
 
 
 @pytest.mark.parametrize("decision", ["", "01JUNKNOWN", "x" * 1_000])
-def test_nobody_waits_for_the_outcome_of_an_unknown_decision(decision: str) -> None:
+def test_a_report_for_an_unknown_decision_is_rejected(decision: str) -> None:
     assert not Playing(SUCCEEDED).engine.report(decision, status=200)
 
 
-def test_a_report_comes_too_late_once_its_window_is_over() -> None:
+def test_a_report_after_the_window_is_rejected() -> None:
     playing = Playing(SUCCEEDED)
     review = playing.ask("POST /review")
     assert not playing.after(hours=1).engine.report(review.id, status=200)
 
 
-def test_a_report_sets_places_free() -> None:
+def test_a_report_frees_a_concurrency_slot() -> None:
     playing = Playing('rate "r" per user.id on POST /run { at most 1 at once }')
     run = playing.ask("POST /run")
     assert playing.says("POST /run") == 'throttle by "r"'
@@ -249,20 +249,20 @@ def test_a_report_sets_places_free() -> None:
     assert playing.says("POST /run") == "allow"
 
 
-def test_a_report_gives_back_what_a_budget_took() -> None:
+def test_a_report_with_refund_returns_the_budget_spend() -> None:
     playing = Playing('budget "b" per user.id on POST /run { count <= 1 within 1d }')
     run = playing.ask("POST /run")
     assert playing.engine.report(run.id, refund=True)
     assert playing.says("POST /run") == "allow"
 
 
-def test_floats_of_an_output_are_the_decimals_that_they_show() -> None:
+def test_output_floats_are_summed_as_their_shortest_decimals() -> None:
     playing = Playing('guard "g" on POST /pay { require sum past.output.cost of POST /run within 1h <= 0.3 }')
     for _ in range(3):
         assert playing.engine.report(playing.ask("POST /run").id, output={"cost": 0.1})
     assert playing.says("POST /pay") == "allow"
 
 
-def test_an_output_that_is_no_object_is_refused() -> None:
+def test_an_output_that_is_not_an_object_is_rejected() -> None:
     with pytest.raises(RequestError):
         Playing(SUCCEEDED).engine.report("x", output=[1])  # type: ignore[arg-type]

@@ -48,5 +48,5 @@ def condition(gates: tuple[ExplanationLine, ...]) -> ExplanationLine:
          ["✗ count of POST /review within 1h >= 2", "  ✓ count of POST /review within 1h = 1"]),
     ],
 )  # fmt: skip
-def test_a_condition_is_shown_with_what_was_found(guard: str, lines: str, shown: list[str]) -> None:
+def test_an_explanation_shows_the_history_a_condition_found(guard: str, lines: str, shown: list[str]) -> None:
     assert told(guard, lines) == shown

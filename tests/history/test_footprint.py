@@ -29,13 +29,13 @@ def footprint(condition: str) -> MemoryEstimate:
     return found
 
 
-def test_of_what_only_has_to_have_happened_one_event_is_kept() -> None:
+def test_an_after_condition_keeps_one_event_per_key() -> None:
     found = footprint("after POST /b within 1h since POST /b")
     assert (found.events, found.within, found.event) == (1, "1h", "POST /b")
     assert format_bytes(found.bytes) == "1.5 KiB"
 
 
-def test_of_what_is_counted_many_are() -> None:
+def test_a_count_condition_keeps_the_maximum_of_events_per_key() -> None:
     assert footprint("count of POST /b within 1h < 5").events == MAX_EVENTS_PER_KEY
 
 
@@ -51,7 +51,7 @@ VALUES: dict[str, Callable[[int], object]] = {
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_a_store_that_is_filled_takes_no_more_than_is_told(value: Callable[[int], object]) -> None:
+def test_a_filled_store_uses_no_more_memory_than_estimated(value: Callable[[int], object]) -> None:
     where = " and ".join(f"past.body.{name} is present" for name in FACTS if name != "b")
     condition = f"count of (POST /a where {where} and past.status < 400) within 1h > 5"
     engine = Engine.from_text(f'{HEAD}{TYPES}guard "g" on GET /x {{ deny when {condition} }}')

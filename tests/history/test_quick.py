@@ -69,7 +69,7 @@ def with_care(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_what_is_known_is_decided_the_quick_way_as_specified(condition: str, with_care: list[Request]) -> None:
+def test_the_fast_path_decides_known_history_as_specified(condition: str, with_care: list[Request]) -> None:
     rules = FACTS + f'guard "g" on POST /doc/{{id}}/pay {{ {condition} }}'
     playing, trace = both(rules)
     said: list[str] = []
@@ -91,7 +91,7 @@ def test_what_is_known_is_decided_the_quick_way_as_specified(condition: str, wit
 # ── What is left to care ──────────────────────────────────────────────────────────────────────
 
 
-def test_what_may_be_missing_is_asked_with_care(with_care: list[Request]) -> None:
+def test_possibly_missing_history_takes_the_slow_path(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require after POST /review within 1h }', store=MemoryStore())
     assert playing.ask("POST /pay").unknown != ()
     assert len(with_care) == 1
@@ -100,7 +100,7 @@ def test_what_may_be_missing_is_asked_with_care(with_care: list[Request]) -> Non
     assert len(with_care) == 1
 
 
-def test_an_outcome_that_is_not_reported_settles_nothing_where_another_does(with_care: list[Request]) -> None:
+def test_an_unreported_outcome_takes_the_slow_path_unless_another_event_decides(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }')
     first = playing.ask("POST /review")
     assert playing.says("POST /pay") == 'deny by "g"'
@@ -111,7 +111,7 @@ def test_an_outcome_that_is_not_reported_settles_nothing_where_another_does(with
     assert len(with_care) == 1
 
 
-def test_what_is_denied_is_remembered_with_care(with_care: list[Request]) -> None:
+def test_a_denied_request_is_recorded_in_history(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on TOOL mail { deny when count of (denied TOOL mail) within 1h > 0 }',
                       'guard "no" on TOOL mail { deny when context.risk > 5 }',
                       "facts { context.risk: number? }")  # fmt: skip
@@ -121,7 +121,7 @@ def test_what_is_denied_is_remembered_with_care(with_care: list[Request]) -> Non
     assert playing.says("TOOL mail", context={"risk": 1}) == 'deny by "g"'
 
 
-def test_an_unknown_fact_of_an_earlier_request_is_remembered_as_unknown() -> None:
+def test_an_unknown_past_fact_stays_unknown() -> None:
     rules = (
         FACTS
         + 'guard "g" on POST /doc/{id}/pay { deny when sum past.body.amount of POST /doc/{id}/review within 1h > 5 }'
@@ -144,7 +144,7 @@ class Named(str):
         return hash("acme")
 
 
-def test_nobody_borrows_a_history_by_a_name_that_equals_every_other() -> None:
+def test_an_id_object_that_equals_every_string_cannot_use_the_history_of_another() -> None:
     playing = Playing('guard "g" on POST /pay { require after POST /review within 1h }')
     assert playing.says("POST /review") == "allow"
     assert playing.says("POST /pay") == "allow"
@@ -153,7 +153,7 @@ def test_nobody_borrows_a_history_by_a_name_that_equals_every_other() -> None:
     assert not playing.engine.decide(asked).allowed
 
 
-def test_a_store_that_is_full_denies(with_care: list[Request]) -> None:
+def test_a_full_history_store_denies(with_care: list[Request]) -> None:
     playing = Playing('guard "g" on POST /pay { require no POST /pay within 1h per (user.id) }',
                       store=MemoryStore(history_complete=True, most_keys=4))  # fmt: skip
     assert [playing.says("POST /pay", user(name)) for name in ("a", "b", "c")] == ["allow", "allow", "deny by failure"]
@@ -185,7 +185,7 @@ def test_the_oldest_of_many_events_is_found(events: int, with_care: list[Request
     assert with_care == []
 
 
-def test_what_was_forgotten_of_too_many_is_not_taken_for_nothing() -> None:
+def test_evicted_history_is_unknown() -> None:
     playing = Playing(
         'guard "g" on POST /pay { require no (POST /doc/{id}/review where past.params.id == "1") within 1h }'
     )
@@ -199,7 +199,7 @@ def test_what_was_forgotten_of_too_many_is_not_taken_for_nothing() -> None:
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_changes_between_looking_and_writing_is_looked_at_again() -> None:
+def test_the_fast_path_retries_when_history_changes_before_the_write() -> None:
     class Quicker(MemoryStore):
         raced = False
 
@@ -214,7 +214,7 @@ def test_what_changes_between_looking_and_writing_is_looked_at_again() -> None:
     assert playing.says("POST /pay") == 'deny by "g"'
 
 
-def test_a_rate_beside_a_history_is_taken_in_the_same_step(with_care: list[Request]) -> None:
+def test_a_rate_and_history_are_recorded_in_one_step(with_care: list[Request]) -> None:
     playing = Playing(
         'guard "g" on POST /pay { deny when count of POST /pay within 1h > 9 }',
         'rate "r" per user.id on POST /pay { 2/1h }',
@@ -228,7 +228,7 @@ def test_a_rate_beside_a_history_is_taken_in_the_same_step(with_care: list[Reque
     assert len(line.events) == 2
 
 
-def test_threads_never_pass_more_than_a_correlated_count_allows(with_care: list[Request]) -> None:
+def test_concurrent_requests_never_exceed_a_correlated_count(with_care: list[Request]) -> None:
     playing = Playing(
         'guard "g" on POST /doc/{id}/pay {\n'
         "  require count of (POST /doc/{id}/pay where past.params.id == params.id) within 1h < 30\n}"

@@ -20,14 +20,14 @@ def guard(condition: str, place: str = "POST /pay") -> str:
 # ── `after` and `no` ──────────────────────────────────────────────────────────────────────────
 
 
-def test_what_must_have_happened_opens_once_it_has() -> None:
+def test_after_allows_once_the_event_happened() -> None:
     trace = Trace.of(guard("require after POST /review within 1h"))
     assert trace.says("POST /pay") == SHUT
     trace.ask("POST /review")
     assert trace.says("POST /pay") == "allow"
 
 
-def test_what_must_not_have_happened_shuts_once_it_has() -> None:
+def test_no_denies_once_the_event_happened() -> None:
     trace = Trace.of(guard("require no TOOL secrets/read within 1h"))
     assert trace.says("POST /pay") == "allow"
     trace.ask("TOOL secrets/read")
@@ -41,7 +41,7 @@ def test_a_window_is_half_open(later: float, said: str) -> None:
     assert trace.after(seconds=later).says("POST /pay") == said
 
 
-def test_only_what_was_allowed_enters_history() -> None:
+def test_only_allowed_requests_enter_history() -> None:
     trace = Trace.of(
         guard("require after POST /review within 1h"), 'guard "shut" on POST /review { deny when body.x == 1 }',
         "facts on POST /review { body.x: int }",
@@ -52,7 +52,7 @@ def test_only_what_was_allowed_enters_history() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_denied_requests_are_an_event_of_their_own() -> None:
+def test_denied_requests_are_counted_separately() -> None:
     trace = Trace.of(
         guard("deny when count of (denied TOOL *) within 10m > 1"), 'guard "no tools" on TOOL secrets/* { deny }'
     )
@@ -62,7 +62,7 @@ def test_denied_requests_are_an_event_of_their_own() -> None:
         trace.ask("TOOL mail/send")
 
 
-def test_a_request_denied_before_it_was_known_who_asks_is_remembered_of_nobody() -> None:
+def test_a_request_denied_at_the_identity_gate_is_not_recorded() -> None:
     trace = Trace.of(guard("deny when after (denied TOOL *) within 10m"), 'guard "no tools" on TOOL * { deny }')
     trace.ask("TOOL secrets/read", bot(issuer="evil"))
     assert trace.says("POST /pay") == "allow"
@@ -84,32 +84,32 @@ def test_the_request_itself_is_not_counted() -> None:
         (user("alice"), SHUT),
     ],
 )  # fmt: skip
-def test_without_a_key_it_is_the_history_of_agent_and_user(who: dict[str, object], said: str) -> None:
+def test_the_default_history_key_is_agent_and_user(who: dict[str, object], said: str) -> None:
     trace = Trace.of(guard("require after POST /review within 1h"))
     trace.ask("POST /review", bot())
     assert trace.says("POST /pay", who) == said
 
 
-def test_a_person_alone_has_a_history_too() -> None:
+def test_a_user_without_an_agent_has_a_history() -> None:
     trace = Trace.of(guard("require after POST /review within 1h"))
     trace.ask("POST /review", user("alice"))
     assert [trace.says("POST /pay", user(name)) for name in ("alice", "bob")] == ["allow", SHUT]
 
 
-def test_per_says_another_key() -> None:
+def test_per_changes_the_history_key() -> None:
     trace = Trace.of(guard("require after POST /review within 1h per (agent.id)"))
     trace.ask("POST /review", bot(user="bob"))
     assert [trace.says("POST /pay", who) for who in (bot(), bot("other"))] == ["allow", SHUT]
 
 
-def test_an_unknown_key_is_unknown_and_named() -> None:
+def test_an_unknown_history_key_makes_the_condition_unknown_and_is_named() -> None:
     trace = Trace.of(guard("require no POST /review within 1h per (body.case)"), "facts on /** { body.case: string }")
     decision = trace.ask("POST /pay", body={})
     assert not decision.allowed
     assert unknown(decision) == {"body.case"}
 
 
-def test_nobody_in_particular_has_no_history() -> None:
+def test_the_history_of_an_anonymous_caller_is_unknown() -> None:
     trace = Trace.of("anyone { may ANY /open/** }", guard("require no POST /open/a within 1h", "POST /open/b"))
     decision = trace.ask("POST /open/b", {})
     assert not decision.allowed
@@ -117,13 +117,13 @@ def test_nobody_in_particular_has_no_history() -> None:
 
 
 @pytest.mark.parametrize(("reviewer", "said"), [("bob", "allow"), ("alice", SHUT)])
-def test_another_user_is_whoever_is_known_and_differs(reviewer: str, said: str) -> None:
+def test_by_another_user_matches_only_a_different_user(reviewer: str, said: str) -> None:
     trace = Trace.of(guard("require after (POST /review by another user) within 1h"))
     trace.ask("POST /review", user(reviewer))
     assert trace.says("POST /pay", bot(user="alice")) == said
 
 
-def test_a_request_of_no_user_is_of_no_other_user() -> None:
+def test_by_another_user_does_not_match_a_request_without_a_user() -> None:
     trace = Trace.of(
         'agent "alone" { issued by acme  acts alone  may ANY /** }',
         guard("require after (POST /review by another user) within 1h"),
@@ -138,13 +138,13 @@ REVIEW = "require after (POST /v1/invoices/{id}/review by another user where pas
 
 
 @pytest.mark.parametrize(("number", "said"), [("42", "allow"), ("43", SHUT)])
-def test_what_happened_is_compared_with_what_is_asked(number: str, said: str) -> None:
+def test_past_facts_are_compared_with_facts_of_the_request(number: str, said: str) -> None:
     trace = Trace.of(guard(REVIEW, "POST /v1/invoices/{id}/pay"))
     trace.ask("POST /v1/invoices/42/review", user("bob"))
     assert trace.says(f"POST /v1/invoices/{number}/pay") == said
 
 
-def test_a_fact_that_was_unknown_then_is_unknown_now() -> None:
+def test_a_past_fact_that_was_unknown_is_unknown() -> None:
     trace = Trace.of(
         guard("require after (POST /review where past.body.ok) within 1h"), "facts on POST /review { body.ok: bool }"
     )
@@ -154,7 +154,7 @@ def test_a_fact_that_was_unknown_then_is_unknown_now() -> None:
     assert unknown(decision) == {"past.body.ok"}
 
 
-def test_an_unsure_event_does_not_hide_a_sure_one() -> None:
+def test_an_uncertain_event_does_not_hide_a_certain_one() -> None:
     trace = Trace.of(
         guard("require after (POST /review where past.body.ok) within 1h"), "facts on POST /review { body.ok: bool }"
     )
@@ -163,7 +163,7 @@ def test_an_unsure_event_does_not_hide_a_sure_one() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_absence_of_then_is_asked_for_now() -> None:
+def test_the_absence_of_a_past_fact_can_be_checked() -> None:
     trace = Trace.of(
         guard("require no (POST /review where past.body.note is absent) within 1h"),
         "facts on POST /review { body.note: string? }",
@@ -174,7 +174,7 @@ def test_absence_of_then_is_asked_for_now() -> None:
     assert trace.says("POST /pay") == SHUT
 
 
-def test_an_attribute_is_as_it_was_then() -> None:
+def test_a_past_attribute_keeps_its_earlier_value() -> None:
     trace = Trace.of(guard('require after (POST /review where past.user.roles has "clerk") within 1h'))
     trace.rows = {"user alice": {"roles": ["clerk"]}}
     trace.ask("POST /review")
@@ -182,7 +182,7 @@ def test_an_attribute_is_as_it_was_then() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_a_long_fact_is_not_remembered_and_so_unknown() -> None:
+def test_a_long_past_fact_is_not_stored_and_unknown() -> None:
     trace = Trace.of(
         guard("require after (POST /review where past.body.note == body.note) within 1h"),
         "facts on POST /review, POST /pay { body.note: string }",
@@ -205,7 +205,7 @@ def test_a_status_is_unknown_until_it_is_reported() -> None:
 
 
 @pytest.mark.parametrize(("status", "said"), [(201, "allow"), (399, "allow"), (400, SHUT), (503, SHUT)])
-def test_success_is_what_the_gateway_reports(status: int, said: str) -> None:
+def test_past_status_is_the_reported_status(status: int, said: str) -> None:
     trace = Trace.of(guard("require after (POST /review where past.status < 400) within 1h"))
     trace.report(trace.ask("POST /review"), status)
     assert trace.says("POST /pay") == said
@@ -215,13 +215,13 @@ def test_success_is_what_the_gateway_reports(status: int, said: str) -> None:
     ("output", "said"),
     [({"state": "good"}, "allow"), ({"state": "bad"}, SHUT), ({"state": 7}, SHUT), ({}, SHUT), ({"state": None}, SHUT)],
 )
-def test_an_output_is_of_the_type_that_it_is_compared_with(output: dict[str, object], said: str) -> None:
+def test_a_past_output_of_another_type_does_not_match(output: dict[str, object], said: str) -> None:
     trace = Trace.of(guard('require after (POST /review where past.output.state == "good") within 1h'))
     trace.report(trace.ask("POST /review"), 200, **output)
     assert trace.says("POST /pay") == said
 
 
-def test_numbers_of_outputs_are_summed() -> None:
+def test_output_numbers_are_summed() -> None:
     trace = Trace.of(guard("require sum past.output.cost of POST /run within 1h < 10"))
     for cost, said in ((4, "allow"), (Decimal("5.5"), "allow"), (Decimal("0.5"), SHUT)):
         trace.report(trace.ask("POST /run"), 200, cost=cost)
@@ -240,13 +240,13 @@ def test_amounts_are_summed_exactly_over_the_window() -> None:
     assert trace.after(hours=24).says("POST /pay", body={"amount": 5_000, "to": "x"}) == "allow"
 
 
-def test_different_values_are_counted_once() -> None:
+def test_distinct_counts_each_value_once() -> None:
     trace = Trace.of(PAY, guard("require distinct past.body.to of POST /pay within 1h < 2"))
     said = [trace.says("POST /pay", body={"amount": 1, "to": to}) for to in ("a", "a", "b", "a")]
     assert said == ["allow", "allow", "allow", SHUT]
 
 
-def test_a_count_is_unknown_where_an_event_may_count() -> None:
+def test_a_count_is_unknown_while_an_event_is_uncertain() -> None:
     trace = Trace.of(guard("require count of (POST /run where past.status < 400) within 1h < 5"))
     run = trace.ask("POST /run")
     assert trace.says("POST /pay") == SHUT
@@ -254,7 +254,7 @@ def test_a_count_is_unknown_where_an_event_may_count() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_what_does_not_count_need_not_be_known() -> None:
+def test_an_uncounted_event_may_have_unknown_facts() -> None:
     trace = Trace.of(
         "facts on POST /run { body.n: number  body.real: bool }",
         guard("require sum past.body.n of (POST /run where past.body.real) within 1h < 5"),
@@ -277,14 +277,14 @@ SINCE = "require no TOOL secrets/read within 1h since POST /review"
         ("read review read", SHUT), ("read read review review", "allow"),
     ],
 )  # fmt: skip
-def test_since_forgets_what_was_before(events: str, said: str) -> None:
+def test_since_ignores_events_before_the_reset(events: str, said: str) -> None:
     trace = Trace.of(guard(SINCE))
     for event in events.split():
         trace.after(minutes=1).ask("TOOL secrets/read" if event == "read" else "POST /review")
     assert trace.says("POST /pay") == said
 
 
-def test_of_two_in_one_moment_the_order_says_which_was_first() -> None:
+def test_events_at_the_same_time_are_ordered_by_arrival() -> None:
     trace = Trace.of(guard(SINCE))
     trace.ask("POST /review")
     trace.ask("TOOL secrets/read")
@@ -293,14 +293,14 @@ def test_of_two_in_one_moment_the_order_says_which_was_first() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_since_has_the_same_key() -> None:
+def test_since_uses_the_same_history_key() -> None:
     trace = Trace.of(guard(SINCE))
     trace.ask("TOOL secrets/read")
     trace.ask("POST /review", bot(user="bob"))
     assert trace.says("POST /pay") == SHUT
 
 
-def test_an_unsure_reset_leaves_it_unknown() -> None:
+def test_an_uncertain_reset_makes_the_condition_unknown() -> None:
     trace = Trace.of(guard("require no TOOL secrets/read within 1h since (POST /review where past.status < 400)"))
     trace.ask("TOOL secrets/read")
     review = trace.ask("POST /review")
@@ -309,7 +309,7 @@ def test_an_unsure_reset_leaves_it_unknown() -> None:
     assert trace.says("POST /pay") == "allow"
 
 
-def test_counts_begin_anew_since() -> None:
+def test_a_count_restarts_at_the_since_event() -> None:
     trace = Trace.of(guard("require count of POST /run within 1h since POST /review < 2"))
     said = []
     for where in ("run", "run", "review", "run", "run"):
@@ -332,7 +332,7 @@ BEGUN = epoch_microseconds(NOW) - 1
         ("require count of POST /review within 1h > 0", True, SHUT),
     ],
 )  # fmt: skip
-def test_a_window_that_begins_before_history_does_is_unknown_unless_the_match_is_found(
+def test_a_window_before_the_start_of_history_is_unknown_unless_a_match_exists(
     condition: str, happened: bool, said: str
 ) -> None:
     trace = Trace.of(guard(condition), complete_after=BEGUN)
@@ -347,13 +347,13 @@ def test_a_window_that_begins_with_history_is_known() -> None:
     assert trace.after(seconds=1).says("POST /pay") == "allow"
 
 
-def test_a_past_that_is_not_known_is_told_as_the_reason() -> None:
+def test_the_denial_reason_names_an_unknown_past() -> None:
     trace = Trace.of(guard("require no POST /review within 1h"), complete_after=BEGUN)
     (reason,) = trace.ask("POST /pay").reasons
     assert "`no POST /review within 1h` is unknown: the recorded history does not reach back so far" in reason.message
 
 
-def test_whoever_asks_about_an_earlier_time_does_not_see_what_came_later() -> None:
+def test_a_question_about_an_earlier_time_ignores_later_events() -> None:
     trace = Trace.of(guard("require no POST /review within 1h"))
     early = trace.now.isoformat()
     trace.after(minutes=5).ask("POST /review")
@@ -364,7 +364,7 @@ def test_whoever_asks_about_an_earlier_time_does_not_see_what_came_later() -> No
 # ── Elsewhere than in guards ──────────────────────────────────────────────────────────────────
 
 
-def test_a_door_opens_by_what_happened() -> None:
+def test_a_grant_can_depend_on_history() -> None:
     trace = Trace(kernel(
         'issuer acme { scopes none }\nuser any { may GET /** }\n'
         'agent "bot" { issued by acme  acts for any user  may GET /a  may GET /b when after GET /a within 5m }'
@@ -374,7 +374,7 @@ def test_a_door_opens_by_what_happened() -> None:
     assert trace.says("GET /b") == "allow"
 
 
-def test_a_definition_may_speak_of_the_past() -> None:
+def test_a_definition_may_use_history() -> None:
     trace = Trace.of("define reviewed = after POST /review within 1h", guard('require reviewed or user.id == "root"'))
     assert trace.says("POST /pay") == SHUT
     trace.ask("POST /review")
@@ -384,7 +384,7 @@ def test_a_definition_may_speak_of_the_past() -> None:
 # ── What is remembered ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_watch_has_the_same_name_in_every_policy_that_has_it() -> None:
+def test_the_same_event_has_the_same_watch_name_in_every_policy() -> None:
     one = Trace.of(guard("require after POST /review within 1h")).kernel
     other = Trace.of('guard "h" on GET /x { deny unless after POST /review within 3h or user.id == "x" }').kernel
     assert [w.event.watch for w in one.watches] == [w.event.watch for w in other.watches]
@@ -398,12 +398,12 @@ def test_a_watch_has_the_same_name_in_every_policy_that_has_it() -> None:
         "require after (POST /review where past.status < 400) within 1h", "require count of POST /review within 1h > 0",
     ],
 )  # fmt: skip
-def test_another_event_has_another_name(other: str) -> None:
+def test_different_events_have_different_watch_names(other: str) -> None:
     one, two = (Trace.of(guard(each)).kernel.watches for each in ("require after POST /review within 1h", other))
     assert one[0].event.watch != two[0].event.watch
 
 
-def test_a_watch_looks_back_as_far_as_its_longest_condition() -> None:
+def test_a_watch_covers_the_longest_window_of_its_conditions() -> None:
     (watch,) = Trace.of(guard("require after GET /a within 5m   require after GET /a within 2h")).kernel.watches
     assert watch.within.total_seconds() == 7_200
 
@@ -423,5 +423,5 @@ def test_a_watch_looks_back_as_far_as_its_longest_condition() -> None:
         ("count of POST /a within 1h per (user.nope) > 5", "E201"), ("after nope within 1h", "E207"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(condition: str, code: str) -> None:
+def test_an_invalid_history_condition_is_rejected(condition: str, code: str) -> None:
     assert code in codes(f'anyone {{ may GET /a }}\nguard "g" on GET /a {{ require {condition} }}')

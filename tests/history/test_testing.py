@@ -32,5 +32,5 @@ def outcome(lines: str) -> str:
         ('POST /review => allow\nPOST /ship => deny by "s"', "pp"), ("POST /pay => allow", "f"),
     ],
 )  # fmt: skip
-def test_a_test_has_a_history_of_its_own(lines: str, said: str) -> None:
+def test_each_policy_test_has_its_own_history(lines: str, said: str) -> None:
     assert outcome(lines) == said

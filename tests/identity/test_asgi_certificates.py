@@ -20,7 +20,7 @@ TLS: dict[str, tuple[Any, bool]] = {
 
 
 @pytest.mark.parametrize(("tls", "counts"), TLS.values(), ids=TLS)
-def test_a_certificate_counts_that_the_server_found_good(tls: object, counts: bool) -> None:
+def test_a_client_certificate_counts_only_if_the_tls_extension_reports_no_error(tls: object, counts: bool) -> None:
     headers = [(b"host", b"api.example"), (b"client-cert", b"the client's own words")]
     scope = {"type": "http", "method": "GET", "path": "/a", "scheme": "https", "headers": headers,
              "extensions": {} if tls is None else {"tls": tls}}  # fmt: skip

@@ -217,7 +217,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_is_refused_for_its_own_reason_and_counted(attack: Attack) -> None:
+def test_each_attack_is_rejected_with_its_own_code_and_counted(attack: Attack) -> None:
     lab = Lab(binding=attack.binding)
     assert lab.says(attack.raw(lab)) == attack.code
     assert lab.identity.counts == {attack.code: 1}
@@ -230,7 +230,7 @@ def test_an_attack_is_refused_for_its_own_reason_and_counted(attack: Attack) -> 
 @given(place=st.floats(0, 1, exclude_max=True), letter=st.sampled_from(ascii_letters + digits + "-_.=+/ "))
 @scaled
 @settings(max_examples=examples(60, 600))
-def test_no_attestation_with_another_letter_is_accepted(place: float, letter: str) -> None:
+def test_an_attestation_with_one_changed_character_is_rejected(place: float, letter: str) -> None:
     lab = Lab()
     raw = lab.signed()
     where = int(place * len(raw))
@@ -238,17 +238,17 @@ def test_no_attestation_with_another_letter_is_accepted(place: float, letter: st
     assert (lab.says(changed) == "accepted") == (changed == raw)
 
 
-def test_every_attack_has_its_name() -> None:
+def test_every_attestation_attack_has_a_unique_name() -> None:
     assert len({one.name for one in ATTACKS}) == len(ATTACKS) > 90
 
 
-def test_an_attester_that_cannot_be_asked_attests_nothing() -> None:
+def test_an_attestation_is_rejected_while_the_attester_is_unreachable() -> None:
     lab = Lab(down=True)
     assert lab.says(lab.signed()) == "provider"
     assert lab.identity.counts == {"provider": 1}
 
 
-def test_who_attests_has_to_be_set_up() -> None:
+def test_an_attestation_is_rejected_without_configured_attesters() -> None:
     lab = Lab()
     lab.identity.parts = replace(lab.identity.parts, attests=None)
     assert lab.says(lab.signed()) == "attester"
@@ -284,7 +284,7 @@ GOOD: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_is_right_is_accepted(name: str) -> None:
+def test_a_valid_attestation_is_accepted(name: str) -> None:
     lab = Lab()
     changed = dict(GOOD[name])
     if "eat_nonce" in changed:

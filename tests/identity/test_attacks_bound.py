@@ -207,16 +207,18 @@ DPOP: list[Attack] = [
 
 
 @named(DPOP)
-def test_proofs_of_possession(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+def test_dpop_proof_attacks_are_rejected_with_their_own_codes(
+    world: World, code: str, given: Callable[[World], Credentials]
+) -> None:
     assert world.refusal(given(world)) == code
 
 
-def test_a_proof_is_good_once(world: World) -> None:
+def test_a_dpop_proof_is_accepted_only_once(world: World) -> None:
     given = bound(world)
     assert [world.refusal(given) for _ in range(2)] == ["proved", "proof_replayed"]
 
 
-def test_a_proof_is_good_once_for_as_long_as_it_is_good(world: World) -> None:
+def test_a_dpop_proof_stays_used_until_it_expires(world: World) -> None:
     given = bound(world, iat=NOW + 30)
     assert world.refusal(given) == "proved"
     world.now = NOW + 90
@@ -225,11 +227,11 @@ def test_a_proof_is_good_once_for_as_long_as_it_is_good(world: World) -> None:
     assert world.refusal(given) == "proof_time"
 
 
-def test_the_same_id_by_another_key_is_another_proof(world: World) -> None:
+def test_proofs_with_the_same_jti_by_different_keys_are_both_accepted(world: World) -> None:
     assert [world.refusal(bound(world, key=key)) for key in (ec_key(), ec_key("other"))] == ["proved", "proved"]
 
 
-def test_a_proof_for_a_url_that_nobody_told_is_refused(world: World) -> None:
+def test_a_proof_is_rejected_if_the_gateway_sends_no_url(world: World) -> None:
     assert world.refusal(bound(world), url=None) == "proof_url"
 
 
@@ -253,12 +255,12 @@ NONCES: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("code", "nonce"), [one[1:] for one in NONCES], ids=[one[0] for one in NONCES])
-def test_nonces(bound_files: Path, code: str, nonce: object) -> None:
+def test_dpop_nonces_are_required_and_checked(bound_files: Path, code: str, nonce: object) -> None:
     world = World(bound_files, {"dpop": {"nonces": True}})
     assert world.refusal(bound(world, nonce=nonce)) == code
 
 
-def test_nonces_of_a_server_that_shares_none_are_by_one_clock(bound_files: Path) -> None:
+def test_dpop_nonces_without_a_shared_key_have_no_clock_leeway(bound_files: Path) -> None:
     nonces = create_proof_verifiers(
         parse_identity_config({"dpop": {"nonces": True}}, bound_files), (), MemoryMarks()
     ).nonces

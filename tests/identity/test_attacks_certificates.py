@@ -123,7 +123,9 @@ def workload_der() -> bytes:
 
 
 @named(MTLS)
-def test_tokens_bound_to_certificates(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+def test_attacks_on_certificate_bound_tokens_are_rejected_with_their_own_codes(
+    world: World, code: str, given: Callable[[World], Credentials]
+) -> None:
     assert world.refusal(given(world)) == code
 
 
@@ -189,16 +191,18 @@ def by_a_workload() -> Credentials:
 
 
 @named(SVIDS)
-def test_certificates_alone(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+def test_attacks_on_workload_certificates_are_rejected_with_their_own_codes(
+    world: World, code: str, given: Callable[[World], Credentials]
+) -> None:
     assert world.refusal(given(world)) == code
 
 
-def test_a_trust_domain_that_no_issuer_has_is_not_trusted(bound_files: Path) -> None:
+def test_a_certificate_of_an_unconfigured_trust_domain_is_rejected(bound_files: Path) -> None:
     world = World(bound_files, {"trust_domains": {}})
     assert world.refusal(Credentials(client_certificate=pem(workload()))) == "trust_domain"
 
 
-def test_a_gateway_that_verifies_is_believed_the_chain_and_nothing_else(bound_files: Path) -> None:
+def test_a_gateway_that_verifies_replaces_only_the_check_of_the_certificate_chain(bound_files: Path) -> None:
     world = World(bound_files, {"trust_domains": {"acme.example": {"verified_by_gateway": True}}})
     given = {"by itself": workload(by=None), "expired": OLD, "authority": workload(ca=True)}
     found = {name: world.refusal(Credentials(client_certificate=pem(one))) for name, one in given.items()}
@@ -209,6 +213,6 @@ def test_a_gateway_that_verifies_is_believed_the_chain_and_nothing_else(bound_fi
 
 
 @pytest.mark.parametrize("name", ["client-cert", "x-forwarded-client-cert", "x-client-cert", "ssl-client-cert"])
-def test_a_certificate_in_the_headers_of_the_request_is_never_read(world: World, name: str) -> None:
+def test_a_certificate_in_a_request_header_is_ignored(world: World, name: str) -> None:
     given = replace(mtls(world), client_certificate=None)
     assert world.refusal(given, headers={name: field_of(workload())}) == "proof_missing"

@@ -136,7 +136,7 @@ CHAINS = [
 
 
 @pytest.mark.parametrize("attack", CHAINS, ids=lambda one: one.name)
-def test_a_chain_is_refused_with_its_own_reason_and_counted(attack: Attack) -> None:
+def test_each_invalid_chain_is_rejected_with_its_own_code_and_counted(attack: Attack) -> None:
     door = Door()
     decision = door.bearer(token(**attack.claims))
     assert (decision.outcome, decision.reasons[0].code) == (Outcome.DENY, attack.code)
@@ -188,15 +188,15 @@ HANDED = {"sub": BOT, "act": chain("planner", iat=NOW - 100, scope="write:invoic
              "id": "t-9", "tools": ["refund"], "entities": [], "issued_at": datetime.fromtimestamp(NOW - 60, UTC)})),
     ],
 )  # fmt: skip
-def test_who_asks_is_what_the_token_says(claims: dict[str, Any], who: TokenPrincipal) -> None:
+def test_the_principal_is_read_from_the_token_claims(claims: dict[str, Any], who: TokenPrincipal) -> None:
     assert Door().who(token(**claims)) == who
 
 
-def test_a_token_without_a_subject_is_of_an_agent_alone() -> None:
+def test_a_token_without_a_subject_identifies_only_an_agent() -> None:
     assert Door().who(token({"typ": "JWT"}, sub=GONE)) == TokenPrincipal(BOT, None, scopes=("write:invoices",))
 
 
-def test_the_claim_that_names_the_agent_is_configured() -> None:
+def test_the_agent_setting_selects_the_claim_that_names_the_agent() -> None:
     door = Door(IssuerSettings(agent="cid"))
     assert door.who(token({"typ": "JWT"}, client_id=GONE, cid=BOT)) == TokenPrincipal(
         BOT, "alice", scopes=("write:invoices",)
@@ -206,12 +206,12 @@ def test_the_claim_that_names_the_agent_is_configured() -> None:
 
 
 @pytest.mark.parametrize("said", [{"auth_time": NOW - 60}, {"amr": ["pwd"]}, {"sub_profile": "user"}], ids=str)
-def test_a_person_who_is_not_named_is_not_left_out(said: dict[str, Any]) -> None:
+def test_a_token_with_claims_about_a_user_but_no_subject_is_rejected(said: dict[str, Any]) -> None:
     """What an agent does for somebody is not what it does alone."""
     assert Door().bearer(token({"typ": "JWT"}, sub=GONE, **said), "GET").reasons[0].code == R.MISSING_CLAIM
 
 
-def test_an_issuer_that_names_a_person_by_username_alone_is_not_read_as_if_it_named_none() -> None:
+def test_an_introspected_token_with_a_username_but_no_subject_is_rejected() -> None:
     claims = {"client_id": BOT, "scope": "read:invoices"}
     alone, served = (
         VerifiedToken("opaque", "acme", {**claims, **more}, {}, b"", NOW + 60) for more in ({}, {"username": "a"})
@@ -221,7 +221,7 @@ def test_an_issuer_that_names_a_person_by_username_alone_is_not_read_as_if_it_na
         Door().reads(served)
 
 
-def test_people_ask_by_clients_that_are_theirs_and_hand_nothing_on_by_them() -> None:
+def test_a_people_client_identifies_a_user_without_an_agent_and_cannot_delegate() -> None:
     door = Door(IssuerSettings(people=("portal",)))
     assert door.who(token(client_id="portal")) == TokenPrincipal(None, "alice", scopes=("write:invoices",))
     assert door.bearer(token(client_id="portal", act=chain(BOT))).reasons[0].code == R.CONTRADICTION
@@ -261,7 +261,7 @@ ID_JAG = {"typ": "oauth-id-jag+jwt"}
          THROUGH_PLANNER),
     ],
 )  # fmt: skip
-def test_every_encoding_of_a_chain_is_one_who(
+def test_every_encoding_of_a_chain_yields_the_same_principal(
     encoding: str, header: Any, claims: dict[str, Any], who: TokenPrincipal
 ) -> None:
     door = Door(IssuerSettings(types=("at+jwt", "oauth-id-jag+jwt")))
@@ -280,7 +280,7 @@ def test_every_encoding_of_a_chain_is_one_who(
         ({"act": {"iss": ACME, "sub": BOT, "act": {"iss": ACME, "sub": "planner"}}}, {"agent": BOT}, THROUGH_PLANNER),
     ],
 )  # fmt: skip
-def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, who: TokenPrincipal) -> None:
+def test_an_authzen_request_yields_the_same_chain_as_a_token(subject: Any, context: Any, who: TokenPrincipal) -> None:
     """COAZ names the agent in `context`, the access-request draft in `act`."""
     asked = AccessEvaluation.read({
         "subject": {"type": "user", "id": "alice", "properties": {"iss": ACME, **subject}},
@@ -294,7 +294,7 @@ def test_a_question_of_authzen_tells_the_same_chain(subject: Any, context: Any, 
 
 
 @pytest.mark.parametrize("claims", [{}, {"iss": "spiffe://mesh.example"}])
-def test_a_workload_asks_for_itself(claims: dict[str, Any]) -> None:
+def test_a_workload_token_identifies_the_workload_as_agent_without_user(claims: dict[str, Any]) -> None:
     gone = dict.fromkeys(("iss", "client_id", "scope", "jti"), GONE)
     assert Door().who(token({"typ": "JWT"}, **{**gone, "sub": WORKLOAD, **claims})) == TokenPrincipal(WORKLOAD, None)
 
@@ -335,7 +335,7 @@ def test_authority_only_narrows_along_a_chain(name: str, claims: dict[str, Any],
         assert (decision.outcome, decision.gate and decision.gate.value) == (outcome, gate), name
 
 
-def test_a_chain_of_an_issuer_that_records_none_is_unknown() -> None:
+def test_the_chain_is_unknown_if_its_issuer_does_not_record_chains() -> None:
     """`other` does not say `records chains`: its token without hops counts, one with hops denies."""
     key, claims = ec("P-256", "ec-other"), {"iss": OTHER}
     door = Door()
@@ -345,7 +345,7 @@ def test_a_chain_of_an_issuer_that_records_none_is_unknown() -> None:
     assert any(one.fact == "chain.hops" for one in decision.unknown)
 
 
-def test_a_revoked_hop_refuses_every_token_that_came_through_it() -> None:
+def test_a_revoked_hop_revokes_every_token_delegated_through_it() -> None:
     door = Door()
     raw = token(act={"sub": BOT, "act": PLANNED})
     assert door.bearer(raw).outcome is Outcome.ALLOW
@@ -354,7 +354,7 @@ def test_a_revoked_hop_refuses_every_token_that_came_through_it() -> None:
     assert door.bearer(token()).outcome is Outcome.ALLOW
 
 
-def test_what_a_gateway_says_beside_a_chain_does_not_count() -> None:
+def test_claimed_facts_do_not_override_the_chain_of_a_token() -> None:
     credentials = {"authorization": f"Bearer {token(act=chain(BOT, 'planner'))}"}
     claimed = {"chain": {"hops": []}, "agent": {"id": "root"}, "user": {"id": "root"}}
     decision = Door().engine.decide({

@@ -144,7 +144,7 @@ def named(endings: Any) -> Any:
 
 
 @named(ENDINGS)
-def test_what_an_operator_revokes_is_over_at_every_worker_and_on_record(
+def test_a_revocation_by_an_operator_applies_at_every_worker_and_is_recorded(
     s: Server, workers: Server, made: Callable[[Server], Made], told: dict[str, object]
 ) -> None:
     raw, over = made(s)
@@ -161,7 +161,7 @@ def test_what_an_operator_revokes_is_over_at_every_worker_and_on_record(
     )
 
 
-def test_a_token_by_a_key_that_nobody_has_asked_for_yet_is_over_before_it_is_known(s: Server, workers: Server) -> None:
+def test_an_operator_can_revoke_a_token_whose_key_is_not_fetched_yet(s: Server, workers: Server) -> None:
     """Somebody's unknown key id keeps the keys from being asked for again, for ten seconds: another server knows it."""
     assert s.code(s.world.subject("far-1")) == "allow"
     assert s.code(signed({"alg": "ES256", "kid": "evil"}, {"iss": "https://login.far.example"}, EC2)) == "unknown_key"
@@ -174,7 +174,7 @@ def test_a_token_by_a_key_that_nobody_has_asked_for_yet_is_over_before_it_is_kno
     assert [workers.code(one) for one in (other, *[raw] * WORKERS)] == ["allow", *["revoked"] * WORKERS]
 
 
-def test_an_attestation_that_is_revoked_attests_nothing(s: Server) -> None:
+def test_a_revoked_attestation_is_rejected(s: Server) -> None:
     def attestation() -> str:
         claims = {"iss": LAB, "iat": s.world.now, "exp": s.world.now + 300, "eat_nonce": s.nonce(), "jti": "a"}
         return signed({"alg": "ES256", "typ": "eat+jwt", "kid": "acme-1"}, claims, ec("P-256", "acme-1"))
@@ -186,20 +186,20 @@ def test_an_attestation_that_is_revoked_attests_nothing(s: Server) -> None:
     assert [s.code(raw, {"attestation": each}) for each in (other, one)] == ["allow", "revoked"]
 
 
-def test_an_assertion_that_is_revoked_is_nobodys(s: Server) -> None:
+def test_a_revoked_client_assertion_does_not_authenticate_its_client(s: Server) -> None:
     asked = s.world.assertion("summarizer")
     assert s.revoke(token=asked["client_assertion"]).body == UNVERIFIED
     assert s.asked(s.world.subject(), **asked).error == "unauthorized_client"
 
 
-def test_a_proof_is_said_to_be_no_token(s: Server) -> None:
+def test_revoking_a_dpop_proof_as_a_token_is_rejected(s: Server) -> None:
     before = s.world.marks
     answer = s.revoke(token=proof(FRESH, "GET", "https://api.acme.example/"))
     assert (answer.status, answer.error, s.world.marks) == (400, UNSUPPORTED, before)
     assert answer.body["error_description"].endswith("revoke that `key`")
 
 
-def test_a_token_is_not_revoked_for_a_while(s: Server) -> None:
+def test_revoking_a_token_for_a_limited_time_is_rejected(s: Server) -> None:
     raw = s.world.subject()
     assert s.revoke(token=raw, **{"for": "1h"}).error == "invalid_request"
     assert s.code(raw) == "allow"
@@ -246,7 +246,7 @@ CLIENTS: list[tuple[str, Callable[[Server], str], int, str]] = [
 
 
 @pytest.mark.parametrize(("made", "status", "error"), [one[1:] for one in CLIENTS], ids=[one[0] for one in CLIENTS])
-def test_what_a_client_may_not_end_is_said_not_to_have_ended(
+def test_a_client_cannot_revoke_tokens_that_it_does_not_own(
     s: Server, made: Callable[[Server], str], status: int, error: str
 ) -> None:
     before = s.world.marks, s.ended
@@ -270,7 +270,7 @@ OWN: list[tuple[str, Callable[[Server], Made]]] = [
 
 
 @pytest.mark.parametrize("made", [one[1] for one in OWN], ids=[one[0] for one in OWN])
-def test_a_client_ends_what_it_is_in_whatever_that_is(s: Server, made: Callable[[Server], Made]) -> None:
+def test_a_client_can_revoke_each_kind_of_token_that_names_it(s: Server, made: Callable[[Server], Made]) -> None:
     raw, over = made(s)
     before = len(s.ended)
     answer = s.revoke("summarizer", token=raw)
@@ -279,7 +279,7 @@ def test_a_client_ends_what_it_is_in_whatever_that_is(s: Server, made: Callable[
     assert s.active(raw) is False
 
 
-def test_a_client_ends_an_opaque_token_of_its_own(s: Server, workers: Server) -> None:
+def test_a_client_can_revoke_only_its_own_opaque_tokens(s: Server, workers: Server) -> None:
     """Another issuer's agent of a client's name is another."""
     mine, planners = s.world.opaque("asker"), s.world.opaque()
     assert s.revoke("planner", token=planners).error == "unauthorized_client"
@@ -287,7 +287,7 @@ def test_a_client_ends_an_opaque_token_of_its_own(s: Server, workers: Server) ->
     assert [server.code(one) for server in (s, workers) for one in (mine, planners)] == ["revoked", "allow"] * 2
 
 
-def test_what_has_ended_by_its_own_word_needs_no_room(s: Server) -> None:
+def test_revoking_an_expired_token_stores_nothing(s: Server) -> None:
     """As clients that tidy up send tokens whose keys are long gone."""
     raw = signed({"alg": "ES256", "typ": "at+jwt", "kid": "k"}, {"iss": ACME, "exp": s.world.now - 301}, EC2)
     before = s.world.marks, s.ended
@@ -296,7 +296,7 @@ def test_what_has_ended_by_its_own_word_needs_no_room(s: Server) -> None:
     assert (s.world.marks, s.ended) == before
 
 
-def test_introspection_says_of_a_transaction_what_decisions_do(s: Server) -> None:
+def test_introspection_and_decisions_agree_on_transaction_tokens(s: Server) -> None:
     good, ended = s.world.transaction(), s.world.transaction(exp=s.world.now - 60, iat=1)
     found = s.form("/introspect", {"token": good.raw, **s.world.assertion("clerk")}).body
     assert (found["active"], found["sub"]) == (True, "alice")
@@ -304,7 +304,7 @@ def test_introspection_says_of_a_transaction_what_decisions_do(s: Server) -> Non
     assert not s.active(ended.raw)
 
 
-def test_a_token_for_another_audience_that_was_looked_at_here_opens_nothing_here(s: Server) -> None:
+def test_an_introspected_token_for_another_audience_stays_rejected(s: Server) -> None:
     held = s.exchanged(s.world.subject(), audience=ARCHIVE, task='{"id": "t-archive"}')
     assert s.active(held.raw)
     assert s.complete("t-other", held).error == "unauthorized_client"
@@ -357,7 +357,7 @@ BY_CERTIFICATE: list[tuple[str, Callable[[Server], Held], Callable[[World], str]
 
 
 @pytest.mark.parametrize(("made", "key"), [one[1:] for one in BY_CERTIFICATE], ids=[one[0] for one in BY_CERTIFICATE])
-def test_the_key_of_a_certificate_ends_what_it_binds(
+def test_revoking_the_key_of_a_certificate_revokes_the_credentials_bound_to_it(
     s: Server, workers: Server, revoked: Any, made: Callable[[Server], Held], key: Callable[[World], str]
 ) -> None:
     held = made(s)
@@ -367,14 +367,14 @@ def test_the_key_of_a_certificate_ends_what_it_binds(
 
 
 @pytest.mark.parametrize("by", ["key", "digest"])
-def test_a_certificate_whose_key_was_revoked_gets_no_token(s: Server, revoked: Any, by: str) -> None:
+def test_a_certificate_with_a_revoked_key_cannot_get_a_token(s: Server, revoked: Any, by: str) -> None:
     assert s.by_certificate(s.world.subject()).status == 200
     revoked(key=s.world.cert_key if by == "key" else x5t(s.world.certificate))
     answer = s.by_certificate(s.world.subject())
     assert (answer.status, answer.error) == (400, "unauthorized_client")
 
 
-def test_a_stolen_key_of_assertions_that_was_revoked_gets_nothing_by_a_fresh_proof(s: Server, revoked: Any) -> None:
+def test_a_revoked_assertion_key_gets_no_token_with_a_new_dpop_key(s: Server, revoked: Any) -> None:
     """And what it got so before is over, though it is bound to another key."""
     held = s.exchanged(s.world.subject(), key=FRESH)
     assert s.code(held) == "allow"
@@ -385,13 +385,13 @@ def test_a_stolen_key_of_assertions_that_was_revoked_gets_nothing_by_a_fresh_pro
     assert not s.active(held.raw)
 
 
-def test_a_proof_by_a_key_that_was_revoked_gets_nothing_by_a_good_assertion(s: Server, revoked: Any) -> None:
+def test_a_proof_by_a_revoked_key_gets_no_token_despite_a_valid_assertion(s: Server, revoked: Any) -> None:
     revoked(key=FRESH.thumbprint())
     assert s.asked(s.world.subject(), key=FRESH).error == "unauthorized_client"
     assert s.asked(s.world.subject()).status == 200
 
 
-def test_what_rests_on_a_token_that_a_revoked_key_got_is_over_however_far_down(s: Server, revoked: Any) -> None:
+def test_revoking_a_client_key_revokes_every_token_derived_from_its_tokens(s: Server, revoked: Any) -> None:
     held = s.exchanged(s.exchanged(s.world.subject(), key=FRESH).raw, by="clerk")
     assert s.code(held) == "allow"
     revoked(key=key_of("summarizer").thumbprint())
@@ -399,7 +399,7 @@ def test_what_rests_on_a_token_that_a_revoked_key_got_is_over_however_far_down(s
 
 
 @pytest.mark.parametrize("path", ["/token", "/introspect", "/revoke"])
-def test_a_client_whose_key_was_revoked_is_nobody_anywhere(s: Server, revoked: Any, path: str) -> None:
+def test_a_client_with_a_revoked_key_is_rejected_by_every_endpoint(s: Server, revoked: Any, path: str) -> None:
     raw = s.exchanged(s.world.subject()).raw
     revoked(key=key_of("summarizer").thumbprint())
     answer = s.asked(raw) if path == "/token" else s.form(path, {"token": raw, **s.world.assertion("summarizer")})
@@ -407,7 +407,7 @@ def test_a_client_whose_key_was_revoked_is_nobody_anywhere(s: Server, revoked: A
 
 
 @pytest.mark.parametrize("issuer", ["acme", "desk"])
-def test_a_client_that_was_revoked_neither_introspects_nor_revokes(s: Server, revoked: Any, issuer: str) -> None:
+def test_a_revoked_client_can_neither_introspect_nor_revoke(s: Server, revoked: Any, issuer: str) -> None:
     raw = s.world.subject(client_id="clerk")
     asked = {"token": raw, **s.world.assertion("clerk")}
     assert s.form("/introspect", asked).body["active"]
@@ -438,7 +438,9 @@ NONE: list[tuple[str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("form", "told"), [one[1:] for one in NONE], ids=[one[0] for one in NONE])
-def test_a_name_that_is_none_is_told(s: Server, form: dict[str, str], told: str) -> None:
+def test_a_revocation_with_an_invalid_name_is_rejected_with_the_cause(
+    s: Server, form: dict[str, str], told: str
+) -> None:
     before = s.world.marks
     answer = s.revoke(**form)
     assert (answer.status, answer.error, s.world.marks) == (400, "invalid_request", before)
@@ -450,7 +452,7 @@ def test_a_name_that_is_none_is_told(s: Server, form: dict[str, str], told: str)
 T9 = '{"id": "t-9"}'
 
 
-def test_another_clients_task_of_the_same_name_for_the_same_user_does_not_end_mine(s: Server) -> None:
+def test_completing_a_task_does_not_complete_another_clients_task_of_the_same_name(s: Server) -> None:
     mine, theirs = (s.exchanged(s.world.subject(sub="carol"), by=by, task=T9) for by in ("summarizer", "clerk"))
     assert s.complete("t-9", theirs).status == 200
     assert [s.code(held) for held in (theirs, mine)] == ["revoked", "allow"]
@@ -458,7 +460,7 @@ def test_another_clients_task_of_the_same_name_for_the_same_user_does_not_end_mi
     assert s.code(mine) == "revoked"
 
 
-def test_a_task_that_was_handed_on_ends_by_whoever_has_it(s: Server, workers: Server) -> None:
+def test_a_client_that_received_a_task_can_complete_it(s: Server, workers: Server) -> None:
     mine = s.exchanged(s.world.subject(sub="dave"), task=T9)
     handed = s.exchanged(mine.raw, by="clerk")
     others = s.exchanged(s.world.subject(sub="dave"), by="clerk", task=T9)
@@ -466,7 +468,7 @@ def test_a_task_that_was_handed_on_ends_by_whoever_has_it(s: Server, workers: Se
     assert [s.code(held) for held in (mine, handed, others)] == ["revoked", "revoked", "allow"]
 
 
-def test_a_task_that_another_issuer_began_is_of_who_began_it(s: Server) -> None:
+def test_completing_a_task_of_another_issuer_ends_all_tokens_of_that_task(s: Server) -> None:
     raw = s.world.subject(sub="erin", task={"id": "t-9"})
     one, other = s.exchanged(raw), s.exchanged(raw, by="clerk")
     alone = s.exchanged(s.world.subject(sub="erin"), by="clerk", task=T9)
@@ -474,7 +476,7 @@ def test_a_task_that_another_issuer_began_is_of_who_began_it(s: Server) -> None:
     assert [s.code(held) for held in (one, other, alone)] == ["revoked", "revoked", "allow"]
 
 
-def test_who_opens_a_task_does_not_say_that_another_did(s: Server) -> None:
+def test_a_client_cannot_name_another_client_as_the_opener_of_a_task(s: Server) -> None:
     """Neither in the request, nor by a name that looks like another's."""
     assert s.asked(s.world.subject(), task='{"id": "t-9", "opened_by": "acme/clerk"}').status == 400
     mine = s.exchanged(s.world.subject(sub="frank"), by="clerk", task=T9)
@@ -484,14 +486,14 @@ def test_who_opens_a_task_does_not_say_that_another_did(s: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a/complete", "/", "a b/c?d", "ä/%2F"])
-def test_a_task_whose_name_has_a_slash_ends(s: Server, name: str) -> None:
+def test_a_task_with_a_slash_in_its_name_can_be_completed(s: Server, name: str) -> None:
     held = s.exchanged(s.world.subject(), task=json.dumps({"id": name}))
     answer = s.complete(name, held)
     assert (answer.status, answer.body.get("task")) == (200, name)
     assert s.code(held) == "revoked"
 
 
-def test_a_task_ends_by_a_token_for_another_of_our_audiences(s: Server) -> None:
+def test_a_token_for_another_configured_audience_can_complete_a_task(s: Server) -> None:
     held = s.exchanged(s.world.subject(sub="grace"), audience=ARCHIVE, task=T9)
     here = s.exchanged(s.world.subject(sub="grace"), task=T9)
     assert s.complete("t-9", held).body == {"task": "t-9", "state": "completed"}
@@ -499,12 +501,12 @@ def test_a_task_ends_by_a_token_for_another_of_our_audiences(s: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["t-9 ", "t\n9", ""])
-def test_a_task_of_no_name_is_not_completed(s: Server, name: str) -> None:
+def test_completing_a_task_with_an_invalid_name_is_rejected(s: Server, name: str) -> None:
     before = s.world.marks
     assert (s.complete(name).status in (400, 404), s.world.marks) == (True, before)
 
 
-def test_a_token_that_says_of_nobody_that_it_may_act_is_read_alike(s: Server) -> None:
+def test_decisions_exchange_and_introspection_agree_on_malformed_may_act_claims(s: Server) -> None:
     for may_act in (None, 7, [], "summarizer"):
         raw = s.world.subject(may_act=may_act, client_id="summarizer")
         assert (s.code(raw), s.asked(raw).error, s.active(raw)) == ("claim_type", "invalid_request", False)
@@ -513,5 +515,5 @@ def test_a_token_that_says_of_nobody_that_it_may_act_is_read_alike(s: Server) ->
 
 
 @pytest.mark.parametrize("rows", [CLIENTS, OWN, NONE, BY_CERTIFICATE], ids=["clients", "own", "names", "certificates"])
-def test_every_attack_has_a_name_of_its_own(rows: list[tuple[Any, ...]]) -> None:
+def test_every_attack_in_each_table_has_a_unique_name(rows: list[tuple[Any, ...]]) -> None:
     assert len({one[0] for one in rows}) == len(rows)

@@ -221,7 +221,7 @@ def desk(shared: Desk) -> Desk:
 
 
 @pytest.mark.parametrize("attack", ROWS, ids=lambda one: one.name)
-def test_it_is_refused_with_its_own_reason_and_counted(desk: Desk, attack: Attack):
+def test_each_attack_on_the_token_endpoint_is_rejected_with_its_own_code_and_counted(desk: Desk, attack: Attack):
     attack.before(desk)
     changes = attack.changes(desk)
     counted = desk.identity.counts[attack.code.value]
@@ -240,7 +240,7 @@ def _is_form(changes: dict[str, Any]) -> bool:
     return badly or changes.get("client_assertion_type") == "urn:x"
 
 
-def test_the_control_is_issued(desk: Desk):
+def test_the_unattacked_requests_get_tokens(desk: Desk):
     assert desk.exchange().scopes
     assert desk.exchange(client_assertion=assertion("summarizer", aud=TOKEN_URL)).scopes
     may_act = subject(may_act={"sub": "summarizer"})
@@ -248,17 +248,17 @@ def test_the_control_is_issued(desk: Desk):
     assert desk.exchange(by="reader", subject_token=descended(desk, "summarizer")).scopes == (READ,)
 
 
-def test_each_attack_has_a_name_of_its_own():
+def test_each_attack_on_the_token_endpoint_has_a_unique_name():
     assert len({one.name for one in ROWS}) == len(ROWS) >= 80
 
 
-def test_a_nonce_that_is_wanted_is_told(desk: Desk):
+def test_a_proof_without_a_required_nonce_is_rejected_with_use_dpop_nonce(desk: Desk):
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(_dpop="without nonce")
     assert (found.value.code, found.value.error) == (U.PROOF, TokenErrorCode.USE_DPOP_NONCE)
 
 
-def test_who_may_act_may_not_hand_that_on(desk: Desk):
+def test_an_agent_named_in_may_act_cannot_delegate_further(desk: Desk):
     """What a user said of one agent holds for the next token too."""
     first = desk.exchange(subject_token=subject(may_act={"sub": "summarizer"}), scope=READ)
     assert desk.decide(first).allowed
@@ -267,7 +267,7 @@ def test_who_may_act_may_not_hand_that_on(desk: Desk):
     assert found.value.code is U.MAY_ACT
 
 
-def test_a_store_that_does_not_answer_issues_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+def test_no_token_is_issued_while_the_store_is_unavailable(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     def down(*_: object) -> bool:
         raise StoreError("down")
 
@@ -277,14 +277,14 @@ def test_a_store_that_does_not_answer_issues_nothing(desk: Desk, monkeypatch: py
     assert (found.value.code, found.value.error) == (U.STORE, TokenErrorCode.UNAVAILABLE)
 
 
-def test_without_a_key_nothing_is_issued(desk: Desk):
+def test_no_token_is_issued_without_a_valid_signing_key(desk: Desk):
     desk.now -= 3_600
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(client_assertion=assertion("summarizer", desk.now), subject_token=subject(iat=desk.now - 1))
     assert found.value.code is U.KEYS
 
 
-def test_an_issuer_that_the_policy_does_not_have_issues_nothing(desk: Desk):
+def test_no_token_is_issued_by_an_issuer_missing_from_the_policy(desk: Desk):
     from dataclasses import replace
 
     desk.issuing = replace(desk.issuing, name="nobody")

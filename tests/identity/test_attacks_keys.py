@@ -284,7 +284,7 @@ def at(issuer: str, tree: Any) -> Any:
 
 
 @pytest.mark.parametrize("made", ATTACKS.values(), ids=ATTACKS)
-def test_an_attack_is_refused_for_its_own_reason_and_counted(
+def test_each_attack_is_rejected_with_its_own_code_and_counted(
     made: Callable[[], Attack], server: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
     attack = made()
@@ -315,7 +315,7 @@ ACCEPTED: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("made", ACCEPTED.values(), ids=ACCEPTED)
-def test_what_is_attacked_is_accepted_otherwise(made: Callable[[], str], server: Faulty) -> None:
+def test_each_control_token_is_accepted(made: Callable[[], str], server: Faulty) -> None:
     raw = made()
     world(server)
     identity = front(server, 20.0)
@@ -323,12 +323,12 @@ def test_what_is_attacked_is_accepted_otherwise(made: Callable[[], str], server:
     assert identity.counts == {"proved": 1}
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_table_has_at_least_sixty_attacks() -> None:
     assert len(ATTACKS) >= 60
 
 
 @pytest.mark.parametrize("known", [{**SMALLEST, "x": encoded(one)} for one in sorted(SMALL_ORDER_POINTS)][:3])
-def test_by_a_point_of_small_order_a_library_takes_what_nobody_signed(known: dict[str, str]) -> None:
+def test_the_library_accepts_a_forged_signature_by_the_key_of_order_one(known: dict[str, str]) -> None:
     """Why such keys are refused before a library sees them: at least by the one of order one, everything holds."""
     taken = holds(forged_by_small_order(), OKPKey.import_key(known))  # type: ignore[arg-type]
     assert taken is (known["x"] == SMALLEST["x"])

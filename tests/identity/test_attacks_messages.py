@@ -141,11 +141,13 @@ def twice(given: Credentials) -> Credentials:
 
 
 @named(MESSAGES)
-def test_signed_messages(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+def test_attacks_on_signed_messages_are_rejected_with_their_own_codes(
+    world: World, code: str, given: Callable[[World], Credentials]
+) -> None:
     assert world.refusal(given(world)) == code
 
 
-def test_a_signature_is_good_once(world: World) -> None:
+def test_a_message_signature_is_accepted_only_once(world: World) -> None:
     again = Message(created=NOW - 4).credentials()
     assert [world.refusal(one) for one in (Message().credentials(), Message().credentials(), again)] == [
         "proved", "message_replayed", "message_replayed",
@@ -153,13 +155,15 @@ def test_a_signature_is_good_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"content-length": "13"}, {"transfer-encoding": "chunked"}])
-def test_a_body_that_only_headers_tell_of_has_to_be_covered(world: World, headers: dict[str, str]) -> None:
+def test_a_message_signature_must_cover_a_body_announced_by_headers_or_size(
+    world: World, headers: dict[str, str]
+) -> None:
     assert world.refusal(Message(method="POST").credentials(), headers=headers) == "message_components"
     assert world.refusal(Message(method="POST", nonce="n-2").credentials(), size=13) == "message_components"
     assert world.refusal(Message(method="POST").credentials(), headers={"content-length": "0"}, size=0) == "proved"
 
 
-def test_signatures_that_nobody_set_up_are_refused(bound_files: Path) -> None:
+def test_a_message_signature_is_rejected_if_signatures_are_not_configured(bound_files: Path) -> None:
     world = World(bound_files, {"signatures": None})
     assert world.refusal(Message().credentials()) == "message_signature"
 
@@ -183,5 +187,7 @@ KEYS: list[Attack] = [
 
 
 @named(KEYS)
-def test_api_keys(world: World, code: str, given: Callable[[World], Credentials]) -> None:
+def test_invalid_api_keys_are_rejected_with_their_own_codes(
+    world: World, code: str, given: Callable[[World], Credentials]
+) -> None:
     assert world.refusal(given(world)) == code

@@ -91,7 +91,7 @@ def presenter(tmp_path_factory: pytest.TempPathFactory) -> Presenter:
     return Presenter(TestClient(create_app(engine), "http://localhost"))
 
 
-def test_what_the_page_shows_is_accepted_once(presenter: Presenter) -> None:
+def test_the_attestation_on_the_page_is_accepted_only_once(presenter: Presenter) -> None:
     raw = signed(presenter.attestation())
     first, again = presenter.asks(raw), presenter.asks(raw)
     assert first["allowed"], first
@@ -140,17 +140,17 @@ FAILING: dict[str, list[Callable[[Presenter], str]]] = {
 
 
 @pytest.mark.parametrize("code", FAILING)
-def test_what_fails_has_the_code_that_the_page_says(presenter: Presenter, code: str) -> None:
+def test_each_failing_attestation_has_the_code_documented_on_the_page(presenter: Presenter, code: str) -> None:
     for made in FAILING[code]:
         answer = presenter.asks(made(presenter))
         assert (answer["allowed"], answer["reasons"][0]["code"]) == (False, code)
 
 
-def test_every_code_of_the_page_is_tried() -> None:
+def test_every_documented_attestation_code_has_a_test() -> None:
     codes = set(re.findall(r"^\|[^|]+\| `([a-z_]+)` \|$", TEXT.partition("## What fails")[2], re.MULTILINE))
     assert codes == FAILING.keys() | {"provider"}  # that one is tried in test_attacks_attestation.py
 
 
-def test_the_bounds_that_it_tells_are_those_of_the_code() -> None:
+def test_the_documented_bounds_match_the_code() -> None:
     assert (NONCE_LIFETIME_SECONDS, MAX_NONCES, MAX_SUBMODULE_DEPTH) == (300, 8, 4)
     assert f"{MAX_SUBMODULES} submodules" in TEXT

@@ -33,7 +33,7 @@ def of_policy(**changed: Any) -> Attester:
 # ── Facts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_attestation_is_facts() -> None:
+def test_an_accepted_attestation_provides_all_attestation_facts() -> None:
     lab = Lab()
     assert lab.facts(lab.signed()) == {
         "verified": True, "by": "lab", "model": MODEL, "model_hash": f"sha256:{DIGEST}", "environment": "sev-snp",
@@ -41,20 +41,20 @@ def test_an_attestation_is_facts() -> None:
     }  # fmt: skip
 
 
-def test_what_it_does_not_say_is_no_fact() -> None:
+def test_a_claim_absent_from_the_attestation_provides_no_fact() -> None:
     lab = Lab(attester=of_policy())
     raw = lab.signed(ai_model_id=None, ai_model_hash=None, environment=None)
     assert lab.facts(raw) == {"verified": True, "by": "lab", "issued_at": TIME - timedelta(seconds=60)}
 
 
-def test_an_attester_of_anything_takes_any_model_and_environment() -> None:
+def test_an_attester_without_restrictions_accepts_any_model_and_environment() -> None:
     lab = Lab(attester=of_policy())
     modules = {"submods": {"inner": {"ai_model_id": "any", "environment": "any"}}}
     found = lab.facts(lab.signed(ai_model_id="other", environment="laptop", iat=0, **modules))
     assert (found["model"], found["environment"]) == ("other", "laptop")
 
 
-def test_settings_say_how_an_attester_writes() -> None:
+def test_attester_settings_select_types_environment_claim_audience_and_binding() -> None:
     lab = Lab({"types": ["application/attested+jwt"], "environment": "hwmodel", "audience": "pay", "unbound": True})
     right = {"environment": None, "hwmodel": "tdx", "aud": "pay", "cnf": None}
     assert lab.says(token(lab.claims(**right), typ="attested+jwt")) == "accepted"
@@ -66,7 +66,7 @@ def test_settings_say_how_an_attester_writes() -> None:
     assert lab.says(token(lab.claims(**right), typ="attested+jwt")) == "accepted"
 
 
-def test_the_log_says_that_it_is_the_attestation_and_nothing_of_it() -> None:
+def test_the_error_names_the_attestation_without_quoting_it() -> None:
     lab = Lab()
     with pytest.raises(CredentialError, match=r"^in the attestation: its signature is not valid$"):
         lab.facts(token(lab.claims(), "acme", kid="lab"))
@@ -81,7 +81,7 @@ def credentials(raw: str) -> dict[str, Any]:
     return {**ASK, "credentials": {"authorization": "Bearer token", "attestation": raw}}
 
 
-def test_the_policy_lets_through_who_is_attested_and_says_why_not_else() -> None:
+def test_the_policy_allows_an_attested_agent_and_denies_an_unattested_one() -> None:
     lab = Lab()
     engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
     raw = lab.signed()
@@ -91,7 +91,7 @@ def test_the_policy_lets_through_who_is_attested_and_says_why_not_else() -> None
     assert not engine.decide({**ASK, "credentials": {"authorization": "Bearer token"}}).allowed
 
 
-def test_what_is_claimed_of_an_attestation_does_not_count_beside_one_that_is_refused() -> None:
+def test_claimed_attestation_facts_do_not_replace_a_rejected_attestation() -> None:
     lab = Lab()
     engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
     claimed = dict(lab.facts(lab.signed()))
@@ -99,7 +99,7 @@ def test_what_is_claimed_of_an_attestation_does_not_count_beside_one_that_is_ref
     assert engine.decide(asked).reasons[0].code == "attestation_age"
 
 
-def test_what_is_claimed_of_an_attestation_counts_by_the_word_of_a_gateway_unless_all_has_to_be_proved() -> None:
+def test_claimed_attestation_facts_count_unless_only_proved_facts_are_allowed() -> None:
     lab = Lab()
     engine = Engine(kernel(), clock=lambda: TIME, identity=lab.identity)
     claimed = {**ASK, "credentials": {"authorization": "Bearer token"}, "attestation": dict(lab.facts(lab.signed()))}
@@ -119,7 +119,7 @@ MODELS: list[tuple[str | None, str | None]] = [
 PLACES = ["sev-snp", "tdx", "laptop", None]
 
 
-def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
+def test_the_verifier_accepts_exactly_the_attestations_that_the_policy_allows() -> None:
     """The facts of an attester of anything, asked of the policy, against what is accepted by the policy's attester."""
     engine = Engine(kernel(), clock=lambda: TIME)
     strict, lax = Lab(), Lab(attester=of_policy())
@@ -139,21 +139,21 @@ def test_what_is_accepted_is_what_the_policy_calls_attested() -> None:
 # ── Set up ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_settings_of_an_attester_that_no_policy_names_are_none() -> None:
+def test_settings_for_an_attester_missing_from_the_policy_are_rejected() -> None:
     with pytest.raises(IdentityConfigError, match=r"`attesters.labs`: no policy names this attester \(.*lab"):
         create_attestation_verifier(
             kernel().attesters, parse_identity_config({"attesters": {"labs": {}}}), {}, AttestationNonces(MemoryMarks())
         )
 
 
-def test_two_attesters_by_one_url_are_none() -> None:
+def test_two_attesters_with_the_same_url_are_rejected() -> None:
     attesters = {"lab": of_policy(), "other": of_policy(name="other")}
     keys = {"lab": Keys([key("lab")]), "other": Keys([key("lab")])}
     with pytest.raises(IdentityConfigError, match="`lab` and `other` have the same URL"):
         create_attestation_verifier(attesters, parse_identity_config({}), keys, AttestationNonces(MemoryMarks()))
 
 
-def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
+def test_an_attester_without_a_url_is_left_out_of_the_verifier() -> None:
     found = create_attestation_verifier(
         kernel().attesters, parse_identity_config({}), {"old": Keys([key("lab")])}, AttestationNonces(MemoryMarks())
     )
@@ -163,7 +163,7 @@ def test_an_attester_without_a_url_or_keys_attests_nothing() -> None:
 # ── Nonces ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_nonce_is_long_new_and_good_once() -> None:
+def test_an_attestation_nonce_is_long_unique_and_accepted_once() -> None:
     nonces = AttestationNonces(MemoryMarks())
     given = [nonces.issue(NOW) for _ in range(100)]
     assert len({nonce for nonce, _ in given}) == 100
@@ -173,7 +173,7 @@ def test_a_nonce_is_long_new_and_good_once() -> None:
 
 
 @pytest.mark.parametrize("place", range(0, 56, 5))
-def test_a_nonce_that_was_edited_is_none(place: int) -> None:
+def test_an_edited_attestation_nonce_is_rejected(place: int) -> None:
     nonces = AttestationNonces(MemoryMarks())
     given, _ = nonces.issue(NOW)
     other = "A" if given[place] != "A" else "B"
@@ -182,18 +182,18 @@ def test_a_nonce_that_was_edited_is_none(place: int) -> None:
 
 
 @pytest.mark.parametrize("nonce", ["", "A" * 56, "A" * 43, "é" * 56, "A" * 10_000, f"{'A' * 55}="])
-def test_what_strangers_make_up_is_no_nonce(nonce: str) -> None:
+def test_a_made_up_attestation_nonce_is_rejected(nonce: str) -> None:
     assert not AttestationNonces(MemoryMarks()).take(nonce, NOW)
 
 
-def test_servers_that_share_a_key_and_a_store_take_each_others_nonces_once(tmp_path: Path) -> None:
+def test_servers_that_share_a_key_and_a_store_accept_each_others_nonces_once(tmp_path: Path) -> None:
     one, other = (AttestationNonces(SqliteStore(tmp_path / "store.db").marks, b"k" * 32) for _ in range(2))
     nonce, _ = one.issue(NOW)
     assert [other.take(nonce, NOW), one.take(nonce, NOW)] == [True, False]
     assert not AttestationNonces(MemoryMarks(), b"m" * 32).take(one.issue(NOW)[0], NOW)
 
 
-def test_servers_that_share_a_key_may_differ_by_the_leeway_of_clocks() -> None:
+def test_servers_that_share_a_key_accept_nonces_within_the_clock_leeway() -> None:
     one, other = (AttestationNonces(MemoryMarks(), b"k" * 32, leeway=30) for _ in range(2))
     early, late = one.issue(NOW + 30)[0], one.issue(NOW - 329)[0]
     assert other.take(early, NOW)
@@ -203,7 +203,7 @@ def test_servers_that_share_a_key_may_differ_by_the_leeway_of_clocks() -> None:
     assert not other.take(one.issue(NOW - 330)[0], NOW)
 
 
-def test_however_many_nonces_strangers_ask_for_the_store_has_no_mark_of_them() -> None:
+def test_issuing_attestation_nonces_stores_no_marks() -> None:
     marks = MemoryMarks(most=2)
     nonces = AttestationNonces(marks)
     given = [nonces.issue(NOW)[0] for _ in range(10_000)]
@@ -211,7 +211,7 @@ def test_however_many_nonces_strangers_ask_for_the_store_has_no_mark_of_them() -
     assert nonces.take(given[-1], NOW)
 
 
-def test_a_store_without_an_answer_attests_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_attestation_is_rejected_while_the_store_is_unavailable(caplog: pytest.LogCaptureFixture) -> None:
     class Gone(MemoryMarks):
         def once(self, name: str, until: int, now: int) -> bool:
             raise StoreError("gone")

@@ -59,19 +59,19 @@ def told(world: World, given: Credentials, **request: Any) -> dict[str, Any]:
 # ── Facts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_token_with_a_proof_is_bound(world: World) -> None:
+def test_a_token_with_a_dpop_proof_is_bound(world: World) -> None:
     token = world.issued.token({"jkt": jkt()})
     facts = told(world, Credentials(authorization=f"DPoP {token}", dpop=proof(token)))
     assert facts["credential"]["bound"] is True
     assert facts["agent"] == {"id": "invoice-bot", "issuer": "acme"}
 
 
-def test_a_bearer_token_is_bound_to_nothing_whatever_certificate_the_connection_has(world: World) -> None:
+def test_a_bearer_token_is_not_bound_despite_a_client_certificate(world: World) -> None:
     given = Credentials(authorization=f"Bearer {world.issued.token()}", client_certificate=field_of(workload()))
     assert told(world, given)["credential"]["bound"] is False
 
 
-def test_a_certificate_says_which_workload_asks(world: World) -> None:
+def test_a_client_certificate_identifies_the_workload(world: World) -> None:
     facts = told(world, alone(workload())(world))
     assert facts["agent"] == {"id": SVID, "issuer": "mesh"}
     credential = facts["credential"]
@@ -79,19 +79,19 @@ def test_a_certificate_says_which_workload_asks(world: World) -> None:
     assert credential["expires_at"].timestamp() == NOW + 3_600
 
 
-def test_what_a_certificate_proved_stands_no_longer_than_it_and_five_minutes(world: World) -> None:
+def test_facts_proved_by_a_certificate_expire_with_it_or_after_five_minutes(world: World) -> None:
     assert world.prove(alone(workload())(world)).expires == NOW + 300
     assert world.prove(alone(workload(ends=NOW + 20))(world)).expires == NOW + 20
 
 
-def test_what_a_token_proved_ends_with_the_certificate_that_it_is_bound_to(world: World) -> None:
+def test_a_token_is_rejected_after_the_certificate_bound_to_it_expires(world: World) -> None:
     given = mtls(world, workload(ends=NOW + 20))
     assert world.refusal(given) == "proved"
     world.now = NOW + 21
     assert world.refusal(given) == "certificate_time"
 
 
-def test_a_signature_says_which_origin_asks(world: World) -> None:
+def test_a_message_signature_identifies_the_origin_of_the_agent(world: World) -> None:
     facts = told(world, Message().credentials())
     assert facts["agent"] == {"id": "crawler.example", "issuer": "crawler"}
     assert (facts["credential"]["kind"], facts["credential"]["bound"]) == ("signature", True)
@@ -103,20 +103,22 @@ def test_a_signature_says_which_origin_asks(world: World) -> None:
     ('"@method" "@authority" "@path" "@query" "signature-agent"', True),
     ('"@method" "@target-uri" "signature-agent"', True),
 ])  # fmt: skip
-def test_a_signature_binds_where_it_covers_which_request_it_is(bound_files: Path, components: str, bound: bool) -> None:
+def test_a_message_signature_is_bound_only_if_it_covers_method_and_target(
+    bound_files: Path, components: str, bound: bool
+) -> None:
     settings = {"components": [], "directories": {"crawler": "directory.json"}}
     world = World(bound_files, {"signatures": settings})
     assert told(world, Message(components=components).credentials())["credential"]["bound"] is bound
 
 
-def test_without_a_nonce_a_signature_binds_nothing(bound_files: Path) -> None:
+def test_a_message_signature_without_a_nonce_is_not_bound(bound_files: Path) -> None:
     world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
     found = [told(world, Message(nonce=nonce).credentials())["credential"]["bound"] for nonce in (None, None, "n")]
     assert found == [False, False, True]
     assert world.refusal(Message(nonce="n").credentials()) == "message_replayed"
 
 
-def test_an_api_key_is_known_for_what_it_is(world: World) -> None:
+def test_an_api_key_provides_its_agent_and_is_not_bound(world: World) -> None:
     facts = told(world, Credentials(api_key=API_KEY))
     assert facts["agent"] == {"id": "legacy-bot", "issuer": "keys"}
     assert (facts["credential"]["kind"], facts["credential"]["bound"]) == ("api_key", False)
@@ -133,7 +135,7 @@ guard "nobody shares" { deny when credential.shared }
 """
 
 
-def test_a_policy_refuses_api_keys_and_what_is_shared(world: World, tmp_path: Path) -> None:
+def test_a_policy_can_deny_api_keys_and_shared_credentials(world: World, tmp_path: Path) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     engine = Engine.load(tmp_path / "p.policy", clock=lambda: at_now(world))
     engine.use_identity(world.front)
@@ -154,7 +156,7 @@ def at_now(world: World) -> Any:
     return datetime.fromtimestamp(world.now, UTC)
 
 
-def test_half_a_signature_is_refused_also_beside_a_certificate_that_was_proved_before(world: World) -> None:
+def test_an_incomplete_signature_is_rejected_despite_a_proved_certificate(world: World) -> None:
     half = replace(alone(workload())(world), signature_input="sig1=()")
     found = [world.refusal(given) for given in (half, alone(workload())(world), half)]
     assert found == ["message_signature", "proved", "message_signature"]
@@ -164,7 +166,7 @@ def test_half_a_signature_is_refused_also_beside_a_certificate_that_was_proved_b
 
 
 @pytest.mark.parametrize("name", [f"key:{x5t(workload())}", f"agent:mesh/{SVID}"], ids=["its key", "its agent"])
-def test_what_was_revoked_before_it_was_ever_seen_stays_refused(world: World, name: str) -> None:
+def test_a_certificate_revoked_before_its_first_use_stays_rejected(world: World, name: str) -> None:
     world.marks.revoke([name], NOW + 900, NOW)
     assert [world.refusal(alone(workload())(world)) for _ in range(2)] == ["revoked", "revoked"]
 
@@ -198,7 +200,7 @@ WRONG: list[tuple[str, Raw, str]] = [
 
 
 @pytest.mark.parametrize(("raw", "message"), [one[1:] for one in WRONG], ids=[one[0] for one in WRONG])
-def test_settings_that_cannot_be(bound_files: Path, raw: Raw, message: str) -> None:
+def test_invalid_proof_settings_are_rejected(bound_files: Path, raw: Raw, message: str) -> None:
     with pytest.raises(IdentityConfigError) as error:
         create_proof_verifiers(parse_identity_config(raw, bound_files), ISSUERS, MemoryMarks())
     assert message in str(error.value)
@@ -214,7 +216,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("line", "message"), LINES)
-def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str) -> None:
+def test_an_invalid_api_key_line_is_reported_without_the_key(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "api-keys").write_text(f"keys/legacy-bot: {hash_api_key(API_KEY)}\n{line}\n")
     with pytest.raises(IdentityConfigError) as error:
         create_proof_verifiers(
@@ -226,7 +228,7 @@ def test_lines_of_api_keys_that_are_none(tmp_path: Path, line: str, message: str
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 31, "k" * 31 + " ", "k" * 40 + "é"])
-def test_keys_that_are_too_weak_are_not_hashed(key: str) -> None:
+def test_a_weak_api_key_is_not_hashed(key: str) -> None:
     with pytest.raises(ValueError, match="a key has at least 32 visible ASCII characters"):
         hash_api_key(key)
 
@@ -241,7 +243,7 @@ def later(path: Path, text: str) -> None:
     os.utime(path, ns=(before + 10**9, before + 10**9))
 
 
-def test_a_bundle_is_read_again_and_one_that_broke_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_changed_trust_bundle_is_reloaded_and_a_broken_one_keeps_the_last_good(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     evil = alone(workload(by="evil"))(world)
     assert world.refusal(evil) == "certificate_chain"
@@ -251,7 +253,7 @@ def test_a_bundle_is_read_again_and_one_that_broke_stays_as_it_was(tmp_path: Pat
     assert world.refusal(alone(workload(ends=NOW + 9))(world)) == "proved"
 
 
-def test_a_spiffe_bundle_in_json(tmp_path: Path) -> None:
+def test_a_spiffe_bundle_in_json_is_accepted(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     x5c = [b64encode(der(authority("acme").certificate)).decode()]
     keys = [{"use": "x509-svid", "kty": "EC", "x5c": x5c}, {"use": "jwt-svid", "kty": "EC"}]
@@ -260,7 +262,7 @@ def test_a_spiffe_bundle_in_json(tmp_path: Path) -> None:
     assert world.refusal(alone(workload(by="evil"))(world)) == "certificate_chain"
 
 
-def test_a_directory_is_read_again_and_one_that_broke_has_no_keys(tmp_path: Path) -> None:
+def test_a_changed_key_directory_is_reloaded_and_a_broken_one_has_no_keys(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     signed = Message().credentials(ec_key("late"))
     assert world.refusal(signed) == "unknown_key"
@@ -275,15 +277,13 @@ def test_a_directory_is_read_again_and_one_that_broke_has_no_keys(tmp_path: Path
     ({"exp": NOW + 1, "nbf": NOW}, "proved"), ({"exp": NOW}, "unknown_key"), ({"nbf": NOW + 1}, "unknown_key"),
     ({"exp": "soon"}, "unknown_key"), ({"use": "enc"}, "unknown_key"), ({"kid": "another"}, "proved"),
 ])  # fmt: skip
-def test_keys_of_a_directory_are_known_by_what_they_are_while_they_are_valid(
-    tmp_path: Path, more: Raw, code: str
-) -> None:
+def test_a_directory_key_is_found_by_its_thumbprint_while_it_is_valid(tmp_path: Path, more: Raw, code: str) -> None:
     world = World(write_files(tmp_path))
     (tmp_path / "directory.json").write_text(directory_of(ed_key(), **more))
     assert world.refusal(Message().credentials()) == code
 
 
-def test_a_key_of_a_directory_ends_also_while_that_is_not_read_again(tmp_path: Path) -> None:
+def test_a_directory_key_expires_without_a_reload(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     (tmp_path / "directory.json").write_text(directory_of(ed_key(), exp=NOW + 5))
     assert world.refusal(Message().credentials()) == "proved"
@@ -307,18 +307,18 @@ def test_a_key_of_a_directory_ends_also_while_that_is_not_read_again(tmp_path: P
     ("https://a.example/a/./b", None), ("https://a.example/%2e%2e/b", None), ("https://a.example/\n", None),
     ("https://a.example\\@b.example/", None), ("https://a.example/" + "x" * 9_000, None),
 ])  # fmt: skip
-def test_urls_are_compared_by_what_they_mean(url: str, normal: str | None) -> None:
+def test_urls_are_normalized_or_rejected(url: str, normal: str | None) -> None:
     assert normalize_url(url) == normal
 
 
-def test_a_token_is_asked_for_nothing_that_it_does_not_name(world: World) -> None:
+def test_empty_credentials_present_nothing(world: World) -> None:
     given = Credentials(dpop="x", client_certificate="y")
     assert (
         world.parts.presents(replace(given, dpop=None, client_certificate=None), ProofContext("GET", URL), NOW) is None
     )
 
 
-def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) -> None:
+def test_a_proof_without_a_token_yields_the_confirmed_keys_of_the_client(world: World) -> None:
     """As clients ask for one by their keys alone."""
     binds, request = world.parts.binds, ProofContext("GET", URL)
     certificate = workload()
@@ -332,7 +332,7 @@ def test_without_a_token_whatever_key_is_proved_is_the_client_s(world: World) ->
             binds(wrong, request, None, NOW)
 
 
-def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
+def test_proofs_without_a_token_are_rate_limited(world: World) -> None:
     """Anybody can make a key and proofs by it; whoever comes with a token is asked for a proof all the same."""
     binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 2
@@ -348,7 +348,7 @@ def test_strangers_fill_no_store_with_proofs_of_nobody(world: World) -> None:
     assert binds(later, request, None, NOW + 150).jkt == jkt()
 
 
-def test_what_proves_no_key_counts_as_nobodys_proof(world: World) -> None:
+def test_an_invalid_proof_does_not_use_up_the_limit_on_proofs_without_a_token(world: World) -> None:
     """Whatever is wrong with it: else whoever sends `DPoP: x` often enough shuts the door for real clients."""
     binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 1
@@ -363,7 +363,7 @@ def test_what_proves_no_key_counts_as_nobodys_proof(world: World) -> None:
         binds(Credentials(dpop=proof(None, jti="another")), request, None, NOW)
 
 
-def test_a_known_clients_proof_counts_as_no_strangers(world: World) -> None:
+def test_a_proof_by_a_known_client_key_is_exempt_from_the_stranger_limit(world: World) -> None:
     binds, request = world.parts.binds, ProofContext("GET", URL)
     binds.strangers.most = 0
     for number in range(3):
@@ -395,7 +395,7 @@ OURS = {
         (None, "foreign_host"),
     ],
 )
-def test_a_proof_for_another_service_counts_for_none_of_ours(bound_files: Path, url: str | None, code: str) -> None:
+def test_a_proof_for_a_foreign_host_is_rejected(bound_files: Path, url: str | None, code: str) -> None:
     """Passed on by that service, with its own name in `Host`: the proof is for the URL that the gateway tells."""
     world = World(bound_files, OURS)
     raw = world.issued.token({"jkt": jkt()})
@@ -404,11 +404,11 @@ def test_a_proof_for_another_service_counts_for_none_of_ours(bound_files: Path, 
 
 
 @pytest.mark.parametrize(("url", "code"), [(URL, "proved"), (EVIL, "foreign_host")])
-def test_nor_does_a_message_that_was_signed_for_it(bound_files: Path, url: str, code: str) -> None:
+def test_a_message_signed_for_a_foreign_host_is_rejected(bound_files: Path, url: str, code: str) -> None:
     assert World(bound_files, OURS).refusal(Message(url=url).credentials(), url) == code
 
 
-def test_without_hosts_of_our_own_a_proof_counts_for_any(world: World) -> None:
+def test_a_proof_for_any_host_is_accepted_if_no_hosts_are_configured(world: World) -> None:
     raw = world.issued.token({"jkt": jkt()})
     assert world.refusal(Credentials(authorization=f"DPoP {raw}", dpop=proof(raw, htu=EVIL)), EVIL) == "proved"
 
@@ -416,12 +416,12 @@ def test_without_hosts_of_our_own_a_proof_counts_for_any(world: World) -> None:
 @pytest.mark.parametrize(
     "host", ["https://a.example", "A.example", "a.example/x", "u@a.example", "a b", "", "a.example.", "a.example:443"]
 )
-def test_a_host_that_is_none_is_told(tmp_path: Path, host: str) -> None:
+def test_an_invalid_host_is_rejected(tmp_path: Path, host: str) -> None:
     with pytest.raises(IdentityConfigError, match=r"identity\.hosts"):
         parse_identity_config({"identity": {"hosts": [host]}}, tmp_path)
 
 
-def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Path, tmp_path: Path) -> None:
+def test_servers_that_share_a_nonce_key_accept_each_others_dpop_nonces(bound_files: Path, tmp_path: Path) -> None:
     kernel = Engine.from_text("language 1\nscope a { GET /a }\n").kernel
 
     def nonces(key: str | None) -> DpopNonces:
@@ -447,7 +447,7 @@ def test_servers_that_share_a_key_take_the_nonces_of_each_other(bound_files: Pat
         nonces("k" * 31)
 
 
-def test_what_was_seen_is_not_forgotten_with_other_policies(bound_files: Path) -> None:
+def test_proof_verifiers_keep_their_state_when_the_policy_is_reloaded(bound_files: Path) -> None:
     marks, settings = MemoryMarks(), {"dpop": {"nonces": True}, "signatures": {}}
     configuration = parse_identity_config(settings, bound_files)
     first = create_proof_verifiers(configuration, ISSUERS, marks)

@@ -22,7 +22,7 @@ BLOCKS = [block for block in ALL if not block.startswith(("[gateway]", "[issuers
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_piece_of_configuration_fits_the_policy_of_the_page(tmp_path: Path, block: str) -> None:
+def test_each_documented_configuration_fits_the_policy_on_the_page(tmp_path: Path, block: str) -> None:
     write_files(tmp_path)
     (tmp_path / "api-keys").write_text(f"legacy/old-bot: {hash_api_key(API_KEY)}\n")
     kernel = Engine.from_text(POLICY).kernel
@@ -30,14 +30,14 @@ def test_a_piece_of_configuration_fits_the_policy_of_the_page(tmp_path: Path, bl
     create_proof_verifiers(parse_identity_config(raw, tmp_path), kernel.issuers.values(), MemoryMarks())
 
 
-def test_a_header_that_the_page_names_can_be_named(tmp_path: Path) -> None:
+def test_the_documented_client_certificate_header_is_configurable(tmp_path: Path) -> None:
     (block,) = (one for one in ALL if one.startswith("[gateway]"))
     (tmp_path / "policyengine.toml").write_text(block)
     found = read_settings(tmp_path / "policyengine.toml")
     assert found.gateway.client_certificate == "x-forwarded-client-cert"
 
 
-def test_every_section_is_on_the_page() -> None:
+def test_the_page_documents_every_proof_section() -> None:
     assert {next(iter(tomllib.loads(block))) for block in BLOCKS} == {
         "api_keys", "dpop", "sharing", "signatures", "trust_domains",
     }  # fmt: skip

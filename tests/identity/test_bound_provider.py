@@ -51,7 +51,9 @@ def bound_token(provider: OpenIdProvider) -> str:
     return str(told["access_token"])
 
 
-def test_a_token_that_a_provider_bound_is_its_owners_alone(provider: OpenIdProvider, bound_files: Path) -> None:
+def test_a_provider_bound_token_is_accepted_only_with_proofs_of_its_key(
+    provider: OpenIdProvider, bound_files: Path
+) -> None:
     world, token = World(bound_files), bound_token(provider)
     keys = KeySources(IdentityConfig()).of(issuer(provider.url))
     world.front.parts = replace(world.front.parts, tokens=Asking(keys))

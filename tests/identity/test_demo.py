@@ -32,14 +32,14 @@ def ran(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
 
 
-def test_it_prints_what_the_page_shows() -> None:
+def test_the_identity_demo_prints_the_output_on_the_page() -> None:
     page = CHECKOUT / "docs" / "identity.md"
     (shown,) = (one.text for one in blocks(page) if one.marked("printed") == "make demo-identity")
     done = ran(free_port())
     assert (done.returncode, done.stdout) == (0, shown), done.stderr
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_the_identity_demo_reports_a_port_already_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = ran(int(taken.getsockname()[1]))
     assert (done.returncode, done.stdout) == (1, "")

@@ -43,7 +43,7 @@ def signed(server: Faulty, nonce: str = "n-1", key: Any = None) -> Any:
     return Message(agent=f'"{server.url}"', nonce=nonce).credentials(key or ed_key())
 
 
-def test_the_directory_of_an_origin_says_whose_signature_it_is(server: Faulty, asking: World) -> None:
+def test_the_key_directory_of_an_origin_identifies_the_signer(server: Faulty, asking: World) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key()), f"{MEDIA_TYPE.title()}; charset=utf-8")
     proved = asking.prove(signed(server))
     assert proved.facts["agent"] == {"id": server.url.partition("://")[2], "issuer": "crawler"}
@@ -51,7 +51,7 @@ def test_the_directory_of_an_origin_says_whose_signature_it_is(server: Faulty, a
     assert server.asked == [WELL_KNOWN]
 
 
-def test_a_new_key_is_asked_for_at_a_bounded_rate(server: Faulty, asking: World) -> None:
+def test_an_unknown_directory_key_triggers_fetches_at_a_bounded_rate(server: Faulty, asking: World) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key()))
     assert asking.refusal(signed(server)) == "proved"
     assert [asking.refusal(signed(server, key=ec_key("late"))) for _ in range(3)] == ["unknown_key"] * 3
@@ -61,7 +61,7 @@ def test_a_new_key_is_asked_for_at_a_bounded_rate(server: Faulty, asking: World)
     assert asking.refusal(signed(server, "n-2", ec_key("late"))) == "proved"
 
 
-def test_a_key_that_has_ended_is_asked_for_as_one_that_is_new(server: Faulty, asking: World) -> None:
+def test_an_expired_directory_key_is_fetched_again(server: Faulty, asking: World) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=int(time()) + 3_600))
     asking.now = int(time())
     fresh = Message(agent=f'"{server.url}"', created=asking.now, expires=asking.now + 9_999)
@@ -78,25 +78,25 @@ def test_a_key_that_has_ended_is_asked_for_as_one_that_is_new(server: Faulty, as
     directory(directory_of(ed_key()), "application/json"), directory("[]"), directory('{"keys": 1}'), directory("{"),
     directory(directory_of(ed_key()), status=500), None, hangs,
 ], ids=["another type", "a list", "no keys", "no JSON", "fails", "is not there", "hangs"])  # fmt: skip
-def test_an_origin_without_a_directory_is_refused(server: Faulty, asking: World, page: Any) -> None:
+def test_a_signature_is_rejected_if_the_origin_has_no_valid_directory(server: Faulty, asking: World, page: Any) -> None:
     server.pages[WELL_KNOWN] = page
     assert asking.refusal(signed(server)) == "provider"
 
 
-def test_an_agent_that_no_policy_names_is_asked_for_nothing(server: Faulty, asking: World) -> None:
+def test_an_origin_missing_from_the_policy_is_never_contacted(server: Faulty, asking: World) -> None:
     given = Message(agent=f'"{server.url}/"').credentials()
     assert asking.refusal(given) == "unknown_issuer"
     assert asking.refusal(replace(given, signature_agent='"http://127.0.0.1:1"')) == "unknown_issuer"
     assert server.asked == []
 
 
-def test_a_redirect_leads_nowhere(server: Faulty, asking: World) -> None:
+def test_a_redirect_of_a_key_directory_is_not_followed(server: Faulty, asking: World) -> None:
     server.pages[WELL_KNOWN] = lambda request: request.answer(b"", 302, Location="/elsewhere")
     assert asking.refusal(signed(server)) == "provider"
     assert server.asked == [WELL_KNOWN]
 
 
-def test_keys_end_on_the_clock_of_the_wall(server: Faulty) -> None:
+def test_directory_keys_expire_by_wall_clock_time(server: Faulty) -> None:
     server.pages[WELL_KNOWN] = directory(directory_of(ed_key(), exp=NOW))
     fetcher = Fetcher()
     found = {
@@ -115,11 +115,11 @@ def test_keys_end_on_the_clock_of_the_wall(server: Faulty) -> None:
     ("https://u@crawler.example", False), ("spiffe://crawler.example", False), ("crawler.example", False), ("", False),
     ("https://crawler.example?x", False), ("https://crawler.example#x", False),
 ])  # fmt: skip
-def test_origins_are_spelled_in_one_way(url: str, origin: bool) -> None:
+def test_only_a_canonical_origin_is_accepted(url: str, origin: bool) -> None:
     assert is_origin(url) is origin
 
 
-def test_an_issuer_over_http_on_another_machine_is_not_asked(tmp_path: Path) -> None:
+def test_a_directory_over_plain_http_on_a_remote_host_is_rejected(tmp_path: Path) -> None:
     known = open_agent_directories(
         {}, parse_identity_config(SETTINGS, tmp_path), [issuer("crawler", "http://crawler.example")]
     )
@@ -128,7 +128,7 @@ def test_an_issuer_over_http_on_another_machine_is_not_asked(tmp_path: Path) -> 
     assert refused.value.refusal == RefusalCode.PROVIDER
 
 
-def test_certificates_that_are_not_there(tmp_path: Path) -> None:
+def test_a_missing_ca_file_of_a_directory_is_rejected(tmp_path: Path) -> None:
     raw = {**SETTINGS, "issuers": {"crawler": {"ca": "no.pem"}}}
     with pytest.raises(IdentityConfigError, match="cannot be used"):
         open_agent_directories({}, parse_identity_config(raw, tmp_path), [issuer("crawler", "https://crawler.example")])

@@ -140,14 +140,14 @@ ENDS: list[Ends] = [
 
 
 @pytest.mark.parametrize("ends", ENDS, ids=lambda one: one.__name__)
-def test_it_ends_and_nothing_else_does(http: Http, ends: Ends) -> None:
+def test_a_revocation_ends_the_revoked_tokens_and_no_others(http: Http, ends: Ends) -> None:
     answer, over, others = ends(http)
     assert answer.status_code == 200, answer.text
     assert [http.over(raw) for raw in over] == [True] * len(over)
     assert [http.over(raw) for raw in others] == [False] * len(others)
 
 
-def test_a_client_that_is_revoked_introspects_nothing(http: Http) -> None:
+def test_a_revoked_client_cannot_introspect(http: Http) -> None:
     asked = {"token": subject(), "client_assertion_type": ASSERTION_TYPE}
     codes = []
     for _ in range(2):
@@ -157,7 +157,7 @@ def test_a_client_that_is_revoked_introspects_nothing(http: Http) -> None:
     assert codes == [None, "unauthorized_client"]
 
 
-def test_what_nobody_signed_takes_no_room(http: Http) -> None:
+def test_revoking_a_forged_token_is_rejected_and_stores_nothing(http: Http) -> None:
     before = http.desk.identity.counts["revoked_now"]
     forged = signed(
         {"alg": "ES256", "kid": "ec"}, {"iss": OTHER, "client_id": "reader", "exp": NOW + 60}, ec("P-256", "x")

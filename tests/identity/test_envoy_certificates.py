@@ -211,7 +211,7 @@ OPEN_QUOTE = 'x-forwarded-client-cert: By=x;Subject="CN=a'
 @pytest.mark.parametrize(
     ("details", "header"), [("SANITIZE_SET", ()), ("SANITIZE_SET", (FORGED,)), ("APPEND_FORWARD", ())]
 )
-def test_what_envoy_writes_says_who_is_connected(
+def test_the_certificate_header_of_envoy_identifies_the_connected_client(
     gateways: dict[str, Gateway], details: str, header: tuple[str, ...]
 ) -> None:
     gateway = gateways[details]
@@ -223,19 +223,19 @@ def test_what_envoy_writes_says_who_is_connected(
     assert (proved.facts["agent"]["id"], proved.facts["agent"]["issuer"]) == (SVID, "mesh")
 
 
-def test_a_token_bound_to_the_certificate_that_envoy_saw(gateways: dict[str, Gateway]) -> None:
+def test_a_token_is_accepted_only_if_bound_to_the_certificate_that_envoy_forwards(gateways: dict[str, Gateway]) -> None:
     sent, world = gateways["SANITIZE_SET"].told(), World(gateways["SANITIZE_SET"].folder)
     for bound, code in ((x5t(CLIENT), "proved"), (x5t(workload()), "bound_to_other")):
         token = world.issued.token({"x5t#S256": bound})
         assert world.refusal(Credentials(authorization=f"Bearer {token}", client_certificate=sent)) == code
 
 
-def test_what_envoy_appends_to_its_clients_word_counts_as_little(gateways: dict[str, Gateway]) -> None:
+def test_a_certificate_header_that_envoy_appended_to_is_rejected(gateways: dict[str, Gateway]) -> None:
     sent = gateways["APPEND_FORWARD"].told(FORGED)
     assert World(gateways["APPEND_FORWARD"].folder).refusal(Credentials(client_certificate=sent)) == "untrusted_proxy"
 
 
-def test_a_name_in_a_certificate_makes_nobody_else_of_its_owner(gateways: dict[str, Gateway]) -> None:
+def test_a_crafted_name_in_a_certificate_cannot_impersonate_another_client(gateways: dict[str, Gateway]) -> None:
     """Envoy writes names as they are: this one goes on with the hash of somebody else's certificate."""
     sent, world = gateways["SANITIZE_SET"].told(client="crafted.pem"), World(gateways["SANITIZE_SET"].folder)
     assert f",{OF_CLIENT}" in sent
@@ -244,14 +244,14 @@ def test_a_name_in_a_certificate_makes_nobody_else_of_its_owner(gateways: dict[s
     assert world.refusal(given) == "untrusted_proxy"
 
 
-def test_a_quote_that_a_client_left_open_makes_nobody_else_of_it(gateways: dict[str, Gateway]) -> None:
+def test_an_unclosed_quote_in_a_client_header_cannot_impersonate_another_client(gateways: dict[str, Gateway]) -> None:
     appended, set_anew = (gateways[details].told(OPEN_QUOTE) for details in ("APPEND_FORWARD", "SANITIZE_SET"))
     world = World(gateways["APPEND_FORWARD"].folder)
     assert world.refusal(Credentials(client_certificate=appended)) == "untrusted_proxy"
     assert world.refusal(Credentials(client_certificate=set_anew)) == "proved"
 
 
-def test_an_engine_that_envoy_asks_decides_by_the_certificate(gateways: dict[str, Gateway]) -> None:
+def test_an_engine_behind_envoy_decides_by_the_verified_certificate(gateways: dict[str, Gateway]) -> None:
     """As `deploy/` has it, over gRPC: by what Envoy saw, whatever its client says of itself."""
     gateway = gateways[DECIDED]
     assert gateway.sent() == "HTTP/1.1 200 OK"

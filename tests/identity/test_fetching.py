@@ -33,7 +33,7 @@ def over_tls(server: Faulty, certificate: tuple[Path, Path]) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
 
 
-def test_a_server_is_trusted_by_the_certificates_that_are_configured(
+def test_a_key_server_is_trusted_only_by_the_configured_certificates(
     certificate: tuple[Path, Path],
 ) -> None:
     with faulty() as secure:
@@ -48,7 +48,7 @@ def test_a_server_is_trusted_by_the_certificates_that_are_configured(
             trusting.get(elsewhere, monotonic() + LONG)
 
 
-def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
+def test_an_invalid_ca_file_is_rejected_at_startup(tmp_path: Path) -> None:
     with pytest.raises(IdentityConfigError, match="no such file"):
         create_fetcher(Path("missing.pem"), False, IdentityConfig(folder=tmp_path))
     (tmp_path / "none.pem").write_text("none")
@@ -56,14 +56,14 @@ def test_certificates_that_are_none_are_told_of_at_once(tmp_path: Path) -> None:
         create_fetcher(Path("none.pem"), False, IdentityConfig(folder=tmp_path))
 
 
-def test_no_proxy_of_the_environment_is_asked(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_environment_variables_are_ignored(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert at_url(server).find("es256-1", "ES256", 0)
 
 
-def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificate: tuple[Path, Path]) -> None:
+def test_a_configured_proxy_tunnels_requests_to_remote_issuers(certificate: tuple[Path, Path]) -> None:
     """It sees names and what is enciphered, no more; TLS is with the issuer itself."""
     with faulty() as secure, providing.proxy(secure.server_port) as (url, asked):
         over_tls(secure, certificate)
@@ -75,7 +75,7 @@ def test_a_proxy_that_is_configured_is_asked_for_whoever_is_elsewhere(certificat
         assert secure.asked == ["/jwks"]
 
 
-def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
+def test_a_proxy_that_refuses_the_connection_makes_the_provider_unavailable(
     server: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = RemoteKeySource(
@@ -88,7 +88,7 @@ def test_a_proxy_that_lets_nobody_through_is_a_provider_that_is_down(
 @pytest.mark.parametrize(
     "proxy", ["https://proxy.example", "socks5://proxy.example", "http://user:secret@proxy.example"]
 )
-def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
+def test_an_invalid_proxy_url_is_rejected_without_its_secret(proxy: str) -> None:
     with pytest.raises(IdentityConfigError, match=r"^`identity.proxy`: ") as caught:
         KeySources(parse_identity_config({"identity": {"proxy": proxy}})).of(issuer("https://a"))
     assert "secret" not in str(caught.value)
@@ -121,22 +121,22 @@ def test_what_is_no_proxy_is_told_at_once(proxy: str) -> None:
         "",
     ],
 )
-def test_what_is_not_asked(url: str) -> None:
+def test_an_unsafe_fetch_url_is_rejected(url: str) -> None:
     with pytest.raises(FetchError):
         parse_fetch_url(url)
 
 
 @pytest.mark.parametrize("url", ["https://a", "http://localhost:1/x", "http://127.1.2.3/", "http://[::1]:8/?a=b"])
-def test_what_is_asked(url: str) -> None:
+def test_an_https_or_loopback_fetch_url_is_accepted(url: str) -> None:
     assert parse_fetch_url(url).hostname
 
 
-def test_plain_http_is_asked_where_that_is_wanted() -> None:
+def test_plain_http_is_accepted_if_it_is_enabled() -> None:
     assert parse_fetch_url("http://keycloak:8080/realms/a", plain_http=True).port == 8080
 
 
 @pytest.mark.parametrize(("said", "found"), [("max-age=1", 1), ("private", None), ('max-age="7"', 7), ("no-cache", 0)])
-def test_what_cache_control_says(said: str, found: int | None) -> None:
+def test_the_cache_lifetime_is_read_from_cache_control(said: str, found: int | None) -> None:
     assert cache_lifetime(said) == found
 
 
@@ -145,7 +145,7 @@ def made(settings: dict[str, Any], one: Issuer, folder: Path = Path()) -> KeySou
     return KeySources(configuration).of(one)
 
 
-def test_the_settings_go_before_the_policy_and_both_before_discovery(tmp_path: Path) -> None:
+def test_settings_override_keys_in_the_policy_which_override_discovery(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(json.dumps(jwks(public("ES256"))))
     for settings, keys in (({"keys": "keys.json"}, "https://a/"), ({}, "file:keys.json"), ({}, "keys.json")):
         source = made(settings, issuer("https://a", keys=keys), tmp_path)
@@ -155,7 +155,7 @@ def test_the_settings_go_before_the_policy_and_both_before_discovery(tmp_path: P
     assert isinstance(made({}, issuer("https://a")), RemoteKeySource)
 
 
-def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Path) -> None:
+def test_a_trust_domain_bundle_provides_only_keys_for_jwt_svids(tmp_path: Path) -> None:
     bundle = jwks(public("ES256", use="jwt-svid"), public("ES256", 2, use="x509-svid"))
     (tmp_path / "bundle.json").write_text(json.dumps(bundle))
     source = made({"keys": "bundle.json"}, issuer("spiffe://acme.example"), tmp_path)
@@ -174,14 +174,16 @@ def test_the_bundle_of_a_trust_domain_has_keys_of_a_use_of_its_own(tmp_path: Pat
         ({"ca": "missing.pem"}, "https://a", None, "the certificates of `missing.pem` cannot be used: no such file"),
     ],
 )
-def test_what_cannot_be_set_up_is_said(settings: dict[str, Any], url: str | None, keys: str | None, why: str) -> None:
+def test_an_invalid_issuer_configuration_is_rejected_with_its_cause(
+    settings: dict[str, Any], url: str | None, keys: str | None, why: str
+) -> None:
     with pytest.raises(IdentityConfigError) as caught:
         made(settings, issuer(url, keys=keys))
     assert str(caught.value).startswith(why)
     assert "secret" not in str(caught.value)
 
 
-def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same() -> None:
+def test_a_reloaded_policy_keeps_the_key_source_of_an_unchanged_issuer() -> None:
     sources = KeySources(IdentityConfig())
     known = sources.of(issuer("https://a"))
     assert sources.of(issuer("https://a", audience="another")) is known
@@ -201,11 +203,11 @@ def test_for_other_policies_what_is_known_of_an_issuer_stays_if_it_is_the_same()
         ("cache", 300),
     ],
 )
-def test_a_setting_that_is_out_of_bounds_is_named(setting: str, value: object) -> None:
+def test_the_error_names_the_issuer_setting_that_is_out_of_bounds(setting: str, value: object) -> None:
     with pytest.raises(IdentityConfigError, match=f"`identity.toml`: `issuers.acme.{setting}`(?:: | is one of )"):
         parse_identity_config({"issuers": {"acme": {setting: value}}})
 
 
-def test_plain_http_is_a_setting() -> None:
+def test_the_plain_http_setting_allows_an_http_issuer() -> None:
     assert made({"plain_http": True}, issuer("http://keycloak:8080/realms/a"))
     assert IdentityConfig().identity.timeout == timedelta(seconds=2)

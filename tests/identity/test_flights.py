@@ -11,7 +11,7 @@ from policyengine.identity.single_flight import SingleFlight, SingleFlightError
 from tests.identity.finding import LONG
 
 
-def test_whoever_came_while_no_thread_was_left_is_told_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_waiter_gets_the_error_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: SingleFlight[str] = SingleFlight("test")
     seen = []
 

@@ -97,7 +97,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store
     return lambda: open_store(f"{server.url}?timeout=5s")
 
 
-def test_what_was_proved_is_not_proved_again(opened: Callable[[], Store]) -> None:
+def test_proved_credentials_are_not_verified_again(opened: Callable[[], Store]) -> None:
     issued = Issued()
     identity = front(opened(), issued)
     assert [proves(identity, "bot") for _ in range(3)] == ["bot"] * 3
@@ -106,7 +106,7 @@ def test_what_was_proved_is_not_proved_again(opened: Callable[[], Store]) -> Non
     assert issued.verified == ["bot", "other"]
 
 
-def test_it_is_known_at_once_where_nobody_far_has_to_be_asked(opened: Callable[[], Store]) -> None:
+def test_proved_credentials_are_known_without_a_check_only_if_the_store_is_local(opened: Callable[[], Store]) -> None:
     store = opened()
     identity = front(store, Issued())
     assert identity.known(bearer("bot"), NOW) is None
@@ -118,7 +118,7 @@ def test_it_is_known_at_once_where_nobody_far_has_to_be_asked(opened: Callable[[
     assert identity.known({**bearer("bot"), "dpop": "proof"}, NOW) is None
 
 
-def test_what_another_worker_revokes_is_refused_from_the_next_question_on(opened: Callable[[], Store]) -> None:
+def test_a_revocation_by_another_worker_applies_from_the_next_question(opened: Callable[[], Store]) -> None:
     issued = Issued()
     identity, other = front(opened(), issued), opened().marks
     assert [proves(identity, one) for one in ("bot", "other")] == ["bot", "other"]
@@ -132,7 +132,7 @@ def test_what_another_worker_revokes_is_refused_from_the_next_question_on(opened
     assert identity.counts["revoked"] == 2
 
 
-def test_a_certificate_is_not_looked_at_again_either(opened: Callable[[], Store]) -> None:
+def test_a_proved_certificate_is_not_verified_again_until_it_is_revoked(opened: Callable[[], Store]) -> None:
     issued, store = Issued(), opened()
     identity, credentials = front(store, issued), Credentials(client_certificate="bot")
     for _ in range(3):
@@ -150,7 +150,7 @@ def store_knows(identity: CredentialAuthenticator, agent: str) -> bool:
     return identity.marks.remote or isinstance(identity.known(bearer(agent), NOW), VerifiedCredential)
 
 
-def test_what_is_revoked_while_it_is_proved_is_not_kept_as_good(opened: Callable[[], Store]) -> None:
+def test_credentials_are_not_cached_if_a_revocation_arrives_during_verification(opened: Callable[[], Store]) -> None:
     """Whether it came before or after the look is not known: then it is looked at again."""
     issued, store = Issued(), opened()
     identity = front(store, issued)
@@ -161,7 +161,7 @@ def test_what_is_revoked_while_it_is_proved_is_not_kept_as_good(opened: Callable
     assert store_knows(identity, "bot")
 
 
-def test_a_server_is_asked_once_about_what_was_proved(redis_server: Server) -> None:
+def test_proved_credentials_need_one_redis_call_per_question(redis_server: Server) -> None:
     import redis
 
     identity = front(open_store(f"{redis_server.url}?timeout=5s"), Issued())
@@ -176,7 +176,7 @@ def test_a_server_is_asked_once_about_what_was_proved(redis_server: Server) -> N
         assert asked() == before + 5
 
 
-def test_nothing_is_proved_while_a_server_is_gone(tmp_path: Path) -> None:
+def test_credentials_are_rejected_while_redis_is_down(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         identity = front(open_store(server.url), Issued())
         assert proves(identity, "bot") == "bot"
@@ -186,7 +186,7 @@ def test_nothing_is_proved_while_a_server_is_gone(tmp_path: Path) -> None:
         assert identity.counts["store"] == 5
 
 
-def test_nothing_is_known_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_credentials_are_rejected_while_the_sqlite_store_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store = SqliteStore(path)
     identity = front(ResilientStore(store), Issued())
@@ -198,7 +198,7 @@ def test_nothing_is_known_of_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert proves(identity, "bot") == "store"
 
 
-def test_no_more_is_kept_than_is_bounded() -> None:
+def test_the_cache_of_proved_credentials_is_bounded() -> None:
     issued = Issued()
     parts = CredentialChecks(issued, issued.reads, issued.binds, issued.presents)
     identity = CredentialAuthenticator(parts, MemoryMarks(), most_kept=3)
@@ -209,7 +209,7 @@ def test_no_more_is_kept_than_is_bounded() -> None:
     ]  # fmt: skip
 
 
-def test_what_has_ended_is_not_held_on_to() -> None:
+def test_expired_credentials_are_evicted_from_the_cache() -> None:
     """Tokens that live for minutes come without end: as many are kept as hold at one time, and not as many as fit."""
     identity = front(open_store("memory:"), Issued())
     for number in range(2 * RECHECK_SECONDS):
@@ -221,7 +221,7 @@ def test_what_has_ended_is_not_held_on_to() -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_what_is_known_is_what_just_these_credentials_proved(backwards: bool) -> None:
+def test_the_cache_never_mixes_up_combinations_of_tokens_and_certificates(backwards: bool) -> None:
     """Whatever came first, and whichever certificates come beside one token, or one certificate beside tokens."""
     identity = front(open_store("memory:"), Issued())
     tokens = [None, "Bearer a", "Bearer ab", "Bearer b", "Bearer abc"]
@@ -251,7 +251,7 @@ def test_what_is_known_is_what_just_these_credentials_proved(backwards: bool) ->
 
 
 @pytest.mark.parametrize("name", ["agent", "agent.id", "agent.groups", "user.id", "chain", "credential.scopes"])
-def test_what_a_gateway_does_not_know_of_who_asks_the_credential_says_each_time(name: str) -> None:
+def test_the_credential_provides_a_caller_fact_that_the_gateway_marks_pending(name: str) -> None:
     """When it is looked at, when that was done before, and when it was for several questions."""
     engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw, "pending": [name]}
@@ -269,7 +269,7 @@ def test_what_a_gateway_does_not_know_of_who_asks_the_credential_says_each_time(
         ([7], False),
     ],
 )
-def test_what_is_pending_of_the_request_needs_no_longer_look(pending: object, at_once: bool) -> None:
+def test_pending_request_facts_do_not_prevent_the_fast_path(pending: object, at_once: bool) -> None:
     engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
     assert engine.identity is not None
     asked = {"request": {"method": "POST", "path": "/v1/invoices"}, "credentials": raw}
@@ -279,7 +279,7 @@ def test_what_is_pending_of_the_request_needs_no_longer_look(pending: object, at
     assert found is None or (found["pending"], "credentials" in found) == (pending, False)
 
 
-def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() -> None:
+def test_proved_facts_are_removed_from_the_pending_facts() -> None:
     """A log that held both could not be read."""
     engine, raw = issuing.Door().engine, {"authorization": f"Bearer {issuing.token()}"}
     assert engine.identity is not None
@@ -300,7 +300,7 @@ def test_what_was_pending_of_who_asks_does_not_stand_beside_what_was_proved() ->
     {"authorization": "Bearer \ud800"}, {"client_certificate": "é" * 2 * MAX_CERTIFICATE_LENGTH},
     {"client_certificate": None}, {"client_certificate": {}},
 ])  # fmt: skip
-def test_what_is_no_credential_is_not_known(raw: dict[str, object]) -> None:
+def test_malformed_credentials_are_never_known(raw: dict[str, object]) -> None:
     identity = front(open_store("memory:"), Issued())
     identity.prove(Credentials(authorization="Bearer a"), GET, NOW)
     identity.prove(Credentials(client_certificate="c"), GET, NOW)

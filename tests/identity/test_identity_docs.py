@@ -20,24 +20,24 @@ def first_cells(section: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", part, re.MULTILINE))))
 
 
-def test_it_names_each_credential_that_can_be_sent() -> None:
+def test_the_identity_page_names_every_credential() -> None:
     member_table = TEXT.partition("| member | of the header |")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", member_table, re.MULTILINE))))
     assert named == set(CREDENTIAL_NAMES)
 
 
-def test_it_explains_codes_that_there_are() -> None:
+def test_the_identity_page_explains_only_existing_refusal_codes() -> None:
     explained = first_cells("When a token is refused")
     assert len(explained) > 8
     assert explained <= {one.value for one in RefusalCode}
 
 
-def test_its_configuration_is_one() -> None:
+def test_the_configuration_on_the_identity_page_is_valid() -> None:
     shown = [one.text for one in blocks(PAGE) if one.language == "toml"]
     assert [parse_identity_config(tomllib.loads(text)).identity.only_proved for text in shown] == [True, False]
 
 
-def test_each_page_about_identity_is_in_its_table() -> None:
+def test_the_identity_page_links_every_other_identity_page() -> None:
     table = TEXT.partition("| page | for |")[2].partition("\n\n")[0]
     assert set(re.findall(r"\((\w[\w-]*\.md)\)", table)) == {
         "tokens.md", "bound-credentials.md", "attestation.md", "issuing.md",

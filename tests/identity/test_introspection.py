@@ -79,7 +79,7 @@ CLIENTS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("settings", CLIENTS.values(), ids=CLIENTS)
-def test_a_real_provider_says_what_its_token_is(settings: dict[str, str], provider: OpenIdProvider) -> None:
+def test_a_real_provider_introspects_its_opaque_token(settings: dict[str, str], provider: OpenIdProvider) -> None:
     now = int(time())
     raw = provider.token("urn:opaque")
     token = asking(provider, **settings).introspect(raw, now)
@@ -90,13 +90,13 @@ def test_a_real_provider_says_what_its_token_is(settings: dict[str, str], provid
     assert token.expires == now + 60
 
 
-def test_a_real_provider_says_that_a_token_is_none_or_for_somebody_else(provider: OpenIdProvider) -> None:
+def test_a_real_provider_reports_an_unknown_token_and_a_foreign_audience(provider: OpenIdProvider) -> None:
     introspection = asking(provider, **CLIENTS["basic"])
     assert refusal(introspection, "made-up", int(time())) is RefusalCode.INACTIVE
     assert refusal(introspection, provider.token("urn:other:opaque"), int(time())) is RefusalCode.AUDIENCE
 
 
-def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
+def test_a_real_provider_that_rejects_our_secret_counts_as_unavailable(
     provider: OpenIdProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     introspection = asking(provider, client_id="basic:&", client_secret="env:WRONG")
@@ -108,7 +108,7 @@ def test_a_real_provider_that_does_not_know_us_is_one_that_cannot_be_asked(
 # ── What is kept ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_an_issuer_says_is_kept_until_the_token_ends_or_for_a_minute(server: Faulty) -> None:
+def test_an_active_introspection_is_cached_until_expiry_or_for_a_minute(server: Faulty) -> None:
     introspection = IntrospectionRouter([endpoint(server)])
     server.pages["/introspect"] = {"active": True, "exp": NOW + 10}
     assert introspection.introspect("opaque", NOW).expires == NOW + 40, "with leeway"
@@ -121,7 +121,7 @@ def test_what_an_issuer_says_is_kept_until_the_token_ends_or_for_a_minute(server
     assert refusal(introspection, now=NOW + 100) is RefusalCode.INACTIVE
 
 
-def test_that_a_token_is_none_is_kept_for_a_moment(server: Faulty) -> None:
+def test_an_inactive_introspection_is_cached_for_a_few_seconds(server: Faulty) -> None:
     introspection = IntrospectionRouter([endpoint(server)])
     server.pages["/introspect"] = {"active": False}
     for _ in range(50):
@@ -132,7 +132,7 @@ def test_that_a_token_is_none_is_kept_for_a_moment(server: Faulty) -> None:
     assert introspection.introspect("opaque", NOW + 5)
 
 
-def test_the_same_token_is_asked_about_once_at_a_time(server: Faulty) -> None:
+def test_concurrent_introspections_of_a_token_share_one_request(server: Faulty) -> None:
     gate = Gate({"active": True})
     server.pages["/introspect"] = gate
     introspection = IntrospectionRouter([endpoint(server)])
@@ -144,7 +144,7 @@ def test_the_same_token_is_asked_about_once_at_a_time(server: Faulty) -> None:
     assert len(server.asked) == 1
 
 
-def test_few_are_asked_about_at_once_and_the_others_are_refused(server: Faulty) -> None:
+def test_concurrent_introspections_are_bounded_and_the_excess_is_rejected(server: Faulty) -> None:
     gate = Gate({"active": True})
     server.pages["/introspect"] = gate
     introspection = IntrospectionRouter([endpoint(server)])
@@ -203,7 +203,9 @@ ANSWERS: dict[str, tuple[Any, RefusalCode | None]] = {
 
 
 @pytest.mark.parametrize(("page", "expected"), ANSWERS.values(), ids=ANSWERS)
-def test_each_answer_has_its_own_end(page: providing.Page, expected: RefusalCode | None, server: Faulty) -> None:
+def test_each_introspection_response_leads_to_its_refusal_code(
+    page: providing.Page, expected: RefusalCode | None, server: Faulty
+) -> None:
     server.pages["/introspect"], server.pages["/elsewhere"] = page, {"active": True}
     introspection = IntrospectionRouter([endpoint(server, audience="api")])
     if expected is None:
@@ -214,7 +216,7 @@ def test_each_answer_has_its_own_end(page: providing.Page, expected: RefusalCode
 
 
 @pytest.mark.parametrize("page", [providing.hangs, providing.drips_headers], ids=["hangs", "drips"])
-def test_an_issuer_that_does_not_answer_is_left_alone_for_a_moment(page: providing.Page, server: Faulty) -> None:
+def test_an_unresponsive_issuer_is_not_contacted_again_for_a_short_time(page: providing.Page, server: Faulty) -> None:
     introspection = IntrospectionRouter([endpoint(server, SHORT)])
     server.pages["/introspect"] = page
     for number in range(50):
@@ -224,7 +226,7 @@ def test_an_issuer_that_does_not_answer_is_left_alone_for_a_moment(page: providi
     assert len(server.asked) == 2
 
 
-def test_neither_tokens_nor_secrets_are_logged_or_shown(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
+def test_introspection_logs_neither_tokens_nor_secrets(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
     shown = endpoint(server)
     introspection = IntrospectionRouter([shown])
     with caplog.at_level(logging.DEBUG):
@@ -242,7 +244,7 @@ def test_neither_tokens_nor_secrets_are_logged_or_shown(server: Faulty, caplog: 
 # ── Who is asked ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_token_goes_to_its_own_issuer_only(server: Faulty) -> None:
+def test_an_opaque_token_is_sent_only_to_the_issuer_of_its_prefix(server: Faulty) -> None:
     seen: list[tuple[str, str]] = []
 
     def noting(request: Handling) -> None:
@@ -262,13 +264,13 @@ def test_a_token_goes_to_its_own_issuer_only(server: Faulty) -> None:
 
 
 @pytest.mark.parametrize("raw", ["", "a b", "a\r\nb", "a&active=true", "=a", "ä", "a\x00"])
-def test_what_has_not_the_form_of_a_token_is_not_asked_about(raw: str, server: Faulty) -> None:
+def test_a_malformed_opaque_token_is_not_introspected(raw: str, server: Faulty) -> None:
     assert refusal(IntrospectionRouter([endpoint(server)]), raw) is RefusalCode.NOT_A_TOKEN
     assert refusal(IntrospectionRouter([endpoint(server)]), "a" * 5_000) is RefusalCode.TOO_LARGE
     assert not server.asked
 
 
-def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(server: Faulty) -> None:
+def test_two_introspecting_issuers_without_distinct_prefixes_are_rejected(server: Faulty) -> None:
     with pytest.raises(IdentityConfigError) as caught:
         IntrospectionRouter([endpoint(server), endpoint(server, issuer="other")])
     assert str(caught.value) == (
@@ -289,14 +291,14 @@ def test_two_issuers_that_would_be_asked_about_the_same_tokens_are_a_mistake(ser
         ({"introspection": "http://a.example/"}, "`issuers.acme.introspection`: the URL must begin with `https://`"),
     ],
 )
-def test_what_is_missing_to_ask_is_said(settings: dict[str, str], why: str) -> None:
+def test_the_error_names_the_missing_introspection_setting(settings: dict[str, str], why: str) -> None:
     with pytest.raises(IdentityConfigError) as caught:
         asking(OpenIdProvider("https://a.example"), **settings)
     assert str(caught.value).startswith(why)
 
 
 @pytest.mark.parametrize("text", ["", "secret", "{}", '{"kty": "oct", "k": "c2VjcmV0"}', "-----BEGIN X-----"])
-def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
+def test_an_invalid_client_key_is_reported_without_quoting_it(text: str) -> None:
     with pytest.raises(IdentityConfigError) as caught:
         parse_assertion_key(text)
     assert str(caught.value) == "the key of a client is neither a private key in PEM nor a private JWK"
@@ -317,7 +319,7 @@ def test_what_is_no_private_key_is_told_without_a_part_of_it(text: str) -> None:
         ECKey.generate_key("P-256", {"alg": "HS256"}),
     ],
 )
-def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OKPKey) -> None:
+def test_a_key_that_cannot_sign_assertions_is_rejected_at_startup(made: ECKey | OKPKey) -> None:
     text = json.dumps(made.as_dict(private=True))
     with pytest.raises(IdentityConfigError, match="cannot sign assertions"):
         IntrospectionCredentials("we", "private_key_jwt", lambda: text).authenticated(
@@ -335,12 +337,12 @@ def test_a_key_that_signs_no_assertions_is_refused_at_the_start(made: ECKey | OK
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "ES384", "EdDSA"])
-def test_a_private_key_of_each_kind_is_read_from_either_form(kind: str) -> None:
+def test_each_kind_of_private_key_is_read_from_jwk_and_pem(kind: str) -> None:
     for text in (json.dumps(private(kind)), key(kind).as_pem(private=True).decode()):
         assert parse_assertion_key(text).thumbprint() == key(kind).thumbprint()
 
 
-def test_an_assertion_of_a_client_is_short_lived_and_for_one_issuer() -> None:
+def test_a_client_assertion_is_short_lived_unique_and_addressed_to_one_issuer() -> None:
     client = IntrospectionCredentials("we", "private_key_jwt", secret_of("env:KEY"))
     seen = set()
     for _ in range(2):

@@ -81,7 +81,7 @@ def claims_of(raw: str) -> dict[str, Any]:
     return found
 
 
-def test_an_agent_gets_what_was_handed_on_to_it(desk: Desk):
+def test_an_issued_token_holds_the_delegated_scopes_chain_and_binding(desk: Desk):
     issued = desk.exchange()
     claims = claims_of(issued.token)
     assert issued.scopes == (READ, REPORTS)  # writing is not handed on, and alice may not send mail
@@ -93,7 +93,7 @@ def test_an_agent_gets_what_was_handed_on_to_it(desk: Desk):
     assert desk.identity.counts["issued"] == 1
 
 
-def test_our_own_verifier_takes_it_and_the_engine_decides_by_it(desk: Desk):
+def test_the_engine_verifies_an_issued_token_and_decides_by_it(desk: Desk):
     issued = desk.exchange()
     assert desk.decide(issued).allowed
     assert desk.decide(issued, "/v1/reports/a/b").allowed
@@ -102,7 +102,7 @@ def test_our_own_verifier_takes_it_and_the_engine_decides_by_it(desk: Desk):
     assert (stolen.gate, stolen.reasons[0].code) == ("identity", "bound_to_other")
 
 
-def test_a_scope_is_held_by_its_name_and_what_is_not_is_told(desk: Desk):
+def test_an_exchange_rejects_an_implied_scope_that_the_token_does_not_name(desk: Desk):
     """`write:invoices` includes reading: whoever may only that names both."""
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(subject_token=subject(scope=WRITE), scope=READ)
@@ -111,7 +111,7 @@ def test_a_scope_is_held_by_its_name_and_what_is_not_is_told(desk: Desk):
     )  # fmt: skip
 
 
-def test_it_lasts_the_shortest_of_all(desk: Desk):
+def test_an_issued_token_has_the_shortest_of_all_lifetimes(desk: Desk):
     """Reports are handed on for five minutes, of which one is gone; the rest of it is within thirty."""
     assert desk.exchange().lasts == 240
     assert desk.exchange(scope=READ).lasts == 900  # our own limit
@@ -119,17 +119,17 @@ def test_it_lasts_the_shortest_of_all(desk: Desk):
     assert desk.exchange(scope=READ, subject_token=subject(iat=NOW - 1_500)).lasts == 300  # `for 30m`
 
 
-def test_it_lasts_no_longer_than_the_actors_block_lets_credentials_last(tmp_path: Path):
+def test_an_issued_token_respects_the_credential_lifetime_of_the_actors_block(tmp_path: Path):
     assert Desk(tmp_path, lifetime=3_600).exchange(scope=READ).lasts == 1_200
 
 
 @pytest.mark.parametrize(("age", "granted"), [(299, (READ, REPORTS)), (300, (READ,)), (301, (READ,))])
-def test_a_scope_that_is_handed_on_for_no_second_more_is_left_out(desk: Desk, age: int, granted: tuple[str, ...]):
+def test_an_exchange_omits_a_scope_whose_delegation_has_expired(desk: Desk, age: int, granted: tuple[str, ...]):
     issued = desk.exchange(subject_token=subject(iat=NOW - age))
     assert (issued.scopes, issued.lasts) == (granted, 1 if REPORTS in granted else 900)
 
 
-def test_the_limit_of_every_chain_counts(tmp_path: Path):
+def test_an_issued_token_respects_the_lifetime_limit_of_the_previous_hop(tmp_path: Path):
     desk = Desk(tmp_path, lifetime=3_600)
     first = desk.exchange(scope=READ)
     desk.now += 1_000
@@ -139,11 +139,11 @@ def test_the_limit_of_every_chain_counts(tmp_path: Path):
     assert desk.decide(second, dpop="jkt-2").allowed
 
 
-def test_a_condition_that_only_a_request_can_answer_is_left_to_it(desk: Desk):
+def test_an_exchange_leaves_request_conditions_of_a_delegation_to_the_decision(desk: Desk):
     assert REPORTS in desk.exchange(scope=REPORTS).scopes
 
 
-def test_a_condition_about_the_user_is_asked_now(desk: Desk):
+def test_an_exchange_evaluates_delegation_conditions_on_the_user(desk: Desk):
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(by="clerk", scope=WRITE)
     assert found.value.code is IssuanceRefusal.DELEGATION
@@ -152,7 +152,7 @@ def test_a_condition_about_the_user_is_asked_now(desk: Desk):
     assert desk.decide(issued, method="POST").allowed
 
 
-def test_what_is_said_of_the_user_stays_what_it_is(desk: Desk):
+def test_an_exchange_copies_user_claims_without_changing_their_values(desk: Desk):
     for org in (1.25, {"share": [0.1]}, 10**33, "acme"):
         assert claims_of(desk.exchange(subject_token=subject(org=org)).token)["tenant"] == org
     with pytest.raises(TokenIssuanceError) as found:
@@ -168,7 +168,7 @@ def signed_with(member: str) -> str:
     return f"{whole}.{b64(JWSRegistry.algorithms['ES256'].sign(whole.encode(), ec()))}"
 
 
-def test_an_agent_that_may_show_its_token_or_sign_takes_either(tmp_path: Path):
+def test_an_agent_with_two_client_methods_can_authenticate_by_either(tmp_path: Path):
     given = {
         name: {"agent": "bot", "issuer": "acme", "method": name, "certificates": [X5T]} for name in ("mtls", "token")
     }
@@ -180,7 +180,7 @@ def test_an_agent_that_may_show_its_token_or_sign_takes_either(tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong", ["AB:CD", "a" * 64, "a" * 42, ""])
-def test_a_certificate_of_a_client_that_none_could_have_is_told_of(wrong: str):
+def test_an_invalid_certificate_thumbprint_of_a_client_is_rejected(wrong: str):
     given = {"agent": "bot", "issuer": "acme", "method": "mtls", "certificates": [wrong]}
     with pytest.raises(
         IdentityConfigError, match=r"`clients\.bot\.certificates\.0`: write the SHA-256 .* in base64url"
@@ -188,7 +188,7 @@ def test_a_certificate_of_a_client_that_none_could_have_is_told_of(wrong: str):
         parse_identity_config({"clients": {"bot": given}})
 
 
-def test_a_user_hands_on_without_an_agent_in_between(desk: Desk):
+def test_a_token_delegated_by_a_user_directly_has_no_hop(desk: Desk):
     """Of a token that names no agent before it there is no hop."""
     raw = subject(client_id="summarizer")
     issued = desk.exchange(subject_token=raw, scope=READ)
@@ -196,7 +196,7 @@ def test_a_user_hands_on_without_an_agent_in_between(desk: Desk):
     assert desk.decide(issued).allowed
 
 
-def test_agents_hand_on_what_is_no_users(desk: Desk):
+def test_an_agent_can_delegate_a_token_without_a_user(desk: Desk):
     issued = desk.exchange(by="loner", subject_token=subject(sub="planner", scope=READ))
     claims = claims_of(issued.token)
     assert "sub" not in claims
@@ -205,11 +205,11 @@ def test_agents_hand_on_what_is_no_users(desk: Desk):
 
 
 @pytest.mark.parametrize(("audience", "expected"), [(GONE, AUDIENCE), (AUDIENCE, AUDIENCE), (ARCHIVE, ARCHIVE)])
-def test_it_is_for_one_audience(desk: Desk, audience: Any, expected: str):
+def test_an_issued_token_has_exactly_one_audience(desk: Desk, audience: Any, expected: str):
     assert claims_of(desk.exchange(audience=audience).token)["aud"] == expected
 
 
-def test_a_resource_is_an_audience(desk: Desk):
+def test_the_resource_parameter_sets_the_audience(desk: Desk):
     assert claims_of(desk.exchange(resource=ARCHIVE, requested_token_type=JWT).token)["aud"] == ARCHIVE
 
 
@@ -222,20 +222,22 @@ def test_a_resource_is_an_audience(desk: Desk):
         (None, {"client_id": "by-proof", "_dpop": "key"}, "key"),
     ],
 )
-def test_it_is_bound_to_the_key_that_the_actor_proved(desk: Desk, by: str | None, more: dict[str, Any], cnf: Any):
+def test_an_issued_token_is_bound_to_the_key_that_the_client_proved(
+    desk: Desk, by: str | None, more: dict[str, Any], cnf: Any
+):
     thumbprint = ec("P-256", "client-summarizer").thumbprint()
     more = {name: thumbprint if value == "key" else value for name, value in more.items()}
     issued = desk.exchange(by=by, **more)
     assert claims_of(issued.token)["cnf"] == ({"jkt": thumbprint} if cnf == "key" else cnf)
 
 
-def test_an_actor_token_narrows_beside_the_client(desk: Desk):
+def test_an_actor_token_narrows_scopes_and_lifetime(desk: Desk):
     own = subject(sub="summarizer", client_id="summarizer", scope=READ, exp=NOW + 90)
     issued = desk.exchange(actor_token=own, actor_token_type=JWT)
     assert (issued.scopes, issued.lasts) == ((READ,), 90)
 
 
-def test_a_token_that_ended_gives_nobody_another_though_it_counts_a_little_longer(desk: Desk):
+def test_an_expired_token_within_the_leeway_cannot_be_exchanged(desk: Desk):
     first = desk.exchange(scope=READ, subject_token=subject(exp=NOW + 100))
     own = subject(sub="summarizer", client_id="summarizer", exp=NOW + 100)
     for more in ({"subject_token": first.token}, {"actor_token": own, "actor_token_type": JWT}):
@@ -248,7 +250,7 @@ def test_a_token_that_ended_gives_nobody_another_though_it_counts_a_little_longe
         assert found.value.code is IssuanceRefusal.LIFETIME
 
 
-def test_an_agent_that_renews_its_own_token_does_not_hand_on_for_longer(desk: Desk):
+def test_renewing_a_token_does_not_extend_the_delegation_lifetime(desk: Desk):
     """`for 30m` counts from the token that was there first, however often it came anew."""
     raw = subject()
     desk.now = NOW + 1_700
@@ -265,7 +267,7 @@ def test_an_agent_that_renews_its_own_token_does_not_hand_on_for_longer(desk: De
 
 
 @pytest.mark.parametrize("claim", ["links", "cnf", "act", "aud", "iss", "jti", "client_id", "iat"])
-def test_no_claim_of_the_user_takes_the_place_of_one_that_we_write(tmp_path: Path, claim: str):
+def test_a_user_claim_cannot_replace_a_claim_of_the_issued_token(tmp_path: Path, claim: str):
     """Whatever the policy calls it."""
     odd = Engine.from_text(POLICY.replace("tenant -> user.tenant", f"{claim} -> user.tenant"))
     claims = claims_of(Desk(tmp_path, odd).exchange(scope=READ, subject_token=subject(org="acme")).token)
@@ -275,7 +277,7 @@ def test_no_claim_of_the_user_takes_the_place_of_one_that_we_write(tmp_path: Pat
 # ── What a decision asks for ──────────────────────────────────────────────────────────────────
 
 
-def test_the_token_that_a_remedy_names_is_asked_for_as_it_stands(desk: Desk):
+def test_a_scope_remedy_can_be_passed_to_the_exchange_unchanged(desk: Desk):
     weak = desk.exchange(scope=REPORTS)
     denied = desk.decide(weak)
     (remedy,) = denied.to_dict()["remedies"]
@@ -283,7 +285,7 @@ def test_the_token_that_a_remedy_names_is_asked_for_as_it_stands(desk: Desk):
     assert desk.decide(desk.exchange(remedy=json.dumps(remedy))).allowed
 
 
-def test_the_better_credential_that_a_remedy_names_is_any_of_ours(desk: Desk):
+def test_an_issued_token_satisfies_a_remedy_that_requires_a_bound_credential(desk: Desk):
     raw = subject(sub="alice", client_id="summarizer")  # of another issuer, and bound to nothing
     assert not desk.decide(raw, dpop="").allowed
     remedy = {"kind": "credential", "need": "bound"}
@@ -293,7 +295,7 @@ def test_the_better_credential_that_a_remedy_names_is_any_of_ours(desk: Desk):
 # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_task_is_passed_on_and_narrowed(desk: Desk):
+def test_an_exchange_passes_the_task_on_and_can_narrow_it(desk: Desk):
     held = subject(task={"id": "t-9", "tools": ["a", "b"]})
     opened = {"opened_by": "acme/planner"}
     assert claims_of(desk.exchange(subject_token=held).token)["task"] == {"id": "t-9", "tools": ["a", "b"], **opened}
@@ -316,7 +318,7 @@ def task_of(issued: IssuedToken) -> dict[str, Any]:
         ({"id": "t-9", "opened_by": "acme/clerk"}, {"id": "t-9"}, "acme/clerk"),
     ],
 )  # fmt: skip
-def test_a_task_is_of_who_opened_it(desk: Desk, held: Any, own: Any, opener: str):
+def test_an_issued_task_names_the_agent_that_opened_it(desk: Desk, held: Any, own: Any, opener: str):
     bounded = subject(sub="summarizer", client_id="summarizer", **({} if own is None else {"task": own}))
     first = subject(**({} if held is None else {"task": held}))
     more = {"actor_token": bounded, "actor_token_type": JWT, "task": '{"id": "t-9"}'}
@@ -339,7 +341,9 @@ HELD = {"id": "t-9", "tools": ["fs/read", "send"], "entities": THINGS}
         ({"entities": [*THINGS, {"type": "invoice", "id": "44"}]}, None),
     ],
 )  # fmt: skip
-def test_a_task_is_only_narrowed(desk: Desk, asked: dict[str, Any], issued: dict[str, Any] | None):
+def test_an_exchange_can_narrow_a_task_but_not_widen_it(
+    desk: Desk, asked: dict[str, Any], issued: dict[str, Any] | None
+):
     def exchanged() -> object:
         wanted = json.dumps({"id": "t-9", **asked})
         return task_of(desk.exchange(subject_token=subject(task=HELD), task=wanted))
@@ -363,7 +367,7 @@ def test_a_task_is_only_narrowed(desk: Desk, asked: dict[str, Any], issued: dict
         (HELD, {**HELD, "id": "t-10"}, None),
     ],
 )  # fmt: skip
-def test_an_agent_does_not_get_rid_of_its_own_task_by_the_token_of_another(
+def test_the_task_of_an_actor_token_bounds_the_issued_token(
     desk: Desk, held: dict[str, Any] | None, own: dict[str, Any] | None, issued: dict[str, Any] | None
 ):
     def exchanged(**more: Any) -> object:
@@ -391,13 +395,13 @@ def test_an_agent_does_not_get_rid_of_its_own_task_by_the_token_of_another(
         ({"entities": THINGS[0]}, NO_THINGS),
     ],
 )  # fmt: skip
-def test_a_task_that_would_bound_otherwise_than_it_reads_is_not_issued(desk: Desk, asked: dict[str, Any], why: str):
+def test_a_task_with_patterns_or_malformed_lists_is_rejected(desk: Desk, asked: dict[str, Any], why: str):
     with pytest.raises(TokenIssuanceError) as found:
         desk.exchange(task=json.dumps({"id": "t-9", **asked}))
     assert (found.value.code, found.value.why) == (IssuanceRefusal.TASK, why)
 
 
-def test_an_agent_begins_a_task_of_its_own(desk: Desk):
+def test_an_agent_can_open_its_own_task(desk: Desk):
     issued = desk.exchange(by="planner", task=json.dumps({"id": "t-1", "tools": ["mail/send"]}), scope=READ)
     assert claims_of(issued.token)["act"] == {"sub": "planner", "iat": NOW - 60}
     assert claims_of(issued.token)["task"]["id"] == "t-1"
@@ -414,7 +418,7 @@ def test_an_agent_begins_a_task_of_its_own(desk: Desk):
         "jti:acme/root", "key:jkt-1", "key:key-of-planner", "task:acme/t-1", "task:desk/t-1",
     ],
 )  # fmt: skip
-def test_a_link_that_is_revoked_anywhere_denies_at_the_next_decision(desk: Desk, name: str):
+def test_revoking_any_link_of_a_chain_denies_the_next_decision(desk: Desk, name: str):
     raw = subject(jti="root", cnf={"jkt": "key-of-planner"}, task={"id": "t-1"})
     issued = desk.exchange(subject_token=raw, scope=READ)
     other = desk.exchange(by="clerk", scope=READ, subject_token=subject(org="acme", sub="bob"), _dpop="jkt-3")
@@ -425,7 +429,7 @@ def test_a_link_that_is_revoked_anywhere_denies_at_the_next_decision(desk: Desk,
     assert desk.decide(other, dpop="jkt-3").allowed is (name != "agent:acme/planner")
 
 
-def test_what_descends_from_a_revoked_token_is_revoked_however_far_down(desk: Desk):
+def test_revoking_a_token_revokes_tokens_derived_over_several_hops(desk: Desk):
     first = desk.exchange(scope=READ, subject_token=subject(jti="root"))
     second = desk.exchange(by="reader", subject_token=first.token, _dpop="jkt-2")
     assert desk.decide(second, dpop="jkt-2").allowed
@@ -436,7 +440,7 @@ def test_what_descends_from_a_revoked_token_is_revoked_however_far_down(desk: De
 # ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pytest.LogCaptureFixture):
+def test_the_log_line_describes_the_issued_token_without_containing_it(desk: Desk, caplog: pytest.LogCaptureFixture):
     raw = subject()
     with caplog.at_level(logging.INFO, "policyengine"):
         issued = desk.exchange(subject_token=raw, scope=READ)
@@ -470,7 +474,9 @@ def test_a_line_says_what_was_issued_and_holds_no_token(desk: Desk, caplog: pyte
         (lambda: ClientCredentials(), None, "fresh", False),
     ],
 )
-def test_whose_proofs_count_as_those_of_known_clients(desk: Desk, sent: Any, own: Any, jkt: str, known: bool):
+def test_only_valid_client_credentials_make_a_proof_count_as_known(
+    desk: Desk, sent: Any, own: Any, jkt: str, known: bool
+):
     found = (
         None
         if own is None
@@ -481,13 +487,13 @@ def test_whose_proofs_count_as_those_of_known_clients(desk: Desk, sent: Any, own
         assert desk.issuing.clients.recognizes(asked, found, jkt, NOW) is known
 
 
-def test_beside_an_assertion_that_was_used_a_proof_is_a_strangers(desk: Desk):
+def test_a_used_assertion_does_not_make_a_proof_count_as_known(desk: Desk):
     asked = ClientCredentials(assertion=assertion("summarizer"))
     desk.issuing.clients.actor(asked, None, ConfirmedKey("fresh"), NOW)
     assert not desk.issuing.clients.recognizes(asked, None, "fresh", NOW)
 
 
-def test_what_strangers_cause_is_told_now_and_then(desk: Desk, caplog: pytest.LogCaptureFixture):
+def test_log_lines_about_stranger_errors_are_rate_limited(desk: Desk, caplog: pytest.LogCaptureFixture):
     """Whoever makes up keys can have more proofs looked at than are remembered."""
 
     def full(*_: Any) -> Any:
@@ -505,12 +511,12 @@ def test_what_strangers_cause_is_told_now_and_then(desk: Desk, caplog: pytest.Lo
     assert len(caplog.records) == MAX_LINES
 
 
-def test_codes_are_one_table_and_none_is_that_of_a_credential():
+def test_issuance_codes_are_all_described_and_differ_from_credential_codes():
     assert set(ISSUANCE_REFUSAL_INFO) == set(IssuanceRefusal)
     assert not {one.value for one in IssuanceRefusal} & {one.value for one in REFUSALS}
 
 
-def test_keys_that_rotate_leave_what_was_issued_in_force(tmp_path: Path):
+def test_a_key_rotation_keeps_issued_tokens_valid(tmp_path: Path):
     from policyengine.identity.keys.signing_keys import rotate_ring
 
     desk = Desk(tmp_path)
@@ -522,7 +528,7 @@ def test_keys_that_rotate_leave_what_was_issued_in_force(tmp_path: Path):
     assert desk.decide(again).allowed
 
 
-def test_a_row_is_looked_up_once_however_many_endpoints_are_asked_about(desk: Desk):
+def test_an_exchange_looks_up_an_entity_once_for_all_endpoints(desk: Desk):
     row = EntityData(EntityRef("user", "alice"), {"tenant": "acme"})
     table = Table({row.ref: row}, frozenset({"user"}), ttl=0)
     handing = DelegationCheck(policy().kernel, EntityStore(lookups=EntityLookups([table], Clock())))
@@ -531,7 +537,7 @@ def test_a_row_is_looked_up_once_however_many_endpoints_are_asked_about(desk: De
     assert table.asked == [['user "alice"']]
 
 
-def test_every_endpoint_of_a_scope_is_asked_about():
+def test_each_scope_is_checked_against_samples_of_all_its_endpoints():
     endpoints = desk_endpoints()
     assert set(endpoints) == set(ALL)
     assert [str(one.path) for one in endpoints[REPORTS]] == ["/v1/reports", f"/v1/reports/{ANY_NAME}/{ANY_NAME}"]
@@ -556,7 +562,7 @@ class Both(DelegationCheck):
         return found[0]
 
 
-def test_what_is_about_an_endpoint_gives_the_answer_of_the_whole_policy(desk: Desk):
+def test_the_per_endpoint_delegation_check_agrees_with_the_whole_policy(desk: Desk):
     both = Both(policy().kernel, policy().directory)
     desk.issuing = replace(desk.issuing, handing=lambda: both)
     for raw in (subject(), subject(org="acme"), subject(sub="planner"), subject(iat=NOW - 1_000)):
@@ -575,7 +581,7 @@ def test_what_is_about_an_endpoint_gives_the_answer_of_the_whole_policy(desk: De
         (k.ActionPattern("view", "invoice", span=policy().kernel.agents[0].span), ActionEndpoint("view", "invoice")),
     ],
 )
-def test_a_sample_is_as_wide_as_its_pattern(pattern: Any, sample: Any):
+def test_a_sample_endpoint_is_as_wide_as_its_pattern(pattern: Any, sample: Any):
     assert list(sample_endpoints(pattern)) == [sample]
 
 
@@ -605,7 +611,7 @@ def replace_lifetime(desk: Desk, lifetime: int) -> Desk:
     rest=st.integers(-50, 3_000),
     lifetime=st.integers(1, 4_000),
 )
-def test_no_token_has_more_than_any_party_has(
+def test_an_issued_token_never_exceeds_the_authority_of_any_party(
     shared: Desk, held: Any, own: Any, wanted: Any, actor: str, org: Any, age: int, rest: int, lifetime: int
 ):
     desk = replace_lifetime(shared, lifetime)
@@ -638,7 +644,7 @@ def test_no_token_has_more_than_any_party_has(
                 assert desk.decide(issued, path).allowed
 
 
-def test_lifetimes_of_the_policy_are_those_here():
+def test_the_test_policy_has_the_lifetimes_assumed_by_these_tests():
     limits = [one for block in policy().kernel.agents for one in block.delegates]
     assert {one.lifetime for one in limits} == {None, timedelta(minutes=30), timedelta(minutes=5)}
     assert assertion("planner") != assertion("planner")

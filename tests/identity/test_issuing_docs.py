@@ -78,7 +78,7 @@ def claims_of(token: str) -> dict[str, Any]:
     return found
 
 
-def test_what_it_asks_is_answered_as_it_shows(desk: Desk) -> None:
+def test_the_requests_on_the_issuing_page_get_the_documented_responses(desk: Desk) -> None:
     client = TestClient(create_app(desk.engine, token="operator-of-this-page"))
     known = {
         "PLANNERS_TOKEN": subject(scope="read:invoices"), "ASSERTION": assertion("summarizer"), "PROOF": "jkt-1",
@@ -108,7 +108,7 @@ def test_what_it_asks_is_answered_as_it_shows(desk: Desk) -> None:
     assert desk.decide(another).reasons[0].code == "revoked"
 
 
-def test_the_server_says_what_operations_lists(desk: Desk) -> None:
+def test_token_log_lines_have_the_members_listed_in_operations(desk: Desk) -> None:
     """docs/operations.md: members of lines about tokens."""
     lines = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
     row = next(line for line in lines if line.startswith("| `token_issued`"))
@@ -127,7 +127,7 @@ def test_the_server_says_what_operations_lists(desk: Desk) -> None:
     assert (denied["event"], denied["code"]) == ("credential_refused", "not_a_token")
 
 
-def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
+def test_the_documented_openbao_settings_work(openbao: OpenBao, tmp_path: Path) -> None:
     environment = {**os.environ, "BAO_ADDR": openbao.address, "BAO_TOKEN": ROOT_TOKEN, "NO_COLOR": "1"}
     path = os.pathsep.join([str(Path(binary()).parent), environment["PATH"]])
     environment["PATH"] = path
@@ -147,14 +147,14 @@ def test_its_settings_of_openbao_open(openbao: OpenBao, tmp_path: Path) -> None:
     assert keys.sign({"typ": "at+jwt"}, {"iss": DESK}, now).count(".") == 2
 
 
-def test_it_names_parameters_and_codes_that_there_are() -> None:
+def test_the_issuing_page_names_every_parameter() -> None:
     asking = TEXT.partition("All parameters of")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", asking, re.MULTILINE))))
     assert named == set(KNOWN_PARAMETERS) - {"client_assertion_type"}
     assert TOKEN_EXCHANGE_GRANT in asking
 
 
-def test_the_times_that_it_tells_are_those_of_the_code() -> None:
+def test_the_documented_openbao_times_match_the_defaults() -> None:
     bao = parse_identity_config(tomllib.loads(of("toml")[1])).bao
     assert bao is not None
     assert (bao.timeout, bao.refresh, bao.stale) == (timedelta(seconds=2), timedelta(minutes=5), timedelta(hours=1))

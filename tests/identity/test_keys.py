@@ -48,7 +48,7 @@ def verified(token: str, published: list[dict[str, object]]) -> dict[str, object
     return dict(jwt.decode(token, keys, algorithms=["ES256", "EdDSA"]).claims)
 
 
-def test_a_new_key_is_published_before_it_signs_and_the_old_one_stays():
+def test_rotation_publishes_the_new_key_before_it_signs_and_keeps_the_old_one():
     ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP)
     old, new = ring.keys
     for later, expected, signs in (
@@ -63,7 +63,7 @@ def test_a_new_key_is_published_before_it_signs_and_the_old_one_stays():
     assert ring.published(NOW + AHEAD + KEEP) == (new,)
 
 
-def test_whatever_is_signed_is_verified_by_what_was_published_then_and_until_it_ended(tmp_path: Path):
+def test_every_signed_token_verifies_with_keys_fetched_at_any_time_before_it_expires(tmp_path: Path):
     """Over two rotations, by whoever fetched the keys at any time of the `ahead` before."""
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
@@ -89,24 +89,24 @@ def header(token: str) -> bytes:
     return urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def test_a_key_that_somebody_saw_counts_no_more_at_once():
+def test_a_rotation_with_zero_times_withdraws_old_keys_immediately():
     ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP).rotated("ES256", NOW + 1, 0, 0)
     assert states(ring, NOW + 1) == ["gone", "gone", "signs"]
     assert ring.signs(NOW + 5_000) is ring.keys[-1]
 
 
-def test_the_last_that_was_made_signs_though_an_earlier_one_waits():
+def test_the_newest_key_signs_even_if_an_earlier_one_is_still_waiting():
     ring = new_ring("ES256", NOW).rotated("ES256", NOW, AHEAD, KEEP).rotated("ES256", NOW + 1, 0, KEEP)
     assert states(ring, NOW + 1) == [KeyState.STAYS, KeyState.STAYS, KeyState.SIGNS]
     assert states(ring, NOW + AHEAD) == [KeyState.STAYS, KeyState.STAYS, KeyState.SIGNS]
 
 
-def test_what_is_gone_is_dropped_with_the_next():
+def test_a_rotation_drops_withdrawn_keys():
     ring = new_ring("ES256", NOW).rotated("ES256", NOW, 0, 10).rotated("ES256", NOW + 10, 0, 10)
     assert len(ring.keys) == 2
 
 
-def test_too_many_are_refused():
+def test_a_rotation_beyond_fifty_published_keys_is_rejected():
     ring = new_ring("ES256", NOW)
     for _ in range(49):
         ring = ring.rotated("ES256", NOW, AHEAD, KEEP)
@@ -115,7 +115,7 @@ def test_too_many_are_refused():
 
 
 @pytest.mark.parametrize(("ahead", "keep"), [(MAX_KEY_SECONDS + 1, KEEP), (AHEAD, 86_400 * 10**9)])
-def test_a_time_that_no_calendar_has_is_refused_before_anything_is_written(tmp_path: Path, ahead: int, keep: int):
+def test_an_excessive_rotation_time_is_rejected_before_the_file_is_written(tmp_path: Path, ahead: int, keep: int):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     with pytest.raises(IdentityConfigError, match="longer than ten years"):
@@ -124,7 +124,7 @@ def test_a_time_that_no_calendar_has_is_refused_before_anything_is_written(tmp_p
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
-def test_the_file_is_for_its_owner_and_comes_back_as_it_was(tmp_path: Path, algorithm: str):
+def test_a_key_ring_file_is_private_and_round_trips(tmp_path: Path, algorithm: str):
     path, ring = tmp_path / "signing.json", new_ring(algorithm, NOW).rotated(algorithm, NOW, AHEAD, KEEP)
     write_ring(path, ring, new=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -135,7 +135,7 @@ def test_the_file_is_for_its_owner_and_comes_back_as_it_was(tmp_path: Path, algo
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
-def test_who_could_read_the_file_still_can_after_a_rotation(tmp_path: Path, mode: int):
+def test_a_rotation_keeps_mode_and_owner_of_the_key_ring_file(tmp_path: Path, mode: int):
     """A server that is another user reads it by its group."""
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
@@ -157,7 +157,7 @@ rotate_ring(Path(sys.argv[1]), None, 1_800_000_000, 600, 3_600)
 """
 
 
-def test_a_rotation_that_was_killed_leaves_the_old_keys_and_the_next_one_tidies_up(tmp_path: Path):
+def test_a_killed_rotation_keeps_the_old_keys_and_the_next_one_cleans_up(tmp_path: Path):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     before, other = path.read_bytes(), tmp_path / ".signing.json.backup"
@@ -170,7 +170,7 @@ def test_a_rotation_that_was_killed_leaves_the_old_keys_and_the_next_one_tidies_
     assert len(read_ring(path).keys) == 2
 
 
-def test_what_is_published_is_public(tmp_path: Path):
+def test_published_keys_contain_no_private_member(tmp_path: Path):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     keys = KeyRingFile.of(path)
@@ -193,13 +193,13 @@ def broken(**changes: object) -> bytes:
         broken(gone_from="x"), broken(crv="P-384"), broken(alg="EdDSA"), broken(kty="oct"),
     ],
 )  # fmt: skip
-def test_what_is_no_file_of_keys_is_refused_and_not_shown(content: bytes):
+def test_an_invalid_key_ring_file_is_rejected_without_quoting_it(content: bytes):
     with pytest.raises(IdentityConfigError, match=r"`signing\.json` is not a file of signing keys") as found:
         parse_key_ring(content, "signing.json")
     assert found.value.__cause__ is None
 
 
-def test_many_who_rotate_at_once_lose_no_key(tmp_path: Path):
+def test_concurrent_rotations_lose_no_key(tmp_path: Path):
     path = tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", NOW), new=True)
     threads = [threading.Thread(target=rotate_ring, args=(path, None, NOW, AHEAD, KEEP)) for _ in range(8)]
@@ -224,7 +224,7 @@ def transit(openbao: OpenBao, name: str, kind: str, **more: object) -> OpenBaoSi
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), [("ecdsa-p256", "ES256"), ("ed25519", "EdDSA")])
-def test_openbao_signs_with_a_key_that_never_leaves_it(openbao: OpenBao, kind: str, algorithm: str):
+def test_openbao_signs_tokens_and_publishes_rotated_keys(openbao: OpenBao, kind: str, algorithm: str):
     keys = transit(openbao, f"agents-{kind}", kind)
     made = keys.versions(int(time.time()))[0].created  # OpenBao has a clock of its own
     token = keys.sign({"typ": "at+jwt"}, {"sub": "alice"}, made)
@@ -240,12 +240,12 @@ def test_openbao_signs_with_a_key_that_never_leaves_it(openbao: OpenBao, kind: s
     assert [one["kid"] for one in keys.published(changed + KEEP)] == [keys.signs(changed).kid]
 
 
-def test_a_key_of_another_type_does_not_sign(openbao: OpenBao):
+def test_an_openbao_key_of_an_unsupported_type_is_rejected(openbao: OpenBao):
     with pytest.raises(IdentityConfigError, match="has an unsupported type"):
         transit(openbao, "large", "rsa-2048").sign({}, {}, NOW)
 
 
-def test_a_key_that_is_not_there_does_not_sign(openbao: OpenBao):
+def test_a_missing_openbao_key_is_rejected(openbao: OpenBao):
     keys = transit(openbao, "here", "ed25519")
     keys.place = TransitKeyReference("transit", "elsewhere")
     with pytest.raises(IdentityConfigError, match="not found in OpenBao"):

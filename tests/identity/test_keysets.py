@@ -35,18 +35,18 @@ def test_a_key_of_each_kind_is_found_by_its_id_and_algorithm(alg: str) -> None:
 
 
 @pytest.mark.parametrize(("own", "asked"), [("EdDSA", "Ed25519"), ("Ed25519", "EdDSA"), (None, "Ed25519")])
-def test_ed25519_has_two_names(own: str | None, asked: str) -> None:
+def test_eddsa_and_ed25519_name_the_same_algorithm(own: str | None, asked: str) -> None:
     assert len(keys_of(public("EdDSA", alg=own)).find("eddsa-1", asked)) == 1
 
 
-def test_what_a_key_says_it_is_for_binds_it() -> None:
+def test_a_key_with_alg_is_rejected_for_other_algorithms() -> None:
     keys = keys_of(public("RS256", alg="RS256"))
     assert keys.find("rs256-1", "RS256")
     assert refusal(keys, "rs256-1", "PS256") is RefusalCode.WRONG_KEY_USE
 
 
 @pytest.mark.parametrize("kind", ["RS256", "ES256", "EdDSA"])
-def test_a_key_whose_private_part_is_told_does_not_count(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_jwk_that_publishes_its_private_part_is_rejected(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever reads the set can sign by it."""
     jwk = private(kind)
     with caplog.at_level("INFO", "policyengine"):
@@ -56,31 +56,31 @@ def test_a_key_whose_private_part_is_told_does_not_count(kind: str, caplog: pyte
     assert str(jwk["d"]) not in caplog.text
 
 
-def test_of_a_key_only_what_is_public_stays() -> None:
+def test_private_members_are_removed_from_a_public_key() -> None:
     (found,) = keys_of({**public("RS256"), "p": "AQAB", "qi": "AQAB"}).find(None, "RS256")
     assert not found.is_private
     assert not {"d", "p", "q", "dp", "dq", "qi"} & set(found.dict_value)
 
 
-def test_without_a_key_id_all_that_fit_are_meant() -> None:
+def test_a_lookup_without_a_key_id_finds_every_fitting_key() -> None:
     keys = keys_of(public("ES256"), public("RS256"), public("ES256", 2, kid=None))
     assert len(keys.find(None, "ES256")) == 2
 
 
-def test_keys_of_the_same_id_are_all_tried_as_far_as_they_fit() -> None:
+def test_a_lookup_finds_every_fitting_key_with_the_same_id() -> None:
     keys = keys_of(public("ES256", kid="k"), public("ES256", 2, kid="k"), public("RS256", kid="k"))
     assert len(keys.find("k", "ES256")) == 2
     assert len(keys.find("k", "RS256")) == 1
 
 
-def test_a_token_never_means_more_keys_than_are_tried() -> None:
+def test_a_lookup_with_too_many_candidate_keys_is_rejected() -> None:
     many = [public("ES256", kid=str(number)) for number in range(MAX_CANDIDATE_KEYS + 1)]
     assert len(keys_of(*many[:-1]).find(None, "ES256")) == MAX_CANDIDATE_KEYS
     assert refusal(keys_of(*many), None, "ES256") is RefusalCode.KEY_ID
     assert len(keys_of(*many).find("3", "ES256")) == 1
 
 
-def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_keys_are_skipped_and_reported_in_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "policyengine"):
         keys = keys_of(public("weak"), 7, {"kty": "AKP"}, public("HS256"), public("ES256"))
     assert keys.find("es256-1", "ES256")
@@ -90,7 +90,7 @@ def test_a_key_that_cannot_be_used_spoils_no_other_and_is_told_of_in_one_line(ca
     assert key("HS256").as_dict(private=True)["k"] not in line
 
 
-def test_a_set_is_bounded() -> None:
+def test_a_key_set_with_too_many_keys_is_rejected() -> None:
     with pytest.raises(DocumentError, match="more than 100 keys"):
         keys_of(*[{}] * (MAX_KEYS + 1))
 
@@ -114,12 +114,12 @@ def test_a_set_is_bounded() -> None:
         ('{"keys": {}}', "no list"),
     ],
 )
-def test_what_is_no_jwks_is_said_to_be_none(text: str, why: str) -> None:
+def test_an_invalid_jwks_is_rejected_with_its_cause(text: str, why: str) -> None:
     with pytest.raises(DocumentError, match=why):
         parse_jwks(text.encode(), "acme")
 
 
-def test_what_is_no_utf8_is_no_json() -> None:
+def test_a_document_that_is_not_utf8_is_rejected() -> None:
     with pytest.raises(DocumentError, match="not a JSON object"):
         parse_document(b'{"a": "\xff"}')
 
@@ -138,7 +138,7 @@ MEMBERS = st.sampled_from(["kty", "use", "key_ops", "alg", "kid", "crv", "x", "y
 
 @settings(max_examples=30)
 @given(st.sampled_from(["RS256", "ES256", "EdDSA"]), st.dictionaries(MEMBERS, ANYTHING, max_size=4))
-def test_whatever_stands_in_a_key_it_is_used_or_passed_over(kind: str, changed: dict[str, object]) -> None:
+def test_a_key_with_arbitrary_members_is_used_or_skipped(kind: str, changed: dict[str, object]) -> None:
     keys = keys_of({**public(kind), **changed}, public("ES256", 2))
     assert keys.find("es256-2", "ES256")
     assert all(not one.key.is_private for one in keys.usable)
@@ -158,7 +158,7 @@ def refused(source: JwksFile, kid: str, now: int) -> RefusalCode:
     return caught.value.refusal
 
 
-def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+def test_a_changed_jwks_file_is_reloaded(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     source = JwksFile(path, "acme", stale=100)
     assert refused(source, "es256-1", 0) is RefusalCode.PROVIDER
@@ -170,7 +170,7 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "{}", None])
-def test_what_a_file_had_last_counts_for_a_while_when_it_is_broken(
+def test_a_broken_jwks_file_keeps_the_last_keys_until_they_are_stale(
     broken: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys.json"

@@ -100,7 +100,9 @@ def mistake(folder: Path, text: str, policy: str = POLICY) -> IdentityConfigErro
 
 
 @pytest.mark.parametrize(("text", "message", "hint"), MISTAKES, ids=[row[1] for row in MISTAKES])
-def test_a_mistake_is_told_with_what_to_do(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
+def test_each_configuration_mistake_is_reported_with_a_hint(
+    tmp_path: Path, text: str, message: str, hint: str | None
+) -> None:
     found = mistake(tmp_path, text)
     assert message in found.message
     assert (hint or "") in (found.hint or "")
@@ -136,19 +138,19 @@ ILL_FORMED = [f"[bao]\ntoken = {PASTED}", f'[bao]\ntoken = "{PASTED}', f"[identi
 
 
 @pytest.mark.parametrize(("text", "shown"), SHOWN, ids=[text for text, _ in SHOWN])
-def test_a_mistake_is_shown_where_it_stands(tmp_path: Path, text: str, shown: str) -> None:
+def test_a_configuration_mistake_is_reported_with_its_source_line(tmp_path: Path, text: str, shown: str) -> None:
     assert mistake(tmp_path, text).detail == f"{tmp_path}/identity.toml:{shown}"
 
 
 @pytest.mark.parametrize(("text", "key"), HIDDEN, ids=[key for _, key in HIDDEN])
-def test_a_value_that_may_be_a_secret_is_not_shown(tmp_path: Path, text: str, key: str) -> None:
+def test_a_value_that_may_be_a_secret_is_not_quoted(tmp_path: Path, text: str, key: str) -> None:
     found = mistake(tmp_path, text)
     assert found.detail.endswith(f"\n  {key} = …\n  {'^' * len(key)}")
     assert PASTED not in f"{found} {found.detail}"
 
 
 @pytest.mark.parametrize("text", ILL_FORMED)
-def test_a_secret_in_a_text_that_is_no_toml_is_not_shown(tmp_path: Path, text: str) -> None:
+def test_a_toml_syntax_error_does_not_quote_a_secret(tmp_path: Path, text: str) -> None:
     found = mistake(tmp_path, text)
     assert ":2:" in found.detail
     assert PASTED not in f"{found} {found.detail}"
@@ -170,7 +172,7 @@ OF_SIGNING = [
 
 
 @pytest.mark.parametrize(("issuer", "text", "message", "hint"), OF_SIGNING, ids=[row[2] for row in OF_SIGNING])
-def test_a_mistake_beside_keys_that_sign_is_told(
+def test_a_mistake_in_the_signing_configuration_is_reported(
     tmp_path: Path, issuer: str, text: str, message: str, hint: str | None
 ) -> None:
     write_ring(tmp_path / "signing.json", new_ring("ES256", 0), new=True)
@@ -190,39 +192,39 @@ CALLED = [
 
 
 @pytest.mark.parametrize(("agent", "more", "found"), CALLED)
-def test_a_client_that_no_block_calls_so_is_a_stranger(agent: str, more: str, found: list[object]) -> None:
+def test_a_client_whose_agent_has_no_block_is_reported_as_unknown(agent: str, more: str, found: list[object]) -> None:
     given = {"clients": {"a": {"agent": agent, "issuer": "login", "method": "token"}}}
     assert list(find_unknown_agents(parse_identity_config(given), engine(POLICY + more).kernel)) == found
 
 
-def test_what_is_right_is_no_mistake(tmp_path: Path) -> None:
+def test_a_valid_identity_configuration_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "identity.toml").write_text('[issuers.login]\nstale = "1d"\n[attesters.lab]\nunbound = true\n')
     engine().verify_credentials(tmp_path / "identity.toml")
 
 
-def test_durations_have_several_parts_as_in_policies() -> None:
+def test_a_duration_setting_can_have_several_parts() -> None:
     assert parse_identity_config({"issuers": {"login": {"stale": "1h30m"}}}).issuers["login"].stale == timedelta(
         hours=1.5
     )
 
 
-def test_two_issuers_by_one_url_are_nobodys(tmp_path: Path) -> None:
+def test_two_issuers_with_the_same_url_are_rejected(tmp_path: Path) -> None:
     twice = POLICY.replace("https://agents.acme.example", "https://login.acme.example")
     found = mistake(tmp_path, "", twice)
     assert found.message == "the issuers `desk` and `login` have the same URL"
 
 
-def test_a_file_that_is_not_there_or_none_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_identity_file_is_reported_with_its_cause(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "no.toml", "no such file or directory"), (tmp_path, "is a directory")):
         with pytest.raises(IdentityConfigError, match=rf"^cannot read `.*`: {why}$"):
             engine().verify_credentials(path)
 
 
-def test_keys_that_are_none_are_told(tmp_path: Path) -> None:
+def test_an_invalid_jwks_file_of_an_issuer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{}")
     found = mistake(tmp_path, '[issuers.login]\nkeys = "keys.json"')
     assert found.message.startswith(f"the keys of `login` in `{tmp_path}/keys.json` cannot be read: ")
 
 
-def test_each_setting_has_its_words() -> None:
+def test_every_identity_setting_has_a_description() -> None:
     assert [one.name for one in setting_docs() if not one.words] == []

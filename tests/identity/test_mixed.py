@@ -201,7 +201,7 @@ def check(engine: Engine, mix: tuple[Part, ...], path: str, claims: Mapping[str,
 
 
 @pytest.mark.parametrize("claims", [{}, CLAIMED], ids=["no claims", "claims"])
-def test_no_two_things_together_are_worth_more_than_each_for_its_owner(
+def test_no_pair_of_credentials_is_allowed_more_than_one_of_its_owners(
     claims: Mapping[str, object], engine: Engine
 ) -> None:
     """Whoever is refused at `/any`, which is open to all of them, is refused everywhere."""
@@ -216,7 +216,7 @@ def test_no_two_things_together_are_worth_more_than_each_for_its_owner(
 @scaled
 @settings(max_examples=examples(60, 600))
 @given(mix=mixes, path=st.sampled_from(PATHS), claims=st.sampled_from(({}, CLAIMED)))
-def test_nothing_is_allowed_that_no_one_of_them_would_be_allowed(
+def test_mixed_credentials_are_never_allowed_more_than_one_of_their_owners(
     mix: tuple[Part, ...], path: str, claims: Mapping[str, object], engine: Engine
 ) -> None:
     check(engine, mix, path, claims)
@@ -235,7 +235,7 @@ WHOLE: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 
 @pytest.mark.parametrize("owner", WHOLE)
-def test_each_of_them_alone_is_allowed_what_is_its_own(owner: str, engine: Engine) -> None:
+def test_each_owner_alone_is_allowed_its_own_paths(owner: str, engine: Engine) -> None:
     """Or the property would say nothing."""
     words, paths = WHOLE[owner]
     parts = tuple(
@@ -261,14 +261,16 @@ def test_each_of_them_alone_is_allowed_what_is_its_own(owner: str, engine: Engin
     ],
     ids=lambda one: " + ".join(one) if isinstance(one, tuple) else one,
 )
-def test_what_belongs_to_two_is_refused_and_says_why(mix: tuple[str, ...], code: str, engine: Engine) -> None:
+def test_mixed_credentials_of_two_owners_are_rejected_with_the_cause(
+    mix: tuple[str, ...], code: str, engine: Engine
+) -> None:
     parts = tuple(part for name in mix for slot in SLOTS for part in slot if part.name.startswith(name))
     assert len(parts) == len(mix)
     assert asked(engine, "any", parts, CLAIMED).reasons[0].code == code
 
 
 @pytest.mark.parametrize("said", [{}, {"size": 0}, {"headers": {"content-length": "0"}}], ids=str)
-def test_a_body_that_nobody_signed_is_not_told_beside_a_signature(said: Mapping[str, object], engine: Engine) -> None:
+def test_an_unsigned_body_is_rejected_with_a_message_signature(said: Mapping[str, object], engine: Engine) -> None:
     """Whatever the gateway says of its size: what is in it is what policies decide by."""
     for body, code in (({}, None), ({"body": {"amount": 9}}, "message_components")):
         credentials = {"url": "https://api.example/x", "method": "GET", **message(engine)}

@@ -33,7 +33,7 @@ def mutated(draw: st.DrawFn, text: str) -> str:
 
 @several
 @given(st.data())
-def test_of_a_proof(bound_files: Path, data: st.DataObject) -> None:
+def test_a_mutated_dpop_proof_is_rejected(bound_files: Path, data: st.DataObject) -> None:
     world = World(bound_files)
     token = world.issued.token({"jkt": jkt()})
     held = proof(token)
@@ -44,7 +44,7 @@ def test_of_a_proof(bound_files: Path, data: st.DataObject) -> None:
 
 @several
 @given(st.data())
-def test_of_a_certificate(bound_files: Path, data: st.DataObject) -> None:
+def test_a_mutated_certificate_is_rejected(bound_files: Path, data: st.DataObject) -> None:
     """A bit of it, so that it may still be one."""
     world, raw = World(bound_files), bytearray(der(workload()))
     at = data.draw(st.integers(0, len(raw) * 8 - 1))
@@ -61,7 +61,7 @@ PARTS = ("signature", "signature_input", "signature_agent", "content_digest", "u
 
 @several
 @given(st.data())
-def test_of_a_signed_message(bound_files: Path, data: st.DataObject) -> None:
+def test_a_mutated_message_signature_is_rejected(bound_files: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(PARTS))
     held = getattr(SIGNED, name)
     other = data.draw(mutated(held))

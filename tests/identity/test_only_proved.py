@@ -89,7 +89,7 @@ def asks(engine: Engine, path: str, claims: Mapping[str, Any], credentials: bool
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("path", CLAIMS)
-def test_what_a_gateway_says_beside_a_credential_counts_for_nothing(path: str, way: Ask, engine: Engine) -> None:
+def test_claimed_facts_of_principals_are_ignored_with_only_proved(path: str, way: Ask, engine: Engine) -> None:
     """And counts where the configuration does not say otherwise: so it is this that makes the difference."""
     for only_proved, outcome in ((True, Outcome.DENY), (False, Outcome.ALLOW)):
         engine.use_identity(Door().identity)
@@ -99,7 +99,7 @@ def test_what_a_gateway_says_beside_a_credential_counts_for_nothing(path: str, w
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_what_it_says_of_things_counts_still(way: Ask, engine: Engine) -> None:
+def test_claimed_entities_that_are_not_principals_count_with_only_proved(way: Ask, engine: Engine) -> None:
     engine.use_identity(Door().identity)
     engine.identity.only_proved = True
     rows = {"entities": [{"type": "invoice", "id": "7", "attributes": {"tenant": "acme"}}]}
@@ -108,7 +108,7 @@ def test_what_it_says_of_things_counts_still(way: Ask, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("root", ["agent", "user", "credential", "task", "attestation"])
-def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Engine) -> None:
+def test_claimed_principals_without_a_credential_are_rejected_with_only_proved(root: str, engine: Engine) -> None:
     engine.use_identity(Door().identity)
     engine.identity.only_proved = True
     claimed = {
@@ -121,11 +121,11 @@ def test_without_a_credential_whoever_is_named_is_refused(root: str, engine: Eng
     assert engine.decide(asks(engine, "/health", {}, credentials=False)).outcome is Outcome.ALLOW
 
 
-def test_of_whom_it_is_to_be_proved_are_agents_users_and_all_that_they_are_in(engine: Engine) -> None:
+def test_principal_types_are_agents_users_and_their_groups(engine: Engine) -> None:
     assert principal_entity_types(engine.kernel) == {"agent", "user", "team", "region"}
 
 
-def test_what_is_remembered_of_a_credential_no_question_changes(engine: Engine) -> None:
+def test_a_question_cannot_change_the_cached_facts_of_a_credential(engine: Engine) -> None:
     engine.use_identity(Door().identity)
     question = asks(engine, "/roles", {})
     engine.decide(question)

@@ -48,7 +48,7 @@ def header_of(token: str) -> dict[str, Any]:
     return dict(extract_compact(token.encode()).headers())
 
 
-def test_a_token_of_a_real_provider_is_verified_by_the_key_that_is_found(provider: OpenIdProvider) -> None:
+def test_a_token_of_a_real_provider_verifies_with_the_discovered_key(provider: OpenIdProvider) -> None:
     token = provider.token("urn:api")
     header = header_of(token)
     (found,) = sources(provider).find(header["kid"], header["alg"], 0)
@@ -56,7 +56,7 @@ def test_a_token_of_a_real_provider_is_verified_by_the_key_that_is_found(provide
     assert (claims["iss"], claims["aud"], claims["tenant"]) == (provider.url, "urn:api", "t1")
 
 
-def test_a_provider_that_rotates_its_keys_is_asked_for_the_new_one_at_once(provider: OpenIdProvider) -> None:
+def test_a_rotated_provider_key_is_fetched_immediately(provider: OpenIdProvider) -> None:
     source = sources(provider)
     before = header_of(provider.token("urn:api"))
     assert source.find(before["kid"], "ES256", 0)
@@ -87,11 +87,11 @@ def test_a_provider_that_rotates_its_keys_is_asked_for_the_new_one_at_once(provi
         ),
     ],
 )
-def test_metadata_lie_behind_the_path_or_in_front_of_it(url: str, first: str, second: str) -> None:
+def test_metadata_urls_follow_openid_and_oauth_rules(url: str, first: str, second: str) -> None:
     assert metadata_urls(url) == (first, second)
 
 
-def test_where_there_is_no_openid_the_metadata_of_oauth_are_read(server: Faulty) -> None:
+def test_discovery_falls_back_to_oauth_metadata(server: Faulty) -> None:
     url = server.url + "/tenant"
     server.pages["/.well-known/oauth-authorization-server/tenant"] = {"issuer": url, "jwks_uri": f"{server.url}/jwks"}
     server.pages["/jwks"] = jwks(public("ES256"))
@@ -100,7 +100,7 @@ def test_where_there_is_no_openid_the_metadata_of_oauth_are_read(server: Faulty)
     assert len(server.asked) == 3
 
 
-def test_metadata_are_read_once_until_keys_cannot_be(server: Faulty) -> None:
+def test_metadata_is_fetched_again_only_after_the_keys_fail(server: Faulty) -> None:
     server.metadata()
     server.pages["/jwks"] = jwks(public("ES256"))
     source = discovered(server, cache=10)
@@ -117,7 +117,7 @@ def test_metadata_are_read_once_until_keys_cannot_be(server: Faulty) -> None:
 # ── What is kept ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_keys_are_asked_for_once_until_they_end(server: Faulty) -> None:
+def test_keys_are_fetched_again_only_after_the_cache_expires(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server, cache=300)
     for now in (0, 100, 239):
@@ -128,7 +128,7 @@ def test_keys_are_asked_for_once_until_they_end(server: Faulty) -> None:
     assert refusal(source, "es256-1", 300) is RefusalCode.UNKNOWN_KEY
 
 
-def test_keys_are_renewed_before_they_end_and_nobody_waits_for_that(server: Faulty) -> None:
+def test_keys_are_refreshed_in_the_background_before_the_cache_expires(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server, cache=100)
     assert source.find("es256-1", "ES256", 0)
@@ -157,7 +157,7 @@ def test_keys_are_renewed_before_they_end_and_nobody_waits_for_that(server: Faul
         ("", 300),
     ],
 )
-def test_the_issuer_says_how_long_within_bounds(said: str, kept: int, server: Faulty) -> None:
+def test_cache_control_of_the_issuer_sets_the_key_cache_within_bounds(said: str, kept: int, server: Faulty) -> None:
     server.pages["/jwks"] = kept_for(jwks(public("ES256")), said)
     source = at_url(server, cache=300)
     assert source.find("es256-1", "ES256", 0)
@@ -168,7 +168,7 @@ def test_the_issuer_says_how_long_within_bounds(said: str, kept: int, server: Fa
     assert refusal(source, "es256-1", kept) is RefusalCode.UNKNOWN_KEY
 
 
-def test_what_is_taken_back_is_gone_with_the_next_answer(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_withdrawn_key_is_unknown_after_the_next_fetch(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
     server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
     source = at_url(server, cache=100, stale=1_000)
     assert source.find("es256-2", "ES256", 0)
@@ -177,7 +177,7 @@ def test_what_is_taken_back_is_gone_with_the_next_answer(server: Faulty, caplog:
     assert "no usable key" in caplog.text
 
 
-def test_a_clock_that_goes_back_keeps_no_key_for_longer(server: Faulty) -> None:
+def test_a_clock_set_back_does_not_extend_the_key_cache(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server)
     assert source.find("es256-1", "ES256", 10_000)
@@ -190,7 +190,7 @@ def test_a_clock_that_goes_back_keeps_no_key_for_longer(server: Faulty) -> None:
 # ── Key ids that are not known ────────────────────────────────────────────────────────────────
 
 
-def test_a_flood_of_unknown_key_ids_asks_the_issuer_at_a_bounded_rate(server: Faulty) -> None:
+def test_a_flood_of_unknown_key_ids_fetches_keys_at_a_bounded_rate(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server, cache=3_600)
     assert source.find("es256-1", "ES256", 0)
@@ -200,7 +200,7 @@ def test_a_flood_of_unknown_key_ids_asks_the_issuer_at_a_bounded_rate(server: Fa
     assert len(server.asked) == 1 + 3, "once in ten seconds"
 
 
-def test_a_key_that_is_new_is_found_though_others_were_made_up_before(server: Faulty) -> None:
+def test_a_new_key_is_found_after_made_up_key_ids(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server)
     assert refusal(source, "made up", 0) is RefusalCode.UNKNOWN_KEY
@@ -211,7 +211,7 @@ def test_a_key_that_is_new_is_found_though_others_were_made_up_before(server: Fa
     assert source.find("es256-3", "ES256", 11)
 
 
-def test_an_unknown_key_id_while_the_issuer_is_down_is_refused_for_that(server: Faulty) -> None:
+def test_an_unknown_key_id_is_refused_as_provider_error_while_the_issuer_is_down(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server)
     assert source.find("es256-1", "ES256", 0)
@@ -221,7 +221,7 @@ def test_an_unknown_key_id_while_the_issuer_is_down_is_refused_for_that(server: 
     assert source.find("es256-1", "ES256", 2), "what is known counts"
 
 
-def test_whoever_comes_while_the_issuer_is_asked_for_a_new_key_gets_it_too(server: Faulty) -> None:
+def test_concurrent_lookups_of_a_new_key_share_one_fetch(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server)
     assert source.find("es256-1", "ES256", 0)
@@ -237,7 +237,7 @@ def test_whoever_comes_while_the_issuer_is_asked_for_a_new_key_gets_it_too(serve
     assert len(server.asked) == 2
 
 
-def test_a_key_id_is_not_asked_for_just_after_the_issuer_did_not_answer(server: Faulty) -> None:
+def test_an_unknown_key_id_triggers_no_fetch_just_after_a_failed_one(server: Faulty) -> None:
     server.pages["/jwks"] = jwks(public("ES256"))
     source = at_url(server, cache=100)
     assert source.find("es256-1", "ES256", 0)
@@ -269,7 +269,7 @@ BAD: dict[str, providing.Page] = {
 
 
 @pytest.mark.parametrize("page", BAD.values(), ids=BAD)
-def test_an_answer_that_is_none_is_a_refusal_in_time_and_what_was_known_counts_for_a_while(
+def test_known_keys_survive_bad_responses_until_stale_and_unknown_keys_are_refused_in_time(
     page: providing.Page, server: Faulty, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.pages["/elsewhere"] = server.pages["/jwks"] = jwks(public("ES256"))
@@ -286,7 +286,7 @@ def test_an_answer_that_is_none_is_a_refusal_in_time_and_what_was_known_counts_f
     assert "/elsewhere" not in server.asked
 
 
-def test_one_that_was_not_reached_is_left_alone_for_a_moment(server: Faulty) -> None:
+def test_an_unreachable_key_server_is_not_contacted_again_for_a_short_time(server: Faulty) -> None:
     server.pages["/jwks"] = answers(503)
     source = at_url(server)
     for _ in range(50):
@@ -297,7 +297,7 @@ def test_one_that_was_not_reached_is_left_alone_for_a_moment(server: Faulty) -> 
     assert source.find("es256-1", "ES256", 5)
 
 
-def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
+def test_only_the_first_lookup_waits_if_a_fetch_overruns_its_deadline() -> None:
     """A name service that hangs is in nobody's hand."""
     ends = threading.Event()
 
@@ -314,7 +314,7 @@ def test_where_not_even_the_deadline_is_kept_only_the_first_waits() -> None:
     ends.set()
 
 
-def test_a_port_where_nobody_listens_is_a_provider_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_connection_makes_the_provider_unavailable(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     source = RemoteKeySource("acme", UrlJwksLoader("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
@@ -322,7 +322,7 @@ def test_a_port_where_nobody_listens_is_a_provider_that_is_down(caplog: pytest.L
     assert "the keys of `acme` cannot be read: it cannot be reached: connection refused" in caplog.text
 
 
-def test_many_who_need_keys_at_once_ask_once_and_few_wait(server: Faulty) -> None:
+def test_concurrent_lookups_share_one_fetch_and_waiters_are_bounded(server: Faulty) -> None:
     gate = Gate(jwks(public("ES256")))
     server.pages["/jwks"] = gate
     source = at_url(server)
@@ -345,7 +345,7 @@ def test_many_who_need_keys_at_once_ask_once_and_few_wait(server: Faulty) -> Non
     assert len(server.asked) == 1
 
 
-def test_an_issuer_that_hangs_delays_nobody_who_asks_another_one(server: Faulty) -> None:
+def test_a_hanging_issuer_does_not_delay_lookups_at_another_issuer(server: Faulty) -> None:
     server.pages["/slow"], server.pages["/jwks"] = providing.hangs, jwks(public("ES256"))
     slow, quick = at_url(server, path="/slow"), at_url(server)
     with ThreadPoolExecutor(MAX_WAITERS) as threads:
@@ -358,7 +358,7 @@ def test_an_issuer_that_hangs_delays_nobody_who_asks_another_one(server: Faulty)
         assert {type(one.exception()) for one in waiting} == {CredentialError}
 
 
-def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) -> None:
+def test_a_fetch_replaces_the_key_set_as_a_whole(server: Faulty) -> None:
     """Each answer is whole: the keys of one moment or of another."""
     server.pages["/jwks"] = jwks(public("ES256"), public("ES256", 2))
     source = at_url(server, cache=100)
@@ -378,7 +378,7 @@ def test_keys_that_rotate_while_they_are_read_are_never_mixed(server: Faulty) ->
 # ── All together ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_verifier_of_tokens_has_its_keys_and_its_word_on_opaque_ones_from_a_real_provider(
+def test_a_token_verifier_accepts_jwt_and_opaque_tokens_of_a_real_provider(
     provider: OpenIdProvider,
 ) -> None:
     given = {

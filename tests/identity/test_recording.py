@@ -119,7 +119,7 @@ def print_of(raw: str) -> str:
 # ── Issued ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_line_says_who_was_given_a_token_through_whom_for_whom_and_until_when(world: World) -> None:
+def test_an_issued_record_holds_client_chain_user_task_and_expiry(world: World) -> None:
     shown = subject(jti="root")
     raw = world.issued(subject_token=shown, task='{"id": "t-1", "tools": ["pay"]}')
     assert [what for what, _ in world.told()] == [TokenEventKind.ISSUED]
@@ -139,7 +139,7 @@ def test_a_line_says_who_was_given_a_token_through_whom_for_whom_and_until_when(
     assert credential["fingerprint"] == print_of(raw)
 
 
-def test_decisions_by_a_token_have_its_fingerprint_and_its_facts(world: World) -> None:
+def test_decision_records_carry_fingerprint_and_facts_of_the_issued_token(world: World) -> None:
     one, other = world.issued(), world.issued()
     ids = [world.decide(raw)["id"] for raw in (one, other, one)]
     first, second, *decisions = world.entries()
@@ -154,7 +154,7 @@ def test_decisions_by_a_token_have_its_fingerprint_and_its_facts(world: World) -
     assert record.request["credential"]["scopes"] == first.told["credential"]["scopes"]  # type: ignore[index]
 
 
-def test_tokens_that_rest_on_another_lead_to_it(world: World) -> None:
+def test_the_record_of_a_derived_token_names_the_fingerprint_of_its_subject_token(world: World) -> None:
     first = world.issued()
     second = world.issued(by="reader", dpop="jkt-2", subject_token=first)
     assert world.decide(second, "jkt-2")["outcome"] == "allow"
@@ -163,14 +163,14 @@ def test_tokens_that_rest_on_another_lead_to_it(world: World) -> None:
     assert [hop["agent"] for hop in other["chain"]["hops"]] == ["planner", "summarizer"]
 
 
-def test_an_actor_token_is_told_by_its_fingerprint(world: World) -> None:
+def test_the_record_names_an_actor_token_by_its_fingerprint(world: World) -> None:
     own = subject(client_id="summarizer", cnf={"jkt": "jkt-1"})
     world.secrets.append(own)
     assert world.exchange(actor_token=own, actor_token_type=ACCESS_TOKEN).status_code == 200
     assert world.last()["actor"]["fingerprint"] == print_of(own)
 
 
-def test_the_revision_is_that_of_the_policies_that_decide_now(world: World) -> None:
+def test_an_issued_record_has_the_revision_of_the_current_policies(world: World) -> None:
     world.issued()
     other = Engine.from_text(POLICY.replace("depth <= 2", "depth <= 3"))
     world.reloading.replace(world.reloading.current.successor(other.kernel))
@@ -179,7 +179,7 @@ def test_the_revision_is_that_of_the_policies_that_decide_now(world: World) -> N
     assert other.revision != policy().revision
 
 
-def test_facts_that_an_operator_leaves_out_are_left_out_here_too(shared: Desk, tmp_path: Path) -> None:
+def test_redaction_applies_to_token_records(shared: Desk, tmp_path: Path) -> None:
     world = World(shared.fresh(), tmp_path / "log", redact=["task.id", "credential.subject"])
     raw = world.issued(task='{"id": "a-secret-task"}')
     world.decide(raw)
@@ -195,7 +195,7 @@ def test_facts_that_an_operator_leaves_out_are_left_out_here_too(shared: Desk, t
     assert len(of_the_task) == 1
 
 
-def test_a_line_belongs_to_the_trace_of_its_request(world: World) -> None:
+def test_a_token_record_has_the_trace_of_its_request(world: World) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     answer = world.post("/revoke", {"key": KEY}, {**OPERATOR, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
     (ended,) = world.entries()
@@ -203,7 +203,7 @@ def test_a_line_belongs_to_the_trace_of_its_request(world: World) -> None:
     assert trace in ended.trace
 
 
-def test_no_secret_is_on_record(world: World) -> None:
+def test_the_log_contains_no_secret(world: World) -> None:
     raw = world.issued(task='{"id": "t-1"}')
     world.decide(raw)
     world.exchange(subject_token="a-token-that-is-none-and-secret")
@@ -222,7 +222,7 @@ def test_no_secret_is_on_record(world: World) -> None:
 # ── Not issued ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_client_that_is_known_and_gets_none_is_on_record(world: World) -> None:
+def test_a_refused_exchange_of_a_known_client_is_recorded(world: World) -> None:
     shown = subject(jti="root")
     assert world.exchange(subject_token=shown, scope="write:invoices", task='{"id": "t-1"}').status_code == 400
     assert world.told() == [
@@ -240,7 +240,7 @@ def test_a_client_that_is_known_and_gets_none_is_on_record(world: World) -> None
     ]  # fmt: skip
 
 
-def test_a_token_that_is_refused_is_told_by_its_fingerprint(world: World) -> None:
+def test_the_record_of_a_refused_exchange_names_the_token_by_its_fingerprint(world: World) -> None:
     raw = world.issued()
     world.post("/revoke", {"token": raw}, OPERATOR)
     world.exchange(by="reader", subject_token=raw)
@@ -253,7 +253,7 @@ def test_a_token_that_is_refused_is_told_by_its_fingerprint(world: World) -> Non
     [{"grant_type": "password"}, {"client_assertion": "a.b.c"}, {"client_assertion": ""}, {"scope": "\x7f"}],
     ids=["grant", "assertion", "no client", "parameters"],
 )
-def test_strangers_write_nothing(world: World, changes: dict[str, str]) -> None:
+def test_requests_of_unknown_clients_are_counted_but_not_recorded(world: World, changes: dict[str, str]) -> None:
     assert world.exchange(**changes).status_code in (400, 401)
     assert world.path.read_bytes() == b""
     assert sum(world.desk.identity.counts.values()) == 1
@@ -262,7 +262,7 @@ def test_strangers_write_nothing(world: World, changes: dict[str, str]) -> None:
 # ── Ended ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_line_says_which_client_ended_which_token(world: World) -> None:
+def test_a_revocation_record_names_the_client_and_the_revoked_token(world: World) -> None:
     raw = world.issued()
     assert world.post("/revoke", {"token": raw, **world.proof("summarizer")}).json() == {}
     (_, issued), (what, told) = world.told()
@@ -286,18 +286,20 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("form", "about"), NAMES, ids=[next(iter(form)) for form, _ in NAMES])
-def test_a_line_says_what_an_operator_ended(world: World, form: dict[str, str], about: dict[str, Any]) -> None:
+def test_a_revocation_record_names_the_operator_and_the_revoked_name(
+    world: World, form: dict[str, str], about: dict[str, Any]
+) -> None:
     assert world.post("/revoke", form, EDGE).json() == {}
     told = {"what": next(iter(form)), "by": {"kind": "operator", "name": "edge"}, **about}
     assert world.told() == [(TokenEventKind.ENDED, told)]
 
 
-def test_an_operator_whose_token_has_no_name_is_an_operator(world: World) -> None:
+def test_a_record_of_an_unnamed_operator_has_only_the_kind(world: World) -> None:
     world.post("/revoke", {"key": KEY}, OPERATOR)
     assert world.last()["by"] == {"kind": "operator"}
 
 
-def test_a_line_says_who_completed_a_task(world: World) -> None:
+def test_a_task_record_names_the_agent_or_operator_that_completed_it(world: World) -> None:
     raw = world.issued(task='{"id": "t-1"}')
     done = {"task": "t-1", "state": "completed"}
     assert world.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", **PROOF}).json() == done
@@ -310,7 +312,7 @@ def test_a_line_says_who_completed_a_task(world: World) -> None:
     assert world.last() == {"what": "task", "by": by_operator, "task": {"id": "t-2"}, "issuers": issuers}
 
 
-def test_what_ended_nothing_is_no_end(world: World) -> None:
+def test_a_rejected_revocation_is_not_recorded(world: World) -> None:
     raw = world.issued()
     world.post("/revoke", {"token": raw, **world.proof("clerk")})
     world.post("/revoke", {"token": "garbage", **world.proof("clerk")})
@@ -321,7 +323,7 @@ def test_what_ended_nothing_is_no_end(world: World) -> None:
     assert [what for what, _ in world.told()] == [TokenEventKind.ISSUED]
 
 
-def test_a_line_says_what_nobody_could_verify_and_why(world: World) -> None:
+def test_a_record_of_an_unverifiable_token_has_fingerprint_and_refusal_code(world: World) -> None:
     assert world.post("/revoke", {"token": "garbage"}, EDGE).json() == {"verified": False}
     assert world.last() == {
         "what": "token", "by": {"kind": "operator", "name": "edge"}, "verified": False,
@@ -332,7 +334,7 @@ def test_a_line_says_what_nobody_could_verify_and_why(world: World) -> None:
 # ── When it cannot be written ─────────────────────────────────────────────────────────────────
 
 
-def test_no_token_is_given_that_is_not_on_record(world: World, room: list[int]) -> None:
+def test_no_token_is_issued_if_the_log_cannot_be_written(world: World, room: list[int]) -> None:
     room[0] = 0
     answer = world.exchange()
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
@@ -343,22 +345,20 @@ def test_no_token_is_given_that_is_not_on_record(world: World, room: list[int]) 
     assert world.decide(world.issued())["outcome"] == "allow"
 
 
-def test_an_operator_may_let_tokens_pass_unrecorded_as_decisions(shared: Desk, tmp_path: Path, room: list[int]) -> None:
+def test_on_failure_continue_issues_tokens_without_a_record(shared: Desk, tmp_path: Path, room: list[int]) -> None:
     world = World(shared.fresh(), tmp_path / "log", on_failure="continue")
     room[0] = 0
     assert world.decide(world.issued())["outcome"] == "allow"
     assert (world.entries(), world.log.failures) == ([], 2)
 
 
-def test_a_refusal_that_cannot_be_written_is_a_refusal(world: World, room: list[int]) -> None:
+def test_a_refused_exchange_stays_refused_if_the_log_cannot_be_written(world: World, room: list[int]) -> None:
     room[0] = 0
     assert world.exchange(scope="write:invoices").json()["error"] == "unauthorized_client"
     assert world.log.failures == 1
 
 
-def test_what_is_ended_has_ended_and_whoever_asked_is_told_that_it_is_not_on_record(
-    world: World, room: list[int]
-) -> None:
+def test_a_revocation_takes_effect_and_warns_if_it_cannot_be_recorded(world: World, room: list[int]) -> None:
     one, two, three = world.issued(), world.issued(task='{"id": "t-1"}'), world.issued(task='{"id": "t-2"}')
     room[0] = 0
     answers = [
@@ -375,7 +375,7 @@ def test_what_is_ended_has_ended_and_whoever_asked_is_told_that_it_is_not_on_rec
     assert [world.decide(raw)["reasons"][0]["code"] for raw in (one, two, three)] == ["revoked"] * 3
 
 
-def test_asking_again_puts_on_record_what_had_ended_before(world: World, room: list[int]) -> None:
+def test_repeating_an_unrecorded_revocation_records_it(world: World, room: list[int]) -> None:
     raw = world.issued()
     room[0] = 0
     assert world.post("/revoke", {"token": raw}, EDGE).json()["recorded"] is False
@@ -385,7 +385,7 @@ def test_asking_again_puts_on_record_what_had_ended_before(world: World, room: l
     assert world.desk.identity.counts["revoked_now"] == 1
 
 
-def test_a_store_that_does_not_answer_ends_nothing_and_nothing_is_on_record(
+def test_a_revocation_is_not_recorded_while_the_store_is_unavailable(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from policyengine.stores.base import StoreError
@@ -398,7 +398,7 @@ def test_a_store_that_does_not_answer_ends_nothing_and_nothing_is_on_record(
     assert world.entries() == []
 
 
-def test_without_a_log_all_is_as_it_was(shared: Desk) -> None:
+def test_the_token_endpoints_work_without_a_log(shared: Desk) -> None:
     desk = shared.fresh()
     desk.identity.issuing = desk.first
     client = TestClient(create_app(desk.engine, token=UNNAMED))

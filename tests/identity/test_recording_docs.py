@@ -42,7 +42,7 @@ def hidden(value: Any) -> Any:
             return value
 
 
-def test_the_line_that_is_shown_is_one(world: World) -> None:
+def test_the_documented_issued_line_matches_a_real_one(world: World) -> None:
     world.issued(subject_token=subject(scope="read:invoices"), task='{"id": "t-9"}')
     assert hidden(json.loads(world.path.read_text())) == hidden(json.loads(marked("line: issued").text))
 
@@ -70,7 +70,7 @@ def everything(world: World) -> Iterator[tuple[str, set[str]]]:
     yield from ((what.value, set(told)) for what, told in world.told())
 
 
-def test_the_table_has_every_member_of_every_kind(world: World) -> None:
+def test_the_table_lists_every_member_of_every_token_event(world: World) -> None:
     seen: dict[str, set[str]] = defaultdict(set)
     for what, members in everything(world):
         seen[what] |= members
@@ -78,7 +78,7 @@ def test_the_table_has_every_member_of_every_kind(world: World) -> None:
     assert set(seen) == {what.value for what in TokenEventKind}
 
 
-def test_the_program_says_who_decided_by_whose_token_and_who_ended_it(
+def test_the_documented_program_reports_issuance_decision_and_revocation(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = world.issued()

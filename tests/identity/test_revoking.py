@@ -53,7 +53,9 @@ def revoking(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> TokenRevok
 @given(
     odd=st.dictionaries(st.sampled_from(NAMES), st.sampled_from(ODD), max_size=4), type_=TYPES, cut=st.integers(0, 9)
 )
-def test_whatever_is_in_it(revoking: TokenRevoker, desk: Desk, odd: dict[str, Any], type_: str, cut: int) -> None:
+def test_a_token_with_arbitrary_claims_is_revoked_or_rejected_without_an_error(
+    revoking: TokenRevoker, desk: Desk, odd: dict[str, Any], type_: str, cut: int
+) -> None:
     plain = {"iss": ACME, "sub": "alice", "client_id": "planner", "aud": AUDIENCE, "iat": NOW - 5, "exp": NOW + 60}
     raw = signed({"alg": "ES256", "typ": type_, "kid": "ec"}, json.dumps({**plain, **odd}).encode())
     raw = raw if cut > 2 else raw[: -1 - cut]
@@ -80,11 +82,11 @@ def answer(revoking: TokenRevoker, raw: str, client: AuthenticatedClient) -> str
         ({"exp": NOW + 20 * 365 * 86_400}, NOW + PERMANENT_SECONDS),
     ],
 )
-def test_what_nobody_verified_is_marked_until_it_would_end_and_no_longer_than_for_good(claims: Any, ends: int) -> None:
+def test_an_unverified_token_is_revoked_until_its_expiry_within_bounds(claims: Any, ends: int) -> None:
     assert unverified_token_end(signed({"alg": "ES256"}, claims), NOW) == ends
 
 
-def test_what_nobody_verified_is_named_as_it_would_be_if_it_held(desk: Desk) -> None:
+def test_the_revocable_names_of_a_raw_token_match_those_of_the_verified_token(desk: Desk) -> None:
     raw = subject()
     token: VerifiedToken = desk.identity.parts.tokens.verify(raw, NOW)
     assert token.signed is not None
@@ -101,7 +103,7 @@ def test_what_nobody_verified_is_named_as_it_would_be_if_it_held(desk: Desk) -> 
 # ── Room ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_one_client_fills_no_room_of_others(desk: Desk, revoking: TokenRevoker) -> None:
+def test_the_revocation_quota_of_a_client_does_not_affect_other_clients(desk: Desk, revoking: TokenRevoker) -> None:
     identity = desk.fresh().identity
     identity.endings = ClientQuotas(most=2)
     clients = desk.issuing.clients.known
@@ -122,16 +124,14 @@ def signed_of(agent: str, number: int) -> str:
     return subject(sub=agent, client_id=agent, jti=f"room-{number}", exp=NOW + 9_000)
 
 
-def test_very_many_clients_are_not_counted_for_ever() -> None:
+def test_the_number_of_clients_with_a_quota_is_bounded() -> None:
     quotas = ClientQuotas(most=1)
     for number in range(MAX_CLIENTS + 10):
         quotas.take(f"acme/{number}", NOW)
     assert len(quotas._quotas) == MAX_CLIENTS
 
 
-def test_a_completed_task_takes_room_no_longer_than_its_tokens_can_be_presented(
-    desk: Desk, revoking: TokenRevoker
-) -> None:
+def test_the_mark_of_a_completed_task_expires_with_its_tokens(desk: Desk, revoking: TokenRevoker) -> None:
     marks = desk.fresh().identity.marks
     facts = {"agent": {"id": "summarizer", "issuer": "desk"}, "task": {"id": "t-9"}, "credential": {"issuer": "desk"}}
     for ends, until in (

@@ -19,7 +19,7 @@ def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str
     return list(describe_token(json.dumps(question).encode(), Engine.from_text(policy).kernel, NOW))
 
 
-def test_it_says_what_stands_in_the_token_and_in_the_policy():
+def test_the_description_compares_the_token_with_the_policy():
     assert lines(token(), "dpop") == [
         f"the token has: typ `at+jwt`, kid `ec`, iss `{ACME}`, aud `payments-api`, client_id `invoice-bot`",
         f"its times: issued 2027-01-15T07:59:50Z, expires 2027-01-15T08:05:00Z; {HERE}",
@@ -27,7 +27,7 @@ def test_it_says_what_stands_in_the_token_and_in_the_policy():
     ]
 
 
-def test_of_an_issuer_that_is_none_all_are_said():
+def test_the_description_of_an_unknown_issuer_lists_every_issuer():
     *_, last = lines(token(iss=f"{ACME}/"))
     assert f"issuer `acme` with url `{ACME}` and" in last
     assert "issuer `other` with" in last
@@ -43,12 +43,12 @@ def test_of_an_issuer_that_is_none_all_are_said():
         ({"client_id": "a\x1b[2Jb"}, "client_id `a?[2Jb`"),
     ],
 )
-def test_what_is_missing_or_odd_is_said(claims: dict[str, Any], part: str):
+def test_the_description_reports_missing_malformed_and_overlong_claims(claims: dict[str, Any], part: str):
     assert part in lines(token(**claims))[0]
 
 
 @pytest.mark.parametrize("claims", [{"exp": "soon", "iat": GONE}, {"exp": 10**15, "iat": -1}])
-def test_times_that_are_none_are_told_as_such(claims: dict[str, Any]):
+def test_the_description_reports_invalid_times(claims: dict[str, Any]):
     assert [line.split(":")[0] for line in lines(token(**claims))] == [
         "the token has",
         "claims of the wrong type",
@@ -66,26 +66,26 @@ def test_times_that_are_none_are_told_as_such(claims: dict[str, Any]):
         ({"exp": "soon"}, "`exp` (the claim `exp` is not a valid time)"),
     ],
 )
-def test_a_claim_of_the_wrong_type_is_named(claims: dict[str, Any], told: str):
+def test_the_description_names_a_claim_of_the_wrong_type(claims: dict[str, Any], told: str):
     assert f"claims of the wrong type: {told}" in lines(token(**claims))
 
 
-def test_claims_of_the_right_types_are_not_told():
+def test_the_description_omits_type_errors_for_well_typed_claims():
     task = {"id": "t", "tools": ["fs/read"], "entities": [{"type": "invoice", "id": "42"}]}
     assert not any(line.startswith("claims of the wrong type") for line in lines(token(task=task, scope="a b")))
 
 
-def test_who_trusts_nobody_by_a_url_is_told():
+def test_the_description_reports_a_policy_without_issuer_urls():
     assert lines(token(), policy='issuer acme { scopes none }  agent "a" { issued by acme  acts alone  may GET /x }')[
         -1
     ] == ("the policy has: no issuer with a `url`")
 
 
 @pytest.mark.parametrize("raw", ["opaque", "a.b.c", "e.e.e.e.e", ""])
-def test_of_what_is_no_token_nothing_is_said(raw: str):
+def test_a_malformed_token_has_no_description(raw: str):
     assert lines(raw) == []
 
 
 @pytest.mark.parametrize("question", [b"{", b"[]", b'{"credentials": 1}', b'{"credentials": {"authorization": 1}}'])
-def test_of_what_is_no_question_nothing_is_said(question: bytes):
+def test_a_malformed_question_has_no_token_description(question: bytes):
     assert list(describe_token(question, Engine.from_text(POLICY).kernel, NOW)) == []

@@ -35,7 +35,7 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_secret_is_shown_by_nothing():
+def test_a_secret_is_neither_printed_nor_pickled():
     secret = Secret(PASTED)
     shown = [
         repr(secret),
@@ -51,7 +51,7 @@ def test_a_secret_is_shown_by_nothing():
         pickle.dumps(secret)
 
 
-def test_secrets_compare_and_are_no_keys():
+def test_secrets_are_comparable_but_not_hashable():
     assert Secret("a") == Secret("a")
     assert Secret("a") != Secret("b")
     assert Secret("a") != "a"
@@ -67,7 +67,7 @@ def test_secrets_compare_and_are_no_keys():
         "vault:secret/a#b", "FILE:/x", "file:a\0b",
     ],
 )  # fmt: skip
-def test_what_is_no_reference_is_refused_and_not_shown(text: str):
+def test_an_invalid_secret_reference_is_rejected_without_quoting_it(text: str):
     with pytest.raises(ValueError, match="this is not a reference to a secret") as found:
         parse_secret_reference(text)
     assert len(text) < 8 or text not in str(found.value)
@@ -85,7 +85,7 @@ def test_what_is_no_reference_is_refused_and_not_shown(text: str):
         ({"signing": {"keys": PASTED, "issuer": "desk"}}, "signing.keys"),
     ],
 )
-def test_a_secret_pasted_into_configuration_is_refused_and_not_shown(raw: dict[str, object], setting: str):
+def test_a_literal_secret_in_the_configuration_is_rejected_without_quoting_it(raw: dict[str, object], setting: str):
     with pytest.raises(IdentityConfigError) as found:
         parse_identity_config(raw)
     assert f"`{setting}`" in str(found.value)
@@ -95,21 +95,21 @@ def test_a_secret_pasted_into_configuration_is_refused_and_not_shown(raw: dict[s
 # ── Files and variables ───────────────────────────────────────────────────────────────────────
 
 
-def test_a_file_without_the_newline_of_its_editor(tmp_path: Path):
+def test_a_secret_file_is_read_without_its_final_newline(tmp_path: Path):
     private(tmp_path / "one", "s3cret \n")
     assert SecretReader(tmp_path).read("file:one", NOW) == Secret("s3cret ")
     private(tmp_path / "two", "a\nb\r\n")
     assert SecretReader(tmp_path).read("file:two", NOW) == Secret("a\nb")
 
 
-def test_a_file_is_read_again_when_it_changes(tmp_path: Path):
+def test_a_changed_secret_file_is_reloaded(tmp_path: Path):
     secrets, path = SecretReader(tmp_path), private(tmp_path / "one", "old")
     assert secrets.read("file:one", NOW) == Secret("old")
     private(tmp_path / "next", "new").replace(path)
     assert secrets.read("file:one", NOW) == Secret("new")
 
 
-def test_a_file_that_is_being_replaced_leaves_what_it_held(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_temporarily_missing_secret_file_keeps_the_last_value(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     secrets, path = SecretReader(tmp_path), private(tmp_path / "one", "old")
     secrets.read("file:one", NOW)
     path.unlink()
@@ -121,7 +121,7 @@ def test_a_file_that_is_being_replaced_leaves_what_it_held(tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o666, 0o620, 0o601])
-def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int):
+def test_a_secret_file_accessible_to_other_users_is_rejected(tmp_path: Path, mode: int):
     path = private(tmp_path / "one", PASTED)
     path.chmod(mode)
     with pytest.raises(
@@ -131,12 +131,12 @@ def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int):
     assert PASTED not in str(found.value)
 
 
-def test_the_group_may_read_as_mounted_secrets_let_it(tmp_path: Path):
+def test_a_group_readable_secret_file_is_accepted(tmp_path: Path):
     private(tmp_path / "one", "x").chmod(0o640)
     assert SecretReader(tmp_path).read("file:one", NOW) == Secret("x")
 
 
-def test_what_is_no_usable_file_is_told(tmp_path: Path):
+def test_an_unusable_secret_file_is_rejected_with_its_cause(tmp_path: Path):
     private(tmp_path / "empty", "\n")
     private(tmp_path / "large", "x" * (MAX_SECRET_BYTES + 1))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
@@ -152,7 +152,7 @@ def test_what_is_no_usable_file_is_told(tmp_path: Path):
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
-def test_a_variable_is_read_each_time():
+def test_an_environment_secret_is_read_each_time():
     environment = {"TOKEN": "one"}
     secrets = SecretReader(environment=environment)
     assert secrets.read("env:TOKEN", NOW) == Secret("one")
@@ -180,7 +180,7 @@ def put(bao: OpenBao, path: str, **fields: object) -> None:
     bao.client.secrets.kv.v2.create_or_update_secret(path=path, secret=fields, mount_point="secret")
 
 
-def test_a_secret_in_openbao_is_kept_and_refreshed(openbao: OpenBao):
+def test_an_openbao_secret_is_cached_and_refreshed(openbao: OpenBao):
     put(openbao, "app/db", password="one")
     secrets = secrets_in(openbao.address)
     assert secrets.read("bao:secret/app/db#password", NOW) == Secret("one")
@@ -200,7 +200,7 @@ def test_a_secret_in_openbao_is_kept_and_refreshed(openbao: OpenBao):
         ("bao:cubbyhole/app/some#password", ROOT_TOKEN, "not found in OpenBao"),
     ],
 )
-def test_what_openbao_does_not_give_is_told_without_what_it_holds(
+def test_an_openbao_error_names_the_cause_without_quoting_secrets(
     openbao: OpenBao, reference: str, token: str, why: str
 ):
     put(openbao, "app/some", password=PASTED, number=7, empty="")
@@ -216,13 +216,13 @@ def closed_port() -> int:
         return port
 
 
-def test_openbao_that_is_down_at_the_start_is_an_error():
+def test_an_unreachable_openbao_at_startup_is_an_error():
     address = f"http://127.0.0.1:{closed_port()}"
     with pytest.raises(IdentityConfigError, match=f"OpenBao at `{address}` does not answer"):
         secrets_in(address).read("bao:secret/app#x", NOW)
 
 
-def test_openbao_that_goes_down_leaves_what_it_said_for_a_while(openbao: OpenBao, caplog: pytest.LogCaptureFixture):
+def test_an_openbao_secret_survives_an_outage_until_it_is_stale(openbao: OpenBao, caplog: pytest.LogCaptureFixture):
     put(openbao, "app/kept", x="kept")
     secrets = secrets_in(openbao.address, refresh="1m", stale="1h")
     assert secrets.read("bao:secret/app/kept#x", NOW) == Secret("kept")
@@ -245,13 +245,13 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_openbao_that_says_nothing_is_waited_for_no_longer_than_that(silent: int):
+def test_a_silent_openbao_times_out(silent: int):
     secrets = secrets_in(f"http://127.0.0.1:{silent}", timeout="50ms")
     with pytest.raises(IdentityConfigError, match=r"did not answer within 0\.05 seconds"):
         secrets.read("bao:secret/app#x", NOW)
 
 
-def test_openbao_that_talks_on_is_waited_for_no_longer_either(server: Faulty):
+def test_an_openbao_that_drips_its_response_times_out(server: Faulty):
     server.pages["/v1/secret/data/app"] = drips_body
     began = time.monotonic()
     with pytest.raises(IdentityConfigError, match=r"did not answer within 0\.1 seconds"):
@@ -259,7 +259,7 @@ def test_openbao_that_talks_on_is_waited_for_no_longer_either(server: Faulty):
     assert time.monotonic() - began < 5
 
 
-def test_an_openbao_that_hangs_takes_few_threads(server: Faulty, monkeypatch: pytest.MonkeyPatch):
+def test_a_hanging_openbao_is_limited_to_a_few_concurrent_requests(server: Faulty, monkeypatch: pytest.MonkeyPatch):
     server.pages["/v1/secret/data/app"] = drips_body
     monkeypatch.setattr("policyengine.identity.openbao.MAX_REQUESTS_AT_ONCE", 1)
     secrets = secrets_in(server.url, timeout="50ms")
@@ -268,7 +268,7 @@ def test_an_openbao_that_hangs_takes_few_threads(server: Faulty, monkeypatch: py
             secrets.read("bao:secret/app#x", NOW)
 
 
-def test_openbao_is_trusted_by_the_certificates_that_are_configured(certificate: tuple[Path, Path]):
+def test_openbao_is_trusted_only_by_the_configured_certificates(certificate: tuple[Path, Path]):
     told = {"data": {"data": {"x": "kept"}, "metadata": {}}}
     with faulty() as secure:
         over_tls(secure, certificate)
@@ -280,7 +280,7 @@ def test_openbao_is_trusted_by_the_certificates_that_are_configured(certificate:
             secrets_in(address).read("bao:secret/app#x", NOW)
 
 
-def test_where_openbao_is_and_whom_it_is_trusted_by_is_looked_at_at_the_start(tmp_path: Path):
+def test_an_invalid_openbao_address_or_ca_is_rejected_at_startup(tmp_path: Path):
     for address, why in (
         ("http://bao.example:8200", "`bao.address`: the URL must begin with `https://` (`plain_http = true`"),
         ("bao.example:8200", "`bao.address`: the URL"),
@@ -293,14 +293,14 @@ def test_where_openbao_is_and_whom_it_is_trusted_by_is_looked_at_at_the_start(tm
         secrets_in("https://bao.example", folder=tmp_path, ca="missing.pem")
 
 
-def test_what_openbao_said_is_asked_for_again_before_it_is_too_old(server: Faulty):
+def test_an_openbao_secret_is_refreshed_before_it_is_stale(server: Faulty):
     server.pages["/v1/secret/data/app"] = json.dumps({"data": {"data": {"x": "kept"}, "metadata": {}}}).encode()
     secrets = secrets_in(server.url, refresh="5m", stale="10s")
     assert [secrets.read("bao:secret/app#x", NOW + later) for later in (0, 9, 11)] == [Secret("kept")] * 3
     assert len(server.asked) == 2
 
 
-def test_its_token_goes_to_no_other_server():
+def test_the_openbao_token_is_not_sent_to_a_redirect_target():
     """A redirect is no answer."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
@@ -323,7 +323,7 @@ def test_its_token_goes_to_no_other_server():
             other.accept()
 
 
-def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
+def test_a_slow_refresh_does_not_block_readers_of_the_cached_value():
     """One asks again; the others take what is known."""
     from policyengine.identity.openbao import RefreshedValue
 
@@ -351,7 +351,7 @@ def test_a_slow_openbao_holds_up_nobody_who_knows_what_it_said():
     assert kept.read(NOW + 11) == "second"
 
 
-def test_it_issues_certificates_for_spiffe_ids(openbao: OpenBao):
+def test_openbao_issues_certificates_for_spiffe_ids(openbao: OpenBao):
     x509 = pytest.importorskip("cryptography.x509")
     found = openbao.certificate("spiffe://demo.example/agent/planner")
     certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
@@ -360,7 +360,7 @@ def test_it_issues_certificates_for_spiffe_ids(openbao: OpenBao):
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found["issuing_ca"].encode()))
 
 
-def test_durations_of_openbao():
+def test_openbao_durations_have_the_documented_defaults():
     found = settings("https://bao.example")
     assert (found.timeout, found.refresh, found.stale) == (
         timedelta(seconds=2),

@@ -27,24 +27,24 @@ def proved(name: str = "token:a", presenter: str = "acme/bot#") -> VerifiedCrede
     ("10.1.2.3", "::ffff:10.1.2.9", False), ("10.1.2.3", "2001:db8::1", True), ("::1", "0.0.0.1", True),
     ("10.1.2.3", None, False), (None, "10.1.2.3", False), ("10.1.2.3", "nowhere", False), (7, [], False),
 ])  # fmt: skip
-def test_places_are_networks(first: object, second: object, shared: bool) -> None:
+def test_a_credential_used_from_two_networks_is_shared(first: object, second: object, shared: bool) -> None:
     sharing = SharingDetector()
     assert sharing.shared(proved(), first, NOW) is False
     assert sharing.shared(proved(), second, NOW + 1) is shared
 
 
-def test_an_address_that_says_it_is_any_hides_no_place() -> None:
+def test_an_address_object_that_equals_everything_does_not_hide_a_network() -> None:
     sharing = SharingDetector()
     said = (Agreeable("10.1.2.3"), "192.0.2.1", "10.9.9.9")
     assert [sharing.shared(proved(), ip, NOW) for ip in said] == [False, False, True]
 
 
-def test_a_request_from_nowhere_hides_no_place() -> None:
+def test_a_request_without_an_address_does_not_hide_a_network() -> None:
     sharing = SharingDetector()
     assert [sharing.shared(proved(), ip, NOW) for ip in ("10.1.2.3", None, "192.0.2.1")] == [False, False, True]
 
 
-def test_it_stays_shared_for_the_window_and_is_not_after_that() -> None:
+def test_a_credential_stays_shared_until_the_window_ends() -> None:
     sharing = SharingDetector(window=HOUR)
     for ip in ("10.1.2.3", "192.0.2.1"):
         sharing.shared(proved(), ip, NOW)
@@ -53,13 +53,13 @@ def test_it_stays_shared_for_the_window_and_is_not_after_that() -> None:
     assert sharing.shared(proved(), "10.1.2.3", NOW + HOUR + 1) is True
 
 
-def test_who_comes_from_elsewhere_after_the_window_has_moved() -> None:
+def test_a_new_network_after_the_window_is_not_sharing() -> None:
     sharing = SharingDetector(window=HOUR)
     assert sharing.shared(proved(), "10.1.2.3", NOW) is False
     assert sharing.shared(proved(), "192.0.2.1", NOW + HOUR) is False
 
 
-def test_steady_use_keeps_the_place_in_mind() -> None:
+def test_steady_use_keeps_the_network_in_the_window() -> None:
     sharing = SharingDetector(window=HOUR)
     for after in (0, HOUR - 1, 2 * HOUR - 2):
         assert sharing.shared(proved(), "10.1.2.3", NOW + after) is False
@@ -67,14 +67,14 @@ def test_steady_use_keeps_the_place_in_mind() -> None:
 
 
 @pytest.mark.parametrize("other", ["acme/admin#", "acme/bot#pod-2", "other/bot#"])
-def test_one_key_with_two_who_present_it_is_shared(other: str) -> None:
+def test_a_key_presented_by_two_principals_is_shared(other: str) -> None:
     sharing = SharingDetector()
     assert sharing.shared(proved("key:k"), None, NOW) is False
     assert sharing.shared(proved("key:k", other), None, NOW) is True
     assert sharing.shared(proved("key:k"), None, NOW) is True
 
 
-def test_full_of_what_counts_it_does_not_know() -> None:
+def test_sharing_is_unknown_for_new_credentials_while_the_table_is_full() -> None:
     sharing = SharingDetector(window=HOUR, most=2)
     for name in ("token:a", "token:b"):
         assert sharing.shared(proved(name), "10.1.2.3", NOW) is False
@@ -84,7 +84,7 @@ def test_full_of_what_counts_it_does_not_know() -> None:
     assert sharing.shared(proved("token:c"), "10.1.2.3", NOW + HOUR) is False
 
 
-def test_many_at_once_lose_nothing() -> None:
+def test_concurrent_use_from_many_networks_is_detected_as_shared() -> None:
     sharing, together, found = SharingDetector(), Barrier(8), []
 
     def use(number: int) -> None:
@@ -109,19 +109,19 @@ def shared(world: World, given: Credentials, ip: str = "10.1.2.3") -> object:
     return world.prove(given, ip=ip).facts["credential"].get("shared")
 
 
-def test_a_bearer_token_from_two_places(world: World) -> None:
+def test_a_bearer_token_used_from_two_networks_is_shared(world: World) -> None:
     given = Credentials(authorization=f"Bearer {world.issued.token()}")
     assert [shared(world, given, ip) for ip in ("10.1.2.3", "10.1.2.4", "192.0.2.1", "10.1.2.3")] == [
         False, False, True, True,
     ]  # fmt: skip
 
 
-def test_an_api_key_from_two_places(world: World) -> None:
+def test_an_api_key_used_from_two_networks_is_shared(world: World) -> None:
     given = Credentials(api_key=API_KEY)
     assert [shared(world, given, ip) for ip in ("10.1.2.3", "192.0.2.1")] == [False, True]
 
 
-def test_a_key_in_the_tokens_of_two_agents(world: World) -> None:
+def test_a_dpop_key_in_the_tokens_of_two_agents_is_shared(world: World) -> None:
     def asked(agent: str, number: int) -> object:
         token = world.issued.token({"jkt": jkt()}, agent)
         return shared(world, Credentials(authorization=f"DPoP {token}", dpop=proof(token, jti=f"p-{number}")))
@@ -129,7 +129,7 @@ def test_a_key_in_the_tokens_of_two_agents(world: World) -> None:
     assert [asked("one", 1), asked("one", 2), asked("other", 3), asked("one", 4)] == [False, False, True, True]
 
 
-def test_what_was_refused_is_no_use(world: World) -> None:
+def test_a_rejected_credential_does_not_count_as_use(world: World) -> None:
     token = world.issued.token({"jkt": jkt()})
     stolen = Credentials(authorization=f"Bearer {token}")
     assert world.refusal(stolen, ip="192.0.2.1") == "wrong_scheme"

@@ -73,7 +73,7 @@ def introspected(server: Server, raw: str) -> bool:
     return bool(server.form("/introspect", {"token": raw}, operator=True)[1]["active"])
 
 
-def test_a_thief_without_the_key_takes_nothing_from_its_owner(server: Server) -> None:
+def test_an_id_jag_presented_without_its_key_is_not_used_up(server: Server) -> None:
     raw = bound()
     assert decided(server, authorization=f"Bearer {raw}") == "wrong_scheme"
     assert decided(server, authorization=f"DPoP {raw}") == "proof_missing"
@@ -81,28 +81,28 @@ def test_a_thief_without_the_key_takes_nothing_from_its_owner(server: Server) ->
     assert owner(server, raw) == "replayed"
 
 
-def test_nor_does_a_thief_with_a_key_of_its_own(server: Server) -> None:
+def test_an_id_jag_presented_with_another_key_is_not_used_up(server: Server) -> None:
     raw = bound()
     stolen = dpop(raw, API, int(time()), by="clerk")
     assert decided(server, authorization=f"DPoP {raw}", dpop=stolen) == "bound_to_other"
     assert owner(server, raw) == "allow"
 
 
-def test_nor_does_a_thief_that_brings_a_second_credential(server: Server) -> None:
+def test_an_id_jag_presented_with_a_second_credential_is_not_used_up(server: Server) -> None:
     raw = bound()
     assert decided(server, authorization=f"Bearer {raw}", api_key="k") == "two_credentials"
     assert decided(server, authorization=f"Bearer {raw}", attestation="none") != "replayed"
     assert owner(server, raw) == "allow"
 
 
-def test_asking_about_it_leaves_it_good_and_tells_when_it_is_used(server: Server) -> None:
+def test_introspection_does_not_use_up_an_id_jag_and_reports_a_used_one_inactive(server: Server) -> None:
     raw = bound()
     assert [introspected(server, raw) for _ in range(2)] == [True, True]
     assert owner(server, raw) == "allow"
     assert not introspected(server, raw)
 
 
-def test_an_exchange_that_is_refused_leaves_it_good_and_one_that_is_not_uses_it(server: Server) -> None:
+def test_only_a_successful_exchange_uses_up_an_id_jag(server: Server) -> None:
     raw = jag()
     status, refused = exchanged(server, raw, scope="write:everything")
     assert (status, refused["error"]) == (400, "invalid_scope")
@@ -113,13 +113,13 @@ def test_an_exchange_that_is_refused_leaves_it_good_and_one_that_is_not_uses_it(
     assert decided(server, authorization=f"Bearer {raw}") == "replayed"
 
 
-def test_what_decided_is_exchanged_for_nothing(server: Server) -> None:
+def test_an_id_jag_used_for_a_decision_cannot_be_exchanged(server: Server) -> None:
     raw = bound()
     assert owner(server, raw) == "allow"
     assert exchanged(server, raw)[0] == 400
 
 
-def test_an_access_token_counts_as_often_as_it_comes(server: Server) -> None:
+def test_an_access_token_can_be_exchanged_repeatedly(server: Server) -> None:
     now = int(time())
     raw = subject(iat=now - 60, exp=now + 600)
     assert [exchanged(server, raw)[0] for _ in range(2)] == [200, 200]

@@ -42,7 +42,7 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of
 URL = "https://api.acme.example/v1/invoices"
 
 
-def test_a_token_whose_key_was_taken_back_is_refused_after_a_while() -> None:
+def test_a_token_with_a_withdrawn_key_is_rejected_at_the_next_recheck() -> None:
     """However long it is valid: what was verified before stands for `RECHECK_SECONDS`, and not until it ends."""
     keys = dict(known().keys)
     door, raw = Door(keys=Known(keys)), token(exp=NOW + 86_400)
@@ -58,7 +58,7 @@ CERTIFICATE = "Hash=" + "ab" * 32
 
 
 @pytest.mark.parametrize("by", ["proof", "certificate"])
-def test_a_key_of_our_own_that_somebody_has_seen_counts_from_the_next_second_on_no_more(tmp_path: Path, by: str):
+def test_tokens_signed_by_our_withdrawn_key_are_rejected_immediately(tmp_path: Path, by: str):
     """Also in tokens that were verified before: a thief has used it already."""
     now, path = int(time()), tmp_path / "signing.json"
     write_ring(path, new_ring("ES256", now - 10), new=True)
@@ -111,7 +111,7 @@ class Elsewhere:
         raise AssertionError("nobody signs here")
 
 
-def test_nobody_who_only_looks_whether_a_key_of_ours_is_there_still_asks_for_it() -> None:
+def test_checking_whether_our_key_is_still_published_triggers_no_fetch() -> None:
     elsewhere = Elsewhere([{**ec().as_dict(private=False), "kid": "k1", "alg": "ES256"}])
     own = OwnKeySource(elsewhere, "desk")
     assert not own.has("k1", NOW), "nobody knows yet, and whoever verifies the token will ask"
@@ -133,7 +133,7 @@ def proof_of(token: str, now: int) -> str:
 
 
 @pytest.mark.parametrize("name", ["authorization", "client_certificate"])
-def test_what_is_no_credential_is_not_taken_for_one_that_is_not_there(name: str) -> None:
+def test_a_malformed_credential_is_not_treated_as_absent(name: str) -> None:
     """By what was proved of the other: the question is malformed."""
     door = Door()
     raw = f"Bearer {token()}"
@@ -154,7 +154,7 @@ class Opaque:
 
 
 @pytest.mark.parametrize(("claims", "later"), [({"exp": NOW + 3_600}, 3_599), ({}, 86_400)], ids=["an hour", "no end"])
-def test_an_opaque_token_that_was_revoked_stays_so_until_it_ends(claims: dict[str, object], later: int) -> None:
+def test_a_revoked_opaque_token_stays_revoked_until_it_expires(claims: dict[str, object], later: int) -> None:
     """And not until it is asked for again."""
     door = Door(introspection=Opaque(**claims))
     assert door.bearer("opaque").outcome is Outcome.ALLOW
@@ -163,7 +163,7 @@ def test_an_opaque_token_that_was_revoked_stays_so_until_it_ends(claims: dict[st
         assert door.bearer("opaque").reasons[0].code == "revoked"
 
 
-def test_who_signs_by_a_key_that_was_revoked_is_refused_also_where_that_binds_nothing(bound_files: Path) -> None:
+def test_a_message_signed_by_a_revoked_key_is_rejected_even_if_it_is_not_bound(bound_files: Path) -> None:
     world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
     signed = Message(nonce=None).credentials()
     assert world.prove(signed).facts["credential"]["bound"] is False
@@ -180,7 +180,7 @@ def respelled(certificate: x509.Certificate) -> x509.Certificate:
     return x509.load_der_x509_certificate(b"\x30\x82" + len(whole).to_bytes(2, "big") + whole)
 
 
-def test_a_certificate_whose_key_was_revoked_is_refused_however_it_is_spelled(world: World) -> None:
+def test_revoking_the_key_of_a_certificate_rejects_every_encoding_of_it(world: World) -> None:
     given, again = workload(), respelled(workload())
     assert [world.refusal(alone(one)(world)) for one in (given, again)] == ["proved", "proved"]
     assert x5t(given) != x5t(again)
@@ -194,7 +194,7 @@ def pem_of_key(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def test_static_keys_count_as_the_file_has_them_now(tmp_path: Path) -> None:
+def test_api_keys_follow_the_current_content_of_their_file(tmp_path: Path) -> None:
     world, given = World(write_files(tmp_path)), Credentials(api_key=API_KEY)
     another = "another-key-that-is-long-enough-too"
     assert world.refusal(given) == "proved"
@@ -208,7 +208,7 @@ def test_static_keys_count_as_the_file_has_them_now(tmp_path: Path) -> None:
     assert world.refusal(given) == "proved"
 
 
-def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_path: Path) -> None:
+def test_an_unreadable_trust_bundle_stays_trusted_for_an_hour(tmp_path: Path) -> None:
     world = World(write_files(tmp_path))
     certificate = workload(ends=NOW + 9_999)
     assert world.refusal(alone(certificate)(world)) == "proved"
@@ -220,7 +220,7 @@ def test_authorities_that_cannot_be_read_any_more_are_trusted_for_an_hour(tmp_pa
     assert world.refusal(alone(certificate)(world)) == "proved"
 
 
-def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_was_looked_at() -> None:
+def test_proved_facts_are_rejected_while_revocations_cannot_be_read() -> None:
     door = Door()
     engine = door.engine
     facts = engine.prove({"request": {}, "credentials": {"authorization": f"Bearer {token()}"}} | {
@@ -236,7 +236,7 @@ def test_a_store_that_does_not_say_what_was_revoked_is_a_refusal_also_of_what_wa
     assert door.identity.counts["store"] == 1
 
 
-def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() -> None:
+def test_sharing_is_detected_for_an_equivalent_ecdsa_signature() -> None:
     """ECDSA: with (r, s) also (r, n - s) holds, and the token has another digest then."""
     door, raw = Door(), token()
     door.identity.sharing = SharingDetector()
@@ -252,7 +252,7 @@ def test_a_thief_who_spells_the_signature_anew_is_seen_elsewhere_all_the_same() 
     assert shared == [False, True]
 
 
-def test_a_key_that_signs_requests_is_seen_elsewhere_also_where_that_binds_nothing(bound_files: Path) -> None:
+def test_sharing_is_detected_for_a_message_key_that_is_not_bound(bound_files: Path) -> None:
     world = World(bound_files, {"signatures": {"nonce": False, "directories": {"crawler": "directory.json"}}})
     found = [
         world.prove(Message(nonce=None, created=NOW - number).credentials(), ip=ip).facts["credential"]["shared"]
@@ -261,7 +261,7 @@ def test_a_key_that_signs_requests_is_seen_elsewhere_also_where_that_binds_nothi
     assert found == [False, True]
 
 
-def test_a_static_key_is_revoked_by_what_stands_in_the_file_of_keys(world: World) -> None:
+def test_an_api_key_can_be_revoked_by_its_hash(world: World) -> None:
     """Whoever finds it in a leak has no need of it, nor has to take the others of its agent away."""
     given = Credentials(api_key=API_KEY)
     assert world.refusal(given) == "proved"
@@ -269,7 +269,7 @@ def test_a_static_key_is_revoked_by_what_stands_in_the_file_of_keys(world: World
     assert world.refusal(given) == "revoked"
 
 
-def test_what_fails_while_a_credential_is_looked_at_is_a_refusal_that_is_counted() -> None:
+def test_an_unexpected_error_during_authentication_denies_and_is_counted() -> None:
     door = Door()
 
     def broken(*_: object) -> None:

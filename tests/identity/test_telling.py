@@ -20,7 +20,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if "a credential was refused" in one.getMessage()]
 
 
-def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
+def test_log_lines_about_rejected_credentials_are_rate_limited_per_code(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
     times, raw = [0.0], token(_key=ec("P-256", "evil"))
@@ -36,7 +36,7 @@ def test_of_a_flood_a_few_lines_are_told_and_then_how_many_there_were(
     assert [one.left_out for one in caplog.records if hasattr(one, "left_out")] == [30]
 
 
-def test_nothing_of_a_credential_is_in_the_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_contains_no_part_of_a_rejected_credential(door: Door, caplog: pytest.LogCaptureFixture) -> None:
     secret = "hunter2-correct-horse"
     for claims in ({"sub": secret, "aud": secret}, {"iss": secret}, {"scope": f"{secret} \x00"}, {"exp": secret}):
         assert not door.bearer(token(jti=secret, **claims)).allowed

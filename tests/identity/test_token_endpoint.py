@@ -98,7 +98,7 @@ def http(shared: Http) -> Http:
     return shared
 
 
-def test_a_token_is_exchanged_and_decides(http: Http):
+def test_an_exchanged_token_is_allowed_by_a_decision(http: Http):
     answer = http.exchange()
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -123,7 +123,7 @@ def test_a_token_is_exchanged_and_decides(http: Http):
         ({"headers": {"Authorization": "Basic c3ZjOnNlY3JldA=="}}, 401, "invalid_client"),
     ],
 )
-def test_what_is_not_issued_is_told_as_oauth_does(http: Http, changes: dict[str, Any], status: int, error: str):
+def test_a_refused_exchange_returns_an_oauth_error(http: Http, changes: dict[str, Any], status: int, error: str):
     answer = http.exchange(**changes)
     assert (answer.status_code, answer.json()["error"]) == (status, error)
     assert answer.headers["cache-control"] == "no-store"
@@ -131,7 +131,7 @@ def test_what_is_not_issued_is_told_as_oauth_does(http: Http, changes: dict[str,
     assert set(answer.json()) == {"error", "error_description"}
 
 
-def test_a_nonce_is_given_to_who_needs_one(http: Http):
+def test_a_proof_without_a_nonce_gets_a_dpop_nonce(http: Http):
     http.desk.identity.nonces = lambda: "n-1"
     answer = http.exchange(headers={"DPoP": "without nonce"})
     assert (answer.json()["error"], answer.headers["dpop-nonce"]) == ("use_dpop_nonce", "n-1")
@@ -151,12 +151,12 @@ def test_a_nonce_is_given_to_who_needs_one(http: Http):
     ],
 )
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
-def test_what_is_no_form_is_refused(http: Http, path: str, content: bytes, kind: str, status: int):
+def test_an_invalid_form_is_rejected(http: Http, path: str, content: bytes, kind: str, status: int):
     answer = http.client.post(path, content=content, headers={"Content-Type": kind})
     assert answer.status_code == (401 if status == 400 and not content and path != "/token" else status)
 
 
-def test_a_certificate_counts_only_from_a_gateway_of_ours(http: Http):
+def test_a_certificate_header_counts_only_with_an_operator_token(http: Http):
     form = {"client_id": "by-certificate", "client_assertion_type": "", "client_assertion": ""}
     header = {"Client-Cert": X5T, "DPoP": "jkt-1"}
     assert http.exchange(header, **form).json()["error"] == "invalid_client"
@@ -164,7 +164,7 @@ def test_a_certificate_counts_only_from_a_gateway_of_ours(http: Http):
     assert answer.json()["token_type"] == "Bearer"  # it is bound to the certificate
 
 
-def test_what_a_gateway_hands_on_of_a_client_is_no_operators(http: Http):
+def test_a_client_behind_a_gateway_does_not_get_operator_rights(http: Http):
     """Whoever is behind a gateway, which says with a token of ours whose connection it is."""
     raw = issued(http, task=json.dumps({"id": "t-1"}))
     certificate = {**OPERATOR, "Client-Cert": X5T}
@@ -201,7 +201,7 @@ class Slow(KeyRingFile):
         return super().sign(*given)
 
 
-def test_keys_that_are_slow_keep_nobody_from_deciding_or_revoking(http: Http):
+def test_slow_signing_keys_do_not_block_decisions_or_revocations(http: Http):
     desk, slow = http.desk, Slow(http.desk.keys)
     desk.identity.issuing = replace(desk.first, keys=slow)
     form = {"grant_type": TOKEN_EXCHANGE_GRANT, "subject_token_type": ACCESS_TOKEN, "scope": READ}
@@ -244,7 +244,7 @@ class Swapped:
         return next(self._engines)
 
 
-def test_what_is_handed_on_is_asked_of_one_engine_though_others_take_over(http: Http):
+def test_a_delegation_check_uses_the_kernel_and_entities_of_one_engine(http: Http):
     one, other = (SimpleNamespace(kernel=replace(policy().kernel), directory=EntityStore()) for _ in range(2))
     known = {(id(each.kernel), id(each.directory)) for each in (one, other)}
     routes = TokenServiceRoutes(Swapped(one, other))  # type: ignore[arg-type]
@@ -264,7 +264,7 @@ def code(http: Http, raw: str) -> str | None:
     return reasons[0].code if reasons else None
 
 
-def test_a_client_revokes_its_own_token(http: Http):
+def test_a_client_can_revoke_its_own_token(http: Http):
     raw = issued(http)
     assert code(http, raw) is None
     assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200
@@ -272,7 +272,7 @@ def test_a_client_revokes_its_own_token(http: Http):
     assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200  # as it is no token any more
 
 
-def test_a_client_revokes_nobody_elses(http: Http):
+def test_a_client_cannot_revoke_the_token_of_another_client(http: Http):
     raw = issued(http)
     answer = http.post("/revoke", {"token": raw, **proof("clerk")})
     assert (answer.status_code, answer.json()["error"]) == (400, "unauthorized_client")
@@ -300,7 +300,7 @@ class Unreachable:
         raise CredentialError(RefusalCode.PROVIDER)
 
 
-def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monkeypatch: pytest.MonkeyPatch):
+def test_a_client_revocation_returns_503_while_the_issuer_is_unreachable(http: Http, monkeypatch: pytest.MonkeyPatch):
     issuers, raw = http.desk.identity.parts.tokens.issuers, subject()
     with monkeypatch.context() as patched:
         patched.setitem(issuers, ACME, replace(issuers[ACME], keys=Unreachable()))
@@ -314,7 +314,7 @@ def test_what_cannot_be_looked_at_now_is_not_said_to_be_revoked(http: Http, monk
     assert not http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
 
 
-def test_what_cannot_be_looked_at_now_ends_on_an_operators_word(http: Http, monkeypatch: pytest.MonkeyPatch):
+def test_an_operator_can_revoke_a_token_while_its_issuer_is_unreachable(http: Http, monkeypatch: pytest.MonkeyPatch):
     issuers, raw = http.desk.identity.parts.tokens.issuers, subject()
     rests = issued(http, subject_token=raw)
     with monkeypatch.context() as patched:
@@ -324,7 +324,7 @@ def test_what_cannot_be_looked_at_now_ends_on_an_operators_word(http: Http, monk
     assert code(http, rests) == "revoked"
 
 
-def test_what_holds_later_is_revoked_before_it_does(http: Http):
+def test_a_token_can_be_revoked_before_it_becomes_valid(http: Http):
     raw = subject(nbf=NOW + 100)
     assert http.post("/revoke", {"token": raw}, OPERATOR).json() == {}
     http.desk.now += 100
@@ -338,14 +338,14 @@ def test_what_holds_later_is_revoked_before_it_does(http: Http):
         ("task", "acme/t-1"), ("chain", "acme/root"),
     ],
 )  # fmt: skip
-def test_an_operator_revokes_all_that_something_is_in(http: Http, what: str, name: str):
+def test_an_operator_can_revoke_every_token_with_a_given_link(http: Http, what: str, name: str):
     raw = issued(http, headers={"DPoP": KEY}, subject_token=subject(jti="root", task={"id": "t-1"}))
     assert http.desk.decide(raw, dpop=KEY).allowed
     assert http.post("/revoke", {what: name}, OPERATOR).status_code == 200
     assert http.desk.decide(raw, dpop=KEY).reasons[0].code == "revoked"
 
 
-def test_what_is_revoked_for_a_while_comes_back(http: Http):
+def test_a_temporary_revocation_ends(http: Http):
     raw = issued(http)
     http.post("/revoke", {"agent": "acme/planner", "for": "1m"}, OPERATOR)
     assert code(http, raw) == "revoked"
@@ -364,13 +364,13 @@ def test_what_is_revoked_for_a_while_comes_back(http: Http):
         {"key": KEY, "for": "999ms"},
     ],
 )
-def test_what_is_not_clear_revokes_nothing(http: Http, form: dict[str, str]):
+def test_an_ambiguous_revocation_is_rejected(http: Http, form: dict[str, str]):
     answer = http.post("/revoke", form, OPERATOR)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert http.desk.marks.version == 0
 
 
-def test_a_token_that_is_revoked_for_a_while_is_revoked_for_good_all_the_same(http: Http):
+def test_a_permanent_revocation_outlasts_a_temporary_one(http: Http):
     raw = issued(http)
     http.post("/revoke", {"agent": "acme/planner", "for": "1m"}, OPERATOR)
     assert http.post("/revoke", {"token": raw, **proof("summarizer")}).status_code == 200
@@ -379,7 +379,7 @@ def test_a_token_that_is_revoked_for_a_while_is_revoked_for_good_all_the_same(ht
 
 
 @pytest.mark.parametrize("what", ["agent", "user", "task", "chain"])
-def test_who_revokes_by_an_issuer_that_is_none_is_told(http: Http, what: str):
+def test_a_revocation_with_an_unknown_issuer_suggests_a_known_one(http: Http, what: str):
     answer = http.post("/revoke", {what: "acmee/planner"}, OPERATOR)
     told = f"`{what}`: the policy has no issuer `acmee`: did you mean `acme`?"
     assert (answer.status_code, answer.json()["error_description"]) == (400, told)
@@ -389,7 +389,7 @@ def test_who_revokes_by_an_issuer_that_is_none_is_told(http: Http, what: str):
     assert http.desk.marks.version == 0
 
 
-def test_a_token_is_introspected(http: Http):
+def test_introspection_returns_the_claims_of_an_active_token(http: Http):
     raw = issued(http)
     found = http.post("/introspect", {"token": raw}, OPERATOR).json()
     assert {"active": True, "iss": DESK, "sub": "alice", "aud": AUDIENCE, "scope": READ}.items() <= found.items()
@@ -402,7 +402,7 @@ def test_a_token_is_introspected(http: Http):
     assert http.post("/introspect", {"token": "garbage"}, OPERATOR).json() == {"active": False}
 
 
-def test_numbers_of_a_token_are_told_as_it_has_them(http: Http):
+def test_introspection_keeps_numbers_of_a_token_unchanged(http: Http):
     raw = subject(act={"sub": "planner", "iat": NOW - 60.5}, cnf={"jkt": "jkt-1"})
     found = http.post("/introspect", {"token": raw}, OPERATOR)
     assert found.json()["act"] == {"sub": "planner", "iat": NOW - 60.5}
@@ -411,7 +411,7 @@ def test_numbers_of_a_token_are_told_as_it_has_them(http: Http):
 # ── Tasks ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_task_that_is_completed_takes_every_token_of_it_along(http: Http):
+def test_completing_a_task_revokes_every_token_of_it(http: Http):
     one, two = (issued(http, task=json.dumps({"id": "t-1"})) for _ in range(2))
     other = issued(http, task=json.dumps({"id": "t-2"}))
     answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {one}", "DPoP": "jkt-1"})
@@ -420,7 +420,7 @@ def test_a_task_that_is_completed_takes_every_token_of_it_along(http: Http):
     assert http.exchange(task=json.dumps({"id": "t-1"}), subject_token=two).json()["error"] == "invalid_request"
 
 
-def test_who_is_not_in_a_task_does_not_complete_it(http: Http):
+def test_a_caller_without_a_token_of_the_task_cannot_complete_it(http: Http):
     raw, other = issued(http, task=json.dumps({"id": "t-1"})), issued(http, task=json.dumps({"id": "t-2"}))
     path = "/tasks/t-1/complete"
     answer = http.post(path, {}, {"Authorization": f"DPoP {other}", "DPoP": "jkt-1"})
@@ -431,7 +431,7 @@ def test_who_is_not_in_a_task_does_not_complete_it(http: Http):
     assert code(http, raw) is None
 
 
-def test_who_calls_a_task_as_another_is_called_ends_only_its_own(http: Http):
+def test_completing_a_task_with_the_name_of_another_users_task_ends_only_its_own(http: Http):
     """Whoever begins a task names it."""
     alices, bobs = (
         issued(http, task=json.dumps({"id": "t-1"}), subject_token=subject(sub=user)) for user in ("alice", "bob")
@@ -445,7 +445,7 @@ def test_who_calls_a_task_as_another_is_called_ends_only_its_own(http: Http):
     assert code(http, alices) == "revoked"
 
 
-def test_who_needs_a_nonce_to_complete_a_task_is_given_one(http: Http):
+def test_completing_a_task_without_a_nonce_returns_a_dpop_nonce(http: Http):
     raw = issued(http, task=json.dumps({"id": "t-1"}))
     http.desk.identity.nonces = lambda: "n-1"
     answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", "DPoP": "without nonce"})
@@ -454,7 +454,7 @@ def test_who_needs_a_nonce_to_complete_a_task_is_given_one(http: Http):
     assert len(answer.headers.get_list("www-authenticate")) == 1
 
 
-def test_a_task_is_not_completed_while_nobody_knows_who_asks(http: Http, monkeypatch: pytest.MonkeyPatch):
+def test_completing_a_task_returns_503_while_the_issuer_is_unreachable(http: Http, monkeypatch: pytest.MonkeyPatch):
     raw, issuers = issued(http, task=json.dumps({"id": "t-1"})), http.desk.identity.parts.tokens.issuers
     monkeypatch.setitem(issuers, DESK, replace(issuers[DESK], keys=Unreachable()))
     answer = http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {raw}", "DPoP": "jkt-1"})
@@ -462,21 +462,21 @@ def test_a_task_is_not_completed_while_nobody_knows_who_asks(http: Http, monkeyp
     assert "www-authenticate" not in answer.headers
 
 
-def test_what_rests_on_a_task_that_ended_ends_with_it(http: Http):
+def test_completing_a_task_revokes_tokens_derived_from_its_tokens(http: Http):
     first = issued(http, task=json.dumps({"id": "t-1"}))
     second = http.desk.exchange(by="reader", subject_token=first, _dpop="jkt-2")
     http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {first}", "DPoP": "jkt-1"})
     assert http.desk.decide(second, dpop="jkt-2").reasons[0].code == "revoked"
 
 
-def test_a_task_of_agents_alone_ends_by_any_of_them(http: Http):
+def test_any_agent_of_a_task_without_user_can_complete_it(http: Http):
     of_planner = subject(sub="planner", scope=READ, task={"id": "t-1"})
     one = http.desk.exchange(by="loner", subject_token=of_planner)
     http.post("/tasks/t-1/complete", {}, {"Authorization": f"DPoP {one.token}", "DPoP": "jkt-1"})
     assert http.desk.decide(one).reasons[0].code == "revoked"
 
 
-def test_a_person_completes_no_task_of_agents(http: Http):
+def test_a_user_without_an_agent_cannot_complete_a_task(http: Http):
     settings = http.desk.identity.parts.reads.settings
     settings["acme"] = IssuerSettings(people=("portal",))
     try:
@@ -487,7 +487,7 @@ def test_a_person_completes_no_task_of_agents(http: Http):
         del settings["acme"]
 
 
-def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
+def test_an_operator_can_complete_a_task_of_any_issuer(http: Http):
     raw = issued(http, subject_token=subject(task={"id": "t-1"}))
     assert http.post("/tasks/t-1/complete", {}, OPERATOR).status_code == 200
     assert code(http, raw) == "revoked"
@@ -507,7 +507,9 @@ def test_an_operator_completes_a_task_whoever_issued_its_tokens(http: Http):
         ),
     ],
 )
-def test_an_operator_whose_token_is_none_is_told_so(http: Http, path: str, headers: dict[str, str], said: str):
+def test_a_missing_or_invalid_operator_token_is_reported_as_such(
+    http: Http, path: str, headers: dict[str, str], said: str
+):
     """In a hurry, and not that client secrets are not taken."""
     answer = http.post(path, {"agent": "acme/planner", "token": "x"} if "intro" in path else {"agent": "a/b"}, headers)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
@@ -517,7 +519,7 @@ def test_an_operator_whose_token_is_none_is_told_so(http: Http, path: str, heade
 # ── What everybody may know ───────────────────────────────────────────────────────────────────
 
 
-def test_keys_and_metadata_are_public(http: Http):
+def test_jwks_and_metadata_are_served_without_authentication(http: Http):
     keys = http.client.get("/jwks").json()["keys"]
     assert keys == http.desk.keys.published(NOW)
     assert "d" not in keys[0]
@@ -527,7 +529,7 @@ def test_keys_and_metadata_are_public(http: Http):
     assert READ in found["scopes_supported"]
 
 
-def test_without_keys_nothing_is_issued_and_operators_end_what_others_did(tmp_path: Path):
+def test_a_server_without_signing_keys_issues_nothing_but_can_revoke(tmp_path: Path):
     desk = Desk(tmp_path)
     client = TestClient(create_app(desk.engine, token="operator-of-this-test"))
     assert {client.post("/token").status_code, client.get("/jwks").status_code} == {404}
@@ -541,14 +543,14 @@ def test_without_keys_nothing_is_issued_and_operators_end_what_others_did(tmp_pa
     assert (done.status_code, done.json()) == (200, {"task": "t-1", "state": "completed"})
 
 
-def test_who_has_no_identity_has_no_such_endpoint():
+def test_a_server_without_identity_has_no_token_endpoints():
     engine = Engine.from_text("language 1\npackage p\nanyone { may GET /x }")
     client = TestClient(create_app(engine), base_url="http://127.0.0.1")
     paths = ("/token", "/revoke", "/introspect", "/attestation/nonce", "/tasks/t/complete")
     assert {client.post(path).status_code for path in paths} == {404}
 
 
-def test_a_nonce_is_given_to_attest_for(tmp_path: Path):
+def test_the_attestation_nonce_endpoint_returns_single_use_nonces(tmp_path: Path):
     desk = Desk(tmp_path)
     nonces = AttestationNonces(desk.marks)
     desk.identity.attestation_nonces = nonces.issue
@@ -572,7 +574,7 @@ def opened(desk: Desk, policy: str = POLICY, **changes: Any) -> Any:
     return open_token_issuer(configuration, desk.identity, keys, lambda: (engine.kernel, engine.directory), lambda: NOW)
 
 
-def test_configuration_opens_it(tmp_path: Path):
+def test_the_configuration_opens_the_token_service(tmp_path: Path):
     desk = Desk(tmp_path)
     given = {"agent": "summarizer", "issuer": "acme", "method": "private_key_jwt", "keys": "summarizer.json"}
     found = opened(desk, clients={"summarizer": given})
@@ -599,12 +601,14 @@ def test_configuration_opens_it(tmp_path: Path):
         ({"clients": {"a": {"agent": "a", "issuer": "acme", "method": "dpop"}}}, POLICY, "requires `keys`"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_opened_is_told(tmp_path: Path, changes: dict[str, Any], policy: str, message: str):
+def test_an_invalid_token_service_configuration_is_rejected_with_its_cause(
+    tmp_path: Path, changes: dict[str, Any], policy: str, message: str
+):
     with pytest.raises(IdentityConfigError, match=message):
         opened(Desk(tmp_path), policy, **changes)
 
 
-def test_a_version_of_a_key_that_would_sign_before_all_know_it_is_a_mistake(tmp_path: Path):
+def test_an_openbao_refresh_not_shorter_than_ahead_is_rejected(tmp_path: Path):
     """Each worker sees a new one when what OpenBao said before is too old."""
     raw = {
         "signing": {"keys": "bao-transit:transit/a", "issuer": "desk", "ahead": "10m"},
@@ -614,7 +618,7 @@ def test_a_version_of_a_key_that_would_sign_before_all_know_it_is_a_mistake(tmp_
         opened(Desk(tmp_path), **raw)
 
 
-def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch):
+def test_an_openbao_key_can_sign_issued_tokens(tmp_path: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch):
     client = openbao.client
     if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
         client.sys.enable_secrets_engine("transit")
@@ -635,7 +639,7 @@ def test_a_key_of_openbao_signs_what_is_issued(tmp_path: Path, openbao: OpenBao,
 # ── Whole: from `identity.toml` to a decision ─────────────────────────────────────────────────
 
 
-def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
+def test_the_token_service_works_with_an_identity_toml_alone(tmp_path: Path):
     """Keys of the other issuer in a file; a client by DPoP; tokens of our own verified without asking anybody."""
     write_desk(tmp_path, int(time()))
     engine = Engine.load(tmp_path / "desk.policy", identity=tmp_path / "identity.toml")
@@ -673,7 +677,7 @@ def test_an_identity_toml_is_all_there_is_to_write(tmp_path: Path):
         assert client.post(path, headers=headers).status_code == status
 
 
-def test_a_client_is_known_by_a_proof_of_its_key_alone(tmp_path: Path):
+def test_a_client_can_authenticate_by_a_dpop_proof_alone(tmp_path: Path):
     """With the parts that verify proofs, and not by what other tests put in their place."""
     write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
     (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))
@@ -719,7 +723,7 @@ def jti_of(token: str) -> str:
     return str(json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))["jti"])
 
 
-def test_a_secret_that_is_not_there_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_secret_is_rejected_at_startup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     raw = {
         "issuers": {
             "acme": {
@@ -736,7 +740,7 @@ def test_a_secret_that_is_not_there_is_told_at_the_start(tmp_path: Path, monkeyp
     assert "hunter2" not in repr(found)
 
 
-def test_policies_that_issue_nothing_any_more_answer_so(http: Http):
+def test_the_jwks_endpoint_returns_503_if_reloaded_policies_issue_no_tokens(http: Http):
     issuing, http.desk.identity.issuing = http.desk.identity.issuing, None
     try:
         assert http.client.get("/jwks").status_code == 503

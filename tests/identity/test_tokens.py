@@ -57,7 +57,7 @@ def code(verifier: TokenVerifier, raw: str) -> R:
     return refused.value.refusal
 
 
-def test_an_opaque_token_is_asked_for_and_read_as_others_are() -> None:
+def test_an_opaque_token_is_introspected_and_decides() -> None:
     asked = Asked()
     door = Door(introspection=asked)
     assert door.bearer("opaque-1").outcome is Outcome.ALLOW
@@ -65,7 +65,7 @@ def test_an_opaque_token_is_asked_for_and_read_as_others_are() -> None:
     assert asked.raws == ["opaque-1", "opaque-2"]
 
 
-def test_a_token_that_tells_its_issuer_is_shown_to_nobody() -> None:
+def test_a_jwt_is_never_sent_to_introspection() -> None:
     asked = Asked()
     door = Door(introspection=asked)
     assert door.bearer(token(iss="https://evil.example")).reasons[0].code == R.UNKNOWN_ISSUER
@@ -73,27 +73,27 @@ def test_a_token_that_tells_its_issuer_is_shown_to_nobody() -> None:
     assert asked.raws == []
 
 
-def test_a_url_of_two_issuers_names_none(twins: TokenVerifier) -> None:
+def test_an_issuer_url_used_by_two_issuers_is_unknown(twins: TokenVerifier) -> None:
     assert code(twins, token()) is R.UNKNOWN_ISSUER
     kernel = Engine.from_text(TWINS).kernel
     assert ACME not in create_chain_reader(kernel.issuers, IdentityConfig()).issuers
 
 
-def test_an_issuer_without_an_audience_has_no_tokens_for_us(twins: TokenVerifier) -> None:
+def test_a_token_of_an_issuer_without_an_audience_is_rejected(twins: TokenVerifier) -> None:
     assert code(twins, token(iss="https://open.example")) is R.AUDIENCE
 
 
-def test_an_issuer_without_keys_is_none(twins: TokenVerifier) -> None:
+def test_an_issuer_without_keys_is_unknown(twins: TokenVerifier) -> None:
     assert code(twins, token(iss="https://mute.example")) is R.UNKNOWN_ISSUER
 
 
-def test_a_trust_domain_of_the_policy_has_workloads(twins: TokenVerifier) -> None:
+def test_a_workload_token_of_a_trust_domain_in_the_policy_is_verified(twins: TokenVerifier) -> None:
     raw = token({"typ": "JWT"}, iss=GONE, sub=f"{MESH}/bot", client_id=GONE)
     found = twins.verify(raw, NOW)
     assert (found.kind, found.issuer, found.expires) == ("spiffe", "mesh", NOW + 300)
 
 
-def test_settings_reach_whoever_reads() -> None:
+def test_settings_reach_the_chain_reader_and_the_trusted_issuers() -> None:
     settings = parse_identity_config({"identity": {"leeway": "5s"}, "issuers": {"acme": {"people": ["portal"]}}})
     alone = TWINS.replace(f'issuer twin  {{ url "{ACME}"', 'issuer twin  { url "https://twin.example"')
     kernel = Engine.from_text(alone).kernel
@@ -104,7 +104,7 @@ def test_settings_reach_whoever_reads() -> None:
     assert trusted_issuers(kernel.issuers, settings, {"acme": known()})[ACME].settings.people == ("portal",)
 
 
-def test_times_that_the_leeway_lets_pass_are_moved_to_what_holds() -> None:
+def test_times_accepted_by_the_leeway_are_clamped() -> None:
     verifier = Door().tokens
     early = verifier.verify(token(iat=NOW + 20), NOW)
     late = verifier.verify(token(iat=NOW - 90, exp=NOW - 20), NOW)
@@ -122,7 +122,7 @@ class Racing(MemoryMarks):
         return found
 
 
-def test_what_is_revoked_while_it_is_proved_is_not_kept() -> None:
+def test_a_token_revoked_during_verification_is_not_cached() -> None:
     door, raw = Door(), token()
     door.identity.marks = Racing()
     assert door.bearer(raw).outcome is Outcome.ALLOW

@@ -24,7 +24,7 @@ def block(language: str) -> str:
     return found
 
 
-def test_the_configurations_that_are_shown_are_some() -> None:
+def test_the_documented_token_configurations_are_valid() -> None:
     first, second, third = (tomllib.loads(one.text) for one in blocks(PAGE) if one.language == "toml")
     alone = parse_identity_config(second).issuers
     assert {name: dict(one.alone) for name, one in alone.items()} == {
@@ -36,13 +36,13 @@ def test_the_configurations_that_are_shown_are_some() -> None:
     assert found.identity.leeway.total_seconds() == 10
 
 
-def test_the_token_that_is_shown_is_read_as_the_page_says() -> None:
+def test_the_documented_token_yields_the_documented_principal() -> None:
     hop = Hop("planner", "acme", 1_799_999_900, ("write:invoices",))
     shown = json.loads(block("text"))
     assert Door().who(token(**shown)) == TokenPrincipal("invoice-bot", "alice", (hop,), ("write:invoices",))
 
 
-def test_the_bounds_and_claims_that_it_tells_are_those_of_the_code() -> None:
+def test_the_documented_token_bounds_and_claims_match_the_code() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert f"{MAX_TOKEN_LENGTH // 1024} KiB, {MAX_DEPTH} levels" in text
     assert f"more than {MAX_ACTORS} agents" in text

@@ -22,22 +22,22 @@ def told(given: Mapping[str, tuple[str, ...]], certificate: str | None) -> objec
 
 
 @pytest.mark.parametrize("name", ["client-cert", "x-forwarded-client-cert"])
-def test_a_header_that_nobody_named_is_the_clients_own_word(name: str) -> None:
+def test_an_unconfigured_certificate_header_is_ignored(name: str) -> None:
     assert told({name: (FORGED,)}, None) is None
     assert told({name: (FORGED,)}, {"client-cert": "x-forwarded-client-cert"}.get(name, "client-cert")) is None
 
 
-def test_the_header_that_was_named_counts_and_no_other() -> None:
+def test_only_the_configured_certificate_header_is_read() -> None:
     given = {"client-cert": (FORGED,), "x-forwarded-client-cert": (OURS,)}
     assert told(given, "x-forwarded-client-cert") == OURS
 
 
-def test_two_of_it_are_none() -> None:
+def test_a_repeated_certificate_header_is_rejected() -> None:
     with pytest.raises(RequestError, match="repeated"):
         told({"client-cert": (FORGED, OURS)}, "client-cert")
 
 
-def test_envoy_over_grpc_says_itself_whose_certificate_it_saw() -> None:
+def test_the_envoy_grpc_adapter_reads_the_certificate_from_the_peer_not_from_headers() -> None:
     pytest.importorskip("grpc", reason="pip install '.[envoy]'")
     from urllib.parse import quote
 

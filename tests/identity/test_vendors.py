@@ -146,7 +146,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize(("claims", "found"), [one[1:] for one in NAMED], ids=[one[0] for one in NAMED])
-def test_people_are_named_by_the_claim_that_the_configuration_says(
+def test_the_user_setting_selects_the_claim_that_names_the_user(
     claims: Mapping[str, Any], found: TokenPrincipal | R
 ) -> None:
     settings = IssuerSettings(user="oid", alone={"idtyp": "app"})
@@ -183,7 +183,7 @@ def world() -> tuple[TokenVerifier, Any]:
 
 
 @pytest.mark.parametrize(("vendor", "claims", "header", "found"), ROWS)
-def test_a_token_of_a_vendor_is_read_as_it_is_meant(
+def test_a_vendor_token_yields_its_principal_or_a_refusal(
     vendor: str,
     claims: Mapping[str, Any],
     header: Mapping[str, Any],
@@ -208,7 +208,7 @@ def test_a_token_of_a_vendor_is_read_as_it_is_meant(
         assert caught.value.refusal is found
 
 
-def test_whoever_acts_alone_by_another_name_is_let_through_where_agents_act_alone() -> None:
+def test_an_agent_acting_alone_is_allowed_only_if_the_subject_is_the_agent() -> None:
     """`credential.subject` is the agent then; by the number that the server gave it, it would be somebody else."""
     engine = Engine.from_text(POLICY)
     credential = {"kind": "jwt", "issuer": "auth0", "scopes": ["x"], "expires_at": "2100-01-01T00:00:00Z"}
@@ -217,7 +217,7 @@ def test_whoever_acts_alone_by_another_name_is_let_through_where_agents_act_alon
         assert engine.decide({**question, "credential": {**credential, "subject": subject}}).allowed is allowed
 
 
-def test_who_is_served_by_another_name_is_decided_by_that() -> None:
+def test_a_decision_uses_the_user_of_the_configured_claim() -> None:
     decision = Door(IssuerSettings(user="login")).bearer(token(login="bob"))
     assert (decision.outcome, decision.principal.user) == (Outcome.ALLOW, "bob")
     decision = Door(IssuerSettings(user="login")).bearer(token())

@@ -75,7 +75,7 @@ def clients(folder: Path, method: str, *keys: Any) -> Any:
 
 @pytest.mark.parametrize("method", ["private_key_jwt", "dpop"])
 @pytest.mark.parametrize(("made", "why"), WEAK.values(), ids=WEAK)
-def test_a_weak_key_of_a_client_is_a_mistake_of_the_configuration(
+def test_a_weak_client_key_is_rejected_at_startup(
     tmp_path: Path, made: Callable[[], Any], why: str, method: str
 ) -> None:
     with pytest.raises(IdentityConfigError) as caught:
@@ -84,7 +84,7 @@ def test_a_weak_key_of_a_client_is_a_mistake_of_the_configuration(
     assert why in caught.value.message
 
 
-def test_an_assertion_that_nobody_signed_holds_by_no_key_of_a_client(tmp_path: Path) -> None:
+def test_a_forged_assertion_is_rejected_after_the_key_file_becomes_weak(tmp_path: Path) -> None:
     """A file that becomes weak later goes on with what it held, as one that cannot be read does."""
     desk = Desk(tmp_path)
     (tmp_path / "summarizer.json").write_text(json.dumps({"keys": [point(ORDER_ONE)]}))
@@ -94,12 +94,12 @@ def test_an_assertion_that_nobody_signed_holds_by_no_key_of_a_client(tmp_path: P
 
 
 @pytest.mark.parametrize("alg", ["ES256", "PS256", "RS256", "EdDSA"])
-def test_a_strong_key_of_a_client_is_taken(tmp_path: Path, alg: str) -> None:
+def test_a_strong_client_key_is_accepted(tmp_path: Path, alg: str) -> None:
     found = clients(tmp_path, "private_key_jwt", public(alg))
     assert [one.kid for one in found["bot"].keys.read()] == [public(alg)["kid"]]
 
 
-def test_a_key_of_a_client_signs_by_its_own_algorithm_alone(tmp_path: Path) -> None:
+def test_a_client_key_is_used_only_with_its_own_algorithm(tmp_path: Path) -> None:
     (usable,) = clients(tmp_path, "private_key_jwt", {**rsa_jwk(), "alg": "PS256"})["bot"].keys.read()
     assert usable.algorithms == ("PS256",)
 
@@ -140,19 +140,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.mark.parametrize("made", OF_CERTIFICATES.values(), ids=OF_CERTIFICATES)
-def test_a_certificate_with_a_weak_key_is_refused(world: World, made: Callable[[], Any]) -> None:
+def test_a_certificate_with_a_weak_key_is_rejected(world: World, made: Callable[[], Any]) -> None:
     found = certificate(made())
     assert world.refusal(alone(found)(world)) == "weak_key"
     assert world.refusal(mtls(world, found)) == "weak_key"
 
 
-def test_a_client_that_is_known_by_a_certificate_with_a_weak_key_is_refused(world: World) -> None:
+def test_a_client_certificate_with_a_weak_key_is_rejected_at_the_token_endpoint(world: World) -> None:
     shown = alone(certificate(small_rsa(exponent=3).public_key()))(world)
     with pytest.raises(CredentialError, match="exponent"):
         world.parts.binds(shown, ProofContext("POST", "https://a.example/token"), None, NOW)
 
 
-def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
+def test_a_certificate_with_a_strong_rsa_key_is_accepted(world: World) -> None:
     assert world.refusal(alone(certificate(small_rsa().public_key()))(world)) == "proved"
 
 
@@ -160,7 +160,7 @@ def test_a_certificate_with_a_strong_rsa_key_is_taken(world: World) -> None:
 
 
 @pytest.mark.parametrize(("bits", "exponent"), [(1_024, 65_537), (2_048, 3)])
-def test_we_sign_by_no_weak_key_where_we_are_a_client(bits: int, exponent: int) -> None:
+def test_a_weak_key_is_rejected_for_our_own_client_assertions(bits: int, exponent: int) -> None:
     form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     with pytest.raises(IdentityConfigError, match=r"neither a private key|exponent"):
         parse_assertion_key(small_rsa(bits, exponent).private_bytes(*form).decode())

@@ -75,7 +75,7 @@ def spoilt(document, place, value):
 
 @SOME
 @given(st.sampled_from(list(places(SPEC))), ANYTHING | REFERENCES)
-def test_a_specification_with_anything_in_it_is_read_or_told(tmp_path_factory, place, value):
+def test_a_mutated_specification_is_read_or_rejected_with_a_place(tmp_path_factory, place, value):
     folder = tmp_path_factory.getbasetemp()
     (folder / "spoilt.json").write_text(json.dumps(spoilt(SPEC, place, value)))
     try:
@@ -86,7 +86,7 @@ def test_a_specification_with_anything_in_it_is_read_or_told(tmp_path_factory, p
 
 @SOME
 @given(st.sampled_from(list(places(TOOLS))), ANYTHING | REFERENCES)
-def test_a_list_of_tools_with_anything_in_it_is_read_or_told(tmp_path_factory, place, value):
+def test_a_mutated_tool_list_is_read_or_rejected_with_a_place(tmp_path_factory, place, value):
     folder = tmp_path_factory.getbasetemp()
     (folder / "spoilt_tools.json").write_text(json.dumps(spoilt(TOOLS, place, value)))
     try:
@@ -103,7 +103,7 @@ PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda parts: "/" + "/".j
 @example(["/pets/pets/{id}/{id}"], ["/pets/pets/pets/{id}", "/pets/pets/pets/v{n}"])
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PATHS, min_size=1, max_size=8, unique=True), st.lists(PATHS, max_size=4, unique=True))
-def test_templates_that_meet_in_any_way_make_a_policy_that_holds_and_grows(tmp_path_factory, before, added):
+def test_overlapping_path_templates_import_and_reimport_without_findings(tmp_path_factory, before, added):
     folder = tmp_path_factory.mktemp("templates")
     for paths in (before, [*before, *added]):
         methods = {"get": {}, "delete": {"security": [{"oauth": ["a"]}]}}

@@ -30,7 +30,7 @@ def tree(text):
         ("a: |\n  one\n  two\n", {"a": "one\ntwo\n"}),
     ],
 )
-def test_yaml_is_read_as_its_newer_version_says(text, value):
+def test_yaml_is_read_by_the_yaml_1_2_rules(text, value):
     assert tree(text) == value
 
 
@@ -51,25 +51,25 @@ def test_yaml_is_read_as_its_newer_version_says(text, value):
         ('{"a": ' * 100_000, "`x.yaml`"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_place(text, told):
+def test_invalid_yaml_is_rejected_with_its_place(text, told):
     with pytest.raises(ApiImportError) as raised:
         tree(text)
     assert told in str(raised.value)
 
 
-def test_text_that_is_no_utf8_is_told_with_its_line():
+def test_a_document_that_is_not_utf8_is_rejected_with_its_line():
     with pytest.raises(ApiImportError) as raised:
         read_document("x.yaml", b"a: 1\nb: \xff")
     assert str(raised.value) == "`x.yaml`:2: this is not UTF-8"
 
 
-def test_aliases_cost_nothing():
+def test_yaml_aliases_share_their_value():
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 60))]
     found = tree("\n".join(lines))
     assert found["a59"][0] is found["a59"][8]
 
 
-def test_a_schema_of_aliases_ends(tmp_path):
+def test_a_schema_of_nested_aliases_terminates(tmp_path):
     from policyengine.importers import read_openapi
 
     lines = ["openapi: 3.0.0", "x0: &x0 {type: object, properties: {a: {type: string}}}"]
@@ -81,7 +81,7 @@ def test_a_schema_of_aliases_ends(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "told"), [("openapi: 3.0.0\npaths:\n\t/a: {}\n", True), ("a: [1\nb: 2\n", False)])
-def test_tabs_are_named(text, told):
+def test_a_tab_in_yaml_indentation_gets_a_hint(text, told):
     with pytest.raises(ApiImportError) as raised:
         read_document("a.yaml", text.encode())
     assert (raised.value.hint == "YAML is indented with spaces, never with tabs") is told

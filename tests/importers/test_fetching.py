@@ -45,7 +45,7 @@ def serving(pages):
         server.server_close()
 
 
-def test_a_url_is_read_with_what_it_refers_to_on_its_own_server():
+def test_a_specification_url_is_read_with_references_on_the_same_server():
     pet = json.dumps({"properties": {"name": {"type": "string"}}}).encode()
     with serving({"/v1/api.json": json.dumps(SPEC).encode(), "/v1/parts/pet.json": pet}) as (url, asked):
         api = read_openapi(f"{url}/v1/api.json")
@@ -53,7 +53,7 @@ def test_a_url_is_read_with_what_it_refers_to_on_its_own_server():
     assert asked == ["/v1/api.json", "/v1/parts/pet.json"]
 
 
-def test_no_reference_leads_to_another_server():
+def test_a_reference_to_another_server_is_not_fetched():
     with serving({"/x": b"{}"}) as (other, asked):
         away = json.dumps(SPEC).replace("parts/pet.json", f"{other}/x").encode()
         with serving({"/api.json": away}) as (url, _):
@@ -62,7 +62,7 @@ def test_no_reference_leads_to_another_server():
     assert asked == []
 
 
-def test_no_redirect_leads_to_another_server():
+def test_a_redirect_to_another_server_is_rejected():
     with serving({"/x": b"{}"}) as (other, asked), serving({"/api.json": f"{other}/x"}) as (url, _):
         with pytest.raises(ApiImportError, match=r"it redirects to `.*/x`, which is another server"):
             read_openapi(f"{url}/api.json")
@@ -74,7 +74,7 @@ def test_a_redirect_on_the_same_server_is_followed():
         assert read_openapi(f"{url}/api.json").operations[0].key == "GET /x"
 
 
-def test_redirects_without_end_are_not_followed():
+def test_endless_redirects_are_rejected():
     with serving({"/api.json": "/api.json"}) as (url, asked):
         with pytest.raises(ApiImportError, match="it redirects more than 10 times"):
             read_openapi(f"{url}/api.json")
@@ -91,7 +91,7 @@ def test_redirects_without_end_are_not_followed():
         ({"https_proxy": "http://proxy.example", "no_proxy": ".acme.example"}, None),
     ],
 )
-def test_the_proxy_of_the_environment_is_asked(monkeypatch, variables, found):
+def test_the_proxy_is_read_from_the_environment(monkeypatch, variables, found):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -100,12 +100,12 @@ def test_the_proxy_of_the_environment_is_asked(monkeypatch, variables, found):
     assert fetch.environment_proxy("https://api.acme.example/openapi.json") == found
 
 
-def test_a_proxy_may_want_a_password():
+def test_proxy_credentials_are_split_from_the_url():
     assert split_proxy("http://u%40x:p%3Aq@proxy.example:3128") == ("http://proxy.example:3128", ("u@x", "p:q"))
     assert split_proxy("http://proxy.example") == ("http://proxy.example", None)
 
 
-def test_a_page_that_is_not_there_is_told():
+def test_a_404_response_is_reported():
     with (
         serving({}) as (url, _),
         pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server responds 404 Not Found"),
@@ -113,7 +113,7 @@ def test_a_page_that_is_not_there_is_told():
         read_openapi(f"{url}/api.json")
 
 
-def test_an_answer_without_end_is_cut(monkeypatch):
+def test_an_overlong_response_is_rejected(monkeypatch):
     monkeypatch.setattr(fetch, "MAX_BYTES", 1_000)
     with (
         serving({"/api.json": b" " * 1_001}) as (url, _),
@@ -122,7 +122,7 @@ def test_an_answer_without_end_is_cut(monkeypatch):
         read_openapi(f"{url}/api.json")
 
 
-def test_an_answer_that_takes_too_long_is_cut(monkeypatch):
+def test_a_slow_response_times_out(monkeypatch):
     monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.0001)
     with (
         serving({"/api.json": b" " * 100}) as (url, _),
@@ -131,14 +131,14 @@ def test_an_answer_that_takes_too_long_is_cut(monkeypatch):
         read_openapi(f"{url}/api.json")
 
 
-def test_nobody_who_answers_is_told():
+def test_an_unreachable_specification_server_is_reported():
     with serving({}) as (url, _):
         pass
     with pytest.raises(ApiImportError, match=r"`http.*/api.json`: it cannot be reached: connection refused"):
         read_openapi(f"{url}/api.json")
 
 
-def test_a_file_that_is_too_long_is_told(tmp_path, monkeypatch):
+def test_an_overlong_specification_file_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "MAX_BYTES", 10)
     (tmp_path / "api.json").write_text(" " * 11)
     with pytest.raises(ApiImportError, match="longer than 10 bytes"):
@@ -146,7 +146,7 @@ def test_a_file_that_is_too_long_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "told"), [("nothing.json", "there is no such file"), (".", "this is not a file")])
-def test_a_file_that_is_none_is_told(tmp_path, monkeypatch, name, told):
+def test_a_missing_file_and_a_folder_are_rejected_as_specification(tmp_path, monkeypatch, name, told):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ApiImportError, match=told):
         read_openapi(name)

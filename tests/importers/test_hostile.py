@@ -44,7 +44,7 @@ def declared(folder):
 
 @FEW
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, TEXTS), min_size=1, max_size=4))
-def test_no_text_of_a_specification_becomes_policy(tmp_path_factory, texts):
+def test_text_of_a_specification_cannot_inject_policy(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("spec")
     paths = {}
     for number, (tag, summary, scope, member) in enumerate(texts):
@@ -79,7 +79,7 @@ def test_no_text_of_a_specification_becomes_policy(tmp_path_factory, texts):
 
 @FEW
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=4))
-def test_no_text_of_a_tool_becomes_policy(tmp_path_factory, texts):
+def test_text_of_a_tool_cannot_inject_policy(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("tools")
     tools = [
         {"name": name, "description": said, "inputSchema": {"properties": {member: {"type": "string"}}}}
@@ -116,7 +116,7 @@ def assert_only_what_was_described(folder, endpoints):
 
 
 @given(TEXTS)
-def test_any_text_is_a_name(text):
+def test_any_text_is_converted_to_a_valid_name(text):
     module, problems = parse(
         Source("x.policy", f"scope {safe_name(text, 'x')}.read {{ GET /x }}\nentity {safe_name(text, 'x')} {{}}")
     )
@@ -126,7 +126,7 @@ def test_any_text_is_a_name(text):
 
 
 @given(TEXTS)
-def test_any_text_is_a_comment_of_one_line_and_no_instruction(text):
+def test_any_text_is_quoted_as_a_single_line_comment(text):
     said = quoted_comment(text)
     module, problems = parse(Source("x.policy", f"anyone {{ may GET /x }} # {said}\nanyone {{ may GET /y }}\n"))
     assert problems == []
@@ -135,7 +135,7 @@ def test_any_text_is_a_comment_of_one_line_and_no_instruction(text):
     assert said == "" or (said.startswith('"') and said.endswith('"'))
 
 
-def test_every_word_of_the_grammar_may_be_a_tag_a_member_and_a_capture(tmp_path):
+def test_every_reserved_word_can_be_a_tag_a_member_and_a_capture(tmp_path):
     paths = {}
     for kept in RESERVED_NAMES:
         inner = {"type": "object", "properties": {kept: {"type": "string"}, "x": {"type": "string"}}}
@@ -163,14 +163,14 @@ def test_every_word_of_the_grammar_may_be_a_tag_a_member_and_a_capture(tmp_path)
         ("a" * 129, "more than 128"),
     ],
 )
-def test_a_tool_that_no_pattern_names_exactly_stays_denied_and_is_told(tmp_path, name, why):
+def test_a_tool_without_an_exact_pattern_stays_denied_and_is_reported(tmp_path, name, why):
     (tmp_path / "tools.json").write_text(json.dumps([{"name": name}, {"name": "fine"}]))
     api = read_tools(str(tmp_path / "tools.json"))
     assert [one.endpoint.name for one in api.operations] == ["fine"]
     assert any(why in note and "stays denied" in note for note in api.notes)
 
 
-def test_an_odd_name_is_matched_as_it_is(tmp_path):
+def test_a_tool_name_with_quotes_and_spaces_is_matched_exactly(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps([{"name": 'say "hi", friend'}]))
     import_policies(tmp_path / "p", read_tools(str(tmp_path / "tools.json"), "desk"), "policyengine init")
     assert_sound(tmp_path / "p")

@@ -21,12 +21,12 @@ def steps_of(paths: list[str]) -> int:
     return index._steps
 
 
-def test_paths_that_do_not_meet_take_as_many_steps_as_there_are_paths():
+def test_disjoint_paths_are_indexed_in_linear_time():
     few, many = (steps_of([f"/r{i}/{{}}" for i in range(count)]) for count in (500, 1_000))
     assert many < 2.1 * few
 
 
-def test_paths_meet_as_their_segments_do():
+def test_the_path_index_finds_overlapping_templates():
     index = PathIndex.of(HttpTemplate.of_key(f"GET {path}") for path in ("/a/{}", "/{}/b", "/c/d", "/{}", "/a/x-{}"))
     for path, met in (("/a/b", [0, 1]), ("/c/d", [2]), ("/{}/{}", [0, 1, 2, 4]), ("/a/x-{}", [0, 4]), ("/q", [3])):
         assert index.meeting("GET", HttpTemplate.of_key(f"GET {path}").segments) == met
@@ -47,7 +47,7 @@ def overlapping(segments: int) -> list[str]:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_paths_that_overlap_too_much_are_refused_with_one_message(tmp_path, apart):
+def test_too_many_overlapping_paths_are_rejected_in_one_message(tmp_path, apart):
     from policyengine.importers.openapi import read_openapi
     from policyengine.importers.reconcile_overlaps import reconcile
 
@@ -56,7 +56,7 @@ def test_paths_that_overlap_too_much_are_refused_with_one_message(tmp_path, apar
         reconcile(read_openapi(str(specification(tmp_path, paths))).operations)
 
 
-def test_a_key_that_stands_twice_among_many_is_named_at_once():
+def test_a_duplicate_key_among_many_is_found_in_bounded_time():
     text = "{" + ",".join(f'"k{i}":1' for i in range(40_000)) + ',"k39999":2}'
     begun = time.process_time()
     with pytest.raises(ApiImportError, match="has `k39999` twice"):

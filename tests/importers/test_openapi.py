@@ -64,7 +64,7 @@ READ, WRITE = (frozenset(["read:pets"]),), (frozenset(["write:pets"]),)
 
 
 @pytest.mark.parametrize("text", [PETS_30, PETS_31, PETS_2], ids=["3.0", "3.1", "2.0"])
-def test_every_version_says_the_same_api(tmp_path, text):
+def test_every_specification_version_yields_the_same_operations(tmp_path, text):
     api = read_openapi(saved(tmp_path, text, "pets.yaml"))
     assert (api.name, api.notes) == ("pet_store", ())
     assert [(one.endpoint.written, one.kind, one.area, one.asks) for one in api.operations] == [
@@ -108,7 +108,7 @@ def body_of(schema, **more):
         ("/a/{from}-{to}", "GET /a/{from_to}"),
     ],
 )
-def test_a_template_becomes_the_closest_pattern(tmp_path, template, written):
+def test_a_path_template_becomes_the_closest_pattern(tmp_path, template, written):
     assert only(api_of(tmp_path, {template: {"get": {}}})).endpoint.written == written
 
 
@@ -129,7 +129,7 @@ def test_a_template_becomes_the_closest_pattern(tmp_path, template, written):
         ("/**", "no pattern can match"),
     ],
 )
-def test_what_no_pattern_says_is_left_out_and_told(tmp_path, template, told):
+def test_a_path_without_a_pattern_is_omitted_and_reported(tmp_path, template, told):
     api = api_of(tmp_path, {template: {"get": {}}, "/fine": {"get": {}}})
     assert [one.endpoint.written for one in api.operations] == ["GET /fine"]
     assert len(api.notes) == 1
@@ -137,13 +137,13 @@ def test_what_no_pattern_says_is_left_out_and_told(tmp_path, template, told):
     assert api.notes[0].endswith("left out: it stays denied")
 
 
-def test_what_takes_more_than_one_segment_is_told(tmp_path):
+def test_a_parameter_over_several_segments_is_reported(tmp_path):
     assert api_of(tmp_path, {"/f/{rest:path}": {"get": {}}}).notes == (
         "`GET /f/{rest:path}` `{rest:path}` is exactly one segment here",
     )
 
 
-def test_head_is_get_and_written_once(tmp_path):
+def test_a_head_operation_becomes_a_single_get(tmp_path):
     api = api_of(tmp_path, {"/a": {"head": {}}, "/b": {"get": {}, "head": {}}})
     assert [one.endpoint.written for one in api.operations] == ["GET /a", "GET /b"]
 
@@ -156,17 +156,17 @@ def test_head_is_get_and_written_once(tmp_path):
         ({}, "GET /x"),
     ],
 )
-def test_a_server_says_what_paths_begin_with(tmp_path, given, expected):
+def test_the_server_url_sets_the_base_path(tmp_path, given, expected):
     assert only(api_of(tmp_path, {"/x": {"get": {}}}, **given)).endpoint.written == expected
 
 
-def test_the_nearest_servers_count(tmp_path):
+def test_the_nearest_servers_entry_sets_the_base_path(tmp_path):
     item = {"servers": [{"url": "/b"}], "get": {}, "post": {"servers": [{"url": "/c"}]}}
     api = api_of(tmp_path, {"/x": item}, servers=[{"url": "/a"}])
     assert [one.endpoint.written for one in api.operations] == ["GET /b/x", "POST /c/x"]
 
 
-def test_several_base_paths_are_told_and_one_can_be_named(tmp_path):
+def test_several_base_paths_are_reported_and_can_be_overridden(tmp_path):
     source = saved(tmp_path, spec({"/x": {"get": {}}}, servers=[{"url": "/a"}, {"url": "/b"}]))
     api = read_openapi(source)
     assert only(api).endpoint.written == "GET /a/x"
@@ -193,33 +193,33 @@ def test_several_base_paths_are_told_and_one_can_be_named(tmp_path):
         ("get", "/x", "getDropdown", ApiOperationKind.READ),
     ],
 )
-def test_the_method_sorts_and_a_word_that_breaks_things_is_stricter(tmp_path, method, path, identifier, kind):
+def test_operations_are_classified_by_method_and_by_destructive_words(tmp_path, method, path, identifier, kind):
     assert only(api_of(tmp_path, {path: {method: {"operationId": identifier}}})).kind is kind
 
 
-def test_alternatives_and_sets_of_scopes_are_kept(tmp_path):
+def test_alternative_scope_sets_are_kept(tmp_path):
     security = [{"oauth": ["a", "b"]}, {"oauth": ["c"]}]
     assert only(api_of(tmp_path, {"/x": {"get": {"security": security}}})).asks == (frozenset("ab"), frozenset("c"))
 
 
-def test_a_way_in_without_scopes_does_not_loosen(tmp_path):
+def test_a_security_alternative_without_scopes_does_not_relax_the_others(tmp_path):
     schemes = {"oauth": {"type": "oauth2"}, "key": {"type": "apiKey"}}
     paths = {"/x": {"get": {"security": [{}, {"key": []}, {"oauth": ["a"]}]}}}
     assert only(api_of(tmp_path, paths, components={"securitySchemes": schemes})).asks == (frozenset("a"),)
 
 
-def test_an_operation_may_take_back_what_all_others_ask_for(tmp_path):
+def test_an_operation_can_override_the_global_security(tmp_path):
     paths = {"/x": {"get": {"security": []}}, "/y": {"get": {}}}
     assert [one.asks for one in api_of(tmp_path, paths, security=asking("a")).operations] == [(), (frozenset("a"),)]
 
 
-def test_scopes_of_openid_connect_count(tmp_path):
+def test_scopes_of_openid_connect_are_imported(tmp_path):
     components = {"securitySchemes": {"oidc": {"type": "openIdConnect", "openIdConnectUrl": "https://x.example"}}}
     paths = {"/x": {"get": {"security": [{"oidc": ["profile"]}]}}}
     assert only(api_of(tmp_path, paths, components=components)).asks == (frozenset(["profile"]),)
 
 
-def test_a_scope_that_no_token_can_carry_is_left_out_and_told(tmp_path):
+def test_an_invalid_scope_is_omitted_and_reported(tmp_path):
     api = api_of(tmp_path, {"/x": {"get": {"security": asking('a "b"')}}})
     assert only(api).asks == ()
     assert "no token can carry it" in api.notes[0]
@@ -251,7 +251,7 @@ def test_a_scope_that_no_token_can_carry_is_left_out_and_told(tmp_path):
         ),
     ],
 )
-def test_a_schema_is_a_type_where_the_language_has_one(tmp_path, schema, fact):
+def test_a_schema_becomes_a_fact_type_if_the_language_has_one(tmp_path, schema, fact):
     loop = {"properties": {"a": {"type": "string"}, "loop": {"$ref": "#/components/schemas/Loop"}}}
     paths = {"/p": body_of({"type": "object", "properties": {"x": schema}})}
     found = only(api_of(tmp_path, paths, components={"schemas": {"Loop": loop}})).facts
@@ -282,11 +282,11 @@ STRING, INT = {"type": "string"}, {"type": "integer"}
         ({"type": "array", "items": STRING}, []),
     ],
 )
-def test_several_schemas_are_facts_where_they_agree(tmp_path, schema, facts):
+def test_combined_schemas_become_facts_if_they_agree(tmp_path, schema, facts):
     assert [one.written for one in only(api_of(tmp_path, {"/p": body_of(schema)})).facts] == facts
 
 
-def test_only_json_has_facts(tmp_path):
+def test_only_json_request_bodies_become_facts(tmp_path):
     schema = {"properties": {"a": STRING}}
     for media, known in [("application/merge-patch+json", 1), ("text/plain", 0), ("multipart/form-data", 0)]:
         paths = {"/p": {"post": {"requestBody": {"content": {media: {"schema": schema}}}}}}
@@ -296,7 +296,7 @@ def test_only_json_has_facts(tmp_path):
 # ── References ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_reference_may_lead_to_a_file_below_the_specification(tmp_path):
+def test_a_reference_to_a_file_below_the_specification_is_followed(tmp_path):
     (tmp_path / "parts").mkdir()
     saved(tmp_path / "parts", {"Pet": {"properties": {"owner": {"$ref": "other.json#/Owner"}}}}, "pet.json")
     saved(tmp_path / "parts", {"Owner": {"type": "string"}}, "other.json")
@@ -317,7 +317,7 @@ def test_a_reference_may_lead_to_a_file_below_the_specification(tmp_path):
         ("#/components/schemas/Round", "goes through too many other references"),
     ],
 )
-def test_a_reference_that_leads_out_or_nowhere_is_told_and_not_followed(tmp_path, reference, told):
+def test_a_reference_outside_the_folder_or_to_nothing_is_reported_not_followed(tmp_path, reference, told):
     folder = tmp_path / "own"
     folder.mkdir()
     saved(tmp_path, {"a": {"properties": {"x": STRING}}}, "secret.json")
@@ -365,7 +365,7 @@ def test_a_reference_that_leads_out_or_nowhere_is_told_and_not_followed(tmp_path
         ("openapi: 3.0.0\npaths: {a: [}\n", "`api.json`:2:"),
     ],
 )
-def test_a_broken_specification_is_told_with_its_place(tmp_path, monkeypatch, document, told):
+def test_a_broken_specification_is_reported_with_its_place(tmp_path, monkeypatch, document, told):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path, document)
     with pytest.raises(ApiImportError) as raised:
@@ -373,16 +373,16 @@ def test_a_broken_specification_is_told_with_its_place(tmp_path, monkeypatch, do
     assert told in str(raised.value)
 
 
-def test_the_same_endpoint_twice_counts_once(tmp_path):
+def test_a_duplicate_endpoint_is_imported_once(tmp_path):
     api = api_of(tmp_path, {"/x/{a}": {"get": {"summary": "one"}}, "/x/{b}": {"get": {}}})
     assert only(api).summary == '"one"'
     assert "the first counts" in api.notes[0]
 
 
-def test_extensions_of_paths_are_no_paths(tmp_path):
+def test_path_extensions_are_ignored(tmp_path):
     assert only(api_of(tmp_path, {"x-internal": 7, "/x": {"get": {}, "x-a": 1, "summary": "s"}})).key == "GET /x"
 
 
-def test_a_specification_survives_json_as_well_as_yaml(tmp_path):
+def test_a_json_specification_is_read(tmp_path):
     document = spec({"/x": {"get": {"deprecated": True}}})
     assert read_openapi(saved(tmp_path, json.dumps(document, indent=1))).operations[0].deprecated

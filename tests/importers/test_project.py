@@ -49,7 +49,7 @@ def decide(folder, method, path, scopes=("read:pets", "write:pets")):
 # ── The first time ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_new_project_is_sound(tmp_path):
+def test_a_newly_imported_project_passes_all_checks(tmp_path):
     outcome = brought(tmp_path, SHOP)
     assert_sound(tmp_path / "shop")
     assert {path.relative_to(tmp_path / "shop").as_posix() for path in outcome.created} == set(
@@ -58,14 +58,14 @@ def test_a_new_project_is_sound(tmp_path):
     assert len(outcome.new) == 5
 
 
-def test_nothing_is_open_until_the_author_opens_it(tmp_path):
+def test_an_imported_project_denies_until_the_author_opens_it(tmp_path):
     brought(tmp_path, SHOP)
     assert decide(tmp_path / "shop", "GET", "/pets") == "deny"
     opened(tmp_path / "shop")
     assert decide(tmp_path / "shop", "GET", "/pets") == "allow"
 
 
-def test_a_generated_test_gives_what_the_facts_say_must_be_there(tmp_path):
+def test_a_generated_test_provides_every_required_fact(tmp_path):
     members = {
         "name": {"type": "string"},
         "age": {"type": "integer"},
@@ -87,13 +87,13 @@ def test_a_generated_test_gives_what_the_facts_say_must_be_there(tmp_path):
     assert_tests_pass(tmp_path / "shop")
 
 
-def test_what_may_destroy_asks_until_its_guard_is_filled_in(tmp_path):
+def test_a_destructive_operation_confirms_by_default(tmp_path):
     brought(tmp_path, SHOP)
     opened(tmp_path / "shop")
     assert decide(tmp_path / "shop", "DELETE", "/pets/7") == "confirm"
 
 
-def test_tokens_carry_what_the_specification_says(tmp_path):
+def test_imported_grants_require_the_scopes_of_the_specification(tmp_path):
     brought(tmp_path, SHOP)
     opened(tmp_path / "shop")
     shop = tmp_path / "shop"
@@ -104,7 +104,7 @@ def test_tokens_carry_what_the_specification_says(tmp_path):
     assert decide(shop, "GET", "/orders/7", ["read:pets"]) == "deny"
 
 
-def test_a_template_opens_no_neighbour_that_asks_for_another_scope(tmp_path):
+def test_a_template_grants_no_overlapping_path_with_another_scope(tmp_path):
     paths = {**SHOP, "/pets/export": {"get": {"tags": ["admin"], "security": asking("admin")}}}
     brought(tmp_path, paths)
     assert_sound(tmp_path / "shop")
@@ -113,25 +113,25 @@ def test_a_template_opens_no_neighbour_that_asks_for_another_scope(tmp_path):
     assert decide(tmp_path / "shop", "GET", "/pets/export", ["admin"]) == "allow"
 
 
-def test_a_neighbour_that_tokens_cannot_tell_apart_is_told(tmp_path):
+def test_overlapping_paths_without_distinct_scopes_are_reported(tmp_path):
     paths = {"/pets/{id}": {"get": {"tags": ["pets"]}}, "/pets/export": {"get": {"tags": ["admin"]}}}
     [note] = brought(tmp_path, paths).notes
     assert "a wider pattern in `pets.read` also matches `GET /pets/export` of `admin.read`" in note
 
 
-def test_patterns_that_cross_are_told(tmp_path):
+def test_crossing_path_patterns_are_reported(tmp_path):
     paths = {"/a/{x}/c": {"get": {"tags": ["one"]}}, "/a/b/{y}": {"get": {"tags": ["two"]}}}
     [note] = brought(tmp_path, paths).notes
     assert note.endswith("a grant of the first includes a part of the second")
 
 
-def test_what_asks_for_no_scope_beside_others_is_told(tmp_path):
+def test_an_operation_without_a_scope_is_reported_if_others_have_one(tmp_path):
     outcome = brought(tmp_path, {**SHOP, "/health": {"get": {"tags": ["health"]}}})
     assert "no OAuth scope stands for `health.read`" in outcome.notes[0]
     assert_sound(tmp_path / "shop")
 
 
-def test_a_pattern_wider_than_its_template_has_no_neighbours(tmp_path):
+def test_a_template_whose_pattern_matches_other_endpoints_is_omitted(tmp_path):
     paths = {"/a/{x}-{y}": {"get": {}}, "/a/secret": {"get": {}}}
     outcome = brought(tmp_path, paths)
     assert outcome.new == ("GET /a/secret",)
@@ -152,12 +152,12 @@ def test_a_capture_is_not_wider_because_of_its_name(tmp_path):
         {"/users/{userId}": {"delete": {}}, "/users/me": {"delete": {}}, "/{x}/{y}": {"delete": {}}},
     ],
 )
-def test_templates_that_meet_agree(tmp_path, paths):
+def test_overlapping_templates_make_a_valid_project(tmp_path, paths):
     brought(tmp_path, paths)
     assert_sound(tmp_path / "shop")
 
 
-def test_facts_that_meet_and_differ_are_left_out(tmp_path):
+def test_conflicting_facts_of_overlapping_templates_are_omitted(tmp_path):
     other = {
         "content": {
             "application/json": {"schema": {"properties": {"name": {"type": "integer"}, "x": {"type": "string"}}}}
@@ -168,7 +168,7 @@ def test_facts_that_meet_and_differ_are_left_out(tmp_path):
     assert "body.name" not in "".join(contents(tmp_path / "shop").values()).replace("imported", "")
 
 
-def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
+def test_an_import_writes_nothing_if_a_target_file_exists(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/README.md").write_text("mine")
     with pytest.raises(ApiImportError, match=r"`.*README.md` already exists, so nothing was written"):
@@ -177,7 +177,7 @@ def test_nothing_is_made_where_anything_is_in_the_way(tmp_path):
 
 
 @pytest.mark.parametrize("there", ["api", "api/wide"])
-def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
+def test_a_failed_import_leaves_no_files(tmp_path, there):
     (tmp_path / "shop" / there).parent.mkdir(parents=True)
     (tmp_path / "shop" / there).write_text("mine")
     paths = {f"/wide/part{i // 10}/x{i}": {"get": {"tags": ["wide"]}} for i in range(60)}
@@ -187,7 +187,7 @@ def test_nothing_is_left_of_what_could_not_be_made_whole(tmp_path, there):
     assert sorted(path.name for path in (tmp_path / "shop").iterdir()) == ["api"]
 
 
-def test_nothing_is_made_among_policies_of_the_author(tmp_path):
+def test_an_import_into_a_folder_with_foreign_policies_is_rejected(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/own.policy").write_text("anyone { may GET /x }\n")
     with pytest.raises(ApiImportError, match="policies that no import made"):
@@ -195,7 +195,7 @@ def test_nothing_is_made_among_policies_of_the_author(tmp_path):
     assert list(contents(tmp_path / "shop")) == ["own.policy"]
 
 
-def test_settings_that_stand_above_are_left_to_count(tmp_path):
+def test_an_import_below_a_settings_file_writes_none(tmp_path):
     (tmp_path / "policyengine.toml").write_text("")
     brought(tmp_path, SHOP)
     assert not (tmp_path / "shop/policyengine.toml").exists()
@@ -210,21 +210,21 @@ MORE = {
 }
 
 
-def test_the_same_again_changes_nothing(tmp_path):
+def test_repeating_an_import_changes_nothing(tmp_path):
     brought(tmp_path, SHOP)
     before = contents(tmp_path / "shop")
     assert not brought(tmp_path, SHOP).differs
     assert contents(tmp_path / "shop") == before
 
 
-def test_a_person_who_is_asked_sees_the_path(tmp_path):
+def test_the_confirm_message_shows_the_request_path(tmp_path):
     brought(tmp_path, {"/pets/{petId}/toys/{toy}": {"delete": {"responses": {}}}})
     [policy] = (tmp_path / "shop" / "api").glob("*s.policy")
     assert 'message "DELETE /pets/{params.petId}/toys/{params.toy}"' in policy.read_text()
     assert_sound(tmp_path / "shop")
 
 
-def test_no_file_of_the_author_is_touched(tmp_path):
+def test_a_later_import_does_not_change_files_of_the_author(tmp_path):
     brought(tmp_path, SHOP)
     shop = tmp_path / "shop"
     for path in [*shop.rglob("*.policy"), shop / "README.md"]:
@@ -236,7 +236,7 @@ def test_no_file_of_the_author_is_touched(tmp_path):
     assert_sound(shop)
 
 
-def test_what_is_new_is_denied_where_a_pattern_of_old_opens_it(tmp_path):
+def test_a_new_operation_is_denied_even_if_an_old_pattern_grants_it(tmp_path):
     brought(tmp_path, SHOP)
     opened(tmp_path / "shop")
     assert decide(tmp_path / "shop", "DELETE", "/pets/all") == "confirm"
@@ -247,7 +247,7 @@ def test_what_is_new_is_denied_where_a_pattern_of_old_opens_it(tmp_path):
     assert findings(tmp_path / "shop") == []
 
 
-def test_what_is_new_is_denied_where_the_author_opened_everything(tmp_path):
+def test_a_new_operation_is_denied_even_if_the_author_grants_everything(tmp_path):
     brought(tmp_path, SHOP)
     (tmp_path / "shop/own.policy").write_text("package shop\n\nanyone { may GET /** }\n")
     assert decide(tmp_path / "shop", "GET", "/pets/7/photos") == "allow"
@@ -255,7 +255,7 @@ def test_what_is_new_is_denied_where_the_author_opened_everything(tmp_path):
     assert decide(tmp_path / "shop", "GET", "/pets/7/photos") == "deny"
 
 
-def test_what_is_new_and_wider_leaves_alone_what_was_there(tmp_path):
+def test_a_new_wider_template_does_not_deny_existing_paths(tmp_path):
     brought(
         tmp_path,
         {
@@ -282,7 +282,7 @@ def test_what_is_new_and_wider_leaves_alone_what_was_there(tmp_path):
     assert_tests_pass(shop)
 
 
-def test_a_scope_that_somebody_has_does_not_grow(tmp_path):
+def test_a_later_import_does_not_extend_an_existing_scope(tmp_path):
     brought(tmp_path, SHOP)
     scopes = (tmp_path / "shop/api/pets.policy").read_text()
     brought(tmp_path, MORE)
@@ -292,7 +292,7 @@ def test_a_scope_that_somebody_has_does_not_grow(tmp_path):
     assert "# Requires read:pets: add `include pets.read.new_2` to the scope with this alias." in new
 
 
-def test_each_import_has_a_guard_and_scopes_of_its_own(tmp_path):
+def test_each_import_adds_its_own_scopes_and_guard(tmp_path):
     brought(tmp_path, SHOP)
     brought(tmp_path, MORE)
     brought(tmp_path, {**MORE, "/pets/third": {"get": {"tags": ["pets"]}}})
@@ -300,7 +300,7 @@ def test_each_import_has_a_guard_and_scopes_of_its_own(tmp_path):
     assert findings(tmp_path / "shop") == []
 
 
-def test_what_the_author_took_out_does_not_come_back(tmp_path):
+def test_a_later_import_does_not_restore_removed_files(tmp_path):
     brought(tmp_path, SHOP)
     file = tmp_path / "shop/api/orders.policy"
     file.unlink()
@@ -314,7 +314,7 @@ def test_what_the_author_took_out_does_not_come_back(tmp_path):
     assert not file.exists()
 
 
-def test_what_is_gone_is_told_until_no_rule_names_it(tmp_path):
+def test_a_removed_operation_is_reported_until_no_rule_names_it(tmp_path):
     brought(tmp_path, SHOP)
     less = {path: item for path, item in SHOP.items() if path != "/orders/{orderId}"}
     [(key, at)] = brought(tmp_path, less).removed
@@ -328,7 +328,7 @@ def test_what_is_gone_is_told_until_no_rule_names_it(tmp_path):
     assert "orders" not in (tmp_path / "shop/imported.json").read_text()
 
 
-def test_what_has_changed_is_told_once(tmp_path):
+def test_a_changed_operation_is_reported_once(tmp_path):
     brought(tmp_path, SHOP)
     changed = json.loads(json.dumps(SHOP).replace('"name": {"type": "string"}', '"name": {"type": "integer"}'))
     changed["/pets"]["get"]["security"] = asking("list:pets")
@@ -340,19 +340,19 @@ def test_what_has_changed_is_told_once(tmp_path):
     assert not brought(tmp_path, changed).differs
 
 
-def test_a_check_writes_nothing(tmp_path):
+def test_an_import_check_writes_nothing(tmp_path):
     brought(tmp_path, SHOP)
     before = contents(tmp_path / "shop")
     assert brought(tmp_path, MORE, check=True).new == ("GET /pets/{}/photos", "DELETE /pets/all")
     assert contents(tmp_path / "shop") == before
 
 
-def test_a_check_before_the_first_import_is_told(tmp_path):
+def test_an_import_check_before_the_first_import_is_rejected(tmp_path):
     with pytest.raises(ApiImportError, match="nothing was imported here yet"):
         brought(tmp_path, SHOP, check=True)
 
 
-def test_what_is_new_goes_without_types_where_the_author_gave_others(tmp_path):
+def test_new_templates_omit_types_that_conflict_with_the_author(tmp_path):
     brought(tmp_path, SHOP)
     own = "package shop\n\nentity photo {}\nscope own { GET /pets/{x}/{y}/{z: photo} }\nuser any { may own }\n"
     (tmp_path / "shop/own.policy").write_text(own)
@@ -363,7 +363,7 @@ def test_what_is_new_goes_without_types_where_the_author_gave_others(tmp_path):
     assert findings(tmp_path / "shop") == []
 
 
-def test_what_the_author_named_already_is_theirs(tmp_path):
+def test_an_endpoint_already_named_by_the_author_is_not_imported(tmp_path):
     brought(tmp_path, SHOP)
     (tmp_path / "shop/own.policy").write_text("package shop\n\nanyone { may GET /hours/{day} }\n")
     outcome = brought(tmp_path, {**SHOP, "/hours/{weekday}": {"get": {}}})
@@ -373,7 +373,7 @@ def test_what_the_author_named_already_is_theirs(tmp_path):
     assert not brought(tmp_path, {**SHOP, "/hours/{weekday}": {"get": {}}}, check=True).differs
 
 
-def test_a_fixture_that_the_author_renamed_is_not_asked_for(tmp_path):
+def test_a_later_import_works_after_the_author_renames_a_fixture(tmp_path):
     brought(tmp_path, SHOP)
     for path in (tmp_path / "shop").rglob("*.policy"):
         path.write_text(path.read_text().replace("example_agent", "our_bot"))
@@ -394,7 +394,7 @@ def test_a_fixture_that_the_author_renamed_is_not_asked_for(tmp_path):
         ),
     ],
 )
-def test_what_is_in_the_way_is_told_and_nothing_changes(tmp_path, spoil, told):
+def test_an_obstacle_to_an_import_is_reported_and_nothing_changes(tmp_path, spoil, told):
     brought(tmp_path, SHOP)
     spoil(tmp_path / "shop")
     before = contents(tmp_path / "shop")
@@ -403,7 +403,7 @@ def test_what_is_in_the_way_is_told_and_nothing_changes(tmp_path, spoil, told):
     assert contents(tmp_path / "shop") == before
 
 
-def test_one_folder_holds_one_kind_of_import(tmp_path):
+def test_a_folder_of_openapi_imports_rejects_an_mcp_import(tmp_path):
     from policyengine.importers import read_tools
 
     brought(tmp_path, SHOP)
@@ -430,7 +430,7 @@ def large(count):
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1_000, marks=pytest.mark.deep)])
-def test_a_thousand_operations_take_seconds_and_stay_readable(tmp_path, count):
+def test_a_large_import_takes_bounded_time_and_writes_short_files(tmp_path, count):
     paths, components = large(count)
     begun = time.process_time()
     outcome = import_policies(tmp_path / "shop", api_of(tmp_path, paths, components=components), "policyengine init")
@@ -441,7 +441,7 @@ def test_a_thousand_operations_take_seconds_and_stay_readable(tmp_path, count):
     assert max(lines.values()) < 400
 
 
-def test_a_large_area_has_a_folder(tmp_path):
+def test_a_large_area_is_split_into_a_folder(tmp_path):
     paths = {f"/big/part{i // 10}/x{i}": {"get": {"tags": ["big"]}} for i in range(60)}
     brought(tmp_path, paths)
     assert {path.name for path in (tmp_path / "shop/api/big").glob("part?.policy")} == {
@@ -453,7 +453,7 @@ def test_a_large_area_has_a_folder(tmp_path):
 # ── What stands beside the policies ───────────────────────────────────────────────────────────
 
 
-def test_the_agents_of_the_author_stand_beside_the_example_and_its_tests_go_on(tmp_path):
+def test_agents_of_the_author_work_next_to_the_example_agent(tmp_path):
     brought(tmp_path, SHOP)
     doors = (tmp_path / "shop/doors.policy").read_text().replace("example-agent", "ours")
     kept = [line for line in doors.splitlines() if "valid until" not in line and "issuer login" not in line]
@@ -469,7 +469,7 @@ def test_the_agents_of_the_author_stand_beside_the_example_and_its_tests_go_on(t
     assert outcomes == {"ours": "allow", "example-agent": "deny"}
 
 
-def test_the_first_steps_name_what_stands_in_front(tmp_path):
+def test_the_readme_shows_the_command_that_serves_the_project(tmp_path):
     brought(tmp_path, SHOP)
     assert "`policyengine serve .`" in (tmp_path / "shop/README.md").read_text()
     (tmp_path / "tools.json").write_text('[{"name": "look"}]')

@@ -52,7 +52,7 @@ def summary(api):
     return [(one.endpoint.written, one.kind, [fact.written for fact in one.facts]) for one in api.operations]
 
 
-def test_a_command_is_asked_and_its_policy_is_sound(server, tmp_path):
+def test_tools_of_a_stdio_server_are_imported_as_a_valid_policy(server, tmp_path):
     api = read_tools(shlex.join([sys.executable, str(server)]))
     assert summary(api) == [
         ("TOOL demo_files/read_file", ApiOperationKind.READ, ["args.path: string", "args.line: int?"]),
@@ -62,7 +62,7 @@ def test_a_command_is_asked_and_its_policy_is_sound(server, tmp_path):
     assert_sound(tmp_path / "p")
 
 
-def test_a_url_is_asked(server):
+def test_tools_of_an_http_server_are_listed(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -96,12 +96,12 @@ def wait_for(port):
         (" ", "the command is empty"),
     ],
 )
-def test_what_does_not_speak_mcp_is_told(source, told):
+def test_a_source_that_does_not_speak_mcp_is_reported(source, told):
     with pytest.raises(ApiImportError) as raised:
         read_tools(source)
     assert told in str(raised.value)
 
 
-def test_what_a_file_says_needs_no_server(tmp_path):
+def test_a_tool_list_in_a_file_needs_no_server(tmp_path):
     (tmp_path / "tools.json").write_text(json.dumps({"tools": [{"name": "x"}]}))
     assert len(read_tools(str(tmp_path / "tools.json")).operations) == 1

@@ -42,18 +42,18 @@ def tools(folder, *listed, name="desk"):
         ("put", None, ApiOperationKind.DELETE),
     ],
 )
-def test_what_no_hint_says_to_be_harmless_may_destroy(tmp_path, name, hints, kind):
+def test_a_tool_is_destructive_unless_name_and_hints_agree_otherwise(tmp_path, name, hints, kind):
     [found] = tools(tmp_path, {"name": name, "annotations": hints}).operations
     assert found.kind is kind
 
 
 @pytest.mark.parametrize("name", ["delete_all", "rm", "exec", "run", "shell", "runCommand"])
-def test_a_claim_that_contradicts_itself_is_told(tmp_path, name):
+def test_a_read_only_hint_that_contradicts_the_tool_name_is_reported(tmp_path, name):
     api = tools(tmp_path, {"name": name, "annotations": {"readOnlyHint": True}})
     assert api.notes == (f"`{name}` claims to be read-only, but its name or its hints say otherwise",)
 
 
-def test_arguments_are_facts(tmp_path):
+def test_tool_arguments_become_facts(tmp_path):
     schema = {
         "type": "object",
         "properties": {"to": {"$ref": "#/$defs/To"}, "n": {"type": "integer"}},
@@ -65,13 +65,13 @@ def test_arguments_are_facts(tmp_path):
 
 
 @pytest.mark.parametrize("reference", ["other.json#/a", "http://127.0.0.1:1/a", "/etc/passwd"])
-def test_a_schema_of_a_tool_reads_no_other_document(tmp_path, reference):
+def test_a_tool_schema_cannot_refer_to_another_document(tmp_path, reference):
     api = tools(tmp_path, {"name": "send", "inputSchema": {"$ref": reference}})
     assert api.operations[0].facts == ()
     assert "is another document, which is not read here" in api.notes[0]
 
 
-def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
+def test_a_tool_listed_twice_gets_the_stricter_kind(tmp_path):
     harmless = {
         "name": "x",
         "annotations": {"readOnlyHint": True},
@@ -85,7 +85,7 @@ def test_a_tool_that_is_listed_twice_is_the_stricter_one(tmp_path):
 @pytest.mark.parametrize(
     "wrap", [lambda t: t, lambda t: {"tools": t}, lambda t: {"jsonrpc": "2.0", "id": 1, "result": {"tools": t}}]
 )
-def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
+def test_a_tool_list_can_be_bare_wrapped_or_a_json_rpc_response(tmp_path, wrap):
     (tmp_path / "files.json").write_text(json.dumps(wrap([{"name": "look"}])))
     api = read_tools(str(tmp_path / "files.json"))
     assert [one.endpoint.written for one in api.operations] == ["TOOL files/look"]
@@ -95,7 +95,7 @@ def test_the_list_may_come_as_any_answer_of_a_server(tmp_path, wrap):
     ("source", "read"),
     [("tools.json", True), ("TOOLS.JSON", True), ("my tools.json", True), ("serve x.json", False), ("./serve", False)],
 )
-def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
+def test_a_source_is_recognized_as_json_file_or_command(tmp_path, monkeypatch, source, read):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my tools.json").write_text("[]")
     assert is_json_file(source) is read
@@ -112,7 +112,7 @@ def test_what_is_a_file_and_what_a_command(tmp_path, monkeypatch, source, read):
         ('{"tools": [', "tools.json`:1:12: this is not valid JSON"),
     ],
 )
-def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
+def test_a_broken_tool_list_is_reported_with_its_place(tmp_path, text, told):
     (tmp_path / "tools.json").write_text(text)
     with pytest.raises(ApiImportError) as raised:
         read_tools(str(tmp_path / "tools.json"))
@@ -120,12 +120,12 @@ def test_a_broken_list_is_told_with_its_place(tmp_path, text, told):
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "a\nb"])
-def test_a_server_has_a_name_that_patterns_can_say(tmp_path, name):
+def test_an_invalid_server_name_is_rejected(tmp_path, name):
     with pytest.raises(ApiImportError, match="is not a valid server name"):
         tools(tmp_path, {"name": "x"}, name=name)
 
 
-def test_many_tools_are_sorted_into_files_by_their_first_words(tmp_path):
+def test_many_tools_are_grouped_into_files_by_their_first_word(tmp_path):
     listed = [
         {"name": f"{area}_{i}", "annotations": {"readOnlyHint": True}}
         for area in ("mail", "files", "web")
@@ -159,13 +159,13 @@ DELETES = {
         ({"name": "wipe {all}"}, 'message "wipe {{all}}" # lint: allow blind-confirm because'),
     ],
 )
-def test_a_person_who_is_asked_sees_the_arguments(tmp_path, tool, confirm):
+def test_the_confirm_message_shows_the_tool_arguments(tmp_path, tool, confirm):
     import_policies(tmp_path / "p", tools(tmp_path, tool), "policyengine init")
     assert f"confirm by user within 15m {confirm}" in (tmp_path / "p/tools/tools.policy").read_text()
     assert_sound(tmp_path / "p")
 
 
-def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
+def test_an_approval_of_a_tool_call_does_not_allow_another_call(tmp_path):
     import_policies(tmp_path / "p", tools(tmp_path, DELETES), "policyengine init")
     engine = Engine.load(tmp_path / "p", clock=lambda: NOW)
 
@@ -184,14 +184,14 @@ def test_an_approval_of_one_call_lets_no_other_call_pass(tmp_path):
     assert called({"path": "/tmp/x"}, granted).allowed
 
 
-def test_a_description_that_changes_is_told(tmp_path):
+def test_a_changed_tool_description_is_reported(tmp_path):
     import_policies(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
     again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
     [change] = import_policies(tmp_path / "p", again, "policyengine init", check=True).changed
     assert (change.key, change.said) == ("TOOL desk/look", ("its description changed",))
 
 
-def test_a_tool_that_becomes_destructive_asks_though_it_was_granted(tmp_path):
+def test_a_granted_tool_that_becomes_destructive_requires_a_confirm(tmp_path):
     import_policies(
         tmp_path / "p", tools(tmp_path, {"name": "look", "annotations": {"readOnlyHint": True}}), "policyengine init"
     )

@@ -113,7 +113,7 @@ def called(url: str, approving: Approving, *calls: dict[str, object]) -> list[ob
     return asyncio.run(asyncio.wait_for(run(), 30))
 
 
-def test_an_approval_of_one_call_lets_no_other_call_through(gateway: str, files: Files, approving: Approving) -> None:
+def test_an_approval_of_one_call_does_not_allow_another_call(gateway: str, files: Files, approving: Approving) -> None:
     asked = {"path": "/tmp/x"}
     others: list[dict[str, object]] = [
         {"path": "/etc/passwd"}, {**asked, "recursive": True}, {**asked, "undeclared": 1}, {**asked, "recursive": None},
@@ -124,9 +124,7 @@ def test_an_approval_of_one_call_lets_no_other_call_through(gateway: str, files:
     assert files.deleted == [{"path": "/tmp/x", "recursive": False}]
 
 
-def test_what_a_client_says_of_the_protocol_is_no_part_of_a_call(
-    gateway: str, files: Files, approving: Approving
-) -> None:
+def test_protocol_metadata_is_not_part_of_the_approved_call(gateway: str, files: Files, approving: Approving) -> None:
     """`_meta` tells how to report progress; no tool takes it for an argument."""
 
     async def run() -> None:
@@ -143,7 +141,7 @@ def test_what_a_client_says_of_the_protocol_is_no_part_of_a_call(
     assert files.deleted == [{"path": "/tmp/x", "recursive": False}]
 
 
-def test_a_tool_that_asks_is_listed_though_its_arguments_are_not_known(gateway: str) -> None:
+def test_a_tool_that_needs_approval_is_listed(gateway: str) -> None:
     async def run() -> list[str]:
         async with Client(gateway) as client:
             return [tool.name for tool in (await client.list_tools()).tools]
@@ -151,7 +149,7 @@ def test_a_tool_that_asks_is_listed_though_its_arguments_are_not_known(gateway: 
     assert asyncio.run(run()) == ["delete_file"]
 
 
-def test_an_approval_to_read_at_one_server_is_none_at_another(approving: Approving) -> None:
+def test_an_approval_to_read_at_one_server_does_not_apply_to_another(approving: Approving) -> None:
     def asked(server: str) -> Any:
         thing = {"action": {"name": "read"}, "resource": {"type": "mcp_resource", "id": "file:///x"}}
         return approving.engine.decide({**approving.who(None), **thing, "context": {"server": server}})
@@ -187,7 +185,7 @@ def shop(approving: Approving) -> Iterator[str]:
         yield f"{url}/refunds"
 
 
-def test_an_approval_of_one_refund_lets_no_other_pass(shop: str, approving: Approving) -> None:
+def test_an_approval_of_one_refund_does_not_allow_another_refund(shop: str, approving: Approving) -> None:
     asked = httpx.post(shop, json=MONEY)
     assert (asked.status_code, asked.json()["outcome"]) == (403, "confirm")
     approving.approve(asked.json()["remedies"])
@@ -205,7 +203,7 @@ UNREAD: list[dict[str, Any]] = [
 ]
 
 
-def test_a_body_that_nobody_read_cannot_be_approved(shop: str, approving: Approving) -> None:
+def test_an_unread_body_cannot_be_approved(shop: str, approving: Approving) -> None:
     for unread in UNREAD:
         refused = httpx.post(shop, **unread)
         assert (refused.status_code, refused.json()["outcome"]) == (403, "deny"), unread
@@ -214,7 +212,7 @@ def test_a_body_that_nobody_read_cannot_be_approved(shop: str, approving: Approv
         assert "body" in remedy["need"]
 
 
-def test_an_approval_to_look_is_none_to_pay(shop: str, approving: Approving) -> None:
+def test_an_approval_of_a_get_does_not_allow_a_post(shop: str, approving: Approving) -> None:
     asked = httpx.get(shop)
     approving.approve(asked.json()["remedies"])
     assert httpx.post(shop, json=MONEY).status_code == 403
@@ -222,6 +220,6 @@ def test_an_approval_to_look_is_none_to_pay(shop: str, approving: Approving) -> 
     assert httpx.get(shop).status_code == 200
 
 
-def test_the_refusal_names_what_an_approval_is_bound_to(shop: str) -> None:
+def test_the_denial_lists_the_facts_an_approval_is_bound_to(shop: str) -> None:
     [remedy] = httpx.post(shop, json=MONEY).json()["remedies"]
     assert remedy["bound"] == ["args", "body", "request.host", "request.query"]

@@ -98,7 +98,7 @@ def client_of(watched: Watched, who: Any = ALICE, app: Any = None, **options: An
     return TestClient(guarded, raise_server_exceptions=False)
 
 
-def test_what_is_allowed_runs_and_knows_its_decision(watched: Watched) -> None:
+def test_an_allowed_request_reaches_the_application_with_its_decision(watched: Watched) -> None:
     answer = client_of(watched).get("/files/a?page=1")
     assert answer.json() == {"path": "/files/a", "body": "", "decided": True}
     assert watched.asked[0]["request"]["query"] == {"page": "1"}
@@ -138,14 +138,14 @@ issuer acme { scopes none }
         ("POST", "/note", {"content": b"note=urgent"}, 403),
     ],
 )
-def test_what_was_withheld_or_not_read_is_unknown_and_not_absent(
+def test_a_withheld_or_unread_fact_is_unknown_and_not_absent(
     clock: Any, method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
     watched = Watched(Engine.from_text(ABSENCE, clock=clock))
     assert client_of(watched).request(method, path, **options).status_code == status
 
 
-def test_a_body_that_no_rule_looks_into_is_not_read_and_unknown(watched: Watched) -> None:
+def test_a_body_no_rule_uses_is_not_read_and_pending(watched: Watched) -> None:
     client = client_of(watched)
     client.post("/notes", content=b"x", headers={"authorization": "Bearer s"})
     client.post("/notes")
@@ -156,7 +156,7 @@ def test_a_body_that_no_rule_looks_into_is_not_read_and_unknown(watched: Watched
     assert [question["request"]["size"] for question in watched.asked] == [1, 0, 0]
 
 
-def test_the_size_is_that_of_the_body_where_it_was_read(watched: Watched) -> None:
+def test_the_request_size_is_the_length_of_the_read_body(watched: Watched) -> None:
     client_of(watched).post("/orders", content=iter([b'{"total"', b": 7}"]))
     assert watched.asked[0]["request"]["size"] == 12
 
@@ -176,7 +176,7 @@ def test_the_size_is_that_of_the_body_where_it_was_read(watched: Watched) -> Non
         ("1.1", [(b"content-length", b"9" * 16)], None),
     ],
 )
-def test_there_is_no_body_where_http_1_says_nothing_of_one(
+def test_an_http_1_request_without_body_headers_has_no_body(
     version: str, headers: list[tuple[bytes, bytes]], size: int | None
 ) -> None:
     scope = {"type": "http", "http_version": version, "method": "POST", "path": "/x", "headers": headers}
@@ -185,14 +185,14 @@ def test_there_is_no_body_where_http_1_says_nothing_of_one(
     assert ("body" in asked.get("pending", ())) is (size != 0)  # type: ignore[operator]
 
 
-def test_what_the_application_says_itself_of_the_request_is_not_unknown() -> None:
+def test_request_facts_given_by_the_application_are_not_pending() -> None:
     scope = {"type": "http", "http_version": "1.1", "path": "/x", "headers": [(b"cookie", b"a=b"), (b"host", b"h")]}
     assert build_http_question(scope, {}, {})["pending"] == ['request.headers["cookie"]', "request.ip"]
     told = {"request": {"headers": {"cookie": "a=b"}, "ip": "10.0.0.1"}}
     assert "pending" not in build_http_question(scope, told, {})
 
 
-def test_a_deny_is_a_problem_that_says_why(watched: Watched) -> None:
+def test_a_denial_is_a_problem_response_with_the_reason(watched: Watched) -> None:
     answer = client_of(watched).delete("/files/a")
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "application/problem+json"
@@ -210,19 +210,19 @@ def test_a_host_is_compared_without_port_final_dot_and_case(watched: Watched, ho
     assert client_of(watched).get("/named", headers={"host": host}).status_code == status
 
 
-def test_two_hosts_are_no_host(watched: Watched) -> None:
+def test_a_request_with_two_host_headers_is_denied(watched: Watched) -> None:
     answer = client_of(watched).get("/named", headers=[("host", "api.example"), ("host", "api.example")])
     assert answer.status_code == 403
 
 
-def test_a_confirm_is_a_problem_with_its_binding(watched: Watched) -> None:
+def test_a_confirm_is_a_problem_response_with_its_binding(watched: Watched) -> None:
     answer = client_of(watched).post("/orders", json={"total": 60})
     assert answer.status_code == 403
     assert answer.json()["remedies"][0]["by"] == "role finance"
     assert answer.json()["remedies"][0]["binding"].startswith("sha256:")
 
 
-def test_a_throttle_says_when_to_come_again(watched: Watched) -> None:
+def test_a_throttled_request_gets_429_with_retry_after(watched: Watched) -> None:
     client = client_of(watched)
     assert [client.get("/burst").status_code for _ in range(3)] == [200, 200, 429]
     answer = client.get("/burst")
@@ -230,7 +230,7 @@ def test_a_throttle_says_when_to_come_again(watched: Watched) -> None:
     assert answer.headers["ratelimit"].startswith('"burst";r=0')
 
 
-def test_nobody_gets_401_and_a_stranger_what_is_for_anyone(watched: Watched) -> None:
+def test_an_unidentified_request_gets_401_and_an_anonymous_one_only_public_endpoints(watched: Watched) -> None:
     assert client_of(watched, None).get("/health").status_code == 401
     assert client_of(watched, {}).get("/health").status_code == 200
     answer = client_of(watched, {}).get("/files/a")
@@ -239,7 +239,7 @@ def test_nobody_gets_401_and_a_stranger_what_is_for_anyone(watched: Watched) -> 
 
 
 @pytest.mark.parametrize("who", [{}, {"request": {"ip": "203.0.113.7"}}, {"context": {}}])
-def test_a_stranger_whom_a_guard_stops_gets_403_for_no_credential_helps(who: Any, clock: Any) -> None:
+def test_an_anonymous_caller_denied_by_a_guard_gets_403_and_not_401(who: Any, clock: Any) -> None:
     rules = 'anyone { may GET /f, GET /files/** }\nguard "closed" on GET /f { deny message "closed" }'
     engine = Engine.from_text(rules, "f.policy", clock=clock)
     answer = client_of(Watched(engine), who).get("/f")
@@ -258,7 +258,7 @@ def test_a_stranger_whom_a_guard_stops_gets_403_for_no_credential_helps(who: Any
     ["/files/../admin/secrets", "/files//a", "/files/%2e%2e/x", "/files/a%2fb", "/files/a%252fb", "/files/a;b",
      "/files/a%00", "/FILES/a", "/files/%ff"],
 )  # fmt: skip
-def test_a_path_that_two_readers_could_read_differently_is_denied(watched: Watched, path: str) -> None:
+def test_an_ambiguous_path_is_denied(watched: Watched, path: str) -> None:
     status = asyncio.run(raw_get(client_of(watched).app, path))
     assert status == 403
 
@@ -284,12 +284,12 @@ async def raw_get(app: Any, wire: str, root: str = "", **more: Any) -> int:
     return statuses[0]
 
 
-def test_an_encoded_letter_is_the_letter(watched: Watched) -> None:
+def test_a_percent_encoded_letter_is_decoded_before_the_decision(watched: Watched) -> None:
     assert asyncio.run(raw_get(client_of(watched).app, "/files/%61")) == 200
     assert asyncio.run(raw_get(client_of(watched).app, "/files/%73ecret")) == 403
 
 
-def test_a_path_that_somebody_changed_on_the_way_is_denied(watched: Watched) -> None:
+def test_a_path_that_differs_from_the_raw_path_is_denied(watched: Watched) -> None:
     assert asyncio.run(raw_get(client_of(watched).app, "/files/a", path="/files/secret")) == 403
     assert asyncio.run(raw_get(client_of(watched).app, "/files/secret", path="/files/a")) == 403
 
@@ -304,7 +304,7 @@ def test_a_path_that_somebody_changed_on_the_way_is_denied(watched: Watched) -> 
         ("/files/a%20b", "/api", "/files/a%20b"),
     ],
 )
-def test_the_path_is_the_one_that_the_application_routes_by(path: str, root: str, routed: str) -> None:
+def test_the_decided_path_is_the_routed_path(path: str, root: str, routed: str) -> None:
     from urllib.parse import unquote
 
     scope = {"path": root + unquote(path), "raw_path": (root + path).encode(), "root_path": root}
@@ -312,13 +312,13 @@ def test_the_path_is_the_one_that_the_application_routes_by(path: str, root: str
     assert route_path({**scope, "raw_path": None}) == routed
 
 
-def test_what_is_mounted_is_decided_by_its_whole_path(watched: Watched) -> None:
+def test_a_mounted_application_is_decided_by_the_whole_path(watched: Watched) -> None:
     client = client_of(watched)
     assert client.get("/admin/users").status_code == 200
     assert client.get("/admin/secrets").status_code == 403
 
 
-def test_inside_of_a_mount_it_is_the_path_below(watched: Watched) -> None:
+def test_middleware_inside_a_mount_decides_by_the_path_below_it(watched: Watched) -> None:
     inner = PolicyMiddleware(routes(), watched, identify=lambda scope: ALICE)
     client = TestClient(Starlette(routes=[Mount("/outer", inner)]))
     assert client.get("/outer/files/a").status_code == 200
@@ -333,7 +333,7 @@ def test_a_header_that_changes_the_method_is_denied(watched: Watched, name: str)
 
 
 @pytest.mark.parametrize("names", [["x_role"], ["x-role", "x_role"], ["x_role", "x-role"]])
-def test_an_application_of_wsgi_reads_no_header_that_was_not_decided(names: list[str]) -> None:
+def test_a_wsgi_application_cannot_read_an_undecided_header_spelling(names: list[str]) -> None:
     """It knows `x_role` as `HTTP_X_ROLE`, as it does `x-role`."""
 
     def application(environ: dict[str, Any], start: Any) -> list[bytes]:
@@ -366,21 +366,21 @@ def test_an_application_of_wsgi_reads_no_header_that_was_not_decided(names: list
         (".method=DELETE", 403, "denied: the query names another method (`_method`)"),
     ],
 )  # fmt: skip
-def test_parameters_that_servers_read_otherwise_are_unknown(query: str, status: int, words: str) -> None:
+def test_ambiguous_query_parameters_are_unknown(query: str, status: int, words: str) -> None:
     policy = f"{ABSENCE}\nuser any {{ may GET /list }}\n"
     policy += 'guard "tags" on GET /list { deny when request.query["tag"] is present }'
     answer = client_of(Watched(Engine.from_text(policy, "list.policy"))).get(f"/list?{query}")
     assert (answer.status_code, words in answer.text) == (status, True)
 
 
-def test_a_query_that_some_servers_end_at_a_hash_is_no_question() -> None:
+def test_a_query_with_a_hash_raises_a_request_error() -> None:
     scope = {"type": "http", "http_version": "1.1", "path": "/files/a", "query_string": b"x=1#&tag=a", "headers": []}
     assert isinstance(request_facts(scope)["query"], Invalid)
     with pytest.raises(RequestError, match="a `#`"):  # which the middleware denies
         Engine.from_text(ABSENCE).decide(build_http_question(scope, {}, {}))
 
 
-def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) -> None:
+def test_secret_headers_are_no_facts_and_repeated_values_are_not_strings(watched: Watched) -> None:
     headers = [("authorization", "Bearer x"), ("cookie", "s=1"), ("x-a", "1"), ("x-a", "2")]
     client_of(watched).get("/files/a?b=1&b=2", headers=headers)
     facts = watched.asked[0]["request"]
@@ -392,7 +392,7 @@ def test_secrets_are_no_facts_and_what_comes_twice_is_no_text(watched: Watched) 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_body_that_the_policy_looks_into_is_decided_and_reaches_the_application_whole(watched: Watched) -> None:
+def test_a_body_the_policy_uses_is_decided_and_passed_on_unchanged(watched: Watched) -> None:
     content = b'{"total": 5, "note": "\xc3\xa9"}'
     answer = client_of(watched).post("/orders", content=iter([content[:9], content[9:]]), headers=JSON)
     assert answer.json()["body"] == content.decode()
@@ -415,11 +415,11 @@ JSON = {"content-type": "application/json"}
         (b"total=500", "application/x-www-form-urlencoded"),
     ],
 )
-def test_a_body_that_does_not_say_what_is_asked_opens_nothing(watched: Watched, content: bytes, media: str) -> None:
+def test_a_malformed_or_wrong_typed_body_is_denied(watched: Watched, content: bytes, media: str) -> None:
     assert client_of(watched).post("/orders", content=content, headers={"content-type": media}).status_code == 403
 
 
-def test_a_body_is_read_only_where_the_policy_looks_into_it(watched: Watched) -> None:
+def test_a_body_is_read_only_where_the_policy_uses_it(watched: Watched) -> None:
     looks = looks_into_bodies(watched.engine)
     assert looks("POST", "/orders")
     assert not looks("POST", "/notes")
@@ -429,7 +429,7 @@ def test_a_body_is_read_only_where_the_policy_looks_into_it(watched: Watched) ->
     assert client_of(watched).post("/orders", content=large, headers=JSON).status_code == 413
 
 
-def test_a_body_that_guards_read_is_read_at_its_path_in_any_case() -> None:
+def test_a_body_used_by_a_guard_is_read_for_any_letter_case_of_its_path() -> None:
     policy = "entity thing { }\nfacts on POST /things { body.id: string }\nanyone { may POST /** }\n"
     policy += "scope things { POST /things with resource = thing(body.id) }\n"
     policy += 'guard "g" on things { require resource == thing "7" }\n'
@@ -437,7 +437,7 @@ def test_a_body_that_guards_read_is_read_at_its_path_in_any_case() -> None:
     assert [looks("POST", path) for path in ("/things", "/THINGS", "/other")] == [True, True, False]
 
 
-def test_a_message_that_shows_the_body_looks_into_it() -> None:
+def test_a_body_shown_in_a_message_is_read() -> None:
     policy = """
     language 1
     package p
@@ -460,7 +460,7 @@ def test_a_message_that_shows_the_body_looks_into_it() -> None:
         ("bound to (request.query)", False),
     ],
 )
-def test_a_body_that_is_to_be_approved_is_read(clause: str, looked_into: bool) -> None:
+def test_a_body_bound_by_an_approval_is_read(clause: str, looked_into: bool) -> None:
     policy = f"""
     language 1
     package p
@@ -476,7 +476,7 @@ def test_a_body_that_is_to_be_approved_is_read(clause: str, looked_into: bool) -
 # ── What comes of it ──────────────────────────────────────────────────────────────────────────
 
 
-def test_the_outcome_is_reported_and_the_place_is_free_again(watched: Watched) -> None:
+def test_the_outcome_is_reported_and_frees_the_concurrency_slot(watched: Watched) -> None:
     client = client_of(watched)
     assert [client.get("/slow").status_code for _ in range(3)] == [200, 200, 200]
     assert [client.get("/broken").status_code for _ in range(3)] == [500, 500, 500]
@@ -484,7 +484,7 @@ def test_the_outcome_is_reported_and_the_place_is_free_again(watched: Watched) -
     assert all(one["latency_ms"] >= 0 for one in watched.reports)
 
 
-def test_an_obligation_is_met_or_the_request_is_denied(watched: Watched) -> None:
+def test_a_request_with_an_unsupported_obligation_is_denied(watched: Watched) -> None:
     assert client_of(watched).get("/masked").status_code == 403
     met: list[Decision] = []
     assert client_of(watched, duties=Duties(["header"], met.append)).get("/masked").status_code == 200
@@ -492,7 +492,7 @@ def test_an_obligation_is_met_or_the_request_is_denied(watched: Watched) -> None
 
 
 @pytest.mark.parametrize("failing", ["engine", "identify"])
-def test_what_fails_lets_nothing_through(watched: Watched, failing: str) -> None:
+def test_a_failing_engine_or_identify_callback_denies_the_request(watched: Watched, failing: str) -> None:
     def identify(scope: object) -> Any:
         raise RuntimeError("the session store is down")
 
@@ -515,13 +515,13 @@ def test_what_fails_lets_nothing_through(watched: Watched, failing: str) -> None
     ],
     ids=["who", "root", "endpoint", "changing", "header"],
 )
-def test_facts_about_who_asks_are_what_they_are_and_not_what_they_say(watched: Watched, who: Any) -> None:
+def test_caller_facts_with_deceptive_types_cannot_change_the_request(watched: Watched, who: Any) -> None:
     answer = client_of(watched, who).get("/files/secret")
     assert answer.status_code in (401, 403)
     assert all("tool" not in asked and asked["request"]["path"] == "/files/secret" for asked in watched.asked)
 
 
-def test_websockets_are_closed_unless_they_are_decided(watched: Watched) -> None:
+def test_a_websocket_is_closed_unless_it_is_decided_and_allowed(watched: Watched) -> None:
     with pytest.raises(WebSocketDisconnect), client_of(watched).websocket_connect("/socket"):
         pass
     with client_of(watched, websockets=True).websocket_connect("/socket") as open_one:
@@ -555,7 +555,7 @@ def api(watched: Watched) -> TestClient:
     return TestClient(app, headers={"x-alice": "1"})
 
 
-def test_a_dependency_decides_and_gives_the_decision(api: TestClient) -> None:
+def test_a_fastapi_dependency_decides_and_returns_the_decision(api: TestClient) -> None:
     assert api.post("/orders", json={"total": 5}).json() == {"total": 5, "outcome": "allow"}
     refused = api.post("/orders", json={"total": 500})
     assert (refused.status_code, refused.headers["content-type"]) == (403, "application/problem+json")
@@ -563,7 +563,7 @@ def test_a_dependency_decides_and_gives_the_decision(api: TestClient) -> None:
     assert api.post("/orders", json={"total": 5}, headers={"x-alice": ""}).status_code == 200
 
 
-def test_a_stranger_is_asked_who_it_is(watched: Watched) -> None:
+def test_a_fastapi_dependency_returns_401_for_an_unidentified_caller(watched: Watched) -> None:
     app = FastAPI(dependencies=[Depends(Policies(watched, identify=lambda request: None)())])
     app.get("/health")(lambda: "ok")
     answer = TestClient(app).get("/health")
@@ -571,19 +571,19 @@ def test_a_stranger_is_asked_who_it_is(watched: Watched) -> None:
     assert answer.json()["detail"]["title"] == "Unauthorized"  # as nobody installed `problem_details`
 
 
-def test_an_action_is_decided_on_the_thing_that_the_path_names(api: TestClient, watched: Watched) -> None:
+def test_an_action_is_decided_on_the_resource_named_by_the_path(api: TestClient, watched: Watched) -> None:
     assert api.get("/invoices/42").status_code == 200
     assert api.get("/invoices/66").status_code == 403
     assert watched.asked[0]["resource"] == {"type": "invoice", "id": "42"}
 
 
-def test_a_dependency_reports_what_became_of_it(api: TestClient, watched: Watched) -> None:
+def test_a_fastapi_dependency_reports_the_response_status(api: TestClient, watched: Watched) -> None:
     assert [api.get("/slow").status_code for _ in range(3)] == [200, 200, 200]
     assert [one["status"] for one in watched.reports] == [200, 200, 200]
 
 
 @pytest.mark.parametrize("endpoint", ["invoices.read", "ACTION view", "GET /x", ""])
-def test_what_is_no_endpoint_is_told_when_the_application_is_written(watched: Watched, endpoint: str) -> None:
+def test_an_invalid_endpoint_raises_when_the_dependency_is_created(watched: Watched, endpoint: str) -> None:
     with pytest.raises(ValueError, match="is not an action"):
         Policies(watched, identify=lambda request: None)(endpoint)
     with pytest.raises(ValueError, match="requires `id`, the path parameter"):

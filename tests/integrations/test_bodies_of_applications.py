@@ -70,7 +70,7 @@ def client(request: pytest.FixtureRequest) -> TestClient:
 @pytest.mark.parametrize(
     ("path", "type_", "content"), [("/json", JSON, b'{"to":"alice"}'), ("/form", FORM, b"to=alice")]
 )
-def test_what_both_read_passes(client: TestClient, path: str, type_: str, content: bytes) -> None:
+def test_a_body_both_sides_read_equally_is_decided(client: TestClient, path: str, type_: str, content: bytes) -> None:
     answer = client.post(path, content=content, headers={"content-type": type_})
     assert (answer.status_code, answer.text) == (200, "alice")
     refused = client.post(path, content=content.replace(b"alice", b"mallory"), headers={"content-type": type_})
@@ -91,7 +91,7 @@ def test_what_both_read_passes(client: TestClient, path: str, type_: str, conten
         (JSON, b'{"to":"alice","x":"&to=mallory&"}', "a form field, too (write `&` as `\\u0026`)"),
     ],
 )  # fmt: skip
-def test_what_a_handler_could_read_otherwise_does_not_pass(
+def test_a_body_a_handler_could_read_differently_is_denied(
     client: TestClient, path: str, type_: str, content: bytes, why: str
 ) -> None:
     answer = client.post(path, content=content, headers={"content-type": type_})
@@ -99,7 +99,7 @@ def test_what_a_handler_could_read_otherwise_does_not_pass(
     assert why in answer.json()["detail"]
 
 
-def test_a_form_that_fastapi_reads_before_anything_is_asked_needs_the_middleware() -> None:
+def test_a_form_that_fastapi_reads_before_the_dependency_needs_the_middleware() -> None:
     head = {"content-type": FORM}
     assert TestClient(within_middleware()).post("/fields", content=b"to=alice", headers=head).text == "alice"
     assert TestClient(within_middleware()).post("/fields", content=b"to=mallory", headers=head).status_code == 403
@@ -108,7 +108,7 @@ def test_a_form_that_fastapi_reads_before_anything_is_asked_needs_the_middleware
     assert "so its body was already read: use the middleware" in answer.json()["detail"]
 
 
-def test_two_content_types_are_none(client: TestClient) -> None:
+def test_a_body_with_two_content_types_is_unknown(client: TestClient) -> None:
     """The first of them says JSON to the one, the last a form to the other."""
     heads = [("content-type", FORM), ("content-type", JSON)]
     answer = client.post("/json", content=b"to=alice", headers=heads)
@@ -118,6 +118,6 @@ def test_two_content_types_are_none(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("type_", "content"), [(FORM, b"to=alice&_method=DELETE"), (JSON, b'{"to":"alice","_method":"DELETE"}')]
 )
-def test_no_body_says_another_method(client: TestClient, type_: str, content: bytes) -> None:
+def test_a_body_that_overrides_the_method_is_denied(client: TestClient, type_: str, content: bytes) -> None:
     answer = client.post("/json", content=content, headers={"content-type": type_})
     assert "the body names another method (`_method`)" in answer.json()["detail"]

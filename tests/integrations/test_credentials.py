@@ -101,7 +101,7 @@ APPS = [asgi_app, fastapi_app]
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_an_application_lets_in_who_proves_who_it_is(engine: Engine, app: Callable[[Engine], Any]) -> None:
+def test_an_application_allows_only_callers_with_a_valid_proof(engine: Engine, app: Callable[[Engine], Any]) -> None:
     client = TestClient(app(engine), base_url=f"https://{HOST}")
     url = f"https://{HOST}{PATH}"
     proven = dpop("GET", url)
@@ -120,7 +120,7 @@ FOREVER_VALID = workload(begins=BEGAN, ends=FOREVER)
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_an_application_gives_a_nonce_to_who_needs_one(nonced: Engine, app: Callable[[Engine], Any]) -> None:
+def test_an_application_sends_a_dpop_nonce_on_demand(nonced: Engine, app: Callable[[Engine], Any]) -> None:
     client, url = TestClient(app(nonced), base_url=f"https://{HOST}"), f"https://{HOST}{PATH}"
     first = client.get(PATH, headers=dpop("GET", url))
     assert (first.status_code, 'error="use_dpop_nonce"' in first.headers["www-authenticate"]) == (401, True)
@@ -143,7 +143,7 @@ def signed(content: bytes, number: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_a_signed_body_may_be_large_and_is_compared(engine: Engine, app: Callable[[Engine], Any]) -> None:
+def test_the_digest_of_a_large_signed_body_is_verified(engine: Engine, app: Callable[[Engine], Any]) -> None:
     client = TestClient(app(engine), base_url=f"https://{HOST}")
     large = b"x" * 200_000
     answer = client.post(PATH, content=large, headers=signed(large, 1))
@@ -154,7 +154,7 @@ def test_a_signed_body_may_be_large_and_is_compared(engine: Engine, app: Callabl
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_the_certificate_of_the_connection_is_enough(engine: Engine, app: Callable[[Engine], Any]) -> None:
+def test_a_tls_client_certificate_authenticates_the_caller(engine: Engine, app: Callable[[Engine], Any]) -> None:
     inner = app(engine)
 
     async def over_tls(scope: Scope, receive: Receive, send: Send) -> None:
@@ -273,7 +273,7 @@ async def used(client: Client) -> tuple[list[str], str, str]:
 
 
 @pytest.mark.parametrize("door", [through_sdk, through_fastmcp, through_gateway])
-def test_tools_are_for_who_proves_who_it_is(engine: Engine, tmp_path: Path, door: Any) -> None:
+def test_mcp_tools_require_a_valid_proof(engine: Engine, tmp_path: Path, door: Any) -> None:
     with door(engine, tmp_path) as url:
         names, shown, secret = talk(url, Proving(), used)
         assert (names, shown) == (["list", "show"], "shown")  # of one proof for all of them
@@ -288,7 +288,7 @@ def test_tools_are_for_who_proves_who_it_is(engine: Engine, tmp_path: Path, door
 
 
 @pytest.mark.parametrize("door", [through_sdk, through_gateway])
-def test_a_token_for_one_tool_opens_no_other(engine: Engine, tmp_path: Path, door: Any) -> None:
+def test_a_token_bound_to_one_tool_allows_no_other_tool(engine: Engine, tmp_path: Path, door: Any) -> None:
     with door(engine, tmp_path) as url:
         names, shown, _ = talk(url, Proving(task={"id": "t-1", "tools": ["billing/list"]}), used)
         assert names == ["list"]
@@ -297,7 +297,7 @@ def test_a_token_for_one_tool_opens_no_other(engine: Engine, tmp_path: Path, doo
         assert (names, shown) == (["show"], "shown")
 
 
-def test_a_client_of_fastmcp_proves_it_too(engine: Engine, tmp_path: Path) -> None:
+def test_a_fastmcp_client_can_send_proofs(engine: Engine, tmp_path: Path) -> None:
     async def run(url: str) -> list[str]:
         async with fastmcp.Client(url, auth=Proving()) as client:
             assert (await client.call_tool("show", {})).data == "shown"
@@ -307,7 +307,7 @@ def test_a_client_of_fastmcp_proves_it_too(engine: Engine, tmp_path: Path) -> No
         assert asyncio.run(run(url)) == ["list", "show"]
 
 
-def test_over_stdio_and_in_process_nobody_proves_anything(engine: Engine) -> None:
+def test_in_process_clients_have_no_credentials_and_are_denied(engine: Engine) -> None:
     server = FastMCP(
         "billing",
         middleware=[for_fastmcp.PolicyMiddleware(engine, server="billing", identify=for_fastmcp.by_credentials())],
@@ -322,7 +322,7 @@ def test_over_stdio_and_in_process_nobody_proves_anything(engine: Engine) -> Non
         asyncio.run(run())
 
 
-def test_one_proof_is_not_good_for_two_requests(engine: Engine, tmp_path: Path) -> None:
+def test_a_replayed_proof_is_rejected(engine: Engine, tmp_path: Path) -> None:
     """Whoever overhears a request has nothing of it."""
     with through_sdk(engine, tmp_path) as url:
         headers = {**dpop("POST", url), "accept": "application/json, text/event-stream"}
@@ -338,7 +338,7 @@ def test_one_proof_is_not_good_for_two_requests(engine: Engine, tmp_path: Path) 
         assert "the proof was used before" in found[1]["error"]["message"]
 
 
-def test_what_only_passes_as_somebody_observes_is_told_and_passes(
+def test_observe_mode_allows_and_logs_a_denial_but_not_an_expired_credential(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.observe(Observe(datetime.now(UTC) + timedelta(hours=1)))

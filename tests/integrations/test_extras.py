@@ -27,13 +27,17 @@ def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 
 
 @pytest.mark.parametrize(("module", "package", "extra"), MODULES)
-def test_a_module_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, module: str, package: str, extra: str) -> None:
+def test_importing_a_module_without_its_extra_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str, extra: str
+) -> None:
     forget(monkeypatch, package)
     with pytest.raises(ImportError, match=rf"in a checkout .* '\.\[{extra}\]'"):
         __import__(module)
 
 
-def test_so_does_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mcp_gateway_command_names_the_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     forget(monkeypatch, "mcp")
     words = ["mcp-gateway", "policies/examples/mcp-tools", "--upstream", "true", "--server", "x", "--as", "agent=a"]
     assert main(words) == 1

@@ -100,19 +100,19 @@ def test_a_call_is_decided_with_its_arguments(watched: Watched) -> None:
     assert asked["args"] == {"amount": 90}
 
 
-def test_a_deny_is_an_error_of_the_tool_that_says_why(watched: Watched) -> None:
+def test_a_denial_is_a_tool_error_with_the_reason(watched: Watched) -> None:
     error = refused(as_bot(watched), lambda client: client.call_tool("refund", {"amount": 0}))
     assert isinstance(error, ToolError)
     assert str(error) == "denied: a refund of 0"
     assert watched.reports == []
 
 
-def test_a_confirm_says_who_may_approve_and_what_the_approval_is_bound_to(watched: Watched) -> None:
+def test_a_confirm_error_names_the_approvers_and_the_binding(watched: Watched) -> None:
     error = refused(as_bot(watched), lambda client: client.call_tool("refund", {"amount": 900}))
     assert "an approval by role finance, good for 15m, bound to sha256:" in str(error)
 
 
-def test_a_throttled_call_says_when_to_come_again(watched: Watched) -> None:
+def test_a_throttled_call_returns_when_to_retry(watched: Watched) -> None:
     async def thrice(client: Client[Any]) -> Any:
         for _ in range(3):
             await client.call_tool("busy", {})
@@ -120,13 +120,13 @@ def test_a_throttled_call_says_when_to_come_again(watched: Watched) -> None:
     assert "again in 30s" in str(refused(as_bot(watched), thrice))
 
 
-def test_in_this_process_a_refusal_has_its_decision(watched: Watched) -> None:
+def test_an_in_process_denial_carries_its_decision(watched: Watched) -> None:
     with pytest.raises(McpDeniedError) as caught:
         asyncio.run(as_bot(watched).call_tool("refund", {"amount": 0}))
     assert caught.value.decision.outcome == "deny"
 
 
-def test_lists_show_what_the_caller_may_use(watched: Watched) -> None:
+def test_lists_show_only_items_the_caller_may_use(watched: Watched) -> None:
     async def listed(client: Client[Any]) -> Any:
         return (
             [one.name for one in await client.list_tools()],
@@ -143,7 +143,7 @@ def test_lists_show_what_the_caller_may_use(watched: Watched) -> None:
     assert watched.asked == []
 
 
-def test_what_is_hidden_cannot_be_used_by_its_name(watched: Watched) -> None:
+def test_a_hidden_item_cannot_be_used_by_name(watched: Watched) -> None:
     server = as_bot(watched)
     assert "denied" in str(refused(server, lambda client: client.call_tool("secret", {})))
     assert refused(server, lambda client: client.read_resource("docs://shut/b")).error.code == DENIED
@@ -156,13 +156,13 @@ def test_resources_and_prompts_that_are_open_can_be_used(watched: Watched) -> No
     assert talk(server, lambda client: client.get_prompt("greet", {"name": "Bo"})).messages
 
 
-def test_a_tool_has_no_second_name_that_a_policy_would_not_know(watched: Watched) -> None:
+def test_a_tool_cannot_be_called_by_its_hashed_name(watched: Watched) -> None:
     alias = hashed_backend_name("billing", "add")
     assert "listed name" in str(refused(as_bot(watched), lambda client: client.call_tool(alias, {"a": 1, "b": 2})))
     assert watched.asked == []
 
 
-def test_the_tools_of_a_mounted_server_have_the_names_that_are_listed(watched: Watched) -> None:
+def test_tools_of_a_mounted_server_are_decided_by_their_listed_names(watched: Watched) -> None:
     outer, inner = as_bot(watched), FastMCP("inner")
 
     @inner.tool
@@ -174,7 +174,7 @@ def test_the_tools_of_a_mounted_server_have_the_names_that_are_listed(watched: W
     assert watched.asked[0]["tool"]["name"] == "inner_add"
 
 
-def test_pages_are_cut_one_by_one(watched: Watched) -> None:
+def test_each_page_of_a_list_is_filtered(watched: Watched) -> None:
     paged = FastMCP("billing", middleware=[PolicyMiddleware(watched, server="billing", identify=always(BOT))])
     paged._list_page_size = 1
     for name in ("secret", "add", "payout_all", "busy"):
@@ -182,14 +182,14 @@ def test_pages_are_cut_one_by_one(watched: Watched) -> None:
     assert [one.name for one in talk(paged, lambda client: client.list_tools())] == ["add", "busy"]
 
 
-def test_nobody_is_let_through_to_nothing(watched: Watched) -> None:
+def test_an_unidentified_caller_is_denied_calls_and_lists(watched: Watched) -> None:
     server = server_of(watched)  # in process nobody has a token
     assert "caller is not identified" in str(refused(server, lambda client: client.call_tool("add", {"a": 1, "b": 2})))
     assert refused(server, lambda client: client.list_tools()).error.data["gate"] == "identity"
     assert watched.asked == []
 
 
-def test_an_engine_that_fails_closes_calls_and_lists(watched: Watched) -> None:
+def test_a_failing_engine_denies_calls_and_empties_lists(watched: Watched) -> None:
     watched.broken = RuntimeError("boom")
     error = refused(as_bot(watched), lambda client: client.call_tool("add", {"a": 1, "b": 2}))
     assert "the decision failed" in str(error)
@@ -206,7 +206,7 @@ def test_the_outcome_of_a_call_is_reported(watched: Watched) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The logging capability is deprecated")
-def test_a_method_that_no_policy_speaks_of_is_closed(watched: Watched) -> None:
+def test_a_method_that_policies_do_not_cover_is_rejected(watched: Watched) -> None:
     async def level(client: Client[Any]) -> None:
         await client.set_logging_level("debug")
 
@@ -240,7 +240,7 @@ def identity_of(watched: Watched, url: str, auth: BearerAuth) -> Any:
     return refused(url, lambda client: client.call_tool("refund", {"amount": 0}), auth=auth)
 
 
-def test_over_http_the_verified_token_says_who_asks(watched: Watched, clock: Clock, over_http: str) -> None:
+def test_over_http_the_verified_token_identifies_the_caller(watched: Watched, clock: Clock, over_http: str) -> None:
     clock.now = datetime.now(UTC)  # as the token's times are
     assert str(identity_of(watched, over_http, token())) == "denied: a refund of 0"
     (asked,) = watched.asked
@@ -278,7 +278,7 @@ server.run(show_banner=False)
 """
 
 
-def test_over_stdio_the_one_who_started_it_asks() -> None:
+def test_over_stdio_the_configured_identity_is_the_caller() -> None:
     async def run(client: Client[Any]) -> None:
         assert [tool.name for tool in await client.list_tools()] == ["add"]
         assert (await client.call_tool("add", {"a": 1, "b": 2})).data == 3

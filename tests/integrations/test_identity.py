@@ -27,7 +27,7 @@ def token(**given: Any) -> AccessToken:
     return AccessToken(**{"token": "t", "client_id": "bot", "scopes": ["read"], **given})
 
 
-def test_issuers_are_known_by_their_url_unless_two_share_it() -> None:
+def test_issuers_are_found_by_url_unless_two_share_it() -> None:
     assert get_issuers(Engine.from_text(POLICY)) == {ACME: "acme"}
     assert get_issuers(object()) == {}
 
@@ -47,7 +47,7 @@ TASK = {"id": "t-1", "tools": ["fs/read"], "entities": [{"type": "doc", "id": "7
 
 
 @pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
-def test_the_task_of_a_token_bounds_it(act: Any) -> None:
+def test_the_task_of_a_token_is_read(act: Any) -> None:
     claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": {**TASK, "issued_at": 900}, **act}
     facts = read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
     assert facts["task"] == {**TASK, "issued_at": datetime.fromtimestamp(900, UTC)}
@@ -55,19 +55,19 @@ def test_the_task_of_a_token_bounds_it(act: Any) -> None:
 
 @pytest.mark.parametrize("task", ["t-1", {}, {"id": "t-1", "tools": "fs/read"}, {"id": "t-1", "entities": ["7"]}])
 @pytest.mark.parametrize("act", [{}, {"act": {"sub": "bot", "act": {"sub": "planner"}}}])
-def test_a_token_whose_task_cannot_be_read_is_nobody(task: object, act: Any) -> None:
+def test_a_token_with_a_malformed_task_is_rejected(task: object, act: Any) -> None:
     claims = {"iss": ACME, "client_id": "bot", "sub": "alice", "task": task, **act}
     with pytest.raises(TokenFactsError, match=r"task|tools|entities"):
         read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
 
 
 @pytest.mark.parametrize("subject", [None, "bot"])
-def test_an_agent_alone_serves_nobody(subject: str | None) -> None:
+def test_a_token_without_a_separate_subject_has_no_user(subject: str | None) -> None:
     claims = {"iss": ACME, "client_id": "bot"}
     assert "user" not in read_token_facts(token(subject=subject, claims=claims), {ACME: "acme"})
 
 
-def test_a_chain_of_delegation_is_read_as_it_is_everywhere() -> None:
+def test_the_act_claim_is_read_as_a_delegation_chain() -> None:
     act = {"sub": "bot", "act": {"sub": "planner", "iat": 900}}
     claims = {"iss": ACME, "iat": 1_000, "sub": "alice", "act": act}
     facts = read_token_facts(token(subject="alice", claims=claims), {ACME: "acme"})
@@ -79,7 +79,7 @@ def test_a_chain_of_delegation_is_read_as_it_is_everywhere() -> None:
     }  # fmt: skip
 
 
-def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
+def test_a_token_without_an_issuer_gets_the_default_issuer() -> None:
     assert read_token_facts(token(), {}, "acme")["agent"] == {"id": "bot", "issuer": "acme"}
 
 
@@ -98,11 +98,11 @@ def test_a_token_that_names_no_issuer_is_of_the_one_that_is_said() -> None:
         ({"client_id": "unknown", "claims": {"iss": ACME}}, "names no client"),
     ],
 )
-def test_what_would_have_to_be_guessed_is_refused(given: dict[str, Any], why: str) -> None:
+def test_a_token_with_ambiguous_claims_is_rejected(given: dict[str, Any], why: str) -> None:
     with pytest.raises(TokenFactsError, match=why):
         read_token_facts(token(**given), {ACME: "acme"})
 
 
-def test_the_word_for_tokens_without_an_issuer_never_stands_for_one_that_names_another() -> None:
+def test_the_default_issuer_does_not_replace_an_unknown_issuer() -> None:
     with pytest.raises(TokenFactsError):
         read_token_facts(token(claims={"iss": "https://evil.example", "client_id": "bot"}), {ACME: "acme"}, "acme")

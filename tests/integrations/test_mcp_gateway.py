@@ -160,7 +160,7 @@ def refused(target: Any, work: Callable[[Client], Awaitable[Any]], **options: An
     return found
 
 
-def test_over_http_tools_are_hidden_and_calls_decided(url: str, behind: Behind, watched: Watched) -> None:
+def test_over_http_the_gateway_hides_tools_and_decides_calls(url: str, behind: Behind, watched: Watched) -> None:
     async def run(client: Client) -> None:
         listed = [tool.name for tool in (await client.list_tools()).tools]
         assert listed == ["add", "refund", "slow", "busy", "ask"]
@@ -174,7 +174,7 @@ def test_over_http_tools_are_hidden_and_calls_decided(url: str, behind: Behind, 
     assert [one["status"] for one in watched.reports] == [200]
 
 
-def test_nothing_of_the_client_goes_upstream(url: str, behind: Behind) -> None:
+def test_the_gateway_forwards_no_client_headers_upstream(url: str, behind: Behind) -> None:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
@@ -188,7 +188,7 @@ def test_nothing_of_the_client_goes_upstream(url: str, behind: Behind) -> None:
     assert not any("authorization" in one or "x-own" in one for one in behind.headers)
 
 
-def test_progress_and_questions_find_their_way_back(url: str) -> None:
+def test_the_gateway_relays_progress_and_elicitation(url: str) -> None:
     async def run(client: Client) -> None:
         seen: list[float] = []
 
@@ -205,9 +205,7 @@ def test_progress_and_questions_find_their_way_back(url: str) -> None:
     talk(url, run, elicitation_callback=accept)
 
 
-def test_a_cancelled_call_is_cancelled_upstream_and_its_place_is_free(
-    url: str, behind: Behind, watched: Watched
-) -> None:
+def test_a_cancelled_call_is_cancelled_upstream_and_reported(url: str, behind: Behind, watched: Watched) -> None:
     async def run(client: Client) -> None:
         for turn in (1, 2):
             calling = asyncio.create_task(client.call_tool("slow", {}))
@@ -222,7 +220,7 @@ def test_a_cancelled_call_is_cancelled_upstream_and_its_place_is_free(
     talk(url, run)
 
 
-def test_an_upstream_that_takes_too_long_is_an_error(behind: Behind, watched: Watched) -> None:
+def test_an_upstream_timeout_is_an_error(behind: Behind, watched: Watched) -> None:
     with serving(behind) as upstream, serving(app_of(watched, f"{upstream}/mcp", limit=0.5)) as gateway:
         error = refused(f"{gateway}/mcp", lambda client: client.call_tool("slow", {}))
     assert "did not answer within 0.5 seconds" in error.message
@@ -233,7 +231,7 @@ def innermost(error: BaseException) -> BaseException:
     return innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def test_an_upstream_that_is_down_is_a_clear_error(watched: Watched) -> None:
+def test_an_unreachable_upstream_is_a_clear_error(watched: Watched) -> None:
     with (
         serving(app_of(watched, "http://127.0.0.1:9/mcp")) as gateway,
         pytest.raises((MCPError, BaseExceptionGroup)) as caught,
@@ -242,7 +240,7 @@ def test_an_upstream_that_is_down_is_a_clear_error(watched: Watched) -> None:
     assert str(innermost(caught.value)) == UPSTREAM_GONE
 
 
-def test_a_server_of_fastmcp_behind_it_and_its_client_in_front(watched: Watched) -> None:
+def test_the_gateway_works_with_a_fastmcp_server_and_client(watched: Watched) -> None:
     server = fastmcp.FastMCP("behind")
 
     @server.tool
@@ -264,14 +262,14 @@ def test_a_server_of_fastmcp_behind_it_and_its_client_in_front(watched: Watched)
         asyncio.run(asyncio.wait_for(run(f"{gateway}/mcp"), 30))
 
 
-def test_each_client_has_an_upstream_session_of_its_own(url: str, behind: Behind) -> None:
+def test_each_client_has_its_own_upstream_session(url: str, behind: Behind) -> None:
     for _ in range(2):
         talk(url, lambda client: client.call_tool("add", {"a": 1, "b": 2}))
     sessions = {one["mcp-session-id"] for one in behind.headers if "mcp-session-id" in one}
     assert len(sessions) == 2
 
 
-def test_headers_of_a_trusted_caller_say_who_asks(behind: Behind, watched: Watched) -> None:
+def test_trusted_headers_identify_the_caller(behind: Behind, watched: Watched) -> None:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
@@ -304,7 +302,7 @@ BEGINNING = {
 }
 
 
-def test_who_opens_many_sessions_ends_his_own(
+def test_opening_too_many_sessions_ends_sessions_of_the_same_caller(
     behind: Behind, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import httpx2
@@ -342,13 +340,15 @@ def test_who_opens_many_sessions_ends_his_own(
     ("headers", "status"),
     [({"host": "evil.example"}, 403), ({"origin": "https://evil.example"}, 403), ({"mcp-session-id": "x"}, 404)],
 )
-def test_other_sites_and_made_up_sessions_get_nowhere(url: str, headers: dict[str, str], status: int) -> None:
+def test_foreign_hosts_origins_and_unknown_sessions_are_rejected(
+    url: str, headers: dict[str, str], status: int
+) -> None:
     always_sent = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
     assert httpx.post(url, json=hello, headers={**always_sent, **headers}).status_code == status
 
 
-def test_a_name_that_is_allowed_is_answered(behind: Behind, watched: Watched) -> None:
+def test_an_allowed_host_name_is_accepted(behind: Behind, watched: Watched) -> None:
     with serving(behind) as upstream:
         gateway = McpGateway(watched, "billing", always(BOT), McpUpstream(f"{upstream}/mcp", {}, {}, 20.0))
         with serving(http_app(gateway, ["mcp.example"])) as url:
@@ -376,7 +376,7 @@ def over_stdio(files: Path, *options: str) -> Any:
     return stdio_client(StdioServerParameters(command=program, args=words, cwd="."))
 
 
-def test_over_stdio_the_command_hides_tools_and_refuses_calls(files: Path) -> None:
+def test_over_stdio_the_gateway_hides_tools_and_rejects_calls(files: Path) -> None:
     async def run(client: Client) -> None:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["add", "broken"]
         assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"
@@ -393,7 +393,7 @@ def test_over_stdio_the_command_hides_tools_and_refuses_calls(files: Path) -> No
     talk(over_stdio(files), run)
 
 
-def test_a_command_that_cannot_be_started_is_a_clear_error(files: Path) -> None:
+def test_an_upstream_command_that_cannot_start_is_a_clear_error(files: Path) -> None:
     (files / "server.py").unlink()
     with pytest.raises((MCPError, BaseExceptionGroup)) as caught:
         talk(over_stdio(files), lambda client: client.list_tools())
@@ -408,7 +408,9 @@ def test_the_command_ends_when_its_client_is_gone(files: Path, said: str) -> Non
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_who_sees_nothing_at_all_is_told_why(files: Path, watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_gateway_logs_why_a_caller_sees_no_tools(
+    files: Path, watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
     mistaken = {"agent": {"id": "bto", "issuer": "acme"}}
     upstream = McpUpstream(f"{sys.executable} {files / 'server.py'}", {}, {}, 20.0)
 
@@ -436,7 +438,7 @@ def test_who_sees_nothing_at_all_is_told_why(files: Path, watched: Watched, capl
         (["--as", "agent=a", "--env", "NO_SUCH_VARIABLE"], "the environment variable `NO_SUCH_VARIABLE` is not set"),
     ],
 )
-def test_what_cannot_be_meant_is_told_at_once(
+def test_invalid_caller_options_are_a_usage_error(
     files: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = str(files / "billing.policy")
@@ -462,7 +464,7 @@ BY_NAME = POLICY.replace("user any {", 'user "alice" {').replace(
         ({"scopes": "read,pay"}, "`--as scopes=read`: no grant of the policies requires this scope", ""),
     ],
 )
-def test_a_name_that_no_rule_could_match_is_refused_with_what_was_meant(
+def test_a_server_or_caller_name_without_a_matching_rule_is_rejected_with_a_hint(
     files: Path, changed: dict[str, str], words: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "billing.policy").write_text(BY_NAME)
@@ -476,9 +478,7 @@ def test_a_name_that_no_rule_could_match_is_refused_with_what_was_meant(
 
 
 @pytest.mark.parametrize("upstream", ["", " ", "python3 'server.py"])
-def test_an_upstream_that_is_none_is_told_at_once(
-    files: Path, upstream: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_upstream_is_a_usage_error(files: Path, upstream: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["--server", "billing", "--as", "agent=bot"]
     assert main(["mcp-gateway", str(files / "billing.policy"), "--upstream", upstream, *said]) == 2
     assert "is neither a URL nor a command" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def over_http(files: Path, *options: str) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-def test_it_reads_policies_anew_refuses_bad_ones_and_follows_entities_in_the_sessions_that_are_open(
+def test_open_sessions_see_reloaded_policies_and_entities_but_no_failing_policies(
     files: Path,
 ) -> None:
     (files / "billing.policy").write_text(BY_ROLE)
@@ -131,7 +131,7 @@ async def has(client: Client, tool: str) -> bool:
     return tool in await tools(client)
 
 
-def test_over_stdio_it_observes_says_so_records_it_and_watches_files(files: Path) -> None:
+def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> None:
     log, errors = files / "log.jsonl", files / "errors"
     words = words_for(files, "--log", str(log), "--observe", "--observe-until", "7d", "--watch")
 
@@ -168,7 +168,7 @@ def test_over_stdio_it_observes_says_so_records_it_and_watches_files(files: Path
         ("{files}/none.sh", "/none.sh`", "relative paths start at"),
     ],
 )
-def test_a_command_that_is_not_there_is_told_before_any_client_speaks(
+def test_a_missing_upstream_command_is_reported_at_startup(
     files: Path, upstream: str, told: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = upstream.replace("{files}", str(files))
@@ -178,7 +178,7 @@ def test_a_command_that_is_not_there_is_told_before_any_client_speaks(
     assert hint in found
 
 
-def test_what_limits_observing_without_observing_and_a_log_without_file_are_usage(
+def test_inconsistent_observe_and_log_options_are_a_usage_error(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, told in (

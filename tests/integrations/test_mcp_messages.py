@@ -54,7 +54,7 @@ def elsewhere(message: str) -> Any:
 
 
 @pytest.mark.parametrize("read", [here, elsewhere])
-def test_an_argument_whose_name_is_repeated_has_no_value(read: Any) -> None:
+def test_a_repeated_argument_is_invalid(read: Any) -> None:
     found = read(call('{"name": "a", "arguments": {"x": 1, "x": 2, "y": 3, "in": [{"z": 1, "\\u007a": 1}]}}'))
     assert isinstance(found["arguments"]["x"], Invalid)
     assert isinstance(found["arguments"]["in"][0]["z"], Invalid)
@@ -74,7 +74,7 @@ def test_an_argument_whose_name_is_repeated_has_no_value(read: Any) -> None:
         call('{"uri": "x://a", "uri": "x://b"}'),
     ],
 )
-def test_a_message_that_repeats_what_it_asks_for_is_refused(read: Any, message: str) -> None:
+def test_a_message_with_a_repeated_method_name_or_arguments_is_rejected(read: Any, message: str) -> None:
     with pytest.raises(AmbiguousMessageError, match="a duplicate key"):
         read(message)
 
@@ -91,24 +91,24 @@ def test_a_message_that_repeats_what_it_asks_for_is_refused(read: Any, message: 
         call('{"name": "a", "arguments": {"__proto__": {"x": 1}}}'),
     ],
 )
-def test_a_name_that_some_servers_take_for_one_that_counts_is_refused_on_the_way_to_them(message: str) -> None:
+def test_a_key_that_differs_only_in_spelling_is_rejected_before_forwarding(message: str) -> None:
     with pytest.raises(AmbiguousMessageError):
         elsewhere(message)
 
 
-def test_arguments_that_some_servers_read_otherwise_have_no_value_on_the_way_to_them() -> None:
+def test_arguments_that_servers_may_read_differently_are_invalid_when_forwarded() -> None:
     found = elsewhere(call('{"name": "a", "arguments": {"x": 1, "X": 2, "id": 9007199254740993, "y": 3}}'))["arguments"]
     assert [isinstance(found[name], Invalid) for name in ("x", "X", "id", "y")] == [True, True, True, False]
 
 
-def test_without_the_message_what_was_parsed_is_looked_at() -> None:
+def test_without_the_raw_message_the_parsed_params_are_checked() -> None:
     assert check_local_params({"name": "a", "arguments": {"x": 1}}, None) == {"name": "a", "arguments": {"x": 1}}
     assert isinstance(
         check_upstream_params({"name": "a", "arguments": {"x": 1, "X": 2}}, None)["arguments"]["x"], Invalid
     )
 
 
-def test_a_call_that_a_server_makes_itself_is_not_the_one_that_came() -> None:
+def test_a_call_made_by_the_server_itself_is_not_checked_against_the_raw_message() -> None:
     asked = call('{"name": "outer", "arguments": {"x": 1, "x": 2}}').encode()
     assert check_local_params({"name": "inner", "arguments": {"x": 2}}, asked) == {
         "name": "inner",
@@ -168,14 +168,14 @@ def said(client: httpx.Client, message: str) -> str:
     return str(answer["error"]["message"] if "error" in answer else answer["result"]["content"][0]["text"])
 
 
-def test_a_repeated_argument_opens_nothing(door: httpx.Client) -> None:
+def test_a_call_with_a_repeated_argument_is_denied_where_a_rule_uses_it(door: httpx.Client) -> None:
     assert said(door, call('{"name": "refund", "arguments": {"amount": 5}}')) == "paid 5"
     repeated = call('{"name": "refund", "arguments": {"amount": 900, "amount": 5}}')
     assert "args.amount is unknown: a duplicate key" in said(door, repeated).replace("`", "")
     assert said(door, call('{"name": "add", "arguments": {"a": 1, "b": 2, "b": 2}}')) == "3"  # where nobody looks
 
 
-def test_a_repeated_name_of_what_is_asked_is_refused(door: httpx.Client) -> None:
+def test_a_call_with_a_repeated_name_arguments_or_method_is_rejected(door: httpx.Client) -> None:
     for message in (
         call('{"name": "refund", "name": "add", "arguments": {"a": 1, "b": 2}}'),
         call('{"name": "refund", "arguments": {"amount": 900}, "arguments": {"amount": 5}}'),
@@ -196,7 +196,7 @@ for line in sys.stdin:
 """
 
 
-def test_over_stdio_a_repeated_argument_opens_nothing(tmp_path: Path, watched: Watched) -> None:
+def test_over_stdio_a_call_with_a_repeated_argument_is_denied(tmp_path: Path, watched: Watched) -> None:
     """As the command does it, but for the files that stand for its ends."""
     calls = [
         call('{"name": "refund", "arguments": {"amount": 900, "amount": 5}}').replace('"id": 2', '"id": 3'),

@@ -118,7 +118,7 @@ guard "no size" on TOOL billing/busy { deny when (request.size else 0) > 5 }
 """
 
 
-def test_of_the_http_request_nothing_is_known_but_what_the_application_says() -> None:
+def test_http_facts_are_pending_unless_the_application_gives_them() -> None:
     engine = Engine.from_text(HTTP_FACTS)
 
     def allowed(tool: str, facts: dict[str, Any]) -> bool:
@@ -133,7 +133,7 @@ def test_of_the_http_request_nothing_is_known_but_what_the_application_says() ->
     assert "pending" not in build_mcp_question("tools/call", {"name": "add"}, "billing", {"request": whole})
 
 
-def test_a_list_shows_no_tool_that_only_facts_of_the_request_could_open() -> None:
+def test_a_list_hides_tools_that_depend_on_pending_http_facts() -> None:
     engine = Engine.from_text(HTTP_FACTS)
     found = asyncio.run(filter_visible(engine, LIST_METHODS["tools/list"], [0, 1], ["add", "busy"], "billing", {}))
     assert found == []
@@ -147,7 +147,7 @@ def test_a_call_is_decided_with_its_arguments(watched: Watched) -> None:
     assert asked["args"] == {"amount": 90}
 
 
-def test_a_deny_says_why_and_never_calls_the_tool(watched: Watched) -> None:
+def test_a_denied_call_returns_the_reason_and_never_runs_the_tool(watched: Watched) -> None:
     error = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 0}))
     assert error.code == DENIED
     assert error.message == "denied: a refund of 0"
@@ -156,7 +156,7 @@ def test_a_deny_says_why_and_never_calls_the_tool(watched: Watched) -> None:
     assert watched.reports == []
 
 
-def test_a_confirm_carries_who_may_approve_and_what_the_approval_is_bound_to(watched: Watched) -> None:
+def test_a_confirm_error_carries_the_approvers_and_the_binding(watched: Watched) -> None:
     error = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
     assert error.code == UNCONFIRMED
     (remedy,) = error.data["remedies"]
@@ -166,7 +166,7 @@ def test_a_confirm_carries_who_may_approve_and_what_the_approval_is_bound_to(wat
     assert remedy["binding"] in error.message
 
 
-def test_an_approval_that_the_host_knows_of_lifts_the_confirm_once(watched: Watched, clock: Clock) -> None:
+def test_an_approval_given_by_the_host_lifts_the_confirm_once(watched: Watched, clock: Clock) -> None:
     confirmed = refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": 900}))
     binding = confirmed.data["remedies"][0]["binding"]
     approval = {"id": "a-1", "by": "carol", "granted_at": clock().isoformat(), "binding": binding}
@@ -176,7 +176,7 @@ def test_an_approval_that_the_host_knows_of_lifts_the_confirm_once(watched: Watc
     assert refused(server, lambda client: client.call_tool("refund", {"amount": 900})).code == UNCONFIRMED
 
 
-def test_a_throttled_call_says_when_to_come_again(watched: Watched) -> None:
+def test_a_throttled_call_returns_when_to_retry(watched: Watched) -> None:
     async def thrice(client: Client) -> Any:
         for _ in range(3):
             await client.call_tool("busy", {})
@@ -186,18 +186,18 @@ def test_a_throttled_call_says_when_to_come_again(watched: Watched) -> None:
     assert error.data["retry_after"] == 30
 
 
-def test_a_list_shows_what_the_caller_may_use_with_some_arguments(watched: Watched) -> None:
+def test_a_list_shows_tools_the_caller_may_use_with_some_arguments(watched: Watched) -> None:
     listed = talk(server_of(watched), lambda client: client.list_tools())
     assert [tool.name for tool in listed.tools] == ["add", "refund", "busy", "broken", "masked"]
     assert watched.asked == []
 
 
-def test_a_list_that_was_cut_to_its_caller_is_private(watched: Watched) -> None:
+def test_a_filtered_list_has_private_cache_scope(watched: Watched) -> None:
     listed = talk(server_of(watched), lambda client: client.list_tools())
     assert listed.cache_scope == "private"
 
 
-def test_what_is_hidden_cannot_be_called_by_its_name(watched: Watched) -> None:
+def test_a_hidden_tool_cannot_be_called_by_name(watched: Watched) -> None:
     assert refused(server_of(watched), lambda client: client.call_tool("secret", {})).code == DENIED
 
 
@@ -205,16 +205,16 @@ def test_what_is_hidden_cannot_be_called_by_its_name(watched: Watched) -> None:
     "name",
     ["nope", "", "add ", "ADD", "add\n", "billing/add", "a/b", "__0123456789ab_add", "ａdd", "x" * 5_000, "é\u0301"],
 )
-def test_odd_names_open_nothing(watched: Watched, name: str) -> None:
+def test_malformed_and_unknown_tool_names_are_rejected(watched: Watched, name: str) -> None:
     error = refused(server_of(watched), lambda client: client.call_tool(name, {}))
     assert error.code in (DENIED, METHOD_NOT_FOUND)
 
 
-def test_arguments_of_a_wrong_type_are_unknown_even_where_the_tool_would_take_them(watched: Watched) -> None:
+def test_a_wrong_typed_argument_is_denied_even_if_the_tool_would_convert_it(watched: Watched) -> None:
     assert refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": "90"})).code == DENIED
 
 
-def test_resources_are_actions_on_their_uri(watched: Watched) -> None:
+def test_resources_are_decided_as_actions_on_their_uri(watched: Watched) -> None:
     server = server_of(watched)
     assert talk(server, lambda client: client.read_resource("docs://open/a")).contents[0].text == "open"
     assert refused(server, lambda client: client.read_resource("docs://shut/b")).code == DENIED
@@ -224,14 +224,14 @@ def test_resources_are_actions_on_their_uri(watched: Watched) -> None:
     assert [one.uri_template for one in templates.resource_templates] == ["docs://open/{name}"]
 
 
-def test_prompts_are_actions_on_their_name(watched: Watched) -> None:
+def test_prompts_are_decided_as_actions_on_their_name(watched: Watched) -> None:
     server = server_of(watched)
     assert talk(server, lambda client: client.get_prompt("greet", {"name": "Bo"})).messages
     assert refused(server, lambda client: client.get_prompt("scold", {"name": "Bo"})).code == DENIED
     assert [one.name for one in talk(server, lambda client: client.list_prompts()).prompts] == ["greet"]
 
 
-def test_nobody_is_let_through_to_nothing(watched: Watched) -> None:
+def test_an_unidentified_caller_is_denied_calls_and_lists(watched: Watched) -> None:
     server = server_of(watched, identify=lambda context: None)
     for work in (
         lambda client: client.call_tool("add", {"a": 1, "b": 2}),
@@ -244,7 +244,7 @@ def test_nobody_is_let_through_to_nothing(watched: Watched) -> None:
     assert watched.asked == []
 
 
-def test_in_process_there_is_no_token_and_so_nobody(watched: Watched) -> None:
+def test_an_in_process_call_without_a_token_is_denied(watched: Watched) -> None:
     error = refused(server_of(watched, identify=None), lambda client: client.call_tool("add", {"a": 1, "b": 2}))
     assert error.data["gate"] == "identity"
 
@@ -254,12 +254,12 @@ def test_in_process_there_is_no_token_and_so_nobody(watched: Watched) -> None:
     [{**BOT, "tool": {"name": "add"}}, {**BOT, "options": {"consume": False}}, {**BOT, "args": {}}, {**BOT, "x": 1},
      {**BOT, "request": {"method": "GET", "path": "/"}}],
 )  # fmt: skip
-def test_who_asks_cannot_say_what_is_asked(watched: Watched, facts: dict[str, Any]) -> None:
+def test_caller_facts_cannot_set_facts_of_the_question(watched: Watched, facts: dict[str, Any]) -> None:
     server = server_of(watched, identify=always(facts))
     assert refused(server, lambda client: client.call_tool("add", {"a": 1, "b": 2})).data["gate"] == "identity"
 
 
-def test_an_identity_that_fails_is_nobody(watched: Watched) -> None:
+def test_a_failing_identify_callback_denies_the_call(watched: Watched) -> None:
     def fails(context: object) -> Any:
         raise RuntimeError("the session store is down")
 
@@ -268,7 +268,7 @@ def test_an_identity_that_fails_is_nobody(watched: Watched) -> None:
     assert "session store" not in error.message
 
 
-def test_an_engine_that_fails_closes_calls_and_lists(watched: Watched) -> None:
+def test_a_failing_engine_denies_calls_and_empties_lists(watched: Watched) -> None:
     watched.broken = RuntimeError("boom")
     server = server_of(watched)
     error = refused(server, lambda client: client.call_tool("add", {"a": 1, "b": 2}))
@@ -277,7 +277,7 @@ def test_an_engine_that_fails_closes_calls_and_lists(watched: Watched) -> None:
     assert talk(server, lambda client: client.list_tools()).tools == []
 
 
-def test_the_outcome_of_a_call_is_reported_with_what_it_answered(watched: Watched) -> None:
+def test_the_outcome_of_a_call_is_reported_with_its_output(watched: Watched) -> None:
     talk(server_of(watched), lambda client: client.call_tool("refund", {"amount": 90}))
     (report,) = watched.reports
     assert report["status"] == 200
@@ -285,14 +285,14 @@ def test_the_outcome_of_a_call_is_reported_with_what_it_answered(watched: Watche
     assert report["latency_ms"] >= 0
 
 
-def test_a_place_is_free_again_after_a_call_that_fails(watched: Watched) -> None:
+def test_a_failed_call_frees_its_concurrency_slot(watched: Watched) -> None:
     server = server_of(watched)
     for _ in range(3):
         assert talk(server, lambda client: client.call_tool("broken", {})).is_error
     assert [one["status"] for one in watched.reports] == [500] * 3
 
 
-def test_a_place_is_free_again_after_an_answer_that_is_no_facts(watched: Watched) -> None:
+def test_a_call_with_an_unreadable_output_frees_its_concurrency_slot(watched: Watched) -> None:
     server = server_of(watched)
 
     @server.tool()
@@ -307,7 +307,7 @@ def test_a_place_is_free_again_after_an_answer_that_is_no_facts(watched: Watched
     assert [one["status"] for one in watched.reports] == [200] * 4  # with it, and without
 
 
-def test_a_place_is_free_again_after_a_call_that_was_cancelled(watched: Watched) -> None:
+def test_a_cancelled_call_frees_its_concurrency_slot(watched: Watched) -> None:
     server = server_of(watched)
     started = asyncio.Event()
 
@@ -331,11 +331,11 @@ def test_a_place_is_free_again_after_a_call_that_was_cancelled(watched: Watched)
     talk(server, run)
 
 
-def test_an_obligation_that_nobody_meets_is_a_deny(watched: Watched) -> None:
+def test_a_call_with_an_unsupported_obligation_is_denied(watched: Watched) -> None:
     assert refused(server_of(watched), lambda client: client.call_tool("masked", {})).code == DENIED
 
 
-def test_an_obligation_is_met_before_the_tool_runs_or_it_does_not_run(watched: Watched) -> None:
+def test_a_tool_runs_only_after_its_obligation_was_met(watched: Watched) -> None:
     met: list[str] = []
     duties = Duties(["redact"], lambda decision: met.extend(one.kind for one in decision.obligations))
     assert not talk(server_of(watched, duties=duties), lambda client: client.call_tool("masked", {})).is_error
@@ -349,7 +349,7 @@ def test_an_obligation_is_met_before_the_tool_runs_or_it_does_not_run(watched: W
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tools/frobnicate", "logging/setLevel", "roots/list"])
-def test_a_method_that_no_policy_speaks_of_is_closed(watched: Watched, method: str) -> None:
+def test_a_method_that_policies_do_not_cover_is_rejected(watched: Watched, method: str) -> None:
     class Anything:
         request_id, params = 1, {"level": "debug"}
 
@@ -367,7 +367,7 @@ def test_a_method_that_no_policy_speaks_of_is_closed(watched: Watched, method: s
     assert asyncio.run(also(Anything(), passed)) == {}  # type: ignore[arg-type]
 
 
-def test_a_call_without_an_id_is_no_notification_and_goes_nowhere(watched: Watched) -> None:
+def test_a_call_without_an_id_is_not_passed_on(watched: Watched) -> None:
     class Unanswered:
         request_id, params, method = None, {"name": "add"}, "tools/call"
 
@@ -378,7 +378,7 @@ def test_a_call_without_an_id_is_no_notification_and_goes_nowhere(watched: Watch
     assert asyncio.run(middleware(Unanswered(), passed)) is None  # type: ignore[arg-type]
 
 
-def test_suggestions_are_for_what_the_caller_may_have(watched: Watched) -> None:
+def test_completions_are_only_for_prompts_the_caller_may_use(watched: Watched) -> None:
     from mcp_types import PromptReference
 
     server = server_of(watched)
@@ -402,7 +402,7 @@ class Verifier:
         return AccessToken(token=token, **json.loads(bytes.fromhex(token)))
 
 
-def test_over_http_the_verified_token_of_each_request_says_who_asks(watched: Watched) -> None:
+def test_over_http_the_verified_token_of_each_request_identifies_the_caller(watched: Watched) -> None:
     issuer = "https://login.acme.example"
     server = MCPServer(
         "billing",
@@ -448,7 +448,7 @@ server.run()
 """
 
 
-def test_over_stdio_the_one_who_started_it_asks() -> None:
+def test_over_stdio_the_configured_identity_is_the_caller() -> None:
     async def run(client: Client) -> None:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["add"]
         assert (await client.call_tool("add", {"a": 1, "b": 2})).content[0].text == "3"

@@ -24,11 +24,11 @@ def table_of(*owners: str, most: int = 5) -> SessionTable:
     return table
 
 
-def test_where_there_is_room_nobody_makes_any() -> None:
+def test_no_session_is_replaceable_while_there_is_room() -> None:
     assert table_of("a", "a", "a", "a").replaceable() is None
 
 
-def test_whoever_has_most_sessions_ends_the_longest_idle_one() -> None:
+def test_the_owner_of_most_sessions_loses_the_longest_idle_one() -> None:
     table = table_of("b", "a", "a", "b", "a")
     session = table.get("a1")
     assert session is not None
@@ -37,7 +37,7 @@ def test_whoever_has_most_sessions_ends_the_longest_idle_one() -> None:
     assert table.replaceable() == "a2"
 
 
-def test_an_idle_session_ends_before_one_at_which_its_client_listens() -> None:
+def test_an_idle_session_ends_before_one_with_a_listening_client() -> None:
     table = table_of("a", "a", "a", "b", "b")
     for name in ("a0", "a1"):
         session = table.get(name)
@@ -46,7 +46,7 @@ def test_an_idle_session_ends_before_one_at_which_its_client_listens() -> None:
     assert table.replaceable() == "a2"
 
 
-def test_where_all_are_listened_at_the_oldest_ends() -> None:
+def test_the_oldest_session_ends_when_all_have_listening_clients() -> None:
     table = table_of("a", "a", "a", "b", "b")
     for name in ("a0", "a1", "a2"):
         session = table.get(name)
@@ -55,7 +55,7 @@ def test_where_all_are_listened_at_the_oldest_ends() -> None:
     assert table.replaceable() == "a0"
 
 
-def test_what_was_ended_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_ended_sessions_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     table = table_of("a", "a", "b", most=3)
     with caplog.at_level(logging.WARNING):
         for _ in range(int(LINE_SECONDS) + 2):
@@ -77,5 +77,5 @@ def test_what_was_ended_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture
         (None, NOBODY),
     ],
 )
-def test_a_session_is_of_whom_credentials_prove_and_else_of_nobody(facts: object, owner: tuple[str, ...]) -> None:
+def test_the_owner_of_a_session_is_the_proven_caller_or_nobody(facts: object, owner: tuple[str, ...]) -> None:
     assert session_owner(facts) == owner  # type: ignore[arg-type]

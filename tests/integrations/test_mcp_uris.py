@@ -87,7 +87,7 @@ def by_gateway(folder: Path) -> SdkClient:
 
 
 @pytest.mark.parametrize("client", [by_fastmcp, by_sdk, by_gateway])
-def test_no_spelling_of_a_uri_gets_past_a_guard(client: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_no_spelling_of_a_uri_bypasses_a_guard(client: Callable[[Path], Any], tmp_path: Path) -> None:
     async def run() -> None:
         async with client(tmp_path) as asking:
             for uri in SECRETS:
@@ -123,7 +123,7 @@ async def text_of(reading: Awaitable[Any]) -> str:
         ("n:a?", "n:a?"),
     ],
 )  # fmt: skip
-def test_a_uri_is_compared_in_one_spelling(uri: str, spelling: str) -> None:
+def test_a_uri_has_one_canonical_spelling(uri: str, spelling: str) -> None:
     assert canonical_uri(uri) == spelling
 
 
@@ -141,11 +141,11 @@ def test_a_uri_is_compared_in_one_spelling(uri: str, spelling: str) -> None:
         "n:" + "a/" * 200, "n:" + "a" * 9_000,
     ],
 )  # fmt: skip
-def test_a_uri_that_servers_could_read_differently_is_malformed(uri: str) -> None:
+def test_an_ambiguous_uri_is_malformed(uri: str) -> None:
     assert isinstance(canonical_uri(uri), MalformedPath)
 
 
-def test_what_is_written_is_its_own_spelling() -> None:
+def test_canonicalizing_a_uri_twice_changes_nothing() -> None:
     for uri in (*OPEN, "notes://a/b?q=a%26b%3D&r=%25", "https://api.example/x"):
         once = canonical_uri(uri)
         assert isinstance(once, str)
@@ -160,7 +160,7 @@ def test_what_is_written_is_its_own_spelling() -> None:
         ("notes://box/../x", None), ("notes://%ff/{x}", None),
     ],
 )  # fmt: skip
-def test_a_template_keeps_its_expressions(template: str, spelling: str | None) -> None:
+def test_a_canonical_uri_template_keeps_its_expressions(template: str, spelling: str | None) -> None:
     found = canonical_template(template)
     assert isinstance(found, MalformedPath) if spelling is None else found == spelling
 
@@ -212,13 +212,13 @@ def readings(uri: str, template: str) -> list[dict[str, str]]:
     return [one for one in found if one is not None]
 
 
-def test_templates_read_what_is_compared() -> None:
+def test_uri_templates_match_the_canonical_uri() -> None:
     assert check_paths_read(7, 8_000) > 500
     assert check_queries_read(7, 2_000) > 500
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("seed", range(20))
-def test_templates_read_what_is_compared_of_very_many(seed: int) -> None:
+def test_uri_templates_match_the_canonical_uri_of_very_many_uris(seed: int) -> None:
     assert check_paths_read(seed, 200_000) > 5_000
     assert check_queries_read(seed, 100_000) > 5_000

@@ -96,7 +96,7 @@ ASKED = st.builds(
         st.tuples(st.sampled_from([0, 1, 400, 5_000, 10_000, 60_000]), ASKED, st.booleans()), min_size=1, max_size=25
     ),
 )
-def test_what_the_quick_way_takes_is_what_the_specification_says(
+def test_the_fast_path_charges_what_the_specification_charges(
     rules: list[str], steps: list[tuple[int, dict[str, Any], bool]]
 ) -> None:
     clock = Clock()
@@ -110,7 +110,7 @@ def test_what_the_quick_way_takes_is_what_the_specification_says(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_kind_of_limit_has_a_quick_way(rule: str) -> None:
+def test_every_kind_of_limit_takes_the_fast_path(rule: str) -> None:
     made = engine(rule)
     for question in (asking(), asking(amount=1, tokens=1)):
         assert made.decider.compiled.decide(question) is not None
@@ -119,7 +119,7 @@ def test_every_kind_of_limit_has_a_quick_way(rule: str) -> None:
 # ── What limits do to decisions ───────────────────────────────────────────────────────────────
 
 
-def test_a_throttle_says_which_rule_how_long_and_what_is_left() -> None:
+def test_a_throttle_names_rule_wait_and_remainder() -> None:
     made = engine(RULES[0])
     decisions = [made.decide(asking()) for _ in range(4)]
     assert [one.outcome for one in decisions] == [Outcome.ALLOW] * 3 + [Outcome.THROTTLE]
@@ -130,19 +130,19 @@ def test_a_throttle_says_which_rule_how_long_and_what_is_left() -> None:
     assert last.reasons[0].at is not None
 
 
-def test_each_key_has_a_count_of_its_own() -> None:
+def test_each_key_of_a_rate_is_counted_separately() -> None:
     made = engine('rate "r" per (agent.id, user.id) { 1/1m }')
     for agent, user in (("bot", "ann"), ("bot", "bob"), ("bee", "ann"), ("bee", "bob")):
         assert [made.decide(asking(agent, user)).outcome for _ in range(2)] == ["allow", "throttle"]
 
 
-def test_keys_that_run_together_are_told_apart() -> None:
+def test_keys_that_concatenate_to_the_same_text_are_distinct() -> None:
     made = engine('rate "r" per (agent.id, user.id) { 1/1m }')
     assert made.decide(asking("bot,ann", "bob")).allowed
     assert made.decide(asking("bot", "bob")).allowed
 
 
-def test_all_limits_are_taken_of_or_none() -> None:
+def test_a_decision_charges_all_limits_or_none() -> None:
     made = engine('rate "a" per agent.id { 5/1m }', 'rate "b" per user.id { 1/1m }')
     assert made.decide(asking()).allowed
     for _ in range(3):
@@ -151,7 +151,7 @@ def test_all_limits_are_taken_of_or_none() -> None:
     assert made.decide(asking(user="bob")).rates[0].remaining == 3
 
 
-def test_a_denied_request_takes_nothing_but_of_rates_that_count_denials() -> None:
+def test_a_denied_request_charges_only_rates_that_count_denials() -> None:
     denying = 'guard "never" on GET /things/{id} { deny }'
     made = engine('rate "quiet" per agent.id { 1/1m }', denying)
     assert [made.decide(asking()).outcome for _ in range(3)] == ["deny"] * 3
@@ -161,7 +161,7 @@ def test_a_denied_request_takes_nothing_but_of_rates_that_count_denials() -> Non
     assert counting.decide(asking(amount=1)).outcome == "throttle"
 
 
-def test_an_unknown_key_denies_and_names_the_fact() -> None:
+def test_an_unknown_limit_key_denies_and_names_the_fact() -> None:
     made = engine('rate "r" per request.ip { 1/1m }')
     decision = made.decide(asking())
     assert (decision.outcome, decision.gate) == ("deny", "rate")
@@ -169,7 +169,7 @@ def test_an_unknown_key_denies_and_names_the_fact() -> None:
 
 
 @pytest.mark.parametrize("amount", ["90", None, -1, True])
-def test_a_summand_must_be_known_and_not_below_zero(amount: object) -> None:
+def test_an_unknown_or_negative_budget_amount_denies(amount: object) -> None:
     made = engine('budget "b" per user.id on POST /pay { sum body.amount <= 100 within 1h }')
     decision = made.decide(asking(amount=amount))
     assert (decision.outcome, decision.gate) == ("deny", "budget")
@@ -183,7 +183,7 @@ def test_a_rate_whose_condition_is_unknown_applies() -> None:
     assert [text.decide(asking(user="eve")).outcome for _ in range(2)] == ["allow", "throttle"]
 
 
-def test_to_evaluate_takes_nothing_and_says_that_a_decision_would() -> None:
+def test_evaluate_spends_nothing_and_returns_a_consume_obligation() -> None:
     made = engine(RULES[0])
     for _ in range(9):
         peeked = made.evaluate(asking())
@@ -192,7 +192,7 @@ def test_to_evaluate_takes_nothing_and_says_that_a_decision_would() -> None:
     assert [made.decide(asking()).outcome for _ in range(4)] == ["allow"] * 3 + ["throttle"]
 
 
-def test_asking_for_an_approval_takes_of_the_rates_once() -> None:
+def test_repeated_confirms_of_a_request_charge_rates_once() -> None:
     made = engine(RULES[-1], 'rate "r" per agent.id on POST /pay { 2/1h }')
     outcomes = [made.decide(asking(amount=100)).outcome for _ in range(5)]
     assert outcomes == ["confirm"] * 5
@@ -201,7 +201,7 @@ def test_asking_for_an_approval_takes_of_the_rates_once() -> None:
     assert made.decide(asking(amount=100, to="y")).outcome == "throttle"
 
 
-def test_many_threads_get_no_more_than_the_limit() -> None:
+def test_concurrent_threads_are_admitted_exactly_up_to_the_limit() -> None:
     made = engine('rate "r" per agent.id { 500/1h }', 'rate "s" per user.id { 600/1h }')
     found: list[Outcome] = []
 
@@ -217,7 +217,7 @@ def test_many_threads_get_no_more_than_the_limit() -> None:
     assert len(found) == 800
 
 
-def test_a_clock_that_runs_back_gives_nothing_back() -> None:
+def test_a_clock_set_back_refills_nothing() -> None:
     clock = Clock()
     made = engine('rate "r" per agent.id { 1/10s }', clock=clock)
     assert made.decide(asking()).allowed
@@ -230,7 +230,7 @@ def test_a_clock_that_runs_back_gives_nothing_back() -> None:
 # ── What a store in this process holds ────────────────────────────────────────────────────────
 
 
-def test_a_store_forgets_who_counts_no_more() -> None:
+def test_the_memory_store_evicts_expired_keys() -> None:
     clock = Clock()
     made = engine('rate "r" per agent.id { 1/1s }', clock=clock)
     for number in range(30_000):
@@ -239,7 +239,7 @@ def test_a_store_forgets_who_counts_no_more() -> None:
     assert made.store._keys < 15_000
 
 
-def test_a_store_that_is_full_of_callers_who_count_lets_no_new_one_through() -> None:
+def test_a_full_memory_store_denies_new_callers() -> None:
     clock = Clock()
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
     made.store._most = 20
@@ -264,7 +264,7 @@ OWN_ROOM = {
 
 
 @pytest.mark.parametrize("rules", OWN_ROOM.values(), ids=OWN_ROOM)
-def test_strangers_who_fill_their_rule_keep_no_user_of_another_one_out(rules: str) -> None:
+def test_filling_the_keys_of_one_rule_does_not_block_other_rules(rules: str) -> None:
     store = MemoryStore(most_keys=40, history_complete=True)
     made = Engine.from_text(f"anyone {{ may GET /open, POST /pay }} {rules}", clock=Clock(), store=store)
 
@@ -280,7 +280,7 @@ def test_strangers_who_fill_their_rule_keep_no_user_of_another_one_out(rules: st
     assert [user(number) for number in range(10)] == ["allow"] * 10
 
 
-def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_memory_store_is_scanned_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, looked = Clock(), []
     made = engine('rate "r" per agent.id { 5/1h }', clock=clock)
     store = made.store
@@ -295,7 +295,7 @@ def test_a_full_store_is_not_looked_through_for_each_new_name(monkeypatch: pytes
     assert made.decide(asking("one more")).allowed
 
 
-def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
+def test_a_commit_without_room_leaves_the_store_unchanged() -> None:
     store, made = MemoryStore(most_keys=2), engine(RULES[1])
     limits = [
         made.decider.compiled.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")
@@ -306,7 +306,7 @@ def test_the_states_of_a_step_that_finds_no_room_are_as_they_were() -> None:
     assert [store.commit(limits[0], "three", 1).standings[0].remaining] == [2]  # type: ignore[union-attr]
 
 
-def test_a_place_is_free_again_when_the_request_is_over() -> None:
+def test_finishing_a_request_frees_its_concurrency_slot() -> None:
     made = engine(RULES[10])
     first, second = made.decide(asking(amount=1)), made.decide(asking(amount=1))
     assert made.decide(asking(amount=1)).outcome == "throttle"
@@ -316,7 +316,7 @@ def test_a_place_is_free_again_when_the_request_is_over() -> None:
     assert second.id != first.id
 
 
-def test_what_a_budget_took_is_given_back_once() -> None:
+def test_a_budget_charge_is_refunded_only_once() -> None:
     made = engine('budget "b" per user.id on POST /pay { sum body.amount <= 100 within 1h }')
     first = made.decide(asking(amount=70))
     assert made.decide(asking(amount=70)).outcome == "throttle"
@@ -325,7 +325,7 @@ def test_what_a_budget_took_is_given_back_once() -> None:
     assert made.decide(asking(amount=70)).allowed
 
 
-def test_windows_of_a_budget_are_half_open() -> None:
+def test_a_budget_window_is_half_open() -> None:
     clock = Clock()
     made = engine('budget "b" per user.id on POST /pay { count <= 1 within 10s }', clock=clock)
     assert made.decide(asking(amount=1)).allowed
@@ -335,7 +335,7 @@ def test_windows_of_a_budget_are_half_open() -> None:
     assert made.decide(asking(amount=1)).allowed
 
 
-def test_a_clamp_latches_when_its_condition_is_true_and_lets_go_in_time() -> None:
+def test_a_clamp_latches_and_releases_after_its_duration() -> None:
     clock = Clock()
     made = engine(RULES[7], clock=clock)
     assert [made.decide(asking(amount=1)).rates[0].limit for _ in range(3)] == [30, 30, 30]
@@ -347,14 +347,14 @@ def test_a_clamp_latches_when_its_condition_is_true_and_lets_go_in_time() -> Non
     assert made.decide(asking(amount=1)).rates[0].limit == 30
 
 
-def test_raises_are_bounded_and_a_factor_is_told() -> None:
+def test_a_raise_is_bounded_by_its_maximum() -> None:
     made = engine(RULES[8])
     free, team = made.decide(asking(user="ann", amount=1)), made.decide(asking("bee", user="bob", amount=1))
     assert [(one.rates[0].limit) for one in (free, team)] == [2, 5]
     assert all(a.limit <= b.limit for a, b in pairwise((free.rates[0], team.rates[0])))
 
 
-def test_a_place_is_given_back_under_the_id_that_a_caller_chose() -> None:
+def test_a_report_under_a_caller_chosen_id_frees_the_concurrency_slot() -> None:
     names = count()
     text = 'language 1\npackage a\nanyone { may GET /x }\nrate "r" per request.path on GET /x { at most 1 at once }\n'
     engine = Engine.from_text(text, ids=lambda _: f"mine {next(names)}")

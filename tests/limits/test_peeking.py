@@ -10,7 +10,7 @@ LIMITED = 'language 1\npackage shop\nanyone { may GET /x }\nrate "calls" per req
 ASK = {"request": {"method": "GET", "path": "/x", "ip": "10.0.0.1"}}
 
 
-def test_an_evaluation_as_of_tomorrow_brings_nothing_back_today() -> None:
+def test_an_evaluation_at_a_later_time_refills_nothing_now() -> None:
     engine = Engine.from_text(LIMITED, clock=lambda: NOW)
     assert engine.decide(ASK).allowed
     later = engine.evaluate({**ASK, "options": {"at": "2027-01-05T12:00:00Z"}})

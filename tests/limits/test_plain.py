@@ -129,7 +129,7 @@ TestForgetting = Forgetting.TestCase
 TestStores.settings = TestForgetting.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
-def test_what_is_taken_at_once_is_what_a_step_takes() -> None:
+def test_the_fast_charge_of_the_memory_store_agrees_with_a_full_commit() -> None:
     """The quick way into the store, and the step in full, on one state."""
     store, plain, now = MemoryStore(), PlainStore(), START
     one = takes(("a",), 1, False, 0, False)["plain"]

@@ -37,7 +37,7 @@ ASKED = st.lists(
 
 
 @given(asked=ASKED)
-def test_plain_rates_stand_as_a_commit_says(asked: list[Any]) -> None:
+def test_plain_rates_have_the_same_standings_as_a_commit(asked: list[Any]) -> None:
     quick, careful, now = MemoryStore(), MemoryStore(), START
     for meters, key, step in asked:
         now += step
@@ -46,7 +46,7 @@ def test_plain_rates_stand_as_a_commit_says(asked: list[Any]) -> None:
         assert quick.plainly([(meter, key) for meter in meters], now * 1_000) == told.standings
 
 
-def test_a_full_store_refuses_who_is_new_and_takes_nothing() -> None:
+def test_a_full_store_rejects_a_new_key_and_charges_nothing() -> None:
     store = MemoryStore(most_keys=2)
     first, second, _ = METERS
     store.plainly([(first, "ann"), (second, "ann")], START * 1_000)
@@ -77,7 +77,7 @@ class Asking:
         return self.engine.decide({"request": {"method": "GET", "path": path, "host": host}})
 
 
-def test_whoever_is_refused_at_the_same_moment_is_told_the_same_under_an_id_of_its_own() -> None:
+def test_simultaneous_throttles_share_the_answer_but_not_the_id() -> None:
     asking = Asking()
     asking.ask("/a"), asking.ask("/a", "other")
     first, second, third = asking.ask("/a"), asking.ask("/a"), asking.ask("/a", "other")
@@ -86,7 +86,7 @@ def test_whoever_is_refused_at_the_same_moment_is_told_the_same_under_an_id_of_i
     assert first.to_dict()["reasons"][0]["message"] == "`1/1h`: again in 1h"
 
 
-def test_a_refusal_tells_its_own_rule_and_its_own_wait() -> None:
+def test_a_throttle_names_its_own_rule_and_wait() -> None:
     asking = Asking()
     asking.ask("/a"), asking.ask("/b")
     told = [asking.ask("/a")]
@@ -100,7 +100,7 @@ def test_a_refusal_tells_its_own_rule_and_its_own_wait() -> None:
     assert [one.kind for one in told[0].obligations] == ["audit", "notify"]
 
 
-def test_what_is_said_is_forgotten_before_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_throttle_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_module, "MAX_CACHED_THROTTLES", 3)
     limits_module._throttle_cache.clear()
     limit = asks(rate()).limits
@@ -113,7 +113,7 @@ def test_what_is_said_is_forgotten_before_it_is_too_much(monkeypatch: pytest.Mon
         assert len(limits_module._throttle_cache) <= 3
 
 
-def test_an_answer_that_is_gone_is_not_taken_for_one_that_came_to_its_place() -> None:
+def test_a_reused_object_id_does_not_return_a_stale_throttle() -> None:
     """Each is made and gone at once, so that numbers of objects are used again."""
     limit = asks(rate()).limits
     told = MemoryStore().commit(Effects(limits=limit), "", START)
@@ -141,20 +141,20 @@ def test_an_answer_that_is_gone_is_not_taken_for_one_that_came_to_its_place() ->
         max_size=12,
     )
 )
-def test_charges_that_are_remembered_are_those_that_would_be_made(asked: list[Any]) -> None:
+def test_cached_charges_equal_newly_computed_ones(asked: list[Any]) -> None:
     remembering = Charged(LIMIT)
     for keys, numbers in asked:
         assert remembering(keys, numbers) == charged(LIMIT, keys, numbers)
 
 
-def test_charges_of_so_many_callers_are_remembered_and_no_more() -> None:
+def test_the_cache_of_charges_is_bounded() -> None:
     remembering = Charged(LIMIT)
     for number in range(3 * MOST_CALLERS):
         assert remembering((f"{number}",), (1, 1)) == charged(LIMIT, (f"{number}",), (1, 1))
         assert len(remembering.known) <= MOST_CALLERS
 
 
-def test_a_request_that_was_read_with_care_is_told_the_same() -> None:
+def test_a_throttle_is_the_same_on_the_fast_and_the_slow_path() -> None:
     quick, careful = Asking(), Asking()
     question = {"request": {"method": "GET", "path": "/a", "host": "h"}}
     for _ in range(3):

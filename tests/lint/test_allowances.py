@@ -34,7 +34,7 @@ def told(found: list[Diagnostic]) -> list[tuple[str, str, str, str | None]]:
         "anyone {\n  may GET /b,\n    # lint: allow W321 because they speak it so\n    PSOT /a\n}",
     ],
 )
-def test_a_comment_allows_a_warning_beside_it(text: str) -> None:
+def test_a_lint_comment_allows_the_adjacent_warning(text: str) -> None:
     assert codes(text) == []
 
 
@@ -48,7 +48,7 @@ def test_a_comment_allows_a_warning_beside_it(text: str) -> None:
         f"# please lint: allow W321 because no\n{ODD}",
     ],
 )
-def test_only_the_rule_beside_the_warning_allows_it(text: str) -> None:
+def test_a_lint_comment_elsewhere_or_of_another_rule_allows_nothing(text: str) -> None:
     assert codes(text) == ["W321"]
 
 
@@ -66,19 +66,19 @@ def test_only_the_rule_beside_the_warning_allows_it(text: str) -> None:
          "an allowance is written `# lint: allow RULE because …`"),
     ],
 )  # fmt: skip
-def test_an_allowance_without_a_reason_is_told_and_allows_nothing(comment: str, message: str, hint: str) -> None:
+def test_an_allowance_without_a_reason_is_reported_and_allows_nothing(comment: str, message: str, hint: str) -> None:
     found = check_text(f"{comment}\n{ODD}")
     assert told(found)[0] == ("W170", message, comment, hint)
     assert [one.code for one in found] == ["W170", "W321"]
 
 
-def test_a_rule_that_does_not_exist_is_told() -> None:
+def test_an_allowance_of_an_unknown_rule_is_reported() -> None:
     (found, _) = check_text(f"# lint: allow unknwon-method because they speak it so\n{ODD}")
     message = "there is no rule `unknwon-method`, so this allows nothing"
     assert told([found]) == [("W171", message, "unknwon-method", "did you mean `unknown-method`?")]
 
 
-def test_no_comment_allows_an_error() -> None:
+def test_a_lint_comment_cannot_allow_an_error() -> None:
     found = check_text("# lint: allow E301 because please\nanyone { may GET /a//b }")
     message = "`E301` is an error, and no comment allows an error"
     assert told(found)[0] == ("W171", message, "E301", "fix the error, and remove this comment")
@@ -94,24 +94,24 @@ def test_a_comment_allows_nothing_in_another_file() -> None:
 # ── Allowances that are left over ─────────────────────────────────────────────────────────────
 
 
-def test_an_allowance_that_allows_nothing_is_told_by_lint_only() -> None:
+def test_a_stale_allowance_is_reported_by_lint_and_not_by_check() -> None:
     text = f"# lint: allow head because the probe speaks it\n{DOOR}"
     message = "the warning `head` does not occur here, so this allows nothing"
     assert codes(text) == []
     assert told(lint_text(text)) == [("W172", message, "head", "remove the comment: nothing here needs it")]
 
 
-def test_of_two_rules_only_the_one_that_is_gone_is_told() -> None:
+def test_only_the_stale_rule_of_an_allowance_is_reported() -> None:
     found = lint_text(f"# lint: allow head, unknown-method because they speak it so\n{ODD}")
     assert [(one.code, one.span.text) for one in found] == [("W172", "head")]
 
 
-def test_an_allowance_of_an_opinion_is_used_up_by_lint() -> None:
+def test_an_allowance_of_a_lint_only_rule_is_not_stale() -> None:
     text = "# lint: allow wide-grant because everybody may read the handbook\nanyone { may GET /handbook/** }"
     assert lint_text(text) == []
 
 
-def test_an_allowance_of_a_rule_that_was_not_asked_for_is_not_stale() -> None:
+def test_an_allowance_of_a_disabled_rule_is_not_stale() -> None:
     text = f"# lint: allow untested-endpoint because it is a probe\n{DOOR}"
     assert lint_text(text) == []
     assert lint_text(text, ("W653",)) == []
@@ -122,14 +122,14 @@ def test_a_stale_allowance_cannot_be_allowed() -> None:
     assert [one.code for one in lint_text(text)] == ["W170", "W172", "W172"]
 
 
-def test_nothing_is_stale_while_a_policy_has_errors() -> None:
+def test_no_allowance_is_stale_while_a_policy_has_errors() -> None:
     assert [one.code for one in lint_text("# lint: allow head because of that\nanyone { may GET /a//b }")] == ["E301"]
 
 
 # ── Names of rules ────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_warning_has_a_short_name_and_no_error_has() -> None:
+def test_only_warnings_have_short_names() -> None:
     from policyengine.diagnostics.catalog import CODES
 
     assert {code.code for code in CODES_BY_NAME.values()} == {code for code in CODES if code.startswith("W")}

@@ -57,7 +57,7 @@ def guarded(*items: str) -> str:
         (['require request.query.file like "drafts/*"'], 'request.query.file like "drafts/*"'),
     ],
 )
-def test_a_path_that_callers_write_is_told_where_it_may_lead_out(items: list[str], text: str) -> None:
+def test_a_caller_path_that_can_escape_its_folder_is_reported(items: list[str], text: str) -> None:
     assert told(guarded(*items)) == [("W560", text)]
 
 
@@ -81,11 +81,11 @@ def test_a_path_that_callers_write_is_told_where_it_may_lead_out(items: list[str
         ['audit full when args.path like "drafts/*"'],
     ],
 )
-def test_no_path_is_told_that_cannot_lead_out_or_is_looked_at(items: list[str]) -> None:
+def test_a_path_that_cannot_escape_or_is_checked_is_not_reported(items: list[str]) -> None:
     assert "W560" not in [code for code, _ in told(guarded(*items))]
 
 
-def test_the_mend_of_a_path_that_gets_past_a_deny_is_another_deny() -> None:
+def test_the_hint_for_a_path_that_bypasses_a_deny_is_another_deny() -> None:
     (one,) = found(guarded('deny when args.path like "secret/*"'))
     assert one.message == '`args.path like "secret/*"` does not hold for a path that reaches the folder through `..`'
     assert one.hint == 'deny it everywhere: `deny when contains(args.path, "..")`'
@@ -101,7 +101,7 @@ def test_the_mend_of_a_path_that_gets_past_a_deny_is_another_deny() -> None:
         ('require host(args.url) like "*.example"', 'host(args.url) like "*.example"'),
     ],
 )
-def test_a_host_that_has_to_be_right_is_told_without_a_scheme(item: str, text: str) -> None:
+def test_a_host_check_without_a_scheme_check_is_reported(item: str, text: str) -> None:
     assert told(guarded(item)) == [("W561", text)]
 
 
@@ -114,7 +114,7 @@ def test_a_host_that_has_to_be_right_is_told_without_a_scheme(item: str, text: s
         'require host(user.home) == "api.example"',
     ],
 )
-def test_a_host_is_not_told_where_the_scheme_is_asked_for_or_does_not_open(item: str) -> None:
+def test_a_host_check_is_not_reported_with_a_scheme_check_or_in_a_deny(item: str) -> None:
     assert told(guarded(item)) == []
 
 
@@ -131,11 +131,11 @@ def test_a_host_is_not_told_where_the_scheme_is_asked_for_or_does_not_open(item:
         ('require not (body.kind is present) or body.kind == "x"', "not (body.kind is present)"),
     ],
 )
-def test_an_absence_that_the_caller_chooses_is_told(item: str, text: str) -> None:
+def test_a_presence_check_the_caller_can_avoid_is_reported(item: str, text: str) -> None:
     assert told(guarded(item)) == [("W554", text)]
 
 
-def test_an_absence_that_opens_is_told() -> None:
+def test_an_absence_check_in_a_grant_is_reported() -> None:
     policy = TEXTS + 'anyone { may TOOL x/z, TOOL x/y when body.kind is absent or body.kind == "x" }\n'
     assert ("W554", "body.kind is absent") in told(policy.replace("TOOL x/z, ", ""))
 
@@ -149,7 +149,7 @@ def test_an_absence_that_opens_is_told() -> None:
         'require body.kind is absent or user.home == "x"',
     ],
 )
-def test_an_absence_is_not_told_that_is_all_that_is_asked_or_closes(item: str) -> None:
+def test_a_presence_check_is_not_reported_when_alone_or_restrictive(item: str) -> None:
     assert told(guarded(item)) == []
 
 
@@ -161,7 +161,7 @@ def beside(door: str, place: str, item: str = "deny when request.ip is absent") 
 
 
 @pytest.mark.parametrize("door", ["TOOL *", 'TOOL "f*/read"'])
-def test_a_guard_of_one_server_is_told_beside_a_door_of_any(door: str) -> None:
+def test_a_guard_on_one_server_is_reported_when_a_grant_covers_any_server(door: str) -> None:
     assert told(beside(door, "TOOL fs/*")) == [("W562", "TOOL fs/*")]
 
 
@@ -175,7 +175,7 @@ def test_a_guard_of_one_server_is_told_beside_a_door_of_any(door: str) -> None:
         ("TOOL fs/read, TOOL mail/*", "TOOL fs/*"),
     ],
 )
-def test_a_guard_of_one_server_is_not_told_beside_doors_of_it(door: str, place: str) -> None:
+def test_a_guard_on_one_server_is_not_reported_when_grants_cover_only_it(door: str, place: str) -> None:
     assert told(beside(door, place)) == []
 
 
@@ -187,7 +187,7 @@ def test_a_guard_of_one_server_is_not_told_beside_doors_of_it(door: str, place: 
         ("GET /a/**", "GET /a/{id}", "GET /a/{id}"),
     ],
 )
-def test_a_guard_of_one_path_is_told_beside_a_door_of_all_below(door: str, place: str, text: str) -> None:
+def test_a_guard_on_one_path_is_reported_when_a_grant_covers_paths_below(door: str, place: str, text: str) -> None:
     assert told(beside(door, place)) == [("W563", text)]
 
 
@@ -202,11 +202,11 @@ def test_a_guard_of_one_path_is_told_beside_a_door_of_all_below(door: str, place
         ("POST /a/**", "GET /a/admin"),
     ],
 )
-def test_a_guard_of_one_path_is_not_told_where_nothing_below_is_open(door: str, place: str) -> None:
+def test_a_guard_on_one_path_is_not_reported_when_no_grant_covers_paths_below(door: str, place: str) -> None:
     assert "W563" not in [code for code, _ in told(beside(door, place))]
 
 
-def test_a_guard_that_only_reports_is_not_told() -> None:
+def test_a_guard_with_only_obligations_is_not_reported() -> None:
     assert told(beside("GET /a/**", "/a/admin", "audit full")) == []
 
 
@@ -229,7 +229,7 @@ def houses(users: str, login: str = "", partner: str = "", agents: str = AGENTS)
     return HOUSES.replace("LOGIN", login).replace("PARTNER", partner) + agents + users
 
 
-def test_a_users_door_that_any_issuers_token_opens_is_told_at_the_later_issuer() -> None:
+def test_a_user_block_open_to_tokens_of_any_issuer_is_reported_at_the_later_issuer() -> None:
     (one,) = found(houses("user any { may a }\n"))
     assert (one.code, one.span.text) == ("W463", "partner")
     assert one.message == (
@@ -248,11 +248,13 @@ def test_a_users_door_that_any_issuers_token_opens_is_told_at_the_later_issuer()
         ("users unrestricted", "", ""),
     ],
 )
-def test_a_users_door_is_not_told_where_issuers_are_told_apart(users: str, login: str, partner: str) -> None:
+def test_a_user_block_is_not_reported_when_the_policy_distinguishes_issuers(
+    users: str, login: str, partner: str
+) -> None:
     assert told(houses(f"{users}\n", login, partner)) == []
 
 
-def test_patterns_that_one_user_fits_tell_nobody_apart() -> None:
+def test_overlapping_user_patterns_do_not_distinguish_issuers() -> None:
     told_of = told(houses("user any { may a }\n", 'users like "*"', 'users like "a*"'))
     assert told_of == [("W463", "partner")]
 
@@ -267,7 +269,7 @@ agent "theirs" {{ issued by partner   acts alone   {ASKED}   may b }}
     ("login", "partner"),
     [("", ""), ('users like "*@acme.example"', 'users like "*"'), ('users like "a*"', 'users like "*b"')],
 )
-def test_an_agent_of_two_issuers_is_told_where_nothing_tells_their_users_apart(login: str, partner: str) -> None:
+def test_an_agent_of_two_issuers_with_indistinguishable_users_is_reported(login: str, partner: str) -> None:
     policy = houses("user any { may a }\n", login, partner, BOTH.replace("WHEN", ""))
     assert told(policy) == [("W466", 'agent "ours"')]
 
@@ -281,19 +283,19 @@ def test_an_agent_of_two_issuers_is_told_where_nothing_tells_their_users_apart(l
         ("", "", "", 'guard "g" on a { deny unless credential.issuer == "login" }'),
     ],
 )
-def test_an_agent_of_two_issuers_is_not_told_where_their_users_are_told_apart(
+def test_an_agent_of_two_issuers_with_distinguished_users_is_not_reported(
     login: str, partner: str, when: str, guard: str
 ) -> None:
     policy = houses(f"user any {{ may a }}\n{guard}\n", login, partner, BOTH.replace("WHEN", when))
     assert "W466" not in [code for code, _ in told(policy)]
 
 
-def test_issuers_of_agents_with_keys_of_their_own_name_no_user() -> None:
+def test_issuers_of_agents_with_mtls_keys_are_not_reported() -> None:
     agents = AGENTS.replace(f"acts alone   {ASKED}", "acts alone   credential { kind in [mtls]   lifetime <= 15m }")
     assert told(houses("user any { may a }\n", agents=agents)) == []
 
 
-def test_patterns_of_users_tell_the_agents_of_two_issuers_apart() -> None:
+def test_user_patterns_distinguish_the_agents_of_two_issuers() -> None:
     agents = AGENTS.replace("acts alone", "acts for any user").replace("may b", "may a")
     assert told(houses("user any { may a }\n", agents=agents)) == [("W462", "partner")]
     assert told(houses("user any { may a }\n", partner='users like "*@partner.example"', agents=agents)) == []
@@ -316,7 +318,7 @@ def whoever(name: str = "*", scopes: str = "scopes none", users: str = "users un
     return policy
 
 
-def test_any_agent_for_any_user_without_scopes_is_told() -> None:
+def test_a_block_for_any_agent_and_any_user_without_scopes_is_reported() -> None:
     assert told(whoever()) == [("W464", 'agent "*"')]
 
 
@@ -328,19 +330,19 @@ def test_any_agent_for_any_user_without_scopes_is_told() -> None:
         'agent.id == "a" or agent.id like "*"',
     ],
 )  # fmt: skip
-def test_any_agent_by_a_condition_that_asks_nothing_is_told(who: str) -> None:
+def test_an_agent_condition_that_every_agent_meets_is_reported(who: str) -> None:
     assert [code for code, _ in told(whoever().replace('agent "*"', f"agent where {who}"))] == ["W464"]
 
 
 @pytest.mark.parametrize("who", ['agent.id like "a*"', 'agent.id like ""', 'agent.id like "*" and agent.id != "a"'])
-def test_any_agent_is_not_told_where_a_condition_asks_something(who: str) -> None:
+def test_an_agent_condition_that_restricts_agents_is_not_reported(who: str) -> None:
     assert "W464" not in [code for code, _ in told(whoever().replace('agent "*"', f"agent where {who}"))]
 
 
 @pytest.mark.parametrize(
     "changed", [{"name": "a*"}, {"scopes": ""}, {"users": "user any { may a }"}, {"acts": "alone"}]
 )
-def test_any_agent_is_not_told_where_something_is_asked_of_it(changed: dict[str, str]) -> None:
+def test_a_block_for_any_agent_with_a_restriction_is_not_reported(changed: dict[str, str]) -> None:
     assert told(whoever(**changed)) == []
 
 
@@ -370,7 +372,7 @@ def served(users: str, acts: str = "any user") -> str:
         ("user any { may a }\nanyone { may GET /b }", "any user", []),
     ],
 )  # fmt: skip
-def test_what_an_agent_may_is_told_where_no_user_whom_it_serves_has_a_door(
+def test_an_agent_grant_no_served_user_has_is_reported(
     users: str, acts: str, expected: list[tuple[str, str]] | None
 ) -> None:
     policy = served(f"{users}\n", acts)
@@ -381,7 +383,7 @@ def test_what_an_agent_may_is_told_where_no_user_whom_it_serves_has_a_door(
 
 
 @pytest.mark.parametrize("rule", ["parent-folder", "any-scheme", "other-servers", "paths-below", "any-agent"])
-def test_each_is_allowed_beside_its_line(rule: str) -> None:
+def test_each_of_these_lints_can_be_allowed_by_a_comment(rule: str) -> None:
     policies = {
         "parent-folder": guarded('require args.path like "drafts/*"'),
         "any-scheme": guarded('require host(args.url) == "api.example"'),

@@ -29,11 +29,11 @@ def told(policy: str) -> list[tuple[str, str, str, str | None]]:
 
 
 @pytest.mark.parametrize(("name", "example"), [pytest.param(*row, id=row[0]) for row in DECIDED_EXAMPLES])
-def test_what_is_listed_as_decided_is_found(name: str, example: str) -> None:
+def test_each_listed_decided_condition_is_found(name: str, example: str) -> None:
     assert {d.code for d in found(f'guard "g" {{ warn when {example} message "m" }}')} & {"E702", "W702", "W703"}
 
 
-def test_no_case_is_listed_twice() -> None:
+def test_the_listed_decided_conditions_have_unique_names() -> None:
     assert len({name for name, _ in DECIDED_EXAMPLES}) == len(DECIDED_EXAMPLES)
 
 
@@ -202,7 +202,9 @@ EVER = "body.amount > 5 or body.amount < 10"
         ),
     ],
 )
-def test_a_condition_that_decides_nothing_is_told(policy: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_a_condition_with_a_constant_result_is_reported(
+    policy: str, expected: tuple[str, str, str, str | None]
+) -> None:
     assert told(policy) == [expected]
 
 
@@ -302,7 +304,7 @@ def test_a_condition_that_decides_nothing_is_told(policy: str, expected: tuple[s
         ),
     ],
 )
-def test_a_rule_that_never_matters_is_told(
+def test_a_rule_without_effect_is_reported(
     policy: str, expected: tuple[str, str, str, str | None], related: str | None
 ) -> None:
     assert expected in told(policy)
@@ -310,7 +312,7 @@ def test_a_rule_that_never_matters_is_told(
     assert related is None or [other.span.text for other in finding.related] == [related]
 
 
-def test_a_guard_behind_a_shut_guard_changes_nothing() -> None:
+def test_a_guard_after_a_guard_that_denies_everything_is_reported() -> None:
     (finding,) = found('guard "shut" on /u/** { deny }\nguard "late" on /u/b { require body.urgent }')
     assert (finding.code, finding.message) == (
         "W712",
@@ -318,14 +320,14 @@ def test_a_guard_behind_a_shut_guard_changes_nothing() -> None:
     )
 
 
-def test_of_two_shut_guards_at_one_place_the_later_one_is_told() -> None:
+def test_the_later_of_two_guards_that_deny_everything_is_reported() -> None:
     policy = 'guard "one" on /u/** { deny }\nguard "two" on /u/** { deny message "closed" }'
     assert [(d.code, d.message) for d in found(policy)] == [
         ("W712", "guard `two` changes nothing: guard `one` denies everything there")
     ]
 
 
-def test_a_block_written_twice_is_told_at_the_second() -> None:
+def test_a_repeated_block_is_reported_at_the_second() -> None:
     (finding,) = found("anyone { may GET /a }\nanyone { may GET /a }")
     assert (finding.code, finding.message, finding.hint) == (
         "W714",
@@ -335,7 +337,7 @@ def test_a_block_written_twice_is_told_at_the_second() -> None:
     assert finding.span.start > finding.related[0].span.start
 
 
-def test_a_guard_written_twice_under_two_names_is_told() -> None:
+def test_a_copy_of_a_guard_under_another_name_is_reported() -> None:
     policy = 'guard "one" on /used { require body.urgent }\nguard "two" on /used { require body.urgent }'
     assert [(d.code, d.message) for d in found(policy)] == [("W714", "guard `two` is a copy of guard `one`")]
 
@@ -360,11 +362,11 @@ def test_a_guard_written_twice_under_two_names_is_told() -> None:
         pytest.param('guard "g" { require body.plan in [free, team] or time within 08:00..18:00 "UTC" }', id="windows"),
     ],
 )  # fmt: skip
-def test_a_rule_that_matters_is_left_alone(policy: str) -> None:
+def test_a_rule_with_effect_is_not_reported(policy: str) -> None:
     assert told(policy) == []
 
 
-def test_hundreds_of_ordinary_rules_are_left_alone() -> None:
+def test_hundreds_of_ordinary_rules_are_not_reported() -> None:
     policy = "".join(
         f'agent "a{i}" {{ issued by acme  acts alone  may GET /a/{i}/** when body.count > {i} and body.urgent }}\n'
         f'guard "g{i}" on /a/{i}/** {{ deny when body.amount > {i} }}\n'

@@ -143,7 +143,7 @@ ROLES = "entity user { roles: set<string> }\n"
         ),
     ],
 )
-def test_what_is_hardly_meant_is_told(policy: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_a_probable_mistake_is_reported(policy: str, expected: tuple[str, str, str, str | None]) -> None:
     assert told(policy) == [expected]
 
 
@@ -166,7 +166,7 @@ HINT = "require it in both blocks, or in a guard if it must hold for every calle
         ),
     ],
 )
-def test_a_laxer_twin_is_told_at_its_door(lax: str, missing: str) -> None:
+def test_a_laxer_block_for_the_same_agent_is_reported_at_its_grant(lax: str, missing: str) -> None:
     (finding,) = found(BOT + bot(STRICT) + bot(lax))
     message = f'`agent "bot"` opens this without `{missing}`, which another block for the same agent requires'
     assert (finding.code, finding.message, finding.hint) == ("W450", message, HINT)
@@ -212,13 +212,13 @@ def test_users_that_are_asked_for_as_strictly_are_no_twin(users: str, codes: lis
     assert [d.code for d in found(BOT + ROLES + one + two)] == codes
 
 
-def test_a_twin_that_asks_for_other_users_is_laxer() -> None:
+def test_a_block_for_more_users_is_reported_as_laxer() -> None:
     one = 'agent "bot" { issued by acme  acts for users where user.roles has "clerk"  may GET /a }\n'
     two = 'agent "bot" { issued by acme  acts for any user  may GET /a }\n'
     assert [d.code for d in found(BOT + ROLES + one + two)] == ["W450"]
 
 
-def test_a_block_for_a_group_can_be_the_twin() -> None:
+def test_a_laxer_block_for_a_group_is_reported() -> None:
     assert [d.span.text for d in found(BOT + bot(STRICT) + bot("may GET /a", 'group "ops"'))] == ["may GET /a"]
 
 
@@ -241,7 +241,7 @@ def test_a_block_for_a_group_can_be_the_twin() -> None:
         ),
     ],
 )  # fmt: skip
-def test_blocks_that_are_no_twins_are_left_alone(policy: str) -> None:
+def test_blocks_that_are_not_laxer_are_not_reported(policy: str) -> None:
     assert told(BOT + policy) == []
 
 
@@ -275,7 +275,7 @@ def test_blocks_that_are_no_twins_are_left_alone(policy: str) -> None:
         ),
     ],
 )
-def test_what_may_well_be_meant_is_left_alone(policy: str) -> None:
+def test_a_plausible_policy_is_not_reported(policy: str) -> None:
     assert told(policy) == []
 
 

@@ -73,17 +73,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("before", "after"), CASES)
-def test_a_finding_is_mended_and_the_rest_stays(before: str, after: str) -> None:
+def test_a_fix_changes_only_the_reported_text(before: str, after: str) -> None:
     assert fixed(before) == after
 
 
 @pytest.mark.parametrize(("before", "after"), CASES)
-def test_what_is_mended_means_what_it_meant(before: str, after: str) -> None:
+def test_a_fix_keeps_the_kernel(before: str, after: str) -> None:
     assert kernel(before) == kernel(after)
 
 
 @pytest.mark.parametrize(("before", "after"), CASES)
-def test_what_is_mended_needs_no_more_mending(before: str, after: str) -> None:
+def test_fixing_twice_changes_nothing_more(before: str, after: str) -> None:
     assert fixed(after) == after
 
 
@@ -105,28 +105,28 @@ def test_what_is_mended_needs_no_more_mending(before: str, after: str) -> None:
         pytest.param("facts on GET /n/{id} { }\nanyone { may GET /n/* }\n", id="binds and declares nothing"),
     ],
 )
-def test_what_is_not_safe_to_mend_stays(text: str) -> None:
+def test_an_unsafe_fix_is_not_applied(text: str) -> None:
     assert fixed(text) == text
 
 
-def test_a_credential_without_a_word_goes() -> None:
+def test_an_empty_credential_is_removed() -> None:
     bot = (
         'users unrestricted\nissuer acme {{ scopes none }}\nagent "b" {{ issued by acme  acts alone {0} may GET /a }}\n'
     )
     assert fixed(bot.format(" credential { } ")) == bot.format("")
 
 
-def test_a_file_in_canonical_form_stays_in_it() -> None:
+def test_a_fix_keeps_a_formatted_file_formatted() -> None:
     before = DOOR + 'test "t" {\n  HEAD /a => allow\n  GET /b  => deny\n}\n'
     assert format_module(Source("policy", before)) == before
     assert fixed(before) == DOOR + 'test "t" {\n  GET /a => allow\n  GET /b => deny\n}\n'
 
 
-def test_of_another_file_nothing_else_is_touched() -> None:
+def test_a_fix_does_not_format_an_unformatted_file() -> None:
     assert fixed("let a = 1\nanyone   {  may GET   /a }\n") == "anyone   {  may GET   /a }\n"
 
 
-def test_only_the_files_of_ones_own_are_mended() -> None:
+def test_only_the_given_files_are_fixed() -> None:
     sources = [
         Source("own.policy", "package own\nlet a = 1\n" + DOOR),
         Source("other.policy", "package o\nlet b = 1\n"),
@@ -136,13 +136,13 @@ def test_only_the_files_of_ones_own_are_mended() -> None:
     assert done.fixed == 1
 
 
-def test_only_what_is_chosen_is_mended() -> None:
+def test_only_the_selected_findings_are_fixed() -> None:
     sources = [Source("a.policy", "let a = 1\nanyone { may HEAD /a }\n")]
     done = apply_fixes(lint_sources(sources, ()), ["a.policy"], lambda one: one.code == "W350")
     assert dict(done.texts) == {"a.policy": "let a = 1\n" + DOOR}
 
 
-def test_a_change_that_would_alter_the_meaning_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fix_that_changes_the_kernel_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
         yield from (fixes.TextEdit(one.span, "DELETE") for one in found)
 
@@ -151,7 +151,7 @@ def test_a_change_that_would_alter_the_meaning_does_not_stand(monkeypatch: pytes
     assert (dict(done.texts), done.fixed) == ({}, 0)
 
 
-def test_a_change_that_makes_an_error_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fix_that_causes_an_error_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
         yield from (fixes.TextEdit(Span(one.span.source, 0, 3), "lte") for one in found)
 
@@ -159,7 +159,7 @@ def test_a_change_that_makes_an_error_does_not_stand(monkeypatch: pytest.MonkeyP
     assert dict(mend("let a = 1\n" + DOOR).texts) == {}
 
 
-def test_a_change_that_goes_wrong_keeps_no_other_from_helping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undone_fix_does_not_block_other_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[fixes.TextEdit]:
         yield from (fixes.TextEdit(one.span, "DELETE") for one in found)
 
@@ -181,7 +181,7 @@ LEFT_BEHIND = (
 @given(seed=st.integers(0, 2**32), extra=st.lists(st.sampled_from(LEFT_BEHIND), min_size=1, unique=True))
 @scaled
 @settings(max_examples=examples(6, 48))
-def test_mending_a_generated_policy_leaves_its_kernel_equal(seed: int, extra: list[str]) -> None:
+def test_fixing_a_generated_policy_keeps_its_kernel(seed: int, extra: list[str]) -> None:
     """Its declarations and what is left behind stand in any order; what means nothing goes, and nothing else."""
     chance = random.Random(seed)
     written = generated(chance)

@@ -11,7 +11,7 @@ def told(text: str) -> list[tuple[str, str]]:
     return [(one.message, one.span.text) for one in check_text(text) if one.code == "W323"]
 
 
-def test_two_spellings_of_a_path_are_told_once_where_the_second_begins():
+def test_two_letter_cases_of_a_path_are_reported_once_at_the_second():
     (found,) = told("anyone { may GET /v1/files/{id}, POST /v1/Files, DELETE /v1/Files/{id}/x }\n")
     assert found == (
         "`POST /v1/Files` and `GET /v1/files/{id}` differ in case: grants distinguish them, guards and limits do not",
@@ -19,7 +19,7 @@ def test_two_spellings_of_a_path_are_told_once_where_the_second_begins():
     )
 
 
-def test_a_guard_that_is_spelled_otherwise_than_a_door_is_told():
+def test_a_guard_whose_path_differs_from_a_grant_in_case_is_reported():
     assert [span for _, span in told(OPEN + 'guard "g" on /Files/** { deny when request.size > 1 }\n')] == ["/Files/**"]
 
 
@@ -32,7 +32,7 @@ def test_a_guard_that_is_spelled_otherwise_than_a_door_is_told():
         "anyone { may TOOL files/read, TOOL Files/read }\n",
     ],
 )
-def test_nothing_else_is_told(text: str):
+def test_paths_that_do_not_differ_only_in_case_are_not_reported(text: str):
     assert told(text) == []
 
 
@@ -47,7 +47,7 @@ def test_nothing_else_is_told(text: str):
         'unless params.dir not in ["secret"]',
     ],
 )  # fmt: skip
-def test_a_rule_that_closes_where_a_text_of_the_path_is_as_it_says_is_told(condition: str):
+def test_a_deny_on_a_case_sensitive_path_text_is_reported(condition: str):
     found = [
         one
         for one in lint_text(OPEN + f'guard "g" on /files/{{dir}}/** {{ deny {condition} }}\n')
@@ -65,11 +65,11 @@ def test_a_rule_that_closes_where_a_text_of_the_path_is_as_it_says_is_told(condi
         'when request.method == "POST"', 'when params.dir not in ["public"]',
     ],
 )  # fmt: skip
-def test_what_closes_in_every_other_case_is_not_told(condition: str):
+def test_a_deny_that_other_letter_cases_cannot_bypass_is_not_reported(condition: str):
     found = lint_text(OPEN + f'guard "g" on /files/{{dir}}/** {{ deny {condition} }}\n')
     assert "W558" not in {one.code for one in found}
 
 
-def test_a_limit_that_looks_at_case_is_told():
+def test_a_limit_on_a_case_sensitive_path_text_is_reported():
     limit = 'rate "r" per agent.id on /files/{dir}/** when params.dir == "secret" { 1/1m }\n'
     assert "W558" in {one.code for one in lint_text(OPEN + limit)}

@@ -31,16 +31,16 @@ def test_a_clamp_that_can_never_act_is_an_error():
     assert [one[:2] for one in found] == [("E702", "this `clamp` never acts: its condition is always false")]
 
 
-def test_a_clamp_that_acts_on_unknown_facts_alone_is_told():
+def test_a_clamp_that_acts_only_on_unknown_facts_is_reported():
     found = told('rate "calls" per request.ip { 5/1m  clamp 1/1m when request.size > 5 and request.size < 3 }')
     assert [one[0] for one in found] == ["W702"]
 
 
-def test_a_limit_that_always_acts_needs_no_condition():
+def test_a_limit_with_an_always_true_condition_is_reported():
     assert [one[0] for one in told('rate "calls" per request.ip when 1 == 1 { 5/1m }')] == ["W703"]
 
 
-def test_conditions_that_decide_are_not_told():
+def test_limit_conditions_with_a_varying_result_are_not_reported():
     text = 'rate "calls" per request.ip when request.size > 5 { 5/1m  clamp 1/1m when request.size > 9 }'
     assert told(text) == []
 
@@ -49,7 +49,7 @@ def test_conditions_that_decide_are_not_told():
     "limit",
     ['rate "calls" per request.ip on {} {{ 5/1m }}', 'budget "calls" per request.ip on {} {{ count <= 5 within 1m }}'],
 )
-def test_a_limit_where_no_door_opens_is_told(limit):
+def test_a_limit_on_an_endpoint_without_a_grant_is_reported(limit):
     assert told(limit.format("/b")) == [("W521", "no grant covers `/b`", "/b")]
     assert told(limit.format("/a")) == []
 
@@ -64,7 +64,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("limit", "loosens"), LIMITS.items())
-def test_a_default_that_the_caller_can_choose_in_a_limit_is_told(limit, loosens):
+def test_a_default_the_caller_can_exploit_in_a_limit_is_reported(limit, loosens):
     way_around, none = "(body.amount else 0) > 10", "(body.amount else 99) > 10"
     if loosens:
         way_around, none = none, way_around
@@ -75,7 +75,7 @@ def test_a_default_that_the_caller_can_choose_in_a_limit_is_told(limit, loosens)
 
 
 @pytest.mark.parametrize(("limit", "loosens"), LIMITS.items())
-def test_a_set_that_may_be_empty_in_a_limit_is_told(limit, loosens):
+def test_a_quantifier_an_empty_set_bypasses_in_a_limit_is_reported(limit, loosens):
     all_good, sign = 'all t in body.tags: t == "good"', "" if loosens else "not "
     [found] = told(LOADED + limit.format(f"{sign}({all_good})"))
     assert found[:2] == (
@@ -86,7 +86,7 @@ def test_a_set_that_may_be_empty_in_a_limit_is_told(limit, loosens):
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_an_attester_that_a_limit_asks_for_is_asked_for(limit):
+def test_an_attester_used_by_a_limit_is_not_reported_as_unused(limit):
     text = "attester lab {}\n" + limit.format('attestation.by == "lab"')
     assert [one for one in told(text, lint_text) if one[0] == "W263"] == []
 
@@ -101,22 +101,22 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("key", "found"), KEYS.items())
-def test_a_count_that_the_caller_chooses_is_told(key, found):
+def test_a_limit_key_the_caller_chooses_is_reported(key, found):
     assert [one[0] for one in told(HINTED.format(key), lint_text)] == ["W555"] * found
 
 
-def test_a_count_by_a_fact_of_the_body_is_told():
+def test_a_limit_key_from_the_body_is_reported():
     text = 'facts on /a { body.card: string }\nrate "calls" per body.card on /a { 5/1m }'
     assert [one[::2] for one in told(text, lint_text)] == [("W555", "body.card")]
 
 
-def test_a_limit_that_opens_while_the_store_is_down_is_told():
+def test_a_limit_that_allows_on_store_failure_is_reported():
     text = 'rate "calls" per request.ip {{ 5/1m  on store failure {} }}'
     assert [one[0] for one in told(text.format("allow"), lint_text)] == ["W556"]
     assert told(text.format("local"), lint_text) == []
 
 
-def test_a_name_that_only_a_limit_uses_is_used():
+def test_a_name_used_only_by_a_limit_is_not_reported_as_unused():
     text = (
         "let most = 5\ndefine busy = request.size > 9\n"
         'budget "calls" per request.ip { count <= most within 1m }\n'
@@ -138,11 +138,11 @@ def test_a_name_that_only_a_limit_uses_is_used():
         ("anyone { may GET /b when behavior.trust > 0.9 }", "E415"),
     ],
 )
-def test_learned_facts_are_refused_where_the_language_forbids_them(text, code):
+def test_learned_facts_are_rejected_where_the_language_forbids_them(text, code):
     assert any(one[0].startswith(code) for one in told(text)), told(text)
 
 
-def test_an_address_alone_is_chosen_and_a_network_is_not():
+def test_a_key_by_full_address_is_reported_and_one_by_network_is_not():
     def hints(key):
         return [one.hint for one in lint_text(BASE + HINTED.format(key)) if one.code == "W555"]
 

@@ -43,20 +43,20 @@ KINDS_ONLY = BOT + bot("credential { kind in [jwt] }")
 LIFETIME_ONLY = BOT + bot("credential { lifetime <= 15m }")
 
 
-def test_an_agent_without_a_lifetime_is_told_at_its_head() -> None:
+def test_an_agent_without_a_credential_lifetime_is_reported_at_its_head() -> None:
     message = 'a credential of `agent "bot"` may never expire'
     hint = "add `credential { lifetime <= 15m }`: a stolen credential then expires soon"
     assert told(KINDS_ONLY) == [("W456", message, 'agent "bot"', hint)]
 
 
-def test_an_agent_that_takes_any_kind_is_told_at_its_head() -> None:
+def test_an_agent_that_accepts_any_credential_kind_is_reported_at_its_head() -> None:
     message = '`agent "bot"` accepts any kind of credential, including static keys'
     hint = "add `credential { kind in [jwt, mtls] }`"
     assert told(LIFETIME_ONLY) == [("W457", message, 'agent "bot"', hint)]
 
 
 @pytest.mark.parametrize("kind", ["api_key", "basic"])
-def test_a_static_key_among_the_kinds_is_told_at_them(kind: str) -> None:
+def test_an_accepted_static_key_kind_is_reported_at_the_kinds(kind: str) -> None:
     ((code, message, text, hint),) = told(BOT + bot(f"credential {{ kind in [jwt, {kind}]  lifetime <= 15m }}"))
     assert (code, text) == ("W457", f"kind in [jwt, {kind}]")
     assert message == f'`agent "bot"` accepts `{kind}`, which anyone who has seen it can use'
@@ -81,7 +81,7 @@ def test_a_static_key_among_the_kinds_is_told_at_them(kind: str) -> None:
         pytest.param(LIFETIME_ONLY + 'guard "g" { require credential.bound message "unbound" }', id="a guard on bound"),
     ],
 )
-def test_a_credential_that_is_good_enough_is_left_alone(policy: str) -> None:
+def test_a_sufficiently_restricted_credential_is_not_reported(policy: str) -> None:
     assert codes(policy) == []
 
 
@@ -93,7 +93,7 @@ def test_a_credential_that_is_good_enough_is_left_alone(policy: str) -> None:
         pytest.param('guard "g" { audit full when credential.lifetime > 1h }', id="which only records"),
     ],
 )
-def test_a_guard_that_does_not_stand_before_every_door_is_not_enough(guard: str) -> None:
+def test_a_guard_on_only_some_grants_does_not_replace_a_credential_lifetime(guard: str) -> None:
     doors = bot("credential { kind in [jwt] }", "may GET /a, GET /a/b")
     assert codes(BOT + doors + guard) == ["W456"]
 
@@ -101,13 +101,13 @@ def test_a_guard_that_does_not_stand_before_every_door_is_not_enough(guard: str)
 # ── Doors ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_two_stars_in_a_may_are_told() -> None:
+def test_a_double_star_in_a_may_is_reported() -> None:
     message = "`anyone` may use every endpoint that `GET /a/**` will ever cover"
     hint = "name the endpoints, so that a new endpoint is not open before a review"
     assert told("anyone { may GET /a/** }") == [("W458", message, "GET /a/**", hint)]
 
 
-def test_two_stars_in_a_scope_are_told_once_however_many_grant_it() -> None:
+def test_a_double_star_in_a_scope_with_several_grants_is_reported_once() -> None:
     scope = 'issuer acme { url "https://a" }\nscope all_a { GET /a/** }\nusers unrestricted\n'
     policy = scope + bot(items="may all_a") + bot(items="may all_a", name='"archivist"')
     assert [one[:3:2] for one in told(policy)] == [("W458", "GET /a/**")]
@@ -117,11 +117,11 @@ def test_two_stars_in_a_scope_are_told_once_however_many_grant_it() -> None:
     ("door", "wide"),
     [("TOOL *", True), ("TOOL mail/*", False), ("GET /a/*", False), ("GET /a/{id}", False), ("ANY /**", True)],
 )
-def test_what_is_wide(door: str, wide: bool) -> None:
+def test_only_wide_patterns_in_a_grant_are_reported(door: str, wide: bool) -> None:
     assert codes(f"anyone {{ may {door} }}") == ["W458"] * wide
 
 
-def test_two_stars_in_a_scope_that_only_guards_use_are_left_alone() -> None:
+def test_a_double_star_in_a_scope_only_guards_use_is_not_reported() -> None:
     policy = 'scope all_a { GET /a/** }\nguard "g" on all_a { deny when request.size > 9 message "too large" }\n'
     assert codes(policy + DOOR) == []
 
@@ -130,7 +130,7 @@ SERVED = 'issuer acme { url "https://a" }\nscope a { GET /a }\nscope b { GET /b 
 SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {ASKED}  may a  may b }}\n'
 
 
-def test_a_may_that_no_user_block_goes_along_with_is_told() -> None:
+def test_an_agent_grant_without_a_user_grant_is_reported() -> None:
     message = 'no user block opens any of this, so `agent "bot"` is always denied here'
     hint = "grant it in a `user` block too, or remove it"
     assert told(SERVED + SERVANT + "user any { may b }\n") == [("W461", message, "may a", hint)]
@@ -145,7 +145,7 @@ def test_a_may_that_no_user_block_goes_along_with_is_told() -> None:
         pytest.param("users unrestricted\n", id="users are unrestricted"),
     ],
 )
-def test_a_may_that_users_have_is_left_alone(more: str) -> None:
+def test_an_agent_grant_that_users_have_is_not_reported(more: str) -> None:
     assert codes(SERVED + SERVANT + more) == []
 
 
@@ -153,7 +153,7 @@ def test_a_may_that_users_have_is_left_alone(more: str) -> None:
     ("alias", "carried"),
     [("read:a", True), ("https://acme.example/a", True), ("läs", False), ('a\\"b', False), ("a\\\\b", False)],
 )
-def test_a_scope_is_carried_by_tokens_of_oauth_or_told(alias: str, carried: bool) -> None:
+def test_a_scope_alias_invalid_in_oauth_tokens_is_reported(alias: str, carried: bool) -> None:
     policy = SERVED.replace("scope a {", f'scope a as "{alias}" {{') + SERVANT + "user any { may a, b }\n"
     assert codes(policy) == ["W352"] * (not carried)
 
@@ -161,20 +161,20 @@ def test_a_scope_is_carried_by_tokens_of_oauth_or_told(alias: str, carried: bool
 # ── Handing on ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_chain_of_any_depth_is_told_once() -> None:
+def test_an_unlimited_delegation_depth_is_reported_once() -> None:
     policy = planner('may delegate a to agent "helper" for 5m  may delegate a to agent "planner" for 5m')
     hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
     expected = 'may delegate a to agent "helper" for 5m'
     assert told(policy) == [("W459", "no limit says how many agents a delegation chain may have", expected, hint)]
 
 
-def test_what_is_handed_on_for_ever_is_told() -> None:
+def test_a_delegation_without_a_lifetime_is_reported() -> None:
     policy = planner('may delegate a to agent "helper"') + "delegation { depth <= 3 }\n"
     hint = "add `for 30m`, or a limit for all chains: `delegation { lifetime <= 1h }`"
     assert told(policy) == [("W460", "this delegation never expires", 'may delegate a to agent "helper"', hint)]
 
 
-def test_limits_for_all_chains_are_enough() -> None:
+def test_delegation_limits_for_all_chains_are_sufficient() -> None:
     assert codes(planner('may delegate a to agent "helper"') + "delegation { depth <= 3  lifetime <= 1h }\n") == []
 
 
@@ -182,7 +182,7 @@ def test_limits_for_all_chains_are_enough() -> None:
 
 
 @pytest.mark.parametrize("rule", ["require request.size < 9", "deny when request.size > 9", "deny"])
-def test_a_denial_without_words_is_told(rule: str) -> None:
+def test_a_denial_without_a_message_is_reported(rule: str) -> None:
     hint = 'add `message "…"`: what is wrong, and what to do'
     message = "guard `g` denies here without a message for the caller"
     policy = f'guard "g" on POST /a {{ {rule} }}\nanyone {{ may GET|POST /a }}\n'
@@ -194,7 +194,7 @@ def asking(rest: str) -> str:
     return f'entity user {{ roles: set<string> }}\n{facts}guard "g" {{ confirm by role boss {rest} }}\n' + DOOR
 
 
-def test_an_approval_without_an_end_is_told() -> None:
+def test_an_approval_without_a_time_limit_is_reported() -> None:
     rule = 'message "pay {body.amount}, {body.note}"'
     hint = "add `within 15m`: later, the facts may have changed"
     assert told(asking(rule)) == [("W553", "an approval of `g` never expires", f"confirm by role boss {rule}", hint)]
@@ -204,7 +204,7 @@ def test_an_approval_without_an_end_is_told() -> None:
     "rest",
     ["", 'message "may it?"', 'message "{user.id} from {request.ip}, {request.host}, {tool.name} and {agent.id}"'],
 )
-def test_approvers_who_see_nothing_of_the_request_are_told(rest: str) -> None:
+def test_a_confirm_message_without_a_request_fact_is_reported(rest: str) -> None:
     rule = f"within 15m when body.amount > 9 and body.note is absent {rest}"
     message = "approvers of `g` see nothing of the request that they approve"
     hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
@@ -214,14 +214,14 @@ def test_approvers_who_see_nothing_of_the_request_are_told(rest: str) -> None:
 @pytest.mark.parametrize(
     "shown", ["body.amount", "request.path", 'request.query["id"]', 'request.headers["x-id"]', 'args["x-id"]']
 )
-def test_approvers_who_see_one_fact_of_the_request_are_not_told(shown: str) -> None:
+def test_a_confirm_message_with_a_request_fact_is_not_reported(shown: str) -> None:
     text = shown.replace('"', '\\"')
     rest = f'within 15m when body.amount > 9 and body.note is absent message "{{{text}}}"'.replace("\\\\", "\\")
     assert codes(asking(rest)) == []
 
 
 @pytest.mark.parametrize("bound", ["body", "body except body.trace", "body.note, request.query"])
-def test_a_fact_that_approvals_alone_are_bound_to_is_read(bound: str) -> None:
+def test_a_fact_only_bound_by_an_approval_counts_as_read_when_named(bound: str) -> None:
     rest = f'within 15m bound to ({bound}) when body.amount > 9 message "pay {{body.amount}}"'
     assert codes(asking(rest)) == (["W262"] if "note" not in bound else [])
 
@@ -231,7 +231,7 @@ def test_a_fact_that_approvals_alone_are_bound_to_is_read(bound: str) -> None:
 HINT = "remove `else`: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
 
 
-def test_a_default_that_opens_a_door_is_told() -> None:
+def test_a_default_that_opens_a_grant_is_reported() -> None:
     policy = FACTS + "anyone { may GET /a when (body.amount else 0) <= 100 and not (args.force else false)\n"
     policy += '  and (body.kind else "x") == "y" }\n'
     assert told(policy) == [
@@ -240,7 +240,7 @@ def test_a_default_that_opens_a_door_is_told() -> None:
     ]
 
 
-def test_a_default_that_keeps_a_guard_from_acting_is_told() -> None:
+def test_a_default_that_keeps_a_guard_from_acting_is_reported() -> None:
     rules = [
         "deny when (body.amount else 0) > 100",
         "require (body.amount else 0) <= 100",
@@ -266,11 +266,11 @@ READ = 'guard "reads" { audit full when body.amount > 1 or body.kind == "a" or a
         pytest.param("deny when body.amount > 100", id="no default"),
     ],
 )
-def test_a_default_that_decides_nothing_for_the_caller_is_left_alone(rule: str) -> None:
+def test_a_default_the_caller_cannot_exploit_is_not_reported(rule: str) -> None:
     assert codes(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR) == []
 
 
-def test_a_default_in_a_definition_is_told_where_it_stands() -> None:
+def test_a_default_in_a_definition_is_reported_where_it_stands() -> None:
     policy = FACTS + "define small = (body.amount else 0) <= 100\nanyone { may GET /a when small }\n" + READ
     assert [one[:3:2] for one in told(policy)] == [("W554", "(body.amount else 0)")]
 
@@ -296,7 +296,7 @@ READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.a
         ("rate \"r\" per request.ip on POST /pay when body.note is present { 5/1m }", "body.note", "`r` acts"),
     ],
 )  # fmt: skip
-def test_a_rule_that_lets_pass_what_is_absent_is_told(rule: str, fact: str, then: str) -> None:
+def test_a_rule_that_depends_on_an_unforwarded_fact_being_absent_is_reported(rule: str, fact: str, then: str) -> None:
     policy = f"entity user {{ roles: set<string> }}\n{PAY}{DOORS}{READS}{rule}\n"
     message = f"a gateway may not forward `{fact}`: its presence is then unknown, and {then}"
     assert [(code, text) for code, text, *_ in told(policy) if code == "W559"] == [("W559", message)]
@@ -320,7 +320,7 @@ def test_a_rule_that_lets_pass_what_is_absent_is_told(rule: str, fact: str, then
         pytest.param(f'{PAY}{DOORS}guard "g" on POST /pay {{ deny when body.note != "x" }}', id="a comparison"),
     ],
 )  # fmt: skip
-def test_a_rule_that_no_gateway_changes_is_left_alone(policy: str) -> None:
+def test_a_rule_unaffected_by_gateway_forwarding_is_not_reported(policy: str) -> None:
     assert "W559" not in codes(policy)
 
 
@@ -356,18 +356,18 @@ def test_a_rule_that_no_gateway_changes_is_left_alone(policy: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_names_that_look_alike_are_told(policy: str, message: str | None) -> None:
+def test_lint_reports_look_alike_names(policy: str, message: str | None) -> None:
     assert [one.message for one in lint_text(policy) if one.code == "W264"] == ([message] if message else [])
 
 
-def test_a_name_beside_the_same_name_is_no_look_alike() -> None:
+def test_equal_names_are_not_look_alikes() -> None:
     assert codes(BOT + bot() + bot(items="may GET /b")) == []
 
 
 # ── What nothing reads ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_fact_that_no_rule_reads_is_told() -> None:
+def test_a_fact_no_rule_reads_is_reported() -> None:
     policy = 'facts { body.a: int  body.b: int }\nguard "g" { audit full when body.a > 1 }\n' + DOOR
     hint = "remove it: readers expect that a policy uses the facts it declares"
     assert told(policy) == [("W262", "no rule reads `body.b`", "body.b", hint)]
@@ -384,16 +384,16 @@ def test_a_fact_that_no_rule_reads_is_told() -> None:
         pytest.param("define large = body.b > 5\nanyone { may GET /b when large }", id="through a definition"),
     ],
 )  # fmt: skip
-def test_a_fact_that_something_reads_is_left_alone(rule: str) -> None:
+def test_a_fact_that_something_reads_is_not_reported(rule: str) -> None:
     assert "W262" not in codes(f"facts {{ body.b: int? }}\n{rule}\n{DOOR}")
 
 
-def test_a_fact_that_only_tests_bring_along_is_told() -> None:
+def test_a_fact_only_tests_use_is_reported() -> None:
     policy = "facts { body.b: int }\n" + DOOR + 'test "t" { GET /a { body.b: 1 } => allow }\n'
     assert codes(policy) == ["W262"]
 
 
-def test_an_anchor_that_no_agent_asks_for_is_told() -> None:
+def test_an_unused_issuer_or_attester_is_reported() -> None:
     more = 'issuer old { url "https://old" }\nattester lab { age <= 1h }\n'
     assert [one[:2] for one in told(BOT + bot() + more)] == [
         ("W263", "no agent block requires the issuer `old`"),
@@ -416,14 +416,14 @@ def test_an_anchor_that_no_agent_asks_for_is_told() -> None:
         ),
     ],
 )
-def test_an_anchor_that_may_be_needed_is_left_alone(policy: str) -> None:
+def test_a_possibly_used_issuer_or_attester_is_not_reported(policy: str) -> None:
     assert codes(policy) == []
 
 
 # ── Tests ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_same_request_again_is_told_with_the_first() -> None:
+def test_a_repeated_test_request_is_reported_with_the_first() -> None:
     (one,) = found(DOOR + 'test "t" { GET /a => allow   GET /b => deny   GET /a => allow }\n')
     assert (one.code, one.message) == ("W652", "this test already makes this request, with the same facts and state")
     assert one.span.text == "GET /a => allow"
@@ -439,11 +439,11 @@ def test_the_same_request_again_is_told_with_the_first() -> None:
         pytest.param("given request { size: 3 }  GET /a => allow", id="in another world"),
     ],
 )
-def test_what_differs_is_no_repetition(second: str) -> None:
+def test_a_test_request_with_a_difference_is_not_a_repetition(second: str) -> None:
     assert codes(DOOR + f'test "t" {{ GET /a => allow   {second} }}\n') == []
 
 
-def test_a_request_after_an_approval_was_spent_is_no_repetition() -> None:
+def test_a_test_request_after_a_spent_approval_is_not_a_repetition() -> None:
     policy = asking('within 5m when body.note is absent message "pay {body.amount}"')
     shots = 'GET /a { approval: { rule: "g", by: "x" } } => confirm   GET /a => confirm   GET /a => confirm'
     assert codes(policy + f'test "t" {{ {shots} }}\n') == []
@@ -458,7 +458,7 @@ def test_a_request_after_an_approval_was_spent_is_no_repetition() -> None:
         ),
     ],
 )
-def test_where_requests_are_counted_or_remembered_each_leaves_another_world(rule: str) -> None:
+def test_with_limits_or_history_only_a_repeated_sequence_is_a_repetition(rule: str) -> None:
     twice = 'test "one" { GET /a => allow   GET /a => allow   GET /b => deny }\n'
     assert codes(DOOR + rule + twice) == []
     assert codes(DOOR + rule + twice + 'test "two" { GET /b => deny }\n') == []
@@ -466,23 +466,23 @@ def test_where_requests_are_counted_or_remembered_each_leaves_another_world(rule
     assert codes(DOOR + rule + twice + 'test "two" { GET /a => allow   GET /a => allow }\n') == ["W652"]
 
 
-def test_a_test_that_is_all_in_another_one_is_told_at_its_name() -> None:
+def test_a_test_contained_in_another_test_is_reported_at_its_name() -> None:
     tests = 'test "one" { GET /a => allow   GET /b => deny }\ntest "two" { GET /b => deny }\n'
     message = "every request of this test is also in test `one`, with the same facts and state"
     assert [one[:3] for one in told(DOOR + tests)] == [("W652", message, '"two"')]
 
 
-def test_of_two_equal_tests_the_later_one_is_told() -> None:
+def test_the_later_of_two_equal_tests_is_reported() -> None:
     tests = 'test "one" { GET /a => allow }\ntest "two" { GET /a => allow }\n'
     assert [one.span.text for one in found(DOOR + tests)] == ['"two"']
 
 
-def test_tests_that_share_a_request_are_left_alone() -> None:
+def test_tests_that_only_share_a_request_are_not_reported() -> None:
     tests = 'test "one" { GET /a => allow   GET /c => deny }\ntest "two" { GET /a => allow   GET /b => deny }\n'
     assert codes(DOOR + tests) == []
 
 
-def test_an_endpoint_that_no_test_asks_about_is_told_where_it_is_asked_for() -> None:
+def test_an_untested_endpoint_is_reported_when_the_rule_is_enabled() -> None:
     policy = "anyone { may GET|POST /a/{id}, TOOL mail/*, ACTION view note }\nentity note\n"
     policy += 'test "t" { POST /a/7 => allow   ACTION view note "7" => allow   GET "/a//b" => deny }\n'
     assert lint_text(policy) == []
@@ -508,5 +508,5 @@ def test_an_endpoint_that_no_test_asks_about_is_told_where_it_is_asked_for() -> 
         pytest.param("scope a { GET /a }\nexport scope b { include a }", id="by an exported one"),
     ],
 )
-def test_a_scope_that_is_granted_through_another_is_left_alone(policy: str) -> None:
+def test_a_scope_granted_through_another_scope_is_not_reported(policy: str) -> None:
     assert [one.code for one in check_text(policy)] == []

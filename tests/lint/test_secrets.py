@@ -44,7 +44,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_a_pasted_secret_is_found_and_not_shown(secret):
+def test_a_pasted_secret_is_reported_without_showing_it(secret):
     policy = f"anyone {{ # {secret}\n may GET /a }}\n"
     (found,) = [one for one in lint_text(policy) if one.code == "W265"]
     bare = secret.strip('"')
@@ -54,7 +54,7 @@ def test_a_pasted_secret_is_found_and_not_shown(secret):
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_what_only_looks_long_is_left_alone(text):
+def test_long_text_that_is_no_secret_is_not_reported(text):
     assert secrets_in(text) == []
 
 
@@ -67,7 +67,7 @@ def test_a_secret_in_a_rule_is_found():
     assert [one.message for one in lint_text(policy) if one.code == "W265"] == ["this looks like a GitHub token"]
 
 
-def test_it_can_be_allowed_with_a_reason():
+def test_a_pasted_secret_can_be_allowed_with_a_reason():
     policy = f"anyone {{ may GET /a }} # {JWT}\n"
     allowed = f"# lint: allow pasted-secret because it is of RFC 7519\n{policy}"
     assert [one.code for one in lint_text(policy)] == ["W265"]

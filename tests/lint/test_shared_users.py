@@ -42,7 +42,7 @@ def told(policy: str) -> list[Diagnostic]:
     return found
 
 
-def test_it_is_told_at_the_later_issuer_with_the_agents_and_the_line_to_write() -> None:
+def test_shared_users_are_reported_at_the_later_issuer_with_agents_and_a_hint() -> None:
     (found,) = told(OURS + ANY)
     assert (found.code, found.span.text, found.span.line) == ("W462", "partner", 6)
     assert found.message == (
@@ -65,11 +65,11 @@ def test_it_is_told_at_the_later_issuer_with_the_agents_and_the_line_to_write() 
         ANY + guard('deny unless credential.issuer == "login"', "notes.read"),
     ],
 )
-def test_the_lines_that_the_hint_says_mend_it(mended: str) -> None:
+def test_the_suggested_lines_resolve_the_shared_users_finding(mended: str) -> None:
     assert told(OURS + mended) == []
 
 
-def test_agents_are_named_up_to_three() -> None:
+def test_the_message_names_at_most_three_agents() -> None:
     several = "".join(courier(name=f'"c{number}"') for number in range(5))
     message = told(OURS + several)[0].message
     assert '`agent "c0"`, `agent "c1"`, `agent "c2"` and 2 more act for the same users as' in message
@@ -77,7 +77,7 @@ def test_agents_are_named_up_to_three() -> None:
     assert '`agent "c0"` and `agent "c1"` act for' in told(OURS + two)[0].message
 
 
-def test_each_issuer_is_told_once_and_the_first_never() -> None:
+def test_each_issuer_but_the_first_is_reported_once() -> None:
     third = 'issuer third { url "https://third.example" }\n' + ANY.replace("partner", "third").replace("courier", "c3")
     found = told(OURS + ANY + third)
     assert [one.span.text for one in found] == ["partner", "third"]
@@ -153,7 +153,7 @@ UNRESTRICTED = HEAD.replace("scope notes.write { POST /notes }\n", "") + "users 
         ),
     ],
 )  # fmt: skip
-def test_users_that_nothing_tells_apart_are_told(policy: str) -> None:
+def test_indistinguishable_users_of_two_issuers_are_reported(policy: str) -> None:
     assert [one.code for one in told(policy)] == ["W462"]
 
 
@@ -241,28 +241,28 @@ def test_users_that_nothing_tells_apart_are_told(policy: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_users_that_something_tells_apart_are_left_alone(policy: str) -> None:
+def test_distinguished_users_of_two_issuers_are_not_reported(policy: str) -> None:
     assert told(policy) == []
 
 
 @pytest.mark.parametrize("name", ['"courier"', '"cour*"'])
-def test_a_delegation_to_somebody_else_is_no_house(name: str) -> None:
+def test_a_delegation_to_another_agent_does_not_suppress_the_finding(name: str) -> None:
     handing = OURS.replace("may notes.read }", 'may notes.read   may delegate notes.read to agent "reader" }')
     reader = 'agent "reader" { issued by login   acts for any user   may notes.read }\n'
     assert [one.code for one in told(handing + reader + courier(name=name))] == ["W462"]
 
 
-def test_a_house_beside_a_partner_is_left_alone_and_the_partner_told() -> None:
+def test_an_issuer_of_a_shared_agent_is_not_reported_and_the_partner_is() -> None:
     house = 'issuer desk { url "https://desk.acme.example" }\n' + courier(name='"clerk"').replace("partner", "desk")
     both = courier(name='"both"').replace("by partner", "by login, desk")
     assert [one.span.text for one in told(OURS + ANY + house + both)] == ["partner"]
 
 
-def test_a_define_counts_as_what_it_stands_for() -> None:
+def test_a_define_in_acts_for_counts_as_its_condition() -> None:
     named = 'define theirs = user.org == "partner"\n' + courier("acts for users where theirs")
     assert told(OURS + named) == []
 
 
-def test_a_condition_with_more_about_our_users_than_claims_counts() -> None:
+def test_a_condition_beyond_issuer_claims_distinguishes_users() -> None:
     acts = 'acts for users where user.org == "partner" or user in team "partner"'
     assert told(CLAIMING + courier(acts)) == []

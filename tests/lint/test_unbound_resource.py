@@ -105,9 +105,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("rule", "message", "hint"), REFUSED)
-def test_a_rule_that_reads_resource_where_nothing_binds_it_is_an_error(
-    rule: str, message: str, hint: str | None
-) -> None:
+def test_a_rule_that_reads_an_unbound_resource_is_an_error(rule: str, message: str, hint: str | None) -> None:
     (told,) = found(rule)
     assert told[0] == message
     assert told[1] in ("resource", "same")
@@ -134,17 +132,17 @@ def test_a_rule_that_reads_resource_where_nothing_binds_it_is_an_error(
         'budget "b" per user.id when resource is present { distinct resource.id <= 5 within 1h }',
     ],
 )  # fmt: skip
-def test_a_rule_that_asks_for_a_resource_or_applies_where_one_is_bound_is_none(rule: str) -> None:
+def test_a_rule_with_a_presence_check_or_a_bound_resource_is_not_an_error(rule: str) -> None:
     assert found(rule) == []
 
 
-def test_of_many_endpoints_four_are_named() -> None:
+def test_the_message_names_at_most_four_endpoints() -> None:
     doors = "".join(f"anyone {{ may GET /more/{number} }}\n" for number in range(4))
     ((message, _, _),) = found(f'{doors}guard "g" {{ require user.tenant == resource.tenant }}')
     assert message == at("`GET /health`, `GET /login`, `GET /more/0`, `GET /more/1` and 4 more")
 
 
-def test_what_the_hint_says_to_write_mends_it() -> None:
+def test_the_hint_resolves_the_unbound_resource_error() -> None:
     ((_, _, hint),) = found('guard "g" { require user.tenant == resource.tenant }')
     place = hint.partition("`on ")[2].partition("`")[0]
     assert found(f'guard "g" on {place} {{ require user.tenant == resource.tenant }}') == []
@@ -154,16 +152,16 @@ def test_what_the_hint_says_to_write_mends_it() -> None:
 
 
 @pytest.mark.parametrize("place", ["/V1/Invoices/{id: invoice}", "/V1/** except GET /v1/invoices"])
-def test_a_rule_may_stand_in_another_case_than_what_binds(place: str) -> None:
+def test_a_rule_in_another_letter_case_uses_the_bound_resource(place: str) -> None:
     assert found(f'guard "g" on {place} {{ require user.tenant == resource.tenant }}') == []
 
 
-def test_where_no_door_opens_a_rule_shuts_none() -> None:
+def test_an_unbound_resource_is_not_an_error_at_an_endpoint_without_a_grant() -> None:
     rule = 'guard "g" on GET /closed, /v1/invoices/{id: invoice} { require user.tenant == resource.tenant }'
     assert found(rule) == []
 
 
-def test_a_door_of_any_package_counts() -> None:
+def test_a_grant_in_another_block_makes_an_unbound_resource_an_error() -> None:
     rule = 'guard "g" { require user.tenant == resource.tenant }'
     bare = (
         POLICY.replace("GET /v1/invoices, GET /health", "ACTION view invoice")
@@ -177,7 +175,7 @@ def test_a_door_of_any_package_counts() -> None:
 # ── What is let through by the check is known ─────────────────────────────────────────────────
 
 
-def test_the_note_shows_the_door_of_the_endpoint_that_the_message_names() -> None:
+def test_the_note_shows_the_grant_of_the_first_named_endpoint() -> None:
     (mistake,) = (one for one in check_text(POLICY + 'guard "g" { require resource.owner == user }') if one.is_error)
     (note,) = mistake.related
     assert mistake.message.startswith(f"nothing binds `resource` at `{note.span.text}`, ")
@@ -189,7 +187,7 @@ def conditions(kernel: k.Kernel) -> list[tuple[k.Place, k.Expr]]:
     return [(place, one) for place, one in (*effects, *limits) if one is not None]
 
 
-def test_no_rule_of_a_generated_policy_is_unknown_at_a_door_for_want_of_a_resource() -> None:
+def test_no_accepted_generated_rule_is_unknown_for_lack_of_a_resource() -> None:
     """With every other fact known: conditions that ask for a resource first are among them."""
     asked, read = 0, 0
     for seed in range(SEEDS):

@@ -87,7 +87,7 @@ def test_the_same_key_gets_the_same_answer(make: Callable[[], Any], question: di
     assert rate_limit_headers(second.decision) == rate_limit_headers(first.decision)
 
 
-def test_a_decision_is_the_one_that_is_made_without_a_key() -> None:
+def test_a_decision_with_a_key_equals_the_decision_without_one() -> None:
     for question in (
         report(),
         pay(),
@@ -110,19 +110,19 @@ def test_the_same_key_spends_once(playing: Playing) -> None:
     assert playing.left() == 1
 
 
-def test_a_budget_is_charged_once(playing: Playing) -> None:
+def test_the_same_key_charges_a_budget_once(playing: Playing) -> None:
     assert [playing.asks(pay()).allowed for _ in range(5)] == [True] * 5
     assert [playing.asks(pay(), once(f"key {one}")).outcome for one in range(2)] == ["allow", "throttle"]
 
 
-def test_a_denied_request_that_counts_is_counted_once(playing: Playing) -> None:
+def test_the_same_key_counts_a_denial_once(playing: Playing) -> None:
     for _ in range(3):
         assert playing.asks(secret()).outcome == "deny"
     [state] = playing.engine.evaluate(secret()).rates
     assert state.remaining == 1
 
 
-def test_a_throttle_stays_one_by_its_key(playing: Playing) -> None:
+def test_the_same_key_returns_the_same_throttle_later(playing: Playing) -> None:
     for one in range(3):
         playing.asks(report(), once(f"{one}"))
     assert playing.asks(report()).outcome == "throttle"
@@ -130,20 +130,20 @@ def test_a_throttle_stays_one_by_its_key(playing: Playing) -> None:
     assert playing.asks(report()).outcome == "throttle"
 
 
-def test_a_place_that_is_held_is_given_back_by_the_decision_that_both_answers_name(playing: Playing) -> None:
+def test_reporting_the_decision_of_a_repeated_key_frees_its_concurrency_slot(playing: Playing) -> None:
     first, second = (playing.asks(slow()) for _ in range(2))
     assert playing.engine.report(second.id)
     assert first.allowed
     assert playing.asks(slow(), once("next")).allowed
 
 
-def test_a_confirm_that_is_asked_again_opens_one_approval(playing: Playing) -> None:
+def test_a_confirm_repeated_with_its_key_has_the_same_remedies(playing: Playing) -> None:
     first, second = (playing.asks(pay(60)) for _ in range(2))
     assert first.remedies == second.remedies
     assert first.outcome == "confirm"
 
 
-def test_an_approval_is_spent_once_and_answers_again(playing: Playing) -> None:
+def test_an_approval_is_spent_once_per_key(playing: Playing) -> None:
     [remedy] = playing.engine.evaluate(pay(60)).remedies
     approval = {"id": "a", "by": "carol", "granted_at": NOW.isoformat(), "binding": remedy.binding}
     carol = {"type": "user", "id": "carol", "attributes": {"roles": ["finance"]}}
@@ -157,26 +157,26 @@ def test_an_approval_is_spent_once_and_answers_again(playing: Playing) -> None:
 # ── Another question, another caller, another policy, another time ────────────────────────────
 
 
-def test_a_key_that_came_with_another_question_is_refused(playing: Playing) -> None:
+def test_a_key_reused_for_another_question_is_rejected(playing: Playing) -> None:
     playing.asks(report())
     with pytest.raises(KeyReuseError):
         playing.asks(report("10.0.0.2"), once(digest="other"))
     assert playing.left(report("10.0.0.2")) == 3
 
 
-def test_gateways_have_keys_of_their_own(playing: Playing) -> None:
+def test_gateways_have_separate_keys(playing: Playing) -> None:
     assert playing.asks(report()).id != playing.asks(report(), once(gateway="another")).id
     assert playing.left() == 1
 
 
-def test_another_policy_decides_for_itself() -> None:
+def test_a_key_does_not_apply_to_another_policy() -> None:
     store = MemoryStore()
     shut = Playing(store, POLICY.replace("may GET /report, ", "may "))
     assert Playing(store).asks(report()).allowed
     assert shut.asks(report()).outcome == "deny"
 
 
-def test_an_answer_is_kept_for_ten_minutes(playing: Playing) -> None:
+def test_an_answer_is_stored_under_its_key_for_ten_minutes(playing: Playing) -> None:
     first = playing.asks(report())
     playing.now += timedelta(microseconds=KEEP_MICROSECONDS - 1)
     assert playing.asks(report()).id == first.id
@@ -184,13 +184,13 @@ def test_an_answer_is_kept_for_ten_minutes(playing: Playing) -> None:
     assert playing.asks(report()).id != first.id
 
 
-def test_a_look_has_no_use_for_a_key(playing: Playing) -> None:
+def test_a_question_with_consume_false_ignores_its_key(playing: Playing) -> None:
     looking = {**report(), "options": {"consume": False}}
     assert playing.asks(looking).id != playing.asks(looking).id
     assert not playing.engine.decide_once(looking, once(digest="other")).again
 
 
-def test_what_is_no_question_is_no_use_of_the_key(playing: Playing) -> None:
+def test_an_invalid_question_does_not_use_up_its_key(playing: Playing) -> None:
     for bad in ({"agnet": {}}, {**report(), "options": {"at": "2027-01-01T00:00:00Z"}}):
         with pytest.raises(RequestError):
             playing.asks(bad)
@@ -229,7 +229,7 @@ def fails() -> None:
     raise StoreError("no answer in time")
 
 
-def test_the_same_question_while_it_is_decided_is_told_to_wait() -> None:
+def test_a_key_that_is_in_progress_raises_key_in_progress_error() -> None:
     playing = Playing(Breaking())
     said: list[object] = []
 
@@ -246,7 +246,7 @@ def test_the_same_question_while_it_is_decided_is_told_to_wait() -> None:
     assert playing.left() == 2
 
 
-def test_who_died_before_it_spent_is_followed_once_the_lease_is_over() -> None:
+def test_a_key_of_a_process_that_died_before_it_spent_is_free_after_the_lease() -> None:
     playing = Playing(Breaking())
     playing.store.before = dies
     with pytest.raises(Died):
@@ -258,7 +258,7 @@ def test_who_died_before_it_spent_is_followed_once_the_lease_is_over() -> None:
     assert playing.left() == 2
 
 
-def test_what_was_spent_by_who_died_after_it_is_answered_and_not_spent_again() -> None:
+def test_a_key_of_a_process_that_died_after_it_spent_returns_its_decision() -> None:
     playing = Playing(Breaking())
     playing.store.after = dies
     with pytest.raises(Died):
@@ -268,7 +268,7 @@ def test_what_was_spent_by_who_died_after_it_is_answered_and_not_spent_again() -
     assert playing.left() == 2
 
 
-def test_who_was_too_slow_and_lost_the_key_spends_nothing_and_gives_the_answer_of_the_other() -> None:
+def test_a_process_that_lost_its_lease_spends_nothing_and_returns_the_other_decision() -> None:
     playing = Playing(Breaking())
     others: list[Decision] = []
 
@@ -282,7 +282,7 @@ def test_who_was_too_slow_and_lost_the_key_spends_nothing_and_gives_the_answer_o
     assert playing.left() == 2
 
 
-def test_a_decision_that_failed_is_not_kept() -> None:
+def test_a_failed_decision_is_not_stored_under_its_key() -> None:
     playing = Playing(Breaking())
     playing.store.before = fails
     failed = playing.asks(report())
@@ -291,7 +291,7 @@ def test_a_decision_that_failed_is_not_kept() -> None:
     assert playing.left() == 2
 
 
-def test_a_spend_whose_answer_got_lost_on_the_way_from_the_store_is_told_to_who_asks_again() -> None:
+def test_a_retry_after_a_lost_store_answer_returns_the_stored_decision() -> None:
     playing = Playing(Breaking())
     playing.store.after = fails
     assert playing.asks(report()).gate == "failure"
@@ -310,7 +310,7 @@ class Unsaying(MemoryStore):
 
 
 @pytest.mark.parametrize(("words", "outcome"), [("", "deny"), ("on store failure allow", "allow")])
-def test_where_the_store_is_down_each_rule_says_what_happens(words: str, outcome: str) -> None:
+def test_on_store_failure_decides_the_outcome_of_a_keyed_question(words: str, outcome: str) -> None:
     class Down(Unsaying):
         def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
             raise StoreError("down")
@@ -319,12 +319,12 @@ def test_where_the_store_is_down_each_rule_says_what_happens(words: str, outcome
     assert [playing.asks(report()).outcome for _ in range(2)] == [outcome] * 2
 
 
-def test_where_keys_cannot_be_asked_for_what_is_asked_again_is_spent_again() -> None:
+def test_a_repeated_question_spends_again_if_keys_are_unavailable() -> None:
     playing = Playing(Unsaying())
     assert [playing.asks(report()).outcome for _ in range(4)] == ["allow"] * 3 + ["throttle"]
 
 
-def test_what_counts_by_itself_while_the_store_fails_has_no_use_for_the_key() -> None:
+def test_on_store_failure_local_allows_a_keyed_question() -> None:
     class Half(MemoryStore):
         def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
             raise StoreError("down")
@@ -336,7 +336,7 @@ def test_what_counts_by_itself_while_the_store_fails_has_no_use_for_the_key() ->
     assert playing.asks(report()).allowed
 
 
-def test_a_store_that_breaks_denies() -> None:
+def test_an_unexpected_store_exception_is_a_deny() -> None:
     class Broken(MemoryStore):
         def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
             raise ZeroDivisionError
@@ -347,7 +347,7 @@ def test_a_store_that_breaks_denies() -> None:
 
 
 @pytest.mark.parametrize("draft", [b"", b"\x80", b"\xff", b"\x91\x01"])
-def test_what_is_kept_and_cannot_be_read_denies(draft: bytes) -> None:
+def test_an_unreadable_stored_answer_is_a_deny(draft: bytes) -> None:
     class Odd(MemoryStore):
         def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
             return IdempotencyRecord(claim.digest, draft, ChargeResult((), now))
@@ -358,7 +358,7 @@ def test_what_is_kept_and_cannot_be_read_denies(draft: bytes) -> None:
 # ── On record ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_answer_that_is_given_again_is_on_record_each_time(tmp_path: Path) -> None:
+def test_each_repetition_of_an_answer_is_logged(tmp_path: Path) -> None:
     playing = Playing(log=DecisionLog(tmp_path / "log"))
     first, _ = (playing.asks(report()) for _ in range(2))
     playing.now += timedelta(minutes=1)
@@ -369,7 +369,7 @@ def test_an_answer_that_is_given_again_is_on_record_each_time(tmp_path: Path) ->
     assert json.loads(lines[0])["decision"]["id"] == first.id
 
 
-def test_an_answer_that_cannot_be_put_on_record_again_is_denied(tmp_path: Path) -> None:
+def test_a_repeated_answer_that_cannot_be_logged_is_denied(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "log")
     playing = Playing(log=log)
     assert playing.asks(report()).allowed
@@ -389,7 +389,7 @@ CALLS = st.tuples(
 @scaled
 @settings(max_examples=examples(12, 100))
 @given(calls=st.lists(CALLS, max_size=20))
-def test_keys_change_nothing_but_how_often_it_is_spent(calls: list[Any]) -> None:
+def test_random_keyed_calls_agree_with_a_dictionary_of_keys(calls: list[Any]) -> None:
     """Beside an engine that is asked, without a key, only for what a dictionary of keys does not know."""
     keyed, plain = Playing(), Playing()
     known: dict[str, tuple[datetime, object, Decision]] = {}
@@ -420,7 +420,7 @@ def persistently(ask: Callable[[], Decision]) -> str:
             time.sleep(0.01)
 
 
-def test_threads_that_ask_at_once_spend_once(playing: Playing) -> None:
+def test_concurrent_threads_with_one_key_spend_once(playing: Playing) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: persistently(lambda: playing.asks(report())), range(64)))
     assert len(ids) == 1
@@ -453,7 +453,7 @@ CLUSTER = pytest.param("cluster", marks=pytest.mark.deep)
 
 
 @pytest.mark.parametrize("url", ["sqlite", "redis", CLUSTER], indirect=True)
-def test_processes_that_ask_at_once_spend_once_for_each_key(url: str) -> None:
+def test_concurrent_processes_spend_once_per_key(url: str) -> None:
     """Each of them asks by the same keys, in an order of its own."""
     with ExitStack() as stack:
         crew = [stack.enter_context(process) for process in processes(url, 2)]

@@ -105,7 +105,7 @@ def hold_equal(seeds: range, questions: int) -> Counter[str]:
     return seen
 
 
-def test_cedar_and_we_decide_two_thousand_generated_questions_alike() -> None:
+def test_cedar_and_policyengine_agree_on_two_thousand_generated_questions() -> None:
     seen = hold_equal(range(50), questions=40)
     assert sum(seen.values()) == 2_000
     assert min(seen.values()) >= 200, f"every kind of answer comes up often: {seen}"
@@ -114,6 +114,6 @@ def test_cedar_and_we_decide_two_thousand_generated_questions_alike() -> None:
 
 @pytest.mark.deep
 @pytest.mark.parametrize("start", [1_000, 2_000])
-def test_cedar_and_we_decide_fifty_thousand_more_alike(start: int) -> None:
+def test_cedar_and_policyengine_agree_on_fifty_thousand_more_questions(start: int) -> None:
     seen = hold_equal(range(start, start + 500), questions=100)
     assert sum(seen.values()) == 50_000

@@ -97,6 +97,6 @@ def allowed_here(policies: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [*DIFFERENCES, *ALIKE])
-def test_the_documented_answer_of_each(name: str) -> None:
+def test_cedar_and_policyengine_give_their_documented_answers(name: str) -> None:
     case = {**DIFFERENCES, **ALIKE}[name]
     assert (allowed_by_cedar(case.cedar), allowed_here(case.ours)) == (case.allowed_by_cedar, case.allowed_here)

@@ -44,7 +44,7 @@ def reader(request: pytest.FixtureRequest) -> Iterator[Running]:
         yield found
 
 
-def test_no_framework_reads_otherwise_what_we_read(reader: Running) -> None:
+def test_no_framework_reads_a_known_body_or_query_differently(reader: Running) -> None:
     for type_, content in ORDINARY:
         read = [reader.body(way, (("Content-Type", type_),), content) for way in reader.framework.bodies]
         assert any(isinstance(one, dict) and one.get("to") == "alice" for one in read), type_
@@ -58,7 +58,7 @@ def test_no_framework_reads_otherwise_what_we_read(reader: Running) -> None:
 
 
 @pytest.mark.deep
-def test_no_framework_reads_otherwise_what_we_read_of_very_many(reader: Running) -> None:
+def test_no_framework_reads_many_random_bodies_or_queries_differently(reader: Running) -> None:
     for seed in range(6_000):
         heads, content = bodies.body(seed)
         assert (seed, heads, content, list(body_differences(reader, heads, content))) == (seed, heads, content, [])

@@ -23,14 +23,14 @@ def refused(*paths: Path, **more: object) -> ReloadRefusedError:
     return caught.value
 
 
-def test_what_is_good_has_the_revision_that_loading_gives(folder: Path) -> None:
+def test_a_valid_candidate_has_the_revision_of_the_loaded_engine(folder: Path) -> None:
     (folder / "shop_test.policy").write_text(TEST)
     found = prepare_candidate(ReloadSource((folder,)))
     assert decode_bundle(found.bundle).kernel.revision == Engine.load(folder).revision
     assert (found.tests, found.directory) == (1, None)
 
 
-def test_what_has_errors_is_refused_with_all_of_them(folder: Path) -> None:
+def test_policies_with_errors_are_rejected_with_all_errors(folder: Path) -> None:
     (folder / "shop.policy").write_text(OPEN + "guard g on GET /health { deny when nonsense }\nanyone { may GT /x }\n")
     found = refused(folder)
     assert found.why.endswith(" in the policies")
@@ -38,7 +38,7 @@ def test_what_has_errors_is_refused_with_all_of_them(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["shop_test.policy", "shop.policy"])
-def test_what_fails_its_own_tests_is_refused_and_says_which(folder: Path, where: str) -> None:
+def test_policies_that_fail_their_tests_are_rejected_with_the_failing_test(folder: Path, where: str) -> None:
     (folder / "shop.policy").write_text(SHUT)
     test = 'test "it is open" { GET /health => allow }\n'
     (folder / where).write_text(TEST if where == "shop_test.policy" else SHUT + test)
@@ -48,7 +48,7 @@ def test_what_fails_its_own_tests_is_refused_and_says_which(folder: Path, where:
     assert prepare_candidate(ReloadSource((folder,), tested=False)).tests == 0
 
 
-def test_a_claim_about_all_requests_is_tried(folder: Path) -> None:
+def test_a_failing_claim_rejects_the_policies(folder: Path) -> None:
     pytest.importorskip("hypothesis")
     (folder / "shop.policy").write_text(
         OPEN + 'test "never" { forall request where request.path == "/health" => not allow }\n'
@@ -56,31 +56,31 @@ def test_a_claim_about_all_requests_is_tried(folder: Path) -> None:
     assert "failed" in refused(folder).why
 
 
-def test_a_test_with_errors_is_refused(folder: Path) -> None:
+def test_a_test_file_with_errors_is_rejected(folder: Path) -> None:
     (folder / "shop_test.policy").write_text(TEST.replace("allow", "maybe"))
     assert refused(folder).why == "1 error in the policies"
 
 
 @pytest.mark.parametrize("left", ["entity user { }", None])
-def test_nothing_is_no_policy(folder: Path, left: str | None) -> None:
+def test_policies_without_any_grant_are_rejected(folder: Path, left: str | None) -> None:
     (folder / "shop.policy").unlink() if left is None else (folder / "shop.policy").write_text(left)
     assert refused(folder).why == "nothing in the policies allows anything"
 
 
 @pytest.mark.parametrize("left", ["", " \n\t\n", "# only words", "language 1\npackage shop\n"])
-def test_a_file_that_declares_nothing_is_refused_whatever_lies_beside_it(folder: Path, left: str) -> None:
+def test_a_file_without_declarations_is_rejected(folder: Path, left: str) -> None:
     (folder / "guards.policy").write_text(left)
     found = refused(folder)
     assert found.why == "1 error in the policies"
     assert "E155 this file declares nothing" in str(found)
 
 
-def test_a_folder_that_was_named_and_is_empty_is_refused_beside_one_that_is_not(folder: Path, tmp_path: Path) -> None:
+def test_an_empty_named_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "guards").mkdir()
     assert "E156 there is no policy in this folder" in str(refused(folder, tmp_path / "guards"))
 
 
-def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.getuid() == 0:  # whom no mode keeps out
         monkeypatch.setattr(
             Path, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_read_any_more_is_refused(folder: Path, monkeypatc
     assert "this file cannot be read: permission denied" in str(refused(folder))
 
 
-def test_entities_are_read_and_what_is_wrong_with_them_is_told(folder: Path, tmp_path: Path) -> None:
+def test_entities_are_read_and_their_errors_are_reported(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "entities.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
     found = prepare_candidate(ReloadSource((folder,), EntitySources.of(rows))).directory
@@ -101,7 +101,7 @@ def test_entities_are_read_and_what_is_wrong_with_them_is_told(folder: Path, tmp
     assert "entities[0].id" in str(told)
 
 
-def test_long_findings_are_cut(folder: Path) -> None:
+def test_a_long_list_of_findings_is_shortened(folder: Path) -> None:
     (folder / "shop.policy").write_text(OPEN + "".join(f"anyone {{ may GET /{n} when no{n} }}\n" for n in range(30)))
     assert str(refused(folder)).endswith("… and 10 more")
 
@@ -122,7 +122,7 @@ def key(tmp_path: Path) -> tuple[Path, Path]:
     return private, public
 
 
-def test_a_bundle_is_taken_as_it_is_and_its_signature_checked_again(tmp_path: Path, key: tuple[Path, Path]) -> None:
+def test_a_bundle_is_used_unchanged_and_its_signature_is_verified(tmp_path: Path, key: tuple[Path, Path]) -> None:
     kernel, file = Engine.from_text(OPEN).kernel, tmp_path / "shop.policybundle"
     file.write_bytes(write_bundle(kernel, "1", BundleSigningKey.read(key[0])))
     origin = ReloadSource((file,), keys=(key[1],))
@@ -134,7 +134,7 @@ def test_a_bundle_is_taken_as_it_is_and_its_signature_checked_again(tmp_path: Pa
     assert "damaged" in str(refused(file)) or "bundle" in str(refused(file))
 
 
-def test_keys_that_are_gone_refuse(tmp_path: Path, key: tuple[Path, Path]) -> None:
+def test_a_missing_key_file_rejects_the_bundle(tmp_path: Path, key: tuple[Path, Path]) -> None:
     file = tmp_path / "shop.policybundle"
     file.write_bytes(write_bundle(Engine.from_text(OPEN).kernel, "1", BundleSigningKey.read(key[0])))
     key[1].unlink()
@@ -144,7 +144,7 @@ def test_keys_that_are_gone_refuse(tmp_path: Path, key: tuple[Path, Path]) -> No
 # ── In a process of its own ───────────────────────────────────────────────────────────────────
 
 
-def test_apart_it_is_the_same(folder: Path) -> None:
+def test_a_subprocess_prepares_the_same_candidate_and_the_same_error(folder: Path) -> None:
     origin = ReloadSource((folder,))
     assert prepare_in_subprocess(origin) == prepare_candidate(origin)
     (folder / "shop.policy").write_text("nonsense")
@@ -153,18 +153,18 @@ def test_apart_it_is_the_same(folder: Path) -> None:
     assert (caught.value.why, caught.value.findings) == (refused(folder).why, refused(folder).findings)
 
 
-def test_what_takes_too_long_is_refused(folder: Path) -> None:
+def test_a_preparation_that_times_out_is_rejected(folder: Path) -> None:
     with pytest.raises(ReloadRefusedError, match=r"took longer than 0\.01 s"):
         prepare_in_subprocess(ReloadSource((folder,)), 0.01)
 
 
-def test_a_process_that_dies_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_process_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.reload.prepare_process.COMMAND", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(ReloadRefusedError, match="ended with status -9"):
         prepare_in_subprocess(ReloadSource((folder,)))
 
 
-def test_a_candidate_and_a_refusal_can_be_sent(folder: Path) -> None:
+def test_a_candidate_and_a_reload_error_can_be_pickled(folder: Path) -> None:
     found = prepare_candidate(ReloadSource((folder,)))
     assert isinstance(pickle.loads(pickle.dumps(found)), Candidate)
     sent = pickle.loads(pickle.dumps(ReloadRefusedError("why", ["one"])))

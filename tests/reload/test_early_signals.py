@@ -22,7 +22,7 @@ def handler() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("came", [True, False])
-def test_what_came_before_is_asked_for_once_it_can_be(came: bool) -> None:
+def test_a_hangup_before_startup_triggers_one_reload_after_it(came: bool) -> None:
     record_hangups()
     if came:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -72,7 +72,7 @@ LOSSES = [emptied, removed, moved_away, another, made_a_folder, linked_to_nothin
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_file_of_guards_that_vanishes_is_refused_however_it_does(shut: Path, lose: Callable[[Path], object]) -> None:
+def test_a_reload_that_loses_a_guard_file_is_rejected(shut: Path, lose: Callable[[Path], object]) -> None:
     held = held_of(shut)
     lose(shut)
     assert not held.reload()
@@ -80,7 +80,9 @@ def test_a_file_of_guards_that_vanishes_is_refused_however_it_does(shut: Path, l
     assert held.reloads.refused == 1
 
 
-def test_what_is_gone_is_told_with_its_place_and_what_to_do(shut: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_names_the_removed_guard_its_place_and_how_to_allow_it(
+    shut: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     held = held_of(shut)
     another(shut)
     revision = Engine.load(shut).revision
@@ -102,14 +104,14 @@ def test_what_is_gone_is_told_with_its_place_and_what_to_do(shut: Path, caplog: 
     ],
 )
 @pytest.mark.parametrize("once", [False, True])
-def test_a_word_allows_what_it_names(shut: Path, allow: list[str], done: bool, once: bool) -> None:
+def test_an_allow_word_allows_only_the_change_it_names(shut: Path, allow: list[str], done: bool, once: bool) -> None:
     held = held_of(shut, QUIET if once else ReloadRules.of(allow, seconds=0))
     another(shut)
     assert held.reload(allow=allow if once else ()) is done
     assert held.current.decide(ASK).allowed is done
 
 
-def test_a_revision_allows_these_policies_and_no_others(shut: Path) -> None:
+def test_an_allowed_revision_allows_only_that_revision(shut: Path) -> None:
     held = held_of(shut)
     another(shut)
     revision = Engine.load(shut).revision
@@ -119,7 +121,7 @@ def test_a_revision_allows_these_policies_and_no_others(shut: Path) -> None:
     assert held.reload(allow=[revision])
 
 
-def test_what_was_allowed_once_is_not_allowed_again(shut: Path) -> None:
+def test_a_change_allowed_for_one_reload_is_not_allowed_again(shut: Path) -> None:
     held = held_of(shut)
     another(shut)
     assert held.reload(allow=["removed-guards"])
@@ -129,7 +131,7 @@ def test_what_was_allowed_once_is_not_allowed_again(shut: Path) -> None:
     assert not held.reload()
 
 
-def test_rules_are_asked_for_at_each_reload(shut: Path) -> None:
+def test_the_reload_rules_are_read_at_each_reload(shut: Path) -> None:
     rules = [QUIET]
     origin = ReloadSource((shut,))
     held = ReloadableEngine(Engine.load(shut), origin, lambda: rules[0])
@@ -139,7 +141,7 @@ def test_rules_are_asked_for_at_each_reload(shut: Path) -> None:
     assert held.reload()
 
 
-def test_where_rules_cannot_be_read_nothing_is_taken(shut: Path) -> None:
+def test_a_reload_is_rejected_when_its_rules_cannot_be_read(shut: Path) -> None:
     def unreadable() -> ReloadRules:
         raise ReloadRefusedError("cannot read what a reload may remove")
 
@@ -149,7 +151,7 @@ def test_where_rules_cannot_be_read_nothing_is_taken(shut: Path) -> None:
     assert held.reloads.why == "cannot read what a reload may remove"
 
 
-def test_a_watch_does_not_try_again_what_was_refused_until_the_settings_change(shut: Path, tmp_path: Path) -> None:
+def test_a_rejected_reload_is_retried_only_after_the_settings_change(shut: Path, tmp_path: Path) -> None:
     settings, times = tmp_path / "policyengine.toml", []
     origin = ReloadSource((shut,), settings=settings)
 
@@ -167,7 +169,7 @@ def test_a_watch_does_not_try_again_what_was_refused_until_the_settings_change(s
     assert (len(times), held.reloads.refused) == (2, 2)
 
 
-def test_a_bundle_is_held_against_the_one_before(tmp_path: Path) -> None:
+def test_a_new_bundle_is_compared_with_the_previous_one(tmp_path: Path) -> None:
     file = tmp_path / "shop.policybundle"
     file.write_bytes(write_bundle(Engine.from_text(SHUT).kernel, "test"))
     held = held_of(file)
@@ -177,7 +179,7 @@ def test_a_bundle_is_held_against_the_one_before(tmp_path: Path) -> None:
     assert held.reload(allow=["removed-guards"])
 
 
-def test_who_took_over_by_hand_is_what_is_held_against(folder: Path) -> None:
+def test_a_reload_is_compared_with_a_manually_replaced_engine(folder: Path) -> None:
     held = held_of(folder)
     held.replace(held.current.successor(Engine.from_text(SHUT, "shop.policy").kernel))
     assert not held.reload()
@@ -187,7 +189,7 @@ def test_who_took_over_by_hand_is_what_is_held_against(folder: Path) -> None:
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_rows_that_are_all_gone_are_refused_and_no_revision_allows_that(folder: Path, tmp_path: Path) -> None:
+def test_a_reload_that_loses_all_entity_rows_needs_removed_entities(folder: Path, tmp_path: Path) -> None:
     (folder / "shop.policy").write_text(OPEN + "entity user { }\n")
     rows = tmp_path / "entities.json"
     rows.write_text(ROWS)
@@ -203,7 +205,7 @@ def test_rows_that_are_all_gone_are_refused_and_no_revision_allows_that(folder: 
 
 
 @pytest.mark.parametrize("word", [*RULE_WORDS, "sha256:" + "a" * 64])
-def test_what_may_be_allowed(word: str) -> None:
+def test_rule_words_and_revisions_can_be_allowed(word: str) -> None:
     assert ReloadRules.of([word]).allow == {word}
 
 
@@ -215,7 +217,7 @@ def test_what_may_be_allowed(word: str) -> None:
         ("sha256:0", "there are"),
     ],
 )
-def test_what_may_not_be_allowed_is_told(word: str, hint: str) -> None:
+def test_an_unknown_allow_word_is_rejected_with_a_hint(word: str, hint: str) -> None:
     with pytest.raises(ReloadRuleError) as error:
         ReloadRules.of([word])
     assert error.value.message == f"`{word}` is not a word for what a reload may remove"
@@ -233,7 +235,7 @@ def bundles(*texts: str) -> list[bytes]:
     return [write_bundle(Engine.from_text(text).kernel, "test") for text in texts]
 
 
-def test_what_widens_is_shown_by_its_rule_its_place_and_a_request() -> None:
+def test_a_widening_names_its_rule_and_place_and_shows_a_request() -> None:
     found = compare_bundles(*bundles(SHUT, OPEN), 30.0)
     assert found.unproved == ()
     (one,) = found.widenings
@@ -260,12 +262,12 @@ def test_what_widens_is_shown_by_its_rule_its_place_and_a_request() -> None:
         ("", 'map authzen { subject "x" => user }', ["map authzen"]),
     ],
 )
-def test_what_is_told_as_widening(old: str, new: str, rules: list[str]) -> None:
+def test_each_widening_change_names_its_rule(old: str, new: str, rules: list[str]) -> None:
     found = compare_bundles(*bundles(OPEN + "entity user { }\n" + old, OPEN + "entity user { }\n" + new), 30.0)
     assert [one.rule for one in found.widenings] == rules
 
 
-def test_where_the_time_is_over_that_is_not_proved() -> None:
+def test_a_comparison_that_times_out_is_unproved() -> None:
     found = compare_bundles(*bundles(OPEN, SHUT), 1e-6)
     assert (found.widenings, found.unproved) == ((), ("not everything was compared within 1e-06 s",))
 
@@ -275,7 +277,7 @@ def gated(folder: Path, allow: Iterable[str] = (), seconds: float = 30.0) -> Rel
 
 
 @pytest.mark.deep
-def test_a_process_compares_behind_the_gate(folder: Path) -> None:
+def test_the_gate_compares_in_a_process(folder: Path) -> None:
     held = gated(folder)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
@@ -284,7 +286,7 @@ def test_a_process_compares_behind_the_gate(folder: Path) -> None:
     assert held.reload(allow=["widening"])
 
 
-def test_behind_the_gate_what_widens_is_refused_unless_it_is_allowed(folder: Path, answering: type[Answering]) -> None:
+def test_the_gate_rejects_a_widening_unless_it_is_allowed(folder: Path, answering: type[Answering]) -> None:
     answering.found = PolicyComparison((WideningChange('guard "g"', (), "deny -> allow"),))
     held = gated(folder)
     (folder / "shop.policy").write_text(WIDER)
@@ -320,7 +322,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> type[Answering]:
 @pytest.mark.parametrize(
     ("allow", "done"), [([], False), (["widening"], False), (["unproved"], True), (["revision"], True)]
 )
-def test_behind_the_gate_what_is_not_proved_is_refused_unless_it_is_allowed(
+def test_the_gate_rejects_an_unproved_change_unless_it_is_allowed(
     folder: Path, answering: type[Answering], allow: list[str], done: bool
 ) -> None:
     answering.found = PolicyComparison((), ("GET /x · anybody: too many conditions",))
@@ -339,12 +341,12 @@ CALM = 'guard "calm" on GET /a { deny when count of GET /a within 1h > 10 }\n'
     ("old", "new"),
     [("acme.example", "acme.dev"), (' audience "notes"', ""), ("issuer acme", "issuer other { }\nissuer acme")],
 )
-def test_a_reload_that_trusts_somebody_else_widens(old: str, new: str) -> None:
+def test_a_changed_issuer_is_a_widening(old: str, new: str) -> None:
     found = compare_bundles(*bundles(OPEN + ISSUER, OPEN + ISSUER.replace(old, new)), 30.0)
     assert [one.rule.split()[0] for one in found.widenings] == ["issuer"]
 
 
-def test_what_no_request_shows_is_unproved_and_names_its_rule() -> None:
+def test_a_change_without_an_example_request_is_unproved_and_names_its_rule() -> None:
     policy = "anyone { may GET /a }\n" + CALM
     found = compare_bundles(*bundles(policy, policy.replace("> 10", "> 20")), 30.0)
     assert not found.widenings
@@ -352,21 +354,21 @@ def test_what_no_request_shows_is_unproved_and_names_its_rule() -> None:
     assert all('guard "calm"' in one for one in found.unproved)
 
 
-def test_behind_the_gate_nothing_is_proved_where_nothing_is_compared(folder: Path) -> None:
+def test_the_gate_rejects_a_change_when_comparing_is_disabled(folder: Path) -> None:
     held = gated(folder, seconds=0)
     (folder / "shop.policy").write_text(WIDER)
     assert not held.reload()
     assert held.reloads.why == "it is not proved that the new policies allow no more"
 
 
-def test_behind_the_gate_what_narrows_or_changes_rows_alone_passes(folder: Path, answering: type[Answering]) -> None:
+def test_the_gate_accepts_a_change_without_a_widening(folder: Path, answering: type[Answering]) -> None:
     held = gated(folder)
     (folder / "shop.policy").write_text(SHUT)
     assert held.reload()
     assert not held.current.decide(ASK).allowed
 
 
-def test_what_a_reload_widened_is_told_after_it(
+def test_a_widening_is_logged_after_the_reload(
     folder: Path, answering: type[Answering], caplog: pytest.LogCaptureFixture
 ) -> None:
     answering.found = PolicyComparison(
@@ -396,7 +398,7 @@ def test_what_a_reload_widened_is_told_after_it(
     assert not held.gate.busy
 
 
-def test_in_one_process_a_thread_compares(folder: Path, answering: type[Answering]) -> None:
+def test_a_single_process_engine_compares_in_a_thread(folder: Path, answering: type[Answering]) -> None:
     held = ReloadableEngine.load(folder)
     (folder / "shop.policy").write_text(WIDER)
     assert held.reload()
@@ -405,7 +407,7 @@ def test_in_one_process_a_thread_compares(folder: Path, answering: type[Answerin
     assert (held.reloads.widens, held.reloads.proved) == (0, True)
 
 
-def test_swaps_that_wait_to_be_compared_become_one_step(folder: Path, answering: type[Answering]) -> None:
+def test_waiting_comparisons_are_merged_into_one(folder: Path, answering: type[Answering]) -> None:
     held = ReloadableEngine(Engine.load(folder), ReloadSource((folder,)))
     told: list[int] = []
     for text in (WIDER, SHUT, OPEN):
@@ -415,7 +417,7 @@ def test_swaps_that_wait_to_be_compared_become_one_step(folder: Path, answering:
     assert not held.gate.busy
 
 
-def test_who_ended_compares_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_gate_starts_no_comparison(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.reload.gate.ComparisonProcess", lambda *_: pytest.fail("it began"))
     held = ReloadableEngine(Engine.load(folder), ReloadSource((folder,)))
     held.replace(held.current.successor(Engine.from_text(WIDER).kernel))

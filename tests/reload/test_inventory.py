@@ -157,11 +157,13 @@ CLOSED = 'guard "closed" on GET /health { deny when request.ip within 10.0.0.0/8
         ),
     ],
 )
-def test_what_is_gone(before: PolicyInventory, tmp_path: Path, files: dict[str, str], losses: list[str]) -> None:
+def test_losses_lists_everything_removed(
+    before: PolicyInventory, tmp_path: Path, files: dict[str, str], losses: list[str]
+) -> None:
     assert gone(before.losses(inventory(tmp_path / "p", files))) == losses
 
 
-def test_doors_that_go_with_their_file_are_missed_although_another_file_has_a_block_of_that_name(
+def test_a_removed_file_is_a_loss_even_when_another_file_has_the_same_block(
     before: PolicyInventory, tmp_path: Path
 ) -> None:
     more = {**FILES, "more.policy": "language 1\npackage other\nanyone { may GET /more }\n"}
@@ -169,14 +171,14 @@ def test_doors_that_go_with_their_file_are_missed_although_another_file_has_a_bl
     assert gone(found) == ['removed-files: file `more.policy`, and with it block "anyone"']
 
 
-def test_a_bundle_holds_the_same(before: PolicyInventory, tmp_path: Path) -> None:
+def test_the_inventory_of_a_bundle_equals_that_of_its_files(before: PolicyInventory, tmp_path: Path) -> None:
     inventory(tmp_path / "p", FILES)
     kernel = decode_bundle(write_bundle(Engine.load(tmp_path / "p").kernel, "test")).kernel
     there = PolicyInventory.of(kernel)
     assert list(before.losses(there)) == list(there.losses(before)) == []
 
 
-def test_what_comes_is_no_loss(before: PolicyInventory, tmp_path: Path) -> None:
+def test_an_added_rule_is_not_a_loss(before: PolicyInventory, tmp_path: Path) -> None:
     less = inventory(tmp_path / "p", changed(("guards.policy", CLOSED, "")))
     assert list(less.losses(before)) == []
 
@@ -191,11 +193,11 @@ def test_what_comes_is_no_loss(before: PolicyInventory, tmp_path: Path) -> None:
         (["removed-entities"] * 2, "rows of 2 entity types are gone"),
     ],
 )
-def test_it_is_told_in_short(kinds: list[str], words: str) -> None:
+def test_losses_are_summarized_by_kind_and_number(kinds: list[str], words: str) -> None:
     assert summarize_losses([Loss(kind, "x") for kind in kinds]) == words
 
 
-def test_rows_are_gone_where_a_type_has_none_any_more() -> None:
+def test_an_entity_type_without_rows_is_lost() -> None:
     def rows(*named: str) -> EntityStore:
         return EntityStore(EntityData(EntityRef(*name.split()), {}, ()) for name in named)
 
@@ -208,7 +210,7 @@ def test_rows_are_gone_where_a_type_has_none_any_more() -> None:
 @pytest.mark.parametrize(("before", "after", "lost"), [
     (50, 24, True), (50, 25, False), (50, 1, True), (19, 9, True), (10, 1, False), (3, 1, False), (50, 60, False),
 ])  # fmt: skip
-def test_most_rows_of_a_type_are_gone_where_its_file_was_cut_off(before: int, after: int, lost: bool) -> None:
+def test_an_entity_type_that_lost_most_rows_is_reported(before: int, after: int, lost: bool) -> None:
     def docs(number: int) -> EntityStore:
         return EntityStore(EntityData(EntityRef("doc", str(one)), {}, ()) for one in range(number))
 

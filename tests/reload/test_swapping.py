@@ -38,7 +38,7 @@ def swapped(held: ReloadableEngine, text: str) -> None:
 
 
 @pytest.mark.parametrize("logged", [False, True])
-def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_path: Path, logged: bool) -> None:
+def test_a_thousand_swaps_under_load_never_mix_two_policies(tmp_path: Path, logged: bool) -> None:
     log = DecisionLog(tmp_path / "log.jsonl") if logged else None
     held = ReloadableEngine(Engine.from_text(OPEN, log=log))
     kernels = [Engine.from_text(text).kernel for text in (SHUT, OPEN)]
@@ -78,7 +78,7 @@ def test_of_a_thousand_swaps_under_load_no_answer_fails_and_none_is_mixed(tmp_pa
         assert {(one.revision, str(one.outcome)) for one in records} == set(belongs.items())
 
 
-def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path) -> None:
+def test_a_bad_reload_keeps_the_current_policies(folder: Path) -> None:
     held = ReloadableEngine.load(folder, rules=QUIET)
     assert held.current.decide(ASK).allowed
     (folder / "shop.policy").write_text(SHUT)
@@ -90,13 +90,13 @@ def test_a_reload_is_of_whole_files_and_what_is_bad_changes_nothing(folder: Path
     assert (held.reloads.done, held.reloads.refused, held.reloads.why) == (1, 1, "1 error in the policies")
 
 
-def test_what_is_bad_from_the_beginning_is_raised(folder: Path) -> None:
+def test_loading_bad_policies_at_startup_raises(folder: Path) -> None:
     (folder / "shop.policy").write_text("nonsense")
     with pytest.raises(ReloadRefusedError):
         ReloadableEngine.load(folder, rules=QUIET)
 
 
-def test_rows_are_read_anew_and_stay_where_there_is_no_file_of_them(folder: Path, tmp_path: Path) -> None:
+def test_a_reload_reads_entity_rows_and_a_successor_keeps_them(folder: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text('{"entities": [{"type": "user", "id": "ann"}]}')
     held = ReloadableEngine.load(folder, rules=QUIET, entities=rows)
@@ -119,7 +119,7 @@ def allowed(held: ReloadableEngine, many: int = 1) -> list[bool]:
     return [held.current.decide(ASK).allowed for _ in range(many)]
 
 
-def test_a_rate_whose_meaning_is_the_same_goes_on_counting() -> None:
+def test_an_unchanged_rate_keeps_its_count_after_a_reload() -> None:
     held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 2) == [True, True]
     swapped(held, rated("3/1d", "anyone { may GET /other }\n"))
@@ -127,7 +127,7 @@ def test_a_rate_whose_meaning_is_the_same_goes_on_counting() -> None:
 
 
 @pytest.mark.parametrize("pace", ["6/1d burst 3", "2/1d"])
-def test_another_pace_begins_anew_and_is_counted_rightly(pace: str) -> None:
+def test_a_rate_with_another_pace_starts_a_new_count(pace: str) -> None:
     held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 4) == [True, True, True, False]
     swapped(held, rated(pace))
@@ -135,7 +135,7 @@ def test_another_pace_begins_anew_and_is_counted_rightly(pace: str) -> None:
     assert allowed(held, most + 1) == [True] * most + [False]
 
 
-def test_of_one_unit_too_each_pace_counts_for_itself() -> None:
+def test_rates_of_the_same_unit_and_different_pace_count_separately() -> None:
     """1/1s and 3/1s are counted in the same unit, but fall at another speed."""
     clock = Clock()
     held = ReloadableEngine(Engine.from_text(rated("1/1s burst 2"), clock=clock))
@@ -148,7 +148,7 @@ def test_of_one_unit_too_each_pace_counts_for_itself() -> None:
     assert allowed(held, 2) == [True, False]
 
 
-def test_a_clamp_that_is_new_does_not_misread_what_was_counted() -> None:
+def test_a_rate_with_a_new_clamp_starts_its_own_count() -> None:
     held = ReloadableEngine(Engine.from_text(rated("3/1d"), clock=Clock()))
     assert allowed(held, 3) == [True] * 3
     clamp = 'rate "calls" per request.path on GET /health { 3/1d  clamp 1/1d when request.method == "GET" }\n'
@@ -156,7 +156,7 @@ def test_a_clamp_that_is_new_does_not_misread_what_was_counted() -> None:
     assert allowed(held, 2) == [True, False]
 
 
-def test_a_budget_keeps_what_it_holds_when_its_bound_changes() -> None:
+def test_a_budget_keeps_its_spend_when_its_bound_changes() -> None:
     budget = OPEN.replace("{", "{{").replace("}", "}}")
     budget += 'budget "calls" per request.path on GET /health {{ count <= {} within 1d }}\n'
     held = ReloadableEngine(Engine.from_text(budget.format(2), clock=Clock()))
@@ -170,7 +170,7 @@ def test_a_budget_keeps_what_it_holds_when_its_bound_changes() -> None:
 ONCE = OPEN + 'guard "once an hour" on GET /health { require no GET /health within 1h per request.path }\n'
 
 
-def test_history_goes_on_over_a_reload() -> None:
+def test_history_continues_over_a_reload() -> None:
     clock = Clock()
     held = ReloadableEngine(Engine.from_text(ONCE, clock=clock))
     clock.now += timedelta(hours=1)
@@ -182,7 +182,7 @@ def test_history_goes_on_over_a_reload() -> None:
 
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:///{}/store.db"])
-def test_what_was_not_recorded_for_a_while_is_unknown_and_not_nothing(tmp_path: Path, store: str) -> None:
+def test_history_is_unknown_for_a_period_without_recording(tmp_path: Path, store: str) -> None:
     from policyengine.stores.url import open_store
 
     clock = Clock()
@@ -197,7 +197,7 @@ def test_what_was_not_recorded_for_a_while_is_unknown_and_not_nothing(tmp_path: 
     assert allowed(held) == [True]
 
 
-def test_a_history_begins_when_the_policy_decides_and_not_when_it_is_made() -> None:
+def test_a_history_starts_when_the_policy_is_swapped_in() -> None:
     clock = Clock()
     held = ReloadableEngine(Engine.from_text(OPEN, clock=clock))
     engine = next_of(held, ONCE)
@@ -210,7 +210,7 @@ def test_a_history_begins_when_the_policy_decides_and_not_when_it_is_made() -> N
     assert allowed(held) == [True]
 
 
-def test_an_approval_that_was_spent_stays_spent() -> None:
+def test_a_spent_approval_stays_spent_after_a_reload() -> None:
     text = """
 entity user { roles: set<string> }
 anyone { may GET /x, POST /orders }
@@ -231,7 +231,7 @@ guard "orders need a person" on POST /orders { confirm by role finance within 15
 # ── The log ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
+def test_a_reload_is_rejected_when_the_log_cannot_store_the_entities(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tmp_path / "rows.json"
@@ -252,7 +252,7 @@ def test_rows_that_do_not_fit_on_the_disk_of_the_log_are_refused(
     assert [len(record.directory or ()) for record in read_records(tmp_path / "log.jsonl")] == [1]
 
 
-def test_what_was_prepared_is_as_quick_as_what_was_loaded(folder: Path) -> None:
+def test_a_prepared_candidate_uses_the_fast_path(folder: Path) -> None:
     """The plain way is taken: nothing of it is left to the careful one."""
     held = ReloadableEngine.load(folder, rules=QUIET)
     held.replace(held.engine_of(prepare_candidate(held.origin)))  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def whole(tmp_path: Path, empty: Path) -> Path:
     return empty
 
 
-def test_a_cut_between_two_declarations_loses_doors_and_tests_at_most(whole: Path) -> None:
+def test_a_file_cut_between_declarations_loses_only_grants_and_tests(whole: Path) -> None:
     taken = [
         TEXT[at:].split("{")[0].strip()
         for at in boundaries(TEXT)
@@ -95,7 +95,7 @@ def test_a_cut_between_two_declarations_loses_doors_and_tests_at_most(whole: Pat
     "end",
     ["let most = 500", "body.amount <= 50", "body.amount <= 500", "body.amount <= 500\n", "0.0.0.0/", "10.0.0.0/8"],
 )
-def test_a_cut_inside_of_a_definition_that_is_a_policy_still_is_refused(empty: Path, end: str) -> None:
+def test_a_file_cut_inside_a_definition_is_rejected(empty: Path, end: str) -> None:
     (empty / "rules.policy").write_text(RULES)
     at = DEFINITIONS.index(end) + len(end)
     taken, held = cut(empty, "definitions.policy", DEFINITIONS, at)
@@ -105,12 +105,12 @@ def test_a_cut_inside_of_a_definition_that_is_a_policy_still_is_refused(empty: P
         assert held.reload(allow=["cut-files"])
 
 
-def test_what_only_lost_its_last_line_break_is_whole(empty: Path) -> None:
+def test_a_file_without_its_last_line_break_is_accepted(empty: Path) -> None:
     taken, held = cut(empty, "shop.policy", TEXT, len(TEXT.rstrip()))
     assert (taken, held.reloads.refused) == (True, 0)
 
 
 @pytest.mark.deep
-def test_a_cut_anywhere_opens_nothing(whole: Path) -> None:
+def test_a_file_cut_anywhere_never_widens_the_policy(whole: Path) -> None:
     for at in range(len(TEXT)):
         assert_nothing_opens(whole, "shop.policy", TEXT, at)

@@ -54,18 +54,18 @@ def looks(attempts: ReloadScheduler, times: int = 2) -> list[bool]:
     return [attempts.candidate() is not None for _ in range(times)]
 
 
-def test_nothing_is_read_while_nothing_changes(attempts: ReloadScheduler, preparing: Preparing) -> None:
+def test_unchanged_files_are_not_read_again(attempts: ReloadScheduler, preparing: Preparing) -> None:
     assert (looks(attempts, 5), preparing.times) == ([False] * 5, 0)
 
 
-def test_a_change_is_read_once_it_stayed_for_a_look(
-    attempts: ReloadScheduler, folder: Path, preparing: Preparing
-) -> None:
+def test_a_change_is_read_once_after_it_settled(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
     (folder / "shop.policy").write_text(SHUT)
     assert (looks(attempts, 4), preparing.times) == ([False, True, False, False], 1)
 
 
-def test_nothing_is_read_while_somebody_writes(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
+def test_a_file_is_not_read_while_it_keeps_changing(
+    attempts: ReloadScheduler, folder: Path, preparing: Preparing
+) -> None:
     for cut in range(10, len(SHUT), 10):
         (folder / "shop.policy").write_text(SHUT[:cut])
         assert looks(attempts, 1) == [False]
@@ -73,7 +73,7 @@ def test_nothing_is_read_while_somebody_writes(attempts: ReloadScheduler, folder
     assert (looks(attempts), preparing.times) == ([False, True], 1)
 
 
-def test_an_editor_may_write_beside_and_rename(attempts: ReloadScheduler, folder: Path) -> None:
+def test_editor_backup_files_are_ignored_and_a_rename_is_a_change(attempts: ReloadScheduler, folder: Path) -> None:
     (folder / ".shop.policy.swp").write_text("nonsense")
     (folder / "shop.policy~").write_text("nonsense")
     assert looks(attempts) == [False, False]
@@ -82,14 +82,14 @@ def test_an_editor_may_write_beside_and_rename(attempts: ReloadScheduler, folder
     assert looks(attempts) == [False, True]
 
 
-def test_a_file_that_is_new_or_gone_is_a_change(attempts: ReloadScheduler, folder: Path) -> None:
+def test_an_added_or_removed_file_is_a_change(attempts: ReloadScheduler, folder: Path) -> None:
     (folder / "more.policy").write_text("package more\nanyone { may GET /more }\n")
     assert looks(attempts) == [False, True]
     (folder / "more.policy").unlink()
     assert looks(attempts) == [False, True]
 
 
-def test_where_all_are_gone_it_is_refused_and_the_last_good_one_stays(
+def test_removing_all_files_is_rejected_and_the_engine_stays(
     attempts: ReloadScheduler, folder: Path, held: ReloadableEngine
 ) -> None:
     before = held.current
@@ -103,13 +103,13 @@ def test_where_all_are_gone_it_is_refused_and_the_last_good_one_stays(
     assert looks(attempts) == [False, True]
 
 
-def test_a_mode_that_changes_is_a_change(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
+def test_a_changed_file_mode_is_a_change(attempts: ReloadScheduler, folder: Path, preparing: Preparing) -> None:
     (folder / "shop.policy").chmod(0o600)
     looks(attempts)
     assert preparing.times == 1
 
 
-def test_what_is_bad_is_refused_once_and_read_again_when_it_changes(
+def test_a_bad_file_is_rejected_once_and_read_again_after_a_change(
     attempts: ReloadScheduler, folder: Path, held: ReloadableEngine, preparing: Preparing
 ) -> None:
     (folder / "shop.policy").write_text("nonsense")
@@ -119,7 +119,7 @@ def test_what_is_bad_is_refused_once_and_read_again_when_it_changes(
     assert looks(attempts) == [False, True]
 
 
-def test_kubernetes_moves_a_link(tmp_path: Path, preparing: Preparing) -> None:
+def test_a_kubernetes_configmap_update_is_a_change(tmp_path: Path, preparing: Preparing) -> None:
     """A mounted ConfigMap: `shop.policy` → `..data/shop.policy`, `..data` → a folder with a time as its name."""
     mounted = tmp_path / "mounted"
     for name, text in (("..2026_01", OPEN), ("..2026_02", SHUT)):
@@ -137,7 +137,7 @@ def test_kubernetes_moves_a_link(tmp_path: Path, preparing: Preparing) -> None:
     assert held.engine_of(found).revision == Engine.from_text(SHUT).revision
 
 
-def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Preparing) -> None:
+def test_a_change_of_entities_or_an_imported_file_is_due(tmp_path: Path, preparing: Preparing) -> None:
     (tmp_path / "main.policy").write_text("package main\nimport common\nanyone { may GET /health }\n")
     (tmp_path / "common.policy").write_text("package common\nscope reading { GET /x }\n")
     rows = tmp_path / "entities.json"
@@ -153,7 +153,7 @@ def test_entities_imports_and_keys_are_looked_at(tmp_path: Path, preparing: Prep
 # ── Asked for ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_asks_is_served_once_as_soon_as_nobody_writes(
+def test_reload_requests_are_merged_and_served_after_the_files_settled(
     held: ReloadableEngine, folder: Path, preparing: Preparing
 ) -> None:
     attempts = ReloadScheduler(held, False, preparing)
@@ -167,7 +167,7 @@ def test_who_asks_is_served_once_as_soon_as_nobody_writes(
     assert (looks(attempts), preparing.times) == ([True, False], 2)
 
 
-def test_who_asks_while_somebody_writes_on_and_on_is_told(
+def test_a_requested_reload_fails_when_the_files_keep_changing(
     held: ReloadableEngine, folder: Path, preparing: Preparing
 ) -> None:
     attempts = ReloadScheduler(held, False, preparing)
@@ -179,7 +179,9 @@ def test_who_asks_while_somebody_writes_on_and_on_is_told(
     assert attempts.pause is None
 
 
-def test_who_asks_while_it_is_read_is_served_after(held: ReloadableEngine, folder: Path, preparing: Preparing) -> None:
+def test_a_reload_requested_during_a_reload_runs_after_it(
+    held: ReloadableEngine, folder: Path, preparing: Preparing
+) -> None:
     attempts = ReloadScheduler(held, False, preparing)
     preparing.during = attempts.ask
     attempts.ask()
@@ -189,7 +191,7 @@ def test_who_asks_while_it_is_read_is_served_after(held: ReloadableEngine, folde
     assert (preparing.times, looks(attempts)) == (2, [False, False])
 
 
-def test_what_changes_while_it_is_read_is_read_again(
+def test_a_file_changed_during_a_reload_is_read_again(
     held: ReloadableEngine, folder: Path, preparing: Preparing
 ) -> None:
     attempts = ReloadScheduler(held, False, preparing)
@@ -202,7 +204,7 @@ def test_what_changes_while_it_is_read_is_read_again(
     assert (sum(one is not None for one in found), preparing.times) == (1, 2)
 
 
-def test_somebody_who_never_stops_writing_does_not_keep_it_from_being_told(
+def test_a_bad_file_that_keeps_changing_during_reloads_is_rejected_once(
     held: ReloadableEngine, folder: Path, preparing: Preparing
 ) -> None:
     attempts, counts = ReloadScheduler(held, False, preparing), iter(range(1_000_000))
@@ -212,7 +214,7 @@ def test_somebody_who_never_stops_writing_does_not_keep_it_from_being_told(
     assert held.reloads.refused == 1
 
 
-def test_what_is_as_it_was_is_not_taken_again(held: ReloadableEngine, preparing: Preparing) -> None:
+def test_an_unchanged_candidate_is_not_returned_again(held: ReloadableEngine, preparing: Preparing) -> None:
     attempts = ReloadScheduler(held, False, preparing)
     attempts.ask()
     found = attempts.candidate()
@@ -223,7 +225,7 @@ def test_what_is_as_it_was_is_not_taken_again(held: ReloadableEngine, preparing:
     assert held.reloads.done == 1
 
 
-def test_a_refusal_is_over_when_the_old_text_is_back(
+def test_restoring_the_old_text_clears_the_rejection(
     attempts: ReloadScheduler, folder: Path, held: ReloadableEngine
 ) -> None:
     (folder / "shop.policy").write_text(SHUT)
@@ -239,7 +241,7 @@ def test_a_refusal_is_over_when_the_old_text_is_back(
     assert (held.reloads.why, held.reloads.refused) == (None, 1)
 
 
-def test_a_refusal_says_all_in_the_log_and_little_elsewhere(
+def test_the_log_has_all_errors_and_the_reload_status_a_summary(
     attempts: ReloadScheduler, folder: Path, held: ReloadableEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "shop.policy").write_text(OPEN + "anyone { may GET /x when nonsense }\n")

@@ -45,7 +45,7 @@ def test_known_values_give_exact_results(result, expected):
     assert result == expected
 
 
-def test_ints_stay_ints():
+def test_arithmetic_on_ints_returns_ints():
     assert type(mul(3, 4)) is int
     assert type(add(1, Decimal(1))) is Decimal
 
@@ -70,13 +70,13 @@ def test_ints_stay_ints():
         (neg(True), "cannot subtract int and bool"),
     ],
 )
-def test_what_cannot_be_exact_is_unknown(result, reason):
+def test_a_result_that_cannot_be_exact_is_unknown(result, reason):
     assert isinstance(result, Unknown)
     assert {cause.why for cause in result.causes} == {reason}
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.decimals(allow_nan=False, allow_infinity=False, places=4))
-def test_a_sum_is_right_or_unknown(left, right):
+def test_a_sum_is_exact_or_unknown(left, right):
     result = add(left, right)
     assert isinstance(result, Unknown) or Fraction(result) == Fraction(left) + Fraction(right)
 
@@ -121,6 +121,6 @@ def test_sets_of_objects_are_not_compared():
     assert isinstance(equal(({"a": 1},), ({"a": 1},), ordered=False), Unknown)
 
 
-def test_lists_that_differ_are_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_lists_stops_at_the_first_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "equal_elements", lambda *_: pytest.fail("it was read further"))
     assert equal((1, Decimal(2)), (2, Decimal(2))) is False

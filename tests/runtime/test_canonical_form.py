@@ -29,7 +29,7 @@ APART: list[object] = [
 ]  # fmt: skip
 
 
-def test_no_two_values_share_a_form() -> None:
+def test_different_values_have_different_canonical_forms() -> None:
     for one, other in combinations(APART, 2):
         assert canonical_bytes(one) != canonical_bytes(other), (one, other)
         assert canonical_bytes((one, other)) != canonical_bytes((other, one)), (one, other)
@@ -47,11 +47,11 @@ def test_no_two_values_share_a_form() -> None:
         ((1, 2), [1, 2]),
     ],
 )
-def test_what_is_the_same_has_one_form(one: object, other: object) -> None:
+def test_equal_values_have_the_same_canonical_form(one: object, other: object) -> None:
     assert canonical_bytes(one) == canonical_bytes(other)
 
 
-def test_a_number_is_never_written_out() -> None:
+def test_the_canonical_form_of_a_huge_number_is_short() -> None:
     assert len(canonical_bytes(Decimal("1e6000"))) < 20
 
 
@@ -72,7 +72,7 @@ LEFT_OUT: dict[str, Any] = {"id": {}, "meta": {"trace": {}}}
         ({"a": {"id": 1}}, {"a": {"id": 2}}, False),
     ],
 )
-def test_what_is_left_out_is_no_part_of_the_form(one: object, other: object, same: bool) -> None:
+def test_omitted_members_are_not_part_of_the_canonical_form(one: object, other: object, same: bool) -> None:
     assert (canonical_bytes(one, LEFT_OUT) == canonical_bytes(other, LEFT_OUT)) is same
 
 
@@ -104,7 +104,7 @@ def told(tree: object) -> object:
 
 
 @given(TREES, TREES)
-def test_two_trees_share_a_form_exactly_when_they_are_the_same(one: object, other: object) -> None:
+def test_random_trees_share_a_canonical_form_exactly_if_they_are_equal(one: object, other: object) -> None:
     assert (canonical_bytes(one) == canonical_bytes(other)) is (told(one) == told(other))
     pair, swapped = canonical_bytes((one, other)), canonical_bytes((other, one))
     assert (pair == swapped) is (told(one) == told(other))

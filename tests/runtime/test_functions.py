@@ -45,7 +45,7 @@ UNKNOWN_ELEMENT = Unknown.of("body.tags", "expected string, got int")
         ("abs", (7,), 7),
     ],
 )
-def test_a_function_gives_its_value(name, arguments, value):
+def test_a_function_returns_its_value(name, arguments, value):
     assert call_function(name, arguments) == value
 
 
@@ -72,7 +72,7 @@ def test_a_function_gives_its_value(name, arguments, value):
         ("no_such_function", ("a",)),
     ],
 )
-def test_arguments_it_is_not_made_for_give_unknown(name, arguments):
+def test_unsupported_arguments_make_a_function_return_unknown(name, arguments):
     assert isinstance(call_function(name, arguments), Unknown)
 
 
@@ -96,7 +96,7 @@ def test_the_size_of_a_set_with_an_unknown_element_is_unknown():
         ("http://[::ffff:127.0.0.1]/", "127.0.0.1"),
     ],
 )
-def test_the_host_of_a_url(url, name):
+def test_host_returns_the_host_of_a_url(url, name):
     assert host(url) == name
 
 
@@ -141,7 +141,7 @@ def test_the_host_of_a_url(url, name):
         "mailto:a@good.example",
     ],
 )
-def test_a_url_that_readers_could_disagree_about_has_no_host(url):
+def test_host_of_an_ambiguous_url_is_unknown(url):
     assert isinstance(host(url), Unknown)
 
 
@@ -149,7 +149,7 @@ def test_a_url_that_readers_could_disagree_about_has_no_host(url):
     ("address", "name"),
     [("a@Acme.Example", "acme.example"), ("a.b+c@x", "x"), ("ä@x.example", "x.example")],
 )
-def test_the_domain_of_a_mail_address(address, name):
+def test_domain_returns_the_domain_of_an_email_address(address, name):
     assert call_function("domain", (address,)) == name
 
 
@@ -159,12 +159,12 @@ def test_the_domain_of_a_mail_address(address, name):
      "a@acme.example, b@evil.example", "A <a@acme.example>", "a@acme.example\n", "a@[127.0.0.1]", "a@acme..example",
      "a@äcme.example", "a(x)@acme.example", "a@acme.example;b"],
 )  # fmt: skip
-def test_what_is_no_plain_mail_address_has_no_domain(address):
+def test_domain_of_an_invalid_email_address_is_unknown(address):
     assert isinstance(call_function("domain", (address,)), Unknown)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 1000))
-def test_a_bucket_lies_below_the_number_of_buckets(text, buckets):
+def test_a_bucket_is_less_than_the_number_of_buckets(text, buckets):
     assert 0 <= call_function("bucket", (text, buckets)) < buckets
 
 

@@ -36,7 +36,7 @@ def test_a_host_is_compared_without_port_final_dot_and_case(authority: str, host
      "a:b", "a:80:80", "a:123456", "-a", "a-", "[::1", "::1]", "[::1%eth0]", "[10.0.0.1]", "127.1", "0x7f.1",
      "2130706433",     "010.0.0.1", "10.0.0.256", "x" * 64, "x." * 200, "x" * 70_000],
 )  # fmt: skip
-def test_what_is_no_plain_host_is_unknown(authority: str):
+def test_an_invalid_host_is_unknown(authority: str):
     assert parse_host(authority) is NO_HOST
 
 
@@ -48,12 +48,12 @@ def test_the_function_host_agrees_with_the_fact(given: str):
 
 
 @pytest.mark.parametrize("given", [7, ["a", "b"], {"a": 1}])
-def test_a_host_that_is_no_text_is_unknown(given: object):
+def test_a_host_that_is_not_a_string_is_unknown(given: object):
     request = Request.from_mapping({"request": {"method": "GET", "path": "/", "host": given}})
     assert not isinstance(request.fact("request", "host"), str)
 
 
-def test_a_proof_is_held_against_the_host_as_it_came_with_its_port():
+def test_a_proof_is_checked_against_the_host_as_sent_with_its_port():
     asked = {"request": {"method": "GET", "path": "/x/", "host": "API.example:8443"}, "credentials": {"dpop": "p"}}
     request = Request.from_mapping(asked)
     assert request.fact("request", "host") == "api.example"

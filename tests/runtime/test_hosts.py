@@ -23,7 +23,7 @@ NAMED = AllowedHosts.of(["pdp.example", "*.sites.example", "10.0.0.5", "fd00::0:
         "[::1]", "[::1]:65535",
     ],
 )  # fmt: skip
-def test_names_of_loopback_are_answered(host: str) -> None:
+def test_loopback_hosts_are_accepted(host: str) -> None:
     assert LOCAL.answers(host.encode())
     assert LOCAL.at_once({b"host": host.encode()})
     assert LOCAL.refusal("POST", [(b"host", host.encode())]) is None
@@ -40,7 +40,7 @@ def test_names_of_loopback_are_answered(host: str) -> None:
         "lоcalhost", "localhost\0", "localhost\n", "10.0.0.5", "pdp.example",
     ],
 )  # fmt: skip
-def test_every_other_name_is_refused(host: str) -> None:
+def test_every_other_host_is_refused(host: str) -> None:
     assert not LOCAL.answers(host.encode())
     assert not LOCAL.at_once({b"host": host.encode()})
     refused = LOCAL.refusal("GET", [(b"host", host.encode())])
@@ -57,12 +57,12 @@ def test_every_other_name_is_refused(host: str) -> None:
         ("localhost", True), ("pdp.example\0", False),
     ],
 )  # fmt: skip
-def test_a_name_that_is_allowed_is_answered_and_none_that_looks_like_it(host: str, answered: bool) -> None:
+def test_an_allowed_host_is_accepted_and_a_similar_one_is_refused(host: str, answered: bool) -> None:
     assert NAMED.answers(host.encode()) is answered
     assert NAMED.at_once({b"host": host.encode()}) is answered
 
 
-def test_a_star_alone_answers_every_name() -> None:
+def test_a_star_accepts_every_host() -> None:
     assert AllowedHosts.of(["*"]).answers(b"rebound.example")
 
 
@@ -75,14 +75,12 @@ def test_a_star_alone_answers_every_name() -> None:
         ("0.0.0.0", "10.1.2.3", False), ("10.1.2.3", "/run/policy.sock", False),
     ],
 )  # fmt: skip
-def test_the_very_address_that_was_asked_is_answered_as_no_name_leads_to_it(
-    host: str, own: str | None, answered: bool
-) -> None:
+def test_the_ip_address_of_the_listener_is_accepted_as_a_host(host: str, own: str | None, answered: bool) -> None:
     assert LOCAL.answers(host.encode(), own) is answered
 
 
 @pytest.mark.parametrize("hosts", [[], [b"localhost", b"localhost"], [b"localhost", b"evil.example"]])
-def test_who_names_no_host_or_several_is_refused(hosts: list[bytes]) -> None:
+def test_a_request_without_exactly_one_host_is_refused(hosts: list[bytes]) -> None:
     refused = LOCAL.refusal("GET", [(b"host", one) for one in hosts])
     assert refused is not None
     assert "Host" in refused.message
@@ -112,7 +110,7 @@ def asked(method: str, *lines: str, host: str = "127.0.0.1:8080", allowed: Allow
         ("sec-fetch-site: none",),
     ],
 )
-def test_pages_of_this_server_and_of_names_that_are_allowed_may_ask(lines: tuple[str, ...]) -> None:
+def test_pages_of_this_server_and_of_allowed_hosts_are_accepted(lines: tuple[str, ...]) -> None:
     assert asked("POST", *lines) is None
 
 
@@ -125,33 +123,33 @@ def test_pages_of_this_server_and_of_names_that_are_allowed_may_ask(lines: tuple
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS"])
-def test_a_page_of_another_origin_may_not(method: str, origin: str) -> None:
+def test_a_page_of_another_origin_is_refused(method: str, origin: str) -> None:
     assert asked(method, f"origin: {origin}") == "origin"
     assert asked(method, f"origin: {origin}", "sec-fetch-site: same-origin") == "origin"
     assert asked(method, "origin: http://127.0.0.1:8080", f"origin: {origin}") == "origin"
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
-def test_a_page_of_another_site_that_hides_its_origin_may_not(site: str) -> None:
+def test_a_cross_site_request_without_an_origin_is_refused(site: str) -> None:
     assert asked("GET", f"sec-fetch-site: {site}") == "sec-fetch-site"
     assert asked("POST", f"sec-fetch-site: {site}") == "sec-fetch-site"
     assert asked("GET", "sec-fetch-site: none", f"sec-fetch-site: {site}") == "sec-fetch-site"
 
 
-def test_a_link_may_be_followed_and_nothing_else() -> None:
+def test_a_cross_site_navigation_is_the_only_accepted_cross_site_request() -> None:
     assert asked("GET", *NAVIGATION) is None
     assert asked("POST", *NAVIGATION) == "sec-fetch-site"
     assert asked("GET", *NAVIGATION[:2], "sec-fetch-dest: iframe") == "sec-fetch-site"
     assert asked("GET", NAVIGATION[0], "sec-fetch-mode: no-cors", NAVIGATION[2]) == "sec-fetch-site"
 
 
-def test_every_name_is_no_every_page() -> None:
+def test_a_star_does_not_accept_foreign_origins() -> None:
     every = AllowedHosts.of(["*"])
     assert asked("POST", "origin: http://evil.example", allowed=every) == "origin"
 
 
 @pytest.mark.parametrize("name", ["origin", "sec-fetch-site"])
-def test_what_a_page_says_takes_a_longer_look(name: str) -> None:
+def test_a_request_with_browser_headers_does_not_take_the_fast_path(name: str) -> None:
     assert not NAMED.at_once({b"host": b"localhost", name.encode(): b"none"})
 
 
@@ -162,7 +160,7 @@ def test_what_a_page_says_takes_a_longer_look(name: str) -> None:
         ("content-type", False), ("x-requested-with", False), ("accept", False),
     ],
 )  # fmt: skip
-def test_a_gateway_shows_itself_by_what_no_page_sends_unasked(line: str, shown: bool) -> None:
+def test_a_gateway_is_recognized_by_headers_that_no_page_can_send(line: str, shown: bool) -> None:
     assert (gateway_refusal([(b"host", b"localhost"), (line.encode(), b"")]) is None) is shown
 
 
@@ -176,7 +174,7 @@ def test_a_gateway_shows_itself_by_what_no_page_sends_unasked(line: str, shown: 
         ("*.a.example", "*.a.example"), ("10.0.0.1", "10.0.0.1"), (" a_b.example ", "a_b.example"),
     ],
 )  # fmt: skip
-def test_a_name_is_read_as_it_is_compared(given: str, name: str) -> None:
+def test_an_allowed_host_is_parsed_to_its_compared_form(given: str, name: str) -> None:
     assert parse_allowed_host(given) == name
 
 
@@ -198,7 +196,7 @@ def test_a_name_is_read_as_it_is_compared(given: str, name: str) -> None:
         "a..b,",
     ],
 )
-def test_what_is_no_name_is_told(given: str) -> None:
+def test_an_invalid_allowed_host_is_rejected(given: str) -> None:
     with pytest.raises(AllowedHostError) as error:
         AllowedHosts.of(["a.example", given])
     assert "is not a host name" in error.value.message
@@ -212,5 +210,5 @@ def test_what_is_no_name_is_told(given: str) -> None:
         ("http://[fd00::1]:80/a", ("[fd00::1]",)), ("nonsense", ()),
     ],
 )  # fmt: skip
-def test_the_name_in_a_url(url: str | None, names: tuple[str, ...]) -> None:
+def test_url_host_names_returns_the_host_of_a_url(url: str | None, names: tuple[str, ...]) -> None:
     assert url_host_names(url) == names

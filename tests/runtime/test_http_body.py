@@ -59,7 +59,7 @@ def known(value: Any) -> Any:
         "Application/JSON",
     ],
 )
-def test_an_object_in_json_is_read(media: str) -> None:
+def test_a_json_object_body_is_read(media: str) -> None:
     content = (
         '{"to": "alice", "amount": 9.5, "n": 7, "big": 9007199254740992, "ok": true, "in": [{"a": "é"}], "no": {}}'
     )
@@ -69,7 +69,7 @@ def test_an_object_in_json_is_read(media: str) -> None:
 
 
 @pytest.mark.parametrize("media", [FORM, f"{FORM}; charset=utf-8", f"{FORM};charset=UTF8"])
-def test_a_form_is_read(media: str) -> None:
+def test_a_form_body_is_read(media: str) -> None:
     assert read("to=alice&note=a+b%20c%C3%A9&cursor=abc==&user-id=7&x=a%26b", media) == {
         "to": "alice", "note": "a b cé", "cursor": "abc==", "user-id": "7", "x": "a&b",
     }  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_form_is_read(media: str) -> None:
 @pytest.mark.parametrize(
     "number", ["0.1", "0.10", "1e2", "-0", "4.35", "123456.789", "1e-7", "1e23", "15000", "5e-324"]
 )
-def test_an_ordinary_number_is_itself(number: str) -> None:
+def test_an_ordinary_json_number_keeps_its_value(number: str) -> None:
     assert read(f'{{"n": {number}}}', JSON) == {"n": Decimal(number)}
 
 
@@ -109,14 +109,14 @@ HEADS = {
 
 
 @pytest.mark.parametrize("types", HEADS.values(), ids=HEADS)
-def test_a_head_that_two_readers_take_for_two_things_leaves_the_body_unread(types: tuple[str, ...]) -> None:
+def test_an_ambiguous_content_type_makes_the_body_unknown(types: tuple[str, ...]) -> None:
     assert read('{"to": "alice"}', *types) is None
     forms = [one.replace(JSON, FORM) for one in types]
     assert read("to=alice", *forms) is None
 
 
 @pytest.mark.parametrize("coding", ["gzip", "identity", "", "x"])
-def test_a_coded_body_is_not_read(coding: str) -> None:
+def test_a_body_with_a_content_encoding_is_not_read(coding: str) -> None:
     assert read('{"to": "alice"}', JSON, codings=(coding,)) is None
 
 
@@ -149,7 +149,7 @@ UNREAD_JSON = {
 
 
 @pytest.mark.parametrize("content", UNREAD_JSON.values(), ids=UNREAD_JSON)
-def test_json_that_two_readers_read_otherwise_is_not_read(content: bytes) -> None:
+def test_json_that_parsers_read_differently_is_not_read(content: bytes) -> None:
     assert read(content, JSON) is None
 
 
@@ -176,7 +176,7 @@ UNREAD_FORMS = {
 
 
 @pytest.mark.parametrize("content", UNREAD_FORMS.values(), ids=UNREAD_FORMS)
-def test_a_form_that_two_readers_read_otherwise_is_not_read(content: bytes) -> None:
+def test_a_form_that_parsers_read_differently_is_not_read(content: bytes) -> None:
     assert read(content, FORM) is None
 
 
@@ -204,7 +204,7 @@ NO_VALUE_IN_JSON = {
 
 
 @pytest.mark.parametrize("members", NO_VALUE_IN_JSON.values(), ids=NO_VALUE_IN_JSON)
-def test_a_member_that_two_readers_read_otherwise_has_no_value_and_others_have_theirs(members: str) -> None:
+def test_an_ambiguous_json_member_is_unknown_and_others_keep_their_values(members: str) -> None:
     found = read(f'{{"ok": true, {members}}}', JSON)
     assert found is not None
     assert found["ok"] is True
@@ -239,7 +239,7 @@ NO_VALUE_IN_FORMS = {
 
 
 @pytest.mark.parametrize("fields", NO_VALUE_IN_FORMS.values(), ids=NO_VALUE_IN_FORMS)
-def test_a_field_that_two_readers_read_otherwise_has_no_value_and_others_have_theirs(fields: str) -> None:
+def test_an_ambiguous_form_field_is_unknown_and_others_keep_their_values(fields: str) -> None:
     found = read(f"ok=1&{fields}&note=2", FORM)
     assert found is not None
     assert (found["ok"], found["note"]) == ("1", "2")
@@ -251,14 +251,14 @@ def test_a_field_that_two_readers_read_otherwise_has_no_value_and_others_have_th
 
 
 @pytest.mark.parametrize("name", ["a.b", "a%20b", "a+b", "a[b"])
-def test_a_name_that_php_writes_otherwise_has_no_value_under_either(name: str) -> None:
+def test_a_form_name_that_php_rewrites_is_unknown(name: str) -> None:
     found = read(f"{name}=1", FORM)
     assert found is not None
     assert found["a_b"] is None
 
 
 @pytest.mark.parametrize("name", ["__proto__", "constructor", "toString", "hasOwnProperty", "valueOf"])
-def test_a_name_that_express_leaves_out_has_no_value(name: str) -> None:
+def test_a_form_name_that_express_omits_is_unknown(name: str) -> None:
     assert read(f"{name}=1&to=alice", FORM) == {name: None, "to": "alice"}
 
 
@@ -269,7 +269,7 @@ def test_a_query_with_a_hash_is_not_read(query: str) -> None:
     assert query_fields(query.replace("#", "%23")) != FRAGMENT
 
 
-def test_a_query_with_more_parameters_than_all_look_at_is_not_read() -> None:
+def test_a_query_with_too_many_parameters_is_not_read() -> None:
     assert form_fields("&" * 999 + "to=alice") is not None
     assert form_fields("&" * 1_000 + "to=alice") is None
     assert form_fields("".join(f"n{i}=1;" for i in range(1_001))) is None
@@ -282,7 +282,7 @@ def test_a_query_with_more_parameters_than_all_look_at_is_not_read() -> None:
         ("a%ff=1", "a\ufffd"), ("a%ff=1", "a%FF"),
     ],
 )  # fmt: skip
-def test_a_name_that_one_framework_makes_of_another_has_no_value(field: str, name: str) -> None:
+def test_a_form_name_that_one_framework_rewrites_is_unknown(field: str, name: str) -> None:
     found = form_fields(f"{field}&page=7")
     assert found is not None
     assert isinstance(found[name], Invalid)
@@ -290,13 +290,13 @@ def test_a_name_that_one_framework_makes_of_another_has_no_value(field: str, nam
 
 
 @pytest.mark.parametrize("raw", ["é=1", "Ã©=1"])
-def test_a_name_of_bytes_that_are_latin_1_to_some_has_no_value_as_either(raw: str) -> None:
+def test_a_non_ascii_form_name_is_unknown(raw: str) -> None:
     found = form_fields(raw)
     assert found is not None
     assert isinstance(found["é"], Invalid)
 
 
-def test_a_body_of_a_megabyte_is_read_as_a_small_one_is() -> None:
+def test_a_one_megabyte_body_is_read_like_a_small_one() -> None:
     """Names that may be fields of a form are looked for in all of it."""
     content = json.dumps({"x": "&amp;a=1&nbsp;" * 70_000, "to": "alice"})
     assert read(content, JSON) == {"x": None, "to": "alice", "a": None, "amp": None, "nbsp": None}
@@ -348,14 +348,14 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("case", OVERRIDES.values(), ids=OVERRIDES)
-def test_another_method_in_a_body_is_found_whether_it_is_read_or_not(case: tuple[str, ...]) -> None:
+def test_a_method_override_in_a_body_is_detected_even_if_the_body_is_not_read(case: tuple[str, ...]) -> None:
     content, *types = case
     found = body_members(types, (), content.encode())
     assert not isinstance(found, Invalid)
     assert find_override({}, {}, found)
 
 
-def test_another_method_in_utf_16_is_found() -> None:
+def test_a_method_override_in_utf_16_is_detected() -> None:
     assert names_method([f"{JSON}; charset=utf-16"], '{"_method": "DELETE"}'.encode("utf-16"))
 
 
@@ -372,7 +372,7 @@ NO_OVERRIDES = {
 
 
 @pytest.mark.parametrize("case", NO_OVERRIDES.values(), ids=NO_OVERRIDES)
-def test_what_no_server_takes_for_another_method_is_none(case: tuple[str, ...]) -> None:
+def test_a_body_that_no_server_reads_as_a_method_override_is_accepted(case: tuple[str, ...]) -> None:
     content, *types = case
     found = body_members(types, (), content.encode())
     assert isinstance(found, Invalid) or not find_override({}, {}, found)
@@ -387,7 +387,7 @@ MANY_NAMES = {
 
 
 @pytest.mark.parametrize("content", MANY_NAMES.values(), ids=MANY_NAMES)
-def test_more_names_of_parts_than_servers_take_are_not_looked_through(
+def test_too_many_part_names_count_as_a_method_override_without_a_search(
     content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of those at the end may name a method; and to look at all takes seconds."""
@@ -398,9 +398,7 @@ def test_more_names_of_parts_than_servers_take_are_not_looked_through(
 
 
 @pytest.mark.parametrize("pieces", ["&[{}", ";{}"])
-def test_names_in_a_json_text_are_counted_before_they_are_looked_at(
-    pieces: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_text_with_too_many_form_names_is_not_read(pieces: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To look at all of those in a small body takes seconds, and none of them is a name that policies ask for."""
     looked_at: list[str] = []
     monkeypatch.setattr(form_fields_module, "possible_names", lambda *raws: looked_at.extend(raws) or set())
@@ -409,21 +407,19 @@ def test_names_in_a_json_text_are_counted_before_they_are_looked_at(
     assert looked_at == []
 
 
-def test_a_text_that_repeats_one_piece_is_read_however_long_it_is() -> None:
+def test_a_long_json_text_that_repeats_one_piece_is_read() -> None:
     text = "a&nbsp;b" + "&nbsp;" * 50_000 + ";;" * 50_000
     assert read(f'{{"x": 1, "y": ["{text[:60_000]}", "{text[-60_000:]}"]}}', JSON) is not None
 
 
-def test_as_many_parts_as_servers_take_are_looked_through() -> None:
+def test_the_maximum_number_of_parts_is_searched_for_a_method_override() -> None:
     parts = "".join(NAMED_PART.format(number) for number in range(MAX_PARTS - 1))
     assert not names_method([PART], parts.encode())
     assert names_method([PART], (parts + 'Content-Disposition: form-data; name="_method"\r\n').encode())
 
 
 @pytest.mark.parametrize(("ampersand", "is_read"), [("&", False), (r"\u0026", True)])
-def test_an_address_in_a_text_of_json_is_no_field_of_a_form_where_its_ampersand_is_escaped(
-    ampersand: str, is_read: bool
-) -> None:
+def test_a_url_in_json_with_escaped_ampersands_is_not_read_as_form_fields(ampersand: str, is_read: bool) -> None:
     """As docs/in-process.md tells who sends one."""
     text = f'{{"note": "https://x.example/?a=1{ampersand}to=b{ampersand}_method=DELETE", "to": "alice"}}'
     found = body_members(["application/json"], [], text.encode())
@@ -436,9 +432,7 @@ def test_an_address_in_a_text_of_json_is_no_field_of_a_form_where_its_ampersand_
     [("number", "5", False), ("int", "5", False), ("bool", "true", False), ("set<string>", "a", False),
      ("string", "5", True), ("duration", "5m", True), ("time", "2027-01-04T12:00:00Z", True), ("ip", "::1", True)],
 )  # fmt: skip
-def test_a_field_of_a_form_is_a_text_and_so_unknown_as_a_number_or_a_flag(
-    type_: str, text: str, is_known: bool
-) -> None:
+def test_a_form_field_is_a_string_and_unknown_as_number_bool_or_set(type_: str, text: str, is_known: bool) -> None:
     """As docs/in-process.md and docs/gateways.md say."""
     policy = f"facts on POST /x {{ body.a: {type_} }}\nanyone {{ may POST /x when body.a == body.a }}"
     body = body_members(["application/x-www-form-urlencoded"], [], f"a={quote(text)}".encode())

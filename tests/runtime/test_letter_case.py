@@ -18,7 +18,7 @@ def readings(char: str) -> set[str]:
     return found | {unicodedata.normalize(form, one) for one in found if one != char for form in ("NFC", "NFKC")}
 
 
-def test_every_character_that_some_server_takes_for_ascii_folds_to_it_or_stands_in_no_path():
+def test_characters_that_servers_fold_to_ascii_fold_here_or_are_not_canonical():
     cased = (
         chr(code) for code in range(128, sys.maxunicode + 1) if unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt")
     )
@@ -29,7 +29,7 @@ def test_every_character_that_some_server_takes_for_ascii_folds_to_it_or_stands_
 
 
 @pytest.mark.parametrize("char", ["\u017f", "\u212a", "\ufb01", "\u0149", "\uff41"])
-def test_what_becomes_ascii_by_compatibility_or_composition_is_in_no_canonical_path(char: str):
+def test_characters_that_normalize_to_ascii_make_a_path_malformed(char: str):
     assert isinstance(paths.canonical_path(f"/x{char}x"), paths.MalformedPath)
 
 
@@ -38,7 +38,7 @@ def test_what_becomes_ascii_by_compatibility_or_composition_is_in_no_canonical_p
     [("Secret", "secret"), ("SECRET", "secret"), ("İD", "id"), ("ıd", "id"), ("STRAßE", "strasse"), ("ÉTÉ", "été"),
      ("Σ", "σ"), ("ς", "σ"), ("a-B_1~", "a-b_1~"), ("", "")],
 )  # fmt: skip
-def test_a_text_has_one_folded_spelling(text: str, folded: str):
+def test_case_folding_is_idempotent(text: str, folded: str):
     assert fold_case(text) == folded
     assert fold_case(folded) == folded
 
@@ -48,11 +48,9 @@ def test_a_text_has_one_folded_spelling(text: str, folded: str):
     [("SECRET", "secret", True), ("secret", "Secret", True), ("ıd", "id", False), ("straße", "strasse", False),
      ("secrets", "secret", False), ("7", "7", True)],
 )  # fmt: skip
-def test_every_server_that_ignores_case_takes_ascii_letters_for_each_other_and_no_more(
-    text: str, other: str, same: bool
-):
+def test_equal_ignoring_case_folds_only_ascii_letters(text: str, other: str, same: bool):
     assert equal_ignoring_case(text, other) is same
 
 
-def test_a_text_without_letters_has_no_other_spelling():
+def test_has_letters_is_false_for_text_without_letters():
     assert [one for one in ("7", "-_~:", "v1", "x") if has_letters(one)] == ["v1", "x"]

@@ -69,7 +69,7 @@ class Bath:
         max_size=40,
     ),
 )  # fmt: skip
-def test_a_rate_admits_what_a_leaking_bath_of_fractions_holds(
+def test_a_rate_admits_the_same_as_an_exact_leaky_bucket(
     pace: tuple[int, int, int],
     clamps: list[tuple[int, int, int]],
     steps: list[tuple[int, int, int, tuple[bool, bool], int]],
@@ -104,7 +104,9 @@ def test_a_rate_admits_what_a_leaking_bath_of_fractions_holds(
 
 
 @given(pace=PACES, clamps=st.lists(PACES, max_size=2))
-def test_all_that_a_rate_can_come_to_is_whole(pace: tuple[int, int, int], clamps: list[tuple[int, int, int]]) -> None:
+def test_rate_units_represent_every_pace_exactly(
+    pace: tuple[int, int, int], clamps: list[tuple[int, int, int]]
+) -> None:
     unit = rate_unit(tuple((count, within) for count, within, _ in (pace, *clamps)))
     for count, within, burst in (pace, *clamps):
         flow = unit.flow(count, within, burst)
@@ -117,7 +119,7 @@ def plain(count: int, within: int, burst: int, **more: object) -> RateCharge:
     return RateCharge("r", ("k",), 1, unit.flow(count, within, burst), unit.token, unit.tick, **more)  # type: ignore[arg-type]
 
 
-def test_so_many_get_through_at_once_and_then_one_in_each_part_of_the_window() -> None:
+def test_a_rate_admits_its_burst_and_then_one_request_per_interval() -> None:
     charge, bucket = plain(100, 60 * SECOND, 20), None
     for _ in range(20):
         standing, bucket = charge_rate(bucket, charge, START)
@@ -128,7 +130,7 @@ def test_so_many_get_through_at_once_and_then_one_in_each_part_of_the_window() -
     assert charge_rate(bucket, charge, START + 600_000)[0].admitted
 
 
-def test_a_clock_that_runs_back_gives_nothing_back() -> None:
+def test_a_clock_set_back_refills_nothing() -> None:
     charge = plain(1, SECOND, 1)
     _, bucket = charge_rate(None, charge, START)
     assert not charge_rate(bucket, charge, START - 10 * SECOND)[0].admitted
@@ -136,7 +138,7 @@ def test_a_clock_that_runs_back_gives_nothing_back() -> None:
     assert charge_rate(bucket, charge, START + SECOND)[0].admitted
 
 
-def test_what_is_denied_takes_what_there_is_and_no_more() -> None:
+def test_counted_denials_spend_at_most_the_remaining_rate() -> None:
     charge, bucket = plain(3, SECOND, 3, counts=True), None
     for _ in range(10):
         bucket = refuse_rate(bucket, charge, START)
@@ -145,20 +147,20 @@ def test_what_is_denied_takes_what_there_is_and_no_more() -> None:
     assert charge_rate(bucket, charge, START)[0].retry == 333_334
 
 
-def test_what_is_denied_and_does_not_count_leaves_only_what_clamps_go_on_with() -> None:
+def test_uncounted_denials_change_only_the_clamps() -> None:
     slow = ClampCharge(plain(1, SECOND, 1).flow, True, 10)
     assert refuse_rate(None, plain(1, SECOND, 1), START) == TokenBucket(0, START, 1, ())
     assert refuse_rate(None, plain(1, SECOND, 1, clamps=(slow,)), START).latches == (START + 10,)
 
 
-def test_more_than_is_ever_there_at_once_has_no_time_at_which_it_would_pass() -> None:
+def test_a_cost_over_the_burst_has_no_retry_time() -> None:
     assert charge_rate(None, plain(5, SECOND, 5)._replace(cost=6), START)[0].retry is None
 
 
 @pytest.mark.parametrize(
     "bucket", [TokenBucket(0, 5, 1), TokenBucket(7, 5, 2), TokenBucket(7, 5, 2, (9, 2)), TokenBucket(7, 5, 2, (99, 2))]
 )
-def test_a_bucket_may_be_forgotten_when_it_says_no_more_than_none(bucket: TokenBucket) -> None:
+def test_a_full_bucket_is_equivalent_to_no_bucket(bucket: TokenBucket) -> None:
     tick = bucket.full_at()
     clamps = tuple(ClampCharge(BucketParameters(1, 1), False, 0) for _ in bucket.latches)
     charge = RateCharge("r", ("k",), 1, BucketParameters(10, 2), 1, 1, clamps)
@@ -177,7 +179,7 @@ def test_a_bucket_may_be_forgotten_when_it_says_no_more_than_none(bucket: TokenB
     ),
     distinct=st.booleans(),
 )
-def test_a_budget_admits_what_a_plain_list_of_all_that_came_admits(
+def test_a_budget_admits_the_same_as_an_exact_sliding_window(
     bound: int, steps: list[tuple[int, int, str | None]], distinct: bool
 ) -> None:
     """The window is half-open: what came just so long ago counts no more."""
@@ -202,7 +204,7 @@ def test_a_budget_admits_what_a_plain_list_of_all_that_came_admits(
             assert not charge_budget(entries, charge, now + standing.retry - 1, "later")[0].admitted
 
 
-def test_a_budget_of_very_many_small_sums_stays_small_and_never_lets_go_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_merges_its_entries_beyond_the_maximum_and_keeps_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     most = MAX_BUDGET_ENTRIES // 20  # each sum looks at all before it
     monkeypatch.setattr("policyengine.runtime.limits.MAX_BUDGET_ENTRIES", most)
     charge = BudgetCharge("b", ("k",), 10**9 * MICRO, 10**9, 1)
@@ -217,7 +219,7 @@ def test_a_budget_of_very_many_small_sums_stays_small_and_never_lets_go_early(mo
 # ── At once ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_so_many_are_under_way_each_until_its_time_is_over() -> None:
+def test_concurrency_slots_are_freed_after_their_time() -> None:
     charge, held = ConcurrencyCharge("h", ("k",), 2, 10), ()
     for name, now in (("a", START), ("b", START + 5)):
         standing, held = acquire_slot(held, charge, now, name)
@@ -236,7 +238,5 @@ FOUR_OF_NINE = BudgetCharge("b", ("k",), 9 * MICRO, 10, 4 * MICRO)
     (ConcurrencyCharge("h", ("k",), 2, 10), (("a", START + 5),), 1),
     (ConcurrencyCharge("h", ("k",), 2, 10), None, 2),
 ])  # fmt: skip
-def test_a_limit_that_another_one_spared_shows_what_is_left_of_it(
-    charge: RateCharge, state: TokenBucket, left: int
-) -> None:
+def test_an_uncharged_limit_shows_its_remaining_amount(charge: RateCharge, state: TokenBucket, left: int) -> None:
     assert uncharged_state(state, charge, START).remaining == left

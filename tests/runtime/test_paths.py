@@ -104,7 +104,7 @@ NO_SLASH = "no slash at the start"
         ("/x" * 129, "more than 128 segments"),
     ],
 )
-def test_a_path_that_could_be_read_in_two_ways_is_malformed(path, why):
+def test_an_ambiguous_path_is_malformed(path, why):
     assert canonical_path(path) == MalformedPath(why)
 
 
@@ -132,11 +132,11 @@ def test_a_path_that_could_be_read_in_two_ways_is_malformed(path, why):
         ("/x" * 128, ("x",) * 128),
     ],
 )
-def test_a_plain_path_is_its_decoded_segments(path, segments):
+def test_a_canonical_path_has_its_decoded_segments(path, segments):
     assert canonical_path(path) == CanonicalPath("/" + "/".join(segments), segments)
 
 
-def test_a_decoded_and_an_escaped_spelling_are_one_path():
+def test_decoded_and_escaped_spellings_give_the_same_path():
     assert canonical_path("/caf%C3%A9/%2Bx/") == canonical_path("/café/+x")
 
 
@@ -148,13 +148,13 @@ ANY_PATH = st.one_of(
 
 
 @given(ANY_PATH)
-def test_a_canonical_path_is_its_own_canonical_path(path):
+def test_canonicalizing_a_canonical_path_changes_nothing(path):
     found = canonical_path(path)
     assert isinstance(found, MalformedPath) or canonical_path(found.path) == found
 
 
 @given(ANY_PATH)
-def test_no_accepted_segment_holds_a_hazard(path):
+def test_segments_of_a_canonical_path_contain_no_hazard(path):
     found = canonical_path(path)
     for segment in found.segments if isinstance(found, CanonicalPath) else ():
         assert segment not in {"", ".", ".."}
@@ -162,18 +162,18 @@ def test_no_accepted_segment_holds_a_hazard(path):
 
 
 @given(st.lists(st.text(alphabet="abcäöü0-_~:+ ", min_size=1, max_size=8), max_size=5))
-def test_escaping_everything_changes_nothing(parts):
+def test_escaping_every_character_gives_the_same_canonical_path(parts):
     plain = canonical_path("/" + "/".join(parts))
     assert canonical_path("/" + "/".join(quote(part, safe="") for part in parts)) == plain
 
 
 @pytest.mark.parametrize(("text", "method"), [("GET", "GET"), ("HEAD", "GET"), ("PURGE", "PURGE")])
-def test_head_is_decided_as_get(text, method):
+def test_the_canonical_method_of_head_is_get(text, method):
     assert canonical_method(text) == method
 
 
 @pytest.mark.parametrize("text", ["", "get", "Get", "GET ", "GET\n", "M-SEARCH", "A" * 17, "GÉT", "GET2"])
-def test_a_method_is_an_upper_case_word(text):
+def test_a_method_that_is_not_an_upper_case_word_is_malformed(text):
     assert isinstance(canonical_method(text), MalformedPath)
 
 
@@ -195,7 +195,7 @@ def test_a_method_is_an_upper_case_word(text):
         ({}, {}, {"_method": "DELETE"}),
     ],
 )
-def test_a_method_override_is_seen_in_every_spelling(headers, query, body):
+def test_a_method_override_is_detected_in_every_spelling(headers, query, body):
     assert find_override(headers, query, body)
 
 
@@ -207,5 +207,5 @@ def test_a_method_override_is_seen_in_every_spelling(headers, query, body):
         ({}, {}, {"x-http-method-override": "DELETE"}),
     ],
 )
-def test_other_names_override_nothing(headers, query, body):
+def test_other_names_are_not_method_overrides(headers, query, body):
     assert not find_override(headers, query, body)

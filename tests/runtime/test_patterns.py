@@ -48,12 +48,12 @@ def test_a_glob_matches_the_whole_text(pattern, text, matches):
 
 
 @given(st.text("ab*", max_size=8), st.text("ab", max_size=12))
-def test_a_glob_is_its_regular_expression(pattern, text):
+def test_a_glob_matches_like_its_regular_expression(pattern, text):
     expression = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
     assert Glob(pattern).matches(text) == (expression.fullmatch(text) is not None)
 
 
-def test_a_glob_of_many_stars_answers_at_once():
+def test_a_glob_with_many_stars_matches_in_linear_time():
     start = time.perf_counter()
     assert not Glob("*a" * 500 + "b").matches("a" * LONG)
     assert time.perf_counter() - start < AT_ONCE
@@ -109,34 +109,34 @@ BROKEN = ["(", ")", "[", "a{2}{3}", "*a", "a**", "[z-a]", "\\", "(?P<x", "a{,3}"
 
 
 @pytest.mark.parametrize("pattern", PROVED)
-def test_a_pattern_without_competing_choices_needs_no_re2(pattern):
+def test_a_provably_linear_pattern_uses_re(pattern):
     assert compile_regex(pattern).engine == "re"
 
 
 @pytest.mark.parametrize("pattern", NOT_PROVED)
-def test_a_pattern_with_competing_choices_is_left_to_re2(pattern):
+def test_an_ambiguous_pattern_is_not_provably_linear(pattern):
     assert not is_provably_linear(pattern)
 
 
 @pytest.mark.parametrize("pattern", [p for p in NOT_PROVED if p not in (r"a\Z",)] + [r"\p{L}+", r"[[:alpha:]]+"])
-def test_what_re2_can_match_is_usable(pattern):
+def test_a_pattern_that_is_not_provably_linear_uses_re2(pattern):
     assert compile_regex(pattern).engine == "re2"
 
 
 @pytest.mark.parametrize("pattern", REFUSED)
-def test_what_no_linear_matcher_can_do_is_an_error_that_says_so(pattern):
+def test_a_pattern_that_no_linear_matcher_supports_is_an_error_with_a_hint(pattern):
     with pytest.raises(PatternError) as error:
         compile_regex(pattern)
     assert error.value.hint == "lookaround, backreferences, possessive repeats and counts above 1,000 are not available"
 
 
 @pytest.mark.parametrize("pattern", BROKEN)
-def test_a_broken_pattern_is_an_error(pattern):
+def test_an_invalid_pattern_is_an_error(pattern):
     with pytest.raises(PatternError):
         compile_regex(pattern)
 
 
-def test_deep_nesting_is_an_answer_not_a_crash():
+def test_a_deeply_nested_pattern_does_not_crash():
     try:
         regex = compile_regex("(" * 490 + "a" + ")" * 490)
     except PatternError:
@@ -144,14 +144,14 @@ def test_deep_nesting_is_an_answer_not_a_crash():
     assert regex.matches("a")
 
 
-def test_without_re2_an_unproved_pattern_names_what_to_install(monkeypatch):
+def test_without_re2_the_error_names_the_install_command(monkeypatch):
     monkeypatch.setattr(patterns, "re2", None)
     with pytest.raises(PatternError) as error:
         compile_regex(r"(a|a)*")
     assert "in a checkout of policyengine: `pip install -c constraints.txt '.[re2]'`" in str(error.value.hint)
 
 
-def test_without_re2_a_broken_pattern_is_called_broken(monkeypatch):
+def test_without_re2_an_invalid_pattern_has_its_syntax_error(monkeypatch):
     monkeypatch.setattr(patterns, "re2", None)
     with pytest.raises(PatternError) as error:
         compile_regex("(")
@@ -159,7 +159,7 @@ def test_without_re2_a_broken_pattern_is_called_broken(monkeypatch):
     assert error.value.hint is None
 
 
-def test_without_re2_a_proved_pattern_still_matches(monkeypatch):
+def test_without_re2_a_provably_linear_pattern_still_matches(monkeypatch):
     monkeypatch.setattr(patterns, "re2", None)
     assert compile_regex(r"[a-z]+").matches("abc")
 
@@ -207,7 +207,7 @@ ATTACKS = [
 
 
 @pytest.mark.parametrize(("pattern", "text"), ATTACKS)
-def test_texts_made_to_be_slow_answer_at_once(pattern, text):
+def test_adversarial_texts_match_in_linear_time(pattern, text):
     regex = compile_regex(pattern)
     start = time.perf_counter()
     assert not regex.matches(text)
@@ -234,7 +234,7 @@ TEXT = st.text("abc1é \v\n._", max_size=10)
 
 
 @given(PATTERN, st.lists(TEXT, min_size=1, max_size=5))
-def test_re_and_re2_agree_on_what_is_proved(pattern, texts):
+def test_re_and_re2_agree_on_provably_linear_patterns(pattern, texts):
     assume(is_provably_linear(pattern))
     python, other = re.compile(pattern, re.ASCII), re2.compile(expand_whitespace_classes(pattern))
     for text in texts:
@@ -242,7 +242,7 @@ def test_re_and_re2_agree_on_what_is_proved(pattern, texts):
 
 
 @given(PATTERN, st.text("ab", min_size=1, max_size=3))
-def test_no_proved_pattern_is_slow_on_a_repeated_text(pattern, part):
+def test_provably_linear_patterns_are_fast_on_repeated_text(pattern, part):
     assume(is_provably_linear(pattern))
     compiled = re.compile(pattern, re.ASCII)
     start = time.perf_counter()
@@ -265,7 +265,7 @@ def test_no_proved_pattern_is_slow_on_a_repeated_text(pattern, part):
         ("\\", "\\"),
     ],
 )
-def test_white_space_is_spelled_out_for_re2(pattern, expected):
+def test_whitespace_classes_are_expanded_for_re2(pattern, expected):
     assert expand_whitespace_classes(pattern) == expected
 
 
@@ -279,7 +279,7 @@ def members(ranges) -> set[int]:
 
 
 @given(RANGES, RANGES)
-def test_ranges_are_sets(left, right):
+def test_range_operations_agree_with_set_operations(left, right):
     left, right = union(left), union(right)
     assert members(union(left, right)) == members(left) | members(right)
     assert overlap(left, right) == bool(members(left) & members(right))

@@ -81,18 +81,18 @@ def agrees(found: dict[str, Any] | None, careful: Callable[[Any], object], data:
 
 
 @given(text=objects())
-def test_json_is_read_as_the_careful_way_reads_it(text: str) -> None:
+def test_the_fast_json_decoder_agrees_with_the_slow_one(text: str) -> None:
     data = text.encode()
     agrees(fast_decode.decode_json_fast(data), decode.from_json, data)
 
 
 @given(data=st.binary() | objects().map(str.encode).flatmap(lambda data: st.just(data + b"\x00")))
-def test_bytes_that_may_be_no_json_are_read_as_the_careful_way_reads_them(data: bytes) -> None:
+def test_the_fast_json_decoder_agrees_with_the_slow_one_on_arbitrary_bytes(data: bytes) -> None:
     agrees(fast_decode.decode_json_fast(data), decode.from_json, data)
 
 
 @given(text=objects(), at=st.integers(0, 60), byte=st.integers(0, 255))
-def test_damaged_json_is_read_as_the_careful_way_reads_it(text: str, at: int, byte: int) -> None:
+def test_the_fast_json_decoder_agrees_with_the_slow_one_on_damaged_json(text: str, at: int, byte: int) -> None:
     data = bytearray(text.encode())
     data[at : at + 1] = bytes([byte])
     agrees(fast_decode.decode_json_fast(bytes(data)), decode.from_json, bytes(data))
@@ -126,7 +126,7 @@ def test_damaged_json_is_read_as_the_careful_way_reads_it(text: str, at: int, by
         '{"a": ' + "1" * 5_000 + "}",
     ],
 )
-def test_what_is_not_certain_is_left_to_the_careful_way(text: str) -> None:
+def test_the_fast_json_decoder_leaves_uncertain_input_to_the_slow_one(text: str) -> None:
     assert fast_decode.decode_json_fast(text.encode()) is None
 
 
@@ -142,11 +142,11 @@ def test_what_is_not_certain_is_left_to_the_careful_way(text: str) -> None:
         ('{"caf\\u00e9": "\\ud83d\\ude00 \\" \\\\"}', {"café": '😀 " \\'}),
     ],
 )
-def test_ordinary_json_is_read_quickly(text: str, tree: object) -> None:
+def test_the_fast_json_decoder_reads_ordinary_json(text: str, tree: object) -> None:
     assert fast_decode.decode_json_fast(text.encode()) == tree
 
 
-def test_decimals_are_exact() -> None:
+def test_the_fast_json_decoder_reads_decimals_exactly() -> None:
     found = fast_decode.decode_json_fast(b'{"a": 0.1, "b": 1e5, "c": 1.00}')
     assert spelled(found) == spelled({"a": Decimal("0.1"), "b": Decimal("1E+5"), "c": Decimal("1.00")})
 
@@ -167,7 +167,7 @@ OBJECTS = st.dictionaries(NAMES, TREES, max_size=4)
 
 
 @given(tree=OBJECTS, single=st.booleans())
-def test_messagepack_is_read_as_the_careful_way_reads_it(tree: object, single: bool) -> None:
+def test_the_fast_messagepack_decoder_agrees_with_the_slow_one(tree: object, single: bool) -> None:
     try:
         data = msgpack.packb(tree, datetime=True, use_single_float=single)
     except OverflowError:
@@ -176,12 +176,14 @@ def test_messagepack_is_read_as_the_careful_way_reads_it(tree: object, single: b
 
 
 @given(data=st.binary())
-def test_bytes_that_may_be_no_messagepack_are_read_as_the_careful_way_reads_them(data: bytes) -> None:
+def test_the_fast_messagepack_decoder_agrees_with_the_slow_one_on_arbitrary_bytes(data: bytes) -> None:
     agrees(fast_decode.decode_msgpack_fast(b"\x81\xa1a" + data), decode.from_msgpack, b"\x81\xa1a" + data)
 
 
 @given(tree=OBJECTS, at=st.integers(0, 60), byte=st.integers(0, 255))
-def test_damaged_messagepack_is_read_as_the_careful_way_reads_it(tree: object, at: int, byte: int) -> None:
+def test_the_fast_messagepack_decoder_agrees_with_the_slow_one_on_damaged_input(
+    tree: object, at: int, byte: int
+) -> None:
     data = bytearray(msgpack.packb(tree, datetime=True))
     data[at : at + 1] = bytes([byte])
     agrees(fast_decode.decode_msgpack_fast(bytes(data)), decode.from_msgpack, bytes(data))
@@ -213,11 +215,11 @@ def test_damaged_messagepack_is_read_as_the_careful_way_reads_it(tree: object, a
         msgpack.packb({"a": "x" * 65_536}),
     ],
 )
-def test_messagepack_that_is_not_certain_is_left_to_the_careful_way(data: bytes) -> None:
+def test_the_fast_messagepack_decoder_leaves_uncertain_input_to_the_slow_one(data: bytes) -> None:
     assert fast_decode.decode_msgpack_fast(data) is None
 
 
 @pytest.mark.parametrize("pack", [msgpack.packb, msgspec.msgpack.encode])
-def test_what_the_usual_writers_of_messagepack_write_is_read_quickly(pack: Any) -> None:
+def test_the_fast_messagepack_decoder_reads_the_output_of_common_encoders(pack: Any) -> None:
     tree = {"request": {"method": "GET", "path": "/" + "x" * 300}, "n": [1, -1, 2**40, 1.5], "deep": [{"a": None}] * 20}
     assert fast_decode.decode_msgpack_fast(pack(tree)) == tree

@@ -78,7 +78,7 @@ def test_the_documented_example_is_read():
     assert request.options == Options(False, True, frozenset({"redact"}), NOON)
 
 
-def test_json_messagepack_and_python_say_the_same():
+def test_json_messagepack_and_python_give_the_same_request():
     one = Request.from_json(json.dumps(EXAMPLE).encode())
     assert Request.from_msgpack(msgpack.packb(EXAMPLE)) == one
     assert Request.from_mapping(EXAMPLE) == one
@@ -103,7 +103,7 @@ def test_json_messagepack_and_python_say_the_same():
         (b'{"body": {"\\ud800": 1}}', "a member name that is too long or not valid Unicode"),
     ],
 )
-def test_bytes_that_are_no_request_say_why(data, message):
+def test_the_error_states_why_json_is_no_request(data, message):
     error = refused_json(data)
     assert (error.member, error.message) == ("", message)
 
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_request_say_why(data, message):
         (b"\x90", "a request must be an object, got list"),
     ],
 )
-def test_messagepack_that_is_no_request_says_why(data, message):
+def test_the_error_states_why_messagepack_is_no_request(data, message):
     with pytest.raises(RequestError) as error:
         Request.from_msgpack(data)
     assert error.value.message == message
@@ -151,7 +151,7 @@ def test_messagepack_that_is_no_request_says_why(data, message):
         ("[" + "0," * 10_000 + "0]", "more than 10,000 elements"),
     ],
 )
-def test_a_hazardous_json_value_is_invalid_where_it_stands(text, why):
+def test_a_hazardous_json_value_is_invalid(text, why):
     assert from_json_text(f'"body": {{"x": {text}}}').fact("body", "x") == Invalid(why)
 
 
@@ -161,13 +161,13 @@ def test_a_duplicate_key_is_invalid_whatever_its_values():
     assert request.fact("body", "other") == 2
 
 
-def test_a_duplicate_key_spelled_with_escapes_is_a_duplicate():
+def test_a_duplicate_key_with_escapes_is_invalid():
     assert from_json_text('"body": {"amount": 1, "\\u0061mount": 2}').fact("body", "amount") == Invalid(
         "a duplicate key"
     )
 
 
-def test_what_lies_below_an_invalid_object_is_invalid():
+def test_members_of_an_invalid_object_are_invalid():
     request = from_json_text('"body": {"card": {"limit": 1}, "card": {"limit": 9}}')
     assert request.fact("body", "card", "limit") == Invalid("a duplicate key")
 
@@ -192,7 +192,7 @@ def test_an_object_with_too_many_members_is_invalid():
         ("-1" + "0" * 6_144, Decimal("-1E+6144")),
     ],
 )
-def test_numbers_are_exact(text, value):
+def test_json_numbers_are_exact(text, value):
     found = from_json_text(f'"body": {{"x": {text}}}').fact("body", "x")
     assert (found, type(found)) == (value, type(value))
 
@@ -211,7 +211,7 @@ def test_numbers_are_exact(text, value):
         (True, True),
     ],
 )
-def test_messagepack_values(value, expected):
+def test_messagepack_values_become_facts(value, expected):
     request = Request.from_msgpack(msgpack.packb({**TOOL, "body": {"x": value}}))
     assert request.fact("body", "x") == expected
 
@@ -239,18 +239,18 @@ def test_a_duplicate_messagepack_key_is_invalid():
         (1j, Invalid("of a type that policies do not support")),
     ],
 )
-def test_python_values(value, expected):
+def test_python_values_become_facts(value, expected):
     assert tool(body={"x": value}).fact("body", "x") == expected
 
 
-def test_a_request_keeps_nothing_of_the_callers_mutable_objects():
+def test_a_request_does_not_share_mutable_objects_of_the_caller():
     body = {"roles": ["clerk"]}
     request = tool(body=body)
     body["roles"].append("admin")
     assert request.fact("body", "roles") == ("clerk",)
 
 
-def test_a_cycle_in_python_objects_is_too_deep():
+def test_a_cycle_in_python_objects_is_rejected_as_too_deep():
     body: dict[str, object] = {}
     body["body"] = body
     assert refused({**TOOL, "body": body}).message == "nested more than 32 levels deep"
@@ -311,7 +311,7 @@ def test_a_cycle_in_python_objects_is_too_deep():
         ({"pending": ["body", "body.*"], "body": {}}, "pending[0]", "`body` is both given and pending"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
+def test_a_structural_error_names_the_member(given_, member, message):
     error = refused({**TOOL, **given_})
     assert (error.member, error.message) == (member, message)
 
@@ -329,11 +329,11 @@ def test_a_mistake_in_the_structure_names_the_member(given_, member, message):
                                   "`claims`, or from `entities` in this request"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_structure_has_a_hint(given_, hint):
+def test_a_structural_error_has_a_hint(given_, hint):
     assert refused({**TOOL, **given_}).hint == hint
 
 
-def test_user_input_in_messages_is_cut_and_on_one_line():
+def test_user_input_in_error_messages_is_truncated_to_one_line():
     error = refused({**TOOL, "\n" * 500: 1})
     assert error.message == f"unknown member `{'?' * 100}…`"
 
@@ -347,17 +347,17 @@ def test_user_input_in_messages_is_cut_and_on_one_line():
         '"options": {}, "options": {}',
     ],
 )
-def test_a_duplicate_in_the_structure_is_the_callers_mistake(text):
+def test_a_duplicate_structural_member_is_rejected(text):
     assert refused_json('{"tool": {"name": "t"}, ' + text + "}").message.endswith("got a duplicate key")
 
 
 @pytest.mark.parametrize("value", [5, "x", ["a"], {"a": 1}, True])
-def test_a_leaf_of_a_wrong_type_is_no_mistake_of_structure(value):
+def test_a_fact_of_the_wrong_type_is_not_a_structural_error(value):
     request = tool(agent={"id": value}, credential={"scopes": value}, request={"ip": value, "size": value})
     assert request.fact("agent", "id") is not ABSENT
 
 
-def test_null_members_are_not_given():
+def test_null_members_count_as_absent():
     nothing = dict.fromkeys(["action", "agent", "user", "chain", "body", "approvals", "entities", "pending", "options"])
     assert Request.from_mapping({**TOOL, **nothing}) == Request.from_mapping(TOOL)
 
@@ -365,7 +365,7 @@ def test_null_members_are_not_given():
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_head_is_get_also_as_a_fact():
+def test_head_becomes_get_in_the_endpoint_and_the_facts():
     request = http(method="HEAD", path="/v1/caf%C3%A9/")
     assert request.endpoint == HttpEndpoint("GET", "/v1/café", ("v1", "café"))
     assert request.fact("request", "method") == "GET"
@@ -403,7 +403,7 @@ def test_a_method_that_is_no_upper_case_word_is_malformed():
         ({}, {}, {"_method": "DELETE"}, "the body names another method (`_method`)"),
     ],
 )
-def test_what_names_another_method_is_malformed_and_says_where(headers, query, body, why):
+def test_a_method_override_is_malformed_and_the_reason_names_its_location(headers, query, body, why):
     asked = {"request": {"method": "POST", "path": "/v1", "headers": headers, "query": query}, "body": body}
     endpoint = Request.from_mapping(asked).endpoint
     assert isinstance(endpoint, MalformedEndpoint)
@@ -454,7 +454,7 @@ def test_a_request_has_exactly_one_whole_endpoint(given_, member):
     assert refused(given_).member == member
 
 
-def test_a_path_given_twice_is_the_callers_mistake():
+def test_a_duplicate_path_is_rejected():
     error = refused_json('{"request": {"method": "GET", "path": "/a", "path": "/b"}}')
     assert error.member == "request.path"
 
@@ -462,7 +462,7 @@ def test_a_path_given_twice_is_the_callers_mistake():
 # ── Facts ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_header_and_host_names_have_no_case():
+def test_header_and_host_names_are_case_insensitive():
     request = http(headers={"X-Id": "7"}, host="API.Acme.Example")
     assert request.fact("request", "headers", "x-ID") == "7"
     assert request.fact("request", "host") == "api.acme.example"
@@ -538,24 +538,24 @@ GIVEN = {"to": "alice", "note": None, "card": {"number": "4"}}
         (["credential.claims.*"], ("credential", "claims", "tenant"), PENDING),
     ],
 )
-def test_of_an_object_that_is_not_known_whole_only_what_is_not_given_is_pending(pending, path, fact):
+def test_only_members_not_given_of_a_partly_known_object_are_pending(pending, path, fact):
     request = tool(body=GIVEN, request={"headers": {"X-Role": "guest", "x-none": None}}, pending=pending)
     assert request.fact(*path) == fact
 
 
-def test_an_object_of_which_nothing_is_given_may_be_pending_in_all_its_members():
+def test_all_members_of_an_absent_object_may_be_pending():
     assert tool(pending=["body.*"]).fact("body", "to") is PENDING
     assert tool(body=None, pending=["body.*"]).fact("body", "to") is PENDING
 
 
-def test_what_is_in_a_pending_object_says_nothing_of_whether_the_object_is_there():
+def test_a_pending_member_makes_its_absent_object_pending():
     request = tool(pending=["body.card.limit"])
     assert request.fact("body", "card") is PENDING
     assert request.fact("body", "card", "number") is PENDING
     assert tool(body={"card": {}}, pending=["body.card.limit"]).fact("body", "card", "number") is ABSENT
 
 
-def test_a_pending_attribute_of_an_entity_stands_beside_the_facts():
+def test_a_pending_entity_attribute_is_not_part_of_the_facts():
     request = tool(user={"id": "alice"}, pending=["user.roles", "resource.tenant"])
     assert request.facts["user"] == {"id": "alice"}
     assert "resource" not in request.facts
@@ -567,7 +567,7 @@ def test_approvals_are_read():
     assert tool(approvals=[given_]).approvals == (Approval("a-1", "bob", NOON, "sha256:00"),)
 
 
-def test_rows_of_the_directory_are_read():
+def test_entity_rows_are_read():
     row = {"type": "user", "id": "alice", "attributes": {"roles": ["clerk"]}, "in": [{"type": "team", "id": "x"}]}
     expected = EntityData(EntityRef("user", "alice"), {"roles": ("clerk",)}, (EntityRef("team", "x"),))
     assert tool(entities=[row]).entities == (expected,)

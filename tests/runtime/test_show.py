@@ -18,13 +18,13 @@ from policyengine.runtime.format_values import format_fact_path
         (("request", "query", 'a"b'), r'request.query["a\"b"]'),
     ],
 )
-def test_a_fact_is_called_as_a_policy_writes_it(path, name):
+def test_a_fact_path_is_formatted_as_in_a_policy(path, name):
     assert format_fact_path(path) == name
 
 
 @pytest.mark.parametrize("fact", ['request.headers["x-tenant"]', 'request.query["a.b"]', 'args["content-type"]'])
 @pytest.mark.parametrize("pending", [True, False])
-def test_reasons_name_an_unknown_fact_so_that_it_can_be_copied_into_a_policy(fact, pending):
+def test_a_reason_names_an_unknown_fact_in_policy_syntax(fact, pending):
     place = "TOOL t" if "args" in fact else "GET /x"
     policy = f'anyone {{ may GET /x, TOOL t }}\nguard "g" on {place} {{ deny when {fact} == "a" }}'
     endpoint = {"tool": {"name": "t"}} if "args" in fact else {"request": {"method": "GET", "path": "/x"}}

@@ -42,7 +42,7 @@ def found(collection: list[Value], item: Value) -> Value:
 
 
 @given(PAIRS)
-def test_a_look_up_by_hash_finds_what_comparing_each_finds(pair: tuple[list[Value], list[Value]]) -> None:
+def test_a_hash_lookup_agrees_with_comparing_each_element(pair: tuple[list[Value], list[Value]]) -> None:
     left, right = pair
     for item in (one for one in left if not isinstance(one, Unknown)):
         elements = ValueSet.of(right)
@@ -51,7 +51,7 @@ def test_a_look_up_by_hash_finds_what_comparing_each_finds(pair: tuple[list[Valu
 
 
 @given(PAIRS)
-def test_sets_overlap_and_contain_each_other_as_their_elements_say(pair: tuple[list[Value], list[Value]]) -> None:
+def test_hashed_overlap_and_subset_agree_with_comparing_each_element(pair: tuple[list[Value], list[Value]]) -> None:
     left, right = pair
     one, other = ValueSet.of(left), ValueSet.of(right)
     assert one.decides(other.family)
@@ -60,7 +60,7 @@ def test_sets_overlap_and_contain_each_other_as_their_elements_say(pair: tuple[l
 
 
 @given(st.tuples(*[st.lists(MIXED, max_size=3)] * 2))
-def test_where_a_hash_decides_for_lists_it_finds_what_comparing_each_finds(
+def test_hash_lookups_of_lists_agree_with_comparing_each_element(
     pair: tuple[list[Value], list[Value]],
 ) -> None:
     left, right = pair
@@ -84,11 +84,11 @@ NO_FAMILY = [
 
 
 @pytest.mark.parametrize("elements", NO_FAMILY)
-def test_a_hash_does_not_decide_for_objects_and_mixed_elements(elements: list[Any]) -> None:
+def test_hash_lookup_is_not_used_for_objects_and_mixed_elements(elements: list[Any]) -> None:
     assert ValueSet.of(elements).family is None
 
 
-def test_a_hash_does_not_decide_for_another_kind_of_value() -> None:
+def test_hash_lookup_is_not_used_for_another_kind_of_value() -> None:
     assert not ValueSet.of([1, 2]).decides(family_of(True))
     assert not ValueSet.of(["1"]).decides(family_of(1))
     assert not ValueSet.of([(1, 2)]).decides(family_of(1))
@@ -99,21 +99,21 @@ COLLIDING = [Decimal(7) + Decimal(2**61 - 1) * k for k in range(1_000)]  # of on
 
 
 @pytest.mark.parametrize("number", COLLIDING[10:13])
-def test_numbers_that_share_a_hash_of_python_have_different_keys(number: Decimal) -> None:
+def test_numbers_with_the_same_python_hash_have_different_keys(number: Decimal) -> None:
     assert hash(number) == hash(COLLIDING[0])
     assert len({hash(value_key(one)) for one in COLLIDING}) > 990
 
 
-def test_lists_of_numbers_that_share_a_hash_of_python_have_different_keys() -> None:
+def test_number_lists_with_the_same_python_hash_have_different_keys() -> None:
     lists = [(7 + (2**61 - 1) * k, 7 + (2**61 - 1) * m) for k in range(4) for m in range(4)]
     assert len({hash(one) for one in lists}) == 1
     assert len({hash(value_key(one)) for one in lists}) == len(lists)
 
 
-def test_a_set_holds_each_of_many_colliding_numbers_once() -> None:
+def test_a_set_deduplicates_many_colliding_numbers() -> None:
     assert coerce([*COLLIDING, *COLLIDING], SetType(Scalar.NUMBER), "body.a") == tuple(COLLIDING)
 
 
 @given(NUMBERS, NUMBERS)
-def test_keys_are_equal_where_numbers_are(left: int | Decimal, right: int | Decimal) -> None:
+def test_number_keys_are_equal_exactly_if_the_numbers_are(left: int | Decimal, right: int | Decimal) -> None:
     assert (value_key(left) == value_key(right)) == (left == right)

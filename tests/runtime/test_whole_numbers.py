@@ -67,20 +67,20 @@ LARGE = st.integers(-(10**36), 10**36) | st.builds(
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @given(number=LARGE)
-def test_a_whole_number_is_that_number_or_unknown_whichever_way_it_comes_in(entrance: str, number: int) -> None:
+def test_a_whole_number_is_exact_or_unknown_in_every_input_format(entrance: str, number: int) -> None:
     found = read(ENTRANCES[entrance](number))
     assert found == number if significant(number) else isinstance(found, Unknown)
 
 
 @given(number=st.decimals(allow_nan=False, allow_infinity=False))
-def test_decimals_of_our_clients_stay_what_they_are(number: Decimal) -> None:
+def test_decimals_sent_by_our_clients_are_exact(number: Decimal) -> None:
     found = read(Request.from_msgpack(encode_question(asked(number))))
     exact = read(Request.from_mapping(asked(number)))
     assert isinstance(found, Unknown) if isinstance(exact, Unknown) else equal(found, exact) is True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", [b"", b"0x10", b"1_0", b" 1", b"1e999999", b"NaN", b"9" * 20_000, b"1e6145", b"\xff"])
-def test_an_extension_that_is_no_such_number_is_unknown(text: bytes) -> None:
+def test_an_invalid_number_extension_is_unknown(text: bytes) -> None:
     packed = msgpack.packb(asked(msgpack.ExtType(NUMBER_EXTENSION, text)))
     assert isinstance(read(Request.from_msgpack(packed)), Unknown)
 
@@ -110,7 +110,7 @@ test "exactly" {{
 """
 
 
-def test_policies_and_their_tests_say_such_numbers() -> None:
+def test_policies_and_policy_tests_support_20_digit_numbers() -> None:
     module, problems = parse(Source("shop.policy", POLICY + TESTS))
     assert module is not None
     checked = check([module], problems)
@@ -125,7 +125,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_directories_hold_such_numbers(tmp_path: Path, name: str) -> None:
+def test_entity_sources_support_20_digit_numbers(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(TABLES[name])
     engine = Engine.from_text(POLICY)
     engine.replace_directory(EntitySources.of(tmp_path / name).read(engine.kernel.entities))
@@ -137,7 +137,7 @@ def test_directories_hold_such_numbers(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "number", [int(LONG), 2**63, -(2**63) - 1, 10**33 + 1, 10**40, 10**6144, int("1" * 35)], ids=bits
 )
-def test_a_record_holds_them_and_is_decided_again_alike(tmp_path: Path, number: int) -> None:
+def test_replay_of_records_with_large_numbers_gives_the_same_decision(tmp_path: Path, number: int) -> None:
     path = tmp_path / "decisions.jsonl"
     engine = Engine.from_text(POLICY, log=DecisionLog(path))
     question = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}, "body": {"n": number}}
@@ -153,7 +153,7 @@ def test_a_record_holds_them_and_is_decided_again_alike(tmp_path: Path, number: 
 
 
 @given(LARGE, LARGE)
-def test_sums_of_them_are_exact_or_unknown(one: int, other: int) -> None:
+def test_sums_of_large_numbers_are_exact_or_unknown(one: int, other: int) -> None:
     policy = "facts { body.n: number  body.m: number  body.sum: number }\nanyone { may GET /x }\n"
     engine = Engine.from_text(policy + 'guard "g" { require body.n + body.m == body.sum }')
     body = f'"n": {one}, "m": {other}, "sum": {one + other}'

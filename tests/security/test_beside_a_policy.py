@@ -79,14 +79,14 @@ def revision(port: int) -> str:
     return str(found["revision"])
 
 
-def test_what_is_planted_would_run(folder: Path) -> None:
+def test_a_planted_module_would_run_without_protection(folder: Path) -> None:
     """Where Python looks into the working directory first: else these tests could not fail."""
     subprocess.run([sys.executable, "-c", "import pickle, json"], cwd=folder, env=environment(), check=False)
     assert "pickle" in ran(folder)
 
 
 @pytest.mark.parametrize("by", ["SIGHUP", "--watch"])
-def test_reading_policies_anew_runs_nothing_that_lies_beside_them(folder: Path, by: str) -> None:
+def test_a_reload_runs_no_modules_planted_beside_policies(folder: Path, by: str) -> None:
     with serving(folder, *(["--watch"] if by == "--watch" else [])) as (port, process):
         before, until = revision(port), time.monotonic() + 60
         (folder / "shop.policy").write_text(WIDER)
@@ -103,7 +103,7 @@ def test_reading_policies_anew_runs_nothing_that_lies_beside_them(folder: Path, 
     [("test", "--jobs", "2"), ("test", "--mutate", "--jobs", "2"), ("check",), ("lint",), ("compile", "--output", "b")],
     ids=" ".join,
 )
-def test_commands_run_nothing_that_lies_beside_policies(folder: Path, arguments: tuple[str, ...]) -> None:
+def test_commands_run_no_modules_planted_beside_policies(folder: Path, arguments: tuple[str, ...]) -> None:
     name, *options = arguments
     ended = subprocess.run(
         [COMMAND, name, ".", *options], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100
@@ -112,7 +112,7 @@ def test_commands_run_nothing_that_lies_beside_policies(folder: Path, arguments:
     assert ran(folder) == []
 
 
-def test_a_setting_beside_a_policy_starts_no_unsafe_process(folder: Path) -> None:
+def test_a_jobs_setting_runs_no_modules_planted_beside_policies(folder: Path) -> None:
     (folder / "policyengine.toml").write_text("[test]\njobs = 2\n")
     ended = subprocess.run(
         [COMMAND, "test", "."], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100

@@ -54,21 +54,21 @@ def asked(body: object) -> dict[str, object]:
 # ── A policy ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_file_may_have_32_mebibytes() -> None:
+def test_a_file_over_32_mebibytes_is_rejected() -> None:
     below = "anyone { may GET /x }\n".ljust(32 * MEBIBYTE, "#")
     assert errors(below) == []
     (found,) = errors(below + "#")
     assert (found.code, found.message) == ("E121", "this file has 33,554,433 characters; the limit is 33,554,432")
 
 
-def test_a_file_that_no_text_can_fill_is_not_read(tmp_path: Any) -> None:
+def test_a_file_larger_than_any_valid_text_is_not_read(tmp_path: Any) -> None:
     with (tmp_path / "large.policy").open("wb") as file:
         file.truncate(128 * MEBIBYTE + 1)
     _, problems = load_sources([tmp_path])
     assert [one.code for one in problems] == ["E153"]
 
 
-def test_brackets_may_stand_in_64_others() -> None:
+def test_brackets_nested_over_64_levels_are_rejected() -> None:
     def nested(size: int) -> str:
         return "anyone { may GET /x }\ndefine c = " + "(" * size + "credential.bound" + ")" * size
 
@@ -85,7 +85,7 @@ def test_brackets_may_stand_in_64_others() -> None:
         lambda levels: "-" * levels + "request.size > 0",
     ],
 )
-def test_an_expression_may_have_100_levels(written: Callable[[int], str]) -> None:
+def test_an_expression_nested_over_100_levels_is_rejected(written: Callable[[int], str]) -> None:
     def at(levels: int) -> list[Diagnostic]:
         return errors(f"define c = {written(levels)}\nanyone {{ may GET /x when c }}")
 
@@ -95,7 +95,7 @@ def test_an_expression_may_have_100_levels(written: Callable[[int], str]) -> Non
     assert deepest >= 95, "what holds the expression counts a few levels"
 
 
-def test_no_policy_above_a_bound_becomes_an_engine() -> None:
+def test_an_engine_rejects_a_policy_above_a_bound() -> None:
     with pytest.raises(PolicyError):
         Engine.from_text("anyone { may GET /x when " + "not " * 200 + "credential.bound }")
 
@@ -107,7 +107,7 @@ def test_no_policy_above_a_bound_becomes_an_engine() -> None:
         ('request.host matches "{}"'.format("x" * 1_001), "E239"),
     ],
 )
-def test_a_regular_expression_may_have_a_thousand_characters(expression: str, code: str | None) -> None:
+def test_a_regular_expression_over_a_thousand_characters_is_rejected(expression: str, code: str | None) -> None:
     found = errors(f"anyone {{ may GET /x when {expression} }}")
     assert [one.code for one in found] == ([code] if code else [])
 
@@ -116,7 +116,7 @@ def test_a_regular_expression_may_have_a_thousand_characters(expression: str, co
 
 
 @pytest.mark.parametrize("path", ["/decide", "/evaluate", "/explain"])
-def test_a_body_may_have_one_mebibyte(path: str) -> None:
+def test_a_body_is_limited_to_one_mebibyte(path: str) -> None:
     question = json.dumps({"request": {"method": "GET", "path": "/x"}}).encode()
     assert post(path, question.ljust(MEBIBYTE)).status_code == 200
     over = post(path, question.ljust(MEBIBYTE + 1))
@@ -139,14 +139,14 @@ def nested(levels: int, container: type[list[Any]] | type[dict[str, Any]]) -> ob
         Request.from_mapping,
     ],
 )
-def test_a_request_may_have_32_levels(container: Any, read: Callable[[Any], Request]) -> None:
+def test_a_request_nested_over_32_levels_is_rejected(container: Any, read: Callable[[Any], Request]) -> None:
     """The request itself is one, and so is its body."""
     assert read(asked({"deep": nested(30, container)}))
     with pytest.raises(RequestError, match="nested more than 32 levels deep"):
         read(asked({"deep": nested(31, container)}))
 
 
-def test_nesting_beyond_what_any_decoder_reads_is_the_callers_mistake() -> None:
+def test_extremely_deep_nesting_returns_400() -> None:
     for body in (b"[" * 500_000, b'{"a":' * 100_000):
         assert post("/decide", body).status_code == 400
     assert post("/decide", b"\x91" * 500_000, "application/msgpack").status_code == 400
@@ -192,14 +192,14 @@ def test_a_fact_above_a_bound_is_unknown(member: str, below: object, above: obje
     ],
     ids=lambda one: str(one)[:20],
 )
-def test_a_number_has_34_digits(number: str, why: str | None) -> None:
+def test_a_number_over_34_digits_is_unknown(number: str, why: str | None) -> None:
     text = f'{{"request": {{"method": "POST", "path": "/x"}}, "body": {{"n": {number}}}}}'
     decision = ENGINE.decide(text)
     assert decision.allowed is (why is None)
     assert [one.why for one in decision.unknown] == ([why] if why else [])
 
 
-def test_an_object_has_10_000_members() -> None:
+def test_an_object_over_10_000_members_is_unknown() -> None:
     assert ENGINE.decide(asked({f"m{n}": 1 for n in range(10_000)})).allowed
     decision = ENGINE.decide(asked({f"m{n}": 1 for n in range(10_001)}))
     assert not decision.allowed
@@ -214,14 +214,14 @@ def test_an_object_has_10_000_members() -> None:
     ],
     ids=["length", "segments"],
 )
-def test_a_path_has_a_length_and_so_many_segments(below: str, above: str, why: str) -> None:
+def test_a_path_over_the_length_or_segment_limit_is_malformed(below: str, above: str, why: str) -> None:
     assert ENGINE.decide({"request": {"method": "GET", "path": below}}).allowed
     decision = ENGINE.decide({"request": {"method": "GET", "path": above}})
     assert (decision.allowed, str(decision.gate)) == (False, "malformed_path")
     assert why in decision.reasons[0].message
 
 
-def test_a_batch_has_a_thousand_questions() -> None:
+def test_a_batch_over_a_thousand_questions_returns_400() -> None:
     question = {"tool": {"name": "t"}}
     answer = post("/decide/batch", json.dumps({"requests": [question] * 1_000}).encode())
     assert [one["allowed"] for one in answer.json()["decisions"]] == [True] * 1_000
@@ -230,7 +230,7 @@ def test_a_batch_has_a_thousand_questions() -> None:
 
 
 @pytest.mark.parametrize("member", ["approvals", "entities", "pending"])
-def test_a_list_that_is_no_fact_has_10_000_items_or_is_the_callers_mistake(member: str) -> None:
+def test_a_request_list_over_10_000_items_raises_a_request_error(member: str) -> None:
     items: dict[str, Callable[[int], object]] = {
         "approvals": lambda n: {"id": f"a{n}", "by": "alice"},
         "entities": lambda n: {"type": "user", "id": f"u{n}"},
@@ -243,7 +243,7 @@ def test_a_list_that_is_no_fact_has_10_000_items_or_is_the_callers_mistake(membe
         ENGINE.decide(question)
 
 
-def test_a_chain_has_32_hops() -> None:
+def test_a_chain_over_32_hops_is_unknown() -> None:
     engine = Engine.from_text("""package p
 issuer i { records chains  scopes none }
 scope reading { GET /x }

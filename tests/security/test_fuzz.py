@@ -83,7 +83,7 @@ def test_the_whole_question_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(("root", "name"), [one for one in LEAVES if one not in REDUNDANT])
-def test_without_any_one_fact_it_is_not(root: str, name: str) -> None:
+def test_a_question_without_one_required_fact_is_not_allowed(root: str, name: str) -> None:
     asked = {**NEEDED, root: {key: value for key, value in NEEDED[root].items() if key != name}}
     assert not answered(Request.from_mapping, asked)
 
@@ -104,7 +104,7 @@ def right(root: str, name: str, value: object) -> bool:
 
 
 @given(st.sampled_from(LEAVES), ODD, st.booleans())
-def test_another_value_than_the_needed_one_is_never_allowed(leaf: tuple[str, str], value: object, packed: bool) -> None:
+def test_a_wrong_value_of_a_required_fact_is_never_allowed(leaf: tuple[str, str], value: object, packed: bool) -> None:
     root, name = leaf
     asked = {**NEEDED, root: {**NEEDED[root], name: value}}
     if packed:
@@ -132,17 +132,17 @@ LACKING = {**NEEDED, "credential": {**NEEDED["credential"], "bound": False}, "co
 
 
 @given(broken(json.dumps(LACKING).encode()))
-def test_broken_json_that_lacks_much_is_never_allowed(data: bytes) -> None:
+def test_broken_json_without_required_facts_is_never_allowed(data: bytes) -> None:
     assert not answered(bytes_read, data)
 
 
 @given(broken(msgpack.packb(LACKING)))
-def test_broken_messagepack_that_lacks_much_is_never_allowed(data: bytes) -> None:
+def test_broken_messagepack_without_required_facts_is_never_allowed(data: bytes) -> None:
     assert not answered(Request.from_msgpack, data)
 
 
 @given(st.binary(max_size=60))
-def test_arbitrary_bytes_are_answered_by_the_engine(data: bytes) -> None:
+def test_arbitrary_bytes_are_never_allowed(data: bytes) -> None:
     assert not answered(bytes_read, data)
 
 
@@ -163,7 +163,9 @@ def post(path: str, body: bytes, form: str) -> httpx.Response:
 @scaled
 @settings(max_examples=examples(20, 160))
 @given(st.data())
-def test_a_broken_question_is_a_decision_or_a_400_at_every_door(path: str, form: str, data: st.DataObject) -> None:
+def test_a_broken_question_returns_a_decision_or_400_at_every_endpoint(
+    path: str, form: str, data: st.DataObject
+) -> None:
     whole = {"requests": [LACKING, LACKING]} if path.endswith("batch") else LACKING
     answer = post(path, data.draw(broken(FORMS[form](whole))), form)
     assert answer.status_code in (200, 400), answer.text
@@ -184,7 +186,7 @@ TEXTS = st.one_of(
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(TEXTS)
-def test_any_text_is_an_engine_or_its_mistakes(text: str) -> None:
+def test_any_text_becomes_an_engine_or_has_errors(text: str) -> None:
     found = [one for one in check_text(text) if one.is_error]
     try:
         Engine.from_text(text)
@@ -197,7 +199,7 @@ def test_any_text_is_an_engine_or_its_mistakes(text: str) -> None:
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(TEXTS)
-def test_any_text_is_formatted_for_good_or_its_mistakes_are_told(text: str) -> None:
+def test_formatting_any_valid_text_twice_changes_nothing(text: str) -> None:
     try:
         formatted = format_module(Source("p", text))
     except PolicyError:

@@ -28,7 +28,7 @@ def test_a_property_holds_of_generated_cases(holds: Callable[[Case], None], seed
         holds(case)
 
 
-def test_a_seed_gives_the_same_case_again() -> None:
+def test_the_same_seed_generates_the_same_cases() -> None:
     assert list(cases(7)) == list(cases(7))
     assert policy(Random(7)) != policy(Random(8))
 
@@ -40,13 +40,13 @@ def many() -> list[k.Kernel]:
     return [kernel for kernel in kernels if kernel is not None]
 
 
-def test_policies_hold_every_form_of_a_condition(many: list[k.Kernel]) -> None:
+def test_generated_policies_contain_every_condition_node(many: list[k.Kernel]) -> None:
     reached = {type(part).__name__ for kernel in many for one in conditions(kernel) for part in k.walk(one)}
     past = {"HistoryCondition", "Aggregate", "PastFact"}  # traces show these: tests/history/test_reference_history.py
     assert reached >= {form.__name__ for form in k.Expr.__args__} - {"Constant"} - past  # type: ignore[attr-defined]
 
 
-def test_policies_hold_every_requirement_and_every_effect(many: list[k.Kernel]) -> None:
+def test_generated_policies_contain_every_requirement_and_effect(many: list[k.Kernel]) -> None:
     requirements = {type(r) for kernel in many for block in kernel.agents for r in block.requirements}
     assert requirements == set(k.Requirement.__args__)  # type: ignore[attr-defined]
     effects = [effect for kernel in many for guard in kernel.guards for effect in guard.effects]
@@ -57,7 +57,7 @@ def test_policies_hold_every_requirement_and_every_effect(many: list[k.Kernel]) 
     assert approvers == {k.RoleHolder, k.ServedUser, k.MemberOf}
 
 
-def test_policies_hold_every_door(many: list[k.Kernel]) -> None:
+def test_generated_policies_contain_every_kind_of_block_and_pattern(many: list[k.Kernel]) -> None:
     assert {type(block.who) for kernel in many for block in kernel.agents} == {
         k.ExactName,
         k.NamePattern,
@@ -96,7 +96,7 @@ def test_questions_reach_every_gate_and_outcome() -> None:
     assert any(one.allowed for one in later)
 
 
-def test_a_failing_case_is_made_small() -> None:
+def test_a_failing_case_is_shrunk() -> None:
     case = next(case for seed in range(50) for case in cases(seed) if case.decide().allowed)
     small = shrunk(case, lambda one: one.decide().allowed)
     assert small.decide().allowed

@@ -206,7 +206,7 @@ def ends_well(ask: Callable[[Any], Any], question: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_is_asked_is_answered_or_is_no_question(engine, way):
+def test_any_question_object_gets_an_answer_or_a_request_error(engine, way):
     for name, made in WHOLE.items():
         try:
             ends_well(ways(engine)[way], made())
@@ -215,7 +215,7 @@ def test_whatever_is_asked_is_answered_or_is_no_question(engine, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whatever_a_question_holds_is_answered_or_is_no_question(engine, way):
+def test_any_object_inside_a_question_gets_an_answer_or_a_request_error(engine, way):
     for place in PLACES[:4] if way.endswith("_async") else PLACES:
         for name, made in INSIDE.items():
             try:
@@ -226,7 +226,7 @@ def test_whatever_a_question_holds_is_answered_or_is_no_question(engine, way):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("made", [lambda: raising(Wrapped, "__iter__")(PAY), lambda: raising(dict, "items")(PAY)])
-def test_a_mapping_that_raises_is_no_question(engine, way, made):
+def test_a_mapping_that_raises_is_a_request_error(engine, way, made):
     if way == "decide_many":
         [found] = engine.decide_many([made()])
         assert isinstance(found, RequestError)
@@ -237,7 +237,7 @@ def test_a_mapping_that_raises_is_no_question(engine, way, made):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_what_ends_a_program_is_not_held_back(engine, way, error):
+def test_keyboard_interrupt_and_system_exit_are_not_caught(engine, way, error):
     def end(*_: Any) -> Any:
         raise error
 
@@ -262,7 +262,7 @@ class Changing(Wrapped):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_mapping_that_changes_is_what_it_was_when_it_was_read_first(engine, way):
+def test_a_changing_mapping_is_read_once(engine, way):
     small, large = {**PAY, "body": {"amount": 1}}, {**PAY, "body": {"amount": 900}}
     for first, then in ((small, large), (large, small)):
         found, expected = ways(engine)[way](Changing(first, then)), ways(engine)[way](first)
@@ -280,7 +280,7 @@ def test_a_mapping_of_another_class_is_decided_as_a_dict(engine, way):
         assert getattr(found, "decision", found).outcome is Outcome.ALLOW
 
 
-def test_what_an_integration_is_told_of_who_asks_is_a_deny_where_it_cannot_be_read(engine):
+def test_unreadable_caller_facts_of_an_integration_are_denied(engine):
     for made in (*WHOLE.values(), *INSIDE.values()):
         try:
             facts = check_facts(made())
@@ -293,7 +293,7 @@ def test_what_an_integration_is_told_of_who_asks_is_a_deny_where_it_cannot_be_re
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_an_output_that_cannot_be_read_is_no_report(engine, name):
+def test_an_unreadable_output_raises_at_most_a_request_error(engine, name):
     id = engine.decide(OPEN).id
     for output in (INSIDE[name](), {"zone": INSIDE[name]()}):
         with suppress(RequestError):

@@ -64,7 +64,7 @@ def replaced(members: Question, member: str, value: Any, name: Any) -> Question:
 # ── What was found ────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_method_that_says_it_is_any_other_opens_nothing_and_leaves_nothing_behind() -> None:
+def test_a_method_object_with_false_equality_is_decided_by_its_real_value() -> None:
     engine = Engine.from_text(POLICY)
     assert engine.decide(OPEN).allowed
     assert not engine.decide(put(OPEN, "request.method", Agreeable("DELETE"))).allowed
@@ -73,7 +73,7 @@ def test_a_method_that_says_it_is_any_other_opens_nothing_and_leaves_nothing_beh
     assert engine.decide(put(OPEN, "request.method", impostor("GET", "DELETE"))).allowed
 
 
-def test_a_path_that_says_it_is_another_is_the_one_that_it_is() -> None:
+def test_a_path_object_with_false_equality_is_decided_by_its_real_value() -> None:
     engine = Engine.from_text(POLICY)
     assert not engine.decide(put(OPEN, "request.path", impostor("/secret", "/open/1"))).allowed
     assert engine.decide(put(OPEN, "request.path", impostor("/open/1", "/secret"))).allowed
@@ -89,7 +89,7 @@ def test_a_path_that_says_it_is_another_is_the_one_that_it_is() -> None:
         ("body.amount", 500.0, 5.0), ("context.risk", 9, 1), ("credential.scopes", ["x"], ["pay"]),
     ],
 )  # fmt: skip
-def test_what_says_it_would_be_let_through_is_denied(place: str, is_: Any, says: Any) -> None:
+def test_a_fact_object_with_false_equality_is_denied_by_its_real_value(place: str, is_: Any, says: Any) -> None:
     engine = Engine.from_text(POLICY)
     posing = Elements(is_, says) if isinstance(is_, list) else impostor(is_, says)
     for asked in (put(PAY, place, posing), put(PAY, place, is_)):
@@ -101,7 +101,7 @@ def test_what_says_it_would_be_let_through_is_denied(place: str, is_: Any, says:
 
 
 @pytest.mark.parametrize("place", ["agent", "body", "request", "context", "agent.id", "body.amount", "request.method"])
-def test_a_name_that_says_it_is_another_is_the_one_that_it_is(place: str) -> None:
+def test_a_key_object_with_false_equality_is_read_as_its_real_name(place: str) -> None:
     engine = Engine.from_text(POLICY)
     root, _, member = place.partition(".")
     value = PAY[root][member] if member else PAY[root]
@@ -112,14 +112,14 @@ def test_a_name_that_says_it_is_another_is_the_one_that_it_is(place: str) -> Non
     assert engine.decide(PAY).allowed
 
 
-def test_two_names_that_are_the_same_are_a_duplicate() -> None:
+def test_two_keys_with_the_same_real_name_are_a_duplicate() -> None:
     engine = Engine.from_text(POLICY)
     asked = {**PAY, "body": {**PAY["body"], impostor("amount", "else"): 500}}
     decision = engine.decide(asked)
     assert [(one.fact, one.why) for one in decision.unknown] == [("body.amount", "a duplicate key")]
 
 
-def test_an_object_that_says_something_else_the_second_time_is_read_once() -> None:
+def test_an_object_that_changes_between_reads_is_read_once() -> None:
     engine = Engine.from_text(POLICY)
     large, small = {"amount": 500, "note": "x"}, {"amount": 5, "note": "x"}
     assert not engine.decide({**PAY, "body": Changing(large, small)}).allowed
@@ -148,27 +148,27 @@ class Zone(tzinfo):
         return timedelta(hours=2)
 
 
-def test_enumerations_mean_their_values() -> None:
+def test_enum_members_are_read_as_their_values() -> None:
     engine = Engine.from_text(POLICY)
     assert engine.decide(put(PAY, "request.method", Method.PAY)).allowed
     assert engine.decide(put(PAY, "body.amount", Amount.SMALL)).allowed
     assert not engine.decide(put(PAY, "body.amount", Amount.LARGE)).allowed
 
 
-def test_times_of_other_classes_are_the_moments_that_they_are() -> None:
+def test_times_of_other_classes_are_converted_to_plain_times() -> None:
     times = {"at": datetime(2027, 1, 1, 12, tzinfo=Zone()), "for": impostor(timedelta(1), timedelta(9))}
     facts = Request.from_mapping({"tool": {"name": "x"}, "context": times}).facts["context"]
     assert facts == {"at": datetime(2027, 1, 1, 10, tzinfo=UTC), "for": timedelta(1)}  # type: ignore[comparison-overlap]
     assert type(facts["at"].tzinfo) is not Zone  # type: ignore[index]
 
 
-def test_a_reference_is_made_of_the_strings_that_it_is_made_of() -> None:
+def test_an_entity_reference_is_converted_to_its_real_strings() -> None:
     raw = EntityRef(impostor("user", "team"), impostor("mallory", "alice"))
     found = Request.from_mapping({"tool": {"name": "x"}, "context": {"who": raw}}).fact("context", "who")
     assert found == EntityRef("user", "mallory")
 
 
-def test_a_request_that_somebody_makes_by_hand_holds_plain_values_only() -> None:
+def test_a_hand_made_request_rejects_values_that_are_not_plain() -> None:
     with pytest.raises(RequestError, match="the endpoint is not made of plain strings"):
         Request(HttpEndpoint(Agreeable("DELETE"), "/open/1", ("open", "1")))
     with pytest.raises(RequestError, match="the facts are not plain values"):
@@ -180,7 +180,7 @@ class Failing(dict[str, Any]):
         raise LookupError("not there any more")
 
 
-def test_what_cannot_be_read_is_no_question() -> None:
+def test_an_unreadable_body_raises_a_request_error() -> None:
     engine = Engine.from_text(POLICY)
     with pytest.raises(RequestError, match="the data cannot be read: LookupError"):
         engine.decide({**PAY, "body": Failing()})
@@ -196,7 +196,7 @@ LEAVES = [
 
 @pytest.mark.parametrize("question", [PAY, {**PAY, "tool": {"server": "files", "name": "read"}}], ids=["http", "tool"])
 @pytest.mark.parametrize("place", [*LEAVES, "tool.server", "tool.name", "body.amount", "context.risk"])
-def test_the_quick_way_calls_no_method_of_what_a_question_is_made_of(place: str, question: Question) -> None:
+def test_the_fast_path_calls_no_methods_of_question_objects(place: str, question: Question) -> None:
     asked = {name: one for name, one in question.items() if name != "request" or "tool" not in question}
     root, _, member = place.partition(".")
     if root not in asked:
@@ -241,7 +241,7 @@ def sides(seed: int) -> Sides:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, POLICIES - 1), which=st.integers(0, 2**16), chance=st.integers(0, 2**32))
-def test_whoever_brings_impostors_is_decided_by_what_they_are_and_so_is_everybody_after(
+def test_impostor_objects_are_decided_as_specified_and_do_not_affect_later_decisions(
     seed: int, which: int, chance: int
 ) -> None:
     both, random = sides(seed), Random(chance)

@@ -66,21 +66,21 @@ def test_a_readable_path_is_decided_as_its_canonical_spelling(path: str, method:
 
 
 @pytest.mark.parametrize("path", MALFORMED, ids=lambda path: ascii(path)[:60])
-def test_a_path_that_two_servers_read_differently_is_malformed(path: str) -> None:
+def test_an_ambiguous_path_is_malformed(path: str) -> None:
     decision = ask({"method": "GET", "path": path}).json()
     assert (decision["allowed"], decision["gate"]) == (False, "malformed_path")
     assert MALFORMED[path] in decision["reasons"][0]["message"]
 
 
 @pytest.mark.parametrize("path", READ, ids=lambda path: path[:60])
-def test_no_careless_reading_of_an_allowed_path_is_shut_or_elsewhere(path: str) -> None:
+def test_no_server_reading_of_an_allowed_path_is_denied_or_outside(path: str) -> None:
     if decided({"method": "GET", "path": path})[0]:
         for reading in readings(path):
             assert under(reading.rstrip("/"), OPEN), reading
             assert not under(reading, SHUT), reading
 
 
-def test_the_careless_readings_would_find_the_confusions() -> None:
+def test_the_server_readings_reveal_most_malformed_paths() -> None:
     """The check above can fail: most of what is malformed is shut, or elsewhere, to some careless server."""
     short = [path for path in MALFORMED if len(path) < 100]
     found = [p for p in short if any(under(one, SHUT) or not under(one.rstrip("/"), OPEN) for one in readings(p))]
@@ -142,7 +142,7 @@ def test_another_method_than_the_opened_one_is_denied(method: str) -> None:
         '{"request": {"method": "GET", "path": "/public/x"}, "tool": {"name": "x"}}',
     ],
 )
-def test_a_path_given_twice_or_as_no_text_is_no_question(body: str) -> None:
+def test_a_repeated_or_non_string_path_returns_400(body: str) -> None:
     async def run() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(ENGINE))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

@@ -43,7 +43,7 @@ async def greeted(address: tuple[str, int]) -> bytes:
         return await reader.read()
 
 
-def test_a_worker_that_has_more_leaves_a_connection_to_another_but_not_for_long() -> None:
+def test_a_busier_worker_accepts_a_connection_after_a_short_wait() -> None:
     async def work(listener: socket.socket, acceptor: Acceptor, board: WorkerBoard) -> None:
         board.load(5)
         board.take(1)
@@ -56,7 +56,7 @@ def test_a_worker_that_has_more_leaves_a_connection_to_another_but_not_for_long(
     running(work, workers=2)
 
 
-def test_what_is_in_the_queue_when_the_listener_closes_is_answered() -> None:
+def test_a_closing_listener_answers_queued_connections() -> None:
     async def work(listener: socket.socket, acceptor: Acceptor, board: WorkerBoard) -> None:
         address = listener.getsockname()
         clients = [socket.create_connection(address) for _ in range(40)]  # the event loop does not run meanwhile
@@ -73,7 +73,7 @@ def test_what_is_in_the_queue_when_the_listener_closes_is_answered() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the filter")
-def test_once_nobody_new_is_let_in_an_attempt_waits_until_the_listener_is_closed() -> None:
+def test_a_connection_attempt_after_refuse_waits_until_the_listener_closes() -> None:
     async def work(listener: socket.socket, acceptor: Acceptor, board: WorkerBoard) -> None:
         acceptor.refuse()
         late = asyncio.create_task(greeted(listener.getsockname()))
@@ -85,7 +85,7 @@ def test_once_nobody_new_is_let_in_an_attempt_waits_until_the_listener_is_closed
     running(work)
 
 
-def test_in_a_unix_socket_nobody_new_finds_it(tmp_path: object) -> None:
+def test_refuse_hides_a_unix_socket_and_keeps_queued_connections(tmp_path: object) -> None:
     path = f"{tmp_path}/sock"
 
     async def run() -> None:

@@ -48,7 +48,7 @@ def test_semantics_end_a_batch_with_the_answers_so_far(call: Call, semantics: st
     assert outcomes(call("POST", "/decide/batch", json=batch)) == expected
 
 
-def test_what_comes_after_the_end_is_not_decided(call: Call, engine: Watched) -> None:
+def test_a_batch_does_not_decide_items_after_its_semantics_end_it(call: Call, engine: Watched) -> None:
     call("POST", "/decide/batch", json={"requests": [SHUT, spending(OPEN)], "semantics": "deny_on_first_deny"})
     assert engine.asked == ["evaluate"]
 
@@ -64,7 +64,9 @@ def test_what_comes_after_the_end_is_not_decided(call: Call, engine: Watched) ->
         (spending(OPEN, True), "decide"),
     ],
 )
-def test_only_an_item_that_says_so_spends(call: Call, engine: Watched, question: dict[str, Any], asked: str) -> None:
+def test_only_a_batch_item_with_consume_true_spends(
+    call: Call, engine: Watched, question: dict[str, Any], asked: str
+) -> None:
     call("POST", "/decide/batch", json={"requests": [question]})
     assert engine.asked == [asked]
 
@@ -86,7 +88,7 @@ DEEP = b'{"request": {"method": "GET", "path": "/health"}, "body": ' + b'{"a": '
         (DEEP, "requests[1]"),
     ],
 )
-def test_what_is_no_question_is_denied_and_spoils_no_other(call: Call, bad: bytes, member: str) -> None:
+def test_a_malformed_batch_item_is_denied_without_affecting_other_items(call: Call, bad: bytes, member: str) -> None:
     good = json.dumps(OPEN).encode()
     answer = call("POST", "/decide/batch", content=b'{"requests": [%b, %b, %b]}' % (good, bad, good), headers=JSON)
     assert outcomes(answer) == ["allow", "deny", "allow"]
@@ -95,18 +97,18 @@ def test_what_is_no_question_is_denied_and_spoils_no_other(call: Call, bad: byte
     assert (item["error"]["status"], item["error"]["member"]) == (400, member)
 
 
-def test_a_denied_item_without_a_question_has_the_shape_of_every_decision(call: Call, engine: Watched) -> None:
+def test_the_denial_of_a_malformed_batch_item_has_the_members_of_every_decision(call: Call, engine: Watched) -> None:
     denied, broken = call("POST", "/decide/batch", json={"requests": [SHUT, 5]}).json()["decisions"]
     assert set(broken) == {*denied, "error"}
     assert (broken["revision"], broken["package"]) == (engine.revision, engine.package)
 
 
-def test_what_is_no_question_counts_as_a_deny(call: Call) -> None:
+def test_a_malformed_batch_item_counts_as_a_deny_for_the_semantics(call: Call) -> None:
     batch = {"requests": [5, OPEN], "semantics": "deny_on_first_deny"}
     assert outcomes(call("POST", "/decide/batch", json=batch)) == ["deny"]
 
 
-def test_an_item_is_read_like_a_question_of_its_own(call: Call) -> None:
+def test_a_batch_item_may_nest_as_deeply_as_a_single_question(call: Call) -> None:
     """Thirty levels of nesting are as welcome inside a batch as outside."""
     nested: object = 1
     for _ in range(30):
@@ -123,7 +125,7 @@ def test_an_item_may_ask_for_its_explanation(call: Call) -> None:
     assert "explanation" not in second
 
 
-def test_a_batch_in_messagepack_says_the_same(call: Call) -> None:
+def test_a_messagepack_batch_returns_the_same_decisions_as_json(call: Call) -> None:
     batch = {"requests": [OPEN, 5, SHUT]}
     packed = call(
         "POST", "/decide/batch", content=msgpack.packb(batch), headers={"content-type": "application/msgpack"}
@@ -158,12 +160,12 @@ def test_a_batch_in_messagepack_says_the_same(call: Call) -> None:
         ),
     ],
 )
-def test_a_malformed_batch_is_a_problem(call: Call, body: bytes, member: str | None, detail: str) -> None:
+def test_a_malformed_batch_returns_a_problem_response(call: Call, body: bytes, member: str | None, detail: str) -> None:
     answer = call("POST", "/decide/batch", content=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.json().get("member") == member
     assert answer.json()["detail"] == detail
 
 
-def test_a_batch_may_hold_a_thousand(call: Call) -> None:
+def test_a_batch_may_hold_1000_items(call: Call) -> None:
     assert len(outcomes(call("POST", "/decide/batch", json={"requests": [0] * 1_000}))) == 1_000

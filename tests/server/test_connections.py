@@ -119,7 +119,7 @@ def metric(url: str, name: str) -> float:
 # ── Bounds ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_heads_that_never_end_shut_nobody_out(connect: Connect, tmp_path: Path) -> None:
+def test_unfinished_request_heads_do_not_block_other_clients(connect: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, files=128) as (url, process):
         held = [connect(url) for _ in range(200)]
         for one in held:
@@ -140,9 +140,7 @@ def test_heads_that_never_end_shut_nobody_out(connect: Connect, tmp_path: Path) 
     )
 
 
-def test_beyond_the_bound_idle_connections_make_room_and_requests_at_work_do_not(
-    connect: Connect, tmp_path: Path
-) -> None:
+def test_a_full_server_closes_idle_connections_and_keeps_requests_in_progress(connect: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, connections=4) as (url, _):
         at_work, idle = [connect(url) for _ in range(3)], connect(url)
         idle.sendall(post(LENGTH))
@@ -169,7 +167,9 @@ def test_beyond_the_bound_idle_connections_make_room_and_requests_at_work_do_not
         pytest.param(DEAF, id="answers that are not read"),
     ],
 )
-def test_who_has_all_connections_and_waits_shuts_nobody_out(connect: Connect, tmp_path: Path, message: bytes) -> None:
+def test_a_client_that_stalls_all_connections_does_not_block_other_clients(
+    connect: Connect, tmp_path: Path, message: bytes
+) -> None:
     with serving(tmp_path, connections=8, unproved=100) as (url, _):
         held = [connect(url) for _ in range(8)]
         for one in held:
@@ -180,7 +180,7 @@ def test_who_has_all_connections_and_waits_shuts_nobody_out(connect: Connect, tm
             assert statuses(honest.recv(65_536)) == [200]
 
 
-def test_a_sidecar_that_reads_no_answers_makes_room(connect: Connect, tmp_path: Path) -> None:
+def test_a_sidecar_that_reads_no_answers_loses_its_connection_to_a_new_client(connect: Connect, tmp_path: Path) -> None:
     question = msgspec.msgpack.encode([1, "decide", OPEN])
     with serving(tmp_path, connections=2) as (url, _), ExitStack() as until_then:
         for _ in range(2):
@@ -195,7 +195,7 @@ def test_a_sidecar_that_reads_no_answers_makes_room(connect: Connect, tmp_path: 
         assert statuses(honest.recv(65_536)) == [200]
 
 
-def test_bodies_that_never_end_count_among_the_connections_of_their_address(connect: Connect, tmp_path: Path) -> None:
+def test_connections_with_unfinished_bodies_count_against_their_address(connect: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, connections=100, unproved=2) as (url, _):
         held = [connect(url) for _ in range(2)]
         for one in held:
@@ -207,7 +207,7 @@ def test_bodies_that_never_end_count_among_the_connections_of_their_address(conn
         assert metric(url, 'policyengine_connections_closed_total{reason="address"}') >= 1
 
 
-def test_where_all_are_at_work_others_are_told_so_and_probes_are_answered(connect: Connect, tmp_path: Path) -> None:
+def test_a_fully_busy_server_answers_503_to_clients_and_200_to_probes(connect: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, connections=3) as (url, _):
         at_work = [connect(url) for _ in range(3)]
         for one in at_work:
@@ -224,7 +224,9 @@ def test_where_all_are_at_work_others_are_told_so_and_probes_are_answered(connec
             assert statuses(rest(asking)) == [200]
 
 
-def test_bytes_of_half_bodies_are_bounded_and_leave_room_for_others(connect: Connect, tmp_path: Path) -> None:
+def test_unfinished_bodies_are_bounded_in_memory_and_leave_room_for_other_requests(
+    connect: Connect, tmp_path: Path
+) -> None:
     size = 1024 * 1024
     half = post(b"content-length: %d" % size, body=b" " * (size - 1))
     with serving(tmp_path, memory=6 * size) as (url, _):
@@ -245,14 +247,14 @@ def test_bytes_of_half_bodies_are_bounded_and_leave_room_for_others(connect: Con
         (20_000, ConnectionLimits(10, 3), ConnectionBounds(10, 3)),
     ],
 )
-def test_bounds_leave_files_for_all_else(
+def test_connection_bounds_leave_files_for_other_uses(
     monkeypatch: pytest.MonkeyPatch, files: int, given: ConnectionLimits, bounds: ConnectionBounds
 ) -> None:
     monkeypatch.setattr("policyengine.server.connections.limits.open_file_limit", lambda: files)
     assert given.bounds() == bounds
 
 
-def test_where_envoy_is_answered_by_grpc_it_has_half_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_envoy_grpc_listener_gets_half_of_the_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.server.connections.limits.open_file_limit", lambda: 1_024)
     assert ConnectionLimits().bounds(listens_for_envoy=True) == ConnectionBounds(448, 112)
 
@@ -286,7 +288,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
         pytest.param(post(LENGTH, b"connection: upgrade", b"upgrade: h2c") + HEAD, [200, 408], id="the other parser"),
     ],
 )
-def test_what_does_not_go_on_is_closed(
+def test_a_stalled_connection_is_closed(
     hasty: tuple[str, Path], connect: Connect, message: bytes, answered: list[int]
 ) -> None:
     slow = connect(hasty[0])
@@ -308,7 +310,7 @@ def test_a_frame_that_does_not_end_is_closed_and_an_idle_sidecar_is_not(hasty: t
         assert idle.decide(OPEN).allowed
 
 
-def test_who_does_not_read_answers_is_closed(hasty: tuple[str, Path], connect: Connect) -> None:
+def test_a_client_that_does_not_read_answers_is_disconnected(hasty: tuple[str, Path], connect: Connect) -> None:
     deaf = connect(hasty[0])
     deaf.sendall(DEAF)
     awaited(lambda: metric(hasty[0], 'policyengine_connections_closed_total{reason="answer"}') == 1)
@@ -317,7 +319,9 @@ def test_who_does_not_read_answers_is_closed(hasty: tuple[str, Path], connect: C
 # ── Many requests at once ─────────────────────────────────────────────────────────────────────
 
 
-def test_a_long_row_of_requests_is_answered_in_part_and_the_connection_ends(plain: str, connect: Connect) -> None:
+def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_closes(
+    plain: str, connect: Connect
+) -> None:
     sender = connect(plain)
     sending = threading.Thread(target=sender.sendall, args=(CAREFUL * 1_000,))
     sending.start()
@@ -335,7 +339,9 @@ def test_a_long_row_of_requests_is_answered_in_part_and_the_connection_ends(plai
     assert with_reset or b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
 
 
-def test_what_is_no_request_is_not_answered_in_the_place_of_what_came_before(plain: str, connect: Connect) -> None:
+def test_bytes_that_are_no_request_do_not_replace_the_answer_to_the_request_before_them(
+    plain: str, connect: Connect
+) -> None:
     sender = connect(plain)
     sender.sendall(CAREFUL + b"\x16\x03\x01\r\n\r\n")
     answer = rest(sender)
@@ -357,7 +363,7 @@ UNWANTED = post(b"content-length: %d" % FIVE, b"content-type: text/plain", CLOSE
 
 @pytest.mark.parametrize("message", SENDS.values(), ids=SENDS)
 @pytest.mark.parametrize("path", [b"/decide", b"/evaluate", b"/envoy/x"])
-def test_a_body_too_large_gets_its_answer_before_the_connection_closes(
+def test_a_too_large_body_is_answered_413_before_the_connection_closes(
     plain: str, connect: Connect, message: bytes, path: bytes
 ) -> None:
     sender = connect(plain)
@@ -367,14 +373,14 @@ def test_a_body_too_large_gets_its_answer_before_the_connection_closes(
     assert b"connection: close" in answer.lower()
 
 
-def test_an_answer_that_needs_no_body_comes_before_the_connection_closes(plain: str, connect: Connect) -> None:
+def test_an_answer_that_needs_no_body_is_sent_before_the_connection_closes(plain: str, connect: Connect) -> None:
     for message in (UNWANTED, UNWANTED.replace(CLOSE + b"\r\n", b"")):
         sender = connect(plain)
         sender.sendall(message)
         assert statuses(rest(sender)) == [415]
 
 
-def test_who_sends_without_end_is_closed(plain: str, connect: Connect) -> None:
+def test_a_client_that_sends_an_endless_body_is_disconnected(plain: str, connect: Connect) -> None:
     sender = connect(plain)
     sender.sendall(post(b"transfer-encoding: chunked", body=b""))
     chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
@@ -382,7 +388,7 @@ def test_who_sends_without_end_is_closed(plain: str, connect: Connect) -> None:
         sender.sendall(chunk * 2_000)
 
 
-def test_a_client_of_the_library_reads_413_of_five_megabytes(plain: str) -> None:
+def test_the_http_client_of_python_reads_the_413_for_a_five_megabyte_body(plain: str) -> None:
     host, port = plain.removeprefix("http://").split(":")
     with closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
         connection.request("POST", "/decide", b" " * FIVE, {"content-type": "application/json", "connection": "close"})
@@ -393,7 +399,7 @@ def test_a_client_of_the_library_reads_413_of_five_megabytes(plain: str) -> None
 @pytest.mark.parametrize(
     "options", [(), ("--http1.0",), ("-H", "expect:"), ("-H", "expect:", "-H", "connection: close")]
 )
-def test_curl_reads_413_of_five_megabytes(plain: str, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_curl_reads_the_413_for_a_five_megabyte_body(plain: str, tmp_path: Path, options: tuple[str, ...]) -> None:
     (tmp_path / "body").write_bytes(b" " * FIVE)
     asked = ("--data-binary", f"@{tmp_path / 'body'}", "-H", "content-type: application/json", f"{plain}/decide")
     done = subprocess.run(
@@ -403,7 +409,7 @@ def test_curl_reads_413_of_five_megabytes(plain: str, tmp_path: Path, options: t
 
 
 @pytest.mark.parametrize("trailers", [b"x-a: b\r\n" * 100_000, b"x-a: " + b"b" * 800_000])
-def test_a_refusal_is_read_by_who_still_sends(plain: str, connect: Connect, trailers: bytes) -> None:
+def test_a_client_that_still_sends_reads_the_400_response(plain: str, connect: Connect, trailers: bytes) -> None:
     sender = connect(plain)
     sender.sendall(post(b"transfer-encoding: chunked", body=CHUNKED[:-2]) + trailers)
     assert statuses(rest(sender))[-1] == 400
@@ -438,7 +444,7 @@ def entered(table: ConnectionTable, *connections: FakeConnection) -> None:
         table.enter(one)
 
 
-def test_the_address_that_has_most_makes_room_first_with_what_is_idle_and_then_with_what_is_oldest() -> None:
+def test_the_address_with_the_most_connections_loses_its_idle_then_its_oldest_connections() -> None:
     table = table_of(5)
     other, young, old = FakeConnection("b"), FakeConnection("a", began=2.0), FakeConnection("a", began=1.0)
     idle, busy = FakeConnection("a", ConnectionStage.IDLE, began=3.0), FakeConnection("a", ConnectionStage.BUSY)
@@ -452,7 +458,7 @@ def test_the_address_that_has_most_makes_room_first_with_what_is_idle_and_then_w
     assert busy.dropped is None
 
 
-def test_an_address_with_too_many_that_never_asked_loses_its_oldest_and_no_other() -> None:
+def test_an_address_with_too_many_unproved_connections_loses_its_oldest_unproved_connection() -> None:
     table = table_of(100, unproved=2)
     first, second, third, other = (FakeConnection(address) for address in "aaab")
     entered(table, first, other, second)
@@ -463,7 +469,7 @@ def test_an_address_with_too_many_that_never_asked_loses_its_oldest_and_no_other
     assert (first.dropped, second.dropped, third.dropped, other.dropped) == (CloseReason.ADDRESS, None, None, None)
 
 
-def test_a_gateway_with_many_connections_that_ask_is_bounded_in_all_only() -> None:
+def test_connections_that_asked_do_not_count_against_the_bound_of_their_address() -> None:
     table = table_of(100, unproved=2)
     of_gateway = [FakeConnection("a", ConnectionStage.IDLE) for _ in range(50)]
     for one in of_gateway:
@@ -472,7 +478,7 @@ def test_a_gateway_with_many_connections_that_ask_is_bounded_in_all_only() -> No
     assert all(one.dropped is None for one in of_gateway)
 
 
-def test_the_address_that_holds_most_bytes_loses_what_is_largest_and_no_whole_request() -> None:
+def test_the_address_with_the_most_bytes_loses_unfinished_bodies_but_no_whole_request() -> None:
     table = table_of(100)
     table.limits = ConnectionLimits(memory=100)
     other, large, small = (
@@ -491,7 +497,7 @@ def test_the_address_that_holds_most_bytes_loses_what_is_largest_and_no_whole_re
     assert table.held == 50
 
 
-def test_where_nothing_makes_room_a_few_more_are_let_in_and_then_none() -> None:
+def test_a_table_full_of_busy_connections_admits_only_the_spare_connections() -> None:
     table = table_of(2)
     let_in = 0
     while table.admit():
@@ -510,11 +516,11 @@ def test_where_nothing_makes_room_a_few_more_are_let_in_and_then_none() -> None:
         ("", "socket"),
     ],
 )
-def test_an_address_is_a_host_or_a_network_of_one(peer: object, address: str) -> None:
+def test_a_peer_address_is_an_ipv4_host_or_an_ipv6_64_bit_network(peer: object, address: str) -> None:
     assert peer_address(peer) == address
 
 
-def test_workers_know_who_has_fewer_connections() -> None:
+def test_the_worker_board_reports_whether_other_workers_are_freer() -> None:
     board = WorkerBoard(3)
     for place, load in enumerate((2, 1)):
         board.take(place)

@@ -74,7 +74,7 @@ def without_id(content: bytes) -> bytes:
 # ── Our own endpoints ─────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_proved_is_answered_at_once_and_to_the_byte_as_before(
+def test_a_verified_credential_is_answered_on_the_fast_path_with_the_same_bytes(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[object] = []
@@ -95,7 +95,7 @@ def test_what_was_proved_is_answered_at_once_and_to_the_byte_as_before(
     assert dict(careful.headers) == dict(quick.headers)
 
 
-def test_messagepack_says_the_same(doors: Doors) -> None:
+def test_messagepack_returns_the_same_answer_as_json(doors: Doors) -> None:
     async def run() -> tuple[httpx.Response, httpx.Response]:
         async with connected(doors) as client:
             packed = [msgpack.packb(asking(one)) for one in (doors.bearer(), doors.dpop("POST", url()))]
@@ -122,7 +122,7 @@ REFUSED: list[tuple[str, Callable[[Doors], dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("code", "given"), REFUSED, ids=[code for code, _ in REFUSED])
 @pytest.mark.parametrize("path", ["/decide", "/evaluate", "/explain"])
-def test_what_proves_nothing_is_denied_with_its_reason(
+def test_an_invalid_credential_is_denied_with_its_refusal_code(
     doors: Doors, path: str, code: str, given: Callable[[Doors], dict[str, Any]]
 ) -> None:
     (answer,) = asked(doors, asking(given(doors)), path=path)
@@ -132,7 +132,7 @@ def test_what_proves_nothing_is_denied_with_its_reason(
     assert (decision["outcome"], decision["gate"], code_of(decision)) == ("deny", "identity", code)
 
 
-def test_what_is_no_member_of_credentials_is_told_and_shows_none(doors: Doors) -> None:
+def test_the_error_names_an_unknown_credentials_member_and_leaks_no_secret(doors: Doors) -> None:
     secret = doors.token()
     answer, digests = asked(doors, asking({"authorisation": f"Bearer {secret}"}), asking({"digests": {"sha-256": "x"}}))
     assert (answer.status_code, answer.json()["member"]) == (400, "credentials.authorisation")
@@ -140,7 +140,7 @@ def test_what_is_no_member_of_credentials_is_told_and_shows_none(doors: Doors) -
     assert (digests.status_code, digests.json()["member"]) == (400, "credentials.digests.sha-256")
 
 
-def test_who_verifies_nothing_says_so(tmp_path: Path) -> None:
+def test_an_engine_without_identity_rejects_the_credentials_member(tmp_path: Path) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     plain = Doors(tmp_path)
     plain.engine = Engine.load(tmp_path / "p.policy")
@@ -148,7 +148,7 @@ def test_who_verifies_nothing_says_so(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["member"]) == (400, "credentials")
 
 
-def test_a_proof_counts_once_however_much_is_asked_about_it(doors: Doors) -> None:
+def test_a_request_with_an_explanation_uses_its_proof_once(doors: Doors) -> None:
     explained = {**asking(doors.dpop("GET", url())), "options": {"explain": True}}
     first, second = asked(doors, explained, explained)
     assert (first.json()["outcome"], first.json()["explanation"]["gates"][0]["mark"]) == ("allow", "yes")
@@ -159,7 +159,7 @@ def test_a_proof_counts_once_however_much_is_asked_about_it(doors: Doors) -> Non
 
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:///{}/store.db"], ids=["memory", "shared"])
-def test_each_of_a_batch_is_proved_for_itself(tmp_path: Path, store: str) -> None:
+def test_each_batch_item_is_authenticated_separately(tmp_path: Path, store: str) -> None:
     doors = Doors(tmp_path, store=store.format(tmp_path))
     spend = {"options": {"consume": True}}
     proven = doors.dpop("GET", url())
@@ -180,7 +180,7 @@ def test_each_of_a_batch_is_proved_for_itself(tmp_path: Path, store: str) -> Non
     ]  # fmt: skip
 
 
-def test_frames_of_the_socket_are_proved_too(doors: Doors) -> None:
+def test_socket_frames_are_authenticated(doors: Doors) -> None:
     proven = doors.dpop("GET", url())
     frames = [
         (1, "decide", asking(proven)),
@@ -194,7 +194,7 @@ def test_frames_of_the_socket_are_proved_too(doors: Doors) -> None:
     assert FRAME_HEADER.size == 4
 
 
-def test_credentials_of_authzen_are_in_its_context(doors: Doors) -> None:
+def test_authzen_reads_credentials_from_the_context(doors: Doors) -> None:
     def evaluation(credentials: Any, **context: Any) -> dict[str, Any]:
         return {
             "subject": {"type": "user", "id": "somebody"},
@@ -218,7 +218,9 @@ def test_credentials_of_authzen_are_in_its_context(doors: Doors) -> None:
 
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("store", ["memory:", "sqlite:///{}/store.db"], ids=["memory", "shared"])
-def test_who_asks_again_by_its_key_gets_its_decision_and_no_refusal(tmp_path: Path, store: str, explain: bool) -> None:
+def test_a_retry_with_its_idempotency_key_returns_the_decision_instead_of_proof_replayed(
+    tmp_path: Path, store: str, explain: bool
+) -> None:
     doors = Doors(tmp_path, store=store.format(tmp_path), log=True)
     question = asking(doors.dpop("POST", url()), "POST")
     question |= {"options": {"explain": True}} if explain else {}
@@ -237,7 +239,9 @@ def test_who_asks_again_by_its_key_gets_its_decision_and_no_refusal(tmp_path: Pa
     assert records[0].request == records[1].request
 
 
-def test_what_could_not_be_asked_for_is_not_kept_by_its_key(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_denial_because_the_provider_is_down_is_not_stored_under_the_idempotency_key(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from policyengine.identity.verify.tokens import TokenVerifier
     from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
@@ -255,7 +259,7 @@ def test_what_could_not_be_asked_for_is_not_kept_by_its_key(doors: Doors, monkey
     assert "idempotency-replayed" not in second.headers
 
 
-def test_what_is_no_question_leaves_its_key_free(doors: Doors) -> None:
+def test_a_malformed_question_does_not_use_up_its_idempotency_key(doors: Doors) -> None:
     keyed = {"idempotency-key": "k-1"}
     bad, good = asking({"authorisation": "x"}), asking(doors.bearer())
     answers = asked(doors, bad, good, token=TOKEN, headers=keyed)
@@ -268,12 +272,12 @@ CLAIMED = {"agent": {"id": BOT, "issuer": "acme"}, "user": {"id": "root"}, "cred
 ENOUGH = {**CLAIMED, "credential": {"kind": "jwt", "issuer": "acme", "scopes": ["read:invoices"]}}
 
 
-def test_what_is_proved_wins_over_what_is_said(doors: Doors) -> None:
+def test_verified_facts_override_claimed_facts(doors: Doors) -> None:
     (answer,) = asked(doors, {**asking(doors.bearer()), **CLAIMED})
     assert (answer.json()["outcome"], answer.json()["principal"]["user"]) == ("allow", USER)
 
 
-def test_only_what_is_proved_counts_where_that_is_set(tmp_path: Path) -> None:
+def test_only_proved_ignores_claimed_facts(tmp_path: Path) -> None:
     doors = Doors(tmp_path, only_proved=True)
     questions = [{**asking(None), **ENOUGH}, asking(doors.bearer()), asking(None), asking(None, path="/health")]
     assert codes(asked(doors, *questions)) == [("deny", "unproved"), ("allow", None), ("deny", None), ("allow", None)]
@@ -281,7 +285,7 @@ def test_only_what_is_proved_counts_where_that_is_set(tmp_path: Path) -> None:
     assert answer.json()["outcome"] == "allow"
 
 
-def test_an_engine_that_observes_lets_nobody_through_whose_credential_was_refused(doors: Doors) -> None:
+def test_observe_mode_still_denies_a_refused_credential(doors: Doors) -> None:
     from datetime import timedelta
 
     doors.engine.observe(Observe(doors.clock() + timedelta(hours=1)))
@@ -317,7 +321,7 @@ GATEWAYS = ["/forward-auth", "/forward-auth/nginx", "/envoy"]
 
 
 @pytest.mark.parametrize("door", GATEWAYS)
-def test_gateways_hand_on_what_their_clients_sent(doors: Doors, door: str) -> None:
+def test_gateway_adapters_verify_the_credentials_of_the_client(doors: Doors, door: str) -> None:
     answer = through(doors, door, doors.bearer())
     assert (answer.status_code, answer.headers["x-auth-subject"]) == (200, BOT)
     assert answer.headers["x-auth-user"] == USER
@@ -326,7 +330,7 @@ def test_gateways_hand_on_what_their_clients_sent(doors: Doors, door: str) -> No
 
 
 @pytest.mark.parametrize("door", GATEWAYS)
-def test_behind_a_token_of_the_gateway_its_client_has_another_header(doors: Doors, door: str) -> None:
+def test_with_a_gateway_token_the_client_credential_comes_in_x_forwarded_authorization(doors: Doors, door: str) -> None:
     own, given = {"authorization": f"Bearer {TOKEN}"}, doors.bearer()["authorization"]
     answer = through(doors, door, {**own, "x-forwarded-authorization": given}, token=TOKEN)
     assert (answer.status_code, answer.headers["x-auth-subject"]) == (200, BOT)
@@ -352,7 +356,7 @@ CHALLENGES: list[tuple[str, Callable[[Doors], dict[str, str]], str]] = [
 
 @pytest.mark.parametrize("door", GATEWAYS)
 @pytest.mark.parametrize(("given", "said"), [one[1:] for one in CHALLENGES], ids=[one[0] for one in CHALLENGES])
-def test_who_proves_nothing_is_challenged(
+def test_a_client_without_a_valid_credential_gets_a_challenge(
     doors: Doors, door: str, given: Callable[[Doors], dict[str, str]], said: str
 ) -> None:
     sent = given(doors)
@@ -364,7 +368,7 @@ def test_who_proves_nothing_is_challenged(
 
 
 @pytest.mark.parametrize("door", GATEWAYS)
-def test_who_needs_a_nonce_is_given_one(tmp_path: Path, door: str) -> None:
+def test_a_proof_without_a_required_nonce_gets_a_nonce(tmp_path: Path, door: str) -> None:
     doors = Doors(tmp_path, nonces=True)
     answer = through(doors, door, doors.dpop("GET", url()))
     assert answer.status_code == 401
@@ -377,7 +381,9 @@ def test_who_needs_a_nonce_is_given_one(tmp_path: Path, door: str) -> None:
 
 @pytest.mark.parametrize("door", GATEWAYS)
 @pytest.mark.parametrize("name", ["client-cert", "x-forwarded-client-cert"])
-def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, door: str, name: str) -> None:
+def test_the_client_certificate_header_identifies_a_workload_only_if_configured(
+    doors: Doors, door: str, name: str
+) -> None:
     workload = bound_world.workload()
     sent = bound_world.field_of(workload) if name == "client-cert" else bound_world.envoy(workload)
     assert through(doors, door, {name: sent}).status_code == 401  # nobody says that the gateway sets it
@@ -388,7 +394,7 @@ def test_a_certificate_of_the_connection_identifies_a_workload(doors: Doors, doo
         assert status_of(through(doors, door, {spelled: sent}, gateway=named)) == 400
 
 
-def test_of_a_body_only_the_whole_has_a_digest(doors: Doors) -> None:
+def test_only_a_complete_body_has_digests(doors: Doors) -> None:
     from policyengine.http.gateway_headers import RequestTarget, add_credentials, build_question, collect_headers
     from policyengine.http.gateway_omissions import ForwardedParts
 
@@ -451,7 +457,7 @@ def every_door(doors: Doors, caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(told)
 
 
-def test_no_secret_is_written_or_said_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_appears_in_answers_logs_or_reprs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     doors = Doors(tmp_path, log=True)
     doors.secrets.append(bound_world.ec_key().as_dict(private=True)["d"])
     held = doors.bearer()
@@ -468,7 +474,7 @@ def test_no_secret_is_written_or_said_anywhere(tmp_path: Path, caplog: pytest.Lo
     assert '"credential":{"refused":"expired"}' in log
 
 
-def test_what_was_logged_comes_to_the_same_again(tmp_path: Path) -> None:
+def test_replay_of_logged_credential_decisions_returns_the_same_decisions(tmp_path: Path) -> None:
     doors = Doors(tmp_path, log=True)
     given = [given(doors) for _, given in REFUSED]
     asked(doors, *map(asking, given), asking(doors.bearer()), asking(doors.dpop("POST", url()), "POST"))
@@ -482,7 +488,7 @@ def test_what_was_logged_comes_to_the_same_again(tmp_path: Path) -> None:
         ]
 
 
-def test_credentials_are_counted_by_what_became_of_them(doors: Doors) -> None:
+def test_credentials_are_counted_by_result(doors: Doors) -> None:
     async def run() -> str:
         async with connected(doors) as client:
             held = doors.bearer()
@@ -512,7 +518,7 @@ def reloading(doors: Doors) -> ReloadableEngine:
     return found
 
 
-def test_a_reload_keeps_what_was_proved_seen_and_revoked(doors: Doors, reloading: ReloadableEngine) -> None:
+def test_a_reload_keeps_verified_tokens_seen_proofs_and_revocations(doors: Doors, reloading: ReloadableEngine) -> None:
     def code(given: dict[str, Any]) -> str | None:
         decision = reloading.current.decide(asking(given))
         return decision.reasons[0].code if decision.reasons else None
@@ -534,7 +540,9 @@ def test_a_reload_keeps_what_was_proved_seen_and_revoked(doors: Doors, reloading
     assert reloading.current.identity.counts["revoked"] == 1
 
 
-def test_issuers_that_do_not_fit_are_refused_and_the_last_ones_go_on(doors: Doors, reloading: ReloadableEngine) -> None:
+def test_a_reload_with_mismatched_issuers_is_refused_and_the_last_policy_stays(
+    doors: Doors, reloading: ReloadableEngine
+) -> None:
     policy = doors.folder / "doors.policy"
     policy.write_text(POLICY.replace("issuer acme", "issuer acmee").replace("issued by acme ", "issued by acmee "))
     assert not reloading.reload()
@@ -542,7 +550,7 @@ def test_issuers_that_do_not_fit_are_refused_and_the_last_ones_go_on(doors: Door
     assert reloading.current.decide(asking(doors.bearer())).allowed
 
 
-def test_the_page_shows_credentials_where_they_are_verified(doors: Doors) -> None:
+def test_the_docs_page_shows_a_credentials_example_if_the_engine_verifies_credentials(doors: Doors) -> None:
     async def run() -> tuple[str, dict[str, Any]]:
         async with connected(doors) as client:
             return (await client.get("/docs")).text, (await client.get("/openapi.json")).json()
@@ -555,7 +563,7 @@ def test_the_page_shows_credentials_where_they_are_verified(doors: Doors) -> Non
     assert create_app(doors.engine).openapi() == document
 
 
-def test_what_is_signed_is_compared_in_base64(doors: Doors) -> None:
+def test_wrong_body_digests_do_not_matter_without_a_signature(doors: Doors) -> None:
     wrong = {"sha-256": b64encode(b"x" * 32).decode(), "sha-512": b64encode(b"x" * 64).decode()}
     (answer,) = asked(doors, asking({**doors.bearer(), "digests": wrong}))
     assert answer.json()["outcome"] == "allow"  # nothing of it is signed

@@ -35,7 +35,7 @@ from tests.server.test_log import SERVE
 CLOSE = {"connection": "close"}
 
 
-def test_several_workers_do_not_verify_each_for_itself(tmp_path: Path) -> None:
+def test_several_workers_that_verify_credentials_require_a_shared_store(tmp_path: Path) -> None:
     doors = Doors(tmp_path)
     with pytest.raises(ServeError) as error:
         check_workers(doors.engine, 2)
@@ -55,7 +55,7 @@ def workers(tmp_path: Path) -> Iterator[tuple[str, str, Path, int]]:
         yield json.loads(line)["listening"], store, path, process.pid
 
 
-def test_workers_know_what_another_saw_and_what_was_revoked(workers: tuple[str, str, Path, int]) -> None:
+def test_workers_share_seen_proofs_and_revocations(workers: tuple[str, str, Path, int]) -> None:
     """Each question by a connection of its own, so that both answer."""
     base, store, path, process = workers
 
@@ -123,7 +123,7 @@ def known() -> dict[str, Any]:
     return asking({"authorization": f"Bearer {token(time.time())}"})
 
 
-def test_nobody_waits_for_the_issuer_of_somebody_else(tmp_path: Path, slow: Faulty) -> None:
+def test_an_unresponsive_issuer_does_not_delay_callers_of_other_issuers(tmp_path: Path, slow: Faulty) -> None:
     """Each of these brings a token that nobody has seen, so that it needs a thread, too."""
     engine = engine_of(tmp_path, slow)
 
@@ -156,7 +156,7 @@ def test_nobody_waits_for_the_issuer_of_somebody_else(tmp_path: Path, slow: Faul
     assert engine.failures == 0
 
 
-def test_more_threads_are_there_than_may_wait() -> None:
+def test_fewer_requests_may_wait_for_issuers_than_there_are_threads() -> None:
     import anyio.to_thread
 
     from policyengine.identity.single_flight import MAX_WAITERS, MAX_WAITERS_IN_PROCESS
@@ -170,7 +170,9 @@ def test_more_threads_are_there_than_may_wait() -> None:
     assert MAX_WAITERS < MAX_WAITERS_IN_PROCESS < min(MAX_THREADS, MAX_THREADS, asyncio.run(theirs()))
 
 
-def test_a_connection_of_the_socket_waits_for_itself_alone(tmp_path: Path, slow: Faulty) -> None:
+def test_a_socket_connection_that_waits_for_an_issuer_does_not_block_other_connections(
+    tmp_path: Path, slow: Faulty
+) -> None:
     """More of them wait than an event loop has threads of its own."""
     engine, path = engine_of(tmp_path, slow), str(tmp_path / "policy.sock")
 

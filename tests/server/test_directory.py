@@ -44,7 +44,9 @@ def looked_up(tmp_path: Path, url: str) -> Engine:
 READY, METRICS = ("GET", "/readyz", None), ("GET", "/metrics", None)
 
 
-def test_a_file_that_goes_away_is_told_until_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_entity_database_file_is_reported_until_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
     file, aside = tmp_path / "shop.db", tmp_path / "aside.db"
     with closing(sqlite3.connect(file)) as connection:
@@ -69,7 +71,9 @@ def test_a_file_that_goes_away_is_told_until_it_is_back(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("table", ["people", "roles"])  # rows, and what rows hold several of
-def test_a_table_that_is_taken_away_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+def test_readyz_fails_while_an_entity_table_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
     monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
     file = tmp_path / "shop.db"
     with closing(sqlite3.connect(file)) as connection:
@@ -88,7 +92,7 @@ def mortal() -> Iterator[Postgres]:
         yield server
 
 
-def test_a_server_that_dies_is_told_until_it_is_back(
+def test_a_dead_entity_database_server_is_reported_until_it_returns(
     mortal: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lookup, "PAUSE_SECONDS", 0.0)
@@ -105,7 +109,7 @@ def test_a_server_that_dies_is_told_until_it_is_back(
     assert PASSWORD not in caplog.text
 
 
-def test_who_did_not_answer_a_moment_ago_is_not_asked_by_everybody(tmp_path: Path) -> None:
+def test_an_entity_store_that_just_failed_is_not_asked_again_immediately(tmp_path: Path) -> None:
     file = tmp_path / "shop.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(SQL)

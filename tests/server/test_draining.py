@@ -83,7 +83,7 @@ def begun(process: subprocess.Popen[str], connection: http.client.HTTPConnection
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_path: Path, workers: int) -> None:
+def test_a_stop_under_load_loses_no_accepted_request(connected: Connect, tmp_path: Path, workers: int) -> None:
     answers: list[int] = []
     wrong: list[object] = []
     under_way = threading.Barrier(9)
@@ -121,13 +121,13 @@ def test_nothing_that_was_accepted_is_lost_under_load(connected: Connect, tmp_pa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_of_fifty_clients_none_is_reset_and_none_is_left_without_an_answer(tmp_path: Path, workers: int) -> None:
+def test_a_stop_answers_or_refuses_each_of_fifty_clients_without_a_reset(tmp_path: Path, workers: int) -> None:
     """Half of them keep their connections, half open one for each question. To be refused is no loss."""
     found = asyncio.run(measure_stop(policy_in(tmp_path), workers, seconds=1))
     assert (found["lost"], found["why"], found["refused"], found["status"]) == (0, {}, 50, 0)
 
 
-def test_neither_a_reload_nor_the_end_of_a_worker_resets_anybody(tmp_path: Path) -> None:
+def test_neither_a_reload_nor_the_end_of_a_worker_resets_a_connection(tmp_path: Path) -> None:
     policy = policy_in(tmp_path)
 
     def disturb(server: RunningServer) -> None:
@@ -144,7 +144,9 @@ def policy_in(folder: Path) -> Path:
     return folder / "shop.policy"
 
 
-def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected: Connect, tmp_path: Path) -> None:
+def test_a_stopping_server_is_not_ready_and_closes_each_connection_after_its_answer(
+    connected: Connect, tmp_path: Path
+) -> None:
     with serving(tmp_path) as (url, process):
         one, other = connected(url), connected(url)
         assert asked(one, "GET", "/readyz")[0] == 200
@@ -158,7 +160,7 @@ def test_it_is_not_ready_at_once_and_every_answer_ends_its_connection(connected:
         assert process.wait(20) == 0
 
 
-def test_what_is_on_its_way_is_answered_by_every_door(connected: Connect, tmp_path: Path) -> None:
+def test_a_stopping_server_answers_requests_in_progress_on_every_adapter(connected: Connect, tmp_path: Path) -> None:
     with serving(tmp_path) as (url, process):
         slow, gateway, other = connected(url), connected(url), connected(url)
         slow.putrequest("POST", "/decide")
@@ -178,7 +180,7 @@ def test_what_is_on_its_way_is_answered_by_every_door(connected: Connect, tmp_pa
         assert process.wait(20) == 0
 
 
-def test_calls_of_envoy_that_are_decided_are_answered(connected: Connect, tmp_path: Path) -> None:
+def test_a_stop_answers_every_envoy_call_that_was_decided(connected: Connect, tmp_path: Path) -> None:
     grpc = pytest.importorskip("grpc")
     from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
@@ -213,7 +215,7 @@ def test_calls_of_envoy_that_are_decided_are_answered(connected: Connect, tmp_pa
     assert (tmp_path / "log").read_bytes().count(b"\n") == sum(answered) >= 80
 
 
-def test_who_never_speaks_is_not_waited_for_all_the_time(connected: Connect, tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_the_full_drain_time_for_silent_connections(connected: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, seconds=60) as (url, process):
         silent = connected(url)
         before = monotonic()
@@ -224,7 +226,7 @@ def test_who_never_speaks_is_not_waited_for_all_the_time(connected: Connect, tmp
         silent.close()
 
 
-def test_a_question_that_never_ends_is_given_up_in_time(connected: Connect, tmp_path: Path) -> None:
+def test_a_stop_abandons_an_unfinished_question_after_the_drain_time(connected: Connect, tmp_path: Path) -> None:
     with serving(tmp_path, seconds=1) as (url, process):
         stuck = connected(url)
         stuck.putrequest("POST", "/decide")
@@ -236,7 +238,7 @@ def test_a_question_that_never_ends_is_given_up_in_time(connected: Connect, tmp_
 
 
 @pytest.mark.parametrize(("workers", "second"), [(1, signal.SIGTERM), (2, signal.SIGINT)])
-def test_a_second_signal_ends_it_at_once(
+def test_a_second_signal_ends_the_server_immediately(
     connected: Connect, tmp_path: Path, workers: int, second: signal.Signals
 ) -> None:
     with serving(tmp_path, workers, seconds=3_000) as (url, process):
@@ -288,7 +290,7 @@ def drain_of(clock: Held, seconds: float = 10, delay: float = 0) -> Drain:
     return drain
 
 
-def test_without_a_signal_it_never_ends() -> None:
+def test_a_drain_without_a_signal_never_ends() -> None:
     clock = Held()
     drain = Drain(10, clock=clock)
     clock.now += 1_000_000
@@ -296,11 +298,11 @@ def test_without_a_signal_it_never_ends() -> None:
     assert drain.left == 10
 
 
-def test_with_nobody_there_it_is_quiet_at_once() -> None:
+def test_a_drain_without_connections_is_quiet_immediately() -> None:
     assert drain_of(Held()).quiet([], 7)
 
 
-def test_for_as_long_as_is_wanted_others_are_let_in() -> None:
+def test_a_drain_is_not_quiet_before_its_delay_ends() -> None:
     clock = Held()
     drain = drain_of(clock, delay=6)
     assert not drain.quiet([], 7)
@@ -312,7 +314,7 @@ def test_for_as_long_as_is_wanted_others_are_let_in() -> None:
     assert drain.half_over
 
 
-def test_half_of_the_time_is_for_those_who_still_come() -> None:
+def test_a_drain_with_new_answers_is_half_over_after_half_of_its_time() -> None:
     clock = Held()
     drain, here = drain_of(clock), Client()
     for answered in range(8, 57):
@@ -324,7 +326,7 @@ def test_half_of_the_time_is_for_those_who_still_come() -> None:
     assert drain.left == 5
 
 
-def test_once_nobody_new_is_let_in_there_is_a_moment_for_those_who_were() -> None:
+def test_a_drain_settles_a_moment_after_it_refuses_new_connections() -> None:
     clock = Held()
     drain = drain_of(clock)
     assert not drain.settled
@@ -335,7 +337,7 @@ def test_once_nobody_new_is_let_in_there_is_a_moment_for_those_who_were() -> Non
     assert drain.settled
 
 
-def test_who_is_silent_is_closed_and_who_speaks_or_is_spoken_to_is_not() -> None:
+def test_a_drain_closes_only_silent_connections() -> None:
     clock = Held()
     drain, silent, speaks, waits, half, arrives = drain_of(clock), *(Client() for _ in range(5))
     waits.stage, half.stage, arrives.has_unread_bytes = ConnectionStage.BUSY, ConnectionStage.HEAD, True
@@ -348,7 +350,7 @@ def test_who_is_silent_is_closed_and_who_speaks_or_is_spoken_to_is_not() -> None
     assert [one.dropped for one in everybody] == [False, False, False, True, False]
 
 
-def test_answers_between_two_looks_count_as_somebody_there() -> None:
+def test_answers_since_the_last_check_keep_a_drain_from_being_quiet() -> None:
     clock = Held()
     drain = drain_of(clock)
     assert not drain.quiet([], 8)
@@ -356,7 +358,7 @@ def test_answers_between_two_looks_count_as_somebody_there() -> None:
     assert drain.quiet([], 8)
 
 
-def test_a_second_beginning_gives_no_more_time() -> None:
+def test_beginning_a_drain_twice_does_not_extend_its_time() -> None:
     clock = Held()
     drain = drain_of(clock)
     clock.now += 4

@@ -95,7 +95,7 @@ def sent(options: Any) -> dict[str, str]:
     return {one.header.key: one.header.value for one in options}
 
 
-def test_a_certificate_says_who_asks(ask: Ask) -> None:
+def test_the_peer_certificate_identifies_the_agent(ask: Ask) -> None:
     answer = ask("GET", "/things?page=2", BOT)
     assert answer.status.code == 0
     assert sent(answer.ok_response.headers)["x-auth-subject"] == BOT
@@ -105,13 +105,13 @@ def test_a_certificate_says_who_asks(ask: Ask) -> None:
     assert ask("GET", "/things", "spiffe://evil.example/ns/shop/sa/bot").denied_response.status.code == 401
 
 
-def test_a_name_that_is_not_there_is_taken_away_from_what_passes(ask: Ask) -> None:
+def test_the_adapter_removes_name_headers_without_a_value_from_the_passed_request(ask: Ask) -> None:
     passed = ask("GET", "/health").ok_response
     assert {"x-auth-subject", "x-auth-user", "x-agent-id", "x-agent-scopes"} <= set(passed.headers_to_remove)
     assert "x-auth-subject" not in sent(passed.headers)
 
 
-def test_what_is_denied_has_a_problem_for_a_body_and_a_decision_in_the_metadata(ask: Ask) -> None:
+def test_a_denial_has_a_problem_body_and_the_decision_id_in_the_metadata(ask: Ask) -> None:
     answer = ask("POST", "/pay", BOT, b'{"amount": 11}', **JSON)
     assert answer.status.code == 7
     assert sent(answer.denied_response.headers)["content-type"] == "application/problem+json"
@@ -120,7 +120,7 @@ def test_what_is_denied_has_a_problem_for_a_body_and_a_decision_in_the_metadata(
     assert ask("POST", "/pay", BOT, b'{"amount": 9}', **JSON).status.code == 0
 
 
-def test_a_body_that_came_as_text_is_unknown(ask: Ask) -> None:
+def test_a_body_sent_as_text_is_unknown(ask: Ask) -> None:
     """Envoy puts other characters in it for what is no UTF-8, unless it says `pack_as_bytes`."""
     answer = ask("POST", "/pay", BOT, '{"amount": 9}', **JSON)
     assert "body.amount` is unknown" in answer.denied_response.body
@@ -128,7 +128,7 @@ def test_a_body_that_came_as_text_is_unknown(ask: Ask) -> None:
     assert "the body names another method (`_method`)" in override.denied_response.body
 
 
-def test_the_address_is_that_of_the_connection_and_not_of_a_header(ask: Ask) -> None:
+def test_the_client_ip_comes_from_the_connection_and_not_from_x_forwarded_for(ask: Ask) -> None:
     assert ask("GET", "/here", BOT, ip="10.1.2.3", x_forwarded_for="8.8.8.8").status.code == 0
     assert ask("GET", "/here", BOT, ip="8.8.8.8", x_forwarded_for="10.1.2.3").status.code == 7
 
@@ -151,25 +151,25 @@ def message(*headers: tuple[str, bytes], raw: bool, pseudo: bool = True) -> Any:
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("pseudo", [True, False])
-def test_all_headers_are_handed_on_where_the_pseudo_headers_are(raw: bool, pseudo: bool) -> None:
+def test_headers_count_as_complete_if_envoy_sends_pseudo_headers(raw: bool, pseudo: bool) -> None:
     http = message(("x-role", b"guest"), raw=raw, pseudo=pseudo)
     assert forwarded_headers(http, GatewayHeaders()) == ForwardedParts(None if pseudo else frozenset(), joins=not raw)
     assert forwarded_headers(http, GatewayHeaders(hands_on_envoy_grpc=("x-role",))).headers == {"x-role"}
     assert headers_with_peer(http, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
 
 
-def test_a_header_that_came_twice_is_there_twice_where_envoy_does_not_join() -> None:
+def test_a_repeated_header_keeps_both_values_if_envoy_does_not_join_them() -> None:
     http = message(("x-role", b"a"), ("x-role", b"b"), ("x-bytes", b"\xff"), ("x-empty", b""), raw=True)
     given = headers_with_peer(http, "")
     assert (given["x-role"], given["x-bytes"], given["x-empty"]) == (("a", "b"), ("\udcff",), ("",))
 
 
-def test_a_text_in_which_envoy_has_replaced_bytes_cannot_be_read() -> None:
+def test_a_header_text_with_bytes_that_envoy_replaced_is_unreadable() -> None:
     (value,) = headers_with_peer(message(("x-role", b"a!"), raw=False), "")["x-role"]
     assert not value.isprintable()
 
 
-def test_who_shows_no_token_is_not_answered() -> None:
+def test_a_grpc_call_without_a_valid_token_is_unauthenticated() -> None:
     with served(BearerTokens.of(TOKEN)) as ask:
         for token in (None, "of-somebody-else"):
             with pytest.raises(grpc.RpcError) as caught:
@@ -178,20 +178,20 @@ def test_who_shows_no_token_is_not_answered() -> None:
         assert ask("GET", "/health", token=TOKEN).status.code == 0
 
 
-def test_without_a_token_only_this_machine_may_ask() -> None:
+def test_a_public_grpc_address_requires_a_token() -> None:
     with pytest.raises(ServeError) as caught:
         check_address("0.0.0.0", free_port(), has_token=False)
     assert "no token is set" in caught.value.message
 
 
-def test_a_port_that_somebody_has_is_told() -> None:
+def test_the_error_reports_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as caught:
         check_address("127.0.0.1", taken.getsockname()[1], has_token=False)
     assert "is in use" in caught.value.message
 
 
 @pytest.mark.parametrize("by_envoy", [True, False])
-def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool) -> None:
+def test_the_trace_continues_from_the_grpc_metadata_or_else_from_the_request_headers(by_envoy: bool) -> None:
     mine, other = (f"00-{one * 32}-{one * 16}-01" for one in "ab")
     address = check_address("127.0.0.1", free_port(), False)
     server = EnvoyGrpcAdapter(ReloadableEngine(Engine.from_text(POLICY)), TRUSTING, None, address).started()
@@ -212,7 +212,7 @@ def test_a_trace_is_continued_of_the_call_or_else_of_the_request(by_envoy: bool)
     assert told["tracestate"] == "a=1"
 
 
-def test_connections_that_never_speak_are_closed_and_keep_no_files() -> None:
+def test_the_envoy_adapter_closes_silent_connections() -> None:
     address = check_address("127.0.0.1", free_port(), False)
     limits, bounds = ConnectionLimits(head=0.5), ConnectionBounds(8, 8)
     server = EnvoyGrpcAdapter(

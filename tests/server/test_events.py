@@ -47,7 +47,7 @@ class Gateway:
         return found
 
 
-def test_an_outcome_that_is_reported_counts() -> None:
+def test_a_reported_outcome_counts_in_later_decisions() -> None:
     gateway = Gateway()
     review = gateway.decide("POST /review")["id"]
     assert gateway.decide("POST /pay")["outcome"] == "deny"
@@ -93,7 +93,7 @@ def test_reported_outcomes_count_in_the_metrics() -> None:
     assert 'policyengine_outcome_latency_seconds_bucket{le="0.016777216",status="2xx"} 1.0' in found
 
 
-def test_messagepack_is_read_and_written() -> None:
+def test_a_messagepack_report_gets_a_messagepack_answer() -> None:
     gateway = Gateway()
     sent = msgpack.packb({"decision": gateway.decide("POST /review")["id"], "status": 204})
     answer = gateway.post("/events", content=sent, headers={"content-type": "application/msgpack"})
@@ -107,7 +107,7 @@ def test_a_second_report_is_a_conflict() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_report_that_nothing_waits_for_is_not_found(late: bool) -> None:
+def test_a_report_for_no_awaited_decision_is_not_found(late: bool) -> None:
     gateway = Gateway()
     review = gateway.decide("POST /review" if late else "GET /else")["id"]
     gateway.now += timedelta(hours=1)
@@ -132,12 +132,12 @@ def test_a_malformed_report_names_the_member(report: dict[str, Any], member: str
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"7"])
-def test_what_is_no_report_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_report_is_rejected(body: bytes) -> None:
     answer = Gateway().post("/events", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
 
 
-def test_only_those_who_may_ask_may_report() -> None:
+def test_reports_require_the_bearer_token() -> None:
     gateway = Gateway(token=TOKEN)
     report = {"decision": "x", "status": 200}
     assert gateway.post("/events", json=report).status_code == 401
@@ -178,7 +178,7 @@ def told(engine: Engine, path: str, **sent: Any) -> httpx.Response:
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/slow"), ("POST", "/pay")])
 @pytest.mark.parametrize("second", [{"status": 200}, {"status": 500, "refund": True}])
-def test_a_second_report_is_a_conflict_whatever_it_says(
+def test_a_second_report_is_a_conflict_whatever_its_content(
     spending: Engine, method: str, path: str, second: dict[str, Any]
 ) -> None:
     decided = told(spending, "/decide", json={"request": {"method": method, "path": path}}).json()
@@ -189,7 +189,7 @@ def test_a_second_report_is_a_conflict_whatever_it_says(
     assert [(one.status_code, one.json()["code"]) for one in again] == [(409, "outcome_reported")] * 2
 
 
-def test_a_second_report_gives_nothing_back(spending: Engine) -> None:
+def test_a_second_report_refunds_nothing(spending: Engine) -> None:
     pay = {"request": {"method": "POST", "path": "/pay"}}
     first = told(spending, "/decide", json=pay).json()
     for refund in (False, True):
@@ -197,7 +197,7 @@ def test_a_second_report_gives_nothing_back(spending: Engine) -> None:
     assert told(spending, "/decide", json=pay).json()["outcome"] == "throttle"
 
 
-def test_a_report_of_which_only_the_first_half_arrived_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_failed_halfway_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """History had heard of it, and the place that it held was not free: then a second report was refused."""
     text = f'{HEAD}rate "at once" per agent.id on POST /review {{ at most 1 at once for 60s }}\n{GUARD}'
     store = MemoryStore(history_complete=True)
@@ -217,7 +217,7 @@ def test_a_report_of_which_only_the_first_half_arrived_is_made_again(monkeypatch
     assert told(engine, "/decide", json=ask).json()["outcome"] == "allow"
 
 
-def test_what_can_be_reported_is_forgotten_when_its_window_is_over() -> None:
+def test_the_store_forgets_reportable_decisions_after_their_window() -> None:
     """However few keys there are: before, each allow of a budget stayed for good."""
     now, store = [NOW], MemoryStore()
     engine = Engine.from_text(SPENDING.replace("count <= 1", "count <= 9"), clock=lambda: now[0], store=store)

@@ -53,25 +53,25 @@ def test_a_decision_names_its_policy(call: Call, engine: Watched) -> None:
         ("/evaluate", asking(OPEN, explain=True), ["explain", "evaluate"]),
     ],
 )
-def test_only_decide_spends_and_only_when_the_question_does_not_forbid_it(
+def test_only_decide_spends_unless_the_question_sets_consume_false(
     call: Call, engine: Watched, path: str, question: dict[str, Any], asked: list[str]
 ) -> None:
     call("POST", path, json=question)
     assert engine.asked == asked
 
 
-def test_an_explanation_comes_along_when_asked_for(call: Call) -> None:
+def test_a_decision_includes_the_explanation_if_requested(call: Call) -> None:
     walk = call("POST", "/explain", json=SHUT).json()["walk"]
     answer = call("POST", "/decide", json=asking(SHUT, explain=True)).json()
     assert answer["explanation"] == walk
     assert answer["outcome"] == "deny"
 
 
-def test_no_explanation_comes_along_unasked(call: Call) -> None:
+def test_a_decision_includes_no_explanation_unless_requested(call: Call) -> None:
     assert "explanation" not in call("POST", "/decide", json=SHUT).json()
 
 
-def test_explain_answers_with_the_decision_and_the_walk(call: Call) -> None:
+def test_explain_returns_the_decision_and_the_walk(call: Call) -> None:
     answer = call("POST", "/explain", json=SHUT).json()
     assert set(answer) == {"decision", "walk"}
     assert answer["decision"]["outcome"] == "deny"
@@ -85,7 +85,7 @@ def without_id(decision: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("question", [OPEN, SHUT, asking(SHUT, explain=True)])
-def test_messagepack_says_the_same_as_json(call: Call, question: dict[str, Any]) -> None:
+def test_a_messagepack_question_returns_the_same_decision_as_json(call: Call, question: dict[str, Any]) -> None:
     packed = call("POST", "/decide", content=msgpack.packb(question), headers=MSGPACK)
     assert packed.headers["content-type"] == "application/msgpack"
     plain = call("POST", "/decide", json=question)
@@ -96,12 +96,12 @@ def test_messagepack_says_the_same_as_json(call: Call, question: dict[str, Any])
     "content_type",
     ["application/json", "application/json; charset=utf-8", 'APPLICATION/JSON;charset="UTF-8"', "application/json ;"],
 )
-def test_json_is_read_under_each_of_its_names(call: Call, content_type: str) -> None:
+def test_every_spelling_of_the_json_content_type_is_accepted(call: Call, content_type: str) -> None:
     answer = call("POST", "/decide", content=json.dumps(OPEN), headers={"content-type": content_type})
     assert answer.status_code == 200
 
 
-def test_messagepack_is_read_under_its_older_name(call: Call) -> None:
+def test_the_content_type_x_msgpack_is_accepted(call: Call) -> None:
     answer = call("POST", "/decide", content=msgpack.packb(OPEN), headers={"content-type": "application/x-msgpack"})
     assert answer.status_code == 200
 
@@ -118,7 +118,7 @@ def test_messagepack_is_read_under_its_older_name(call: Call) -> None:
         [("content-type", "application/json"), ("content-type", "application/msgpack")],
     ],
 )
-def test_another_media_type_is_415(call: Call, engine: Watched, headers: Any) -> None:
+def test_an_unsupported_media_type_is_415(call: Call, engine: Watched, headers: Any) -> None:
     answer = call("POST", "/decide", content=json.dumps(OPEN), headers=headers)
     assert answer.status_code == 415
     assert "application/json" in answer.headers["accept"]
@@ -140,11 +140,11 @@ def test_another_media_type_is_415(call: Call, engine: Watched, headers: Any) ->
         (";;,,q=", "application/json"),
     ],
 )
-def test_accept_chooses_the_form_of_the_answer(call: Call, accept: str, form: str) -> None:
+def test_the_accept_header_selects_the_media_type_of_the_answer(call: Call, accept: str, form: str) -> None:
     assert call("POST", "/decide", json=OPEN, headers={"accept": accept}).headers["content-type"] == form
 
 
-def test_a_problem_with_messagepack_is_told_in_messagepack(call: Call) -> None:
+def test_a_problem_with_a_messagepack_question_is_returned_as_messagepack(call: Call) -> None:
     answer = call("POST", "/decide", content=msgpack.packb({"agnet": {}}), headers=MSGPACK)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/msgpack"
@@ -173,7 +173,7 @@ def test_a_problem_with_messagepack_is_told_in_messagepack(call: Call) -> None:
         (b"[" * 100_000, None, "nested more than 32 levels deep"),
     ],
 )
-def test_a_malformed_question_is_a_problem_that_names_the_member(
+def test_the_problem_for_a_malformed_question_names_the_member(
     call: Call, engine: Watched, body: bytes, member: str | None, detail: str
 ) -> None:
     answer = call("POST", "/decide", content=body, headers=JSON)
@@ -190,7 +190,7 @@ def test_a_problem_carries_the_hint(call: Call) -> None:
     assert call("POST", "/decide", json={"agnet": {}}).json()["hint"] == "did you mean `agent`?"
 
 
-def test_a_leaf_of_the_wrong_type_is_a_decision_not_a_problem(call: Call) -> None:
+def test_a_fact_of_the_wrong_type_leads_to_a_decision_instead_of_a_problem(call: Call) -> None:
     assert call("POST", "/decide", json={**SHUT, "body": {"amount": "900"}}).json()["outcome"] == "deny"
 
 
@@ -211,7 +211,7 @@ def test_an_unknown_path_is_404(call: Call, path: str) -> None:
         ("POST", "/healthz", "GET"),
     ],
 )
-def test_another_method_is_405_and_says_which_are_allowed(call: Call, method: str, path: str, allow: str) -> None:
+def test_an_unsupported_method_is_405_with_the_allowed_methods(call: Call, method: str, path: str, allow: str) -> None:
     answer = call(method, path)
     assert answer.status_code == 405
     assert answer.headers["allow"] == allow
@@ -232,12 +232,12 @@ async def chunked(body: bytes) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize(("size", "status"), [(MIB, 200), (MIB + 1, 413)])
 @pytest.mark.parametrize("wrap", [lambda body: body, chunked], ids=["declared", "chunked"])
-def test_a_body_may_have_one_mebibyte(call: Call, size: int, status: int, wrap: Callable[[bytes], Any]) -> None:
+def test_a_body_is_limited_to_one_mebibyte(call: Call, size: int, status: int, wrap: Callable[[bytes], Any]) -> None:
     assert call("POST", "/decide", content=wrap(of_size(size)), headers=JSON).status_code == status
 
 
 @pytest.mark.parametrize("length", [str(MIB + 1), "9" * 30, "9" * 5_000])
-def test_a_body_that_is_declared_too_large_is_not_waited_for(call: Call, length: str) -> None:
+def test_a_body_declared_too_large_is_rejected_before_it_arrives(call: Call, length: str) -> None:
     answer = call("POST", "/decide", content=endless(), headers={**JSON, "content-length": length})
     assert answer.status_code == 413
 
@@ -258,7 +258,7 @@ def test_a_body_that_does_not_arrive_is_408(call: Call) -> None:
 
 
 @pytest.mark.parametrize("path", ["/decide", "/nowhere"])
-def test_a_label_of_the_caller_is_echoed(call: Call, path: str) -> None:
+def test_the_request_id_of_the_client_is_echoed(call: Call, path: str) -> None:
     assert call("POST", path, json=OPEN, headers={"x-request-id": "trace~1/2"}).headers["x-request-id"] == "trace~1/2"
 
 
@@ -266,21 +266,21 @@ def test_a_label_of_the_caller_is_echoed(call: Call, path: str) -> None:
     "labels",
     [["x" * 129], ["two words"], [""], ["caf\xe9".encode("latin-1")], ["one", "two"], ["tab\t"], ["a\r\nb: c"]],
 )
-def test_a_label_that_is_none_is_ignored(call: Call, labels: list[Any]) -> None:
+def test_an_invalid_request_id_is_ignored(call: Call, labels: list[Any]) -> None:
     answer = call("POST", "/decide", json=OPEN, headers=[("x-request-id", label) for label in labels])
     assert answer.status_code == 200
     assert "x-request-id" not in answer.headers
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/decide"), ("POST", "/nowhere"), ("GET", "/readyz")])
-def test_no_answer_is_kept_or_guessed_at_by_anybody(call: Call, method: str, path: str) -> None:
+def test_every_answer_forbids_caching_and_content_sniffing(call: Call, method: str, path: str) -> None:
     headers = call(method, path, json=OPEN).headers
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers
 
 
-def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(
+def test_an_internal_failure_is_a_500_without_details_and_is_logged(
     call: Call, engine: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.broken = RuntimeError("the secret of the house")
@@ -327,49 +327,49 @@ def test_a_wrong_token_is_401(call: Call, authorization: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_the_token_lets_a_question_in(call: Call, scheme: str) -> None:
+def test_a_question_with_the_token_is_answered(call: Call, scheme: str) -> None:
     answer = call("POST", "/decide", json=OPEN, token=TOKEN, headers={"authorization": f"{scheme} {TOKEN}"})
     assert answer.status_code == 200
 
 
-def test_two_authorizations_are_none(call: Call) -> None:
+def test_two_authorization_headers_are_401(call: Call) -> None:
     headers = [("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer another-token-entirely")]
     assert call("POST", "/decide", json=OPEN, token=TOKEN, headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize(("given", "status"), [("the-old-token-of-1", 200), ("the-new-token-of-2", 200), (TOKEN, 401)])
-def test_each_of_several_tokens_lets_a_question_in(call: Call, given: str, status: int) -> None:
+def test_each_of_several_tokens_is_accepted(call: Call, given: str, status: int) -> None:
     tokens = ("the-old-token-of-1", "the-new-token-of-2")
     headers = {"authorization": f"Bearer {given}"}
     assert call("POST", "/decide", json=OPEN, token=tokens, headers=headers).status_code == status
 
 
-def test_without_any_token_to_match_nobody_gets_in(call: Call) -> None:
+def test_an_empty_token_list_rejects_every_token(call: Call) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
     assert call("POST", "/decide", json=OPEN, token=(), headers=headers).status_code == 401
 
 
-def test_the_token_is_asked_for_before_the_body_is_read(call: Call) -> None:
+def test_the_token_is_checked_before_the_body_is_read(call: Call) -> None:
     assert call("POST", "/decide", content=endless(), headers=JSON, token=TOKEN).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/"])
-def test_what_says_how_the_server_is_needs_no_token(call: Call, path: str) -> None:
+def test_status_and_docs_pages_need_no_token(call: Call, path: str) -> None:
     assert call("GET", path, token=TOKEN).status_code == 200
 
 
 # ── Status ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_healthz_says_that_the_process_is_alive(call: Call) -> None:
+def test_healthz_returns_ok(call: Call) -> None:
     assert call("GET", "/healthz").json() == {"status": "ok"}
 
 
-def test_readyz_says_which_policy_is_armed(call: Call, engine: Watched) -> None:
+def test_readyz_returns_the_loaded_policy_and_the_reload_counts(call: Call, engine: Watched) -> None:
     none = {"done": 0, "refused": 0, "why": None, "at": None, "widens": None, "proved": None}
     ready = {"status": "ready", "revision": engine.revision, "packages": list(engine.packages), "reloads": none}
     assert call("GET", "/readyz").json() == ready
 
 
-def test_the_root_says_where_to_look(call: Call) -> None:
+def test_the_root_links_to_the_docs_and_the_openapi_document(call: Call) -> None:
     assert call("GET", "/").json() == {"service": "policyengine", "docs": "/docs", "openapi": "/openapi.json"}

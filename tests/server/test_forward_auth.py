@@ -25,7 +25,7 @@ def forwarded(method: str = "GET", uri: str = "/health", **more: str) -> dict[st
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_an_allow_is_200_with_both_names_and_no_body(call: Call, door: str) -> None:
+def test_an_allow_is_200_with_the_subject_and_user_headers_and_no_body(call: Call, door: str) -> None:
     answer = call("GET", door, headers=forwarded(x_agent_id="bot", x_agent_user="zoë %41"))
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["x-auth-subject"] == "bot"
@@ -33,7 +33,7 @@ def test_an_allow_is_200_with_both_names_and_no_body(call: Call, door: str) -> N
     assert len(answer.headers["x-decision-id"]) == 26
 
 
-def test_a_name_that_is_not_there_is_empty_and_not_missing(call: Call) -> None:
+def test_a_missing_subject_or_user_gives_an_empty_header(call: Call) -> None:
     answer = call("GET", "/forward-auth", headers=forwarded())
     assert (answer.headers["x-auth-subject"], answer.headers["x-auth-user"]) == ("", "")
 
@@ -51,7 +51,7 @@ def test_a_name_that_is_not_there_is_empty_and_not_missing(call: Call) -> None:
         (forwarded(x_agent_bound="maybe"), 400, None),
     ],
 )
-def test_what_is_no_allow_has_a_status_and_a_problem(
+def test_a_refusal_has_a_status_and_a_problem(
     call: Call, door: str, asked: dict[str, bytes], status: int, outcome: str | None
 ) -> None:
     answer = call("GET", door, headers=asked)
@@ -67,20 +67,20 @@ def test_what_is_no_allow_has_a_status_and_a_problem(
         assert json.loads(answer.headers["x-problem"]) == answer.json()
 
 
-def test_the_query_of_the_door_itself_says_nothing(call: Call) -> None:
+def test_the_query_of_the_forward_auth_url_is_ignored(call: Call) -> None:
     """Caddy puts there what its client sent."""
     answer = call("GET", "/forward-auth?x-forwarded-uri=/health&method=GET", headers=forwarded(uri="/secrets"))
     assert answer.status_code == 401
 
 
-def test_a_problem_is_json_whatever_the_client_likes(call: Call) -> None:
+def test_a_forward_auth_problem_is_json_whatever_the_client_accepts(call: Call) -> None:
     liked = {"accept": b"application/msgpack", "content-type": b"application/msgpack"}
     answer = call("GET", "/forward-auth", headers={**forwarded(uri="/secrets"), **liked})
     assert answer.json()["status"] == 401
 
 
 @pytest.mark.parametrize("path", [*DOORS, "/envoy/health"])
-def test_a_gateway_shows_its_token_as_everywhere(call: Call, path: str) -> None:
+def test_gateway_adapters_require_the_token(call: Call, path: str) -> None:
     assert call("GET", path, token=TOKEN, headers=forwarded()).status_code == 401
     wrong = {**forwarded(), "authorization": b"Bearer of-somebody-else"}
     assert call("GET", path, token=TOKEN, headers=wrong).status_code == 401
@@ -88,7 +88,7 @@ def test_a_gateway_shows_its_token_as_everywhere(call: Call, path: str) -> None:
     assert call("GET", path, token=TOKEN, headers=right).status_code == 200
 
 
-def test_a_key_of_the_client_makes_no_decision_be_given_again(call: Call, engine: Watched) -> None:
+def test_forward_auth_ignores_the_idempotency_key_of_the_client(call: Call, engine: Watched) -> None:
     """Clients send `Idempotency-Key` to the API; only a gateway may send one to us."""
     asked = {**forwarded(), "idempotency-key": b"k", "authorization": f"Bearer {TOKEN}".encode()}
     ids = {call("GET", "/forward-auth", token=TOKEN, headers=asked).headers["x-decision-id"] for _ in range(2)}
@@ -99,7 +99,7 @@ def test_a_key_of_the_client_makes_no_decision_be_given_again(call: Call, engine
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
-def test_envoy_asks_by_the_method_that_it_means(call: Call, method: str) -> None:
+def test_the_method_of_an_envoy_call_is_the_method_of_the_request(call: Call, method: str) -> None:
     answer = call(method, "/envoy/health")
     assert answer.status_code == (200 if method in ("GET", "HEAD") else 401)
 
@@ -108,11 +108,11 @@ def test_envoy_asks_by_the_method_that_it_means(call: Call, method: str) -> None
     "path",
     ["/envoy/health%2f", "/envoy/%2e%2e/health", "/envoy//health", "/envoy/health%0a", "/envoy/health;x", "/envoy/"],
 )
-def test_the_path_that_envoy_means_is_read_as_it_came(call: Call, path: str) -> None:
+def test_a_non_canonical_envoy_path_is_denied(call: Call, path: str) -> None:
     assert call("GET", path).status_code in (401, 403)
 
 
-def test_envoy_says_who_asks_in_headers(engine: Watched, call: Call) -> None:
+def test_the_envoy_adapter_reads_the_agent_from_headers(engine: Watched, call: Call) -> None:
     whole = {"x-agent-id": "bot", "x-envoy-auth-partial-body": "false"}
     answer = call("POST", "/envoy/orders", headers=whole, json={"amount": 1})
     assert (answer.status_code, answer.json()["outcome"]) == (403, "confirm")
@@ -135,12 +135,12 @@ def test_a_throttle_is_429() -> None:
     assert to_verdict(denied(Outcome.THROTTLE, Gate.RATE)).status == 429
 
 
-def test_the_client_does_not_learn_where_a_rule_stands() -> None:
+def test_a_problem_does_not_reveal_the_location_of_a_rule() -> None:
     assert b"x.policy" not in to_verdict(denied()).problem
 
 
 @pytest.mark.parametrize("message", ["x" * 60_000, "ü" * 60_000, '"' * 60_000, "\r\nX-Auth-Subject: root"])
-def test_a_problem_has_room_in_a_header(message: str) -> None:
+def test_a_problem_fits_in_a_header(message: str) -> None:
     remedies = tuple(Remedy("approval", rule=message, binding="sha256:1") for _ in range(20))
     text = to_verdict(denied(message=message, remedies=remedies)).problem
     assert len(text) <= MAX_PROBLEM_BYTES
@@ -149,11 +149,11 @@ def test_a_problem_has_room_in_a_header(message: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), [(None, ""), ("a b", "a%20b"), ("a\r\nb", "a%0D%0Ab"), ("50%", "50%25")])
-def test_a_name_is_visible_ascii_and_like_no_other(name: str | None, said: str) -> None:
+def test_header_escaping_percent_encodes_everything_but_visible_ascii(name: str | None, said: str) -> None:
     assert escape_header(name) == said
 
 
-def test_headers_have_the_names_that_are_configured(engine: Watched) -> None:
+def test_the_adapter_reads_the_configured_header_names(engine: Watched) -> None:
     async def run() -> httpx.Response:
         async with client_of(engine, gateway=GatewayHeaders(agent_id="x-consumer")) as client:
             return await client.get("/forward-auth", headers=forwarded(x_consumer="bot", x_agent_id="other"))

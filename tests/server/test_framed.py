@@ -80,7 +80,7 @@ def test_a_frame_is_answered_under_its_id(path: Path) -> None:
     assert (id, status, decision["outcome"], decision["allowed"]) == (7, 200, "allow", True)
 
 
-def test_frames_on_the_way_at_once_are_answered_in_order(path: Path) -> None:
+def test_pipelined_frames_are_answered_in_order(path: Path) -> None:
     asked = [(number, "evaluate", [OPEN, SHUT][number % 2]) for number in range(1_000)]
     answers = spoken(path, b"".join(frame(one) for one in asked))
     assert [(id, content["allowed"]) for id, _, content in answers] == [(id, id % 2 == 0) for id, _, _ in asked]
@@ -92,24 +92,24 @@ def test_a_list_of_questions_is_answered_by_a_list(path: Path) -> None:
     assert [one["outcome"] for one in decisions] == ["allow", "deny", "confirm"]
 
 
-def test_what_is_no_question_in_a_list_is_denied_with_its_error_and_spoils_no_other(path: Path) -> None:
+def test_a_malformed_list_item_is_denied_with_its_error_without_affecting_others(path: Path) -> None:
     ((_, _, decisions),) = spoken(path, frame([1, "decide", [OPEN, {"user": {"roles": []}}, 5, OPEN]]))
     assert [one["outcome"] for one in decisions] == ["allow", "deny", "deny", "allow"]
     assert decisions[1]["gate"] == "failure"
     assert [one["error"]["member"] for one in decisions[1:3]] == ["[1].user.roles", "[2]"]
 
 
-def test_an_answer_is_a_decision_as_it_is_everywhere(path: Path) -> None:
+def test_a_frame_answer_is_the_decision_of_the_engine(path: Path) -> None:
     ((_, _, decision),) = spoken(path, frame([1, "evaluate", ORDER]))
     assert {**decision, "id": ""} == {**ENGINE.evaluate(ORDER).to_dict(), "id": ""}
 
 
-def test_an_explanation_comes_along_when_asked_for(path: Path) -> None:
+def test_a_decision_includes_the_explanation_if_requested(path: Path) -> None:
     ((_, _, decision),) = spoken(path, frame([1, "decide", {**OPEN, "options": {"explain": True}}]))
     assert decision["explanation"]["gates"]
 
 
-def test_a_key_that_comes_twice_makes_the_fact_unknown(path: Path) -> None:
+def test_a_duplicate_key_in_a_frame_makes_the_fact_unknown(path: Path) -> None:
     twice = b"\x93\x01\xa6decide" + b"\x82" + msgpack.packb("tool") + msgpack.packb({"name": "x"})
     twice += msgpack.packb("user") + b"\x82" + 2 * (msgpack.packb("id") + msgpack.packb("alice"))
     ((_, status, decision),) = spoken(path, frame(twice))
@@ -125,7 +125,9 @@ def test_a_key_that_comes_twice_makes_the_fact_unknown(path: Path) -> None:
         ("evaluate", {"consume": True}, ["allow", "allow"]),
     ],
 )
-def test_deciding_spends_and_looking_does_not(path: Path, kind: str, options: Any, outcomes: list[str]) -> None:
+def test_decide_spends_an_approval_and_evaluate_does_not(
+    path: Path, kind: str, options: Any, outcomes: list[str]
+) -> None:
     ((_, _, decision),) = spoken(path, frame([1, "evaluate", ORDER]))
     approval = {
         "id": f"{kind}-{options}",
@@ -153,7 +155,7 @@ def test_deciding_spends_and_looking_does_not(path: Path, kind: str, options: An
         ([3, "decide", {"tool": {"name": "x"}, "options": {"at": "2027-01-01T00:00:00Z"}}], "options.at", "a decision"),
     ],
 )
-def test_a_question_that_is_wrong_is_a_problem_and_the_next_is_answered(
+def test_a_malformed_frame_question_is_a_problem_and_the_next_is_answered(
     path: Path, question: Any, member: str | None, detail: str
 ) -> None:
     (id, status, problem), after = spoken(path, frame(question) + frame([4, "decide", OPEN]))
@@ -179,7 +181,7 @@ def test_a_question_that_is_wrong_is_a_problem_and_the_next_is_answered(
         (b"GET / HTTP/1.1\r\n\r\n", 413, "a frame is larger than 1 MiB"),
     ],
 )
-def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
+def test_an_unreadable_frame_gets_a_problem_and_ends_the_connection(
     path: Path, bad: bytes, status: int, detail: str
 ) -> None:
     before, (id, said, problem) = spoken(path, frame([1, "decide", OPEN]) + bad + frame([2, "decide", OPEN]))
@@ -187,7 +189,7 @@ def test_a_frame_that_cannot_be_read_ends_the_connection_after_a_problem(
     assert (id, said, problem["status"], problem["detail"]) == (None, status, status, detail)
 
 
-def test_a_failure_inside_is_a_500_that_tells_nothing_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_failure_is_a_500_without_details_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     engine: Any = Watched(ENGINE, broken=RuntimeError("the secret of the house"))
     answer, _ = answer_frame(engine, msgpack.packb([5, "decide", OPEN]))
     id, status, problem = msgpack.unpackb(answer)
@@ -208,7 +210,7 @@ FRAMES = st.recursive(
 @given(
     payload=st.binary(max_size=40) | FRAMES.map(msgpack.packb) | FRAMES.map(lambda q: msgpack.packb([1, "decide", q]))
 )
-def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
+def test_any_frame_payload_is_answered_or_rejected(payload: bytes) -> None:
     with suppress(FrameError):
         answer, _ = answer_frame(ENGINE, payload)
         _, status, content = msgpack.unpackb(answer)
@@ -217,13 +219,13 @@ def test_whatever_a_frame_holds_is_answered_or_refused(payload: bytes) -> None:
 
 
 @given(message=st.binary(max_size=30) | st.binary(max_size=30).map(frame), cut=st.integers(0, 30))
-def test_whatever_bytes_come_the_server_closes_and_answers_the_next(path: Path, message: bytes, cut: int) -> None:
+def test_arbitrary_bytes_on_the_socket_do_not_stop_the_server(path: Path, message: bytes, cut: int) -> None:
     spoken(path, frame([1, "decide", OPEN])[:cut] + message)
     ((_, status, _),) = spoken(path, frame([1, "decide", OPEN]))
     assert status == 200
 
 
-def test_who_does_not_read_is_not_read_from_and_hinders_nobody(path: Path, client: SocketClient) -> None:
+def test_a_peer_that_reads_no_answers_is_throttled_and_does_not_block_others(path: Path, client: SocketClient) -> None:
     batch = frame([1, "evaluate", [OPEN] * 1_000])
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(str(path))
@@ -236,7 +238,7 @@ def test_who_does_not_read_is_not_read_from_and_hinders_nobody(path: Path, clien
 # ── The client ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_client_gets_decisions(client: SocketClient) -> None:
+def test_the_socket_client_returns_decisions(client: SocketClient) -> None:
     assert client.decide(OPEN).allowed
     shut = client.evaluate(SHUT)
     assert (shut.outcome, shut.allowed, shut.gate) == ("deny", False, "identity")
@@ -244,7 +246,7 @@ def test_the_client_gets_decisions(client: SocketClient) -> None:
     assert client.decide_many([]) == []
 
 
-def test_the_client_sends_numbers_that_stay_exact_and_times_as_times(tmp_path: Path) -> None:
+def test_the_socket_client_sends_exact_numbers_and_timestamps(tmp_path: Path) -> None:
     asked: list[bytes] = []
     long = Decimal("0.1234567890123456789012345678901234")
     question = {
@@ -260,13 +262,13 @@ def test_the_client_sends_numbers_that_stay_exact_and_times_as_times(tmp_path: P
     assert read == {"body": {"amount": 0.1, "at": datetime(2027, 1, 1, tzinfo=UTC), "tags": ["a"], "more": exact}}
 
 
-def test_the_client_brings_nothing_of_the_engine_and_no_framework() -> None:
+def test_the_socket_client_imports_neither_the_engine_nor_a_framework() -> None:
     seen = "print(*(name for name in sys.modules if name.split('.')[0] in ('policyengine', 'fastapi', 'pydantic')))"
     with started(f"import sys, policyengine.client.socket; {seen}", fresh=True) as (modules, _):
         assert modules == "policyengine policyengine.client policyengine.client.socket"
 
 
-def test_threads_may_share_a_client(client: SocketClient) -> None:
+def test_threads_may_share_a_socket_client(client: SocketClient) -> None:
     found: list[bool] = []
     threads = [
         threading.Thread(target=lambda: found.extend(client.decide(OPEN).allowed for _ in range(50))) for _ in range(4)
@@ -278,7 +280,7 @@ def test_threads_may_share_a_client(client: SocketClient) -> None:
     assert found == [True] * 200
 
 
-def test_a_problem_is_an_error_with_all_that_is_known_and_the_client_goes_on(client: SocketClient) -> None:
+def test_the_socket_client_raises_a_problem_as_an_error_and_stays_usable(client: SocketClient) -> None:
     with pytest.raises(SocketError, match="unknown member `agnet` \\(did you mean `agent`\\?\\)") as error:
         client.decide({"agnet": {}})
     assert error.value.problem["member"] == "agnet"
@@ -298,7 +300,7 @@ def test_a_question_that_cannot_be_sent_is_an_error(client: SocketClient, questi
         client.decide(question)
 
 
-def test_no_server_is_an_error(tmp_path: Path) -> None:
+def test_the_socket_client_raises_an_error_if_there_is_no_server(tmp_path: Path) -> None:
     with pytest.raises(SocketError, match="no such file or directory"):
         SocketClient(tmp_path / "none.sock").decide(OPEN)
 
@@ -352,7 +354,7 @@ GOOD = ENGINE.decide(OPEN).to_dict()
         (frame([None, 413, {"detail": "too large"}]), "too large"),
     ],
 )
-def test_an_answer_that_is_none_is_an_error_and_so_a_deny(tmp_path: Path, answer: bytes, message: str) -> None:
+def test_the_socket_client_raises_an_error_for_an_invalid_answer(tmp_path: Path, answer: bytes, message: str) -> None:
     with (
         server_that(tmp_path, lambda connection: connection.sendall(answer)) as client,
         pytest.raises(SocketError, match=message),
@@ -360,7 +362,7 @@ def test_an_answer_that_is_none_is_an_error_and_so_a_deny(tmp_path: Path, answer
         client.decide(OPEN)
 
 
-def test_a_server_that_hangs_up_is_an_error(tmp_path: Path) -> None:
+def test_the_socket_client_raises_an_error_if_the_server_closes_the_connection(tmp_path: Path) -> None:
     with (
         server_that(tmp_path, lambda connection: connection.shutdown(socket.SHUT_RDWR)) as client,
         pytest.raises(SocketError, match="the server closed the connection"),
@@ -376,7 +378,7 @@ def test_too_few_answers_are_an_error(tmp_path: Path) -> None:
         client.decide_many([OPEN, OPEN])
 
 
-def test_after_an_error_the_client_connects_anew(tmp_path: Path, path: Path) -> None:
+def test_the_socket_client_reconnects_after_an_error(tmp_path: Path, path: Path) -> None:
     with server_that(tmp_path, lambda connection: connection.sendall(frame([9, 200, GOOD]))) as client:
         with pytest.raises(SocketError):
             client.decide(OPEN)
@@ -384,7 +386,7 @@ def test_after_an_error_the_client_connects_anew(tmp_path: Path, path: Path) -> 
         assert client.decide(OPEN).allowed
 
 
-def test_without_the_quicker_loop_and_parser_it_serves_as_well(tmp_path: Path) -> None:
+def test_the_server_works_without_uvloop_and_httptools(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
     missing = "import sys\nsys.modules['uvloop'] = sys.modules['httptools'] = None\n"
     with started(missing + SERVE, str(path), fresh=True) as (url, _), SocketClient(path, timeout=20) as client:
@@ -396,7 +398,7 @@ def test_without_the_quicker_loop_and_parser_it_serves_as_well(tmp_path: Path) -
 # ── The file ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_its_owner_may_connect_and_the_port_answers_as_well(tmp_path: Path) -> None:
+def test_only_the_owner_may_use_the_socket_file_and_the_port_still_answers(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
     with started(SERVE, str(path)) as (url, process):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -406,7 +408,7 @@ def test_only_its_owner_may_connect_and_the_port_answers_as_well(tmp_path: Path)
         assert not path.exists()
 
 
-def test_after_the_end_there_is_no_answer_and_nothing_left(tmp_path: Path) -> None:
+def test_a_stopped_server_answers_nothing_and_leaves_no_files(tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
     with started(SERVE, str(path)) as (_, process), SocketClient(path) as client:
         assert client.decide(OPEN).allowed

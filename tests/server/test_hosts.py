@@ -55,16 +55,14 @@ def get(path: str, host: bytes = b"localhost", *headers: bytes, version: bytes =
 
 
 @pytest.mark.parametrize("more", [(), (b"accept: application/*",), (b"connection: upgrade", b"upgrade: h2c")])
-def test_a_question_under_another_name_is_refused_at_once_with_care_and_behind_an_upgrade(
-    url: str, more: tuple[bytes, ...]
-) -> None:
+def test_a_question_for_a_foreign_host_is_refused_on_every_http_path(url: str, more: tuple[bytes, ...]) -> None:
     answer = raw(url, post(LENGTH, *more, host=EVIL))
     assert statuses(answer) == [403]
     assert b'"outcome"' not in answer
     assert statuses(raw(url, post(LENGTH, *more))) == [200]
 
 
-def test_what_is_refused_says_what_to_do(url: str) -> None:
+def test_the_foreign_host_problem_has_a_hint(url: str) -> None:
     found = httpx.get(f"{url}/nowhere", headers={"host": "rebound.example"})
     assert (found.status_code, found.headers["content-type"]) == (403, "application/problem+json")
     assert found.json() == {
@@ -75,7 +73,7 @@ def test_what_is_refused_says_what_to_do(url: str) -> None:
     }  # fmt: skip
 
 
-def test_a_name_that_is_allowed_is_answered(url: str) -> None:
+def test_an_allowed_host_name_is_accepted(url: str) -> None:
     assert statuses(raw(url, post(LENGTH, host=b"host: PDP.example:8080"))) == [200]
 
 
@@ -93,20 +91,20 @@ def test_a_name_that_is_allowed_is_answered(url: str) -> None:
         (get("http:///healthz"), 400),
     ],
 )
-def test_the_host_is_the_one_that_the_request_means(url: str, message: bytes, status: int) -> None:
+def test_an_absolute_request_target_overrides_the_host_header(url: str, message: bytes, status: int) -> None:
     assert statuses(raw(url, message)) == [status]
 
 
 @pytest.mark.parametrize(
     "headers", [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
 )
-def test_a_page_of_another_site_is_refused(url: str, headers: dict[str, str]) -> None:
+def test_a_cross_site_browser_request_is_refused(url: str, headers: dict[str, str]) -> None:
     found = httpx.post(f"{url}/decide", json=OPEN, headers=headers)
     assert (found.status_code, found.json()["code"]) == (403, f"foreign_{next(iter(headers)).replace('-', '_')}")
     assert httpx.post(f"{url}/decide", json=OPEN, headers={"origin": url}).json()["outcome"] == "allow"
 
 
-def test_gateways_hand_on_the_origin_of_their_clients(url: str) -> None:
+def test_gateway_adapters_accept_a_foreign_origin_but_no_foreign_host(url: str) -> None:
     page = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
     assert httpx.get(f"{url}/forward-auth", headers={**page, **FORWARDED}).status_code == 200
     assert httpx.get(f"{url}/forward-auth/nginx", headers={**page, **FORWARDED}).status_code == 200
@@ -116,7 +114,7 @@ def test_gateways_hand_on_the_origin_of_their_clients(url: str) -> None:
         assert httpx.get(f"{url}{door}", headers=evil).status_code == 403
 
 
-def test_without_a_word_of_a_gateway_its_doors_decide_nothing(url: str) -> None:
+def test_gateway_adapters_refuse_requests_without_gateway_headers(url: str) -> None:
     found = httpx.get(f"{url}/envoy/health")
     assert (found.status_code, found.json()["code"]) == (403, "foreign_gateway")
     assert httpx.get(f"{url}/forward-auth").status_code == 400
@@ -128,19 +126,19 @@ def test_without_a_word_of_a_gateway_its_doors_decide_nothing(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
-def test_the_port_for_metrics_has_the_same_rule(serving: tuple[str, int, int], path: str) -> None:
+def test_the_metrics_port_checks_the_host(serving: tuple[str, int, int], path: str) -> None:
     status = f"http://127.0.0.1:{serving[1]}"
     assert statuses(raw(status, get(path, b"rebound.example"))) == [403]
     assert statuses(raw(status, get(path, b"pdp.example"))) == [200]
     assert statuses(raw(status, get(path))) == [200]
 
 
-def test_envoys_port_speaks_nothing_that_a_browser_speaks(serving: tuple[str, int, int]) -> None:
+def test_the_envoy_grpc_port_does_not_speak_http_1(serving: tuple[str, int, int]) -> None:
     """HTTP/2 without TLS begins with words that no browser says."""
     assert b"HTTP/1" not in raw(f"http://127.0.0.1:{serving[2]}", get("/", b"rebound.example"))
 
 
-def test_what_was_refused_is_counted(url: str) -> None:
+def test_refused_foreign_requests_are_counted(url: str) -> None:
     httpx.get(f"{url}/healthz", headers={"host": "rebound.example"})
     text = httpx.get(f"{url}/metrics").text
     assert float(re.findall(r'^policyengine_foreign_requests_total\{header="host"\} (\S+)', text, re.MULTILINE)[0]) >= 1
@@ -149,7 +147,7 @@ def test_what_was_refused_is_counted(url: str) -> None:
 # ── With a token, and in an application of one's own ──────────────────────────────────────────
 
 
-def test_where_a_token_is_needed_every_name_is_answered_as_no_page_knows_one(call: Any) -> None:
+def test_a_server_with_a_token_accepts_every_host_and_origin(call: Any) -> None:
     """Also what needs no token: it tells nothing that anybody would have to hide."""
     evil = {"host": "rebound.example", "origin": "https://evil.example"}
     assert call("POST", "/decide", json=OPEN, token=TOKEN, headers=evil).status_code == 401
@@ -157,7 +155,7 @@ def test_where_a_token_is_needed_every_name_is_answered_as_no_page_knows_one(cal
     assert call("POST", "/decide", json=OPEN, token=TOKEN, headers=with_token).status_code == 200
 
 
-def test_the_port_for_metrics_has_no_token_and_so_keeps_to_its_names() -> None:
+def test_the_metrics_port_checks_the_host_even_if_the_server_has_a_token() -> None:
     app = create_app(Engine.from_text(POLICY), token=TOKEN)
     status = status_app(app.api)  # type: ignore[attr-defined]
     found = {
@@ -183,7 +181,7 @@ async def got(app: ASGIApp, path: str, host: str, server: tuple[str, int]) -> in
     return int(sent[0]["status"])
 
 
-def test_an_application_of_ones_own_answers_to_the_names_that_are_given_to_it(call: Any) -> None:
+def test_an_embedded_application_accepts_only_its_configured_hosts(call: Any) -> None:
     named = {"host": "pdp.example"}
     assert call("POST", "/decide", json=OPEN, headers=named).status_code == 403
     for options in ({"allowed_hosts": ["*.example"]}, {"public_url": "https://pdp.example/api"}):
@@ -200,12 +198,12 @@ def asking(app: Any, base: str) -> httpx.Response:
     return asyncio.run(run())
 
 
-def test_a_name_that_is_none_is_told_before_anything_is_listened_on(engine: Watched) -> None:
+def test_an_invalid_allowed_host_fails_before_the_server_listens(engine: Watched) -> None:
     with pytest.raises(AllowedHostError):
         serve(engine, port=0, allowed_hosts=["http://a"], listening=lambda url: pytest.fail(f"listens on {url}"))  # type: ignore[arg-type]
 
 
-def test_the_operator_is_told_once_a_minute_and_of_how_many(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_reports_refused_requests_once_a_minute_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     check = HostCheck(AllowedHosts(), ServerCounters(), lambda: now)
     scope = {

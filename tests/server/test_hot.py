@@ -193,13 +193,13 @@ def exchanges(draw: st.DrawFn) -> Exchange:
 
 
 @given(exchange=exchanges(), token=st.sampled_from([None, TOKEN]))
-def test_an_answer_is_the_same_with_and_without_the_hot_path(exchange: Exchange, token: str | None) -> None:
+def test_the_fast_path_returns_the_same_answer_as_the_slow_path(exchange: Exchange, token: str | None) -> None:
     app = APPS[token]
     assert answered(app, exchange) == answered(careful(app), exchange)
 
 
 @given(question=QUESTIONS, packed=st.booleans(), label=st.none() | st.sampled_from(VALUES[b"x-request-id"]))
-def test_an_ordinary_answer_is_the_same_with_and_without_the_hot_path(
+def test_the_fast_path_returns_the_same_answer_to_ordinary_questions(
     question: object, packed: bool, label: bytes | None
 ) -> None:
     body = msgpack.packb(question) if packed else json.dumps(question).encode()
@@ -239,7 +239,7 @@ def status(app: ASGIApp, exchange: Exchange) -> int:
 )
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("late", [False, True])
-def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object, parts: int, late: bool) -> None:
+def test_an_ordinary_question_takes_the_fast_path(headers: Any, question: object, parts: int, late: bool) -> None:
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
@@ -247,7 +247,7 @@ def test_an_ordinary_question_takes_the_hot_path(headers: Any, question: object,
     assert status(hot, Exchange(tuple(headers), cut, late=late)) == 200
 
 
-def test_a_question_with_a_token_takes_the_hot_path() -> None:
+def test_a_question_with_a_token_takes_the_fast_path() -> None:
     hot = FastPathApp(
         refuse, ReloadableEngine(ENGINE), BearerTokens.of(TOKEN), AllowedHosts(), 30.0, uncounted, uncounted
     )
@@ -256,7 +256,7 @@ def test_a_question_with_a_token_takes_the_hot_path() -> None:
     assert status(hot, exchange) == 200
 
 
-def test_the_application_has_the_hot_path_in_front() -> None:
+def test_the_application_uses_the_fast_path_before_its_routes() -> None:
     app = create_app(ENGINE)
     app.router.routes.clear()
     exchange = Exchange((JSON,), (json.dumps(OPEN).encode(),))
@@ -279,7 +279,7 @@ class Teapot:
 @pytest.mark.parametrize(
     "add", [lambda app: app.add_middleware(Teapot), lambda app: app.user_middleware.append(Middleware(Teapot))]
 )
-def test_nothing_goes_past_middleware_that_somebody_added(add: Callable[[FastAPI], object]) -> None:
+def test_the_fast_path_does_not_bypass_added_middleware(add: Callable[[FastAPI], object]) -> None:
     app = create_app(ENGINE)
     add(app)
     assert status(app, Exchange((JSON,), (json.dumps(OPEN).encode(),))) == 418
@@ -292,7 +292,7 @@ def test_a_failing_engine_is_a_500_and_logged_once(caplog: pytest.LogCaptureFixt
     assert [record.message for record in caplog.records] == ["an answer failed: POST (no X-Request-ID)"]
 
 
-def test_a_body_that_hangs_is_408_after_the_time_that_was_set() -> None:
+def test_a_body_that_does_not_arrive_is_408_after_the_body_timeout() -> None:
     async def hang(scope: Scope, receive: Receive, send: Send) -> None:
         async def never() -> Message:
             await asyncio.Event().wait()

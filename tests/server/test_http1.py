@@ -96,22 +96,22 @@ def statuses(answer: bytes) -> list[int]:
         ),
     ],
 )
-def test_what_could_be_read_in_two_ways_or_has_no_end_is_refused(url: str, message: bytes) -> None:
+def test_an_ambiguous_or_endless_http_request_is_400(url: str, message: bytes) -> None:
     assert statuses(spoken(url, message)) == [400]
 
 
-def test_an_extension_of_a_chunk_without_end_is_refused(url: str) -> None:
+def test_an_endless_chunk_extension_is_400(url: str) -> None:
     extension = b"31;" + b"b" * 65_600
     assert statuses(spoken(url, post(b"transfer-encoding: chunked", body=b""), extension)) == [400]
 
 
 @pytest.mark.parametrize("trailers", [b"x-a: b\r\n" * 8_200, b"x-a: " + b"b" * 65_600])
-def test_trailers_without_end_are_refused(url: str, trailers: bytes) -> None:
+def test_endless_trailers_are_400(url: str, trailers: bytes) -> None:
     message = post(b"transfer-encoding: chunked", body=CHUNKED[:-2])
     assert statuses(spoken(url, message + trailers))[-1] == 400
 
 
-def test_a_trailer_is_no_header(url: str) -> None:
+def test_a_trailer_does_not_count_as_a_header(url: str) -> None:
     message = post(b"transfer-encoding: chunked", CLOSE, body=CHUNKED + b"content-type: application/json\r\n\r\n")
     message = message.replace(b"content-type: application/json\r\n", b"", 1)
     assert statuses(spoken(url, message)) == [415]
@@ -131,7 +131,7 @@ PIECES = st.sampled_from([*SMALL, *LARGE])
 
 
 @given(at=st.integers(0, 200), cut=st.integers(0, 20), put=st.lists(PIECES | st.binary(max_size=3), max_size=3))
-def test_whatever_bytes_come_nothing_fails_and_the_next_is_answered(
+def test_arbitrary_bytes_cause_no_500_and_the_next_request_is_answered(
     url: str, at: int, cut: int, put: list[bytes]
 ) -> None:
     message = post(LENGTH)
@@ -161,7 +161,7 @@ def test_an_ordinary_request_is_answered_however_it_arrives(url: str, message: b
     assert [status for status in statuses(spoken(url, *pieces)) if status != 100] == [200]
 
 
-def test_requests_in_a_row_are_answered_in_order(url: str) -> None:
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     labels = [str(number).encode() for number in range(50)]
     careful = [b"accept: application/*"], [b"x-odd: 1"]
     message = b"".join(post(LENGTH, b"x-request-id: " + one, *careful[int(one) % 2]) for one in labels)
@@ -170,7 +170,7 @@ def test_requests_in_a_row_are_answered_in_order(url: str) -> None:
     assert statuses(answer) == [200] * 51
 
 
-def test_an_answer_is_on_the_wire_the_same_with_and_without_the_hot_path(url: str) -> None:
+def test_fast_path_and_slow_path_answers_are_the_same_on_the_wire(url: str) -> None:
     hot = spoken(url, post(LENGTH, CLOSE))
     careful = spoken(url, post(LENGTH, CLOSE, b"accept: application/*"))
     assert VARYING.sub(b"?", hot) == VARYING.sub(b"?", careful)
@@ -188,7 +188,7 @@ def test_a_question_longer_than_one_read_is_answered(url: str) -> None:
 OFFER = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAARAAAAAAAIAAAAA")
 
 
-def test_an_offer_of_another_protocol_is_passed_over_and_its_body_is_no_request(url: str) -> None:
+def test_the_body_of_an_upgrade_request_is_not_read_as_the_next_request(url: str) -> None:
     """Some clients make one with every request; the body must not be taken for the next request."""
     smuggled = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     answer = spoken(url, post(b"content-length: %d" % len(smuggled), *OFFER, body=smuggled) + NEXT)
@@ -197,7 +197,7 @@ def test_an_offer_of_another_protocol_is_passed_over_and_its_body_is_no_request(
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_question_with_an_offer_of_another_protocol_is_answered_and_so_is_the_next(url: str, cut: bool) -> None:
+def test_a_question_with_an_upgrade_header_and_the_next_one_are_answered(url: str, cut: bool) -> None:
     question = post(LENGTH, *OFFER)
     pieces = [question[:200], question[200:], question + NEXT] if cut else [question + question + NEXT]
     answer = spoken(url, *pieces)
@@ -205,7 +205,7 @@ def test_a_question_with_an_offer_of_another_protocol_is_answered_and_so_is_the_
     assert answer.count(b'"outcome":"allow"') == 2
 
 
-def test_an_offer_behind_an_unanswered_request_ends_the_connection_with_that_answer(url: str) -> None:
+def test_an_upgrade_request_after_an_unanswered_request_ends_the_connection(url: str) -> None:
     late = post(b"content-length: 0", b"accept: application/*", body=b"")
     answer = spoken(url, late + post(LENGTH, *OFFER))
     assert statuses(answer) == [400]

@@ -36,7 +36,7 @@ def reloaded() -> None:
     _LOG.info("the policies were reloaded: %s", "b", extra={"event": "reload", "revision": "b", "before": "a"})
 
 
-def test_each_thing_is_a_line_of_json() -> None:
+def test_each_log_event_is_a_line_of_json() -> None:
     (line,) = lines(LogFormat.JSON, reloaded)
     found = json.loads(line)
     assert found.pop("time").endswith("Z")
@@ -45,7 +45,7 @@ def test_each_thing_is_a_line_of_json() -> None:
     }  # fmt: skip
 
 
-def test_what_has_no_name_is_a_line_too_and_so_is_what_uvicorn_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_without_an_event_and_uvicorn_records_are_logged_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("uvicorn.error"), "level", logging.NOTSET)  # which its servers here have set
     logging.getLogger("uvicorn.error").manager._clear_cache()  # type: ignore[attr-defined]
     found = [
@@ -54,14 +54,14 @@ def test_what_has_no_name_is_a_line_too_and_so_is_what_uvicorn_says(monkeypatch:
     assert [(one["event"], one["message"], one["revision"]) for one in found] == [("log", "x\ny", "sha256:1")]
 
 
-def test_in_words_only_what_matters_is_said() -> None:
+def test_the_text_log_omits_routine_events() -> None:
     said = lines(
         LogFormat.TEXT, reloaded, lambda: _LOG.info("listening", extra={"event": "listening"}), lambda: _LOG.error("e")
     )
     assert said == ["the policies were reloaded: b", "e"]
 
 
-def test_a_decision_that_failed_is_found_by_its_id() -> None:
+def test_the_log_of_a_failed_decision_has_its_id() -> None:
     engine = Engine.from_text(POLICY)
     engine.decider.compiled = replace(engine.decider.compiled, decide=lambda _: 1 / 0)
     given: list[str] = []
@@ -71,7 +71,7 @@ def test_a_decision_that_failed_is_found_by_its_id() -> None:
     assert "ZeroDivisionError" in found["exception"]
 
 
-def test_a_store_that_fails_and_answers_again_is_told() -> None:
+def test_an_opened_store_breaker_is_logged_once() -> None:
     breaker = StoreBreaker(lambda: 0.0)
 
     def fails() -> None:
@@ -83,7 +83,7 @@ def test_a_store_that_fails_and_answers_again_is_told() -> None:
     assert found == ["store_fails"]
 
 
-def test_everything_is_as_it_was_afterwards() -> None:
+def test_server_logging_restores_the_loggers() -> None:
     before = [
         (one.level, one.propagate, list(one.handlers)) for one in map(logging.getLogger, ("policyengine", "uvicorn"))
     ]
@@ -93,7 +93,7 @@ def test_everything_is_as_it_was_afterwards() -> None:
     ]
 
 
-def test_a_server_tells_when_it_listens_when_it_fails_and_when_it_stops(tmp_path: Path) -> None:
+def test_a_server_logs_when_it_listens_and_when_it_stops_and_no_token(tmp_path: Path) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     arguments = ["serve", str(tmp_path), "--port", "0", "--format", "json", "--log-format", "json"]
     secret = "a-very-secret-token"

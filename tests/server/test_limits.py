@@ -52,7 +52,7 @@ def told(answer: httpx.Response) -> dict[str, str]:
     }
 
 
-def test_each_answer_says_how_the_limit_stands(url: str, order: dict[str, Any]) -> None:
+def test_each_answer_has_ratelimit_headers(url: str, order: dict[str, Any]) -> None:
     answers = [httpx.post(f"{url}/decide", json=order) for _ in range(3)]
     assert [one.json()["outcome"] for one in answers] == ["allow", "allow", "throttle"]
     assert [one.headers["ratelimit-policy"] for one in answers] == ['"per caller";q=2;w=3600'] * 3
@@ -61,13 +61,13 @@ def test_each_answer_says_how_the_limit_stands(url: str, order: dict[str, Any]) 
     ]
 
 
-def test_only_a_throttle_says_when_to_come_again(url: str, order: dict[str, Any]) -> None:
+def test_only_a_throttle_has_a_retry_after_header(url: str, order: dict[str, Any]) -> None:
     first, _, third = (told(httpx.post(f"{url}/decide", json=order)) for _ in range(3))
     assert "retry-after" not in first
     assert 1790 <= int(third["retry-after"]) <= 1800
 
 
-def test_an_answer_without_a_limit_has_no_such_headers(url: str) -> None:
+def test_an_answer_without_a_limit_has_no_ratelimit_headers(url: str) -> None:
     health = {"request": {"method": "GET", "path": "/health"}}
     assert told(httpx.post(f"{url}/decide", json=health)) == {}
 
@@ -76,24 +76,26 @@ def test_an_answer_without_a_limit_has_no_such_headers(url: str) -> None:
     ("path", "more"),
     [("/evaluate", {}), ("/decide", {"options": {"consume": False}}), ("/decide", {"options": {"explain": True}})],
 )
-def test_the_careful_way_says_the_same(url: str, order: dict[str, Any], path: str, more: dict[str, Any]) -> None:
+def test_the_slow_path_returns_the_same_ratelimit_headers(
+    url: str, order: dict[str, Any], path: str, more: dict[str, Any]
+) -> None:
     quick = told(
         httpx.post(f"{url}/decide", json={**order, "request": {**order["request"], "ip": f"10.1.{next(CALLERS)}.1"}})
     )
     assert told(httpx.post(f"{url}{path}", json={**order, **more})) == quick
 
 
-def test_messagepack_says_the_same(url: str, order: dict[str, Any]) -> None:
+def test_messagepack_returns_the_same_answer_as_json(url: str, order: dict[str, Any]) -> None:
     answer = httpx.post(f"{url}/decide", content=msgpack.packb(order), headers={"content-type": "application/msgpack"})
     assert told(answer) == {"ratelimit-policy": '"per caller";q=2;w=3600', "ratelimit": '"per caller";r=1;t=1800'}
 
 
-def test_to_evaluate_takes_nothing(url: str, order: dict[str, Any]) -> None:
+def test_evaluate_spends_nothing_of_a_rate(url: str, order: dict[str, Any]) -> None:
     before, after = (told(httpx.post(f"{url}/evaluate", json=order)) for _ in range(2))
     assert before == after
 
 
-def test_a_batch_has_no_such_headers_as_its_answers_differ(url: str, order: dict[str, Any]) -> None:
+def test_a_batch_answer_has_no_ratelimit_headers(url: str, order: dict[str, Any]) -> None:
     answer = httpx.post(f"{url}/decide/batch", json={"requests": [order]})
     assert told(answer) == {}
     assert answer.json()["decisions"][0]["rates"][0]["rule"] == "per caller"
@@ -104,12 +106,12 @@ async def answered_by(engine: Engine, question: dict[str, Any]) -> httpx.Respons
         return await client.post("/decide", content=json.dumps(question), headers={"content-type": "application/json"})
 
 
-def test_the_application_says_the_same_as_the_server(url: str, order: dict[str, Any]) -> None:
+def test_the_asgi_application_sends_the_same_ratelimit_headers_as_the_server(url: str, order: dict[str, Any]) -> None:
     answer = asyncio.run(answered_by(Engine.from_text(POLICY), order))
     assert told(answer) == told(httpx.post(f"{url}/decide", json=order))
 
 
-def test_the_headers_are_documented(url: str) -> None:
+def test_the_openapi_document_lists_the_ratelimit_headers(url: str) -> None:
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]
     for path in ("/decide", "/evaluate"):
         assert set(paths[path]["post"]["responses"]["200"]["headers"]) >= {

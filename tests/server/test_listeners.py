@@ -20,14 +20,14 @@ def refusal(path: Path) -> ServeError:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
-def test_the_file_has_its_mode_and_is_gone_afterwards(tmp_path: Path, mode: int) -> None:
+def test_the_socket_file_has_its_mode_and_is_removed_afterwards(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "a.sock"
     with unix_listener(path, mode):
         assert stat.S_IMODE(path.stat().st_mode) == mode
     assert not path.exists()
 
 
-def test_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
+def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
@@ -35,7 +35,7 @@ def test_a_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
         client.connect(str(path))
 
 
-def test_a_socket_that_somebody_listens_at_is_not_replaced(tmp_path: Path) -> None:
+def test_a_socket_in_use_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with unix_listener(path, 0o600):
         assert refusal(path).message == f"another server listens on `{path}`"
@@ -43,14 +43,14 @@ def test_a_socket_that_somebody_listens_at_is_not_replaced(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("/nowhere")])
-def test_what_is_no_socket_is_not_replaced(tmp_path: Path, make: object) -> None:
+def test_a_file_that_is_not_a_socket_is_not_replaced(tmp_path: Path, make: object) -> None:
     path = tmp_path / "a.sock"
     make(path)  # type: ignore[operator]
     assert refusal(path).message == f"`{path}` exists and is not a socket"
     assert os.path.lexists(path)
 
 
-def test_another_that_took_its_place_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_replaced_the_socket_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with unix_listener(path, 0o600):
         path.unlink()
@@ -58,12 +58,12 @@ def test_another_that_took_its_place_is_left_alone(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_path_too_long_is_told(tmp_path: Path) -> None:
+def test_a_socket_path_that_is_too_long_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 60)
     assert refusal(path).message == f"`{path}` is longer than 107 bytes, too long for a socket"
 
 
-def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_socket_directory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none" / "a.sock").message == f"there is no directory `{tmp_path}/none` for the socket"
 
 
@@ -75,5 +75,5 @@ def test_a_directory_that_is_missing_is_told(tmp_path: Path) -> None:
         (OSError(5, "Input/output error"), "cannot listen on `a.sock`: input/output error"),
     ],
 )
-def test_what_else_goes_wrong_is_told(error: OSError, message: str) -> None:
+def test_socket_errors_have_readable_messages(error: OSError, message: str) -> None:
     assert socket_error(error, Path("a.sock")).message == message

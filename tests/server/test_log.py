@@ -51,7 +51,7 @@ def ask(port: int, path: str = "/decide", question: object = ASKED) -> dict:
     return answer
 
 
-def test_what_is_answered_is_on_record_before_it_is_answered(serving, log):
+def test_a_decision_is_logged_before_it_is_answered(serving, log):
     with serving() as (port, _):
         answer = ask(port)
         (record,) = read_records(log)
@@ -59,7 +59,7 @@ def test_what_is_answered_is_on_record_before_it_is_answered(serving, log):
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
-def test_every_way_in_writes(serving, log, tmp_path):
+def test_every_endpoint_writes_to_the_decision_log(serving, log, tmp_path):
     socket = tmp_path / "s"
     with serving("--socket", str(socket)) as (port, _):
         answers = [
@@ -72,13 +72,13 @@ def test_every_way_in_writes(serving, log, tmp_path):
     assert [record.id for record in read_records(log)] == [answer["id"] for answer in answers]
 
 
-def test_workers_share_the_file(serving, log):
+def test_workers_share_the_decision_log(serving, log):
     with serving("--workers", "2") as (port, _):
         asked = [ask(port)["id"] for _ in range(40)]
     assert sorted(record.id for record in read_records(log)) == sorted(asked)
 
 
-def test_workers_start_with_rows_and_a_log_that_is_forced_to_the_disk_each_second(serving, log, tmp_path):
+def test_workers_start_with_entities_and_log_sync_second(serving, log, tmp_path):
     (tmp_path / "p.policy").write_text(f"entity user {{ plan: string }}\n{POLICY}")
     (tmp_path / "rows.json").write_text('{"entities": [{"type": "user", "id": "ann", "attributes": {"plan": "free"}}]}')
     with serving("--workers", "2", "--log-sync", "second", "--entities", str(tmp_path / "rows.json")) as (port, _):
@@ -87,7 +87,7 @@ def test_workers_start_with_rows_and_a_log_that_is_forced_to_the_disk_each_secon
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_goes_on_when_its_file_is_moved_away_and_it_is_told(serving, log, workers):
+def test_a_server_opens_a_new_log_file_after_sighup(serving, log, workers):
     with serving("--workers", workers) as (port, pid):
         ask(port)
         moved = log.rename(log.with_suffix(".1"))
@@ -109,7 +109,7 @@ def later_in_the_new_file(port: int, log: Path) -> str:
 
 
 @pytest.mark.parametrize(("how", "outcome"), [("deny", "deny"), ("continue", "allow")])
-def test_an_operator_says_what_becomes_of_what_cannot_be_written(serving, log, how, outcome):
+def test_on_log_failure_decides_the_outcome_if_the_log_cannot_be_written(serving, log, how, outcome):
     with serving("--on-log-failure", how) as (port, pid):
         assert ask(port)["outcome"] == "allow"
         limit_files(pid, log.stat().st_size)
@@ -122,7 +122,7 @@ def limit_files(pid: int, size: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_what_was_answered_is_on_record_when_the_server_is_killed_at_whatever_moment(serving, log):
+def test_a_killed_server_has_logged_every_answered_decision(serving, log):
     answered: list[str] = []
     with serving("--log-rotate", "4KB") as (port, pid):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -138,7 +138,7 @@ def test_what_was_answered_is_on_record_when_the_server_is_killed_at_whatever_mo
     assert len(found) <= len(answered) + 1  # one may have been written and not answered
 
 
-def test_the_log_holds_no_token_of_the_gateway(serving, log):
+def test_the_decision_log_redacts_the_authorization_header(serving, log):
     secret = "a-very-secret-token-of-the-user"
     question = {**ASKED, "request": {**ASKED["request"], "headers": {"authorization": f"Bearer {secret}"}}}
     with serving() as (port, _):

@@ -55,7 +55,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("is_long", [False, True])
-def test_a_long_body_is_read_in_a_thread_and_a_short_one_at_once(
+def test_a_long_body_is_read_in_a_thread_and_a_short_one_in_the_event_loop(
     call: Callable[..., httpx.Response], readers: list[str], path: str, question: dict[str, Any], is_long: bool
 ) -> None:
     body = json.dumps(question) + " " * (LONG_BODY_BYTES if is_long else 0)

@@ -54,7 +54,7 @@ def question(many: int) -> dict[str, Any]:
 SMALL, LARGE = question(100), {**question(30), "context": {"spaces": " " * 50_000}}
 
 
-def test_a_question_of_two_large_sets_ends_at_the_gate_failure(server: tuple[str, Path]) -> None:
+def test_a_decision_over_its_work_limit_fails_closed_at_the_failure_gate(server: tuple[str, Path]) -> None:
     with closing(http.client.HTTPConnection(server[0], timeout=SECONDS)) as connection:
         sent = json.dumps({**question(10_000), "context": {"spaces": " " * 50_000}})
         connection.request("POST", "/decide", sent, {"content-type": "application/json"})
@@ -84,7 +84,7 @@ def bodies(where: str, asked: dict[str, Any]) -> object:
     ],
     ids=["small", "large", "batch", "authzen"],
 )
-def test_health_is_told_while_questions_that_take_long_are_decided(
+def test_healthz_is_answered_while_slow_questions_are_decided(
     where: str, asked: dict[str, Any], server: tuple[str, Path]
 ) -> None:
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def is_answered(connection: http.client.HTTPConnection) -> bool:
 
 
 @pytest.mark.parametrize("questions", [SMALL, [SMALL, question(1)]], ids=["one", "several"])
-def test_a_socket_goes_on_while_another_asks_what_takes_long(questions: Any, server: tuple[str, Path]) -> None:
+def test_a_slow_socket_question_does_not_block_other_connections(questions: Any, server: tuple[str, Path]) -> None:
     with socket.socket(socket.AF_UNIX) as slow, SocketClient(server[1], timeout=SECONDS) as other:
         slow.settimeout(SECONDS)
         slow.connect(str(server[1]))

@@ -70,7 +70,7 @@ def decide(question: object, path: str = "/decide", **headers: str) -> tuple[str
 # ── What is counted ───────────────────────────────────────────────────────────────────────────
 
 
-def test_every_decision_counts_at_its_door(small_engine: Engine) -> None:
+def test_every_decision_counts_for_its_adapter(small_engine: Engine) -> None:
     spends = {**OPEN, "options": {"consume": True}}
     forwarded = {"headers": {"x-forwarded-method": "GET", "x-forwarded-uri": "/secrets"}}
     found = scraped(
@@ -95,13 +95,13 @@ def test_every_decision_counts_at_its_door(small_engine: Engine) -> None:
     assert 0 < of(found, f"{took}_sum", door="decide") < 60
 
 
-def test_rules_that_stand_in_the_way_are_told_apart(small_engine: Engine) -> None:
+def test_decisions_that_a_rule_blocks_count_by_rule(small_engine: Engine) -> None:
     found = scraped(small_engine, decide(ORDER), decide(ORDER, "/evaluate"), decide(SHUT))
     name = "policyengine_rule_decisions_total"
     assert of(found, name, rule="orders need a person", outcome="confirm") == of(found, name) == 2
 
 
-def test_failures_and_problems_count() -> None:
+def test_failures_and_problems_are_counted() -> None:
     def broken(now: object) -> str:
         raise ZeroDivisionError
 
@@ -113,7 +113,7 @@ def test_failures_and_problems_count() -> None:
     assert of(found, "policyengine_problems_total", status="404") == 1
 
 
-def test_keys_count_by_what_came_of_them() -> None:
+def test_idempotency_keys_count_by_result() -> None:
     engine = Engine.from_text(FREE + 'rate "r" per request.path on GET /health { 9/1h }')
     key = {"idempotency-key": "k", "authorization": f"Bearer {TOKEN}"}
     asked = [decide(OPEN, **key), decide(OPEN, **key), decide(SHUT, **key)]
@@ -124,7 +124,7 @@ def test_keys_count_by_what_came_of_them() -> None:
     assert of(found, "policyengine_decisions_total") == 1  # what is told again was counted before
 
 
-def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
+def test_a_failing_store_appears_in_the_metrics(tmp_path: Path) -> None:
     store: Any = open_store(f"sqlite:///{tmp_path}/store.db")
 
     def down(*given: object, **options: object) -> Any:
@@ -137,7 +137,7 @@ def test_a_store_that_fails_is_seen(tmp_path: Path) -> None:
     assert of(found, "policyengine_store_failing", operation="write") == 1
 
 
-def test_a_store_whose_clock_is_too_far_is_seen(tmp_path: Path) -> None:
+def test_excessive_clock_skew_of_the_store_appears_in_the_metrics(tmp_path: Path) -> None:
     store: Any = open_store(f"sqlite:///{tmp_path}/store.db")
     rules = FREE + 'rate "r" per request.path on GET /health { 9/1h }'
     now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
@@ -152,7 +152,7 @@ def test_a_store_whose_clock_is_too_far_is_seen(tmp_path: Path) -> None:
     assert of(found, "policyengine_store_failing") == 0
 
 
-def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
+def test_observe_mode_counts_the_outcomes_that_would_be() -> None:
     engine = Engine.from_text(POLICY)
     engine.observe(Observe(datetime.now(UTC) + timedelta(days=1)))
     found = scraped(engine, decide(OPEN), decide(ORDER), decide(ORDER))
@@ -161,7 +161,7 @@ def test_what_passes_only_as_somebody_observes_is_told_apart() -> None:
     assert of(found, "policyengine_observing") == 1
 
 
-def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) -> None:
+def test_a_reload_counts_once_for_all_workers(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text(FREE)
     reloading = ReloadableEngine.load(tmp_path, rules=ReloadRules(seconds=0))
     (tmp_path / "a.policy").write_text(f"{FREE}guard {{ deny }}")
@@ -181,7 +181,7 @@ def test_policies_that_are_read_anew_count_once_for_all_workers(tmp_path: Path) 
     assert of(found, "policyengine_workers", revision=reloading.current.revision) == 2
 
 
-def test_which_policy_decides_and_what_this_is(small_engine: Engine) -> None:
+def test_the_metrics_include_policy_build_and_process_info(small_engine: Engine) -> None:
     found = scraped(small_engine)
     labels = {"revision": small_engine.revision, "packages": "shop"}
     assert of(found, "policyengine_policy_info", **labels) == 1
@@ -194,7 +194,7 @@ def test_which_policy_decides_and_what_this_is(small_engine: Engine) -> None:
 # ── How it is written ─────────────────────────────────────────────────────────────────────────
 
 
-def test_prometheus_and_openmetrics_read_it_as_each_asks(small_engine: Engine) -> None:
+def test_metrics_are_served_in_prometheus_and_openmetrics_format(small_engine: Engine) -> None:
     plain, other = exchange(
         small_engine, ("GET", "/metrics", {}), ("GET", "/metrics", {"headers": {"accept": OPENMETRICS}})
     )
@@ -211,21 +211,21 @@ def promtool(*arguments: str | Path, text: bytes = b"") -> subprocess.CompletedP
     return subprocess.run([program, *arguments], input=text, capture_output=True, check=False)
 
 
-def test_promtool_has_nothing_to_say(small_engine: Engine) -> None:
+def test_promtool_accepts_the_metrics_without_warnings(small_engine: Engine) -> None:
     text = exchange(small_engine, decide(OPEN), decide(ORDER), ("GET", "/metrics", {}))[-1].content
     checked = promtool("check", "metrics", text=text)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(("begins", "kind"), [("groups:", "rules"), ("scrape_configs:", "config")])
-def test_what_the_page_says_to_prometheus_is_valid(begins: str, kind: str, tmp_path: Path) -> None:
+def test_promtool_accepts_the_documented_prometheus_configuration(begins: str, kind: str, tmp_path: Path) -> None:
     [block] = [one for one in blocks(DOCS / "metrics.md") if one.language == "yaml" and one.text.startswith(begins)]
     (tmp_path / "prometheus.yml").write_text(block.text)
     checked = promtool("check", kind, tmp_path / "prometheus.yml")
     assert checked.returncode == 0, checked.stderr.decode()
 
 
-def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> None:
+def test_the_docs_list_exactly_the_exported_metrics(small_engine: Engine) -> None:
     told = set(re.findall(r"^\| `(policyengine_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
     families = list(prometheus(exchange(small_engine, decide(OPEN), ("GET", "/metrics", {}))[-1].text))
     counters = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
@@ -236,7 +236,7 @@ def test_the_page_names_every_metric_and_none_besides(small_engine: Engine) -> N
     assert told - needs_a_reason == {one for one in counters if one.startswith("policyengine_")}
 
 
-def test_names_that_are_hard_to_write_come_back_as_they_were() -> None:
+def test_rule_names_with_special_characters_are_escaped_in_the_metrics() -> None:
     hard = 'a "quoted"\nline \\ and ü'
     tally = ServerCounters(rules=[hard])
     tally.counter("decide")(denied(hard), 1)
@@ -252,7 +252,7 @@ def denied(*rules: str) -> Answer:
     return Answer(Outcome.DENY, Gate.GUARD, tuple(Reason(Gate.GUARD, "no", rule) for rule in rules))
 
 
-def test_agents_users_and_paths_make_no_series(small_engine: Engine) -> None:
+def test_agents_users_and_paths_create_no_metric_series(small_engine: Engine) -> None:
     def who(n: int) -> dict[str, Any]:
         return {"agent": {"id": f"a{n}"}, "user": {"id": f"u{n}"}, "request": {"method": "GET", "path": f"/{n}"}}
 
@@ -260,7 +260,7 @@ def test_agents_users_and_paths_make_no_series(small_engine: Engine) -> None:
     assert one.keys() == many.keys()
 
 
-def test_more_rules_than_are_told_apart_are_others() -> None:
+def test_rules_beyond_the_limit_count_as_other() -> None:
     rules = [f"rule {n}" for n in range(MAX_RULES + 50)]
     tally = ServerCounters(rules=rules)
     for count in (tally.counter("decide"), tally.apart("batch")):
@@ -273,7 +273,7 @@ def test_more_rules_than_are_told_apart_are_others() -> None:
     assert of(found, name, rule="other") == 100
 
 
-def test_rules_of_policies_that_come_later_are_told_apart_where_there_is_room() -> None:
+def test_rules_of_a_later_policy_get_their_own_series() -> None:
     tally = ServerCounters(rules=["old"])
     count = tally.counter("decide")
     answer = denied("new")
@@ -285,7 +285,7 @@ def test_rules_of_policies_that_come_later_are_told_apart_where_there_is_room() 
     assert (of(found, name, rule="other"), of(found, name, rule="new")) == (1, 1)
 
 
-def test_doors_that_count_the_same_rule_by_turns_lose_nothing() -> None:
+def test_interleaved_counters_of_one_rule_lose_no_counts() -> None:
     tally = ServerCounters(rules=["r"])
     doors = [tally.counter("decide"), tally.counter("socket"), tally.counter("decide")]
     answer = denied("r")
@@ -299,7 +299,7 @@ def test_doors_that_count_the_same_rule_by_turns_lose_nothing() -> None:
     assert of(found, "policyengine_decision_duration_seconds_count") == 30
 
 
-def test_answers_that_never_come_again_count_too() -> None:
+def test_ten_thousand_distinct_answers_are_all_counted() -> None:
     tally = ServerCounters()
     count = tally.counter("decide")
     for _ in range(10_000):
@@ -307,7 +307,7 @@ def test_answers_that_never_come_again_count_too() -> None:
     assert of(samples(MetricsCollector(tally).collect()), "policyengine_decisions_total") == 10_000
 
 
-def test_where_there_is_no_room_decisions_still_count() -> None:
+def test_decisions_still_count_if_the_counter_memory_is_full() -> None:
     tally = ServerCounters()
     for n in range(5_000):
         tally.add("problems", f"{n} {'x' * 200}")
@@ -329,7 +329,7 @@ def test_where_there_is_no_room_decisions_still_count() -> None:
     ("took", "bound"),
     [(0, "1.024e-06"), (1_023, "1.024e-06"), (1_024, "4.096e-06"), (70_000, "0.000262144"), (10**12, "+Inf")],
 )
-def test_a_time_falls_below_the_first_bound_that_it_does_not_reach(took: int, bound: str) -> None:
+def test_a_duration_counts_in_the_first_bucket_above_it(took: int, bound: str) -> None:
     tally = ServerCounters(clock=lambda: 7 + took)
     tally.counter("decide")(denied(), 7)
     tally.apart("decide")(denied(), 7)
@@ -358,7 +358,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def test_workers_are_added_up_and_one_that_dies_takes_nothing_along() -> None:
+def test_metrics_sum_over_workers_and_keep_the_counts_of_a_dead_worker() -> None:
     port = free_port()
 
     def read() -> Samples:
@@ -385,7 +385,7 @@ def test_workers_are_added_up_and_one_that_dies_takes_nothing_along() -> None:
         assert httpx.post(f"http://127.0.0.1:{port}/decide", json=OPEN).status_code == 404
 
 
-def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
+def test_a_new_worker_continues_the_counters_of_its_predecessor() -> None:
     tally = ServerCounters(2, ["r"])
     for place in (0, 1, 1):
         tally.take(place)
@@ -401,7 +401,7 @@ def test_a_worker_goes_on_where_the_one_before_it_ended() -> None:
     assert of(found, "policyengine_workers") == 2
 
 
-def test_a_key_that_was_being_written_when_its_worker_died_is_not_read() -> None:
+def test_a_half_written_counter_key_of_a_dead_worker_is_ignored() -> None:
     memory = memoryview(bytearray(REGION_BYTES))
     region = CounterRegion(memory)
     region.cells(("whole",))
@@ -416,7 +416,7 @@ def test_a_key_that_was_being_written_when_its_worker_died_is_not_read() -> None
     assert after.numbers[place : place + 60].tolist() == [0] * 60
 
 
-def test_what_counts_from_its_own_beginning_is_added_once() -> None:
+def test_counts_of_a_source_that_starts_from_zero_are_added_once() -> None:
     tally, first, second = ServerCounters(), object(), object()
     for whose, count in ((first, 2), (first, 5), (second, 1), (second, 1)):
         tally.reached("failures", count=count, of=whose)
@@ -426,19 +426,21 @@ def test_what_counts_from_its_own_beginning_is_added_once() -> None:
 # ── Who may read it ───────────────────────────────────────────────────────────────────────────
 
 
-def test_where_a_token_is_needed_it_is_needed_here_too(small_engine: Engine) -> None:
+def test_metrics_require_the_token(small_engine: Engine) -> None:
     right = {"headers": {"authorization": f"Bearer {TOKEN}"}}
     without, with_it = exchange(small_engine, ("GET", "/metrics", {}), ("GET", "/metrics", right), token=TOKEN)
     assert (without.status_code, with_it.status_code) == (401, 200)
 
 
-def test_a_port_in_use_is_told_by_its_option(small_engine: Engine) -> None:
+def test_the_error_for_a_metrics_port_in_use_names_the_option(small_engine: Engine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError) as error:
         serve(small_engine, port=0, metrics=taken.getsockname()[1], listening=lambda url: pytest.fail("it listens"))
     assert "--metrics-port" in str(error.value.hint)
 
 
-def test_without_the_package_it_is_said_what_to_install(small_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_metrics_package_names_the_install_command(
+    small_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("policyengine.server.run.find_spec", lambda name: None)
     with pytest.raises(ServeError, match="prometheus-client") as error:
         serve(small_engine, port=0, metrics=1, listening=lambda url: pytest.fail("it listens"))

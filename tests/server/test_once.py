@@ -110,7 +110,7 @@ def left(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize("key", ["8e03978e-40d5-43dd-bc93-6fae90b0db0d", '"quoted"', "x", "~" * 128])
-def test_who_asks_again_by_the_same_key_gets_the_same_answer(ask: Ask, engine: Engine, key: str) -> None:
+def test_a_retry_with_the_same_idempotency_key_gets_the_same_answer(ask: Ask, engine: Engine, key: str) -> None:
     first, second = ask(key=key), ask(key=key)
     assert first.status_code == second.status_code == 200
     assert first.content == second.content
@@ -120,12 +120,12 @@ def test_who_asks_again_by_the_same_key_gets_the_same_answer(ask: Ask, engine: E
     assert left(engine) == 49
 
 
-def test_without_a_key_it_is_decided_and_spent_again(ask: Ask, engine: Engine) -> None:
+def test_a_repeated_question_without_a_key_is_decided_and_spent_again(ask: Ask, engine: Engine) -> None:
     assert ask().json()["id"] != ask().json()["id"]
     assert left(engine) == 48
 
 
-def test_a_key_that_came_with_another_question_is_422(ask: Ask) -> None:
+def test_an_idempotency_key_reused_for_another_question_is_422(ask: Ask) -> None:
     ask(key="key")
     answer = ask(OTHER, key="key")
     assert answer.status_code == 422
@@ -139,12 +139,12 @@ def test_a_key_that_came_with_another_question_is_422(ask: Ask) -> None:
     }
 
 
-def test_the_same_question_in_another_form_is_another(ask: Ask) -> None:
+def test_the_same_question_in_another_media_type_counts_as_another_question(ask: Ask) -> None:
     ask(key="key")
     assert ask(msgpack.packb(REPORT), key="key", content_type="application/msgpack").status_code == 422
 
 
-def test_a_key_that_is_being_decided_is_409_and_says_when_to_come_again(ask: Ask, store: Hooked) -> None:
+def test_an_idempotency_key_in_progress_is_409_with_retry_after(ask: Ask, store: Hooked) -> None:
     seen: list[httpx.Response] = []
     store.before = lambda: seen.append(ThreadPoolExecutor(1).submit(ask, REPORT, "key").result())
     assert ask(key="key").status_code == 200
@@ -154,7 +154,7 @@ def test_a_key_that_is_being_decided_is_409_and_says_when_to_come_again(ask: Ask
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "é", "x" * 129, ["one", "two"], ["one", "one"]])
-def test_what_is_no_key_is_400(ask: Ask, engine: Engine, key: Any) -> None:
+def test_a_malformed_idempotency_key_is_400(ask: Ask, engine: Engine, key: Any) -> None:
     answer = ask(key=[one.encode("latin-1") for one in key] if isinstance(key, list) else [key.encode("latin-1")])
     assert answer.status_code == 400
     assert "key" in answer.json()["detail"].lower()
@@ -162,7 +162,7 @@ def test_what_is_no_key_is_400(ask: Ask, engine: Engine, key: Any) -> None:
 
 
 @pytest.mark.parametrize(("path", "options"), [("/evaluate", {}), ("/explain", {}), ("/decide", {"consume": False})])
-def test_where_nothing_is_spent_a_key_means_nothing(ask: Ask, path: str, options: dict[str, Any]) -> None:
+def test_an_idempotency_key_is_ignored_if_nothing_is_spent(ask: Ask, path: str, options: dict[str, Any]) -> None:
     for question in (REPORT, OTHER):
         answer = ask({**question, "options": options}, key="key", path=path)
         assert answer.status_code == 200
@@ -170,14 +170,14 @@ def test_where_nothing_is_spent_a_key_means_nothing(ask: Ask, path: str, options
     assert ask(key="key").headers.get("idempotency-replayed") is None
 
 
-def test_a_walk_is_shown_with_the_first_answer_only(ask: Ask) -> None:
+def test_only_the_first_answer_of_a_key_has_the_explanation(ask: Ask) -> None:
     explained = {**REPORT, "options": {"explain": True}}
     first, second = ask(explained, key="key").json(), ask(explained, key="key").json()
     assert first.pop("explanation")["gates"]
     assert first == second
 
 
-def test_a_bad_question_does_not_use_up_its_key(ask: Ask) -> None:
+def test_a_malformed_question_does_not_use_up_its_key(ask: Ask) -> None:
     assert ask({"agnet": {}}, key="key").status_code == 400
     assert ask(key="key").status_code == 200
 
@@ -185,25 +185,25 @@ def test_a_bad_question_does_not_use_up_its_key(ask: Ask) -> None:
 # ── Whose key it is ───────────────────────────────────────────────────────────────────────────
 
 
-def test_each_token_is_a_gateway_with_keys_of_its_own(ask: Ask, engine: Engine) -> None:
+def test_each_token_has_its_own_idempotency_keys(ask: Ask, engine: Engine) -> None:
     for token in (TOKEN, NEXT):
         assert ask(key="key", token=token, tokens=(TOKEN, NEXT)).status_code == 200
     assert left(engine) == 48
 
 
-def test_tokens_of_one_name_are_one_gateway(ask: Ask, engine: Engine) -> None:
+def test_tokens_with_the_same_name_share_idempotency_keys(ask: Ask, engine: Engine) -> None:
     tokens = (f"edge: {TOKEN}", f"edge:  {NEXT}")
     for token in (TOKEN, NEXT):
         assert ask(key="key", token=token, tokens=tokens).status_code == 200
     assert left(engine) == 49
 
 
-def test_a_wrong_token_gets_no_answer_that_somebody_else_got(ask: Ask) -> None:
+def test_a_wrong_token_does_not_get_the_stored_answer_of_a_key(ask: Ask) -> None:
     ask(key="key")
     assert ask(key="key", token="a-token-of-nobody").status_code == 401
 
 
-def test_a_key_of_somebody_unknown_is_passed_over_and_the_operator_told_once(
+def test_a_key_without_a_token_is_ignored_and_logged_once(
     ask: Ask, engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "_warned", threading.Event())
@@ -224,7 +224,7 @@ def spending(question: dict[str, Any]) -> dict[str, Any]:
     return {**question, "options": {"consume": True}}
 
 
-def test_each_item_of_a_batch_that_spends_is_accounted_once(ask: Ask, engine: Engine) -> None:
+def test_a_retried_batch_spends_each_item_once(ask: Ask, engine: Engine) -> None:
     batch = {"requests": [spending(REPORT), spending(REPORT), {"agnet": {}}, OTHER, spending(OTHER)]}
     first, second = (ask(batch, key="key", path="/decide/batch").json()["decisions"] for _ in range(2))
     same = [one["id"] == two["id"] for one, two in zip(first, second, strict=True)]
@@ -233,7 +233,9 @@ def test_each_item_of_a_batch_that_spends_is_accounted_once(ask: Ask, engine: En
     assert left(engine) == 48
 
 
-def test_a_batch_that_was_broken_off_goes_on_where_it_was(ask: Ask, engine: Engine, store: Hooked) -> None:
+def test_a_retry_of_an_interrupted_batch_does_not_spend_finished_items_again(
+    ask: Ask, engine: Engine, store: Hooked
+) -> None:
     batch = {"requests": [spending(REPORT), spending(OTHER)]}
     store.before = lambda: setattr(store, "before", dies)
 
@@ -262,7 +264,7 @@ def serving(tmp_path: Path, store: str = "memory:", workers: int = 1) -> Iterato
         yield url, path
 
 
-def test_threads_that_ask_workers_at_once_are_answered_alike_and_spend_once(tmp_path: Path) -> None:
+def test_concurrent_requests_with_one_key_get_the_same_answer_and_spend_once(tmp_path: Path) -> None:
     with serving(tmp_path, f"sqlite:///{tmp_path}/store.db?timeout=20s", workers=2) as (url, _):
         headers = {"authorization": f"Bearer {TOKEN}", "idempotency-key": "key"}
 
@@ -280,7 +282,7 @@ def test_threads_that_ask_workers_at_once_are_answered_alike_and_spend_once(tmp_
         assert looked["rates"][0]["remaining"] == 48
 
 
-def test_a_connection_that_breaks_before_the_answer_is_asked_again_and_spends_once(tmp_path: Path) -> None:
+def test_a_retry_after_a_broken_connection_spends_once(tmp_path: Path) -> None:
     body = json.dumps(REPORT).encode()
     head = (
         f"POST /decide HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {TOKEN}\r\nidempotency-key: key\r\n"
@@ -313,7 +315,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-def test_a_frame_with_a_key_is_accounted_once(path: Path) -> None:
+def test_a_repeated_frame_with_a_key_gets_the_same_decision(path: Path) -> None:
     with SocketClient(path, timeout=20) as client:
         first, second = (client.decide(REPORT, key="one-key") for _ in range(2))
         assert first == second
@@ -323,13 +325,13 @@ def test_a_frame_with_a_key_is_accounted_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [5, "", "two words", "x" * 129, [], {"a": 1}])
-def test_a_frame_with_what_is_no_key_is_a_problem_of_that_frame(engine: Engine, key: object) -> None:
+def test_a_frame_with_a_malformed_key_is_a_problem(engine: Engine, key: object) -> None:
     answer, _ = answer_frame(engine, msgpack.packb([7, "decide", REPORT, key]))
     id, status, problem = msgpack.unpackb(answer)
     assert (id, status, problem["detail"]) == (7, 400, "the idempotency key is malformed")
 
 
-def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
+def test_a_repeated_list_frame_with_a_key_spends_each_question_once(engine: Engine) -> None:
     def told(id: int) -> list[str]:
         answer, many = answer_frame(engine, msgpack.packb([id, "decide", [REPORT, OTHER], "key"]))
         assert many == 2
@@ -339,7 +341,7 @@ def test_a_frame_of_many_accounts_each_once(engine: Engine) -> None:
     assert left(engine) == 49
 
 
-def test_a_frame_that_asks_while_the_same_is_decided_is_told_to_wait(engine: Engine, store: Hooked) -> None:
+def test_a_frame_with_a_key_in_progress_is_409(engine: Engine, store: Hooked) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     seen: list[bytes] = []
     store.before = lambda: seen.append(answer_frame(engine, frame)[0])
@@ -347,21 +349,21 @@ def test_a_frame_that_asks_while_the_same_is_decided_is_told_to_wait(engine: Eng
     assert msgpack.unpackb(seen[0])[1:] == [409, {**msgpack.unpackb(seen[0])[2], "code": "key_under_way"}]
 
 
-def test_an_evaluation_by_a_key_spends_nothing_and_uses_none(engine: Engine) -> None:
+def test_an_evaluate_frame_with_a_key_spends_nothing_and_does_not_use_the_key(engine: Engine) -> None:
     for question in (REPORT, OTHER):
         answer, _ = answer_frame(engine, msgpack.packb([1, "evaluate", question, "key"]))
         assert msgpack.unpackb(answer)[1] == 200
     assert left(engine) == 50
 
 
-def test_users_of_the_socket_have_keys_of_their_own(engine: Engine) -> None:
+def test_socket_users_have_separate_idempotency_keys(engine: Engine) -> None:
     frame = msgpack.packb([1, "decide", REPORT, "key"])
     for gateway in ("user 1000", "user 1001"):
         answer_frame(engine, frame, gateway)
     assert left(engine) == 48
 
 
-def test_the_system_says_who_is_at_the_other_end() -> None:
+def test_the_peer_name_of_a_socket_is_the_user_id() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         assert peer_name(one) == f"user {os.getuid()}"
@@ -393,7 +395,7 @@ def losing(path: Path, tmp_path: Path, answers: int) -> Iterator[Path]:
         thread.join(20)
 
 
-def test_a_client_that_asks_again_spends_once(path: Path, tmp_path: Path) -> None:
+def test_a_socket_client_that_retries_spends_once(path: Path, tmp_path: Path) -> None:
     with SocketClient(path, timeout=20) as straight:
         before = straight.evaluate(REPORT).rates[0]["remaining"]
         with losing(path, tmp_path, 2) as lossy, SocketClient(lossy, timeout=20, retries=2) as client:
@@ -401,14 +403,14 @@ def test_a_client_that_asks_again_spends_once(path: Path, tmp_path: Path) -> Non
         assert straight.evaluate(REPORT).rates[0]["remaining"] == before - 1
 
 
-def test_a_client_asks_again_only_as_often_as_it_was_told(path: Path, tmp_path: Path) -> None:
+def test_a_socket_client_retries_at_most_the_configured_number_of_times(path: Path, tmp_path: Path) -> None:
     with losing(path, tmp_path, 2) as lossy, SocketClient(lossy, timeout=20, retries=1) as client:
         with pytest.raises(SocketError):
             client.decide(REPORT)
         assert client.decide(REPORT).allowed
 
 
-def test_a_client_waits_for_who_is_deciding(tmp_path: Path) -> None:
+def test_a_socket_client_retries_while_its_key_is_in_progress(tmp_path: Path) -> None:
     """A server that says once that the question is being decided, and then answers."""
     asked: list[Any] = []
     with socket.socket(socket.AF_UNIX) as listener:

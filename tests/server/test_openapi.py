@@ -50,7 +50,7 @@ def test_the_document_is_valid_openapi(document: dict[str, Any]) -> None:
     assert OpenAPI.model_validate(document).openapi.startswith("3.")
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_openapi_reference_resolves(document: dict[str, Any]) -> None:
     references = set(every(document, "$ref"))
     assert "#/components/schemas/Question" in references
     for reference in references:
@@ -77,49 +77,49 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", [*QUESTIONS, "/decide/batch"])
-def test_both_forms_are_documented(document: dict[str, Any], path: str) -> None:
+def test_the_openapi_document_lists_json_and_messagepack(document: dict[str, Any], path: str) -> None:
     operation = document["paths"][path]["post"]
     for content in (operation["requestBody"]["content"], operation["responses"]["200"]["content"]):
         assert set(content) == {"application/json", "application/msgpack"}
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-def test_every_example_of_a_question_is_answered(call: Call, document: dict[str, Any], path: str) -> None:
+def test_every_example_question_is_answered(call: Call, document: dict[str, Any], path: str) -> None:
     shown = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
     assert len(shown) == 3
     for example in shown.values():
         assert call("POST", path, json=example["value"]).status_code == 200
 
 
-def test_the_example_of_a_batch_has_no_bad_item(call: Call, document: dict[str, Any]) -> None:
+def test_every_item_of_the_example_batch_is_valid(call: Call, document: dict[str, Any]) -> None:
     body = document["paths"]["/decide/batch"]["post"]["requestBody"]["content"]["application/json"]
     answer = call("POST", "/decide/batch", json=body["examples"]["batch"]["value"])
     assert [item.get("error") for item in answer.json()["decisions"]] == [None] * len(answer.json()["decisions"])
 
 
-def test_the_example_of_a_problem_is_what_is_really_said(call: Call) -> None:
+def test_the_example_problem_is_the_real_answer(call: Call) -> None:
     assert call("POST", "/decide", json={"user": {"roles": []}}).json() == examples.BAD_MEMBER
 
 
-def test_an_answer_has_the_documented_members() -> None:
+def test_a_decision_has_the_documented_members() -> None:
     observed = Decision.of(Outcome.ALLOW, would_be=Outcome.DENY).to_dict()
     assert [*observed, "explanation"] == list(schema.Decision.model_fields)
 
 
-def test_the_example_of_an_answer_is_one() -> None:
+def test_the_example_decision_is_valid() -> None:
     schema.Decision.model_validate(examples.CONFIRM)
     assert list(examples.CONFIRM) == list(Decision.of(Outcome.DENY).to_dict())
 
 
 @pytest.mark.parametrize("question", [OPEN, SHUT, ORDER])
-def test_a_real_explanation_is_as_documented(call: Call, question: dict[str, Any]) -> None:
+def test_a_real_explanation_matches_the_documented_model(call: Call, question: dict[str, Any]) -> None:
     said = call("POST", "/explain", json=question).json()
     read = schema.Explanation.model_validate(said)
     assert read.walk.model_dump(exclude_unset=True, mode="json") == said["walk"]
     assert read.decision.outcome == said["decision"]["outcome"]
 
 
-def test_the_example_of_an_explanation_is_one(document: dict[str, Any]) -> None:
+def test_the_example_explanation_is_valid(document: dict[str, Any]) -> None:
     example = document["paths"]["/explain"]["post"]["responses"]["200"]["content"]["application/json"]["examples"]
     schema.Explanation.model_validate(example["answer"]["value"])
 
@@ -153,7 +153,7 @@ def test_a_question_has_the_documented_members(model: Any, names: Any) -> None:
     assert members(model) == set(names)
 
 
-def test_a_documented_row_of_the_directory_is_read() -> None:
+def test_a_documented_entity_is_accepted_in_a_question() -> None:
     row: dict[str, Any] = {
         "type": "user",
         "id": "alice",
@@ -166,35 +166,35 @@ def test_a_documented_row_of_the_directory_is_read() -> None:
     assert len(Request.from_mapping(question).entities) == 1
 
 
-def test_the_token_is_documented_where_one_is_needed(call: Call) -> None:
+def test_the_openapi_document_has_the_token_if_the_server_needs_one(call: Call) -> None:
     secured = call("GET", "/openapi.json", token=TOKEN).json()
     assert secured["paths"]["/decide"]["post"]["security"] == [{"token": []}]
     assert secured["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
     assert "security" not in secured["paths"]["/healthz"]["get"]
 
 
-def test_no_token_is_documented_where_none_is_needed(document: dict[str, Any]) -> None:
+def test_the_openapi_document_has_no_token_if_the_server_needs_none(document: dict[str, Any]) -> None:
     assert list(every(document, "security")) == []
 
 
 # ── The page ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_documentation_is_a_page_that_shows_every_route(call: Call, document: dict[str, Any]) -> None:
+def test_the_docs_page_shows_every_route(call: Call, document: dict[str, Any]) -> None:
     page = call("GET", "/docs")
     assert page.headers["content-type"].startswith("text/html")
     for path in document["paths"]:
         assert f" {path}</code>" in page.text
 
 
-def test_the_page_loads_and_runs_nothing_from_elsewhere(call: Call) -> None:
+def test_the_docs_page_loads_no_external_resources_and_runs_no_script(call: Call) -> None:
     page = call("GET", "/docs")
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert "<script" not in page.text
     assert set(re.findall(r"""(?:src|href)=["']([^"']*)""", page.text)) == {"/openapi.json"}
 
 
-def test_the_page_shows_a_command_that_works_here(call: Call) -> None:
+def test_the_docs_page_shows_a_curl_command_for_this_server(call: Call) -> None:
     """As a shell would read it, from the address under which the page was asked for."""
     page = call("GET", "/docs", headers={"host": "localhost:9000"})
     shown = html.unescape(re.findall(r"<pre>(curl .*?)</pre>", page.text, re.DOTALL)[0])
@@ -204,11 +204,11 @@ def test_the_page_shows_a_command_that_works_here(call: Call) -> None:
     assert "authorization" not in shown
 
 
-def test_the_page_shows_the_token_where_one_is_needed(call: Call) -> None:
+def test_the_docs_page_shows_the_token_if_the_server_needs_one(call: Call) -> None:
     assert "authorization: Bearer $TOKEN" in call("GET", "/docs", token=TOKEN).text
 
 
-def test_nothing_the_caller_says_becomes_markup(call: Call) -> None:
+def test_the_docs_page_escapes_the_host_header(call: Call) -> None:
     page = call("GET", "/docs", token=TOKEN, headers={"host": "<script>alert(1)</script>"})
     assert page.status_code == 200
     assert "<script" not in page.text

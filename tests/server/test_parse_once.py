@@ -60,7 +60,7 @@ def test_a_question_is_validated_once_at_most(way: tuple[str, str, dict[str, Any
     assert max(calls.values(), default=0) <= 1
 
 
-def test_a_token_that_was_not_presented_before_is_verified_with_one_validation(calls: Counter[str]) -> None:
+def test_a_new_token_is_verified_with_one_validation_of_the_question(calls: Counter[str]) -> None:
     client = TestClient(create_app(issuing.Door().engine), base_url="http://localhost")
     asked = {
         "request": {"method": "POST", "path": "/v1/invoices"},

@@ -19,12 +19,12 @@ def ended(threads: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", ENDS, threads], capture_output=True, text=True, timeout=60)
 
 
-def test_threads_that_are_at_work_are_not_waited_for_and_that_is_logged() -> None:
+def test_a_process_does_not_wait_for_working_threads_and_logs_it() -> None:
     found = ended("at work")
     assert (found.returncode, found.stdout) == (7, "said")
     assert found.stderr == "ended while threads were working: their answers are lost\n"
 
 
-def test_a_process_whose_threads_have_ended_ends_by_itself() -> None:
+def test_a_process_without_working_threads_exits_normally() -> None:
     found = ended("idle")
     assert (found.returncode, found.stdout, found.stderr) == (0, "said", "")

@@ -149,9 +149,7 @@ def port(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[int]:
         yield int(json.loads(line)["listening"].rpartition(":")[2])
 
 
-def test_a_page_whose_name_is_rebound_to_this_machine_learns_and_changes_nothing(
-    port: int, log: Path, tmp_path: Path
-) -> None:
+def test_a_dns_rebinding_page_reads_nothing_and_triggers_no_decision(port: int, log: Path, tmp_path: Path) -> None:
     engine = f"http://127.0.0.1:{port}"
     with attacker(port) as server:
         asks = [*ASKS, *((engine + path, how) for path, how in BLIND)]
@@ -166,5 +164,5 @@ def test_a_page_whose_name_is_rebound_to_this_machine_learns_and_changes_nothing
 
 
 @pytest.mark.deep
-def test_our_own_page_is_shown(port: int, tmp_path: Path) -> None:
+def test_the_docs_page_opens_in_a_browser(port: int, tmp_path: Path) -> None:
     assert "POST /decide" in shown(f"http://127.0.0.1:{port}/docs", tmp_path)

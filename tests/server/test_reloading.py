@@ -93,7 +93,7 @@ def belongs(answer: dict[str, Any]) -> bool:
     return OUTCOMES[answer["revision"]] == answer["outcome"]
 
 
-def test_over_http_and_over_the_socket_no_answer_fails_and_none_is_mixed_while_it_swaps(tmp_path: Path) -> None:
+def test_answers_during_policy_swaps_never_fail_or_mix_two_policies(tmp_path: Path) -> None:
     with started(SWAPPING, str(tmp_path / "s")) as (url, _):
         port, over, revisions = int(url.rpartition(":")[2]), Event(), set[str]()
 
@@ -129,7 +129,7 @@ def test_over_http_and_over_the_socket_no_answer_fails_and_none_is_mixed_while_i
 # ── What an operator does ─────────────────────────────────────────────────────────────────────
 
 
-def test_workers_read_anew_when_they_are_told_and_refuse_what_is_bad(folder: Path, tmp_path: Path) -> None:
+def test_workers_reload_after_sighup_and_refuse_an_invalid_policy(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with serving(folder, "--workers", "2", "--log", str(log)) as (port, process), ExitStack() as closed:
         every = [closed.enter_context(closing(connected(port))) for _ in range(6)]  # of both workers, most likely
@@ -153,7 +153,7 @@ def test_workers_read_anew_when_they_are_told_and_refuse_what_is_bad(folder: Pat
     assert all(belongs({"revision": one.revision, "outcome": str(one.outcome)}) for one in read_records(log))
 
 
-def test_files_are_watched_where_that_is_asked_for(folder: Path) -> None:
+def test_watch_reloads_a_changed_policy_file(folder: Path) -> None:
     with serving(folder, "--watch") as (port, process), closing(connected(port)) as connection:
         assert asked(connection)["outcome"] == "allow"
         (folder / "new").write_text(SHUT)
@@ -190,7 +190,7 @@ def revisions(workers: list[ReloadableEngine]) -> set[str]:
     return {one.current.revision for one in workers}
 
 
-def test_all_take_it(folder: Path) -> None:
+def test_every_worker_takes_a_reloaded_policy(folder: Path) -> None:
     with crew_of(folder, 3) as (crew, workers):
         (folder / "shop.policy").write_text(SHUT)
         crew.take(prepare_candidate(ReloadSource((folder,))))
@@ -199,7 +199,9 @@ def test_all_take_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_where_one_cannot_none_does_and_all_know(folder: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reload_that_one_worker_fails_is_refused_by_all_workers(
+    folder: Path, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with crew_of(folder, 2) as (crew, workers):
         monkeypatch.setattr(workers[failing], "engine_of", lambda _: 1 / 0)
         (folder / "shop.policy").write_text(SHUT)
@@ -209,7 +211,7 @@ def test_where_one_cannot_none_does_and_all_know(folder: Path, failing: int, mon
         assert crew.lost == []
 
 
-def test_one_that_is_gone_is_lost_and_the_others_stay_as_they_are(folder: Path) -> None:
+def test_a_reload_with_a_dead_worker_is_refused_and_the_worker_is_reported_lost(folder: Path) -> None:
     with crew_of(folder, 2) as (crew, workers):
         here, there = WorkerChannel.pair()
         there.close()

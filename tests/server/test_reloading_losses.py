@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_guards_file_that_is_cut_to_nothing_under_a_watch_opens_nothing(folder: Path) -> None:
+def test_watch_refuses_an_emptied_guards_file(folder: Path) -> None:
     with serving(folder, "--watch") as (port, _), closing(connected(port)) as connection:
         assert asked(connection)["outcome"] == "deny"
         (folder / "guards" / "guards.policy").write_bytes(b"")
@@ -38,7 +38,7 @@ def test_a_guards_file_that_is_cut_to_nothing_under_a_watch_opens_nothing(folder
 
 
 @pytest.mark.deep
-def test_a_guards_file_that_is_cut_off_opens_nothing_until_somebody_allows_just_that(folder: Path) -> None:
+def test_watch_refuses_a_lost_guard_until_its_revision_is_allowed(folder: Path) -> None:
     guards = folder / "guards" / "guards.policy"
     options = ["--watch", "--log-format", "json"]
     with serving(folder, *options, compare=True) as (port, process), closing(connected(port)) as connection:
@@ -90,7 +90,7 @@ def shut_away(folder: Path) -> None:
 @pytest.mark.deep
 @pytest.mark.parametrize("lose", [blank, removed, moved, another_folder, shut_away])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_vanishes_under_a_watch_is_refused_by_every_worker(
+def test_every_worker_refuses_a_reload_after_a_policy_file_vanishes(
     folder: Path, lose: Callable[[Path], object], workers: int
 ) -> None:
     with serving(folder, "--watch", "--workers", str(workers)) as (port, _):
@@ -102,7 +102,7 @@ def test_what_vanishes_under_a_watch_is_refused_by_every_worker(
 
 
 @pytest.mark.deep
-def test_a_mounted_config_map_that_loses_a_guard_opens_nothing(tmp_path: Path) -> None:
+def test_watch_refuses_a_config_map_that_lost_a_guard(tmp_path: Path) -> None:
     """`..data` is moved to a folder in which a file is missing, as Kubernetes does it."""
     mounted = tmp_path / "mounted"
     for name, files in (("..1", {"doors": DOORS, "guards": GUARDS}), ("..2", {"doors": DOORS + "# more\n"})):

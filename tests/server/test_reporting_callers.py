@@ -92,7 +92,7 @@ WAYS: list[Callable[[Server], str]] = [by_decide, with_care, in_a_batch, by_a_ke
 
 
 @pytest.mark.parametrize("ask", WAYS)
-def test_another_client_of_the_token_file_gives_nothing_back(server: Server, ask: Callable[[Server], str]) -> None:
+def test_another_client_cannot_refund_a_decision(server: Server, ask: Callable[[Server], str]) -> None:
     spent = ask(server)
     assert [server.refund(spent, caller) for caller in (OTHER, UNNAMED)] == [404, 404]
     assert server.post("/decide", OTHER, PAY).json()["outcome"] == "throttle"
@@ -100,7 +100,7 @@ def test_another_client_of_the_token_file_gives_nothing_back(server: Server, ask
     assert server.post("/decide", OTHER, PAY).json()["outcome"] == "allow"
 
 
-def test_another_client_ends_nothing_that_is_under_way(server: Server) -> None:
+def test_another_client_cannot_end_a_running_request(server: Server) -> None:
     running = server.post("/decide", EDGE, RUN).json()["id"]
     assert server.post("/events", OTHER, {"decision": running}).status_code == 404
     assert server.post("/decide", EDGE, RUN).json()["outcome"] == "throttle"
@@ -108,14 +108,14 @@ def test_another_client_ends_nothing_that_is_under_way(server: Server) -> None:
     assert server.post("/decide", EDGE, RUN).json()["outcome"] == "allow"
 
 
-def test_two_tokens_of_one_name_are_one_caller(store: Store) -> None:
+def test_two_tokens_with_one_name_count_as_one_caller(store: Store) -> None:
     """While one replaces the other."""
     tokens = ("edge: the-token-of-the-edge", "edge: the-next-token-of-the-edge")
     server = Server(Engine.from_text(POLICY, clock=lambda: NOW, store=store), *tokens)
     assert server.refund(by_decide(server), "Bearer the-next-token-of-the-edge") == 200
 
 
-def test_a_gateway_reports_what_it_asked_by_forward_auth(server: Server) -> None:
+def test_only_the_gateway_that_asked_by_forward_auth_can_report(server: Server) -> None:
     asked = {"x-forwarded-method": "POST", "x-forwarded-uri": "/run", "x-forwarded-host": "shop.example"}
 
     async def forward() -> httpx.Response:
@@ -126,7 +126,7 @@ def test_a_gateway_reports_what_it_asked_by_forward_auth(server: Server) -> None
     assert [server.refund(decision, caller) for caller in (OTHER, EDGE)] == [404, 200]
 
 
-def test_a_decision_in_process_is_reported_in_process_only(server: Server) -> None:
+def test_a_decision_made_in_process_can_only_be_reported_in_process(server: Server) -> None:
     decision = server.engine.decide(PAY).id
     assert server.refund(decision, EDGE) == 404
     with caller_scope("name edge"):
@@ -134,7 +134,7 @@ def test_a_decision_in_process_is_reported_in_process_only(server: Server) -> No
     assert server.engine.report(decision, refund=True)
 
 
-def test_callers_in_process_are_told_apart_by_name(server: Server) -> None:
+def test_in_process_callers_are_distinguished_by_name(server: Server) -> None:
     with caller_scope("worker 1"):
         decision = server.engine.decide(PAY).id
     assert not server.engine.report(decision, refund=True)
@@ -142,7 +142,7 @@ def test_callers_in_process_are_told_apart_by_name(server: Server) -> None:
         assert server.engine.report(decision, refund=True)
 
 
-def test_an_id_that_spells_the_key_of_another_caller_reports_nothing(store: Store) -> None:
+def test_a_decision_id_that_imitates_the_key_of_another_caller_reports_nothing(store: Store) -> None:
     engine = Engine.from_text(POLICY, clock=lambda: NOW, store=store)
     with caller_scope("name edge"):
         spelled = outcome_key(engine.decide(PAY).id)
@@ -151,7 +151,7 @@ def test_an_id_that_spells_the_key_of_another_caller_reports_nothing(store: Stor
     assert Server(engine).refund(spelled, None) in (400, 404)
 
 
-def test_a_gateway_reports_what_it_asked_by_grpc(server: Server) -> None:
+def test_only_the_gateway_that_asked_by_grpc_can_report(server: Server) -> None:
     grpc = pytest.importorskip("grpc")
     from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
@@ -189,7 +189,7 @@ serve(engine, port=0, path=Path(sys.argv[1]), listening=lambda url: print(url, f
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite:///{}/store.db"])
-def test_the_user_at_the_other_end_of_a_socket_reports_and_nobody_over_http(url: str, tmp_path: Path) -> None:
+def test_a_decision_made_over_the_socket_cannot_be_reported_over_http(url: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.sock"
     with started(SERVE, str(path), url.format(tmp_path)) as (http, _), SocketClient(path, timeout=20) as client:
         decision = client.decide(PAY).id
@@ -204,20 +204,20 @@ def test_the_user_at_the_other_end_of_a_socket_reports_and_nobody_over_http(url:
 # ── Ids ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ids_that_follow_one_another_do_not_tell_the_next() -> None:
+def test_consecutive_decision_ids_do_not_predict_the_next() -> None:
     made = [int.from_bytes(ulid(1_790_000_000_000_000_000, serial)[10:].encode(), "big") for serial in range(2_000)]
     assert len(set(made)) == len(made)
     assert len({after - before for before, after in pairwise(made)}) == len(made) - 1  # none is a step from the last
 
 
-def test_each_of_the_eighty_bits_of_chance_is_used() -> None:
+def test_decision_ids_use_all_eighty_random_bits() -> None:
     digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
     made = [sum(digits.index(one) << 5 * n for n, one in enumerate(ulid(0, serial)[10:])) for serial in range(2_000)]
     ones = [sum(number >> bit & 1 for number in made) for bit in range(80)]
     assert all(800 < count < 1_200 for count in ones)  # nine standard deviations
 
 
-def test_an_id_is_the_same_whenever_it_is_asked_for() -> None:
+def test_the_same_time_and_serial_give_the_same_decision_id() -> None:
     first = ulid(1_790_000_000_000_000_000, 5)
     for block in range(200):
         ulid(0, block * 256)

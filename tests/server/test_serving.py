@@ -56,17 +56,17 @@ def test_a_running_server_decides(url: str, question: dict[str, Any], outcome: s
     assert httpx.post(f"{url}/decide", json=question).json()["outcome"] == outcome
 
 
-def test_a_running_server_does_not_say_what_it_is_made_of(url: str) -> None:
+def test_a_running_server_sends_no_server_header(url: str) -> None:
     assert "server" not in httpx.get(f"{url}/healthz").headers
 
 
-def test_a_body_too_large_is_refused_on_the_wire(url: str) -> None:
+def test_a_too_large_body_is_413_on_the_wire(url: str) -> None:
     """The client gets to read the answer, although it has more to send."""
     answer = httpx.post(f"{url}/decide", content=b" " * (3 * 1024 * 1024), headers={"content-type": "application/json"})
     assert answer.status_code == 413
 
 
-def test_a_chunked_body_too_large_is_refused_on_the_wire(url: str) -> None:
+def test_a_too_large_chunked_body_is_413_on_the_wire(url: str) -> None:
     answer = httpx.post(
         f"{url}/decide", content=iter([b" " * 65_536] * 48), headers={"content-type": "application/json"}
     )
@@ -79,19 +79,19 @@ def test_a_question_after_a_refused_one_is_answered_on_the_same_connection(url: 
         assert client.post("/decide", json=OPEN).json()["outcome"] == "allow"
 
 
-def test_what_is_no_http_is_refused_and_harms_nobody(url: str) -> None:
+def test_bytes_that_are_not_http_are_400_and_the_server_goes_on(url: str) -> None:
     assert raw(url, b"\x16\x03\x01 what is this\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert httpx.get(f"{url}/healthz").status_code == 200
 
 
-def test_a_token_is_needed_on_the_wire_when_set() -> None:
+def test_a_server_with_a_token_requires_it_on_the_wire() -> None:
     with running(token=TOKEN) as (url, _):
         assert httpx.post(f"{url}/decide", json=OPEN).status_code == 401
         answer = httpx.post(f"{url}/decide", json=OPEN, headers={"authorization": f"Bearer {TOKEN}"})
         assert answer.json()["outcome"] == "allow"
 
 
-def test_with_a_token_every_address_may_be_listened_on() -> None:
+def test_a_server_with_a_token_may_listen_on_every_address() -> None:
     with running(host="0.0.0.0", token=TOKEN) as (url, _):
         assert url.startswith("http://0.0.0.0:")
 
@@ -100,7 +100,7 @@ def test_with_a_token_every_address_may_be_listened_on() -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_server_in_order(sent: signal.Signals) -> None:
+def test_a_signal_stops_the_server_with_exit_code_0(sent: signal.Signals) -> None:
     with running() as (url, process):
         assert httpx.get(f"{url}/healthz").status_code == 200
         process.send_signal(sent)
@@ -117,7 +117,7 @@ def refusal(engine: Watched, host: str, port: int = 0, token: str | None = None)
     return error.value
 
 
-def test_a_port_in_use_is_told(engine: Watched) -> None:
+def test_the_error_names_a_port_in_use(engine: Watched) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = refusal(engine, "127.0.0.1", port)
@@ -126,27 +126,27 @@ def test_a_port_in_use_is_told(engine: Watched) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_other_machines_may_not_ask_without_a_token(engine: Watched, host: str) -> None:
+def test_serve_refuses_a_public_address_without_a_token(engine: Watched, host: str) -> None:
     refused = refusal(engine, host)
     assert refused.message.startswith(f"`{host}` can be reached from other machines and no token is set")
     assert "--token-file" in str(refused.hint)
 
 
 @pytest.mark.parametrize("host", ["", "no-such-host.invalid", "127.0.0.1:8080", "x" * 300, "300.1.1.1"])
-def test_a_host_that_is_none_is_told(engine: Watched, host: str) -> None:
+def test_an_invalid_host_is_rejected(engine: Watched, host: str) -> None:
     assert refusal(engine, host).message == f"`{host}` is not a known host"
 
 
-def test_an_address_of_another_machine_is_told(engine: Watched) -> None:
+def test_serve_rejects_an_address_of_another_machine(engine: Watched) -> None:
     assert refusal(engine, "192.0.2.1", token=TOKEN).message == "`192.0.2.1` is not an address of this machine"
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])
-def test_a_port_that_is_none_is_told(engine: Watched, port: int) -> None:
+def test_serve_rejects_an_invalid_port(engine: Watched, port: int) -> None:
     assert refusal(engine, "127.0.0.1", port).message == f"`{port}` is not a port"
 
 
-def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_port_that_is_not_permitted(engine: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     def bind(self: socket.socket, address: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -158,16 +158,16 @@ def test_a_port_that_is_not_permitted_is_told(engine: Watched, monkeypatch: pyte
     assert refusal(engine, "127.0.0.1", 80).message == "port 80 on `127.0.0.1` is not permitted"
 
 
-def test_a_token_that_is_too_short_is_told(engine: Watched) -> None:
+def test_serve_rejects_a_token_that_is_too_short(engine: Watched) -> None:
     with pytest.raises(BearerTokenError):
         serve(engine, "127.0.0.1", 0, "short")
 
 
-def test_answers_are_not_held_back() -> None:
+def test_the_listener_is_declared_as_tcp_so_that_answers_are_not_delayed() -> None:
     """asyncio turns Nagle's algorithm off, 40 ms per answer, only for sockets whose protocol is said to be TCP."""
     with bind_listener(("127.0.0.1", 0), "127.0.0.1") as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_localhost_is_this_machine() -> None:
+def test_localhost_resolves_to_a_loopback_address() -> None:
     assert resolve_address("localhost", 80)[0] in ("127.0.0.1", "::1")

@@ -52,7 +52,7 @@ def test_decide_spends_the_approval(call: Call, approved: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("path", "options"), [("/evaluate", {}), ("/evaluate", {"consume": True}), ("/decide", {"consume": False})]
 )
-def test_looking_spends_nothing_and_says_that_it_must_be_asked_again(
+def test_a_question_that_spends_nothing_returns_a_consume_obligation(
     call: Call, approved: dict[str, Any], path: str, options: dict[str, Any]
 ) -> None:
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_a_decision_with_its_explanation_spends_once_and_both_agree(call: Call, 
 
 
 @pytest.mark.parametrize(("options", "outcomes"), [({}, ["allow", "allow"]), ({"consume": True}, ["allow", "confirm"])])
-def test_a_batch_spends_only_for_items_that_say_so(
+def test_a_batch_spends_approvals_only_for_items_with_consume_true(
     call: Call, approved: dict[str, Any], options: dict[str, Any], outcomes: list[str]
 ) -> None:
     item = {**approved, "options": options}
@@ -95,7 +95,7 @@ OTHERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("path", ["/decide", "/evaluate"])
-def test_an_approval_of_one_order_lets_no_other_pass(call: Call, approved: dict[str, Any], path: str) -> None:
+def test_an_approval_of_one_order_does_not_allow_another(call: Call, approved: dict[str, Any], path: str) -> None:
     for other in OTHERS:
         assert outcome(call("POST", path, json={**approved, **other})) == "confirm"
     assert outcome(call("POST", path, json=approved)) == "allow"
@@ -107,7 +107,9 @@ def test_each_item_of_a_batch_needs_its_own_approval(call: Call, approved: dict[
     assert [one["outcome"] for one in answer.json()["decisions"]] == ["confirm"] * len(OTHERS) + ["allow"]
 
 
-def test_an_approval_asked_for_in_one_format_is_good_in_another(call: Call, approved: dict[str, Any]) -> None:
+def test_an_approval_requested_as_json_is_valid_for_the_same_messagepack_question(
+    call: Call, approved: dict[str, Any]
+) -> None:
     packed = {"content": msgpack.packb(approved), "headers": {"content-type": "application/msgpack"}}
     other = {"content": msgpack.packb({**approved, "body": {"amount": 500}}), "headers": packed["headers"]}
     for request, expected in ((other, "confirm"), (packed, "allow")):
@@ -116,21 +118,21 @@ def test_an_approval_asked_for_in_one_format_is_good_in_another(call: Call, appr
 
 
 @pytest.mark.parametrize("hidden", [["body"], ["body.amount"], ["request.query"], ["request.host"]])
-def test_what_is_pending_is_denied_and_the_remedy_says_what_to_tell(call: Call, hidden: list[str]) -> None:
+def test_a_pending_fact_is_denied_with_a_facts_remedy_that_names_it(call: Call, hidden: list[str]) -> None:
     answer = call("POST", "/decide", json={**ORDER, "pending": hidden}).json()
     assert (answer["outcome"], answer["gate"]) == ("deny", "guard")
     [remedy] = answer["remedies"]
     assert (remedy["kind"], hidden[0] in remedy["need"]) == ("facts", True)
 
 
-def test_an_explanation_lists_what_an_approval_is_bound_to(call: Call) -> None:
+def test_an_explanation_lists_the_facts_that_an_approval_is_bound_to(call: Call) -> None:
     asked = {**ORDER, "body": {"amount": 1, "note": {"deep": True}}}
     walk = str(call("POST", "/explain", json=asked).json()["walk"])
     assert "an approval is bound to args, body, request.host, request.query" in walk
     assert "body.amount = 1" in walk
 
 
-def test_a_decision_that_spends_cannot_be_made_in_the_past(call: Call) -> None:
+def test_a_decision_that_spends_rejects_the_option_at(call: Call) -> None:
     answer = call("POST", "/decide", json={**ORDER, "options": {"at": "2027-01-01T00:00:00Z"}})
     assert answer.status_code == 400
     assert answer.json()["member"] == "options.at"

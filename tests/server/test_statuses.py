@@ -189,21 +189,21 @@ def operations(paths: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
     yield from ((path, list(methods.values())) for path, methods in paths.items())
 
 
-def test_every_route_is_tried() -> None:
+def test_the_status_cases_cover_every_route() -> None:
     assert set(GIVEN) == set(documented())
 
 
 @pytest.mark.parametrize("path", GIVEN)
-def test_what_a_route_gives_is_what_is_documented(path: str) -> None:
+def test_a_route_returns_exactly_the_documented_statuses(path: str) -> None:
     assert set(GIVEN[path]()) == documented()[path]
 
 
-def test_without_a_token_every_route_documents_that_a_foreign_host_is_refused() -> None:
+def test_every_route_documents_403_if_the_server_has_no_token() -> None:
     paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
     assert all("403" in operation["responses"] for _, [operation] in operations(paths))
 
 
-def test_every_status_that_the_server_can_say_is_documented_somewhere() -> None:
+def test_every_status_in_the_server_source_is_documented() -> None:
     """As its source has them: a new one is noticed before anybody is given it."""
     folder = Path(policyengine.server.__file__).parent
     said = {one for file in folder.rglob("*.py") for one in statuses_in(ast.parse(file.read_text()))}
@@ -219,7 +219,7 @@ def statuses_in(tree: ast.AST) -> Iterator[int]:
                 yield status
 
 
-def test_the_key_is_documented_where_it_means_something() -> None:
+def test_the_idempotency_key_is_documented_for_the_routes_that_use_it() -> None:
     paths = create_app(Engine.from_text(POLICY)).openapi()["paths"]
     keyed = {
         path for path, [operation] in operations(paths) if statuses.KEY_PARAMETER in operation.get("parameters", ())

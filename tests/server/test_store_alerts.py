@@ -64,7 +64,9 @@ def no_room_on_the_disk(folder: Path) -> Iterator[Fault]:
 
 
 @pytest.mark.parametrize("fault", [redis_full, no_room_on_the_disk])
-def test_the_alert_of_a_store_that_cannot_be_written_to_fires(fault: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_the_documented_alerts_fire_if_the_store_cannot_be_written(
+    fault: Callable[[Path], Any], tmp_path: Path
+) -> None:
     (tmp_path / "p.policy").write_text(POLICY)
     with fault(tmp_path) as broken:
         arguments = ["serve", str(tmp_path / "p.policy"), "--port", "0", "--format", "json", "--store", broken.url]
@@ -82,14 +84,14 @@ def test_the_alert_of_a_store_that_cannot_be_written_to_fires(fault: Callable[[P
     fires("DecisionsFail", [{}], before, after, tmp_path)
 
 
-def test_no_alert_of_the_store_fires_where_it_is_well(tmp_path: Path) -> None:
+def test_no_documented_store_alert_fires_for_a_healthy_store(tmp_path: Path) -> None:
     engine = Engine.from_text(POLICY)
     well = of_app(engine)
     for alert in ("StoreDoesNotAnswer", "StoreIsFull", "DecisionsFail"):
         fires(alert, [], well, well, tmp_path)
 
 
-def test_the_alert_of_a_full_memory_fires(tmp_path: Path) -> None:
+def test_the_documented_alert_fires_if_the_memory_store_is_full(tmp_path: Path) -> None:
     engine = Engine.from_text(POLICY, store=MemoryStore(most_keys=1))
     before = of_app(engine)
     for number in range(3):
@@ -97,7 +99,7 @@ def test_the_alert_of_a_full_memory_fires(tmp_path: Path) -> None:
     fires("StoreIsFull", [{}], before, of_app(engine), tmp_path)
 
 
-def test_a_server_finds_out_while_nobody_decides() -> None:
+def test_the_store_inspection_detects_a_failing_store_without_decisions() -> None:
     inner, time = ReadsOnly(), Time()
     store = ResilientStore(inner, clock=time)  # type: ignore[arg-type]
     engine = Engine.from_text(POLICY, store=store)

@@ -35,7 +35,7 @@ ASKED = [(tool("list"), None), (tool("show"), "task"), (viewed("42"), None), (vi
 
 
 @pytest.mark.parametrize("path", ["/decide", "/evaluate"])
-def test_a_token_for_a_task_opens_what_the_task_holds(doors: Doors, path: str) -> None:
+def test_a_task_token_allows_only_the_tools_and_entities_of_the_task(doors: Doors, path: str) -> None:
     raw = doors.token(task=TASK)
 
     async def run() -> list[httpx.Response]:
@@ -49,7 +49,7 @@ def test_a_token_for_a_task_opens_what_the_task_holds(doors: Doors, path: str) -
 
 
 @pytest.mark.parametrize("entities", [["42"], "42", [{"type": "invoice"}], [{"type": "invoice", "id": 42}], {}])
-def test_a_token_whose_task_is_about_what_is_no_thing_is_refused(doors: Doors, entities: object) -> None:
+def test_a_token_with_malformed_task_entities_is_refused(doors: Doors, entities: object) -> None:
     raw = doors.token(task={**TASK, "entities": entities})
     denied = doors.engine.decide({**viewed("42"), "credentials": {"authorization": f"Bearer {raw}"}})
     assert (denied.gate, denied.reasons[0].code) == ("identity", "claim_type")
@@ -73,7 +73,7 @@ map authzen {
 """
 
 
-def test_questions_of_authzen_are_bounded_by_the_task_that_the_policy_maps() -> None:
+def test_authzen_questions_are_limited_by_the_mapped_task() -> None:
     call = caller(Engine.from_text(AUTHZEN))
 
     def allowed(action: str, id_: str, context: dict[str, Any]) -> bool:
@@ -90,6 +90,6 @@ def test_questions_of_authzen_are_bounded_by_the_task_that_the_policy_maps() -> 
     assert [allowed(*one, context) for one in asked] == [True, False, True, False]
 
 
-def test_the_description_of_the_api_says_what_a_task_is() -> None:
+def test_the_openapi_document_describes_task_facts() -> None:
     described = create_app(Engine.from_text("anyone { may GET /x }")).openapi()["components"]["schemas"]["TaskFacts"]
     assert described["properties"]["entities"]["anyOf"][0]["items"]["$ref"].endswith("/ResourceFacts")

@@ -47,14 +47,14 @@ def test_a_token_file_holds_one_token_per_line(file: Path, text: str, tokens: tu
         (b"\xff\xfe\x00", "the token file `{file}` is not UTF-8 text"),
     ],
 )
-def test_a_token_file_that_cannot_be_used_is_refused(file: Path, content: bytes, message: str) -> None:
+def test_an_invalid_token_file_is_rejected(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
     assert error.value.message == message.format(file=file)
 
 
-def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_token_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BearerTokenError) as error:
         read_token_file(tmp_path / "none")
     assert error.value.message == f"cannot read the token file `{tmp_path / 'none'}`: no such file or directory"
@@ -62,7 +62,7 @@ def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o644, True)])
-def test_a_token_file_that_everybody_can_read_is_warned_about(file: Path, mode: int, warns: bool) -> None:
+def test_a_world_readable_token_file_gives_a_warning(file: Path, mode: int, warns: bool) -> None:
     file.write_text(TOKEN)
     file.chmod(mode)
     warning = read_token_file(file).warning
@@ -70,19 +70,19 @@ def test_a_token_file_that_everybody_can_read_is_warned_about(file: Path, mode: 
     assert not warns or f"chmod 600 {file}" in str(warning)
 
 
-def test_a_token_is_not_shown_by_what_holds_it(file: Path) -> None:
+def test_the_repr_of_a_token_file_hides_the_token(file: Path) -> None:
     file.write_text(TOKEN)
     assert TOKEN not in repr(read_token_file(file))
 
 
-def test_a_refused_token_is_not_shown(file: Path) -> None:
+def test_the_error_does_not_show_a_rejected_token(file: Path) -> None:
     file.write_text("fifteen-letters")
     with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
     assert "fifteen-letters" not in str(error.value)
 
 
-def test_every_token_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_compared_with_every_known_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
 
     def compare(one: bytes, other: bytes) -> bool:
@@ -100,7 +100,7 @@ SHOWN = f"Bearer {TOKEN}"
 
 
 @pytest.mark.parametrize("line", [DIGEST, f"edge: {DIGEST}"])
-def test_a_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
+def test_a_token_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
     file.write_text(line)
     tokens = BearerTokens.of(read_token_file(file).tokens)
     assert tokens.accept(SHOWN)
@@ -119,14 +119,14 @@ def test_a_file_may_hold_the_digest_of_a_token(file: Path, line: str) -> None:
         ((f"edge:{TOKEN}",), None),  # a token that has a colon
     ],
 )
-def test_a_token_says_which_gateway_shows_it(lines: tuple[str, ...], gateway: str | None) -> None:
+def test_a_token_identifies_its_gateway(lines: tuple[str, ...], gateway: str | None) -> None:
     assert BearerTokens.of(lines).gateway(SHOWN) == gateway
 
 
 @pytest.mark.parametrize(
     "line", ["edge: short", f"Edge: {TOKEN}", f"two words: {TOKEN}", f": {TOKEN}", f"{'x' * 65}: {TOKEN}"]
 )
-def test_a_line_with_a_bad_name_or_token_is_refused(file: Path, line: str) -> None:
+def test_a_token_file_line_with_an_invalid_name_or_token_is_rejected(file: Path, line: str) -> None:
     file.write_text(line)
     with pytest.raises(BearerTokenError) as error:
         read_token_file(file)
@@ -135,6 +135,6 @@ def test_a_line_with_a_bad_name_or_token_is_refused(file: Path, line: str) -> No
 
 
 @pytest.mark.parametrize("token", ["", "short", ("a-token-long-enough", "short")])
-def test_an_application_takes_no_token_that_is_too_short(engine: Watched, token: str | tuple[str, ...]) -> None:
+def test_an_application_rejects_a_token_that_is_too_short(engine: Watched, token: str | tuple[str, ...]) -> None:
     with pytest.raises(BearerTokenError):
         create_app(engine, token=token)

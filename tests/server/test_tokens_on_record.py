@@ -84,7 +84,7 @@ def serving(tmp_path: Path, log: Path) -> Any:
     return start
 
 
-def test_workers_put_on_record_who_got_a_token_what_it_decided_and_who_ended_it(
+def test_workers_log_who_got_a_token_what_it_decided_and_who_revoked_it(
     serving: Any, log: Path, tmp_path: Path
 ) -> None:
     store = f"sqlite:///{tmp_path / 'store.db'}"
@@ -110,7 +110,7 @@ def test_workers_put_on_record_who_got_a_token_what_it_decided_and_who_ended_it(
     assert not [raw for raw in (*given, OPERATOR) if raw in written]
 
 
-def test_a_full_disk_gives_no_token_and_keeps_nobody_from_ending_one(serving: Any, log: Path) -> None:
+def test_with_a_full_disk_no_token_is_issued_but_tokens_can_be_revoked(serving: Any, log: Path) -> None:
     with serving() as server:
         raw = server.exchange()[1]["access_token"]
         limit_files(server.pid, log.stat().st_size)

@@ -38,7 +38,7 @@ FORWARDED = {"x-forwarded-method": "GET", "x-forwarded-uri": "/health"}
         (f"  {PARENT}\t", "01"),
     ],
 )
-def test_a_trace_is_continued_with_a_span_of_our_own(given: str, flags: str) -> None:
+def test_a_trace_continues_with_a_new_span(given: str, flags: str) -> None:
     found = parse_trace_context([given])
     assert found is not None
     assert found.id == ID
@@ -65,7 +65,7 @@ def test_a_trace_is_continued_with_a_span_of_our_own(given: str, flags: str) -> 
         [f"cc-{ID}-{SPAN}-01-{'x' * 10_000}"],
     ],
 )
-def test_what_is_invalid_is_as_if_it_were_not_there(given: list[str]) -> None:
+def test_an_invalid_traceparent_is_ignored(given: list[str]) -> None:
     assert parse_trace_context(given, ["a=1"]) is None
 
 
@@ -86,7 +86,7 @@ def test_what_is_invalid_is_as_if_it_were_not_there(given: list[str]) -> None:
         (["a=" + "x" * 257], ""),
     ],
 )
-def test_the_state_of_a_trace_is_handed_on_as_a_whole_or_not_at_all(given: list[str], kept: str) -> None:
+def test_an_invalid_tracestate_is_dropped_as_a_whole(given: list[str], kept: str) -> None:
     found = parse_trace_context([PARENT], given)
     assert found is not None
     assert found.state == kept
@@ -108,7 +108,7 @@ def test_the_state_of_a_trace_is_handed_on_as_a_whole_or_not_at_all(given: list[
         ("GET", "/nowhere", {}),
     ],
 )
-def test_every_door_continues_a_trace(call: Call, method: str, path: str, more: dict[str, Any]) -> None:
+def test_every_route_continues_a_trace(call: Call, method: str, path: str, more: dict[str, Any]) -> None:
     headers = {"traceparent": PARENT, "tracestate": "a=1", **more.pop("headers", {})}
     told = call(method, path, headers=headers, **more).headers
     assert re.fullmatch(f"00-{ID}-[0-9a-f]{{16}}-01", told["traceparent"])
@@ -116,14 +116,14 @@ def test_every_door_continues_a_trace(call: Call, method: str, path: str, more: 
 
 
 @pytest.mark.parametrize("path", ["/decide", "/evaluate"])
-def test_what_is_no_trace_is_not_told(call: Call, path: str) -> None:
+def test_an_invalid_trace_is_not_returned(call: Call, path: str) -> None:
     told = call("POST", path, json=OPEN, headers={"traceparent": PARENT.upper(), "tracestate": "a=1"}).headers
     assert "traceparent" not in told
     assert "tracestate" not in told
 
 
 @pytest.mark.parametrize("path", ["/decide", "/evaluate", "/decide/batch"])
-def test_the_decision_log_says_what_the_answer_said(tmp_path: Path, path: str) -> None:
+def test_the_decision_log_has_the_trace_of_the_answer(tmp_path: Path, path: str) -> None:
     engine = Engine.from_text(POLICY, log=DecisionLog(tmp_path / "log"))
     body = {"requests": [OPEN]} if path.endswith("batch") else OPEN
 
@@ -148,7 +148,7 @@ serve(Engine.from_text({POLICY!r}, log=DecisionLog(sys.argv[1])), port=0, listen
 """
 
 
-def test_what_comes_right_behind_a_trace_is_not_of_it(tmp_path: Path) -> None:
+def test_a_pipelined_request_does_not_inherit_the_trace_of_the_request_before(tmp_path: Path) -> None:
     body = json.dumps(OPEN).encode()
 
     def asking(path: str, more: str) -> bytes:
@@ -167,7 +167,9 @@ def test_what_comes_right_behind_a_trace_is_not_of_it(tmp_path: Path) -> None:
     assert [one.trace is not None for one in read_records(tmp_path / "log")] == [True, False, True, False]
 
 
-def test_the_log_of_the_server_says_it_too(call: Call, engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_server_log_has_the_trace_of_a_failed_request(
+    call: Call, engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.broken = ZeroDivisionError()
     assert call("POST", "/evaluate", json=OPEN, headers={"traceparent": PARENT}).status_code == 500
     [record] = caplog.records
@@ -175,7 +177,7 @@ def test_the_log_of_the_server_says_it_too(call: Call, engine: Any, caplog: pyte
     assert record.trace_id == ID  # type: ignore[attr-defined]
 
 
-def test_without_a_trace_the_log_says_nothing_of_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_server_log_mentions_no_trace_if_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("policyengine").warning("as %s", "ever")
     assert caplog.messages == ["as ever"]
     assert caplog.records[0].trace_id is None  # type: ignore[attr-defined]

@@ -87,7 +87,7 @@ class Spied:
         ("/access/v1/evaluations", {"evaluations": [EVALUATION]}),
     ],
 )
-def test_what_takes_long_is_decided_in_its_turn_also_where_a_store_is_asked(
+def test_a_slow_question_is_decided_in_the_long_thread_with_a_shared_store(
     path: str, asked: dict[str, Any], shared: Engine
 ) -> None:
     spied = Spied(shared)
@@ -100,7 +100,7 @@ def test_what_takes_long_is_decided_in_its_turn_also_where_a_store_is_asked(
     assert spied.threads == [LONG_THREAD]
 
 
-def test_what_takes_not_long_waits_for_a_store_in_other_threads(shared: Engine) -> None:
+def test_a_short_question_with_a_shared_store_is_not_decided_in_the_long_thread(shared: Engine) -> None:
     spied = Spied(shared)
 
     async def run() -> list[httpx.Response]:
@@ -123,7 +123,7 @@ def test_what_takes_not_long_waits_for_a_store_in_other_threads(shared: Engine) 
         ("/access/v1/evaluation", EVALUATION),
     ],
 )
-def test_nobody_waits_in_the_thread_of_all_for_an_issuer(
+def test_a_slow_question_that_awaits_an_issuer_is_not_decided_in_the_long_thread(
     path: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that answers slowly would keep everybody else's turn from coming."""
@@ -141,7 +141,7 @@ def test_nobody_waits_in_the_thread_of_all_for_an_issuer(
 
 @pytest.mark.parametrize("in_thread", [True, False])
 @pytest.mark.parametrize("asked", [LONG, {**LONG, "context": {"spaces": [" "] * 40_000}}], ids=["long", "large"])
-def test_no_gateway_waits_there_for_an_issuer(
+def test_a_gateway_question_that_awaits_an_issuer_is_not_decided_in_the_long_thread(
     in_thread: bool, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spied: Any = Spied(Engine.from_text(POLICY))
@@ -154,7 +154,9 @@ def test_no_gateway_waits_there_for_an_issuer(
 
 
 @pytest.mark.parametrize("in_thread", [True, False])
-def test_a_gateway_waits_for_its_turn_also_where_a_store_is_asked(in_thread: bool, shared: Engine) -> None:
+def test_a_slow_gateway_question_is_decided_in_the_long_thread_with_a_shared_store(
+    in_thread: bool, shared: Engine
+) -> None:
     spied: Any = Spied(shared)
     told = (
         responses.decide_in_turn(spied, LONG) if in_thread else asyncio.run(responses.decide_for_gateway(spied, LONG))
@@ -184,7 +186,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/envoy/x", {"a": list(range(2_000))}),
     ],
 )
-def test_who_asks_for_too_much_is_told_when_to_ask_again(path: str, asked: dict[str, Any]) -> None:
+def test_a_slow_question_is_503_with_retry_after_if_the_long_queue_is_full(path: str, asked: dict[str, Any]) -> None:
     async def run() -> httpx.Response:
         async with client_of(Engine.from_text(POLICY)) as client:
             return await client.post(path, json=asked, headers={"x-envoy-auth-partial-body": "false"})
@@ -193,7 +195,7 @@ def test_who_asks_for_too_much_is_told_when_to_ask_again(path: str, asked: dict[
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "busy", "1")
 
 
-def test_a_gateway_that_has_no_turn_denies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_gateway_question_is_503_if_the_long_queue_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_long_queue", FairQueue("policyengine-full", most_of_caller=0))
     threads_of_grpc = copy_context()
     threads_of_grpc.run(executor.enter_requester, executor.Requester(lambda: "ipv4:127.0.0.1", lambda: False))
@@ -202,7 +204,7 @@ def test_a_gateway_that_has_no_turn_denies(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("full")
-def test_an_item_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
+def test_a_full_long_queue_denies_a_slow_batch_item_and_no_other() -> None:
     async def run() -> httpx.Response:
         async with client_of(Engine.from_text(POLICY)) as client:
             return await client.post("/decide/batch", json={"requests": [SMALL, LONG, SMALL]})
@@ -213,7 +215,7 @@ def test_an_item_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
 
 
 @pytest.mark.usefixtures("full")
-def test_an_evaluation_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
+def test_a_full_long_queue_denies_a_slow_evaluation_and_no_other() -> None:
     async def run() -> httpx.Response:
         async with client_of(Engine.from_text(POLICY)) as client:
             small = {**EVALUATION, "context": {"a": [1]}}
@@ -222,7 +224,7 @@ def test_an_evaluation_that_has_no_turn_is_denied_and_spoils_no_other() -> None:
     assert [one["decision"] for one in asyncio.run(run()).json()["evaluations"]] == [True, False]
 
 
-def test_what_is_left_of_a_batch_is_not_decided_when_nobody_waits_for_it(shared: Engine) -> None:
+def test_the_rest_of_a_batch_is_not_decided_after_the_client_disconnects(shared: Engine) -> None:
     spied: Any = Spied(shared)
     answered = iter([False, True])
     items = [{**SMALL, "options": {"consume": True}}] * (MAX_ITEMS_PER_COMMIT * 2)
@@ -239,15 +241,13 @@ def payload(asked: object) -> bytes:
 
 
 @pytest.mark.parametrize("asked", [[SMALL] * (socket_answers.MAX_INLINE_QUESTIONS + 1), [SMALL, LONG]])
-def test_a_list_that_takes_long_is_not_decided_by_the_event_loop(asked: list[object]) -> None:
+def test_a_slow_socket_list_is_not_decided_in_the_event_loop(asked: list[object]) -> None:
     with pytest.raises(WouldBlockError):
         socket_answers.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
 @pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
-def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
-    policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_socket_list_is_decided_in_pieces(policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
     begin = socket_answers.submit_long
     monkeypatch.setattr(
@@ -261,14 +261,16 @@ def test_a_long_list_is_decided_in_its_turn_piece_by_piece(
 
 
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
-def test_a_socket_waits_for_its_turn_also_where_a_store_is_asked(asked: object, shared: Engine) -> None:
+def test_a_slow_socket_question_is_decided_in_the_long_thread_with_a_shared_store(
+    asked: object, shared: Engine
+) -> None:
     spied: Any = Spied(shared)
     socket_answers.answer_frame(spied, payload(asked))
     assert set(spied.threads) == {LONG_THREAD}
 
 
 @pytest.mark.parametrize("name", ["long" * 20_000, "\ud800"], ids=["too long", "no Unicode"])
-def test_a_member_that_no_rule_reads_does_not_hide_how_long_a_decision_takes(name: str) -> None:
+def test_a_member_that_no_rule_reads_does_not_hide_that_a_question_is_slow(name: str) -> None:
     """The fast path does not look at it, and decides; who parses the question refuses it."""
     engine = Engine.from_text(POLICY)
     hiding = {**LONG, "body": {**LONG["body"], name: 1}}

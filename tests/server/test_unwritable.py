@@ -57,7 +57,7 @@ def outcome(answer: httpx.Response) -> Any:
 
 
 @pytest.mark.parametrize("options", [None, {"consume": True}, {"obligations_supported": []}])
-def test_it_is_spent_once_and_asked_again_it_spends_once_more(engine: Engine, options: Any) -> None:
+def test_an_unwritable_decision_is_500_and_spends_once(engine: Engine, options: Any) -> None:
     """Quickly or with care; before, the quick way left it to the other one, which spent it a second time."""
     answers = three_times(engine, "/decide", json=PAY if options is None else {**PAY, "options": options})
     assert [outcome(one) for one in answers] == [500, "allow", "throttle"]
@@ -70,28 +70,28 @@ def test_it_is_spent_once_and_asked_again_it_spends_once_more(engine: Engine, op
     }
 
 
-def test_so_it_is_in_messagepack(engine: Engine) -> None:
+def test_an_unwritable_messagepack_decision_is_500_and_spends_once(engine: Engine) -> None:
     headers = {"content-type": "application/msgpack"}
     answers = three_times(engine, "/decide", content=msgpack.packb(PAY), headers=headers)
     assert [one.status_code for one in answers] == [500, 200, 200]
     assert [msgpack.unpackb(one.content)["outcome"] for one in answers[1:]] == ["allow", "throttle"]
 
 
-def test_so_it_is_in_a_batch(engine: Engine) -> None:
+def test_an_unwritable_batch_decision_is_500_and_spends_once(engine: Engine) -> None:
     spending = {**PAY, "options": {"consume": True}}
     answers = three_times(engine, "/decide/batch", json={"requests": [spending]})
     assert [one.status_code for one in answers] == [500, 200, 200]
     assert [one.json()["decisions"][0]["outcome"] for one in answers[1:]] == ["allow", "throttle"]
 
 
-def test_so_it_is_in_authzen(engine: Engine) -> None:
+def test_an_unwritable_authzen_decision_is_500_and_spends_once(engine: Engine) -> None:
     asked = {"subject": {"type": "user", "id": "alice"}, "action": {"name": "pay"}, "context": {"consume": True}}
     answers = three_times(engine, "/access/v1/evaluation", json={**asked, "resource": {"type": "order", "id": "7"}})
     assert [outcome(one) for one in answers] == [500, True, False]
 
 
 @pytest.mark.parametrize("door", ["/forward-auth", "/forward-auth/nginx", "/envoy/pay/7"])
-def test_so_it_is_at_gateways(engine: Engine, door: str) -> None:
+def test_an_unwritable_gateway_decision_is_500_and_spends_once(engine: Engine, door: str) -> None:
     async def run() -> list[int]:
         async with client_of(engine) as client:
             headers = {"x-forwarded-method": "POST", "x-forwarded-uri": "/pay/7"}
@@ -103,7 +103,7 @@ def test_so_it_is_at_gateways(engine: Engine, door: str) -> None:
     assert asyncio.run(run()) == [500, 200, 403 if "nginx" in door else 429]
 
 
-def test_so_it_is_over_grpc() -> None:
+def test_an_unwritable_grpc_decision_is_an_error_and_spends_once() -> None:
     address = check_address("127.0.0.1", 0, has_token=False)
     server = EnvoyGrpcAdapter(ReloadableEngine(unwritable()), GatewayHeaders(), None, address).started()
     asked = external_auth_pb2.CheckRequest()
@@ -118,7 +118,7 @@ def test_so_it_is_over_grpc() -> None:
         server.stop(0).wait()
 
 
-def test_what_was_decided_is_on_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_decision_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(decision: Decision) -> bytes:
         raise RuntimeError("no room for it")
 
@@ -150,7 +150,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         yield url, path
 
 
-def test_so_it_is_where_the_question_arrives_as_a_whole(served: tuple[str, Path]) -> None:
+def test_an_unwritable_decision_of_a_running_server_is_500_and_spends_once(served: tuple[str, Path]) -> None:
     body = json.dumps({"request": {"method": "POST", "path": "/pay/a"}}).encode()
     asked = post(b"content-length: %d" % len(body), b"connection: close", body=body)
     answers = [spoken(served[0], asked) for _ in range(3)]
@@ -158,7 +158,7 @@ def test_so_it_is_where_the_question_arrives_as_a_whole(served: tuple[str, Path]
     assert [b'"outcome":"throttle"' in one for one in answers] == [False, False, True]
 
 
-def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
+def test_an_unwritable_socket_decision_is_an_error_and_spends_once(served: tuple[str, Path]) -> None:
     question = {"request": {"method": "POST", "path": "/pay/b"}}
     with SocketClient(served[1], timeout=20) as client:
         with pytest.raises(SocketError, match="failed to answer"):
@@ -166,7 +166,7 @@ def test_so_it_is_over_the_framed_socket(served: tuple[str, Path]) -> None:
         assert [client.decide(question).outcome for _ in range(2)] == ["allow", "throttle"]
 
 
-def test_many_in_one_frame_are_decided_once_each() -> None:
+def test_an_unwritable_list_frame_is_500_and_spends_once() -> None:
     engine = unwritable()
     answers = [answer_frame(engine, msgpack.packb([number, "decide", [PAY]]))[0] for number in range(3)]
     assert [msgpack.unpackb(one)[1] for one in answers] == [500, 200, 200]

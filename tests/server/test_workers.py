@@ -58,7 +58,7 @@ def spawned(tmp_path: Path) -> Any:
     return started(SERVE, str(tmp_path / "policy.sock"))
 
 
-def test_all_answer_on_the_port_and_on_the_socket_under_ids_of_their_own(tmp_path: Path) -> None:
+def test_workers_answer_on_the_port_and_the_socket_with_unique_ids(tmp_path: Path) -> None:
     with spawned(tmp_path) as (url, process):
         assert len(workers_of(process)) == 2
         ids = {httpx.post(f"{url}/decide", json=OPEN).json()["id"] for _ in range(40)}
@@ -68,7 +68,7 @@ def test_all_answer_on_the_port_and_on_the_socket_under_ids_of_their_own(tmp_pat
         assert len(ids) == 60
 
 
-def test_a_worker_that_dies_is_replaced_and_meanwhile_the_other_answers(tmp_path: Path) -> None:
+def test_a_dead_worker_is_replaced_while_the_other_one_answers(tmp_path: Path) -> None:
     with spawned(tmp_path) as (url, process):
         dead, other = workers_of(process)
         os.kill(dead, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_is_replaced_and_meanwhile_the_other_answers(tmp_path
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_all_in_order(tmp_path: Path, sent: signal.Signals) -> None:
+def test_a_signal_stops_all_workers_with_exit_code_0(tmp_path: Path, sent: signal.Signals) -> None:
     with spawned(tmp_path) as (url, process):
         assert httpx.get(f"{url}/healthz").status_code == 200
         workers = workers_of(process)
@@ -93,7 +93,7 @@ def test_a_signal_stops_all_in_order(tmp_path: Path, sent: signal.Signals) -> No
         assert not (tmp_path / "policy.sock").exists()
 
 
-def test_workers_do_not_outlive_the_one_that_started_them(tmp_path: Path) -> None:
+def test_workers_end_if_their_parent_process_is_killed(tmp_path: Path) -> None:
     with spawned(tmp_path) as (url, process):
         assert httpx.get(f"{url}/healthz").status_code == 200
         workers = workers_of(process)
@@ -108,13 +108,13 @@ def refusal(engine: Engine, workers: int) -> ServeError:
     return error.value
 
 
-def test_a_policy_that_confirms_is_not_served_by_several(small_engine: Engine) -> None:
+def test_a_policy_with_confirm_and_several_workers_requires_a_shared_store(small_engine: Engine) -> None:
     refused = refusal(small_engine, 2)
     assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
     assert refused.hint == "omit `--workers`, or share a store: `--store sqlite:///store.db`"
 
 
-def test_a_policy_with_limits_is_not_served_by_several() -> None:
+def test_a_policy_with_limits_and_several_workers_requires_a_shared_store() -> None:
     limited = Engine.from_text(FREE + 'rate "calls" per request.ip { 5/1m }')
     refused = refusal(limited, 2)
     assert refused.message.startswith("policies with `confirm`, limits or history need one worker: each of 2 would")
@@ -123,16 +123,16 @@ def test_a_policy_with_limits_is_not_served_by_several() -> None:
 ASKING = FREE + 'guard "once" on GET /health { require no GET /health within 1h per request.ip }'
 
 
-def test_a_policy_that_asks_the_past_is_not_served_by_several() -> None:
+def test_a_policy_with_history_and_several_workers_requires_a_shared_store() -> None:
     assert "need one worker" in refusal(Engine.from_text(ASKING), 2).message
 
 
-def test_a_past_that_workers_share_is_served_by_several(tmp_path: Path) -> None:
+def test_several_workers_may_serve_a_policy_with_history_in_a_shared_store(tmp_path: Path) -> None:
     check_workers(Engine.from_text(ASKING, store=open_store(f"sqlite:///{tmp_path}/store.db")), 2)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
-def test_a_number_of_workers_that_is_none_is_told(workers: int) -> None:
+def test_an_invalid_number_of_workers_is_rejected(workers: int) -> None:
     assert refusal(Engine.from_text(FREE), workers).message == f"`{workers}` is not a possible number of workers"
 
 
@@ -140,5 +140,5 @@ RATE = f'{FREE}\nrate "r" per agent.id on GET /health {{ 9/1s }}'
 
 
 @pytest.mark.parametrize(("text", "found"), [(FREE, False), (POLICY, True), (RATE, True)])
-def test_what_keeps_state_is_found(text: str, found: bool) -> None:
+def test_keeps_state_is_true_for_policies_with_confirm_or_limits(text: str, found: bool) -> None:
     assert Engine.from_text(text).state.keeps_state is found

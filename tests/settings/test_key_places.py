@@ -38,7 +38,7 @@ PLACES = {
 }  # fmt: skip
 
 
-def test_every_key_and_element_has_a_place() -> None:
+def test_every_toml_key_and_element_has_a_location() -> None:
     tomllib.loads(TEXT)
     places = key_places(TEXT)
     assert {".".join(path) for path in places} == PLACES
@@ -46,7 +46,7 @@ def test_every_key_and_element_has_a_place() -> None:
     assert TEXT[slice(*places["g", "h", "v", "x"])] == "x"
 
 
-def test_a_path_without_a_place_has_that_of_the_nearest_above() -> None:
+def test_a_path_without_a_location_uses_its_nearest_ancestor() -> None:
     file = SettingsFile("a.toml", "x = 1\n[a]\nb = [1]\n")
     assert [file.place(path) for path in (("a", "b", "7"), ("a", "c"), ("d",))] == [(10, 11), (7, 8), (0, 0)]
 
@@ -86,7 +86,7 @@ def paths(value: object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 
 @given(st.dictionaries(KEYS, st.dictionaries(KEYS, VALUES, max_size=3), max_size=3))
-def test_any_text_that_is_toml_has_all_its_places(data: dict[str, dict[str, object]]) -> None:
+def test_random_toml_has_a_location_for_every_key(data: dict[str, dict[str, object]]) -> None:
     lines = [
         f"[{quoted(section)}]\n" + "".join(f"{quoted(key)} = {written(value)} # = [\n" for key, value in table.items())
         for section, table in data.items()

@@ -21,7 +21,7 @@ LOOK = """(() => {
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_is_whole_at_every_width(dark: bool, tmp_path: Path) -> None:
+def test_the_page_renders_without_overflow_or_errors_at_every_width(dark: bool, tmp_path: Path) -> None:
     found = played(
         flow("runaway", plan(rate=4, seconds=150), SEARCH, MAIL),
         POLICY.replace('"searches"', f'"{LONG}"').replace("60/1m burst 5", "600000/1d burst 5000"),

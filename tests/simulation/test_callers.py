@@ -12,24 +12,24 @@ def passes(text):
     return lambda one: decides.evaluate(dict(one)).allowed
 
 
-def test_callers_differ_by_the_agent_where_the_policy_lets_such_agents_pass():
+def test_callers_vary_by_agent_when_the_policy_allows_other_agents():
     found = Callers.of([SEARCH], 5, None, passes(POLICY))
     assert found.vary == "agent.id"
     assert [found.question(0, caller)["agent"]["id"] for caller in range(3)] == ["worker", "worker-2", "worker-3"]
 
 
-def test_nobody_else_is_made_up_where_the_policy_names_its_agent():
+def test_callers_cannot_vary_when_the_policy_names_one_agent():
     with pytest.raises(NoOtherCallerError):
         Callers.of([SEARCH], 5, None, passes(POLICY.replace('"worker*"', '"worker"')))
 
 
-def test_one_caller_asks_as_it_stands():
+def test_a_single_caller_asks_the_unchanged_question():
     found = Callers.of([SEARCH], 1, "agent.id", passes(POLICY))
     assert found.vary is None
     assert found.question(0, 0) == SEARCH
 
 
-def test_callers_go_through_several_questions_each():
+def test_each_caller_asks_all_questions():
     found = Callers.of([SEARCH, MAIL], 2, None, passes(POLICY))
     assert found.question(1, 1)["request"]["path"] == "/mail"
     assert found.question(1, 1)["agent"]["id"] == "worker-2"
@@ -38,7 +38,7 @@ def test_callers_go_through_several_questions_each():
 @pytest.mark.parametrize(
     ("fact", "second"), [("body.tenant", "2"), ("body.deep.id", "x-2"), ("body.number", 8), ("agent.id", "worker-2")]
 )
-def test_the_fact_that_varies_is_the_one_that_was_named(fact, second):
+def test_only_the_named_fact_varies(fact, second):
     asked = {**SEARCH, "body": {"deep": {"id": "x"}, "number": 7}}
     found = vary_fact(asked, fact, 1)
     for name in fact.split("."):

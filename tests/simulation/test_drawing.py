@@ -28,37 +28,37 @@ def test_the_text_has_a_line_for_each_outcome_and_each_limit(found):
     assert "agent worker" in told
 
 
-def test_a_terminal_of_few_characters_gets_few_characters(found):
+def test_ascii_output_is_ascii(found):
     assert text.render_text(found, 60, ascii=True).isascii()
 
 
 @pytest.mark.parametrize("columns", [1, 5, 7, 60])
-def test_no_line_of_blocks_is_wider_than_it_may_be(found, columns):
+def test_no_chart_line_is_wider_than_its_columns(found, columns):
     wide = {len(row.blocks) for row in text.chart_rows(found, columns) if row.blocks}
     assert wide == {text.column_count(found, columns)}
     assert max(wide) <= columns
 
 
-def test_a_block_shows_that_there_was_one(found):
+def test_a_bar_shows_even_a_single_request(found):
     assert text.bars([0, 1, 1_000], 1_000, text.BLOCKS) == " ▁█"
 
 
-def test_what_is_left_is_empty_full_or_unknown():
+def test_remaining_levels_are_drawn_empty_full_or_blank():
     assert text.levels([0, 1, None], text.BLOCKS) == "▁█ "
 
 
-def test_a_policy_without_limits_says_so():
+def test_the_report_notes_a_policy_without_limits():
     bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith(("rate", "budget")))
     assert "note: the policy has no rates and no budgets" in text.render_text(played(flow("steady", plan()), bare), 60)
 
 
-def test_limits_that_apply_to_nothing_say_so():
+def test_the_report_notes_limits_that_apply_to_no_request():
     bare = "\n".join(line for line in POLICY.splitlines() if not line.startswith("rate"))
     told = text.render_text(played(flow("steady", plan()), bare), 60)
     assert "note: no rate and no budget applies to any of these requests" in told
 
 
-def test_the_drawing_is_xml_with_words_for_those_who_do_not_see_it(found):
+def test_the_svg_has_a_title_and_a_text_description(found):
     root = ElementTree.fromstring(svg.render_svg(found))
     space = "{http://www.w3.org/2000/svg}"
     assert root.find(f"{space}title").text == found.title
@@ -67,7 +67,7 @@ def test_the_drawing_is_xml_with_words_for_those_who_do_not_see_it(found):
 
 
 @pytest.mark.parametrize("render", [svg.render_svg, html.render_html])
-def test_names_are_text_and_nothing_runs(render):
+def test_rule_names_are_escaped_in_svg_and_html(render):
     drawn = render(played(flow("steady", plan(rate=10)), ODD))
     assert "<script" not in drawn
     assert "&lt;script&gt;" in drawn
@@ -76,11 +76,11 @@ def test_names_are_text_and_nothing_runs(render):
 @pytest.mark.parametrize(
     ("count", "told"), [(0, "0"), (9_999, "9,999"), (10_000, "10k"), (123_456, "123k"), (23_456_789, "23M")]
 )
-def test_a_large_number_fits_beside_a_chart(count, told):
+def test_a_large_number_is_shortened_for_the_chart(count, told):
     assert svg.short_count(count) == told
 
 
-def test_the_page_needs_nothing_from_elsewhere(found):
+def test_the_page_loads_no_external_resources(found):
     drawn = html.render_html(found)
     assert "default-src 'none'" in drawn
     assert not re.search(r"(?:src|href)=", drawn)
@@ -92,7 +92,7 @@ def test_the_page_has_all_numbers_in_tables(found):
     assert '<td class="number">0 of 3</td>' in drawn
 
 
-def test_the_data_says_what_is_documented(found):
+def test_the_json_data_has_the_documented_members(found):
     data = json.loads(json.dumps(found.to_dict()))
     assert list(data) == [
         *["revision", "played", "start", "every_ms", "events", "failures", "outcomes", "limits", "callers", "series"]

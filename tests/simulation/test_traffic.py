@@ -25,7 +25,7 @@ def test_a_time_is_text_with_a_zone_or_seconds_after_the_start():
     assert found[0].question == SEARCH
 
 
-def test_lines_are_read_as_they_are_played():
+def test_trace_lines_are_read_lazily():
     def endless():
         yield line(0)
         raise AssertionError("nobody asked for more")
@@ -33,15 +33,15 @@ def test_lines_are_read_as_they_are_played():
     assert next(TrafficTrace(START).read(endless())).at == START
 
 
-def test_empty_lines_are_none():
+def test_empty_trace_lines_are_skipped():
     assert [one.line for one in events(b"\n", line(0), b"  \n", line(1))] == [2, 4]
 
 
-def test_no_lines_are_no_events():
+def test_a_trace_without_lines_has_no_events():
     assert events() == []
 
 
-def test_what_is_not_plain_is_read_with_care():
+def test_a_trace_line_with_duplicate_keys_is_parsed_as_a_request():
     [found] = events(b'{"at": 0, "request": {"method": "GET", "path": "/a"}, "body": {"a": 1, "a": 2}}')
     assert isinstance(found.question, Request)
 
@@ -61,17 +61,17 @@ def test_what_is_not_plain_is_read_with_care():
         (b'{"at": 3, "usr": {"a": 1, "a": 2}}', "usr", "unknown member `usr`"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number(bad, member, message):
+def test_the_error_names_the_number_of_a_bad_line(bad, member, message):
     with pytest.raises(TrafficLineError) as told:
         events(line(2), bad)
     assert (told.value.line, told.value.member, told.value.message) == (2, member, message)
 
 
-def test_seconds_since_1970_are_taken_from_a_start_that_was_named():
+def test_large_times_are_read_as_seconds_since_1970():
     assert [one.at for one in TrafficTrace(0, far=True).read([line(1_798_761_600)])] == [START]
 
 
-def test_a_decision_log_is_played_as_it_was_asked(tmp_path):
+def test_a_decision_log_is_played_without_evaluations(tmp_path):
     path, (_, clock) = tmp_path / "decisions.jsonl", engine()
     logged = Engine.from_text(POLICY, clock=clock, log=DecisionLog(path))
     logged.decide(dict(SEARCH))

@@ -14,7 +14,7 @@ def times(name, how):
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_the_same_seed_gives_the_same_traffic_in_order_and_within_its_time(name):
+def test_the_same_seed_gives_the_same_ordered_traffic(name):
     how = plan(rate=2, seconds=600, callers=7, seed=3)
     found = times(name, how)
     assert found == times(name, how)
@@ -23,7 +23,7 @@ def test_the_same_seed_gives_the_same_traffic_in_order_and_within_its_time(name)
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_about_as_many_come_as_was_said(name):
+def test_a_workflow_generates_about_the_expected_count(name):
     how = plan(rate=1, seconds=86_400, callers=10)
     assert len(times(name, how)) == pytest.approx(expected_count(name, how), rel=0.05)
 
@@ -49,18 +49,18 @@ def test_a_day_is_quietest_at_night_and_busiest_in_the_afternoon():
     assert hours[14] > 10 * hours[2]
 
 
-def test_of_many_a_few_ask_most():
+def test_in_the_many_workflow_a_few_callers_ask_most():
     asked = Counter(caller for _, caller in times("many", plan(rate=100, seconds=100, callers=1_000)))
     assert asked[0] > 50 * max(1, asked[900])
     assert asked.most_common(1)[0][0] == 0
 
 
-def test_in_lockstep_all_come_at_once():
+def test_in_lockstep_all_callers_ask_at_the_same_time():
     found = times("lockstep", plan(rate=10, seconds=10, callers=50))
     assert Counter(at for at, _ in found) == {0: 50, 5 * SECOND: 50}
 
 
-def test_a_runaway_agent_is_in_its_loop_through_the_middle_third():
+def test_a_runaway_agent_loops_during_the_middle_third():
     found = [at for at, _ in times("runaway", plan(rate=1, seconds=90))]
     thirds = Counter(at // (30 * SECOND) for at in found)
     assert thirds[0] == 30

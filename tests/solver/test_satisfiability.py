@@ -172,7 +172,7 @@ def conditions(draw: st.DrawFn, count: int = 1) -> tuple[tuple[Field, ...], list
 @scaled
 @settings(max_examples=examples(18, 140))
 @given(conditions())
-def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
+def test_possible_truths_include_every_value_that_occurs(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     fields, (condition,) = case
     assert {kleene(condition, world) for world in worlds(fields)} <= possible_truths(condition)
 
@@ -180,7 +180,7 @@ def test_every_value_that_occurs_is_possible(case: tuple[tuple[Field, ...], list
 @scaled
 @settings(max_examples=examples(18, 140))
 @given(conditions(count=3))
-def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
+def test_the_satisfiability_cache_agrees_with_uncached_results(case: tuple[tuple[Field, ...], list[k.Expr]]) -> None:
     _, written = case
     answers = SatisfiabilityCache()
     every = [
@@ -194,7 +194,7 @@ def test_a_memory_answers_as_if_each_question_were_the_first(case: tuple[tuple[F
 @scaled
 @settings(max_examples=examples(20, 160))
 @given(conditions())
-def test_every_value_that_occurs_is_possible_even_where_there_is_no_time_to_try(
+def test_possible_truths_include_every_value_also_at_the_evaluation_limit(
     case: tuple[tuple[Field, ...], list[k.Expr]],
 ) -> None:
     fields, (condition,) = case
@@ -207,7 +207,7 @@ def test_every_value_that_occurs_is_possible_even_where_there_is_no_time_to_try(
 @scaled
 @settings(max_examples=examples(20, 160))
 @given(conditions())
-def test_what_is_possible_occurs_unless_two_facts_are_compared(
+def test_possible_truths_are_exact_unless_two_facts_are_compared(
     case: tuple[tuple[Field, ...], list[k.Expr]],
 ) -> None:
     fields, (condition,) = case
@@ -221,7 +221,7 @@ def test_what_is_possible_occurs_unless_two_facts_are_compared(
 @scaled
 @settings(max_examples=examples(18, 140))
 @given(conditions(count=2), st.sampled_from([frozenset({True}), frozenset({True, UNKNOWN})]))
-def test_an_implication_that_is_shown_holds_in_every_world(
+def test_a_proved_implication_holds_in_every_world(
     case: tuple[tuple[Field, ...], list[k.Expr]], acting: frozenset[bool | None]
 ) -> None:
     fields, (premise, conclusion) = case
@@ -241,7 +241,7 @@ def facts_in(world: Mapping[k.Expr, Any]) -> Facts:
 @scaled
 @settings(max_examples=examples(20, 160))
 @given(conditions(), st.randoms(use_true_random=False))
-def test_the_specification_answers_nothing_impossible(
+def test_the_specification_returns_only_possible_truths(
     case: tuple[tuple[Field, ...], list[k.Expr]], random: Random
 ) -> None:
     fields, (condition,) = case
@@ -310,23 +310,23 @@ def either(*items: k.Expr) -> k.Or:
         pytest.param(k.Relation("like", NOTE, PATTERN, span=HERE), {True, False, UNKNOWN}, id="what is not understood"),
     ],
 )  # fmt: skip
-def test_a_condition_can_be(condition: k.Expr, expected: set[bool | None]) -> None:
+def test_possible_truths_of_example_conditions(condition: k.Expr, expected: set[bool | None]) -> None:
     assert possible_truths(condition) == expected
 
 
-def test_facts_apart_are_tried_apart() -> None:
+def test_independent_facts_are_tried_separately() -> None:
     facts = [k.Fact(("body", f"n{i}"), Scalar.NUMBER, span=HERE) for i in range(60)]
     impossible = both(compare(facts[0], ">", 2), compare(facts[0], "<", 1))
     assert possible_truths(both(*(compare(fact, ">", 1) for fact in facts), impossible)) == {False, UNKNOWN}
 
 
-def test_what_takes_too_long_is_not_claimed() -> None:
+def test_a_condition_beyond_the_evaluation_limit_has_all_truths() -> None:
     chain = [either(URGENT, *(compare(k.Fact(("body", f"n{i}"), Scalar.NUMBER, span=HERE), ">", 1) for i in range(40)))]
     never = both(*chain, *(k.Not(URGENT, span=HERE) for _ in range(1)), compare(AMOUNT, ">", 1))
     assert possible_truths(never) == {True, False, UNKNOWN}
 
 
-def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
+def test_deeply_nested_quantifiers_are_analysed() -> None:
     condition: k.Expr = URGENT
     for depth in range(60):
         other = k.Quantifier("all", "y", NOTE, compare(AMOUNT, ">", depth), span=HERE)
@@ -345,7 +345,7 @@ def test_nested_quantifiers_take_no_longer_than_they_are_deep() -> None:
         (compare(AMOUNT, ">", 2), k.IsPresent(AMOUNT, span=HERE), True),
     ],
 )
-def test_one_true_condition_implies_another(premise: k.Expr, conclusion: k.Expr, shown: bool) -> None:
+def test_implications_between_example_conditions(premise: k.Expr, conclusion: k.Expr, shown: bool) -> None:
     assert implies(premise, conclusion, frozenset({True})) is shown
 
 

@@ -146,7 +146,7 @@ CONDITIONS = [
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("text", CONDITIONS)
-def test_a_condition_is_made_as_wanted(text: str, wanted: bool) -> None:
+def test_the_finder_makes_a_condition_true_or_false(text: str, wanted: bool) -> None:
     kernel, condition = condition_of(text)
     draft = UserDraft()
     WitnessFinder(DraftEditor(draft, ValuePools.of([condition]))).make(condition, wanted)
@@ -155,7 +155,7 @@ def test_a_condition_is_made_as_wanted(text: str, wanted: bool) -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("text", CONDITIONS)
-def test_the_states_of_a_world_are_filled_in(text: str, wanted: bool) -> None:
+def test_the_state_filler_makes_a_condition_true_or_false(text: str, wanted: bool) -> None:
     kernel, condition = condition_of(text)
     draft, world = UserDraft(), find_world([(condition, wanted)])
     assert world is not None
@@ -163,7 +163,7 @@ def test_the_states_of_a_world_are_filled_in(text: str, wanted: bool) -> None:
     assert draft.truth(kernel, condition) is wanted
 
 
-def test_what_surely_is_as_wanted_stays() -> None:
+def test_the_gentle_finder_keeps_facts_that_already_fit() -> None:
     _, condition = condition_of('body.amount > 500 and body.note like "a*"')
     draft = UserDraft({("body", "amount"): 700, ("body", "note"): "abc"})
     WitnessFinder(DraftEditor(draft, ValuePools.of([condition])), gently=True).make(condition, True)
@@ -175,14 +175,14 @@ def test_what_surely_is_as_wanted_stays() -> None:
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("network", ["10.0.0.0/8", "203.0.113.9/32", "255.255.255.0/24", "2001:db8::/32"])
-def test_addresses_are_inside_or_outside_of_a_network(network: str, wanted: bool) -> None:
+def test_fitting_addresses_are_inside_or_outside_a_network(network: str, wanted: bool) -> None:
     known = IPv6Network(network) if ":" in network else IPv4Network(network)
     addresses = fitting_addresses(known, wanted)
     assert addresses
     assert all((one in known) is wanted for one in addresses)
 
 
-def test_no_address_is_outside_of_all_networks() -> None:
+def test_no_fitting_address_is_outside_of_all_networks() -> None:
     assert not fitting_addresses((IPv4Network("0.0.0.0/0"), IPv6Network("::/0")), False)
 
 
@@ -201,17 +201,19 @@ def time_wishes() -> Iterator[list[tuple[calendar_windows.Window, bool]]]:
 
 
 @pytest.mark.parametrize("wanted", [*time_wishes()])
-def test_a_time_is_in_some_windows_and_outside_of_others(wanted: list[tuple[calendar_windows.Window, bool]]) -> None:
+def test_a_fitting_time_is_inside_and_outside_the_wanted_windows(
+    wanted: list[tuple[calendar_windows.Window, bool]],
+) -> None:
     moment = fitting_time(MONDAY, wanted)
     assert moment is not None
     assert [calendar_windows.contains(window, moment) for window, _ in wanted] == [inside for _, inside in wanted]
 
 
-def test_a_time_that_fits_already_stays() -> None:
+def test_a_time_that_already_fits_is_kept() -> None:
     assert fitting_time(MONDAY, [(OFFICE, True), (FREEZE, False)]) == MONDAY
 
 
-def test_no_time_is_in_windows_that_do_not_meet() -> None:
+def test_disjoint_windows_have_no_fitting_time() -> None:
     day = calendar_windows.Daily(None, 8 * 60, 9 * 60, BERLIN)
     assert fitting_time(MONDAY + timedelta(days=3), [(day, True), (NIGHT, True)]) is None
 
@@ -220,7 +222,7 @@ def test_no_time_is_in_windows_that_do_not_meet() -> None:
 @pytest.mark.parametrize(
     "question", [TextQuestion("like", "/p/*"), TextQuestion("ends_with", ".env"), TextQuestion("matches", "(a|b)+")]
 )
-def test_texts_fit_one_question_and_come_once(question: TextQuestion, wanted: bool) -> None:
+def test_sample_texts_fit_the_question_and_are_unique(question: TextQuestion, wanted: bool) -> None:
     texts = sample_texts(question, wanted)
     assert texts
     assert len({*texts}) == len(texts)

@@ -34,7 +34,7 @@ def outcome(agent: str, hops: list[str]) -> str:
     ("report-weekly", "allow None"), ("report-", "allow None"), ("report", "deny identity"),
     ("my-report-x", "deny identity"), ("exact", "allow None"), ("exactly", "deny identity"),
 ])  # fmt: skip
-def test_a_star_in_an_agents_name_is_any_run_of_characters(agent: str, expected: str) -> None:
+def test_a_star_in_an_agent_name_matches_any_characters(agent: str, expected: str) -> None:
     assert outcome(agent, []) == expected
 
 
@@ -43,7 +43,7 @@ def test_a_delegation_may_name_agents_by_a_glob() -> None:
     assert outcome("exact", ["report-weekly"]) == "deny chain"
 
 
-def test_a_user_is_called_by_the_whole_name() -> None:
+def test_a_glob_in_a_user_name_is_an_error() -> None:
     (found,) = [d for d in check_text(POLICY + 'user "al*" { may read }') if d.is_error]
     assert (found.code, found.span.text) == ("E418", '"al*"')
     assert found.hint == 'write `user where user.id like "al*"`'

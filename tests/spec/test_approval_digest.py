@@ -139,7 +139,7 @@ SAME: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("asked", "then"), SAME.values(), ids=SAME)
-def test_an_approval_lifts_the_request_that_it_was_granted_for_whatever_stands_beside_it(asked: Any, then: Any) -> None:
+def test_an_approval_stays_valid_if_only_unbound_parts_of_the_request_change(asked: Any, then: Any) -> None:
     assert lifts(policy(), asked, then)
 
 
@@ -147,7 +147,7 @@ def test_an_approval_lifts_the_request_that_it_was_granted_for_whatever_stands_b
 
 
 @pytest.mark.parametrize("given", [[], {}, "1", True, 0, -1.5, "x" * 70_000, "\ud800", 2**64, Decimal("1" * 40)])
-def test_what_has_a_wrong_type_is_bound_as_what_was_given(given: object) -> None:
+def test_an_approval_binds_a_wrong_typed_value_as_given(given: object) -> None:
     text, read = policy(), policy("when body.amount > 5")
     for body in ({"amount": given}, {"x": [given]}):
         asked = {**paid(body), "user": {"id": "alice"}}
@@ -167,7 +167,7 @@ def binding_of(text: str, body: object, **more: object) -> str | None:
 @pytest.mark.parametrize(
     ("one", "other"), [("x" * 70_000, "y" * 70_000), (2**64, 2**65), (b"a", b"b"), ("\ud800", "\ud801")]
 )
-def test_what_no_value_holds_is_bound_as_what_was_given(one: object, other: object) -> None:
+def test_an_approval_binds_an_unrepresentable_value_as_given(one: object, other: object) -> None:
     assert None is not binding_of(policy(), {"x": one}) != binding_of(policy(), {"x": other}) is not None
 
 
@@ -207,7 +207,7 @@ HIDDEN: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("asked", "why"), HIDDEN.values(), ids=HIDDEN)
-def test_what_nobody_saw_cannot_be_approved(asked: Any, why: str) -> None:
+def test_a_confirm_that_binds_an_unknown_value_is_a_deny(asked: Any, why: str) -> None:
     decision = decide(policy(), asked, ROWS)
     assert verdict(decision) == 'deny by "ask"'
     assert why in decision.reasons[0].message
@@ -217,7 +217,7 @@ def test_what_nobody_saw_cannot_be_approved(asked: Any, why: str) -> None:
 
 
 @pytest.mark.parametrize(("asked", "why"), HIDDEN.values(), ids=HIDDEN)
-def test_no_approval_lifts_what_nobody_saw(asked: Any, why: str) -> None:
+def test_an_approval_bound_to_an_unknown_value_is_a_deny(asked: Any, why: str) -> None:
     """Not even one that is bound to the very digest that such a request has."""
     request = asked if isinstance(asked, str) else json.dumps(asked)
     meant, snapshot = kernel(policy()), Snapshot(EntityStore(()))
@@ -229,13 +229,13 @@ def test_no_approval_lifts_what_nobody_saw(asked: Any, why: str) -> None:
     assert verdict(decision) == 'deny by "ask"'
 
 
-def test_a_confirm_that_does_not_act_denies_nothing_that_is_pending() -> None:
+def test_a_confirm_whose_condition_is_false_does_not_deny_a_pending_fact() -> None:
     text = policy("when body.amount > 5")
     assert decide(text, paid(pending=["body.note"]), ROWS).allowed
     assert verdict(decide(text, paid({"amount": 6}, pending=["body.note"]), ROWS)) == 'deny by "ask"'
 
 
-def test_a_directory_that_does_not_answer_leaves_nothing_to_approve() -> None:
+def test_a_confirm_is_a_deny_if_the_entity_store_does_not_answer() -> None:
     class Silent(EntityStore):
         def attribute(self, ref: object, name: str) -> object:
             return Invalid(NOT_ANSWERED)
@@ -324,7 +324,7 @@ NARROWED: dict[str, tuple[str, Any, Any, bool]] = {
 
 
 @pytest.mark.parametrize(("clause", "asked", "then", "passes"), NARROWED.values(), ids=NARROWED)
-def test_bound_to_says_what_may_change(clause: str, asked: Any, then: Any, passes: bool) -> None:
+def test_bound_to_decides_what_may_change(clause: str, asked: Any, then: Any, passes: bool) -> None:
     text = policy(clause)
     if "body.to" in clause and "tool" not in asked:
         text = text.replace('guard "ask"', 'guard "ask" on pay')
@@ -350,7 +350,7 @@ SEEN: dict[str, tuple[str, Any, bool]] = {
 
 
 @pytest.mark.parametrize(("clause", "asked", "approvable"), SEEN.values(), ids=SEEN)
-def test_what_bound_to_leaves_out_may_be_unknown(clause: str, asked: Any, approvable: bool) -> None:
+def test_a_fact_that_bound_to_leaves_out_may_be_unknown(clause: str, asked: Any, approvable: bool) -> None:
     decision = decide(policy(clause).replace('guard "ask"', 'guard "ask" on pay'), asked, ROWS)
     assert verdict(decision) == ('confirm by "ask"' if approvable else 'deny by "ask"')
 
@@ -374,7 +374,7 @@ def test_what_bound_to_leaves_out_may_be_unknown(clause: str, asked: Any, approv
         ),
     ],
 )
-def test_the_remedy_names_what_an_approval_is_bound_to(clause: str, asked: Any, bound: tuple[str, ...]) -> None:
+def test_the_remedy_lists_what_an_approval_is_bound_to(clause: str, asked: Any, bound: tuple[str, ...]) -> None:
     assert decide(policy(clause), asked, ROWS).remedies[0].bound == bound
 
 
@@ -400,12 +400,12 @@ def test_the_remedy_names_what_an_approval_is_bound_to(clause: str, asked: Any, 
         ("bound to ()", "E101"),
     ],
 )
-def test_what_bound_to_cannot_say_is_an_error(clause: str, code: str) -> None:
+def test_an_invalid_bound_to_clause_is_an_error(clause: str, code: str) -> None:
     text = policy(clause).replace('guard "ask"', 'guard "ask" on pay')
     assert code in codes(text)
 
 
-def test_the_order_of_what_is_bound_does_not_matter() -> None:
+def test_the_order_of_bound_to_parts_does_not_matter() -> None:
     one = policy("bound to (body except (body.b, body.a), request.host, request.query)")
     other = policy("bound to (request.query, request.host, body except (body.a, body.b))")
     assert clause_of(one) == clause_of(other) != clause_of(policy("bound to (body, request.host, request.query)"))
@@ -421,18 +421,18 @@ PARTS = (("body", "a"), ("body", "a", "b"), ("body", "a", "b", "c"), ("body", "d
 
 
 @pytest.mark.parametrize("excepts", list(permutations(PARTS)), ids=str)
-def test_what_is_below_a_part_that_is_left_out_says_nothing_more(excepts: tuple[tuple[str, ...], ...]) -> None:
+def test_an_exclusion_below_another_exclusion_changes_nothing(excepts: tuple[tuple[str, ...], ...]) -> None:
     """The checker refuses it; a kernel of elsewhere may have it. It once wrote into what all approvals share."""
     assert exclusions_of(k.BoundObject(("body",), excepts)) == {"a": {}, "d": {"e": {}}}
     assert canonical_form.OMIT_NOTHING == {}
 
 
 @pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match_endpoint.NOTHING, reads.NOTHING])
-def test_nothing_is_written_into_an_empty_object_that_all_share(shared: Any) -> None:
+def test_shared_empty_objects_are_read_only(shared: Any) -> None:
     with pytest.raises(TypeError):
         shared["id"] = {}
 
 
-def test_what_an_approval_is_bound_to_is_part_of_the_revision() -> None:
+def test_the_bound_to_clause_is_part_of_the_revision() -> None:
     texts = [policy(one) for one in ("", "bound to (body)", "bound to (body except body.a)", "bound to (body.to)")]
     assert len({kernel(one).revision for one in texts}) == len(texts)

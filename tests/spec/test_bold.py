@@ -38,7 +38,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "language.md"
 HEAD = "issuer acme { scopes none  records chains }\nissuer other { scopes none }\nusers unrestricted\n"
 
 
-def test_every_sentence_in_bold_is_tried_here():
+def test_every_bold_sentence_of_the_language_guide_has_a_test():
     prose = re.sub(
         r"```.*?```|`[^`\n]*`", lambda code: re.sub(r"\*", "∗", code[0]), DOCS.read_text("utf-8"), flags=re.DOTALL
     )
@@ -48,7 +48,7 @@ def test_every_sentence_in_bold_is_tried_here():
     assert [sentence for sentence in bold if f"**{sentence}**" not in tried] == []
 
 
-def test_an_issuer_speaks_for_its_own_users():
+def test_a_user_outside_the_patterns_of_the_issuer_is_unknown():
     """**what an issuer says about a user whose ID matches none of its patterns does not count: that user is
     unknown**"""
     policy = 'issuer partner { scopes none  users like "*@partner.example" }\n'
@@ -83,7 +83,7 @@ guard "generous" { deny when not fine  audit full  warn  notify "soc" }
 """
 
 
-def test_nothing_but_a_block_opens_a_door():
+def test_declarations_other_than_blocks_open_no_door():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     approvals = [{"id": "a", "by": "fin", "granted_at": "2027-01-04T11:00:00Z", "binding": "sha256:x"}]
     who = {**bot(scopes=["all"], claims={"r": ["admin"]}), "attestation": {"verified": True, "by": "lab"}}
@@ -112,12 +112,12 @@ def test_a_map_opens_no_door():
         ('agent "bot" { issued by acme  acts alone  may all }', bot(user=None)),
     ],
 )
-def test_each_kind_of_block_opens_one(block, who):
+def test_each_kind_of_block_opens_a_door(block, who):
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     assert decide(NOT_DOORS + block, question("GET /x", **who)).allowed
 
 
-def test_no_block_closes_what_another_opens():
+def test_a_block_does_not_close_a_door_of_another_block():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     policy += (
@@ -137,7 +137,7 @@ def test_no_block_closes_what_another_opens():
         ('rate "r" per resource.id on GET /docs/{id: doc} { 1/1m }', []),
     ],
 )
-def test_a_rule_that_reads_resource_applies_where_it_is_bound(guard, told):
+def test_a_rule_that_reads_an_unbound_resource_is_an_error(guard, told):
     """**A guard, rate or budget that reads `resource` must apply only to endpoints that bind it, or say what holds
     without it**: at `GET /health` it would be unknown, and shut it."""
     doors = "entity doc { owner: user }\nuser any { may GET /docs/{id: doc}, GET /health }\n"
@@ -169,7 +169,7 @@ guard "g" { RULE }
     ("ACTION view doc 1", {"resource": {"type": "doc"}}, False),
     ("GET /docs/1", {}, True), ("GET /docs/2", {}, False), ("GET /DOCS/1", {}, False),
 ])  # fmt: skip
-def test_what_names_a_resource_may_be_missing_and_then_it_is_unknown(rule, asked, more, allowed):
+def test_a_bound_resource_whose_id_is_missing_is_unknown(rule, asked, more, allowed):
     """**At an endpoint that binds `resource`, it is never absent**: a tool may have a default where the argument is
     missing,
     and a server may take a path in another case for the same."""
@@ -178,7 +178,7 @@ def test_what_names_a_resource_may_be_missing_and_then_it_is_unknown(rule, asked
     assert decide(policy, {**question(asked, **caller), **more}).allowed is allowed
 
 
-def test_a_guard_closes_what_every_block_opens():
+def test_a_guard_closes_the_doors_of_every_block():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = (
         HEAD
@@ -191,7 +191,7 @@ def test_a_guard_closes_what_every_block_opens():
 
 
 @pytest.mark.parametrize(("is_", "says", "outcome"), [("bob", "alice", 'deny by "g"'), ("alice", "bob", "allow")])
-def test_a_fact_is_what_it_is(is_, says, outcome):
+def test_a_fact_is_the_plain_value_of_the_passed_object(is_, says, outcome):
     """**A fact is the value that was passed, not what the object says about itself:** it is read once, as the plain
     value that it holds."""
     policy = HEAD + 'facts { context.who: string }\nanyone { may GET /x }\nguard "g" { require context.who == "alice" }'
@@ -221,7 +221,7 @@ def test_whole_numbers_are_exact_to_34_digits(given, known):
 @pytest.mark.parametrize(
     ("key", "allowed"), [("request.ip", [True, False, True, True]), ("address(request.ip)", [True, True, True, True])]
 )
-def test_an_ipv6_address_counts_by_its_network(key, allowed):
+def test_request_ip_counts_an_ipv6_address_by_its_64_bit_network(key, allowed):
     """**`per request.ip` counts an IPv6 address by its /64, because one subscriber has all its addresses; `per
     address(request.ip)` counts each address separately.**"""
     rules = (
@@ -237,7 +237,7 @@ def test_an_ipv6_address_counts_by_its_network(key, allowed):
 
 
 @pytest.mark.parametrize("options", [None, {"consume": True}])
-def test_what_was_decided_is_not_decided_again(options):
+def test_a_decision_whose_answer_failed_is_still_spent(options):
     """**What was decided once is not decided again:** of two requests a minute the one that got no answer was one."""
     ids = iter(["\ud800", "second", "third"])
     policy = 'anyone { may GET /x }\nrate "r" per request.path on GET /x { 2/1m }'
@@ -261,7 +261,7 @@ FILES = (
 )
 
 
-def test_the_order_of_files_never_matters():
+def test_the_order_of_files_changes_nothing():
     """**The order of files, imports and declarations never matters.**"""
     asked = question("GET /x", **bot())
     rows = {"user alice": {"plan": "free"}}
@@ -270,7 +270,7 @@ def test_the_order_of_files_never_matters():
     assert found.pop()[1] == 'deny by "one"'
 
 
-def test_the_order_of_imports_and_declarations_never_matters():
+def test_the_order_of_imports_and_declarations_changes_nothing():
     """**The order of files, imports and declarations never matters.**"""
     first = FILES[0]
     swapped = first.replace("import two\nimport three as t", "import three as t\nimport two")
@@ -287,7 +287,7 @@ def test_the_order_of_imports_and_declarations_never_matters():
     ("member", "allowed"),
     [("own", True), ("parent", True), ("grandparent", True), ("sibling", False), ("child", False)],
 )
-def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
+def test_an_inherited_set_includes_the_elements_of_all_ancestors(member, allowed):
     """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
     level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
     policy = """
@@ -317,7 +317,7 @@ def test_an_inherited_set_is_its_own_and_that_of_all_it_is_in(member, allowed):
         ("inherited else []", None, "deny"),
     ],
 )
-def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, folder, expected):
+def test_other_elements_of_an_inherited_set_are_unknown_if_a_level_lacks_the_set(levels, folder, expected):
     """**An `inherited` set is a lower bound: elements of a known level are in it; other elements are unknown if a
     level that declares the attribute lacks it; `inherited else []` in the declaration makes such levels empty.**"""
     policy = f"""
@@ -357,7 +357,7 @@ user any {
         ({}, {"entities": [{"type": "doc", "id": "7", "attributes": {"private": False}, "partial": True}]}, {"open"}),
     ],
 )
-def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
+def test_attributes_of_an_entity_without_a_row_are_unknown(rows, more, opened):
     """**An attribute of an entity without a row is unknown, also with `else`; claims and `map authzen` make known
     only what they map; only the entity store or trusted rows answer `resource is known`.**"""
     claims = {"claims": more["claims"]} if "claims" in more else {}
@@ -370,7 +370,7 @@ def test_of_a_thing_without_a_row_nothing_is_known(rows, more, opened):
 # ── Requirements ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_requirements_guard_their_own_block_and_nothing_else():
+def test_requirements_apply_only_to_the_doors_of_their_block():
     """**A block's requirements apply to that block's doors only; for what must hold for every caller, write a
     guard.**"""
     policy = HEAD + 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }\n'
@@ -409,7 +409,7 @@ WHOLE = {
         ("hop", ["y"]), ("hop", []), ("credential", ["y"]), ("credential", []), (None, None),
     ],
 )  # fmt: skip
-def test_whoever_lacks_authority_takes_it_from_the_whole_chain(part, less):
+def test_authority_missing_in_one_part_is_missing_for_the_whole_chain(part, less):
     """**Authority only narrows along a chain.**"""
     text = NARROW
     for name, whole in {**WHOLE, part or "": less}.items():
@@ -434,7 +434,7 @@ def test_whoever_lacks_authority_takes_it_from_the_whole_chain(part, less):
         'guard "g" { confirm by user when context.n >= 5 }',
     ],
 )
-def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
+def test_an_unknown_fact_opens_no_door_and_the_reason_names_it(rule, given):
     """**An unknown fact never opens a door and never loosens a limit**, and the reason names the fact."""
     policy = "facts { context.n: number }\n" + HEAD + rule
     assert decide(policy, question("GET /x", **bot(), context={"n": 1})).allowed
@@ -454,7 +454,7 @@ def test_an_unknown_fact_opens_nothing_and_is_named(rule, given):
         ({"body": {"note": "later"}, "pending": ["body.*"]}, True),
     ],
 )
-def test_of_an_object_that_is_not_known_whole_nothing_is_absent_but_null(given, allowed):
+def test_only_null_members_of_a_partly_known_object_are_absent(given, allowed):
     """**in an object that is partly known, stated members are facts, `null` members are known to be absent, and all
     others are unknown.**"""
     policy = "facts { body.note: string? }\n" + HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
@@ -477,7 +477,7 @@ def test_a_header_in_another_spelling_is_unknown():
         assert verdict(decide(policy, asked)) == found
 
 
-def test_a_body_that_two_readers_read_otherwise_is_unknown():
+def test_a_body_that_parsers_read_differently_is_unknown():
     """**A value of a body is known only if all common parsers read the same value; otherwise it is unknown.**"""
     form = "application/x-www-form-urlencoded"
     assert body_members([form], [], b"to=alice") == {"to": "alice"}
@@ -499,7 +499,7 @@ def test_a_body_that_two_readers_read_otherwise_is_unknown():
         ("ACD", "deny"),
     ],
 )
-def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
+def test_the_strongest_outcome_wins_in_any_order(guards, outcome):
     """**`deny` beats `throttle` beats `confirm` beats `allow`; if nothing applies, the outcome is `deny`.**"""
     items = {"A": "audit full", "C": "confirm by user", "D": "deny"}
     for order in permutations(guards):
@@ -510,7 +510,7 @@ def test_the_strongest_outcome_stands_in_any_order(guards, outcome):
 @pytest.mark.parametrize(
     "policy", ["let a = 1", "language 1\npackage empty\nlet a = 1", "anyone { may GET /y }", 'guard "g" { audit full }']
 )
-def test_nothing_said_means_deny(policy):
+def test_a_request_that_no_rule_covers_is_denied(policy):
     """**`deny` beats `throttle` beats `confirm` beats `allow`; if nothing applies, the outcome is `deny`.**"""
     for where in ("GET /x", "TOOL t", "ACTION view doc 7"):
         assert str(decide(policy, question(where)).outcome) == "deny"
@@ -527,7 +527,7 @@ budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 withi
 """
 
 
-def test_a_person_is_asked_once_and_what_is_granted_is_taken_once():
+def test_a_confirm_spends_rates_once_and_its_allow_spends_the_rest():
     """**A confirm checks all limits and takes from rates only, once per open binding; the allow takes what the
     confirm did not; without room the outcome is `throttle`, and the approval stays unspent.**"""
     now = [NOW]
@@ -588,13 +588,13 @@ NOT_CANONICAL = [
 
 
 @pytest.mark.parametrize("path", CANONICAL)
-def test_a_canonical_path_is_looked_at(path):
+def test_a_canonical_path_is_matched(path):
     """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
     assert decide("anyone { may GET /** }", question(f"GET {path}")).allowed
 
 
 @pytest.mark.parametrize("path", [path for path in NOT_CANONICAL if path])
-def test_any_other_path_is_malformed(path):
+def test_a_non_canonical_path_is_malformed(path):
     """A path is **canonical** when it starts with `/` and holds nothing that two servers could read differently."""
     decision = decide("anyone { may GET /** }", {"request": {"method": "GET", "path": path}})
     assert gates(decision) == ["malformed_path"]
@@ -608,7 +608,7 @@ guard "g" on POST /pay { require after (POST /review where past.status < 400) wi
 """
 
 
-def test_a_report_of_another_caller_is_not_heard():
+def test_a_report_of_another_caller_is_ignored():
     """**Only the caller that asked for a decision can report its outcome.**"""
     engine = Engine.from_text(REVIEWED, store=MemoryStore(history_complete=True))
     who = {"agent": {"id": "bot"}, "user": {"id": "alice"}}
@@ -642,7 +642,7 @@ guard "g" { require user.level == "high" }
         (None, None, None, False),
     ],
 )  # fmt: skip
-def test_the_first_source_that_knows_an_attribute_gives_it(claim, row, gateway, allowed):
+def test_an_attribute_comes_from_the_first_source_that_knows_it(claim, row, gateway, allowed):
     """**Verified credential, then entity store, then a trusted gateway, then nothing.**"""
     sent = [] if gateway is None else [{"type": "user", "id": "alice", "attributes": {"level": gateway}}]
     rows = {} if row is None else {"user alice": {"level": row}}
@@ -691,7 +691,7 @@ def asked_and_approved(clause: str, asked: dict[str, object], then: dict[str, ob
         ("ACTION open door 7", "context", {"wide": False}, {"wide": True}),
     ],
 )
-def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
+def test_an_approval_binds_the_whole_request_content(where, member, one, other):
     """**an approval binds the whole `body` and `args` as read, including undeclared members; for an HTTP request the
     query and the host; for an action its `context`; and the resource and everything that the rule and its message
     read.**"""
@@ -712,14 +712,14 @@ def test_an_approval_binds_all_that_is_asked_for(where, member, one, other):
         ("bound to (body except body.note)", {"pending": ["body.note"]}, 'confirm by "ask"'),
     ],
 )
-def test_what_is_pending_is_no_value(clause, more, expected):
+def test_a_confirm_that_binds_a_pending_fact_is_a_deny(clause, more, expected):
     """**Absent and wrong-typed facts can be bound, pending facts cannot: a confirm that would bind a pending fact is
     a deny, unless `bound to (…)` leaves it out.**"""
     assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected
 
 
 @pytest.mark.parametrize("host", ["api.example", "API.example", "api.example.", "api.example:8443", "API.Example.:80"])
-def test_a_host_is_compared_as_one_spelling(host):
+def test_request_host_is_compared_without_port_trailing_dot_and_case(host):
     """**`request.host` is compared without port, trailing dot and case, at every way in:** `API.Example.:8443` is
     …"""
     policy = 'anyone { may GET /x }\nguard "g" { require request.host == "api.example" }'
@@ -750,7 +750,7 @@ agent "bot" { issued by acme  acts for any user  may TOOL *, GET /v1/{id: invoic
         ("GET /v1/7", {"entities": []}, ["task"]),
     ],
 )  # fmt: skip
-def test_a_task_bounds_tools_and_things(where, task, gate):
+def test_a_task_restricts_tools_and_entities(where, task, gate):
     """**`task.tools` restricts tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that
     bind `resource`, by type and ID; if absent, it restricts nothing, if empty, it allows nothing.**"""
     asked = question(where, **bot(), task=task)
@@ -762,7 +762,7 @@ def test_a_task_bounds_tools_and_things(where, task, gate):
 
 
 @pytest.mark.parametrize("ignoring", [False, True])
-def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
+def test_guards_and_limits_ignore_the_case_of_paths_and_doors_do_not(ignoring):
     """**Guards and limits match paths case-insensitively; doors and `except` match exactly, unless `paths ignore
     case`.**"""
     head = "paths ignore case\n" if ignoring else ""
@@ -781,7 +781,7 @@ def test_what_closes_ignores_case_and_what_opens_does_not(ignoring):
 
 
 @pytest.mark.parametrize(("many", "gate"), [(199, None), (200, Gate.FAILURE)])
-def test_a_decision_takes_so_many_steps_and_no_more(many, gate):
+def test_a_decision_over_200000_steps_is_a_deny_at_the_failure_gate(many, gate):
     """**A decision takes at most 200,000 steps, counted by the sizes of collections and never by the clock: a
     decision that would take more is a deny at the gate `failure`.**"""
     policy = "facts { body.a: list<int> }\nanyone { may GET /x }\n"

@@ -61,16 +61,18 @@ def many(count: int, scope: str = "s") -> str:
         (block('group "g"') + block('"a"'), ("a",), REST + REST),
     ],
 )
-def test_each_hop_takes_the_blocks_that_may_be_about_it(blocks: str, names: tuple[object, ...], expected: int) -> None:
+def test_each_hop_counts_the_steps_of_the_blocks_that_may_match_it(
+    blocks: str, names: tuple[object, ...], expected: int
+) -> None:
     assert steps(blocks, *names) == expected
 
 
-def test_what_a_block_reads_through_counts_for_each_hop() -> None:
+def test_steps_that_read_text_in_a_block_count_for_each_hop() -> None:
     reading = 'agent "a*" { issued by acme  acts for any user  may s when body.text like "b*" }'
     assert steps(reading, "a1", "a2", text="b" * 640) == 2 * (4 * (4 + 2) + 640 // 64)
 
 
-def test_many_blocks_by_name_are_looked_up_and_take_nothing() -> None:
+def test_blocks_of_other_names_take_no_steps() -> None:
     names = [f"h{n}" for n in range(400)]
     blocks = "".join(block(f'"{name}"', to=then) for name, then in zip(names, [*names[1:], "nobody"], strict=True))
     found = asked(*names[-32:-1])
@@ -79,14 +81,14 @@ def test_many_blocks_by_name_are_looked_up_and_take_nothing() -> None:
     assert decide(HEAD + blocks, found).allowed
 
 
-def test_a_chain_that_takes_too_many_steps_is_denied_and_names_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_denial_of_a_chain_with_too_many_steps_names_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "MAX_STEPS", 500)
     assert decide(HEAD + many(8), asked("a", "b")).gate is Gate.IDENTITY
     found = decide(HEAD + block('"bot"') + many(10), asked("a", "b"))
     assert (found.gate, "`agent where" in found.reasons[0].message) == (Gate.FAILURE, True)
 
 
-def test_the_longest_chain_through_many_blocks_that_ask_the_model_is_denied() -> None:
+def test_a_long_chain_through_many_conditional_blocks_is_denied() -> None:
     engine = Engine.from_text(HEAD + many(300), clock=lambda: NOW)
     long = asked(*[f"h{n}" for n in range(31)])
     assert engine.forecast.takes_long(long)
@@ -94,23 +96,23 @@ def test_the_longest_chain_through_many_blocks_that_ask_the_model_is_denied() ->
 
 
 @pytest.mark.parametrize(("count", "hops", "long"), [(100, 2, True), (1, 2, False), (1, 0, False), (60, 0, False)])
-def test_a_chain_takes_long_where_many_blocks_may_speak_for_it(count: int, hops: int, long: bool) -> None:
+def test_the_forecast_of_a_chain_is_long_if_many_blocks_may_match_its_hops(count: int, hops: int, long: bool) -> None:
     engine = Engine.from_text(HEAD + many(count), clock=lambda: NOW)
     assert engine.forecast.takes_long(asked(*[f"h{n}" for n in range(hops)])) is long
     assert engine.forecast.takes_long(Request.from_mapping(asked(*[f"h{n}" for n in range(hops)]))) is long
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, False), (20, True)])
-def test_an_engine_tells_whether_chains_may_take_long(count: int, expected: bool) -> None:
+def test_the_forecast_reports_whether_chains_may_be_slow(count: int, expected: bool) -> None:
     assert Engine.from_text(HEAD + many(count)).forecast.has_loops is expected
 
 
-def test_chains_that_nobody_records_take_no_time() -> None:
+def test_the_forecast_ignores_chains_that_no_issuer_records() -> None:
     assert not Engine.from_text(HEAD.replace("records chains", "") + many(20)).forecast.has_loops
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_chain_that_a_known_token_tells_takes_as_long_and_one_that_an_issuer_is_asked_for_waits_elsewhere(
+def test_the_forecast_uses_the_chain_of_a_known_token_and_else_awaits_the_issuer(
     known: bool,
 ) -> None:
     told = asked(*[f"h{n}" for n in range(31)])

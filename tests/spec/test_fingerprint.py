@@ -51,7 +51,7 @@ def test_a_revision_is_a_digest() -> None:
     assert WHOLE.revision.startswith("sha256:")
 
 
-def test_the_same_text_under_another_version_of_the_semantics_has_another_revision(
+def test_another_semantics_version_gives_another_revision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was approved, kept or logged under one meaning does not count under another."""
@@ -61,7 +61,7 @@ def test_the_same_text_under_another_version_of_the_semantics_has_another_revisi
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
-def test_the_order_of_declarations_and_files_changes_nothing(shuffle: random.Random, files: int) -> None:
+def test_the_order_of_declarations_and_files_does_not_change_the_kernel(shuffle: random.Random, files: int) -> None:
     order = list(DECLARATIONS)
     shuffle.shuffle(order)
     texts = ["\n".join(order[number::files]) for number in range(files)]
@@ -79,7 +79,7 @@ def test_the_order_of_declarations_and_files_changes_nothing(shuffle: random.Ran
         ("on write, GET /x", "on GET /x, write"),
     ],
 )
-def test_what_means_the_same_has_the_same_revision(before: str, after: str) -> None:
+def test_an_equivalent_policy_has_the_same_revision(before: str, after: str) -> None:
     text = "\n".join(DECLARATIONS)
     assert before in text
     assert kernel(text.replace(before, after)).revision == WHOLE.revision
@@ -107,19 +107,19 @@ def test_what_means_the_same_has_the_same_revision(before: str, after: str) -> N
         ("same   confirm by user", "same   confirm by role boss"),
     ],
 )
-def test_what_means_something_else_has_another_revision(before: str, after: str) -> None:
+def test_a_policy_with_another_meaning_has_another_revision(before: str, after: str) -> None:
     text = "\n".join(DECLARATIONS)
     assert before in text
     assert kernel(text.replace(before, after)).revision != WHOLE.revision
 
 
-def test_the_name_of_a_condition_changes_nothing() -> None:
+def test_the_name_of_a_condition_does_not_change_the_revision() -> None:
     one = "define night = time > 2026-01-01\nanyone { may GET /a when night }"
     assert kernel(one).revision == kernel(one.replace("night", "dark")).revision
     assert kernel(one).revision == kernel("anyone { may GET /a when time > 2026-01-01 }").revision
 
 
-def test_where_a_policy_lies_changes_nothing() -> None:
+def test_the_location_of_a_policy_file_does_not_change_the_revision() -> None:
     module, _ = parse(Source("elsewhere/other.policy", "\n\n" + "\n".join(DECLARATIONS)))
     assert module is not None
     found = check([module]).kernel
@@ -127,12 +127,12 @@ def test_where_a_policy_lies_changes_nothing() -> None:
     assert found.revision == WHOLE.revision
 
 
-def test_the_package_asked_for_first_changes_nothing() -> None:
+def test_the_order_of_packages_does_not_change_the_revision() -> None:
     one, two = "package a\nanyone { may GET /a }", "package b\nanyone { may GET /b }"
     assert kernel(one, two).revision == kernel(two, one).revision
     assert (kernel(one, two).package, kernel(two, one).package) == ("a", "b")
 
 
-def test_an_id_cannot_spell_several_ids() -> None:
+def test_an_entity_id_cannot_imitate_several_ids_in_the_canonical_text() -> None:
     spelling = EntityRef("user", 'a"),EntityRef(user "b')
     assert canonical_text((spelling,)) != canonical_text((EntityRef("user", "a"), EntityRef("user", "b")))

@@ -34,24 +34,24 @@ def closes(rule: str, headers: dict[str, Any], *pending: str) -> bool:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["x_role", "X.Role", "x~role", "x\u00adrole"])
-def test_a_header_in_another_spelling_is_neither_there_nor_absent(rule: str, name: str) -> None:
+def test_a_header_in_another_spelling_is_neither_present_nor_absent(rule: str, name: str) -> None:
     assert closes(rule, {name: "guest"})
     assert closes(rule, {name: "guest", "X-Role": None})
     assert not closes(rule, {"x-roles": "admin", "xrole": "admin", "x-role.": "admin"})
 
 
-def test_where_it_is_there_as_asked_for_it_is_that() -> None:
+def test_an_exact_name_takes_precedence_over_another_spelling() -> None:
     """Doors that see headers leave neither of the two a value."""
     assert not closes("else", {"X-Role": "guest", "X.Role": "admin"})
     assert closes("else", {"X-Role": "admin", "X.Role": "guest"})
 
 
-def test_what_is_unknown_is_so_however_it_is_spelled() -> None:
+def test_a_pending_header_is_unknown_in_every_spelling() -> None:
     assert closes("else", {"x.role": "guest"}, "request.headers.*")
     assert closes("absent", {"x.role": "guest", "x-role": None}, "request.headers.*")
 
 
-def test_the_reason_says_so() -> None:
+def test_the_reason_mentions_the_other_spelling() -> None:
     (reason,) = ENGINES["else"].evaluate({**ALICE, **get({"X.Role": "guest"})}).reasons
     assert '`request.headers["x-role"]` is unknown: absent, but present in another spelling' in reason.message
 
@@ -59,13 +59,13 @@ def test_the_reason_says_so() -> None:
 @pytest.mark.parametrize(
     "name", ["X.HTTP.Method.Override", "x-http-method.override", "X!HTTP_Method", "x.method.override"]
 )
-def test_a_method_override_is_one_in_every_spelling(name: str) -> None:
+def test_a_method_override_header_is_detected_in_every_spelling(name: str) -> None:
     question = {**ALICE, **get({name: "DELETE"})}
     assert not isinstance(Request.from_mapping(question).endpoint, HttpEndpoint)
     assert not ENGINES["else"].evaluate(question).allowed
 
 
-def test_an_approval_is_for_no_header_that_nobody_can_tell() -> None:
+def test_a_confirm_that_binds_a_header_in_another_spelling_is_a_deny() -> None:
     """`X.Role: a` and `X.Role: b` would else be the same to it."""
     engine = Engine.from_text(
         POLICY + 'guard "g" on GET /x { confirm by user within 5m when request.headers["x-role"] != "" }'

@@ -69,20 +69,20 @@ HOP = {"agent": "courier", "issuer": "partner", "issued_at": "2027-01-04T11:59:0
         pytest.param(asked(None, "partner", OURS, "/guarded"), False, "guard", id="a guard that does not"),
     ],
 )
-def test_a_user_counts_where_the_issuer_speaks_for_that_user(
+def test_a_user_counts_only_if_the_issuer_speaks_for_that_user(
     question: dict[str, Any], allowed: bool, gate: str | None
 ) -> None:
     decision = engine().decide(question)
     assert (decision.allowed, decision.gate and decision.gate.value) == (allowed, gate)
 
 
-def test_the_agents_issuer_counts_where_the_credential_names_none() -> None:
+def test_the_issuer_of_the_agent_counts_if_the_credential_names_none() -> None:
     question = asked("courier", "partner", OURS)
     question["agent"]["issuer"] = question["credential"].pop("issuer")
     assert not engine().decide(question).allowed
 
 
-def test_a_hop_speaks_for_the_user_by_its_own_issuer() -> None:
+def test_a_hop_whose_issuer_does_not_speak_for_the_user_is_denied() -> None:
     policy = POLICY.replace(
         '"https://login.acme.example" }', '"https://login.acme.example"   records chains }'
     ).replace('agent "runner" { issued by partner', 'agent "runner" { issued by login')
@@ -97,7 +97,7 @@ def test_the_reason_names_the_user_as_unknown() -> None:
     assert [(one.fact, one.why) for one in decision.unknown] == [("user.id", "`partner` may not name this user")]
 
 
-def test_it_is_formatted_as_an_item_of_its_own() -> None:
+def test_users_like_is_formatted_as_a_separate_item() -> None:
     text = 'issuer a { url "https://a" users like "*@a",\n"*@b" }\n'
     assert format_module(Source("a", text)) == 'issuer a { url "https://a"   users like "*@a",\n    "*@b" }\n'
 
@@ -109,6 +109,6 @@ def test_it_is_formatted_as_an_item_of_its_own() -> None:
         ('users like "a"   users like "b"', "E405", 'users like "b"'),
     ],
 )
-def test_a_mistake_is_told_where_it_is(items: str, code: str, text: str) -> None:
+def test_an_invalid_users_like_item_is_reported_at_its_location(items: str, code: str, text: str) -> None:
     found = check_text(f'issuer a {{ url "https://a"   {items} }}\nanyone {{ may GET /a }}\n')
     assert [(one.code, one.span.text) for one in found] == [(code, text)]

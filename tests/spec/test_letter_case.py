@@ -34,7 +34,7 @@ ways = st.sampled_from(
 
 
 @given(patterns, literals, st.lists(ways, min_size=30, max_size=30), st.booleans())
-def test_a_guard_that_covers_a_path_covers_every_spelling_of_it_in_another_case(pattern, middle, each, sharp):
+def test_a_guard_covers_every_letter_case_of_its_path(pattern, middle, each, sharp):
     (segment,) = pattern.segments
     text = f"{segment.prefix}{middle if segment.wild else ''}{segment.suffix}"
     assert match_pattern(pattern, HttpEndpoint("GET", f"/{text}", (text,))) is not None
@@ -56,7 +56,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("path", ["/files/secret/a", *SPELLINGS])
-def test_a_guard_is_not_passed_by_another_case(path: str):
+def test_a_path_in_another_case_does_not_bypass_a_guard(path: str):
     assert verdict(decide(SECRET, question(f"GET {path}"))) == 'deny by "secret"'
 
 
@@ -66,25 +66,25 @@ def test_a_guard_covers_no_other_path(path: str):
 
 
 @pytest.mark.parametrize("written", ["/Files/Secret/**", "/FILES/secret/**", "/files/{x}ret/**", "/files/SEC{x}/**"])
-def test_a_guard_is_not_passed_whichever_case_it_is_written_in(written: str):
+def test_a_guard_pattern_in_any_case_covers_every_case_of_the_path(written: str):
     policy = OPEN + f'guard "secret" on {written} {{ deny }}\n'
     assert {verdict(decide(policy, question(f"GET {path}"))) for path in SPELLINGS} == {'deny by "secret"'}
 
 
 @pytest.mark.parametrize("path", ["/NOTES/7", "/Notes", "/notes/x/SECRET"])
-def test_a_door_opens_what_is_written_and_nothing_else(path: str):
+def test_a_door_matches_paths_case_sensitively(path: str):
     policy = "anyone { may GET /notes, GET /notes/{id}, GET /notes/x/secret }\n"
     assert verdict(decide(policy, question("GET /notes/7"))) == "allow"
     assert not decide(policy, question(f"GET {path}")).allowed
 
 
-def test_what_is_taken_out_is_what_is_written_and_nothing_else():
+def test_except_matches_paths_case_sensitively():
     policy = OPEN + 'guard "all" on /** except /health, /docs/** { deny }\n'
     assert [path for path in ("/health", "/docs/a", "/HEALTH", "/Docs/a", "/docs/A")
             if decide(policy, question(f"GET {path}")).allowed] == ["/health", "/docs/a", "/docs/A"]  # fmt: skip
 
 
-def test_methods_are_never_folded():
+def test_methods_are_case_sensitive():
     assert verdict(decide(SECRET.replace("on /", "on POST /"), question("GET /files/SECRET/a"))) == "allow"
     assert verdict(decide(OPEN, question("get /files"))) == "deny by malformed_path"
 
@@ -92,7 +92,7 @@ def test_methods_are_never_folded():
 @pytest.mark.parametrize("limit", ['rate "few" per request.ip on /pay/{id} { 1/1m }',
                                    'budget "few" per request.ip on /Pay/* { count <= 1 within 1h }'])  # fmt: skip
 @pytest.mark.parametrize("path", ["/pay/7", "/PAY/7"])
-def test_rates_and_budgets_count_every_case(path: str, limit: str):
+def test_rates_and_budgets_match_paths_case_insensitively(path: str, limit: str):
     asked = question(f"GET {path}", request={"ip": "10.0.0.1"})
     assert [one.name for one in spending(OPEN + limit, asked)[1].limits] == ["few"]
 
@@ -106,7 +106,7 @@ def test_rates_and_budgets_count_every_case(path: str, limit: str):
         ('rate "few" per params.id on /files/{dir}/{id: file} { 1/1m }', 3),  # an id is another one in another case
     ],
 )
-def test_a_path_in_another_case_has_no_count_of_its_own(limit: str, counts: int):
+def test_a_path_in_another_case_shares_the_count(limit: str, counts: int):
     policy = f"entity file {{ }}\n{OPEN}{limit}\n"
     paths = ["/files/a/x", "/FILES/a/x", "/files/A/x", "/files/%61/x", "/files/a/X", "/files/b/y"]
     asked = [question(f"GET {path}", request={"ip": "10.0.0.1"}) for path in paths]
@@ -117,7 +117,7 @@ def test_a_path_in_another_case_has_no_count_of_its_own(limit: str, counts: int)
 # ── `paths ignore case` ───────────────────────────────────────────────────────────────────────
 
 
-def test_doors_and_what_is_taken_out_ignore_the_case_of_ascii_letters_where_the_package_says_so():
+def test_paths_ignore_case_makes_doors_and_except_ignore_the_case_of_ascii_letters():
     policy = IGNORING + "anyone { may GET /notes/{id}, GET /Health }\n"
     asked = ["/notes/7", "/NOTES/7", "/Notes/A", "/health", "/hEALTH", "/notes", "/nötes/7", "/hea%C4%B1th"]
     assert [path for path in asked if decide(policy, question(f"GET {path}")).allowed] == asked[:5]
@@ -130,12 +130,12 @@ def test_doors_and_what_is_taken_out_ignore_the_case_of_ascii_letters_where_the_
     ]
 
 
-def test_a_door_takes_no_letter_for_another_that_only_some_servers_do():
+def test_paths_ignore_case_does_not_fold_non_ascii_letters_in_doors():
     policy = IGNORING + "anyone { may GET /files/{id}, GET /class }\n"
     assert not any(decide(policy, question(f"GET {path}")).allowed for path in ("/fıles/1", "/claß", "/CLAß"))
 
 
-def test_the_package_that_writes_an_endpoint_says_how_it_is_matched():
+def test_paths_ignore_case_applies_to_the_endpoints_that_its_package_declares():
     common = "package common\nexport scope notes { GET /notes }\n"
     importing = "package app\nimport common\nissuer acme { scopes none }\nuser any { may common.notes, GET /own }\n"
     asked = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}
@@ -156,7 +156,7 @@ def test_the_package_that_writes_an_endpoint_says_how_it_is_matched():
     assert opened(*ignoring) == ["/NOTES", "/OWN"]
 
 
-def test_it_is_said_once_in_a_package():
+def test_a_package_that_repeats_the_setting_is_an_error():
     assert codes(IGNORING + IGNORING + OPEN) == {"E405"}
 
 
@@ -172,7 +172,7 @@ ROWS = {"file a": {"owner": "alice", "locked": False}, "file A": {"owner": "alic
 ALICE = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}
 
 
-def test_a_guard_reads_what_its_place_binds_in_whatever_case_and_as_it_came():
+def test_a_guard_binds_a_resource_from_a_path_in_any_case_with_the_id_as_sent():
     policy = FILES + 'user any { may GET /** }\nguard "locked" on files { deny when resource.locked  audit full }\n'
     asked = {
         path: decide(policy, question(f"GET {path}", **ALICE), ROWS) for path in ("/files/a", "/FILES/a", "/FILES/A")
@@ -183,7 +183,7 @@ def test_a_guard_reads_what_its_place_binds_in_whatever_case_and_as_it_came():
     assert all(one.obligations or not one.allowed for one in asked.values())
 
 
-def test_a_door_reads_what_is_bound_by_the_letter_alone():
+def test_a_door_binds_a_resource_only_from_an_exact_path():
     policy = FILES + 'user any { may GET /** when resource.owner == user.id }\nguard "g" on files { audit full }\n'
     assert decide(policy, question("GET /files/a", **ALICE), ROWS).allowed
     denied = decide(policy, question("GET /FILES/a", **ALICE), ROWS)
@@ -191,13 +191,13 @@ def test_a_door_reads_what_is_bound_by_the_letter_alone():
     assert unknown(denied) == {"resource"}
 
 
-def test_a_door_reads_what_is_bound_in_any_case_where_paths_ignore_it():
+def test_a_door_binds_a_resource_in_any_ascii_case_with_paths_ignore_case():
     policy = IGNORING + FILES + "user any { may GET /** when resource.owner == user.id }\n"
     assert decide(policy, question("GET /FILES/a", **ALICE), ROWS).allowed
     assert not decide(policy, question("GET /fıles/a", **ALICE), ROWS).allowed
 
 
-def test_with_binds_for_guards_in_any_case_and_for_doors_by_the_letter():
+def test_with_binds_for_guards_in_any_case():
     facts = "entity thing { }\nfacts on POST /things { body.id: string }\n"
     scope = "scope things { POST /things with resource = thing(body.id) }\nissuer acme { scopes none }\n"
     policy = facts + scope + 'user any { may POST /** }\nguard "own" on things { require resource == thing "7" }\n'
@@ -205,7 +205,7 @@ def test_with_binds_for_guards_in_any_case_and_for_doors_by_the_letter():
     assert {body: verdict(one) for body, one in asked.items()} == {"7": "allow", "8": 'deny by "own"'}
 
 
-def test_a_capture_that_is_cut_out_of_a_character_is_unknown():
+def test_a_capture_that_would_split_a_character_is_unknown():
     policy = OPEN + 'guard "named" on /s{name} { require params.name != "x" }\n'
     assert verdict(decide(policy, question("GET /sy"))) == "allow"
     cut = decide(policy, question("GET /%C3%9Fy"))
@@ -223,7 +223,7 @@ def test_two_spellings_of_a_path_that_bind_differently_are_an_error(text: str):
     assert codes(text) & {"E320", "E321"}
 
 
-def test_a_guard_may_read_the_facts_that_are_declared_where_it_stands():
+def test_a_guard_reads_facts_declared_for_the_path_in_another_case():
     policy = (
         "facts on POST /pay { body.amount: number }\n"
         + OPEN
@@ -233,21 +233,21 @@ def test_a_guard_may_read_the_facts_that_are_declared_where_it_stands():
     assert {amount: verdict(one) for amount, one in asked.items()} == {7: "allow", 70: 'deny by "small"'}
 
 
-def test_facts_that_differ_at_two_spellings_of_a_path_are_an_error():
+def test_facts_of_different_types_at_two_spellings_of_a_path_are_an_error():
     assert "E217" in codes("facts on /pay { body.a: number }\nfacts on /Pay { body.a: string }\n" + OPEN)
 
 
 # ── History ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_happened_at_another_spelling_is_remembered():
+def test_history_watches_paths_in_any_case():
     found = kernel(OPEN + 'guard "g" on /pay { require no POST /freeze within 1h }\n')
     (watch,) = found.watches
     assert watch.event.place.patterns is not None
     assert [one.folding for one in watch.event.place.patterns if isinstance(one, k.HttpPattern)] == ["full"]
 
 
-def test_what_happened_at_a_path_is_found_by_it_in_another_case():
+def test_history_keys_ignore_the_case_of_paths():
     found = kernel(OPEN + 'guard "g" on /pay/** { warn when count of GET /pay/** within 1h per (request.path) > 3 }\n')
     keys = {one.key for path in ("/pay/a", "/PAY/A", "/pay/%41")
             for one in spending(found, question(f"GET {path}"))[1].records}  # fmt: skip
@@ -258,7 +258,7 @@ def test_what_happened_at_a_path_is_found_by_it_in_another_case():
 
 
 @pytest.mark.parametrize("path", ["/things", "/THINGS"])
-def test_an_approval_is_bound_to_what_with_makes_of_a_path_in_another_case(path: str):
+def test_an_approval_binds_the_facts_of_with_for_a_path_in_any_case(path: str):
     policy = (
         "entity user { roles: set<string> }\nfacts on POST /things { body.kind: string?  context.kind: string? }\n"
         + OPEN
@@ -272,10 +272,10 @@ def test_an_approval_is_bound_to_what_with_makes_of_a_path_in_another_case(path:
 # ── Messages and lints ────────────────────────────────────────────────────────────────────────
 
 
-def test_an_except_that_takes_out_all_that_was_written_is_still_an_error():
+def test_an_except_that_excludes_every_endpoint_is_an_error():
     assert codes(OPEN + 'guard "g" on /a/** except /a/** { deny }\n') == {"E318"}
 
 
-def test_a_guard_that_is_spelled_otherwise_than_a_door_stands_before_it():
+def test_check_reports_no_missing_door_for_a_guard_in_another_case():
     policy = "anyone { may GET /Files/{id} }\n" + 'guard "g" on /files/{id} { deny when request.size > 1 }\n'
     assert "W521" not in {one.code for one in check_text(policy)}

@@ -46,35 +46,35 @@ def closes(guard: str, **asked: Any) -> bool:
 
 @pytest.mark.parametrize("guard", ["to", "to is there"])
 @pytest.mark.parametrize("name", ["To", "TO", "tO"])
-def test_a_member_in_another_case_is_neither_there_nor_absent(guard: str, name: str) -> None:
+def test_a_member_in_another_case_is_neither_present_nor_absent(guard: str, name: str) -> None:
     assert not closes(guard, body={})
     assert not closes(guard, body={"for": "mallory"})
     assert closes(guard, body={name: "alice"})
 
 
-def test_where_it_is_there_as_asked_for_it_is_that() -> None:
+def test_an_exact_name_takes_precedence_over_another_spelling() -> None:
     """Doors that read bytes leave neither of the two a value."""
     assert not closes("to", body={"to": "alice", "To": "mallory"})
 
 
-def test_null_is_no_member_that_stands_before_one_in_another_case() -> None:
+def test_a_null_member_does_not_hide_a_member_in_another_case() -> None:
     assert closes("to", body={"to": None, "To": "alice"})
     assert not closes("to", body={"to": None})
 
 
 @pytest.mark.parametrize("body", [{"card": {"Number": "1"}}, {"Card": {"number": "1"}}, {"CARD": {}}])
-def test_it_is_so_at_any_depth(body: Any) -> None:
+def test_a_nested_member_in_another_case_is_unknown(body: Any) -> None:
     assert not closes("card", body={"card": {}})
     assert not closes("card", body={"card": {"name": "x"}})
     assert closes("card", body=body)
 
 
-def test_it_is_so_for_elements_of_a_list() -> None:
+def test_a_member_of_a_list_element_in_another_case_is_unknown() -> None:
     assert not closes("rows", body={"rows": [{"from": "x"}]})
     assert closes("rows", body={"rows": [{"To": "x"}]})
 
 
-def test_it_is_so_for_parameters_of_a_query_context_and_arguments() -> None:
+def test_query_context_and_args_members_in_another_case_are_unknown() -> None:
     assert not closes("page", request={**PAY["request"], "query": {"pages": "7"}})
     assert closes("page", request={**PAY["request"], "query": {"Page": "7"}})
     assert closes("context", context={"TO": "x"})
@@ -84,7 +84,7 @@ def test_it_is_so_for_parameters_of_a_query_context_and_arguments() -> None:
 
 
 @pytest.mark.parametrize("guard", QUICK)
-def test_generated_code_is_sure_of_what_is_nowhere(guard: str) -> None:
+def test_the_fast_path_decides_if_no_spelling_of_a_member_exists(guard: str) -> None:
     """And so the tests above are tests of it, too."""
     evaluator = ENGINES[guard].decider.compiled.evaluator
     where: dict[str, Any] = {"tool": {"server": "bank", "name": "pay"}} if guard == "tool" else PAY
@@ -92,13 +92,13 @@ def test_generated_code_is_sure_of_what_is_nowhere(guard: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ta\u017fk", "tas\u212a", "TASK"])
-def test_letters_that_are_the_same_without_case_are_so_here(name: str) -> None:
+def test_member_names_are_compared_by_unicode_case_folding(name: str) -> None:
     """A long s and the sign of Kelvin, which Go takes for s and k."""
     engine = Engine.from_text(f'{POLICY} guard "g" on POST /pay {{ deny when body.task is present }}')
     assert not engine.evaluate({**PAY, **ALICE, "body": {name: "x"}}).allowed
     assert engine.evaluate({**PAY, **ALICE, "body": {"tasks": "x"}}).allowed
 
 
-def test_the_reason_says_so() -> None:
+def test_the_reason_mentions_the_other_spelling() -> None:
     (reason,) = ENGINES["to"].evaluate({**PAY, **ALICE, "body": {"To": "alice"}}).reasons
     assert "`body.to` is unknown: absent, but present in another letter case" in reason.message

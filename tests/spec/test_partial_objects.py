@@ -23,7 +23,7 @@ def guarded(condition):
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-def test_a_guard_that_asks_for_absence_shuts_what_is_not_known(condition):
+def test_a_guard_on_absence_denies_if_the_member_is_unknown(condition):
     policy = guarded(condition)
     assert decide(policy, question("POST /pay", **WHOLE)).allowed
     pending = ["body.*", "request.headers.*", "request.query.*"]
@@ -31,26 +31,26 @@ def test_a_guard_that_asks_for_absence_shuts_what_is_not_known(condition):
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-def test_null_says_that_a_member_is_absent(condition):
+def test_a_null_member_of_a_pending_object_is_absent(condition):
     given = {"body": {"to": None, "card": None}, "request": {"headers": {"X-Role": None}, "query": {"as": None}}}
     pending = ["body.*", "request.headers.*", "request.query.*"]
     assert decide(guarded(condition), question("POST /pay", **given, pending=pending)).allowed
 
 
-def test_a_value_that_is_given_is_a_fact():
+def test_a_given_member_of_a_pending_object_is_known():
     policy = guarded(CONDITIONS["else"])
     assert decide(policy, question("POST /pay", body={"to": "alice"}, pending=["body.*"])).allowed
     assert not decide(policy, question("POST /pay", body={"to": "mallory"}, pending=["body.*"])).allowed
 
 
 @pytest.mark.parametrize("condition", ["body.to is absent", '(body.to else "") == ""', "not (body.to is present)"])
-def test_no_door_opens_for_a_member_that_is_not_known(condition):
+def test_a_door_on_absence_stays_closed_if_the_member_is_unknown(condition):
     policy = HEAD + f"anyone {{ may POST /pay when {condition} }}"
     assert decide(policy, question("POST /pay")).allowed
     assert not decide(policy, question("POST /pay", pending=["body.*"])).allowed
     assert decide(policy, question("POST /pay", body={"to": None}, pending=["body.*"])).allowed
 
 
-def test_the_reason_names_the_member():
+def test_the_reason_names_the_unknown_member():
     asked = question("POST /pay", body={"card": {"number": "4"}}, pending=["body.card.*"])
     assert unknown(decide(guarded(CONDITIONS["member"]), asked)) == {"body.card.limit"}

@@ -77,7 +77,7 @@ def test_a_confirm_with_its_approval_is_allowed_and_the_allow_spends_it():
     assert verdict(again) == 'confirm by "ask"'
 
 
-def test_confirm_and_allow_name_the_same_confirms_for_what_they_take():
+def test_a_confirm_and_its_allow_name_the_same_confirms_in_their_effects():
     """All that apply, whether they have their approval or not: so the store knows them for one request."""
     limits = 'rate "r" per user.id on pay { 9/1m }\nbudget "b" per user.id on pay { count <= 3 within 1h }\n'
     rules = f'{policy()}\nguard "huge" on pay {{ confirm by role boss when body.amount > 800 }}\n{limits}'
@@ -93,7 +93,7 @@ def test_confirm_and_allow_name_the_same_confirms_for_what_they_take():
     assert not any(found.records for found in (effects, some))
 
 
-def test_without_a_rate_there_is_nothing_to_be_remembered_of_a_confirm():
+def test_a_confirm_without_a_rate_has_no_confirms_in_its_effects():
     budget = 'budget "b" per user.id on pay { count <= 3 within 1h }\n'
     for rules in (policy(), f"{policy()}\n{budget}"):
         decision, effects = spending(rules, asked(), ROWS)
@@ -126,19 +126,19 @@ MOVED = {
 
 
 @pytest.mark.parametrize("moved", MOVED.values(), ids=MOVED)
-def test_an_approval_cannot_be_moved(moved):
+def test_an_approval_does_not_apply_to_a_changed_request(moved):
     bound = binding(policy(), asked())
     assert lifted(policy(), asked(), grant(bound))
     assert not lifted(policy(), moved, grant(bound))
 
 
-def test_what_the_gateway_says_beside_the_request_is_not_part_of_it():
+def test_an_approval_does_not_bind_context_ip_or_task():
     bound = binding(policy(), asked())
     for more in ({"context": {"risk": 1}}, {"request": {"ip": "10.0.0.1"}}, {"task": {"id": "t"}}):
         assert lifted(policy(), asked(**more), grant(bound))
 
 
-def test_a_chain_that_moved_is_another_chain():
+def test_an_approval_binds_the_agents_of_the_chain():
     through = asked(chain=chain(hop("mid")))
     bound = binding(policy(), through)
     assert lifted(policy(), through, grant(bound))
@@ -146,14 +146,14 @@ def test_a_chain_that_moved_is_another_chain():
     assert not lifted(policy(), asked(), grant(bound))
 
 
-def test_an_approval_is_for_one_revision_of_the_policy():
+def test_an_approval_is_valid_for_one_revision_of_the_policy():
     bound = binding(policy(), asked())
     for other in (policy() + "anyone { may GET /y }", policy(CONFIRM.replace("500", "501"))):
         assert kernel(other).revision != kernel(policy()).revision
         assert not lifted(other, asked(), grant(bound))
 
 
-def test_an_approval_is_for_one_rule():
+def test_an_approval_is_valid_for_one_rule():
     two = policy(f"{CONFIRM} {CONFIRM.replace('500', '501')}")
     decision = decide(two, asked(), ROWS)
     first, second = (remedy.binding for remedy in decision.remedies)
@@ -162,7 +162,7 @@ def test_an_approval_is_for_one_rule():
     assert lifted(two, asked(), grant(str(first)), grant(str(second), id="a2"))
 
 
-def test_an_approval_for_a_tool_is_for_the_resource_that_the_call_names():
+def test_an_approval_for_a_tool_or_action_binds_the_resource():
     text = """
     entity invoice { tenant: string }
     entity user { roles: set<string> }
@@ -180,7 +180,7 @@ def test_an_approval_for_a_tool_is_for_the_resource_that_the_call_names():
         assert not lifted(text, other, grant(bound))
 
 
-def test_unknown_is_a_value_and_what_stood_there_is_part_of_it():
+def test_an_approval_binds_the_wrong_typed_value_of_an_unknown_fact():
     strange = asked(body={"amount": "900", "to": "bob"})
     bound = binding(policy(), strange)
     assert lifted(policy(), strange, grant(bound))
@@ -188,7 +188,7 @@ def test_unknown_is_a_value_and_what_stood_there_is_part_of_it():
         assert not lifted(policy(), asked(body={"amount": amount, "to": "bob"}), grant(bound))
 
 
-def test_numbers_of_34_digits_are_told_apart():
+def test_numbers_of_34_digits_give_different_bindings():
     digits = "1" * 33
     one, other = (json.dumps(asked()).replace("900", f"{digits}{last}.0e-1") for last in "23")
     text = policy()
@@ -196,14 +196,14 @@ def test_numbers_of_34_digits_are_told_apart():
     assert bound != decide(text, other, ROWS).remedies[0].binding
 
 
-def test_a_set_is_the_same_in_any_order():
+def test_the_binding_of_a_set_does_not_depend_on_its_order():
     text = policy('confirm by role finance bound to (resource) when body.tags has "x"')
     bound = binding(text, asked(body={"tags": ["x", "y"]}))
     assert lifted(text, asked(body={"tags": ["y", "x", "x"]}), grant(bound))
     assert not lifted(text, asked(body={"tags": ["x"]}), grant(bound))
 
 
-def test_a_membership_that_the_rule_asks_for_is_part_of_it():
+def test_an_approval_binds_the_memberships_that_the_rule_reads():
     text = policy('confirm by role finance when user in team "legal" or body.amount > 500')
     inside = {**ROWS, "user alice": {"in": ["team legal"]}}
     bound = binding(text, asked(), inside)
@@ -211,7 +211,7 @@ def test_a_membership_that_the_rule_asks_for_is_part_of_it():
     assert not lifted(text, asked(), grant(bound), rows={**ROWS, "user alice": {"in": ["team all"]}})
 
 
-def test_names_with_dots_are_told_apart_from_members():
+def test_an_approval_distinguishes_names_with_dots_from_nested_members():
     facts = "facts { body.a: { b: string } }\n"
     text = facts + policy('confirm by role finance when body["a.b"] == "x" or body.a.b == "x" or body.amount > 1')
     bound = binding(text, asked(body={"amount": 9, "a.b": "p", "a": {"b": "r"}}))
@@ -219,7 +219,7 @@ def test_names_with_dots_are_told_apart_from_members():
     assert not lifted(text, asked(body={"amount": 9, "a.b": "q", "a": {"b": "r"}}), grant(bound))
 
 
-def test_what_changes_by_itself_is_left_out():
+def test_an_approval_does_not_bind_time_and_credential_age():
     text = policy("confirm by role finance when time > 2027-01-01 and (credential.age < 1h or body.amount > 500)")
     credential = {"issued_at": ago(10)}
     bound = binding(text, asked(credential=credential))
@@ -256,23 +256,23 @@ def test_what_changes_by_itself_is_left_out():
         ('team "legal"', "boss", False),
     ],
 )
-def test_the_approver_is_whom_the_rule_names_and_never_the_user_or_a_hop(who, by, counts):
+def test_only_an_approver_that_the_rule_names_counts(who, by, counts):
     text, ask = policy(f"confirm by {who}"), asked(chain=chain(hop("mid")))
     assert lifted(text, ask, grant(binding(text, ask), by)) is counts
 
 
-def test_nobody_approves_where_the_set_of_approvers_is_unknown():
+def test_nobody_can_approve_if_the_set_of_approvers_is_unknown():
     text, ask = policy("confirm by resource.approvers"), asked("POST /pay/8")
     for by in ("boss", "fin", "everybody"):
         assert not lifted(text, ask, grant(binding(text, ask), by))
 
 
-def test_by_user_is_not_by_an_agent_of_the_same_name():
+def test_confirm_by_user_does_not_accept_an_agent_with_the_same_name():
     text, ask = policy("confirm by user"), asked(user={"id": "bot"})
     assert not lifted(text, ask, grant(binding(text, ask), "bot"))
 
 
-def test_a_role_in_the_credential_approves_nothing():
+def test_a_role_from_a_claim_does_not_make_an_approver():
     text = policy("confirm by role finance").replace(
         "scopes none }\nissuer other", "scopes none  claims { r -> user.roles } }\nissuer other"
     )
@@ -285,7 +285,7 @@ def test_a_role_in_the_credential_approves_nothing():
     [(["fin"], False), (["fin", "fin2"], True), (["fin", "fin"], False), (["fin", "clerk"], False),
      (["fin", "alice"], False), (["fin", "fin2", "fin3"], True)],
 )  # fmt: skip
-def test_a_quorum_is_of_different_persons(by, enough):
+def test_a_quorum_needs_different_persons(by, enough):
     text = policy("confirm by 2 of role finance")
     bound = binding(text, asked())
     grants = [grant(bound, who, f"a{number}") for number, who in enumerate(by)]
@@ -294,13 +294,13 @@ def test_a_quorum_is_of_different_persons(by, enough):
     assert len(effects.spends) == (2 if enough else 0)
 
 
-def test_one_grant_is_of_one_person():
+def test_two_approvals_with_the_same_id_do_not_make_a_quorum():
     text = policy("confirm by 2 of role finance")
     bound = binding(text, asked())
     assert not lifted(text, asked(), grant(bound, "fin", "same"), grant(bound, "fin2", "same"))
 
 
-def test_the_same_approval_sent_twice_is_one():
+def test_an_approval_sent_twice_still_counts():
     bound = binding(policy(), asked())
     assert lifted(policy(), asked(), grant(bound), grant(bound))
 
@@ -309,7 +309,7 @@ def test_the_same_approval_sent_twice_is_one():
 
 
 @pytest.mark.parametrize(("minutes", "counts"), [(0, True), (15, True), (15.1, False), (-1, False)])
-def test_within_runs_from_the_grant(minutes, counts):
+def test_within_counts_from_the_time_of_the_grant(minutes, counts):
     bound = binding(policy(), asked())
     assert lifted(policy(), asked(), grant(bound, minutes=minutes)) is counts
 
@@ -330,7 +330,7 @@ def test_an_approval_never_lifts_a_deny():
     assert [(reason.rule, str(reason.outcome)) for reason in decision.reasons] == [("no", "deny")]
 
 
-def test_approval_granted_is_false_without_one_and_true_with():
+def test_approval_granted_is_true_only_with_an_approval():
     text = (
         policy(CONFIRM)
         + 'guard "told" on pay { audit full when approval.granted  audit brief unless approval.granted }'
@@ -341,7 +341,7 @@ def test_approval_granted_is_false_without_one_and_true_with():
     assert [one.arguments for one in allowed.obligations] == [("full",)]
 
 
-def test_an_approval_that_only_approval_granted_rests_on_is_spent_too():
+def test_an_approval_that_only_approval_granted_reads_is_spent():
     text = policy(CONFIRM) + 'guard "need" on pay { require approval.granted }'
     small = asked(body={"amount": 1, "to": "bob"})
     assert verdict(decide(text, small, ROWS)) == 'deny by "need"'
@@ -368,7 +368,7 @@ def test_a_denied_request_spends_and_opens_nothing():
     assert (effects.spends, effects.opens) == ((), ())
 
 
-def test_a_caller_without_a_block_learns_nothing_of_approvals():
+def test_a_caller_without_a_block_gets_no_approval_remedy():
     decision, effects = spending(policy(), asked(agent={"id": "stranger", "issuer": "acme"}), ROWS)
     assert verdict(decision) == "deny by identity"
     assert (decision.remedies, effects.opens) == ((), ())

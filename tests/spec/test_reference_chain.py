@@ -39,7 +39,7 @@ def asked(
 
 @pytest.mark.parametrize("hops", [(), (MID,), (ROOT, MID)])
 @pytest.mark.parametrize("limits", ["", LIMITS])
-def test_a_chain_in_which_each_hop_hands_on_what_it_may_do_itself_is_sound(hops, limits):
+def test_a_chain_is_valid_if_each_hop_delegates_what_it_may_do(hops, limits):
     assert decide(CHAINS + limits, asked(*hops)).allowed
 
 
@@ -80,11 +80,11 @@ def test_a_chain_with_one_broken_link_is_denied(hops, limits):
 
 
 @pytest.mark.parametrize(("minutes", "sound"), [(29.9, True), (30, True), (30.1, False)])
-def test_a_delegation_lasts_from_that_hops_own_time_of_issue(minutes, sound):
+def test_a_delegation_expires_relative_to_the_issue_time_of_its_hop(minutes, sound):
     assert decide(CHAINS, asked(hop("mid", READ, minutes=minutes))).allowed is sound
 
 
-def test_what_is_delegated_must_cover_the_endpoint():
+def test_a_delegation_must_cover_the_endpoint():
     hops = [hop("mid", "notes.read", "notes.write")]
     assert decide(CHAINS, asked(*hops)).allowed
     decision = decide(CHAINS, asked(*hops, where="POST /notes/7"))
@@ -92,12 +92,12 @@ def test_what_is_delegated_must_cover_the_endpoint():
     assert "delegate this" in decision.reasons[0].message
 
 
-def test_a_hop_may_do_itself_what_it_hands_on():
+def test_a_hop_cannot_delegate_what_it_may_not_do_itself():
     decision = decide(CHAINS, asked(ROOT, hop("mid", "notes.read", "notes.write"), where="POST /notes/7"))
     assert 'agent "root" may not do this itself' in [reason.message for reason in decision.reasons]
 
 
-def test_a_chain_is_open_for_the_user_too():
+def test_a_chain_requires_a_door_for_the_user():
     policy = CHAINS.replace("user any { may notes.read, notes.write }", 'user "root" { may notes.read }')
     decision = decide(policy, asked(MID))
     assert gates(decision) == ["user"]
@@ -105,7 +105,7 @@ def test_a_chain_is_open_for_the_user_too():
 
 
 @pytest.mark.parametrize("groups", [["helpers"], ["x", "helpers"]])
-def test_work_is_handed_to_a_group_by_the_groups_of_the_next_agent(groups):
+def test_a_delegation_to_a_group_accepts_a_member_agent(groups):
     who = {"agent": {"id": "helper", "issuer": "acme", "groups": groups}}
     assert decide(
         CHAINS, question("GET /notes/7", **{**bot("helper", scopes=[READ]), **who}, chain=chain(ROOT))
@@ -113,7 +113,7 @@ def test_work_is_handed_to_a_group_by_the_groups_of_the_next_agent(groups):
 
 
 @pytest.mark.parametrize("groups", [None, [], "helpers", ["helper"], [7]])
-def test_work_is_not_handed_to_who_is_not_surely_in_the_group(groups):
+def test_a_delegation_to_a_group_rejects_an_agent_that_is_not_certainly_a_member(groups):
     who = {"agent": {"id": "helper", "issuer": "acme", "groups": groups}}
     assert (
         verdict(decide(CHAINS, question("GET /notes/7", **{**bot("helper", scopes=[READ]), **who}, chain=chain(ROOT))))
@@ -140,7 +140,7 @@ def handed(**more: object) -> dict[str, object]:
     return question("GET /x", **{**bot("end", scopes=["x"]), **more}, chain=chain(hop("mid", "x")))
 
 
-def test_credential_and_attestation_bind_the_presenter_only():
+def test_credential_and_attestation_requirements_apply_only_to_the_presenter():
     assert decide(through("acts for any user  credential { bound  kind in [jwt] }  attested by lab"), handed()).allowed
 
 
@@ -148,7 +148,7 @@ def test_credential_and_attestation_bind_the_presenter_only():
     "requirement",
     ["acts alone", 'acts for users where user.roles has "x"', "acts for any user  valid until 2027-01-01"],
 )
-def test_issued_by_acts_and_valid_bind_every_hop(requirement):
+def test_issued_by_acts_and_valid_requirements_apply_to_every_hop(requirement):
     decision = decide(through(requirement), handed(), {"user alice": {"roles": []}})
     assert verdict(decision) == "deny by chain"
 
@@ -162,7 +162,7 @@ def test_issued_by_acts_and_valid_bind_every_hop(requirement):
         'when agent.publisher == "acme"',
     ],
 )
-def test_what_the_presenter_proves_does_not_speak_for_a_hop(when):
+def test_proofs_of_the_presenter_do_not_count_for_a_hop(when):
     proof = {
         "attestation": {"verified": True, "by": "lab"},
         "credential": {"scopes": ["x"], "bound": True, "kind": "jwt"},
@@ -173,7 +173,7 @@ def test_what_the_presenter_proves_does_not_speak_for_a_hop(when):
     assert unknown(decision) == {when.split()[1]}
 
 
-def test_a_claim_about_the_presenter_is_none_about_a_hop_of_the_same_name():
+def test_a_claim_about_the_presenter_does_not_count_for_a_hop_of_the_same_name():
     policy = """
     entity agent { cleared: bool }
     scope x { GET /x }
@@ -188,7 +188,7 @@ def test_a_claim_about_the_presenter_is_none_about_a_hop_of_the_same_name():
     assert verdict(decide(policy, through_the_other)) == "deny by chain"
 
 
-def test_a_hop_speaks_for_itself_by_its_issuer_its_scopes_and_its_age():
+def test_conditions_on_a_hop_read_its_own_issuer_scopes_and_age():
     for when in (
         "when credential.age <= 5m",
         'when credential.scopes has "x"',
@@ -226,13 +226,13 @@ def along(*names: str, minutes: float = 5) -> dict[str, object]:
         ("lifetime <= 5m", "ab", True), ("lifetime <= 4m", "ab", False), ("lifetime <= 4m", "a", True),
     ],
 )  # fmt: skip
-def test_the_limits_of_delegation_hold_for_every_chain(limit, names, holds):
+def test_delegation_limits_apply_to_every_chain(limit, names, holds):
     decision = decide(f"{LONG}delegation {{ {limit} }}", along(*names))
     assert verdict(decision) == ("allow" if holds else "deny by chain")
     assert holds or limit.split(" <")[0] in decision.reasons[0].message
 
 
-def test_every_delegation_block_limits():
+def test_every_delegation_block_applies():
     policy = f"{LONG}delegation {{ depth <= 5 }}\ndelegation {{ depth <= 1 }}"
     assert verdict(decide(policy, along("a", "b", "c"))) == "deny by chain"
 
@@ -241,13 +241,13 @@ def test_every_delegation_block_limits():
 
 
 @pytest.mark.parametrize("limits", ["", LIMITS])
-def test_hops_that_the_presenters_issuer_does_not_record_are_denied(limits):
+def test_hops_are_denied_if_the_issuer_of_the_presenter_does_not_record_chains(limits):
     decision = decide(CHAINS + limits, asked(MID, issuer="plain"))
     assert verdict(decision) == "deny by chain"
     assert unknown(decision) == {"chain.hops"}
 
 
-def test_where_limits_stand_an_agent_whose_chain_is_not_recorded_is_denied():
+def test_delegation_limits_deny_an_agent_whose_chain_is_not_recorded():
     assert decide(CHAINS, asked(issuer="plain")).allowed
     decision = decide(CHAINS + LIMITS, asked(issuer="plain"))
     assert verdict(decision) == "deny by chain"
@@ -268,7 +268,7 @@ def test_a_user_who_claims_hops_without_an_agent_is_denied():
     assert verdict(decision) == "deny by chain"
 
 
-def test_limits_of_delegation_are_not_about_users_who_ask_themselves():
+def test_delegation_limits_do_not_apply_to_users_without_an_agent():
     who = {"user": {"id": "alice"}, "credential": {"issuer": "plain", "scopes": ["notes.read"]}}
     assert decide(CHAINS + LIMITS, question("GET /notes/7", **who)).allowed
 
@@ -293,13 +293,13 @@ def test_depth_and_members_are_unknown_unless_the_issuer_records_chains(conditio
     assert verdict(decide(policy, asked(*hops, issuer=issuer))) == ("allow" if allowed else 'deny by "g"')
 
 
-def test_the_principal_is_everybody_from_the_person_to_the_presenter():
+def test_the_principal_chain_runs_from_the_user_to_the_presenter():
     principal = decide(CHAINS, asked(ROOT, MID)).principal
     assert (principal.agent, principal.issuer, principal.user) == ("end", "acme", "alice")
     assert principal.chain == ("alice", "root", "mid", "end")
 
 
-def test_an_explanation_shows_the_facts_of_the_hop_and_not_the_presenters():
+def test_an_explanation_of_a_hop_shows_the_facts_of_the_hop():
     policy = through("acts for any user", "when credential.bound")
     asked = handed(credential={"scopes": ["x"], "bound": True})
     text = Engine.from_text(policy, clock=lambda: NOW).explain(asked).render()

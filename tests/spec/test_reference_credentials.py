@@ -24,7 +24,7 @@ def asked(where: str = "GET /notes", user: str | None = "alice", **credential: o
 @pytest.mark.parametrize("times", [
     {}, {"expires_at": ago(-1)}, {"issued_at": ago(1)}, {"issued_at": ago(0), "expires_at": ago(-60)},
 ])  # fmt: skip
-def test_a_credential_in_force_opens_what_it_carries(times: dict[str, object]) -> None:
+def test_a_valid_credential_opens_its_doors(times: dict[str, object]) -> None:
     assert verdict(decide(POLICY, asked(**times))) == "allow"
 
 
@@ -32,29 +32,29 @@ def test_a_credential_in_force_opens_what_it_carries(times: dict[str, object]) -
     {"expires_at": ago(1)}, {"expires_at": ago(0)}, {"issued_at": ago(-1)}, {"expires_at": "tomorrow"},
     {"expires_at": 4_000_000_000}, {"issued_at": True}, {"issued_at": ago(5), "expires_at": ago(1), "age": "1m"},
 ])  # fmt: skip
-def test_a_credential_past_its_end_or_before_its_beginning_is_nobodys(times: dict[str, object]) -> None:
+def test_a_credential_outside_its_validity_period_is_denied(times: dict[str, object]) -> None:
     assert verdict(decide(POLICY, asked(**times))) == "deny by identity"
 
 
-def test_an_expired_credential_carries_no_users_door_either() -> None:
+def test_an_expired_credential_does_not_open_a_user_door() -> None:
     credential = {"issuer": "acme", "scopes": ["read"]}
     fresh = question("GET /notes", user={"id": "alice"}, credential=credential)
     stale = question("GET /notes", user={"id": "alice"}, credential={**credential, "expires_at": ago(1)})
     assert [verdict(decide(USER_DOOR, one)) for one in (fresh, stale)] == ["allow", "deny by default"]
 
 
-def test_what_is_open_to_anyone_asks_for_no_credential() -> None:
+def test_an_anyone_door_ignores_an_expired_credential() -> None:
     assert verdict(decide(POLICY, asked("GET /health", expires_at=ago(1)))) == "allow"
 
 
 @pytest.mark.parametrize(("subject", "expected"), [
     (None, "allow"), ("alice", "allow"), ("bot", "allow"), ("bob", "deny by identity"), (7, "deny by identity"),
 ])  # fmt: skip
-def test_a_credential_that_names_somebody_else_serves_nobody(subject: object, expected: str) -> None:
+def test_a_credential_for_another_subject_is_denied(subject: object, expected: str) -> None:
     assert verdict(decide(POLICY, asked(subject=subject))) == expected
 
 
-def test_a_clock_that_fails_is_a_deny_that_is_counted() -> None:
+def test_a_failing_clock_is_a_deny_that_counts_as_a_failure() -> None:
     def broken() -> object:
         raise OSError("no clock")
 
@@ -66,7 +66,7 @@ def test_a_clock_that_fails_is_a_deny_that_is_counted() -> None:
 
 
 @pytest.mark.parametrize("part", ["spent_among", "commit"])
-def test_a_store_that_fails_is_a_deny_where_state_matters(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+def test_a_failing_store_is_a_deny_if_the_decision_needs_state(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     engine = Engine.from_text(f'{POLICY}\nrate "r" per agent.id on GET /notes {{ 9/1s }}')
 
     def broken(*_: object, **__: object) -> bool:
@@ -86,7 +86,7 @@ def test_a_store_that_fails_is_a_deny_where_state_matters(monkeypatch: pytest.Mo
     ("of no code", "refused", "its verifier gave no reason"), (7, "refused", "its verifier gave no reason"),
     (True, "refused", "its verifier gave no reason"),
 ])  # fmt: skip
-def test_a_credential_that_was_refused_proves_nobody(code: object, told: str, why: str) -> None:
+def test_a_refused_credential_identifies_nobody(code: object, told: str, why: str) -> None:
     decision = decide(POLICY, asked(refused=code))
     assert verdict(decision) == "deny by identity"
     (reason,) = decision.reasons
@@ -97,21 +97,21 @@ def test_a_credential_that_was_refused_proves_nobody(code: object, told: str, wh
     assert decision.unknown == ()
 
 
-def test_what_is_open_to_anyone_is_open_to_whoever_was_refused() -> None:
+def test_an_anyone_door_is_open_to_a_refused_credential() -> None:
     decision = decide(POLICY, asked("GET /health", refused="expired"))
     assert (verdict(decision), decision.principal.agent, decision.reasons) == ("allow", None, ())
 
 
-def test_no_chain_nor_user_makes_up_for_a_refusal() -> None:
+def test_a_chain_or_user_does_not_override_a_refused_credential() -> None:
     facts = {"chain": {"hops": []}, "user": {"id": "alice"}, "credential": {"refused": "expired", "scopes": ["read"]}}
     assert verdict(decide(USER_DOOR, question("GET /notes", **facts))) == "deny by identity"
 
 
-def test_that_it_was_not_refused_may_be_said() -> None:
+def test_a_credential_with_refused_null_is_accepted() -> None:
     assert verdict(decide(POLICY, asked(refused=None))) == "allow"
 
 
-def test_the_walk_says_why_nobody_is_known() -> None:
+def test_the_walk_states_why_the_credential_was_refused() -> None:
     shown = Engine.from_text(POLICY).explain(asked(refused="expired")).render()
     assert "the credential was refused: it has expired" in shown
     assert "bot" not in shown

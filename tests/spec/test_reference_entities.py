@@ -78,7 +78,7 @@ LEVELS = {
         ("no level has it", "unknown", "unknown"),
     ],
 )
-def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, alice, bob):
+def test_other_elements_of_an_inherited_set_are_unknown_if_a_level_lacks_the_set(levels, alice, bob):
     rows = {**KNOWN, **LEVELS[levels]}
     assert told("user in resource.blocked", rows) == alice
     assert told('user "bob" in resource.blocked', rows) == bob
@@ -99,7 +99,7 @@ def test_what_no_level_holds_is_unknown_once_one_lacks_the_set(levels, alice, bo
         ("no level has it", "false", "false"),
     ],
 )
-def test_else_makes_a_level_empty_whose_row_lacks_the_set_and_no_other(levels, alice, bob):
+def test_inherited_else_makes_only_levels_whose_row_lacks_the_set_empty(levels, alice, bob):
     rows = {**KNOWN, **LEVELS[levels]}
     assert told("user in resource.blocked", rows, folder=EMPTY, doc=EMPTY) == alice
     assert told('user "bob" in resource.blocked', rows, folder=EMPTY, doc=EMPTY) == bob
@@ -112,14 +112,14 @@ def test_else_makes_a_level_empty_whose_row_lacks_the_set_and_no_other(levels, a
         ("folder", STRICT, EMPTY, "unknown"), ("folder", EMPTY, STRICT, "false"),
     ],
 )  # fmt: skip
-def test_each_declaration_speaks_of_its_own_rows(lacks, folder, doc, expected):
+def test_inherited_else_applies_only_to_rows_of_its_own_type(lacks, folder, doc, expected):
     held = {"doc": {"in": ["folder a"]}, "folder": {}}
     held = {name: row if name == lacks else {**row, "blocked": []} for name, row in held.items()}
     rows = {**KNOWN, "doc 7": held["doc"], "folder a": held["folder"]}
     assert told("user in resource.blocked", rows, folder=folder, doc=doc) == expected
 
 
-def test_a_type_that_does_not_declare_the_set_is_no_level():
+def test_a_type_that_does_not_declare_the_inherited_set_is_skipped():
     """The shelf between has no such attribute, and a row of it that has one all the same says nothing."""
     rows = {
         **KNOWN, "doc 7": {"blocked": [], "in": ["folder a"]}, "folder a": {"blocked": [], "in": ["shelf s"]},
@@ -131,21 +131,21 @@ def test_a_type_that_does_not_declare_the_set_is_no_level():
     assert told("user in resource.blocked", {**rows, "org o": {}}, org=EMPTY) == "false"
 
 
-def test_levels_in_a_circle_are_each_asked_once():
+def test_an_inherited_set_terminates_on_cyclic_levels():
     rows = {**KNOWN, "doc 7": {"blocked": [], "in": ["folder a"]}, "folder a": {"blocked": [], "in": ["folder b"]}}
     assert told("user in resource.blocked", {**rows, "folder b": {"blocked": [BOB], "in": ["folder a"]}}) == "false"
     assert told("user in resource.blocked", {**rows, "folder b": {"in": ["folder a"]}}) == "unknown"
     assert told("user in resource.blocked", {**rows, "folder b": {"blocked": [ALICE], "in": ["folder a"]}}) == "true"
 
 
-def test_a_level_with_too_many_elements_lacks_the_set():
+def test_a_level_with_too_many_elements_counts_as_lacking_the_set():
     many = [{"type": "user", "id": f"u{number}"} for number in range(10_001)]
     rows = {**KNOWN, "doc 7": {"blocked": many, "in": ["folder a"]}, "folder a": {"blocked": [BOB]}}
     assert told("user in resource.blocked", rows) == "unknown"
     assert told('user "bob" in resource.blocked', rows) == "true"
 
 
-def test_two_levels_together_may_hold_more_than_one_set_may():
+def test_levels_together_may_exceed_the_size_limit_of_one_set():
     first, second = ([{"type": "user", "id": f"{half}{number}"} for number in range(6_000)] for half in "ab")
     rows = {**KNOWN, "doc 7": {"blocked": first, "in": ["folder a"]}, "folder a": {"blocked": [*second, ALICE]}}
     assert told("user in resource.blocked", rows) == "true"
@@ -180,13 +180,13 @@ WHOLE = {"doc 7": {"blocked": [], "in": ["folder a"]}, "folder a": {"blocked": [
         ('user "bob" in (resource.blocked else [])', "true", "true", "false"),
     ],
 )
-def test_whatever_asks_for_an_inherited_set_takes_it_for_a_lower_bound(condition, whole, part, nothing):
+def test_every_operator_treats_an_inherited_set_as_a_lower_bound(condition, whole, part, nothing):
     found = [told(condition, {**KNOWN, **rows}) for rows in (WHOLE, PART, NOTHING)]
     assert found == [whole, part, nothing]
 
 
 @pytest.mark.parametrize("levels", ["it is of a wrong type", "the folder has no row", "the document has no row"])
-def test_else_after_an_inherited_set_speaks_of_absence_at_every_level(levels):
+def test_else_on_an_inherited_set_requires_absence_at_every_level(levels):
     """What is of a wrong type, or has no row, is not absent; nor is the set where one level holds it."""
     assert told("user in (resource.blocked else [])", {**KNOWN, **LEVELS[levels]}) == "unknown"
     no_folder = {**KNOWN, "doc 7": {"in": ["folder gone"]}}
@@ -195,7 +195,7 @@ def test_else_after_an_inherited_set_speaks_of_absence_at_every_level(levels):
     assert told("resource.blocked is absent", no_folder) == "unknown"
 
 
-def test_an_element_that_is_not_known_is_not_absent_either():
+def test_attributes_of_an_unknown_element_are_not_absent():
     """Else `x.private else false` of what nobody knows would open."""
     policy = """
     entity folder { parts: set<part> inherited } in folder
@@ -210,7 +210,7 @@ def test_an_element_that_is_not_known_is_not_absent_either():
     assert decide(policy, question("GET /docs/7"), {**rows, "doc 7": {"parts": ["p"]}, "part p": {}}).allowed
 
 
-def test_a_deny_of_who_is_blocked_stands_where_the_document_does_not_say():
+def test_a_deny_on_an_inherited_set_applies_if_a_level_lacks_the_set():
     """It allowed: an inherited set was taken for complete."""
     policy = ENTITIES.format(org="", folder=STRICT, doc=STRICT)
     policy += 'guard "b" on GET /docs/{id: doc} { deny when user in resource.blocked }'
@@ -224,7 +224,7 @@ def test_a_deny_of_who_is_blocked_stands_where_the_document_does_not_say():
     assert decide(policy.replace(STRICT, EMPTY), asked, rows).allowed
 
 
-def test_an_approval_is_bound_to_all_levels():
+def test_an_approval_binds_all_levels_of_an_inherited_set():
     """A level that comes to hold more is another thing to approve, though the set was not all known before."""
     policy = ENTITIES.format(org="", folder=STRICT, doc=STRICT)
     policy += 'guard "b" on GET /docs/{id: doc} { confirm by user when user in resource.blocked }'
@@ -249,7 +249,7 @@ def test_an_approval_is_bound_to_all_levels():
         "facts { body.a: set<int> inherited else [] }",
     ],
 )
-def test_a_declaration_that_means_nothing_is_an_error(declarations):
+def test_an_invalid_inherited_declaration_is_an_error(declarations):
     assert codes(f"{declarations}\nanyone {{ may GET /x }}") in ({"E218"}, {"E217"})
 
 
@@ -262,7 +262,7 @@ def test_a_declaration_that_means_nothing_is_an_error(declarations):
         "entity org { a: set<string> }\nentity doc { a: set<string> inherited } in org",
     ],
 )
-def test_what_others_inherit_from_may_be_empty_too(declarations):
+def test_a_valid_inherited_declaration_is_accepted(declarations):
     assert codes(f"{declarations}\nanyone {{ may GET /x }}") == set()
 
 
@@ -294,7 +294,7 @@ NAMES = {"resource": "doc 7", "user": "user alice", "agent": "agent bot", "tool"
 
 
 @pytest.mark.parametrize(("where", "fact", "condition"), OF_ALL)
-def test_an_attribute_of_a_thing_without_a_row_is_unknown_through_else_too(where, fact, condition):
+def test_an_attribute_of_an_entity_without_a_row_is_unknown_even_with_else(where, fact, condition):
     """It was absent, and `else` opened for things that nobody has heard of."""
     on = f" on {where.removesuffix(' 7').replace('/7', '/{id: doc}')}"
     policy = f'{THINGS}guard "g"{on} {{ require {condition} }}'
@@ -305,7 +305,7 @@ def test_an_attribute_of_a_thing_without_a_row_is_unknown_through_else_too(where
     assert decide(policy, question(where, **bot()), {NAMES[fact.partition(".")[0]]: {}}).allowed
 
 
-def test_a_door_stays_shut_for_things_that_nobody_has_heard_of():
+def test_a_door_stays_closed_for_an_entity_without_a_row():
     policy = "entity doc { private: bool? }\nanyone { may GET /docs/{id: doc} when not (resource.private else false) }"
     rows = {"doc 7": {}, "doc 8": {"private": True}}
     allowed = [name for name in "7 8 9".split() if decide(policy, question(f"GET /docs/{name}"), rows).allowed]
@@ -322,17 +322,17 @@ def test_a_door_stays_shut_for_things_that_nobody_has_heard_of():
         ({}, False),
     ],
 )
-def test_what_is_navigated_to_has_a_row_of_its_own(rows, expected):
+def test_a_navigated_entity_needs_its_own_row(rows, expected):
     policy = f'{THINGS}guard "g" on GET /docs/{{id: doc}} {{ require not (resource.owner.suspended else false) }}'
     assert decide(policy, question("GET /docs/7", **bot()), rows).allowed is expected
 
 
-def test_the_id_is_known_without_a_row():
+def test_the_id_of_an_entity_is_known_without_a_row():
     policy = f'{THINGS}guard "g" on GET /docs/{{id: doc}} {{ require resource.id == "7" and user.id == "alice" }}'
     assert decide(policy, question("GET /docs/7", **bot())).allowed
 
 
-def test_a_reason_does_not_name_whose_row_is_missing():
+def test_a_reason_does_not_reveal_which_entity_has_no_row():
     """Whose it is may be known from the directory alone: the caller is not told."""
     policy = f'{THINGS}guard "g" on GET /docs/{{id: doc}} {{ require not (resource.owner.suspended else false) }}'
     decision = decide(policy, question("GET /docs/7", **bot()), {"doc 7": {"owner": "mallory"}})
@@ -340,7 +340,7 @@ def test_a_reason_does_not_name_whose_row_is_missing():
     assert "mallory" not in str(decision.to_dict())
 
 
-def test_a_claim_makes_known_what_it_maps_and_nothing_else():
+def test_a_claim_makes_only_its_mapped_attribute_known():
     policy = THINGS + 'guard "t" { require user.tenant == "acme" }\n'
     closing = policy + 'guard "s" { deny when (user.suspended else false) }'
     claimed = bot(claims={"org": "acme"})
@@ -351,13 +351,13 @@ def test_a_claim_makes_known_what_it_maps_and_nothing_else():
 
 
 @pytest.mark.parametrize(("claims", "allowed"), [({}, False), ({"org": None}, False), ({"org": "acme"}, True)])
-def test_a_claim_that_is_not_there_says_nothing(claims, allowed):
+def test_an_absent_claim_does_not_make_its_attribute_known(claims, allowed):
     policy = THINGS + 'guard "t" { require (user.tenant else "acme") == "acme" }'
     assert decide(policy, question("GET /x", **bot(claims=claims))).allowed is allowed
     assert decide(policy, question("GET /x", **bot(claims=claims)), {"user alice": {}}).allowed
 
 
-def test_a_trusted_row_is_a_row_and_a_partial_one_says_only_what_it_says():
+def test_a_partial_row_makes_only_its_own_attributes_known():
     policy = THINGS + 'guard "s" { deny when (user.suspended else false) or user.tenant != "acme" }'
     row = {"type": "user", "id": "alice", "attributes": {"tenant": "acme"}}
     assert decide(policy, question("GET /x", **bot(), entities=[row])).allowed
@@ -379,7 +379,7 @@ def test_an_approver_without_a_row_has_no_role():
     assert decide(policy, asked, {"user eve": {"roles": ["boss"]}}).allowed
 
 
-def test_a_rate_by_an_attribute_of_a_user_without_a_row_is_a_deny():
+def test_a_rate_per_attribute_denies_a_user_without_a_row():
     policy = THINGS + 'rate "r" per user.tenant on GET /x { 5/1m }'
     decision = decide(policy, question("GET /x", **bot()))
     assert (verdict(decision), unknown(decision)) == ('deny by "r"', {"user.tenant"})
@@ -416,7 +416,7 @@ def open_when(condition: str, rows: object, claims: object = None, **more: objec
         ('user "root"', {}, False),
     ],
 )
-def test_an_entity_is_known_where_there_is_a_row_for_it(what, rows, known):
+def test_is_known_is_true_if_the_entity_has_a_row(what, rows, known):
     assert open_when(f"{what} is known", rows) is (known is True)
     assert open_when(f"not {what} is known", rows) is (known is False)
 
@@ -430,19 +430,19 @@ def test_an_entity_is_known_where_there_is_a_row_for_it(what, rows, known):
         ({"pending": ["resource"]}, False),  # the path says which it is, whatever is pending
     ],
 )
-def test_a_trusted_row_makes_known_and_a_partial_one_leaves_it_open(more, known):
+def test_is_known_is_true_for_a_trusted_row_and_unknown_for_a_partial_row(more, known):
     assert open_when("resource is known", {}, **more) is (known is True)
     assert open_when("not resource is known", {}, **more) is (known is False)
 
 
-def test_a_claim_makes_nobody_known():
+def test_is_known_is_false_for_a_user_with_only_claims():
     claims = {"org": "acme"}
     assert not open_when('user is known and user.tenant == "acme"', {}, claims)
     assert open_when('not (user is known) and user.tenant == "acme"', {}, claims)
     assert open_when('user is known and user.tenant == "acme"', {"user alice": {}}, claims)
 
 
-def test_without_a_directory_nobody_knows_whether_there_is_a_row():
+def test_is_known_is_unknown_if_no_entity_store_is_loaded():
     policy = kernel(WHETHER.replace("CONDITION", "not resource is known"))
     asked = Request.from_mapping(question("GET /docs/7", **bot()))
     with_row = Request.from_mapping(question("GET /docs/7", **bot(), entities=[{"type": "doc", "id": "8"}]))
@@ -452,7 +452,7 @@ def test_without_a_directory_nobody_knows_whether_there_is_a_row():
             assert reference.decide(policy, request, snapshot, NOW)[0].allowed is loaded
 
 
-def test_who_asks_may_have_to_be_known():
+def test_a_user_block_may_require_that_the_user_is_known():
     policy = "entity user\nissuer acme { scopes none }\nuser where user is known { may GET /x }"
     asked = question("GET /x", user={"id": "alice"}, credential={"issuer": "acme"})
     assert not decide(policy, asked).allowed
@@ -473,7 +473,7 @@ def test_who_asks_may_have_to_be_known():
          'unknown: a level that it is inherited from lacks it, `folder "a"`'),
     ],
 )  # fmt: skip
-def test_an_explanation_names_whose_row_does_not_say_it(condition, rows, why):
+def test_an_explanation_names_the_entity_whose_row_is_missing(condition, rows, why):
     """To the operator: a decision says only that there is none."""
     policy = """
     entity folder { tags: set<string> inherited } in folder

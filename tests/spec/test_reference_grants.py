@@ -29,7 +29,7 @@ READ, WRITE = {"scopes": ["read:notes"]}, {"scopes": ["write:notes"]}
     ["/health/..", "/a//b", "//health", "/./health", "/a%2fb", "/a%5Cb", "/a\\b", "/a%00", "/a;b", "/a%252fb", "/a%",
      "/%ff", "/%c0%af", "/a?b", "/a#b", "health", "/a\nb", "/a%0ab", "/a."],
 )  # fmt: skip
-def test_a_path_that_is_not_canonical_is_denied_and_nothing_else_is_looked_at(path):
+def test_a_non_canonical_path_is_denied_before_any_other_gate(path):
     policy = 'anyone { may GET /**, POST /** }\nguard "all" { deny  audit full }'
     decision = decide(policy, question(f"GET {path}"))
     assert verdict(decision) == "deny by malformed_path"
@@ -42,7 +42,7 @@ def test_a_path_that_is_not_canonical_is_denied_and_nothing_else_is_looked_at(pa
     [{"headers": {"X-HTTP-Method-Override": "DELETE"}}, {"headers": {"x-http-method": "PUT"}},
      {"headers": {"X-Method-Override": "PUT"}}, {"query": {"_method": "DELETE"}}],
 )  # fmt: skip
-def test_a_header_or_parameter_that_overrides_the_method_makes_the_request_malformed(override):
+def test_a_method_override_header_or_parameter_makes_the_request_malformed(override):
     asked = question("POST /x", request=override)
     assert verdict(decide("anyone { may POST /x }", asked)) == "deny by malformed_path"
 
@@ -56,7 +56,7 @@ def test_a_header_or_parameter_that_overrides_the_method_makes_the_request_malfo
         ("POST /notes/7", True), ("POST /notes", False), ("POST /notes/7/x", False), ("POST /notes/%37", True),
     ],
 )  # fmt: skip
-def test_patterns_match_whole_canonical_paths_by_case_and_method(asked, allowed):
+def test_patterns_match_the_whole_path_its_case_and_the_method(asked, allowed):
     assert decide(NOTES, question(asked, **bot(**WRITE)), CLERK).allowed is allowed
 
 
@@ -70,12 +70,12 @@ def test_patterns_match_whole_canonical_paths_by_case_and_method(asked, allowed)
         ("/m/**", "/", False), ("/**", "/", True), ("/m/{id}/**", "/m", False), ("/m/{id}/**", "/m/7", True),
     ],
 )  # fmt: skip
-def test_a_capture_is_one_segment_that_is_not_empty_and_a_rest_is_any_number(pattern, path, matches):
+def test_a_capture_matches_one_non_empty_segment_and_a_rest_matches_any_number(pattern, path, matches):
     assert decide(f"anyone {{ may GET {pattern} }}", question(f"GET {path}")).allowed is matches
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
-def test_any_is_every_method_in_a_guard_and_the_standard_ones_in_may(method):
+def test_any_means_every_method_in_a_guard_and_standard_methods_in_may(method):
     assert decide("anyone { may ANY /x }", question(f"{method} /x")).allowed is (
         method in ("GET", "POST", "PUT", "PATCH", "DELETE")
     )
@@ -114,7 +114,7 @@ def test_tool_names_are_qualified_by_their_server(pattern, tool, covered):
         ({**bot(**READ), "pending": ["credential.issuer"]}, "identity"),
     ],
 )  # fmt: skip
-def test_a_caller_whom_no_block_accepts_learns_the_gate_identity_only(who, gate):
+def test_a_caller_that_no_block_accepts_sees_only_the_identity_gate(who, gate):
     policy = (
         NOTES
         + 'guard "g" { deny message "secret"  audit full  redact body.x  confirm by user }\nfacts { body.x: int? }'
@@ -138,14 +138,14 @@ def test_a_caller_whom_no_block_accepts_learns_the_gate_identity_only(who, gate)
         ({"issuer": 5}, {"issuer": "acme"}, False),
     ],
 )
-def test_two_issuers_that_differ_are_no_issuer(agent, credential, accepted):
+def test_different_issuers_of_agent_and_credential_are_denied(agent, credential, accepted):
     who = {"agent": {"id": "bot", **agent}, "user": {"id": "alice"}, "credential": {**READ, **credential}}
     decision = decide(NOTES, question("GET /notes/7", **who), CLERK)
     assert decision.allowed is accepted
     assert accepted or gates(decision) == ["identity"]
 
 
-def test_whoever_is_not_identified_learns_no_unknown_fact_of_an_obligation_either():
+def test_an_unidentified_caller_sees_no_unknown_facts_of_obligations():
     policy = "facts { context.n: int }\n" + NOTES + 'guard "g" { audit full when context.n > 1 }'
     decision = decide(policy, question("GET /notes/7", **bot("stranger", **READ)))
     assert [one.kind for one in decision.obligations] == ["audit"]
@@ -177,7 +177,7 @@ def required(requirement: str) -> str:
 
 
 @pytest.mark.parametrize(("requirement", "good", "bad"), REQUIREMENTS)
-def test_a_block_whose_requirement_does_not_hold_is_void(requirement, good, bad):
+def test_a_block_whose_requirement_fails_does_not_apply(requirement, good, bad):
     policy = required(requirement)
     assert decide(policy, question("GET /x", **{**bot(), **good})).allowed
     if bad is not None:
@@ -195,7 +195,7 @@ def test_validity_includes_its_start_and_excludes_its_end(moment, stands):
     assert decide(policy, question("GET /x", **bot()), now=moment).allowed is stands
 
 
-def test_one_void_block_does_not_void_another():
+def test_a_block_whose_requirement_fails_does_not_affect_other_blocks():
     policy = required("credential { bound }") + 'agent "bot" { issued by acme  acts for any user  may GET /y }'
     assert decide(policy, question("GET /y", **bot())).allowed
     decision = decide(policy, question("GET /x", **bot()))
@@ -209,13 +209,13 @@ def test_one_void_block_does_not_void_another():
     [(None, None, True), (None, "bot", True), (None, "alice", False), ("alice", None, False), ("alice", "bot", False),
      ("", None, True), (None, 7, False), (None, "", False)],
 )  # fmt: skip
-def test_acts_alone_needs_no_user_and_a_credential_that_names_no_other_subject(user, subject, stands):
+def test_acts_alone_requires_no_user_and_no_other_subject(user, subject, stands):
     policy = 'issuer acme { scopes none }\nagent "bot" { issued by acme  acts alone  may GET /x }'
     credential = {} if subject is None else {"subject": subject}
     assert decide(policy, question("GET /x", **bot(user=user, **credential))).allowed is stands
 
 
-def test_an_agent_is_matched_by_name_by_group_and_by_condition():
+def test_an_agent_matches_by_name_group_or_condition():
     head = "issuer acme { scopes none }\nusers unrestricted\n"
     tail = " { issued by acme  acts for any user  may GET /x }"
     asked = bot()
@@ -232,7 +232,7 @@ def test_an_agent_is_matched_by_name_by_group_and_by_condition():
 
 
 @pytest.mark.parametrize("groups", ["ops", ["dev"], [], None, {"ops": True}, [["ops"]]])
-def test_a_group_that_is_not_surely_there_opens_nothing(groups):
+def test_a_group_block_does_not_match_an_agent_with_missing_or_malformed_groups(groups):
     policy = "issuer acme { scopes none }\nusers unrestricted\n"
     policy += 'agent group "ops" { issued by acme  acts for any user  may GET /x }'
     asked = question("GET /x", **bot())
@@ -271,24 +271,24 @@ def test_a_scope_of_the_credential_must_carry_the_endpoint(scopes, reads, writes
 
 
 @pytest.mark.parametrize(("asked", "scopes"), [("GET", ("read:notes", "write:notes")), ("POST", ("write:notes",))])
-def test_the_remedy_names_the_scopes_that_would_do_and_no_other(asked, scopes):
+def test_the_remedy_names_exactly_the_scopes_that_would_open_the_door(asked, scopes):
     decision = decide(NOTES, question(f"{asked} /notes/7", **bot(scopes=["x"])), CLERK)
     assert [(one.kind, one.scopes) for one in decision.remedies] == [("scope", scopes)]
 
 
-def test_scopes_that_cannot_be_read_are_named_as_what_shut_the_door():
+def test_malformed_scopes_are_named_as_the_unknown_fact():
     for scopes, named in (("read:notes", True), ([7], True), (["x"], False)):
         decision = decide(NOTES, question("GET /notes/7", **bot(scopes=scopes)))
         assert verdict(decision) == "deny by default"
         assert unknown(decision) == ({"credential.scopes"} if named else set())
 
 
-def test_scopes_none_carries_everything_whatever_the_list_says():
+def test_scopes_none_ignores_the_scopes_of_the_credential():
     for scopes in ([], ["nonsense"], None, 7):
         assert decide(NOTES, question("POST /notes/7", **bot(issuer="internal", scopes=scopes)), CLERK).allowed
 
 
-def test_a_may_without_a_scope_needs_an_issuer_that_says_scopes_none():
+def test_a_may_without_a_scope_requires_an_issuer_with_scopes_none():
     policy = "issuer acme { }\nissuer inner { scopes none }\nusers unrestricted\n"
     policy += 'agent "bot" { issued by acme, inner  acts for any user  may GET /x }'
     assert verdict(decide(policy, question("GET /x", **bot(scopes=["GET /x", "x"])))) == "deny by default"
@@ -302,12 +302,12 @@ def test_grants_are_a_union():
     assert decide(policy, question("GET /x", **bot())).allowed
 
 
-def test_anyone_opens_to_whoever_asks():
+def test_an_anyone_door_is_open_to_every_caller():
     for who in ({}, bot("stranger"), {"user": {"id": "alice"}}, {**bot("stranger"), "chain": chain(hop("x"))}):
         assert decide(NOTES, question("GET /health", **who)).allowed
 
 
-def test_guards_apply_to_what_anyone_opens():
+def test_guards_apply_to_anyone_doors():
     assert verdict(decide(NOTES + 'guard "g" on /health { deny }', question("GET /health"))) == 'deny by "g"'
 
 
@@ -324,7 +324,7 @@ def test_guards_apply_to_what_anyone_opens():
         ({}, False),
     ],
 )
-def test_without_an_agent_user_blocks_are_the_door_and_the_credential_must_carry_it(credential, allowed):
+def test_a_request_without_an_agent_needs_a_user_door_and_its_scope(credential, allowed):
     decision = decide(NOTES, question("GET /notes/7", user={"id": "alice"}, credential=credential))
     assert decision.allowed is allowed
     assert allowed or verdict(decision) == "deny by default"
@@ -338,17 +338,17 @@ def test_without_an_agent_user_blocks_are_the_door_and_the_credential_must_carry
     [(CLERK, True), ({"user alice": {"roles": ["guest"]}}, False), ({"user alice": {"roles": "clerk"}}, False),
      ({"user alice": {}}, False), ({}, False), ({"user bob": {"roles": ["clerk"]}}, False)],
 )  # fmt: skip
-def test_a_user_block_must_open_the_same_endpoint_for_the_person_served(rows, allowed):
+def test_a_user_block_must_open_the_endpoint_for_the_user_of_the_agent(rows, allowed):
     decision = decide(NOTES, question("POST /notes/7", **bot(**WRITE)), rows)
     assert verdict(decision) == ("allow" if allowed else "deny by user")
 
 
-def test_scopes_are_not_asked_for_at_the_users_door():
+def test_the_user_door_of_an_agent_request_needs_no_scope():
     policy = NOTES + 'user "carol" { may POST /notes/{id} }'
     assert decide(policy, question("POST /notes/7", **bot(user="carol", **WRITE)), {}).allowed
 
 
-def test_users_unrestricted_waives_the_users_door_for_its_own_package_only():
+def test_users_unrestricted_waives_the_user_door_only_for_its_own_package():
     one = """package one
     export issuer acme { scopes none }
     users unrestricted
@@ -363,7 +363,7 @@ def test_users_unrestricted_waives_the_users_door_for_its_own_package_only():
     assert decide(both, question("GET /two", **bot(user="root"))).allowed
 
 
-def test_a_door_that_opens_in_an_unrestricted_package_is_waived_whichever_other_opens_too():
+def test_a_door_of_an_unrestricted_package_waives_the_user_door_only_if_it_opens():
     one = "package one\nexport issuer acme { scopes none }\nusers unrestricted\n"
     one += 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }'
     two = 'package two\nimport one\nuser "root" { may GET /x }\n'
@@ -373,7 +373,7 @@ def test_a_door_that_opens_in_an_unrestricted_package_is_waived_whichever_other_
     assert verdict(decide(both, question("GET /x", **bot(bound=False)))) == "deny by user"
 
 
-def test_a_users_block_has_its_time_too():
+def test_a_user_block_may_have_a_validity_period():
     policy = NOTES + 'user "dave" { may POST /notes/{id}  valid until 2027-01-05 }'
     asked = question("POST /notes/7", **bot(user="dave", **WRITE))
     assert decide(policy, asked).allowed
@@ -383,7 +383,7 @@ def test_a_users_block_has_its_time_too():
 # ── All reasons, the strongest outcome ────────────────────────────────────────────────────────
 
 
-def test_every_gate_up_to_the_guards_is_looked_at():
+def test_a_denial_lists_the_reasons_of_every_gate():
     policy = NOTES + 'guard "no" { deny }\nguard "ask" { confirm by user }'
     decision = decide(policy, question("DELETE /notes/7", **bot(**WRITE)), {})
     assert gates(decision) == ["default", "user", "guard", "guard"]

@@ -28,12 +28,12 @@ OPEN = "anyone { may ANY /**, TOOL *, ACTION view doc }\nentity doc { tenant: st
         ("on ACTION view doc", "ACTION view doc 7", True),
     ],
 )  # fmt: skip
-def test_a_guard_covers_its_place_and_everything_without_one(place, where, covered):
+def test_a_guard_covers_its_endpoints_or_all_endpoints_without_on(place, where, covered):
     decision = decide(f'{OPEN}guard "g" {place} {{ deny }}', question(where))
     assert verdict(decision) == ('deny by "g"' if covered else "allow")
 
 
-def test_a_guard_covers_its_place_whichever_grant_opened_the_door():
+def test_a_guard_applies_to_every_grant_of_its_endpoint():
     policy = "issuer acme { scopes none }\nusers unrestricted\nanyone { may GET /x }\n"
     policy += 'agent "bot" { issued by acme  acts for any user  may GET /x }\nguard "g" on GET /x { deny }'
     for who in ({}, bot()):
@@ -53,7 +53,7 @@ def test_deny_beats_confirm_beats_allow(items, outcome):
     assert str(decide(OPEN + guard, question("GET /x")).outcome) == outcome
 
 
-def test_every_reason_names_its_rule_its_place_and_its_own_outcome():
+def test_every_reason_has_its_rule_location_and_outcome():
     policy = f'{OPEN}guard "a" {{ confirm by user }}\nguard "b" {{\n  deny message "never"\n  deny when 2 > 1\n}}'
     decision = decide(policy, question("GET /x"))
     told = [(one.rule, one.at, str(one.outcome), one.message) for one in decision.reasons]
@@ -64,7 +64,7 @@ def test_every_reason_names_its_rule_its_place_and_its_own_outcome():
     ]
 
 
-def test_only_what_would_change_the_strongest_outcome_is_a_remedy():
+def test_a_remedy_must_change_the_strongest_outcome():
     policy = (
         f'{OPEN}guard "a" {{ confirm by user }}\nguard "b" {{ deny when context.n > 1 }}\nfacts {{ context.n: int }}'
     )
@@ -80,12 +80,12 @@ def test_only_what_would_change_the_strongest_outcome_is_a_remedy():
      ("credential.bound", "credential", "a bound credential"),
      ("credential.age <= 5m", "credential", "a fresh credential")],
 )  # fmt: skip
-def test_a_better_proof_is_a_remedy_where_it_would_do(condition, kind, need):
+def test_a_better_proof_is_a_remedy_if_it_would_satisfy_the_guard(condition, kind, need):
     [remedy] = decide(f'{OPEN}guard "g" {{ require {condition} }}', question("GET /x")).remedies
     assert (remedy.kind, remedy.rule, remedy.need) == (kind, "g", need)
 
 
-def test_a_better_proof_is_no_remedy_where_it_would_not_do():
+def test_a_better_proof_is_no_remedy_if_another_condition_fails():
     policy = OPEN + 'guard "g" { require attestation.verified and request.ip within [10.0.0.0/8] }'
     assert decide(policy, question("GET /x", request={"ip": "8.8.8.8"})).remedies == ()
     assert len(decide(policy, question("GET /x", request={"ip": "10.0.0.1"})).remedies) == 1
@@ -110,7 +110,7 @@ def test_an_allow_carries_every_obligation_that_applies():
 
 
 @pytest.mark.parametrize("stop", ["deny", "confirm by user"])
-def test_another_outcome_carries_audit_and_notify_only(stop):
+def test_a_deny_or_confirm_carries_only_audit_and_notify(stop):
     assert kinds(decide(f'{DUTIES}guard "g" {{ {ALL}  {stop} }}', question("GET /x"))) == ["audit", "notify"]
 
 
@@ -119,24 +119,24 @@ def test_another_outcome_carries_audit_and_notify_only(stop):
     [(None, True), (["redact", "step_up", "header"], True), (["redact", "step_up"], False), ([], False),
      (["audit", "notify", "warn"], False)],
 )  # fmt: skip
-def test_a_caller_that_lists_what_it_supports_is_denied_what_needs_more(supported, allowed):
+def test_an_allow_with_an_obligation_that_the_caller_does_not_support_is_denied(supported, allowed):
     asked = question("GET /x", options={"obligations_supported": supported})
     decision = decide(f'{DUTIES}guard "g" {{ {ALL} }}', asked)
     assert verdict(decision) == ("allow" if allowed else 'deny by "g"')
     assert allowed or kinds(decision) == ["audit", "notify"]
 
 
-def test_audit_notify_and_warn_are_never_unmet():
+def test_audit_notify_and_warn_need_no_support_of_the_caller():
     policy = f'{DUTIES}guard "g" {{ audit full  notify "soc"  warn }}'
     assert decide(policy, question("GET /x", options={"obligations_supported": []})).allowed
 
 
-def test_an_obligation_that_does_not_apply_is_not_unmet():
+def test_an_obligation_that_does_not_apply_needs_no_support_of_the_caller():
     policy = f'{DUTIES}guard "g" {{ redact body.x when body.x is present }}'
     assert decide(policy, question("GET /x", options={"obligations_supported": []})).allowed
 
 
-def test_an_unmet_obligation_spends_no_approval():
+def test_an_unsupported_obligation_spends_and_opens_no_approval():
     policy = f'{DUTIES}guard "g" {{ redact body.x }}'
     decision, effects = spending(policy, question("GET /x", options={"obligations_supported": []}))
     assert (str(decision.outcome), effects.spends, effects.opens) == ("deny", (), ())
@@ -173,16 +173,16 @@ def said(text: str, where: str = "POST /x", body: object = None, **more: object)
         ({}, "(unknown)"),
     ],
 )  # fmt: skip
-def test_a_fact_in_a_message_is_quoted_escaped_and_cut(given, shown):
+def test_a_fact_in_a_message_is_quoted_escaped_and_truncated(given, shown):
     assert said("to {body.who}", body=given) == f"to {shown}"
 
 
-def test_braces_written_twice_are_braces():
+def test_double_braces_in_a_message_are_literal_braces():
     assert said("{{body.who}}", body={"who": "bob"}) == "{body.who}"
 
 
 @pytest.mark.parametrize("fact", ["user.tenant", "resource.owner", "resource.owner.tenant"])
-def test_facts_of_the_directory_are_hidden_from_the_caller_and_shown_to_the_approver(fact):
+def test_entity_store_facts_are_hidden_from_the_caller_and_shown_to_the_approver(fact):
     policy = f'{TOLD}guard "g" on POST /docs/{{id: doc}} {{ confirm by user message "of {{{fact}}}" }}'
     rows = {"user alice": {"tenant": "shh"}, "doc 7": {"owner": "mallory"}, "user mallory": {"tenant": "shh"}}
     decision, effects = spending(policy, question("POST /docs/7", user={"id": "alice"}), rows)
@@ -190,7 +190,7 @@ def test_facts_of_the_directory_are_hidden_from_the_caller_and_shown_to_the_appr
     assert effects.opens[0].summary in ('of "shh"', 'of user "mallory"')
 
 
-def test_what_the_caller_said_itself_it_may_see():
+def test_a_message_shows_facts_that_the_caller_sent():
     text = "{user.id} asks for {resource.id} by {request.method}"
     assert said(text, "POST /docs/7", user={"id": "alice"}) == '"alice" asks for 7 by "POST"'
 
@@ -215,18 +215,18 @@ guard "g" { deny message "{params.o}/{params.o.id}/{params.id}/{params.raw} {res
         ("é", '"é"'),
     ],
 )  # fmt: skip
-def test_a_capture_in_a_message_is_as_in_the_path_and_quoted_where_it_could_be_taken_for_other_words(segment, shown):
+def test_a_capture_in_a_message_is_quoted_if_it_is_ambiguous(segment, shown):
     said = decide(CAPTURES, question(f"POST /d/{segment}/{segment}/{segment}")).reasons[0].message
     assert said == f"{shown}/{shown}/{shown}/{shown} {shown}"
 
 
-def test_an_entity_in_a_message_is_a_reference_with_its_id_quoted_escaped_and_cut():
+def test_an_entity_in_a_message_has_its_id_quoted_escaped_and_truncated():
     text = TOLD + 'guard "g" on POST /docs/{id: doc} { deny message "{resource}" }'
     for id_, shown in (("7", '"7"'), ('7" x', r'"7\" x"'), ("x" * 65, '"' + "x" * 63 + '…"')):
         assert decide(text, question(f"POST /docs/{id_}")).reasons[0].message == f"doc {shown}"
 
 
-def test_an_unknown_membership_does_not_tell_the_caller_what_the_directory_says():
+def test_an_unknown_membership_does_not_reveal_entity_store_facts():
     policy = """
     entity team { }
     entity user { } in team
@@ -265,13 +265,13 @@ agent "bot" { issued by acme, other  acts for any user  may GET /x, TOOL t, ACTI
         ({"org": "acme"}, "other", {"user alice": {"tenant": "evil"}}, False),
     ],
 )  # fmt: skip
-def test_the_credential_comes_before_the_directory_for_the_claims_its_issuer_maps(claims, issuer, rows, allowed):
+def test_a_mapped_claim_overrides_the_entity_store(claims, issuer, rows, allowed):
     policy = FACTS + 'guard "g" { require user.tenant == "acme" }'
     asked = question("GET /x", **bot(issuer=issuer, claims=claims))
     assert decide(policy, asked, rows).allowed is allowed
 
 
-def test_the_directorys_row_stands_where_a_caller_sends_another():
+def test_the_entity_store_overrides_a_row_sent_by_the_caller():
     policy = FACTS + 'guard "g" { require user.roles has "admin" }'
     sent = [{"type": "user", "id": "alice", "attributes": {"roles": ["admin"]}}]
     asked = question("GET /x", **bot(), entities=sent)
@@ -281,13 +281,13 @@ def test_the_directorys_row_stands_where_a_caller_sends_another():
 
 
 @pytest.mark.parametrize("where", ["GET /x", "TOOL t"])
-def test_only_an_action_says_itself_what_it_is_about(where):
+def test_the_resource_member_is_ignored_except_for_actions(where):
     policy = FACTS + 'guard "g" on GET /x, TOOL t, GET /docs/{id: doc} { deny when resource is present }'
     asked = question(where, **bot(), resource={"type": "doc", "id": "mine"})
     assert decide(policy, asked, {"doc mine": {"tenant": "acme"}}).allowed
 
 
-def test_an_action_is_about_the_resource_it_names():
+def test_an_action_binds_the_resource_that_it_names():
     policy = FACTS + 'guard "g" on ACTION view doc { require resource.tenant == "acme" }'
     rows = {"doc 7": {"tenant": "acme"}, "doc 8": {"tenant": "evil"}}
     assert decide(policy, question("ACTION view doc 7", **bot()), rows).allowed
@@ -295,7 +295,7 @@ def test_an_action_is_about_the_resource_it_names():
     assert not decide(policy, question("ACTION view doc 9", **bot()), rows).allowed
 
 
-def test_a_path_is_about_what_it_captures_whatever_the_caller_says():
+def test_the_resource_captured_from_the_path_overrides_the_resource_member():
     policy = FACTS + 'guard "g" on GET /docs/{id: doc} { require resource.tenant == "acme" and resource == doc "8" }'
     rows = {"doc 7": {"tenant": "acme"}, "doc 8": {"tenant": "evil"}}
     asked = question("GET /docs/8", **bot(), resource={"type": "doc", "id": "7"})
@@ -329,14 +329,14 @@ anyone { may refunds }
         ({"invoice": "7"}, False),
     ],
 )
-def test_with_binds_what_the_rule_reads_and_nothing_the_caller_adds_replaces_it(args, allowed):
+def test_with_bindings_cannot_be_replaced_by_the_caller(args, allowed):
     policy = TOOLS + 'guard "g" on refunds { require resource.tenant == "acme"  deny when body.amount > 100 }'
     rows = {"invoice 7": {"tenant": "acme"}, "invoice 8": {"tenant": "evil"}}
     more = {"body": {"amount": 5}, "resource": {"type": "invoice", "id": "7"}}
     assert decide(policy, question("TOOL refund", args=args, **more), rows).allowed is allowed
 
 
-def test_what_is_bound_covers_members_that_are_facts_of_their_own():
+def test_with_bindings_also_cover_separately_declared_members():
     policy = TOOLS + "facts on TOOL refund { body.card.number: string }\n"
     policy += 'guard "g" on TOOL refund { require body.card.number == "4" }'
     asked = {"invoice": "7", "amount": 5, "card": {"number": "9"}}
@@ -344,7 +344,7 @@ def test_what_is_bound_covers_members_that_are_facts_of_their_own():
     assert decide(policy, question("TOOL refund", args={**asked, "card": {"number": "4"}})).allowed
 
 
-def test_two_patterns_that_bind_one_name_differently_bind_nothing():
+def test_conflicting_bindings_of_one_name_make_it_unknown():
     """The checker refuses such policies; the specification does not rely on it."""
     policy = "entity doc { }\nanyone { may GET /docs/{id: doc}/{other} }\n"
     policy += 'guard "g" on GET /docs/{id: doc}/{other} { require params.id == doc "7"  require resource == doc "7" }'
@@ -363,7 +363,7 @@ def test_two_patterns_that_bind_one_name_differently_bind_nothing():
     assert gates(decision) == ["guard", "guard"]
 
 
-def test_what_is_bound_covers_its_members_too():
+def test_with_bindings_also_cover_nested_members():
     policy = TOOLS + 'guard "g" on refunds { require body.card.number == "4" }'
     asked = {"invoice": "7", "amount": 5, "card": {"number": "9"}}
     assert not decide(policy, question("TOOL refund", args=asked, body={"card": {"number": "4"}})).allowed
@@ -385,16 +385,16 @@ def test_what_is_bound_covers_its_members_too():
         ({"lifetime": "5m", "issued_at": "x"}, "credential.lifetime <= 15m", True),
     ],
 )  # fmt: skip
-def test_ages_and_lifetimes_run_from_the_time_of_issue(credential, condition, allowed):
+def test_credential_age_and_lifetime_count_from_the_issue_time(credential, condition, allowed):
     decision = decide(f'{OPEN}guard "g" {{ require {condition} }}', question("GET /x", credential=credential))
     assert decision.allowed is allowed
 
 
-def test_the_time_is_the_clocks():
+def test_time_is_the_time_of_the_clock():
     assert decide(OPEN + 'guard "g" { require time == 2027-01-04T12:00:00Z }', question("GET /x"), now=NOW).allowed
 
 
-def test_entities_are_known_by_type_and_id():
+def test_entities_are_looked_up_by_type_and_id():
     policy = FACTS + 'guard "g" on GET /docs/{id: doc} { require resource.tenant == "acme" }'
     asked = question("GET /docs/7", **bot())
     assert not decide(policy, asked, {"user 7": {"tenant": "acme"}}).allowed

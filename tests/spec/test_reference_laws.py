@@ -114,7 +114,7 @@ def stripped(decision: Decision) -> object:
 
 @few
 @given(conditions, requests, rows)
-def test_require_and_deny_unless_and_deny_when_not_mean_the_same(condition, asked, known):
+def test_require_deny_unless_and_deny_when_not_are_equivalent(condition, asked, known):
     items = (f"require {condition}", f"deny unless {condition}", f"deny when not {condition}")
     told = [stripped(decide(sound(f'{doors(OPEN)} guard "g" {{ {item} }}'), asked, known)) for item in items]
     assert told[0] == told[1] == told[2]
@@ -129,7 +129,7 @@ def test_a_condition_and_its_negation_never_both_open(condition, asked, known):
 
 @few
 @given(conditions, requests, rows)
-def test_a_condition_that_opens_a_door_would_not_stop_at_a_guard(condition, asked, known):
+def test_a_condition_on_a_door_is_equivalent_to_a_require_guard(condition, asked, known):
     asked = {**asked, "agent": {**asked["agent"], "id": "bot"}}
     guarded = decide(sound(f'{doors(OPEN)} guard "g" {{ require {condition} }}'), asked, known)
     assert decide(sound(doors(condition)), asked, known).allowed is guarded.allowed
@@ -137,7 +137,7 @@ def test_a_condition_that_opens_a_door_would_not_stop_at_a_guard(condition, aske
 
 @few
 @given(conditions, conditions, requests, rows)
-def test_one_more_guard_never_opens(first, second, asked, known):
+def test_adding_a_guard_never_allows_more(first, second, asked, known):
     less = sound(doors(first))
     more = decide(sound(f'{less} guard "g" {{ deny when {second}  confirm by user unless {second} }}'), asked, known)
     assert not more.allowed or decide(less, asked, known).allowed
@@ -174,7 +174,7 @@ SURE = st.sampled_from([atom for atom in ATOMS if "else" not in atom and "absent
 
 @few
 @given(SURE, SURE, requests, rows, st.data())
-def test_a_fact_that_is_taken_away_never_turns_a_deny_into_an_allow(door, guard, asked, known, data):
+def test_removing_a_fact_never_turns_a_deny_into_an_allow(door, guard, asked, known, data):
     """`else` and `is absent` are left out: they say themselves what absence means."""
     policy = sound(f'{doors(door)} guard "g" {{ require {guard} }}')
     path = data.draw(st.sampled_from([path for path in leaves(asked) if path[-1] not in KEPT]))
@@ -184,7 +184,7 @@ def test_a_fact_that_is_taken_away_never_turns_a_deny_into_an_allow(door, guard,
 
 @few
 @given(conditions, conditions, requests, rows, st.data())
-def test_a_fact_that_is_pending_never_turns_a_deny_into_an_allow(door, guard, asked, known, data):
+def test_a_pending_fact_never_turns_a_deny_into_an_allow(door, guard, asked, known, data):
     """Pending is unknown and nothing else, so this holds for every condition, `else` included."""
     policy = sound(f'{doors(door)} guard "g" {{ require {guard} }}')
     name = data.draw(
@@ -215,14 +215,14 @@ def test_a_fact_that_is_pending_never_turns_a_deny_into_an_allow(door, guard, as
 
 @few
 @given(conditions, conditions, requests, rows)
-def test_the_same_question_has_the_same_answer(door, guard, asked, known):
+def test_the_same_question_gets_the_same_decision_and_effects(door, guard, asked, known):
     policy = sound(f'{doors(door)} guard "g" {{ deny when {guard} }}')
     assert spending(policy, asked, known) == spending(policy, json.dumps(asked), copy.deepcopy(known))
 
 
 @few
 @given(conditions, requests, rows)
-def test_a_decision_names_unknown_facts_only_where_one_had_a_part(condition, asked, known):
+def test_every_unknown_fact_of_a_decision_appears_in_a_reason(condition, asked, known):
     decision = decide(sound(f'{doors(OPEN)} guard "g" {{ require {condition} }}'), asked, known)
     in_message = {fact for fact in unknown(decision) if any(f"`{fact}`" in one.message for one in decision.reasons)}
     assert in_message == unknown(decision)
@@ -280,7 +280,9 @@ def ask_about_docs(body: object, scopes: object, bound: object, hops: int) -> di
     st.permutations(DECLARATIONS), st.integers(0, len(DECLARATIONS)), st.integers(0, 2 ** len(REORDERED) - 1), bodies,
     st.sampled_from([["r"], ["w"], []]), st.booleans(), st.integers(0, 2), users,
 )  # fmt: skip
-def test_the_order_of_declarations_files_and_items_never_matters(shuffled, cut, swaps, body, scopes, bound, hops, user):
+def test_the_order_of_declarations_files_and_items_changes_nothing(
+    shuffled, cut, swaps, body, scopes, bound, hops, user
+):
     assert all(before in "\n".join(DECLARATIONS) for before, _ in REORDERED)
     text = ["\n".join(part) for part in (shuffled[:cut], shuffled[cut:]) if part]
     for number, (before, after) in enumerate(REORDERED):
@@ -299,7 +301,7 @@ def test_the_order_of_declarations_files_and_items_never_matters(shuffled, cut, 
     "change",
     ["free < team", "number?", '["clerk", "boss"]', "< 10", "bound", "GET /health", "depth <= 2", "audit full"],
 )
-def test_what_changes_the_meaning_changes_the_revision(change):
+def test_a_change_of_meaning_changes_the_revision(change):
     text = "\n".join(DECLARATIONS)
     other = {"free < team": "team < free", "number?": "int?", '["clerk", "boss"]': '["clerk"]', "< 10": "<= 10",
              "bound": "", "GET /health": "GET /healthz", "depth <= 2": "depth <= 3",
@@ -328,7 +330,7 @@ links = st.builds(
 
 @few
 @given(st.lists(links, max_size=3), links, st.integers(0, 3), st.sampled_from("abcd"), st.booleans())
-def test_one_more_hop_never_opens_what_was_shut_for_the_presenter(hops, extra, place, presenter, limited):
+def test_adding_a_hop_never_allows_what_the_presenter_alone_is_denied(hops, extra, place, presenter, limited):
     policy = LINKS.replace("LIMITS", "delegation { depth <= 2  lifetime <= 30m  no cycles }" if limited else "")
     asked = {
         "request": {"method": "GET", "path": "/x"},
@@ -342,7 +344,7 @@ def test_one_more_hop_never_opens_what_was_shut_for_the_presenter(hops, extra, p
 
 @few
 @given(st.lists(links, max_size=3), st.sampled_from("abcd"))
-def test_every_part_of_a_sound_chain_that_ends_in_its_presenter_is_sound(hops, presenter):
+def test_every_suffix_of_a_valid_chain_is_valid(hops, presenter):
     asked = {
         "request": {"method": "GET", "path": "/x"},
         "agent": {"id": presenter, "issuer": "acme"},

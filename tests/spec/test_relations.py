@@ -54,7 +54,7 @@ def test_every_relation_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("operator", CASES)
-def test_a_relation_holds_as_its_row_says(operator: str) -> None:
+def test_a_relation_evaluates_as_its_table_row_defines(operator: str) -> None:
     left, right, true, false = CASES[operator]
     for pair, expected in ((true, True), (false, False)):
         assert relation(operator, constant(pair[0], left), constant(pair[1], right)) is expected
@@ -62,19 +62,19 @@ def test_a_relation_holds_as_its_row_says(operator: str) -> None:
 
 
 @pytest.mark.parametrize("operator", CASES)
-def test_a_relation_is_unknown_where_its_left_side_is(operator: str) -> None:
+def test_a_relation_is_unknown_if_its_left_side_is_unknown(operator: str) -> None:
     _, right, true, _ = CASES[operator]
     assert isinstance(relation(operator, ABSENT, constant(true[1], right)), Unknown)
 
 
 @pytest.mark.parametrize("operator", [one for one in CASES if k.RELATIONS[one].operands is not k.Operands.PATTERN])
-def test_a_relation_is_unknown_where_its_right_side_is(operator: str) -> None:
+def test_a_relation_is_unknown_if_its_right_side_is_unknown(operator: str) -> None:
     left, _, true, _ = CASES[operator]
     assert isinstance(relation(operator, constant(true[0], left), ABSENT), Unknown)
 
 
 @pytest.mark.parametrize("operator", [one for one, row in k.RELATIONS.items() if row.operands.are_texts])
-def test_some_sample_of_a_relation_of_texts_holds(operator: str) -> None:
+def test_at_least_one_sample_of_a_text_relation_holds(operator: str) -> None:
     row, pattern = k.RELATIONS[operator], str(CASES[operator][2][1])
     assert any(row.holds(sample, pattern) for sample in row.samples(pattern))
 

@@ -54,11 +54,11 @@ def found(where: str, task: object, policy: str = POLICY, **more: object) -> str
         ("TOOL public/x", [], "allow"),  # open to anyone, without this credential too
     ],
 )
-def test_tools_bound_the_calls_of_tools(where: str, tools: object, came: str):
+def test_task_tools_restrict_tool_calls(where: str, tools: object, came: str):
     assert found(where, {"id": "t", "tools": tools}) == came
 
 
-def test_the_name_of_a_tool_with_a_slash_is_not_a_name_alone():
+def test_a_tool_name_with_a_slash_must_be_qualified_in_task_tools():
     one = {**asked("TOOL a/b", {"tools": ["a/b"]}), "tool": {"server": "x", "name": "a/b"}}
     assert verdict(decide(POLICY, one)) == "deny by task"
     assert verdict(decide(POLICY, {**one, "task": {"tools": ["x/a/b"]}})) == "allow"
@@ -83,7 +83,7 @@ def test_the_name_of_a_tool_with_a_slash_is_not_a_name_alone():
         ([{**INVOICE, "more": 1}], "deny by task"),
     ],
 )
-def test_entities_bound_what_is_about_a_thing_by_type_and_id(entities: object, came: str):
+def test_task_entities_restrict_resources_by_type_and_id(entities: object, came: str):
     task = {"id": "t", "entities": entities}
     assert found("GET /invoices/42", task) == came
     assert found("TOOL billing/refund", task, args={"id": "42"}) == came
@@ -91,47 +91,47 @@ def test_entities_bound_what_is_about_a_thing_by_type_and_id(entities: object, c
     assert found("GET /open/42", task) == "allow"
 
 
-def test_an_action_is_about_the_thing_that_it_names():
+def test_task_entities_restrict_the_resource_of_an_action():
     task = {"entities": [{"type": "doc", "id": "7"}]}
     assert [found(f"ACTION view doc {id_}", task) for id_ in ("7", "8")] == ["allow", "deny by task"]
 
 
-def test_a_thing_is_not_of_the_task_for_being_in_one_that_is():
+def test_a_child_of_a_task_entity_is_not_part_of_the_task():
     rows = {"doc 8": {"in": ["doc 7"]}, "doc 7": {}}
     denied = decide(POLICY, asked("ACTION view doc 8", {"entities": [{"type": "doc", "id": "7"}]}), rows)
     assert verdict(denied) == "deny by task"
 
 
-def test_a_thing_that_is_not_known_is_not_of_the_task():
+def test_an_unknown_resource_is_not_part_of_the_task():
     denied = decide(POLICY, asked("TOOL billing/refund", {"entities": [INVOICE]}))
     assert (verdict(denied), unknown(denied)) == ("deny by task", {"args.id"})
     assert verdict(decide(POLICY, asked("TOOL billing/refund", {"id": "t"}))) == "allow"
 
 
-def test_a_path_in_another_case_is_about_the_same_thing():
+def test_task_entities_apply_to_a_path_in_another_case():
     policy = POLICY.replace("GET /health", "GET /health, GET /**")
     assert found("GET /INVOICES/42", {"entities": [INVOICE]}, policy) == "allow"
     assert found("GET /INVOICES/43", {"entities": [INVOICE]}, policy) == "deny by task"
 
 
-def test_both_bound_a_tool_that_is_about_a_thing():
+def test_task_tools_and_entities_both_restrict_a_tool_with_a_resource():
     denied = decide(POLICY, asked("TOOL billing/refund", {"tools": [], "entities": []}, args={"id": "42"}))
     assert gates(denied) == ["task", "task"]
     assert [one.kind for one in denied.remedies] == ["task", "task"]
 
 
-def test_a_task_that_is_not_known_yet_bounds_everything():
+def test_a_pending_task_member_denies_every_tool_call():
     denied = decide(POLICY, {**asked("TOOL fs/read", {"id": "t"}), "pending": ["task.tools"]})
     assert (verdict(denied), unknown(denied)) == ("deny by task", {"task.tools"})
 
 
-def test_a_user_without_an_agent_is_bounded_too():
+def test_a_task_restricts_a_user_without_an_agent():
     one = {**asked("TOOL fs/write", {"tools": ["fs/read"]}), "credential": {"issuer": "acme"}}
     one.pop("agent")
     assert verdict(decide(POLICY, one)) == "deny by task"
 
 
-def test_a_task_bounds_what_was_handed_on():
+def test_a_task_restricts_a_delegated_request():
     policy = POLICY.replace(
         "acts for any user\n  may", 'acts for any user\n  may delegate refunds to agent "helper"\n  may'
     )
@@ -141,12 +141,12 @@ def test_a_task_bounds_what_was_handed_on():
     assert verdict(decide(policy, {**handed, "task": {"tools": ["refund"], "entities": [OTHER]}})) == "deny by task"
 
 
-def test_who_nobody_knows_learns_nothing_of_the_task():
+def test_an_unidentified_caller_sees_no_task_reason():
     one = {**asked("TOOL fs/write", {"tools": []}), "agent": {"id": "stranger", "issuer": "acme"}}
     assert gates(decide(POLICY, one)) == ["identity"]
 
 
-def test_every_reason_is_told_with_the_task():
+def test_the_reasons_include_both_task_and_guards():
     policy = POLICY + 'guard "no" on TOOL fs/* { deny }\n'
     assert gates(decide(policy, asked("TOOL fs/write", {"tools": []}))) == ["task", "guard"]
 
@@ -154,7 +154,7 @@ def test_every_reason_is_told_with_the_task():
 # ── `tasks advisory` ──────────────────────────────────────────────────────────────────────────
 
 
-def test_a_package_leaves_it_to_guards():
+def test_tasks_advisory_leaves_the_restriction_to_guards():
     policy = "tasks advisory\n" + POLICY
     assert found("TOOL fs/write", {"tools": ["fs/read"]}, policy) == "allow"
     own = policy + 'guard "own" on ACTION view doc { require resource in task.entities }\n'
@@ -164,7 +164,7 @@ def test_a_package_leaves_it_to_guards():
     assert came == ["allow", "allow", 'deny by "own"']  # what is in one of them, too: `in` says so
 
 
-def test_the_package_whose_block_opens_says_so_for_its_own_doors_alone():
+def test_tasks_advisory_applies_only_to_the_doors_of_its_package():
     one = "package one\nexport issuer acme { scopes none }\ntasks advisory\nusers unrestricted\n"
     one += 'agent "bot" { issued by acme   acts for any user   may TOOL fs/* }\n'
     two = "package two\nimport one\nusers unrestricted\n"
@@ -177,7 +177,7 @@ def test_the_package_whose_block_opens_says_so_for_its_own_doors_alone():
     ]
 
 
-def test_it_is_said_once_in_a_package():
+def test_a_package_that_repeats_the_setting_is_an_error():
     assert codes("tasks advisory\ntasks advisory\n" + POLICY) == {"E405"}
 
 
@@ -187,14 +187,14 @@ def test_it_is_said_once_in_a_package():
 @pytest.mark.parametrize(
     "condition", ["resource.id in task.entities", '"42" in task.entities', 'task.entities has "42"']
 )
-def test_things_of_a_task_are_no_texts(condition: str):
+def test_comparing_task_entities_with_a_string_is_an_error(condition: str):
     assert codes(POLICY + f'guard "g" on GET /invoices/{{id: invoice}} {{ require {condition} }}\n') == {"E222"}
 
 
 @pytest.mark.parametrize(
     "condition", ["resource in task.entities", "task.entities has resource", 'invoice "42" in task.entities']
 )
-def test_things_of_a_task_are_of_every_type(condition: str):
+def test_task_entities_may_be_compared_with_any_entity(condition: str):
     policy = "tasks advisory\n" + POLICY + f'guard "g" on GET /invoices/{{id: invoice}} {{ require {condition} }}\n'
     assert found("GET /invoices/42", {"entities": [INVOICE]}, policy) == "allow"
     assert found("GET /invoices/42", {"entities": [OTHER]}, policy) == 'deny by "g"'

@@ -69,11 +69,11 @@ def ints(many: int, start: int = 0) -> list[int]:
         ("(any x in body.a: size(body.texts) > 1)", {"a": ints(3), "texts": ["b" * 128] * 5}, 3 * 4 + 3 * (5 + 5 * 2)),
     ],
 )  # fmt: skip
-def test_steps_are_counted_by_sizes(condition: str, body: dict[str, object], expected: int) -> None:
+def test_steps_are_counted_by_collection_sizes(condition: str, body: dict[str, object], expected: int) -> None:
     assert steps(condition, body) == expected
 
 
-def test_an_entity_in_a_set_takes_what_it_is_in_and_the_set() -> None:
+def test_entity_membership_counts_the_ancestors_and_the_set() -> None:
     rows = {"user a": {"roles": [], "in": ["team t"]}, "team t": {"in": ["team u"]}, "team u": {}}
     anyone = "(any one in body.users: one in body.users)"
     alone = 1 * 3
@@ -97,37 +97,37 @@ LISTS: dict[str, object] = {"c": [[1, 2], [3]], "d": [[4], [5]]}  # 2 elements w
         ("(any x in body.c: (any y in body.d: x == y))", 2 * 2 + 2 * 2 * 3 + 2 * 3 + 2 * 2),
     ],
 )
-def test_lists_of_lists_take_what_the_lists_in_them_hold(condition: str, expected: int) -> None:
+def test_nested_lists_count_the_elements_of_their_inner_lists(condition: str, expected: int) -> None:
     assert steps(condition, LISTS) == expected
 
 
 @pytest.mark.parametrize("operator", ["overlaps", "subset of"])
-def test_lists_that_hold_what_is_unknown_are_compared_each_with_each(operator: str) -> None:
+def test_lists_with_unknown_elements_count_every_pair(operator: str) -> None:
     """For each of the one side all that the other holds: on the side where that is less."""
     unknown = {"c": [[1, "x"], [3]], "d": [[4], [5], [6]]}
     assert steps(f"body.c {operator} body.d", unknown) == 5 + 6 + min(2 * 6, 3 * 5)
 
 
-def test_long_lists_in_lists_are_counted_and_denied() -> None:
+def test_comparing_long_nested_lists_exceeds_the_step_limit() -> None:
     body = {"c": [[0] * 150 + [n] for n in range(40)], "d": [[0] * 150 + [-n - 1] for n in range(40)]}
     assert steps("body.c overlaps body.d", body) == 2 * 40 * (1 + 151)
     pairs = HEAD + guard("(any x in body.c: (any y in body.d: x == y))")
     assert decide(pairs, asked(body)).gate is Gate.FAILURE
 
 
-def test_each_order_of_looking_up_lists_takes_the_same_steps() -> None:
+def test_the_order_of_list_conditions_does_not_change_the_steps() -> None:
     parts = ["body.c overlaps body.d", "[1] in body.c", "(any x in body.c: x in body.c)"]
     assert len({steps(" and ".join(one), LISTS) for one in permutations(parts)}) == 1
 
 
 @pytest.mark.parametrize("values", [ints(6), [0] * 6, ["a"] * 6, [0, "a", 5, 5, None, 7]])
-def test_values_do_not_matter_to_steps(values: list[object]) -> None:
+def test_steps_do_not_depend_on_values(values: list[object]) -> None:
     """Whether and where an element is found, or one is unknown."""
     assert steps(LOOP, {"a": values}) == 18
     assert steps("body.a overlaps body.b", {"a": values, "b": ints(6)}) == 12
 
 
-def test_each_order_of_rules_and_parts_takes_the_same_steps() -> None:
+def test_the_order_of_rules_does_not_change_the_steps() -> None:
     rules = [guard("body.a overlaps body.b", "one"), guard(LOOP, "two"), guard("1 in body.b", "three")]
     body = asked({"a": ints(40), "b": ints(40)})
     found = set()
@@ -152,7 +152,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "MAX_STEPS", FEW)
 
 
-def test_a_decision_has_200_000_steps() -> None:
+def test_the_step_limit_of_a_decision_is_200_000() -> None:
     n, m = 258, 258
     assert 2 * n + 3 * n * (m - 1) <= MAX_STEPS == 200_000 < 2 * n + 3 * n * m
     assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m - 1, 1_000)})).allowed
@@ -160,14 +160,14 @@ def test_a_decision_has_200_000_steps() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_a_decision_may_take_all_of_its_steps() -> None:
+def test_a_decision_may_use_exactly_the_step_limit() -> None:
     n, m = JUST
     assert steps(PAIRS, {"a": ints(n), "b": ints(m, 1_000)}) == 2 * n + 3 * n * m == FEW
     assert decide(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)})).allowed
 
 
 @pytest.mark.usefixtures("few")
-def test_what_takes_more_is_denied_at_failure_and_names_the_rule_and_its_collections() -> None:
+def test_a_decision_over_the_step_limit_names_the_rule_and_its_collections() -> None:
     n, m = MORE
     found, effects = spending(HEAD + guard(PAIRS), asked({"a": ints(n), "b": ints(m, 1_000)}))
     assert (found.allowed, found.gate, len(found.reasons)) == (False, Gate.FAILURE, 1)
@@ -178,7 +178,7 @@ def test_what_takes_more_is_denied_at_failure_and_names_the_rule_and_its_collect
 
 
 @pytest.mark.usefixtures("few")
-def test_rules_share_the_steps_and_the_dearest_is_named() -> None:
+def test_rules_share_the_step_limit_and_the_most_expensive_is_named() -> None:
     both = HEAD + guard(PAIRS, "dear") + guard("body.a overlaps body.b", "cheap")
     assert decide(both, asked({"a": ints(25), "b": ints(25, 1_000)})).allowed
     found = decide(both, asked({"a": ints(25), "b": ints(26, 1_000)}))
@@ -194,7 +194,7 @@ def test_rules_share_the_steps_and_the_dearest_is_named() -> None:
         f"not {PAIRS}",
     ],
 )
-def test_no_other_part_of_a_condition_spares_the_steps(condition: str) -> None:
+def test_short_circuits_do_not_reduce_the_steps(condition: str) -> None:
     assert decide(HEAD + guard(condition), asked({"a": ints(30), "b": ints(30)})).gate is Gate.FAILURE
 
 
@@ -208,7 +208,7 @@ agent "other" { issued by acme  acts for any user  may POST /x when PAIRS }
 
 
 @pytest.mark.usefixtures("few")
-def test_rules_about_others_take_no_steps() -> None:
+def test_rules_about_other_agents_take_no_steps() -> None:
     large = {"a": ints(30), "b": ints(30)}
     assert decide(OTHERS, question("POST /x", body=large, **bot())).allowed
     found = decide(OTHERS, question("POST /x", body=large, **bot("other")))
@@ -217,7 +217,7 @@ def test_rules_about_others_take_no_steps() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_who_is_not_known_is_not_told_which_rule_it_was() -> None:
+def test_an_unidentified_caller_does_not_learn_which_rule_exceeded_the_steps() -> None:
     policy = OTHERS.replace("anyone", "nobody") + guard(PAIRS, "secret")
     found = decide(policy, question("POST /x", body={"a": ints(30), "b": ints(30)}, **bot("stranger")))
     assert (found.gate, found.reasons[0].rule, found.reasons[0].at) == (Gate.FAILURE, None, None)
@@ -227,7 +227,7 @@ def test_who_is_not_known_is_not_told_which_rule_it_was() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_how_large_sets_of_the_directory_are_is_for_the_operator() -> None:
+def test_the_size_of_entity_store_sets_is_shown_only_to_the_operator() -> None:
     policy = HEAD + guard("(any r in user.roles: (any s in user.roles: r == s))")
     rows = {"user alice": {"roles": [f"r{n}" for n in range(30)]}}
     found, effects = spending(policy, {**asked({}), "user": {"id": "alice"}}, rows)
@@ -268,7 +268,7 @@ def test_an_explanation_shows_the_failure_and_the_rules() -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_what_fails_takes_nothing_of_limits() -> None:
+def test_a_decision_over_the_step_limit_spends_no_rate() -> None:
     policy = HEAD + guard(PAIRS) + 'rate "r" per request.ip on POST /x { 1/1h }\n'
     engine = Engine.from_text(policy, clock=lambda: NOW)
     large = {**LARGE, "request": {"method": "POST", "path": "/x", "ip": "10.0.0.1"}}
@@ -288,7 +288,7 @@ def test_what_fails_takes_nothing_of_limits() -> None:
         ("(any x in body.a: (all y in body.a: (any z in body.b: x + y == z)))", 7),
     ],
 )
-def test_check_tells_loops_over_loops_and_how_many_elements_fit(condition: str, fits: int) -> None:
+def test_check_warns_of_nested_loops_and_states_how_many_elements_fit(condition: str, fits: int) -> None:
     (found,) = [one for one in check_text(HEAD + guard(condition)) if one.code == "W715"]
     assert "a loop inside of a loop: with 10,000 elements it takes" in found.message
     assert f"with more than {fits} elements each a request is denied" in (found.hint or "")
@@ -301,5 +301,5 @@ def test_check_tells_loops_over_loops_and_how_many_elements_fit(condition: str, 
     "condition",
     ["body.a overlaps body.b", "(any x in body.a: x in body.b)", LOOP, '(all r in user.roles: r like "a*")'],
 )
-def test_check_is_silent_where_whatever_a_request_brings_fits(condition: str) -> None:
+def test_check_does_not_warn_if_every_request_fits_the_step_limit(condition: str) -> None:
     assert not [one for one in check_text(HEAD + guard(condition)) if one.code == "W715"]

@@ -62,32 +62,32 @@ def left(store: Store) -> int:
 # ── A claim ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_name_is_whose_who_claims_it_first(store: Store) -> None:
+def test_the_first_claim_of_a_name_wins(store: Store) -> None:
     assert store.claim(MINE, START) is None
     assert store.claim(OTHER, START) == IdempotencyRecord("digest")
     assert store.claim(MINE, START) is None
 
 
-def test_a_claim_is_lost_when_its_lease_is_over_and_another_comes(store: Store) -> None:
+def test_a_claim_is_lost_after_its_lease_if_another_caller_claims_it(store: Store) -> None:
     store.claim(MINE, START)
     assert store.claim(OTHER, START + LEASE_MICROSECONDS - 1) == IdempotencyRecord("digest")
     assert store.claim(OTHER, START + LEASE_MICROSECONDS) is None
     assert store.claim(MINE, START + LEASE_MICROSECONDS) == IdempotencyRecord("digest")
 
 
-def test_a_claim_that_is_renewed_lasts_longer(store: Store) -> None:
+def test_a_renewed_claim_lasts_longer(store: Store) -> None:
     store.claim(MINE, START)
     store.claim(MINE, START + LEASE_MICROSECONDS - 1)
     assert store.claim(OTHER, START + LEASE_MICROSECONDS) == IdempotencyRecord("digest")
 
 
-def test_a_released_name_is_free(store: Store) -> None:
+def test_a_released_claim_is_free(store: Store) -> None:
     store.claim(MINE, START)
     store.release(MINE, START)
     assert store.claim(OTHER, START) is None
 
 
-def test_nobody_releases_what_is_claimed_by_another(store: Store) -> None:
+def test_a_claim_cannot_be_released_by_another_caller(store: Store) -> None:
     store.claim(MINE, START)
     store.release(OTHER, START)
     assert store.claim(OTHER, START) == IdempotencyRecord("digest")
@@ -96,7 +96,7 @@ def test_nobody_releases_what_is_claimed_by_another(store: Store) -> None:
 # ── A decision ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_decision_is_kept_in_the_step_that_spends(store: Store) -> None:
+def test_a_commit_stores_the_decision_under_its_claim(store: Store) -> None:
     told = decided(store, MINE)
     draft = keyed(MINE).claim
     assert draft is not None
@@ -105,7 +105,7 @@ def test_a_decision_is_kept_in_the_step_that_spends(store: Store) -> None:
     assert left(store) == 2
 
 
-def test_a_decision_that_a_limit_refused_is_kept(store: Store) -> None:
+def test_a_throttled_decision_is_stored_under_its_claim(store: Store) -> None:
     told = decided(store, MINE, effects=asks(rate(3, 3_600 * SECOND), budget(0)))
     assert not told.admitted
     found = store.claim(OTHER, START)
@@ -114,7 +114,7 @@ def test_a_decision_that_a_limit_refused_is_kept(store: Store) -> None:
     assert left(store) == 3
 
 
-def test_a_denied_decision_that_touches_no_limit_is_kept(store: Store) -> None:
+def test_a_denied_decision_without_limits_is_stored_under_its_claim(store: Store) -> None:
     told = decided(store, MINE, effects=Effects(denied=True))
     assert told.standings == ()
     found = store.claim(OTHER, START)
@@ -122,7 +122,7 @@ def test_a_denied_decision_that_touches_no_limit_is_kept(store: Store) -> None:
     assert found.settled == told
 
 
-def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
+def test_a_repeated_confirm_is_stored_under_its_claim(store: Store) -> None:
     asked = asks(rate(3, 3_600 * SECOND), opens=("binding",))
     decided(store, MINE, effects=asked)
     again = IdempotencyClaim(f"{EDGE}00000000bb", "digest", "another")
@@ -133,7 +133,7 @@ def test_a_confirm_that_is_open_already_is_kept(store: Store) -> None:
     assert left(store) == 2
 
 
-def test_who_lost_a_claim_spends_nothing(store: Store) -> None:
+def test_a_commit_with_a_lost_claim_spends_nothing(store: Store) -> None:
     store.claim(MINE, START)
     store.claim(OTHER, START + LEASE_MICROSECONDS)
     assert committed(store, MINE, START + LEASE_MICROSECONDS) is None
@@ -142,19 +142,19 @@ def test_who_lost_a_claim_spends_nothing(store: Store) -> None:
     assert left(store) == 2
 
 
-def test_who_never_claimed_spends_nothing(store: Store) -> None:
+def test_a_commit_without_its_claim_spends_nothing(store: Store) -> None:
     assert store.claim(MINE._replace(name=f"{EDGE}00000000bb"), START) is None  # there are claims at all
     assert committed(store, MINE) is None
     assert left(store) == 3
 
 
-def test_a_claim_is_good_for_one_decision(store: Store) -> None:
+def test_a_claim_is_valid_for_a_single_decision(store: Store) -> None:
     decided(store, MINE)
     assert committed(store, MINE) is None
     assert left(store) == 2
 
 
-def test_an_approval_that_was_spent_meanwhile_leaves_the_claim_as_it_was(store: Store) -> None:
+def test_a_commit_with_a_spent_approval_leaves_the_claim_unchanged(store: Store) -> None:
     store.commit(asks(spends=("approval",)), "another", START)
     store.claim(MINE, START)
     assert committed(store, MINE, effects=asks(rate(3, 3_600 * SECOND), spends=("approval",))) is None
@@ -162,7 +162,7 @@ def test_an_approval_that_was_spent_meanwhile_leaves_the_claim_as_it_was(store: 
     assert committed(store, MINE) is not None
 
 
-def test_an_answer_is_kept_as_long_as_is_promised(store: Store) -> None:
+def test_a_stored_answer_is_kept_for_the_promised_time(store: Store) -> None:
     told = decided(store, MINE)
     found = store.claim(OTHER, START + KEEP_MICROSECONDS - 1)
     assert found is not None
@@ -170,7 +170,7 @@ def test_an_answer_is_kept_as_long_as_is_promised(store: Store) -> None:
     assert store.claim(OTHER, START + KEEP_MICROSECONDS) is None
 
 
-def test_an_answer_is_not_released(store: Store) -> None:
+def test_a_stored_answer_cannot_be_released(store: Store) -> None:
     decided(store, MINE)
     store.release(MINE, START)
     assert store.claim(OTHER, START) is not None
@@ -179,9 +179,7 @@ def test_an_answer_is_not_released(store: Store) -> None:
 # ── Too many ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
-    store: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_excess_idempotency_keys_evict_the_oldest_and_are_logged(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     store._claims._most = 3
     names = [numbered(number) for number in range(6)]
     for number, one in enumerate(names):
@@ -193,7 +191,7 @@ def test_more_keys_than_are_kept_push_out_the_oldest_and_the_operator_is_told(
     assert store.claim(names[0]._replace(token="other"), START + 6) is None
 
 
-def test_no_gateway_pushes_out_what_another_one_asked(store: Any) -> None:
+def test_the_idempotency_keys_of_a_gateway_do_not_evict_those_of_another(store: Any) -> None:
     store._claims._most = 3
     decided(store, numbered(0, SHOP))
     for number in range(1, 9):
@@ -205,7 +203,7 @@ def test_no_gateway_pushes_out_what_another_one_asked(store: Any) -> None:
     assert found.settled is not None
 
 
-def test_what_was_pushed_out_is_no_claim_any_more(store: Any) -> None:
+def test_an_evicted_claim_cannot_commit(store: Any) -> None:
     store._claims._most = 1
     names = [numbered(number) for number in range(3)]
     for number, one in enumerate(names):
@@ -214,7 +212,7 @@ def test_what_was_pushed_out_is_no_claim_any_more(store: Any) -> None:
     assert left(store) == 3
 
 
-def test_keys_that_count_no_more_make_room_without_a_word(store: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_expired_idempotency_keys_are_evicted_without_a_log_line(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     store._claims._most = 3
     for number in range(3):
         store.claim(numbered(number), START)
@@ -306,18 +304,18 @@ MANY_CALLS = st.lists(CALLS, min_size=1, max_size=25)
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(calls=MANY_CALLS)
-def test_whatever_is_claimed_in_whatever_order_is_spent_once(fresh: Fresh, calls: list[Any]) -> None:
+def test_claims_in_any_order_spend_once(fresh: Fresh, calls: list[Any]) -> None:
     held_to_it(fresh, calls)
 
 
 @pytest.mark.deep
 @settings(max_examples=2_000, suppress_health_check=list(HealthCheck))
 @given(calls=MANY_CALLS)
-def test_whatever_is_claimed_for_long_is_spent_once(fresh: Fresh, calls: list[Any]) -> None:
+def test_claims_in_any_order_spend_once_in_a_long_run(fresh: Fresh, calls: list[Any]) -> None:
     held_to_it(fresh, calls)
 
 
-def test_a_claim_tells_gateways_policies_and_items_apart() -> None:
+def test_claim_names_differ_by_gateway_policy_key_and_item() -> None:
     one = IdempotencyKey("edge", "key", "digest")
     claims = [
         one.claim("sha256:1", "t"),

@@ -84,7 +84,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize("shift", SHIFTS, ids=str)
-def test_what_just_happened_is_known_whatever_the_clock_of_a_server_says(client: redis.Redis, shift: timedelta) -> None:
+def test_recent_history_is_known_despite_a_skewed_server_clock(client: redis.Redis, shift: timedelta) -> None:
     from policyengine.stores.redis.store import RedisStore
 
     engine = Engine.from_text(POLICY, clock=Shifted(shift), store=RedisStore(client))
@@ -93,9 +93,7 @@ def test_what_just_happened_is_known_whatever_the_clock_of_a_server_says(client:
 
 
 @pytest.mark.parametrize("shift", SHIFTS, ids=str)
-def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
-    redis_cluster: list[Server], shift: timedelta
-) -> None:
+def test_each_cluster_slot_uses_the_clock_of_its_redis_server(redis_cluster: list[Server], shift: timedelta) -> None:
     import redis
 
     from policyengine.stores.redis.cluster import ClusterStore
@@ -115,7 +113,7 @@ def test_each_slot_of_a_cluster_judges_by_the_clock_of_its_server(
 
 
 @pytest.mark.parametrize("shift", [timedelta(seconds=20), timedelta(seconds=-20)], ids=str)
-def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
+def test_a_server_within_the_allowed_skew_denies_by_the_rule(
     client: redis.Redis, server: Server, shift: timedelta, tmp_path: Path
 ) -> None:
     store = open_store(f"{server.url}?skew=60s&timeout=5s")
@@ -129,7 +127,7 @@ def test_a_server_whose_clock_may_differ_denies_by_the_rule_as_a_file_does(
         assert (passed.outcome, stopped.outcome, stopped.gate) == ("allow", "deny", "guard")
 
 
-def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client: redis.Redis) -> None:
+def test_the_time_of_a_history_in_redis_never_decreases(client: redis.Redis) -> None:
     from policyengine.stores.redis.step import DEFAULT_KEYS
     from policyengine.stores.redis.store import RedisStore
 
@@ -145,7 +143,7 @@ def test_a_history_tells_when_it_was_read_by_a_clock_that_never_runs_back(client
     assert int(client.get(DEFAULT_KEYS.clock) or 0) == first + HOUR  # type: ignore[arg-type]
 
 
-def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: redis.Redis, server: Server) -> None:
+def test_a_store_clock_in_the_future_is_reported_as_skew(client: redis.Redis, server: Server) -> None:
     from policyengine.stores.redis.step import DEFAULT_KEYS
 
     engine = Engine.from_text(POLICY, store=open_store(f"{server.url}?timeout=5s"))
@@ -154,7 +152,7 @@ def test_a_server_whose_clock_was_once_in_the_future_is_asked_no_more(client: re
     assert asked(engine, "GET /rate").gate == "failure"
 
 
-def test_a_slot_of_a_cluster_never_judges_by_an_earlier_time(redis_cluster: list[Server]) -> None:
+def test_the_time_of_a_cluster_slot_never_decreases(redis_cluster: list[Server]) -> None:
     import redis
 
     from policyengine.stores.redis.cluster import ClusterStore
@@ -173,7 +171,7 @@ def test_a_slot_of_a_cluster_never_judges_by_an_earlier_time(redis_cluster: list
         assert store.skew.exceeded
 
 
-def test_looking_moves_the_clock_of_a_store(store: Store) -> None:
+def test_reading_a_history_advances_the_clock_of_the_store(store: Store) -> None:
     """Else who looks again, once the clock is set back, would find in the window what had left it."""
     store.begin(["paid"], START)
     assert past(store, at=START + 4 * SECOND).now == START + 4 * SECOND
@@ -182,7 +180,7 @@ def test_looking_moves_the_clock_of_a_store(store: Store) -> None:
     assert [one.at for one in past(store, at=START).events] == [START + 4 * SECOND]
 
 
-def test_the_quick_way_looks_by_the_clock_of_the_store() -> None:
+def test_the_fast_path_uses_the_clock_of_the_store() -> None:
     now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
     store = MemoryStore(history_complete=True)
     engine = Engine.from_text(POLICY, clock=lambda: now[0], store=store)
@@ -193,7 +191,7 @@ def test_the_quick_way_looks_by_the_clock_of_the_store() -> None:
     assert outcomes(engine, "POST /pay/7", "POST /pay/8") == ["allow", "deny"]
 
 
-def test_what_is_on_record_is_decided_again_by_the_clock_of_then(client: redis.Redis, tmp_path: Path) -> None:
+def test_a_replay_uses_the_recorded_store_time(client: redis.Redis, tmp_path: Path) -> None:
     from policyengine.stores.redis.store import RedisStore
 
     log = DecisionLog(tmp_path / "log")
@@ -214,7 +212,7 @@ def test_what_is_on_record_is_decided_again_by_the_clock_of_then(client: redis.R
     list(zip(SHIFTS, ["20s ahead of", "20s behind", "1h ahead of", "1h behind"], strict=True)),
     ids=str,
 )
-def test_a_server_whose_clock_is_too_far_denies_what_rests_on_the_store(
+def test_excessive_clock_skew_denies_decisions_that_need_the_store(
     client: redis.Redis, server: Server, shift: timedelta, reason: str
 ) -> None:
     engine = Engine.from_text(POLICY, clock=Shifted(shift), store=open_store(f"{server.url}?timeout=5s"))
@@ -231,7 +229,7 @@ def test_a_server_whose_clock_is_too_far_denies_what_rests_on_the_store(
 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster", "sqlite"])
-def test_once_the_clocks_agree_the_store_is_asked_again(
+def test_the_store_is_used_again_after_the_clock_skew_ends(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     inner: Any = SqliteStore(tmp_path / "store.db")
@@ -265,7 +263,7 @@ def test_once_the_clocks_agree_the_store_is_asked_again(
     assert asked(engine, "GET /rate").gate != "failure"
 
 
-def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clock_set_back_far_makes_the_memory_store_fail(caplog: pytest.LogCaptureFixture) -> None:
     now = [datetime(2027, 1, 4, 12, tzinfo=UTC)]
     engine = Engine.from_text(POLICY, clock=lambda: now[0], store=MemoryStore(history_complete=True))
     assert outcomes(engine, "GET /rate", "POST /pay/7") == ["allow", "allow"]
@@ -293,7 +291,7 @@ def test_a_clock_that_is_set_back_closes_a_store_in_this_process(caplog: pytest.
     assert engine.state.find_failure(engine.decider.now()) is None
 
 
-def test_approvals_are_not_spent_while_the_clocks_differ() -> None:
+def test_clock_skew_prevents_spending_approvals() -> None:
     skew = ClockSkew()
     store = SqliteStore(":memory:")
     store.skew = skew
@@ -308,7 +306,7 @@ def test_approvals_are_not_spent_while_the_clocks_differ() -> None:
 
 
 @pytest.mark.parametrize("shift", [-20, 20])
-def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, server: Server, shift: int) -> None:
+def test_clock_skew_rejects_credentials_but_allows_revocations(client: redis.Redis, server: Server, shift: int) -> None:
     """Else a proof would count twice: once it is forgotten here, a clock that is behind holds it to be fresh."""
     store = open_store(f"{server.url}?timeout=5s")
     assert isinstance(store, ResilientStore)
@@ -325,7 +323,7 @@ def test_credentials_are_refused_while_the_clocks_differ(client: redis.Redis, se
     store.marks.revoke(("agent:a",), now + 300, now)  # what is to end ends
 
 
-def test_marks_tell_the_clock_of_their_server(client: redis.Redis) -> None:
+def test_credential_marks_detect_the_clock_skew_of_their_server(client: redis.Redis) -> None:
     from policyengine.stores.redis.store import RedisStore
 
     store = RedisStore(client)
@@ -337,7 +335,7 @@ def test_marks_tell_the_clock_of_their_server(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_a_clock_that_is_set_back_makes_no_credential_new_again(kind: str, tmp_path: Path) -> None:
+def test_a_clock_set_back_does_not_make_a_used_credential_fresh(kind: str, tmp_path: Path) -> None:
     """What was used is forgotten a minute after its end: by a clock that is set back it would be fresh again."""
     now, ends = 1_800_000_000, 1_800_000_300
     guarded = ResilientStore(SqliteStore(tmp_path / "store.db"))
@@ -367,7 +365,7 @@ def test_a_clock_that_is_set_back_makes_no_credential_new_again(kind: str, tmp_p
         (20, 10, 0, False, 0, 10),  # a clock that was set back meanwhile
     ],
 )
-def test_clocks_are_too_far_where_no_time_of_the_answer_explains_it(
+def test_clock_skew_is_exceeded_only_beyond_the_round_trip_error(
     before: int, told: int, after: int, exceeded: bool, offset: int, error: int
 ) -> None:
     skew = ClockSkew()
@@ -375,7 +373,7 @@ def test_clocks_are_too_far_where_no_time_of_the_answer_explains_it(
     assert (skew.exceeded, skew.offset, skew.error) == (exceeded, offset, error)
 
 
-def test_clocks_that_differ_by_about_the_bound_do_not_flap() -> None:
+def test_clock_skew_near_the_bound_does_not_flap() -> None:
     skew, found = ClockSkew(), []
     for percent in (99, 101, 99, 90, 81, 80, 99, 100, 101, -99, -81, -79):
         skew.between(START, START + MAX_SKEW_MICROSECONDS * percent // 100, START)
@@ -383,7 +381,7 @@ def test_clocks_that_differ_by_about_the_bound_do_not_flap() -> None:
     assert found == [False, True, True, True, True, False, False, False, True, True, True, False]
 
 
-def test_one_of_many_servers_that_is_too_far_is_not_forgotten_for_another_that_is_not() -> None:
+def test_the_skew_of_a_cluster_server_outlasts_good_readings_of_others() -> None:
     skew = ClockSkew()
     skew.between(START, START + 2 * MAX_SKEW_MICROSECONDS, START, of_all=False)
     skew.between(START, START, START, of_all=False)
@@ -392,7 +390,7 @@ def test_one_of_many_servers_that_is_too_far_is_not_forgotten_for_another_that_i
     assert not skew.exceeded
 
 
-def test_the_operator_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_clock_skew_is_logged_when_it_begins_and_ends(caplog: pytest.LogCaptureFixture) -> None:
     time = Time()
     skew = ClockSkew(throttle=LogThrottle.every(clock=time))
     with caplog.at_level(logging.WARNING, "policyengine"):
@@ -407,7 +405,7 @@ def test_the_operator_is_told_when_it_begins_and_when_it_ends(caplog: pytest.Log
     ]  # fmt: skip
 
 
-def test_a_peek_at_another_time_tells_nothing_of_clocks(tmp_path: Path) -> None:
+def test_a_peek_at_another_time_does_not_affect_clock_skew(tmp_path: Path) -> None:
     for store in (MemoryStore(), SqliteStore(tmp_path / "store.db")):
         store.commit(asks(budget(9)), "one", START)
         for at in (START - HOUR, START + HOUR):

@@ -46,26 +46,26 @@ def test_a_refund_above_half_of_the_budget_can_be_approved(fresh: Fresh) -> None
     assert shop.left() == {"refunds": 2_000}
 
 
-def test_asking_takes_of_a_budget_nothing(fresh: Fresh) -> None:
+def test_a_confirm_charges_no_budget(fresh: Fresh) -> None:
     shop = Shop(fresh(), BUDGET, HELD)
     assert outcomes(*(shop.refund(3_000 + number) for number in range(9))) == ["confirm"] * 9
     assert shop.left() == {"at work": 0, "refunds": 5_000}
 
 
-def test_asking_takes_of_each_rate_once_however_often_it_is_asked(fresh: Fresh) -> None:
+def test_repeated_confirms_charge_each_rate_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, 'rate "all" per request.path on POST /refund { 9/1h }')
     assert outcomes(*(shop.refund() for _ in range(7))) == ["confirm"] * 7
     assert shop.left() == {"asking": 1, "all": 7}
 
 
-def test_who_asks_for_other_things_pays_for_each(fresh: Fresh) -> None:
+def test_confirms_of_different_requests_are_charged_separately(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE)
     assert outcomes(*(shop.refund(600 + number) for number in range(5))) == ["confirm"] * 3 + ["throttle"] * 2
     assert outcomes(shop.refund(600), shop.refund(601), shop.refund(603)) == ["confirm", "confirm", "throttle"]
 
 
 @pytest.mark.parametrize("rule", [BUDGET, HELD, RATE])
-def test_a_confirm_without_room_is_a_throttle_that_takes_nothing(fresh: Fresh, rule: str) -> None:
+def test_a_confirm_without_room_is_a_throttle_that_charges_nothing(fresh: Fresh, rule: str) -> None:
     shop = Shop(fresh(), rule, 'rate "all" per request.path on POST /refund { 90/1h }')
     while shop.refund(500).allowed:
         pass
@@ -76,7 +76,7 @@ def test_a_confirm_without_room_is_a_throttle_that_takes_nothing(fresh: Fresh, r
     assert shop.left() == before
 
 
-def test_a_confirm_is_no_event_of_history(fresh: Fresh) -> None:
+def test_a_confirm_is_not_recorded_in_the_history(fresh: Fresh) -> None:
     shop = Shop(fresh(), 'guard "once" on POST /refund { deny when count of POST /refund within 1h > 0 }')
     shop.now += timedelta(hours=1)  # by now all of the hour is known
     asked = shop.refund()
@@ -90,7 +90,9 @@ def test_a_confirm_is_no_event_of_history(fresh: Fresh) -> None:
 
 @pytest.mark.parametrize("rules", LIMITS, ids=str)
 @pytest.mark.parametrize("waits", [timedelta(0), timedelta(hours=5), timedelta(days=40)], ids=str)
-def test_what_is_affordable_and_approved_passes(fresh: Fresh, rules: tuple[str, ...], waits: timedelta) -> None:
+def test_an_approved_request_with_room_is_allowed_after_any_wait(
+    fresh: Fresh, rules: tuple[str, ...], waits: timedelta
+) -> None:
     shop = Shop(fresh(), *rules)
     asked = shop.refund()
     shop.now += waits
@@ -98,7 +100,7 @@ def test_what_is_affordable_and_approved_passes(fresh: Fresh, rules: tuple[str, 
 
 
 @pytest.mark.parametrize("rules", LIMITS, ids=str)
-def test_confirm_and_allow_take_together_what_a_plain_allow_takes(fresh: Fresh, rules: tuple[str, ...]) -> None:
+def test_confirm_and_allow_together_charge_what_a_plain_allow_charges(fresh: Fresh, rules: tuple[str, ...]) -> None:
     asking, plain = Shop(fresh(), *rules), Shop(PlainStore(), *rules, confirms=False)  # type: ignore[arg-type]
     asked = asking.refund()
     assert outcomes(asking.refund(), asking.refund(3_000, asking.granted(asked)), plain.refund()) == [
@@ -107,7 +109,7 @@ def test_confirm_and_allow_take_together_what_a_plain_allow_takes(fresh: Fresh, 
     assert asking.left() == plain.left()
 
 
-def test_an_allow_without_room_leaves_approval_and_store_as_they_were(fresh: Fresh) -> None:
+def test_a_throttled_allow_leaves_approval_and_store_unchanged(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, BUDGET)
     approval = shop.granted(shop.refund(3_000))
     assert shop.refund(500).allowed
@@ -122,7 +124,7 @@ def test_an_allow_without_room_leaves_approval_and_store_as_they_were(fresh: Fre
     assert shop.refund(3_000, approval).allowed
 
 
-def test_two_confirms_of_one_request_pay_once(fresh: Fresh) -> None:
+def test_two_confirms_of_the_same_request_are_charged_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, TWO)
     asked = shop.refund(9_000)
     first, second = shop.all_granted(asked)
@@ -131,7 +133,7 @@ def test_two_confirms_of_one_request_pay_once(fresh: Fresh) -> None:
     assert shop.left() == {"asking": 1}
 
 
-def test_an_approval_for_what_nobody_asked_for_pays_all_at_once(fresh: Fresh) -> None:
+def test_an_approval_without_a_confirm_charges_everything_on_the_allow(fresh: Fresh) -> None:
     """Whoever grants it knew the binding by looking: nothing was taken for it before."""
     shop = Shop(fresh(), RATE, BUDGET)
     looked = shop.refund(options={"consume": False})
@@ -140,7 +142,7 @@ def test_an_approval_for_what_nobody_asked_for_pays_all_at_once(fresh: Fresh) ->
     assert shop.left() == {"asking": 1, "refunds": 2_000}
 
 
-def test_looking_leaves_no_receipt(fresh: Fresh) -> None:
+def test_a_peek_leaves_no_receipt(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE)
     for _ in range(3):
         assert shop.refund(options={"consume": False}).rates[0].remaining == 2
@@ -148,7 +150,7 @@ def test_looking_leaves_no_receipt(fresh: Fresh) -> None:
     assert shop.left() == {"asking": 1}
 
 
-def test_the_answer_tells_how_limits_stand_without_what_is_not_taken_yet(fresh: Fresh) -> None:
+def test_a_confirm_reports_limits_without_pending_charges(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, BUDGET, HELD)
     asked = shop.refund()
     assert [(one.rule, one.remaining) for one in asked.rates] == [("asking", 2), ("at work", 1), ("refunds", 5_000)]
@@ -156,7 +158,7 @@ def test_the_answer_tells_how_limits_stand_without_what_is_not_taken_yet(fresh: 
     assert [(one.rule, one.remaining) for one in done.rates] == [("asking", 2), ("at work", 0), ("refunds", 2_000)]
 
 
-def test_a_question_by_a_key_asks_once_and_its_allow_pays_the_rest(fresh: Fresh) -> None:
+def test_confirm_and_allow_under_idempotency_keys_are_charged_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, BUDGET)
     asked = [shop.by_key("k", 3_000) for _ in range(3)]
     assert {one.id for one in asked} == {asked[0].id}
@@ -166,14 +168,14 @@ def test_a_question_by_a_key_asks_once_and_its_allow_pays_the_rest(fresh: Fresh)
     assert shop.left() == {"asking": 1, "refunds": 2_000}
 
 
-def test_a_batch_asks_once(fresh: Fresh) -> None:
+def test_equal_confirms_in_a_batch_are_charged_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), RATE, BUDGET)
     found = shop.engine.decide_many([shop.question(3_000) for _ in range(5)])
     assert [str(one.outcome) for one in found if isinstance(one, Decision)] == ["confirm"] * 5
     assert shop.left() == {"asking": 1, "refunds": 5_000}
 
 
-def test_what_was_asked_and_allowed_is_decided_again_from_the_log(fresh: Fresh, tmp_path: Path) -> None:
+def test_confirm_and_allow_replay_the_same_from_the_log(fresh: Fresh, tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "log")
     shop = Shop(fresh(), RATE, BUDGET, log=log)
     asked = shop.refund()
@@ -219,7 +221,7 @@ def told(shop: Shop, steps: list[tuple[str, int, str]]) -> list[Any]:
 
 @settings(max_examples=12, suppress_health_check=list(HealthCheck), deadline=None)
 @given(rules=st.sampled_from(LIMITS), steps=STEPS)
-def test_every_store_says_what_the_model_says(
+def test_confirms_on_every_store_agree_with_the_model(
     fresh: Fresh, rules: tuple[str, ...], steps: list[tuple[str, int, str]]
 ) -> None:
     model = PlainStore()
@@ -229,7 +231,7 @@ def test_every_store_says_what_the_model_says(
 @pytest.mark.deep
 @settings(max_examples=1_500, suppress_health_check=list(HealthCheck), deadline=None)
 @given(rules=st.sampled_from(LIMITS), steps=STEPS)
-def test_every_store_says_what_the_model_says_for_long(
+def test_confirms_on_every_store_agree_with_the_model_in_a_long_run(
     fresh: Fresh, rules: tuple[str, ...], steps: list[tuple[str, int, str]]
 ) -> None:
     model = PlainStore()
@@ -239,14 +241,14 @@ def test_every_store_says_what_the_model_says_for_long(
 # ── Many at once ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_of_many_threads_that_ask_for_the_same_one_pays(fresh: Fresh) -> None:
+def test_concurrent_confirms_of_the_same_request_are_charged_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), 'rate "asking" per agent.id on POST /refund { 50/1h }', BUDGET)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: str(shop.refund().outcome), range(24))) == {"confirm"}
     assert shop.left() == {"asking": 48, "refunds": 5_000}
 
 
-def test_of_many_threads_with_one_approval_one_passes(fresh: Fresh) -> None:
+def test_concurrent_requests_with_the_same_approval_are_allowed_once(fresh: Fresh) -> None:
     shop = Shop(fresh(), 'rate "asking" per agent.id on POST /refund { 50/1h }', BUDGET.replace("5_000", "90_000"))
     approval = shop.granted(shop.refund())
     with ThreadPoolExecutor(8) as pool:
@@ -269,7 +271,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     return kind, str(servers[0].port)
 
 
-def test_processes_that_ask_for_the_same_pay_once_and_one_of_them_passes(where: tuple[str, str]) -> None:
+def test_processes_that_share_a_store_charge_a_confirm_once_and_allow_once(where: tuple[str, str]) -> None:
     def everybody(approvals: list[dict[str, str]], times: int) -> list[str]:
         with get_context("fork").Pool(3) as crew:
             told = crew.starmap(in_a_process, [(*where, 3_000, approvals, times)] * 3, chunksize=1)
@@ -283,7 +285,7 @@ def test_processes_that_ask_for_the_same_pay_once_and_one_of_them_passes(where: 
     assert shop.left()["refunds"] == 2_000
 
 
-def test_who_asks_may_die_before_the_answer_comes(where: tuple[str, str]) -> None:
+def test_a_confirm_survives_the_death_of_the_process_that_asked(where: tuple[str, str]) -> None:
     """The store knows what was taken: nothing is lost, and nothing is taken twice."""
     asked = Shop(paying.opened(*where), *RULES).refund()
     later = Shop(paying.opened(*where), *RULES)

@@ -107,9 +107,7 @@ def guarded(inner: Broken, time: Time) -> ResilientStore:
     return ResilientStore(inner, clock=time)  # type: ignore[arg-type]
 
 
-def test_a_store_that_failed_several_times_is_left_alone_for_a_while(
-    guarded: ResilientStore, inner: Broken, time: Time
-) -> None:
+def test_a_store_that_failed_repeatedly_is_paused(guarded: ResilientStore, inner: Broken, time: Time) -> None:
     for _ in range(100):
         assert guarded.commit(asks(rate()), "one", START).failed  # type: ignore[union-attr]
     assert (inner.asked, guarded.failures) == (FAILURES_BEFORE_OPEN, 100)
@@ -119,7 +117,7 @@ def test_a_store_that_failed_several_times_is_left_alone_for_a_while(
     assert inner.asked == FAILURES_BEFORE_OPEN + 1  # one of them tried for all
 
 
-def test_a_store_that_answers_again_is_asked_again(guarded: ResilientStore, inner: Broken, time: Time) -> None:
+def test_a_recovered_store_is_used_again(guarded: ResilientStore, inner: Broken, time: Time) -> None:
     for _ in range(10):
         guarded.commit(asks(rate()), "one", START)
     inner.broken = False
@@ -128,7 +126,7 @@ def test_a_store_that_answers_again_is_asked_again(guarded: ResilientStore, inne
     assert not guarded.failing
 
 
-def test_a_failing_store_is_told_now_and_then(
+def test_log_lines_about_a_failing_store_are_rate_limited(
     guarded: ResilientStore, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "policyengine"):
@@ -140,7 +138,7 @@ def test_a_failing_store_is_told_now_and_then(
     assert told[0] == "the store did not accept a write (1 times since the last report): gone"
 
 
-def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: ResilientStore) -> None:
+def test_an_approval_is_not_spent_while_the_store_fails(guarded: ResilientStore) -> None:
     allowing = asks(rate(failing="allow"), spends=("a",))
     assert guarded.commit(allowing, "one", START).failed == "gone"  # type: ignore[union-attr]
     with pytest.raises(StoreError):
@@ -148,7 +146,7 @@ def test_an_approval_is_not_spent_where_nobody_can_tell(guarded: ResilientStore)
     assert guarded.spent_among([]) == frozenset()
 
 
-def test_each_charge_is_answered_as_its_rule_says(guarded: ResilientStore) -> None:
+def test_each_charge_on_a_failing_store_follows_its_rule(guarded: ResilientStore) -> None:
     mixed = asks(rate(9, failing="allow"), budget(1, failing="local"))
     told = [guarded.commit(mixed, f"{number}", START) for number in range(2)]
     assert [one.admitted for one in told if one] == [True, False]
@@ -173,7 +171,7 @@ def engine(server: Server) -> Engine:
     return Engine.from_text(POLICY, store=open_store(server.url))
 
 
-def test_a_killed_server_is_what_each_rule_says_and_is_over_by_itself(engine: Engine, server: Server) -> None:
+def test_a_killed_server_applies_each_failure_rule_and_recovers(engine: Engine, server: Server) -> None:
     assert [decided(engine, path) for path in ("/deny", "/local", "/allow")] == ["allow"] * 3
     server.kill()
     assert {decided(engine, "/deny") for _ in range(20)} == {"deny by failure"}
@@ -184,7 +182,7 @@ def test_a_killed_server_is_what_each_rule_says_and_is_over_by_itself(engine: En
     wait_for(lambda: decided(engine, "/deny") == "allow")
 
 
-def test_a_deny_for_want_of_a_store_names_the_rule(engine: Engine, server: Server) -> None:
+def test_a_deny_for_an_unavailable_store_names_the_rule(engine: Engine, server: Server) -> None:
     server.kill()
     decision: Decision = engine.decide(ask("/deny"))
     [reason] = decision.reasons
@@ -193,7 +191,7 @@ def test_a_deny_for_want_of_a_store_names_the_rule(engine: Engine, server: Serve
     assert engine.evaluate(ask("/deny")).gate is Gate.FAILURE
 
 
-def test_a_server_that_is_paused_in_the_middle_of_load_delays_nobody_for_long(engine: Engine, server: Server) -> None:
+def test_a_server_paused_under_load_delays_decisions_only_briefly(engine: Engine, server: Server) -> None:
     took: list[float] = []
     outcomes: list[str] = []
     for number in range(300):
@@ -209,7 +207,7 @@ def test_a_server_that_is_paused_in_the_middle_of_load_delays_nobody_for_long(en
     wait_for(lambda: decided(engine, "/deny") == "allow")
 
 
-def test_a_server_without_memory_denies(engine: Engine, server: Server) -> None:
+def test_a_redis_server_out_of_memory_denies(engine: Engine, server: Server) -> None:
     import redis
 
     with redis.Redis(port=server.port, protocol=2) as client:
@@ -219,7 +217,7 @@ def test_a_server_without_memory_denies(engine: Engine, server: Server) -> None:
     wait_for(lambda: decided(engine, "/deny") == "allow")
 
 
-def test_an_outcome_that_cannot_be_kept_is_to_be_reported_again(engine: Engine, server: Server) -> None:
+def test_a_report_that_cannot_be_stored_returns_503(engine: Engine, server: Server) -> None:
     server.kill()
 
     async def reported() -> httpx.Response:
@@ -231,7 +229,7 @@ def test_an_outcome_that_cannot_be_kept_is_to_be_reported_again(engine: Engine, 
     assert (answer.status_code, answer.json()["title"]) == (503, "Service Unavailable")
 
 
-def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Server) -> None:
+def test_a_paused_store_does_not_block_healthz(engine: Engine, server: Server) -> None:
     """While the store is asked in vain, the process answers that it is alive, and that it is not ready."""
 
     async def asked() -> tuple[list[int], float]:
@@ -256,7 +254,7 @@ def test_nobody_waits_for_a_store_but_who_needs_it(engine: Engine, server: Serve
 # ── Many at once ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_calls_that_were_under_way_together_fail_as_one() -> None:
+def test_concurrent_store_failures_count_once_for_the_circuit_breaker() -> None:
     """A moment in which a machine did something else met all of them, and was no reason to ask nobody any more."""
     callers = 8
     together, breaker = Barrier(callers), StoreBreaker()
@@ -278,7 +276,7 @@ def test_calls_that_were_under_way_together_fail_as_one() -> None:
     assert breaker.open
 
 
-def test_a_cluster_may_take_longer_to_answer() -> None:
+def test_a_cluster_has_a_longer_default_timeout() -> None:
     """Of its servers some are on a busy machine."""
     urls = ("redis://h", "redis+sentinel://h/s", "redis+cluster://h", "redis+cluster://h?timeout=70ms")
     assert [_connection_options(parse_store_url(one))["socket_timeout"] for one in urls] == [

@@ -50,7 +50,7 @@ def watched(folder: Path) -> Iterator[tuple[Server, str]]:
                 yield primary, f"redis+sentinel://127.0.0.1:{sentinel.port}/shop?timeout=500ms"
 
 
-def test_a_replica_that_takes_over_goes_on_counting_and_begins_to_remember(tmp_path: Path) -> None:
+def test_a_promoted_replica_keeps_counts_and_restarts_the_history(tmp_path: Path) -> None:
     with watched(tmp_path) as (primary, url):
         engine = Engine.from_text(POLICY, store=open_store(url))
         assert [asked(engine, "/page/1") for _ in range(20)] == ["allow"] * 20
@@ -69,7 +69,7 @@ def test_a_replica_that_takes_over_goes_on_counting_and_begins_to_remember(tmp_p
         assert asked(engine, "/quiet") == "deny by guard"
 
 
-def test_a_cluster_that_loses_a_server_denies_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_server_denies_until_it_returns(tmp_path: Path) -> None:
     with cluster(tmp_path) as servers:
         engine = Engine.from_text(
             POLICY, store=open_store(f"redis+cluster://127.0.0.1:{servers[0].port}?timeout=500ms")

@@ -59,7 +59,7 @@ STEPS = st.lists(
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(steps=STEPS)
-def test_who_reads_on_reads_what_is_there(opened: Opened, steps: list[Any]) -> None:
+def test_an_incremental_history_read_equals_a_full_read(opened: Opened, steps: list[Any]) -> None:
     stores, now, names = [opened(), opened()], START, count()
     opened()._client.flushall()
     for one in stores:
@@ -83,7 +83,7 @@ def test_who_reads_on_reads_what_is_there(opened: Opened, steps: list[Any]) -> N
     assert read(past(stores[0])) == read(past(stores[1])) == read(past(opened()))
 
 
-def test_only_what_came_since_is_told(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incremental_history_read_transfers_only_new_events(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     store, told = opened(), []
     for number in range(200):
         happens(store, record("paid", "alice", "x", awaits=True), name=str(number), at=START + number)
@@ -100,7 +100,7 @@ def test_only_what_came_since_is_told(opened: Opened, monkeypatch: pytest.Monkey
     assert [(len(one[3]), len(one[4])) for one in told] == [(200, 0), (0, 0), (1, 2), (0, 0)]
 
 
-def test_an_earlier_look_stays_what_it_was(opened: Opened) -> None:
+def test_an_earlier_history_view_does_not_change(opened: Opened) -> None:
     store = opened()
     for number in range(10):
         happens(store, record("paid", "alice", "a", within=60 * SECOND), name=str(number), at=START + number)
@@ -112,7 +112,7 @@ def test_an_earlier_look_stays_what_it_was(opened: Opened) -> None:
     assert [one.decision for one in before.among(0, "a")] == [str(number) for number in range(10)]
 
 
-def test_threads_follow_one_line_together(opened: Opened) -> None:
+def test_concurrent_threads_read_a_consistent_history(opened: Opened) -> None:
     store, found = opened(), list[bool]()
 
     def work(name: int) -> None:
@@ -131,7 +131,7 @@ def test_threads_follow_one_line_together(opened: Opened) -> None:
     assert len(past(store).events) == 120
 
 
-def test_no_more_than_so_many_events_are_kept_here(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_cache_is_bounded(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_cache, "MAX_CACHED_EVENTS", 50)
     store = opened()
     for key in "abcdefgh":

@@ -82,7 +82,7 @@ def reads(store: ResilientStore) -> None:
     store._look(START)
 
 
-def test_what_is_read_closes_no_breaker_of_writes_and_says_nothing_of_it(
+def test_successful_reads_do_not_close_the_write_breaker(
     guarded: ResilientStore, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "policyengine"):
@@ -97,7 +97,7 @@ def test_what_is_read_closes_no_breaker_of_writes_and_says_nothing_of_it(
     assert [one.getMessage() for one in caplog.records if "again" in one.getMessage()] == []
 
 
-def test_a_store_that_takes_writes_again_is_told_once(
+def test_a_store_that_accepts_writes_again_is_logged_once(
     guarded: ResilientStore, inner: ReadsOnly, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(FAILURES_BEFORE_OPEN):
@@ -112,7 +112,7 @@ def test_a_store_that_takes_writes_again_is_told_once(
     guarded.check(START)
 
 
-def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: ResilientStore, inner: ReadsOnly) -> None:
+def test_a_throttled_commit_does_not_close_the_write_breaker(guarded: ResilientStore, inner: ReadsOnly) -> None:
     """A commit that is refused by its limit may be answered by a store that cannot write."""
     failing, inner.error = inner.error, None
     assert guarded.commit(asks(rate(1)), "first", START).admitted  # type: ignore[union-attr]
@@ -124,7 +124,7 @@ def test_who_comes_too_often_writes_nothing_and_proves_nothing(guarded: Resilien
     assert guarded.writes.open
 
 
-def test_failures_among_answers_to_many_count(guarded: ResilientStore) -> None:
+def test_failures_in_commit_many_open_the_write_breaker(guarded: ResilientStore) -> None:
     for number in range(FAILURES_BEFORE_OPEN):
         guarded.commit_many([CommitRequest(asks(rate()), f"{number}")], START)
     assert guarded.writes.open
@@ -132,7 +132,7 @@ def test_failures_among_answers_to_many_count(guarded: ResilientStore) -> None:
 
 
 @pytest.mark.parametrize("kind", [WriteRefusedError, StoreLossError])
-def test_a_store_that_says_itself_that_it_cannot_is_not_asked_three_times(
+def test_a_refused_write_opens_the_breaker_immediately(
     guarded: ResilientStore, inner: ReadsOnly, kind: type[StoreError]
 ) -> None:
     inner.error = kind("full")
@@ -143,7 +143,7 @@ def test_a_store_that_says_itself_that_it_cannot_is_not_asked_three_times(
     assert told.reason == kind.reason  # also of who does not ask it
 
 
-def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: ResilientStore, inner: ReadsOnly) -> None:
+def test_a_read_refused_because_it_writes_counts_as_a_write_failure(guarded: ResilientStore, inner: ReadsOnly) -> None:
     def refuses(*given: object) -> Any:
         raise WriteRefusedError("full")
 
@@ -153,9 +153,7 @@ def test_a_read_that_is_refused_as_it_had_to_write_counts_as_a_write(guarded: Re
     assert not guarded.reads.failing
 
 
-def test_whether_it_can_be_written_to_is_found_out_now_and_then_by_who_decides(
-    guarded: ResilientStore, inner: ReadsOnly, time: Time
-) -> None:
+def test_commits_inspect_the_store_at_intervals(guarded: ResilientStore, inner: ReadsOnly, time: Time) -> None:
     """What it may lose is not seen by what it takes."""
     inner.error = None
     for number in range(10):
@@ -167,7 +165,7 @@ def test_whether_it_can_be_written_to_is_found_out_now_and_then_by_who_decides(
         assert guarded.commit(asks(rate(99)), f"later {number}", START).failed  # type: ignore[union-attr]
 
 
-def test_who_asks_often_whether_it_is_well_writes_four_times_a_second(
+def test_frequent_health_checks_probe_the_store_at_a_bounded_rate(
     guarded: ResilientStore, inner: ReadsOnly, time: Time
 ) -> None:
     inner.error = None
@@ -275,9 +273,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_store_that_cannot_be_written_to_is_not_ready_as_often_as_it_is_asked(
-    fault: Callable[[Path], Any], tmp_path: Path
-) -> None:
+def test_readyz_returns_503_while_the_store_cannot_be_written(fault: Callable[[Path], Any], tmp_path: Path) -> None:
     with fault(tmp_path) as faulty:
         store: Any = open_store(f"{faulty.url}?timeout={'200ms' if 'sqlite' in faulty.url else '5s'}")
         engine = Engine.from_text(POLICY, store=store)
@@ -309,7 +305,7 @@ async def asked(app: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize("fault", [redis_full, redis_replica])
-def test_history_is_read_of_a_server_that_takes_no_writes(fault: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_the_history_is_readable_on_a_server_that_rejects_writes(fault: Callable[[Path], Any], tmp_path: Path) -> None:
     with fault(tmp_path) as faulty:
         store = open_store(f"{faulty.url}?timeout=5s")
         assert isinstance(store, ResilientStore)
@@ -320,7 +316,7 @@ def test_history_is_read_of_a_server_that_takes_no_writes(fault: Callable[[Path]
         store.close()
 
 
-def test_a_removed_file_is_told_by_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_removed_sqlite_file_denies_and_is_logged_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Before, each thread that was new began a file of its own, in which nothing was spent."""
     file = tmp_path / "store.db"
     engine = Engine.from_text(POLICY, store=open_store(f"sqlite:///{file}"))
@@ -333,7 +329,7 @@ def test_a_removed_file_is_told_by_its_name(tmp_path: Path, caplog: pytest.LogCa
     engine.store.close()  # type: ignore[attr-defined]
 
 
-def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_path: Path) -> None:
+def test_an_engine_with_identity_is_not_ready_without_its_store(tmp_path: Path) -> None:
     engine = Engine.from_text("anyone { may GET /free }", store=open_store(f"sqlite:///{tmp_path}/store.db"))
     app = create_app(engine)
     (tmp_path / "store.db").unlink()
@@ -346,9 +342,7 @@ def test_an_engine_that_only_looks_who_was_revoked_needs_a_store_that_works(tmp_
 # ── What only looks, and what needs it ────────────────────────────────────────────────────────
 
 
-def test_a_read_that_failed_is_tried_again_though_nobody_decides(
-    guarded: ResilientStore, inner: ReadsOnly, time: Time
-) -> None:
+def test_inspect_retries_a_failed_read(guarded: ResilientStore, inner: ReadsOnly, time: Time) -> None:
     inner.error = None
     guarded.reads.failed(StoreError("gone"))
     assert guarded.failing
@@ -366,6 +360,6 @@ def test_a_read_that_failed_is_tried_again_though_nobody_decides(
         ('rate "r" per request.ip { 2/1m on store failure local } guard "g" { confirm by role a when true }', True),
     ],
 )
-def test_a_server_is_ready_without_its_store_where_every_limit_says_what_else_holds(rule: str, needed: bool) -> None:
+def test_the_store_is_required_unless_every_limit_has_a_failure_rule(rule: str, needed: bool) -> None:
     engine = Engine.from_text(f"entity user {{ roles: set<string> }} anyone {{ may GET /x }} {rule}")
     assert (engine.state.requires_store, engine.state.uses_store) == (needed, True)

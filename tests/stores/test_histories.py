@@ -54,19 +54,19 @@ def begun(store: Store) -> Store:
 # ── What is known ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_of_a_watch_that_nobody_began_nothing_is_known(store: Store) -> None:
+def test_the_history_of_a_watch_that_was_not_begun_is_unknown(store: Store) -> None:
     found = past(store)
     assert (list(found.events), found.version, found.now) == ([], 0, START)
     assert found.complete_after > START * 1_000
 
 
-def test_a_history_begins_when_it_is_begun_and_never_again(begun: Store) -> None:
+def test_beginning_a_history_again_does_not_move_its_start(begun: Store) -> None:
     assert past(begun).complete_after == START - 1
     begun.begin(["paid"], START + HOUR)
     assert past(begun).complete_after == START - 1
 
 
-def test_what_was_ended_begins_anew_and_nothing_of_before_is_known(begun: Store) -> None:
+def test_an_ended_history_restarts_without_earlier_events(begun: Store) -> None:
     assert happens(begun, record(), record("seen", "alice"))
     begun.end(["paid"])
     assert past(begun).complete_after > START + HOUR
@@ -78,7 +78,7 @@ def test_what_was_ended_begins_anew_and_nothing_of_before_is_known(begun: Store)
     assert "two" in [one.decision for one in past(begun).events]
 
 
-def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
+def test_the_history_keeps_the_facts_of_an_allowed_request_unchanged(begun: Store) -> None:
     facts = (
         "é" * 50,
         7,
@@ -100,37 +100,37 @@ def test_what_is_allowed_is_remembered_as_it_was(begun: Store) -> None:
     assert first.serial == past(begun, ("seen", "alice")).events[0].serial < second.serial
 
 
-def test_histories_of_others_are_apart(begun: Store) -> None:
+def test_histories_of_different_keys_are_separate(begun: Store) -> None:
     assert happens(begun, record())
     keys = [LINE, ("paid", "bob"), ("seen", "alice")]
     found = begun.fetch(keys, START)
     assert [len(found[key].events) for key in keys] == [1, 0, 0]
 
 
-def test_a_look_leaves_no_trace(begun: Store) -> None:
+def test_a_peek_records_no_event(begun: Store) -> None:
     begun.commit(remembers(record()), "one", START, peek=True)
     assert not past(begun).events
 
 
-def test_what_a_limit_refuses_is_not_remembered(begun: Store) -> None:
+def test_a_throttled_request_is_not_recorded_in_the_history(begun: Store) -> None:
     assert not happens(begun, record(), limits=(rate(), budget(0)))
     assert not past(begun).events
     assert happens(begun, record(), limits=(rate(), budget(1)), name="two")
     assert len(past(begun).events) == 1
 
 
-def test_what_is_denied_is_remembered_whatever_its_limits_say(begun: Store) -> None:
+def test_a_denied_request_is_recorded_whatever_its_limits_say(begun: Store) -> None:
     assert not happens(begun, record(), limits=(rate(counts=True), budget(0)), denied=True)
     assert len(past(begun).events) == 1
 
 
-def test_who_is_too_late_for_an_approval_is_not_remembered(begun: Store) -> None:
+def test_a_request_with_a_spent_approval_is_not_recorded_in_the_history(begun: Store) -> None:
     assert happens(begun, record(), spends=("a",))
     assert not happens(begun, record(), spends=("a",), name="two")
     assert len(past(begun).events) == 1
 
 
-def test_an_event_is_found_by_a_fact_and_by_one_that_is_unknown(begun: Store) -> None:
+def test_an_event_matches_its_fact_and_an_unknown_fact_matches_any(begun: Store) -> None:
     for number, fact in enumerate(["a", "b", Unknown.missing("body.x"), "a"]):
         happens(begun, record("paid", "alice", fact), name=str(number))
     assert [one.decision for one in past(begun).among(0, "a")] == ["0", "2", "3"]
@@ -139,7 +139,7 @@ def test_an_event_is_found_by_a_fact_and_by_one_that_is_unknown(begun: Store) ->
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_version_rises_with_every_event(begun: Store) -> None:
+def test_the_version_of_a_history_increases_with_every_event(begun: Store) -> None:
     versions = [past(begun).version]
     for number in range(3):
         happens(begun, record(), name=str(number))
@@ -148,7 +148,7 @@ def test_a_version_rises_with_every_event(begun: Store) -> None:
     assert versions == sorted(set(versions))
 
 
-def test_what_rests_on_a_history_that_changed_does_nothing(begun: Store) -> None:
+def test_a_commit_that_relies_on_a_changed_history_has_no_effect(begun: Store) -> None:
     relied = ((LINE, 0), (("seen", "alice"), 0))
     assert happens(begun, record(), relied=relied, limits=(budget(9),))
     late = {"limits": (budget(9), places(9), rate(10)), "spends": ("a",)}
@@ -161,12 +161,12 @@ def test_what_rests_on_a_history_that_changed_does_nothing(begun: Store) -> None
     assert [one.remaining for one in told.standings] == [7, 8, 9]
 
 
-def test_a_look_does_not_ask_whether_a_history_changed(begun: Store) -> None:
+def test_a_peek_ignores_a_changed_history(begun: Store) -> None:
     happens(begun, record())
     assert begun.commit(remembers(relied=((LINE, 0),), limits=(rate(),)), "two", START, peek=True) is not None
 
 
-def test_what_rests_on_the_history_as_it_is_may_go_on(begun: Store) -> None:
+def test_a_commit_that_relies_on_the_current_history_succeeds(begun: Store) -> None:
     happens(begun, record())
     for number in range(3):
         relied = ((LINE, past(begun).version), (("seen", "bob"), 0))
@@ -177,7 +177,7 @@ def test_what_rests_on_the_history_as_it_is_may_go_on(begun: Store) -> None:
 # ── How it came out ───────────────────────────────────────────────────────────────────────────
 
 
-def test_an_outcome_is_told_once(begun: Store) -> None:
+def test_an_outcome_is_recorded_only_once(begun: Store) -> None:
     waiting = record(awaits=True, outputs=(("cost",), ("a", "b"), ("gone",)))
     happens(begun, record(), name="before")
     happens(begun, waiting, record("seen"), name="run")
@@ -193,27 +193,27 @@ def test_an_outcome_is_told_once(begun: Store) -> None:
     assert past(begun, ("seen", "alice")).events[0].status is None
 
 
-def test_an_outcome_may_have_no_status(begun: Store) -> None:
+def test_an_outcome_can_have_no_status(begun: Store) -> None:
     happens(begun, record(awaits=True, outputs=(("x",),)), name="run")
     assert begun.report("run", OutcomeReport(None, {"x": 1}), START) == "first"
     [event] = past(begun).events
     assert (event.status, event.output) == (None, (1,))
 
 
-def test_an_outcome_comes_too_late_once_the_window_is_over(begun: Store) -> None:
+def test_an_outcome_after_the_window_is_ignored(begun: Store) -> None:
     happens(begun, record(awaits=True), name="run")
     assert begun.report("run", OutcomeReport(200, {}), START + HOUR) is None
     assert begun.report("nobody", OutcomeReport(200, {}), START) is None
 
 
-def test_what_rests_on_an_outcome_that_came_meanwhile_is_decided_again(begun: Store) -> None:
+def test_a_reported_outcome_invalidates_commits_that_rely_on_the_history(begun: Store) -> None:
     happens(begun, record(awaits=True), name="run")
     relied = ((LINE, past(begun).version),)
     begun.report("run", OutcomeReport(200, {}), START)
     assert not happens(begun, relied=relied, limits=(rate(),), name="two")
 
 
-def test_the_outcome_of_what_is_forgotten_changes_nothing(begun: Store) -> None:
+def test_an_outcome_of_an_evicted_event_changes_nothing(begun: Store) -> None:
     happens(begun, record("paid", "alice", latest=True, awaits=True), name="first")
     happens(begun, record("paid", "alice", latest=True, awaits=True), name="second")
     assert begun.report("first", OutcomeReport(200, {}), START) == "first"
@@ -223,7 +223,7 @@ def test_the_outcome_of_what_is_forgotten_changes_nothing(begun: Store) -> None:
 # ── What is forgotten ─────────────────────────────────────────────────────────────────────────
 
 
-def test_of_the_latest_only_the_last_is_kept_and_nothing_is_missing(begun: Store) -> None:
+def test_a_latest_only_history_keeps_the_last_event_and_stays_complete(begun: Store) -> None:
     for number in range(5):
         happens(begun, record(latest=True), name=str(number), at=START + number)
     found = past(begun)
@@ -231,7 +231,7 @@ def test_of_the_latest_only_the_last_is_kept_and_nothing_is_missing(begun: Store
     assert found.complete_after == START - 1
 
 
-def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Store) -> None:
+def test_events_outside_the_longest_window_are_evicted_and_marked_incomplete(begun: Store) -> None:
     for number in range(5):
         happens(begun, record(within=HOUR), name=str(number), at=START + number)
     happens(begun, record(within=SECOND), name="last", at=START + HOUR + 2)
@@ -240,7 +240,7 @@ def test_what_left_the_longest_window_is_forgotten_and_that_is_known(begun: Stor
     assert found.complete_after == START + 2
 
 
-def test_of_one_key_no_more_than_so_many_are_kept(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_events_per_key_is_bounded(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("memory.history", "sqlite.history"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_EVENTS_PER_KEY", 20)
     for module, script in (("redis.store", "STEP"), ("redis.cluster_history", "LINES")):
@@ -254,7 +254,7 @@ def test_of_one_key_no_more_than_so_many_are_kept(fresh: Fresh, monkeypatch: pyt
     assert found.complete_after == START + 29
 
 
-def test_time_never_runs_back_in_a_history(begun: Store) -> None:
+def test_event_times_of_a_history_never_decrease(begun: Store) -> None:
     happens(begun, record(), name="first", at=START + HOUR)
     happens(begun, record(), name="second", at=START)
     first, second = past(begun).events
@@ -262,7 +262,7 @@ def test_time_never_runs_back_in_a_history(begun: Store) -> None:
     assert first.serial < second.serial
 
 
-def test_all_that_is_kept_of_a_key_comes_in_order(begun: Store) -> None:
+def test_events_of_a_key_are_returned_in_order(begun: Store) -> None:
     for number in range(300):
         happens(begun, record("paid", "alice", number), name=str(number), at=START + number // 7)
     found = [(one.serial, one.at, one.facts) for one in past(begun).events]
@@ -270,7 +270,7 @@ def test_all_that_is_kept_of_a_key_comes_in_order(begun: Store) -> None:
     assert [facts for _, _, facts in found] == [(number,) for number in range(300)]
 
 
-def test_the_most_events_are_the_same_everywhere() -> None:
+def test_the_redis_script_has_the_same_event_bounds_as_the_code() -> None:
     pytest.importorskip("redis")
     past = import_module("policyengine.stores.history_rows")
     assert (

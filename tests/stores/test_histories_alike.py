@@ -35,12 +35,12 @@ def follow_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_cache, "MIN_CACHED_EVENTS", 1)
 
 
-def test_traffic_is_decided_as_the_specification_says(fresh: Fresh) -> None:
+def test_traffic_on_every_store_agrees_with_the_specification(fresh: Fresh) -> None:
     run_state_machine_as_test(traffic(fresh), settings=settings(max_examples=8, stateful_step_count=30, deadline=None))
 
 
 @pytest.mark.deep
-def test_traffic_is_decided_as_the_specification_says_for_long(fresh: Fresh) -> None:
+def test_traffic_on_every_store_agrees_with_the_specification_in_a_long_run(fresh: Fresh) -> None:
     run_state_machine_as_test(
         traffic(fresh), settings=settings(max_examples=400, stateful_step_count=60, deadline=None)
     )

@@ -67,7 +67,7 @@ def begun_long_ago(engine: Engine, client: redis.Redis) -> None:
 # ── Redis ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_while_a_server_is_away_nothing_is_known_and_nothing_is_remembered(tmp_path: Path) -> None:
+def test_the_history_is_unknown_while_the_server_is_down(tmp_path: Path) -> None:
     with remembering(tmp_path) as (server, engine):
         assert all_asked(engine) == ["allow", "deny by guard", "allow"]
         server.kill()
@@ -77,7 +77,7 @@ def test_while_a_server_is_away_nothing_is_known_and_nothing_is_remembered(tmp_p
         assert reason.message == "the request cannot be remembered: the store did not answer"
 
 
-def test_a_server_that_comes_back_empty_begins_anew(tmp_path: Path) -> None:
+def test_a_server_that_returns_empty_restarts_the_history(tmp_path: Path) -> None:
     with remembering(tmp_path) as (server, engine):
         server.kill()
         assert asked(engine, "/quiet") == "deny by guard"
@@ -86,7 +86,7 @@ def test_a_server_that_comes_back_empty_begins_anew(tmp_path: Path) -> None:
         assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
 
 
-def test_a_server_that_comes_back_as_it_was_some_time_ago_begins_anew(tmp_path: Path) -> None:
+def test_a_server_restored_from_a_snapshot_restarts_the_history(tmp_path: Path) -> None:
     with remembering(tmp_path) as (server, engine):
         import redis
 
@@ -98,7 +98,7 @@ def test_a_server_that_comes_back_as_it_was_some_time_ago_begins_anew(tmp_path: 
         assert all_asked(engine) == ["deny by guard", "allow", "deny by guard"]
 
 
-def test_a_server_that_writes_down_what_it_is_told_goes_on(tmp_path: Path) -> None:
+def test_a_server_with_append_only_persistence_keeps_the_history(tmp_path: Path) -> None:
     with remembering(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as (server, engine):
         assert asked(engine, "/free") == "allow"
         server.kill()
@@ -109,7 +109,7 @@ def test_a_server_that_writes_down_what_it_is_told_goes_on(tmp_path: Path) -> No
         assert asked(engine, "/quiet") == "deny by guard"
 
 
-def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path: Path) -> None:
+def test_an_engine_started_without_its_server_records_history_later(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         store = open_store(f"{server.url}?timeout=2s")
         server.kill()
@@ -120,7 +120,7 @@ def test_an_engine_that_starts_while_its_server_is_away_remembers_later(tmp_path
         assert asked(engine, "/after") == "allow"
 
 
-def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server) -> None:
+def test_history_keys_in_redis_expire_after_their_window(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.step import DEFAULT_KEYS
@@ -137,7 +137,7 @@ def test_a_line_is_kept_as_long_as_somebody_may_ask_for_it(redis_server: Server)
         assert [client.pttl(name) for name in (DEFAULT_KEYS.begun, DEFAULT_KEYS.changes)] == [-1, -1]
 
 
-def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server: Server) -> None:
+def test_an_expired_history_is_incomplete_not_empty(redis_server: Server) -> None:
     """More than the shortest window that lines were kept for is not known."""
     import redis
 
@@ -162,7 +162,7 @@ def test_what_expired_is_not_taken_for_a_past_in_which_nothing_was(redis_server:
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_forgotten_is_known_to_be_missing(tmp_path: Path) -> None:
+def test_an_evicted_event_makes_the_sqlite_history_incomplete(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     store.begin(["paid"], START)
     happens(store, record(awaits=True), at=START + 7)
@@ -175,7 +175,7 @@ def test_what_is_forgotten_is_known_to_be_missing(tmp_path: Path) -> None:
     assert (list(past(store).events), past(store).complete_after) == ([], START + 7)
 
 
-def test_a_file_of_before_there_was_history_is_taken_on(tmp_path: Path) -> None:
+def test_a_sqlite_file_without_history_tables_is_upgraded(tmp_path: Path) -> None:
     import sqlite3
 
     SqliteStore(tmp_path / "store.db").close()
@@ -189,7 +189,7 @@ def test_a_file_of_before_there_was_history_is_taken_on(tmp_path: Path) -> None:
     assert len(past(store).events) == 1
 
 
-def test_a_file_that_was_emptied_begins_anew(tmp_path: Path) -> None:
+def test_an_emptied_sqlite_file_restarts_the_history(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     store.begin(["paid"], START)
     happens(store, record(), at=START + SECOND)
@@ -203,7 +203,7 @@ def test_a_file_that_was_emptied_begins_anew(tmp_path: Path) -> None:
 # ── Whatever does not answer ──────────────────────────────────────────────────────────────────
 
 
-def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
+def test_denials_during_an_outage_are_recorded_after_recovery() -> None:
     inner, time = Broken(MemoryStore(history_complete=True)), Time()
     guarded = ResilientStore(inner, clock=time)  # type: ignore[arg-type]
     for number in range(40):
@@ -217,7 +217,7 @@ def test_what_is_denied_while_a_store_is_away_is_remembered_later() -> None:
 
 
 @pytest.mark.parametrize("relied", [(), ((LINE, 0),)])
-def test_nobody_passes_whom_history_is_to_know_of_while_it_is_away(relied: Any) -> None:
+def test_a_request_that_must_be_recorded_fails_while_the_store_is_down(relied: Any) -> None:
     guarded = ResilientStore(Broken(MemoryStore()))  # type: ignore[arg-type]
     assert guarded.fetch([LINE], START) == {}
     told: Any = guarded.commit(remembers(record(), relied=relied), "one", START)

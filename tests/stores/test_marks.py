@@ -36,7 +36,7 @@ def marks(store: Store) -> CredentialMarks:
 # ── Once ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_name_is_new_once_until_its_end(marks: CredentialMarks) -> None:
+def test_a_name_can_be_marked_once_until_it_expires(marks: CredentialMarks) -> None:
     assert marks.once("jti:a", LATER, NOW)
     assert not marks.once("jti:a", LATER, NOW)
     assert marks.once("jti:b", LATER, NOW)
@@ -45,7 +45,7 @@ def test_a_name_is_new_once_until_its_end(marks: CredentialMarks) -> None:
     assert not marks.once("jti:a", LATER + 300, LATER)
 
 
-def test_a_clock_that_is_set_back_makes_nothing_new(marks: CredentialMarks) -> None:
+def test_a_clock_set_back_does_not_make_a_mark_fresh(marks: CredentialMarks) -> None:
     marks.once("jti:a", LATER, NOW)
     for number in range(20):  # whoever comes makes room
         marks.once(f"jti:{number}", LATER + 300, LATER + LINGER_SECONDS - 1)
@@ -53,13 +53,13 @@ def test_a_clock_that_is_set_back_makes_nothing_new(marks: CredentialMarks) -> N
     assert not marks.once("jti:a", LATER, NOW - 3_600)
 
 
-def test_names_of_any_letters_are_told_apart(marks: CredentialMarks) -> None:
+def test_mark_names_with_any_characters_are_distinct(marks: CredentialMarks) -> None:
     names = ["a", "A", "a ", "ä", "\ud800", "a\0b", "a" * 10_000, "policyengine:{revoked}:a", "*"]
     assert [marks.once(one, LATER, NOW) for one in names] == [True] * len(names)
     assert [marks.once(one, LATER, NOW) for one in names] == [False] * len(names)
 
 
-def test_of_many_threads_one_is_told_that_it_is_the_first(marks: CredentialMarks) -> None:
+def test_concurrent_threads_mark_a_name_only_once(marks: CredentialMarks) -> None:
     many, names = 64, 5
     together = Barrier(many)
 
@@ -75,7 +75,7 @@ def test_of_many_threads_one_is_told_that_it_is_the_first(marks: CredentialMarks
 # ── Marked ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: CredentialMarks) -> None:
+def test_marked_checks_a_name_without_marking_it(marks: CredentialMarks) -> None:
     assert not marks.marked("id_jag:a", NOW)
     marks.once("id_jag:a", LATER, NOW)
     marks.revoke(("id_jag:b",), LATER, NOW)
@@ -87,7 +87,7 @@ def test_whether_a_name_is_marked_is_asked_without_marking_it(marks: CredentialM
 # ── Revoked ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_revoked_stays_so_until_its_end(marks: CredentialMarks) -> None:
+def test_a_revocation_holds_until_it_expires(marks: CredentialMarks) -> None:
     assert marks.revoked(("agent:a", "key:b"), NOW) == frozenset()
     marks.revoke(("agent:a", "token:c"), LATER, NOW)
     assert marks.revoked(("agent:a", "key:b", "token:c"), LATER - 1) == {"agent:a", "token:c"}
@@ -95,14 +95,14 @@ def test_what_is_revoked_stays_so_until_its_end(marks: CredentialMarks) -> None:
     assert marks.revoked((), NOW) == frozenset()
 
 
-def test_of_two_ends_the_later_one_counts(marks: CredentialMarks) -> None:
+def test_the_later_end_of_two_revocations_counts(marks: CredentialMarks) -> None:
     for until in (LATER, LATER + 300, NOW + 1):
         marks.revoke(("agent:a",), until, NOW)
     assert marks.revoked(("agent:a",), LATER + 299) == {"agent:a"}
     assert marks.revoked(("agent:a",), LATER + 300) == frozenset()
 
 
-def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: CredentialMarks) -> None:
+def test_marks_and_revocations_are_independent(marks: CredentialMarks) -> None:
     marks.once("a", LATER, NOW)
     assert marks.revoked(("a",), NOW) == frozenset()
     marks.revoke(("b",), LATER, NOW)
@@ -111,7 +111,7 @@ def test_what_is_marked_and_what_is_revoked_do_not_meet(marks: CredentialMarks) 
     assert marks.revoked(("b",), NOW) == {"b"}
 
 
-def test_each_revocation_has_another_version_where_nobody_far_is_asked(marks: CredentialMarks) -> None:
+def test_each_revocation_changes_the_version_of_a_local_store(marks: CredentialMarks) -> None:
     versions = [marks.version]
     for name in ("a", "b", "a"):
         marks.once(name, LATER, NOW)
@@ -142,13 +142,13 @@ def firsts(kind: str, where: str, many: int) -> int:
     return sum(marks.once(f"jti:{number}", LATER, NOW) for number in range(many))
 
 
-def test_of_several_processes_one_is_told_that_it_is_the_first(where: tuple[str, str]) -> None:
+def test_concurrent_processes_mark_a_name_only_once(where: tuple[str, str]) -> None:
     many = 100
     with get_context("fork").Pool(4) as crew:
         assert sum(crew.starmap(firsts, [(*where, many)] * 4, chunksize=1)) == many
 
 
-def test_a_forked_worker_sees_what_another_revokes_at_once(where: tuple[str, str]) -> None:
+def test_a_revocation_by_a_forked_worker_is_visible_immediately(where: tuple[str, str]) -> None:
     """Both were forked from a process that had the store open, as workers are."""
     store = paying.opened(*where)
     store.marks.revoke(("agent:x",), LATER, NOW)
@@ -185,7 +185,7 @@ def notes(where: str, told: Any) -> None:
         told.send_bytes(b".")
 
 
-def test_what_was_told_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+def test_acknowledged_marks_survive_a_killed_process(tmp_path: Path) -> None:
     place = str(tmp_path / "store.db")
     heard, tells = get_context("fork").Pipe(duplex=False)
     process = get_context("fork").Process(target=notes, args=(place, tells))
@@ -202,7 +202,7 @@ def test_what_was_told_is_kept_when_the_process_is_killed(tmp_path: Path) -> Non
 # ── Room ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
+def test_full_memory_marks_reject_new_names_and_evict_expired_ones() -> None:
     marks = MemoryMarks(most=4)
     assert [marks.once(f"{number}", LATER + number, NOW) for number in range(4)] == [True] * 4
     with pytest.raises(StoreError, match="it already holds 4 credential names"):
@@ -214,7 +214,7 @@ def test_memory_that_is_full_takes_no_new_mark_and_forgets_what_ended() -> None:
     assert marks.once("new", LATER + 900, LATER + LINGER_SECONDS)
 
 
-def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
+def test_marks_do_not_use_the_room_for_revocations() -> None:
     marks = MemoryMarks(most=2)
     for name in ("a", "b"):
         marks.once(name, LATER, NOW)
@@ -224,7 +224,7 @@ def test_nobody_who_marks_is_in_the_way_of_revoking() -> None:
     assert marks.revoked(("a", "b", "c"), NOW) == {"a"}  # all of them or none
 
 
-def test_the_last_room_for_what_is_revoked_is_the_operators() -> None:
+def test_the_last_room_for_revocations_is_reserved_for_operators() -> None:
     marks = MemoryMarks(most=20)
     marks.revoke([f"token:{number}" for number in range(18)], LATER, NOW)
     with pytest.raises(StoreError, match="it already holds"):
@@ -236,7 +236,7 @@ def test_the_last_room_for_what_is_revoked_is_the_operators() -> None:
         marks.revoke(("agent:c",), LATER, NOW, by_operator=True)
 
 
-def test_who_comes_to_full_memory_makes_room_for_two_and_no_more() -> None:
+def test_a_mark_in_full_memory_evicts_two_expired_names() -> None:
     """Nobody looks through a million of them."""
     marks = MemoryMarks(most=1_000)
     for number in range(1_000):
@@ -246,7 +246,7 @@ def test_who_comes_to_full_memory_makes_room_for_two_and_no_more() -> None:
         assert len(marks._marked.until) == 1_000 - (number + 1)
 
 
-def test_long_names_take_no_more_room_than_others() -> None:
+def test_long_mark_names_are_stored_in_bounded_size() -> None:
     marks = MemoryMarks()
     long = ["a" * 10_000 + end for end in "bc"]
     assert [marks.once(one, LATER, NOW) for one in (*long, *long)] == [True, True, False, False]
@@ -255,7 +255,7 @@ def test_long_names_take_no_more_room_than_others() -> None:
     assert marks.revoked(long, NOW) == set(long[:1])
 
 
-def test_a_file_forgets_what_ended(tmp_path: Path) -> None:
+def test_a_sqlite_store_evicts_expired_marks(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     for number in range(20):
         store.marks.once(f"{number}", LATER, NOW)
@@ -268,7 +268,7 @@ def test_a_file_forgets_what_ended(tmp_path: Path) -> None:
     assert rows == [20 // EVICTION_BATCH_SIZE] * 2
 
 
-def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -> None:
+def test_redis_keeps_a_mark_beyond_its_end(redis_server: Server) -> None:
     """From when it is told, whatever its own clock says."""
     import redis
 
@@ -286,7 +286,7 @@ def test_a_server_keeps_a_mark_for_longer_than_it_counts(redis_server: Server) -
             assert not marks.once(f"{now}", now + 300, now)
 
 
-def test_many_names_are_asked_for_in_one_round_trip(redis_server: Server) -> None:
+def test_many_revocation_names_take_a_single_round_trip(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.store import RedisStore
@@ -316,7 +316,7 @@ ASKS: list[Callable[[CredentialMarks], object]] = [
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_a_server_that_is_gone_says_nothing_and_is_asked_again_when_it_is_back(
+def test_credential_marks_fail_while_the_server_is_down_and_recover(
     ask: Callable[[CredentialMarks], object], tmp_path: Path
 ) -> None:
     with running("redis-server", tmp_path) as server:
@@ -341,7 +341,7 @@ def answers(ask: Callable[[CredentialMarks], object], marks: CredentialMarks) ->
     return True
 
 
-def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
+def test_a_hanging_server_delays_credential_marks_only_briefly(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         store = open_store(f"{server.url}?timeout={int(TIMEOUT_SECONDS * 1_000)}ms")
         assert isinstance(store, ResilientStore)
@@ -358,7 +358,7 @@ def test_a_server_that_hangs_delays_nobody_for_long(tmp_path: Path) -> None:
         store.close()
 
 
-def test_what_was_revoked_stays_so_when_a_server_that_writes_it_down_is_killed(tmp_path: Path) -> None:
+def test_revocations_survive_a_killed_server_with_persistence(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         store = open_store(f"{server.url}?timeout=5s")
         store.marks.revoke(("agent:a",), LATER, NOW)
@@ -371,7 +371,7 @@ def test_what_was_revoked_stays_so_when_a_server_that_writes_it_down_is_killed(t
         store.close()
 
 
-def test_a_server_without_memory_takes_no_mark(tmp_path: Path) -> None:
+def test_a_redis_server_out_of_memory_rejects_a_mark(tmp_path: Path) -> None:
     import redis
 
     with running("redis-server", tmp_path) as server, redis.Redis(port=server.port, protocol=2) as client:
@@ -383,7 +383,7 @@ def test_a_server_without_memory_takes_no_mark(tmp_path: Path) -> None:
         assert store.marks.revoked(("agent:a",), NOW) == {"agent:a"}
 
 
-def test_a_file_that_nobody_may_write_takes_no_mark(tmp_path: Path) -> None:
+def test_a_locked_sqlite_file_rejects_a_mark(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db", patience=0.01)
     with SqliteStore(tmp_path / "store.db")._step():
         with pytest.raises(StoreError, match="locked"):
@@ -392,7 +392,7 @@ def test_a_file_that_nobody_may_write_takes_no_mark(tmp_path: Path) -> None:
         assert store.marks.revoked(("a",), NOW) == frozenset()
 
 
-def test_marks_of_a_store_are_the_same_whenever_they_are_asked_for() -> None:
+def test_a_store_keeps_its_marks_between_accesses() -> None:
     store = MemoryStore()
     assert store.marks.once("a", LATER, NOW)
     assert not store.marks.once("a", LATER, NOW)

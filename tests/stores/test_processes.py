@@ -69,19 +69,19 @@ SHARED = pytest.mark.parametrize("url", ["sqlite", "redis", VALKEY], indirect=Tr
 
 
 @SHARED
-def test_processes_are_let_through_exactly_as_often_as_the_limit_says(url: str) -> None:
+def test_processes_are_admitted_exactly_up_to_the_limit(url: str) -> None:
     assert admitted(url, 120, 200) == 199
 
 
 @pytest.mark.parametrize("url", ["cluster"], indirect=True)
-def test_a_cluster_never_lets_through_more_than_the_limit(url: str) -> None:
+def test_a_cluster_never_admits_more_than_the_limit(url: str) -> None:
     """While one process holds what it will give back, others may be refused: a little less is right, more never is."""
     assert 160 < admitted(url, 120, 200) <= 199
 
 
 @pytest.mark.deep
 @SHARED
-def test_processes_are_let_through_exactly_as_often_for_long(url: str) -> None:
+def test_processes_are_admitted_exactly_up_to_the_limit_in_a_long_run(url: str) -> None:
     assert admitted(url, 50_000, 200) == 199  # a budget reads all of its entries, each time
 
 
@@ -105,7 +105,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     return kind, place
 
 
-def test_processes_that_rely_on_one_history_never_both_pass(where: tuple[str, str]) -> None:
+def test_processes_that_share_a_history_pay_each_bill_once(where: tuple[str, str]) -> None:
     """Nobody pays a bill that was paid within the hour, and somebody pays it."""
     bills = 50
     with get_context("fork").Pool(PROCESSES) as crew:
@@ -115,7 +115,7 @@ def test_processes_that_rely_on_one_history_never_both_pass(where: tuple[str, st
 # ── SQLite ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_admitted_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+def test_admitted_charges_survive_a_killed_process(tmp_path: Path) -> None:
     url, told = f"sqlite:///{tmp_path}/store.db", 0
     for _ in range(3):
         with asking(url, 0, 2_000, "forever") as process:
@@ -129,7 +129,7 @@ def test_what_was_admitted_is_kept_when_the_process_is_killed(tmp_path: Path) ->
     assert told <= 1_999 - stands <= told + 3  # of each that was killed one may be kept that was not told
 
 
-def test_what_happened_is_kept_when_the_process_is_killed(tmp_path: Path) -> None:
+def test_history_events_survive_a_killed_process(tmp_path: Path) -> None:
     place, told = str(tmp_path / "store.db"), 0
     paying.engine(paying.opened("sqlite", place), paying.BEGUN)
     for _ in range(3):
@@ -157,7 +157,7 @@ def asked(store: SqliteStore, limit: int) -> list[int]:
     return [one.remaining + 1 if one.admitted else 0 for one in found.standings]
 
 
-def test_what_counts_no_more_is_forgotten(tmp_path: Path) -> None:
+def test_the_sqlite_store_evicts_expired_rows(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "store.db")
     for number in range(10):
         key = str(number)
@@ -181,7 +181,7 @@ def rows(store: SqliteStore) -> dict[str, int]:
 # ── Redis ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Server) -> None:
+def test_a_redis_limit_key_expires_once_its_limit_is_full_again(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.step import state_key
@@ -202,7 +202,7 @@ def test_a_key_is_kept_as_long_as_something_is_missing_of_it(redis_server: Serve
         assert [client.pttl(key) for key in client.keys("policyengine:spent:*")] == [-1]
 
 
-def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
+def test_a_redis_commit_uses_the_time_of_the_server(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.store import RedisStore
@@ -218,7 +218,7 @@ def test_the_time_is_that_of_the_server(redis_server: Server) -> None:
         assert later.now == told.now + 10**12
 
 
-def test_a_server_that_lost_its_scripts_is_given_them_again(redis_server: Server) -> None:
+def test_lost_redis_scripts_are_loaded_again(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.store import RedisStore

@@ -14,14 +14,14 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepaid_tokens, "MAX_RECEIPTS", 8)
 
 
-def test_of_too_many_of_one_payer_the_oldest_goes() -> None:
+def test_excess_receipts_of_a_payer_evict_the_oldest() -> None:
     kept = PrepaymentReceipts()
     for number in range(5):
         kept.put("alice", f"{number}", PrepaidTokens(1, 10))
     assert [kept.tokens("alice", f"{number}", 0) for number in range(5)] == [0, 0, 1, 1, 1]
 
 
-def test_of_too_many_in_all_one_of_who_came_first_goes() -> None:
+def test_excess_receipts_in_total_evict_those_of_the_first_payers() -> None:
     kept = PrepaymentReceipts()
     for payer in range(6):
         for number in range(2):
@@ -30,7 +30,7 @@ def test_of_too_many_in_all_one_of_who_came_first_goes() -> None:
     assert [sum(kept.tokens(payer, f"{number}", 0) for number in range(2)) for payer in range(6)] == [0, 0, 2, 2, 2, 2]
 
 
-def test_what_is_over_is_forgotten_and_counts_no_more() -> None:
+def test_an_expired_receipt_counts_nothing_and_is_evicted() -> None:
     kept = PrepaymentReceipts()
     for number in range(3):
         kept.put("alice", f"{number}", PrepaidTokens(5, number))

@@ -82,7 +82,7 @@ def answers(store: Store, semantics: str) -> Any:
 
 
 @pytest.mark.parametrize("semantics", ["execute_all", "deny_on_first_deny"])
-def test_a_batch_is_answered_as_by_one_process_alone(url: str, semantics: str) -> None:
+def test_a_batch_on_a_shared_store_gets_the_same_answers_as_in_memory(url: str, semantics: str) -> None:
     assert waits(answers(open_store(url), semantics)) == waits(answers(MemoryStore(), semantics))
 
 
@@ -91,7 +91,7 @@ def waits(found: Any) -> str:
     return re.sub(r"\d+[dhm]\b[^`']*|\d+h\d[^`']*|\d+ms|[\d.]+s\b", "…", str(found))
 
 
-def test_workers_let_through_as_many_as_one_would(url: str, tmp_path: Path) -> None:
+def test_workers_together_admit_exactly_the_limit(url: str, tmp_path: Path) -> None:
     with started(SERVE, url, str(tmp_path / "policy.sock")) as (address, _), ThreadPoolExecutor(8) as pool:
 
         def by_port(_: int) -> bool:
@@ -106,9 +106,7 @@ def test_workers_let_through_as_many_as_one_would(url: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("shift", "reason"), [(0, None), (20, "20s ahead of"), (-3_600, "1h behind")])
-def test_a_server_says_how_far_its_clock_is_from_that_of_its_store(
-    redis_server: Server, shift: int, reason: str | None
-) -> None:
+def test_readyz_reports_the_clock_skew_of_the_store(redis_server: Server, shift: int, reason: str | None) -> None:
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=shift)
 

@@ -32,18 +32,18 @@ def admitted(store: Store, charge: Charge, many: int, at: int = START) -> int:
 # ── Rates ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_burst_lets_through_exactly_as_many_as_it_says(store: Store) -> None:
+def test_a_burst_admits_exactly_its_size(store: Store) -> None:
     assert admitted(store, rate(10, burst=7), 20) == 7
 
 
-def test_a_pace_refills_one_by_one(store: Store) -> None:
+def test_a_rate_refills_one_token_at_a_time(store: Store) -> None:
     assert admitted(store, rate(10), 11) == 10
     assert admitted(store, rate(10), 2, at=START + SECOND // 10 - 1) == 0
     assert admitted(store, rate(10), 2, at=START + SECOND // 10) == 1
     assert admitted(store, rate(10), 20, at=START + HOUR) == 10
 
 
-def test_a_request_takes_what_it_costs(store: Store) -> None:
+def test_a_request_is_charged_its_cost(store: Store) -> None:
     [stands] = ask(store, rate(10, cost=7)).standings
     assert (stands.remaining, stands.reset) == (3, 7 * SECOND // 10)
     [stands] = ask(store, rate(10, cost=4)).standings
@@ -53,7 +53,7 @@ def test_a_request_takes_what_it_costs(store: Store) -> None:
 
 
 @pytest.mark.parametrize("cost", [2**52, 2**63, 2**80])
-def test_a_cost_beyond_all_measure_is_refused(store: Store, cost: int) -> None:
+def test_an_excessive_cost_is_refused(store: Store, cost: int) -> None:
     assert not ask(store, rate(10, cost=cost)).admitted
     assert admitted(store, rate(10), 11) == 10
 
@@ -76,7 +76,7 @@ MOST = 4_503_599_627  # that a budget counts exactly in every store
         (1, (Decimal("0.9999990000000000000000000000000001"), Decimal("0.000001")), [True, False]),
     ],
 )  # fmt: skip
-def test_a_sum_is_exact_however_large_its_numbers_are(
+def test_a_budget_sum_is_exact_for_very_large_and_small_numbers(
     store: Store, bound: Value, amounts: tuple[Value, ...], admitted: list[bool]
 ) -> None:
     """What is finer than a millionth is rounded up; a bound beyond what every store counts is the most that it does."""
@@ -85,17 +85,17 @@ def test_a_sum_is_exact_however_large_its_numbers_are(
     assert [ask(store, one.charge).standings[0].admitted for found in read for one in found] == admitted
 
 
-def test_keys_and_rules_count_apart(store: Store) -> None:
+def test_keys_and_rules_are_counted_separately(store: Store) -> None:
     assert admitted(store, rate(3), 5) == admitted(store, rate(3, key="bob"), 5) == 3
     assert admitted(store, rate(3, rule="other"), 5) == 3
 
 
-def test_a_raise_is_the_pace_until_somebody_gets_through_without_it(store: Store) -> None:
+def test_a_raise_applies_to_the_refill_of_a_rate(store: Store) -> None:
     assert admitted(store, rate(10, raised=20), 11) == 10
     assert admitted(store, rate(10, raised=20), 20, at=START + SECOND // 4) == 5
 
 
-def test_a_clamp_goes_on_for_as_long_as_it_says(store: Store) -> None:
+def test_a_clamp_lasts_for_its_duration(store: Store) -> None:
     clamped = rate(10, clamp=(2, 2), acts=True, lasts=5 * SECOND)
     later = rate(10, clamp=(2, 2))
     assert admitted(store, clamped, 5) == 2
@@ -103,19 +103,19 @@ def test_a_clamp_goes_on_for_as_long_as_it_says(store: Store) -> None:
     assert admitted(store, later, 20, at=START + 9 * SECOND) == 10
 
 
-def test_a_clamp_goes_on_though_the_request_was_refused_by_another_limit(store: Store) -> None:
+def test_a_clamp_latches_even_if_another_limit_refuses_the_request(store: Store) -> None:
     clamped = rate(10, clamp=(2, 2), acts=True, lasts=5 * SECOND)
     assert not ask(store, clamped, budget(0)).admitted
     assert admitted(store, rate(10, clamp=(2, 2)), 20, at=START + SECOND) == 2
 
 
-def test_denied_requests_count_where_the_rule_says_so(store: Store) -> None:
+def test_denied_requests_are_charged_if_the_rule_counts_denials(store: Store) -> None:
     store.commit(asks(rate(10, counts=True, cost=4), rate(10, rule="plain"), denied=True), "one", START)
     assert admitted(store, rate(10, counts=True), 20) == 6
     assert admitted(store, rate(10, rule="plain"), 20) == 10
 
 
-def test_throttled_requests_count_where_the_rule_says_so(store: Store) -> None:
+def test_throttled_requests_are_charged_if_the_rule_counts_denials(store: Store) -> None:
     assert not ask(store, rate(10, counts=True, cost=4), budget(0)).admitted
     assert admitted(store, rate(10, counts=True), 20) == 6
 
@@ -123,7 +123,7 @@ def test_throttled_requests_count_where_the_rule_says_so(store: Store) -> None:
 # ── Budgets ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_sum_is_never_above_its_bound(store: Store) -> None:
+def test_a_budget_sum_never_exceeds_its_bound(store: Store) -> None:
     assert [ask(store, budget(10, amount=4), name=str(one)).admitted for one in range(3)] == [True, True, False]
     [stands] = ask(store, budget(10, amount=2), name="rest").standings
     assert (stands.admitted, stands.limit, stands.remaining) == (True, 10, 0)
@@ -137,12 +137,12 @@ def test_a_window_is_half_open(store: Store) -> None:
     assert ask(store, budget(1), at=START + 60 * SECOND).admitted
 
 
-def test_different_values_are_counted_once_each(store: Store) -> None:
+def test_a_distinct_budget_counts_each_value_once(store: Store) -> None:
     found = [ask(store, budget(2, value=one), name=f"{n}").admitted for n, one in enumerate("aabbcab")]
     assert found == [True, True, True, True, False, True, True]
 
 
-def test_what_is_given_back_may_be_spent_again(store: Store) -> None:
+def test_a_refunded_amount_can_be_spent_again(store: Store) -> None:
     assert ask(store, budget(10, amount=10), name="first").admitted
     assert not ask(store, budget(10), name="second").admitted
     assert store.finish("first", START, refund=True) == "first"
@@ -151,7 +151,7 @@ def test_what_is_given_back_may_be_spent_again(store: Store) -> None:
     assert not ask(store, budget(10), name="fourth").admitted
 
 
-def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) -> None:
+def test_a_distinct_value_added_by_several_requests_is_not_refunded(store: Store) -> None:
     for name, value in (("first", "a"), ("second", "a"), ("third", "b")):
         assert ask(store, budget(2, value=value), name=name).admitted
     for name in ("first", "second"):
@@ -161,7 +161,7 @@ def test_a_value_that_several_added_is_given_back_by_none_of_them(store: Store) 
     assert ask(store, budget(2, value="c"), name="last").admitted
 
 
-def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merged_budget_entries_are_not_refunded(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyengine.runtime.limits.MAX_BUDGET_ENTRIES", 3)
     with_another_number("redis.store", "STEP", "MOST_ENTRIES = 1, 2, 10000", "MOST_ENTRIES = 1, 2, 3", monkeypatch)
     store = fresh()
@@ -173,7 +173,7 @@ def test_what_is_counted_together_is_given_back_by_nobody(fresh: Fresh, monkeypa
     assert ask(store, budget(5), name="one more").admitted
 
 
-def test_what_is_over_without_a_refund_stays_spent(store: Store) -> None:
+def test_a_request_finished_without_a_refund_stays_spent(store: Store) -> None:
     assert ask(store, budget(10, amount=10), name="first").admitted
     assert store.finish("first", START) == "first"
     assert store.finish("first", START, refund=True) == "again"
@@ -183,27 +183,27 @@ def test_what_is_over_without_a_refund_stays_spent(store: Store) -> None:
 # ── At once ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_place_is_free_when_its_request_is_over(store: Store) -> None:
+def test_finishing_a_request_frees_its_slot_in_the_store(store: Store) -> None:
     assert [ask(store, places(2), name=name).admitted for name in "abc"] == [True, True, False]
     assert store.finish("a", START)
     assert [ask(store, places(2), name=name).admitted for name in "de"] == [True, False]
 
 
-def test_a_place_is_free_when_its_lease_is_over(store: Store) -> None:
+def test_an_expired_lease_frees_its_concurrency_slot(store: Store) -> None:
     assert ask(store, places(1), name="a").admitted
     [stands] = ask(store, places(1), name="b", at=START + 60 * SECOND - 1).standings
     assert (stands.admitted, stands.retry) == (False, 1)
     assert ask(store, places(1), name="c", at=START + 60 * SECOND).admitted
 
 
-def test_nothing_is_known_of_a_decision_that_was_not_made(store: Store) -> None:
+def test_finishing_an_unknown_decision_returns_nothing(store: Store) -> None:
     assert not store.finish("nobody", START)
 
 
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_all_is_taken_or_nothing(store: Store) -> None:
+def test_a_commit_charges_all_limits_or_none(store: Store) -> None:
     limits = [rate(10), rate(10, key="acme", rule="tenant"), budget(1), places(5)]
     assert ask(store, *limits, name="first").admitted
     for number in range(5):
@@ -213,26 +213,26 @@ def test_all_is_taken_or_nothing(store: Store) -> None:
     assert admitted(store, limits[0], 20) == admitted(store, limits[1], 20) == 9
 
 
-def test_an_approval_is_spent_once(store: Store) -> None:
+def test_an_approval_can_be_spent_only_once(store: Store) -> None:
     assert store.commit(asks(spends=("a",)), "one", START) is not None
     assert store.commit(asks(spends=("b", "a")), "two", START) is None
     assert store.spent_among(["a", "b", "c"]) == {"a"}
 
 
-def test_who_is_too_late_for_an_approval_takes_nothing_of_a_limit(store: Store) -> None:
+def test_a_commit_with_a_spent_approval_charges_no_limit(store: Store) -> None:
     assert store.commit(asks(rate(10), rate(10, rule="x"), spends=("a",)), "one", START) is not None
     assert store.commit(asks(rate(10), rate(10, rule="x"), spends=("b", "a")), "two", START) is None
     assert admitted(store, rate(10), 20) == admitted(store, rate(10, rule="x"), 20) == 9
 
 
-def test_a_refused_request_spends_no_approval(store: Store) -> None:
+def test_a_throttled_request_spends_no_approval(store: Store) -> None:
     told = store.commit(asks(budget(0), spends=("a",)), "one", START)
     assert told is not None
     assert not told.admitted
     assert store.spent_among(["a"]) == frozenset()
 
 
-def test_a_confirm_takes_of_rates_once_and_of_nothing_else(store: Store) -> None:
+def test_a_confirm_charges_rates_once_and_no_other_limits(store: Store) -> None:
     limits = [rate(3), budget(5, amount=3), places(1)]
     for number in range(5):
         told = store.commit(asks(*limits, opens=("bound",)), f"{number}", START)
@@ -242,7 +242,7 @@ def test_a_confirm_takes_of_rates_once_and_of_nothing_else(store: Store) -> None
     assert not store.finish("0", START)
 
 
-def test_the_allow_takes_what_the_confirm_did_not(store: Store) -> None:
+def test_the_allow_charges_what_the_confirm_did_not(store: Store) -> None:
     limits = [rate(3), budget(5, amount=3), places(1)]
     store.commit(asks(*limits, opens=("bound",)), "asked", START)
     told = store.commit(asks(*limits, spends=("a",), confirms=("bound",)), "done", START)
@@ -251,7 +251,7 @@ def test_the_allow_takes_what_the_confirm_did_not(store: Store) -> None:
     assert store.finish("done", START)
 
 
-def test_what_a_confirm_took_counts_for_one_allow(store: Store) -> None:
+def test_the_charge_of_a_confirm_counts_for_a_single_allow(store: Store) -> None:
     store.commit(asks(rate(5), opens=("bound",)), "asked", START)
     for number, left in enumerate([4, 3, 2]):
         told = store.commit(asks(rate(5), spends=(f"{number}",), confirms=("bound",)), f"{number}", START)
@@ -260,7 +260,7 @@ def test_what_a_confirm_took_counts_for_one_allow(store: Store) -> None:
 
 
 @pytest.mark.parametrize("spends", [(), ("a",)])
-def test_where_one_has_no_room_nothing_is_taken_for_a_confirm(store: Store, spends: tuple[str, ...]) -> None:
+def test_a_confirm_charges_nothing_if_any_limit_has_no_room(store: Store, spends: tuple[str, ...]) -> None:
     limits = [rate(3), rate(3, rule="other"), budget(5, amount=6)]
     effects = asks(*limits, spends=spends, opens=() if spends else ("bound",), confirms=("bound",))
     told = store.commit(effects, "asked", START)
@@ -270,7 +270,7 @@ def test_where_one_has_no_room_nothing_is_taken_for_a_confirm(store: Store, spen
     assert admitted(store, limits[0], 5) == admitted(store, limits[1], 5) == 3
 
 
-def test_an_allow_without_room_leaves_what_its_confirm_took(store: Store) -> None:
+def test_a_throttled_allow_keeps_the_charge_of_its_confirm(store: Store) -> None:
     limits = [rate(3), rate(3, rule="other"), budget(5, amount=5)]
     store.commit(asks(*limits, opens=("bound",)), "asked", START)
     assert ask(store, budget(5), name="another").admitted
@@ -286,7 +286,7 @@ def test_an_allow_without_room_leaves_what_its_confirm_took(store: Store) -> Non
     assert admitted(store, limits[0], 5, at=later) == 3
 
 
-def test_what_a_request_costs_more_by_then_is_taken_then(store: Store) -> None:
+def test_a_higher_cost_after_a_confirm_charges_the_difference(store: Store) -> None:
     store.commit(asks(rate(10, cost=3), opens=("bound",)), "asked", START)
     told = store.commit(asks(rate(10, cost=5), opens=("bound",)), "asked", START)
     assert told is not None
@@ -299,14 +299,14 @@ def test_what_a_request_costs_more_by_then_is_taken_then(store: Store) -> None:
     assert told.standings[0].remaining == 0
 
 
-def test_what_costs_less_by_then_gives_nothing_back(store: Store) -> None:
+def test_a_lower_cost_after_a_confirm_refunds_nothing(store: Store) -> None:
     store.commit(asks(rate(10, cost=3), opens=("bound",)), "asked", START)
     told = store.commit(asks(rate(10, cost=1), spends=("a",), confirms=("bound",)), "done", START)
     assert told is not None
     assert told.standings[0].remaining == 7
 
 
-def test_rates_that_did_not_apply_when_it_was_asked_are_taken_then(store: Store) -> None:
+def test_rates_that_did_not_apply_at_the_confirm_are_charged_by_the_allow(store: Store) -> None:
     store.commit(asks(rate(3), opens=("bound",)), "asked", START)
     both = asks(rate(3), rate(3, rule="new"), rate(3, key="bob"), spends=("a",), confirms=("bound",))
     told = store.commit(both, "done", START)
@@ -314,13 +314,13 @@ def test_rates_that_did_not_apply_when_it_was_asked_are_taken_then(store: Store)
     assert [one.remaining for one in told.standings] == [2, 2, 2]
 
 
-def test_other_confirms_are_another_request(store: Store) -> None:
+def test_different_sets_of_confirms_are_charged_separately(store: Store) -> None:
     for number, confirms in enumerate([("v",), ("v", "w"), ("w",), ("v",)]):
         store.commit(asks(rate(10), opens=("v",), confirms=confirms), f"{number}", START)
     assert admitted(store, rate(10), 20) == 7
 
 
-def test_what_was_paid_needs_no_room_whatever_the_pace_is_by_then(store: Store) -> None:
+def test_a_prepaid_charge_needs_no_room_under_a_later_clamp(store: Store) -> None:
     usual, clamped = rate(10, cost=6, clamp=(2, 2)), rate(10, cost=6, clamp=(2, 2), acts=True, lasts=5 * SECOND)
     store.commit(asks(usual, opens=("bound",)), "asked", START)
     told = store.commit(asks(clamped, spends=("a",), confirms=("bound",)), "done", START)
@@ -329,7 +329,7 @@ def test_what_was_paid_needs_no_room_whatever_the_pace_is_by_then(store: Store) 
     assert not ask(store, rate(10, clamp=(2, 2)), at=START + SECOND // 10).admitted  # and the clamp goes on
 
 
-def test_what_a_confirm_took_is_taken_again_once_nobody_may_answer_any_more(store: Store) -> None:
+def test_the_charge_of_a_confirm_expires_after_its_approval_time(store: Store) -> None:
     day = 24 * HOUR
     for within, lasts in ((None, 2 * day), (900.0, day + 900 * SECOND), (90 * 86_400.0, 31 * day)):
         store.commit(asks(rate(10, key=f"{within}"), opens=("bound",), within=within), "asked", START)
@@ -340,7 +340,7 @@ def test_what_a_confirm_took_is_taken_again_once_nobody_may_answer_any_more(stor
             assert told.standings[0].remaining == left
 
 
-def test_what_a_confirm_took_of_a_slow_rate_counts_until_all_of_it_is_back(store: Store) -> None:
+def test_the_charge_of_a_confirm_lasts_until_a_slow_rate_has_refilled(store: Store) -> None:
     slow = rate(1, 100 * 24 * HOUR)
     store.commit(asks(slow, opens=("bound",)), "asked", START)
     told = store.commit(asks(slow, spends=("a",), confirms=("bound",)), "done", START + 99 * 24 * HOUR)
@@ -348,9 +348,7 @@ def test_what_a_confirm_took_of_a_slow_rate_counts_until_all_of_it_is_back(store
     assert told.admitted
 
 
-def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
-    fresh: Fresh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_excess_receipts_of_a_rate_key_evict_the_oldest(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("memory.prepaid_tokens", "sqlite.state"):
         monkeypatch.setattr(f"policyengine.stores.{module}.MAX_RECEIPTS_PER_RATE", 3)
     with_another_number("redis.store", "STEP", "MOST_RECEIPTS, MOST = 1000", "MOST_RECEIPTS, MOST = 3", monkeypatch)
@@ -366,7 +364,7 @@ def test_of_too_many_that_one_caller_asks_for_the_oldest_is_taken_again(
     assert left == [95, 96, 96]
 
 
-def test_what_a_throttle_counts_of_a_rate_that_was_paid_is_what_was_not(store: Store) -> None:
+def test_a_throttle_charges_a_prepaid_rate_nothing_more(store: Store) -> None:
     counts = rate(10, cost=3, counts=True)
     store.commit(asks(counts, opens=("bound",)), "asked", START)
     for _ in range(3):
@@ -382,20 +380,20 @@ def test_a_peek_changes_nothing(store: Store) -> None:
     assert not store.finish("0", START)
 
 
-def test_time_never_runs_back(store: Store) -> None:
+def test_the_time_of_a_store_never_decreases(store: Store) -> None:
     assert admitted(store, rate(10), 10, at=START + SECOND) == 10
     assert admitted(store, rate(10), 5, at=START) == 0
     assert ask(store, budget(1), at=START, name="b").now == START + SECOND
     assert not ask(store, budget(1), at=START - HOUR, name="c").admitted
 
 
-def test_a_full_budget_keeps_its_newest_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_frees_only_the_entries_that_left_its_window(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         assert ask(store, budget(1_000), at=START + number, name=f"{number}").admitted
     [stands] = ask(store, budget(1_000), at=START + 60 * SECOND, name="last").standings
     assert stands.remaining == 1_000 - 30
 
 
-def test_facts_of_any_length_and_script_are_keys(store: Store) -> None:
+def test_limit_keys_can_have_any_length_and_script(store: Store) -> None:
     for key in ("é" * 5_000, "a:1", "1:a", "", "\x00"):
         assert admitted(store, rate(2, key=key), 5) == 2

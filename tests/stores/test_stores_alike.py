@@ -78,12 +78,14 @@ def did(store: Any, sequence: list[dict[str, Any]]) -> list[Any]:
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(sequence=SEQUENCES)
-def test_a_store_answers_as_memory_does(fresh: Fresh, sequence: list[dict[str, Any]]) -> None:
+def test_a_store_gives_the_same_answers_as_the_memory_store(fresh: Fresh, sequence: list[dict[str, Any]]) -> None:
     assert did(fresh(), sequence) == did(MemoryStore(), sequence)
 
 
 @pytest.mark.deep
 @settings(max_examples=3_000, suppress_health_check=list(HealthCheck))
 @given(sequence=SEQUENCES)
-def test_a_store_answers_as_memory_does_for_long(fresh: Fresh, sequence: list[dict[str, Any]]) -> None:
+def test_a_store_gives_the_same_answers_as_the_memory_store_in_a_long_run(
+    fresh: Fresh, sequence: list[dict[str, Any]]
+) -> None:
     assert did(fresh(), sequence) == did(MemoryStore(), sequence)

@@ -68,7 +68,7 @@ def plainly(found: Decision | RequestError) -> object:
 @scaled
 @settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck), deadline=None)
 @given(questions=QUESTIONS)
-def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dict[str, Any]]) -> None:
+def test_a_batch_gets_the_same_decisions_as_sequential_questions(fresh: Fresh, questions: list[dict[str, Any]]) -> None:
     one = Engine.from_text(POLICY, clock=lambda: NOW, store=MemoryStore())
     expected = [plainly(told(one, question)) for question in questions]
     many = Engine.from_text(POLICY, clock=lambda: NOW, store=fresh())
@@ -78,12 +78,12 @@ def test_many_are_decided_as_one_after_another(fresh: Fresh, questions: list[dic
 @scaled
 @settings(max_examples=examples(4, 32), suppress_health_check=list(HealthCheck), deadline=None)
 @given(many=st.lists(st.tuples(LIMITS, st.sampled_from([False, False, True])), max_size=20))
-def test_a_store_is_asked_for_many_as_for_one_after_another(fresh: Fresh, many: Any) -> None:
+def test_commit_many_agrees_with_the_memory_store(fresh: Fresh, many: Any) -> None:
     asked = [CommitRequest(asks(*limits), str(number), peek) for number, (limits, peek) in enumerate(many)]
     assert list(fresh().commit_many(asked, START)) == list(MemoryStore().commit_many(asked, START))
 
 
-def test_more_than_a_script_takes_at_once_are_counted_exactly(fresh: Fresh) -> None:
+def test_a_batch_larger_than_a_script_chunk_is_counted_exactly(fresh: Fresh) -> None:
     asked = [CommitRequest(asks(rate(200, 3_600_000_000), rate(1_000, key=str(n))), "") for n in range(400)]
     found = [one for one in fresh().commit_many(asked, START) if one and not isinstance(one, StoreError)]
     assert [one.admitted for one in found] == [True] * 200 + [False] * 200
@@ -125,7 +125,7 @@ def engine(redis_server: Server) -> Engine:
     ("path", "commands"),
     [("/rate", ["EVALSHA"]), ("/budget", ["EVALSHA"]), ("/past", ["EVALSHA"] * 2), ("/free", []), ("/denied", [])],
 )
-def test_a_decision_takes_as_few_round_trips_as_can_be(
+def test_a_decision_takes_a_minimal_number_of_round_trips(
     engine: Engine, redis_server: Server, path: str, commands: list[str]
 ) -> None:
     with trips(redis_server) as sent:
@@ -133,13 +133,13 @@ def test_a_decision_takes_as_few_round_trips_as_can_be(
     assert sent == commands
 
 
-def test_many_decisions_take_one_script(engine: Engine, redis_server: Server) -> None:
+def test_a_batch_of_decisions_takes_a_single_script_call(engine: Engine, redis_server: Server) -> None:
     with trips(redis_server) as sent:
         engine.decide_many([ask("/rate", f"{number}") for number in range(100)])
     assert sent == ["EVALSHA"]
 
 
-def test_a_frame_of_questions_takes_one_script(engine: Engine, redis_server: Server) -> None:
+def test_a_frame_of_questions_takes_two_script_calls(engine: Engine, redis_server: Server) -> None:
     questions = [ask("/rate", "a")] * 5 + [{"agent": 1}, ask("/budget", "a")]
     with trips(redis_server) as sent:
         content, many = answer_frame(engine, msgpack.encode((7, "decide", questions)))
@@ -153,7 +153,7 @@ def test_a_frame_of_questions_takes_one_script(engine: Engine, redis_server: Ser
 # ── Failure ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_where_nobody_answers_each_is_what_its_rule_says(tmp_path: Path) -> None:
+def test_each_question_of_a_batch_follows_its_failure_rule_without_a_store(tmp_path: Path) -> None:
     with running("redis-server", tmp_path) as server:
         policy = POLICY.replace("{ count <= 2 within 1h }", "{ count <= 2 within 1h   on store failure local }")
         engine = Engine.from_text(policy, store=open_store(f"{server.url}?timeout=2s"))
@@ -163,7 +163,7 @@ def test_where_nobody_answers_each_is_what_its_rule_says(tmp_path: Path) -> None
     assert [one["outcome"] for one in outcomes] == ["deny", "allow", "allow", "throttle", "allow", "deny"]  # type: ignore[index]
 
 
-def test_what_one_of_many_cannot_do_is_told_of_that_one(redis_server: Server) -> None:
+def test_a_failed_commit_in_a_batch_does_not_affect_the_others(redis_server: Server) -> None:
     import redis
 
     from policyengine.stores.redis.step import state_key

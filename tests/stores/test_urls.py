@@ -27,11 +27,11 @@ def refusal(url: str) -> str:
     return error.value.message
 
 
-def test_memory_is_memory() -> None:
+def test_the_memory_url_opens_the_memory_store() -> None:
     assert isinstance(open_store("memory:"), MemoryStore)
 
 
-def test_a_file_of_sqlite_is_made_where_the_url_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sqlite_file_is_created_where_the_url_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert works(open_store("sqlite:///here.db"))
     assert works(open_store(f"sqlite:///{tmp_path}/there%20too.db?timeout=2s"))
@@ -39,13 +39,13 @@ def test_a_file_of_sqlite_is_made_where_the_url_says(tmp_path: Path, monkeypatch
     assert (tmp_path / "there too.db").exists()
 
 
-def test_a_server_is_found(redis_server: Server) -> None:
+def test_a_redis_url_with_a_database_number_opens_a_store(redis_server: Server) -> None:
     store = open_store(f"{redis_server.url}/3?timeout=500ms")
     assert isinstance(store, ResilientStore)
     assert works(store)
 
 
-def test_a_cluster_is_found_by_one_of_its_servers(redis_cluster: list[Server]) -> None:
+def test_a_cluster_is_found_by_any_of_its_servers(redis_cluster: list[Server]) -> None:
     hosts = f"127.0.0.1:{free_port()},127.0.0.1:{redis_cluster[1].port}"
     assert works(open_store(f"redis+cluster://{hosts}?timeout=2s"))
 
@@ -59,7 +59,7 @@ def test_sentinel_is_asked_for_the_primary(tmp_path: Path) -> None:
             assert "cannot be used" in refusal(f"redis+sentinel://127.0.0.1:{sentinel.port}/nothing")
 
 
-def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
+def test_a_redis_password_is_used_and_never_quoted(tmp_path: Path) -> None:
     with running("redis-server", tmp_path, "--requirepass", "s3cret") as server:
         assert works(open_store(f"redis://:s3cret@127.0.0.1:{server.port}?timeout=2s"))
         told = refusal(f"redis://:wr0ng@127.0.0.1:{server.port}?timeout=2s")
@@ -67,7 +67,7 @@ def test_a_password_is_used_and_never_shown(tmp_path: Path) -> None:
     assert f"redis://127.0.0.1:{server.port}" in told
 
 
-def test_a_certificate_is_checked(tmp_path: Path) -> None:
+def test_the_certificate_of_a_redis_server_is_verified(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
@@ -79,7 +79,7 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
         assert "CERTIFICATE_VERIFY_FAILED" in refusal(f"rediss://127.0.0.1:{port}?timeout=2s")
 
 
-def test_a_server_that_forgets_what_counts_is_refused(tmp_path: Path) -> None:
+def test_a_redis_server_that_evicts_keys_is_rejected(tmp_path: Path) -> None:
     options = ("--maxmemory", "100mb", "--maxmemory-policy")
     with running("redis-server", tmp_path, *options, "allkeys-lru") as server:
         assert "`maxmemory-policy allkeys-lru`: evicted entries would no longer count" in refusal(
@@ -89,7 +89,7 @@ def test_a_server_that_forgets_what_counts_is_refused(tmp_path: Path) -> None:
         assert works(open_store(f"{server.url}?timeout=2s"))
 
 
-def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_or_invalid_store_is_reported(tmp_path: Path) -> None:
     port = free_port()
     assert refusal(f"redis://127.0.0.1:{port}").startswith(f"the store at `redis://127.0.0.1:{port}` cannot be used")
     assert refusal(f"redis+cluster://127.0.0.1:{port}").startswith("the store at `redis+cluster://127.0.0.1")
@@ -117,5 +117,5 @@ def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("redis://[::1", "this is not a store URL"),
     ],
 )
-def test_a_url_that_is_none_is_told(url: str, words: str) -> None:
+def test_an_invalid_store_url_is_rejected_with_its_cause(url: str, words: str) -> None:
     assert refusal(url) == words

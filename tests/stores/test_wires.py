@@ -60,21 +60,21 @@ def cut(client: redis.Redis) -> None:
     client.client_kill_filter(_type="normal", skipme=True)
 
 
-def test_one_connection_is_enough_for_who_asks_alone(store: RedisStore, client: redis.Redis) -> None:
+def test_sequential_commits_reuse_a_single_connection(store: RedisStore, client: redis.Redis) -> None:
     assert passes(store)
     before = others(client)
     assert all(passes(store) for _ in range(50))
     assert others(client) <= before
 
 
-def test_threads_ask_at_once_and_count_together(store: RedisStore, client: redis.Redis) -> None:
+def test_threads_have_their_own_connections_and_count_together(store: RedisStore, client: redis.Redis) -> None:
     before = others(client)
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda n: passes(store, n), range(200))) == LIMIT
     assert others(client) <= before + 8
 
 
-def test_a_connection_that_was_closed_while_nobody_asked_is_opened_again(
+def test_a_connection_closed_while_idle_is_reopened(
     store: RedisStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "MAX_IDLE_SECONDS", 0)
@@ -83,7 +83,7 @@ def test_a_connection_that_was_closed_while_nobody_asked_is_opened_again(
         cut(client)
 
 
-def test_what_was_sent_on_a_connection_that_broke_is_not_sent_again(store: RedisStore, client: redis.Redis) -> None:
+def test_a_command_on_a_broken_connection_is_not_sent_again(store: RedisStore, client: redis.Redis) -> None:
     assert passes(store)
     cut(client)
     with pytest.raises(StoreError):
@@ -91,9 +91,7 @@ def test_what_was_sent_on_a_connection_that_broke_is_not_sent_again(store: Redis
     assert passes(store)
 
 
-def test_scripts_that_were_lost_are_told_again_and_nothing_is_done_twice(
-    store: RedisStore, client: redis.Redis
-) -> None:
+def test_a_commit_after_a_script_flush_is_charged_only_once(store: RedisStore, client: redis.Redis) -> None:
     for number in range(5):
         client.script_flush()
         assert passes(store)
@@ -106,7 +104,7 @@ def child(store: RedisStore, told: Connection) -> None:
     told.send(sum(passes(store) for _ in range(80)))
 
 
-def test_a_process_that_was_forked_has_connections_of_its_own(store: RedisStore, client: redis.Redis) -> None:
+def test_a_forked_process_has_its_own_connections(store: RedisStore, client: redis.Redis) -> None:
     assert passes(store)
     heard, tells = get_context("fork").Pipe(duplex=False)
     process = get_context("fork").Process(target=child, args=(store, tells))

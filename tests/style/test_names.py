@@ -26,29 +26,29 @@ PARTICIPLES = {
 GERUNDS = {"analysis/diff/approval_binding.py": "a binding is a thing"}
 
 
-def test_a_class_name_stands_once() -> None:
+def test_class_names_are_unique() -> None:
     assert names.shared_classes().keys() == SHARED_CLASSES.keys()
 
 
-def test_a_public_function_name_stands_once_in_its_folder() -> None:
+def test_public_function_names_are_unique_in_their_folder() -> None:
     assert names.shared_functions().keys() == SHARED_FUNCTIONS.keys()
 
 
-def test_no_name_is_a_word_that_says_nothing() -> None:
+def test_no_name_is_a_banned_word() -> None:
     assert list(names.banned()) == []
 
 
-def test_classes_are_named_by_what_they_are() -> None:
+def test_no_class_name_is_a_participle() -> None:
     assert sorted(names.participles()) == sorted(PARTICIPLES)
 
 
-def test_modules_are_named_by_what_is_in_them() -> None:
+def test_no_module_name_is_a_gerund() -> None:
     assert list(names.gerunds()) == list(GERUNDS)
 
 
-def test_bounds_are_called_max() -> None:
+def test_limit_constants_are_named_max() -> None:
     assert list(names.vague_constants()) == []
 
 
-def test_what_a_loop_goes_through_has_a_name() -> None:
+def test_loop_variables_have_meaningful_names() -> None:
     assert list(names.vague_loops()) == []

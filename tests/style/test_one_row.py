@@ -44,7 +44,7 @@ def test_the_checker_knows_the_name_and_the_type_of_an_added_fact(fact: dict[str
     assert words in fact["mistakes"]
 
 
-def test_both_ways_of_deciding_read_an_added_fact(fact: dict[str, Any]) -> None:
+def test_the_compiled_and_the_specified_engine_read_an_added_fact(fact: dict[str, Any]) -> None:
     outcomes = {"right": "allow", "wrong": "deny", "absent": "deny", "of another type": "deny"}
     assert fact["decisions"] == {name: [outcome, outcome] for name, outcome in outcomes.items()}
 
@@ -54,7 +54,7 @@ def test_compiled_code_reads_an_added_fact_without_the_specification(fact: dict[
 
 
 @pytest.mark.parametrize("seen", ["was never false", "was never unknown"])
-def test_coverage_wants_to_see_what_an_added_fact_decides(fact: dict[str, Any], seen: str) -> None:
+def test_coverage_reports_missing_values_of_an_added_fact(fact: dict[str, Any], seen: str) -> None:
     assert "1 passed" in fact["tests"]
     assert f'`agent.version == "2"` {seen}' in fact["tests"]
 
@@ -64,7 +64,7 @@ def test_mutation_plants_faults_in_conditions_on_an_added_fact(fact: dict[str, A
     assert "survived" in fact["mutation"]
 
 
-def test_a_property_is_broken_by_a_value_of_an_added_fact(fact: dict[str, Any]) -> None:
+def test_a_counterexample_contains_a_value_of_an_added_fact(fact: dict[str, Any]) -> None:
     assert 'given agent "x" from acme { version: "2" }' in fact["property"]
     assert "given device { managed: true }" in fact["property"]
 
@@ -75,7 +75,7 @@ def test_diff_finds_a_witness_with_an_added_fact(fact: dict[str, Any]) -> None:
     assert "everything else is proved the same" in fact["diff"]
 
 
-def test_requests_may_say_an_added_fact(fact: dict[str, Any]) -> None:
+def test_requests_may_contain_an_added_fact(fact: dict[str, Any]) -> None:
     assert fact["reading"] == "did you mean `version`?"
 
 
@@ -87,11 +87,11 @@ def test_the_documents_describe_an_added_fact(fact: dict[str, Any]) -> None:
     assert "device" in documents["question"]
 
 
-def test_a_gateway_does_not_show_that_an_added_fact_is_absent(fact: dict[str, Any]) -> None:
+def test_an_added_fact_is_pending_behind_a_gateway(fact: dict[str, Any]) -> None:
     assert {"agent.version", "request.http2"} <= set(fact["gateways"])
 
 
-def test_an_added_fact_that_credentials_prove_is_not_taken_from_callers(fact: dict[str, Any]) -> None:
+def test_callers_cannot_set_an_added_fact_that_credentials_prove(fact: dict[str, Any]) -> None:
     assert "device" in fact["proved"]
 
 
@@ -121,11 +121,11 @@ def test_the_formatter_writes_an_added_operator(operator: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "words", ["E223 `7` is an int, not a string", "E223 `body.count` is an int", "hint: `starts with` is for strings"]
 )
-def test_the_checker_knows_what_an_added_operator_takes(operator: dict[str, Any], words: str) -> None:
+def test_the_checker_knows_the_operand_types_of_an_added_operator(operator: dict[str, Any], words: str) -> None:
     assert words in operator["mistakes"]
 
 
-def test_both_ways_of_deciding_know_an_added_operator(operator: dict[str, Any]) -> None:
+def test_the_compiled_and_the_specified_engine_know_an_added_operator(operator: dict[str, Any]) -> None:
     expected = {"right": "allow", "wrong": "deny", "absent": "deny", "of another type": "deny", "guarded": "deny"}
     assert operator["decisions"] == {name: [outcome, outcome] for name, outcome in expected.items()}
 
@@ -135,7 +135,7 @@ def test_a_bundle_holds_an_added_operator(operator: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("seen", ["was never false", "was never unknown"])
-def test_coverage_wants_to_see_all_that_an_added_operator_may_be(operator: dict[str, Any], seen: str) -> None:
+def test_coverage_reports_missing_values_of_an_added_operator(operator: dict[str, Any], seen: str) -> None:
     assert "1 passed" in operator["tests"]
     assert f'`body.name starts with "acme-"` {seen}' in operator["tests"]
 
@@ -144,12 +144,12 @@ def test_mutation_plants_faults_around_an_added_operator(operator: dict[str, Any
     assert 'starts with body.prefix else "ax"' in operator["mutation"]
 
 
-def test_a_property_is_broken_by_a_sample_of_an_added_operator(operator: dict[str, Any]) -> None:
+def test_a_counterexample_contains_a_sample_of_an_added_operator(operator: dict[str, Any]) -> None:
     assert "failed test" in operator["property"]
     assert 'body.name: "acme-' in operator["property"]
 
 
-def test_an_explanation_says_how_an_added_operator_came_out(operator: dict[str, Any]) -> None:
+def test_an_explanation_shows_the_result_of_an_added_operator(operator: dict[str, Any]) -> None:
     assert '✓ body.name starts with "acme-"' in operator["property"]
 
 

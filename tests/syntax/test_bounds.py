@@ -18,11 +18,11 @@ def nested(size: int, opening: str, closing: str) -> str:
     return f"define x = {opening * size}a{closing * size}"
 
 
-def test_as_many_brackets_as_allowed_are_read() -> None:
+def test_the_maximum_number_of_nested_brackets_is_accepted() -> None:
     assert codes(nested(MAX_BRACKETS, "(", ")")) == []
 
 
-def test_more_brackets_are_refused_at_the_first_too_many() -> None:
+def test_too_many_nested_brackets_are_rejected_at_the_first_excess_one() -> None:
     (diagnostic,) = parse(Source("x", nested(MAX_BRACKETS + 1, "(", ")")))[1]
     assert (diagnostic.code, diagnostic.span.start) == ("E122", len("define x = ") + MAX_BRACKETS)
     assert diagnostic.related[0].span.start == len("define x = ")
@@ -41,7 +41,7 @@ def test_more_brackets_are_refused_at_the_first_too_many() -> None:
     ],
     ids=["not", "minus", "sum", "else", "any", "set", "brackets"],
 )
-def test_a_tree_too_deep_for_what_follows_is_refused(text: str) -> None:
+def test_a_too_deep_syntax_tree_is_rejected(text: str) -> None:
     module, diagnostics = parse(Source("x", text + "\nanyone { may GET /a }\n"))
     assert [diagnostic.code for diagnostic in diagnostics] == ["E125"]
     assert module is not None
@@ -57,20 +57,20 @@ def test_a_tree_too_deep_for_what_follows_is_refused(text: str) -> None:
     ],
     ids=["sum", "and", "list"],
 )
-def test_what_is_long_but_not_deep_is_read(text: str) -> None:
+def test_a_long_but_shallow_expression_is_accepted(text: str) -> None:
     assert codes(text) == []
 
 
-def test_a_file_that_is_too_large_is_not_looked_at() -> None:
+def test_a_too_large_file_is_rejected_without_parsing() -> None:
     assert codes("#" * MAX_CHARACTERS) == []
     assert codes("#" * (MAX_CHARACTERS + 1)) == ["E121"]
 
 
-def test_too_many_declarations_are_refused() -> None:
+def test_too_many_declarations_are_rejected() -> None:
     assert codes("anyone{}" * (MAX_DECLARATIONS + 1)) == ["E124"]
 
 
-def test_after_so_many_mistakes_the_rest_is_not_read() -> None:
+def test_parsing_stops_after_the_maximum_number_of_errors() -> None:
     assert codes("guard\n" * 500) == ["E116"] * MAX_ERRORS + ["E123"]
 
 
@@ -90,7 +90,7 @@ def test_after_so_many_mistakes_the_rest_is_not_read() -> None:
         'rate "x" per a {' + "1/1m " * 30_000 + "}",
     ],
 )
-def test_no_text_keeps_the_parser_busy_for_long(text: str) -> None:
+def test_no_text_makes_the_parser_slow(text: str) -> None:
     started = time.process_time()
     parse(Source("x", text))
     assert time.process_time() - started < 10  # quadratic would be minutes
@@ -107,14 +107,14 @@ def test_no_text_keeps_the_parser_busy_for_long(text: str) -> None:
         ('agent "\ud800" {}', "E128"),
     ],
 )
-def test_what_an_editor_may_show_as_something_else_is_refused(text: str, code: str) -> None:
+def test_deceptive_characters_are_rejected(text: str, code: str) -> None:
     module, diagnostics = parse(Source("x", text))
     assert module is None
     assert [diagnostic.code for diagnostic in diagnostics] == [code]
 
 
 @pytest.mark.parametrize("escape", ["\\d", "\\x41", "\\u12", "\\ud800", "\\udc00", "\\ud800\\u0041", "\\'"])
-def test_an_escape_without_a_character_is_a_mistake(escape: str) -> None:
+def test_an_invalid_escape_is_an_error(escape: str) -> None:
     text = f'define x = a matches "^{escape}$"'
     (diagnostic,) = parse(Source("x", text))[1]
     assert (diagnostic.code, diagnostic.span.start) == ("E126", text.index("\\"))
@@ -132,14 +132,14 @@ def test_an_escape_without_a_character_is_a_mistake(escape: str) -> None:
         ("\t", "\t"),
     ],
 )
-def test_an_escape_stands_for_its_character(escape: str, value: str) -> None:
+def test_a_valid_escape_becomes_its_character(escape: str, value: str) -> None:
     module, diagnostics = parse(Source("x", f'let x = "{escape}"'))
     assert diagnostics == []
     assert module is not None
     assert module.declarations[0].value.value == value  # type: ignore[union-attr]
 
 
-def test_bytes_become_a_source() -> None:
+def test_utf_8_bytes_become_a_source() -> None:
     source = read_source("x", "anyone {} # é".encode())
     assert isinstance(source, Source)
     assert (source.name, source.text) == ("x", "anyone {} # é")
@@ -152,7 +152,7 @@ def test_bytes_become_a_source() -> None:
         ("anyone {}".encode("utf-16"), "this file is UTF-16, but a policy must be UTF-8"),
     ],
 )
-def test_other_bytes_are_refused_with_the_reason(data: bytes, message: str) -> None:
+def test_bytes_that_are_not_utf_8_are_rejected_with_the_reason(data: bytes, message: str) -> None:
     found = read_source("x", data)
     assert isinstance(found, Diagnostic)
     assert (found.code, found.message, found.span.source.name) == ("E100", message, "x")

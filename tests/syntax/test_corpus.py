@@ -47,7 +47,7 @@ def test_the_grammar_has_no_conflict() -> None:
 
 
 @corpus
-def test_every_word_written_is_in_the_tree(path: Path) -> None:
+def test_the_tree_and_comments_contain_every_written_token(path: Path) -> None:
     source = read(path)
     tree = lark(keep_all_tokens=True).parse(source.text)
     tokens = list(tree.scan_values(lambda value: isinstance(value, Token)))
@@ -65,21 +65,21 @@ def nodes(path: Path) -> Iterator[ast.Node]:
 
 
 @corpus
-def test_a_node_lies_inside_the_node_it_belongs_to(path: Path) -> None:
+def test_the_span_of_a_node_lies_inside_the_span_of_its_parent(path: Path) -> None:
     for node in nodes(path):
         for child in ast.children(node):
             assert node.span.start <= child.span.start <= child.span.end <= node.span.end, (node, child)
 
 
 @corpus
-def test_a_span_begins_and_ends_with_something_written(path: Path) -> None:
+def test_a_span_neither_begins_nor_ends_with_whitespace(path: Path) -> None:
     for node in nodes(path):
         if not isinstance(node, ast.Module | ast.Comment):
             assert node.span.text == node.span.text.strip() != "", node
 
 
 @corpus
-def test_names_and_literals_are_underlined_exactly(path: Path) -> None:
+def test_spans_of_names_and_literals_are_exact(path: Path) -> None:
     for node in nodes(path):
         match node:
             case ast.Name(text) | ast.Literal(_, text) | ast.WordValue(text):
@@ -95,13 +95,13 @@ def test_names_and_literals_are_underlined_exactly(path: Path) -> None:
 
 
 @corpus
-def test_a_declaration_reads_the_same_alone(path: Path) -> None:
+def test_a_declaration_parses_the_same_on_its_own(path: Path) -> None:
     for declaration in module(read(path)).declarations:
         assert module(Source("alone", declaration.span.text)).declarations == (declaration,)
 
 
 @corpus
-def test_a_condition_reads_the_same_alone(path: Path) -> None:
+def test_a_condition_parses_the_same_on_its_own(path: Path) -> None:
     for node in nodes(path):
         if isinstance(
             node, ast.Logic | ast.Not | ast.Binary | ast.Else | ast.Quantifier | ast.HistoryCondition | ast.Aggregate
@@ -112,7 +112,7 @@ def test_a_condition_reads_the_same_alone(path: Path) -> None:
 
 
 @corpus
-def test_every_comment_is_kept_with_its_place(path: Path) -> None:
+def test_every_comment_is_kept_with_its_location(path: Path) -> None:
     source = read(path)
     written = [match for match in LEXEME.finditer(source.text) if match[0].startswith("#")]
     comments = module(source).comments

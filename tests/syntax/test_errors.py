@@ -889,7 +889,7 @@ def diagnostics(text: str) -> list[Diagnostic]:
 
 
 @pytest.mark.parametrize(("text", "code", "message", "hint", "underlined"), CASES)
-def test_a_mistake_is_told_in_the_words_of_the_language(
+def test_a_syntax_error_has_its_code_message_hint_and_span(
     text: str, code: str, message: str, hint: str | None, underlined: str
 ) -> None:
     first = diagnostics(text)[0]
@@ -897,7 +897,7 @@ def test_a_mistake_is_told_in_the_words_of_the_language(
 
 
 @pytest.mark.parametrize("text", [case[0] for case in CASES])
-def test_a_message_names_nothing_internal(text: str) -> None:
+def test_a_syntax_error_message_contains_no_internal_names(text: str) -> None:
     for diagnostic in diagnostics(text):
         words = re.sub(r"`[^`]*`", "", diagnostic.message)
         assert not re.search(r"[A-Z]{2,}(?<!ASCII)(?<!UTF)|__|\$|token|unexpected", words)
@@ -905,23 +905,23 @@ def test_a_message_names_nothing_internal(text: str) -> None:
         assert not diagnostic.message[0].isupper()
 
 
-def test_a_missing_bracket_points_at_the_one_that_is_open() -> None:
+def test_the_error_for_a_missing_bracket_points_at_the_open_bracket() -> None:
     (diagnostic,) = diagnostics('scope s {\n  GET /a\n\nguard "x" { deny }\n')
     (related,) = diagnostic.related
     assert (diagnostic.code, related.span.line, related.span.text) == ("E103", 1, "{")
 
 
-def test_the_end_of_the_file_is_where_its_last_word_ends() -> None:
+def test_an_error_at_the_end_of_the_file_points_after_the_last_word() -> None:
     (diagnostic,) = diagnostics("define x =\n\n# more to come\n")
     assert (diagnostic.span.line, diagnostic.span.column) == (1, 11)
 
 
-def test_one_run_finds_every_mistake() -> None:
+def test_one_run_reports_every_syntax_error() -> None:
     text = 'gaurd "a" { deny }\nguard "b" { deny when x = y }\nscope c { /d }\nguard "e" { deny }\nscope f { get /g }\n'
     assert [(d.code, d.span.line) for d in diagnostics(text)] == [("E115", 1), ("E108", 2), ("E113", 3), ("E114", 5)]
 
 
-def test_what_could_be_read_is_in_the_module() -> None:
+def test_a_module_with_errors_contains_its_valid_declarations() -> None:
     text = 'package p\nimport q\nguard "a" { deny }\nguard "b" { dany }\nguard "c" { deny }\n'
     module, found = parse(Source("x.policy", text))
     assert module is not None
@@ -936,17 +936,17 @@ def test_a_declaration_before_a_stray_bracket_is_kept() -> None:
     assert ([d.code for d in found], len(module.declarations)) == (["E104"], 2)
 
 
-def test_a_missing_bracket_costs_no_other_declaration() -> None:
+def test_a_missing_bracket_does_not_drop_other_declarations() -> None:
     module, found = parse(Source("x.policy", 'guard "a" { deny\nguard "b" { deny }\nguard "c" { deny }\n'))
     assert module is not None
     assert ([d.code for d in found], len(module.declarations)) == (["E103"], 2)
 
 
-def test_mixing_and_with_or_is_not_a_matter_of_syntax() -> None:
+def test_mixing_and_with_or_is_not_a_syntax_error() -> None:
     assert diagnostics("define x = a and b or c") == []
 
 
-def test_windows_line_ends_and_tabs_are_fine() -> None:
+def test_windows_line_endings_and_tabs_are_accepted() -> None:
     assert diagnostics('guard "a" {\r\n\tdeny\r\n}\r\n') == []
 
 

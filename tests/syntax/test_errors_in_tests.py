@@ -35,6 +35,6 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("inside", "message", "hint"), SLIPS, ids=[row[0] for row in SLIPS])
-def test_a_slip_is_told_with_what_to_write(inside: str, message: str, hint: str) -> None:
+def test_an_error_in_a_test_block_has_a_hint(inside: str, message: str, hint: str) -> None:
     _, [first, *_] = parse(Source("x.policy", f'test "t" {{ {inside} }}'))
     assert (first.code, first.message, first.hint) == ("E101", message, hint)

@@ -32,21 +32,21 @@ def without_space(text: str) -> str:
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(layouts())
-def test_the_canonical_form_means_the_same(text: str) -> None:
+def test_formatting_does_not_change_the_syntax_tree(text: str) -> None:
     assert module(formatted(text)) == module(text)
 
 
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(layouts())
-def test_nothing_but_space_is_changed(text: str) -> None:
+def test_formatting_changes_only_whitespace(text: str) -> None:
     assert without_space(formatted(text)) == without_space(text)
 
 
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(layouts())
-def test_the_canonical_form_of_the_canonical_form_is_itself(text: str) -> None:
+def test_formatting_is_idempotent(text: str) -> None:
     once = formatted(text)
     assert formatted(once) == once
 
@@ -54,13 +54,13 @@ def test_the_canonical_form_of_the_canonical_form_is_itself(text: str) -> None:
 @scaled
 @settings(max_examples=examples(30, 240))
 @given(layouts())
-def test_there_is_no_space_that_nobody_sees(text: str) -> None:
+def test_formatting_leaves_no_invisible_whitespace(text: str) -> None:
     result = formatted(text)
     assert not re.search(r"[ \t\r]\n|\n\n\n|\A\n|\n\n\Z|[^\n]\Z", result)
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_the_corpus_keeps_its_meaning_and_its_comments(name: str) -> None:
+def test_formatting_the_corpus_keeps_its_syntax_tree_and_comments(name: str) -> None:
     before, after = module(CORPUS[name]), module(formatted(CORPUS[name]))
     assert after == before
     assert [c.text for c in after.comments] == [c.text.rstrip() for c in before.comments]
@@ -130,12 +130,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("text", "result"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_there_is_one_way_to_write_it(text: str, result: str | None) -> None:
+def test_a_policy_is_formatted_to_its_canonical_layout(text: str, result: str | None) -> None:
     expected = 'define x = time within mon..fri 08:00..09:00 "UTC"\n' if result is None else result
     assert formatted(text) == expected
 
 
-def test_what_has_mistakes_is_not_formatted() -> None:
+def test_a_policy_with_errors_is_not_formatted() -> None:
     with pytest.raises(PolicyError) as caught:
         formatted("anyone { may /a }")
     assert [diagnostic.code for diagnostic in caught.value.diagnostics] == ["E113"]

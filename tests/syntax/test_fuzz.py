@@ -22,25 +22,25 @@ def read(source: Source) -> list[Diagnostic]:
 
 
 @given(st.text(max_size=60) | st.text(alphabet=st.characters(), max_size=20) | SIGNS)
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     read(Source("x", text))
 
 
 @given(st.text(alphabet=st.characters(categories=["Cs", "Lu"]), max_size=5))
-def test_halves_of_characters_are_refused(text: str) -> None:
+def test_lone_surrogates_do_not_crash_the_parser(text: str) -> None:
     read(Source("x", text))
 
 
 @scaled
 @settings(max_examples=examples(25, 200))
 @given(mistakes())
-def test_a_policy_with_mistakes_is_read_as_far_as_it_goes(text: str) -> None:
+def test_a_policy_with_random_mistakes_gives_readable_errors(text: str) -> None:
     for diagnostic in read(Source("x", text)):
         assert not diagnostic.message.startswith(("expected ,", "expected  "))
         assert "$END" not in diagnostic.message
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_source_or_a_reason(data: bytes) -> None:
+def test_any_bytes_become_a_source_or_a_diagnostic(data: bytes) -> None:
     found = read_source("x", data)
     assert isinstance(found, Diagnostic) or found.text.encode() == data

@@ -20,27 +20,27 @@ def read(text: str) -> LrParser:
     return machine
 
 
-def test_threads_read_at_the_same_time() -> None:
+def test_threads_can_parse_concurrently() -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(parse, SOURCES * 4)) == [parse(source) for source in SOURCES] * 4
 
 
-def test_nothing_at_all_is_a_module() -> None:
+def test_an_empty_text_is_a_module() -> None:
     module = read("").finish()
     assert module is not None
     assert module.declarations == ()
 
 
-def test_a_text_that_ends_too_early_is_no_module() -> None:
+def test_a_text_that_ends_too_early_gives_no_module() -> None:
     assert read("anyone {").finish() is None
 
 
-def test_a_token_that_cannot_stand_there_is_refused() -> None:
+def test_the_parser_rejects_an_unexpected_token() -> None:
     machine = LrParser(Source("p", "anyone anyone"))
     assert [machine.feed(token) for token in machine.tokens()] == [True, False]
 
 
-def test_what_no_token_begins_with_has_its_place() -> None:
+def test_a_lex_error_has_the_offset_of_the_invalid_character() -> None:
     machine = LrParser(Source("p", "anyone # ^\n  ^"))
     with pytest.raises(LexError) as error:
         list(map(machine.feed, machine.tokens()))
@@ -48,7 +48,7 @@ def test_what_no_token_begins_with_has_its_place() -> None:
     assert [comment.text for comment in machine.comments] == ["# ^"]
 
 
-def test_what_is_forgotten_was_not_read() -> None:
+def test_forget_drops_the_last_declaration() -> None:
     machine = read("anyone { may GET /a }\nagent")
     machine.forget(len(machine.states) - 1)
     module = machine.finish()
@@ -56,7 +56,7 @@ def test_what_is_forgotten_was_not_read() -> None:
     assert len(module.declarations) == 1
 
 
-def test_a_name_that_recurs_is_kept_once() -> None:
+def test_repeated_names_share_one_object() -> None:
     module, _ = parse(Source("p", "let a = user.id\nlet b = user.id\n"))
     assert module is not None
     first, second = (declaration.value.name for declaration in module.declarations)

@@ -20,23 +20,23 @@ def collected() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("text", ["anyone { may GET /health }", "anyone { may", "\0"])
-def test_after_a_check_collection_goes_on(text: str) -> None:
+def test_garbage_collection_is_enabled_after_a_check(text: str) -> None:
     check_text(text)
     assert gc.isenabled()
 
 
-def test_who_has_paused_collection_finds_it_paused() -> None:
+def test_a_check_does_not_enable_disabled_garbage_collection() -> None:
     gc.disable()
     check_text("anyone { may GET /health }")
     assert not gc.isenabled()
 
 
-def test_inside_collection_is_paused() -> None:
+def test_gc_paused_disables_garbage_collection() -> None:
     with gc_paused():
         assert not gc.isenabled()
 
 
-def test_an_exception_resumes_collection() -> None:
+def test_gc_paused_enables_garbage_collection_after_an_exception() -> None:
     with pytest.raises(ZeroDivisionError), gc_paused():
         raise ZeroDivisionError
     assert gc.isenabled()

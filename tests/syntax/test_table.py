@@ -52,18 +52,20 @@ def test_the_saved_table_was_made_from_the_grammar() -> None:
     assert parse_table.load_saved_table(TEXT) is not None, "run `make table`"
 
 
-def test_another_grammar_is_not_read_by_the_saved_table() -> None:
+def test_the_saved_table_is_rejected_for_another_grammar() -> None:
     assert parse_table.load_saved_table(TEXT + "\n// changed") is None
 
 
 @pytest.mark.usefixtures("by_grammar")
-def test_without_a_saved_table_the_grammar_is_built() -> None:
+def test_without_a_saved_table_the_parser_builds_it_from_the_grammar() -> None:
     module, diagnostics = parse(Source("p", "anyone { may GET /health }"))
     assert module is not None
     assert diagnostics == []
 
 
-def test_the_saved_table_is_what_the_grammar_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_saved_table_equals_the_table_built_from_the_grammar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved = parse_table.load_saved_table(TEXT)
     monkeypatch.setattr(parse_table, "TABLE", tmp_path / "anew")
     parse_table.TABLE.write_bytes(parse_table.encode_table(TEXT))
@@ -71,14 +73,14 @@ def test_the_saved_table_is_what_the_grammar_makes(tmp_path: Path, monkeypatch: 
 
 
 @corpus
-def test_the_saved_table_reads_as_the_grammar_does(file: Path, request: pytest.FixtureRequest) -> None:
+def test_the_saved_table_parses_the_corpus_like_the_grammar(file: Path, request: pytest.FixtureRequest) -> None:
     by_table = parse(read(file))
     request.getfixturevalue("by_grammar")
     assert parse(read(file)) == by_table
 
 
 @corpus
-def test_a_text_has_the_tokens_that_lark_finds(file: Path) -> None:
+def test_the_tokenizer_finds_the_same_tokens_as_lark(file: Path) -> None:
     found = [(token.type, token.text, token.start, token.end) for token in tokenize(read(file))]
     by_lark: list[Any] = sorted(
         lark().parse(read(file).text).scan_values(lambda value: isinstance(value, Token)), key=lambda t: t.start_pos

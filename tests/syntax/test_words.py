@@ -129,20 +129,20 @@ def fate(template: str, word: str) -> str:
 
 
 @pytest.mark.parametrize(("place", "template", "lost"), TABLE, ids=[row[0] for row in TABLE])
-def test_no_other_words_are_lost(place: str, template: str, lost: str) -> None:
+def test_only_the_listed_words_cannot_be_names(place: str, template: str, lost: str) -> None:
     assert [found for word in words() if (found := fate(template, word))] == lost.split()
 
 
 @pytest.mark.parametrize("kind", USES)
-def test_what_the_checker_refuses_is_what_is_lost_where_it_is_used(kind: str) -> None:
+def test_the_reserved_words_are_the_words_that_cannot_be_used_as_names(kind: str) -> None:
     lost = {place: words.replace("!", "").split() for place, _, words in TABLE}
     assert RESERVED_WORDS[kind] == {word for place in USES[kind] for word in lost[place]}
 
 
-def test_every_kind_of_name_has_its_uses() -> None:
+def test_every_kind_of_name_has_a_row_of_uses() -> None:
     assert set(RESERVED_WORDS) == set(USES)
 
 
 @pytest.mark.parametrize("member", ["agent", "when", "deny", "not", "true", "count", "in"])
-def test_every_word_is_free_as_a_member(member: str) -> None:
+def test_a_keyword_may_be_a_member_name(member: str) -> None:
     assert fate("define x = W == 1", f"user.{member}") == ""

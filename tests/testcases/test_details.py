@@ -77,24 +77,24 @@ def expected(written: str) -> ExpectedOutcome:
         ('not allow with { remedies: ["scope x"] }', ExpectedDetail("remedies", ("scope x",), DetailMatchMode.EXACTLY)),
     ],
 )  # fmt: skip
-def test_a_detail_is_read(written: str, detail: ExpectedDetail) -> None:
+def test_each_expected_detail_is_parsed(written: str, detail: ExpectedDetail) -> None:
     assert expected(written).details == (detail,)
 
 
-def test_a_gate_is_no_rule_of_the_same_name() -> None:
+def test_a_gate_and_a_rule_of_the_same_name_are_distinct_reasons() -> None:
     [detail] = expected("deny with { reasons: [guard] }").details
     assert isinstance(detail.wanted[0], Gate)
     [detail] = expected('deny with { reasons: ["small"] }').details
     assert not isinstance(detail.wanted[0], Gate)
 
 
-def test_details_stand_behind_the_reason_and_are_part_of_the_text() -> None:
+def test_details_follow_the_reason_and_are_part_of_the_text() -> None:
     found = expected('deny by "small"\n  with { user: absent,\n chain: [] }')
     assert (found.outcome, found.rule, len(found.details)) == (Outcome.DENY, "small", 2)
     assert found.text == 'deny by "small" with { user: absent, chain: [] }'
 
 
-def test_the_last_cell_of_a_table_and_otherwise_have_details_too() -> None:
+def test_a_table_cell_and_otherwise_can_have_details() -> None:
     text = (
         f'{WORLD} test "t" {{ cases {{ | request | => | | GET /a | allow with {{ user: absent }} | }}\n'
         "cases for who in [\"x\", \"y\"], request in [GET /a] { given agent.id who given agent.issuer acme "
@@ -253,13 +253,15 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("inside", "code", "underlined", "message", "hint"), MISTAKES, ids=[f"{row[1]} {row[0][:60]}" for row in MISTAKES]
 )
-def test_a_mistake_is_told(inside: str, code: str, underlined: str, message: str | None, hint: str | None) -> None:
+def test_each_mistake_in_a_test_is_reported(
+    inside: str, code: str, underlined: str, message: str | None, hint: str | None
+) -> None:
     found = errors(inside)
     assert [(finding[0], finding[2]) for finding in found] == [(code, underlined)]
     assert message is None or found == [(code, message, underlined, hint)]
 
 
-def test_a_response_is_handed_on_with_its_case() -> None:
+def test_responded_and_repeat_are_lowered_to_cases() -> None:
     module, _ = parse(
         Source(
             "p.policy",

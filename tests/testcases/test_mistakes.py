@@ -196,7 +196,9 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("inside", "code", "underlined", "message", "hint"), MISTAKES, ids=[f"{row[1]} {row[0][:50]}" for row in MISTAKES]
 )
-def test_a_mistake_is_told(inside: str, code: str, underlined: str, message: str, hint: str | None) -> None:
+def test_each_mistake_in_a_test_is_reported(
+    inside: str, code: str, underlined: str, message: str, hint: str | None
+) -> None:
     found = told(errors(inside))
     if hint is None:
         found = [(*finding[:3], None) for finding in found]
@@ -222,11 +224,11 @@ def test_a_mistake_is_told(inside: str, code: str, underlined: str, message: str
         "cases { | time | request | user.plan | => | | 2027-01-01 | GET /a | absent | allow | }",
     ],
 )
-def test_what_a_test_may_give_is_no_mistake(inside: str) -> None:
+def test_valid_givens_of_a_test_are_accepted(inside: str) -> None:
     assert told(errors(inside)) == []
 
 
-def test_a_circle_of_fixtures_is_told_where_it_closes() -> None:
+def test_a_fixture_cycle_is_reported_where_it_closes() -> None:
     text = "anyone { may GET /a }\nfixture a { use b }\nfixture b { use c }\nfixture c { use a }\n"
     [finding] = check_text(text + 'test "t" { use a GET /a => allow }')
     assert told([finding]) == [
@@ -235,23 +237,23 @@ def test_a_circle_of_fixtures_is_told_where_it_closes() -> None:
     assert finding.span.line == 4
 
 
-def test_a_fixture_is_checked_though_no_test_uses_it() -> None:
+def test_an_unused_fixture_is_checked() -> None:
     found = check_text("anyone { may GET /a }\nfixture a { given body.x 5 }")
     assert [finding.code for finding in found] == ["E602"]
 
 
-def test_two_tests_of_one_name_are_told_with_the_other_place() -> None:
+def test_duplicate_test_names_are_reported_with_both_places() -> None:
     [finding] = check_text('anyone { may GET /a } test "t" { GET /a => allow }\ntest "t" { GET /b => deny }')
     assert told([finding]) == [("E612", "two tests are called `t`", '"t"', "rename one of them")]
     assert [related.span.line for related in finding.related] == [1]
 
 
-def test_a_method_that_nobody_knows_is_a_warning() -> None:
+def test_an_unknown_http_method_is_a_warning() -> None:
     found = check_text('anyone { may GET /a } test "t" { GETT /a => deny }')
     assert told(found) == [("W321", "HTTP has no method `GETT`", "GETT /a", "did you mean `GET`?")]
 
 
-def test_a_huge_matrix_is_refused_before_it_is_built() -> None:
+def test_a_huge_matrix_is_rejected_with_its_size() -> None:
     numbers = ", ".join(map(str, range(101)))
     inside = f"cases for a in [{numbers}], b in [{numbers}] {{ GET /a => allow }}"
     [(code, message, _, hint)] = told(errors(inside))
@@ -261,7 +263,7 @@ def test_a_huge_matrix_is_refused_before_it_is_built() -> None:
 @pytest.mark.parametrize(
     "text", ["anyone { may GET /b }", 'guard "g" { deny }', "users unrestricted", "enum a = b < c"]
 )
-def test_a_file_of_tests_holds_no_rules(text: str) -> None:
+def test_rules_in_a_test_file_are_rejected(text: str) -> None:
     policy, _ = parse(Source("a.policy", "anyone { may GET /a }"))
     tests, _ = parse(
         Source("a_test.policy", f'fixture f {{ given user "x" }}\ntest "t" {{ use f GET /a => allow }}\n{text}')
@@ -274,7 +276,7 @@ def test_a_file_of_tests_holds_no_rules(text: str) -> None:
     assert told(found) == [("E620", f"`{word}` is in a test file, which no engine loads", word, hint)]
 
 
-def test_tests_are_not_read_while_the_syntax_is_wrong() -> None:
+def test_tests_are_not_checked_while_the_syntax_is_wrong() -> None:
     assert [
         f.code for f in check_text('fixture a { given body.x 5 }\nguard { deny }\ntest "t" { use b GET /a => allow }')
     ] == ["E101"]

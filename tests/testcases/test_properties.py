@@ -33,24 +33,24 @@ def properties(inside: str) -> tuple[Property, ...]:
     return checked.properties
 
 
-def test_a_claim_without_a_condition_is_about_all_requests() -> None:
+def test_a_property_without_a_condition_applies_to_all_requests() -> None:
     [found] = properties("forall request => not throttle")
     assert (found.where, found.expected.outcome, found.expected.negated) == (None, Outcome.THROTTLE, True)
 
 
-def test_claims_are_numbered_and_know_what_is_given_before_them() -> None:
+def test_properties_are_numbered_and_see_the_givens_before_them() -> None:
     first, second = properties('given user.plan team forall request => deny given agent "x" forall request => deny')
     assert (first.number, second.number) == (1, 2)
     assert first.world.attributes == second.world.attributes == {("user", "plan"): "team"}
     assert ("agent" in first.world.facts, "agent" in second.world.facts) == (False, True)
 
 
-def test_a_claim_may_name_the_rule_or_the_gate() -> None:
+def test_a_property_can_name_the_rule_or_the_gate() -> None:
     rule, gate = properties('forall request => deny by "islands" forall request => not allow by default')
     assert (rule.expected.rule, gate.expected.gate) == ("islands", Gate.DEFAULT)
 
 
-def test_a_skipped_claim_says_why() -> None:
+def test_a_skipped_property_keeps_its_reason() -> None:
     assert [found.skip for found in properties('skip "later" forall request => allow')] == ["later"]
 
 
@@ -67,7 +67,7 @@ def test_a_skipped_claim_says_why() -> None:
         'any agent_ in chain.agents: agent_ == "x"',
     ],
 )
-def test_a_condition_may_read_facts_of_any_place_and_all_have_types(where: str) -> None:
+def test_a_property_condition_can_read_any_fact_with_a_resolved_type(where: str) -> None:
     [found] = properties(f"forall request where {where} => not allow")
     assert found.where is not None
     facts = [part for part in k.walk(found.where) if isinstance(part, k.Fact | k.Attribute)]
@@ -75,7 +75,7 @@ def test_a_condition_may_read_facts_of_any_place_and_all_have_types(where: str) 
     assert not any(isinstance(part.type, UnresolvedType) for part in facts)
 
 
-def test_a_capture_is_a_reference_where_all_paths_say_so() -> None:
+def test_a_capture_is_a_reference_if_all_paths_give_it_a_type() -> None:
     [by_id] = properties('forall request where params.id == invoice "1" => deny')
     [by_any] = properties('forall request where params.any == "1" => deny')
     types = {part.path[1]: part.type for one in (by_id, by_any) if one.where is not None

@@ -37,7 +37,7 @@ cases {
 }"""
 
 
-def test_a_row_of_a_table_is_a_case_for_each_of_its_methods() -> None:
+def test_a_table_row_becomes_a_case_for_each_of_its_methods() -> None:
     assert told(TABLE) == [
         'GET /a { user.tenant: "x", body.amount: 5 } => allow',
         "GET /a { user.tenant: absent, body.amount: absent } => deny by default",
@@ -46,18 +46,18 @@ def test_a_row_of_a_table_is_a_case_for_each_of_its_methods() -> None:
     ]
 
 
-def test_the_cells_of_a_row_are_its_facts() -> None:
+def test_the_cells_of_a_table_row_become_facts() -> None:
     first, second, *_, last = cases(TABLE)
     assert (first.attributes, first.question["body"]) == ({("user", "tenant"): "x"}, {"amount": 5})
     assert (second.attributes, second.question["body"]) == ({("user", "tenant"): None}, {"amount": None})
     assert (last.question["body"], last.question["resource"]) == ({"amount": "7"}, {"type": "invoice", "id": "4"})
 
 
-def test_each_row_has_a_sequence_of_its_own() -> None:
+def test_each_table_row_has_its_own_sequence() -> None:
     assert [case.sequence for case in cases(TABLE + "GET /a => allow GET /a => allow")] == [1, 2, 2, 3, 0, 0]
 
 
-def test_a_case_stands_where_its_row_does() -> None:
+def test_a_case_has_the_span_of_its_row() -> None:
     assert [case.span.line for case in cases(TABLE)] == [11, 12, 12, 13]
 
 
@@ -69,7 +69,7 @@ MATRIX = """cases for user.id in ["alice", "bob"], request in [GET /a, TOOL x/y]
 }"""
 
 
-def test_a_matrix_has_a_case_for_every_combination_the_last_axis_first() -> None:
+def test_a_matrix_has_a_case_for_every_combination_with_the_last_axis_varying_first() -> None:
     assert told(MATRIX) == [
         'GET /a { user.id: "alice" } => allow',
         'TOOL x/y { user.id: "alice" } => deny',
@@ -79,13 +79,13 @@ def test_a_matrix_has_a_case_for_every_combination_the_last_axis_first() -> None
     assert [case.question["user"] for case in cases(MATRIX)] == [{"id": "alice"}] * 2 + [{"id": "bob"}] * 2
 
 
-def test_a_cell_that_is_stated_stands_where_its_row_does_and_others_at_their_choice() -> None:
+def test_a_matrix_case_has_the_span_of_its_row_or_of_its_choice() -> None:
     assert [case.span.text for case in cases(MATRIX)] == [
         '| "alice" | GET /a   | allow |', "TOOL x/y", "GET /a", '| "bob"   | TOOL x/y | confirm |',
     ]  # fmt: skip
 
 
-def test_requests_written_in_a_matrix_are_made_for_every_combination_one_after_another() -> None:
+def test_requests_in_a_matrix_run_in_order_for_every_combination() -> None:
     inside = "cases for n in [1, 2] { GET /a { request.size: n } => allow after 5s POST /a => allow }"
     found = cases(inside)
     assert [(case.request, case.sequence) for case in found] == [
@@ -95,7 +95,7 @@ def test_requests_written_in_a_matrix_are_made_for_every_combination_one_after_a
     assert [case.now.second for case in found] == [0, 5, 0, 5]
 
 
-def test_a_variable_is_its_value_in_givens_values_paths_and_ids() -> None:
+def test_a_matrix_variable_is_substituted_in_givens_values_paths_and_ids() -> None:
     shots = 'GET /i/{id} => deny ACTION view invoice "{id}" => deny'
     inside = f'cases for id in ["42", "4 3"] {{ given user.roles ["r", id] {shots} }}'
     http, action, *others = cases(inside)
@@ -105,18 +105,18 @@ def test_a_variable_is_its_value_in_givens_values_paths_and_ids() -> None:
     assert others[0].question["request"] == {"method": "GET", "path": "/i/4 3"}
 
 
-def test_an_absent_choice_takes_the_fact_away() -> None:
+def test_an_absent_choice_removes_the_fact() -> None:
     found = cases("given request.size 5 cases for request.size in [absent, 1] { GET /a => allow }")
     assert [case.question["request"] for case in found] == [
         {"size": None, "method": "GET", "path": "/a"}, {"size": 1, "method": "GET", "path": "/a"},
     ]  # fmt: skip
 
 
-def test_any_is_asked_once_for_each_method_that_it_opens() -> None:
+def test_any_becomes_a_case_for_each_of_its_methods() -> None:
     assert told("ANY /b => deny") == [f"{method} /b => deny" for method in ("GET", "POST", "PUT", "PATCH", "DELETE")]
 
 
-def test_a_matrix_that_is_not_stated_in_full_is_no_case_and_no_crash() -> None:
+def test_an_incomplete_matrix_is_rejected() -> None:
     module, _ = parse(
         Source("p.policy", WORLD + 'test "t" { cases for request in [GET /a, GET /b] { | GET /a | allow | } }')
     )
@@ -124,12 +124,12 @@ def test_a_matrix_that_is_not_stated_in_full_is_no_case_and_no_crash() -> None:
     assert not check([module]).ok
 
 
-def test_a_skipped_test_says_why_in_every_case() -> None:
+def test_every_case_of_a_skipped_test_keeps_its_reason() -> None:
     inside = 'GET /a => allow skip "later" cases { | request | => | | GET /a | allow | } GET /a => allow'
     assert [case.skip for case in cases(inside)] == ["later"] * 3
 
 
-def test_twice_as_many_requests_take_no_more_than_thrice_the_work() -> None:
+def test_checking_a_test_takes_work_linear_in_its_requests() -> None:
     """Counted, not timed: a test with very many requests is read once, not once for each of them."""
 
     def calls(count: int) -> int:

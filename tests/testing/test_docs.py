@@ -30,19 +30,19 @@ def report(example: str) -> RunReport:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.split("{")[0].strip() for example in EXAMPLES])
-def test_an_example_passes(example: str) -> None:
+def test_each_example_on_the_page_passes(example: str) -> None:
     found = report(example)
     assert found.ok, found.render()
     assert found.results
 
 
-def test_a_failure_looks_as_shown() -> None:
+def test_a_failure_is_rendered_as_the_page_shows() -> None:
     [result] = report(FAILING).results
     assert result.render().startswith(SHOWN)
     assert result.render()[len(SHOWN) :].startswith("  walk:")
 
 
-def test_details_that_differ_look_as_shown() -> None:
+def test_differing_details_are_rendered_as_the_page_shows() -> None:
     [(failing, shown)] = re.findall(
         r"^```policy differs\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
     )
@@ -50,7 +50,7 @@ def test_details_that_differ_look_as_shown() -> None:
     assert f"{shown}  walk:" in result.render()
 
 
-def test_results_as_data_look_as_shown() -> None:
+def test_the_json_results_match_the_page() -> None:
     [shown] = re.findall(r"^```json\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     expected, actual = json.loads(shown), report(FAILING).to_dict()
     assert list(actual) == list(expected)
@@ -59,7 +59,7 @@ def test_results_as_data_look_as_shown() -> None:
     assert {**result, "decision": {}, "walk": {}} == example
 
 
-def test_the_way_from_python_works(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_on_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     exec(code, {})
     assert capsys.readouterr().out.endswith("1 passed\n")

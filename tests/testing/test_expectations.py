@@ -115,7 +115,7 @@ HOLDS = [
 
 
 @pytest.mark.parametrize("claim", HOLDS)
-def test_a_claim_that_is_so_passes(claim: str) -> None:
+def test_a_true_detail_passes(claim: str) -> None:
     assert failures(claim) == []
 
 
@@ -160,11 +160,11 @@ FAILS = [
 
 
 @pytest.mark.parametrize(("claim", "told"), FAILS, ids=[row[0] for row in FAILS])
-def test_a_claim_that_is_not_so_is_told_with_what_came(claim: str, told: str) -> None:
+def test_a_false_detail_is_reported_with_the_actual_value(claim: str, told: str) -> None:
     assert failures(claim) == [told]
 
 
-def test_each_detail_that_fails_is_told_and_no_other() -> None:
+def test_only_failing_details_are_reported() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "bot", unknown: [body.amount] }'
     assert failures(claim) == [
         'user: expected "bob", came "alice"',
@@ -172,13 +172,13 @@ def test_each_detail_that_fails_is_told_and_no_other() -> None:
     ]
 
 
-def test_where_the_outcome_is_another_details_are_not_told() -> None:
+def test_details_are_not_reported_when_the_outcome_differs() -> None:
     [text] = failures('GET /v1/invoices/42 => deny with { message: "x" }')
     assert "differs:" not in text
     assert "actual:   allow" in text
 
 
-def test_details_stand_below_what_came() -> None:
+def test_differing_details_are_shown_below_the_actual_outcome() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
     [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
     assert (
@@ -187,20 +187,20 @@ def test_details_stand_below_what_came() -> None:
     ) in result.render()
 
 
-def test_in_short_the_details_are_what_went_wrong() -> None:
+def test_the_short_form_of_a_failure_lists_the_differing_details() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
     [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
     assert result.in_short == 'user: expected "bob", came "alice"; agent: expected "x", came "bot"'
 
 
-def test_details_as_data_are_member_by_member() -> None:
+def test_the_json_result_lists_differences_by_member() -> None:
     [result] = report(f'{POLICY} test "t" {{ use bot GET /v1/invoices/42 => allow with {{ user: "bob" }} }}').results
     assert result.to_dict()["differences"] == [{"member": "user", "expected": '"bob"', "actual": '"alice"'}]
     [passed] = report(f'{POLICY} test "t" {{ use bot GET /v1/invoices/42 => allow with {{ user: "alice" }} }}').results
     assert "differences" not in passed.to_dict()
 
 
-def test_the_last_cell_of_a_table_has_details_too() -> None:
+def test_the_outcome_cell_of_a_table_can_have_details() -> None:
     table = """cases {
       | request             | =>                                                  |
       | GET /v1/invoices/42 | allow with { user: "alice" }                        |
@@ -210,7 +210,7 @@ def test_the_last_cell_of_a_table_has_details_too() -> None:
     assert failures(table) == ['user: expected "x", came "alice"']
 
 
-def test_otherwise_has_details_too_and_variables_are_values_in_them() -> None:
+def test_otherwise_can_have_details_with_variables() -> None:
     matrix = """cases for who in ["alice", "bob"], request in [GET /v1/invoices/66] {
       given user.id who
       otherwise deny with { user: who, chain: [who, "bot"] }
@@ -222,7 +222,7 @@ def test_otherwise_has_details_too_and_variables_are_values_in_them() -> None:
 # ── The laws of claims ────────────────────────────────────────────────────────────────────────
 
 
-def test_every_member_that_can_be_written_is_compared() -> None:
+def test_every_detail_member_has_a_comparison() -> None:
     assert set(DETAIL_VALUES) == set(DETAIL_MEMBERS)
 
 
@@ -260,7 +260,9 @@ CLAIMS = st.builds(
 
 @settings(max_examples=50)
 @given(CLAIMS, DECISIONS)
-def test_a_claim_holds_where_the_outcome_does_and_no_detail_differs(claim: ExpectedOutcome, decision: Decision) -> None:
+def test_an_expectation_holds_when_the_outcome_matches_and_no_detail_differs(
+    claim: ExpectedOutcome, decision: Decision
+) -> None:
     plain = ExpectedOutcome(claim.outcome, claim.text, claim.negated)
     assert meets_expectation(claim, decision) == (
         meets_expectation(plain, decision) and not detail_differences(claim, decision)
@@ -276,7 +278,7 @@ def test_fewer_details_never_fail_more(claim: ExpectedOutcome, decision: Decisio
 
 @settings(max_examples=50)
 @given(DECISIONS)
-def test_what_a_decision_says_of_itself_is_so(decision: Decision) -> None:
+def test_every_decision_meets_an_expectation_built_from_its_own_details(decision: Decision) -> None:
     for name, member in DETAIL_MEMBERS.items():
         said = DETAIL_VALUES[name](ExpectedOutcome(decision.outcome, ""), decision)
         words = tuple(one.rule or one.gate if isinstance(one, Reason) else one for one in said)

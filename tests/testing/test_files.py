@@ -29,7 +29,7 @@ def told(found: CheckResult) -> list[tuple[str, str, str | None]]:
     return [(one.code, one.message, one.hint) for one in found.diagnostics]
 
 
-def test_a_fixture_serves_all_files_of_its_package() -> None:
+def test_a_fixture_is_visible_in_all_files_of_its_package() -> None:
     found = checked(shop=POLICY, people=PEOPLE, shop_test=TESTS)
     assert found.kernel is not None
     assert {result.status for result in run(collect(found), found.kernel).results} == {ResultStatus.PASSED}
@@ -37,7 +37,7 @@ def test_a_fixture_serves_all_files_of_its_package() -> None:
     assert [str(ref) for ref in first.rows] == ['user "alice"']
 
 
-def test_a_fixture_serves_its_own_package_only() -> None:
+def test_a_fixture_is_private_to_its_package() -> None:
     """Its facts, entities and words mean what they mean there."""
     other = 'package other\nimport shop\nanyone { may GET /o }\ntest "o" { use shop.people   GET /o => allow }\n'
     found = checked(shop=POLICY, people=PEOPLE, shop_test=TESTS, other=other)
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_engine_loads_a_file_of_tests(folder: Path) -> None:
+def test_the_engine_ignores_test_files(folder: Path) -> None:
     loaded = Engine.load(folder)
     (folder / "broken_test.policy").write_text("package shop\nanyone { may DELETE /everything }\nnonsense", "utf-8")
     assert Engine.load(folder).kernel == loaded.kernel == Engine.from_text(POLICY).kernel
@@ -66,7 +66,7 @@ def test_no_engine_loads_a_file_of_tests(folder: Path) -> None:
     assert not Engine.load(folder).decide({"request": {"method": "DELETE", "path": "/everything"}}).allowed
 
 
-def test_files_of_tests_never_ship_in_a_bundle(folder: Path) -> None:
+def test_a_bundle_contains_no_test_files(folder: Path) -> None:
     with_tests = write_bundle(Engine.load(folder).kernel, "1")
     for file in folder.glob("*_test.policy"):
         file.unlink()
@@ -76,7 +76,7 @@ def test_files_of_tests_never_ship_in_a_bundle(folder: Path) -> None:
     assert read_bundle(folder / "p.policybundle").kernel.revision == Engine.load(folder / "shop.policy").revision
 
 
-def test_tests_beside_the_rules_change_nothing_of_the_policy() -> None:
+def test_tests_in_a_policy_file_do_not_change_the_policy() -> None:
     beside = POLICY + (TESTS + PEOPLE).replace("package shop\n", "")
     assert Engine.from_text(beside).kernel == Engine.from_text(POLICY).kernel
     assert Engine.from_text(beside).revision == Engine.from_text(POLICY).revision

@@ -35,7 +35,7 @@ def test_junit_has_a_suite_for_each_test_and_a_case_for_each_request(found: RunR
     assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == ("4", "1", "1", "1")
 
 
-def test_junit_tells_where_what_failed_and_why(found: RunReport) -> None:
+def test_junit_reports_the_place_and_reason_of_each_failure(found: RunReport) -> None:
     root = ElementTree.fromstring(render_junit(found))
     case = root[0][1]
     assert (case.get("name"), case.get("file"), case.get("line")) == (
@@ -56,14 +56,14 @@ def test_junit_takes_times_from_the_run(found: RunReport) -> None:
     assert float(root.get("time") or 0) == pytest.approx(sum(one.seconds for one in found.results), abs=1e-5)
 
 
-def test_junit_is_xml_whatever_the_names_hold(found: RunReport) -> None:
+def test_junit_escapes_characters_that_xml_forbids(found: RunReport) -> None:
     first = found.results[0]
     odd = replace(first, case=replace(first.case, test="a\x01b\ufffe\ud800\U0001f600"))
     root = ElementTree.fromstring(render_junit(RunReport((odd,))).encode())
     assert root[0].get("name") == "shop: a\\x01b\\ufffe\\ud800\U0001f600"
 
 
-def test_tap_numbers_all_and_marks_what_failed_and_what_was_skipped(found: RunReport) -> None:
+def test_tap_numbers_all_cases_and_marks_failed_and_skipped_ones(found: RunReport) -> None:
     lines = render_tap(found).splitlines()
     assert lines[:2] == ["TAP version 14", "1..4"]
     numbered = [line for line in lines if re.match(r"(not )?ok \d", line)]
@@ -76,7 +76,7 @@ def test_tap_numbers_all_and_marks_what_failed_and_what_was_skipped(found: RunRe
     assert lines[4:7] == ["  ---", "  at: 0.policy:6", "  message: |"]
 
 
-def test_github_annotates_the_lines_of_what_failed(found: RunReport) -> None:
+def test_github_annotates_the_lines_of_failed_cases(found: RunReport) -> None:
     first, second, summary = render_github(found).splitlines()
     assert first.startswith(
         "::error file=0.policy,line=6,col=3,title=test sizes%2C <all> of 100%25::0.policy:6:3: failed"

@@ -38,7 +38,7 @@ def failures(inside: str) -> list[str]:
     return [one.in_short for one in report(inside).results if one.status is not ResultStatus.PASSED]
 
 
-def test_the_example_of_the_language_holds() -> None:
+def test_the_example_of_the_language_guide_passes() -> None:
     assert (
         failures("""repeat 21 in 10ms GET /a => first throttle at 21 by "per agent"
                        after 60s GET /a => allow""")
@@ -65,11 +65,11 @@ def test_the_example_of_the_language_holds() -> None:
         ("repeat 3 in 1ms GET /b => allow", []),
     ],
 )  # fmt: skip
-def test_all_of_the_requests_come_to_it_or_the_first_one_does(inside: str, fails: list[str]) -> None:
+def test_a_repeat_compares_every_request_or_the_first_throttled_one(inside: str, fails: list[str]) -> None:
     assert failures(inside) == fails
 
 
-def test_requests_are_evenly_spread_the_first_at_the_start() -> None:
+def test_repeated_requests_are_evenly_spread_from_the_start() -> None:
     """One comes back in 600 ms: 100 in a minute are as fast as that, and one more is not."""
     assert failures("repeat 20 in 1ms GET /a => allow   after 599ms repeat 100 in 1m GET /a => allow") == []
     assert (
@@ -78,7 +78,7 @@ def test_requests_are_evenly_spread_the_first_at_the_start() -> None:
     assert failures("repeat 119 in 1m GET /a => allow") == []
 
 
-def test_after_the_requests_their_time_is_over() -> None:
+def test_the_clock_stands_at_the_end_of_a_repeat() -> None:
     assert (
         failures("""repeat 2 in 10s GET /b => allow
                        at 2026-01-01T00:00:10Z GET /b => allow""")
@@ -86,7 +86,7 @@ def test_after_the_requests_their_time_is_over() -> None:
     )
 
 
-def test_a_request_waits_as_long_as_it_takes_and_no_shorter() -> None:
+def test_the_wait_remedy_states_the_exact_time_until_a_request_passes() -> None:
     assert (
         failures("""repeat 20 in 1ms GET /a => allow
                        after 598ms GET /a => throttle by "per agent" with { remedies: ["wait 1ms"] }
@@ -95,19 +95,19 @@ def test_a_request_waits_as_long_as_it_takes_and_no_shorter() -> None:
     )
 
 
-def test_a_rate_that_stands_otherwise_is_told() -> None:
+def test_a_different_rate_level_is_reported() -> None:
     [told] = failures('GET /a => allow with { rates: ["per agent: 20 of 20"] }')
     assert told == 'rates: expected exactly "per agent: 20 of 20", came "per agent: 19 of 20"'
 
 
-def test_every_test_and_every_row_begins_with_empty_state() -> None:
+def test_every_test_and_table_row_starts_with_empty_limits() -> None:
     many, table = "repeat 20 in 1ms GET /a => allow", "cases { | request | => | | GET /a | allow | }"
     found = checked(f'{POLICY} test "a" {{ use bot {many} }}', f'test "b" {{ use bot {many} {table} }}')
     assert found.kernel is not None
     assert run(collect(found), found.kernel).ok
 
 
-def test_a_response_ends_a_request_and_its_time_does() -> None:
+def test_a_response_or_a_timeout_ends_a_request_in_flight() -> None:
     assert (
         failures("""GET /jobs => allow responded 200
                        GET /jobs => allow
@@ -119,7 +119,7 @@ def test_a_response_ends_a_request_and_its_time_does() -> None:
     )
 
 
-def test_denied_requests_spend_nothing_but_where_denials_are_counted() -> None:
+def test_denied_requests_spend_only_where_denials_are_counted() -> None:
     assert (
         failures("""repeat 3 in 1ms GET /void => deny by "void"
                        GET /void => deny by "void" with { rates: ["tries: 0 of 3"] }
@@ -143,7 +143,7 @@ def test_a_throttled_request_keeps_its_approval() -> None:
     )
 
 
-def test_a_failure_of_a_repeated_request_tells_which_one_and_its_walk() -> None:
+def test_a_failed_repeat_names_the_request_and_shows_its_walk() -> None:
     [found] = report("repeat 30 in 1ms GET /a => allow").bad
     assert "request:  repeat 30 in 1ms GET /a\n" in found.render()
     assert 'actual:   request 21: throttle by rate "per agent"' in found.render()
@@ -151,13 +151,13 @@ def test_a_failure_of_a_repeated_request_tells_which_one_and_its_walk() -> None:
     assert found.to_dict()["request_number"] == 21
 
 
-def test_tests_of_what_is_counted_stay_in_one_process() -> None:
+def test_tests_with_limits_are_not_split_into_chunks() -> None:
     found = checked(f'{POLICY} test "a" {{ use bot {"GET /b => allow " * 200} }}')
     assert [len(chunk) for chunk in chunk_cases(found.cases, 2, counting=True)] == [200]
     assert len(list(chunk_cases(found.cases, 2))) > 1
 
 
-def test_what_a_claim_draws_has_empty_state() -> None:
+def test_drawn_requests_start_with_empty_limits() -> None:
     found = checked(f"""{POLICY} test "claims" {{ use bot
       forall request where request.path == "/a" => not throttle
       forall request where request.path == "/refunds" and body.amount > 100 => not allow }}""")
@@ -168,7 +168,7 @@ def test_what_a_claim_draws_has_empty_state() -> None:
     ]
 
 
-def test_what_was_typed_is_kept_as_a_test_that_holds() -> None:
+def test_a_repl_session_is_saved_as_a_passing_test() -> None:
     policy = checked(POLICY)
     session = ReplSession.of(policy)
     for line in ("use bot", "repeat 25 in 1ms GET /a", "after 1m", "repeat 2 in 1s GET /a", "GET /void"):

@@ -31,7 +31,7 @@ def told(report: RunReport) -> dict[str, object]:
     return report.to_dict()
 
 
-def test_processes_say_what_one_says_in_the_same_order() -> None:
+def test_several_processes_return_the_same_results_in_the_same_order() -> None:
     found = checked(TEXT)
     assert found.kernel
     cases = collect(found)
@@ -42,7 +42,7 @@ def test_processes_say_what_one_says_in_the_same_order() -> None:
     assert [one.render() for one in together] == [one.render() for one in alone]
 
 
-def test_whoever_stops_early_gets_no_more_and_waits_for_nothing_else() -> None:
+def test_closing_the_results_early_ends_the_run() -> None:
     found = checked(TEXT)
     assert found.kernel
     results = parallel_results(2, collect(found), found.kernel)
@@ -59,7 +59,7 @@ def test_chunks_hold_every_case_in_order(jobs: int) -> None:
     assert sum(1 for _ in chunk_cases(cases, jobs)) > 1
 
 
-def test_a_test_with_approvals_is_not_cut() -> None:
+def test_a_test_with_approvals_is_not_split_into_chunks() -> None:
     spending = [case for case in collect(checked(TEXT)) if case.approvals]
     cases = [replace(spending[0], number=number) for number in range(200)]
     assert list(chunk_cases(cases, 2)) == [tuple(cases)]

@@ -73,11 +73,11 @@ def broken(shop: pytest.Pytester, sound: str, other: str, file: str = "shop.poli
 # ── What is collected ─────────────────────────────────────────────────────────────────────────
 
 
-def test_policies_are_left_alone_unless_they_are_asked_for(shop: pytest.Pytester) -> None:
+def test_the_plugin_collects_no_policies_by_default(shop: pytest.Pytester) -> None:
     assert ran(shop).ret is pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_an_option_or_a_setting_asks_for_them_and_so_does_naming_a_file(shop: pytest.Pytester) -> None:
+def test_an_option_a_setting_or_a_file_argument_collects_policies(shop: pytest.Pytester) -> None:
     for options in (["--policies"], ["-o", "policies=true"], ["shop_test.policy"]):
         ran(shop, *options).assert_outcomes(passed=4, skipped=1)
 
@@ -87,12 +87,12 @@ def test_items_are_named_by_file_test_number_and_request(shop: pytest.Pytester) 
     assert [line for line in items if "::" in line] == ITEMS
 
 
-def test_names_choose_among_them(shop: pytest.Pytester) -> None:
+def test_names_select_items(shop: pytest.Pytester) -> None:
     ran(shop, "--policies", "-k", "health").assert_outcomes(passed=1, deselected=4)
     ran(shop, ITEMS[1]).assert_outcomes(passed=1)
 
 
-def test_what_is_skipped_says_why(shop: pytest.Pytester) -> None:
+def test_a_skipped_item_shows_its_reason(shop: pytest.Pytester) -> None:
     ran(shop, "--policies", "-rs").stdout.fnmatch_lines(["SKIPPED*waits for the shop"])
 
 
@@ -101,7 +101,7 @@ def test_a_file_without_tests_loads_no_policies(pytester: pytest.Pytester) -> No
     assert ran(pytester, "--policies").ret is pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_the_plugin_itself_loads_nothing() -> None:
+def test_the_plugin_imports_no_other_policyengine_module() -> None:
     code = (
         "import sys, pytest, policyengine.testing.pytest.plugin; print([m for m in sys.modules if m[:6] == 'policy'])"
     )
@@ -110,7 +110,7 @@ def test_the_plugin_itself_loads_nothing() -> None:
     assert loaded == str([*packages, "policyengine.testing.pytest.plugin"])
 
 
-def test_whoever_installs_the_package_has_the_plugin() -> None:
+def test_the_package_registers_the_plugin_as_an_entry_point() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name = "policyengine.testing.pytest.plugin"
     assert project["entry-points"]["pytest11"] == {name: name}
@@ -119,7 +119,7 @@ def test_whoever_installs_the_package_has_the_plugin() -> None:
 # ── What comes of it ──────────────────────────────────────────────────────────────────────────
 
 
-def test_a_failure_is_told_as_our_own_runner_tells_it(shop: pytest.Pytester) -> None:
+def test_a_failure_is_reported_as_the_test_runner_reports_it(shop: pytest.Pytester) -> None:
     broken(shop, '{ resource.tenant: "a" } => allow', '{ resource.tenant: "b" } => allow', "shop_test.policy")
     result = ran(shop, "--policies", "-rf")
     result.assert_outcomes(passed=3, failed=1, skipped=1)
@@ -132,30 +132,30 @@ def test_a_failure_is_told_as_our_own_runner_tells_it(shop: pytest.Pytester) -> 
     ])  # fmt: skip
 
 
-def test_the_first_failure_can_be_the_last(shop: pytest.Pytester) -> None:
+def test_exit_first_stops_after_the_first_failure(shop: pytest.Pytester) -> None:
     broken(shop, "require user.tenant == resource.tenant", "audit full")
     ran(shop, "--policies", "-x").assert_outcomes(passed=1, failed=1)
 
 
-def test_a_claim_that_does_not_hold_prints_a_test_that_shows_it(shop: pytest.Pytester) -> None:
+def test_a_failed_claim_prints_a_counterexample_test(shop: pytest.Pytester) -> None:
     broken(shop, "require user.tenant == resource.tenant", "audit full")
     result = ran(shop, "--policies", "-k", "islands")
     result.assert_outcomes(failed=1, deselected=4)
     result.stdout.fnmatch_lines(['    test "islands: counterexample to 1" {', "*GET /orders/1 => not allow"])
 
 
-def test_claims_are_tried_with_the_seed_and_the_number_that_are_given(shop: pytest.Pytester) -> None:
+def test_the_seed_and_examples_options_are_accepted(shop: pytest.Pytester) -> None:
     ran(shop, "--policies", "--policies-seed", "7", "--policies-examples", "30").assert_outcomes(passed=4, skipped=1)
 
 
-def test_mistakes_in_policies_are_errors_of_collection(shop: pytest.Pytester) -> None:
+def test_an_error_in_a_test_file_is_a_collection_error(shop: pytest.Pytester) -> None:
     broken(shop, "GET /health => allow", "GET /health => allaw", "shop_test.policy")
     result = ran(shop, "--policies")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["shop_test.policy:12:*: E*", "*^^^*"])
 
 
-def test_a_mistake_elsewhere_says_where(shop: pytest.Pytester) -> None:
+def test_an_error_in_another_policy_file_names_its_place(shop: pytest.Pytester) -> None:
     broken(shop, "user.tenant == resource.tenant", "user.tenent == resource.tenant")
     result = ran(shop, "--policies")
     result.assert_outcomes(errors=1)
@@ -177,7 +177,7 @@ def test_several_processes_run_the_same_items(shop: pytest.Pytester) -> None:
     result.assert_outcomes(passed=4, skipped=1)
 
 
-def test_what_an_earlier_request_spent_is_spent_also_where_it_is_not_asked_for(pytester: pytest.Pytester) -> None:
+def test_a_single_selected_item_sees_approvals_spent_by_earlier_requests(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("a.policy").write_text("""
         entity user { roles: set<string> }
         user any { may POST /pay }
@@ -199,7 +199,7 @@ def test_what_an_earlier_request_spent_is_spent_also_where_it_is_not_asked_for(p
 # ── The page ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_the_page_shows_works(shop: pytest.Pytester) -> None:
+def test_the_examples_on_the_page_run(shop: pytest.Pytester) -> None:
     """Its setting, and its Python test of the policy that stands there."""
     page = (Path(__file__).parents[2] / "docs" / "pytest.md").read_text(encoding="utf-8")
     [policy_], [python], [setting] = (
@@ -231,22 +231,22 @@ def test_what_the_page_shows_works(shop: pytest.Pytester) -> None:
         'def test_a(policy): assert not policy("shop.policy").allows(\'ACTION view order "1"\')',
     ],
 )
-def test_the_fixture_asks_policies(shop: pytest.Pytester, inside: str) -> None:
+def test_the_policy_fixture_decides_requests(shop: pytest.Pytester, inside: str) -> None:
     shop.makepyfile(f"import pytest\n{inside}")
     ran(shop).assert_outcomes(passed=1)
 
 
-def test_the_fixture_asks_those_of_a_setting(shop: pytest.Pytester) -> None:
+def test_the_policy_fixture_reads_the_policy_paths_setting(shop: pytest.Pytester) -> None:
     shop.makeini("[pytest]\npolicy_paths = shop.policy")
     shop.makepyfile('def test_a(policy): assert policy.allows("GET /health")')
     ran(shop).assert_outcomes(passed=1)
 
 
-def test_a_failed_assertion_shows_what_was_decided(shop: pytest.Pytester) -> None:
+def test_a_failed_assertion_shows_the_decision(shop: pytest.Pytester) -> None:
     shop.makepyfile('def test_a(policy): assert policy("shop.policy").allows("GET /x")')
     ran(shop).stdout.fnmatch_lines(["E*assert deny*", "E*deny by identity*"])
 
 
-def test_the_fixture_says_when_it_does_not_know_whom_to_ask(shop: pytest.Pytester) -> None:
+def test_the_policy_fixture_reports_missing_policy_paths(shop: pytest.Pytester) -> None:
     shop.makepyfile('def test_a(policy): policy.allows("GET /x")')
     ran(shop).stdout.fnmatch_lines(["*no policies: call `policy(*"])

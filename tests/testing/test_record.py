@@ -129,7 +129,7 @@ def test_a_decision_becomes_a_test(engine, path):
     )
 
 
-def test_callers_and_endpoints_have_tests_of_their_own_and_one_directory(engine, path):
+def test_each_caller_and_endpoint_has_its_own_test_and_all_share_one_fixture(engine, path):
     for question in (pay(), pay("66"), pay(agent={"id": "planner", "issuer": "acme"}), HEALTH, {**HEALTH, **BOT}):
         engine.decide(question)
     found = passes(path, 5)
@@ -142,7 +142,7 @@ def test_callers_and_endpoints_have_tests_of_their_own_and_one_directory(engine,
     ]
 
 
-def test_equal_decisions_are_one_request_and_counted(engine, path):
+def test_equal_decisions_are_merged_and_counted(engine, path):
     for trace in "abc":
         engine.decide({**HEALTH, "request": {**HEALTH["request"], "headers": {"x-trace": trace}}})
     assert passes(path, 1).merged == 2
@@ -174,12 +174,12 @@ def test_equal_decisions_are_one_request_and_counted(engine, path):
         pay("77", entities=[{"type": "invoice", "id": "77", "attributes": {"tenant": "acme"}}]),
     ],
 )
-def test_whatever_was_asked_the_test_asks_the_same(engine, path, question):
+def test_the_recorded_test_asks_the_logged_question(engine, path, question):
     engine.decide(question)
     passes(path, 1)
 
 
-def test_an_approval_is_said_by_its_rule_and_age(engine, path):
+def test_a_recorded_approval_has_its_rule_and_age(engine, path):
     asked = pay(body={"amount": 900})
     binding = engine.decide(asked).remedies[0].binding
     granted = {"id": "a", "by": "carol", "binding": binding, "granted_at": "2027-01-04T11:55:00Z"}
@@ -233,24 +233,24 @@ def is_a_reason(why: str) -> bool:
         ({"action": {"name": "view"}, "resource": {"type": "ship", "id": "1"}}, "the policy declares no entity `ship`"),
     ],
 )
-def test_what_tests_have_no_words_for_is_left_out_and_told(engine, path, question, why):
+def test_a_question_no_test_can_express_is_left_out_with_a_reason(engine, path, question, why):
     decision = engine.decide(question)
     found = made(path)
     assert [(one.id, one.why) for one in found.left_out] == [(decision.id, why)]
     assert (found.text, found.cases) == ("", 0)
 
 
-def test_a_secret_that_mattered_is_told(engine, path):
+def test_a_decision_that_depends_on_a_redacted_secret_is_left_out_with_a_reason(engine, path):
     engine.decide({**HEALTH, "request": {**HEALTH["request"], "headers": {"Authorization": "x"}}})
     assert [one.why for one in made(path).left_out] == ["it depends on a secret that is not in the log"]
 
 
-def test_a_fact_without_words_that_made_no_difference_is_told(engine, path):
+def test_an_inexpressible_fact_without_effect_is_listed(engine, path):
     engine.decide(pay(credential={"scopes": ["pay"], "kind": "\ud800"}))
     assert passes(path, 1).unsaid == ("credential.kind",)
 
 
-def test_a_decision_that_other_policies_change_is_told_and_its_test_fails(engine, path):
+def test_a_decision_changed_by_other_policies_is_listed_and_its_test_fails(engine, path):
     decision = engine.decide(pay("66"))
     other = POLICY.replace('guard "tenants" on pay { require user.tenant == resource.tenant }\n', "")
     found = made(path, other)
@@ -259,7 +259,7 @@ def test_a_decision_that_other_policies_change_is_told_and_its_test_fails(engine
     assert "=> deny by guard" in found.text  # a rule of that name is no more
 
 
-def test_only_some_outcomes_and_no_more_than_so_many(engine, path):
+def test_recording_filters_by_outcome_and_limit(engine, path):
     for invoice in ("42", "66", "67", "68"):
         engine.decide(pay(invoice))
     assert made(path, only={Outcome.ALLOW}).cases == 1
@@ -267,7 +267,7 @@ def test_only_some_outcomes_and_no_more_than_so_many(engine, path):
     assert (limited.cases, limited.over, limited.decisions) == (2, 1, 3)
 
 
-def test_the_order_of_the_log_is_not_that_of_the_file(engine, path):
+def test_the_order_of_the_log_does_not_change_the_recorded_tests(engine, path):
     for question in (pay(), pay("66"), HEALTH):
         engine.decide(question)
     records = list(read_records(path))
@@ -278,7 +278,7 @@ def test_the_order_of_the_log_is_not_that_of_the_file(engine, path):
     assert text(iter(records)) == text(reversed(records))
 
 
-def test_names_that_the_package_has_are_not_taken_again(engine, path):
+def test_recorded_names_avoid_names_of_the_package(engine, path):
     engine.decide(pay())
     first = made(path).text
     again = convert_log(read_records(path), checked(POLICY, first)).text
@@ -287,7 +287,7 @@ def test_names_that_the_package_has_are_not_taken_again(engine, path):
     assert report(again, POLICY, first).ok
 
 
-def test_an_approval_of_one_of_several_confirmations_is_told_where_it_makes_a_difference(path):
+def test_an_approval_of_one_of_several_confirmations_is_left_out_when_it_matters(path):
     guard = """guard "large" on pay { confirm by role finance within 15m when body.amount > 500 }"""
     assert guard in POLICY
     twice = POLICY.replace(guard, guard[:-1] + "  confirm by role finance within 15m when body.amount > 800 }")
@@ -314,7 +314,7 @@ guard "reviewed" on POST /pay { require after (POST /review by another user) wit
 """
 
 
-def test_what_rests_on_nothing_that_happened_is_a_test_of_its_own_and_the_rest_is_told(path):
+def test_only_decisions_independent_of_history_are_recorded_and_others_are_listed(path):
     log = DecisionLog(path)
     made = Engine.from_text(REMEMBERING, clock=lambda: NOW, log=log, store=MemoryStore(history_complete=True))
     for user, what in (("ann", "/pay"), ("ben", "/review"), ("ann", "/pay"), ("cleo", "/review")):

@@ -22,11 +22,11 @@ FAILURE = """0.policy:5:3: failed test "sizes"
     ✗ identity"""
 
 
-def test_a_failure_shows_place_line_request_expected_actual_and_the_walk() -> None:
+def test_a_failure_shows_its_place_request_expected_and_actual_outcome_and_walk() -> None:
     assert report(TEXT).results[1].render().startswith(FAILURE.removesuffix("✗ identity"))
 
 
-def test_a_failure_counts_what_does_not_concern_its_request() -> None:
+def test_a_failure_counts_many_unrelated_rules_instead_of_listing_them() -> None:
     doors = "anyone { may GET /a " + "".join(f"may GET /b/{n} " for n in range(1200)) + "}"
     few = "".join(f'guard "g{n}" on GET /b/{n} {{ deny }} ' for n in range(3))
     text = report(f'{doors} {few} test "t" {{ GET /a => deny }}').results[0].render()
@@ -34,14 +34,14 @@ def test_a_failure_counts_what_does_not_concern_its_request() -> None:
     assert text.count("not about this endpoint  (0.policy:1)") == 3  # so few are listed
 
 
-def test_a_report_tells_failures_and_a_summary() -> None:
+def test_a_report_shows_failures_and_a_summary() -> None:
     text = report(TEXT).render()
     assert text.endswith("\n\n2 passed, 1 failed, 1 skipped")
     assert text.startswith('0.policy:5:3: failed test "sizes"')
     assert "odd" not in text
 
 
-def test_a_verbose_report_tells_every_request_too() -> None:
+def test_a_verbose_report_lists_every_request() -> None:
     text = report(TEXT).render(verbose=True)
     assert text.startswith(
         "main: sizes\n"
@@ -52,7 +52,7 @@ def test_a_verbose_report_tells_every_request_too() -> None:
     )
 
 
-def test_a_test_that_cannot_be_asked_says_why_and_is_not_ok() -> None:
+def test_a_test_with_an_impossible_setup_reports_the_problem_and_is_not_ok() -> None:
     found = report('entity user { a: string } anyone { may GET /a } test "t" { GET /a { user.a: "" } => allow }')
     assert found.results[0].render().endswith("problem:  `user.a` is given, but there is no user")
     assert not found.ok
@@ -64,7 +64,7 @@ def test_a_report_without_failures_is_ok() -> None:
     assert report("anyone { may GET /a }").summary == "no tests"
 
 
-def test_a_report_as_data_counts_and_lists_what_was_asked() -> None:
+def test_the_json_report_counts_and_lists_the_requests() -> None:
     found = report(TEXT)
     data = found.to_dict()
     results = data.pop("results")
@@ -76,7 +76,7 @@ def test_a_report_as_data_counts_and_lists_what_was_asked() -> None:
     assert results[2]["reason"] == "not now"
 
 
-def test_a_failure_as_data_holds_the_decision_and_the_walk() -> None:
+def test_a_json_failure_contains_the_decision_and_the_walk() -> None:
     failed = report(TEXT).to_dict()["results"][1]
     assert failed["decision"]["reasons"][0]["rule"] == "small"
     assert [gate["text"] for gate in failed["walk"]["gates"]][-1] == "guards"

@@ -13,7 +13,7 @@ CONFIRM = "confirm by large refunds need a human"
 APPROVED = 'given approval { rule: "large refunds need a human", by: "carol"'
 
 
-def test_the_example_of_the_language_holds() -> None:
+def test_the_example_of_the_language_guide_passes() -> None:
     assert failures("""use clerks_bot
       GET   /v1/invoices/42                                    => allow
       GET   /v1/invoices/66                                    => deny by "tenants are islands"
@@ -51,7 +51,7 @@ def test_the_example_of_the_language_holds() -> None:
         ("POST /v1/invoices/66/refunds { body.amount: 900 }", 'deny by "large refunds need a human"', False),
     ],
 )
-def test_an_expectation_holds_when_outcome_and_reason_are_the_decisions(
+def test_an_expectation_holds_when_outcome_and_reason_match_the_decision(
     request_: str, expected: str, passes: bool
 ) -> None:
     [result] = results(f"use clerks_bot {request_} => {expected}")
@@ -61,7 +61,7 @@ def test_an_expectation_holds_when_outcome_and_reason_are_the_decisions(
 # ── The world ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_later_givens_take_the_place_of_earlier_ones_from_there_on() -> None:
+def test_a_later_given_replaces_an_earlier_one_for_later_requests() -> None:
     inside = "use clerks_bot GET /v1/invoices/42 => allow given user.tenant 7 GET /v1/invoices/42 => allow"
     assert outcomes(inside) == ["allow", DENIED]
 
@@ -93,21 +93,21 @@ def test_later_givens_take_the_place_of_earlier_ones_from_there_on() -> None:
         ('given request.headers { "x-odd": "no" }', "allow"),
     ],
 )  # fmt: skip
-def test_a_given_is_part_of_the_world(given: str, outcome: str) -> None:
+def test_a_given_changes_the_decision(given: str, outcome: str) -> None:
     assert outcomes(f"use clerks_bot {given} GET /v1/invoices/42 => allow") == [outcome]
 
 
-def test_what_a_request_brings_along_goes_before_what_is_given_and_only_there() -> None:
+def test_facts_of_a_request_override_givens_for_that_request_only() -> None:
     inside = 'use clerks_bot GET /v1/invoices/42 { user.tenant: "evil" } => deny GET /v1/invoices/42 => allow'
     assert failures(inside) == []
 
 
-def test_a_row_given_again_is_replaced_as_a_whole() -> None:
+def test_a_repeated_entity_row_replaces_the_whole_row() -> None:
     again = 'given entities { user "alice" { roles: ["clerk"] } }'
     assert outcomes(f"use clerks_bot {again} GET /v1/invoices/42 => allow") == [DENIED]
 
 
-def test_attributes_reach_a_resource_that_a_tool_binds() -> None:
+def test_resource_attributes_apply_to_a_resource_bound_by_a_tool() -> None:
     call = 'TOOL billing/refund_invoice { args.invoice_id: "42", args.amount: 9, resource.tenant: "evil" }'
     assert outcomes(f"use clerks_bot {call} => deny") == ["deny by default"]
 
@@ -120,7 +120,7 @@ def test_attributes_reach_a_resource_that_a_tool_binds() -> None:
         ('GET /health { user.tenant: "a" } => allow', "`user.tenant` is given, but there is no user"),
     ],
 )  # fmt: skip
-def test_a_world_that_does_not_fit_together_is_an_error_of_the_test(inside: str, problem: str) -> None:
+def test_a_given_without_its_entity_makes_the_test_errored(inside: str, problem: str) -> None:
     [result] = results(inside)
     assert (result.status, result.problem) == (ResultStatus.ERRORED, problem)
 
@@ -153,7 +153,7 @@ def test_the_clock_starts_with_2026_and_moves_with_after_and_at() -> None:
     assert [case.now.isoformat() for case in cases] == [f"2026-{time}+00:00" for time in times]
 
 
-def test_a_condition_on_the_time_sees_the_clock_of_the_test() -> None:
+def test_a_time_condition_uses_the_clock_of_the_test() -> None:
     night = 'given credential { scopes: ["read:invoices"] } given time 2026-03-01T21:59:59Z'
     shots = "GET /v1/invoices => deny by default after 1s GET /v1/invoices => allow"
     assert failures(f'use people given agent "night-bot" from other for user "alice" {night} {shots}') == []
@@ -178,7 +178,7 @@ HOP = 'agent: "planner", scopes: ["read:invoices"]'
         ("absent", "allow"),
     ],
 )
-def test_hops_are_issued_by_the_presenters_issuer_at_the_time_of_the_request(chain: str, outcome: str) -> None:
+def test_hops_default_to_the_issuer_of_the_presenter_and_the_request_time(chain: str, outcome: str) -> None:
     assert outcomes(f"{CHAIN} given chain {chain} GET /v1/invoices => allow") == [outcome]
 
 
@@ -198,7 +198,7 @@ def test_hops_are_issued_by_the_presenters_issuer_at_the_time_of_the_request(cha
         (f"{APPROVED} }} given approval []", CONFIRM),
     ],
 )
-def test_an_approval_is_of_exactly_the_request_that_is_made(approval: str, outcome: str) -> None:
+def test_an_approval_is_bound_to_the_request_of_the_test(approval: str, outcome: str) -> None:
     assert outcomes(f"use clerks_bot {approval} {REFUND} {{ body.amount: 900 }} => allow") == [outcome]
 
 
@@ -215,13 +215,13 @@ def test_an_approval_is_of_exactly_the_request_that_is_made(approval: str, outco
         ("context: {}", "allow"),
     ],
 )
-def test_an_approval_of_another_request_lifts_this_one_where_both_agree_on_what_is_bound(of: str, outcome: str) -> None:
+def test_an_approval_of_another_request_applies_when_its_bound_facts_are_equal(of: str, outcome: str) -> None:
     """A request that needed none has none."""
     given = f"{APPROVED}, of: {{ {of} }} }}"
     assert outcomes(f"use clerks_bot {given} {REFUND} {{ body.amount: 900 }} => allow") == [outcome]
 
 
-def test_an_approval_does_not_lift_what_denies() -> None:
+def test_an_approval_does_not_lift_a_denial() -> None:
     assert outcomes(f"use clerks_bot {APPROVED} }} {REFUND} {{ body.amount: 90_000 }} => deny") == [
         "deny by large refunds need a human"
     ]
@@ -232,7 +232,7 @@ def test_an_approval_is_spent_by_the_allow_it_produced() -> None:
     assert outcomes(f"use clerks_bot {APPROVED} }} {shots}") == ["allow", CONFIRM]
 
 
-def test_what_one_test_spends_is_there_for_the_next() -> None:
+def test_an_approval_spent_by_one_test_is_available_to_the_next() -> None:
     shot = f"use clerks_bot {APPROVED} }} {REFUND} {{ body.amount: 900 }} => allow"
     assert report(f'{PAYMENTS} test "a" {{ {shot} }} test "b" {{ {shot} }}').ok
 
@@ -252,7 +252,7 @@ def test_a_quorum_takes_a_list_of_approvals(second: str, outcome: str) -> None:
 # ── Running ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_skipped_test_is_checked_and_not_asked() -> None:
+def test_a_skipped_test_is_not_run() -> None:
     [result] = results('skip "waits for #12" GET /health => deny')
     assert (result.status, result.decision, result.case.skip) == (ResultStatus.SKIPPED, None, "waits for #12")
 
@@ -267,7 +267,7 @@ def test_a_policy_with_errors_has_no_tests() -> None:
     assert collect(checked('anyone { may GET /h when nonsense } test "t" { GET /h => allow }')) == ()
 
 
-def test_tests_run_in_any_order_come_to_the_same() -> None:
+def test_the_order_of_tests_does_not_change_the_results() -> None:
     found = checked(
         f'{PAYMENTS} test "a" {{ use clerks_bot GET /v1/invoices/66 => deny }} test "b" {{ GET /v1/x => allow }}'
     )
@@ -277,7 +277,7 @@ def test_tests_run_in_any_order_come_to_the_same() -> None:
     assert forwards.results == backwards.results[::-1]
 
 
-def test_a_failure_inside_of_a_decision_errors_that_test_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_a_decision_errors_only_that_test(caplog: pytest.LogCaptureFixture) -> None:
     found = checked('anyone { may GET /h } test "t" { GET /h => allow GET /h => allow }')
     assert found.kernel
     first, second = collect(found)

@@ -17,30 +17,30 @@ def names(selection: Selection) -> list[str]:
     return list(dict.fromkeys(case.test for case in collect(checked(TEXT), selection)))
 
 
-def test_without_a_wish_all_are_asked() -> None:
+def test_an_empty_selection_selects_all_tests() -> None:
     assert names(Selection()) == ["about a", "about b", "odd"]
 
 
-def test_a_rule_picks_whole_tests_in_which_its_guard_covers_a_request() -> None:
+def test_a_rule_selects_tests_with_a_request_its_guard_covers() -> None:
     assert [case.request for case in collect(checked(TEXT), Selection(rule="small"))] == ["GET /a", "GET /b"]
 
 
-def test_a_rule_picks_tests_that_expect_it_by_name() -> None:
+def test_a_rule_selects_tests_that_expect_it_by_name() -> None:
     text = TEXT + 'test "named" { GET /c => deny by default   GET /b { request.size: 10 } => deny by "small" }'
     assert [case.test for case in collect(checked(text), Selection(rule="small"))][-2:] == ["named", "named"]
 
 
-def test_a_rule_that_no_guard_has_picks_nothing() -> None:
+def test_an_unknown_rule_selects_nothing() -> None:
     assert names(Selection(rule="smal")) == []
 
 
-def test_a_package_picks_its_own_tests() -> None:
+def test_a_package_selects_its_own_tests() -> None:
     other = 'package bank\nanyone { may GET /c }\ntest "money" { GET /c => allow }'
     found = collect(checked(TEXT, other), Selection(package="bank"))
     assert [case.test for case in found] == ["money"]
 
 
-def test_wishes_narrow_one_another() -> None:
+def test_selection_criteria_are_combined_with_and() -> None:
     assert names(Selection(name="ABOUT", rule="small")) == ["about b"]
     assert names(Selection(name="about a", rule="small")) == []
     assert names(Selection(package="bank")) == []

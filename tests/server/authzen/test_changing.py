@@ -18,7 +18,7 @@ anyone { may ACTION read record }
 """
 
 
-def test_what_is_observed_is_let_through_and_says_what_it_would_be() -> None:
+def test_observe_mode_allows_and_returns_the_outcome_that_would_be() -> None:
     engine = Engine.from_text(POLICY, clock=lambda: NOW)
     engine.observe(Observe(NOW + timedelta(hours=1)))
     call = caller(engine)
@@ -34,7 +34,7 @@ def mapping(action: str) -> Kernel:
     return Engine.from_text(POLICY + f'map authzen {{ action "{action}" => ACTION read record }}').kernel
 
 
-def test_the_maps_are_those_of_the_policy_that_decides() -> None:
+def test_a_reload_replaces_the_authzen_map() -> None:
     """What translates is kept from one question to the next, and not beyond the policy that it is of."""
     question: Free = {**ALLOWED, "action": {"name": "new"}}
     old, new = Engine(mapping("old")), Engine(mapping("new"))
@@ -46,7 +46,7 @@ def test_the_maps_are_those_of_the_policy_that_decides() -> None:
     assert found == [False, True, False]
 
 
-def test_what_is_asked_is_counted_at_a_door_of_its_own() -> None:
+def test_authzen_decisions_are_counted_under_their_own_adapter() -> None:
     call = caller(Engine.from_text(POLICY))
     for question in (ALLOWED, REFUSED):
         call("POST", ONE, json=question)

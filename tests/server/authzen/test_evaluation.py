@@ -49,7 +49,7 @@ def test_the_rules_of_the_certification_hold(
 
 
 @pytest.mark.parametrize(("subject", "action", "resource", "expected"), RULES)
-def test_they_hold_whatever_the_context_is(
+def test_the_rules_of_the_certification_hold_with_a_context(
     call: Call, subject: Free, action: Free, resource: Free, expected: bool
 ) -> None:
     context = {"time": "2025-06-27T18:03-07:00", "ip": "192.168.1.1"}
@@ -61,7 +61,7 @@ def test_they_hold_whatever_the_context_is(
     ("role", "status", "expected"),
     [("admin", "archived", True), ("admin", "active", False), ("clerk", "archived", False), (7, "archived", False)],
 )
-def test_properties_count_where_the_directory_knows_nothing(
+def test_properties_count_for_an_entity_unknown_to_the_entity_store(
     call: Call, role: object, status: str, expected: bool
 ) -> None:
     question = {
@@ -72,7 +72,7 @@ def test_properties_count_where_the_directory_knows_nothing(
     assert decision(call("POST", ONE, json=question)) is expected
 
 
-def test_the_directory_comes_before_what_a_question_says(call: Call) -> None:
+def test_the_entity_store_overrides_the_properties_of_a_question(call: Call) -> None:
     """Alice is no administrator, whatever is said of her; and record-2 is archived."""
     admin = {**ALICE, "properties": {"role": "admin"}}
     assert not decision(call("POST", ONE, json={"subject": admin, "action": WRITE, "resource": ARCHIVED}))
@@ -80,7 +80,7 @@ def test_the_directory_comes_before_what_a_question_says(call: Call) -> None:
     assert not decision(call("POST", ONE, json={"subject": ALICE, "action": WRITE, "resource": active}))
 
 
-def test_more_properties_than_anybody_asks_for_change_nothing(call: Call) -> None:
+def test_unused_properties_do_not_change_the_decision(call: Call) -> None:
     question = {
         "subject": {**ALICE, "properties": {"department": "Sales", "role": "manager"}},
         "action": {**READ, "properties": {"method": "GET"}},
@@ -89,7 +89,7 @@ def test_more_properties_than_anybody_asks_for_change_nothing(call: Call) -> Non
     assert decision(call("POST", ONE, json=question))
 
 
-def test_unknown_members_are_passed_over_at_any_level(call: Call) -> None:
+def test_unknown_members_are_ignored_at_any_level(call: Call) -> None:
     question = {
         "subject": {**ALICE, "identity": 7},
         "action": {**READ, "future": [1]},
@@ -102,7 +102,7 @@ def test_unknown_members_are_passed_over_at_any_level(call: Call) -> None:
     assert decision(call("POST", ONE, json=question))
 
 
-def test_null_is_the_same_as_leaving_out_what_may_be_left_out(call: Call) -> None:
+def test_null_counts_as_absent_for_optional_members(call: Call) -> None:
     nothing = {"subject": {**ALICE, "properties": None}, "action": READ, "resource": ACTIVE, "context": None}
     assert decision(call("POST", ONE, json=nothing))
 
@@ -110,12 +110,12 @@ def test_null_is_the_same_as_leaving_out_what_may_be_left_out(call: Call) -> Non
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_allow_says_no_more_than_that(call: Call) -> None:
+def test_an_allow_has_no_context(call: Call) -> None:
     answer = call("POST", ONE, json=ALLOWED)
     assert (answer.headers["content-type"], answer.json()) == ("application/json", {"decision": True})
 
 
-def test_a_deny_says_why_to_whoever_asks_and_more_to_who_runs_the_gateway(call: Call) -> None:
+def test_a_deny_has_a_user_reason_and_a_more_detailed_admin_reason(call: Call) -> None:
     answer = call("POST", ONE, json=REFUSED)
     context = answer.json().pop("context")
     assert context["reason"] == "denied"
@@ -125,17 +125,17 @@ def test_a_deny_says_why_to_whoever_asks_and_more_to_who_runs_the_gateway(call: 
     }
 
 
-def test_the_answer_is_json_whatever_is_accepted(call: Call) -> None:
+def test_an_authzen_answer_is_json_whatever_the_client_accepts(call: Call) -> None:
     answer = call("POST", ONE, json=ALLOWED, headers={"accept": "application/msgpack"})
     assert (answer.headers["content-type"], answer.json()) == ("application/json", {"decision": True})
 
 
 @pytest.mark.parametrize("question", [ALLOWED, REFUSED])
-def test_the_same_question_has_the_same_answer_to_the_byte(call: Call, question: Free) -> None:
+def test_the_same_question_gets_the_same_bytes(call: Call, question: Free) -> None:
     assert len({call("POST", ONE, json=question).content for _ in range(5)}) == 1
 
 
-def test_a_decision_is_named_in_a_header(call: Call) -> None:
+def test_every_answer_has_a_new_decision_id_header(call: Call) -> None:
     first, second = (call("POST", ONE, json=ALLOWED).headers["x-decision-id"] for _ in range(2))
     assert first != second
 
@@ -150,7 +150,7 @@ MISSING = [
 
 @pytest.mark.parametrize("path", [ONE, MANY])
 @pytest.mark.parametrize("member", MISSING, ids=".".join)
-def test_a_member_that_is_missing_is_named(call: Call, path: str, member: tuple[str, ...]) -> None:
+def test_the_error_names_a_missing_member(call: Call, path: str, member: tuple[str, ...]) -> None:
     answer = call("POST", path, json=without(ALLOWED, *member))
     assert answer.status_code == 400
     assert answer.json()["detail"] == f"`{'.'.join(member)}` is missing"
@@ -175,12 +175,12 @@ WRONG: list[tuple[str, Free]] = [
 
 @pytest.mark.parametrize("path", [ONE, MANY])
 @pytest.mark.parametrize(("member", "change"), WRONG, ids=[member for member, _ in WRONG])
-def test_a_member_of_a_wrong_type_is_named(call: Call, path: str, member: str, change: Free) -> None:
+def test_the_error_names_a_member_of_the_wrong_type(call: Call, path: str, member: str, change: Free) -> None:
     answer = call("POST", path, json=ALLOWED | change)
     assert (answer.status_code, answer.json()["member"]) == (400, member)
 
 
-def test_a_member_that_is_given_twice_is_of_no_type(call: Call) -> None:
+def test_the_error_names_a_duplicate_member(call: Call) -> None:
     body = json.dumps(ALLOWED)[:-1] + ', "subject": {"type": "user", "id": "alice"}}'
     answer = call("POST", ONE, content=body, headers=JSON)
     assert (answer.status_code, answer.json()["member"]) == (400, "subject")
@@ -201,7 +201,7 @@ def test_a_body_that_is_no_object_is_a_bad_request(call: Call, path: str, body: 
     "content_type",
     ["text/plain", "application/xml", "application/msgpack", "application/json; charset=latin-1", "", None],
 )
-def test_what_is_no_json_is_a_bad_request(call: Call, path: str, content_type: str | None) -> None:
+def test_a_content_type_other_than_json_is_a_bad_request(call: Call, path: str, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     answer = call("POST", path, content=json.dumps(ALLOWED), headers=headers)
     assert answer.status_code == 400
@@ -209,19 +209,19 @@ def test_what_is_no_json_is_a_bad_request(call: Call, path: str, content_type: s
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON;charset=UTF-8"])
-def test_a_charset_may_be_named(call: Call, content_type: str) -> None:
+def test_the_content_type_may_name_the_charset_utf_8(call: Call, content_type: str) -> None:
     answer = call("POST", ONE, content=json.dumps(ALLOWED), headers={"content-type": content_type})
     assert decision(answer)
 
 
-def test_a_body_beyond_a_mebibyte_is_refused(call: Call) -> None:
+def test_a_body_over_one_mebibyte_is_413(call: Call) -> None:
     answer = call("POST", ONE, content=json.dumps(ALLOWED | {"context": {"x": "y" * 2**20}}), headers=JSON)
     assert answer.status_code == 413
 
 
 @pytest.mark.parametrize("path", [ONE, MANY])
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-def test_questions_are_posted(call: Call, path: str, method: str) -> None:
+def test_evaluation_routes_accept_only_post(call: Call, path: str, method: str) -> None:
     answer = call(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
@@ -238,17 +238,19 @@ def test_questions_are_posted(call: Call, path: str, method: str) -> None:
         ({"authorization": f"Basic {TOKEN}"}, 'Bearer realm="policyengine", error="invalid_token"'),
     ],
 )
-def test_who_shows_no_token_is_told_to(guarded: Call, path: str, given: dict[str, str], challenge: str) -> None:
+def test_an_evaluation_without_the_token_is_401_with_a_challenge(
+    guarded: Call, path: str, given: dict[str, str], challenge: str
+) -> None:
     answer = guarded("POST", path, json=ALLOWED, headers=given)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, challenge)
     assert "decision" not in answer.json()
 
 
-def test_who_shows_its_token_is_answered(guarded: Call) -> None:
+def test_an_evaluation_with_the_token_is_answered(guarded: Call) -> None:
     assert decision(guarded("POST", ONE, json=ALLOWED, headers={"authorization": f"Bearer {TOKEN}"}))
 
 
-def test_nobody_without_a_token_learns_what_is_wrong_with_a_question(guarded: Call) -> None:
+def test_the_token_is_checked_before_the_question(guarded: Call) -> None:
     assert guarded("POST", ONE, content=b"{", headers={"content-type": "text/plain"}).status_code == 401
 
 
@@ -259,11 +261,11 @@ LABEL = "bfe9eb29-ab87-4ca3-be83-a1d5d8305716"
     ("path", "request_"),
     [(ONE, {"json": ALLOWED}), (ONE, {"json": REFUSED}), (ONE, {"content": b""}), (MANY, {"json": ALLOWED})],
 )
-def test_the_label_of_a_request_comes_back(call: Call, path: str, request_: Any) -> None:
+def test_the_request_id_is_echoed(call: Call, path: str, request_: Any) -> None:
     assert call("POST", path, headers={"X-Request-ID": LABEL}, **request_).headers["x-request-id"] == LABEL
 
 
-def test_no_label_is_no_mistake(call: Call) -> None:
+def test_the_request_id_is_optional(call: Call) -> None:
     answer = call("POST", ONE, json=ALLOWED)
     assert decision(answer)
     assert "x-request-id" not in answer.headers

@@ -26,7 +26,7 @@ from tests.server.authzen.asking import (
 # ── Defaults and overrides ────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_said_for_all_holds_for_each(call: Call) -> None:
+def test_top_level_members_are_defaults_for_each_evaluation(call: Call) -> None:
     both: list[Free] = [{"resource": ACTIVE}, {"resource": ARCHIVED}]
     assert decisions(call("POST", MANY, json={"subject": ALICE, "action": WRITE, "evaluations": both})) == [True, False]
 
@@ -37,18 +37,18 @@ def test_answers_come_in_the_order_of_the_questions(call: Call) -> None:
     assert decisions(answer) == [True, False, True]
 
 
-def test_each_may_say_everything_itself(call: Call) -> None:
+def test_an_evaluation_may_set_all_of_its_members(call: Call) -> None:
     assert decisions(call("POST", MANY, json={"evaluations": [ALLOWED, REFUSED]})) == [True, False]
 
 
-def test_properties_count_for_the_item_that_has_them(call: Call) -> None:
+def test_properties_count_only_for_their_own_evaluation(call: Call) -> None:
     admin = {"type": "user", "id": "carol", "properties": {"role": "admin"}}
     items: list[Free] = [{"subject": ALICE}, {"subject": admin}, {"subject": {"type": "user", "id": "carol"}}]
     answer = call("POST", MANY, json={"action": WRITE, "resource": ARCHIVED, "evaluations": items})
     assert decisions(answer) == [False, True, False]
 
 
-def test_an_override_stands_in_place_of_the_whole_member(call: Call) -> None:
+def test_an_override_replaces_the_whole_member(call: Call) -> None:
     """`soft` is said for all, and not for the item that says its own action."""
     soft = {"name": "delete", "properties": {"soft": True}}
     items: list[Free] = [{}, {"action": {"name": "delete"}}]
@@ -56,14 +56,14 @@ def test_an_override_stands_in_place_of_the_whole_member(call: Call) -> None:
     assert decisions(answer) == [True, False]
 
 
-def test_nothing_is_merged_into_an_override(call: Call) -> None:
+def test_an_override_is_not_merged_with_the_default(call: Call) -> None:
     items: list[Free] = [{"resource": {"id": "record-1"}}, {"resource": ACTIVE}]
     answer = call("POST", MANY, json={**ALLOWED, "evaluations": items})
     assert decisions(answer) == [False, True]
     assert answer.json()["evaluations"][0]["context"]["error"]["message"] == "`evaluations[0].resource.type` is missing"
 
 
-def test_a_null_is_an_override_too(call: Call) -> None:
+def test_null_overrides_the_default(call: Call) -> None:
     assert decisions(call("POST", MANY, json={**ALLOWED, "evaluations": [{"subject": None}, {}]})) == [False, True]
 
 
@@ -76,14 +76,14 @@ def test_a_context_is_inherited_and_overridden(call: Call) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"evaluations": []}, {"evaluations": None}])
 @pytest.mark.parametrize(("question", "expected"), [(ALLOWED, True), (REFUSED, False)])
-def test_without_evaluations_it_is_one_question(call: Call, more: Free, question: Free, expected: bool) -> None:
+def test_a_request_without_evaluations_is_one_question(call: Call, more: Free, question: Free, expected: bool) -> None:
     answer = call("POST", MANY, json=question | more)
     assert decision(answer) is expected
     assert "evaluations" not in answer.json()
 
 
 @pytest.mark.parametrize("question", [ALLOWED, REFUSED, {**ALLOWED, "action": {"name": "unheard-of"}}])
-def test_many_are_answered_as_each_alone(call: Call, question: Free) -> None:
+def test_evaluations_get_the_same_answers_as_single_questions(call: Call, question: Free) -> None:
     alone = call("POST", ONE, json=question).json()
     assert call("POST", MANY, json={"evaluations": [question, question]}).json() == {"evaluations": [alone, alone]}
 
@@ -106,7 +106,7 @@ MIXED = [ALLOWED, REFUSED, ALLOWED, REFUSED]
         ("permit_on_first_permit", [REFUSED, REFUSED], [False, False]),
     ],
 )
-def test_a_semantic_ends_with_what_was_evaluated(
+def test_a_semantic_stops_after_the_deciding_evaluation(
     call: Call, semantic: str | None, items: list[Free], expected: list[bool]
 ) -> None:
     options: Free = {} if semantic is None else {"options": {"evaluations_semantic": semantic, "another_option": 7}}
@@ -115,7 +115,7 @@ def test_a_semantic_ends_with_what_was_evaluated(
 
 @pytest.mark.parametrize("items", [{}, {"evaluations": MIXED}])
 @pytest.mark.parametrize("semantic", ["", "all", "EXECUTE_ALL", "deny_on_first_deny ", 7, ["execute_all"], {}])
-def test_a_semantic_that_nobody_knows_is_a_bad_request(call: Call, items: Free, semantic: object) -> None:
+def test_an_unknown_semantic_is_a_bad_request(call: Call, items: Free, semantic: object) -> None:
     answer = call("POST", MANY, json={**ALLOWED, **items, "options": {"evaluations_semantic": semantic}})
     assert (answer.status_code, answer.json()["member"]) == (400, "options.evaluations_semantic")
 
@@ -136,7 +136,9 @@ def test_a_semantic_that_nobody_knows_is_a_bad_request(call: Call, items: Free, 
         ([ALLOWED], "evaluations[1]"),
     ],
 )
-def test_what_is_no_question_is_denied_with_its_reason_and_spoils_no_other(call: Call, item: Any, member: str) -> None:
+def test_a_malformed_evaluation_is_denied_with_its_error_without_affecting_others(
+    call: Call, item: Any, member: str
+) -> None:
     items = [{"resource": ACTIVE}, item, {"resource": ACTIVE}]
     answer = call("POST", MANY, json={"subject": ALICE, "action": READ, "evaluations": items})
     assert decisions(answer) == [True, False, True]
@@ -164,12 +166,12 @@ def test_an_item_that_nests_too_deeply_is_denied(call: Call) -> None:
         ({"context": 7, "evaluations": [ALLOWED]}, "context"),
     ],
 )
-def test_what_is_wrong_with_the_whole_is_a_bad_request(call: Call, change: Free, member: str) -> None:
+def test_an_error_outside_the_evaluations_is_a_bad_request(call: Call, change: Free, member: str) -> None:
     answer = call("POST", MANY, json=ALLOWED | change)
     assert (answer.status_code, answer.json()["member"]) == (400, member)
 
 
-def test_there_are_a_thousand_at_most(call: Call) -> None:
+def test_more_than_1000_evaluations_are_a_bad_request(call: Call) -> None:
     until_one_is_allowed = {"options": {"evaluations_semantic": "permit_on_first_permit"}}
     assert decisions(call("POST", MANY, json={**ALLOWED, **until_one_is_allowed, "evaluations": [{}] * 1_000})) == [
         True

@@ -56,21 +56,21 @@ def todo() -> Iterator[Call]:
         yield call
 
 
-def test_the_table_has_forty_rows() -> None:
+def test_the_interop_table_has_forty_rows() -> None:
     assert (len(ROWS), sum(expected for _, expected in ROWS)) == (40, 26)
 
 
 @pytest.mark.parametrize(("question", "expected"), ROWS)
-def test_each_row_of_the_table_holds(todo: Call, question: Free, expected: bool) -> None:
+def test_each_row_of_the_interop_table_holds(todo: Call, question: Free, expected: bool) -> None:
     assert decision(todo("POST", ONE, json=question)) is expected
 
 
-def test_the_table_holds_when_it_is_asked_at_once(todo: Call) -> None:
+def test_the_interop_table_holds_as_one_evaluations_request(todo: Call) -> None:
     answer = todo("POST", MANY, json={"evaluations": [question for question, _ in ROWS]})
     assert decisions(answer) == [expected for _, expected in ROWS]
 
 
-def test_a_list_of_to_dos_is_asked_for_with_one_subject_and_one_action(todo: Call) -> None:
+def test_evaluations_of_several_todos_share_one_subject_and_action(todo: Call) -> None:
     everybody = {**asked("morty", "can_update_todo", todo_of("rick")), "evaluations": []}
     items: list[Free] = [{"resource": todo_of(owner)} for owner in USERS]
     answer = todo("POST", MANY, json={**everybody, "evaluations": items})
@@ -78,10 +78,10 @@ def test_a_list_of_to_dos_is_asked_for_with_one_subject_and_one_action(todo: Cal
 
 
 @pytest.mark.parametrize("resource", [{"type": "list", "id": "todo-1"}, {"type": "application", "id": "todo-1"}])
-def test_what_is_no_to_do_is_denied(todo: Call, resource: Free) -> None:
+def test_an_unmapped_resource_type_is_denied(todo: Call, resource: Free) -> None:
     answer = todo("POST", ONE, json=asked("rick", "can_read_todos", resource))
     assert (decision(answer), answer.json()["context"]["reason"]) == (False, "unmapped")
 
 
-def test_a_to_do_that_does_not_say_whose_it_is_is_nobodys(todo: Call) -> None:
+def test_a_todo_without_an_owner_cannot_be_updated(todo: Call) -> None:
     assert not decision(todo("POST", ONE, json=asked("morty", "can_update_todo", {"type": "todo", "id": "x"})))

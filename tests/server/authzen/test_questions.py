@@ -84,7 +84,7 @@ USER: Free = {"user": {"id": "alice"}, **LOOKS}
         ),
     ],
 )
-def test_what_is_asked_for_is_usual(question: Free, expected: Free) -> None:
+def test_a_question_without_a_map_follows_the_usual_action_and_resource_names(question: Free, expected: Free) -> None:
     assert translated("", question) == {**expected, **USER}
 
 
@@ -111,19 +111,19 @@ def test_what_is_asked_for_is_usual(question: Free, expected: Free) -> None:
         ({"type": "user", "id": "alice", "properties": {"roles": ["admin"], "id": "bob"}}, {"user": {"id": "alice"}}),
     ],
 )
-def test_who_asks_is_usual(subject: Free, expected: Free) -> None:
+def test_a_subject_without_a_map_follows_the_usual_subject_types(subject: Free, expected: Free) -> None:
     rest = {"action": {"name": "read"}, "resource": {"type": "todo", "id": "7"}}
     assert translated("", asked(subject=subject)) == {**rest, **expected, **LOOKS}
 
 
-def test_properties_of_subjects_and_resources_are_no_facts_unless_the_policy_says_so() -> None:
+def test_properties_are_no_facts_without_a_map() -> None:
     question = asked(subject={"type": "user", "id": "alice", "properties": {"roles": ["admin"]}})
     assert "entities" not in translated(
         "", {**question, "resource": {"type": "todo", "id": "7", "properties": {"owner": "x"}}}
     )
 
 
-def test_a_context_is_the_context() -> None:
+def test_the_context_becomes_context_facts_and_supported_obligations() -> None:
     found = translated("", asked(context={"place": "office", "supported_obligations": ["step-up", "custom", "odd", 7]}))
     assert found["context"]["place"] == "office"
     assert found["options"] == {
@@ -133,7 +133,7 @@ def test_a_context_is_the_context() -> None:
 
 
 @pytest.mark.parametrize("given_", [[], "step-up", {"step-up": True}, 7])
-def test_a_list_of_obligations_that_is_none_names_none(given_: object) -> None:
+def test_a_malformed_obligation_list_supports_no_obligations(given_: object) -> None:
     found = translated("", asked(context={"supported_obligations": given_}))
     assert found["options"]["obligations_supported"] == []
 
@@ -146,13 +146,13 @@ def through(act: object, **more: Any) -> Free:
     return translated("", asked(subject=subject, **more))
 
 
-def test_an_actor_is_the_agent() -> None:
+def test_the_act_property_of_a_subject_is_the_agent() -> None:
     found = through({"iss": "https://login.acme.example", "sub": "bot", "sub_profile": "ai_agent"})
     assert (found["user"], found["agent"]) == ({"id": "alice"}, {"id": "bot", "issuer": "acme"})
     assert "chain" not in found
 
 
-def test_actors_within_actors_are_a_chain_with_the_first_one_closest_to_the_user() -> None:
+def test_nested_actors_become_a_chain_that_starts_next_to_the_user() -> None:
     inner = {"sub": "planner", "act": {"sub": "assistant", "iss": "https://login.other.example"}}
     found = through({"sub": "bot", "iss": "acme", "act": inner})
     assert found["agent"] == {"id": "bot", "issuer": "acme"}
@@ -161,7 +161,7 @@ def test_actors_within_actors_are_a_chain_with_the_first_one_closest_to_the_user
     }
 
 
-def test_the_agent_of_a_context_is_the_agent() -> None:
+def test_context_agent_is_the_agent() -> None:
     assert translated("", asked(context={"agent": "bot"}))["agent"] == {"id": "bot"}
 
 
@@ -177,12 +177,12 @@ def test_the_agent_of_a_context_is_the_agent() -> None:
         ({"sub": "bot"}, {"agent": "another"}),
     ],
 )
-def test_actors_that_are_none_make_no_question(act: object, context: Free) -> None:
+def test_a_malformed_act_property_is_unmapped(act: object, context: Free) -> None:
     with pytest.raises(UnmappedError, match="act"):
         through(act, context=context)
 
 
-def test_nobody_acts_for_an_agent() -> None:
+def test_an_agent_cannot_act_for_an_agent() -> None:
     with pytest.raises(UnmappedError, match="an agent cannot act for an agent"):
         translated("", asked(subject={"type": "agent", "id": "bot", "properties": {"act": {"sub": "other"}}}))
 
@@ -190,14 +190,14 @@ def test_nobody_acts_for_an_agent() -> None:
 # ── By a map ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_subject_is_who_the_map_says_and_of_that_issuer() -> None:
+def test_a_map_sets_the_kind_and_issuer_of_a_subject() -> None:
     text = 'map authzen { subject "person" => user from acme   subject "robot" => agent }'
     assert translated(text, asked(subject={"type": "person", "id": "alice"}))["credential"] == {"issuer": "acme"}
     assert translated(text, asked(subject={"type": "robot", "id": "bot"}))["agent"] == {"id": "bot"}
     assert not {"user", "agent"} & translated(text, asked()).keys()  # `user` is what is usual: the map says another
 
 
-def test_the_issuer_of_a_map_comes_before_what_a_question_says() -> None:
+def test_the_issuer_of_a_map_overrides_the_issuer_of_a_question() -> None:
     subject = {"type": "user", "id": "alice", "properties": {"iss": "https://login.other.example"}}
     assert translated('map authzen { subject "user" => user from acme }', asked(subject=subject))["credential"] == {
         "issuer": "acme"
@@ -235,7 +235,7 @@ MAP = """map authzen {
         ),
     ],
 )
-def test_an_action_asks_for_what_the_map_says(question: Free, expected: Free) -> None:
+def test_a_map_translates_an_action_to_its_endpoint(question: Free, expected: Free) -> None:
     assert translated(MAP, question) == {**expected, **USER}
 
 
@@ -247,12 +247,12 @@ def test_an_action_asks_for_what_the_map_says(question: Free, expected: Free) ->
         (asked("call", "tool", "mail/send"), "`mail/send` is not a tool of `billing/*`"),
     ],
 )
-def test_what_the_map_does_not_say_is_no_question(question: Free, why: str) -> None:
+def test_the_error_names_what_the_map_does_not_define(question: Free, why: str) -> None:
     with pytest.raises(UnmappedError, match=f"^{why}$".replace("*", r"\*")):
         translated(MAP, question)
 
 
-def test_an_action_on_any_resource_is_one_on_that_entity_only() -> None:
+def test_a_mapped_action_applies_only_to_resources_of_its_entity() -> None:
     text = 'map authzen { action "see" => ACTION read todo   action "look" on "page" => ACTION read todo }'
     assert translated(text, asked("see"))["resource"] == {"type": "todo", "id": "7"}
     assert translated(text, asked("look", "page"))["resource"] == {"type": "todo", "id": "7"}
@@ -261,7 +261,7 @@ def test_an_action_on_any_resource_is_one_on_that_entity_only() -> None:
 
 
 @pytest.mark.parametrize("id_", [7, None, True, ["7"]])
-def test_a_path_without_its_text_is_no_question(id_: object) -> None:
+def test_a_path_parameter_that_is_not_a_string_is_unmapped(id_: object) -> None:
     text = 'map authzen { action "see" => GET /todos/{context.id} }'
     with pytest.raises(UnmappedError, match=r"`context\.id` is not a string"):
         translated(text, asked("see", context={"id": id_}))
@@ -278,7 +278,7 @@ FACTS = """map authzen {
 """
 
 
-def test_facts_and_attributes_are_taken_from_where_the_map_says() -> None:
+def test_a_map_takes_facts_and_attributes_from_its_sources() -> None:
     question = asked(
         subject={"type": "user", "id": "alice", "properties": {"roles": ["clerk"]}},
         context={"issuer": "acme", "scopes": ["x"], "agent": "bot"},
@@ -293,7 +293,7 @@ def test_facts_and_attributes_are_taken_from_where_the_map_says() -> None:
     ]
 
 
-def test_what_is_absent_is_no_fact() -> None:
+def test_an_absent_source_adds_no_fact() -> None:
     assert translated(FACTS, asked()).keys() == {"user", "action", "resource", "options"}
 
 
@@ -302,7 +302,7 @@ def test_an_attribute_of_a_user_is_not_one_of_an_agent() -> None:
     assert "entities" not in found
 
 
-def test_an_attribute_that_is_said_in_two_ways_is_of_no_value() -> None:
+def test_an_attribute_with_two_different_values_is_unknown() -> None:
     text = (
         "map authzen { fact user.tenant = subject.properties.tenant   fact user.tenant = resource.properties.tenant }"
     )
@@ -356,7 +356,7 @@ map authzen { subject "user" => user from acme   fact todo.owner = resource.prop
         ([{"owner": "alice", "private": True}], {}, {"read", "join", "find"}),
     ],
 )
-def test_a_map_makes_known_what_it_maps_and_nothing_else(
+def test_a_map_adds_only_its_attributes_and_does_not_make_an_entity_known(
     rows: list[dict[str, object]], properties: dict[str, object], opened: set[str]
 ) -> None:
     """It makes nothing known to be there, either: that is for the directory to say."""
@@ -371,7 +371,7 @@ def test_a_map_makes_known_what_it_maps_and_nothing_else(
     assert {verb for verb in ("read", "show", "join", "find", "make") if ask(verb)} == opened
 
 
-def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:
+def test_a_mapped_attribute_does_not_imply_that_the_entity_has_no_parents() -> None:
     """The map lets a question tell a level, and no more: that nobody is suspended would be something else."""
     engine = Engine.from_text(MEMBERS)
     subject = {"type": "user", "id": "alice", "properties": {"level": 7}}
@@ -385,7 +385,7 @@ def test_an_attribute_does_not_say_what_its_entity_is_not_in() -> None:
 # ── Bundles ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_bundle_holds_the_maps_of_its_policy(tmp_path: Path) -> None:
+def test_a_bundle_contains_the_maps_of_its_policy(tmp_path: Path) -> None:
     engine = Engine.from_text(DOORS + MAP + FACTS.replace("map", "map", 1))
     file = tmp_path / "shop.policybundle"
     file.write_bytes(write_bundle(engine.kernel, "0.1.0"))
@@ -394,12 +394,12 @@ def test_a_bundle_holds_the_maps_of_its_policy(tmp_path: Path) -> None:
     assert again.revision == engine.revision
 
 
-def test_another_map_is_another_revision() -> None:
+def test_a_different_map_gives_a_different_revision() -> None:
     revisions = [Engine.from_text(DOORS + text).revision for text in ("", MAP, MAP.replace("/todos/{", "/{"), FACTS)]
     assert len(set(revisions)) == 4
 
 
-def test_the_order_of_items_means_nothing() -> None:
+def test_the_order_of_map_items_does_not_change_the_revision() -> None:
     lines = MAP.splitlines()
     turned = "\n".join([lines[0], *reversed(lines[1:-1]), lines[-1]])
     assert Engine.from_text(DOORS + turned).revision == Engine.from_text(DOORS + MAP).revision
@@ -460,7 +460,7 @@ each_engine = pytest.mark.parametrize("name", ENGINES)
 @each_engine
 @settings(max_examples=50)
 @given(question=QUESTIONS)
-def test_an_evaluation_is_what_the_engine_says_of_the_question_it_becomes(name: str, question: Free) -> None:
+def test_an_evaluation_equals_the_decision_of_the_engine_for_the_translated_question(name: str, question: Free) -> None:
     engine, authzen = ENGINES[name], AuthzenAdapter(ENGINES[name])
     try:
         evaluation = read_evaluation(question)
@@ -482,7 +482,7 @@ def answered(authzen: AuthzenAdapter, question: Free) -> Any:
 @each_engine
 @settings(max_examples=15)
 @given(questions=st.lists(QUESTIONS, min_size=1, max_size=4))
-def test_many_are_answered_as_one_by_one_and_again_in_the_same_way(name: str, questions: list[Free]) -> None:
+def test_random_evaluations_are_answered_like_single_questions_and_repeatably(name: str, questions: list[Free]) -> None:
     authzen = AuthzenAdapter(ENGINES[name])
     many = asyncio.run(authzen.many(AuthzenRequest({}, tuple(questions)), None)).body
     for question, item in zip(questions, json.loads(many)["evaluations"], strict=True):
@@ -494,11 +494,11 @@ def test_many_are_answered_as_one_by_one_and_again_in_the_same_way(name: str, qu
 
 
 @given(tree=TREES)
-def test_whatever_a_question_is_it_is_read_or_refused_by_name(tree: object) -> None:
+def test_any_evaluation_is_read_or_rejected_with_a_request_error(tree: object) -> None:
     with suppress(RequestError):
         assert read_evaluation({"subject": tree, "action": {"name": "read"}, "resource": tree}).action.name == "read"
 
 
-def test_the_examples_of_other_protocols_are_all_of_them() -> None:
+def test_only_the_authzen_and_todo_examples_have_maps() -> None:
     mapped = {folder.name for folder in EXAMPLES.iterdir() if folder.is_dir() and Engine.load(folder).kernel.maps}
     assert mapped == {"authzen", "todo"}

@@ -34,7 +34,9 @@ def counts(text: str) -> dict[str, float]:
     return {gate: many for gate in gates if (many := of(found, NAME, door="authzen", outcome="deny", gate=gate))}
 
 
-def test_they_count_each_by_its_kind_and_are_told(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+def test_unmapped_and_invalid_questions_are_counted_and_logged(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     call = caller(engine)
     assert call("POST", ONE, json=UNMAPPED).json()["context"]["reason"] == "unmapped"
     many = {"subject": ALICE, "evaluations": [UNMAPPED, {"action": 1}, {"action": {"name": "see"}}, 7]}
@@ -47,13 +49,15 @@ def test_they_count_each_by_its_kind_and_are_told(engine: Engine, caplog: pytest
     assert told[0].endswith("no `map authzen` defines `brew` on `pot`")
 
 
-def test_a_bad_body_is_a_problem_and_no_decision(engine: Engine) -> None:
+def test_a_malformed_body_is_a_problem_and_counts_as_no_decision(engine: Engine) -> None:
     call = caller(engine)
     assert call("POST", ONE, json={"subject": ALICE}).status_code == 400
     assert counts(call("GET", "/metrics").text) == {}
 
 
-def test_a_line_is_written_now_and_then_and_says_how_many_there_were(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_reports_denied_authzen_questions_once_per_interval_with_their_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     now = 0.0
     refused = DenialReporter(ServerCounters(), lambda: now)
     for number in range(3):

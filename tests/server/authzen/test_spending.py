@@ -52,7 +52,7 @@ def call() -> Call:
     return caller(Engine.from_text(POLICY, clock=lambda: NOW))
 
 
-def test_an_allow_that_would_spend_is_not_given_where_nobody_said_whether_it_spends(call: Call) -> None:
+def test_an_allow_that_would_spend_is_denied_if_consume_is_unset(call: Call) -> None:
     """Else limits would not hold, and nobody would know."""
     answer = call("POST", ONE, json=PAY)
     assert decision(answer) is False
@@ -67,47 +67,47 @@ def test_an_allow_that_would_spend_is_not_given_where_nobody_said_whether_it_spe
     assert [decision(call("POST", ONE, json=SPENDS)) for _ in range(3)] == [True, True, False]
 
 
-def test_an_allow_that_would_be_remembered_is_not_given_either() -> None:
+def test_an_allow_that_would_enter_the_history_is_denied_if_consume_is_unset() -> None:
     call = caller(Engine.from_text(REMEMBERS, clock=lambda: NOW, store=MemoryStore(history_complete=True)))
     assert call("POST", ONE, json=PAY).json()["context"]["reason"] == "consume_unset"
     assert [decision(call("POST", ONE, json=SPENDS)) for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("question", [doing("look"), doing("close", step=1)], ids=["plain", "with obligations"])
-def test_an_allow_that_spends_nothing_needs_no_word_of_it(call: Call, question: Free) -> None:
+def test_an_allow_that_spends_nothing_does_not_need_consume(call: Call, question: Free) -> None:
     assert decision(call("POST", ONE, json=question))
 
 
-def test_looking_takes_nothing(call: Call) -> None:
+def test_consume_false_spends_nothing(call: Call) -> None:
     assert [decision(call("POST", ONE, json=LOOKS)) for _ in range(5)] == [True] * 5
     assert decisions(call("POST", MANY, json={"evaluations": [LOOKS] * 5})) == [True] * 5
 
 
-def test_a_deny_and_a_throttle_are_what_they_are_where_nobody_said(call: Call) -> None:
+def test_a_deny_and_a_throttle_do_not_depend_on_consume(call: Call) -> None:
     for _ in range(2):
         call("POST", ONE, json=SPENDS)
     assert call("POST", ONE, json=PAY).json()["context"]["reason"] == "throttled"
     assert call("POST", ONE, json=doing("unheard")).json()["context"]["reason"] == "denied"
 
 
-def test_what_says_so_is_spent(call: Call) -> None:
+def test_consume_true_spends(call: Call) -> None:
     assert [decision(call("POST", ONE, json=SPENDS)) for _ in range(3)] == [True, True, False]
 
 
-def test_an_item_that_says_so_is_spent_and_no_other(call: Call) -> None:
+def test_only_evaluations_with_consume_true_spend(call: Call) -> None:
     items = [LOOKS, SPENDS, LOOKS, SPENDS, LOOKS, SPENDS]
     assert decisions(call("POST", MANY, json={"evaluations": items})) == [True, True, True, True, False, False]
 
 
 @pytest.mark.parametrize("consume", [1, 0, "true", "", [True], {}])
-def test_what_is_neither_true_nor_false_is_no_question(call: Call, consume: object) -> None:
+def test_a_consume_value_that_is_not_a_boolean_is_rejected(call: Call, consume: object) -> None:
     question = {**PAY, "context": {"consume": consume}}
     answer = call("POST", ONE, json=question)
     assert (answer.status_code, answer.json()["member"]) == (400, "context.consume")
     assert decisions(call("POST", MANY, json={"evaluations": [question, SPENDS]})) == [False, True]
 
 
-def test_null_says_nothing(call: Call) -> None:
+def test_consume_null_counts_as_unset(call: Call) -> None:
     assert call("POST", ONE, json={**PAY, "context": {"consume": None}}).json()["context"]["reason"] == "consume_unset"
 
 
@@ -125,23 +125,21 @@ def asked_by(call: Call, token: str, question: Free, times: int = 3) -> list[boo
     ("consume", "spends"),
     [((), ()), (("edge",), (0,)), (("edge", "other"), (0, 1)), (("*",), (0, 1, 2)), (("name edge", ""), ())],
 )
-def test_the_questions_of_a_caller_that_the_settings_name_spend(
-    consume: tuple[str, ...], spends: tuple[int, ...]
-) -> None:
+def test_questions_of_callers_in_authzen_consume_spend(consume: tuple[str, ...], spends: tuple[int, ...]) -> None:
     for number, token in enumerate(TOKENS):
         call = caller(Engine.from_text(POLICY, clock=lambda: NOW), token=TOKENS, authzen_consume=consume)
         assert asked_by(call, token, PAY) == ([True, True, False] if number in spends else [False] * 3)
         assert asked_by(call, token, LOOKS, 1) == [number not in spends]  # nothing was taken where it did not spend
 
 
-def test_a_question_that_only_looks_spends_nothing_whatever_the_settings_say() -> None:
+def test_consume_false_overrides_the_authzen_consume_setting() -> None:
     call = caller(Engine.from_text(POLICY, clock=lambda: NOW), authzen_consume=["*"])
     assert [decision(call("POST", ONE, json=LOOKS)) for _ in range(5)] == [True] * 5
     assert [decision(call("POST", ONE, json=PAY)) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("names", "missing"), [(["edge", "edgy"], "edgy"), (["other"], "other")])
-def test_a_caller_that_there_is_none_of_is_told_at_start(names: list[str], missing: str) -> None:
+def test_serve_rejects_an_unknown_caller_in_authzen_consume(names: list[str], missing: str) -> None:
     engine = Engine.from_text(POLICY)
     with pytest.raises(BearerTokenError, match=f"names the caller `{missing}`"):
         serve(engine, port=0, token=TOKENS[:1], authzen_consume=names)
@@ -150,7 +148,7 @@ def test_a_caller_that_there_is_none_of_is_told_at_start(names: list[str], missi
 # ── Approvals ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_approval_is_spent_whatever_the_question_says_of_spending(call: Call) -> None:
+def test_an_approval_is_spent_even_with_consume_false(call: Call) -> None:
     (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
     assert {name: wanted[name] for name in wanted if name != "binding"} == {
         "rule": "asked",
@@ -164,7 +162,7 @@ def test_an_approval_is_spent_whatever_the_question_says_of_spending(call: Call)
     assert answers[1].json()["context"]["reason"] == "approval_required"
 
 
-def test_who_asks_for_an_approval_takes_of_rates_once_and_of_budgets_when_it_is_granted() -> None:
+def test_an_approval_request_spends_a_rate_once_and_a_budget_when_granted() -> None:
     limits = """rate "calls" per user.id on ACTION ask account { 5/1h }
     budget "asks" per user.id on ACTION ask account { count <= 1 within 1h }"""
     engine = Engine.from_text(f"{POLICY}\n{limits}", clock=lambda: NOW)
@@ -190,7 +188,7 @@ def test_who_asks_for_an_approval_takes_of_rates_once_and_of_budgets_when_it_is_
         {"context": {"step": 1, "more": True}},
     ],
 )
-def test_an_approval_of_one_question_lets_no_other_pass(call: Call, other: Free) -> None:
+def test_an_approval_of_one_question_does_not_allow_another(call: Call, other: Free) -> None:
     asked = {**doing("ask", step=1), "action": {"name": "ask", "properties": {"amount": 1}}}
     (wanted,) = call("POST", ONE, json=asked).json()["context"]["approvals"]
     granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
@@ -204,7 +202,7 @@ def test_an_approval_of_one_question_lets_no_other_pass(call: Call, other: Free)
     assert decision(call("POST", ONE, json=again(asked))) is True
 
 
-def test_a_list_carries_the_approvals_of_several(call: Call) -> None:
+def test_the_context_may_carry_a_list_of_approvals(call: Call) -> None:
     (wanted,) = call("POST", ONE, json=doing("ask")).json()["context"]["approvals"]
     granted = {"id": "a-1", "by": "alice", "granted_at": "2027-01-04T11:59:00Z", "binding": wanted["binding"]}
     others = {**granted, "id": "a-2", "by": "mallory"}
@@ -212,43 +210,43 @@ def test_a_list_carries_the_approvals_of_several(call: Call) -> None:
 
 
 @pytest.mark.parametrize("approval", [[], "a-1", 7, True, [7], {"id": 7}, {"id": "a", "by": "b", "foreign": 1}])
-def test_a_malformed_approval_opens_nothing(call: Call, approval: object) -> None:
+def test_a_malformed_approval_allows_nothing(call: Call, approval: object) -> None:
     answer = call("POST", ONE, json=doing("ask", approval=approval))
     assert answer.status_code == 400 or decision(answer) is False
 
 
-def test_an_approval_is_no_fact(call: Call) -> None:
+def test_approval_and_consume_are_not_facts(call: Call) -> None:
     """Else a policy could read who approved from what the question says."""
     engine = Engine.from_text(READS, clock=lambda: NOW)
     question = {**PAY, "context": {"approval": {"id": "a-1", "by": "alice"}, "consume": True}}
     assert decision(caller(engine)("POST", ONE, json=question)) is False
 
 
-def test_what_was_spent_is_named_for_its_report(call: Call) -> None:
+def test_an_answer_that_spent_has_an_evaluation_id(call: Call) -> None:
     answer = call("POST", ONE, json=SPENDS)
     named = answer.json()["context"]["evaluation_id"]
     assert named == answer.headers["x-decision-id"]
     assert call("POST", "/events", json={"decision": named, "status": 200}).status_code in (200, 404)
 
 
-def test_an_allow_that_was_only_looked_at_says_so(call: Call) -> None:
+def test_an_allow_with_consume_false_has_a_consume_obligation(call: Call) -> None:
     (one,) = call("POST", ONE, json=LOOKS).json()["context"]["obligations"]
     assert (one["type"], one["properties"]["kind"]) == ("custom", "consume")
 
 
-def test_a_throttle_says_so_and_when_to_come_again(call: Call) -> None:
+def test_a_throttle_has_its_reason_and_retry_after(call: Call) -> None:
     for _ in range(2):
         call("POST", ONE, json=SPENDS)
     answer = call("POST", ONE, json=SPENDS)
     assert (answer.json()["context"]["reason"], answer.headers["retry-after"]) == ("throttled", "1800")
 
 
-def test_a_confirm_says_that_an_approval_would_help(call: Call) -> None:
+def test_a_confirm_has_the_reason_approval_required(call: Call) -> None:
     context = call("POST", ONE, json=doing("ask")).json()["context"]
     assert (context["reason"], context["reason_user"]) == ("approval_required", {"en": "may it be asked?"})
 
 
-def test_a_gateway_asks_again_by_the_same_key() -> None:
+def test_a_retry_with_the_same_idempotency_key_spends_once() -> None:
     call = caller(Engine.from_text(POLICY, clock=lambda: NOW), token=TOKEN)
     headers = {"authorization": f"Bearer {TOKEN}", "idempotency-key": "k-1"}
     first, second = (call("POST", ONE, json=SPENDS, headers=headers) for _ in range(2))
@@ -280,7 +278,7 @@ def test_obligations_come_with_an_allow(call: Call) -> None:
     }
 
 
-def test_what_is_for_the_operator_comes_with_a_deny_too(call: Call) -> None:
+def test_audit_and_notify_obligations_come_with_a_deny(call: Call) -> None:
     answer = call("POST", ONE, json=doing("close", step=7)).json()
     assert answer["decision"] is False
     assert answer["context"]["reason_user"] == {"en": "not at step 7"}
@@ -300,9 +298,11 @@ def test_what_is_for_the_operator_comes_with_a_deny_too(call: Call) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["supported_obligations", "obligations_supported"])
-def test_a_gateway_that_cannot_do_it_is_denied(call: Call, name: str, supported: object, expected: bool) -> None:
+def test_an_allow_with_unsupported_obligations_is_denied(
+    call: Call, name: str, supported: object, expected: bool
+) -> None:
     assert decision(call("POST", ONE, json=doing("close", step=1, **{name: supported}))) is expected
 
 
-def test_what_asks_for_nothing_needs_nothing_supported(call: Call) -> None:
+def test_an_allow_without_obligations_needs_no_supported_obligations(call: Call) -> None:
     assert decision(call("POST", ONE, json=doing("look", supported_obligations=[])))

@@ -43,7 +43,7 @@ def measured(dark: bool) -> tuple[Coverage, dict[str, Seen], str]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole_at_every_width(name: str, dark: bool) -> None:
+def test_a_page_renders_without_overflow_or_errors_at_every_width(name: str, dark: bool) -> None:
     found, pages, complaints = measured(dark)
     seen = pages[name]
     assert_whole(seen, complaints, dark)

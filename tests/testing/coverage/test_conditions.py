@@ -16,7 +16,7 @@ def seen_of(condition: str, *requests: str) -> dict[str, set[str]]:
     return parts
 
 
-def test_a_comparison_is_to_be_seen_true_false_and_unknown() -> None:
+def test_coverage_expects_a_comparison_to_be_true_false_and_unknown() -> None:
     assert missing(guarded("body.n > 5"), "GET /docs/1 => allow", "`body.n > 5`") == [
         "`body.n > 5` was never true",
         "`body.n > 5` was never false",
@@ -25,27 +25,27 @@ def test_a_comparison_is_to_be_seen_true_false_and_unknown() -> None:
 
 
 @pytest.mark.parametrize(("n", "seen"), [("9", "true"), ("1", "false"), ("absent", "unknown"), ('"9"', "unknown")])
-def test_a_request_shows_the_one_that_the_condition_was(n: str, seen: str) -> None:
+def test_a_request_covers_the_truth_value_of_the_condition(n: str, seen: str) -> None:
     assert seen_of("body.n > 5", written(n=n)) == {"body.n > 5": {seen}}
 
 
 @pytest.mark.parametrize(("doc", "seen"), [("1", "true"), ("2", "false")])
-def test_a_request_shows_whether_there_is_a_row(doc: str, seen: str) -> None:
+def test_a_request_covers_whether_the_resource_is_known(doc: str, seen: str) -> None:
     request_ = written().replace("/docs/1", f"/docs/{doc}")
     assert seen_of("resource is known", request_) == {"resource is known": {seen}}
 
 
-def test_each_operand_is_a_part_and_the_whole_another() -> None:
+def test_each_operand_and_the_whole_condition_are_separate_parts() -> None:
     assert seen_of("body.n > 5 and body.urgent", written(n="9", urgent="absent")) == {
         "body.n > 5 and body.urgent": {"unknown"}, "body.n > 5": {"true"}, "body.urgent": {"unknown"},
     }  # fmt: skip
 
 
-def test_operands_behind_one_that_decides_are_seen_too() -> None:
+def test_operands_after_the_deciding_one_are_covered_too() -> None:
     assert seen_of("body.n > 5 or body.urgent", written(n="9"))["body.urgent"] == {"false"}
 
 
-def test_of_not_the_operand_is_the_part() -> None:
+def test_the_operand_of_not_is_the_covered_part() -> None:
     """What it was tells what its opposite was: `require c` and `deny when not c` have the same points."""
     assert seen_of("not (body.n > 5)", written(n="9")) == {"(body.n > 5)": {"true"}}
     denied, required = (
@@ -56,22 +56,22 @@ def test_of_not_the_operand_is_the_part() -> None:
     assert set(denied.missing) == set(required.missing)
 
 
-def test_a_comparison_of_conditions_has_both_as_parts() -> None:
+def test_both_sides_of_a_comparison_of_conditions_are_parts() -> None:
     assert seen_of('(body.n > 5) == (body.note == "x")', written(n="9"))['(body.note == "x")'] == {"true"}
 
 
-def test_the_body_of_a_quantifier_is_seen_for_each_element() -> None:
+def test_the_body_of_a_quantifier_is_covered_for_each_element() -> None:
     parts = seen_of('any tag in body.tags: tag == "a"', written(tags='["a", "b", 7]'))
     assert parts['tag == "a"'] == {"true", "false", "unknown"}
 
 
-def test_the_body_of_a_quantifier_is_not_seen_over_nothing() -> None:
+def test_an_empty_list_does_not_cover_the_body_of_a_quantifier() -> None:
     parts = seen_of('any tag in body.tags: tag == "a"', written(tags="[]"))
     assert parts['tag == "a"'] == set()
     assert parts['any tag in body.tags: tag == "a"'] == {"false"}
 
 
-def test_an_unknown_element_is_an_unknown_body_even_of_not() -> None:
+def test_an_unknown_element_covers_the_body_as_unknown_even_under_not() -> None:
     assert seen_of('all tag in body.tags: not (tag == "a")', written(tags="[7]"))['(tag == "a")'] == {"unknown"}
 
 
@@ -88,7 +88,7 @@ def test_the_parts_of_a_definition_count_once_and_each_use_as_a_whole() -> None:
     assert texts.count("large") == 2
 
 
-def test_a_use_that_was_not_reached_is_missing_though_the_definition_was_seen() -> None:
+def test_an_unreached_use_of_a_covered_definition_is_missing() -> None:
     rules = f"""define same = user.tenant == resource.tenant
       {DOORS}guard "r" on read {{ require same }}   guard "w" on write {{ require same }}"""
     assert missing(rules, "GET /docs/1 => allow", "never true") == ["`same` was never true"]
@@ -118,12 +118,12 @@ def test_a_use_that_was_not_reached_is_missing_though_the_definition_was_seen() 
          "GET /docs/1 { user.id: absent } => deny", False),
     ],
 )  # fmt: skip
-def test_a_condition_is_seen_only_where_its_rule_is_reached(rules: str, request_: str, reached: bool) -> None:
+def test_a_condition_is_covered_only_when_its_rule_is_reached(rules: str, request_: str, reached: bool) -> None:
     words = '`user.tenant == "a"` was never true'
     assert (words not in missing(rules, request_)) == reached
 
 
-def test_conditions_see_approvals_as_guards_do() -> None:
+def test_conditions_on_approvals_are_covered_like_guards() -> None:
     rules = f"""{DOORS}guard "ask" on write {{ confirm by user }}
       guard "g" on write {{ audit full when approval.granted }}"""
     asked = "POST /docs/1 => confirm\n"
@@ -160,7 +160,7 @@ def test_conditions_see_approvals_as_guards_do() -> None:
         ('user in user "alice"', set()),
     ],
 )
-def test_what_can_never_be_is_left_out_and_told(condition: str, never: set[str]) -> None:
+def test_impossible_truth_values_are_left_out_and_listed(condition: str, never: set[str]) -> None:
     """Of the whole condition: time, approvals, the endpoint and what it binds are always known."""
     text = condition.removeprefix("not ")
     told = {one.seen for one in coverage(guarded(condition)).left_out if one.span.text == text}
@@ -182,17 +182,17 @@ def test_what_can_never_be_is_left_out_and_told(condition: str, never: set[str])
         (guarded('user.id == "x"'), 'user.id == "x"', False),
     ],
 )  # fmt: skip
-def test_who_is_asked_about_is_known(rules: str, fact: str, certain: bool) -> None:
+def test_the_id_of_the_caller_is_never_unknown_in_its_own_block(rules: str, fact: str, certain: bool) -> None:
     assert (left_out(rules, fact) == [f"`{fact}` can never be unknown"]) == certain
 
 
-def test_a_part_that_is_always_true_has_nothing_else_to_see() -> None:
+def test_a_part_that_is_never_true_is_left_out() -> None:
     rules = guarded("body.n > 5 or (body.note is present and body.note is absent)")
     told = {one.words.replace("(", "").replace(")", "") for one in coverage(rules).left_out}
     assert "`body.note is present and body.note is absent` can never be true" in told
 
 
-def test_a_definition_may_be_unknown_where_one_of_its_uses_may() -> None:
+def test_a_definition_can_be_unknown_when_one_of_its_uses_can() -> None:
     rules = """define mine = user.id == "alice"
       user any { may read when mine   may write }
       agent "bot" { issued by acme   acts for any user   may read, write }"""
@@ -202,7 +202,7 @@ def test_a_definition_may_be_unknown_where_one_of_its_uses_may() -> None:
     assert left_out(more, "`mine`") == ["`mine` can never be unknown"]  # but not where a user is asked about
 
 
-def test_a_confirm_that_no_approval_lifted_is_told_until_one_does() -> None:
+def test_a_confirm_is_missing_until_an_approval_lifts_it() -> None:
     rules = f'{DOORS}guard "ask" on write {{ confirm by user }}'
     asked = "POST /docs/1 => confirm\n"
     others = asked + 'POST /docs/1 { approval: { rule: "ask", by: "mallory" } } => confirm\n'

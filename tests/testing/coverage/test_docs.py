@@ -10,7 +10,7 @@ from tests.testing.coverage.seeing import coverage_of
 PAGE = CHECKOUT / "docs" / "coverage.md"
 
 
-def test_the_coverage_on_the_page_is_that_of_its_policy() -> None:
+def test_the_page_shows_the_coverage_of_its_policy() -> None:
     [policy] = [block.text for block in blocks(PAGE) if block.language == "policy"]
     [shown] = [block.text for block in blocks(PAGE) if block.language == "text"]
     module, found = parse(Source("refunds.policy", policy))

@@ -37,16 +37,18 @@ def never(condition: str, *truths: str) -> list[str]:
         (BY_ANOTHER, f'{WRITE} GET /docs/1 {{ user.id: "bob" }} => allow {WRITE}', ["unknown"]),
     ],
 )
-def test_a_condition_on_the_past_is_seen_true_false_and_unknown(condition: str, inside: str, lacks: list[str]) -> None:
+def test_coverage_expects_a_history_condition_to_be_true_false_and_unknown(
+    condition: str, inside: str, lacks: list[str]
+) -> None:
     assert missing(guarded(condition), inside, f"`{condition}` was") == never(condition, *lacks)
 
 
 @pytest.mark.parametrize("condition", [AFTER, SAME])
-def test_where_all_is_known_nobody_has_to_show_it_unknown(condition: str) -> None:
+def test_coverage_does_not_expect_a_complete_history_to_be_unknown(condition: str) -> None:
     assert left_out(guarded(condition), condition[:40]) == [f"`{condition}` can never be unknown"]
 
 
-def test_the_history_of_a_door_and_of_a_rate_is_asked_for_as_well() -> None:
+def test_history_conditions_of_grants_and_rates_are_covered_too() -> None:
     rules = f"""{DOORS}agent "bot" {{ issued by acme   acts for any user   may write when {AFTER} }}
       rate "r" per agent.id on write when {MANY} {{ 9/1m }}"""
     assert missing(rules, f"{READ} {WRITE}", "within 1h") == [*never(AFTER, "false"), *never(MANY, "true")]

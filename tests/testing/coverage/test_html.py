@@ -62,14 +62,14 @@ def pages(found: Coverage, folder: Path) -> dict[str, Page]:
     return {path.name: Page(path.read_text(encoding="utf-8")) for path in folder.iterdir()}
 
 
-def test_there_is_an_index_and_a_page_for_each_file(tmp_path: Path) -> None:
+def test_html_has_an_index_and_a_page_for_each_file(tmp_path: Path) -> None:
     found = coverage_of(checked(policy(DOORS, "GET /docs/1 => allow"), "anyone { may GET /health }"))
     index = render_html(found, tmp_path / "new" / "folder")
     assert index == tmp_path / "new" / "folder" / "index.html"
     assert sorted(path.name for path in index.parent.iterdir()) == ["0.policy.html", "1.policy.html", "index.html"]
 
 
-def test_parts_are_marked_by_what_was_seen_of_them(tmp_path: Path) -> None:
+def test_parts_are_marked_covered_partly_or_uncovered(tmp_path: Path) -> None:
     found = coverage(guarded("body.n > 5 and body.urgent"), written(n="9"))
     marks = pages(found, tmp_path)["0.policy.html"].marks
     assert ("covered", "POST /docs/{id: doc}") in marks
@@ -79,7 +79,7 @@ def test_parts_are_marked_by_what_was_seen_of_them(tmp_path: Path) -> None:
     assert ("uncovered", "deny when ") in marks
 
 
-def test_what_is_missing_stands_beneath_its_line_and_is_linked_from_the_list_and_the_index(tmp_path: Path) -> None:
+def test_the_list_and_the_index_link_to_each_missing_point(tmp_path: Path) -> None:
     found = coverage(guarded("body.n > 5"), written(n="9"))
     shown = pages(found, tmp_path)
     count = len(found.missing)
@@ -90,7 +90,7 @@ def test_what_is_missing_stands_beneath_its_line_and_is_linked_from_the_list_and
     assert [one for one in index.links if "#" in one] == [f"0.policy.html#{anchor}" for anchor in anchors]
 
 
-def test_every_link_leads_somewhere_on_these_pages(tmp_path: Path) -> None:
+def test_every_link_targets_an_existing_anchor(tmp_path: Path) -> None:
     shown = pages(coverage(guarded("body.n > 5"), written(n="9")), tmp_path)
     for name, page in shown.items():
         assert len(page.ids) == len(set(page.ids))
@@ -100,19 +100,19 @@ def test_every_link_leads_somewhere_on_these_pages(tmp_path: Path) -> None:
             assert not anchor or anchor in target.ids
 
 
-def test_a_file_without_anything_missing_says_so(tmp_path: Path) -> None:
+def test_a_fully_covered_file_shows_that_nothing_is_missing(tmp_path: Path) -> None:
     render_html(coverage("anyone { may GET /health }", "GET /health => allow"), tmp_path)
     assert "Nothing: the tests show all there is to see." in (tmp_path / "0.policy.html").read_text(encoding="utf-8")
     assert "100&nbsp;%" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_nothing_runs_and_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
+def test_the_pages_have_no_scripts_and_no_external_links(tmp_path: Path) -> None:
     for page in pages(coverage(guarded("body.n > 5"), written(n="9")), tmp_path).values():
         assert not {"script", "link", "img", "iframe", "object", "form", "base"} & set(page.tags)
         assert not [link for link in page.links if ":" in link or link.startswith("/")]
 
 
-def test_what_a_policy_says_is_never_markup(tmp_path: Path) -> None:
+def test_policy_text_is_never_rendered_as_markup(tmp_path: Path) -> None:
     text = policy(f"{DOORS}guard {quoted(EVIL)} on write {{ deny when body.note == {quoted(EVIL)} }}", written(n="9"))
     shown = pages(coverage_of(checked(text)), tmp_path)
     assert text.split("guard")[1].split("\n")[0] in shown["0.policy.html"].code
@@ -124,7 +124,7 @@ def quoted(text: str) -> str:
     return '"' + text.replace('"', '\\"') + '"'
 
 
-def test_letters_without_a_shape_are_told_by_their_number(tmp_path: Path) -> None:
+def test_invisible_characters_are_shown_by_code_point(tmp_path: Path) -> None:
     """The checker refuses those that turn the order of letters around; the names of files it does not see."""
     span = Span(Source("a\u202e.policy", "x\u202e\x1b y"), 0, 3)
     render_html(Coverage((Point(PointKind.RULES, "x", "acted", span, "`x\u202e` never acted"),), {}), tmp_path)
@@ -135,7 +135,7 @@ def test_letters_without_a_shape_are_told_by_their_number(tmp_path: Path) -> Non
         assert '<span class="odd">U+202E</span>' in page
 
 
-def test_the_page_holds_the_text_as_it_is(tmp_path: Path) -> None:
+def test_the_page_contains_the_policy_text_unchanged(tmp_path: Path) -> None:
     found = coverage(guarded("body.n > 5 and (body.urgent or time > 2030-01-01)"), written(n="9"))
     source = found.points[0].span.source
     lines = [line for line in source.text.split("\n") if line.strip()]
@@ -145,7 +145,7 @@ def test_the_page_holds_the_text_as_it_is(tmp_path: Path) -> None:
 
 
 @given(st.text("ab \n\r\t{}", max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8))
-def test_pieces_come_to_the_text_whatever_the_parts(text: str, places: list[tuple[int, int]]) -> None:
+def test_annotated_pieces_join_to_the_source_text(text: str, places: list[tuple[int, int]]) -> None:
     source = Source("x", text)
     spans = [Span(source, min(a, b), max(a, b)) for a, b in places if max(a, b) <= len(text)]
     points = [Point(PointKind.RULES, str(number), "acted", span, "") for number, span in enumerate(spans)]
@@ -169,13 +169,13 @@ def test_pieces_come_to_the_text_whatever_the_parts(text: str, places: list[tupl
         ["a\nb.policy", 'a"b.policy', "<b>.policy"],
     ],
 )
-def test_names_of_pages_are_plain_and_all_different(names: list[str]) -> None:
+def test_page_names_are_safe_and_unique(names: list[str]) -> None:
     found = list(page_names(Source(name, str(number)) for number, name in enumerate(names)).values())
     assert len({name.lower() for name in found} | {"index.html"}) == len(names) + 1
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}\.html", name) for name in found)
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_an_unwritable_folder_raises_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(OSError, match="taken"):
         render_html(coverage(DOORS), tmp_path / "taken")

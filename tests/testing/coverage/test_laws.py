@@ -70,7 +70,7 @@ def relaid(text: str, chance: random.Random) -> str:
     return GAP.sub(lambda _: chance.choice([" ", "\n", "    ", "\n\n\t", "   # a word\n"]), text)
 
 
-def test_the_law_is_about_something() -> None:
+def test_the_law_policy_has_partial_coverage_of_every_kind() -> None:
     assert 0.3 < SEEN.fraction < 1
     assert len(SEEN.points) > 100
     assert all(count.seen and count.total for count in SEEN.kinds.values())
@@ -95,7 +95,7 @@ def test_layout_order_and_files_change_neither_points_nor_figure(chance: random.
 @pytest.mark.deep
 @settings(max_examples=1_000)
 @LAYOUTS
-def test_nor_do_a_thousand_layouts(chance: random.Random, files: int) -> None:
+def test_a_thousand_layouts_change_neither_points_nor_figure(chance: random.Random, files: int) -> None:
     laid_out_otherwise(chance, files)
 
 
@@ -106,7 +106,7 @@ def test_the_formatter_changes_neither_points_nor_figure() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [("> 500 ", "> 501 "), ("<= 15m", "<= 16m"), ("depth <= 3", "depth <= 4")])
-def test_what_means_something_else_is_another_point(old: str, new: str) -> None:
+def test_a_changed_meaning_makes_a_different_point_except_for_guard_conditions(old: str, new: str) -> None:
     """Not so a condition of a guard: its rule is known by the guard's name, as in tests and reasons."""
     other = coverage_of(checked(WHOLE.replace(old, new)))
     assert (set(other.points) == set(SEEN.points)) == (old == "> 500 ")
@@ -129,7 +129,7 @@ def whole(rows: Iterable[EntityData]) -> list[EntityData]:
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 40, 10)], ids=str)
-def test_what_is_left_out_is_never_seen(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_left_out_points_are_never_covered(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, object]] = []
 
     def mark(part: ConditionPart, one: Value, found: set[Point]) -> None:
@@ -149,7 +149,9 @@ def test_what_is_left_out_is_never_seen(seeds: range, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 10) for start in range(0, 40, 10)], ids=str)
-def test_a_condition_is_observed_as_the_specification_saw_it(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coverage_observes_each_condition_as_the_specification_does(
+    seeds: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
     observed: dict[int, object] = {}
     observe = conditions.observe_condition
 
@@ -191,7 +193,7 @@ def conditions_seen(seen: w.DecisionTrace, watcher: CoverageRecorder) -> list[tu
 # ── Together ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_parts_of_the_tests_measured_apart_come_to_the_same_together() -> None:
+def test_coverage_of_separate_runs_merges_to_that_of_one_run() -> None:
     rules, first, second = guarded("body.n > 5"), written(n="9"), written(n="1")
     both = coverage_of(checked(policy(rules, first), f'test "u" {{ use office {second} }}'))
     alone = coverage_of(checked(policy(rules, first)))
@@ -200,7 +202,7 @@ def test_parts_of_the_tests_measured_apart_come_to_the_same_together() -> None:
     assert alone.together(other).fraction > max(alone.fraction, other.fraction)
 
 
-def test_the_total_of_policies_keeps_apart_what_only_looks_alike() -> None:
+def test_merged_coverage_keeps_equal_text_of_different_files_separate() -> None:
     texts = [policy(DOORS, f"{request} => allow") for request in ("GET /docs/1", "POST /docs/1")]
     one, other = (
         coverage_of(checked(*(["let a = 1", text] if number else [text]))) for number, text in enumerate(texts)
@@ -209,12 +211,12 @@ def test_the_total_of_policies_keeps_apart_what_only_looks_alike() -> None:
     assert merge_coverage([one, other]).count.seen == one.count.seen + other.count.seen
 
 
-def test_the_total_counts_once_what_policies_share() -> None:
+def test_merged_coverage_counts_shared_points_once() -> None:
     one, other = coverage(DOORS, "GET /docs/1 => allow"), coverage(DOORS, "POST /docs/1 => allow")
     assert merge_coverage([one, other]).count.total == one.count.total
     assert merge_coverage([one, other]).count.seen > max(one.count.seen, other.count.seen)
 
 
-def test_all_of_nothing_is_covered() -> None:
+def test_an_empty_merge_is_fully_covered() -> None:
     nothing = merge_coverage([])
     assert (nothing.fraction, nothing.count.percent, nothing.missing) == (1, "100 %", ())

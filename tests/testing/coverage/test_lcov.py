@@ -22,14 +22,14 @@ def values(text: str, name: str) -> list[str]:
     return [rest for key, rest in records(text) if key == name]
 
 
-def test_a_record_has_its_members_in_their_order() -> None:
+def test_an_lcov_record_has_its_members_in_order() -> None:
     names = list(dict.fromkeys(name for name, _ in records(render_lcov(FOUND))))
     assert names == ["TN", "SF", "BRDA", "BRF", "BRH", "DA", "LF", "LH", "end_of_record"]
     assert values(render_lcov(FOUND), "SF") == ["0.policy"]
 
 
 @pytest.mark.parametrize("found", [FOUND, NOTHING], ids=["something", "nothing"])
-def test_the_sums_are_those_of_the_lines_and_branches(found: object) -> None:
+def test_the_lcov_totals_match_the_lines_and_branches(found: object) -> None:
     text = render_lcov(found)  # type: ignore[arg-type]
     lines, branches = values(text, "DA"), values(text, "BRDA")
     assert values(text, "LF") == [str(len(lines))]
@@ -38,24 +38,24 @@ def test_the_sums_are_those_of_the_lines_and_branches(found: object) -> None:
     assert values(text, "BRH") == [str(sum(not branch.endswith((",0", ",-")) for branch in branches))]
 
 
-def test_there_is_a_branch_for_each_point() -> None:
+def test_lcov_has_a_branch_for_each_point() -> None:
     assert len(values(render_lcov(FOUND), "BRDA")) == len(FOUND.points)
     assert len({branch.rpartition(",")[0] for branch in values(render_lcov(FOUND), "BRDA")}) == len(FOUND.points)
 
 
-def test_branches_and_lines_count_cases() -> None:
+def test_lcov_counts_cases_per_line_and_branch() -> None:
     [line] = {point.span.line for point in FOUND.points if "body.n" in point.words}
     assert f"{line},3" in values(render_lcov(FOUND), "DA")
     taken = [one.rpartition(",")[2] for one in values(render_lcov(FOUND), "BRDA") if one.startswith(f"{line},")]
     assert sorted(taken) == ["0", "1", "1", "2", "2", "2"]  # unknown; false, passing; true, denied, stopping
 
 
-def test_a_line_that_nothing_reached_has_no_counts_of_branches() -> None:
+def test_an_unreached_line_has_no_branch_counts() -> None:
     assert all(branch.endswith(",-") for branch in values(render_lcov(NOTHING), "BRDA"))
     assert all(line.endswith(",0") for line in values(render_lcov(NOTHING), "DA"))
 
 
-def test_genhtml_reads_it(tmp_path: Path) -> None:
+def test_genhtml_reads_the_lcov_file(tmp_path: Path) -> None:
     tool = shutil.which("genhtml")
     if tool is None:
         pytest.skip("genhtml is missing: apt install lcov")

@@ -21,22 +21,22 @@ FULL = f"repeat 3 in 1s {ONE.replace('not confirm', 'first throttle at 3')}"
         (f"given user absent   {ONE}", [PASS, STOP]),  # denied, and so not counted
     ],
 )
-def test_a_rate_lets_through_and_stops(inside: str, lacks: list[str]) -> None:
+def test_coverage_expects_a_rate_to_pass_and_to_stop_requests(inside: str, lacks: list[str]) -> None:
     assert missing(RATE, inside, "rate `r` was") == lacks
 
 
-def test_the_place_of_a_rate_is_asked_for() -> None:
+def test_coverage_expects_a_request_for_the_endpoint_of_a_rate() -> None:
     assert missing(RATE, "GET /docs/1 => allow", "by rate") == ["`POST /docs/{id: doc}` was never decided by rate `r`"]
     assert missing(RATE, ONE, "by rate") == []
 
 
-def test_the_condition_of_a_rate_is_true_false_and_unknown() -> None:
+def test_coverage_expects_the_condition_of_a_rate_to_be_true_false_and_unknown() -> None:
     rate = f'{DOORS}rate "r" per agent.id on write when body.n > 1 {{ 2/1m }}'
     assert missing(rate, ONE, "body.n > 1") == ["`body.n > 1` was never true", "`body.n > 1` was never unknown"]
     assert missing(rate, ONE + written(n="2") + written(n="absent"), "body.n > 1") == []
 
 
-def test_what_moves_a_rate_is_seen_acting_and_not() -> None:
+def test_coverage_expects_a_raise_and_a_clamp_to_act() -> None:
     rate = f"""{DOORS}rate "r" per agent.id on write {{ 2/1m
       raise x2 at most 9/1m when body.urgent   clamp 1/1m when body.n > 1 }}"""
     every = missing(rate, ONE)
@@ -46,14 +46,14 @@ def test_what_moves_a_rate_is_seen_acting_and_not() -> None:
     assert [one for one in missing(rate, written(urgent="true", n="2")) if one.endswith("anything")] == []
 
 
-def test_a_clamp_slows_where_its_condition_is_unknown_and_a_raise_raises_nothing() -> None:
+def test_an_unknown_condition_applies_a_clamp_but_no_raise() -> None:
     rate = f"""{DOORS}rate "r" per agent.id on write {{ 2/1m
       raise x2 at most 9/1m when body.urgent   clamp 1/1m when body.n > 1 }}"""
     lacks = [one for one in missing(rate, written(urgent="absent", n="absent")) if one.endswith("anything")]
     assert lacks == ["`raise x2 at most 9/1m when body.urgent` never raised anything"]
 
 
-def test_a_rate_that_counts_denials_is_seen_doing_it() -> None:
+def test_coverage_expects_a_rate_counting_denials_to_count_one() -> None:
     rate = f"""{DOORS}guard "g" on write {{ deny when body.n > 1 }}
       rate "r" per agent.id on write {{ 2/1m counting denials }}"""
     words = "rate `r` never counted a denied request"
@@ -61,7 +61,7 @@ def test_a_rate_that_counts_denials_is_seen_doing_it() -> None:
     assert missing(rate, written(n="2"), "counted a denied") == []
 
 
-def test_what_a_limit_is_made_of_is_seen_full_each_by_itself() -> None:
+def test_each_part_of_a_limit_is_covered_as_full_separately() -> None:
     rate = f'{DOORS}rate "r" per agent.id on write {{ 2/1m   at most 1 at once }}'
     held = "repeat 2 in 1s " + ONE.replace("not confirm", "first throttle at 2")
     spent = "repeat 3 in 1s " + ONE.replace("not confirm", "first throttle at 3 responded 200")
@@ -72,21 +72,21 @@ def test_what_a_limit_is_made_of_is_seen_full_each_by_itself() -> None:
     assert missing(budget, written(n="6"), "exhausted") == ["`count <= 2 within 1h` was never exhausted"]
 
 
-def test_what_another_limit_throttles_was_not_let_pass() -> None:
+def test_a_request_throttled_by_another_limit_does_not_cover_passing() -> None:
     rates = f'{RATE}   rate "other" per user.id on write {{ 1/1m }}'
     twice = f"repeat 2 in 1ms {ONE.replace('not confirm', 'first throttle at 2')}"
     assert "rate `other` was never seen stopping a request" not in missing(rates, twice)
     assert STOP in missing(rates, twice)
 
 
-def test_limits_are_shown_as_everything_else() -> None:
+def test_text_and_lcov_reports_include_limits() -> None:
     found = coverage(RATE, ONE)
     assert "  limits        " in render_text(found)
     assert STOP in render_text(found)
     assert "BRDA" in render_lcov(found)
 
 
-def test_layout_and_order_change_nothing() -> None:
+def test_layout_and_order_do_not_change_coverage() -> None:
     budget = 'budget "b" per user.id on write { count <= 2 within 1h   sum body.n <= 5 within 1h }'
     one = coverage(f"{RATE}\n{budget}", ONE)
     rate = RATE.removeprefix(DOORS)

@@ -11,7 +11,7 @@ READ, WRITE = "GET /docs/1 => not confirm\n", "POST /docs/1 { body.n: 9 } => not
 SMALL = "POST /docs/1 { body.n: 1 } => not throttle\n"
 
 
-def test_there_is_to_see_what_the_kernel_says_before_anything_runs() -> None:
+def test_the_coverage_points_follow_from_the_kernel_before_any_run() -> None:
     found = coverage(DOORS + 'guard "g" on write { deny when body.n > 5 }', "GET /docs/1 => allow")
     assert {kind: count.total for kind, count in found.kinds.items()} == {
         PointKind.RULES: 3,  # two `may`, one `deny`
@@ -47,12 +47,12 @@ agent "bot" { issued by acme   acts for any user   credential { bound }   may re
         ),
     ],
 )
-def test_a_may_is_seen_when_it_opened_a_door(request_: str, unopened: list[str]) -> None:
+def test_a_may_is_covered_when_it_opened_a_door(request_: str, unopened: list[str]) -> None:
     """It covers, the credential carries it, its condition is true and its block stands."""
     assert missing(TWO, request_, "opened") == [f"{words} opened a door" for words in unopened]
 
 
-def test_a_may_of_anyone_is_seen_without_any_credential() -> None:
+def test_a_may_of_anyone_is_covered_without_a_credential() -> None:
     rules = "anyone { may GET /health }"
     assert missing(rules, "GET /health => allow") == []
     assert missing(rules, "GET /docs/1 => deny") == [
@@ -77,7 +77,7 @@ def test_a_line_of_a_guard_is_missing_when_it_never_acted(line: str, request_: s
     assert f"`{line}` {words}" not in missing(rules, WRITE)
 
 
-def test_what_is_for_the_operator_applies_to_what_is_denied_too() -> None:
+def test_a_denied_request_covers_the_obligations_for_operators() -> None:
     rules = f'{DOORS}guard "g" on write {{ audit full   notify "us"   warn }}'
     assert missing(rules, "POST /docs/1 { credential.scopes: absent } => deny\n", "applied") == ["`warn` never applied"]
 
@@ -100,7 +100,7 @@ STOPPING, PASSING = "guard `g` was never seen stopping a request", "guard `g` wa
         ("audit full   deny when body.n > 5", SMALL, [STOPPING]),
     ],
 )
-def test_a_guard_is_to_be_seen_stopping_and_passing(line: str, request_: str, unseen: list[str]) -> None:
+def test_coverage_expects_a_guard_to_stop_and_to_pass_requests(line: str, request_: str, unseen: list[str]) -> None:
     """Where it has a say: a caller whom no block accepts is refused before."""
     assert missing(f'{DOORS}guard "g" on write {{ {line} }}', request_, "guard `g` was never seen") == unseen
 
@@ -109,7 +109,7 @@ def test_a_guard_is_to_be_seen_stopping_and_passing(line: str, request_: str, un
     ("request_", "unseen"),
     [(WRITE, ["guard `g` was never seen not applying"]), (SMALL, ["guard `g` was never seen applying"])],
 )
-def test_a_guard_of_obligations_alone_applies_or_does_not(request_: str, unseen: list[str]) -> None:
+def test_coverage_expects_an_obligations_only_guard_to_apply_and_not_to_apply(request_: str, unseen: list[str]) -> None:
     rules = f'{DOORS}guard "g" on write {{ audit full when body.n > 5 }}'
     assert missing(rules, request_, "guard `g` was never seen") == unseen
 
@@ -125,7 +125,7 @@ def test_a_guard_of_obligations_alone_applies_or_does_not(request_: str, unseen:
         ("deny when body.n > 5   audit full", []),
     ],
 )
-def test_a_guard_that_always_acts_is_not_to_be_seen_passing(line: str, told: list[str]) -> None:
+def test_coverage_does_not_expect_a_guard_that_always_acts_to_pass(line: str, told: list[str]) -> None:
     assert left_out(f'{DOORS}guard "g" on write {{ {line} }}', "guard `g`") == told
 
 
@@ -146,7 +146,7 @@ def test_a_guard_that_always_acts_is_not_to_be_seen_passing(line: str, told: lis
         ("valid until 2030-01-01", "request.ip: absent"),
     ],
 )
-def test_a_requirement_is_to_be_seen_holding_and_failing(requirement: str, given: str) -> None:
+def test_coverage_expects_a_requirement_to_hold_and_to_fail(requirement: str, given: str) -> None:
     acts = "" if requirement.startswith("acts") else "acts for any user"
     issued = "" if requirement.startswith("issued") else "issued by acme"
     whole = (
@@ -162,12 +162,12 @@ def test_a_requirement_is_to_be_seen_holding_and_failing(requirement: str, given
     assert missing(rules, f"{when}GET /docs/1 {{ {given} }} => deny", f"`{requirement}`") == [held]
 
 
-def test_a_requirement_shows_nothing_of_another_agent() -> None:
+def test_a_request_of_another_agent_does_not_cover_a_requirement() -> None:
     requests = 'given agent "other" from plain GET /docs/1 => deny'
     assert "`issued by acme` was never seen failing" in missing(DOORS, requests)
 
 
-def test_a_time_from_and_until_is_to_be_seen_too_early_and_too_late() -> None:
+def test_coverage_expects_a_validity_period_to_fail_too_early_and_too_late() -> None:
     rules = """user "alice" { valid from 2026-01-01 until 2027-01-01   may read }
       agent "bot" { issued by acme   acts for any user   may read }"""
     request_ = "at {}-06-01T00:00:00Z GET /docs/1 => not confirm\n"
@@ -194,7 +194,7 @@ GOOD = 'attestation: { verified: true, by: lab, age: 5m, model: "large", environ
         ("attestation.verified: false", None),
     ],
 )
-def test_each_part_of_what_an_attester_vouches_for_is_seen_by_itself(worse: str, failed: str | None) -> None:
+def test_each_attester_requirement_is_covered_separately(worse: str, failed: str | None) -> None:
     inside = f"given {GOOD.replace(':', '', 1)}\nGET /docs/1 => allow\nGET /docs/1 {{ {worse} }} => deny"
     parts = ["`age <= 1h`", '`model "small" sha256:9f2c41 model "large"`', '`environment in ["tdx"]`']
     unseen = [words for part in parts for words in missing(ATTESTED, inside, part)]
@@ -206,7 +206,7 @@ def test_each_part_of_what_an_attester_vouches_for_is_seen_by_itself(worse: str,
     ]
 
 
-def test_an_attester_that_nobody_asks_has_nothing_to_see() -> None:
+def test_an_unused_attester_has_no_coverage_points() -> None:
     found = coverage(f"attester lab {{ age <= 1h }}{DOORS}")
     assert not [point for point in found.points if "age" in point.words]
 
@@ -240,27 +240,27 @@ LIMITS = ("`depth <= 2`", "`lifetime <= 1h`", "`no cycles`", "the limit `30m` of
         (handed(*[("first", "1m")] * 3), {LIMITS[1], LIMITS[3]}, {LIMITS[0], LIMITS[2]}),
     ],
 )
-def test_limits_on_chains_are_seen_where_there_is_a_chain(request_: str, held: set[str], failed: set[str]) -> None:
+def test_only_requests_with_a_chain_cover_chain_limits(request_: str, held: set[str], failed: set[str]) -> None:
     unseen = missing(CHAIN, request_)
     assert {limit for limit in LIMITS if f"{limit} was never seen holding" not in unseen} == held
     assert {limit for limit in LIMITS if f"{limit} was never seen failing" not in unseen} == failed
 
 
-def test_a_may_delegate_is_seen_when_it_handed_on() -> None:
+def test_a_may_delegate_is_covered_when_it_delegated() -> None:
     words = '`may delegate read to agent "bot" for 30m` never delegated anything'
     assert words in missing(CHAIN, "GET /docs/1 => allow")
     assert words in missing(CHAIN, handed(("first", "31m")))
     assert words not in missing(CHAIN, handed(("first", "1m")))
 
 
-def test_hops_show_the_rules_of_their_blocks() -> None:
+def test_hops_cover_the_rules_of_their_blocks() -> None:
     unseen = missing(CHAIN, handed(("first", "1m")))
     assert "`may read` never opened a door" not in unseen
     assert unseen.count("`issued by acme` was never seen failing") == 2
     assert "`issued by acme` was never seen holding" not in unseen
 
 
-def test_a_depth_that_no_chain_can_pass_is_not_to_be_seen_failing() -> None:
+def test_coverage_does_not_expect_an_unreachable_depth_limit_to_fail() -> None:
     rules = CHAIN.replace("depth <= 2", "depth <= 32")
     words = "`depth <= 32` can never be seen failing: chains of more than 32 hops are refused"
     assert left_out(rules, "depth") == [words]
@@ -283,7 +283,7 @@ guard "g" on /docs/{{id}}, TOOL mail/* except TOOL mail/draft {{ audit full }}""
         ('GET "/docs//1" => deny', set()),
     ],
 )
-def test_an_endpoint_is_seen_when_a_request_for_it_was_decided(request_: str, decided: set[str]) -> None:
+def test_an_endpoint_is_covered_when_a_request_for_it_was_decided(request_: str, decided: set[str]) -> None:
     found = coverage(PLACES, request_)
     assert {p.span.text for p in found.points if p.kind is PointKind.ENDPOINTS and p in found.hits} == decided
 
@@ -297,19 +297,21 @@ def test_an_endpoint_is_seen_when_a_request_for_it_was_decided(request_: str, de
         ("GET /docs/OPEN/x => allow", {"/Docs/**", "GET /**"}),  # what is taken out is what is written
     ],
 )
-def test_a_place_is_seen_in_any_case_and_what_it_takes_out_as_written(request_: str, decided: set[str]) -> None:
+def test_a_guard_endpoint_is_covered_in_any_case_and_its_except_only_as_written(
+    request_: str, decided: set[str]
+) -> None:
     rules = 'anyone { may GET /** }\nguard "g" on /Docs/** except /docs/open/* { audit full }'
     found = coverage(rules, request_)
     assert {p.span.text for p in found.points if p.kind is PointKind.ENDPOINTS and p in found.hits} == decided
 
 
-def test_a_place_that_its_own_exceptions_cover_is_left_out() -> None:
+def test_an_endpoint_inside_its_own_except_is_left_out() -> None:
     rules = f'{DOORS}guard "g" on TOOL mail/send, /docs/** except TOOL mail/* {{ audit full }}'
     words = "`TOOL mail/send` can never be decided by this guard: its `except` excludes all of it"
     assert left_out(rules, "mail") == [words]
 
 
-def test_a_pattern_that_several_doors_open_counts_once() -> None:
+def test_a_pattern_used_by_several_grants_counts_once() -> None:
     found = coverage(f'{DOORS}user where user.tenant == "b" {{ may read }}')
     assert [point.span.text for point in found.points if point.kind is PointKind.ENDPOINTS].count(
         "GET /docs/{id: doc}"
@@ -327,22 +329,22 @@ def test_a_pattern_that_several_doors_open_counts_once() -> None:
         'given user absent given user.tenant "a" GET /docs/1 => allow',  # cannot be asked
     ],
 )
-def test_what_is_not_decided_shows_nothing(inside: str) -> None:
+def test_an_undecided_case_covers_nothing(inside: str) -> None:
     assert coverage(DOORS, inside).count.seen == 0
 
 
-def test_a_case_that_fails_still_shows_what_it_passed() -> None:
+def test_a_failing_case_still_adds_coverage() -> None:
     assert coverage(DOORS, "GET /docs/1 => deny").count.seen > 0
 
 
-def test_each_case_is_told_what_it_showed() -> None:
+def test_coverage_is_recorded_per_case() -> None:
     found = coverage(DOORS, "GET /docs/1 => allow  POST /docs/1 => allow")
     [(first, reading), (second, writing)] = sorted(found.by_case.items())
     assert (first[:2], second[:2]) == (("main", "t"), ("main", "t"))
     assert {point.span.text for point in writing - reading} == {"POST /docs/{id: doc}"}
 
 
-def test_the_cases_of_a_place_are_those_that_showed_something_there() -> None:
+def test_cases_of_returns_the_cases_that_cover_a_span() -> None:
     found = coverage(DOORS, "GET /docs/1 => allow  POST /docs/1 => allow  GET /docs/2 => allow")
     [reading] = [point.span for point in found.points if point.span.text == "GET /docs/{id: doc}"]
     first, _, third = sorted(found.by_case)

@@ -13,7 +13,7 @@ from tests.testing.running import checked
 FOUND = coverage(guarded("body.n > 5 and body.urgent"), written(n="9"))
 
 
-def test_the_text_says_what_was_seen_and_annotates_the_lines() -> None:
+def test_the_text_report_shows_totals_and_annotates_lines() -> None:
     lines = render_text(FOUND).split("\n")
     assert lines[:11] == [
         "coverage 47.6 %: 10 of 21 seen, 11 missing",
@@ -36,18 +36,18 @@ def test_the_text_says_what_was_seen_and_annotates_the_lines() -> None:
     ]
 
 
-def test_a_line_where_nothing_is_missing_is_not_shown() -> None:
+def test_a_fully_covered_line_is_not_shown() -> None:
     assert "issuer acme" not in render_text(FOUND)
 
 
-def test_without_anything_missing_there_are_no_lines() -> None:
+def test_the_text_report_of_full_coverage_shows_no_lines() -> None:
     found = coverage("anyone { may GET /health }", "GET /health => allow")
     assert render_text(found).startswith("coverage 100 %: 2 of 2 seen\n")
     assert "|" not in render_text(found)
     assert render_text(merge_coverage([])) == "coverage 100 %: 0 of 0 seen\n\n"
 
 
-def test_colour_adds_nothing_but_colour() -> None:
+def test_coloured_text_adds_only_colours() -> None:
     coloured = render_text(FOUND, colour=True)
     assert "\x1b[" in coloured
     bare = coloured
@@ -56,7 +56,7 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert bare == render_text(FOUND)
 
 
-def test_neither_a_policy_nor_its_name_has_power_over_the_terminal() -> None:
+def test_the_text_report_escapes_terminal_control_characters() -> None:
     span = Span(Source("a\x1b[31m\u202e.policy", "x\u202e\x1b[2J y"), 0, 6)
     shown = render_text(Coverage((Point(PointKind.RULES, "x", "acted", span, "`x\x1b[2J` never acted"),), {}))
     assert all(char.isprintable() or char == "\n" for char in shown)
@@ -70,7 +70,7 @@ def test_a_share_is_never_rounded_up(seen: int, total_: int, percent: str) -> No
     assert CoverageCount(seen, total_).percent == percent
 
 
-def test_as_data_it_has_counts_and_every_missing_point_with_its_place() -> None:
+def test_the_json_report_has_counts_and_the_place_of_every_missing_point() -> None:
     data = json.loads(json.dumps(FOUND.to_dict()))
     assert (data["seen"], data["total"]) == (FOUND.count.seen, FOUND.count.total)
     assert data["fraction"] == FOUND.fraction
@@ -83,6 +83,6 @@ def test_as_data_it_has_counts_and_every_missing_point_with_its_place() -> None:
     } in data["missing"]  # fmt: skip
 
 
-def test_a_file_of_tests_alone_has_nothing_to_see() -> None:
+def test_a_file_with_only_tests_has_no_coverage_points() -> None:
     found = coverage_of(checked(BASE + DOORS, 'test "u" { use office GET /docs/1 => allow }'))
     assert [source.name for source in found.files] == ["0.policy"]

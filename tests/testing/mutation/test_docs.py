@@ -11,7 +11,7 @@ from tests.testing.mutation.faulty import checked
 PAGE = (CHECKOUT / "docs" / "mutation.md").read_text(encoding="utf-8")
 
 
-def test_the_survivor_is_reported_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_docs_page_shows_the_reported_survivor(capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     [shown] = re.findall(r"^```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     exec(code, {})

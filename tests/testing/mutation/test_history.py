@@ -101,11 +101,11 @@ def guard(condition: str) -> str:
         ("deny when count of POST /pay/{id} within 1h > 9", "count instead", []),
     ],
 )  # fmt: skip
-def test_an_operator_makes_these_faults(condition: str, operator: str, lines: list[str]) -> None:
+def test_each_mutation_operator_generates_the_expected_lines(condition: str, operator: str, lines: list[str]) -> None:
     assert sorted(lines_with(guard(condition), operator)) == sorted(lines)
 
 
-def test_a_mutant_is_killed_where_a_run_of_the_tests_fails() -> None:
+def test_a_mutant_is_killed_when_the_test_run_fails() -> None:
     policy = checked(WORLD + GUARDS + TESTS)
     workshop = LoweringCache.of(policy)
     for test in ("reviews", "secrets"):
@@ -118,7 +118,7 @@ def test_a_mutant_is_killed_where_a_run_of_the_tests_fails() -> None:
                 assert killed != run(cases, mutant.kernel).ok, (fault.name, test)
 
 
-def test_what_a_request_leaves_behind_is_asked_for_later() -> None:
+def test_a_later_request_kills_a_mutant_that_changes_history() -> None:
     """The guard denies what no test expects to be allowed; what comes after it tells whether it happened."""
     policy = f"""{WORLD}guard "g" on GET /secret {{ deny when user.id == "eve" }}
       guard "h" on POST /out {{ deny when after GET /secret within 1h }}
@@ -131,21 +131,21 @@ def test_what_a_request_leaves_behind_is_asked_for_later() -> None:
     assert dropped.killer.request == "POST /out"
 
 
-def test_a_survivor_is_told_with_the_line_that_is_another() -> None:
+def test_the_report_of_a_survivor_shows_the_changed_line() -> None:
     test = 'test "t" { given agent "bot" from acme for user "ann" POST /pay/1 => deny by "g" POST /out => allow }'
     told = mutate(checked(guard("require after POST /out within 1h") + test)).render()
     assert "survived: halve a window" in told
     assert "    -  require after POST /out within 1h\n    +  require after POST /out within 30m" in told
 
 
-def test_what_counting_whole_numbers_proves_to_be_the_same_is_left_out() -> None:
+def test_a_mutant_equivalent_over_whole_numbers_is_detected() -> None:
     policy = checked(guard("deny when count of POST /out within 1h >= 3 or count of POST /out within 1h > 5"))
     workshop = LoweringCache.of(policy)
     made = [workshop.mutant(one) for one in find_faults(policy.program) if one.operator == "drop a part of or"]
     assert [is_equivalent(one) for one in made if one] == [False, True]
 
 
-def test_what_is_remembered_for_no_rule_any_more_is_forgotten() -> None:
+def test_dropping_a_guard_drops_its_watches() -> None:
     policy = checked(guard("require after POST /out within 1h"))
     workshop = LoweringCache.of(policy)
     (gone,) = (workshop.mutant(one) for one in find_faults(policy.program) if one.operator == "drop a guard")

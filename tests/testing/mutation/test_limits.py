@@ -69,11 +69,11 @@ def rate(inside: str, head: str = "per user.id on /a") -> str:
          "drop a limit", ["sum body.amount <= 50 within 1h", "count <= 2 within 24h"]),
     ],
 )  # fmt: skip
-def test_an_operator_makes_these_faults(policy: str, operator: str, lines: list[str]) -> None:
+def test_each_mutation_operator_generates_the_expected_lines(policy: str, operator: str, lines: list[str]) -> None:
     assert sorted(lines_with(policy, operator)) == sorted(lines)
 
 
-def test_the_place_of_a_limit_becomes_wider() -> None:
+def test_the_endpoint_pattern_of_a_limit_is_widened() -> None:
     found = [one.lines.telling for one in faults(rate("9/1m")) if one.operator == "widen a place"]
     assert 'rate "r" per user.id {' in found
     assert 'rate "r" per user.id on /** {' in found
@@ -83,11 +83,11 @@ def test_the_place_of_a_limit_becomes_wider() -> None:
     ("window", "half"),
     [("1m", "30s"), ("1h", "30m"), ("24h", "12h"), ("3s", "1500ms"), ("1h30m", "45m"), ("1d", "12h"), ("5m", "150s")],
 )
-def test_half_a_window_is_written_in_one_unit(window: str, half: str) -> None:
+def test_a_halved_window_is_written_in_one_unit(window: str, half: str) -> None:
     assert half_window(window) == half
 
 
-def test_sequences_are_asked_as_a_whole() -> None:
+def test_a_mutant_is_tested_with_the_whole_request_sequence() -> None:
     """The guard denies the first request of each test but one: what it no longer denies is counted."""
     policy = f"""{WORLD}guard "g" on /a {{ deny when body.amount > 5 }}
       rate "r" per user.id on /a {{ 2/1m }}
@@ -103,7 +103,7 @@ def test_sequences_are_asked_as_a_whole() -> None:
     assert outcomes["drop a rate"].fate is MutantStatus.SURVIVED
 
 
-def test_a_survivor_is_told_with_the_line_that_is_another() -> None:
+def test_the_report_of_a_survivor_shows_the_changed_line() -> None:
     policy = f'{rate("9/1m")} test "t" {{ given user "ann" repeat 10 in 1ms POST /a => first throttle at 10 }}'
     found = mutate(checked(policy))
     told = found.render()

@@ -40,7 +40,7 @@ def differing(policy: CheckResult, faults: list[Fault]) -> list[str]:
 
 @scaled
 @pytest.mark.parametrize("name", EXAMPLE_NAMES)
-def test_the_text_of_a_fault_means_what_its_mutant_means(name: str) -> None:
+def test_the_text_of_a_fault_compiles_to_its_mutant(name: str) -> None:
     policy = example(name)
     every = list(find_faults(policy.program))
     assert len(every) > 10
@@ -56,14 +56,14 @@ def so_in_a_policy(seed: int) -> None:
 
 @settings(deadline=None, max_examples=2)
 @given(seed=st.integers(0, 2**32))
-def test_so_it_is_in_any_policy(seed: int) -> None:
+def test_the_text_of_a_fault_compiles_to_its_mutant_in_random_policies(seed: int) -> None:
     so_in_a_policy(seed)
 
 
 @pytest.mark.deep
 @settings(deadline=None, max_examples=200)
 @given(seed=st.integers(0, 2**32))
-def test_so_it_is_in_hundreds_of_policies(seed: int) -> None:
+def test_the_text_of_a_fault_compiles_to_its_mutant_in_hundreds_of_policies(seed: int) -> None:
     so_in_a_policy(seed)
 
 
@@ -87,7 +87,7 @@ def told(answer: CaseAnswer | None) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("name", ["delegation", "drive", "multi-tenant", "spending-caps", *LARGE])
-def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whole_policy_would(name: str) -> None:
+def test_the_mutant_runner_agrees_with_deciding_every_case_by_the_whole_policy(name: str) -> None:
     policy = example(name)
     workshop = LoweringCache.of(policy)
     examiner = MutantRunner.of(policy.cases, workshop.kernel)
@@ -109,7 +109,7 @@ def test_a_mutant_is_asked_all_that_it_answers_otherwise_and_answers_as_the_whol
 
 
 @pytest.mark.parametrize("name", ["approve-then-pay", "plans", "secret-then-silent", "spending-caps"])
-def test_where_requests_are_counted_a_mutant_is_killed_where_a_run_of_the_tests_fails(name: str) -> None:
+def test_a_mutant_of_a_policy_with_limits_is_killed_when_the_test_run_fails(name: str) -> None:
     policy = example(name)
     workshop = LoweringCache.of(policy)
     tests = sorted({case.test for case in policy.cases})
@@ -140,14 +140,14 @@ guard "g" on /a {{ {inside} }}
             "drop a part of and", "drop a part of and", "swap and/or"]),
     ],
 )  # fmt: skip
-def test_what_logic_proves_to_be_the_same_is_left_out(inside: str, left_out: list[str]) -> None:
+def test_provably_equivalent_mutants_are_detected(inside: str, left_out: list[str]) -> None:
     policy = checked(POLICY.format(inside=inside))
     workshop = LoweringCache.of(policy)
     made = [(fault.operator, workshop.mutant(fault)) for fault in find_faults(policy.program)]
     assert sorted(name for name, mutant in made if mutant and is_equivalent(mutant)) == left_out
 
 
-def test_a_door_that_another_one_opens_as_well_may_be_missing() -> None:
+def test_dropping_a_may_covered_by_another_may_is_equivalent() -> None:
     policy = checked("user any { may GET /a/**\n may GET /a/b }")
     workshop = LoweringCache.of(policy)
     gone = [(one, workshop.mutant(one)) for one in find_faults(policy.program) if one.operator == "drop a may"]

@@ -44,7 +44,7 @@ def fate(found: MutationReport, name: str) -> MutantStatus:
     return outcome.fate
 
 
-def test_a_mutant_that_a_test_notices_is_killed_by_it() -> None:
+def test_a_failing_test_kills_the_mutant() -> None:
     [outcome] = [one for one in report().outcomes if one.name == MOVED]
     assert outcome.fate is MutantStatus.KILLED
     assert outcome.killer is not None
@@ -52,25 +52,25 @@ def test_a_mutant_that_a_test_notices_is_killed_by_it() -> None:
     assert outcome.killer == outcome.asked[-1]
 
 
-def test_a_mutant_that_no_test_notices_survives_until_one_does() -> None:
+def test_a_mutant_survives_until_a_test_kills_it() -> None:
     dropped = 'drop a line of a guard in guard "large": confirm by user when body.amount > 100'
     assert fate(report(), dropped) is MutantStatus.SURVIVED
     assert fate(report(CONFIRMS), dropped) is MutantStatus.KILLED
 
 
-def test_only_the_tests_that_are_chosen_are_asked() -> None:
+def test_mutation_runs_only_the_selected_tests() -> None:
     policy = checked(POLICY + HALF + CONFIRMS)
     found = mutate(policy, tests=frozenset({("main", "confirms")}))
     assert {shown.test for outcome in found.outcomes for shown in outcome.asked} == {"confirms"}
 
 
-def test_a_test_that_does_not_touch_a_mutant_is_not_asked() -> None:
+def test_a_request_that_a_mutant_cannot_affect_is_not_run() -> None:
     asked = [one.asked for one in report().outcomes if one.operator == "move a bound"]
     assert asked
     assert all(shown.request != "GET /a" for shown in sum(asked, ()))
 
 
-def test_a_survivor_shows_as_a_diff_that_applies() -> None:
+def test_a_survivor_is_shown_as_a_unified_diff() -> None:
     [outcome] = [one for one in report().survivors if "confirm by user when body.amount > 101" in one.name]
     assert outcome.diff == "\n".join([
         "--- 0.policy", "+++ 0.policy", "@@ -4,5 +4,5 @@",
@@ -80,7 +80,7 @@ def test_a_survivor_shows_as_a_diff_that_applies() -> None:
     assert outcome.line == 6
 
 
-def test_a_rule_that_no_test_is_about_is_told_as_such() -> None:
+def test_a_mutant_of_an_uncovered_rule_is_reported_as_uncovered() -> None:
     more = 'agent "bot" { issued by i  acts alone  may GET /c }\nissuer i { url "https://i.example"  scopes none }'
     [outcome] = [
         one
@@ -91,7 +91,7 @@ def test_a_rule_that_no_test_is_about_is_told_as_such() -> None:
     assert "no test covers this" in outcome.render()
 
 
-def test_what_earlier_requests_spend_is_spent_for_mutants_too() -> None:
+def test_mutants_see_the_approvals_spent_by_earlier_requests() -> None:
     approved = """guard "twice" on GET /a { confirm by role boss within 5m }
     entity user { roles: set<string> }
     test "spent" {
@@ -129,21 +129,19 @@ NOTICED = (
 
 
 @pytest.mark.parametrize(("shown", "killed"), [((), 0), (NOTICED[:1], 2), (NOTICED, 4)])
-def test_what_may_change_after_an_approval_is_noticed_by_approvals_of_other_requests(
-    shown: tuple[str, ...], killed: int
-) -> None:
+def test_approvals_of_other_requests_kill_mutants_of_the_approval_binding(shown: tuple[str, ...], killed: int) -> None:
     found = mutate(checked(POLICY + BOUND.replace("OTHERS", "  ".join(shown))))
     bound = [one for one in found.outcomes if one.operator == "change what is approved"]
     assert len(bound) == 4
     assert [one.fate for one in bound].count(MutantStatus.KILLED) == killed
 
 
-def test_a_policy_whose_tests_fail_teaches_nothing() -> None:
+def test_mutation_rejects_a_policy_whose_tests_fail() -> None:
     with pytest.raises(FailingTestError, match="test `wrong` fails without any fault"):
         report('test "wrong" { GET /a => deny }')
 
 
-def test_a_kernel_is_made_for_every_mutant() -> None:
+def test_each_mutant_has_its_own_kernel() -> None:
     policy = checked(POLICY)
     gone = [one.kernel for one in mutants(policy) if one.fault.operator == "drop a guard"]
     assert [kernel.guards for kernel in gone] == [()]
@@ -161,7 +159,7 @@ def explained(text: str, *more: str) -> MutationReport:
     return report(f"# survives: {text}\n", *more)
 
 
-def test_an_explained_survivor_is_accepted_and_no_other_one() -> None:
+def test_an_explanation_accepts_only_its_own_survivor() -> None:
     before, after = report(), explained(f"{SURVIVOR} because nobody counts so closely")
     assert {one.name for one in before.survivors} - {one.name for one in after.survivors} == {SURVIVOR}
     [outcome] = [one for one in after.outcomes if one.fate is MutantStatus.EXPLAINED]
@@ -169,7 +167,7 @@ def test_an_explained_survivor_is_accepted_and_no_other_one() -> None:
     assert after.stale == ()
 
 
-def test_a_reason_may_say_because_itself() -> None:
+def test_the_reason_of_an_explanation_may_contain_because() -> None:
     [one] = [one for one in explained(f"{SURVIVOR} because it is, because I say so").outcomes if one.reason]
     assert one.reason == "it is, because I say so"
 
@@ -184,14 +182,14 @@ def test_a_reason_may_say_because_itself() -> None:
         (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "it is already explained"),
     ],
 )
-def test_an_explanation_of_no_survivor_is_told(text: str, more: str, why: str) -> None:
+def test_an_explanation_without_a_survivor_is_reported_as_stale(text: str, more: str, why: str) -> None:
     found = explained(text, more)
     assert [one.why for one in found.stale] == [why]
     assert not found.ok
     assert found.stale[0].render().startswith("0.policy:")
 
 
-def test_a_comment_behind_something_explains_nothing() -> None:
+def test_a_trailing_comment_is_not_an_explanation() -> None:
     found = report(f"enum e = a # survives: {SURVIVOR} because x\n")
     assert found.stale == ()
     assert SURVIVOR in {one.name for one in found.survivors}
@@ -200,7 +198,7 @@ def test_a_comment_behind_something_explains_nothing() -> None:
 # ── Reports ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_score_counts_what_could_be_noticed() -> None:
+def test_the_score_is_the_share_of_killed_mutants() -> None:
     found = report()
     killed, survived = found.counts[MutantStatus.KILLED], found.counts[MutantStatus.SURVIVED]
     assert 0 < found.score < 100
@@ -208,7 +206,7 @@ def test_the_score_counts_what_could_be_noticed() -> None:
     assert not found.ok
 
 
-def test_a_report_as_data_says_all_that_it_shows() -> None:
+def test_the_json_report_lists_every_mutant() -> None:
     found = report()
     data = json.loads(json.dumps(found.to_dict()))
     assert data["tried"] == data["made"] == len(data["mutants"]) == sum(found.counts.values())
@@ -219,13 +217,13 @@ def test_a_report_as_data_says_all_that_it_shows() -> None:
     assert all(one["diff"].startswith("--- 0.policy") for one in survivors)
 
 
-def test_colours_are_all_that_they_add() -> None:
+def test_coloured_output_adds_only_colours() -> None:
     found = report()
     assert "\033" not in found.render()
     assert re.sub(r"\033\[\d*m", "", found.render(colour=True)) == found.render()
 
 
-def test_a_seed_always_takes_the_same_sample() -> None:
+def test_the_same_seed_selects_the_same_sample() -> None:
     one, again, other = (report(limit=8, seed=seed) for seed in (1, 1, 2))
     assert one.to_dict() == again.to_dict()
     assert [o.name for o in one.outcomes] != [o.name for o in other.outcomes]
@@ -233,11 +231,11 @@ def test_a_seed_always_takes_the_same_sample() -> None:
     assert f"8 mutants of {one.made} (seed 1)" in one.summary
 
 
-def test_an_explanation_of_what_was_not_tried_is_not_stale() -> None:
+def test_an_explanation_of_an_untried_mutant_is_not_stale() -> None:
     assert mutate(checked(f"{POLICY}{HALF}# survives: {MOVED} because x\n"), limit=0).stale == ()
 
 
-def test_several_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_report_the_same_as_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, done = example("delegation"), []
     alone = mutate(policy)
     monkeypatch.setattr(run, "MIN_PARALLEL_FAULTS", 1)

@@ -92,7 +92,7 @@ def guard(inside: str, on: str = " on refunds") -> str:
             "delegation { no cycles }", "delegation { depth <= 3 }"]),
     ],
 )  # fmt: skip
-def test_an_operator_makes_these_faults(policy: str, operator: str, lines: list[str]) -> None:
+def test_each_mutation_operator_generates_the_expected_lines(policy: str, operator: str, lines: list[str]) -> None:
     assert lines_with(policy, operator)[-len(lines) :] == lines
 
 
@@ -114,7 +114,7 @@ def test_an_operator_makes_these_faults(policy: str, operator: str, lines: list[
         ("user.plan >= team", ["free", "enterprise"]),
     ],
 )
-def test_a_bound_moves_by_the_least_that_is_written(condition: str, moved: list[str]) -> None:
+def test_a_bound_moves_by_its_smallest_written_unit(condition: str, moved: list[str]) -> None:
     found = [one for one in faults(guard(f"deny when {condition}")) if "deny when" in one.lines.telling]
     assert [one.after for one in found if one.operator == "move a bound"] == moved
 
@@ -131,7 +131,7 @@ def test_a_bound_moves_by_the_least_that_is_written(condition: str, moved: list[
         ('TOOL "mail/send it"', ['TOOL "mail/*"'], []),
     ],
 )
-def test_a_place_becomes_wider_and_narrower(place: str, wider: list[str], narrower: list[str]) -> None:
+def test_an_endpoint_pattern_is_widened_and_narrowed(place: str, wider: list[str], narrower: list[str]) -> None:
     found = [one for one in faults(guard("deny", on=f" on {place}")) if 'guard "g" on' in one.lines.telling]
     told = {name: sorted(one.lines.telling for one in found if one.operator == f"{name} a place") for name in (
         "widen", "narrow")}  # fmt: skip
@@ -146,26 +146,26 @@ def test_a_definition_that_is_used_twice_has_each_fault_once() -> None:
     assert flips == ["flip a comparison in define rich: define rich = body.amount >= 5"]
 
 
-def test_every_fault_has_a_name_of_its_own() -> None:
+def test_fault_names_are_unique() -> None:
     names = [one.name for one in faults(guard("deny when body.amount > 5\n  deny when body.amount > 5"))]
     assert len(set(names)) == len(names)
     assert any(name.endswith("[2]") for name in names)
 
 
-def test_a_comment_behind_a_line_goes_with_it_and_others_stay() -> None:
+def test_dropping_a_line_drops_only_its_own_comment() -> None:
     policy = guard("# why\n  deny # this\n  audit full # that")
     [fault] = [one for one in faults(policy) if one.operator == "drop a line of a guard"]
     assert fault.text.count("# this") == 0
     assert fault.text.count("# why") == fault.text.count("# that") == 1
 
 
-def test_words_in_comments_and_texts_are_no_connectives() -> None:
+def test_connectives_in_comments_and_strings_are_not_mutated() -> None:
     policy = guard('deny when user.tenant == " and " # and\n    and body.amount > 5')
     [fault] = [one for one in faults(policy) if one.operator == "swap and/or"]
     assert ' == " and " # and\n    or body.amount' in fault.text
 
 
-def test_a_name_says_nothing_of_comments() -> None:
+def test_fault_lines_leave_out_comments() -> None:
     policy = guard('deny when user.tenant == "#1" # because')
     assert lines_with(policy, "drop a condition") == ["deny"]
     assert 'deny when user.tenant != "#1"' in lines_with(policy, "flip a comparison")

@@ -27,7 +27,7 @@ CLAIM = 'forall request where request.path like "/claims/*/payments"'
         ("", f"{CLAIM} => deny", ClaimVerdict.FAILED),
     ],
 )
-def test_nothing_happened_before_a_request_that_is_drawn(guard: str, claim: str, verdict: ClaimVerdict) -> None:
+def test_drawn_requests_have_an_empty_history(guard: str, claim: str, verdict: ClaimVerdict) -> None:
     test = f'package claims\ntest "t" {{ given agent "bot" from acme for user "ann"   {claim} }}'
     (result,) = tried((POLICY + guard,), test, examples=60)
     assert result.verdict is verdict

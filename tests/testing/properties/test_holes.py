@@ -73,7 +73,7 @@ HOLES = [
 
 
 @pytest.mark.parametrize(("texts", "claim", "sound", "hole"), HOLES, ids=[hole.strip() for *_, hole in HOLES])
-def test_a_hole_is_found_and_what_is_printed_fails_in_the_same_way(
+def test_a_hole_is_found_and_its_pasted_counterexample_fails_equally(
     texts: Texts, claim: str, sound: str, hole: str
 ) -> None:
     broken = with_hole(texts, sound, hole)
@@ -99,7 +99,7 @@ def asked(case: Case) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(("texts", "claim"), dict.fromkeys((texts, claim) for texts, claim, *_ in HOLES))
-def test_nothing_is_found_where_there_is_no_hole(texts: Texts, claim: str) -> None:
+def test_a_sound_policy_passes_the_claim(texts: Texts, claim: str) -> None:
     [result] = tried(texts, claim, examples=40)
     if claim.endswith(f"{HANDED_ON} }}"):
         assert result.verdict in (ClaimVerdict.PASSED, ClaimVerdict.UNDECIDED)  # there is no such chain

@@ -46,13 +46,13 @@ def counterexample(result: PropertyResult) -> Case:
 # ── Verdicts ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_claim_that_holds_passes_after_as_many_examples_as_were_asked_for() -> None:
+def test_a_true_claim_passes_after_the_requested_number_of_examples() -> None:
     result = one(ISLANDS, examples=70)
     assert (result.verdict, result.examples) == (ClaimVerdict.PASSED, 70)
     assert result.drawn >= 70
 
 
-def test_a_claim_about_requests_that_there_are_not_is_undecided_and_does_not_pass() -> None:
+def test_a_claim_about_impossible_requests_is_undecided_and_does_not_pass() -> None:
     result = one("forall request where request.size > 5 and request.size < 3 => deny", examples=50)
     assert (result.verdict, result.ok, result.examples) == (ClaimVerdict.UNDECIDED, False, 0)
     assert result.drawn > 0
@@ -70,12 +70,12 @@ def test_the_same_seed_tries_the_same_requests() -> None:
     assert (first.text, first.examples, first.drawn) == (again.text, again.examples, again.drawn)
 
 
-def test_other_seeds_try_others() -> None:
+def test_different_seeds_try_different_requests() -> None:
     hole = with_hole((PAYMENTS,), "  require same_tenant\n", "  require same_tenant or user.plan == enterprise\n")
     assert len({one(ISLANDS, *hole, seed=seed).drawn for seed in range(4)}) > 1
 
 
-def test_claims_of_one_test_are_tried_one_by_one() -> None:
+def test_claims_of_one_test_are_tried_separately() -> None:
     results = tried(
         BROKEN, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} forall request where user.id is absent => not confirm }}'
     )
@@ -103,7 +103,7 @@ def test_any_expectation_can_be_claimed(claim: str, verdict: ClaimVerdict) -> No
 # ── What the world gives ──────────────────────────────────────────────────────────────────────
 
 
-def test_what_the_world_gives_stays_as_given() -> None:
+def test_given_facts_are_never_changed_in_counterexamples() -> None:
     case = counterexample(one("use office forall request where body.amount > 400 => not allow"))
     assert case.now.isoformat() == "2026-03-02T10:00:00+00:00"
     question = case.question
@@ -115,12 +115,12 @@ def test_what_the_world_gives_stays_as_given() -> None:
     }  # fmt: skip
 
 
-def test_a_fact_that_is_given_absent_is_never_there() -> None:
+def test_a_fact_given_as_absent_is_never_drawn() -> None:
     result = one("use office given request.size absent forall request where request.size > 0 => deny", examples=40)
     assert (result.verdict, result.examples) == (ClaimVerdict.UNDECIDED, 0)
 
 
-def test_given_rows_that_decide_nothing_are_left_out_of_what_is_printed() -> None:
+def test_a_counterexample_leaves_out_irrelevant_entity_rows() -> None:
     result = one('use office forall request where request.path == "/v1/invoices/42" => not allow')
     assert result.text is not None
     assert 'invoice "42"' in result.text
@@ -131,7 +131,7 @@ def test_given_rows_that_decide_nothing_are_left_out_of_what_is_printed() -> Non
 # ── How small it gets ─────────────────────────────────────────────────────────────────────────
 
 
-def test_no_line_and_no_fact_of_a_counterexample_can_go() -> None:
+def test_a_counterexample_has_no_removable_line_or_fact() -> None:
     case = counterexample(one(ISLANDS, *BROKEN))
     assert {str(ref): sorted(row.attributes) for ref, row in case.rows.items()} == {
         'user "alice"': ["roles", "tenant"], 'invoice "1"': ["tenant"],
@@ -147,7 +147,7 @@ def test_no_line_and_no_fact_of_a_counterexample_can_go() -> None:
         assert run(collect(pasted), pasted.kernel).results[0].status is ResultStatus.PASSED, lines[index]
 
 
-def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
+def test_a_counterexample_shrinks_numbers_to_the_wrong_bound() -> None:
     hole = with_hole((PAYMENTS,), "when body.amount > 500 message", "when body.amount > 501 message")
     claim = (
         'forall request where request.path like "*/refunds" and body.amount > 500 and not approval.granted => not allow'
@@ -159,7 +159,7 @@ def test_numbers_stand_at_the_bound_that_is_wrong() -> None:
 # ── Output ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_failure_is_told_with_its_place_the_request_what_came_and_a_test() -> None:
+def test_a_failed_claim_shows_its_place_request_outcomes_and_a_test() -> None:
     result = one(ISLANDS, *BROKEN)
     told = result.render().splitlines()
     assert told[0] == f'{format_location(result.prop.span)}: failed test "c"'
@@ -172,7 +172,7 @@ def test_a_failure_is_told_with_its_place_the_request_what_came_and_a_test() -> 
     assert any(line.startswith("    ✓ door") for line in told)
 
 
-def test_results_are_data_as_well() -> None:
+def test_property_results_convert_to_json() -> None:
     failed = one(ISLANDS, *BROKEN)
     found = failed.to_dict()
     assert found["claim"] == ISLANDS
@@ -183,7 +183,7 @@ def test_results_are_data_as_well() -> None:
     assert one(f'skip "later" {ISLANDS}').to_dict()["reason"] == "later"
 
 
-def test_without_hypothesis_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_missing_hypothesis_states_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = checked(PAYMENTS, f'{OF_PAYMENTS}test "c" {{ {ISLANDS} }}')
     assert found.kernel is not None
     monkeypatch.setitem(sys.modules, "hypothesis", None)
@@ -192,14 +192,14 @@ def test_without_hypothesis_it_is_said_how_to_install_it(monkeypatch: pytest.Mon
     assert caught.value.hint == "in a checkout of policyengine: `pip install -c constraints.txt '.[testing]'`"
 
 
-def test_without_claims_hypothesis_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_without_claims_do_not_need_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
     found = checked(PAYMENTS)
     assert found.kernel is not None
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert try_properties(found.properties, found.kernel) == ()
 
 
-def test_the_page_shows_what_is_printed() -> None:
+def test_the_page_shows_the_printed_output() -> None:
     page = (Path(__file__).parents[3] / "docs" / "properties.md").read_text(encoding="utf-8")
     [policy] = re.findall(r"^```policy\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
@@ -223,7 +223,7 @@ HANDED_ON = """test "t" { forall request where chain.root == "planner" => not al
 """
 
 
-def test_one_hands_on_to_the_agent_of_another_issuer() -> None:
+def test_a_counterexample_can_delegate_to_an_agent_of_another_issuer() -> None:
     (result,) = tried((TWO_HOUSES,), HANDED_ON)
     assert result.verdict is ClaimVerdict.FAILED
 
@@ -234,6 +234,6 @@ NEVER = """test "t" { forall request where request.method == "POST" => not allow
 """
 
 
-def test_a_weekend_in_some_years_is_found() -> None:
+def test_a_counterexample_can_need_a_weekend_years_ahead() -> None:
     (result,) = tried((IN_YEARS,), NEVER)
     assert result.verdict is ClaimVerdict.FAILED
