@@ -28,7 +28,7 @@ from tests.generate.requests import NOW, approved, directory
 from tests.generate.specified import ANY_TIME, Said, Specified, micros, said
 
 PEEKED = 0.3  # of the questions are only evaluated
-CAREFUL = 0.1  # of the questions without effects are decided with care too
+CAREFUL = 0.5  # share of the questions without effects that `plan` and `resume` decide too
 FOLLOWED = 0.6  # share of confirms that are asked again, with approvals
 
 
