@@ -111,12 +111,12 @@ class Request:
     def from_json(cls, data: bytes | str) -> Request:
         """Parse JSON: numbers stay exact; a duplicate key, NaN or another hazard makes the fact unknown. Raises
         RequestError."""
-        return decode_request(wire.from_json, data)
+        return decode_request(wire.from_json, data, ordinary=True)
 
     @classmethod
     def from_msgpack(cls, data: bytes) -> Request:
         """Parse MessagePack of the same shape. Raises RequestError."""
-        return decode_request(wire.from_msgpack, data)
+        return decode_request(wire.from_msgpack, data, ordinary=True)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, object]) -> Request:
@@ -193,14 +193,14 @@ FROM_ELSEWHERE = (
 Data = TypeVar("Data")
 
 
-def decode_request(decode: Callable[[Data], object], data: Data) -> Request:
+def decode_request(decode: Callable[[Data], object], data: Data, *, ordinary: bool = False) -> Request:
     try:
         raw = decode(data)
     except wire.DecodeError as error:
         raise RequestError("", str(error)) from None
     if not isinstance(raw, dict):
         raise RequestError("", f"a request must be an object, got {describe_raw_value(raw)}")
-    return read_request(raw)
+    return (read_ordinary_request(raw) if ordinary else None) or read_request(raw)
 
 
 def read_ordinary_request(raw: dict[str, object]) -> Request | None:

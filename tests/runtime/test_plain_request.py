@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from decimal import Decimal
 from itertools import islice
@@ -22,6 +23,11 @@ ASKED: dict[str, Any] = {
     "agent": {"id": "bot", "issuer": "acme", "groups": ["ops"]},
     "context": {"risk": 3, "ratio": 0.5},
 }
+
+
+TWICE = (
+    '{"request": {"method": "GET", "path": "/a"}, "context": {"risk": 1, "risk": 2}, "agent": {"id": "a", "id": "b"}}'
+)
 
 
 def read_with_care(question: dict[str, Any]) -> Request | None:
@@ -49,6 +55,16 @@ def test_generated_questions_are_read_to_the_same_request_in_one_pass(seed: int)
     questions = [one.question for one in islice(askings(seed, 60), 60) if type(one.question) is dict]
     ordinary = sum(hold_equal(question) for question in questions)
     assert ordinary > len(questions) // 2
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps(ASKED), TWICE, '{"request": {"method": "GET", "path": "/a", "size": 1e400}}']
+)
+def test_json_is_read_to_the_same_request_in_one_pass(text: str) -> None:
+    expected = decode_request(decode.from_json, text)
+    found = Request.from_json(text)
+    assert found == expected
+    assert canonical_bytes(found.facts) == canonical_bytes(expected.facts)
 
 
 @pytest.mark.parametrize("hazard", HAZARDS, ids=lambda hazard: hazard.__name__)
