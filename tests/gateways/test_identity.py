@@ -30,7 +30,7 @@ ENVOYS = [kind for kind in KINDS if kind.name.startswith("envoy")]
 
 def with_identity(text: str) -> str:
     """As the files say that it is turned on."""
-    lines = [line for line in text.splitlines(keepends=True) if "# not with `serve --identity`" not in line]
+    lines = [line for line in text.splitlines(keepends=True) if "# remove with `serve --identity`" not in line]
     return "".join(lines).replace("#identity ", "")
 
 

@@ -45,4 +45,4 @@ def test_the_identity_demo_reports_a_port_already_in_use() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     first, second = done.stderr.splitlines()
     assert first.endswith(": EADDRINUSE")
-    assert second == "`node` ended before it answered; where its port is taken, name another one"
+    assert second == "`node` exited before it was ready; if its port is in use, choose another port"
