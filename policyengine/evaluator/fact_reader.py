@@ -13,6 +13,7 @@ from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_p
 from policyengine.runtime.request import fact_at
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
+from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.typesystem import EntityRef, Scalar
 from policyengine.vocabulary import ENTITY_ROOTS
 
@@ -31,7 +32,7 @@ def read_presenter(st: State) -> None:
     credential = facts.get("credential")
     by_credential = ABSENT if credential is None else program.credential_issuer.get(st)
     if program.masks_users:
-        mask_foreign_user(st, (by_agent, by_credential))
+        mask_user(st, (by_agent, by_credential))
     st.user = program.user_id.get(st)
     st.name = program.agent_id.get(st) if st.by_agent else st.user
     st.issuer = issuer_of(st, by_agent, by_credential, credential)
@@ -68,18 +69,13 @@ def validity(st: State, name: str, why: str, holds: Callable[[datetime], bool]) 
     return holds(moment) or Unknown.of(fact, why)
 
 
-def mask_foreign_user(st: State, issuers: tuple[Any, ...]) -> None:
+def mask_user(st: State, issuers: tuple[Any, ...]) -> None:
     """Make the user unknown if a named issuer does not speak for that user."""
-    user = st.program.user_id.get(st)
-    if type(user) is Unknown:
-        return
-    for name in issuers:
-        trust = st.program.issuers.get(name) if type(name) is str else None
-        if trust is not None and not trust.speaks_for(user):
-            st.masked = Invalid(f"`{trust.name}` does not speak for this user")
-            for slot in st.program.user_slots:
-                st.values[slot] = st.program.blank[slot]
-            return
+    masked = mask_foreign_user(st.program.kernel.issuers, issuers, st.program.user_id.get(st))
+    if masked:
+        st.masked = masked["user", "id"]
+        for slot in st.program.user_slots:
+            st.values[slot] = st.program.blank[slot]
 
 
 def read_claims(st: State) -> None:

@@ -26,17 +26,13 @@ LACKS_PROOF: Final = 8
 class TrustAnchor:
     """An issuer that the policy trusts. `claims` are triples of a claim, a root and the attribute it sets."""
 
-    __slots__ = ("claims", "name", "records_chains", "scopes_none", "users_like")
+    __slots__ = ("claims", "name", "records_chains", "scopes_none")
 
     def __init__(self, issuer: k.Issuer) -> None:
         self.name = issuer.name
         self.records_chains = issuer.records_chains
         self.scopes_none = issuer.scopes_none
         self.claims = tuple((claim, root, attribute) for claim, (root, attribute) in issuer.claims)
-        self.users_like = tuple(Glob(pattern) for pattern in issuer.users_like)
-
-    def speaks_for(self, user: str) -> bool:
-        return not self.users_like or any(glob.matches(user) for glob in self.users_like)
 
 
 # ── What blocks require ───────────────────────────────────────────────────────────────────────

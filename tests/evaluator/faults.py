@@ -153,7 +153,7 @@ def an_expired_credential_keeps_its_issuer(patch: Patch) -> None:
 
 
 def an_issuer_speaks_for_every_user(patch: Patch) -> None:
-    patch.setattr(fact_reader, "mask_foreign_user", nothing)
+    patch.setattr(fact_reader, "mask_user", nothing)
 
 
 def claims_are_not_read(patch: Patch) -> None:
