@@ -23,6 +23,7 @@ from policyengine.evaluator.history_nodes import AggregateValue, EventRules, His
 from policyengine.evaluator.relation_nodes import (
     CompareSets,
     HasElement,
+    HasText,
     OrderRelation,
     SameText,
     SameValue,
@@ -276,7 +277,7 @@ class NodeBuilder:
         texts = isinstance(of, typesystem.SetType | typesystem.ListType) and of.element is Scalar.STRING
         texts = texts and item is Scalar.STRING
         if texts and isinstance(right, n.Const) and isinstance(right.value, str):
-            return n.HasText(left, right.value)
+            return HasText(left, right.value)
         if texts and isinstance(left, n.Const) and all(type(one) is str for one in left.value):
             return n.OneOf(right, frozenset(left.value))
         return HasElement(left, right, node.operator == "holds", texts, node.span.text)

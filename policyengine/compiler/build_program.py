@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
@@ -43,7 +44,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
-MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment
+MAX_HEADS, MAX_HEAD_SEGMENTS = 8_192, 16  # paths without their last segment
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("its path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
@@ -67,7 +68,8 @@ class ProgramBuilder:
         self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
-        self._heads_of_paths: dict[str, Branch] = {}
+        self._heads_of_paths: dict[tuple[str, ...], Branch] = {}
+        self._lock = RLock()  # slots are numbered by one thread at a time
         self._heads = {"agents": about(tree.agents), "users": about(tree.users)}
         self.paths: Any = Paths(tree, self._made)  # type: ignore[arg-type]  # a walk ends at the rules made here
         self._fill_program()
@@ -100,8 +102,8 @@ class ProgramBuilder:
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
         """Return the rules at an endpoint that has been read."""
         match endpoint:
-            case HttpEndpoint(method, path, segments):
-                return self._at_path(method, path, segments)
+            case HttpEndpoint(method, _, segments):
+                return self._at_path(method, segments)
             case ToolEndpoint():
                 name = endpoint.qualified
                 globs = (number for glob, number in self._tools if glob.matches(name))
@@ -112,10 +114,11 @@ class ProgramBuilder:
             case _:
                 return self._made("http", ())
 
-    def _at_path(self, method: str, path: str, segments: Sequence[str]) -> p.EndpointRules:
+    def _at_path(self, method: str, segments: tuple[str, ...]) -> p.EndpointRules:
         """Return the rules at a path. Where the last segment begins is kept: many paths differ in that alone."""
-        cut = path.rfind("/")
-        head, tail = path[:cut], path[cut + 1 :]
+        if not segments:
+            return self.paths.at(self.paths.root, method, ended=True)  # type: ignore[no-any-return]
+        head, tail = segments[:-1], segments[-1]
         branch = self._heads_of_paths.get(head)
         if branch is not None:
             then = branch.next.get(tail)
@@ -128,10 +131,10 @@ class ProgramBuilder:
                 return known  # type: ignore[no-any-return]
         return self._walk_path(method, head, segments)
 
-    def _walk_path(self, method: str, head: str, segments: Sequence[str]) -> p.EndpointRules:
+    def _walk_path(self, method: str, head: tuple[str, ...], segments: tuple[str, ...]) -> p.EndpointRules:
         branch, last, found = self.paths.root, len(segments) - 1, None
         for place, segment in enumerate(segments):
-            if place == last and 0 < len(head) <= MAX_HEAD_LENGTH:
+            if place == last and len(head) <= MAX_HEAD_SEGMENTS:
                 self._keep_head(head, branch)
             then = branch.next.get(segment) or self.paths.step(branch, segment)
             if then is None:
@@ -140,7 +143,7 @@ class ProgramBuilder:
             branch = then
         return self.paths.at(branch, method, ended=True) if found is None else found  # type: ignore[no-any-return]
 
-    def _keep_head(self, head: str, branch: Branch) -> None:
+    def _keep_head(self, head: tuple[str, ...], branch: Branch) -> None:
         if len(self._heads_of_paths) >= MAX_HEADS:
             self._heads_of_paths.clear()
         self._heads_of_paths[head] = branch
@@ -150,10 +153,11 @@ class ProgramBuilder:
         key = (kind, tuple(sorted(set(patterns))), tuple(sorted(set(loose))))
         found = self._rules.get(key)
         if found is None:
-            found = self._make(*key)
-            self._renew()
-            if len(self._rules) < MOST_BRANCHES:
-                self._rules[key] = found
+            with self._lock:
+                found = self._make(*key)
+                self._renew()
+                if len(self._rules) < MOST_BRANCHES:
+                    self._rules[key] = found
         return found
 
     def _make(self, kind: str, patterns: Numbers, loose: Numbers) -> p.EndpointRules:
@@ -253,9 +257,10 @@ class ProgramBuilder:
         globs: Iterable[tuple[Glob, int]], others: Iterable[int], make: Callable[[int], p.Block],
     ) -> p.PrincipalRules:  # fmt: skip
         def made(number: int) -> p.Block:
-            found = make(number)
-            self._renew()  # its conditions may have new slots
-            return found
+            with self._lock:
+                found = make(number)
+                self._renew()  # its conditions may have new slots
+                return found
 
         by_name = {name: tuple(numbers) for name, numbers in names.items()}
         by_group = {group: tuple(numbers) for group, numbers in groups.items()}

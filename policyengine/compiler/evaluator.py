@@ -31,7 +31,7 @@ from policyengine.runtime.limits import SteadyRate
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
-from policyengine.runtime.value_size import is_large, measure_extent
+from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
@@ -75,7 +75,9 @@ class Evaluator:
             return False
         sizes = self._size_limit(self.program.rules_at(request.endpoint))
         objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown
-        large = (sizes is not None and sizes.takes_long(objects)) or is_large(request.facts)
+        rows = sum(len(row.parents) + measure_extent(row.attributes) for row in request.entities)
+        large = is_large(request.facts) or rows > LARGE_EXTENT
+        large = large or (sizes is not None and (sizes.takes_long(objects) or bool(request.entities)))
         return large or self._has_long_chain(request, MAX_UNNOTICED_STEPS)
 
     def _has_long_chain(self, request: Request, most: int) -> bool:
@@ -126,6 +128,8 @@ class Evaluator:
             return False
         rules: EndpointRules = self.program.rules_at(request.endpoint)
         sizes, has_chain = self._size_limit(rules), "chain" in request.facts
+        if sizes is not None and request.entities:
+            return True  # the sizes of rows in the request are not in those of the entity store
         if sizes is None and not has_chain and not request.approvals:
             return False
         objects = {root: one for root, one in request.facts.items() if isinstance(one, Mapping)}  # others are unknown

@@ -439,23 +439,6 @@ class OneOf(Condition):
         return YES if value in self.values else NO
 
 
-class HasText(Condition):
-    """A set or list of strings with a constant element."""
-
-    __slots__ = ("node", "value")
-
-    def __init__(self, node: Node, value: str) -> None:
-        self.node = node
-        self.value = value
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if type(value) is Unknown:
-            st.doubts.append(value)
-            return MAYBE
-        return test_has(st, value, self.value)
-
-
 def test_has(st: State, items: Any, wanted: str) -> int:
     """Test whether strings, some of them unknown, have this one."""
     if wanted in items:

@@ -90,6 +90,28 @@ class OrderRelation(Binary):
         return self.compare(left, right)
 
 
+MIN_HASHED = 16  # a shorter collection is compared element by element
+
+
+class HasText(Condition):
+    """A set or list of strings with a constant element."""
+
+    __slots__ = ("node", "value")
+
+    def __init__(self, node: Node, value: str) -> None:
+        self.node = node
+        self.value = value
+
+    def test(self, st: State) -> int:
+        value = self.node.get(st)
+        if type(value) is Unknown:
+            st.doubts.append(value)
+            return MAYBE
+        if len(value) < MIN_HASHED:
+            return test_has(st, value, self.value)
+        return leave(st, element_of(st, value, self.value))
+
+
 class HasElement(Binary):
     """`collection has item`; for `holds` an entity may also be a member of an element. `texts`: all are strings."""
 
@@ -114,9 +136,6 @@ class HasElement(Binary):
         if self.holding and isinstance(right, EntityRef):
             return in_any(st, left, right, self.fact)
         return element_of(st, left, right)
-
-
-MIN_HASHED = 16  # a shorter collection is compared element by element
 
 
 class CompareSets(Binary):

@@ -124,6 +124,8 @@ class Verdict:
                 return None
             bits |= 1 << effect.bit
         supported = self.st.request.options.obligations_supported if bits else None
+        if supported is not None:  # only these kinds matter; others are any texts of the caller
+            supported = supported.intersection(FOR_THE_GATEWAY)
         doors = passage.identified, passage.closed is None, passage.user_closed is None, passage.open_to_anyone
         return doors, passage.refused, bits, supported
 

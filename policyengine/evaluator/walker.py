@@ -95,7 +95,7 @@ def walk(st: State, letter: State, guarded: State) -> Passage:
         found.identified = True
     elif pass_doors(letter, rules, found):
         pass_chain(letter, found)
-        pass_task(st, rules, found)
+        pass_task(st, letter, rules, found)
     pass_guards(guarded, rules, found)
     return found
 
@@ -211,10 +211,11 @@ def pass_hop(st: State, hop: ChainMember, then: ChainMember, found: Passage) -> 
 def state_of_hop(st: State, hop: ChainMember) -> State:
     """Return the state in which a hop is the presenter. Proofs of the presenter do not count for it."""
     own = st.branch()
-    own.values = st.values.copy()
-    for slot in st.program.hop_slots:
-        if slot < len(own.values):
-            own.values[slot] = UNREAD
+    if st.claims is None:  # else attributes of the presenter may be claimed, through whichever fact names the presenter
+        own.values = st.values.copy()
+        for slot in st.program.hop_slots:
+            if slot < len(own.values):
+                own.values[slot] = UNREAD
     facts: dict[str, object] = dict(st.facts)
     facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
     facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
@@ -263,8 +264,8 @@ def delegation_limits(
 # ── Task and guards ───────────────────────────────────────────────────────────────────────────
 
 
-def pass_task(st: State, rules: EndpointRules, found: Passage) -> None:
-    """Pass the bounds of the task, unless the policy leaves them to guards."""
+def pass_task(st: State, letter: State, rules: EndpointRules, found: Passage) -> None:
+    """Pass the bounds of the task, unless a package that opens the endpoint leaves them to guards."""
     if not rules.tasks or "task" not in st.facts:
         return
     for rule in rules.tasks:
@@ -274,7 +275,7 @@ def pass_task(st: State, rules: EndpointRules, found: Passage) -> None:
     advisory = st.program.kernel.advisory
     if found.task and advisory:
         side = rules.agents if st.by_agent else rules.users
-        if any(package in advisory for package in opening_packages(st, side)):
+        if any(package in advisory for package in opening_packages(letter, side)):
             found.task.clear()
 
 

@@ -71,7 +71,7 @@ class Facts:
     loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
     work: StepCounter = field(default_factory=StepCounter, repr=False, compare=False)
     looping: bool = False
-    known: dict[Path | tuple[EntityRef, str], tuple[typesystem.Type, Value]] = field(
+    known: dict[Path | tuple[EntityRef, str] | tuple[EntityRef, str, str], tuple[typesystem.Type, Value]] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
 
@@ -136,11 +136,19 @@ class Facts:
 
     def attribute(self, entity: EntityRef, node: k.Attribute) -> Value:
         """Return an attribute from the credential or else the entity store. An inherited set is a union along `in`."""
-        before = self.known.get((entity, node.name))
+        key, own_key = (
+            (entity, node.name),
+            (entity, node.name, describe(node)),
+        )  # its causes name the fact as it is read
+        before = self.known.get(own_key)
         if before is not None and (before[0] is node.type or before[0] == node.type):
             return before[1]
         raw, value = self._inherited(entity, node) if node.inherited else self._own(entity, node)
-        self.known[entity, node.name] = node.type, value
+        self.known[own_key] = node.type, value
+        recorded = self.known.get(key)
+        if recorded is not None and (recorded[0] is node.type or recorded[0] == node.type):
+            return value
+        self.known[key] = node.type, value
         return self._saw((str(entity), node.name), raw, value, node.type)
 
     def has_row(self, entity: EntityRef, fact: str) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import deepcopy
 from itertools import islice
 from random import Random
 
@@ -41,4 +42,4 @@ def test_hostile_questions_are_decided_as_specified(hazard) -> None:
         walked, random = Walked.of(setting(seed)), Random(seed)
         for asking in islice(askings(seed, 10), 10):
             if type(asking.question) is dict:
-                walked.compare(Asking(hazard(random, asking.question), NOW))
+                walked.compare(Asking(hazard(random, deepcopy(asking.question)), NOW))
