@@ -123,7 +123,7 @@ def test_texts_of_a_caller_are_not_kept_with_an_answer() -> None:
             "agent": {"id": "A", "issuer": "acme"},
             "options": options,
         }
-        assert engine.decide({**question, "pending": ["body.x"]}).allowed
+        assert engine.decide(Request.from_mapping(question)).allowed
     program = engine.decider.compiled.evaluator.program
     assert len(program.rules_at(HttpEndpoint("GET", "/a", ("a",))).verdicts) == 1
 
