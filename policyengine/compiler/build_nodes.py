@@ -247,7 +247,8 @@ class NodeBuilder:
             case k.Operands.NETWORKS:
                 return n.Truth(n.FunctionValue(in_networks, (left, right)))
             case k.Operands.PATTERN:
-                holds, pattern = row.holds, right.get(NO_STATE)
+                assert isinstance(right, n.Const)  # a literal
+                holds, pattern = row.holds, right.value
                 return n.Truth(n.FunctionValue(lambda known: holds(known, pattern), (left,)))
             case k.Operands.STRINGS:
                 return n.Truth(n.FunctionValue(row.holds, (left, right)))
@@ -339,10 +340,3 @@ def access_of(path: n.Path) -> int:
             return n.CLIENT if root in CLIENT_ROOTS else n.TRUSTED
         case _:
             return n.DEEP
-
-
-class _NoState:
-    """Stands for a state where a constant is read."""
-
-
-NO_STATE: Any = _NoState()
