@@ -154,11 +154,15 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
     IssuanceRefusal.DELEGATION_LIMIT: IssuanceRefusalInfo(
         "the chain would exceed the policy's delegation limits", _POLICY
     ),
-    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not grant the requested scopes to the user", _POLICY),
+    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo(
+        "the policy does not grant the requested scopes to the user", _POLICY
+    ),
     IssuanceRefusal.LIFETIME: IssuanceRefusalInfo(
         "the tokens that it would be derived from are about to expire", _REQUEST
     ),
-    IssuanceRefusal.TASK: IssuanceRefusalInfo("the requested task differs from the task of the token, or is wider", _REQUEST),
+    IssuanceRefusal.TASK: IssuanceRefusalInfo(
+        "the requested task differs from the task of the token, or is wider", _REQUEST
+    ),
     IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed at the moment", TokenErrorCode.UNAVAILABLE),
     IssuanceRefusal.STORE: IssuanceRefusalInfo(
         "the store of used and revoked credentials does not answer", TokenErrorCode.UNAVAILABLE
