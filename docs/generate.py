@@ -77,7 +77,7 @@ def decided() -> str:
 
 def details() -> str:
     rows = [f"| `{one.name}: {cell(one.example)}` | {cell(one.doc)} |" for one in DETAIL_MEMBERS.values()]
-    return table("| detail | holds when |", rows)
+    return table("| detail | meaning |", rows)
 
 
 def refusals() -> str:

@@ -234,14 +234,14 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "rate",
             read_rate,
             DetailMatchMode.AMONG,
-            "what is left of a rate or budget, possibly among others; `*` as in `message`",
+            "the remaining amount of a rate or budget, possibly among others; `*` as in `message`",
             '"per agent: 37 of 100"',
         ),
         DetailMember(
             "rates",
             read_rate,
             DetailMatchMode.EXACTLY,
-            "what is left of all rates and budgets of the decision: exactly these",
+            "the remaining amounts of all rates and budgets of the decision: exactly these",
             '["per agent: 37 of 100"]',
             several=True,
         ),
@@ -264,10 +264,12 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "agent",
             read_principal,
             DetailMatchMode.EXACTLY,
-            "the agent that presented itself, or `absent`",
+            "the agent that makes the request (the presenter), or `absent`",
             '"invoice-bot"',
         ),
-        DetailMember("user", read_principal, DetailMatchMode.EXACTLY, "the person served, or `absent`", '"alice"'),
+        DetailMember(
+            "user", read_principal, DetailMatchMode.EXACTLY, "the user of the request, or `absent`", '"alice"'
+        ),
         DetailMember(
             "issuer", read_principal, DetailMatchMode.EXACTLY, "the issuer of the presenter, or `absent`", "acme"
         ),

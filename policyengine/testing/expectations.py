@@ -25,7 +25,7 @@ class DetailDifference:
     actual: str
 
     def render(self) -> str:
-        return f"{self.member}: expected {self.expected}, came {self.actual}"
+        return f"{self.member}: expected {self.expected}, got {self.actual}"
 
     def to_dict(self) -> dict[str, str]:
         return {"member": self.member, "expected": self.expected, "actual": self.actual}

@@ -148,7 +148,7 @@ def test_the_documented_openbao_settings_work(openbao: OpenBao, tmp_path: Path) 
 
 
 def test_the_issuing_page_names_every_parameter() -> None:
-    asking = TEXT.partition("All parameters of")[2].partition("\n## ")[0]
+    asking = TEXT.partition("takes a form with these parameters:")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]*) \|", asking, re.MULTILINE))))
     assert named == set(KNOWN_PARAMETERS) - {"client_assertion_type"}
     assert TOKEN_EXCHANGE_GRANT in asking

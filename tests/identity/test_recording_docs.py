@@ -50,7 +50,7 @@ def test_the_documented_issued_line_matches_a_real_one(world: World) -> None:
 def documented() -> dict[str, set[str]]:
     """The members of each kind of line, by the table."""
     found: dict[str, set[str]] = defaultdict(set)
-    table = PAGE.read_text(encoding="utf-8").partition("| member | of | |")[2].partition("\n\n")[0]
+    table = PAGE.read_text(encoding="utf-8").partition("| member | in | meaning |")[2].partition("\n\n")[0]
     for members, kinds in re.findall(r"^\| (`[^|]*) \| (`[^|]*) \|", table, re.MULTILINE):
         for kind in re.findall(r"`(\w+)`", kinds):
             found[kind] |= set(re.findall(r"`(\w+)`", members))

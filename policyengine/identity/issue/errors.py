@@ -129,7 +129,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "an actor token without other credentials must be bound to a key that the actor proves", _CLIENT
     ),
     IssuanceRefusal.ACTOR_OTHER: IssuanceRefusalInfo(
-        "the actor token belongs to another agent than the client", _CLIENT
+        "the actor token belongs to an agent other than the client", _CLIENT
     ),
     IssuanceRefusal.SUBJECT_TOKEN: IssuanceRefusalInfo("the subject token is refused", _REQUEST),
     IssuanceRefusal.SUBJECT_REVOKED: IssuanceRefusalInfo(
@@ -137,27 +137,33 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
     ),
     IssuanceRefusal.REVOKED: IssuanceRefusalInfo("the client, its key or the task was revoked", _POLICY),
     IssuanceRefusal.MAY_ACT: IssuanceRefusalInfo("the subject token allows only another actor (`may_act`)", _POLICY),
-    IssuanceRefusal.CYCLE: IssuanceRefusalInfo("the actor is in the chain already", _POLICY),
+    IssuanceRefusal.CYCLE: IssuanceRefusalInfo("the actor is already in the chain", _POLICY),
     IssuanceRefusal.DEPTH: IssuanceRefusalInfo("the chain is too long", _POLICY),
     IssuanceRefusal.TARGET: IssuanceRefusalInfo(
-        "tokens for that audience or resource are not issued", TokenErrorCode.INVALID_TARGET
+        "the server issues no tokens for that audience or resource", TokenErrorCode.INVALID_TARGET
     ),
     IssuanceRefusal.SCOPE: IssuanceRefusalInfo(
         "no requested scope is both held by the tokens and delegated by the policy", TokenErrorCode.INVALID_SCOPE
     ),
     IssuanceRefusal.ACTOR_BLOCK: IssuanceRefusalInfo(
-        "the policy does not grant the actor the requested scopes", _POLICY
+        "the policy does not grant the requested scopes to the actor", _POLICY
     ),
     IssuanceRefusal.DELEGATION: IssuanceRefusalInfo(
-        "the policy does not delegate the requested scopes to the actor, or no longer", _POLICY
+        "the policy does not, or no longer, delegate the requested scopes to the actor", _POLICY
     ),
     IssuanceRefusal.DELEGATION_LIMIT: IssuanceRefusalInfo(
         "the chain would exceed the policy's delegation limits", _POLICY
     ),
-    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not grant the user the requested scopes", _POLICY),
-    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("the tokens that it would derive from expire now", _REQUEST),
-    IssuanceRefusal.TASK: IssuanceRefusalInfo("the requested task differs from the token's, or is wider", _REQUEST),
-    IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed now", TokenErrorCode.UNAVAILABLE),
+    IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo(
+        "the policy does not grant the requested scopes to the user", _POLICY
+    ),
+    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo(
+        "the tokens that it would be derived from are about to expire", _REQUEST
+    ),
+    IssuanceRefusal.TASK: IssuanceRefusalInfo(
+        "the requested task differs from the task of the token, or is wider", _REQUEST
+    ),
+    IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed at the moment", TokenErrorCode.UNAVAILABLE),
     IssuanceRefusal.STORE: IssuanceRefusalInfo(
         "the store of used and revoked credentials does not answer", TokenErrorCode.UNAVAILABLE
     ),
