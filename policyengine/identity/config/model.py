@@ -70,9 +70,9 @@ def check_absolute_url(url: str) -> str:
     return url
 
 
-KEYS = "file or URL of its keys (JWKS), instead of the policy's; without either, OpenID discovery at `url`"
+KEYS = "file or URL of its keys (JWKS), instead of the keys in the policy; without either, OpenID discovery at `url`"
 ALGORITHMS = "accepted signature algorithms"
-CA = "file of CA certificates (PEM) for its server, instead of the system's"
+CA = "file of CA certificates (PEM) for its server, instead of the system's certificates"
 
 
 class GeneralSettings(SettingsSection):
@@ -104,7 +104,7 @@ class GeneralSettings(SettingsSection):
     )
     proxy: Annotated[str, SECRET] | None = Field(
         default=None,
-        description="proxy to issuers that are not on this machine; the environment's proxy is never used",
+        description="proxy to issuers that are not on this machine; proxy settings in the environment are ignored",
     )
 
 
@@ -127,7 +127,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long to keep keys if the issuer does not say",
+        description="how long to cache keys if the issuer does not specify a time",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
@@ -139,7 +139,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="longest time to reuse an introspection answer",
+        description="longest time to cache an introspection response",
     )
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
@@ -153,18 +153,18 @@ class IssuerSettings(SettingsSection):
         default=None, description="reference to the private key of the client, for `private_key_jwt`"
     )
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
         default=(), description="clients that are not agents but applications through which people act themselves"
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims and values meaning that the agent (`{agent}`) acts for no user, regardless of `sub`",
+        description="claims and values that mean that the agent (`{agent}`) acts for no user, whatever `sub` is",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
-        description="claim that names the user; a person's token without it is refused",
+        description="the claim that names the user; a person's token without it is refused",
     )
 
 
@@ -183,7 +183,7 @@ class AttesterSettings(SettingsSection):
         default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="required `aud`; without, an `aud` is optional and must be `url` of `[identity]`"
+        default=None, description="required `aud`; if not set, `aud` is optional and must be `url` of `[identity]`"
     )
     unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
@@ -199,7 +199,7 @@ class DpopSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="how long a proof is valid; each is accepted once",
+        description="how long a proof is valid; each proof is accepted once",
     )
     nonces: bool = Field(default=False, description="require a nonce of this server in each proof")
     nonce_lifetime: Duration = Field(
@@ -225,7 +225,7 @@ class SignatureSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
         le=timedelta(hours=1),
-        description="how long a signature is valid after its `created`",
+        description="how long a signature is valid after its `created` time",
     )
     nonce: bool = Field(default=True, description="require a `nonce` in each signature, and accept it once")
     directories: Mapping[str, Path] = Field(
@@ -252,7 +252,7 @@ class TrustDomainSettings(SettingsSection):
 class ApiKeySettings(SettingsSection):
     """`[api_keys]`: a file of static keys."""
 
-    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` in each line")
+    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` per line")
 
 
 class SharingSettings(SettingsSection):
@@ -266,7 +266,9 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same for IPv6")
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(
+        default=48, description="IPv6 addresses with this many common leading bits are one network"
+    )
 
 
 class OpenBaoSettings(SettingsSection):
@@ -275,8 +277,8 @@ class OpenBaoSettings(SettingsSection):
     address: str = Field(description="URL of OpenBao or Vault")
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
-    namespace: str | None = Field(default=None, description="the namespace there")
+    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
+    namespace: str | None = Field(default=None, description="namespace in OpenBao or Vault")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=10),
