@@ -106,16 +106,16 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("publisher", _S, "the publisher of the agent"),
         ("model", _S, "the model that the agent claims to run"),
     ], optional="instance groups publisher model", declarable="publisher model"),
-    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user that the agent acts for, or that calls")]),
+    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user that the agent acts for, or who calls")]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "the kind of credential"),
         ("issuer", _S, "the issuer, as the policy names it"),
-        ("subject", _S, "the subject that the credential names"),
-        ("scopes", STRINGS, "the scopes that the credential carries"),
+        ("subject", _S, "the subject that it names"),
+        ("scopes", STRINGS, "the scopes that it carries"),
         ("lifetime", _D, "time from issue to expiry"),
         ("age", _D, "time since issue"),
-        ("bound", _B, "whether the caller proved possession of the credential's key"),
-        ("shared", _B, "whether the credential or its key was recently used elsewhere or by another agent"),
+        ("bound", _B, "whether the caller proved possession of its key"),
+        ("shared", _B, "whether it or its key was recently used elsewhere or by another agent"),
     ], optional="subject scopes", volatile="age"),
     *_define_facts("task", FactOrigin.CREDENTIAL, [
         ("id", _S, "the task that the agent was started for"),
@@ -170,7 +170,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("ready", _B, "whether there is enough data to judge"),
     ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned facts"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
-        ("id", _S, "the group of keys that act in lock-step with this key; the key itself if it is in no group"),
+        ("id", _S, "the group of keys that act in lock-step; the key itself if it is in none"),
         ("size", Scalar.INT, "the number of keys in the group"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip

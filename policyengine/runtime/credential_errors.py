@@ -168,9 +168,7 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
     RefusalCode.PROOF: RefusalInfo("the DPoP proof is malformed", _PROOF),
     RefusalCode.PROOF_METHOD: RefusalInfo("the proof is for another method", _PROOF),
     RefusalCode.PROOF_URL: RefusalInfo("the proof is for another URL", _PROOF),
-    RefusalCode.FOREIGN_HOST: RefusalInfo(
-        "the signature of the presenter is for a host that this server does not accept"
-    ),
+    RefusalCode.FOREIGN_HOST: RefusalInfo("the signature of the presenter is for a host that is not one of ours"),
     RefusalCode.PROOF_TOKEN: RefusalInfo("the proof is for another token", _PROOF),
     RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or from the future", _PROOF),
     RefusalCode.PROOF_REPLAYED: RefusalInfo("the proof was used before", _PROOF),

@@ -127,7 +127,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long to cache keys if the issuer does not specify a time",
+        description="how long to keep keys if the issuer does not say",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
@@ -139,7 +139,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="longest time to cache an introspection response",
+        description="longest time to reuse an introspection answer",
     )
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
@@ -183,7 +183,7 @@ class AttesterSettings(SettingsSection):
         default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="required `aud`; if not set, `aud` is optional and must be `url` of `[identity]`"
+        default=None, description="required `aud`; without, an `aud` is optional and must be `url` of `[identity]`"
     )
     unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
@@ -225,7 +225,7 @@ class SignatureSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
         le=timedelta(hours=1),
-        description="how long a signature is valid after its `created` time",
+        description="how long a signature is valid after its `created`",
     )
     nonce: bool = Field(default=True, description="require a `nonce` in each signature, and accept it once")
     directories: Mapping[str, Path] = Field(
@@ -252,7 +252,7 @@ class TrustDomainSettings(SettingsSection):
 class ApiKeySettings(SettingsSection):
     """`[api_keys]`: a file of static keys."""
 
-    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` per line")
+    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` in each line")
 
 
 class SharingSettings(SettingsSection):
@@ -266,9 +266,7 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(
-        default=48, description="IPv6 addresses with this many common leading bits are one network"
-    )
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same for IPv6")
 
 
 class OpenBaoSettings(SettingsSection):
@@ -278,7 +276,7 @@ class OpenBaoSettings(SettingsSection):
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
     plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
-    namespace: str | None = Field(default=None, description="namespace in OpenBao or Vault")
+    namespace: str | None = Field(default=None, description="the namespace there")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=10),
