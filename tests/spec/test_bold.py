@@ -93,7 +93,7 @@ def test_declarations_other_than_blocks_open_no_door():
 
 
 def test_a_map_opens_no_door():
-    """**A map opens no door:** what it makes of a question is decided like any other."""
+    """**A map opens no door:** the mapped question is decided like any other."""
     item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
     authzen = AuthzenAdapter(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
     asked = {
