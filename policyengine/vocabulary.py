@@ -140,7 +140,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("hops", ListType(HOP), "the hops before the presenter"),
     ]),
     *_define_facts("request", FactOrigin.ENDPOINT, [
-        ("method", _S, "HTTP method; HEAD reads as GET"),
+        ("method", _S, "HTTP method; HEAD is read as GET"),
         ("path", _S, "the canonical path"),
     ], optional="method path"),
     *_define_facts("request", FactOrigin.REQUEST, [
@@ -161,7 +161,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("age", _D, "time since the approval was granted"),
     ], optional="by age", volatile="granted by age", always_known="granted"),
     *_define_facts("behavior", FactOrigin.ENGINE, [
-        ("trust", _N, "rises slowly and falls fast, 0 … 1; 0.5 until it is learned"),
+        ("trust", _N, "trust in the caller, 0 … 1: rises slowly and falls fast; 0.5 until it is learned"),
         ("burst", _B, "whether requests arrive far above the caller's usual rate"),
         ("novelty", _N, "share of recent requests of a kind not seen before, 0 … 1"),
         ("deviation", _N, "how unusual the latest requests are, 0 … 1"),

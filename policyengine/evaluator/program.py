@@ -398,7 +398,8 @@ class PrincipalRules:
         if self.groups:
             groups = st.groups_known()
             for group in groups if type(groups) is tuple else ():
-                found += self.grouped(group) if type(group) is str else ()
+                if type(group) is str:
+                    found.extend(self.grouped(group))
         found += [self.block(number) for glob, number in self.globs if glob.matches(name)]
         found += [self.block(number) for number in self.others]
         return sorted(found, key=block_number)

@@ -377,7 +377,7 @@ def lacking_scopes(st: State, block: Block) -> list[str]:
     if block.enter(st, True) & STANDS:
         for grant in block.grants:
             if (grant.when is None or grant.when.test(st) == YES) and not carries(st, grant.carriers):
-                found += grant.carriers
+                found.extend(grant.carriers)
     del st.doubts[mark:]
     return found
 

@@ -93,7 +93,7 @@ def test_declarations_other_than_blocks_open_no_door():
 
 
 def test_a_map_opens_no_door():
-    """**A map opens no door:** what it makes of a question is decided like any other."""
+    """**A map opens no door:** the mapped question is decided like any other."""
     item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
     authzen = AuthzenAdapter(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
     asked = {
@@ -170,9 +170,8 @@ guard "g" { RULE }
     ("GET /docs/1", {}, True), ("GET /docs/2", {}, False), ("GET /DOCS/1", {}, False),
 ])  # fmt: skip
 def test_a_bound_resource_whose_id_is_missing_is_unknown(rule, asked, more, allowed):
-    """**At an endpoint that binds `resource`, it is never absent**: a tool may have a default where the argument is
-    missing,
-    and a server may take a path in another case for the same."""
+    """**At an endpoint that binds `resource`, the resource is never absent**: a tool may have a default where the
+    argument is missing, and a server may treat a path in another case as the same path."""
     policy = ABOUT.replace("RULE", rule)
     caller = {"agent": {"id": "bot", "issuer": "acme"}}
     assert decide(policy, {**question(asked, **caller), **more}).allowed is allowed
@@ -222,8 +221,8 @@ def test_whole_numbers_are_exact_to_34_digits(given, known):
     ("key", "allowed"), [("request.ip", [True, False, True, True]), ("address(request.ip)", [True, True, True, True])]
 )
 def test_request_ip_counts_an_ipv6_address_by_its_64_bit_network(key, allowed):
-    """**`per request.ip` counts an IPv6 address by its /64, because one subscriber has all its addresses; `per
-    address(request.ip)` counts each address separately.**"""
+    """**`per request.ip` counts an IPv6 address by its /64, because one subscriber has all addresses of a /64;
+    `per address(request.ip)` counts each address separately.**"""
     rules = (
         f'rate "r" per {key} on GET /x {{ 1/1h }}',
         f'guard "g" {{ deny when after GET /x within 1h per ({key}) }}',
@@ -529,7 +528,7 @@ budget "refunds" per request.ip on POST /refund { sum body.amount <= 5_000 withi
 
 def test_a_confirm_spends_rates_once_and_its_allow_spends_the_rest():
     """**A confirm checks all limits and takes from rates only, once per open binding; the allow takes what the
-    confirm did not; without room the outcome is `throttle`, and the approval stays unspent.**"""
+    confirm did not take; if there is no room, the outcome is `throttle`, and the approval stays unspent.**"""
     now = [NOW]
     boss = {"user fin": {"roles": ["finance"]}}
     engine = Engine.from_text(REFUNDS, directory=directory(boss), clock=lambda: now[0])
@@ -713,14 +712,14 @@ def test_an_approval_binds_the_whole_request_content(where, member, one, other):
     ],
 )
 def test_a_confirm_that_binds_a_pending_fact_is_a_deny(clause, more, expected):
-    """**Absent and wrong-typed facts can be bound, pending facts cannot: a confirm that would bind a pending fact is
-    a deny, unless `bound to (…)` leaves it out.**"""
+    """**Absent and wrongly typed facts can be bound, but pending facts cannot: a confirm that would bind a pending fact
+    is a deny, unless `bound to (…)` leaves the fact out.**"""
     assert verdict(decide(APPROVING.replace("CLAUSE", clause), question("POST /pay", **more))) == expected
 
 
 @pytest.mark.parametrize("host", ["api.example", "API.example", "api.example.", "api.example:8443", "API.Example.:80"])
 def test_request_host_is_compared_without_port_trailing_dot_and_case(host):
-    """**`request.host` is compared without port, trailing dot and case, at every way in:** `API.Example.:8443` is
+    """**At every entry point, `request.host` is compared without port, trailing dot and case:** `API.Example.:8443` is
     …"""
     policy = 'anyone { may GET /x }\nguard "g" { require request.host == "api.example" }'
     assert decide(policy, question("GET /x", request={"host": host})).allowed
@@ -751,8 +750,9 @@ agent "bot" { issued by acme  acts for any user  may TOOL *, GET /v1/{id: invoic
     ],
 )  # fmt: skip
 def test_a_task_restricts_tools_and_entities(where, task, gate):
-    """**`task.tools` restricts tool calls (`server/name`; a bare name at any server), `task.entities` endpoints that
-    bind `resource`, by type and ID; if absent, it restricts nothing, if empty, it allows nothing.**"""
+    """**`task.tools` restricts tool calls (`server/name`, or a bare name for any server), and `task.entities` restricts
+    endpoints that bind `resource`, by type and ID. Each of them restricts nothing if it is absent, and allows nothing
+    if it is empty.**"""
     asked = question(where, **bot(), task=task)
     assert gates(decide(FOR_TASKS, asked)) == gate
     assert gates(decide(f"tasks advisory\n{FOR_TASKS}", asked)) == []

@@ -70,9 +70,9 @@ def check_absolute_url(url: str) -> str:
     return url
 
 
-KEYS = "file or URL of its keys (JWKS), instead of the policy's; without either, OpenID discovery at `url`"
+KEYS = "file or URL of its keys (JWKS), instead of the keys in the policy; without either, OpenID discovery at `url`"
 ALGORITHMS = "accepted signature algorithms"
-CA = "file of CA certificates (PEM) for its server, instead of the system's"
+CA = "file of CA certificates (PEM) for its server, instead of the system's certificates"
 
 
 class GeneralSettings(SettingsSection):
@@ -104,7 +104,7 @@ class GeneralSettings(SettingsSection):
     )
     proxy: Annotated[str, SECRET] | None = Field(
         default=None,
-        description="proxy to issuers that are not on this machine; the environment's proxy is never used",
+        description="proxy to issuers that are not on this machine; proxy settings in the environment are ignored",
     )
 
 
@@ -153,18 +153,18 @@ class IssuerSettings(SettingsSection):
         default=None, description="reference to the private key of the client, for `private_key_jwt`"
     )
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
         default=(), description="clients that are not agents but applications through which people act themselves"
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims and values meaning that the agent (`{agent}`) acts for no user, regardless of `sub`",
+        description="claims and values that mean that the agent (`{agent}`) acts for no user, whatever `sub` is",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
-        description="claim that names the user; a person's token without it is refused",
+        description="the claim that names the user; a person's token without it is refused",
     )
 
 
@@ -199,7 +199,7 @@ class DpopSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="how long a proof is valid; each is accepted once",
+        description="how long a proof is valid; each proof is accepted once",
     )
     nonces: bool = Field(default=False, description="require a nonce of this server in each proof")
     nonce_lifetime: Duration = Field(
@@ -275,7 +275,7 @@ class OpenBaoSettings(SettingsSection):
     address: str = Field(description="URL of OpenBao or Vault")
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
-    plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
+    plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
     namespace: str | None = Field(default=None, description="the namespace there")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
