@@ -44,10 +44,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E165",
         "a bundle with invalid contents",
-        "Every part of a bundle is checked before it is used. This bundle is intact but holds something that the "
+        "Every part of a bundle is checked before it is used. This bundle is intact but contains something that the "
         "compiler never writes, so another program made or changed it. The engine refuses to load it.",
         "",
         "",
     ),
-    DiagnosticDoc("E166", "a bundle that is too large", "A bundle has at most 1,000,000,000 bytes.", "", ""),
+    DiagnosticDoc("E166", "a bundle that is too large", "A bundle may have at most 1,000,000,000 bytes.", "", ""),
 )
