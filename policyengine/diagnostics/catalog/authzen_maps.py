@@ -29,8 +29,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E931",
         "a duplicate mapping",
-        "A type of subject or resource, an action or a fact would be mapped to two targets, and the result would "
-        "depend on their order. All maps of a policy are treated as one.",
+        "A type of subject or resource, an action or a fact is mapped to two targets, and the result would depend on "
+        "the order of the mappings. All maps of a policy are treated as one.",
         _map('subject "user" => user from pep   subject "user" => agent'),
         _map('subject "user" => user from pep   subject "bot" => agent'),
     ),
@@ -45,9 +45,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E933",
         "a fact that a question cannot supply",
         "A map can set facts that a caller of `/decide` may also claim: a declared fact of `args`, `body` or "
-        "`context`, or one of the request, the agent, the credential and similar groups. It can also set an attribute "
-        "of the subject or the resource, which is used only if the entity store does not contain that entity. Only "
-        "`action` sets the endpoint.",
+        "`context`, or a fact of the request, the agent, the credential or a similar group. A map can also set an "
+        "attribute of the subject or the resource, which is used only if the entity store does not contain that "
+        "entity. Only `action` sets the endpoint.",
         _map("fact record.stats = resource.properties.status"),
         _map("fact record.status = resource.properties.status"),
     ),
@@ -70,7 +70,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W936",
         "an action without a grant",
-        "Every caller is denied this action. Usually the endpoint is misspelled.",
+        "No rule grants the endpoint of this action, so every caller is denied. Usually the endpoint is misspelled.",
         _map('action "view" => ACTION raed record'),
         _map('action "view" => ACTION read record'),
         name="map-without-door",

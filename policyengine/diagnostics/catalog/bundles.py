@@ -13,15 +13,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E161",
         "a bundle of another version",
-        "A bundle stores rules in the format of one version of policyengine, and only versions with that format read "
-        "it. Compile the policy again with the version that loads it: its decisions stay the same.",
+        "A bundle stores rules in the format of one version of policyengine, and only versions with that format can "
+        "read the bundle. Compile the policy again with the version that loads the bundle; the decisions stay the "
+        "same.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E162",
         "a corrupted bundle",
-        "The digest in the bundle does not match its bytes: the file was truncated or changed. Copy it again.",
+        "The digest in the bundle does not match its bytes: the file was truncated or changed. Copy the file again.",
         "",
         "",
     ),

@@ -54,7 +54,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W142",
         "a message that mixes alphabets",
-        "Letters of different alphabets can look the same. In a message this is odd rather than dangerous.",
+        "Letters of different alphabets can look the same. In a message, this is odd rather than dangerous.",
         'guard "a" { deny message "\u0430sk us" }\n',
         'guard "a" { deny message "ask us" }\n',
         name="mixed-alphabets",
@@ -71,7 +71,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W350",
         "a rule for HEAD",
-        "HEAD requests are decided as GET, so a rule for one of the two covers both.",
+        "HEAD requests are decided as GET requests, so a rule for one of the two methods covers both.",
         "anyone { may HEAD /a }\n",
         _DOOR,
         name="head",
@@ -131,7 +131,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W455",
         "an empty block",
-        "The block has no effect, and readers look for what is missing.",
+        "The block has no effect, and makes readers look for what is missing.",
         "anyone { }\n" + _DOOR,
         _DOOR,
         name="empty-block",
@@ -220,7 +220,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W704",
         "a part of a condition that has no effect",
-        "The part is never true, or never false, whatever the values of the facts.",
+        "The part is never true, or is never false, whatever the values of the facts.",
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 5 or body.amount < 10) }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 10 or body.amount < 5) }\n' + _DOOR,
         name="idle-part",
@@ -228,7 +228,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W711",
         "a redundant `may`",
-        "Another `may` of the block grants everything that this one does, under the same or a weaker condition.",
+        "Another `may` of the block grants everything that this `may` grants, under the same or a weaker condition.",
         "anyone { may GET /a   may GET /** }\n",
         "anyone { may GET /** }\n",
         name="covered-may",
@@ -236,7 +236,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W712",
         "a redundant guard rule",
-        "Another rule is the same, or denies whenever this one acts.",
+        "Another rule is identical, or denies whenever this rule acts.",
         'guard "a" { deny when request.size > 10   deny when request.size > 100 }\n' + _DOOR,
         'guard "a" { deny when request.size > 10 }\n' + _DOOR,
         name="covered-rule",

@@ -10,8 +10,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E301",
         "an empty segment in a path",
-        "A request whose path has an empty segment is refused before any rule applies, so a pattern with one never "
-        "matches. One trailing slash of a request path is dropped, so no pattern is needed for it.",
+        "A request whose path has an empty segment is refused before any rule applies, so a pattern with an empty "
+        "segment never matches. One trailing slash of a request path is dropped, so no pattern is needed for it.",
         "anyone { may GET /a//b }\n",
         "anyone { may GET /a/b }\n",
     ),
@@ -77,7 +77,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E310",
         "a path longer than any request",
-        "Requests with more segments or characters are refused before any rule applies.",
+        "Requests with a longer path, in segments or in characters, are refused before any rule applies.",
         f"anyone {{ may GET {_LONG} }}\n",
         "anyone { may GET /a/** }\n",
     ),
@@ -98,8 +98,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E313",
         "two scopes with the same name in credentials",
-        "A credential with this name would carry both scopes. Without `as`, credentials carry the name of the scope "
-        "itself.",
+        "A credential with this scope name would carry both scopes. Without `as`, credentials carry the name of the "
+        "scope itself.",
         'scope a as "files" { GET /a }\nscope b as "files" { GET /b }\n',
         'scope a as "files:a" { GET /a }\nscope b as "files:b" { GET /b }\nuser any { may a, b }\n',
     ),
@@ -122,7 +122,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E316",
         "a name that `with` cannot bind",
-        "`with` can bind only `resource` to an entity, or a declared fact of the request to a value of its type.",
+        "`with` can bind only `resource`, to an entity, and declared facts of the request, to values of their type.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = args.id }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
@@ -162,7 +162,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E321",
         "one name for different segments",
-        "Two patterns that match the same endpoint use one name for different segments, so `params.id` would be "
+        "Two patterns that match the same endpoint use the same name for different segments, so `params.id` would be "
         "unknown.",
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",

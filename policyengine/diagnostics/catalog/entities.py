@@ -74,19 +74,19 @@ CODES = (
     DiagnosticDoc(
         "E188",
         "too many memberships",
-        "All direct and indirect memberships are computed when entities are loaded: at most 5,000,000 in all. Entities "
-        "with the same direct memberships are counted once. A chain of 3,000 teams, each in the one before, comes "
-        "close to this limit.",
+        "All direct and indirect memberships are computed when entities are loaded, and there may be at most 5,000,000 "
+        "in all. Entities with the same direct memberships are counted once. A chain of 3,000 teams, each in the one "
+        "before, comes close to this limit.",
         "",
         "",
     ),
     DiagnosticDoc(
         "W180",
         "an attribute that no source supplies",
-        "A rule reads the attribute, but `policyengine check --entities` finds no row that has it, no issuer that "
-        "maps a claim to it and no map that supplies it. Without a row the attribute is unknown for every entity, "
-        "even with `else`, and an unknown condition grants nothing. If a trusted gateway sends the rows with its "
-        "requests, allow this warning next to the rule.",
+        "A rule reads the attribute, but `policyengine check --entities` finds no row that has the attribute, no "
+        "issuer that maps a claim to it and no map that supplies it. Without a row, the attribute is unknown for every "
+        "entity, even with `else`, and an unknown condition grants nothing. If a trusted gateway sends the rows with "
+        "its requests, allow this warning next to the rule.",
         "",
         "",
         name="unsupplied",
@@ -96,8 +96,8 @@ CODES = (
         "W181",
         "rows that lack an attribute",
         "A rule reads the attribute, which is declared without `?`, and `policyengine check --entities` finds rows "
-        "that lack it. If the attribute is an inherited set, then for each such row it is unknown whether the set "
-        "contains a value that no other row holds. `inherited else []` treats a missing set as empty.",
+        "that lack the attribute. If the attribute is an inherited set, then for each such row it is unknown whether "
+        "the set contains a value that no other row holds. `inherited else []` treats a missing set as empty.",
         "",
         "",
         name="lacking-rows",

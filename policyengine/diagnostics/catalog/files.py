@@ -10,9 +10,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "language 2\nanyone { may GET /health }\n",
         "language 1\nanyone { may GET /health }\n",
     ),
-    DiagnosticDoc(
-        "E151", "file not found", "The file does not exist, or a link points to a file that does not exist.", "", ""
-    ),
+    DiagnosticDoc("E151", "file not found", "The file does not exist, or a link points to a missing file.", "", ""),
     DiagnosticDoc(
         "E152",
         "an unreadable file or folder",

@@ -32,15 +32,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E402",
         "an agent block without `acts`",
-        "An agent acts alone or for users. Which rules apply to the agent depends on that, so each block must state "
-        "it.",
+        "An agent acts alone or for users. Which rules apply depends on this, so each block must say how its agents "
+        "act.",
         f'{_OPEN}agent "bot" {{ issued by acme   may read }}\n',
         _agent("may read"),
     ),
     DiagnosticDoc(
         "E403",
         "an agent block with two `acts`",
-        "The agents of a block act either alone or for users. Write a separate block for each case.",
+        "The agents of a block act either alone or for users. Write a separate block for each of the two.",
         _agent("acts alone   may read"),
         _agent("may read"),
     ),
@@ -92,8 +92,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E410",
         "an invalid chain depth",
-        "The depth is the number of times that one agent delegates a task to another. It must be a whole number, at "
-        "least one.",
+        "`depth` limits how many times a task may be delegated from one agent to the next. The limit must be a whole "
+        "number, at least one.",
         "delegation { depth <= 0.5 }\nanyone { may GET /health }\n",
         "delegation { depth <= 1 }\nanyone { may GET /health }\n",
     ),
@@ -128,15 +128,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E415",
         "behavior in a `may`",
-        "Behavior can tighten what a policy allows, but never grants anything: an attacker could imitate good "
-        "behavior to gain access.",
+        "Behavior can tighten what a policy allows, but never grants access, because an attacker could imitate good "
+        "behavior to gain it.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E416",
         "an approval in a `may`",
-        "An approval lifts the confirm that asked for it; it grants nothing.",
+        "An approval lifts the confirm that asked for it; it does not grant access.",
         _agent("may read when approval.granted"),
         _agent("may read") + 'guard "ask" on read { confirm by user }\n',
     ),
@@ -158,7 +158,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E419",
         "not the name of an environment",
-        "Environments are named by strings.",
+        "Write the names of environments as strings.",
         "attester lab { environment in [tdx] }\nanyone { may GET /health }\n",
         _agent("attested by lab   may read", _OPEN + 'attester lab { environment in ["tdx"] }\n'),
     ),

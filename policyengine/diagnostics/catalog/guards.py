@@ -123,7 +123,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E518",
-        "a rule that reads `resource` at endpoints that bind none",
+        "a rule that reads `resource` at endpoints that do not bind it",
         "At an endpoint without a binding, every fact of `resource` is unknown, so a guard denies there, and a rate or "
         "budget has no key. Restrict the rule to endpoints that bind `resource`, or state what applies without a "
         "resource.",

@@ -124,7 +124,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W458",
         "`**` in a grant",
         "The block may use every endpoint below this path, including those added later without a review of the policy. "
-        "Name the endpoints that are meant. In a guard `**` is fine: it keeps new endpoints protected.",
+        "Name the endpoints that are meant. In a guard, `**` is fine: it also protects new endpoints.",
         _BOT + _agent(door="GET /a/**"),
         _BOT + _agent(door="GET /a/{id}"),
         name="wide-grant",
@@ -142,9 +142,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W460",
-        "delegation without an end",
-        "Delegated authority outlives its task. `for 30m` limits it from the time when the hop was issued; "
-        "`delegation { lifetime <= 1h }` limits all chains.",
+        "delegation without a time limit",
+        "Without a limit, delegated authority outlives its task. `for 30m` limits it from the time when the hop was "
+        "issued; `delegation { lifetime <= 1h }` limits all chains.",
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="open-delegation",
@@ -153,7 +153,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W461",
         "a `may` without a matching user grant",
-        "An agent that acts for a user needs a grant of that user too. No user block grants any of these endpoints, "
+        "An agent that acts for a user needs a grant to that user, too. No user block grants any of these endpoints, "
         "so this line has no effect.",
         _SERVED + _SERVANT.replace("may a.read", "may a.read  may b.read") + "user any { may b.read }\n",
         _SERVED + _SERVANT.replace("may a.read", "may b.read") + "user any { may a.read, b.read }\n",
@@ -162,10 +162,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W463",
-        "a user grant that a token of any issuer opens",
-        "For a request without an agent the user block alone grants access, and a token of any declared issuer "
-        "suffices, for any user that it names: a partner's token that says `alice` is treated as your `alice`. `users "
-        "like` restricts the users that an issuer may name; its statements about other users are ignored. `user where "
+        "a user grant that accepts a token of any issuer",
+        "For a request without an agent the user block alone grants access, and a token of any declared issuer is "
+        "enough, whichever user it names: a partner's token that says `alice` is treated as your `alice`. `users like` "
+        "restricts the users that an issuer may name; its statements about other users are ignored. `user where "
         "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
         "allow this warning next to the issuer.",
         _HOUSES + _ASSISTANT,
@@ -187,7 +187,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W465",
         "an agent that acts for users without grants",
-        "An agent that acts for a user needs a grant of that user too. None of the users that this agent acts for has "
+        "An agent that acts for a user needs a grant to that user, too. None of the users that this agent acts for has "
         "a grant for the agent's endpoints: either no user block grants these endpoints, or user blocks grant them "
         "only to other users. So every request of this agent is denied.",
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
@@ -229,9 +229,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W557",
         "approvers who see nothing of the request",
-        "An approval is bound to the contents of the request, so the approver should see them. Let the message show "
-        "members of `body`, `args` or `context`, the path or its captures, the resource, query parameters or headers. "
-        "If none of these matters, say why in the comment that allows this warning.",
+        "An approval is bound to the contents of the request, so the approver should see these contents. Let the "
+        "message show members of `body`, `args` or `context`, the path or its captures, the resource, query parameters "
+        "or headers. If none of these matters, say why in the comment that allows this warning.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m when body.amount > 9 }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="blind-confirm",
@@ -266,7 +266,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W556",
         "a limit that is off while the store is down",
         "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
-        "bring the store down is not limited. `local` continues counting in each process; without the line, such "
+        "bring the store down is not limited. `local` continues counting in each process; without this line, such "
         "requests are denied.",
         'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
         'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
@@ -275,7 +275,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W559",
-        "an absence that a gateway may not show",
+        "a presence test that a gateway may not support",
         "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
         "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
         "them other facts are neither present nor absent, so the rule acts, or grants nothing, for every request. A "
@@ -302,7 +302,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W560",
-        "a folder that `..` leads out of",
+        "a folder restriction that `..` bypasses",
         "A string from a caller is compared as it is, but a program that opens the file reads `drafts/../secret` as "
         "`secret`. The path of a request is canonical and has no `..`; a string from `body`, `args`, the query or a "
         "header may contain `..`. Deny strings that contain `..`, or compare a value that does not name a file.",
@@ -316,7 +316,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W561",
-        "the host of a URL of any scheme",
+        "a host comparison that ignores the scheme of the URL",
         "`host(url)` returns the host for every scheme: `file://api.example/etc/passwd` has the same host as "
         "`https://api.example/`, and `http:` sends data unencrypted. Compare the scheme, too.",
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'

@@ -90,7 +90,8 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E211",
         "a name that hides another one",
-        "A built-in fact, a value of an enum or a variable already has this name and would become unreachable.",
+        "A built-in fact, a value of an enum or a variable already has this name, and the new declaration would make "
+        "it unreachable.",
         'let user = 5\nguard "example" { require request.size < 5 }\n',
         'let small = 5\nguard "example" { require request.size < small }\n',
     ),
@@ -208,7 +209,7 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E246",
         "`past` outside a history",
-        "`past` is an earlier request and is valid only in the `where` of a history.",
+        "`past` refers to an earlier request, and is valid only in the `where` of a history.",
         'guard "example" { require past.user.id == user.id }\n',
         'guard "example" { require user.id == "alice" }\n',
     ),
@@ -299,7 +300,7 @@ _WARNINGS: tuple[DiagnosticDoc, ...] = (
         "W201",
         "a presence test on a fact that is always present",
         "According to its declaration, the fact is always present, so the test is always true. Declare a fact that may "
-        "be absent with `?`. To test whether the entity store has a row for an entity, write `user is known`.",
+        "be absent with `?`. To test whether an entity has a row, write `user is known`.",
         "user.tenant is present",
         "credential.scopes is present",
         name="always-present",

@@ -70,7 +70,7 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E227",
         "`and` and `or` mixed without parentheses",
-        "Readers disagree about which of the two binds tighter, so a condition with both needs parentheses.",
+        "Readers disagree about whether `and` or `or` binds tighter, so a condition with both needs parentheses.",
         'user.age > 17 and user.tenant == "acme" or user.roles has "clerk"',
         '(user.age > 17 and user.tenant == "acme") or user.roles has "clerk"',
     ),
@@ -84,8 +84,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E229",
         "`else`, `is present` or `is absent` without a fact",
-        "Only a fact, an attribute or a member of a record can be absent. `else` binds tightest; use parentheses to "
-        "apply it to a larger expression.",
+        "Only a fact, an attribute or a member of a record can be absent. `else` binds tighter than every operator; "
+        "use parentheses to apply it to a larger expression.",
         "5 is absent",
         "credential.scopes is absent",
     ),
@@ -160,7 +160,7 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E238",
         "an invalid duration",
-        "Durations have an upper limit, and a window that looks back must be longer than zero.",
+        "Durations have an upper limit, and the window of a history must be longer than zero.",
         'guard "example" { require credential.age < 99999999999999999999d }\n',
         'guard "example" { require credential.age < 30d }\n',
     ),
@@ -174,7 +174,7 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E240",
-        "an id or string that equals nothing",
+        "an id or string that nothing can equal",
         "Ids must be non-empty and in Unicode NFC, the composed form. Strings may have at most 65,536 characters.",
         'guard "example" { require user == user "" }\n',
         'guard "example" { require user == user "alice" }\n',

@@ -31,7 +31,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E103",
         "an unclosed bracket",
-        "A bracket must be closed before the next declaration and before the end of the file.",
+        "Each bracket must be closed before the next declaration and before the end of the file.",
         'guard "closed" { deny\n\nanyone { may GET /health }\n',
         'guard "closed" { deny }\n\nanyone { may GET /health }\n',
     ),
@@ -104,7 +104,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E113",
         "a path without a method",
         "Scopes, `may` and histories must name a method, so that a rule grants no more than its author meant. After "
-        "`on`, a path without a method means every method.",
+        "`on`, a path without a method applies to every method.",
         "anyone { may /health }\n",
         "anyone { may GET /health }\n",
     ),
@@ -125,7 +125,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E116",
         "a name that needs quotes",
-        "Names of rules, and names from outside the policy such as those of agents, must be written in quotes.",
+        "Names of rules, and names from outside the policy, such as names of agents, must be written in quotes.",
         "agent bot { issued by acme   acts alone }\n",
         'agent "bot" { issued by acme   acts alone }\n',
     ),
@@ -213,8 +213,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E128",
         "a control character",
-        "Control characters, and carriage returns that end a line alone, can make a policy look different from what it "
-        "means: some editors show the rest of a comment after such a character as if it were code.",
+        "Control characters, such as a carriage return without a line feed, can make a policy look different from what "
+        "it means: some editors show the rest of a comment after such a character as if it were code.",
         'anyone { may GET /health } # closed otherwise\rguard "night" { deny }\n',
         'anyone { may GET /health } # closed otherwise\nguard "night" { deny }\n',
     ),

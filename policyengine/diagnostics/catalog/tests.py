@@ -39,7 +39,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E604",
         "a given for a derived fact",
         "Captures are derived from the path, the tool from the request, and the depth of a chain from its hops. "
-        "`approval.granted` is derived from the approval. Give the facts that they are derived from.",
+        "`approval.granted` is derived from the approval. Give the facts from which these are derived.",
         _test('GET /a { request.path: "/b" } => allow'),
         _ALLOWED,
     ),
@@ -119,7 +119,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E614",
         "an inconsistent matrix",
         "A matrix either has an axis `request` and states the outcome of each cell in rows, or has no such axis and "
-        "writes its requests in the braces. No axis may be repeated, and no choice of an axis.",
+        "writes its requests in the braces. No axis may be repeated, and neither may a choice of an axis.",
         _test("cases for request.size in [5, 6] { otherwise allow }"),
         _test("cases for request.size in [5, 6] { GET /a => allow }"),
     ),
@@ -174,8 +174,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E621",
         "an invalid repetition or response",
-        "`repeat` sends a request a number of times within a period, and `first … at` names one of these requests. "
-        "`responded` is the gateway's report on an allowed request: an HTTP status, and `output.…`.",
+        "`repeat` sends a request a number of times within a period, and `first … at` names the first of these "
+        "requests with the expected outcome. `responded` is the gateway's report on an allowed request: an HTTP "
+        "status, and `output.…`.",
         _test("GET /b => first deny at 2"),
         _test("GET /b => deny"),
     ),
