@@ -12,7 +12,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E161",
-        "a bundle of another version",
+        "a bundle from another version",
         "A bundle stores rules in the format of one version of policyengine, and only versions with that format can "
         "read the bundle. Compile the policy again with the version that loads the bundle; the decisions stay the "
         "same.",
@@ -30,7 +30,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E163",
         "a bundle without a trusted signature",
         "An engine that loads bundles with trusted keys accepts only bundles that one of these keys signed. Sign the "
-        "bundle with `policyengine compile … --key private.pem`, or add the key of its signer to the trusted keys.",
+        "bundle with `policyengine compile … --key private.pem`, or add the public key of the signer to the trusted "
+        "keys.",
         "",
         "",
     ),

@@ -87,8 +87,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W450",
         "a laxer block for the same grant",
-        "Two blocks grant one endpoint to one agent, and only one of them has requirements. Requirements of a block "
-        "apply to its own grants only, so the other block bypasses them.",
+        "Two blocks grant one endpoint to one agent, and only one of them has requirements. The requirements of a "
+        "block apply only to the grants of that block, so the other block grants the endpoint without them.",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a }\n' + _ALONE + "/** }\n",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a/** }\n',
         name="laxer-twin",

@@ -40,7 +40,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E305",
         "two captures in one segment",
-        "It would be ambiguous where one capture ends and the next begins.",
+        "With two captures in one segment, it would be ambiguous where the first ends and the second begins.",
         "anyone { may GET /{name}.{version} }\n",
         "anyone { may GET /{name} }\n",
     ),
@@ -153,7 +153,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E320",
         "two bindings for one endpoint",
         "The value of `resource` or of a bound fact must not depend on which of two patterns matches. A typed capture "
-        "in the same position of both patterns is one binding.",
+        "at the same position in both patterns is a single binding.",
         "entity org\nentity invoice\n"
         'anyone { may GET /{org: org}/** when resource in [org "a"]   may GET /{o}/{id: invoice} }\n',
         "entity org\nentity invoice\n"

@@ -31,8 +31,8 @@ CODES = (
     ),
     DiagnosticDoc(
         "E183",
-        "a cell of another type than declared",
-        "The policy declares the type of each attribute, and cells are parsed as that type. An empty cell or NULL "
+        "a cell that does not have the declared type",
+        "The policy declares the type of each attribute, and cells are parsed as that type. An empty cell, or NULL, "
         "means that the attribute is absent.",
         "",
         "",

@@ -48,7 +48,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E404",
         "an agent that acts for users without grants",
         "An agent borrows the authority of a user, so a `user` block must grant something to users. `users "
-        "unrestricted` states once, visibly, that the agent's own grants decide alone.",
+        "unrestricted` states explicitly that only the agent's own grants decide.",
         _agent("may read", _BASE),
         _agent("may read", _BASE + "user any { may read }\n"),
     ),
@@ -119,7 +119,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E414",
-        "a condition about the caller that reads something else",
+        "a condition about the caller that reads other facts",
         "The head of a block and `acts for users where` select the callers to which the block applies. Neither the "
         "endpoint nor the credentials of earlier agents in a chain are known there.",
         _agent("may read", head="where credential.age < 5m"),

@@ -37,14 +37,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E503",
         "a secret in a message",
-        "People read messages and logs keep them, so a reader could reuse a value from a credential.",
+        "A message must not contain a value from a credential: people read messages and logs keep them, so a reader "
+        "could reuse the value.",
         _guard(f'deny {_LARGE} message "not with {{credential.scopes}}"', _TEAM),
         _guard(f'deny {_LARGE} message "not for {{user.id}}"', _TEAM),
     ),
     DiagnosticDoc(
         "E504",
         "a role that no user can have",
-        "`by role` looks up `roles` of the approver in the entity store, so `entity user` must declare them.",
+        "`by role` looks up the attribute `roles` of the approver in the entity store, so `entity user` must declare "
+        "`roles`.",
         'anyone { may POST /pay }\nguard "ask" on POST /pay { confirm by role finance }\n',
         'entity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
         'guard "ask" on POST /pay { confirm by role finance }\n',

@@ -80,7 +80,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W265",
         "a secret in a policy",
-        "Policies are read by many people, copied and archived, so a secret in one leaks. This rule finds private "
+        "Policies are read by many people, copied and archived, so a secret in a policy leaks. This rule finds private "
         "keys, tokens and keys in well-known formats, and strings that look random. Digests (`sha256:…`) are not "
         "secrets.",
         _DOOR.replace("{", '{ # uses ghp_' + "x4Kq" * 9 + "\n "),
@@ -329,7 +329,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W562",
-        "a guard for one server's tools, a grant for all",
+        "a guard for one server's tools, but a grant for all servers",
         "The grant allows the tools of every server that the gateway names, but the guard covers only the tools of one "
         "server name. The same tools behind another server name, or without a server name, bypass the guard.",
         'anyone { may TOOL *' + _ALLOWED + '}\nguard "files" on TOOL fs/* { deny message "no files" }\n',
@@ -340,7 +340,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W563",
-        "a guard for one path, a grant for all below",
+        "a guard for one path, but a grant for everything below it",
         "The guard covers only that path, while the grant with `**` also covers everything below it. In a guard, "
         "`/admin/**` covers `/admin` and everything below it. If only the path itself is meant, say why in the comment "
         "that allows this warning.",

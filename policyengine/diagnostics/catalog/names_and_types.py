@@ -245,7 +245,7 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E251",
-        "a value of another type",
+        "a value of the wrong type",
         "A value that is bound, given or counted must have the type of its fact.",
         "facts on TOOL refund { args.amount: string }\nfacts on POST /refunds, TOOL refund { body.amount: number }\n"
         "scope refunds { POST /refunds  TOOL refund with body.amount = args.amount }\nuser any { may refunds }\n",
@@ -279,8 +279,8 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E256",
         "a rule that reads the header `host`",
-        "Clients write the same host in many ways: with a port, with a final dot, in any case. `request.host` is the "
-        "host alone, in one normalized form.",
+        "Clients write the same host in many ways: with a port, with a final dot, in any case. `request.host` contains "
+        "only the host, in one normalized form.",
         'request.headers["host"] == "api.example"',
         'request.host == "api.example"',
     ),

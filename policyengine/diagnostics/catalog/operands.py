@@ -33,8 +33,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E222",
         "an invalid membership test",
-        "`in` looks for an element in a set or list, or for an entity in what contains it; `has` is the reverse, and "
-        "`below` is for entities. To find a part of a string, use `contains`.",
+        "`in` tests whether a set or list contains an element, or whether an entity is in another entity. `has` "
+        "reverses the operands, and `below` is only for entities. To find a part of a string, use `contains`.",
         'user.tenant in "acme"',
         'user.tenant in ["acme"]',
     ),
@@ -99,7 +99,7 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E230",
-        "`else` with a value of another type",
+        "`else` with a value of the wrong type",
         "The value after `else` replaces the fact, so it must have the same type.",
         'facts { body.amount: number? }\nguard "example" { require body.amount else "none" == 5 }\n',
         'facts { body.amount: number? }\nguard "example" { require body.amount else 0 == 5 }\n',

@@ -38,7 +38,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E104",
         "an unmatched closing bracket",
-        "There is one closing bracket too many, or an earlier one was closed too soon.",
+        "The policy has one closing bracket too many, or an earlier bracket was closed too soon.",
         "anyone { may GET /health } }\n",
         "anyone { may GET /health }\n",
     ),
@@ -59,7 +59,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E107",
         "a comment that does not begin with `#`",
-        "A comment begins with `#` and ends at the end of its line.",
+        "A comment must begin with `#`, and ends at the end of its line.",
         "// who may look\nanyone { may GET /health }\n",
         "# who may look\nanyone { may GET /health }\n",
     ),

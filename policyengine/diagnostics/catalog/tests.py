@@ -150,8 +150,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E618",
         "a malformed detail",
-        "A singular (`remedy`) takes one value, which must be among the actual ones. A plural (`remedies`) takes a "
-        "list, which must match exactly; `[]` means none. Strings are written in quotes.",
+        "A singular member, such as `remedy`, takes one value, which must be among the actual values. A plural member, "
+        "such as `remedies`, takes a list, which must match exactly; `[]` means none. Write strings in quotes.",
         _test("GET /b => deny with { reasons: default }"),
         _test("GET /b => deny with { reasons: [default] }"),
     ),
@@ -166,8 +166,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E620",
         "a rule in a test file",
-        "Engines do not load files named `…_test.policy`. Tests with a rule there would pass for a policy that no "
-        "engine enforces, so these files hold only fixtures and tests.",
+        "Engines do not load files named `…_test.policy`. If such a file contained a rule, its tests would pass for a "
+        "policy that no engine enforces. So these files may contain only fixtures and tests.",
         "",
         "",
     ),
