@@ -34,7 +34,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
         "E222",
         "an invalid membership test",
         "`in` tests whether a set or list contains an element, or whether an entity is in another entity. `has` "
-        "reverses the operands, and `below` is only for entities. To find a part of a string, use `contains`.",
+        "reverses the operands. `below` compares entities only, and an entity is not below itself. To find a part of a "
+        "string, use `contains`.",
         'user.tenant in "acme"',
         'user.tenant in ["acme"]',
     ),

@@ -3,8 +3,8 @@
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _WHY = (
-    "The language reserves this syntax, but the engine does not enforce it yet. A policy that uses it is refused, because "
-    "a policy that only seems to limit something is worse than a policy that does not limit it."
+    "The language reserves this syntax, but the engine does not enforce it yet. A policy that uses it is refused, "
+    "because a policy that only seems to limit something is worse than a policy that does not limit it."
 )
 _GOOD = "anyone { may GET /a }\n"
 
