@@ -97,8 +97,9 @@ def identity_settings() -> str:
 
 def diagnostics() -> str:
     head = (
-        "# Diagnostics\n\nEvery finding of the checker has a stable code. E is an error, W a warning; "
-        "`policyengine explain-code CODE` prints the same page. Generated from `policyengine/diagnostics/catalog/`.\n"
+        "# Diagnostics\n\nEvery finding of the checker has a stable code. Codes that begin with E are errors; codes "
+        "that begin with W are warnings. `policyengine explain-code CODE` prints the same text. This page is generated "
+        "from `policyengine/diagnostics/catalog/`.\n"
     )
     return head + "".join(page(CODES[code]) for code in sorted(CODES))
 

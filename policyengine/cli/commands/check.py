@@ -36,8 +36,8 @@ def check(
 ) -> int:
     """Check policies and report every mistake in one run.
 
-    With --entities, also report the attributes that the policies read but no row, claim or map supplies: they are
-    unknown for every caller.
+    With --entities, also report the attributes that the policies read but no row, claim or map supplies: such
+    attributes are unknown for every caller.
 
     Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.
 

@@ -40,8 +40,9 @@ def decide(
 ) -> int:
     """Decide one request, or one on each line.
 
-    A file that ends in `.jsonl` or `.ndjson` holds one request per line, and so does stdin if its first line is a
-    complete request. Requests are decided in order, as they arrive; what one request spends is spent for the next.
+    A file that ends in `.jsonl` or `.ndjson` has one request per line, and so does stdin if its first line is a
+    complete request. Requests are decided in order, as they arrive; what one request spends is no longer available to
+    the next.
 
     \b
     Exit codes:
@@ -50,7 +51,7 @@ def decide(
       11  confirm
       12  throttle
       1   no decision: an error in the policy or in a request
-    With several requests the strongest outcome counts: error, deny, throttle, confirm, allow.
+    With several requests, the exit code is that of the strongest outcome: error, deny, throttle, confirm, allow.
 
     \b
     Example:

@@ -50,11 +50,17 @@ class FailOn(StrEnum):
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="A policy, a folder or a bundle.", show_default=False)],
     new: Annotated[
-        Path, typer.Argument(metavar="NEW", help="The policy, folder or bundle to compare it with.", show_default=False)
+        Path,
+        typer.Argument(metavar="NEW", help="The policy, folder or bundle to compare with OLD.", show_default=False),
     ],
     log: Annotated[
         Path | None,
-        typer.Option("--log", metavar="FILE", help="A decision log to decide again with both.", show_default=False),
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="A decision log whose requests are decided again with both.",
+            show_default=False,
+        ),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Also compare reasons, remedies and messages.")] = False,
     fail_on: Annotated[
@@ -62,9 +68,11 @@ def diff(
     ] = FailOn.ANY,
     seconds: Annotated[
         float,
-        typer.Option("--seconds", min=0, help="Time limit; parts that are not compared by then count as not proved."),
+        typer.Option(
+            "--seconds", min=0, help="Time limit; parts that are not compared by then are reported as not proved."
+        ),
     ] = SECONDS,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of sampled requests.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for sampled requests.")] = 0,
     format: Annotated[
         DiffFormat, typer.Option("--format", help="Output format; `markdown` is for a pull request.")
     ] = DiffFormat.TEXT,
@@ -76,8 +84,8 @@ def diff(
 
     \b
     Exit codes:
-      0  proved to be the same; with --fail-on widening: proved that nothing opens
-      1  the policies differ; with --fail-on widening: something opens, or may open
+      0  proved to be the same; with --fail-on widening: proved that nothing is widened
+      1  the policies differ; with --fail-on widening: something is widened, or may be
       3  a file cannot be read
       4  a policy has errors
       5  not proved: no such difference was found, but a changed rule may cause one

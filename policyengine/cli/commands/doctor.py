@@ -37,10 +37,10 @@ def doctor(
 ) -> int:
     """Check a machine for common problems before serving.
 
-    It takes the options of `serve`, and also checks the policies to be served.
+    The command takes the options of `serve`, and also checks the policies to be served.
 
-    It changes nothing, and connects only to what the options name; with --identity it also fetches the keys of the
-    policies' issuers and attesters.
+    The command changes nothing, and connects only to services that the options name; with --identity it also fetches
+    the keys of the policies' issuers and attesters.
 
     Exit code 0: ready to serve (warnings are possible); 1: not ready.
 

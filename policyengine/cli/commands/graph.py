@@ -62,7 +62,7 @@ SUFFIXES = {
 def graph(
     paths: Policies,
     agent: Annotated[
-        str | None, typer.Option("--agent", metavar="NAME", help="Only what this agent can reach.")
+        str | None, typer.Option("--agent", metavar="NAME", help="Draw only what this agent can reach.")
     ] = None,
     group: Annotated[
         list[str] | None, typer.Option("--group", metavar="NAME", help="A group of the agent; may be repeated.")
@@ -70,7 +70,7 @@ def graph(
     endpoint: Annotated[
         str | None,
         typer.Option(
-            "--endpoint", metavar="ENDPOINT", help="Only this endpoint, or the endpoints below a path: `/v1/**`."
+            "--endpoint", metavar="ENDPOINT", help="Draw only this endpoint, or the endpoints below a path: `/v1/**`."
         ),
     ] = None,
     depth: Annotated[
@@ -80,7 +80,7 @@ def graph(
     format: Annotated[
         GraphFormat | None,
         typer.Option(
-            "--format", help="Output format. [default: by the suffix of --output, or text]", show_default=False
+            "--format", help="Output format. [default: from the suffix of --output, or text]", show_default=False
         ),
     ] = None,
     output: Annotated[

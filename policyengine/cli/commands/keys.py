@@ -39,7 +39,7 @@ def keys(
         SigningAlgorithm | None,
         typer.Option(
             "--algorithm",
-            help="Algorithm of the new key. [default: ES256, or that of the last key]",
+            help="Algorithm of the new key. [default: ES256, or the algorithm of the last key]",
             show_default=False,
         ),
     ] = None,
@@ -53,10 +53,10 @@ def keys(
 ) -> int:
     """Create, rotate or list the keys that sign tokens.
 
-    `new` creates a file with one key, which signs immediately. `rotate` adds a key: it is published now and signs after
-    `--ahead`, when every verifier has fetched it. The previous key then stops signing and stays published for `--keep`,
-    the longest lifetime of a token. A server that uses the file reads it again when it changes. Only its owner can read
-    the file, and private keys are never shown.
+    `new` creates a file with one key, which signs immediately. `rotate` adds a key, which is published now and signs
+    after `--ahead`, when every verifier should have fetched the key. The previous key then stops signing and stays
+    published for `--keep`, which should be at least the longest lifetime of a token. A server that uses the file reads
+    the file again when it changes. Only the owner of the file can read it, and private keys are never shown.
 
     If a key has leaked, run `rotate --ahead 0s --keep 0s`: the tokens that it signed are no longer accepted.
 

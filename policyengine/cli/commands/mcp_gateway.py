@@ -88,7 +88,7 @@ HttpPort: TypeAlias = Annotated[
     ),
 ]
 AnswerSeconds: TypeAlias = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response of the server.")
+    float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds to wait for a response from the server.")
 ]
 PassedVariables: TypeAlias = Annotated[
     list[str] | None,
@@ -138,8 +138,8 @@ def mcp_gateway(
     """Enforce policies in front of an MCP server.
 
     The gateway is a proxy over stdio, or over HTTP with --port. It decides each call with its arguments, lists only
-    what the caller may use, and refuses everything else. --as or --from-header identify the caller, or with --identity
-    the caller's token does. It listens on this machine only.
+    what the caller may use, and refuses everything else. The caller is identified by --as or --from-header or, with
+    --identity, by the caller's token. The gateway listens only on this machine.
 
     SIGHUP reloads policies and entities, and so does each file change with `--watch`, as in `serve`: a reload with
     errors is refused, and the current policies stay in use.

@@ -37,7 +37,8 @@ def record(
     log: DecisionsFile,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="The test file to write.")] = STDOUT,
     only: Annotated[
-        list[OutcomeFilter] | None, typer.Option("--only", help="Only decisions with this outcome.", show_default=False)
+        list[OutcomeFilter] | None,
+        typer.Option("--only", help="Record only decisions with this outcome.", show_default=False),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Maximum number of requests.", show_default=False)
@@ -47,8 +48,8 @@ def record(
     """Turn the decisions of a log into tests.
 
     Each recorded outcome becomes an expected outcome: one test per caller and endpoint, with equal decisions merged.
-    Decisions that the test language cannot express are left out and listed. The file name ends in `_test.policy`; a
-    file that `record` wrote is replaced, any other file is not.
+    Decisions that the test language cannot express are left out and listed. The file name must end in `_test.policy`.
+    An existing file is replaced only if `record` wrote it.
 
     \b
     Exit codes:

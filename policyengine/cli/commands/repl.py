@@ -33,10 +33,10 @@ HELP = """\
   GET /v1/invoices/42                                decide; braces give facts for this request only
   POST /v1/refunds { body.amount: 5 } => allow       decide, and compare with the expected outcome
   explain [REQUEST]                                  explain the last request, or this one
-  why not [REQUEST]                                  show only what stops it
+  why not [REQUEST]                                  show only what stops the request
   time · after 5m · at 2027-01-01T09:00:00Z          show, advance or set the clock
   facts                                              show the given facts
-  reset                                              forget everything given
+  reset                                              forget all given facts
   load [PATH]                                        reload the policies, or load others
   save FILE_test.policy ["name"]                     write the session as a test
   help · quit"""

@@ -74,7 +74,7 @@ def simulate(
 
     \b
     Exit codes:
-      0  played, with any outcomes
+      0  simulated, whatever the outcomes
       1  an error in the policy, a file or a request
       2  wrong usage
 

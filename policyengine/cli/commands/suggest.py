@@ -40,15 +40,15 @@ def suggest(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     format: Annotated[
-        SuggestFormat, typer.Option("--format", help="Output format; `policy` prints the policy alone.")
+        SuggestFormat, typer.Option("--format", help="Output format; `policy` prints only the policy.")
     ] = SuggestFormat.TEXT,
 ) -> int:
     """Propose the grants that recorded requests need.
 
-    The policies decide the log again. Each request that a grant would allow gets one, as narrow as the request;
-    destructive requests also need a person's confirmation. Requests that stay denied are listed with the reason. The
-    log is then decided once more with the grants: no other decision may change. A request being made is no reason to
-    allow it: review every grant.
+    The policies decide the log again. For each request that a grant would allow, the command proposes a grant as narrow
+    as the request; destructive requests also need a person's confirmation. Requests that stay denied are listed with
+    the reason. The log is then decided once more with the grants: no other decision may change. That a request was made
+    is no reason to allow it, so review every grant.
 
     \b
     Exit codes:

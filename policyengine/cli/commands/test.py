@@ -17,7 +17,8 @@ from policyengine.install_hints import install_command
 Wish = TypeVar("Wish")
 
 NameFilter: TypeAlias = Annotated[
-    str | None, typer.Option("-k", metavar="TEXT", help="Run only tests whose names contain this.", show_default=False)
+    str | None,
+    typer.Option("-k", metavar="TEXT", help="Run only tests whose names contain this text.", show_default=False),
 ]
 RuleFilter: TypeAlias = Annotated[
     str | None, typer.Option("--rule", metavar="NAME", help="Run only tests about this guard.", show_default=False)
@@ -55,7 +56,12 @@ LcovFile: TypeAlias = Annotated[
 MinCoverage: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--fail-under", min=0, max=100, metavar="PERCENT", help="Fail if coverage is lower.", show_default=False
+        "--fail-under",
+        min=0,
+        max=100,
+        metavar="PERCENT",
+        help="Fail if coverage is below this percentage.",
+        show_default=False,
     ),
 ]
 MaxMutants: TypeAlias = Annotated[
@@ -97,7 +103,7 @@ def run_tests(
     \b
     Exit codes:
       0  all tests passed, and what was measured is sufficient
-      1  a test failed, coverage is too low, or no test notices a fault
+      1  a test failed, coverage is too low, or a fault is noticed by no test
       3  there are no tests
       4  the policy has errors
 

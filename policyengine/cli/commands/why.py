@@ -38,11 +38,13 @@ class TokenIssuance(NamedTuple):
 
 
 def why(
-    id: Annotated[str, typer.Argument(metavar="ID", help="The id of the decision.", show_default=False)],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The ID of the decision.", show_default=False)],
     log: DecisionsFile,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Policies, or a bundle, to explain it with.", show_default=False),
+        typer.Argument(
+            metavar="[PATH]...", help="Policies, or a bundle, to explain the decision with.", show_default=False
+        ),
     ] = None,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,

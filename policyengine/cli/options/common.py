@@ -21,7 +21,7 @@ TrustedKeys: TypeAlias = Annotated[
     typer.Option(
         "--trust",
         metavar="KEY",
-        help="A public key file; one of these keys must have signed the bundle.",
+        help="A file with a public key; one of these keys must have signed the bundle.",
         show_default=False,
     ),
 ]
@@ -47,7 +47,7 @@ IdentityFile: TypeAlias = Annotated[
     typer.Option(
         "--identity",
         metavar="FILE",
-        help="Verify raw credentials as this file configures (docs/identity.md).",
+        help="Verify raw credentials as configured in this file (docs/identity.md).",
         show_default=False,
     ),
 ]

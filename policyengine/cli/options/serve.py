@@ -38,7 +38,7 @@ Port: TypeAlias = Annotated[
         "-p",
         min=0,
         max=65535,
-        help="Port to listen on; 0 picks a free one. [default: 8080, none with --socket]",
+        help="Port to listen on; 0 picks a free port. [default: 8080, none with --socket]",
         show_default=False,
     ),
 ]
@@ -49,16 +49,16 @@ EnvoyPort: TypeAlias = Annotated[
         metavar="PORT",
         min=1,
         max=65535,
-        help="Answer Envoy over gRPC on this port.",
+        help="Serve Envoy over gRPC on this port.",
         show_default=False,
     ),
 ]
 SocketPath: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--socket", metavar="PATH", help="Answer sidecars on this Unix socket.", show_default=False),
+    typer.Option("--socket", metavar="PATH", help="Serve sidecars on this Unix socket.", show_default=False),
 ]
 SocketMode: TypeAlias = Annotated[
-    str, typer.Option("--socket-mode", metavar="OCTAL", help="Mode of the socket file: who can connect.")
+    str, typer.Option("--socket-mode", metavar="OCTAL", help="Mode of the socket file, which controls who can connect.")
 ]
 PublicUrl: TypeAlias = Annotated[
     str | None,
@@ -74,7 +74,7 @@ AllowedHost: TypeAlias = Annotated[
     typer.Option(
         "--allowed-host",
         metavar="NAME",
-        help="A Host name, besides localhost, to answer without a token; `*.NAME`: all subdomains.",
+        help="Another Host name that requests without a token may use; `*.NAME`: all subdomains.",
         show_default=False,
     ),
 ]
@@ -137,7 +137,7 @@ MaxConnections: TypeAlias = Annotated[
         "--max-connections",
         metavar="N",
         min=1,
-        help="Maximum connections per worker. [default: by the open file limit, at most 4096]",
+        help="Maximum connections per worker. [default: from the open file limit, at most 4096]",
         show_default=False,
     ),
 ]
@@ -147,7 +147,7 @@ MaxConnectionsPerAddress: TypeAlias = Annotated[
         "--max-connections-per-address",
         metavar="N",
         min=1,
-        help="Maximum connections per address that have not sent a request. [default: a quarter]",
+        help="Maximum connections per address that have not sent a request. [default: a quarter of --max-connections]",
         show_default=False,
     ),
 ]
@@ -204,12 +204,19 @@ ServerLog: TypeAlias = Annotated[
 ObserveFlag: TypeAlias = Annotated[
     bool | None,
     typer.Option(
-        "--observe/--no-observe", help="Report what the policies would stop, and let it pass.", show_default=False
+        "--observe/--no-observe",
+        help="Report requests that the policies would stop, and let them pass.",
+        show_default=False,
     ),
 ]
 ObserveUntil: TypeAlias = Annotated[
     str | None,
-    typer.Option("--observe-until", metavar="TIME", help="When observing ends: a time, or `7d`.", show_default=False),
+    typer.Option(
+        "--observe-until",
+        metavar="TIME",
+        help="When observing ends: a time, or a duration such as `7d`.",
+        show_default=False,
+    ),
 ]
 ObservePackages: TypeAlias = Annotated[
     list[str] | None,

@@ -43,7 +43,7 @@ WorkflowRequests: TypeAlias = Annotated[
         "--request",
         "-r",
         metavar="FILE|-",
-        help="JSON request of a workflow; several lines are sent in turn. [default: those that the tests allow]",
+        help="Request of a workflow, as JSON; several lines are sent in turn. [default: requests that the tests allow]",
         show_default=False,
     ),
 ]
@@ -61,7 +61,7 @@ VaryFact: TypeAlias = Annotated[
     typer.Option(
         "--vary",
         metavar="FACT",
-        help="Fact by which callers differ. [default: `agent.id` or `user.id`, if such callers pass]",
+        help="Fact in which callers differ. [default: `agent.id` or `user.id`, if the policy allows such callers]",
         show_default=False,
     ),
 ]
@@ -72,17 +72,22 @@ TrafficDuration: TypeAlias = Annotated[
 SeriesInterval: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--every", metavar="TIME", help="Interval of the series. [default: about 200 in total]", show_default=False
+        "--every",
+        metavar="TIME",
+        help="Length of an interval. [default: about 200 intervals in total]",
+        show_default=False,
     ),
 ]
 Start: TypeAlias = Annotated[
     str | None,
-    typer.Option("--start", metavar="TIME", help="Start of the traffic: `2027-01-01`, or with a time and a zone."),
+    typer.Option(
+        "--start", metavar="TIME", help="Start of the traffic: `2027-01-01`, or a date with a time and a zone."
+    ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Random seed.")]
 ChartFormatOption: TypeAlias = Annotated[
     ChartFormat | None,
-    typer.Option("--format", help="Output format. [default: by the suffix of --output, or text]", show_default=False),
+    typer.Option("--format", help="Output format. [default: from the suffix of --output, or text]", show_default=False),
 ]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")

@@ -52,22 +52,22 @@ class ServeSettings(CommandSection):
     commands: ClassVar[tuple[str, ...]] = ("serve", "doctor")
 
     host: t.Text | None = setting("127.0.0.1", "address to listen on")
-    port: t.Port | None = setting("8080; none with a socket", "port to listen on; 0 picks a free one")
+    port: t.Port | None = setting("8080; none with a socket", "port to listen on; 0 picks a free port")
     socket: t.File | None = setting("none", "path of a Unix socket to listen on")
     socket_mode: t.FileMode | None = setting("600", "mode of the socket file, which controls who can connect")
-    envoy_grpc: t.Port | None = setting("none", "port to answer Envoy on over gRPC")
+    envoy_grpc: t.Port | None = setting("none", "port that serves Envoy over gRPC")
     workers: t.PositiveNumber | None = setting("1", "number of worker processes")
     token_file: t.File | None = setting("none", "require a bearer token from this file", must_exist=True)
     entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
     identity: t.File | None = setting(
-        "none", "verify raw credentials as this `identity.toml` configures", must_exist=True
+        "none", "verify raw credentials as configured in this `identity.toml`", must_exist=True
     )
     trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
     watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
     public_url: t.Text | None = setting("none", "public URL of this server, for its AuthZEN metadata")
     allowed_hosts: t.Hosts | None = setting(
-        "none", "host names, besides loopback, to answer without a token", option="allowed_host"
+        "none", "host names, besides loopback, that requests without a token may use", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
@@ -75,7 +75,7 @@ class ServeSettings(CommandSection):
         "0", "minimum seconds that a stopping server still accepts connections"
     )
     max_connections: t.PositiveNumber | None = setting(
-        "by the open file limit, at most 4096", "maximum connections per worker"
+        "from the open file limit, at most 4096", "maximum connections per worker"
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`", "maximum connections per address that have not sent a request"
@@ -114,7 +114,7 @@ class StoreSettings(CommandSection):
 
     url: t.StoreUrl | None = setting(
         "memory:",
-        "where to keep rates, budgets, approvals and history; `?skew=5s` is the tolerated difference of clocks",
+        "where to keep rates, budgets, approvals and history; `?skew=5s` is the tolerated clock skew",
         option="store",
     )
 
@@ -151,7 +151,7 @@ class GatewaySettings(CommandSection):
     hands_on_envoy: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY)
     hands_on_envoy_grpc: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY_GRPC)
     bodies: t.BodyAdapters | None = setting(
-        "none", "adapters that receive every body completely, or refuse its request"
+        "none", "adapters that receive every body completely, or refuse the request"
     )
     obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfil")
     trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
@@ -206,7 +206,7 @@ class ObserveSettings(CommandSection):
     """`[observe]`: observe mode until a time or for a duration, for all or only for `packages` and `endpoints`."""
 
     until: t.Timestamp = setting(
-        "none", "let pass what policies would stop, until this time; `--observe-until`", value=""
+        "none", "until this time, let requests pass that policies would stop; `--observe-until`", value=""
     )
     packages: t.Packages = setting("all", "observe only the rules of these packages; `--observe-package`", value=())
     endpoints: t.Endpoints = setting("all", "observe only these endpoints; `--observe-endpoint`", value=())
@@ -225,15 +225,17 @@ class McpGatewaySettings(CommandSection):
     from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
     host: t.Text | None = setting("127.0.0.1", "loopback address to listen on")
     port: t.Port | None = setting("none: stdio", "port for HTTP")
-    allowed_hosts: t.Hosts | None = setting("none", "host names, besides loopback, to answer", option="allowed_host")
-    timeout: t.Seconds | None = setting("60", "seconds to wait for a response of the server")
+    allowed_hosts: t.Hosts | None = setting(
+        "none", "host names, besides loopback, that requests may use", option="allowed_host"
+    )
+    timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True
     )
     entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
     identity: t.File | None = setting(
-        "none", "verify callers as this `identity.toml` configures", option="identity_file", must_exist=True
+        "none", "verify callers as configured in this `identity.toml`", option="identity_file", must_exist=True
     )
     trust: t.Files | None = setting("none", "public keys, one of which must have signed the bundle", must_exist=True)
     watch: t.Boolean | None = setting("false", "reload policies whenever a file changes")
@@ -244,10 +246,10 @@ class LintSettings(CommandSection):
     """`[lint]`: codes of rules. Without `select`, all except the optional ones run; `extend` adds rules, `ignore`
     removes them last."""
 
-    select: t.RuleCodes | None = setting("all but the optional ones", "rules to report, and no others")
-    extend: t.RuleCodes = setting("none", "optional rules to report, too", value=())
-    ignore: t.RuleCodes = setting("none", "rules not to report", value=())
-    strict: t.Boolean = setting("false", "whether warnings count as errors", value=False)
+    select: t.RuleCodes | None = setting("all except optional rules", "report only these rules")
+    extend: t.RuleCodes = setting("none", "also report these rules", value=())
+    ignore: t.RuleCodes = setting("none", "do not report these rules", value=())
+    strict: t.Boolean = setting("false", "treat warnings as errors", value=False)
 
 
 class TestSettings(CommandSection):

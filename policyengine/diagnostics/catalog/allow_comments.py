@@ -9,9 +9,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W170",
         "an allowance without a reason",
-        "`# lint: allow RULE because …` silences a warning on its line, or on the next line if the comment is alone "
-        "on its line. Without a reason no reader can check later whether it still holds, so the comment allows "
-        "nothing.",
+        "`# lint: allow RULE because …` silences a warning on its line, or on the next line if the comment is alone on "
+        "its line. Without a reason, no reader can check later whether the allowance is still justified, so the "
+        "comment allows nothing.",
         "# lint: allow W350\n" + _DOOR,
         "# lint: allow W350 because the probe of the load balancer uses it\n" + _HEAD,
         name="bare-allowance",
@@ -27,8 +27,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W172",
         "an allowance that allows nothing",
-        "The warning that it allowed is gone. If the comment stays, it silences the next mistake on that line. "
-        "`policyengine lint --fix` removes it.",
+        "The warning that this comment allowed no longer occurs. If the comment stays, it silences the next mistake on "
+        "that line. `policyengine lint --fix` removes the comment.",
         "# lint: allow head because the probe of the load balancer uses it\n" + _DOOR,
         _DOOR,
         name="stale-allowance",

@@ -12,16 +12,17 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E161",
-        "a bundle of another version",
-        "A bundle stores rules in the format of one version of policyengine, and only versions with that format read "
-        "it. Compile the policy again with the version that loads it: its decisions stay the same.",
+        "a bundle from another version",
+        "A bundle stores rules in the format of one version of policyengine, and only versions with that format can "
+        "read the bundle. Compile the policy again with the version that loads the bundle; the decisions stay the "
+        "same.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E162",
         "a corrupted bundle",
-        "The digest in the bundle does not match its bytes: the file was truncated or changed. Copy it again.",
+        "The digest in the bundle does not match its bytes: the file was truncated or changed. Copy the file again.",
         "",
         "",
     ),
@@ -29,7 +30,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E163",
         "a bundle without a trusted signature",
         "An engine that loads bundles with trusted keys accepts only bundles that one of these keys signed. Sign the "
-        "bundle with `policyengine compile … --key private.pem`, or add the key of its signer to the trusted keys.",
+        "bundle with `policyengine compile … --key private.pem`, or add the public key of the signer to the trusted "
+        "keys.",
         "",
         "",
     ),
@@ -44,10 +46,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E165",
         "a bundle with invalid contents",
-        "Every part of a bundle is checked before it is used. This bundle is intact but holds something that the "
+        "Every part of a bundle is checked before it is used. This bundle is intact but contains something that the "
         "compiler never writes, so another program made or changed it. The engine refuses to load it.",
         "",
         "",
     ),
-    DiagnosticDoc("E166", "a bundle that is too large", "A bundle has at most 1,000,000,000 bytes.", "", ""),
+    DiagnosticDoc("E166", "a bundle that is too large", "A bundle may have at most 1,000,000,000 bytes.", "", ""),
 )

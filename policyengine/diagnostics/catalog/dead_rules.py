@@ -14,8 +14,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E140",
         "an invisible character",
-        "Characters without a shape hide in names and comments, so two names that look the same can differ. They are "
-        "refused everywhere, in comments and strings too.",
+        "Invisible characters hide in names and comments, so two names that look the same can differ. They are refused "
+        "everywhere, including in comments and strings.",
         "# re\u200bviewed\n" + _DOOR,
         "# reviewed\n" + _DOOR,
     ),
@@ -23,15 +23,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E141",
         "an escape for an invisible character",
         "An id with such a character looks like another id wherever it is shown. Tests may use these escapes as "
-        "samples, ids may not.",
+        "samples, but ids may not contain them.",
         'guard "a" { deny when user.id == "al\\u200bice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
     DiagnosticDoc(
         "E142",
         "a word that mixes alphabets",
-        "Letters of different alphabets can look the same, so a word that mixes them can pass for another one. Words "
-        "in one alphabet, whichever it is, are fine.",
+        "Letters of different alphabets can look the same, so a word that mixes them can be mistaken for another word. "
+        "A word in a single alphabet is accepted, whichever alphabet it is.",
         'guard "a" { deny when user.id == "\u0430lice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
@@ -46,15 +46,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E144",
         "a character that changes the direction of writing",
-        "Editors show the text after it in another order than the engine reads it, so a reviewer sees a different "
-        "policy.",
+        "Editors show the text after such a character in a different order from the order in which the engine reads "
+        "it, so a reviewer sees a different policy.",
         "# open \u202e desolc\n" + _DOOR,
         "# open or closed\n" + _DOOR,
     ),
     DiagnosticDoc(
         "W142",
         "a message that mixes alphabets",
-        "Letters of different alphabets can look the same. In a message this is odd rather than dangerous.",
+        "Letters of different alphabets can look the same. In a message, this is odd rather than dangerous.",
         'guard "a" { deny message "\u0430sk us" }\n',
         'guard "a" { deny message "ask us" }\n',
         name="mixed-alphabets",
@@ -62,7 +62,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W260",
         "an unused declaration",
-        "No rule uses it. A misspelled name in a rule is an error, so this declaration was probably left behind.",
+        "No rule uses this declaration. A misspelled name in a rule would be an error, so the declaration was probably "
+        "left behind.",
         "let limit = 5\n" + _DOOR,
         _DOOR,
         name="unused-name",
@@ -70,7 +71,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W350",
         "a rule for HEAD",
-        "HEAD requests are decided as GET, so a rule for one of the two covers both.",
+        "HEAD requests are decided as GET requests, so a rule for one of the two methods covers both.",
         "anyone { may HEAD /a }\n",
         _DOOR,
         name="head",
@@ -78,7 +79,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W351",
         "a scope that no block grants",
-        "A scope by itself grants nothing: a `may` must name it, or a granted scope include it.",
+        "A scope by itself grants nothing: a `may` must name it, or a granted scope must include it.",
         "scope a.read { GET /a }\n" + _DOOR,
         _DOOR,
         name="unused-scope",
@@ -86,8 +87,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W450",
         "a laxer block for the same grant",
-        "Two blocks grant one endpoint to one agent, and only one of them has requirements. Requirements of a block "
-        "apply to its own grants only, so the other block bypasses them.",
+        "Two blocks grant one endpoint to one agent, and only one of them has requirements. The requirements of a "
+        "block apply only to the grants of that block, so the other block grants the endpoint without them.",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a }\n' + _ALONE + "/** }\n",
         _BOT + 'agent "bot" { issued by acme  acts alone  credential { bound }  may GET /a/** }\n',
         name="laxer-twin",
@@ -113,7 +114,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W453",
         "an agent without a grant",
-        "The block names an agent and grants it nothing.",
+        "The block names an agent but grants it nothing.",
         _BOT + 'agent "bot" { issued by acme  acts alone }\n',
         _BOT + _ALONE + " }\n",
         name="no-door",
@@ -121,8 +122,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W454",
         "`users unrestricted` with user blocks",
-        "With this line agents do not need a grant of the user, so user blocks apply only to users who come without "
-        "an agent.",
+        "With this line, agents do not need a grant of the user, so user blocks apply only to users who send requests "
+        "without an agent.",
         _BOT + _ALONE + " }\nuser any { may GET /a }\n",
         _BOT + _ALONE + " }\n",
         name="unrestricted-users",
@@ -130,7 +131,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W455",
         "an empty block",
-        "The block has no effect, and readers look for what is missing.",
+        "The block has no effect, and makes readers look for what is missing.",
         "anyone { }\n" + _DOOR,
         _DOOR,
         name="empty-block",
@@ -170,30 +171,31 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E701",
         "a grant that never applies",
-        "Its condition contradicts itself: no values of the facts make it true, and a grant applies only if its "
-        "condition is true.",
+        "The condition of the grant contradicts itself: it is not true for any values of the facts, and a grant "
+        "applies only if its condition is true.",
         _FACTS + "anyone { may GET /a when body.amount > 10 and body.amount < 5 }\n",
         _FACTS + "anyone { may GET /a when body.amount > 5 and body.amount < 10 }\n",
     ),
     DiagnosticDoc(
         "E702",
         "a guard rule that never acts",
-        "Its condition can be neither true nor unknown (for `require`, neither false nor unknown).",
+        "The condition of the rule can be neither true nor unknown (for `require`, neither false nor unknown).",
         'guard "a" { deny when 1 > 2 }\n' + _DOOR,
         'guard "a" { deny when request.size > 2 }\n' + _DOOR,
     ),
     DiagnosticDoc(
         "E703",
         "a `require` that nothing meets",
-        "Its condition is never true, so the guard denies everything at its place. If that is meant, write `deny`.",
+        "The condition of the `require` is never true, so the guard denies everything at its place. If that is "
+        "intended, write `deny`.",
         _FACTS + 'guard "a" { require body.amount > 10 and body.amount < 5 }\n' + _DOOR,
         _FACTS + 'guard "a" { require body.amount > 5 and body.amount < 10 }\n' + _DOOR,
     ),
     DiagnosticDoc(
         "W701",
         "a condition that is always true",
-        "The grant is the same without it. A condition that looks like a restriction but restricts nothing is "
-        "misleading.",
+        "The grant is the same without the condition. A condition that looks like a restriction but restricts nothing "
+        "is misleading.",
         "anyone { may GET /a when 1 < 2 }\n",
         _DOOR,
         name="always-true",
@@ -201,7 +203,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W702",
         "a guard rule that acts only on unknown facts",
-        "No values of the facts make it act, only a fact that is absent or invalid.",
+        "No values of the facts make the rule act. It acts only if a fact is absent or invalid.",
         _FACTS + 'guard "a" { deny when body.amount > 10 and body.amount < 5 }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
         name="acts-on-unknown",
@@ -209,7 +211,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W703",
         "a guard rule that always acts",
-        "Its condition is never false, and a guard acts on true and on unknown. Remove the condition to say so.",
+        "The condition of the rule is never false, and a guard acts if its condition is true or unknown. Remove the "
+        "condition, so that the rule says what it does.",
         _FACTS + 'guard "a" { deny when body.amount > 5 or body.amount < 10 }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when body.amount > 10 or body.amount < 5 }\n' + _DOOR,
         name="always-acts",
@@ -217,7 +220,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W704",
         "a part of a condition that has no effect",
-        "The part is never true, or never false, for any values of the facts.",
+        "The part is never true, or is never false, whatever the values of the facts.",
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 5 or body.amount < 10) }\n' + _DOOR,
         _FACTS + 'guard "a" { deny when request.size > 5 and (body.amount > 10 or body.amount < 5) }\n' + _DOOR,
         name="idle-part",
@@ -225,7 +228,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W711",
         "a redundant `may`",
-        "Another `may` of the block grants everything that this one does, on the same or a weaker condition.",
+        "Another `may` of the block grants everything that this `may` grants, under the same or a weaker condition.",
         "anyone { may GET /a   may GET /** }\n",
         "anyone { may GET /** }\n",
         name="covered-may",
@@ -233,7 +236,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W712",
         "a redundant guard rule",
-        "Another rule denies whenever this one acts, or is the same.",
+        "Another rule is identical, or denies whenever this rule acts.",
         'guard "a" { deny when request.size > 10   deny when request.size > 100 }\n' + _DOOR,
         'guard "a" { deny when request.size > 10 }\n' + _DOOR,
         name="covered-rule",
@@ -257,11 +260,11 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W715",
         "loops that take too many steps",
-        "A decision has 200,000 steps, and a request that needs more is denied at gate `failure`. A loop takes one "
-        "step for each part of its condition and each element; an inner loop takes all of its steps each time. The "
-        "message shows the worst case: 10,000 elements for a collection from a request, 100 for one from the "
-        "entity store. `overlaps` and `subset of` take as many steps as both sides have elements; `in` takes one step "
-        "if the set is outside the loop.",
+        "A decision may take at most 200,000 steps; a request that needs more is denied at gate `failure`. For each "
+        "element, a loop takes one step for each part of its condition; an inner loop takes all of its steps for each "
+        "element of the outer loop. The message shows the worst case: 10,000 elements for a collection from a request, "
+        "100 for one from the entity store. `overlaps` and `subset of` take as many steps as both sides together have "
+        "elements; `in` takes one step if the set is outside the loop.",
         "facts { body.a: list<int>  body.b: list<int> }\n"
         'guard "none twice" { deny when (any x in body.a: (any y in body.b: x == y)) }\n' + _DOOR,
         "facts { body.a: list<int>  body.b: list<int> }\n"

@@ -10,8 +10,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E301",
         "an empty segment in a path",
-        "A request whose path has an empty segment is refused before any rule applies, so a pattern with one never "
-        "matches. One trailing slash of a request is dropped, and needs no pattern.",
+        "A request whose path has an empty segment is refused before any rule applies, so a pattern with an empty "
+        "segment never matches. One trailing slash of a request path is dropped, so no pattern is needed for it.",
         "anyone { may GET /a//b }\n",
         "anyone { may GET /a/b }\n",
     ),
@@ -26,21 +26,21 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E303",
         "`**` before the end of a path",
-        "`**` matches zero or more segments and is the last part of a path. `*` matches exactly one segment.",
+        "`**` matches zero or more segments and must be the last part of a path. `*` matches exactly one segment.",
         "anyone { may GET /files/**/open }\n",
         "anyone { may GET /files/*/open }\n",
     ),
     DiagnosticDoc(
         "E304",
         "a percent escape in a pattern",
-        "Request paths are decoded once before they are compared, so patterns are written decoded.",
+        "Request paths are decoded once before they are compared, so patterns must be written decoded.",
         "anyone { may GET /%68ealth }\n",
         "anyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E305",
         "two captures in one segment",
-        "It would be ambiguous where one capture ends and the next begins.",
+        "With two captures in one segment, it would be ambiguous where the first ends and the second begins.",
         "anyone { may GET /{name}.{version} }\n",
         "anyone { may GET /{name} }\n",
     ),
@@ -54,37 +54,37 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E307",
         "an invalid capture name",
-        "A capture becomes `params.NAME`, so its name is one word without dots.",
+        "A capture becomes `params.NAME`, so its name must be one word without dots.",
         "anyone { may GET /{doc.id} }\n",
         "anyone { may GET /{id} }\n",
     ),
     DiagnosticDoc(
         "E308",
         "a capture in the syntax of another language",
-        "`:id` would match only these three literal characters: a grant that never applies, or worse, a guard that "
-        "never acts. Write a variable segment as `*`, or as `{id}` if rules use its value.",
+        "`:id` would match only these three literal characters, so a grant would never apply or, worse, a guard would "
+        "never act. Write a variable segment as `*`, or as `{id}` if rules use its value.",
         "anyone { may GET /users/:id }\n",
         "anyone { may GET /users/{id} }\n",
     ),
     DiagnosticDoc(
         "E309",
         "not a valid method",
-        "A method is a word of at most 16 upper-case letters. Requests with any other method are refused before any "
-        "rule applies.",
+        "A method must be a word of at most 16 upper-case letters. Requests with any other method are refused before "
+        "any rule applies.",
         "anyone { may GETGETGETGETGETGET /health }\n",
         "anyone { may GET /health }\n",
     ),
     DiagnosticDoc(
         "E310",
         "a path longer than any request",
-        "Requests with more segments or characters are refused before any rule applies.",
+        "Requests with a longer path, in segments or in characters, are refused before any rule applies.",
         f"anyone {{ may GET {_LONG} }}\n",
         "anyone { may GET /a/** }\n",
     ),
     DiagnosticDoc(
         "E311",
         "an empty scope",
-        "A scope lists endpoints, tools or actions. An empty scope grants nothing and guards nothing.",
+        "A scope must list endpoints, tools or actions. An empty scope grants nothing and guards nothing.",
         "scope reports { }\n",
         "scope reports { GET /reports }\nuser any { may reports }\n",
     ),
@@ -98,22 +98,22 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E313",
         "two scopes with the same name in credentials",
-        "A credential with this name would carry both scopes. Without `as`, credentials carry the name of the scope "
-        "itself.",
+        "A credential with this scope name would carry both scopes. Without `as`, credentials carry the name of the "
+        "scope itself.",
         'scope a as "files" { GET /a }\nscope b as "files" { GET /b }\n',
         'scope a as "files:a" { GET /a }\nscope b as "files:b" { GET /b }\nuser any { may a, b }\n',
     ),
     DiagnosticDoc(
         "E314",
         "a scope name that no credential can carry",
-        "Credentials separate scopes by spaces, so a name is not empty and has no white space.",
+        "Credentials separate scopes with spaces, so a scope name must not be empty or contain whitespace.",
         'scope a as "read files" { GET /a }\n',
         'scope a as "read:files" { GET /a }\nuser any { may a }\n',
     ),
     DiagnosticDoc(
         "E315",
         "a fact bound twice in one `with`",
-        "A fact has one value.",
+        "A fact can have only one value.",
         f"{_FACTS}scope pay {{ TOOL pay/refund with body.amount = args.amount, body.amount = 1 }}\n",
         f"{_FACTS}scope pay {{ TOOL pay/refund with body.amount = args.amount }}\n"
         "user any { may pay when body.amount < 9 }"
@@ -122,15 +122,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E316",
         "a name that `with` cannot bind",
-        "`with` binds `resource` to an entity, or a declared fact of the request to a value of its type.",
+        "`with` can bind only `resource`, to an entity, and declared facts of the request, to values of their type.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = args.id }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
     DiagnosticDoc(
         "E317",
         "a fact that `with` cannot read",
-        "A bound value comes from the request itself; otherwise a message could show the caller a value that only the "
-        "entity store contains. It reads no other bound fact, so that the order of bindings does not matter.",
+        "A bound value must come from the request itself; otherwise a message could show the caller a value that only "
+        "the entity store contains. A binding cannot read another bound fact, so that the order of bindings does not "
+        "matter.",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(user.id) }}\n",
         f"{_TOOL}scope pay {{ TOOL pay/refund with resource = invoice(args.id) }}\nuser any {{ may pay }}\n",
     ),
@@ -144,7 +145,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E319",
         "not a valid tool name",
-        "Tools have names of the form `server/name`, or `name` alone. `*` matches any run of characters.",
+        "A tool name must have the form `server/name`, or `name` alone. `*` matches any run of characters.",
         'anyone { may TOOL "" }\n',
         "anyone { may TOOL calendar/* }\n",
     ),
@@ -152,7 +153,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E320",
         "two bindings for one endpoint",
         "The value of `resource` or of a bound fact must not depend on which of two patterns matches. A typed capture "
-        "in the same position of both patterns is one binding.",
+        "at the same position in both patterns is a single binding.",
         "entity org\nentity invoice\n"
         'anyone { may GET /{org: org}/** when resource in [org "a"]   may GET /{o}/{id: invoice} }\n',
         "entity org\nentity invoice\n"
@@ -161,7 +162,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E321",
         "one name for different segments",
-        "Two patterns that match the same endpoint use one name for different segments, so `params.id` would be "
+        "Two patterns that match the same endpoint use the same name for different segments, so `params.id` would be "
         "unknown.",
         "anyone { may GET /{id}/details   may GET /users/{id} }\n",
         "anyone { may GET /{id}/details   may GET /users/{user} }\n",
@@ -178,9 +179,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E323",
         "too many included scopes",
-        "The checker lists everything that each scope includes, directly or through others. All scopes together "
-        "include at most 500,000 others, plus 20 for each scope: about a thousand scopes that each include the one "
-        "before.",
+        "The checker lists everything that each scope includes, directly or through others. All scopes together may "
+        "include at most 500,000 others, plus 20 for each scope. A chain of about a thousand scopes, each including "
+        "the one before, reaches this limit.",
         "",
         "",
     ),
@@ -195,7 +196,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W322",
         "`except` excludes nothing",
-        "The places after `except` overlap none of the places before it, so it has no effect.",
+        "The places after `except` overlap none of the places before it, so `except` has no effect.",
         'anyone { may GET /a }\nguard "g" on GET /a except GET /b { require time > 2026-01-01 }\n',
         'anyone { may GET /a }\nguard "g" on GET /a { require time > 2026-01-01 }\n',
         name="empty-except",
@@ -203,9 +204,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W323",
         "two paths that differ only in case",
-        "Guards and limits match paths without regard to case, so a guard on either path covers both; a grant allows "
-        "only the path as written. If the server treats both as the same, declare `paths ignore case` once, for "
-        "grants and `except`.",
+        "Guards and limits match paths without regard to case, so a guard on either path covers both. A grant allows "
+        "only the path as written. If the server treats both as the same, declare `paths ignore case` once, for grants "
+        "and `except`.",
         "anyone { may GET /files/{id}, POST /Files }\n",
         "anyone { may GET /files/{id}, POST /files }\n",
         name="two-spellings",

@@ -6,24 +6,22 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E150",
         "an unsupported language version",
-        "This engine reads version 1. The same words could have another meaning in another version.",
+        "This engine reads version 1. In another version, the same words could have another meaning.",
         "language 2\nanyone { may GET /health }\n",
         "language 1\nanyone { may GET /health }\n",
     ),
-    DiagnosticDoc(
-        "E151", "file not found", "The file does not exist, or a link points to a file that does not exist.", "", ""
-    ),
+    DiagnosticDoc("E151", "file not found", "The file does not exist, or a link points to a missing file.", "", ""),
     DiagnosticDoc(
         "E152",
         "an unreadable file or folder",
-        "The file may hold a guard, so the engine makes no decisions without it.",
+        "The file may contain a guard, so the engine makes no decisions without it.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E153",
         "a policy file that is too large",
-        "A policy has at most 33,554,432 characters of up to four bytes each.",
+        "A policy file may have at most 33,554,432 characters of up to four bytes each.",
         "",
         "",
     ),
@@ -38,7 +36,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E155",
         "an empty policy",
-        "The file declares nothing: it has no bytes, or only comments, `language`, `package` and `import`. Usually "
+        "The file declares nothing: it is empty, or has only comments, `language`, `package` and `import`. Usually "
         "such a file was truncated, and its guards would silently be missing. Remove the file if it is meant to be "
         "empty.",
         "language 1\npackage shop # what stood here?\n",
@@ -47,8 +45,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E156",
         "a folder without policies",
-        "The folder was given along with other policies and holds no `.policy` file. Usually it is not mounted or was "
-        "emptied, and its guards are missing.",
+        "The folder was given along with other policies and contains no `.policy` file. Usually such a folder is not "
+        "mounted or was emptied, so its guards are missing.",
         "",
         "",
     ),

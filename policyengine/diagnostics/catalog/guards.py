@@ -22,28 +22,31 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E501",
         "two rules with one name",
-        'Decisions and tests refer to a rule by name: `deny by "pay"`. A name belongs to one rule of the package.',
+        'Decisions and tests refer to a rule by name: `deny by "pay"`. So each name must belong to only one rule of '
+        "the package.",
         _guard(f"deny {_LARGE}", 'guard "pay" on POST /pay { deny when body.amount < 1 }\n'),
         _guard(f"deny {_LARGE}", 'guard "small" on POST /pay { deny when user in team "a" }\n'),
     ),
     DiagnosticDoc(
         "E502",
         "an invalid message template",
-        "In a message, facts are written in braces. Write a literal brace twice.",
+        "In a message, write facts in braces, and write a literal brace twice.",
         _guard(f'deny {_LARGE} message "too much: {{body.amount"', _TEAM),
         _guard(f'deny {_LARGE} message "too much: {{body.amount}}"', _TEAM),
     ),
     DiagnosticDoc(
         "E503",
         "a secret in a message",
-        "People read messages and logs keep them, so a reader could reuse a value from a credential.",
+        "A message must not contain a value from a credential: people read messages and logs keep them, so a reader "
+        "could reuse the value.",
         _guard(f'deny {_LARGE} message "not with {{credential.scopes}}"', _TEAM),
         _guard(f'deny {_LARGE} message "not for {{user.id}}"', _TEAM),
     ),
     DiagnosticDoc(
         "E504",
         "a role that no user can have",
-        "`by role` looks up `roles` of the approver in the entity store, so `entity user` must declare them.",
+        "`by role` looks up the attribute `roles` of the approver in the entity store, so `entity user` must declare "
+        "`roles`.",
         'anyone { may POST /pay }\nguard "ask" on POST /pay { confirm by role finance }\n',
         'entity user { roles: set<string> }\nuser where user.roles has "clerk" { may POST /pay }\n'
         'guard "ask" on POST /pay { confirm by role finance }\n',
@@ -51,21 +54,21 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E505",
         "not a valid approver",
-        "Approvers are persons: a user, an entity that users are in, or a set of these.",
+        "Approvers must be people: a user, an entity that users are in, or a set of these.",
         _guard(f"confirm by body.card {_LARGE}", _TEAM),
         _guard(f'confirm by team "a" {_LARGE}', _TEAM),
     ),
     DiagnosticDoc(
         "E506",
         "not a valid quorum",
-        "A quorum is at least two persons.",
+        "A quorum must be at least two people.",
         _guard(f'confirm by 1 of team "a" {_LARGE}', _TEAM),
         _guard(f'confirm by 2 of team "a" {_LARGE}', _TEAM),
     ),
     DiagnosticDoc(
         "E507",
         "an approval with a duration of zero",
-        "`within` is how long an approval lasts from the moment when it is granted.",
+        "`within` sets how long an approval lasts after it is granted. The duration must be longer than zero.",
         _guard(f"confirm by role boss within 0s {_LARGE}", _TEAM),
         _guard(f"confirm by role boss within 15m {_LARGE}", _TEAM),
     ),
@@ -86,44 +89,46 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E510",
         "not a valid header",
-        "The name of a header is one word, its value one line.",
+        "The name of a header must be one word, and its value must be one line.",
         _guard('header "X Reviewed" "yes"', _TEAM),
         _guard('header "X-Reviewed" "yes"', _TEAM),
     ),
     DiagnosticDoc(
         "E511",
         "`notify` without a recipient",
-        "`notify` lists who is notified.",
+        "`notify` must name at least one recipient.",
         _guard('notify " "', _TEAM),
         _guard('notify "security"', _TEAM),
     ),
     DiagnosticDoc(
         "E512",
         "a confirm that depends on an approval",
-        "The approval lifts the confirm that asked for it; the condition of the confirm cannot test for the approval.",
+        "An approval lifts the confirm that asked for it, so the condition of the confirm cannot test for the "
+        "approval.",
         _guard("confirm by role boss when not approval.granted", _TEAM),
         _guard(f"confirm by role boss {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "E514",
         "a rule without a name",
-        "Decisions report the name of the rule that acted.",
+        "Decisions report the name of the rule that acted, so every rule must have a name.",
         f'{_BASE}guard " " on POST /pay {{ deny {_LARGE} }}\n{_TEAM}',
         _FINE,
     ),
     DiagnosticDoc(
         "E515",
         "a cluster in a guard",
-        "Keys that act in lock-step share one count of a rate. The actions of one key must not deny or confirm "
-        "anything for the others, so only rates and budgets can read `cluster`.",
+        "A cluster is a group of keys that act in lock-step and share one count of a rate. The actions of one key must "
+        "not deny or confirm anything for the others, so only rates and budgets can read `cluster`.",
         "",
         "",
     ),
     DiagnosticDoc(
         "E518",
-        "a rule that reads `resource` at endpoints that bind none",
-        "At an endpoint without a binding, every fact of `resource` is unknown: a guard denies there, a rate or "
-        "budget has no key. Restrict the rule to endpoints that bind `resource`, or say what holds without one.",
+        "a rule that reads `resource` at endpoints that do not bind it",
+        "At an endpoint without a binding, every fact of `resource` is unknown, so a guard denies there, and a rate or "
+        "budget has no key. Restrict the rule to endpoints that bind `resource`, or state what applies without a "
+        "resource.",
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
         'guard "owners" { require resource.owner == user }\n',
         "entity invoice { owner: user }\nuser any { may GET /invoices/{id: invoice}, GET /health }\n"
@@ -132,16 +137,16 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E516",
         "not a valid binding of an approval",
-        "`bound to (…)` lists `body`, `args`, `context`, `request.query` and `request.headers`, each as a whole or "
+        "`bound to (…)` may list `body`, `args`, `context`, `request.query` and `request.headers`, each as a whole or "
         "with `except`, facts of the request or of the entity store, and `resource`, which every approval is bound to. "
-        "Nothing is listed twice, and no fact that changes by itself is listed.",
+        "Nothing may be listed twice, and no fact that changes by itself may be listed.",
         _guard(f"confirm by role boss bound to (body, body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body) {_LARGE}", _TEAM),
     ),
     DiagnosticDoc(
         "E517",
         "a fact that `except` cannot exclude",
-        "`except` names what may change after an approval was granted: members of the object before it. Facts that "
+        "`except` names the members of the preceding object that may change after an approval was granted. Facts that "
         "the rule or its message reads cannot be excluded.",
         _guard(f"confirm by role boss bound to (body except body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body except body.request_id) {_LARGE}", _TEAM),
@@ -149,7 +154,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W521",
         "a guard or limit at a place without grants",
-        "No grant covers this place, so the rule never matters. Usually the place is misspelled.",
+        "No grant covers this place, so the rule has no effect. Usually the place is misspelled.",
         _guard(f"deny {_LARGE}", _TEAM.replace("/pay", "/play")),
         _FINE,
         name="guard-without-door",

@@ -51,7 +51,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W262",
         "a fact that no rule reads",
-        "A declared fact looks as if a rule relied on it, and the gateway goes on sending it. The rule that should "
+        "A declared fact looks as if a rule relied on it, and the gateway continues to send it. The rule that should "
         "read it may be missing.",
         _FACTS + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
@@ -80,7 +80,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W265",
         "a secret in a policy",
-        "Policies are read by many people, copied and archived, so a secret in one leaks. This rule finds private "
+        "Policies are read by many people, copied and archived, so a secret in a policy leaks. This rule finds private "
         "keys, tokens and keys in well-known formats, and strings that look random. Digests (`sha256:…`) are not "
         "secrets.",
         _DOOR.replace("{", '{ # uses ghp_' + "x4Kq" * 9 + "\n "),
@@ -91,7 +91,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W352",
         "a scope that no OAuth token can carry",
-        "OAuth separates scopes by spaces and allows only printable ASCII without quotes and backslashes. An issuer "
+        "OAuth separates scopes with spaces and allows only printable ASCII without quotes and backslashes. An issuer "
         "cannot issue this scope, so its grant never applies.",
         _SERVED.replace("a.read {", 'a.read as "läs:a" {').replace("scope b.read { GET /b }\n", "")
         + _SERVANT + "user any { may a.read }\n",
@@ -113,7 +113,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W457",
         "static keys are accepted",
-        "An API key or a password works for anyone who has seen it, and it does not say for whom it was made. Without "
+        "An API key or a password works for anyone who has seen it, and does not say for whom it was issued. Without "
         "`credential { kind in … }` an agent may use any kind. A `bound` credential is not a static key.",
         _BOT + _agent("credential { lifetime <= 15m }"),
         _BOT + _agent(),
@@ -123,8 +123,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W458",
         "`**` in a grant",
-        "The block may use every endpoint below, including those added later without a review of the policy. Name the "
-        "endpoints that are meant. In a guard `**` is fine: it keeps new endpoints protected.",
+        "The block may use every endpoint below this path, including those added later without a review of the policy. "
+        "Name the endpoints that are meant. In a guard, `**` is fine: it also protects new endpoints.",
         _BOT + _agent(door="GET /a/**"),
         _BOT + _agent(door="GET /a/{id}"),
         name="wide-grant",
@@ -133,8 +133,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W459",
         "chains of unlimited depth",
-        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. One `delegation` "
-        "block limits all chains.",
+        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. A single "
+        "`delegation` block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="no-depth",
@@ -142,9 +142,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W460",
-        "delegation without an end",
-        "Delegated authority outlives its task. `for 30m` limits it from the time when the hop was issued; "
-        "`delegation { lifetime <= 1h }` limits all chains.",
+        "delegation without a time limit",
+        "Without a limit, delegated authority outlives its task. `for 30m` limits it from the time when the hop was "
+        "issued; `delegation { lifetime <= 1h }` limits all chains.",
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="open-delegation",
@@ -153,7 +153,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W461",
         "a `may` without a matching user grant",
-        "An agent that acts for a user needs a grant of that user too. No user block grants any of these endpoints, "
+        "An agent that acts for a user needs a grant to that user, too. No user block grants any of these endpoints, "
         "so this line has no effect.",
         _SERVED + _SERVANT.replace("may a.read", "may a.read  may b.read") + "user any { may b.read }\n",
         _SERVED + _SERVANT.replace("may a.read", "may b.read") + "user any { may a.read, b.read }\n",
@@ -162,10 +162,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W463",
-        "a user grant that a token of any issuer opens",
-        "For a request without an agent the user block alone grants access, and a token of any declared issuer "
-        "suffices, for any user that it names: a partner's token that says `alice` counts as yours. `users like` "
-        "restricts the users that an issuer may name; its statements about others are ignored. `user where "
+        "a user grant that accepts a token of any issuer",
+        "For a request without an agent the user block alone grants access, and a token of any declared issuer is "
+        "enough, whichever user it names: a partner's token that says `alice` is treated as your `alice`. `users like` "
+        "restricts the users that an issuer may name; its statements about other users are ignored. `user where "
         "credential.issuer == …` restricts the issuers that the grant accepts. If two issuers name the same people, "
         "allow this warning next to the issuer.",
         _HOUSES + _ASSISTANT,
@@ -176,8 +176,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W464",
         "any agent may do anything for any user",
-        '`agent "*"`, like `agent where agent.id like "*"`, requires no name, `scopes none` no scope, and `users '
-        "unrestricted` no grant of the user. Together they check only that the issuer made the token.",
+        '`agent "*"`, like `agent where agent.id like "*"`, does not require a name, `scopes none` does not require a '
+        "scope, and `users unrestricted` does not require a grant of the user. Together they check only that the "
+        "issuer issued the token.",
         _BOT + _WHOEVER.replace("NAME", "*"),
         _BOT + _WHOEVER.replace("NAME", "mail-bot"),
         name="any-agent",
@@ -186,9 +187,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W465",
         "an agent that acts for users without grants",
-        "An agent that acts for a user needs a grant of that user too. None of the users that this agent acts for has "
-        "a grant for the agent's endpoints: no user block grants them, or only to other users. So every request of "
-        "this agent is denied.",
+        "An agent that acts for a user needs a grant to that user, too. None of the users that this agent acts for has "
+        "a grant for the agent's endpoints: either no user block grants these endpoints, or user blocks grant them "
+        "only to other users. So every request of this agent is denied.",
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "alice"') + _BOB,
         _SERVED + _SERVANT.replace("any user", 'users where user.id == "bob"') + _BOB,
         name="no-user-served",
@@ -197,9 +198,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W466",
         "an agent of two issuers that name the same users",
-        "A block that names two issuers trusts both for the same users: a partner's token that says `alice` acts for "
-        "yours. `users like` restricts the users that an issuer may name; its statements about others are ignored. "
-        "If both issuers name the same people, allow this warning next to the agent.",
+        "A block that names two issuers trusts both for the same users: with a partner's token that says `alice`, the "
+        "agent acts for your `alice`. `users like` restricts the users that an issuer may name; its statements about "
+        "other users are ignored. If both issuers name the same people, allow this warning next to the agent.",
         _HOUSES + _COMMON,
         _HOUSES.replace('partner.example" }', 'partner.example"   users like "*@partner.example" }') + _COMMON,
         name="shared-agent",
@@ -209,7 +210,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W552",
         "a denial without a message",
         "Without a message the caller sees the text of the rule. A sentence that says what is wrong and what to do "
-        "spares callers a question to the policy's author.",
+        "saves callers from asking the author of the policy.",
         'guard "small" { deny when request.size > 1000 }\n' + _DOOR,
         'guard "small" { deny when request.size > 1000 message "send at most 1000 bytes" }\n' + _DOOR,
         name="no-message",
@@ -218,8 +219,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W553",
         "an approval that never expires",
-        "The approver agreed to one request at one time. `within` limits how long the approval holds, counted from "
-        "the grant.",
+        "The approver agreed to one request at one time. `within` limits how long the approval is valid after it is "
+        "granted.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss message "pay {body.amount}" }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="open-confirm",
@@ -228,9 +229,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W557",
         "approvers who see nothing of the request",
-        "An approval is bound to the contents of the request, so the approver should see them. Let the message show "
-        "members of `body`, `args` or `context`, the path or its captures, the resource, query parameters or headers. "
-        "If none of these matters, say why in the comment that allows this warning.",
+        "An approval is bound to the contents of the request, so the approver should see these contents. Let the "
+        "message show members of `body`, `args` or `context`, the path or its captures, the resource, query parameters "
+        "or headers. If none of these matters, say why in the comment that allows this warning.",
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m when body.amount > 9 }\n' + _DOOR,
         _BOSS + _FACTS + 'guard "ask" { confirm by role boss within 15m message "pay {body.amount}" }\n' + _DOOR,
         name="blind-confirm",
@@ -241,8 +242,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a default that the caller can choose",
         "Facts of `body`, `args`, `context` and `request` come with the request, and a caller who omits one gets the "
         "value after `else`. If that value grants access, raises a rate, or keeps a guard or limit from acting, "
-        "omitting the fact bypasses the rule. The same applies where `x is absent or x <= 10` is true, or `x is "
-        "present and x > 10` is not. Without that part the condition is unknown, which does neither.",
+        "omitting the fact bypasses the rule. The same applies where `x is absent or x <= 10` is true, or where `x is "
+        "present and x > 10` is false. Without the presence test, the condition is unknown if the fact is missing, and "
+        "an unknown condition neither grants access nor keeps a guard from acting.",
         _FACTS + 'guard "small" { deny when (body.amount else 0) > 10 message "at most 10" }\n' + _DOOR,
         _FACTS + 'guard "small" { deny when body.amount > 10 message "at most 10" }\n' + _DOOR,
         name="callers-default",
@@ -252,9 +254,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W555",
         "a limit keyed by a value that the caller chooses",
         "Each value of a key has its own count. Facts of `body`, `args`, `context` and `request` come with the "
-        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` "
-        "is exempt, because a sender cannot choose its network. `address(request.ip)` is not: the owner of an IPv6 "
-        "network has all its addresses.",
+        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` is "
+        "exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the owner of "
+        "an IPv6 network can send from any address in it.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
         'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
@@ -264,7 +266,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W556",
         "a limit that is off while the store is down",
         "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
-        "bring the store down is not limited. `local` continues counting in each process; without the line, such "
+        "bring the store down is not limited. `local` continues counting in each process; without this line, such "
         "requests are denied.",
         'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
         'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
@@ -273,12 +275,13 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W559",
-        "an absence that a gateway may not show",
+        "a presence test that a gateway may not support",
         "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
         "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
         "them other facts are neither present nor absent, so the rule acts, or grants nothing, for every request. A "
-        "comparison alone requires the fact to be there. If the fact may be missing, let the gateway forward it and "
-        "declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and similar settings under `[gateway]`.",
+        "comparison by itself requires the fact to be present. If the fact may be missing, configure the gateway to "
+        "forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and similar settings "
+        "under `[gateway]`.",
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
         'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
@@ -290,8 +293,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W558",
         "a guard that a path in another case bypasses",
         "A server may treat `/Admin` as `/admin`, but string comparisons are case-sensitive: a request in another "
-        "spelling bypasses the rule. A place after `on` covers every case; compare the value of a capture in lower "
-        "case.",
+        "spelling bypasses the rule. A path after `on` matches without regard to case. Compare the value of a capture "
+        "in lower case.",
         'guard "admin" { deny when request.path like "/admin/*" message "no" }\n' + _DOOR,
         'guard "admin" { deny when lower(request.path) like "/admin/*" message "no" }\n' + _DOOR,
         name="looks-at-case",
@@ -299,10 +302,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W560",
-        "a folder that `..` leads out of",
+        "a folder restriction that `..` bypasses",
         "A string from a caller is compared as it is, but a program that opens the file reads `drafts/../secret` as "
         "`secret`. The path of a request is canonical and has no `..`; a string from `body`, `args`, the query or a "
-        "header may have one. Deny `..` in it, or compare a value that names no file.",
+        "header may contain `..`. Deny strings that contain `..`, or compare a value that does not name a file.",
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
         'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "drafts alone" }\n',
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
@@ -313,7 +316,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W561",
-        "the host of a URL of any scheme",
+        "a host comparison that ignores the scheme of the URL",
         "`host(url)` returns the host for every scheme: `file://api.example/etc/passwd` has the same host as "
         "`https://api.example/`, and `http:` sends data unencrypted. Compare the scheme, too.",
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
@@ -326,9 +329,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W562",
-        "a guard for one server's tools, a grant for all",
-        "The grant allows the tools of every server that the gateway names, and the guard covers those of one name: "
-        "the same tools behind another server name, or without one, bypass it.",
+        "a guard for one server's tools, but a grant for all servers",
+        "The grant allows the tools of every server that the gateway names, but the guard covers only the tools of one "
+        "server name. The same tools behind another server name, or without a server name, bypass the guard.",
         'anyone { may TOOL *' + _ALLOWED + '}\nguard "files" on TOOL fs/* { deny message "no files" }\n',
         'anyone { may TOOL fs/*, TOOL mail/* }\n'
         'guard "files" on TOOL fs/* { deny when tool.name == "delete" message "no files" }\n',
@@ -337,9 +340,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W563",
-        "a guard for one path, a grant for all below",
-        "The guard covers that path and nothing below it, while the grant's `**` covers both. `/admin/**` covers "
-        "`/admin` and everything below. If the path alone is meant, say why in the comment that allows this warning.",
+        "a guard for one path, but a grant for everything below it",
+        "The guard covers only that path, while the grant with `**` also covers everything below it. In a guard, "
+        "`/admin/**` covers `/admin` and everything below it. If only the path itself is meant, say why in the comment "
+        "that allows this warning.",
         'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin { deny message "no" }\n',
         'anyone { may GET /a/**' + _ALLOWED + '}\nguard "admin" on /a/admin/** { deny message "no" }\n',
         name="paths-below",
@@ -348,8 +352,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W652",
         "a duplicate test",
-        "It sends the same request in the same setting as an earlier line, and expects the same outcome. Often a line "
-        "was copied and not changed.",
+        "This line sends the same request in the same setting as an earlier line, and expects the same outcome. Often "
+        "such a line was copied and not changed.",
         _DOOR + 'test "a" { GET /a => allow   GET /b => deny   GET /a => allow }\n',
         _DOOR + 'test "a" { GET /a => allow   GET /b => deny }\n',
         name="repeated-test",
@@ -358,8 +362,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W653",
         "an endpoint without a test",
-        "A block grants the endpoint, but no test sends a request to it. Off by default: enable it with `policyengine "
-        "lint --extend untested-endpoint`.",
+        "A block grants the endpoint, but no test sends a request to it. This rule is off by default; enable it with "
+        "`policyengine lint --extend untested-endpoint`.",
         "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow }\n',
         "anyone { may GET /a, GET /b }\n" + 'test "a" { GET /a => allow   GET /b => allow }\n',
         name="untested-endpoint",

@@ -18,8 +18,8 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E220",
         "a comparison of different types",
-        "Both sides of a comparison have the same type; integers count as numbers. Values are never converted "
-        "implicitly.",
+        "Both sides of a comparison must have the same type, except that an integer may be compared with a number. "
+        "Values are never converted implicitly.",
         'user.age == "18"',
         "user.age == 18",
     ),
@@ -33,8 +33,9 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E222",
         "an invalid membership test",
-        "`in` looks for an element in a set or list, or for an entity in what contains it; `has` is the reverse, and "
-        "`below` is for entities. To find a part of a string, use `contains`.",
+        "`in` tests whether a set or list contains an element, or whether an entity is in another entity. `has` "
+        "reverses the operands. `below` compares entities only, and an entity is not below itself. To find a part of a "
+        "string, use `contains`.",
         'user.tenant in "acme"',
         'user.tenant in ["acme"]',
     ),
@@ -48,14 +49,15 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E224",
         "`overlaps` or `subset of` without sets",
-        "Both sides are sets or lists with elements of the same type.",
+        "Both sides must be sets or lists with elements of the same type.",
         'user.roles overlaps "clerk"',
         'user.roles overlaps ["clerk"]',
     ),
     DiagnosticDoc(
         "E225",
         "an invalid operand of `within`",
-        "An address is within a network or a list of networks; a time is within a time window.",
+        "`within` tests whether an address is in a network or in a list of networks, or whether a time is in a time "
+        "window.",
         'guard "example" { require request.ip within "10.0.0.0/8" }\n',
         'guard "example" { require request.ip within 10.0.0.0/8 }\n',
     ),
@@ -69,51 +71,51 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E227",
         "`and` and `or` mixed without parentheses",
-        "Readers disagree about which of the two binds tighter, so a condition with both needs parentheses.",
+        "Readers disagree about whether `and` or `or` binds tighter, so a condition with both needs parentheses.",
         'user.age > 17 and user.tenant == "acme" or user.roles has "clerk"',
         '(user.age > 17 and user.tenant == "acme") or user.roles has "clerk"',
     ),
     condition_doc(
         "E228",
         "not a condition",
-        "A condition is true or false: a comparison, or a fact of type `bool`.",
+        "A condition must be true or false: a comparison, or a fact of type `bool`.",
         "user.tenant",
         'user.tenant == "acme"',
     ),
     condition_doc(
         "E229",
         "`else`, `is present` or `is absent` without a fact",
-        "Only a fact, an attribute or a member of a record can be absent. `else` binds tightest; use parentheses to "
-        "apply it to a larger expression.",
+        "Only a fact, an attribute or a member of a record can be absent. `else` binds tighter than every operator; "
+        "use parentheses to apply it to a larger expression.",
         "5 is absent",
         "credential.scopes is absent",
     ),
     condition_doc(
         "E254",
         "`is known` without an entity",
-        "`x is known` is true if the entity store, or the rows that come with a request, have a row for the entity. To "
-        "test whether a fact is there, write `is present`.",
+        "`x is known` is true if the entity store, or the rows that come with a request, contain a row for the entity. "
+        "To test whether a fact is present, write `is present`.",
         "credential.scopes is known",
         "user is known",
     ),
     DiagnosticDoc(
         "E230",
-        "`else` with a value of another type",
-        "The value after `else` replaces the fact, so it has the same type.",
+        "`else` with a value of the wrong type",
+        "The value after `else` replaces the fact, so it must have the same type.",
         'facts { body.amount: number? }\nguard "example" { require body.amount else "none" == 5 }\n',
         'facts { body.amount: number? }\nguard "example" { require body.amount else 0 == 5 }\n',
     ),
     condition_doc(
         "E231",
         "the wrong number of arguments",
-        "Each function takes a fixed number of arguments; an entity is called with its id alone.",
+        "Each function takes a fixed number of arguments; a call of an entity takes only an id.",
         "starts_with(user.tenant) == true",
         'starts_with(user.tenant, "a")',
     ),
     condition_doc(
         "E232",
         "an argument of the wrong type",
-        "Each argument has the type that the function expects.",
+        "Each argument must have the type that the function expects.",
         'lower(user.age) == "18"',
         'lower(user.tenant) == "acme"',
     ),
@@ -131,50 +133,50 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E234",
         "not a valid date or time",
-        "A date is written as year-month-day and exists in the calendar; a time of day names its zone.",
+        "A date must be written as year-month-day and exist in the calendar. A time of day must name its zone.",
         'guard "example" { require time < 2026-13-45 }\n',
         'guard "example" { require time < 2026-12-31 }\n',
     ),
     DiagnosticDoc(
         "E235",
         "not a valid address or network",
-        "An IPv4 address has four parts from 0 to 255. In a network, all bits after the prefix are zero.",
+        "An IPv4 address must have four parts from 0 to 255. In a network, all bits after the prefix must be zero.",
         'guard "example" { require request.ip == 999.1.1.1 }\n',
         'guard "example" { require request.ip == 10.1.1.1 }\n',
     ),
     DiagnosticDoc(
         "E236",
         "not a valid time window",
-        "Times of day range from 00:00 to 24:00, days are `mon` to `sun`, and a window is not empty.",
+        "Times of day must be between 00:00 and 24:00, days must be `mon` to `sun`, and a window must not be empty.",
         'guard "example" { require time within 08:00..25:00 "Europe/Berlin" }\n',
         'guard "example" { require time within 08:00..18:00 "Europe/Berlin" }\n',
     ),
     DiagnosticDoc(
         "E237",
         "an unknown time zone",
-        "Time zones are exact names of the IANA database, such as `Europe/Berlin` or `UTC`.",
+        "Time zones must be exact names of the IANA database, such as `Europe/Berlin` or `UTC`.",
         'guard "example" { require time within 08:00..18:00 "Berlin" }\n',
         'guard "example" { require time within 08:00..18:00 "Europe/Berlin" }\n',
     ),
     DiagnosticDoc(
         "E238",
         "an invalid duration",
-        "Durations are bounded, and a window that looks back is longer than zero.",
+        "Durations have an upper limit, and the window of a history must be longer than zero.",
         'guard "example" { require credential.age < 99999999999999999999d }\n',
         'guard "example" { require credential.age < 30d }\n',
     ),
     condition_doc(
         "E239",
         "an invalid regular expression",
-        "Patterns match in linear time on any input. A pattern that is malformed, or that cannot be shown to match in "
-        "linear time, is refused.",
+        "Patterns must match in linear time on every input. A pattern is refused if it is malformed, or if it cannot "
+        "be shown to match in linear time.",
         'user.tenant matches "(a"',
         'user.tenant matches "a+"',
     ),
     DiagnosticDoc(
         "E240",
-        "an id or string that equals nothing",
-        "Ids are non-empty and in Unicode NFC, the composed form; strings have at most 65,536 characters.",
+        "an id or string that nothing can equal",
+        "Ids must be non-empty and in Unicode NFC, the composed form. Strings may have at most 65,536 characters.",
         'guard "example" { require user == user "" }\n',
         'guard "example" { require user == user "alice" }\n',
     ),

@@ -3,8 +3,8 @@
 from policyengine.diagnostics.catalog.entry import DiagnosticDoc
 
 _WHY = (
-    "The language reserves this syntax, but the engine does not enforce it yet. It is refused, because a policy that "
-    "only seems to limit something is worse than one that does not."
+    "The language reserves this syntax, but the engine does not enforce it yet. A policy that uses it is refused, "
+    "because a policy that only seems to limit something is worse than a policy that does not limit it."
 )
 _GOOD = "anyone { may GET /a }\n"
 
@@ -12,16 +12,17 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E902",
         "a fact that a test cannot give yet",
-        "Facts that are learned from the behavior of callers come with a later version; tests cannot give them yet.",
+        "Facts that are learned from the behavior of callers are planned for a later version; tests cannot give them "
+        "yet.",
         _GOOD + 'test "a" { given behavior { burst: true }   GET /a => allow }\n',
         _GOOD + 'test "a" { GET /a => allow }\n',
     ),
     DiagnosticDoc(
         "W902",
         "a fact that is not learned yet",
-        "Facts that are learned from the behavior of callers come with a later version. Until then each has its "
-        "neutral value for every caller: a raise that asks for more trust never acts, and neither does a clamp for a "
-        "burst.",
+        "Facts that are learned from the behavior of callers are planned for a later version. Until then, each such "
+        "fact has its neutral value for every caller: a raise that asks for more trust never acts, and neither does a "
+        "clamp for a burst.",
         _GOOD + 'guard "g" on GET /a { deny when behavior.burst }\n',
         _GOOD,
         name="not-learned-yet",
@@ -44,9 +45,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E910",
         "an invalid rate or budget",
-        "A rate says how many requests in how long, neither of them zero, or how many concurrently. `floor` and "
-        "`clamp` are below its rate, `raise` is above it. Windows and numbers are limited to those that every store "
-        "counts exactly.",
+        "A rate must state a number of requests and a window, both greater than zero, or a number of concurrent "
+        "requests. `floor` and `clamp` must be below the rate, and `raise` must be above it. Windows and numbers are "
+        "limited to those that every store can count exactly.",
         _GOOD + 'rate "r" per agent.id { 0/1m }\n',
         _GOOD + 'rate "r" per request.ip { 100/1m burst 20 }\n',
     ),
