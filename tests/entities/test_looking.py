@@ -350,6 +350,15 @@ def test_a_replay_distinguishes_a_missing_row_from_an_unavailable_one(clock, tmp
         assert again.decision.to_dict() == record.decision
 
 
+def test_an_explanation_looks_up_what_only_a_trace_reads(known, clock):
+    """A decision ends where it is sure; a trace goes through every rule."""
+    table, directory = looked_up(known, clock, "user", "team", "invoice")
+    looking, loaded = shop(directory), shop(known)
+    for asked in (READ, PAY, asking("/v1/invoices/43", "cy"), asking("/v1/invoices/44", "nobody")):
+        table.asked.clear()
+        assert said(looking.explain(asked).decision) == said(loaded.explain(asked).decision)
+
+
 # ── The same as loaded ────────────────────────────────────────────────────────────────────────
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog
 from policyengine.identity.audit_events import Operator
-from policyengine.identity.facts import revocable_raw_names
+from policyengine.identity.facts import revocable_raw_names, to_datetime
 from policyengine.identity.issue.clients import AuthenticatedClient
 from policyengine.identity.quotas import MAX_CLIENTS, ClientQuotas
 from policyengine.identity.revocation import (
@@ -21,6 +23,7 @@ from policyengine.identity.revocation import (
     RevocationError,
     RevocationResult,
     TokenRevoker,
+    token_end,
     unverified_token_end,
 )
 from policyengine.identity.verified import ConfirmedKey, VerifiedCredential, VerifiedToken
@@ -84,6 +87,30 @@ def answer(revoking: TokenRevoker, raw: str, client: AuthenticatedClient) -> str
 )
 def test_an_unverified_token_is_revoked_until_its_expiry_within_bounds(claims: Any, ends: int) -> None:
     assert unverified_token_end(signed({"alg": "ES256"}, claims), NOW) == ends
+
+
+@pytest.mark.parametrize(
+    ("claims", "ends"),
+    [
+        ({"exp": NOW + 60}, NOW + 60 + LEEWAY_SECONDS),
+        ({"exp": NOW - 60}, NOW + LEEWAY_SECONDS),
+        ({}, NOW + PERMANENT_SECONDS),
+        ({"exp": "never"}, NOW + PERMANENT_SECONDS),
+    ],
+)
+def test_a_verified_token_is_revoked_until_it_ends(claims: Any, ends: int) -> None:
+    assert token_end(claims, NOW) == ends
+
+
+@pytest.mark.parametrize(
+    ("seconds", "moment"),
+    [
+        (0, datetime(1970, 1, 1, tzinfo=UTC)), (1.5, datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)),
+        (Decimal(60), datetime(1970, 1, 1, 0, 1, tzinfo=UTC)), (None, None), (True, None), ("60", None), ([60], None),
+    ],
+)  # fmt: skip
+def test_a_moment_is_a_number_of_seconds(seconds: object, moment: datetime | None) -> None:
+    assert to_datetime(seconds) == moment
 
 
 def test_the_revocable_names_of_a_raw_token_match_those_of_the_verified_token(desk: Desk) -> None:

@@ -183,6 +183,7 @@ ATTESTERS = 'attester lab { model "small"  sha256:9f2c41 }\nattester shop { mode
         ("credential { lifetime <= 15m }", "credential { lifetime <= 20m }", "credential { lifetime <= 5m }"),
         ("credential { age <= 15m }", "credential { age <= 20m }", "credential { age <= 5m }"),
         ("credential { bound }", "", "credential { bound }"),
+        ("credential { bound  age <= 15m }", "credential { bound }", "credential { bound  age <= 15m }"),
         ("attested by lab", "attested by lab, shop", "attested by lab"),
         ("attested by lab, shop", "", "attested by shop"),
         ("valid until 2027-01-01", "valid until 2028-01-01", "valid until 2026-01-01"),
@@ -260,6 +261,15 @@ def test_blocks_that_are_not_laxer_are_not_reported(policy: str) -> None:
         pytest.param('scope a { GET /a }\nguard "g" on a { deny when request.size > 9 }', id="a scope as a place"),
         pytest.param(
             ROLES + 'anyone { may GET /a when size(user.roles) > 0 and (all r in user.roles: r like "x*") }', id="sized"
+        ),
+        pytest.param(
+            ROLES + 'anyone { may GET /a when user.roles overlaps ["x1"] and (all r in user.roles: r like "x*") }',
+            id="overlapping",
+        ),
+        pytest.param(
+            ROLES
+            + 'anyone { may GET /a when (any r in user.roles: r == "x1") and (all r in user.roles: r like "x*") }',
+            id="any beside all",
         ),
         pytest.param(ROLES + 'guard "g" { deny when all r in user.roles: r like "x*" }', id="all in a deny"),
         pytest.param(ROLES + 'anyone { may GET /a when any r in user.roles: r == "x" }', id="any in a may"),

@@ -44,7 +44,8 @@ def test_paths_that_do_not_differ_only_in_case_are_not_reported(text: str):
         'when "secret" == params.dir', 'when params.dir in ["secret", "7"]', 'when params.dir matches "se.*"',
         'when starts_with(params.dir, "se")', 'when (params.dir else "x") == "secret"', 'unless params.dir != "secret"',
         'when request.size > 1 or params.dir == "secret"', 'unless not ends_with(params.dir, "ret")',
-        'unless params.dir not in ["secret"]',
+        'unless params.dir not in ["secret"]', 'when params.dir in ["secret", request.method]',
+        'when ["secret", "7"] has params.dir',
     ],
 )  # fmt: skip
 def test_a_deny_on_a_case_sensitive_path_text_is_reported(condition: str):
@@ -55,6 +56,13 @@ def test_a_deny_on_a_case_sensitive_path_text_is_reported(condition: str):
     ]
     assert len(found) == 1
     assert found[0].message.startswith("a path in another case bypasses guard `g`: `")
+
+
+@pytest.mark.parametrize("condition", ["when secret", "unless not secret"])
+def test_what_a_definition_compares_is_told(condition: str):
+    define = 'define secret = request.path in hidden\nlet hidden = ["/files/secret", "/files/7"]\n'
+    found = lint_text(OPEN + define + f'guard "g" on /files/{{dir}}/** {{ deny {condition} }}\n')
+    assert [one.span.text for one in found if one.code == "W558"] == ["request.path in hidden"]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine import kernel as k
+from policyengine.check import check
 from policyengine.runtime.decision import Gate, Outcome
+from policyengine.source import Source
+from policyengine.syntax.parse import parse
 from tests.depth import examples, scaled
 from tests.generate import Case, approved, cases, checked_policy, kernel_of, policy, shrunk
+from tests.generate.policies import Policy, gateway, remembering
 from tests.generate.properties import PROPERTIES
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -78,6 +82,19 @@ def test_generated_policies_contain_every_kind_of_block_and_pattern(many: list[k
     assert any(one.when for one in delegates)
     patterns = {type(o.pattern) for kernel in many for b in kernel.agents for g in b.grants for o in g.openings}
     assert patterns == {k.HttpPattern, k.ToolPattern, k.ActionPattern}
+
+
+@pytest.mark.parametrize("write", [policy, gateway, remembering])
+def test_the_whole_check_lets_pass_what_compiles(write: Callable[[Random], Policy]) -> None:
+    """Warnings are looked for in every form of a condition, and change nothing."""
+    for seed in range(24):
+        found = checked_policy(Random(seed), write)
+        parsed = [parse(Source(f"{number}.policy", text))[0] for number, text in enumerate(found.texts)]
+        checked = check([module for module in parsed if module is not None])
+        kernel = kernel_of(found)
+        assert checked.kernel is not None
+        assert kernel is not None
+        assert checked.kernel.revision == kernel.revision
 
 
 def test_questions_reach_every_gate_and_outcome() -> None:

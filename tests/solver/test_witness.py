@@ -163,6 +163,23 @@ def test_the_state_filler_makes_a_condition_true_or_false(text: str, wanted: boo
     assert draft.truth(kernel, condition) is wanted
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("text", ['any t in body.tags: t == "a"', 'all t in body.tags: t == "a"'])
+def test_an_empty_list_gets_an_element_where_one_is_wanted(text: str, wanted: bool) -> None:
+    kernel, condition = condition_of(text)
+    draft = UserDraft({("body", "tags"): ()})
+    WitnessFinder(DraftEditor(draft, ValuePools.of([condition]))).make(condition, wanted)
+    assert draft.truth(kernel, condition) is wanted
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_list_of_facts_is_read_with_their_values(wanted: bool) -> None:
+    kernel, condition = condition_of("body.note in [body.mail, user.tenant]")
+    draft = UserDraft({("body", "mail"): "a@acme.example", ("body", "note"): "x"}, {USER: {"tenant": "acme"}})
+    WitnessFinder(DraftEditor(draft, ValuePools.of([condition]))).make(condition, wanted)
+    assert draft.truth(kernel, condition) is wanted
+
+
 def test_the_gentle_finder_keeps_facts_that_already_fit() -> None:
     _, condition = condition_of('body.amount > 500 and body.note like "a*"')
     draft = UserDraft({("body", "amount"): 700, ("body", "note"): "abc"})

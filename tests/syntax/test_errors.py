@@ -594,6 +594,13 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
         '"acme"',
     ),
     (
+        'package "Acme Shop"',
+        "E117",
+        'a name has no quotes, unlike `"Acme Shop"`',
+        "names are letters, digits, `_` and `.`, and begin with a lower-case letter",
+        '"Acme Shop"',
+    ),
+    (
         "fixture f { given entities { user alice {} } }",
         "E116",
         "`alice` needs quotes",
