@@ -310,7 +310,7 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file", "only a regular file keeps the lines of several processes whole"
+            f"`{path}` is not a file", "use a regular file: only there do the lines of several processes stay whole"
         )
     return opened
 

@@ -265,7 +265,7 @@ def check_shape(record: DecisionRecord) -> None:
         texts += [(one[word], word) for one in several for word in OPTIONAL_TEXTS if one.get(word) is not None]
         texts += [(text, "arguments") for one in several for text in one.get("arguments", ())]
         if wrong := next((word for text, word in texts if not isinstance(text, str)), None):
-            raise LogRecordError(f"a `{wrong}` of its `{name}` is not a text")
+            raise LogRecordError(f"a `{wrong}` of its `{name}` is not a string")
 
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:

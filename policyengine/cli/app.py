@@ -175,7 +175,7 @@ def note_unread_file(settings: ProjectSettings) -> None:
     from policyengine.cli.settings.file import display_path
 
     if settings.unread is not None and settings.file is None:
-        why = "it is above the root of the policies (`.policyroot`)"
+        why = "the file is above the root of the policies (`.policyroot`)"
         print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}"), file=sys.stderr)
 
 
@@ -268,7 +268,7 @@ def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]
         if word == CONFIG or word.startswith(f"{CONFIG}="):
             found = word.partition("=")[2] or next(words, "")
             if not found:
-                raise CommandError("usage", f"`{CONFIG}` names no file", f"`{CONFIG} policyengine.toml`", code=2)
+                raise CommandError("usage", f"`{CONFIG}` needs the name of a file", f"write `{CONFIG} policyengine.toml`", code=2)
         else:
             rest.append(word)
     return found, rest + arguments[end:]

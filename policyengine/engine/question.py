@@ -66,7 +66,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
         raise RequestError("", str(error)) from None
     except Exception as error:
         raise RequestError("", f"the data cannot be read: {type(error).__name__}") from error
-    raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
+    raise RequestError("", f"a question must be a mapping or JSON, not {kind.__name__}")
 
 
 def parse_request(question: QuestionLike) -> Request:

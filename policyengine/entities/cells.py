@@ -124,13 +124,17 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
         case Scalar.STRING:
             return None
         case Scalar.DURATION:
-            return "write it like `15m`"
+            return "write a duration such as `15m`"
         case Scalar.TIME:
-            return "write it like `2027-01-01T09:00:00Z`"
+            return "write a time such as `2027-01-01T09:00:00Z`"
         case Scalar.IP | Scalar.CIDR:
-            return "write it like `10.0.0.1`" if type_ is Scalar.IP else "write it like `10.0.0.0/8`"
+            return (
+                "write an address such as `10.0.0.1`"
+                if type_ is Scalar.IP
+                else "write a network such as `10.0.0.0/8`"
+            )
         case typesystem.EnumType(values=values):
-            return f"it is one of {', '.join(f'`{one}`' for one in values[:8])}"
+            return f"write one of {', '.join(f'`{one}`' for one in values[:8])}"
         case typesystem.RefType(entities=entities):
             one = min(entities, default="type")
             return None if len(entities) == 1 else f"write its type before it, as in `{one}:some-id`"
@@ -192,7 +196,7 @@ def parse_reference(text: str, type_: typesystem.RefType) -> object:
 def make_entity_ref(type_: str, id_: str) -> EntityRef:
     known = coerce_id(id_, "id")
     if isinstance(known, Unknown):
-        why = min("an empty id" if cause.absent else cause.why for cause in known.causes)
+        why = min("the id is empty" if cause.absent else cause.why for cause in known.causes)
         raise CellError(f"a reference to {type_}: {why}")
     return EntityRef(type_, known)
 

@@ -23,7 +23,7 @@ from policyengine.install_hints import install_command
 SourceLocation: TypeAlias = Path | str
 SourcesStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 URL = re.compile(r"[a-z][a-z0-9+]*://")
-KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv`, or the URL of a database"
+KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv` files, or the URL of a database"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _read_source(
             with files.open_entity_file(path):  # reports the error
                 pass
         case _:
-            raise EntitiesError(str(path), "", "the format of this source is unknown", f"name {KINDS}", code="E180")
+            raise EntitiesError(str(path), "", "the format of this source is unknown", f"use {KINDS}", code="E180")
 
 
 def is_url(source: SourceLocation) -> bool:

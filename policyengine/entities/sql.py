@@ -42,7 +42,7 @@ class Database:
         try:
             self.url = sa.make_url(database.url or "")
         except (sa.exc.ArgumentError, ValueError):
-            hint = "`sqlite:///path` or `postgresql://user@host/database`"
+            hint = "write `sqlite:///path` or `postgresql://user@host/database`"
             raise EntitiesError("the database", "", "this is not a database URL", hint, code="E187") from None
         host = f"{self.url.host or ''}{f':{self.url.port}' if self.url.port else ''}"
         self.kind = self.url.get_backend_name()
@@ -58,7 +58,7 @@ class Database:
             case "postgresql":
                 return self._postgresql(seconds)
             case _:
-                hint = "`sqlite:///path` or `postgresql://user@host/database`"
+                hint = "use `sqlite:///path` or `postgresql://user@host/database`"
                 raise self.error("this kind of database is not supported", hint)
 
     def _postgresql(self, seconds: float) -> sa.Engine:
@@ -192,7 +192,7 @@ class SqlTable:
         text = str(cell) if isinstance(cell, int | UUID) and not isinstance(cell, bool) else cell
         known = coerce_id(text, "id") if isinstance(text, str) else None
         if not isinstance(known, str):
-            why = "it is missing" if cell is None or cell == "" else "it is not a text, number or UUID"
+            why = "it is missing" if cell is None or cell == "" else "it is not a string, a number or a UUID"
             if isinstance(known, Unknown) and text:
                 why = min(cause.why for cause in known.causes)
             raise ColumnError(f"the id of a {self.map.type}: {why}", "give each row its own id", self.map.id)

@@ -29,7 +29,7 @@ class UnknownRow:
     """A row whose existence is unknown."""
 
 
-MEMBERSHIP_HINT = "each entity counts with everything it is in, directly or through others: avoid long chains"
+MEMBERSHIP_HINT = "every entity that contains another, directly or through others, is one membership: avoid long chains"
 NO_ANSWER = UnknownRow()
 RowResult: TypeAlias = EntityData | UnknownRow | None
 
@@ -48,7 +48,7 @@ class MembershipBoundError(EntitiesError):
     """More memberships than MAX_MEMBERSHIPS; `ref` is the first entity beyond the bound."""
 
     def __init__(self, ref: EntityRef) -> None:
-        message = f"with {quote_input(str(ref))} there are more than {MAX_MEMBERSHIPS:,} memberships in total"
+        message = f"{quote_input(str(ref))} brings the total to more than {MAX_MEMBERSHIPS:,} memberships"
         super().__init__("entities", "", message, MEMBERSHIP_HINT, code="E188")
         self.ref = ref
 

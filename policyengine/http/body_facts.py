@@ -23,7 +23,7 @@ FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
 JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments; Go ignores what follows
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use in `body`
-ALSO_FORM_FIELD = Invalid("a text in the JSON contains it as a form field, too (write `&` as `\\u0026`)")
+ALSO_FORM_FIELD = Invalid("a string in the JSON also contains it as a form field (write `&` as `\\u0026`)")
 METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
 
 
@@ -67,9 +67,9 @@ def json_body(content: bytes) -> Mapping[str, object] | Invalid:
 
 def form_body(content: bytes) -> Mapping[str, object] | Invalid:
     if not RAW_FORM.fullmatch(content):
-        return Invalid("the body is a form with characters that are not escaped")
+        return Invalid("the body is a form with unescaped characters")
     if JSON_START.match(content) or is_json(content):
-        return Invalid("the body was sent as a form, and could be read as JSON")
+        return Invalid("the body was sent as a form, but could be read as JSON")
     found = form_fields(content.decode("ascii"), of_body=True)
     if found is None:
         return Invalid(f"the body has more than {MAX_FIELDS:,} fields")

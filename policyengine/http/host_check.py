@@ -157,7 +157,7 @@ def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
 
 def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
     said = f"`{quote_input(value.decode('latin-1'))}`"
-    of = f"of {said}" if header == "origin" else f"of another site (`Sec-Fetch-Site: {said[1:]}"
+    of = f"from {said}" if header == "origin" else f"from another site (`Sec-Fetch-Site: {said[1:]}"
     end = "" if header == "origin" else ")"
     hint = "if the page is yours, start the server with `--allowed-host` and the host name of the page"
     return HostRefusal(header, f"a page {of}{end} may not send requests here", hint)

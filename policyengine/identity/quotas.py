@@ -31,7 +31,7 @@ class MarkQuota:
             if not 0 <= now - self._began < self.lifetime:
                 self._began, self._given = now, 0
             if self._given >= self.most:
-                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s is the limit")
+                raise StoreError(f"the limit of {self.most:,} {self.what} within {self.lifetime} s is reached")
             self._given += 1
 
 

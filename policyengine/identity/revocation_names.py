@@ -63,7 +63,7 @@ def check_token_text(given: str) -> str:
     if len(raw) > MAX_TOKEN_LENGTH:
         raise TokenIssuanceError(
             IssuanceRefusal.PARAMETERS,
-            f"`token` is longer than {MAX_TOKEN_LENGTH:,} characters, and never accepted",
+            f"`token` is longer than {MAX_TOKEN_LENGTH:,} characters, and is never accepted",
         )
     if not TOKEN_PATTERN.fullmatch(raw):
         raise TokenIssuanceError(

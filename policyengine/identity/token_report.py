@@ -33,7 +33,7 @@ def describe_token(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
     yield f"the token has: {', '.join(claim_lines(found))}"
     times = list(time_lines(found))
     if times:
-        yield f"its times: {', '.join(times)}; now is {format_epoch_seconds(now)}"
+        yield f"the times of the token: {', '.join(times)}; now is {format_epoch_seconds(now)}"
     wrong = list(claim_type_errors(found))
     if wrong:
         yield f"claims of the wrong type: {', '.join(wrong)}"
@@ -67,7 +67,7 @@ def format_claim(name: str, value: object) -> str:
         case list():
             return f"{name} " + " and ".join(f"`{quote_input(str(each))}`" for each in value[:MAX_LISTED_NAMES])
         case _:
-            return f"a `{name}` that is not a text"
+            return f"a `{name}` that is not a string"
 
 
 def time_lines(token: Jws) -> Iterator[str]:

@@ -30,7 +30,7 @@ def format_denial(decision: Decision) -> str:
 def describe_remedy(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
-            within = f", good for {remedy.within}" if remedy.within else ""
+            within = f", valid for {remedy.within}" if remedy.within else ""
             return f"an approval by {remedy.by}{within}, bound to {remedy.binding}"
         case "scope":
             return f"a credential with one of the scopes {', '.join(remedy.scopes or ())}"

@@ -51,4 +51,4 @@ def log_observed(decision: Decision, question: Facts) -> None:
         {name: value for name, value in question.items() if name != "credentials"}
     )  # which are already verified
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
-    _LOG.warning("observing: %s passed, and would be %s: %s", *words, extra={"event": "observed"})
+    _LOG.warning("observing: %s passed; the outcome would be %s: %s", *words, extra={"event": "observed"})

@@ -63,5 +63,5 @@ def check_rule(word: str) -> str:
         return word
     meant = suggest(word, RULE_WORDS)
     known = ", ".join(f"`{one}`" for one in RULE_WORDS)
-    hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and full revisions: `sha256:…`"
-    raise ReloadRuleError(f"`{quote_input(word)}` is not a word for what a reload may remove", hint)
+    hint = f"did you mean `{meant}`?" if meant else f"use {known}, or a full revision: `sha256:…`"
+    raise ReloadRuleError(f"`{quote_input(word)}` is not something that a reload can allow", hint)

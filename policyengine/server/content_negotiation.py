@@ -85,7 +85,7 @@ def request_format(headers: Headers) -> BodyFormat:
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())
     if form is None or (form is BodyFormat.JSON and parameters.strip().lower() not in CHARSETS):
-        raise unsupported_media("a body is JSON in UTF-8 or MessagePack", "send `Content-Type: application/json`")
+        raise unsupported_media("a body must be JSON in UTF-8, or MessagePack", "send `Content-Type: application/json`")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise unsupported_media("compressed bodies are not supported", "send it without `Content-Encoding`")
     return form

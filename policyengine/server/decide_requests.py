@@ -118,7 +118,7 @@ def parse_items(raw: object) -> tuple[object, ...]:
         case None:
             raise RequestError("requests", "`requests` is missing")
         case list() if len(raw) > MAX_BATCH_ITEMS:
-            raise RequestError("requests", f"a batch holds at most {MAX_BATCH_ITEMS:,} requests, got {len(raw):,}")
+            raise RequestError("requests", f"a batch may hold at most {MAX_BATCH_ITEMS:,} requests, got {len(raw):,}")
         case list():
             return tuple(raw)
         case _:
@@ -133,7 +133,7 @@ def parse_semantics(raw: object, member: str = "semantics") -> BatchSemantics:
             return BatchSemantics(raw)
         case str():
             known = ", ".join(f"`{one}`" for one in BatchSemantics)
-            raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(BatchSemantics)))
+            raise RequestError(member, f"`{member}` must be one of {known}", did_you_mean(raw, list(BatchSemantics)))
         case _:
             raise wrong_type_error(raw, member, "a string")
 

@@ -53,7 +53,7 @@ def parse_status(given: Mapping[str, object]) -> int | None:
     if not isinstance(status, int) or isinstance(status, bool):
         raise wrong_type_error(status, "status", "a number")
     if not 100 <= status <= 599:
-        raise RequestError("status", f"`{status}` is not a status", "a status is 100 to 599")
+        raise RequestError("status", f"`{status}` is not a status", "a status must be from 100 to 599")
     return status
 
 
@@ -75,7 +75,7 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         told = engine.report_outcome(event.decision, event.report, refund=event.refund)
     except StoreError:
         raise ProblemError(
-            503, "the store does not answer", hint="report it again: the answer says if it was recorded already"
+            503, "the store does not answer", hint="report it again: the answer says whether it was already recorded"
         ) from None
     if told == "again":
         hint = "this report changes nothing; after a retry without an answer, treat it as recorded"

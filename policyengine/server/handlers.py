@@ -298,6 +298,6 @@ def routing_problem(http: Request, error: HTTPException) -> ProblemError:
             return ProblemError(404, f"nothing is served at {path}", hint="`/docs` lists the endpoints")
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
-            return ProblemError(405, f"{path} takes {allowed}, not {quote_input(http.method)}", headers=error.headers)
+            return ProblemError(405, f"{path} accepts {allowed}, not {quote_input(http.method)}", headers=error.headers)
         case _:
             return ProblemError(error.status_code, str(error.detail), headers=error.headers)

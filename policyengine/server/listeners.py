@@ -33,7 +33,7 @@ def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
     if not has_token and is_reachable_remotely(address):
         raise ServeError(
             f"`{host}` can be reached from other machines and no token is set: clients state the facts, "
-            "so only a trusted gateway may",
+            "so only a trusted gateway may connect",
             "give the gateway a token with `--token-file FILE`, or listen on 127.0.0.1",
         )
     return bind_listener(address, host)
@@ -48,7 +48,7 @@ def resolve_address(host: str, port: int) -> tuple[str, int]:
     """Resolve the one address to listen on, so that the address that is checked is the one that is bound. Raises
     ServeError."""
     if not 0 <= port <= 65535:
-        raise ServeError(f"`{port}` is not a port", "a port is a number from 0 to 65535")
+        raise ServeError(f"`{port}` is not a port", "a port must be a number from 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
     except (OSError, UnicodeError):
@@ -78,7 +78,7 @@ def bind_error(error: OSError, host: str, port: int, option: str) -> ServeError:
     match error.errno:
         case errno.EADDRINUSE:
             return ServeError(
-                f"port {port} on `{host}` is in use", f"choose another with `{option}`; 0 picks a free one"
+                f"port {port} on `{host}` is in use", f"choose another port with `{option}`; 0 picks a free one"
             )
         case errno.EACCES | errno.EPERM:
             return ServeError(f"port {port} on `{host}` is not permitted", f"choose one above 1023 with `{option}`")

@@ -29,8 +29,8 @@ class EvictionLog:
         if (unsaid := self._throttle.admit(events=many)) is None:
             return
         _LOG.warning(
-            "%d idempotency keys were evicted less than %d s after their answer, as too many are in use: a question "
-            "with one of them is decided and charged again",
+            "%d idempotency keys were evicted less than %d s after their answer, because too many are in use: a "
+            "question with one of them is decided and charged again",
             unsaid,
             KEEP_MICROSECONDS // 1_000_000,
         )

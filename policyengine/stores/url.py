@@ -102,11 +102,11 @@ def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
     if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
-        raise StoreUrlError("a SQLite file is written `sqlite:///path`", "an absolute path has four slashes")
+        raise StoreUrlError("a SQLite URL must have the form `sqlite:///path`", "an absolute path has four slashes")
     if parts.scheme != "sqlite" and not hosts:
         raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())
     if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
-        raise StoreUrlError("only a Cluster or Sentinels have several hosts", _list_schemes())
+        raise StoreUrlError("only a URL of a Cluster or of Sentinels may name several hosts", _list_schemes())
     if parts.scheme == "redis+sentinel" and len(parts.path) < 2:
         raise StoreUrlError("a Sentinel URL needs the name of a service", "redis+sentinel://host:26379/service")
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
@@ -130,7 +130,7 @@ def _parse_seconds(text: str, most: int, what: str) -> float:
     found = DURATION.fullmatch(text)
     seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
     if not 0 < seconds <= most:
-        raise StoreUrlError(f"`{text}` is not a valid {what}", f"write it like 50ms or 2s, at most {most}s")
+        raise StoreUrlError(f"`{text}` is not a valid {what}", f"write a duration such as 50ms or 2s, at most {most}s")
     return seconds
 
 
@@ -146,7 +146,7 @@ def _scheme(url: str) -> str:
 
 
 def _list_schemes() -> str:
-    return "a store is one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
+    return "a store must be one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
 
 
 # ── Opening ───────────────────────────────────────────────────────────────────────────────────

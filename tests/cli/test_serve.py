@@ -189,7 +189,7 @@ def test_observe_mode_is_reported_at_startup_at_readyz_and_in_decisions(serving)
     warnings = [process.stderr.readline() for _ in range(3)]
     assert warnings[0].startswith("warning: OBSERVING, NOT ENFORCING, until ")
     assert warnings[1].startswith("warning: no decisions are recorded: name a file with `--log`")
-    assert warnings[2].startswith("warning: each start begins a new period")
+    assert warnings[2].startswith("warning: each restart begins a new period")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{said['listening']}/readyz", timeout=30) as answer:
         assert json.loads(answer.read())["observing"] == said["observing"]

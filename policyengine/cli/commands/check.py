@@ -86,7 +86,7 @@ def check_entities(
     from policyengine.cli.load_engine import load_directory
 
     if len(sets) != 1:
-        hint = "name one set: each set of policies has its own entities"
+        hint = "pass one set of policies: each set has its own entities"
         raise CommandError("usage", "`--entities` needs exactly one set of policies", hint, code=2)
     [(checked, _)] = sets
     if checked.kernel is None:

@@ -335,7 +335,7 @@ def read_token_header(path: Path | None) -> dict[str, str]:
         raise file_error(path, error) from None
     except UnicodeDecodeError:
         raise CommandError(
-            "file", f"`{path}` is no UTF-8", "the file must contain the token and nothing else"
+            "file", f"`{path}` is not UTF-8 text", "the file must contain the token and nothing else"
         ) from None
 
 

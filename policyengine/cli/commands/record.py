@@ -147,10 +147,10 @@ def _print_report(made: RecordingResult, stream: Any, output: str | None = None)
         cases = f"{pluralize(made.tests, 'test')} with {pluralize(made.cases, 'request')}"
         where = f"wrote {output}: " if output else ""
         merged = f", {pluralize(made.merged, 'decision')} merged" if made.merged else ""
-        screen.line(f"{where}{cases}, of {pluralize(made.decisions, 'decision')}{merged}")
+        screen.line(f"{where}{cases}, from {pluralize(made.decisions, 'decision')}{merged}")
     if made.changed:
         shown = ", ".join(made.changed[:MAX_LISTED_IDS]) + (", …" if len(made.changed) > MAX_LISTED_IDS else "")
-        these = f"{pluralize(len(made.changed), 'decision')} by other policies: the tests of these fail"
+        these = f"{pluralize(len(made.changed), 'decision')} made by other policies: their tests fail"
         screen.line((f"{these} ({shown})", "yellow"))
     if made.over:
         screen.line((f"left out, beyond `--limit`: {pluralize(made.over, 'request')}", "yellow"))

@@ -200,7 +200,7 @@ class ReplLoop:
         if self.format is OutputFormat.JSON:
             print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
         elif answer.decision.allowed:
-            self.screen.line("it is allowed: nothing is in the way")
+            self.screen.line("the request is allowed: nothing stops it")
         else:
             print_decision(self.screen, answer.decision)
             self.screen.findings("\n".join(lines))

@@ -137,7 +137,7 @@ def _play_events(
     from policyengine.simulation import TooManySlotsError, TrafficLineError, simulate
 
     try:
-        with show_progress("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
+        with show_progress("simulating the traffic, in thousands", None if total is None else total // 1_000) as counted:
             simulate(plays.engine, plays.clock, events, series, counted)
     except TrafficLineError as error:
         at = f" at `{error.member}`" if error.member else ""

@@ -31,7 +31,7 @@ SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
 MAX_SKEW_SECONDS = 1.0  # seconds
-NTP_HINT = "synchronise both clocks with NTP (`timedatectl set-ntp true`)"
+NTP_HINT = "synchronize both clocks with NTP (`timedatectl set-ntp true`)"
 
 
 def check_python(version: tuple[int, ...]) -> DoctorResult:
@@ -54,7 +54,7 @@ def check_extras() -> Iterator[DoctorResult]:
     for name, (module, gives) in EXTRAS.items():
         if find_spec(module) is None:
             hint = install_command(name)
-            yield DoctorResult("extras", DoctorStatus.NOTE, f"without `{name}` there is no {gives}", hint)
+            yield DoctorResult("extras", DoctorStatus.NOTE, f"`{name}` is not installed: {gives} cannot be used", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:
         yield DoctorResult("extras", DoctorStatus.OK, f"installed: {', '.join(there)}")
@@ -65,9 +65,9 @@ def check_clock(now: float) -> DoctorResult:
     installation."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
-        behind = f"the clock is at least {int(installed - now):,} s behind: it is before this program's installation"
+        behind = f"the clock is at least {int(installed - now):,} s behind: it is set to before this program's installation"
         return DoctorResult(
-            "clock", DoctorStatus.FAILED, behind, "set it, and synchronise it with NTP (`timedatectl set-ntp true`)"
+            "clock", DoctorStatus.FAILED, behind, "set it, and synchronize it with NTP (`timedatectl set-ntp true`)"
         )
     return DoctorResult("clock", DoctorStatus.OK, format_epoch_seconds(now))
 

@@ -97,7 +97,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
             "hosts", DoctorStatus.WARNING, message, 'name your hosts: `[identity]` `hosts = ["api.acme.example"]`'
         )
     for client, agent, meant in find_unknown_agents(configuration, engine.kernel):
-        message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
+        message = f"`clients.{client}.agent`: the policies have no agent `{agent}`, so this client gets no token"
         yield DoctorResult("identity", DoctorStatus.WARNING, message, meant)
     for key_source in check_key_sources(configuration, engine.kernel):
         what = "tokens" if key_source.kind == "issuer" else "attestations"

@@ -30,7 +30,7 @@ def check_log(path: Path) -> DoctorResult:
             "log",
             DoctorStatus.FAILED,
             f"`{path}` is not a regular file",
-            "name a regular file: only a file keeps lines whole",
+            "use a regular file: only there do the lines of several processes stay whole",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(

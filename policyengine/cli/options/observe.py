@@ -86,7 +86,7 @@ def _warn_observing(engine: Engine, until: str) -> None:
         unrecorded = "no decisions are recorded: name a file with `--log` for `policyengine suggest`"
         screen.line(("warning: ", "bold yellow"), unrecorded)
     if parse_duration(until) is not None:
-        again = "each start begins a new period: set a fixed time if this server restarts automatically"
+        again = "each restart begins a new period: set a fixed time if this server restarts automatically"
         screen.line(("warning: ", "bold yellow"), again)
 
 

@@ -265,7 +265,10 @@ def refuse_server_sections(text: SettingsText) -> None:
         if section not in CHECK_SECTIONS and section in section_fields(ProjectSections):
             assert text.path is not None
             message = f"`[{section}]` is allowed only at the root of the policies"
-            hint = f"move it to the folder of `.policyroot`, or name this file: `--config {display_path(text.path)}`"
+            hint = (
+                "move it to the `policyengine.toml` next to `.policyroot`, or pass this file with "
+                f"`--config {display_path(text.path)}`"
+            )
             raise text.error(SettingMistake((section,), message, hint))
 
 

@@ -114,7 +114,7 @@ class StoreSettings(CommandSection):
 
     url: t.StoreUrl | None = setting(
         "memory:",
-        "where to keep rates, budgets, approvals and history; `?skew=5s` is the tolerated difference of clocks",
+        "where to keep rates, budgets, approvals and history; `?skew=5s` is the tolerated clock skew",
         option="store",
     )
 
@@ -173,7 +173,7 @@ class GatewaySettings(CommandSection):
             if header in carries:
                 named = key if key in self.model_fields_set else carries[header]
                 other = carries[header] if named == key else key
-                raise setting_error(f"the header `{header}` already carries `{other}`", "choose another", named)
+                raise setting_error(f"the header `{header}` already carries `{other}`", "choose another header", named)
             carries[header] = key
         return self
 
@@ -224,9 +224,9 @@ class McpGatewaySettings(CommandSection):
     )
     from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
     host: t.Text | None = setting("127.0.0.1", "loopback address to listen on")
-    port: t.Port | None = setting("none: stdio", "port for HTTP")
+    port: t.Port | None = setting("none: uses stdio", "port for HTTP")
     allowed_hosts: t.Hosts | None = setting("none", "host names, besides loopback, to answer", option="allowed_host")
-    timeout: t.Seconds | None = setting("60", "seconds to wait for a response of the server")
+    timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
         "none", "file with the bearer token for the server", option="token_file", must_exist=True

@@ -127,7 +127,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long to keep keys if the issuer does not say",
+        description="how long to keep keys if the issuer does not specify it",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
@@ -139,7 +139,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="longest time to reuse an introspection answer",
+        description="maximum time to reuse an introspection answer",
     )
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
@@ -177,13 +177,13 @@ class AttesterSettings(SettingsSection):
 
     keys: str | None = Field(default=None, description=KEYS)
     algorithms: tuple[Algorithm, ...] = Field(
-        default=SAFE_ALGORITHMS, description="accepted signature algorithms of its attestations"
+        default=SAFE_ALGORITHMS, description="accepted signature algorithms of the attestations"
     )
     types: tuple[str, ...] = Field(
         default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="required `aud`; without, an `aud` is optional and must be `url` of `[identity]`"
+        default=None, description="required `aud`; if not set, `aud` is optional, and must be the `url` of `[identity]`"
     )
     unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
@@ -252,7 +252,7 @@ class TrustDomainSettings(SettingsSection):
 class ApiKeySettings(SettingsSection):
     """`[api_keys]`: a file of static keys."""
 
-    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` in each line")
+    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` on each line")
 
 
 class SharingSettings(SettingsSection):
@@ -266,7 +266,7 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same for IPv6")
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="IPv6 addresses with this many common leading bits are one network")
 
 
 class OpenBaoSettings(SettingsSection):
@@ -276,7 +276,7 @@ class OpenBaoSettings(SettingsSection):
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
     plain_http: bool = Field(default=False, description="allow `http://` to it, also on another machine")
-    namespace: str | None = Field(default=None, description="the namespace there")
+    namespace: str | None = Field(default=None, description="namespace in OpenBao")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=10),

@@ -129,7 +129,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "an actor token without other credentials must be bound to a key that the actor proves", _CLIENT
     ),
     IssuanceRefusal.ACTOR_OTHER: IssuanceRefusalInfo(
-        "the actor token belongs to another agent than the client", _CLIENT
+        "the actor token belongs to an agent other than the client", _CLIENT
     ),
     IssuanceRefusal.SUBJECT_TOKEN: IssuanceRefusalInfo("the subject token is refused", _REQUEST),
     IssuanceRefusal.SUBJECT_REVOKED: IssuanceRefusalInfo(
@@ -155,7 +155,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "the chain would exceed the policy's delegation limits", _POLICY
     ),
     IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not grant the user the requested scopes", _POLICY),
-    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("the tokens that it would derive from expire now", _REQUEST),
+    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("the tokens that it would be derived from are about to expire", _REQUEST),
     IssuanceRefusal.TASK: IssuanceRefusalInfo("the requested task differs from the token's, or is wider", _REQUEST),
     IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed now", TokenErrorCode.UNAVAILABLE),
     IssuanceRefusal.STORE: IssuanceRefusalInfo(

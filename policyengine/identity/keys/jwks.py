@@ -104,7 +104,7 @@ class JwkSet:
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
-            raise CredentialError(RefusalCode.KEY_ID, "its issuer has too many keys of that id, or it names none")
+            raise CredentialError(RefusalCode.KEY_ID, "too many keys of its issuer match its key id, or it has no key id")
         if fitting:
             return fitting
         if kid is not None and kid in self.unusable:
@@ -144,7 +144,7 @@ def parse_public_jwk(jwk: object, uses: Collection[str] = SIGNATURE_USES) -> Pub
         raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is not a JSON object")
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KEY_ID_LENGTH):
-        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is not a text, or is too long")
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is not a string, or is too long")
     check_use(jwk, uses)
     key = import_public_key(jwk)
     check_strength(key)

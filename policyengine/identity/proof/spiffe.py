@@ -191,7 +191,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
         raise CredentialError(RefusalCode.CERTIFICATE) from None
     basic = known.get(x509.BasicConstraints.oid)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
-        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate belongs to an authority")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is a certificate of an authority")
     usage = known.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
         raise CredentialError(

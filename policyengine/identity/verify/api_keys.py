@@ -33,7 +33,7 @@ _LOG = logging.getLogger("policyengine")
 def hash_api_key(key: str) -> str:
     """Return the digest of a key as in the file of keys: `sha256:…`. Raises ValueError, without the key in it."""
     if len(key) < MIN_KEY_LENGTH or not KEY.fullmatch(key):
-        raise ValueError(f"a key has at least {MIN_KEY_LENGTH} visible ASCII characters, generated at random")
+        raise ValueError(f"a key must have at least {MIN_KEY_LENGTH} visible ASCII characters, generated at random")
     return f"sha256:{sha256(key.encode()).hexdigest()}"
 
 

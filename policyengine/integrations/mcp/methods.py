@@ -88,7 +88,7 @@ def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: F
                 **action_facts("read", "mcp_resource", canonical_resource_id(params.get("uri")), server, facts),
             }
         case _:
-            raise ValueError(f"`{method}` is not a decided method")
+            raise ValueError(f"`{method}` is not a method that policies decide")
 
 
 def get_arguments(params: Mapping[str, Any]) -> object:

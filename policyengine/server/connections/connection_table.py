@@ -50,10 +50,10 @@ EXPLANATIONS = {
     CloseReason.HEAD: "did not send the head of a request in time",
     CloseReason.REQUEST: "did not send the rest of a request in time",
     CloseReason.ANSWER: "did not read an answer in time",
-    CloseReason.ADDRESS: "were too many of one address without a whole request",
+    CloseReason.ADDRESS: "had sent no complete request, and their address had too many of these",
     CloseReason.ALL: "made room for others",
-    CloseReason.MEMORY: "held more bytes than there is room for",
-    CloseReason.REFUSED: "found no room, because all connections were busy",
+    CloseReason.MEMORY: "held more bytes than the server has room for",
+    CloseReason.REFUSED: "were refused, because all other connections were busy",
 }
 
 
@@ -258,7 +258,7 @@ class ConnectionTable:
         address, most = addresses.most_common(1)[0]
         why = ", ".join(f"{count:,} {EXPLANATIONS[reason]}" for reason, count in many.items())
         _LOG.warning(
-            "connections were closed: %s; most, %d, of %s", why, most, address,
+            "connections were closed: %s; most, %d, from %s", why, most, address,
             extra={"event": "connections_closed", "reasons": {one.value: count for one, count in many.items()}},
         )  # fmt: skip
         self._closed.clear()

@@ -149,7 +149,7 @@ def answer_content(
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
-        raise RequestError("", "the kind of a frame is `decide`, `evaluate` or `report`")
+        raise RequestError("", "the kind of a frame must be `decide`, `evaluate` or `report`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
     quickly = partial(decide_simple if asked.plain else decide_general, engine, decide)
     once = build_key(asked.key, gateway, asked.sent) if asked.sent else None
@@ -158,7 +158,7 @@ def answer_content(
             return Raw(engine.decide(asked.question, without_waiting=True).to_msgpack()), 1
         return (quickly(asked.question) if once is None else decide_general(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
-        raise RequestError("", "a question is a map, or a list of maps")
+        raise RequestError("", "a question must be a map or a list of maps")
     items = parse_items(asked.question)
     if engine.state.is_shared and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
         return decide_list_together(engine, items, first), len(items)

@@ -255,7 +255,7 @@ def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> T
     try:
         if not is_name(task):
             raise TokenIssuanceError(
-                IssuanceRefusal.PARAMETERS, "a task name must be as in tokens, without surrounding blanks"
+                IssuanceRefusal.PARAMETERS, "write the name of a task as in tokens, without surrounding blanks"
             )
         if sender.itself is not None:
             return ended_reply(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))

@@ -39,19 +39,19 @@ LOGGER = logging.getLogger("policyengine")
 def check_workers(engine: Engine, workers: int) -> None:
     """Check that this engine can run in several workers. Raises ServeError."""
     if not 1 <= workers <= MAX_WORKERS:
-        raise ServeError(f"`{workers}` is not a possible number of workers", f"use 1 to {MAX_WORKERS}")
+        raise ServeError(f"`{workers}` is not a valid number of workers", f"use 1 to {MAX_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
-        raise ServeError("this system does not support several workers", "use one")
+        raise ServeError("this system does not support several workers", "use one worker")
     if workers > 1 and engine.identity is not None and not engine.state.is_remote:
         raise ServeError(
-            f"credentials need one worker: each of {workers} would accept a proof that another has seen, and "
-            "would not know what another revoked",
+            f"credentials need one worker: each of {workers} would accept a proof that was already used at another "
+            "worker, and would not know what another worker revoked",
             "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
     if workers > 1 and engine.state.keeps_state and not engine.state.is_shared:
         raise ServeError(
-            f"policies with `confirm`, limits or history need one worker: each of {workers} would count and "
-            "remember for itself, and accept an approval that another has spent",
+            f"policies with `confirm`, limits or history need one worker: each of {workers} would keep its own counts "
+            "and history, and would accept an approval that another worker has spent",
             "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
 

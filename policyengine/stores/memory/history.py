@@ -175,7 +175,7 @@ class MemoryHistory:
             self.forget(now)
             self._sweeps.done(now, len(self._lines))
         if not self._has_room(grown):
-            held = f"of {self._most:,} it holds {max(self._of_watch[watch] for watch in grown):,}"
+            held = f"the rule holds {max(self._of_watch[watch] for watch in grown):,} of at most {self._most:,}"
             raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:

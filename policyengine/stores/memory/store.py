@@ -282,7 +282,7 @@ class MemoryStore:
         crowded = self._overfull(grown, now)
         if crowded is not None:
             rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
-            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
+            held = f"`{rule}` holds {len(crowded):,} of at most {self._most:,} keys"
             raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
 
     def _overfull(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
