@@ -10,8 +10,8 @@ FSYNC_INTERVAL_SECONDS = 1.0  # seconds
 
 
 class Sync(StrEnum):
-    """When to force lines to disk. NEVER: when the system does, usually within 30 seconds; SECOND: every second;
-    ALWAYS: before each answer."""
+    """When to force lines to disk. NEVER: leave it to the system, which usually does so within 30 seconds; SECOND:
+    every second; ALWAYS: before each answer."""
 
     NEVER = "never"
     SECOND = "second"
@@ -23,14 +23,14 @@ class FileSyncer:
 
     def __init__(self, sync: Sync, every: float) -> None:
         self.sync, self._every = sync, every
-        self._process = 0  # that the thread belongs to
+        self._process = 0  # the process that the thread belongs to
         self._dirty, self._file, self._failed = Event(), -1, None
 
     _failed: OSError | None
 
     def wrote(self, file: int, *, at_once: bool = False) -> None:
-        """Note a write, and force it as configured. Raises OSError, also for a failure in the last second. `at_once`
-        forces it in this thread: a process with a thread cannot be forked into workers."""
+        """Note a write, and force it to disk as configured. Raises OSError, also for a failure in the last second.
+        `at_once` forces it in this thread, because a process with threads cannot be forked into workers."""
         if self.sync is Sync.ALWAYS or (at_once and self.sync is Sync.SECOND):
             os.fdatasync(file)
         elif self.sync is Sync.SECOND:

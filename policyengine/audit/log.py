@@ -56,8 +56,8 @@ class DecisionLog:
     """A log in a file that only its owner may read. Threads and forked processes may share it.
 
     `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
-    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` says
-    when to rotate it, `sync` when to force lines to disk. Raises DecisionLogError.
+    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` is when
+    to rotate the file, and `sync` when to force lines to disk. Raises DecisionLogError.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class DecisionLog:
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
-            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by redacted facts of guards, a bounded number
+            # A bounded number of encoders, by the redacted facts of guards.
+            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}
         except ValueError as error:
             raise DecisionLogError(
                 str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
@@ -109,12 +110,12 @@ class DecisionLog:
         return bool(os.fstat(self._file).st_mode & 0o077)
 
     def flush(self) -> None:
-        """Wait until written lines are on disk, if the system can say so."""
+        """Wait until written lines are on disk, if the system can force them."""
         with suppress(OSError):
             os.fsync(self._file)
 
     def reopen(self) -> None:
-        """Reopen the file before the next line, because it was moved."""
+        """Reopen the file before the next line is written, because the file was moved."""
         self._due = 0.0
 
     def directory(self, rows: Iterable[EntityData]) -> bytes:
@@ -148,7 +149,8 @@ class DecisionLog:
     def keep(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request
     ) -> bool:
-        """Write a decision. Return whether it may be answered: it was written, or `on_failure` permits to continue.
+        """Write a decision. Return whether the decision may be returned: it was written, or `on_failure` permits
+        returning it anyway.
 
         `moment` is the time of the decision in nanoseconds.
         """
@@ -215,7 +217,7 @@ class DecisionLog:
         return monotonic() + CHECK_INTERVAL_SECONDS
 
     def _look(self) -> None:
-        """Reopen the file if it was moved, and rotate it if that is due."""
+        """Reopen the file if it was moved, and rotate it if rotation is due."""
         with self._guard:
             if monotonic() < self._due:
                 return

@@ -23,7 +23,7 @@ from policyengine.spec.kleene import describe
 from policyengine.spec.required_history import event_patterns
 from policyengine.typesystem import EntityRef
 
-MAX_EVENTS = 1_000  # of one history in a line
+MAX_EVENTS = 1_000  # maximum size of one history in a line
 
 
 class LoggedHistory(NamedTuple):

@@ -1,4 +1,4 @@
-"""Reads a log: decisions with the question and the world they were made in, and token events."""
+"""Reads a log: decisions with their questions and everything they depended on, and token events."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
 
 
 def is_directory(line: bytes) -> bool:
-    """Whether a line has entity rows, also if a log shipper reformatted its JSON."""
+    """Whether a line has entity rows, even if a log shipper reformatted its JSON."""
     if line.startswith(LINE_START):
         return line.startswith(DIRECTORY_LINE_START)
     if b'"entities"' not in line:
@@ -165,7 +165,7 @@ def is_log_line(line: bytes) -> bool:
 def salvage_entry(
     number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
 ) -> Iterator[LogEntry]:
-    """Yield the whole line that a process wrote after a torn one of a killed process."""
+    """Yield the complete line that a process wrote after a line that was cut off when another process was killed."""
     half, begins, rest = line.rpartition(LINE_START)
     if not line.endswith(b"\n"):
         tell(f"{path}:{number}: skipped the last line: it was cut off")
@@ -269,8 +269,8 @@ def check_shape(record: DecisionRecord) -> None:
 
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
-    """Return the entity store as a decision saw it that looked up rows: other rows of these types are unknown. Raises
-    LookupError, TypeError, ValueError, RequestError."""
+    """Return the entity store as it was for a decision that looked up rows: other rows of these types are unknown.
+    Raises LookupError, TypeError, ValueError, RequestError."""
     if looked_up is None or directory is None:
         return directory
     rows = restore_special_values(looked_up["entities"], looked_up.get("beyond_json", ()))

@@ -77,7 +77,7 @@ COMMAND_PATHS = {
 }
 
 
-PATHS = "paths"  # the parameter that says where the policies are
+PATHS = "paths"  # the parameter with the paths of the policies
 # Commands some of whose options have a setting; the settings themselves are imported when a file or a variable has one.
 CONFIGURED_COMMANDS = frozenset({"serve", "doctor", "mcp-gateway", "test"})
 
@@ -158,7 +158,8 @@ def apply_settings(command: Any, name: str) -> None:
     key = "policyengine.configuration"
 
     def configured(context: Any, parameter: str, call: bool = True) -> Any:
-        if not call or PATHS not in context.params:  # help shows what is so everywhere, and is read before the paths
+        # Help shows the same defaults everywhere, and is handled before the paths are known.
+        if not call or PATHS not in context.params:
             return None
         if key not in context.meta:
             context.meta[key] = ProjectSettings()
@@ -268,7 +269,9 @@ def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]
         if word == CONFIG or word.startswith(f"{CONFIG}="):
             found = word.partition("=")[2] or next(words, "")
             if not found:
-                raise CommandError("usage", f"`{CONFIG}` needs the name of a file", f"write `{CONFIG} policyengine.toml`", code=2)
+                raise CommandError(
+                    "usage", f"`{CONFIG}` needs the name of a file", f"write `{CONFIG} policyengine.toml`", code=2
+                )
         else:
             rest.append(word)
     return found, rest + arguments[end:]

@@ -19,7 +19,7 @@ from policyengine.importers import (
     read_tools,
 )
 
-MAX_LINES = 20  # per kind; JSON has all of them
+MAX_LINES = 20  # maximum number of lines per kind; JSON has all of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from policyengine.cli.errors import CommandError, file_error
 
 STDIN = "-"
 LINES_SUFFIXES = (".jsonl", ".ndjson")
-MAX_REQUEST_BYTES = 2**24  # of one request, including the rows in it
+MAX_REQUEST_BYTES = 2**24  # maximum bytes of one request, including its entity rows
 
 
 @dataclass(frozen=True, slots=True)

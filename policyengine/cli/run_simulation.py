@@ -35,8 +35,8 @@ class WorkflowTraffic(NamedTuple):
 
 @dataclass
 class SimulateCommand:
-    """One policy on a virtual clock. `world` holds the entities and the time of its tests, if their requests are
-    played."""
+    """One policy on a virtual clock. `world` holds the entities and the time of the policy's tests, if the requests of
+    these tests are simulated."""
 
     paths: Sequence[Path]
     entities: Sequence[str] | None

@@ -16,7 +16,8 @@ FastPath: TypeAlias = Callable[[dict[str, object]], Decision | None]
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicies:
-    """A decision reads this object once, so that it sees a single entity store."""
+    """The compiled policies with the entity store that they read. A decision reads this object once, so that it sees a
+    single entity store."""
 
     entities: EntityStore
     evaluator: Evaluator

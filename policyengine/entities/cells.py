@@ -1,4 +1,4 @@
-"""Parse table cells, CSV text or database values, into the attributes that a policy declares for an entity."""
+"""Parses table cells (CSV text or database values) into the attributes that a policy declares for an entity."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
             cause = min(part.causes, key=lambda cause: cause.why)
             why = "an element is empty" if cause.absent else cause.why
             raise CellError(f"`{name}`: {why}", cell_format_hint(type_))
-    # A time keeps its text: both are read alike, and people read the decision log.
+    # A time keeps its text, which policies read in the same way and which people can read in the decision log.
     return value if isinstance(type_, typesystem.RefType | typesystem.SetType | typesystem.ListType) else raw
 
 
@@ -129,9 +129,7 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
             return "write a time such as `2027-01-01T09:00:00Z`"
         case Scalar.IP | Scalar.CIDR:
             return (
-                "write an address such as `10.0.0.1`"
-                if type_ is Scalar.IP
-                else "write a network such as `10.0.0.0/8`"
+                "write an address such as `10.0.0.1`" if type_ is Scalar.IP else "write a network such as `10.0.0.0/8`"
             )
         case typesystem.EnumType(values=values):
             return f"write one of {', '.join(f'`{one}`' for one in values[:8])}"
@@ -219,7 +217,7 @@ def parse_json(text: str) -> object:
 
 
 def parse_database_value(cell: object, type_: typesystem.Type) -> object:
-    """Return a database value as a raw attribute. Databases have more kinds of text and numbers than policies."""
+    """Return a database value as a raw attribute. Databases have more types of text and numbers than policies."""
     match cell, type_:
         case None, _:
             return None

@@ -82,7 +82,7 @@ class Database:
         return EntitiesError(self.shown, member, message, hint, code=code)
 
     def why(self, error: BaseException) -> str:
-        """Return the database's own error message, without statement, values and password."""
+        """Return the database's own error message, without the statement, its values and the password."""
         told = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         first = told.splitlines()[0][:MAX_ERROR_LENGTH]
         return first.replace(str(self.url.password), "***") if self.url.password else first
@@ -144,7 +144,7 @@ class SqlTable:
     above: typesystem.Type
     readers: Mapping[str, Callable[[object], object]]
     climbing: Callable[[object], object]
-    joins: Mapping[JoinTable, type]  # the Python type of the owner ids in each
+    joins: Mapping[JoinTable, type]  # the Python type of the owner ids in each join table
 
     @classmethod
     def found(cls, database: Database, one: EntityTableConfig, connection: sa.Connection) -> SqlTable:

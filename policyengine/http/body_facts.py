@@ -1,7 +1,7 @@
-"""Reads HTTP bodies as facts: a JSON object or the fields of a form, if every parser reads the body the same.
+"""Reads HTTP bodies as facts: a JSON object or the fields of a form, if every parser reads the body in the same way.
 
-The upstream server may parse a form as JSON, or decode the body differently than its headers say. So a body is read
-only if there is one way to read it; in any doubt it is unknown.
+The upstream server may parse a form as JSON, or decode the body in a way that differs from its headers. So a body is
+read only if there is exactly one way to read it; otherwise its facts are unknown.
 """
 
 from __future__ import annotations

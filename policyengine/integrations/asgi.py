@@ -98,7 +98,7 @@ class PolicyMiddleware:
     def _looks_into(self, scope: Scope) -> bool:
         try:
             return self._looks(scope["method"], route_path(scope))
-        except Exception:  # decide with the body, in doubt
+        except Exception:  # if that is uncertain, decide with the body
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,5 @@
-"""The enforcement point of all integrations: identify the caller, decide, and report the outcome; deny in any doubt."""
+"""The enforcement point of all integrations: identify the caller, decide, and report the outcome; deny when in
+doubt."""
 
 from __future__ import annotations
 

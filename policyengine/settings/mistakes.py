@@ -85,7 +85,9 @@ def describe_mistake(
         )
     if expected is not None and kind != "missing":
         setting = path[: field_depth(path, model)]
-        return SettingMistake(setting, f"`{name_of(setting)}` must be {expected.values}", expected.hint(setting[-1]), secret)
+        return SettingMistake(
+            setting, f"`{name_of(setting)}` must be {expected.values}", expected.hint(setting[-1]), secret
+        )
     if kind == "literal_error" and field is not None:
         return SettingMistake(path, *describe_choice(name_of(path), choices(field), details["input"]), secret)
     words = describe_error_kind(kind, details.get("ctx", {}), details["msg"])

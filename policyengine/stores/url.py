@@ -22,7 +22,7 @@ KNOWN_URLS = (
     "redis+sentinel://host:26379/service"
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
-TIMEOUT_SECONDS = 0.05  # seconds to connect, and again for an answer
+TIMEOUT_SECONDS = 0.05  # seconds to connect, and the same to wait for an answer
 # Three servers and a client that routes to them share the processors of a machine, so answers may be late on a busy
 # one. `python -m bench timeouts` measures how many requests that denies.
 CLUSTER_TIMEOUT_SECONDS = 0.25
@@ -157,7 +157,7 @@ def sqlite_path(address: StoreUrl) -> str:
 
 
 def _sqlite(address: StoreUrl) -> SqliteStore:
-    """Open a SQLite store: three slashes begin a relative path, four an absolute one."""
+    """Open a SQLite store: three slashes begin a relative path, four slashes an absolute path."""
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 

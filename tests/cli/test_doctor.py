@@ -297,7 +297,7 @@ def test_doctor_warns_about_a_client_whose_agent_is_unknown(run, tmp_path, port)
     )
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
-    assert "? identity: `clients.bot.agent`: no agent of the policies is called `desk-bt`" in ended.out
+    assert "? identity: `clients.bot.agent`: the policies have no agent `desk-bt`" in ended.out
     assert "  hint: did you mean `desk-bot`?" in ended.out
 
 

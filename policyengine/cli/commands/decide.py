@@ -41,7 +41,8 @@ def decide(
     """Decide one request, or one on each line.
 
     A file that ends in `.jsonl` or `.ndjson` holds one request per line, and so does stdin if its first line is a
-    complete request. Requests are decided in order, as they arrive; what one request spends is spent for the next.
+    complete request. Requests are decided in order, as they arrive; what one request spends is no longer available to
+    the next.
 
     \b
     Exit codes:
@@ -70,7 +71,7 @@ def strongest_code(codes: Iterable[int]) -> int:
 
 
 def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
-    """Show a single request in full, although it was piped in on one line."""
+    """Show a single request in full, even if it was piped in on one line."""
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
     if second is not None:

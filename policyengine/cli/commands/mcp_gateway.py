@@ -166,8 +166,8 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """The server behind the gateway, its listener, and the caller: as `said`, from `headers`, or by `verified`
-    credentials."""
+    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or by
+    `verified` credentials."""
 
     upstream: str
     server: str
@@ -198,7 +198,7 @@ def check_options(front: GatewayOptions) -> None:
 
 
 def check_upstream(upstream: str) -> None:
-    """Check that the command exists, so that its absence is reported now, not later. Raises CommandError."""
+    """Check that the command exists, so that a missing command is reported at startup. Raises CommandError."""
     words = split_command(upstream)
     if not words:
         raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)

@@ -129,7 +129,7 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    """Write the file atomically, so that no reader sees half of it."""
+    """Write the file atomically, so that no reader sees part of it."""
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:

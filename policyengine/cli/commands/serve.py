@@ -108,9 +108,9 @@ def serve(
     pages of other sites.
 
     SIGHUP reloads policies and entities, and so does each file change with `--watch`. New policies are checked, must
-    pass their own tests, and replace the current ones in one step; otherwise the reload is refused and the current
-    ones stay in use. A reload that removes a guard, a limit, a file or a package is refused, too, unless
-    `--reload-allow` permits it. With `--test` the policies must also pass their tests at the start.
+    pass their own tests, and replace the current ones in one step; otherwise the reload is refused and the current ones
+    stay in use. A reload that removes a guard, a limit, a file or a package is refused, too, unless `--reload-allow`
+    permits it. With `--test`, the policies must also pass their tests at startup.
 
     \b
     Example:

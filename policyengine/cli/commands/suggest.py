@@ -45,10 +45,10 @@ def suggest(
 ) -> int:
     """Propose the grants that recorded requests need.
 
-    The policies decide the log again. Each request that a grant would allow gets one, as narrow as the request;
-    destructive requests also need a person's confirmation. Requests that stay denied are listed with the reason. The
-    log is then decided once more with the grants: no other decision may change. A request being made is no reason to
-    allow it: review every grant.
+    The policies decide the requests of the log again. Each request that a grant would allow gets one, as narrow as the
+    request; destructive requests also need a person's confirmation. Requests that stay denied are listed with the
+    reason. The log is then decided once more with the grants: no other decision may change. That a request was made is
+    no reason to allow it: review every grant.
 
     \b
     Exit codes:

@@ -55,7 +55,7 @@ def why(
     \b
     Exit codes:
       0  explained: the policies make the same decision
-      3  the policies decide differently, or depend on facts that were left out of the log
+      3  the policies decide differently, or depend on facts that were redacted from the log
       1  there is no such decision, or an error
 
     \b
@@ -81,7 +81,7 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """Return whether other policies than the recorded ones decided and may depend on redacted facts."""
+    """Return whether policies other than the recorded ones decided and may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 

@@ -1,7 +1,8 @@
 """The checks of `policyengine doctor`, in order.
 
-A check leaves nothing behind, except the file of a SQLite store that did not exist. It connects only to what is named
-on the command line or in `identity.toml`, and, with that, to the issuers and attesters of the policies.
+A check leaves nothing behind, except the file of a SQLite store that did not exist. Checks connect only to what is
+named on the command line or in `identity.toml`, and, if there is an `identity.toml`, to the issuers and attesters of
+the policies.
 """
 
 from __future__ import annotations

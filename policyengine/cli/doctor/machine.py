@@ -11,7 +11,7 @@ from policyengine.install_hints import install_command
 from policyengine.time_formats import format_epoch_seconds
 
 MIN_PYTHON = (3, 11)
-# The module that shows that an extra of the distribution is installed, and what the extra provides.
+# For each extra of the distribution, the module that exists if it is installed, and what the extra provides.
 EXTRAS = {
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
@@ -61,11 +61,11 @@ def check_extras() -> Iterator[DoctorResult]:
 
 
 def check_clock(now: float) -> DoctorResult:
-    """Check the clock, on which rates, approvals and credentials depend. It must not be before this program's
-    installation."""
+    """Check the clock, on which rates, approvals and credentials depend. The clock must not show a time before this
+    program was installed."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
-        behind = f"the clock is at least {int(installed - now):,} s behind: it is set to before this program's installation"
+        behind = f"the clock is at least {int(installed - now):,} s behind: it shows a time before this program was installed"
         return DoctorResult(
             "clock", DoctorStatus.FAILED, behind, "set it, and synchronize it with NTP (`timedatectl set-ntp true`)"
         )

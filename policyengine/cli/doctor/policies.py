@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
-    """Check the policies, also if the store does not answer; whether workers can share it is unknown then."""
+    """Check the policies, even if the store does not answer; it is then unknown whether workers can share the store."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
 
@@ -54,7 +54,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
-    """Report conditions on absences that no gateway of an open adapter shows."""
+    """Report conditions that depend on the absence of a fact which the gateway of an open adapter does not show."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
     from policyengine.http.gateway_omissions import GatewayAdapter
 
@@ -70,7 +70,7 @@ def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
 
 
 def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:
-    """Check that something supplies what the policies read of entities."""
+    """Check that every attribute of entities that the policies read is supplied."""
     from policyengine.cli.commands.check import check_files, find_unsupplied
 
     many = len(find_unsupplied(check_files(paths)[0], engine.directory))

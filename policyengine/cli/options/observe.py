@@ -1,4 +1,5 @@
-"""`serve --observe`: what is observed and until when, by options and `policyengine.toml`, and its warning."""
+"""`serve --observe`: what is observed and until when, as set by options and `policyengine.toml`, and the warning about
+it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class ObserveOptions:
 
 
 def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSettings | None) -> None:
-    """Start observe mode if an option or the file asks for it; options take precedence. Raises CommandError."""
+    """Start observe mode if an option or the settings file requests it; options take precedence. Raises
+    CommandError."""
     from policyengine.engine.observe_mode import Observe, ObserveError
 
     wanted = configured is not None if asked.observe is None else asked.observe

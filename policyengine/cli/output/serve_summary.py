@@ -24,8 +24,9 @@ SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 
 
 class ServeSummary(NamedTuple):
-    """The facts of the greeting. `tests` is the number of test requests, None if tests were not run; `hidden` are
-    conditions on absences that gateways do not show; `lone`: other machines can connect, and state is kept in memory.
+    """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
+    conditions that depend on absences which gateways do not show. `lone`: other machines can connect, and state is kept
+    in memory.
     """
 
     url: str | None
@@ -37,7 +38,7 @@ class ServeSummary(NamedTuple):
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Print what is served and flush it, because the program that started the server may wait for it."""
+    """Print what is served and flush it, because the program that started the server may wait for the summary."""
     rules, warnings = count_rules(engine), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
@@ -93,7 +94,7 @@ def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, token
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Return a shell expression for a token; a line with a name or a digest does not hold a plain token."""
+    """Return a shell expression for a token; a line with a name or a digest is not a plain token."""
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 

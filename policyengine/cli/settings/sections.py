@@ -33,7 +33,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """Return a field with its documentation. `value` is the value of a setting that is not set."""
+    """Return a field with its documentation. `value` is the value if the setting is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 
@@ -269,7 +269,8 @@ class CoverageSettings(CommandSection):
 
 
 class ProjectSections(SettingsSection):
-    """The whole file. `directory` maps the tables of a database to entities, and is parsed with the entities."""
+    """The whole settings file. `directory` maps the tables of a database to entities, and is parsed with the
+    entities."""
 
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)

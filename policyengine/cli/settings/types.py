@@ -1,4 +1,4 @@
-"""The types of settings of `policyengine.toml`: their valid values, and the description of these in messages."""
+"""The types of settings in `policyengine.toml`: their valid values, and the description of these values in messages."""
 
 from __future__ import annotations
 
@@ -126,7 +126,9 @@ def parse_all(value: object) -> object:
 def check_forwarded_headers(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name.lower() in WITHHELD_HEADERS:
-            raise setting_error(f"the header `{name}` is withheld from policies", "remove it: its fact is always unknown")
+            raise setting_error(
+                f"the header `{name}` is withheld from policies", "remove it: its fact is always unknown"
+            )
     return tuple(dict.fromkeys(name.lower() for name in names))
 
 
@@ -155,9 +157,7 @@ def parse_timestamp(value: object) -> str:
 Boolean: TypeAlias = Annotated[bool, Field(strict=True), ValueDescription("`true` or `false`")]
 WholeNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0), ValueDescription("a whole number, 0 or more")]
 PositiveNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1), ValueDescription("a whole number, 1 or more")]
-Port: TypeAlias = Annotated[
-    int, Field(strict=True, ge=0, le=65535), ValueDescription("a port number from 0 to 65535")
-]
+Port: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=65535), ValueDescription("a port number from 0 to 65535")]
 Percent: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100), ValueDescription("a number from 0 to 100")]
 Seconds: TypeAlias = Annotated[
     float, Field(strict=True, ge=0.1, le=3600), ValueDescription("a number of seconds, from 0.1 to 3600")

@@ -266,7 +266,9 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="IPv6 addresses with this many common leading bits are one network")
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(
+        default=48, description="IPv6 addresses with this many common leading bits are one network"
+    )
 
 
 class OpenBaoSettings(SettingsSection):

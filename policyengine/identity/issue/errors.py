@@ -155,7 +155,9 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "the chain would exceed the policy's delegation limits", _POLICY
     ),
     IssuanceRefusal.USER_DOOR: IssuanceRefusalInfo("the policy does not grant the user the requested scopes", _POLICY),
-    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo("the tokens that it would be derived from are about to expire", _REQUEST),
+    IssuanceRefusal.LIFETIME: IssuanceRefusalInfo(
+        "the tokens that it would be derived from are about to expire", _REQUEST
+    ),
     IssuanceRefusal.TASK: IssuanceRefusalInfo("the requested task differs from the token's, or is wider", _REQUEST),
     IssuanceRefusal.KEYS: IssuanceRefusalInfo("tokens cannot be signed now", TokenErrorCode.UNAVAILABLE),
     IssuanceRefusal.STORE: IssuanceRefusalInfo(

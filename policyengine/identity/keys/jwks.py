@@ -104,7 +104,9 @@ class JwkSet:
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
-            raise CredentialError(RefusalCode.KEY_ID, "too many keys of its issuer match its key id, or it has no key id")
+            raise CredentialError(
+                RefusalCode.KEY_ID, "too many keys of its issuer match its key id, or it has no key id"
+            )
         if fitting:
             return fitting
         if kid is not None and kid in self.unusable:

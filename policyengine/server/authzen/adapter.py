@@ -124,7 +124,9 @@ def parse_evaluation_items(raw: object) -> tuple[object, ...]:
         case None:
             return ()
         case list() if len(raw) > MAX_BATCH_ITEMS:
-            raise RequestError("evaluations", f"a question may have at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}")
+            raise RequestError(
+                "evaluations", f"a question may have at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}"
+            )
         case list():
             return tuple(raw)
         case _:

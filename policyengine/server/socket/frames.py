@@ -65,7 +65,9 @@ def read_frame(payload: bytes) -> QuestionFrame:
             return QuestionFrame(id, kind, question, False, key, bytes(_decode_keyed_frame(payload)[2]))
         case _:
             raise FrameError(
-                ProblemError(400, "a frame must be `[id, kind, question]`", hint="an id must be a whole number, 0 or more")
+                ProblemError(
+                    400, "a frame must be `[id, kind, question]`", hint="an id must be a whole number, 0 or more"
+                )
             )
 
 

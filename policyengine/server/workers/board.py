@@ -31,7 +31,8 @@ class WorkerBoard:
 
     @property
     def others_are_freer(self) -> bool:
-        """Whether another accepting worker has fewer connections, by more than one, which is a mere fluctuation."""
+        """Whether another accepting worker has at least two connections fewer. A difference of one is a mere
+        fluctuation."""
         mine = self._cells[self._mine + LOAD]
         return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 

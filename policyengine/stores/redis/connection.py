@@ -1,4 +1,4 @@
-"""Connections to one Redis server: scripts are called with one send and one answer, from arguments encoded once."""
+"""Connections to one Redis server: a script call is one message and one answer, and its arguments are encoded once."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class ConnectionPool:
 
     def _wire(self) -> Any:
         if self._process != os.getpid():
-            # Inherited connections belong to the parent process; closing them would end them there as well.
+            # Inherited connections belong to the parent process; closing them here would also end them there.
             self._inherited, self._free, self._process = self._free, deque(), os.getpid()
         try:
             wire, used = self._free.pop()
