@@ -47,9 +47,9 @@ _LOG = logging.getLogger("policyengine")
 class PolicyClient(ClientBase):
     """A client of `policyengine serve` at `url`. Threads may share a client; `close` it, or use it in a `with` block.
 
-    It makes at most two attempts, each limited to `timeout` seconds. A spending request is repeated only with an idempotency key,
-    which needs a `token`, or if the first attempt cannot have arrived. After three consecutive failures, requests to
-    the server are suspended for a moment.
+    It makes at most two attempts, each limited to `timeout` seconds. A spending request is repeated only with an
+    idempotency key, which needs a `token`, or if the first attempt cannot have arrived. After three consecutive
+    failures, requests to the server are suspended for a moment.
     """
 
     def __init__(

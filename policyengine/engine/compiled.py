@@ -23,5 +23,5 @@ class CompiledPolicies:
     evaluator: Evaluator
     decide: FastPath  # spends
     evaluate: FastPath
-    decide_without_waiting: FastPath  # spends; None also if it may take long
-    entities_mark: bytes  # name of the entity store in the log
+    decide_without_waiting: FastPath  # spends; also returns None if the decision may take long
+    entities_mark: bytes  # the name of the entity store in the decision log

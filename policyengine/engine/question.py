@@ -1,4 +1,4 @@
-"""Questions: in any form that callers use, and parsed at most once."""
+"""Questions in every form that callers use, each parsed at most once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RawQuestion: TypeAlias = Request | dict[str, object] | str | bytes
 class Question:
     """A question as received, which is parsed once, on first use.
 
-    `is_authenticated`: its credentials were replaced with the facts that they prove, because a proof is accepted once.
+    `is_authenticated`: its credentials have been replaced with the facts that they prove, because a proof is accepted
+    only once.
     """
 
     __slots__ = ("_request", "is_authenticated", "raw")
@@ -83,7 +84,7 @@ def parse_request(question: QuestionLike) -> Request:
 
 
 def reject_chosen_time(request: Request) -> None:
-    """Raises RequestError for a question about another time that would spend."""
+    """Check that a question about another time spends nothing. Raises RequestError."""
     if request.options.at is not None:
         raise RequestError("options.at", "a decision at another time cannot spend", "set `options.consume` to false")
 

@@ -22,7 +22,7 @@ JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
 JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments; Go ignores what follows
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use in `body`
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use after `body.`
 ALSO_FORM_FIELD = Invalid("a string in the JSON also contains it as a form field (write `&` as `\\u0026`)")
 METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
 

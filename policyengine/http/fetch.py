@@ -29,8 +29,8 @@ class CertificatesError(Exception):
 
 
 class FetchError(Exception):
-    """A request failed; `why` is safe to log, as it contains nothing that was sent or received. `status` is the HTTP
-    status, if there was one."""
+    """A request failed; `why` is safe to log, because it contains nothing that was sent or received. `status` is the
+    HTTP status, if there was one."""
 
     def __init__(self, why: str, status: int | None = None) -> None:
         super().__init__(why)
@@ -116,7 +116,7 @@ class Fetcher:
             raise FetchError("its answer is not valid HTTP, or ended too early") from None
         except httpcore.NetworkError as error:
             raise UnreachableError(f"it cannot be reached: {describe_network_error(error)}") from None
-        except (OSError, ValueError):  # a host name that the resolver rejects
+        except (OSError, ValueError):  # the resolver rejects the host name
             raise UnreachableError("it cannot be reached: its host name is not valid") from None
 
     def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
@@ -169,7 +169,7 @@ def create_tls_context(ca: Path | None) -> ssl.SSLContext:
 
 
 def split_proxy(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return the URL of a proxy without user and password, and these."""
+    """Return the URL of a proxy without its user and password, and the user and password."""
     parts = urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
@@ -210,7 +210,8 @@ def url_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def cache_lifetime(cache_control: str) -> int | None:
-    """Return the seconds that a `Cache-Control` value allows (RFC 9111), or None if it does not say."""
+    """Return the lifetime in seconds that a `Cache-Control` value specifies (RFC 9111), or None if it specifies
+    none."""
     found: int | None = None
     for directive in cache_control.lower().split(","):
         name, _, value = directive.strip().partition("=")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from policyengine.runtime.decision import Decision, Outcome, RateState
 from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, LimitResult, LimitState, SteadyRate
 
-MAX_INTEGER = 999_999_999_999_999  # of a structured field
+MAX_INTEGER = 999_999_999_999_999  # maximum of a structured field
 MAX_NAME_LENGTH = 64
 UNESCAPED_PUNCTUATION = (
     " !#$&'()*+,/:;<=>?@[]^`{|}~"  # with letters, digits and `_.-`: all visible ASCII except quotes, `\` and `%`
@@ -18,8 +18,8 @@ HeaderFields = tuple[tuple[str, str], ...]
 
 
 class RateLimitField(NamedTuple):
-    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely. None for a
-    concurrency limit, and if only the state was kept."""
+    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely, or None for a
+    concurrency limit and if only the state was kept."""
 
     name: str
     standing: LimitState

@@ -1,4 +1,5 @@
-"""Quotas of replay marks, for unauthenticated senders and for each client, as they share the store's capacity."""
+"""Quotas of replay marks, for unauthenticated senders and for each client, because all of them share the store's
+capacity."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from cachetools import FIFOCache
 from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
 
-MAX_CLIENTS = 10_000  # counted at a time
+MAX_CLIENTS = 10_000  # maximum number of clients that are counted at a time
 MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # revocations of one client, in each process
 
 

@@ -17,7 +17,7 @@ from policyengine.time_formats import format_epoch_seconds
 
 TIMES = {"iat": "issued", "nbf": "valid from", "exp": "expires"}
 SCHEMES = ("bearer", "dpop")
-MAX_LISTED_NAMES = 10  # issuers, or names
+MAX_LISTED_NAMES = 10  # maximum number of listed issuers or names
 READERS: Mapping[str, Callable[[Claims], object]] = {
     **{name: partial(time_claim, name=name) for name in TIMES},
     "scope": token_scopes,
@@ -26,7 +26,7 @@ READERS: Mapping[str, Callable[[Claims], object]] = {
 
 
 def describe_token(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
-    """Yield lines about the unverified token of a question; no line if it has no readable token."""
+    """Yield lines about the unverified token of a question; yield none if it has no readable token."""
     found = read_token(question)
     if found is None:
         return
@@ -81,7 +81,7 @@ def time_lines(token: Jws) -> Iterator[str]:
 
 
 def claim_type_errors(token: Jws) -> Iterator[str]:
-    """Yield errors of claims that all issuers write alike."""
+    """Yield errors in claims that all issuers write in the same way."""
     for claim, read in READERS.items():
         try:
             read(token.claims)

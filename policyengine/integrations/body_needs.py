@@ -29,7 +29,7 @@ def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
 
 
 def body_readers(kernel: k.Kernel) -> Iterator[EndpointPredicate]:
-    """Yield a predicate for each rule that reads the body, also if only in its message or for an approval."""
+    """Yield a predicate for each rule that reads the body, even if only in its message or for an approval."""
     for placed in (*kernel.guards, *kernel.limits):
         if reads_body(placed):
             yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]

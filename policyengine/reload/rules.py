@@ -1,4 +1,4 @@
-"""The rules of reloads: what a reload may remove or widen, which is nothing by default."""
+"""The rules of reloads: what a reload may remove or widen. By default, it may do neither."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class ReloadRuleError(ValueError):
 class ReloadRules:
     """`allow` holds words for possible losses, and revisions of policies that are allowed with all their losses.
 
-    `gate`: a reload must be proved to widen nothing. `seconds` is the time limit of the comparison; 0 disables it.
+    `gate`: a reload is refused unless it is proved to widen nothing. `seconds` is the time limit of the comparison; 0
+    disables it.
     """
 
     allow: frozenset[str] = frozenset()

@@ -44,9 +44,9 @@ WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
-    """Read the body, at most `MAX_BODY_BYTES` however it is sent. Raises ProblemError."""
+    """Read the body, at most `MAX_BODY_BYTES`, however it is sent. Raises ProblemError."""
     declared = http.headers.get("content-length", "")
-    # Longer numbers are not converted: no body is that large.
+    # A longer number is not converted, because no body is that large.
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
         raise body_too_large()
     try:
@@ -99,7 +99,7 @@ def unsupported_media(detail: str, hint: str) -> ProblemError:
 
 
 def response_format(headers: Headers) -> BodyFormat:
-    """Return the format that `Accept` prefers, or else the format of the question."""
+    """Return the format that `Accept` prefers or, without a preference, the format of the question."""
     own = FORMS.get(headers.get("content-type", "").partition(";")[0].strip().lower(), BodyFormat.JSON)
     best, weight = own, 0.0
     for entry in ",".join(headers.getlist("accept")).split(","):

@@ -29,7 +29,7 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 MAX_BATCH_ITEMS = 1_000
-MAX_ITEMS_PER_COMMIT = 250  # per store commit, after which the batch checks that the client is still connected
+MAX_ITEMS_PER_COMMIT = 250  # items per store commit, after which the batch checks that the client is still connected
 AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def decide_with_headers(
     """Return the decision, and the headers with the state of its limits. Raises IdempotencyKeyError.
 
     The explanation is made before the decision, so that it shows the state that the decision depends on. A replayed
-    decision has none.
+    decision has no explanation.
     """
     explains = question.options.explain
     asked = engine.authenticate(question) if explains else question
@@ -170,7 +170,7 @@ async def decide_batch(
         except WouldBlockError:
             pass
         finally:
-            cancelled.set()  # the thread would go on although no one waits for it
+            cancelled.set()  # otherwise the thread would continue although nobody waits for it
     answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
@@ -251,7 +251,7 @@ def decide_item(
 
 
 def asks_to_spend(raw: Mapping[str, object]) -> bool:
-    """Return whether an item of a batch spends, which it has to request."""
+    """Return whether an item of a batch requests to spend, which is not its default."""
     options = raw.get("options")
     return isinstance(options, Mapping) and options.get("consume") is True
 

@@ -1,4 +1,5 @@
-"""`Idempotency-Key`: keys are bound to the caller and the body; this module also answers keys that cannot be used."""
+"""`Idempotency-Key`: keys are bound to the caller and the body. This module also writes the answers for keys that
+cannot be used."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 MAX_LISTEN_QUEUE = 2048
-MAX_SOCKET_PATH_BYTES = 107  # bytes that fit into the address of a Unix socket
+MAX_SOCKET_PATH_BYTES = 107  # maximum bytes in the address of a Unix socket
 
 
 class ServeError(Exception):
@@ -28,7 +28,8 @@ class ServeError(Exception):
 
 
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
-    """Listen on a port. Raises ServeError, also if other machines could connect and no token is required."""
+    """Listen on a port. Raises ServeError, even for a free port if other machines could connect and no token is
+    required."""
     address = resolve_address(host, port)
     if not has_token and is_reachable_remotely(address):
         raise ServeError(
@@ -55,7 +56,7 @@ def resolve_address(host: str, port: int) -> tuple[str, int]:
         found = []
     if not found:
         raise ServeError(f"`{host}` is not a known host", "use an address, such as 127.0.0.1")
-    # Names such as `localhost` have several addresses, and every client tries IPv4.
+    # Prefer IPv4: names such as `localhost` have several addresses, and every client tries IPv4.
     first = min(found, key=lambda one: one[0] != socket.AF_INET)
     return str(first[4][0]), port
 
@@ -100,7 +101,7 @@ def listener_url(listener: socket.socket) -> str:
 
 @contextmanager
 def unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
-    """Listen at `path`, which has `mode` from the first moment and is removed afterwards. Raises ServeError."""
+    """Listen at `path`, which has `mode` from the moment it exists and is removed afterwards. Raises ServeError."""
     if not hasattr(socket, "AF_UNIX"):
         raise ServeError("there are no Unix sockets on this system", "listen on a port")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:

@@ -65,7 +65,8 @@ def check_clock(now: float) -> DoctorResult:
     program was installed."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
-        behind = f"the clock is at least {int(installed - now):,} s behind: it shows a time before this program was installed"
+        late = int(installed - now)
+        behind = f"the clock is at least {late:,} s behind: it shows a time before this program was installed"
         return DoctorResult(
             "clock", DoctorStatus.FAILED, behind, "set it, and synchronize it with NTP (`timedatectl set-ntp true`)"
         )

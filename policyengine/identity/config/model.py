@@ -21,7 +21,7 @@ from policyengine.time_formats import parse_duration
 from policyengine.trusted_files import UntrustedPathError
 
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
-# No algorithm that is weak or whose keys could be public is listed: `none`, HS…, RS1, ES256K.
+# Algorithms that are weak, or whose keys could be public, are not listed: `none`, HS…, RS1, ES256K.
 Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"
 ]
@@ -29,7 +29,8 @@ SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class IdentityConfigError(Exception):
-    """Identity cannot be set up: what is wrong, and what to do; `detail` shows the line of the file."""
+    """Identity cannot be set up. The message says what is wrong, and the hint what to do; `detail` shows the line of
+    the file."""
 
     def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -76,9 +77,9 @@ CA = "file of CA certificates (PEM) for its server, instead of the system's"
 
 
 class GeneralSettings(SettingsSection):
-    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of the own
-    issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without hosts,
-    proofs are valid for every host."""
+    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of this server's
+    own issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without
+    hosts, proofs are valid for every host."""
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
@@ -109,8 +110,8 @@ class GeneralSettings(SettingsSection):
 
 
 class IssuerSettings(SettingsSection):
-    """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer says, within bounds. For
-    `user`, choose no claim that people can set themselves."""
+    """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer specifies, within bounds.
+    For `user`, choose no claim that people can set themselves."""
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
@@ -256,7 +257,7 @@ class ApiKeySettings(SettingsSection):
 
 
 class SharingSettings(SettingsSection):
-    """`[sharing]`: when a credential counts as shared: used within `window` from networks with different prefixes."""
+    """`[sharing]`: a credential is shared if it is used within `window` from networks with different prefixes."""
 
     window: Duration = Field(
         default=timedelta(hours=1),
@@ -336,7 +337,7 @@ class ClientSettings(SettingsSection):
 
 
 class IdentityConfig(SettingsSection):
-    """The whole file. Paths in it are relative to its folder."""
+    """The whole `identity.toml`. Paths in it are relative to its folder."""
 
     hides_unknown: ClassVar[bool] = True
 

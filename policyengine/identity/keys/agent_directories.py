@@ -1,6 +1,6 @@
 """Directories of the keys with which agents sign messages, each at an origin that an issuer of the policy names.
 
-They are loaded like keys of issuers: bounded, cached, refreshed, one request at a time.
+They are loaded as keys of issuers are: with limits, cached, refreshed, and one request at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from policyengine.trusted_files import read_trusted
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
 MAX_FILE_BYTES = 1_048_576  # bytes
-DIRECTORY_KEY = "http-signature"  # `alg` of a directory's key: its type determines the algorithm
+DIRECTORY_KEY = "http-signature"  # the `alg` of a directory's key, whose type determines the algorithm
 CACHE_SECONDS = 300  # seconds
 RSA_ALGORITHM = "PS512"  # JOSE name of the only algorithm for RSA message signatures
 _LOG = logging.getLogger("policyengine")
@@ -51,7 +51,7 @@ class DirectoryKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeys:
-    """The issuer's name and its directory by origin, spelled exactly as in `Signature-Agent`."""
+    """The name of each issuer and its directory, by origin, which is spelled exactly as in `Signature-Agent`."""
 
     known: Mapping[str, tuple[str, DirectoryKeys]]
 
@@ -66,7 +66,7 @@ class SignatureAgentKeys:
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeyLoader:
-    """A loader of the keys of a directory. `clock` returns seconds since 1970, as keys have validity times."""
+    """A loader of the keys of a directory. `clock` returns seconds since 1970, because keys have validity times."""
 
     origin: str
     fetcher: Fetcher
@@ -87,8 +87,8 @@ def open_agent_directories(
     clock: Callable[[], float] = monotonic,
 ) -> SignatureAgentKeys:
     """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
-    name. `before`: the directories of the previous policies by the same configuration; those of unchanged issuers are
-    kept. Nothing is loaded yet. Raises IdentityConfigError."""
+    name. `before`: the directories that the same configuration opened for the previous policies; those of unchanged
+    issuers are kept. Nothing is loaded yet. Raises IdentityConfigError."""
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
         raise IdentityConfigError(

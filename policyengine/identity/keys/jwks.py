@@ -1,4 +1,5 @@
-"""Keys that verify signatures: from a JWKS only the public part, and only signature keys that are strong enough."""
+"""Keys that verify signatures. From a JWKS, only public parts are read, and only signature keys that are strong
+enough."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MAX_KEYS = 100  # of one issuer
+MAX_KEYS = 100  # maximum number of keys of one issuer
 MAX_FILE_BYTES = 1_048_576  # bytes
-MAX_CANDIDATE_KEYS = 8  # that may verify one token
+MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the latter in bits (FIPS 186-5)
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the second in bits (FIPS 186-5)
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
@@ -62,8 +63,9 @@ class KeySource(Protocol):
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
-        all public and fit for `alg`; without `kid`, all of those. `now` is in seconds since 1970. May wait for the
-        issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
+        all public and suitable for `alg`; without `kid`, all keys that are. `now` is in seconds since 1970. May wait
+        for the issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE,
+        PROVIDER."""
         ...
 
 
@@ -77,7 +79,7 @@ class UnusableKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PublicJwk:
-    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set says so."""
+    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set specifies that."""
 
     kid: str | None
     algorithms: tuple[str, ...]
@@ -228,8 +230,8 @@ def find_weakness(key: object) -> str | None:
 
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
-    """Return the algorithms that the key verifies: those of its type, or the one that its `alg` names. `EdDSA` is the
-    older name of Ed25519, and each matches the other."""
+    """Return the algorithms that the key verifies: those of its type, or only the one that its `alg` names. `EdDSA` is
+    the older name of Ed25519, and each name matches the other."""
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")
     if own is None or (key.key_type == "OKP" and own in possible):
@@ -249,7 +251,7 @@ class JwksFile:
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # unlike any file
+        self._seen: object = ()  # differs from the stamp of every file
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 

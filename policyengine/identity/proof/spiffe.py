@@ -32,9 +32,9 @@ from policyengine.trusted_files import read_trusted
 
 MAX_BUNDLE_BYTES = 1_048_576  # bytes
 MAX_AUTHORITIES = 100
-STALE_SECONDS = 3_600  # that authorities remain valid after their file became unreadable
-RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, as bundles change
-MAX_CHAIN_DEPTH = 4  # between the workload's and the bundle's
+STALE_SECONDS = 3_600  # seconds that authorities remain valid after their file became unreadable
+RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, because bundles change
+MAX_CHAIN_DEPTH = 4  # maximum number of certificates between those of the workload and the bundle
 AUTHORITY_EXTENSIONS = ExtensionPolicy.webpki_defaults_ca()
 KEY_TYPES = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
 SPKI = PublicFormat.SubjectPublicKeyInfo
@@ -112,7 +112,7 @@ def parse_json_bundle(data: bytes) -> list[x509.Certificate]:
 @dataclass(frozen=True, slots=True)
 class TrustedDomain:
     """A trust domain whose workloads are agents of an issuer of the policy. `bundle` is None if the gateway verifies
-    the certificates by its own configuration."""
+    the certificates according to its own configuration."""
 
     issuer: str
     bundle: TrustBundle | None

@@ -1,7 +1,6 @@
 """Middleware for FastMCP servers: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
 
-It does the same as `mcp.sdk`, with the hooks and errors of FastMCP: a denied call is a tool error, which a model can
-read.
+It works as `mcp.sdk` does, with the hooks and errors of FastMCP: a denied call is a tool error, which a model can read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Relays one session between a client and an upstream server: messages that the policy allows are passed on."""
+"""Relays one session between a client and an upstream server, passing on the messages that the policy allows."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Relay:
             notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
-        """Return the upstream's answer. Raises MCPError, the upstream's or for a missing answer, and
+        """Return the upstream's answer. Raises MCPError if the upstream answers with an error or not at all, and
         RequestDroppedError."""
         if request.id in self._waiting:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")

@@ -171,7 +171,7 @@ class PolicyMiddleware:
         return {**result, listing.items: seen, **private}
 
     async def _warn(self, listing: McpListMethod, name: object, facts: Facts) -> None:
-        """Warn once about an empty list: usually the agent or the server has another name in the policy."""
+        """Warn once about an empty list: usually the agent or the server has a different name in the policy."""
         if self._warned or not isinstance(name, str):
             return
         self._warned = True
@@ -218,7 +218,7 @@ class PolicyMiddleware:
 
 
 def denial_error(decision: Decision) -> MCPError:
-    """Return the error of a denied request: the message for people, and data for programs, like the binding of an
+    """Return the error of a denied request: the message for people, and data for programs, such as the binding of an
     approval."""
     return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 

@@ -1,7 +1,8 @@
 """The OpenID AuthZEN Authorization API 1.0: parse its bodies, ask the engine, and build its answers.
 
 An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
-settings say so for the caller. An allow that would have to spend, but was not asked to, becomes a denial.
+settings say so for the caller. An allow that would have to spend, although the question does not permit it, becomes a
+denial.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations
 LANGUAGE = "en"
 REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
-HISTORY = "history"  # the rule of a consume obligation
+HISTORY = "history"  # the rule name of a consume obligation
 
 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +170,7 @@ class TranslatorCache:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenAdapter:
-    """Asks one engine with the maps of its policy. `consume`: names of the callers whose questions spend unless they
+    """Asks one engine, with the maps of its policy. `consume`: names of the callers whose questions spend unless they
     say otherwise, or `*` for every caller."""
 
     engine: Engine | MeteredEngine
@@ -250,8 +251,8 @@ class AuthzenAdapter:
         return AuthzenResult(decision, code, words)
 
     def unspent(self, decision: Decision, words: str) -> AuthzenResult:
-        """Turn an allow into a denial if the question does not say whether it spends: limits would silently not count
-        it."""
+        """Turn an allow into a denial if the question does not say whether it spends, because limits would silently not
+        count it."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
         why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"

@@ -65,7 +65,7 @@ class AuthzenOptions(BaseModel):
 
 
 class AuthzenEvaluations(AuthzenItem):
-    """The members next to `evaluations` are defaults for its items; without items they are the question."""
+    """The members beside `evaluations` are defaults for its items; without items, they are the question itself."""
 
     evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MAX_BATCH_ITEMS)] = None
     options: AuthzenOptions | None = None

@@ -1,6 +1,6 @@
 """Translation of AuthZEN evaluations to questions, by the policy's `map authzen { … }` and by defaults without one.
 
-What a caller says about itself or the resource is not trusted, unless the policy says so.
+What a caller states about itself or the resource is not trusted, unless the policy permits it.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def value_at(found: object, steps: list[str]) -> object:
 
 @dataclass(frozen=True)
 class QuestionTranslator:
-    """Translates by the maps and the issuers of one policy. An item of a kind in the policy disables the defaults of
-    that kind."""
+    """Translates by the maps and the issuers of one policy. If the policy has an item of a kind, the defaults of that
+    kind are disabled."""
 
     kernel: k.Kernel
 
@@ -196,7 +196,7 @@ class QuestionTranslator:
     # ── Who asks ──────────────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
-        """Return the subject, and the agents that act for it; a subject of an unknown type yields no caller."""
+        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller."""
         subject, known = asked.subject, self.becomes(asked.subject)
         if known is None:
             return {}
@@ -238,7 +238,8 @@ class QuestionTranslator:
     # ── What for ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """Return the map of the action on this resource type, or else on any. Raises UnmappedError."""
+        """Return the map of the action on this resource type or, if there is none, on every type. Raises
+        UnmappedError."""
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
         if found is None and self.actions:
@@ -351,7 +352,8 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
-    """Return an escaped segment. A value that cannot be one segment makes the path malformed, and thus denied."""
+    """Return an escaped segment. A value that cannot be one segment makes the path malformed, so that the request is
+    denied."""
     if segment.source is None:
         return quote(segment.text, safe="")
     value = asked.at(segment.source)

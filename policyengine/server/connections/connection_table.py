@@ -61,7 +61,7 @@ class ClientConnection(Protocol):
     """A connection as the table sees it.
 
     `began` is the start of the last request or of its stage, `spare` whether the connection is beyond the bound,
-    `has_unread_bytes` whether bytes have arrived that are not read yet.
+    `has_unread_bytes` whether bytes have arrived that have not been read yet.
     """
 
     began: float
@@ -85,12 +85,12 @@ class ClientConnection(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Close the connection once everything that has arrived is answered."""
+        """Close the connection once every request that has arrived is answered."""
         ...
 
 
 class ConnectionTable:
-    """The table of open connections. `connections` are those that have a protocol."""
+    """The table of open connections. `connections` holds those that have a protocol."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class ConnectionTable:
         self._board, self._tally, self._clock = board, tally, clock
         self.now = clock()
         self.connections: set[ClientConnection] = set()
-        self.draining = False  # every answer closes its connection
+        self.draining = False  # whether every answer closes its connection
         self._expected = 0
         self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, oldest first
         self.held = 0  # bytes of requests without an answer, and of answers that were not read
@@ -120,7 +120,7 @@ class ConnectionTable:
         return len(self.connections) + self._expected
 
     def admit(self) -> bool:
-        """Return whether one more connection may be accepted, after evicting others for it."""
+        """Return whether one more connection may be accepted, after evicting others if necessary."""
         if self.many >= self.bounds.connections:
             self.make_room(self.many - self.bounds.connections + 1)
         return self.many < self.bounds.connections + SPARE_CONNECTIONS
@@ -167,8 +167,8 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Yield connections that are not answering, of the address that has most of them: idle ones first, then the
-        oldest."""
+        """Yield connections that are not answering a request, from the address that has the most of them: idle ones
+        first, then the oldest."""
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:
             if connection.stage is not ConnectionStage.BUSY:
@@ -205,8 +205,9 @@ class ConnectionTable:
         return self.held <= most and self._held_by[address] <= most / 2
 
     def _free(self, address: str) -> None:
-        """Close the largest connections that wait for their client: of this address if it holds more than half of the
-        memory, else of the address that holds most. It frees an eighth more than needed, because the search takes time.
+        """Close the largest connections that wait for their client: those of this address if it holds more than half of
+        the memory, otherwise those of the address that holds the most. Free an eighth more than needed, because the
+        search takes time.
         """
         if self._held_by[address] <= self.limits.memory / 2:
             address = self._held_by.most_common(1)[0][0]

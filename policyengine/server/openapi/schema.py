@@ -1,4 +1,4 @@
-"""The models of bodies, for OpenAPI only: `Request` parses bodies, these models validate none."""
+"""The models of bodies, for OpenAPI only: `Request` parses bodies; these models validate nothing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from policyengine.server.socket.frames import (
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 LOGGER = logging.getLogger("policyengine")
-MAX_INLINE_QUESTIONS = 16  # questions of a list; on the slow path each takes milliseconds
+MAX_INLINE_QUESTIONS = 16  # questions in a list; on the slow path each takes milliseconds
 DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 
 
@@ -72,14 +72,15 @@ def answer_frame(
 
 
 def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether other requests should not wait for it; the engine reports that itself for one simple question."""
+    """Return whether the question may take so long that other requests should not wait for it; for one simple question,
+    the engine itself reports that."""
     if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
     return not is_simple_decide(asked) and has_long_question(engine, asked)
 
 
 def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether one of its questions may take long."""
+    """Return whether one of the questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.forecast.has_loops and any(
         isinstance(one, dict) and engine.forecast.takes_long(one) for one in several
@@ -96,7 +97,7 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """Answer in a pool thread. Long work waits for its turn, item by item for a list.
+    """Answer in a pool thread. Long work waits for its turn; for a list, item by item.
 
     Raises the errors of `answer_content`, and WorkRefusedError.
     """

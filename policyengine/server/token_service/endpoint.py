@@ -59,7 +59,7 @@ class TokenServiceReply:
 @dataclass(frozen=True, slots=True)
 class FormSender:
     """The sender of a form. `operator`: it has a token of the token file, as gateways and operators have;
-    `authorization`: it has any other token; `credentials`: its proof of a key; `now`: seconds since 1970."""
+    `authorization`: it has any other token; `credentials`: the sender's proof of a key; `now`: seconds since 1970."""
 
     credentials: Credentials
     operator: Operator | None
@@ -68,8 +68,8 @@ class FormSender:
 
     @property
     def itself(self) -> Operator | None:
-        """The operator, unless the gateway forwards credentials of a client with its token: then the client is the
-        sender."""
+        """The operator, unless a gateway forwards a client's credentials together with its own token: then the client
+        is the sender."""
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
@@ -163,7 +163,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that it names, or anything for an operator."""
+    """Revoke a token for a client that the token names, or anything for an operator."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
@@ -191,7 +191,8 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
 
 
 def ended_reply(body: Mapping[str, object], came: RevocationResult) -> TokenServiceReply:
-    """Return 200 in any case: for other statuses clients assume that the token is still valid (RFC 7009, 2.2.1)."""
+    """Always return 200, because clients take other statuses to mean that the token is still valid (RFC 7009,
+    2.2.1)."""
     known = {} if came.verified else {"verified": False}
     return TokenServiceReply(
         200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": ENDED_UNRECORDED})}
@@ -288,7 +289,8 @@ def credential_refused_reply(identity: CredentialAuthenticator, refused: Credent
 
 
 def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
-    """Return a nonce for an attestation. It is valid once and briefly, and proves nothing, so every client may ask."""
+    """Return a nonce for an attestation. It is valid only once and briefly, and proves nothing, so every client may
+    request one."""
     issue = desk.identity.attestation_nonces
     if issue is None:
         return oauth_error(TokenErrorCode.UNAVAILABLE, "this server does not verify attestations")

@@ -1,4 +1,4 @@
-"""The shared board of all workers: how many connections each has, and how far it has stopped.
+"""The shared board of all workers: how many connections each worker has, and how far its shutdown has progressed.
 
 The board is shared memory. Each cell has one writer, except the one that stops all workers.
 """
@@ -47,7 +47,7 @@ class WorkerBoard:
         return bool(self._cells[0])
 
     def quiet(self, is_quiet: bool) -> None:
-        """Record whether no client connects to this worker any more."""
+        """Record whether clients have stopped connecting to this worker."""
         self._cells[self._mine + QUIET] = is_quiet
 
     @property

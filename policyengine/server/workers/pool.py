@@ -1,7 +1,8 @@
 """The supervisor of worker processes that share listeners: it forks them, replaces those that die, and stops them
 together.
 
-Workers share what was loaded before the fork: the same policies. What decisions spend they share only through a store.
+Workers share what was loaded before the fork, such as the policies. They share what decisions spend only through a
+store.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def check_workers(engine: Engine, workers: int) -> None:
 
 class WorkerTarget(Protocol):
     """The main function of a worker, which runs until a signal stops it or the other end of the pipe `lifeline` closes.
-    Its `line` carries reloads. `place` is the number of the worker, from 0, which its replacement inherits."""
+    Reload messages arrive on its `line`. `place` is the number of the worker, from 0, which its replacement
+    inherits."""
 
     def __call__(self, *, lifeline: int, line: WorkerChannel, place: int) -> object: ...
 
@@ -92,7 +94,7 @@ class SupervisorCalls:
 
 
 class StopInterrupt(BaseException):
-    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing."""
+    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing at that moment."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -106,7 +108,7 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
-    """How to stop all workers: they have `seconds` to end. `listeners` are closed once every worker has closed its
+    """How to stop all workers, which have `seconds` to end. `listeners` are closed once every worker has closed its
     copy, so that later clients are refused instead of waiting."""
 
     board: WorkerBoard
@@ -186,7 +188,7 @@ def watch_workers(
     reloading: ReloadableEngine,
     calls: SupervisorCalls,
 ) -> NoReturn:
-    """Replace workers that die, one at a time and after a pause, because the cause may kill the next one, too. Reload
+    """Replace workers that die, one at a time and after a pause, because the cause may also kill the next one. Reload
     all workers when a reload is requested."""
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)

@@ -15,7 +15,8 @@ from policyengine.runtime.history import PastEvent
 from policyengine.stores.memory.history import EventSeries, MemoryHistory
 from policyengine.typesystem import EntityRef
 
-# The events of a window, latest first; the time after which none is missing; and the start of the window (microseconds).
+# The events of a window, latest first; the time after which none is missing; and the start of the window
+# (microseconds).
 EventWindow: TypeAlias = tuple[Iterable[PastEvent], int, int]
 # Arguments: a key, the time in nanoseconds and, if the lookup has a place, the string or entity that the fact must
 # equal.
