@@ -93,7 +93,7 @@ def has_decimal_point(number: Decimal) -> bool:
     return number.is_finite() and not str(number).lstrip("-").isdigit()
 
 
-# ── Questions that are not simple ─────────────────────────────────────────────────────────────
+# ── Questions of the slow path ────────────────────────────────────────────────────────────────
 
 
 def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, object]:
@@ -255,7 +255,8 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: TokenEventKind, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of a token event. `told` has facts under the names of questions, redacted like them."""
+        """Return the line of a token event. `told` has facts under the names that questions use, and is redacted as
+        questions are."""
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)
         beyond: list[dict[str, object]] = []

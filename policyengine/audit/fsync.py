@@ -19,7 +19,7 @@ class Sync(StrEnum):
 
 
 class FileSyncer:
-    """The part of one process that forces lines to disk. A line that cannot be forced counts as not written."""
+    """The part of one process that forces lines to disk. A line that cannot be forced is treated as not written."""
 
     def __init__(self, sync: Sync, every: float) -> None:
         self.sync, self._every = sync, every

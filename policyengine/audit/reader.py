@@ -29,7 +29,7 @@ from policyengine.typesystem import EntityRef
 DIRECTORY_LINE_START = LINE_START + b'"directory":'
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
-PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the texts that each must have
+PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must have
     "reasons": ("outcome", "gate", "message"),
     "remedies": ("kind",),
     "obligations": ("kind",),
@@ -297,7 +297,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return tree
 
 
-# ── What JSON cannot hold ─────────────────────────────────────────────────────────────────────
+# ── Values that JSON cannot represent ─────────────────────────────────────────────────────────
 
 
 def restore_special_values(tree: Any, beyond: Any) -> Any:

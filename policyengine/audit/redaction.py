@@ -28,7 +28,7 @@ ENDPOINT_PATHS = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
-ANY_MEMBER, ANY_PATH = "*", "**"  # `*` stands for one step of a path, `**` for any number of steps
+ANY_MEMBER, ANY_PATH = "*", "**"  # `*` matches one step of a path, `**` any number of steps
 
 
 @dataclass(frozen=True, slots=True)

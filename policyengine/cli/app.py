@@ -120,7 +120,7 @@ CONFIG = "--config"
 
 
 def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
-    """Return all commands as one program, or one command as a program of its own."""
+    """Return all commands as one program, or one command as a separate program."""
     app = typer.Typer(
         name="policyengine",
         help=HELP,

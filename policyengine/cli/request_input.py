@@ -77,7 +77,7 @@ def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[Reque
 
 def _from_whole(data: bytes, file: str) -> Iterator[RequestDocument]:
     if _count_documents(data) > 1:
-        hint = "write each request on a line of its own, in a file that ends in `.jsonl`"
+        hint = "write each request on its own line, in a file that ends in `.jsonl`"
         raise CommandError("request", f"more than one document in {describe_place(file)}", hint, (("file", file),))
     if data.strip():
         yield RequestDocument(data, file)

@@ -77,7 +77,7 @@ def parse_cell(cell: object, type_: typesystem.Type, name: str) -> object:
 
 
 def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], object]:
-    """Return `parse_cell` for one column, with a cache, because the same texts occur in many rows."""
+    """Return `parse_cell` for one column, with a cache, because the same text occurs in many rows."""
     known: dict[object, object] = {}
 
     def read(cell: object) -> object:

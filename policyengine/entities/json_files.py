@@ -101,7 +101,7 @@ def _parse_line(name: str, number: int, line: bytes) -> EntityData:
         raise EntitiesError(name, "", why, LINE, row=number) from error
 
 
-# ── Rows that need no second look ─────────────────────────────────────────────────────────────
+# ── Plain rows ────────────────────────────────────────────────────────────────────────────────
 
 REFERENCE_MEMBERS = {"type", "id"}
 MAX_PLAIN_LENGTH = 1_000

@@ -229,7 +229,7 @@ def describe_network_error(error: Exception) -> str:
     return text.partition(" (_ssl")[0].lower()[:120]
 
 
-# ── One deadline ──────────────────────────────────────────────────────────────────────────────
+# ── Deadlines ─────────────────────────────────────────────────────────────────────────────────
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):

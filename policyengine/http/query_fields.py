@@ -67,7 +67,7 @@ def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
 
 
 def possible_fields(text: str) -> set[str] | None:
-    """Return the names that a text other than a form may have as fields after the first `&`, or None if there are too
+    """Return the names that text other than a form may have as fields after the first `&`, or None if there are too
     many pieces, which are counted first because each takes time."""
     pieces = frozenset(text.split("&")[1:])
     if sum(len(frozenset(piece.split(";"))) for piece in pieces) > MAX_PIECES:

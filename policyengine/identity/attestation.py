@@ -151,7 +151,7 @@ def create_attestation_verifier(
     return AttestationVerifier(found, nonces, to_seconds(configuration.identity.leeway))
 
 
-# ── What it has to say ────────────────────────────────────────────────────────────────────────
+# ── Required claims ───────────────────────────────────────────────────────────────────────────
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:

@@ -38,7 +38,7 @@ EventActor: TypeAlias = (
 )  # an operator, a client, or an agent with its token
 
 
-# ── Issued, or not ────────────────────────────────────────────────────────────────────────────
+# ── Issued and refused tokens ─────────────────────────────────────────────────────────────────
 
 
 def issued_token_fields(
@@ -99,7 +99,7 @@ def token_fields(token: VerifiedToken, who: TokenPrincipal) -> EventFields:
     )  # fmt: skip
 
 
-# ── Ended ─────────────────────────────────────────────────────────────────────────────────────
+# ── Revocations ───────────────────────────────────────────────────────────────────────────────
 
 
 def revocation_fields(kind: str, about: Mapping[str, object], by: EventActor, until: int | None = None) -> EventFields:

@@ -199,7 +199,7 @@ class CredentialAuthenticator:
         """Return the credential for a request from this address, with the fact that says whether it is shared."""
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
-    # ── One credential ────────────────────────────────────────────────────────────────────────
+    # ── Verifying one credential ──────────────────────────────────────────────────────────────
 
     def _proved(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
         token, who, binding = self._presented(credentials, request, now)

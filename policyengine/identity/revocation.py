@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds
 MAX_TASK_SECONDS = 30 * 86_400  # seconds after which every token of an ended task has expired
 LEEWAY_SECONDS = 300  # seconds that a token may be accepted after its expiry
-RETRY_AFTER_SECONDS = 10  # seconds; unknown keys are loaded again by then
+RETRY_AFTER_SECONDS = 10  # seconds, after which unknown keys are loaded again
 # Refusals that may no longer apply a moment later.
 RETRYABLE_REFUSALS = frozenset({RefusalCode.PROVIDER, RefusalCode.UNKNOWN_KEY})
 _LOG = logging.getLogger("policyengine")
@@ -209,7 +209,7 @@ class TokenRevoker:
     def _on_record(self, told: Mapping[str, object], now: int) -> RevocationResult:
         return RevocationResult(recorded=self.log is None or self.log.note(TokenEventKind.ENDED, told, now))
 
-    # ── What is known of one ──────────────────────────────────────────────────────────────────
+    # ── Introspection ─────────────────────────────────────────────────────────────────────────
 
     def introspected(self, raw: str, now: int) -> dict[str, object]:
         """Introspect a token (RFC 7662), transaction tokens included. Raises StoreError."""

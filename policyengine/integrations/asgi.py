@@ -131,7 +131,7 @@ class PolicyMiddleware:
         await send({"type": "websocket.close", "code": POLICY_VIOLATION})
 
 
-# ── What a refusal looks like ─────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────
 
 
 def denial_response(

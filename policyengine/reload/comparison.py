@@ -1,4 +1,4 @@
-"""Compares the policies before and after a reload, in a process of its own and within a time limit."""
+"""Compares the policies before and after a reload, in a separate process and within a time limit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PolicyComparison:
     seconds: float = 0.0
 
 
-# ── Here ──────────────────────────────────────────────────────────────────────────────────────
+# ── In the calling process ────────────────────────────────────────────────────────────────────
 
 
 class ComparisonProcess:
@@ -114,7 +114,7 @@ class ComparisonProcess:
         return found
 
 
-# ── In the process ────────────────────────────────────────────────────────────────────────────
+# ── In the comparing process ──────────────────────────────────────────────────────────────────
 
 
 class TimeLimitError(BaseException):

@@ -37,7 +37,7 @@ class ReloadGate:
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
         self._closed = False
 
-    # ── Before ────────────────────────────────────────────────────────────────────────────────
+    # ── Before a swap ─────────────────────────────────────────────────────────────────────────
 
     def check(self, engine: Engine, candidate: Candidate, once: frozenset[str]) -> None:
         """Check a candidate against the rules. Raises ReloadRefusedError."""
@@ -101,7 +101,7 @@ class ReloadGate:
             self._bundles[engine.revision] = write_bundle(engine.kernel, version("agent-policyengine"))
         return self._bundles[engine.revision]
 
-    # ── After ─────────────────────────────────────────────────────────────────────────────────
+    # ── After a swap ──────────────────────────────────────────────────────────────────────────
 
     def swapped(self, before: Engine, after: Engine) -> None:
         """Schedule a comparison. Swaps that are still waiting for a comparison are compared as a single step."""

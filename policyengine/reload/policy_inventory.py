@@ -58,7 +58,8 @@ class InventoryItem:
 
 @dataclass(frozen=True, slots=True)
 class PolicyInventory:
-    """The inventory. `delegation` are the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` are the files."""
+    """The inventory. `delegation` holds the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` holds the text
+    of each file."""
 
     packages: frozenset[str] = frozenset()
     items: tuple[InventoryItem, ...] = ()
@@ -151,7 +152,7 @@ def lost_parts(before: InventoryItem, after: InventoryItem) -> frozenset[str]:
     return gone - {"confirm"} if "deny" in after.parts - before.parts else gone
 
 
-# ── A kernel to its items ─────────────────────────────────────────────────────────────────────
+# ── Items of a kernel ─────────────────────────────────────────────────────────────────────────
 
 
 def collect_items(kernel: k.Kernel) -> Iterator[InventoryItem]:
@@ -220,7 +221,7 @@ def delegation_bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
         yield from ("no cycles",) if limit.no_cycles else ()
 
 
-# ── Rows ──────────────────────────────────────────────────────────────────────────────────────
+# ── Entity rows ───────────────────────────────────────────────────────────────────────────────
 
 
 def lost_rows(before: EntityStore, after: EntityStore) -> list[Loss]:

@@ -175,7 +175,7 @@ class ReloadableEngine:
         before = self.swap(engine)
         self.begin(before)
 
-    # ── The same in two steps, where several processes go together ────────────────────────────
+    # ── Reloads in two steps, for several processes ───────────────────────────────────────────
 
     def swap(self, engine: Engine) -> Engine:
         """Decide with this engine from now on, and return the previous one."""
@@ -208,7 +208,7 @@ class ReloadableEngine:
                    "reason": refused.reason.value},
         )  # fmt: skip
 
-    # ── What the last reload changed ──────────────────────────────────────────────────────────
+    # ── Comparison with the previous policies ─────────────────────────────────────────────────
 
     def attend(self) -> None:
         """Start or finish the comparison of the last reload, without waiting."""

@@ -34,7 +34,7 @@ class PolicyFileWatcher:
         return before == self._last
 
     def trying(self) -> FileStates:
-        """Start a read: changes since the last check count as changes during the read."""
+        """Start a read: changes since the last check are treated as changes during the read."""
         self._tried = self._last
         return self._tried
 

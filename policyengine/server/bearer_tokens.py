@@ -28,7 +28,7 @@ TOKEN_DIGEST = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
-EVERY_CALLER = "*"  # stands for every caller in `[authzen] consume`
+EVERY_CALLER = "*"  # every caller, in `[authzen] consume`
 NAMED_CALLER_PREFIX = "name "  # prefix of callers that have a name in the token file
 
 

@@ -40,7 +40,7 @@ T = TypeVar("T")
 WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
-# ── In ────────────────────────────────────────────────────────────────────────────────────────
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
@@ -95,7 +95,7 @@ def unsupported_media(detail: str, hint: str) -> ProblemError:
     return ProblemError(415, detail, hint=hint, headers={"Accept": ", ".join(FORMS)})
 
 
-# ── Out ───────────────────────────────────────────────────────────────────────────────────────
+# ── Responses ─────────────────────────────────────────────────────────────────────────────────
 
 
 def response_format(headers: Headers) -> BodyFormat:

@@ -51,7 +51,7 @@ class BatchSemantics(StrEnum):
                 return allowed
 
 
-# ── One ───────────────────────────────────────────────────────────────────────────────────────
+# ── Single questions ──────────────────────────────────────────────────────────────────────────
 
 
 def parse_question(body: bytes, form: BodyFormat) -> Request:
@@ -90,7 +90,7 @@ def decide_with_headers(
     return {**decision.to_dict(), **walk}, rate_limit_headers(decision)
 
 
-# ── Many ──────────────────────────────────────────────────────────────────────────────────────
+# ── Batches ───────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

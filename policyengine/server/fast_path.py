@@ -261,7 +261,7 @@ async def ready_message(message: Message) -> Message:
     return message
 
 
-# ── Handing over ──────────────────────────────────────────────────────────────────────────────
+# ── Passing on to the application ─────────────────────────────────────────────────────────────
 
 
 def body_message(body: bytes) -> Message:

@@ -265,7 +265,7 @@ class DecisionApi:
         )
 
 
-# ── What is no answer ─────────────────────────────────────────────────────────────────────────
+# ── Errors ────────────────────────────────────────────────────────────────────────────────────
 
 
 async def handle_problem(http: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ class ServeError(Exception):
         super().__init__(message if hint is None else f"{message} ({hint})")
 
 
-# ── A port ────────────────────────────────────────────────────────────────────────────────────
+# ── Ports ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
@@ -96,7 +96,7 @@ def listener_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-# ── A Unix socket ─────────────────────────────────────────────────────────────────────────────
+# ── Unix sockets ──────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager

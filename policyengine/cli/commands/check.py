@@ -36,7 +36,7 @@ def check(
 ) -> int:
     """Check policies and report every mistake in one run.
 
-    With --entities, also report the attributes that the policies read but no row, claim or map supplies: they are
+    With --entities, also report the attributes that the policies read but that no row, claim or map supplies: they are
     unknown for every caller.
 
     Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.

@@ -1,4 +1,4 @@
-"""`policyengine decide`: one decision, or one per line."""
+"""`policyengine decide`: decide one request, or one per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`policyengine diff`: which requests two policies decide differently."""
+"""`policyengine diff`: find the requests that two policies decide differently."""
 
 from __future__ import annotations
 

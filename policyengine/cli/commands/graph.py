@@ -1,4 +1,4 @@
-"""`policyengine graph`: a drawing of the decision tree."""
+"""`policyengine graph`: draw the decision tree."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _write(file: Path, text: str) -> None:
         raise file_error(file, error) from None
 
 
-# ── On a terminal ─────────────────────────────────────────────────────────────────────────────
+# ── Terminal output ───────────────────────────────────────────────────────────────────────────
 
 
 def _show(box: Box) -> None:

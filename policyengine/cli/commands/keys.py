@@ -1,4 +1,4 @@
-"""`policyengine keys`: the keys that sign the tokens that this server issues."""
+"""`policyengine keys`: manage the keys that sign the tokens of this server."""
 
 from __future__ import annotations
 

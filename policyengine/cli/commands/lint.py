@@ -1,4 +1,4 @@
-"""`policyengine lint`: what could be safer or clearer in policies, and fixes for some of it."""
+"""`policyengine lint`: report what could be safer or clearer in policies, and fix some of it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class RuleSelection:
 
 @dataclass(frozen=True, slots=True)
 class LintResult:
-    """The findings in one set of policies, before and after fixing; the same if nothing was to be fixed."""
+    """The findings in one set of policies, before and after fixing; both are the same if nothing had to be fixed."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]

@@ -1,4 +1,4 @@
-"""`policyengine mcp-gateway`: a proxy that enforces policies in front of any MCP server."""
+"""`policyengine mcp-gateway`: enforce policies in front of an MCP server, as a proxy."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class ReplLoop:
                 screen.line(("hint: ", "cyan"), error.hint)
         screen.stream.flush()
 
-    # ── What lines do ─────────────────────────────────────────────────────────────────────────
+    # ── Commands ──────────────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int) -> None:
         for answer in self.session.take(line, number):
@@ -308,7 +308,7 @@ def _write(name: str, text: str, asked: bool) -> None:
         raise file_error(name, error) from None
 
 
-# ── Completion and history, where there is readline ───────────────────────────────────────────
+# ── Completion and history, if readline is available ──────────────────────────────────────────
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`policyengine simulate`: traffic against the rates and budgets of a policy, under a virtual clock."""
+"""`policyengine simulate`: simulate traffic against the rates and budgets of a policy, under a virtual clock."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def simulate(
 ) -> int:
     """Simulate traffic against rates and budgets.
 
-    The clock is virtual and nothing stays spent, so a simulated day takes seconds and changes nothing. The result shows
-    what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
+    The clock is virtual and nothing is spent permanently, so a simulated day takes seconds and changes nothing. The
+    result shows what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
 
     \b
     Workflows:
@@ -74,7 +74,7 @@ def simulate(
 
     \b
     Exit codes:
-      0  played, with any outcomes
+      0 simulated, whatever the outcomes
       1  an error in the policy, a file or a request
       2  wrong usage
 

@@ -1,4 +1,4 @@
-"""`policyengine suggest`: the grants that recorded traffic needs, as a policy to review."""
+"""`policyengine suggest`: propose the grants that recorded traffic needs, as a policy to review."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def chown_command(place: Path) -> str:
     return f"chown {os.geteuid()} {shlex.quote(str(place))}"
 
 
-# ── Which files ───────────────────────────────────────────────────────────────────────────────
+# ── Files to check ────────────────────────────────────────────────────────────────────────────
 
 
 def store_files(url: str) -> Iterator[FileModeRule]:

@@ -105,7 +105,7 @@ def set_values(sections: ProjectSections) -> Iterator[tuple[SettingName, Any]]:
                 yield (part, key), getattr(section, attribute)
 
 
-# ── Where the file is ─────────────────────────────────────────────────────────────────────────
+# ── Finding the file ──────────────────────────────────────────────────────────────────────────
 
 
 def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> ProjectSettings:
@@ -176,7 +176,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
     return {BY_VARIABLE[name].name: environment[name] for name in ours if name in BY_VARIABLE}
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Reading the file ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ class ClientRegistry:
         if bound.x5t is not None and bound.x5t != binding.x5t:
             raise TokenIssuanceError(IssuanceRefusal.ACTOR_UNBOUND, "the actor token is bound to another certificate")
 
-    # ── An assertion ──────────────────────────────────────────────────────────────────────────
+    # ── Assertions ────────────────────────────────────────────────────────────────────────────
 
     def _by_assertion(self, raw: str, now: int) -> tuple[TokenClient, str]:
         """Return the client and the thumbprint of the key that signed the assertion."""
@@ -232,7 +232,7 @@ def signer_thumbprint(client: TokenClient, jws: Jws) -> str:
     raise TokenIssuanceError(IssuanceRefusal.ASSERTION_KEY)
 
 
-# ── Their keys ────────────────────────────────────────────────────────────────────────────────
+# ── Keys of clients ───────────────────────────────────────────────────────────────────────────
 
 
 def client_keys(client: TokenClient) -> PublicKeys:

@@ -1,7 +1,7 @@
-"""Decides whether authority may be delegated: evaluates the specification for the token to be issued, per endpoint.
+"""Decides whether authority may be delegated, by evaluating the specification at each endpoint for the new token.
 
-What only a later request brings (body, resource, time, attestation) is pending: a condition that depends on nothing
-else may hold, and is decided with each request. What is known now must hold now.
+Facts that only a later request brings (body, resource, time, attestation) are pending: a condition that depends on
+nothing else may hold, and is decided with each request. A condition on facts that are known now must hold now.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
 from policyengine.vocabulary import ROOTS
 
-ANY_NAME = "\ue000"  # stands for the part that a pattern leaves open; a private-use character that no pattern contains
+ANY_NAME = (
+    "\ue000"  # a private-use character, which no pattern contains, in place of the part that a pattern leaves open
+)
 MAX_ENDPOINTS = 1_000  # maximum number of endpoints per token request
 MAX_CACHED_BLOCKS = 100_000  # maximum number of cached pairs of a block and an endpoint
 KNOWN_LATER = frozenset({"pending", NOT_READ})
@@ -158,7 +160,7 @@ def block_at(block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
     return replace(found, delegates=tuple(one for one in hands if one.patterns))
 
 
-# ── What the specification saw ────────────────────────────────────────────────────────────────
+# ── Reading the trace ─────────────────────────────────────────────────────────────────────────
 
 
 def check_scope(walks: Iterable[w.DecisionTrace]) -> DelegationResult:

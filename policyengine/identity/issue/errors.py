@@ -32,7 +32,7 @@ class IssuanceRefusal(StrEnum):
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"
     TOKEN_TYPE = "token_type_asked"
-    # ── The client, who is the actor
+    # ── The client, which is the actor
     NO_CLIENT = "no_client"
     UNKNOWN_CLIENT = "unknown_client"
     CLIENT_METHOD = "client_method"
@@ -46,7 +46,7 @@ class IssuanceRefusal(StrEnum):
     ACTOR_TOKEN = "actor_token"
     ACTOR_UNBOUND = "actor_unbound"
     ACTOR_OTHER = "actor_other"
-    # ── What it asks for
+    # ── The requested token
     SUBJECT_TOKEN = "subject_token"
     SUBJECT_REVOKED = "subject_revoked"
     REVOKED = "asker_revoked"

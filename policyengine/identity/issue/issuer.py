@@ -145,7 +145,7 @@ class TokenIssuer:
         self._record(token, whole, subject, actor, hops)
         return IssuedToken(token, scopes, until - now, actor.binding.x5t is None)
 
-    # ── Who asks, for whom ────────────────────────────────────────────────────────────────────
+    # ── Client and subject ────────────────────────────────────────────────────────────────────
 
     def authenticated(
         self, sent: ClientCredentials, own: str | None, credentials: Credentials, request: ProofContext, now: int
@@ -190,7 +190,7 @@ class TokenIssuer:
             raise TokenIssuanceError(IssuanceRefusal.TARGET)
         return targets[0]
 
-    # ── What it may say ───────────────────────────────────────────────────────────────────────
+    # ── Audience and scopes ───────────────────────────────────────────────────────────────────
 
     def _scopes(
         self,

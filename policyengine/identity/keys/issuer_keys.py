@@ -1,6 +1,6 @@
-"""Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, rotated immediately.
+"""Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, and reloaded after a rotation.
 
-A key in the cache is returned without waiting. Otherwise one thread asks the issuer and few wait, until a deadline.
+A key in the cache is returned without waiting. Otherwise one thread asks the issuer, and a few wait until a deadline.
 While the issuer does not answer, cached keys remain valid for a while and unknown keys are refused.
 """
 
@@ -124,7 +124,7 @@ class RemoteKeySource:
     def _failing(self, now: int) -> bool:
         return self._failed is not None and 0 <= now - self._failed < RETRY_INTERVAL_SECONDS
 
-    # ── Asking ────────────────────────────────────────────────────────────────────────────────
+    # ── Requests to the issuer ────────────────────────────────────────────────────────────────
 
     def _renewed(self, now: int) -> JwksCacheEntry:
         """Load the keys, or wait for a load in progress. Raises CredentialError."""
@@ -159,7 +159,7 @@ class RemoteKeySource:
         return self._held
 
 
-# ── Where they are ────────────────────────────────────────────────────────────────────────────
+# ── Locations of keys ─────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
     return found
 
 
-# ── By the configuration ──────────────────────────────────────────────────────────────────────
+# ── Creation from the configuration ───────────────────────────────────────────────────────────
 
 
 class KeySources:

@@ -116,7 +116,7 @@ class JwkSet:
         raise CredentialError(RefusalCode.WRONG_KEY_USE if kid is not None and named else RefusalCode.UNKNOWN_KEY)
 
 
-# ── A JWKS ────────────────────────────────────────────────────────────────────────────────────
+# ── Parsing a JWKS ────────────────────────────────────────────────────────────────────────────
 
 
 def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -> JwkSet:
@@ -241,7 +241,7 @@ def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, .
     return (str(own),)
 
 
-# ── A file ────────────────────────────────────────────────────────────────────────────────────
+# ── JWKS files ────────────────────────────────────────────────────────────────────────────────
 
 
 class JwksFile:

@@ -270,7 +270,7 @@ def normalize_number(value: object) -> float:
     return found
 
 
-# ── What people see ───────────────────────────────────────────────────────────────────────────
+# ── Listing ───────────────────────────────────────────────────────────────────────────────────
 
 
 def describe_ring(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:

@@ -78,7 +78,7 @@ def check_validity(certificate: x509.Certificate, now: int) -> int:
     return int(ends)
 
 
-# ── The forms ─────────────────────────────────────────────────────────────────────────────────
+# ── Formats ───────────────────────────────────────────────────────────────────────────────────
 
 
 def parse_byte_sequence(text: str) -> bytes:

@@ -135,7 +135,7 @@ class DpopVerifier:
         return issued
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Claims ────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_proof_target(claims: Mapping[str, object], request: ProofContext) -> None:
@@ -165,7 +165,7 @@ def parse_numeric_date(raw: object) -> int:
     return int(raw)
 
 
-# ── Its form ──────────────────────────────────────────────────────────────────────────────────
+# ── Parsing ───────────────────────────────────────────────────────────────────────────────────
 
 
 def read_proof(raw: str) -> DpopProof:

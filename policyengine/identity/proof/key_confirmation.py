@@ -155,7 +155,7 @@ class TokenlessVerifier:
         return None
 
 
-# ── By the configuration ──────────────────────────────────────────────────────────────────────
+# ── Creation from the configuration ───────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

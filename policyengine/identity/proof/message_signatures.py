@@ -147,7 +147,7 @@ class MessageSignatureVerifier:
         return True
 
 
-# ── What was signed ───────────────────────────────────────────────────────────────────────────
+# ── The signed message ────────────────────────────────────────────────────────────────────────
 
 
 def build_message(credentials: Credentials, request: ProofContext) -> SignedMessage:
@@ -246,7 +246,7 @@ def check_content_digest(message: SignedMessage, request: ProofContext) -> None:
             raise CredentialError(RefusalCode.CONTENT_DIGEST)
 
 
-# ── Whether it holds ──────────────────────────────────────────────────────────────────────────
+# ── Verification ──────────────────────────────────────────────────────────────────────────────
 
 
 class ClockedMessageVerifier(HTTPMessageVerifier):

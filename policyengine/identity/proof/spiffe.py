@@ -42,7 +42,7 @@ WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` restricts the
 _LOG = logging.getLogger("policyengine")
 
 
-# ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
+# ── Trust domains ─────────────────────────────────────────────────────────────────────────────
 
 
 class TrustBundle:
@@ -132,7 +132,7 @@ def load_trusted_domains(
     return found
 
 
-# ── One certificate ───────────────────────────────────────────────────────────────────────────
+# ── Certificates ──────────────────────────────────────────────────────────────────────────────
 
 
 def verify_svid(

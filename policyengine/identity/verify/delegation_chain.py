@@ -170,7 +170,7 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
     return ChainReader(by_url, configuration.issuers, to_seconds(configuration.identity.leeway))
 
 
-# ── Who is who ────────────────────────────────────────────────────────────────────────────────
+# ── Principals ────────────────────────────────────────────────────────────────────────────────
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:

@@ -199,7 +199,7 @@ class IssuerIntrospector:
             self._kept[digest] = told
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
 def parse_introspection(
@@ -255,7 +255,7 @@ def includes_audience(said: object, audience: str) -> bool:
     return audience in said if isinstance(said, list) else said == audience
 
 
-# ── All of them ───────────────────────────────────────────────────────────────────────────────
+# ── All issuers ───────────────────────────────────────────────────────────────────────────────
 
 
 class IntrospectionRouter:

@@ -152,7 +152,7 @@ def normalize_type(text: str) -> str:
     return text.lower().removeprefix(PRESENTATION)
 
 
-# ── Verified ──────────────────────────────────────────────────────────────────────────────────
+# ── Verification ──────────────────────────────────────────────────────────────────────────────
 
 
 def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:

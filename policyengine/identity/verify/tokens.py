@@ -162,7 +162,7 @@ def trusted_issuers(
     }
 
 
-# ── Whose it is, and what ─────────────────────────────────────────────────────────────────────
+# ── Issuer and kind ───────────────────────────────────────────────────────────────────────────
 
 
 def unverified_issuer(claims: Claims) -> str:
@@ -220,7 +220,7 @@ def is_id_token(claims: Claims, type_: str) -> bool:
     return type_ != ACCESS and any(name in claims for name in ID_TOKEN_CLAIMS)
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Claims ────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_required(claims: Claims, kind: str) -> None:

@@ -126,7 +126,7 @@ class PolicyMiddleware(Middleware):
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
 
-    # ── What every request meets first ────────────────────────────────────────────────────────
+    # ── Checks of every request ───────────────────────────────────────────────────────────────
 
     async def on_notification(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         return await call_next(context) if (context.method or "").startswith(NOTIFICATIONS) else None

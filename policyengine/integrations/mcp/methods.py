@@ -176,7 +176,7 @@ def might_pass(decision: Decision) -> bool:
     return bool(denies) and all(PENDING.search(one.message) for one in denies)
 
 
-# ── What asks for several things at once ──────────────────────────────────────────────────────
+# ── Requests for several entities ─────────────────────────────────────────────────────────────
 
 
 def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object] | None:

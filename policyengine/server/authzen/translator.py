@@ -45,7 +45,7 @@ class UnmappedError(Exception):
     """An evaluation that has no translation, and is therefore denied."""
 
 
-# ── The question of AuthZEN ───────────────────────────────────────────────────────────────────
+# ── AuthZEN evaluations ───────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class AccessEvaluation:
         """Read an evaluation from a decoded tree; `place` is its location in the body. `consumes` is the default for
         spending.
 
-        A question that carries an approval always spends, because an approval counts once. Raises RequestError with the
-        member.
+        A question that carries an approval always spends, because an approval can be used only once. Raises
+        RequestError with the member.
         """
         action = required_object(raw, "action", place)
         context = get_object(raw.get("context"), f"{place}context") or {}
@@ -147,7 +147,7 @@ def value_at(found: object, steps: list[str]) -> object:
     return found
 
 
-# ── What it asks here ─────────────────────────────────────────────────────────────────────────
+# ── Translation ───────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class QuestionTranslator:
         rows = self.rows(asked, facts, endpoint)
         return {**given, "entities": rows} if rows else given
 
-    # ── Who asks ──────────────────────────────────────────────────────────────────────────────
+    # ── Subject and agents ────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
         """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller."""
@@ -235,7 +235,7 @@ class QuestionTranslator:
         ]
         return {"agent": presenter, **({"chain": {"hops": hops}} if hops else {})}
 
-    # ── What for ──────────────────────────────────────────────────────────────────────────────
+    # ── Endpoint ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
         """Return the map of the action on this resource type or, if there is none, on every type. Raises
@@ -315,7 +315,7 @@ def actor_chain(act: object) -> Iterator[Mapping[str, object]]:
         act = act.get("act")
 
 
-# ── Pieces of the question ────────────────────────────────────────────────────────────────────
+# ── Parts of the question ─────────────────────────────────────────────────────────────────────
 
 
 def http_question(method: str, path: str, asked: AccessEvaluation) -> JsonObject:

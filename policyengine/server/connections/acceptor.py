@@ -2,7 +2,8 @@
 and loses none when it closes.
 
 A listener that closes resets the connections in its queue. A stop therefore first makes the kernel drop new connection
-attempts: such a client tries again a second later and is then refused. Everything that is queued by then is accepted.
+attempts: such a client tries again a second later and is then refused. Every connection that is already queued is
+accepted.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class ConnectionTable:
         self._closed: Counter[tuple[CloseReason, str]] = Counter()
         self._throttle = LogThrottle.every(clock=lambda: self.now)
 
-    # ── Who is here ───────────────────────────────────────────────────────────────────────────
+    # ── Open connections ──────────────────────────────────────────────────────────────────────
 
     @property
     def many(self) -> int:
@@ -177,7 +177,7 @@ class ConnectionTable:
         most.sort(key=lambda one: (one.stage is not ConnectionStage.IDLE, one.began))
         yield from most[: many + len(self.connections) // 64]
 
-    # ── What they hold ────────────────────────────────────────────────────────────────────────
+    # ── Memory ────────────────────────────────────────────────────────────────────────────────
 
     def hold(self, connection: ClientConnection, size: int) -> bool:
         """Set the number of bytes that a connection holds; return whether there is room, after closing waiting
@@ -217,7 +217,7 @@ class ConnectionTable:
                 return
             self.close(connection, CloseReason.MEMORY)
 
-    # ── Who takes too long ────────────────────────────────────────────────────────────────────
+    # ── Timeouts ──────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> float:
         """Update the clock, and return the time."""

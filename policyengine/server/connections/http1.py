@@ -107,7 +107,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.in_body = True
         self.send_400_response("Invalid HTTP request received.")
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def receiving(self) -> bool:
@@ -133,7 +133,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.closing = self.passing = True
         super().linger()
 
-    # ── A request ─────────────────────────────────────────────────────────────────────────────
+    # ── Requests ──────────────────────────────────────────────────────────────────────────────
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header. Trailers are dropped. Raises ValueError, which refuses the request."""

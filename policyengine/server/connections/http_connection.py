@@ -91,7 +91,7 @@ class HttpConnection(asyncio.Protocol):
         self.table.leave(self)
         super().connection_lost(exc)
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def receiving(self) -> bool:
@@ -159,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.wire.close()
 
-    # ── The end ───────────────────────────────────────────────────────────────────────────────
+    # ── Closing ───────────────────────────────────────────────────────────────────────────────
 
     def end(self) -> None:
         """Close, after giving a client that is still sending time to read its answer. The second call closes

@@ -70,7 +70,7 @@ class FramedProtocol(asyncio.Protocol):
         self.ended = self.lost = True
         self.buffer.clear()
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def address(self) -> str:

@@ -45,7 +45,7 @@ TIMING_INTERVAL = 16
 MAX_RULES = 200  # rules that have counters of their own
 MAX_CACHED_ANSWERS = 4_096  # answers whose cells are cached
 OTHER = "other"
-UNKNOWN_STATUS = "unknown"  # stands for the class of a status that was not reported
+UNKNOWN_STATUS = "unknown"  # the class of a status that was not reported
 MAX_LATENCY_MS = 3_600_000  # a longer reported latency is counted as one hour
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
@@ -287,7 +287,7 @@ class ServerCounters:
                     self.threads.numbers[first] = 0
         self.now(*key, value=1)
 
-    # ── Adding up ─────────────────────────────────────────────────────────────────────────────
+    # ── Totals ────────────────────────────────────────────────────────────────────────────────
 
     def total(self) -> dict[CounterKey, Sequence[int]]:
         """Return the value of each key over all workers: the sum or, for values that each worker reports for all of

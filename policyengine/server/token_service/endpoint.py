@@ -298,7 +298,7 @@ def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
     return TokenServiceReply(200, {"nonce": given, "expires_at": format_epoch_seconds(expires)})
 
 
-# ── What everybody may know ───────────────────────────────────────────────────────────────────
+# ── Public documents ──────────────────────────────────────────────────────────────────────────
 
 
 def jwks_reply(issuing: TokenIssuer, now: int) -> TokenServiceReply:

@@ -57,7 +57,7 @@ def check_workers(engine: Engine, workers: int) -> None:
         )
 
 
-# ── The one that watches ──────────────────────────────────────────────────────────────────────
+# ── The supervisor ────────────────────────────────────────────────────────────────────────────
 
 
 class WorkerTarget(Protocol):

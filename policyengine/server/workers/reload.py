@@ -89,7 +89,7 @@ class WorkerChannel:
         self._end.close()
 
 
-# ── A worker ──────────────────────────────────────────────────────────────────────────────────
+# ── In a worker ───────────────────────────────────────────────────────────────────────────────
 
 
 class ReloadParticipant:
@@ -142,7 +142,7 @@ class ReloadParticipant:
                 assert_never(order)
 
 
-# ── The one that started them ─────────────────────────────────────────────────────────────────
+# ── In the supervisor ─────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)

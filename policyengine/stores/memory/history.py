@@ -93,7 +93,7 @@ ANOTHER = object()
 
 class EventSeriesView:
     """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
-    meanwhile, `commit` detects that by the version."""
+    in the meantime, `commit` detects that by the version."""
 
     __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
 

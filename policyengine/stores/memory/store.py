@@ -274,7 +274,7 @@ class MemoryStore:
             found = self._rules[name] = RuleStates(charge)
         return found
 
-    # ── Room ──────────────────────────────────────────────────────────────────────────────────
+    # ── Capacity ──────────────────────────────────────────────────────────────────────────────
 
     def _make_room(self, grown: Sequence[LimitStates], now: int) -> None:
         """Make room for one more key in each state. Raises StoreFullError, and changes nothing, if there is not enough

@@ -330,7 +330,7 @@ class ClusterStore:
         except StoreError:
             return
 
-    # ── What is known beside the limits ───────────────────────────────────────────────────────
+    # ── Single calls ──────────────────────────────────────────────────────────────────────────
 
     def _note(self, effects: Effects, decision: str, now: int) -> None:
         until, lasts = reportable_until([one.charge for one in effects.limits], now)

@@ -237,7 +237,7 @@ def fetch_histories(
     given: int | bool,
     following: HistoryCache,
 ) -> dict[WindowKey, History]:
-    """Fetch histories with one script call, repeated for lines whose cached part was evicted meanwhile."""
+    """Fetch histories with one script call, repeated for lines whose cached part has been evicted in the meantime."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):
