@@ -45,7 +45,7 @@ class OnFailure(StrEnum):
 
 
 class DecisionLogError(Exception):
-    """A log cannot be used; `hint` says what to do."""
+    """A log cannot be used; `hint` says how to correct it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -53,7 +53,7 @@ class DecisionLogError(Exception):
 
 
 class DecisionLog:
-    """A log in a file that only its owner may read. Threads and forked processes may share it.
+    """A log in a file that only its owner may read. Threads and forked processes may share the log.
 
     `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
     counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` is when
@@ -182,7 +182,7 @@ class DecisionLog:
             self.failures += 1
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
-        """Return the encoder that also redacts what the policy's `redact` obligations name."""
+        """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""
         facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
         if not facts:
             return self._writer
@@ -318,7 +318,7 @@ def open_log(path: Path) -> int:
 
 
 def file_identity(file: Path | int) -> tuple[int, int]:
-    """Return device and inode, which identify the file under any name."""
+    """Return the device and the inode, which identify the file under every name."""
     found = os.stat(file)
     return found.st_dev, found.st_ino
 

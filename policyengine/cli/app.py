@@ -152,7 +152,7 @@ def _invoke(arguments: list[str]) -> int | None:
 
 def apply_settings(command: Any, name: str) -> None:
     """Let environment variables and `policyengine.toml` supply the options that the command line omits. The paths of
-    the policies are parsed first, because the settings file is next to them or above them."""
+    the policies are parsed first, because the settings file is beside or above the policies."""
     from policyengine.cli.settings.file import ProjectSettings, load_settings
 
     key = "policyengine.configuration"

@@ -1,4 +1,5 @@
-"""The report of `policyengine init --openapi` and `--mcp`: what was imported, and what changed since then."""
+"""The report of `policyengine init --openapi` and `--mcp`: what was imported, and what has changed since the last
+import."""
 
 from __future__ import annotations
 

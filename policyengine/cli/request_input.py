@@ -28,7 +28,7 @@ class RequestDocument:
 
 def read_requests(name: str) -> Iterator[RequestDocument]:
     """Yield each request as it arrives, without waiting for the end of a stream. Raises CommandError, also if there is
-    none."""
+    no request."""
     empty = True
     try:
         for question in _from_stdin() if name == STDIN else _from_file(name):

@@ -94,7 +94,7 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 class WireRequest(NamedTuple):
-    """A request, the same in each attempt. `again`: it may be repeated after any failure."""
+    """A request, which is the same in each attempt. `again`: it may be repeated after every kind of failure."""
 
     path: str
     content: bytes

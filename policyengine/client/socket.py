@@ -128,7 +128,7 @@ class SocketClient:
         return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
-        """Decide each, in order, as `decide` does; a malformed question is a deny with an `error`.
+        """Decide each question, in order, as `decide` does; a malformed question is a deny with an `error`.
 
         Raises SocketError: all answers are then unknown, and so is what was spent: treat each as a deny.
         """

@@ -80,7 +80,7 @@ def check_revocation(identity: CredentialAuthenticator, before: VerifiedCredenti
 def prove_credentials(
     identity: CredentialAuthenticator, facts: Mapping[str, object], now: int
 ) -> VerifiedCredential | CredentialRefusal:
-    """Return what the raw credentials among the facts prove, for several questions about one request. Raises
+    """Return the facts that the raw credentials in `facts` prove, for several questions about one request. Raises
     RequestError."""
     request = parse_request(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
     credentials = request.credentials or Credentials()

@@ -178,7 +178,7 @@ class Engine:
         return self
 
     def use_identity(self, identity: CredentialAuthenticator | None) -> None:
-        """Verify raw credentials by `identity` from now on; with None, reject questions that contain any."""
+        """Verify raw credentials by `identity` from now on; with None, reject questions that contain credentials."""
         decider = self.decider
         decider.keeps_proofs = identity is not None
         self._authenticator = None
@@ -398,7 +398,7 @@ class Engine:
         return self.kernel.revision
 
     def generated_code(self) -> str:
-        """The code generated from the policies, each line next to its policy line."""
+        """The code generated from the policies, each line with its policy line."""
         return show(self.decider.compiled.evaluator)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────

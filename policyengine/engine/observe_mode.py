@@ -196,7 +196,7 @@ def packages_by_rule(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str],
 
 
 def packages_that_open(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
-    """Return the packages with a block that opens the endpoint for any caller."""
+    """Return the packages with a block that opens the endpoint for at least one caller."""
     return {
         block.package
         for block in all_blocks(kernel)

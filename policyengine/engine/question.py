@@ -29,7 +29,7 @@ class Question:
 
     @classmethod
     def of(cls, question: QuestionLike) -> Question:
-        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for any other type."""
+        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for every other type."""
         return question if type(question) is cls else cls(plain_question(question))  # type: ignore[arg-type]
 
     @property
@@ -86,7 +86,7 @@ def parse_request(question: QuestionLike) -> Request:
 def reject_chosen_time(request: Request) -> None:
     """Check that a question about another time spends nothing. Raises RequestError."""
     if request.options.at is not None:
-        raise RequestError("options.at", "a decision at another time cannot spend", "set `options.consume` to false")
+        raise RequestError("options.at", "a decision for a chosen time cannot spend", "set `options.consume` to false")
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:

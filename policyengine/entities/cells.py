@@ -115,7 +115,7 @@ def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
 
 
 def cell_format_hint(type_: typesystem.Type) -> str | None:
-    """Return a hint that says how to write a cell of the type, or None if any text is valid."""
+    """Return a hint that says how to write a cell of the type, or None if every text is valid."""
     match type_:
         case Scalar.BOOL:
             return "write `true` or `false`"

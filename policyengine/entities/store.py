@@ -130,7 +130,7 @@ class EntityStore:
         return found
 
     def largest(self, name: str) -> int:
-        """Return the largest size of an attribute in any row, computed at the first call."""
+        """Return the largest size of an attribute over all rows, computed at the first call."""
         if self.lookups is not None:
             return MAX_ELEMENTS
         if name not in self._largest:
@@ -160,7 +160,8 @@ class EntityStore:
         return found if isinstance(found, EntityData) else None
 
     def found_of(self, ref: EntityRef) -> RowResult:
-        """Return the row of an entity, None if there is none, or UnknownRow if its source did not answer."""
+        """Return the row of an entity, None if the entity has no row, or UnknownRow if the source of the row did not
+        answer."""
         return self._rows.get(ref)
 
     def same_as(self, other: EntityStore) -> bool:

@@ -21,7 +21,7 @@ IN_UTF_8 = r"""(?: *; *charset=(?:utf-?8|"utf-?8"))?"""
 JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
-JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments; Go ignores what follows
+JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments before JSON, and Go ignores text after it
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use after `body.`
 ALSO_FORM_FIELD = Invalid("a string in the JSON also contains it as a form field (write `&` as `\\u0026`)")
 METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
@@ -53,7 +53,7 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
 
 
 def json_body(content: bytes) -> Mapping[str, object] | Invalid:
-    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse any body as a form."""
+    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse every body as a form."""
     try:
         found = parse_json_members(content)
     except decode.DecodeError as error:

@@ -53,7 +53,7 @@ FORWARDED_HEADERS = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host"
 # From these headers, upstream servers may take a path that differs from that of the request line.
 OTHER_TARGET_HEADERS = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
 OWN_HEADERS = ("x-auth-subject", "x-auth-user")
-# Names that cannot carry a fact: they have another meaning, or any client sets them.
+# Headers that cannot carry a fact, because they have another meaning or every client sets them.
 RESERVED_HEADERS = (
     frozenset(
         {*FORWARDED_HEADERS, *OTHER_TARGET_HEADERS, *OWN_HEADERS, "x-request-id", "content-type", "idempotency-key"}

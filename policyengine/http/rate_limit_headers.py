@@ -81,7 +81,7 @@ def format_policy_field(limit: RateLimitField) -> str:
 
 
 def format_state_field(limit: RateLimitField) -> str:
-    """Return `"per agent";r=19;t=1`: what remains, and the seconds until full recovery."""
+    """Return `"per agent";r=19;t=1`: the remaining quota, and the seconds until full recovery."""
     remaining, seconds = limit.standing.remaining, to_whole_seconds(limit.standing.reset)
     return f"{format_string(limit.name)};r={clamp_integer(remaining)};t={clamp_integer(seconds)}"
 

@@ -302,7 +302,7 @@ def drop_expired(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
 
 
 def has_plain_names(members: dict[str, object]) -> bool:
-    """Whether all names are exactly `str`: a subclass could claim to equal any other name."""
+    """Whether all names are exactly `str`: a subclass could claim to equal every other name."""
     return STRINGS.issuperset(map(type, members))
 
 

@@ -6,11 +6,11 @@ from policyengine.identity.verify import strict_json
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PROBLEM_TEXTS = {
-    RefusalCode.NOT_A_TOKEN: "it is not a JSON object",
-    RefusalCode.DUPLICATE_MEMBER: "it has a duplicate member",
-    RefusalCode.CLAIM_TYPE: "a number in it is too long",
-    RefusalCode.ENCODING: "it contains an unpaired surrogate",
-    RefusalCode.TOO_DEEP: "it is nested too deep",
+    RefusalCode.NOT_A_TOKEN: "the document is not a JSON object",
+    RefusalCode.DUPLICATE_MEMBER: "the document has a duplicate member",
+    RefusalCode.CLAIM_TYPE: "a number in the document is too long",
+    RefusalCode.ENCODING: "the document contains an unpaired surrogate",
+    RefusalCode.TOO_DEEP: "the document is nested too deep",
 }
 
 

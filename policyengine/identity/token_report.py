@@ -1,4 +1,4 @@
-"""Describes a refused token next to what the policy expects, for the operator's terminal only."""
+"""Describes a refused token and what the policy expects, side by side, for the operator's terminal only."""
 
 from __future__ import annotations
 

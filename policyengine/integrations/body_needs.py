@@ -16,7 +16,7 @@ GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
-    """Return a predicate of method and path. A decision point that is not an Engine may read any body."""
+    """Return a predicate of method and path. A decision point that is not an Engine may read every body."""
     if not isinstance(decides, Engine):
         return lambda method, path: True
     covering = list(body_readers(decides.kernel))

@@ -68,8 +68,8 @@ def read_headers(scope: Scope) -> dict[str, Any]:
 
 
 def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Return the bytes of the body, if known. HTTP/1 has no body without a header that announces one. A length next to
-    a transfer coding is ignored (RFC 9112, 6.3), because some servers pass on both."""
+    """Return the size of the body in bytes, if known. HTTP/1 has no body without a header that announces one. A length
+    beside a transfer coding is ignored (RFC 9112, 6.3), because some servers pass on both."""
     if "transfer-encoding" in headers:
         return None
     length = headers.get("content-length")

@@ -84,7 +84,7 @@ def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
     """Return the digest of a token and its caller, which is named after the digest if the line has no name. Raises
     BearerTokenError."""
     found = LINE.fullmatch(line)
-    assert found is not None  # the pattern matches any line
+    assert found is not None  # the pattern matches every line
     hashed = TOKEN_DIGEST.fullmatch(found["token"])
     if hashed is None:
         check_token(found["token"], place)

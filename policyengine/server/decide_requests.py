@@ -55,7 +55,7 @@ class BatchSemantics(StrEnum):
 
 
 def parse_question(body: bytes, form: BodyFormat) -> Request:
-    """Parse one question. Raises RequestError for any malformed body."""
+    """Parse one question. Raises RequestError for every malformed body."""
     match form:
         case BodyFormat.JSON:
             return Request.from_json(body)

@@ -83,8 +83,8 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
-            "only an allow that affects rates, budgets or history can be reported, once, while it counts, by the "
-            "caller that requested it: the client of the token file, or the user behind the socket"
+            "only an allow that affects rates, budgets or history can be reported: once, until its effects expire, by "
+            "the caller that requested it (the client of the token file, or the user of the socket)"
         )
-        raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
+        raise ProblemError(404, "no rule waits for the outcome of this decision", member="decision", hint=hint)
     return {"decision": event.decision, "reported": True}

@@ -1,4 +1,4 @@
-"""The fast path: `POST /decide` from the server straight to the engine. Everything else takes the slow path.
+"""The fast path: `POST /decide` passes from the server directly to the engine. Everything else takes the slow path.
 
 The application documents `/decide` and could answer it alone. The fast path answers byte for byte what the application
 would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision was made but

@@ -139,7 +139,7 @@ class DecisionApi:
 
     async def forward_auth(self, http: Request) -> Response:
         """Decide whether a request may pass, for Caddy and Traefik, which describe the request and its caller in
-        headers"""
+        headers."""
         self._authenticate(http)
         return build_response(await self._forward_auth(http, GatewayAdapter.FORWARD_AUTH))
 

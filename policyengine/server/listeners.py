@@ -125,7 +125,7 @@ def unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Remove a socket that no server listens on any more, and nothing else. Raises ServeError."""
+    """Remove a socket that no server listens on any more; remove no other file. Raises ServeError."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:

@@ -146,7 +146,7 @@ def serve_until_stopped(
     listening: Callable[[str | None], None],
     following: EntityWatcher | None,
 ) -> int | None:
-    """Serve until stopped, and return the signal that stopped it immediately, if any.
+    """Serve until stopped, and return the signal that stopped the server immediately, if there was one.
 
     Raises ServeError, BearerTokenError, AllowedHostError.
     """
@@ -300,7 +300,7 @@ def grpc_listener(
     host: str,
     port: int,
 ) -> GrpcListener:
-    """Return the gRPC listener for Envoy. Raises ServeError, also if a package is not installed."""
+    """Return the gRPC listener for Envoy. Raises ServeError, for example if a package is not installed."""
     try:
         from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
     except ImportError:

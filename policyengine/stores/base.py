@@ -86,8 +86,8 @@ class Store(Protocol):
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Start recording the events of these watches (by name), for every engine that shares the store. A watch that
-        has already begun does not change; the history of any other begins now (`complete_after` is the microsecond
-        before)."""
+        has already begun does not change; the history of every other watch begins now (`complete_after` is the
+        microsecond before)."""
         ...
 
     def end(self, watches: Iterable[str]) -> None:

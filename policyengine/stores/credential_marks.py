@@ -29,7 +29,7 @@ class CredentialMarks(Protocol):
 
     @property
     def version(self) -> int:
-        """A number that changes with each revocation by any process that shares the store. Never waits. It is
+        """A number that changes with each revocation by one of the processes that share the store. Never waits. It is
         meaningless if the marks are `remote`: call `revoked` instead."""
         ...
 

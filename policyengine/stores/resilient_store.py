@@ -228,7 +228,7 @@ class ResilientStore:
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
     def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
-        """Report to the write breaker what the results of several commits prove."""
+        """Report to the write breaker whether the results of several commits prove that the store accepts writes."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)
         if failed is not None:
             self.writes.failed(failed)

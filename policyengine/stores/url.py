@@ -120,7 +120,7 @@ def _parse_options(parts: SplitResult) -> dict[str, str]:
     allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
-            raise StoreUrlError(f"`{name}` is not a store option", f"it takes {', '.join(allowed)}")
+            raise StoreUrlError(f"`{name}` is not a store option", f"the options are {', '.join(allowed)}")
     return given | {
         name: str(_parse_seconds(given[name], *of)) for name, of in MAX_OPTION_SECONDS.items() if name in given
     }

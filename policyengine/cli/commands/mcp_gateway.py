@@ -181,7 +181,7 @@ class GatewayOptions:
 
 
 def check_options(front: GatewayOptions) -> None:
-    """Check that the options fit together, before any file is read. Raises CommandError."""
+    """Check that the options are consistent, before a file is read. Raises CommandError."""
     if front.host not in LOOPBACK:
         hint = "listen on 127.0.0.1, behind a proxy that verifies callers"
         message = f"`{front.host}` can be reached from other machines, and no token is verified"

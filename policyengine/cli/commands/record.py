@@ -153,7 +153,7 @@ def _print_report(made: RecordingResult, stream: Any, output: str | None = None)
         these = f"{pluralize(len(made.changed), 'decision')} made by other policies: their tests fail"
         screen.line((f"{these} ({shown})", "yellow"))
     if made.over:
-        screen.line((f"left out, beyond `--limit`: {pluralize(made.over, 'request')}", "yellow"))
+        screen.line((f"left out because of `--limit`: {pluralize(made.over, 'request')}", "yellow"))
     for why, ids in made.reasons.items():
         shown = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
         screen.line(("left out: ", "yellow"), f"{pluralize(len(ids), 'decision')}: {why} ({shown})")

@@ -132,7 +132,7 @@ def _show(found: PolicySuggestion, output: Path | None) -> None:
         screen.table([tuple(map(_cell, row)) for row in rows])
     if found.left:
         screen.line()
-        screen.line(("not by a grant:", "bold"))
+        screen.line(("stopped for reasons other than a missing grant:", "bold"))
         shown = found.left[:MAX_ROWS]
         rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
         screen.table([tuple(map(_cell, row)) for row in rows])

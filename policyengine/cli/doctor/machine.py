@@ -87,7 +87,7 @@ def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:
 
 
 def open_file_limit() -> int | None:
-    """Return the limit of open files, or None if there is none."""
+    """Return the limit of open files, or None if it is unlimited."""
     if find_spec("resource") is None:
         return None
     import resource

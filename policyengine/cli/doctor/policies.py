@@ -88,7 +88,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents
 
     configuration = read_identity_config(file)
-    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` fits the policies")
+    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` matches the policies")
     if not configuration.identity.hosts:
         message = (
             "a DPoP proof for another service is accepted here if that service forwards it with its own name in `Host`"

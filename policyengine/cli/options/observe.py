@@ -93,7 +93,7 @@ def _warn_observing(engine: Engine, until: str) -> None:
 
 
 def describe_scope(engine: Engine) -> str:
-    """Return a description of what is observed."""
+    """Return a description of the scope of observe mode."""
     observing = engine.observing
     assert observing is not None
     limits = [f"of {one}" for one in observing.packages], [f"at {one}" for one in observing.endpoints]

@@ -38,7 +38,7 @@ class ServeSummary(NamedTuple):
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Print what is served and flush it, because the program that started the server may wait for the summary."""
+    """Print the summary and flush it, because the program that started the server may wait for the summary."""
     rules, warnings = count_rules(engine), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
@@ -86,7 +86,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
 
 
 def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
-    """Return a curl command to try, with the `request.json` next to the policies if there is one."""
+    """Return a curl command to try, with the `request.json` beside the policies if there is one."""
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
     asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
     token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'

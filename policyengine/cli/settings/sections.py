@@ -55,7 +55,7 @@ class ServeSettings(CommandSection):
     port: t.Port | None = setting("8080; none with a socket", "port to listen on; 0 picks a free one")
     socket: t.File | None = setting("none", "path of a Unix socket to listen on")
     socket_mode: t.FileMode | None = setting("600", "mode of the socket file, which controls who can connect")
-    envoy_grpc: t.Port | None = setting("none", "port to answer Envoy on over gRPC")
+    envoy_grpc: t.Port | None = setting("none", "port for Envoy over gRPC")
     workers: t.PositiveNumber | None = setting("1", "number of worker processes")
     token_file: t.File | None = setting("none", "require a bearer token from this file", must_exist=True)
     entities: t.EntitySources | None = setting("none", "entities: files, folders, URLs of databases", must_exist=True)
@@ -67,7 +67,7 @@ class ServeSettings(CommandSection):
     test: t.Boolean | None = setting("false", "start only if the policies pass their own tests")
     public_url: t.Text | None = setting("none", "public URL of this server, for its AuthZEN metadata")
     allowed_hosts: t.Hosts | None = setting(
-        "none", "host names, besides loopback, to answer without a token", option="allowed_host"
+        "none", "host names, besides loopback, to accept without a token", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
@@ -151,7 +151,7 @@ class GatewaySettings(CommandSection):
     hands_on_envoy: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY)
     hands_on_envoy_grpc: t.ForwardedHeaders | None = forwarded_headers(GatewayAdapter.ENVOY_GRPC)
     bodies: t.BodyAdapters | None = setting(
-        "none", "adapters that receive every body completely, or refuse its request"
+        "none", "adapters whose gateway sends every body completely, or refuses the request"
     )
     obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfil")
     trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
@@ -206,7 +206,7 @@ class ObserveSettings(CommandSection):
     """`[observe]`: observe mode until a time or for a duration, for all or only for `packages` and `endpoints`."""
 
     until: t.Timestamp = setting(
-        "none", "let pass what policies would stop, until this time; `--observe-until`", value=""
+        "none", "end of observe mode, until which requests pass that policies would stop; `--observe-until`", value=""
     )
     packages: t.Packages = setting("all", "observe only the rules of these packages; `--observe-package`", value=())
     endpoints: t.Endpoints = setting("all", "observe only these endpoints; `--observe-endpoint`", value=())
@@ -225,7 +225,7 @@ class McpGatewaySettings(CommandSection):
     from_header: t.Texts | None = setting("none", "facts about the caller, from headers", option="header")
     host: t.Text | None = setting("127.0.0.1", "loopback address to listen on")
     port: t.Port | None = setting("none: uses stdio", "port for HTTP")
-    allowed_hosts: t.Hosts | None = setting("none", "host names, besides loopback, to answer", option="allowed_host")
+    allowed_hosts: t.Hosts | None = setting("none", "host names, besides loopback, to accept", option="allowed_host")
     timeout: t.Seconds | None = setting("60", "seconds to wait for a response from the server")
     env: t.Texts | None = setting("none", "environment variables to pass to the command")
     upstream_token_file: t.File | None = setting(
@@ -244,8 +244,8 @@ class LintSettings(CommandSection):
     """`[lint]`: codes of rules. Without `select`, all except the optional ones run; `extend` adds rules, `ignore`
     removes them last."""
 
-    select: t.RuleCodes | None = setting("all but the optional ones", "rules to report, and no others")
-    extend: t.RuleCodes = setting("none", "optional rules to report, too", value=())
+    select: t.RuleCodes | None = setting("all but the optional ones", "the only rules to report")
+    extend: t.RuleCodes = setting("none", "optional rules to report in addition", value=())
     ignore: t.RuleCodes = setting("none", "rules not to report", value=())
     strict: t.Boolean = setting("false", "whether warnings count as errors", value=False)
 

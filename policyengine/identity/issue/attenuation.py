@@ -67,7 +67,7 @@ def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -
 
 
 def includes_tool(tools: list[str], name: str) -> bool:
-    """Whether the list includes the tool. A name without a server includes that tool at any server."""
+    """Whether the list includes the tool. A name without a server includes that tool at every server."""
     server, slash, alone = name.partition("/")
     return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 

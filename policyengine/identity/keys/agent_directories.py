@@ -75,7 +75,7 @@ class SignatureAgentKeyLoader:
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         answer = self.fetcher.get(self.origin + WELL_KNOWN, until)
         if answer.kind != MEDIA_TYPE:
-            raise DocumentError(f"it is not a directory: its content type is not `{MEDIA_TYPE}`")
+            raise DocumentError(f"the answer is not a directory: its content type is not `{MEDIA_TYPE}`")
         return parse_directory(answer.body, self.clock()), answer.fresh
 
 
@@ -132,7 +132,7 @@ def parse_directory(data: bytes, now: float) -> JwkSet:
     DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list) or len(given) > MAX_KEYS:
-        raise DocumentError(f"it is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")
+        raise DocumentError(f"the document is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")
     usable: dict[str, PublicJwk] = {}
     for jwk in given:
         try:
@@ -186,7 +186,7 @@ def read_directory_file(path: Path, now: float) -> JwkSet:
     try:
         data = read_trusted(path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+            raise DocumentError(f"the file is longer than {MAX_FILE_BYTES:,} bytes")
         return parse_directory(data, now)
     except OSError as error:
         why = (error.strerror or str(error)).lower()

@@ -220,13 +220,13 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
     """Return `jwks_uri` of the metadata. Raises DocumentError, FetchError."""
     said = parse_document(metadata)
     if said.get("issuer") != issuer:
-        raise DocumentError("its metadata belongs to another issuer: `issuer` must be exactly its URL")
+        raise DocumentError("the metadata belongs to another issuer: `issuer` must be exactly the issuer's URL")
     found = said.get("jwks_uri")
     if not isinstance(found, str):
-        raise DocumentError("its metadata has no `jwks_uri`")
+        raise DocumentError("the metadata has no `jwks_uri`")
     parts = parse_fetch_url(found, plain_http=True)
     if parts.scheme != "https" and url_origin(parts) != url_origin(parse_fetch_url(issuer, plain_http=True)):
-        raise DocumentError("its `jwks_uri` leads to another server, and not over `https://`")
+        raise DocumentError("`jwks_uri` leads to another server, and not over `https://`")
     return found
 
 

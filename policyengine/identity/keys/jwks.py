@@ -124,7 +124,7 @@ def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -
     key has one. Raises DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list):
-        raise DocumentError("it is not a JWKS: it has no list `keys`")
+        raise DocumentError("the document is not a JWKS: it has no list `keys`")
     if len(given) > MAX_KEYS:
         raise DocumentError(f"it has more than {MAX_KEYS} keys")
     usable: list[PublicJwk] = []
@@ -264,7 +264,7 @@ class JwksFile:
         """Return the current keys of the file. Raises OSError, DocumentError."""
         data = read_trusted(self._path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+            raise DocumentError(f"the file is longer than {MAX_FILE_BYTES:,} bytes")
         return parse_jwks(data, self._name, self._uses)
 
     def _current(self, now: int) -> JwkSet:

@@ -32,7 +32,7 @@ DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 @dataclass(frozen=True, slots=True)
 class BindingVerifier:
     """The verifier of a token's binding: if the token names a key (`cnf`), the presenter must prove that key for this
-    request. Without a token (clients of the token endpoint), any proved key is returned."""
+    request. Without a token (for clients of the token endpoint), every proved key is returned."""
 
     proofs: DpopVerifier
     strangers: MarkQuota  # for proofs without a token, which every client can make

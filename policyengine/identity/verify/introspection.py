@@ -208,7 +208,7 @@ def parse_introspection(
     """Parse an answer. Raises DocumentError if it does not say whether the token is active."""
     active = said.get("active")
     if not isinstance(active, bool):
-        raise DocumentError("its answer does not say whether the token is `active`")
+        raise DocumentError("the answer does not say whether the token is `active`")
     wrong = RefusalCode.INACTIVE if not active else find_refusal(said, endpoint, now)
     if wrong is not None:
         return IntrospectionResult(wrong, now + NEGATIVE_CACHE_SECONDS)

@@ -45,7 +45,7 @@ class MessageWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelayRequest:
-    """A request as the middleware sees it. `request` is the HTTP request that it came with, if any."""
+    """A request as the middleware sees it. `request` is the HTTP request that carried it, if there is one."""
 
     method: str
     params: Mapping[str, Any] | None
@@ -181,7 +181,7 @@ class Relay:
                 raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
 
     async def _up(self, message: Any) -> None:
-        """Send a message upstream, without any header or token of the client."""
+        """Send a message upstream, without headers or tokens of the client."""
         headers = {} if self._version is None else {"mcp-protocol-version": self._version}
         try:
             await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))

@@ -280,7 +280,7 @@ class AuthzenAdapter:
 
 
 def is_unspent(decision: Decision) -> bool:
-    """Return whether the decision allows without having spent what it requires."""
+    """Return whether the decision is an allow that has not spent what it requires."""
     return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
 
 

@@ -185,7 +185,8 @@ class HttpConnection(asyncio.Protocol):
 
 
 def peer_address(peer: object) -> str:
-    """Return the address of a client; for IPv6 its /64 network, because a host can choose any address in it."""
+    """Return the address of a client; for IPv6 its /64 network, because a host can choose any address in that
+    network."""
     if not isinstance(peer, tuple):
         return "socket"
     address = ip_address(str(peer[0]).partition("%")[0])

@@ -44,7 +44,7 @@ REQUEST_DOCS = {
 
 
 def json_type(type_: Type | None) -> Any:
-    """Return the Python type that documents a fact in JSON; None is an object with any members."""
+    """Return the Python type that documents a fact in JSON; None documents an object with arbitrary members."""
     match type_:
         case None:
             return JsonObject
@@ -296,7 +296,7 @@ class Reloads(BaseModel):
 
 
 class Observing(BaseModel):
-    """Observe mode: what passes although policies would stop it, and until when."""
+    """Observe mode: which requests pass although policies would stop them, and until when."""
 
     until: str
     packages: list[str] | None = None

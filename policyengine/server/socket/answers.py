@@ -211,7 +211,7 @@ def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dic
 def decide_general(
     engine: EngineInterface, decide: DecideFunction, question: object, once: IdempotencyKey | None = None
 ) -> Raw:
-    """Decide any decoded value, which may ask for an explanation.
+    """Decide a decoded value of any form, which may request an explanation.
 
     Raises RequestError, IdempotencyKeyError.
     """

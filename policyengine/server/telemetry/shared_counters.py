@@ -38,7 +38,7 @@ RESERVED_BYTES = (
 HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
 MIN_LATENCY_BITS = 10  # the first bound of latencies is 2**10 nanoseconds, and each next one is twice the last
 BOUNDS = 24  # bounds that are exported
-SLOTS = 64 - MIN_LATENCY_BITS  # for any value of the clock
+SLOTS = 64 - MIN_LATENCY_BITS  # enough for every value of the clock
 SUM = 1 + SLOTS  # after the count and the slots: the total in nanoseconds
 # One in this many decisions is timed, because reading the clock takes as long as the rest of the counting.
 TIMING_INTERVAL = 16
@@ -255,7 +255,8 @@ class ServerCounters:
             if latency_ms is not None:
                 took = round(min(latency_ms, MAX_LATENCY_MS) * NANOSECONDS_PER_MILLISECOND)
                 numbers[base + 1 + (took >> MIN_LATENCY_BITS).bit_length()] += 1
-                numbers[base + SUM] = (numbers[base + SUM] + took) % CELL_LIMIT  # callers choose what they report
+                # Callers choose the value that they report.
+                numbers[base + SUM] = (numbers[base + SUM] + took) % CELL_LIMIT
 
     def add(self, *key: str, by: int = 1) -> None:
         """Increase a counter. Thread-safe."""

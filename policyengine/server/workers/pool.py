@@ -116,7 +116,7 @@ class StopPlan:
     seconds: float
 
     def close(self, crew: Sequence[WorkerProcess]) -> bool:
-        """Close the listeners if no worker accepts connections any more, and return whether that is so."""
+        """Close the listeners if no worker accepts connections any more, and return whether they are closed."""
         closed = all(self.board.has_closed(place) or one.process.exitcode is not None for place, one in enumerate(crew))
         if closed:
             for listener in self.listeners:
@@ -219,7 +219,7 @@ def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) 
 
 
 def stop_workers(crew: list[WorkerProcess], stopping: StopPlan) -> int | None:
-    """Let all workers end within the time of the plan; return the signal that cut it short, if any."""
+    """Let all workers end within the time of the plan; return the signal that cut this time short, if there was one."""
     hurried: list[int] = []
 
     def hurry(number: int, frame: FrameType | None) -> None:

@@ -31,7 +31,7 @@ WRITE_REFUSAL_PREFIXES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
 def script_text(name: str) -> str:
-    """Return a Lua script from the folder next to this module."""
+    """Return a Lua script from the folder beside this module."""
     return files(__package__).joinpath("scripts", name).read_text(encoding="utf-8")
 
 

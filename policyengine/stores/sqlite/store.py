@@ -78,8 +78,8 @@ class AutoCloseConnection(sqlite3.Connection):
 
 class SqliteStore:
     """A store in a SQLite file. Each step is one transaction. Answered steps survive a crash of the process; the last
-    moments before a power failure may be lost. Its clock is the latest time that any process gave it. A file that is
-    removed or replaced while in use is no longer used, because other processes would count in another file. Raises
+    moments before a power failure may be lost. The store's clock is the latest time that a process gave it. A file that
+    is removed or replaced while in use is no longer used, because other processes would count in another file. Raises
     StoreError if the file cannot be used."""
 
     def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
