@@ -43,7 +43,7 @@ class FileSyncer:
                 raise self._failed
 
     def leaving(self, file: int) -> None:
-        """Force the old file before another one replaces it. Raises OSError."""
+        """Force the old file to disk before a new file replaces it. Raises OSError."""
         if self.sync is not Sync.NEVER:
             os.fdatasync(file)
 

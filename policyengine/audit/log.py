@@ -330,6 +330,6 @@ def write_beginning(file: int, lines: bytes) -> None:
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of one."""
+    """Whether the last line is complete: a killed process may have left part of a line."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

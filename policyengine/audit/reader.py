@@ -40,11 +40,12 @@ PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string 
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` the question in its wire shape.
-    `time` is the clock of the decision; `spent` the approvals that an earlier allow had used, `spends` those that this
-    one used. `directory` has the entity rows that it used; None if the log does not contain them. `history` is the past
-    by watch: all events that may have counted. `observed`: it was allowed anyway, in observe mode. `trace` is the trace
-    of the answer. `line` counts from the beginning of the log, through all its files; `file` is the one with the line.
+    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the
+    wire. `time` is the time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends`
+    those that this decision used. `directory` has the entity rows that it used; None if the log does not contain them.
+    `history` is the past by watch: all events that may have counted. `observed`: it was allowed anyway, in observe
+    mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through all its files; `file`
+    is the one with the line.
     """
 
     line: int
@@ -112,8 +113,8 @@ def read_records(path: Path | str, tell: Report = lambda message: None) -> Itera
 
 
 def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
-    """Yield the entries of one file, which can be read alone, and return its number of lines. `before` is the number of
-    lines in earlier files."""
+    """Yield the entries of one file, which can be read without the others, and return its number of lines. `before` is
+    the number of lines in earlier files."""
     directories, number = dict(read_directories(path, tell)), 0
     for number, line in read_lines(path, tell):
         if is_directory(line):

@@ -19,7 +19,7 @@ MAX_REQUEST_BYTES = 2**24  # maximum bytes of one request, including its entity 
 
 @dataclass(frozen=True, slots=True)
 class RequestDocument:
-    """The bytes of one request, with its line number if it is one of several."""
+    """The bytes of one request, with its line number if the file has several requests."""
 
     data: bytes
     file: str

@@ -220,7 +220,7 @@ def failure_denial(error: Exception) -> Decision:
 
 
 def with_consume(question: QuestionMapping) -> QuestionMapping:
-    """Set `consume`, without which an item of a batch does not spend."""
+    """Set `consume`, because an item of a batch does not spend without it."""
     options = question.get("options")
     given = options if isinstance(options, Mapping) else {}
     return {**question, "options": {"consume": True, **given}}

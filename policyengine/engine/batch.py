@@ -129,7 +129,7 @@ class BatchDecider:
         return PendingDecision(position, request, commit, decision, epoch_nanoseconds(now), call, compiled)
 
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
-        """Commit all pending decisions, and put their answers in place."""
+        """Commit all pending decisions, and insert their answers at the indexes of their questions."""
         asking = [item for item in pending if item.asks_store]
         decider = self._engine.decider
         results: list[CommitResult] = []

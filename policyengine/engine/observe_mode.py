@@ -59,8 +59,8 @@ class Observe:
 
 
 class Observer:
-    """Applies observe mode to the decisions of one engine. `counts` are the answers that passed, by their original
-    outcome."""
+    """Applies observe mode to the decisions of one engine. `counts` holds the numbers of answers that passed, by their
+    original outcome."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
         """Raises ObserveError if the end, a package or an endpoint is invalid."""

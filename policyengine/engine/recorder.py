@@ -27,7 +27,7 @@ FAILED = "the engine failed while deciding; the operator's log says why"
 
 
 class DecisionRecorder:
-    """The log, observe mode and failure counter of one engine."""
+    """The decision log, the observe mode and the failure counter of one engine."""
 
     def __init__(self, kernel: Kernel, log: DecisionLog | None) -> None:
         self._package, self._revision = kernel.package, kernel.revision

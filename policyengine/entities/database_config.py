@@ -34,7 +34,7 @@ class JoinTable:
 
 @dataclass(frozen=True, slots=True)
 class EntityTableConfig:
-    """The table or query with the rows of one entity type. `parents` says where memberships (`in`) come from."""
+    """The table or query with the rows of one entity type. `parents` is the source of memberships (`in`)."""
 
     type: str
     table: str | None

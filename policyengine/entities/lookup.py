@@ -73,8 +73,8 @@ class RowSource(Protocol):
 
 
 class LookupEntityStore(EntityStore):
-    """The entity store of one decision: the loaded rows, and rows looked up for it, each once. `lacking` collects the
-    entities that the decision needs and does not have, until `fetch` looks them up."""
+    """The entity store of one decision: the loaded rows, and the rows that were looked up for this decision, each once.
+    `lacking` collects the entities that the decision needs and does not have, until `fetch` looks them up."""
 
     def __init__(
         self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
@@ -95,7 +95,8 @@ class LookupEntityStore(EntityStore):
         return self._lookups.types
 
     def fetch(self) -> None:
-        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive stay unknown."""
+        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive in time stay
+        unknown."""
         asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
         self.lacking.clear()
         self._rounds += 1

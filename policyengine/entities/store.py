@@ -170,7 +170,8 @@ class EntityStore:
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
-        """Return this store with the rows of one request. If both have an entity, the row of this store wins."""
+        """Return this store with the rows of one request. If both have a row for an entity, the row of this store is
+        used."""
         rows = tuple(rows)
         return RequestEntityStore(self, rows) if rows else self
 

@@ -52,7 +52,7 @@ def to_rate_limit_field(one: RateState | tuple[object, ...]) -> RateLimitField:
         case ConcurrencyCharge():
             return RateLimitField(stood.name, standing, None, at_once=True)
         case _:
-            # the current rate, which may be lower than the one of the charge
+            # the current rate, which may be lower than the rate at the time of the charge
             drain = max(1, round(charge.flow.drain * standing.base))
             return RateLimitField(stood.name, standing, -(-standing.limit * charge.token // drain) * charge.tick)
 

@@ -114,7 +114,7 @@ class AttestationVerifier:
         return trusted
 
     def _take_nonce(self, claims: Claims, now: Seconds) -> None:
-        """Use up all nonces of the attestation, so that one with two nonces is not accepted twice."""
+        """Use up all nonces of the attestation, so that an attestation with two nonces is not accepted twice."""
         given = text_or_list_claim(claims, "eat_nonce")
         if given is None or len(given) > MAX_NONCES:
             raise CredentialError(RefusalCode.ATTESTATION_NONCE)

@@ -41,7 +41,8 @@ from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import CredentialMarks
 
 MAX_CACHED_CREDENTIALS = 100_000  # maximum number of proved credentials, cached by digest
-EVICTIONS_PER_INSERT = 2  # expired entries that each new entry may evict: a bound on the work of one request
+# Maximum number of expired entries that each new entry evicts, which limits the work of one request.
+EVICTIONS_PER_INSERT = 2
 RECHECK_SECONDS = 300  # seconds after which a token is verified again, because issuers withdraw keys
 MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate is cached by its digest (it is not a secret)
 NO_TOKEN = b""
@@ -113,7 +114,7 @@ class CredentialAuthenticator:
         found = self.known(question.get("credentials"), now)
         if found is None:
             return None
-        # With two members, the other one is the endpoint; a question without an endpoint is malformed anyway.
+        # With two members, the other member is the endpoint; a question without an endpoint is malformed in any case.
         if len(question) != 2 and not question.keys().isdisjoint(
             PROVABLE_MEMBERS if self.only_proved else PRINCIPAL_MEMBERS
         ):

@@ -173,8 +173,8 @@ def describe_doubts(found: Diff) -> Iterator[str]:
 
 
 def find_widenings(found: Diff) -> Iterator[WideningChange]:
-    """Yield every change that widens or may widen. A change of approvers may widen, because the new ones may approve
-    what the previous ones did not."""
+    """Yield every change that widens or may widen. A change of approvers may widen, because the new approvers may
+    approve requests that the previous ones did not."""
     opens = ("widening", "changed")
     for difference in found.differences:
         if difference.direction in opens:

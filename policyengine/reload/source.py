@@ -20,8 +20,8 @@ FileStates: TypeAlias = tuple[tuple[str, object], ...]
 class ReloadSource:
     """Files and folders of policies, or one bundle that one of `keys` must have signed; and the sources of entities.
 
-    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is
-    watched, too.
+    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is also
+    watched.
     """
 
     paths: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""The reload thread of one process: it waits for requests, such as SIGHUP, or file changes, and swaps the engine."""
+"""The reload thread of one process: it waits for requests (such as SIGHUP) or file changes, and swaps the engine."""
 
 from __future__ import annotations
 

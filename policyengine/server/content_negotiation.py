@@ -62,7 +62,7 @@ async def read_body(http: Request, seconds: float) -> bytes:
 
 
 async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
-    """Parse the body; a long one is parsed in a thread, so that other requests do not wait."""
+    """Parse the body; a long body is parsed in a thread, so that other requests do not wait."""
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 

@@ -146,7 +146,7 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def remove_socket(path: Path, made: os.stat_result) -> None:
-    """Remove the socket, unless another one has replaced it."""
+    """Remove the socket, unless another socket has replaced it."""
     try:
         if os.path.samestat(os.lstat(path), made):
             path.unlink()

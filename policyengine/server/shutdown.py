@@ -18,7 +18,7 @@ from policyengine.server.connections.connection_table import ClientConnection, C
 
 DRAIN_SECONDS = 10.0  # seconds, by default
 MAX_DRAIN_SECONDS = 3_600.0
-QUIET_SECONDS = 0.5  # seconds without connections, after which new ones are refused
+QUIET_SECONDS = 0.5  # seconds without connections, after which new connections are refused
 SILENT_SECONDS = 1.0  # seconds without data, after which a connection is closed
 SETTLE_SECONDS = 0.2  # seconds between refusing new connections and having received all accepted ones
 LOGGER = logging.getLogger("policyengine")

@@ -1,4 +1,4 @@
-"""The circuit breaker of one kind of calls to a store; it logs failures, and can test the store with a trial call."""
+"""The circuit breaker for one kind of calls to a store. It logs failures, and can test the store with a trial call."""
 
 from __future__ import annotations
 

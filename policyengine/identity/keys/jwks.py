@@ -63,7 +63,7 @@ class KeySource(Protocol):
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
-        all public and suitable for `alg`; without `kid`, all keys that are. `now` is in seconds since 1970. May wait
+        all public and suitable for `alg`; without `kid`, all suitable keys. `now` is in seconds since 1970. May wait
         for the issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE,
         PROVIDER."""
         ...

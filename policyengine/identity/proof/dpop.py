@@ -44,8 +44,9 @@ TIME_BYTES, TAG_BYTES = 8, 16  # of the parts of a nonce
 
 @dataclass(frozen=True, slots=True)
 class DpopNonces:
-    """Nonces for proofs, each made of a time and its HMAC with `key`, so that no nonce has to be stored. `lifetime` in
-    seconds. Processes of one server share the key; on several machines their clocks may differ by `leeway` seconds."""
+    """Nonces for proofs, each made of a time and its HMAC with `key`, so that no nonce has to be stored. `lifetime` is
+    in seconds. The processes of a server share the key; if they run on several machines, their clocks may differ by
+    `leeway` seconds."""
 
     lifetime: int
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)

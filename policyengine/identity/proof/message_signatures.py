@@ -135,7 +135,8 @@ class MessageSignatureVerifier:
         return ends
 
     def _check_once(self, parameters: Mapping[str, object], keyid: str, ends: int, now: int) -> bool:
-        """Return whether the signature is known to be unused, and mark it as used."""
+        """If the signature has a nonce, check that it is unused, mark it as used and return True. If no nonce is needed
+        and none exists, return False."""
         nonce = parameters.get("nonce")
         if nonce is None and not self.settings.nonce:
             return False

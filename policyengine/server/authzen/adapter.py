@@ -135,7 +135,8 @@ def parse_evaluation_items(raw: object) -> tuple[object, ...]:
 
 
 def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-    """Parse an evaluation, which spends if `consumes`, unless it says otherwise. Raises RequestError."""
+    """Parse an evaluation, which spends if `consumes` is true, unless the evaluation specifies otherwise. Raises
+    RequestError."""
     try:
         clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
     except decode.DecodeError as error:
@@ -184,7 +185,7 @@ class AuthzenAdapter:
 
     @property
     def consumes(self) -> bool:
-        """Whether questions of the current caller spend unless they say otherwise."""
+        """Whether questions of the current caller spend, unless they specify otherwise."""
         caller = current_caller()
         named = caller.startswith(NAMED_CALLER_PREFIX) and caller.removeprefix(NAMED_CALLER_PREFIX) in self.consume
         return named or EVERY_CALLER in self.consume
@@ -221,7 +222,7 @@ class AuthzenAdapter:
         return json_response({"evaluations": answers})
 
     def item(self, asked: AuthzenRequest, raw: object, place: str, once: IdempotencyKey | None) -> JsonObject:
-        """Answer one item; an invalid one is denied and does not affect the others."""
+        """Answer one item; an invalid item is denied and does not affect the others."""
         try:
             if not isinstance(raw, dict):
                 raise wrong_type_error(raw, place, "an object")

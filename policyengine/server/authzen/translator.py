@@ -65,8 +65,8 @@ class EvaluationAction:
 class AccessEvaluation:
     """One evaluation with checked structure; unknown members are left out.
 
-    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. Neither:
-    the caller did not say, and no setting says it for that caller.
+    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. If neither
+    is true, neither the caller nor a setting for that caller specifies it.
     """
 
     subject: EvaluationEntity
@@ -152,8 +152,8 @@ def value_at(found: object, steps: list[str]) -> object:
 
 @dataclass(frozen=True)
 class QuestionTranslator:
-    """Translates by the maps and the issuers of one policy. If the policy has an item of a kind, the defaults of that
-    kind are disabled."""
+    """Translates evaluations with the maps and the issuers of one policy. If the policy has an item of a kind, the
+    defaults of that kind are disabled."""
 
     kernel: k.Kernel
 

@@ -1,4 +1,4 @@
-"""The connections of one worker: bounded in total and per address, and closed when they are too slow.
+"""The connections of one worker: bounded in total and per address, and closed if they are too slow.
 
 Only connections that wait for their client are evicted: a complete request always gets its answer. Time comes from a
 clock that the event loop updates several times per second, so that serving a connection costs no timers.

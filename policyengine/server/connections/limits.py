@@ -26,8 +26,8 @@ IDLE_SECONDS = 75.0  # longer than nginx keeps a connection, so that nginx close
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """`connections` is the bound of one worker, `unproved` that of one address; None derives them from the open file
-    limit."""
+    """`connections` is the maximum per worker, and `unproved` the maximum per address before a first request; None
+    derives them from the open file limit."""
 
     connections: int | None = None
     unproved: int | None = None

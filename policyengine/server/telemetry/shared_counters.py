@@ -36,7 +36,8 @@ RESERVED_BYTES = (
     192 * 1024
 )  # bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room
 HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
-MIN_LATENCY_BITS = 10  # the first bound of latencies is 2**10 nanoseconds, and each next one is twice the last
+# The first bound of latencies is 2**10 nanoseconds, and each further bound is twice the previous one.
+MIN_LATENCY_BITS = 10
 BOUNDS = 24  # bounds that are exported
 SLOTS = 64 - MIN_LATENCY_BITS  # enough for every value of the clock
 SUM = 1 + SLOTS  # after the count and the slots: the total in nanoseconds
@@ -126,15 +127,15 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """Time the first decision, and then one of TIMING_INTERVAL."""
+    """Time the first decision, and then one decision in TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
 class ServerCounters:
     """The counters of one worker, and the sum over all workers.
 
-    `rules` are the names of rules that are counted separately, the first MAX_RULES of them. It is created before the
-    workers are forked; each worker then takes its place.
+    `rules` holds the names of the rules that are counted separately, at most MAX_RULES. The object is created before
+    the workers are forked; each worker then takes its place.
     """
 
     def __init__(self, workers: int = 1, rules: Iterable[str] = (), clock: Callable[[], int] = perf_counter_ns) -> None:

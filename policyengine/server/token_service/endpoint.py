@@ -73,7 +73,8 @@ class FormSender:
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
-        """Return the operator, if the form contains no client credentials either. Raises TokenIssuanceError."""
+        """Return the operator that sent the form, or None if the form contains client credentials. Raises
+        TokenIssuanceError."""
         return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 

@@ -13,7 +13,7 @@ CELLS_PER_WORKER = 3
 
 
 class WorkerBoard:
-    """The board, created before the workers are forked; each worker then takes its place."""
+    """The board. It is created before the workers are forked; each worker then takes its place on it."""
 
     def __init__(self, workers: int = 1) -> None:
         self._workers = workers

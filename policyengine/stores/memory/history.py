@@ -30,8 +30,8 @@ NEVER = 2**62  # a watch that has not begun records nothing
 
 class EventSeries:
     """The events of one watch and key, oldest first, with indexes of events by fact (place and value). Events are
-    numbered from `first` on, and keep their numbers when earlier ones are dropped. An index is created at its first
-    use."""
+    numbered from `first` on, and keep their numbers when earlier ones are dropped. An index is created when it is first
+    used."""
 
     __slots__ = ("complete_after", "events", "first", "places", "version", "within")
 

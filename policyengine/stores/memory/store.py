@@ -45,7 +45,7 @@ LimitStates: TypeAlias = dict[CountKey | str, Any]
 
 @dataclass(slots=True)
 class RuleStates:
-    """The states of one rule by key; `like` is one of its charges, which defines their unit."""
+    """The states of one rule by key; `like` is one of the rule's charges, which defines the unit of the states."""
 
     like: Charge
     states: LimitStates = field(default_factory=dict)
@@ -324,7 +324,7 @@ def receipt_owner(charge: Charge) -> object:
 
 
 def compact_key(charge: Charge) -> CountKey | str:
-    """Return a key of one part as that part, to save memory for millions of keys."""
+    """Return a key that has one part as that part itself, which saves memory with millions of keys."""
     return charge.key[0] if len(charge.key) == 1 else charge.key
 
 

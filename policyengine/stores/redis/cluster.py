@@ -125,7 +125,7 @@ class ClusterStore:
         return furthest
 
     def _timed(self, before: int, told: int) -> None:
-        """Measure the skew by the time of one server."""
+        """Measure the skew from the time of one server."""
         if not self._virtual:
             self.skew.measure(before, told, of_all=False)
 

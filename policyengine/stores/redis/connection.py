@@ -129,7 +129,7 @@ class ConnectionPool:
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
         """Send calls and return their answers in order, with an exception for a call that failed. Raises StoreError.
-        Each call is sent as soon as it is encoded, so the server works while the next one is encoded."""
+        Each call is sent as soon as it is encoded, so that the server works while the next call is encoded."""
         sent: list[bytes] = []
 
         def sending() -> Iterator[bytes]:

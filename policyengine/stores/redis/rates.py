@@ -40,7 +40,7 @@ def has_only_steady_rates(effects: Effects) -> bool:
 
 
 class RateProfile(NamedTuple):
-    """The common part of all charges of one pace; `begun` is the digest of the common beginning of their keys."""
+    """The common part of all charges of one pace; `begun` is the digest state of the common beginning of their keys."""
 
     begun: Any
     need: int

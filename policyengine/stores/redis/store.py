@@ -215,7 +215,7 @@ class RedisStore:
         return settled
 
     def _timed(self, before: int, told: int) -> None:
-        """Measure the skew by the server's time in an answer."""
+        """Measure the skew from the server's time in an answer."""
         if not self._virtual:
             self.skew.measure(before, told)
 

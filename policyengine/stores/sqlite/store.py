@@ -296,7 +296,8 @@ class SqliteStore:
         return self._own.connection  # type: ignore[no-any-return]
 
     def _opened(self) -> sqlite3.Connection:
-        # Each thread has its own connection; another thread may notice that one ended, and closes its connection.
+        # Each thread has its own connection. When a thread has ended, another thread may notice that, and closes its
+        # connection.
         connection = sqlite3.connect(
             self._file.uri,
             timeout=self._patience,
