@@ -53,7 +53,7 @@ def warn_ignored_idempotency_key() -> None:
 
 def key_problem(problem: IdempotencyKeyError) -> ProblemError:
     if isinstance(problem, KeyReuseError):
-        return ProblemError(422, str(problem), code="key_used", hint="a key is for one question: use a new one")
+        return ProblemError(422, str(problem), code="key_used", hint="use a new key: each key is for one question")
     hint = "retry with the same key"
     return ProblemError(
         409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}

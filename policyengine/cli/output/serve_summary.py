@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEMORY_STATE_WARNING = (
     "state is kept in memory: counts, spent approvals and revocations are lost with this process, and another server "
-    "or pod keeps its own"
+    "or pod keeps its own state"
 )
 SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 

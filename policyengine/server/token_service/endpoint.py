@@ -38,7 +38,7 @@ MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
 JWKS_AGE = 60  # seconds, well within the `ahead` of rotating keys
-ENDED_UNRECORDED = "it is revoked, but this could not be recorded: the operator's log says why"
+ENDED_UNRECORDED = "the revocation took effect, but could not be recorded: the operator's log says why"
 STATUSES = {TokenErrorCode.INVALID_CLIENT: 401, TokenErrorCode.UNAVAILABLE: 503}
 
 NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and client secrets are not accepted there"

@@ -61,7 +61,7 @@ def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
         "POST",
         routes.token,
         "token",
-        "Exchange a token for one of this issuer (RFC 8693), if the policy lets its user delegate that much.",
+        "Exchange a token for one of this issuer (RFC 8693), if the policy permits the delegation.",
     )
     add_route(app, "/jwks", "GET", routes.jwks, "jwks", "Return the public keys of this issuer.")
     add_route(
