@@ -49,7 +49,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 def verify_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token, whoever presents it, without checking revocation. Raises CredentialError."""
+    """Verify a token, independently of its presenter, without checking revocation. Raises CredentialError."""
     token = identity.parts.tokens.verify(raw, now)
     return token, token_principal(identity, token)
 
@@ -63,7 +63,8 @@ def token_principal(identity: CredentialAuthenticator, token: VerifiedToken) -> 
 
 
 def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token, whoever presents it, and check that it is not revoked. Raises CredentialError, StoreError."""
+    """Verify a token, independently of its presenter, and check that it is not revoked. Raises CredentialError,
+    StoreError."""
     return check_not_revoked(identity, *verify_token(identity, raw, now), now)
 
 

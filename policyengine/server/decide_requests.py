@@ -170,7 +170,7 @@ async def decide_batch(
         except WouldBlockError:
             pass
         finally:
-            cancelled.set()  # otherwise the thread would continue although nobody waits for it
+            cancelled.set()  # otherwise the thread would continue although no client waits for it
     answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)

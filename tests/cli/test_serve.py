@@ -249,7 +249,7 @@ def test_serve_rejects_invalid_observe_settings_in_the_file(run, project, writte
     (project / "policyengine.toml").write_text(f"[observe]\n{written}\n")
     ended = run("serve", project)
     assert ended.code == 1
-    assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` is" in ended.err
+    assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` must be" in ended.err
 
 
 # ── AuthZEN ───────────────────────────────────────────────────────────────────────────────────
