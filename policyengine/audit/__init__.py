@@ -1,5 +1,5 @@
-"""The decision log: one line for each decision, complete enough to replay it, and one for each issued or revoked token.
-The engine writes it, and so does the server that issues tokens."""
+"""The decision log: one line for each decision, with everything that a replay needs, and one line for each issued or
+revoked token. The engine writes it, and so does the server that issues tokens."""
 
 from policyengine.audit.fsync import Sync
 from policyengine.audit.log import DecisionLog, DecisionLogError, OnFailure

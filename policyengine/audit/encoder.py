@@ -32,11 +32,11 @@ from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
 
 LOG_VERSION = 1
-LINE_START = b'{"v":1,'  # every line begins with it, so that a whole line after a torn one is found
+LINE_START = b'{"v":1,'  # every line begins with this, so that a complete line after a torn one can be found
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 NO_NAMES: frozenset[str] = frozenset()
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
-MAX_PLAIN_BYTES = 65_536  # at this size, no string can be too long for a value
+MAX_PLAIN_BYTES = 65_536  # in a question of at most this size, no string can be too long for a value
 
 encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -53,9 +53,9 @@ def format_moment(nanoseconds: int) -> bytes:
 
 
 def is_plain_object(tree: Any, suspicious: frozenset[str]) -> bool:
-    """Whether JSON represents the object exactly and no name in it is one that secrets have.
+    """Whether JSON represents the object exactly and none of its names is a name of secrets.
 
-    Every decision waits for this function. Raises AttributeError, TypeError for names that are not strings.
+    Every decision waits for this function. Raises AttributeError or TypeError for names that are not strings.
     """
     for name, value in tree.items():
         if name in suspicious or (not name.islower() and name.lower() in suspicious):
@@ -93,11 +93,12 @@ def has_decimal_point(number: Decimal) -> bool:
     return number.is_finite() and not str(number).lstrip("-").isdigit()
 
 
-# ── Questions that are not simple ─────────────────────────────────────────────────────────────
+# ── Questions of the slow path ────────────────────────────────────────────────────────────────
 
 
 def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, object]:
-    """Return the question in its wire shape, even if malformed: parts that no rule reads are not validated."""
+    """Return the question as sent over the wire, even if it is malformed: parts that no rule reads are not
+    validated."""
     if isinstance(question, Request):
         return to_raw_request(question)
     try:
@@ -121,7 +122,7 @@ def bound_depth(value: object, levels: int) -> object:
 
 
 def to_raw_request(request: Request) -> dict[str, object]:
-    """Return a request in its wire shape."""
+    """Return a request as sent over the wire."""
     return {
         **without_pending(request.facts),
         **({"approvals": tuple(map(encode_approval, request.approvals))} if request.approvals else {}),
@@ -254,7 +255,8 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: TokenEventKind, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of a token event. `told` has facts under the names of questions, redacted like them."""
+        """Return the line of a token event. `told` has facts under the names that questions use, and is redacted as
+        questions are."""
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)
         beyond: list[dict[str, object]] = []

@@ -14,13 +14,13 @@ from policyengine.bounded_files import ByteStream, begins_with
 
 Report = Callable[[str], None]
 GZIP = b"\x1f\x8b"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add it to a file or a line
-PIECE_BYTES = 2**20  # of a line that are read in one call
-MAX_LINE_BYTES = 2**29  # a line of a large entity store is long
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add a byte order mark to a file or a line
+PIECE_BYTES = 2**20  # maximum bytes of a line that are read in one call
+MAX_LINE_BYTES = 2**29  # the line of a large entity store is long
 
 
 def log_files(path: Path) -> list[Path]:
-    """Return the files, oldest first. A rotated file can be named itself. Raises OSError if there is no file."""
+    """Return the files, oldest first. A rotated file can also be named directly. Raises OSError if there is no file."""
     ours = rf"\.{TIMESTAMP_PATTERN}"
     logrotates = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
     named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{logrotates})(?:\.gz)?")

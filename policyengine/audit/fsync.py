@@ -10,8 +10,8 @@ FSYNC_INTERVAL_SECONDS = 1.0  # seconds
 
 
 class Sync(StrEnum):
-    """When to force lines to disk. NEVER: when the system does, usually within 30 seconds; SECOND: every second;
-    ALWAYS: before each answer."""
+    """When to force lines to disk. NEVER: leave it to the system, which usually does so within 30 seconds; SECOND:
+    every second; ALWAYS: before each answer."""
 
     NEVER = "never"
     SECOND = "second"
@@ -19,18 +19,18 @@ class Sync(StrEnum):
 
 
 class FileSyncer:
-    """The part of one process that forces lines to disk. A line that cannot be forced counts as not written."""
+    """The part of one process that forces lines to disk. A line that cannot be forced is treated as not written."""
 
     def __init__(self, sync: Sync, every: float) -> None:
         self.sync, self._every = sync, every
-        self._process = 0  # that the thread belongs to
+        self._process = 0  # the process that the thread belongs to
         self._dirty, self._file, self._failed = Event(), -1, None
 
     _failed: OSError | None
 
     def wrote(self, file: int, *, at_once: bool = False) -> None:
-        """Note a write, and force it as configured. Raises OSError, also for a failure in the last second. `at_once`
-        forces it in this thread: a process with a thread cannot be forked into workers."""
+        """Note a write, and force it to disk as configured. Raises OSError, also for a failure in the last second.
+        `at_once` forces it in this thread, because a process with threads cannot be forked into workers."""
         if self.sync is Sync.ALWAYS or (at_once and self.sync is Sync.SECOND):
             os.fdatasync(file)
         elif self.sync is Sync.SECOND:
@@ -43,7 +43,7 @@ class FileSyncer:
                 raise self._failed
 
     def leaving(self, file: int) -> None:
-        """Force the old file before another one replaces it. Raises OSError."""
+        """Force the old file to disk before a new file replaces it. Raises OSError."""
         if self.sync is not Sync.NEVER:
             os.fdatasync(file)
 

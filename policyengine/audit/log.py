@@ -45,7 +45,7 @@ class OnFailure(StrEnum):
 
 
 class DecisionLogError(Exception):
-    """A log cannot be used; `hint` says what to do."""
+    """A log cannot be used; `hint` says how to correct it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -53,11 +53,11 @@ class DecisionLogError(Exception):
 
 
 class DecisionLog:
-    """A log in a file that only its owner may read. Threads and forked processes may share it.
+    """A log in a file that only its owner may read. Threads and forked processes may share the log.
 
     `redact` lists facts (`body.card`, `args.**.token`) to redact in addition to those with secret names. `failures`
-    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` says
-    when to rotate it, `sync` when to force lines to disk. Raises DecisionLogError.
+    counts lines that could not be written. A moved file is reopened within a second, or by `reopen`; `rotation` is when
+    to rotate the file, and `sync` when to force lines to disk. Raises DecisionLogError.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class DecisionLog:
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
-            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}  # by redacted facts of guards, a bounded number
+            # A bounded number of encoders, by the redacted facts of guards.
+            self._writers: dict[tuple[str, ...], LogLineEncoder] = {}
         except ValueError as error:
             raise DecisionLogError(
                 str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
@@ -109,12 +110,12 @@ class DecisionLog:
         return bool(os.fstat(self._file).st_mode & 0o077)
 
     def flush(self) -> None:
-        """Wait until written lines are on disk, if the system can say so."""
+        """Wait until written lines are on disk, if the system can force them."""
         with suppress(OSError):
             os.fsync(self._file)
 
     def reopen(self) -> None:
-        """Reopen the file before the next line, because it was moved."""
+        """Reopen the file before the next line is written, because the file was moved."""
         self._due = 0.0
 
     def directory(self, rows: Iterable[EntityData]) -> bytes:
@@ -148,7 +149,8 @@ class DecisionLog:
     def keep(
         self, decision: Decision, moment: int, call: bytes, state: bytes, question: dict[str, object] | Request
     ) -> bool:
-        """Write a decision. Return whether it may be answered: it was written, or `on_failure` permits to continue.
+        """Write a decision. Return whether the decision may be returned: it was written, or `on_failure` permits
+        returning it anyway.
 
         `moment` is the time of the decision in nanoseconds.
         """
@@ -180,7 +182,7 @@ class DecisionLog:
             self.failures += 1
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
-        """Return the encoder that also redacts what the policy's `redact` obligations name."""
+        """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""
         facts = tuple(fact for one in decision.obligations if one.kind == "redact" for fact in one.arguments)
         if not facts:
             return self._writer
@@ -215,7 +217,7 @@ class DecisionLog:
         return monotonic() + CHECK_INTERVAL_SECONDS
 
     def _look(self) -> None:
-        """Reopen the file if it was moved, and rotate it if that is due."""
+        """Reopen the file if it was moved, and rotate it if rotation is due."""
         with self._guard:
             if monotonic() < self._due:
                 return
@@ -310,13 +312,13 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file", "only a regular file keeps the lines of several processes whole"
+            f"`{path}` is not a file", "use a regular file: only there do the lines of several processes stay whole"
         )
     return opened
 
 
 def file_identity(file: Path | int) -> tuple[int, int]:
-    """Return device and inode, which identify the file under any name."""
+    """Return the device and the inode, which identify the file under every name."""
     found = os.stat(file)
     return found.st_dev, found.st_ino
 
@@ -328,6 +330,6 @@ def write_beginning(file: int, lines: bytes) -> None:
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of one."""
+    """Whether the last line is complete: a killed process may have left part of a line."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"

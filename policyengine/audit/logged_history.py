@@ -1,7 +1,7 @@
 """Encodes the histories that a decision used, as members of a log line: the events that may have counted.
 
-A history is identified by its watch only, as the request contains the rest. Events that its condition certainly ignores
-are left out, so that a line contains only relevant ones.
+A history is identified by its watch only, because the request contains the rest. Events that its condition certainly
+ignores are left out, so that a line contains only relevant ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from policyengine.spec.kleene import describe
 from policyengine.spec.required_history import event_patterns
 from policyengine.typesystem import EntityRef
 
-MAX_EVENTS = 1_000  # of one history in a line
+MAX_EVENTS = 1_000  # maximum size of one history in a line
 
 
 class LoggedHistory(NamedTuple):
@@ -38,7 +38,7 @@ class LoggedHistory(NamedTuple):
         return HistoryList(self.events or (), self.complete_after, self.now).among(place, wanted)
 
 
-# ── To a line ─────────────────────────────────────────────────────────────────────────────────
+# ── Encoding ──────────────────────────────────────────────────────────────────────────────────
 
 
 def encode_histories(
@@ -109,7 +109,7 @@ def encode_raw_values(values: tuple[Any, ...]) -> msgspec.Raw:
     return msgspec.Raw(encode_values(values).encode("utf-8", "replace"))
 
 
-# ── From a line ───────────────────────────────────────────────────────────────────────────────
+# ── Decoding ──────────────────────────────────────────────────────────────────────────────────
 
 
 def decode_histories(tree: Iterable[Mapping[str, Any]]) -> dict[str, LoggedHistory]:

@@ -1,4 +1,4 @@
-"""Reads a log: decisions with the question and the world they were made in, and token events."""
+"""Reads a log: decisions with their questions and everything they depended on, and token events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from policyengine.typesystem import EntityRef
 DIRECTORY_LINE_START = LINE_START + b'"directory":'
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
-PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the texts that each must have
+PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must have
     "reasons": ("outcome", "gate", "message"),
     "remedies": ("kind",),
     "obligations": ("kind",),
@@ -40,11 +40,12 @@ PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the texts t
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` the question in its wire shape.
-    `time` is the clock of the decision; `spent` the approvals that an earlier allow had used, `spends` those that this
-    one used. `directory` has the entity rows that it used; None if the log does not contain them. `history` is the past
-    by watch: all events that may have counted. `observed`: it was allowed anyway, in observe mode. `trace` is the trace
-    of the answer. `line` counts from the beginning of the log, through all its files; `file` is the one with the line.
+    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the
+    wire. `time` is the time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends`
+    those that this decision used. `directory` has the entity rows that it used; None if the log does not contain them.
+    `history` is the past by watch: all events that may have counted. `observed`: it was allowed anyway, in observe
+    mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through all its files; `file`
+    is the one with the line.
     """
 
     line: int
@@ -112,8 +113,8 @@ def read_records(path: Path | str, tell: Report = lambda message: None) -> Itera
 
 
 def read_entries(path: Path, tell: Report, before: int = 0) -> Generator[LogEntry, None, int]:
-    """Yield the entries of one file, which can be read alone, and return its number of lines. `before` is the number of
-    lines in earlier files."""
+    """Yield the entries of one file, which can be read without the others, and return its number of lines. `before` is
+    the number of lines in earlier files."""
     directories, number = dict(read_directories(path, tell)), 0
     for number, line in read_lines(path, tell):
         if is_directory(line):
@@ -142,7 +143,7 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
 
 
 def is_directory(line: bytes) -> bool:
-    """Whether a line has entity rows, also if a log shipper reformatted its JSON."""
+    """Whether a line has entity rows, even if a log shipper reformatted its JSON."""
     if line.startswith(LINE_START):
         return line.startswith(DIRECTORY_LINE_START)
     if b'"entities"' not in line:
@@ -165,7 +166,7 @@ def is_log_line(line: bytes) -> bool:
 def salvage_entry(
     number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
 ) -> Iterator[LogEntry]:
-    """Yield the whole line that a process wrote after a torn one of a killed process."""
+    """Yield the complete line that a process wrote after a line that was cut off when another process was killed."""
     half, begins, rest = line.rpartition(LINE_START)
     if not line.endswith(b"\n"):
         tell(f"{path}:{number}: skipped the last line: it was cut off")
@@ -265,12 +266,12 @@ def check_shape(record: DecisionRecord) -> None:
         texts += [(one[word], word) for one in several for word in OPTIONAL_TEXTS if one.get(word) is not None]
         texts += [(text, "arguments") for one in several for text in one.get("arguments", ())]
         if wrong := next((word for text, word in texts if not isinstance(text, str)), None):
-            raise LogRecordError(f"a `{wrong}` of its `{name}` is not a text")
+            raise LogRecordError(f"a `{wrong}` of its `{name}` is not a string")
 
 
 def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore | None:
-    """Return the entity store as a decision saw it that looked up rows: other rows of these types are unknown. Raises
-    LookupError, TypeError, ValueError, RequestError."""
+    """Return the entity store as it was for a decision that looked up rows: other rows of these types are unknown.
+    Raises LookupError, TypeError, ValueError, RequestError."""
     if looked_up is None or directory is None:
         return directory
     rows = restore_special_values(looked_up["entities"], looked_up.get("beyond_json", ()))
@@ -297,7 +298,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return tree
 
 
-# ── What JSON cannot hold ─────────────────────────────────────────────────────────────────────
+# ── Values that JSON cannot represent ─────────────────────────────────────────────────────────
 
 
 def restore_special_values(tree: Any, beyond: Any) -> Any:

@@ -28,7 +28,7 @@ ENDPOINT_PATHS = frozenset({("request", "method"), ("request", "path")})
 REDACTED = Invalid("redacted", "redacted")
 NAMED_FACT = re.compile(r"""[a-z]+(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|\*\*?)|\["[^"\\]+"\])+""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*|\*\*?""")
-ANY_MEMBER, ANY_PATH = "*", "**"  # one step of a path, or any number of steps
+ANY_MEMBER, ANY_PATH = "*", "**"  # `*` matches one step of a path, `**` any number of steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Redaction:
 
     @classmethod
     def of(cls, facts: Iterable[str]) -> Redaction:
-        """Parse facts as policies write them: `body.card`, `request.headers["x-id"]`; one star matches any member or
-        index, two match any number of them: `args.**.token`. Raises ValueError."""
+        """Parse facts as policies write them: `body.card`, `request.headers["x-id"]`; one star matches every member or
+        index, and two stars match any number of them: `args.**.token`. Raises ValueError."""
         paths = list(map(parse_fact_path, facts))
         patterns = tuple(path for path in paths if not {ANY_MEMBER, ANY_PATH}.isdisjoint(path))
         return cls(frozenset(paths).difference(patterns), patterns)

@@ -1,4 +1,4 @@
-"""Replays a recorded decision with a policy: the same question in the same world."""
+"""Replays a recorded decision with a policy: the same question with the same entities, history and time."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The decision of a policy about a recorded question. `read` are the entities that it looked up.
+    """The decision of a policy about a recorded question. `read` holds the entities that it looked up.
 
-    `unsure` are redacted facts that may have mattered: with them, the policy could decide otherwise.
+    `unsure` holds redacted facts that may have mattered: with them, the policy could decide otherwise.
     """
 
     record: DecisionRecord
@@ -87,7 +87,7 @@ def unknown_causes(seen: object) -> Iterator[Cause]:
 
 
 def hide_redacted(record: DecisionRecord) -> dict[str, object]:
-    """Return the request with redacted facts unknown, as a fingerprint is not a value."""
+    """Return the request with redacted facts unknown, because a fingerprint is not a value."""
     marks = {f"redacted:{one.fingerprint}" for one in record.redacted}
 
     def without(value: object) -> object:
@@ -133,7 +133,7 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
 
 def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:
     """Yield the approvals. Approvals that were spent count for every guard that asked for one: they were bound to facts
-    that are now redacted, and all guards had theirs, or none would have been spent."""
+    that are now redacted. Every guard had its approval, because otherwise none would have been spent."""
     effects = (one for guard in seen.guards for one in guard.effects if one.triggered and one.approval is not None)
     bindings = [one.approval.binding for one in effects if one.approval is not None]
     for approval in record.question.approvals:

@@ -1,8 +1,8 @@
 """Rotates the log: when the current file is full or old, it is renamed and a new one begins.
 
 Several processes share the files. The first process that finds rotation due renames the file; others continue writing
-to it until their next check, within a second, and lose no line. It is compressed at the next rotation or later, when no
-process writes to it.
+to it until their next check, within a second, and lose no line. The renamed file is compressed at the next rotation or
+later, when no process writes to it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from threading import Thread
 _LOG = logging.getLogger("policyengine")
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 TIMESTAMP_PATTERN = r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z"
-COMPRESS_AFTER_SECONDS = 60.0  # after which no process writes to a renamed file
+COMPRESS_AFTER_SECONDS = 60.0  # seconds after which no process writes to a renamed file
 COMPRESSED_SUFFIX = ".gz"
 UNFINISHED_SUFFIX = ".gz.new"
-UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # after which an unfinished file counts as abandoned
+UNFINISHED_MAX_AGE_SECONDS = 3_600.0  # seconds after which an unfinished file is treated as abandoned
 OWNER_ONLY = 0o600
-LATER = 60.0  # until rotation is tried again after a failure
+LATER = 60.0  # seconds until rotation is tried again after a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """When to rotate: a file of `size` bytes is full; a file of another period of `age` seconds is old (86,400: of
-    another day, in UTC). `keep` is the number of old files to keep (default: all); `compress` compresses them."""
+    """When to rotate: a file of `size` bytes is full; a file from an earlier period of `age` seconds is old (86,400:
+    from an earlier day, in UTC). `keep` is the number of old files to keep (default: all); `compress` compresses
+    them."""
 
     size: int | None = None
     age: int | None = None
@@ -103,7 +104,7 @@ def tidy(path: Path, rotation: Rotation) -> None:
 
 def files_to_delete(files: Sequence[Path], keep: int | None) -> list[Path]:
     """Return the oldest of the ordered `files` beyond `keep`. A file that is being compressed exists twice for a
-    moment, and counts once."""
+    moment, but is counted once."""
     names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED_SUFFIX) for file in files))
     old = set() if keep is None else set(names[: max(0, len(names) - keep)])
     return [file for file in files if file.name.removesuffix(COMPRESSED_SUFFIX) in old]

@@ -23,8 +23,9 @@ class TokenEventKind(StrEnum):
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """A token event. `told` is the rest of the line, as `docs/decision-log.md` lists its members; times in it are RFC
-    3339. `time` is the clock of the server, in whole seconds; `trace`, `line` and `file` are as in a DecisionRecord."""
+    """A token event. `told` is the rest of the line, with the members that `docs/decision-log.md` lists; times in it
+    are RFC 3339. `time` is the clock of the server, in whole seconds; `trace`, `line` and `file` are as in a
+    DecisionRecord."""
 
     line: int
     time: datetime

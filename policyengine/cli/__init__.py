@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does, so there is no one to report to.
+        # The reader has closed the pipe, as `head` does, so no reader is left for an error.
         _drop_output()
         return 1
     except OSError as error:

@@ -45,7 +45,8 @@ class HiddenAbsences:
         many = len(self.found)
         what = "1 condition depends" if many == 1 else f"{many:,} conditions depend"
         return (
-            f"{what} on an absence that a gateway does not show: it is unknown behind that gateway and allows nothing"
+            f"{what} on an absence that a gateway does not show: behind that gateway, such a condition is unknown "
+            "and allows nothing"
         )
 
     def lines(self) -> Iterator[str]:

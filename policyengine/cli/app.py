@@ -77,7 +77,7 @@ COMMAND_PATHS = {
 }
 
 
-PATHS = "paths"  # the parameter that says where the policies are
+PATHS = "paths"  # the parameter with the paths of the policies
 # Commands some of whose options have a setting; the settings themselves are imported when a file or a variable has one.
 CONFIGURED_COMMANDS = frozenset({"serve", "doctor", "mcp-gateway", "test"})
 
@@ -120,7 +120,7 @@ CONFIG = "--config"
 
 
 def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
-    """Return all commands as one program, or one command as a program of its own."""
+    """Return all commands as one program, or one command as a separate program."""
     app = typer.Typer(
         name="policyengine",
         help=HELP,
@@ -152,13 +152,14 @@ def _invoke(arguments: list[str]) -> int | None:
 
 def apply_settings(command: Any, name: str) -> None:
     """Let environment variables and `policyengine.toml` supply the options that the command line omits. The paths of
-    the policies are parsed first, because the settings file is next to them or above them."""
+    the policies are parsed first, because the settings file is beside or above the policies."""
     from policyengine.cli.settings.file import ProjectSettings, load_settings
 
     key = "policyengine.configuration"
 
     def configured(context: Any, parameter: str, call: bool = True) -> Any:
-        if not call or PATHS not in context.params:  # help shows what is so everywhere, and is read before the paths
+        # Help shows the same defaults everywhere, and is handled before the paths are known.
+        if not call or PATHS not in context.params:
             return None
         if key not in context.meta:
             context.meta[key] = ProjectSettings()
@@ -175,7 +176,7 @@ def note_unread_file(settings: ProjectSettings) -> None:
     from policyengine.cli.settings.file import display_path
 
     if settings.unread is not None and settings.file is None:
-        why = "it is above the root of the policies (`.policyroot`)"
+        why = "the file is above the root of the policies (`.policyroot`)"
         print(one_line(f"note: `{display_path(settings.unread)}` is not read: {why}"), file=sys.stderr)
 
 
@@ -268,7 +269,9 @@ def _extract_config_option(arguments: list[str]) -> tuple[str | None, list[str]]
         if word == CONFIG or word.startswith(f"{CONFIG}="):
             found = word.partition("=")[2] or next(words, "")
             if not found:
-                raise CommandError("usage", f"`{CONFIG}` names no file", f"`{CONFIG} policyengine.toml`", code=2)
+                raise CommandError(
+                    "usage", f"`{CONFIG}` needs the name of a file", f"write `{CONFIG} policyengine.toml`", code=2
+                )
         else:
             rest.append(word)
     return found, rest + arguments[end:]

@@ -1,4 +1,4 @@
-"""Write policy files atomically, so that no reader sees half of one."""
+"""Write policy files atomically, so that no reader sees part of a file."""
 
 from __future__ import annotations
 

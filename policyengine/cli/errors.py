@@ -17,7 +17,7 @@ TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
 
 @dataclass(eq=False)
 class CommandError(Exception):
-    """A command cannot go on. `kind` is stable (`file`, `policy`, `request` …); `facts` are further JSON members."""
+    """A command cannot continue. `kind` is stable (`file`, `policy`, `request` …); `facts` are further JSON members."""
 
     kind: str
     message: str
@@ -50,7 +50,7 @@ def short_message(error: BaseException) -> str:
 
 
 def show_traceback(error: BaseException) -> None:
-    """Print the traceback of an error if `--traceback` asks for it."""
+    """Print the traceback of an error if `--traceback` is set."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error)
 

@@ -1,4 +1,5 @@
-"""The report of `policyengine init --openapi` and `--mcp`: what was imported, and what changed since then."""
+"""The report of `policyengine init --openapi` and `--mcp`: what was imported, and what has changed since the last
+import."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from policyengine.importers import (
     read_tools,
 )
 
-MAX_LINES = 20  # per kind; JSON has all of them
+MAX_LINES = 20  # maximum number of lines per kind; JSON has all of them
 
 
 @dataclass(frozen=True, slots=True)

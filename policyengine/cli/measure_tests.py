@@ -1,4 +1,4 @@
-"""How good tests are: how much of a policy they cover, and which faults in it they would notice."""
+"""How good the tests of a policy are: how much of it they cover, and which faults in it they would notice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """The measurements of a test run. `least` is the coverage in percent that suffices, if coverage is measured."""
+    """The measurements of a test run. `least` is the required coverage in percent, if coverage is measured."""
 
     coverage: bool = False
     html: Path | None = None
@@ -32,8 +32,8 @@ class MeasureOptions:
     def taken(
         self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int, *, tests_pass: bool
     ) -> MeasureResult:
-        """Measure what was requested. Faults are tried only if all tests pass: otherwise the results would mean
-        nothing."""
+        """Make the requested measurements. Faults are tried only if all tests pass, because the results would otherwise
+        mean nothing."""
         wanted = self.coverage or self.judged or self.html is not None or self.lcov is not None
         found = self._covered(sets, selection) if wanted else None
         mutation = self._mutated(sets, selection, seed, jobs) if self.mutate and tests_pass else None
@@ -114,7 +114,7 @@ class MeasureResult:
             screen.plain(f"\n{self.mutation.render(screen.styled)}\n")
 
     def tell_what_lacks(self, screen: Screen) -> None:
-        """Print why the measurements are not sufficient, if they do not show it themselves."""
+        """Print why the measurements are not sufficient, unless they already show it."""
         if self.coverage is not None and not self.covers_enough:
             screen.line(("error: ", "bold red"), f"coverage is {self.coverage.count.percent}, below {self.least:g} %")
         if self.untried:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def check_names(server: str, said: Mapping[str, str], kernel: k.Kernel) -> None:
-    """Check that the policies can match each name, as every call would be denied otherwise. Raises CommandError."""
+    """Check that the policies can match each name, because otherwise every call would be denied. Raises
+    CommandError."""
     check_server(server, kernel)
     if "issuer" in said and said["issuer"] not in kernel.issuers:
         raise_unknown_name("--as issuer=", said["issuer"], "no policy declares this issuer", kernel.issuers)

@@ -11,8 +11,8 @@ from policyengine.diagnostics.suggest import suggest
 
 
 def misspelled_redactions(redaction: Redaction, kernel: k.Kernel) -> Iterator[str]:
-    """Yield a warning for each name that is close to a fact that a policy reads. Facts that no policy reads are valid,
-    too."""
+    """Yield a warning for each name that is similar to the name of a fact that a policy reads. Facts that no policy
+    reads are valid, too."""
     paths = sorted({*redaction.paths, *redaction.patterns})
     read = frozenset(fact_paths(kernel)) if paths else frozenset()
     for path in paths:

@@ -16,14 +16,14 @@ SECTION = "reload"
 
 
 def settings_file(paths: Sequence[Path]) -> Path:
-    """Return the `policyengine.toml` of these policies, or the path where it is looked for first."""
+    """Return the `policyengine.toml` of these policies, or the path that is searched first."""
     first = paths[0]
     return find_settings_file(first) or (first if first.is_dir() else first.parent) / SETTINGS_FILE_NAME
 
 
 def reload_rules(paths: Sequence[Path], allow: Sequence[str], gate: str, seconds: float) -> Callable[[], ReloadRules]:
-    """Return a function that returns the rules: those of options and variables stay, those of `policyengine.toml` may
-    change.
+    """Return a function that returns the current rules: rules from options and variables do not change, but those of
+    `policyengine.toml` may.
 
     Raises CommandError for an invalid rule.
     """

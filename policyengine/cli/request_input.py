@@ -14,12 +14,12 @@ from policyengine.cli.errors import CommandError, file_error
 
 STDIN = "-"
 LINES_SUFFIXES = (".jsonl", ".ndjson")
-MAX_REQUEST_BYTES = 2**24  # of one request, including the rows in it
+MAX_REQUEST_BYTES = 2**24  # maximum bytes of one request, including its entity rows
 
 
 @dataclass(frozen=True, slots=True)
 class RequestDocument:
-    """The bytes of one request, with its line number if it is one of several."""
+    """The bytes of one request, with its line number if the file has several requests."""
 
     data: bytes
     file: str
@@ -28,7 +28,7 @@ class RequestDocument:
 
 def read_requests(name: str) -> Iterator[RequestDocument]:
     """Yield each request as it arrives, without waiting for the end of a stream. Raises CommandError, also if there is
-    none."""
+    no request."""
     empty = True
     try:
         for question in _from_stdin() if name == STDIN else _from_file(name):
@@ -77,7 +77,7 @@ def _from_lines(lines: Iterable[tuple[int, bytes]], file: str) -> Iterator[Reque
 
 def _from_whole(data: bytes, file: str) -> Iterator[RequestDocument]:
     if _count_documents(data) > 1:
-        hint = "write each request on a line of its own, in a file that ends in `.jsonl`"
+        hint = "write each request on its own line, in a file that ends in `.jsonl`"
         raise CommandError("request", f"more than one document in {describe_place(file)}", hint, (("file", file),))
     if data.strip():
         yield RequestDocument(data, file)

@@ -35,8 +35,8 @@ class WorkflowTraffic(NamedTuple):
 
 @dataclass
 class SimulateCommand:
-    """One policy on a virtual clock. `world` holds the entities and the time of its tests, if their requests are
-    played."""
+    """One policy on a virtual clock. `world` holds the entities and the time of the policy's tests, if the requests of
+    these tests are simulated."""
 
     paths: Sequence[Path]
     entities: Sequence[str] | None
@@ -116,7 +116,7 @@ class SimulateCommand:
         who = self._callers(asked, plan.callers, vary)
         lasts = format_duration(span * MICROSECOND)
         several = f"{plan.callers:,} callers that differ by `{who.vary}`" if who.vary else "one caller"
-        words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"asked: {source}")
+        words = (f"{name}: {known.words}; {rate} for {lasts}, {several}, seed {self.seed}", f"requests: {source}")
         about = {"workflow": name, "rate_per_second": pace, "for_ms": span // 1_000, "callers": plan.callers,
                  "vary": who.vary, "seed": self.seed, "requests": len(asked)}  # fmt: skip
         return WorkflowTraffic(plan, workflow_traffic(name, plan, who), total, words, about)

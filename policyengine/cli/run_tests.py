@@ -104,7 +104,7 @@ class PolicyTestRun:
         from policyengine.testing.properties import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties
 
         with (
-            show_progress("trying the claims", sum(len(several) for _, several in claims)) as counted,
+            show_progress("checking the claims", sum(len(several) for _, several in claims)) as counted,
             short_log_messages(),
         ):
             for kernel, claim in ((kernel, claim) for kernel, several in claims for claim in several):

@@ -120,8 +120,8 @@ def build_entity_watcher(
 
 
 def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
-    """Run the policies' own tests, all of which must pass, as before a reload. Return the number of requests. Raises
-    CommandError."""
+    """Run the policies' own tests, all of which must pass, as they must before a reload. Return the number of requests.
+    Raises CommandError."""
     from policyengine.compiler.bundle.file import decode_bundle
     from policyengine.reload import ReloadRefusedError, ReloadSource
     from policyengine.reload.candidate import MAX_LISTED_FINDINGS
@@ -139,5 +139,5 @@ def require_passing_tests(paths: Sequence[Path], engine: Engine) -> int:
         detail = "\n\n".join(refused.findings[:MAX_LISTED_FINDINGS])
         raise CommandError("tests", f"nothing is served: {refused.why}", hint, detail=detail) from None
     if decode_bundle(found.bundle).kernel.revision != engine.revision:
-        raise CommandError("tests", "the policies changed while they were being read", "start again")
+        raise CommandError("tests", "the policies changed while they were being read", "start the server again")
     return found.tests

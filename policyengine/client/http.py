@@ -1,9 +1,9 @@
-"""The HTTP API for Python, sync and async: any failure is a decision to deny, never an exception.
+"""The HTTP API for Python, sync and async: every failure is returned as a deny, and never raised.
 
     with PolicyClient("http://127.0.0.1:8080", token="…") as policies:
         if policies.decide(question).allowed: …
 
-It requires `httpx`, and nothing of the engine.
+It requires `httpx`, but no other module of the engine.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _LOG = logging.getLogger("policyengine")
 
 
 class PolicyClient(ClientBase):
-    """A client of `policyengine serve` at `url`. Threads may share one; `close` it, or use it in a `with` block.
+    """A client of `policyengine serve` at `url`. Threads may share a client; `close` it, or use it in a `with` block.
 
-    Each of at most two attempts has `timeout` seconds. A spending request is repeated only with an idempotency key,
-    which needs a `token`, or if the first attempt cannot have arrived. After three consecutive failures, requests to
-    the server are suspended for a moment.
+    It makes at most two attempts, each limited to `timeout` seconds. A spending request is repeated only with an
+    idempotency key, which needs a `token`, or if the first attempt cannot have arrived. After three consecutive
+    failures, requests to the server are suspended for a moment.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class PolicyClient(ClientBase):
         return self._exchanged(sent)
 
     def _exchanged(self, sent: WireRequest) -> WireResponse:
-        """Send a request once. The whole answer must arrive before the deadline, not only each piece."""
+        """Send a request once. The whole answer must arrive before the deadline."""
         deadline = monotonic() + self.timeout
         content = bytearray()
         with self._http.stream("POST", sent.path, content=sent.content, headers=sent.headers) as answer:

@@ -94,7 +94,7 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 
 
 class WireRequest(NamedTuple):
-    """A request, the same in each attempt. `again`: it may be repeated after any failure."""
+    """A request, which is the same in each attempt. `again`: it may be repeated after every kind of failure."""
 
     path: str
     content: bytes
@@ -131,7 +131,8 @@ _decode_problem = msgspec.msgpack.Decoder(ProblemDetails).decode
 
 
 class ClientCircuit:
-    """The circuit breaker of a server. While it is open one caller in a pause asks; all others are refused."""
+    """The circuit breaker of a server. While it is open, one caller per pause may send a request; all others are
+    refused."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._breaker = CircuitBreaker(clock)
@@ -158,15 +159,15 @@ class ClientBase:
         self.circuit = ClientCircuit(clock)
         self._token = token
         shown = {} if token is None else {"authorization": f"Bearer {token}"}
-        # No proxy of the environment, and no redirects.
+        # No proxy settings from the environment, and no redirects.
         self._settings: dict[str, Any] = {
             "base_url": url, "timeout": timeout, "trust_env": False, "follow_redirects": False,
             "headers": {**shown, "content-type": MSGPACK, "accept": MSGPACK},
         }  # fmt: skip
 
     def question(self, path: str, asked: object, *, spends: bool) -> WireRequest:
-        """Build a request. An idempotency key needs an owner, and only a token names one; without a token, a spending
-        request is not repeated."""
+        """Build a request. An idempotency key needs an owner, which only a token can identify; without a token, a
+        spending request is not repeated."""
         keyed = spends and self._token is not None
         headers = {"idempotency-key": str(uuid4())} if keyed else {}
         try:
@@ -219,7 +220,7 @@ def failure_denial(error: Exception) -> Decision:
 
 
 def with_consume(question: QuestionMapping) -> QuestionMapping:
-    """Set `consume`, without which an item of a batch does not spend."""
+    """Set `consume`, because an item of a batch does not spend without it."""
     options = question.get("options")
     given = options if isinstance(options, Mapping) else {}
     return {**question, "options": {"consume": True, **given}}

@@ -24,15 +24,15 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 FRAME_HEADER = Layout(">I")
-MAX_QUESTION_BYTES = 1024 * 1024  # in a frame of a question
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # in a frame of an answer
+MAX_QUESTION_BYTES = 1024 * 1024  # maximum bytes in a question frame
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # maximum bytes in an answer frame
 MAX_BATCH_ITEMS = 64
 NUMBER_EXTENSION = 1  # MessagePack extension: the text of a number that MessagePack cannot hold
-MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # that MessagePack can hold
+MIN_INT, MAX_INT = -(2**63), 2**64 - 1  # the integers that MessagePack can hold
 STATUS_DECIDED = 200
 NOT_AWAITED_STATUSES = (404, 409)  # unknown, or already reported
 KEY_UNDER_WAY = "key_under_way"
-RETRY_PAUSE_SECONDS = 0.05  # between attempts
+RETRY_PAUSE_SECONDS = 0.05  # seconds between attempts
 
 FrameKind = Literal["decide", "evaluate", "report"]
 JsonObject = dict[str, Any]
@@ -96,11 +96,12 @@ class SocketClient:
         self._turn = Lock()
 
     def decide(self, question: Mapping[str, object], *, key: str | None = None) -> SocketDecision:
-        """Decide and spend, as `POST /decide` does; once for each idempotency `key`. Raises SocketError: deny."""
+        """Decide and spend, as `POST /decide` does, and only once for each idempotency `key`. Raises SocketError, which
+        means deny."""
         return _decode_content(_decode_decision, self._ask("decide", question, self._key(key)))
 
     def evaluate(self, question: Mapping[str, object]) -> SocketDecision:
-        """Decide and spend nothing. Raises SocketError: deny."""
+        """Decide and spend nothing. Raises SocketError, which means deny."""
         return _decode_content(_decode_decision, self._ask("evaluate", question))
 
     def report(
@@ -112,8 +113,8 @@ class SocketClient:
         output: Mapping[str, object] | None = None,
         refund: bool = False,
     ) -> bool:
-        """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may,
-        and once. Return False if the server does not expect it.
+        """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may
+        report it, and only once. Return False if the server does not expect it.
 
         Raises SocketError if the server does not answer, or the report is malformed.
         """
@@ -127,9 +128,9 @@ class SocketClient:
         return True
 
     def decide_many(self, questions: Iterable[Mapping[str, object]]) -> list[SocketDecision]:
-        """Decide each, in order, as `decide` does; a malformed question is a deny with an `error`.
+        """Decide each question, in order, as `decide` does; a malformed question is a deny with an `error`.
 
-        Raises SocketError: then all answers, and what was spent, are unknown, and all are a deny.
+        Raises SocketError: all answers are then unknown, and so is what was spent: treat each as a deny.
         """
         asked = list(questions)
         answers: list[SocketDecision] = []
@@ -156,7 +157,7 @@ class SocketClient:
     # ── One exchange ──────────────────────────────────────────────────────────────────────────
 
     def _key(self, given: str | None) -> str | None:
-        """Return the key, if questions may be repeated; without one, the server answers faster."""
+        """Return an idempotency key if questions may be repeated; without a key, the server answers faster."""
         return given or (secrets.token_urlsafe(16) if self.retries else None)
 
     def _ask(self, kind: FrameKind, question: object, key: str | None = None) -> msgspec.Raw:

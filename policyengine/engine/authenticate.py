@@ -24,7 +24,7 @@ from policyengine.stores.base import StoreError
 _LOG = logging.getLogger("policyengine")
 TRANSIENT_REFUSALS = frozenset(
     {RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value}
-)  # refusals that may not recur
+)  # refusals that may be temporary
 REPLACED_MEMBERS = frozenset({*PRINCIPAL_ROOTS, "credentials"})
 
 
@@ -32,8 +32,8 @@ def authenticate(identity: CredentialAuthenticator, question: Question, now: int
     """Return the question with proved facts instead of its credentials and of its claims about the caller. Raises
     RequestError.
 
-    A refused credential becomes the fact `credential.refused`. `now` is in seconds since 1970. It may wait for an
-    issuer, unlike `CredentialAuthenticator.at_once`.
+    A refused credential becomes the fact `credential.refused`. `now` is in seconds since 1970. This function may wait
+    for an issuer, unlike `CredentialAuthenticator.at_once`.
     """
     members = question.members
     if members is not None:
@@ -59,8 +59,8 @@ def question_with_facts(
 def recheck_proof(
     identity: CredentialAuthenticator, before: VerifiedCredential | CredentialRefusal, now: int
 ) -> Mapping[str, object]:
-    """Return the facts that were just proved for the same request, unless the credential has expired or was revoked
-    since."""
+    """Return the facts that were just proved for the same request, unless the credential has since expired or been
+    revoked."""
     if isinstance(before, CredentialRefusal):
         return {"credential": {"refused": before.refusal.value}}
     ended = RefusalCode.EXPIRED if before.expires <= now else check_revocation(identity, before, now)
@@ -80,7 +80,7 @@ def check_revocation(identity: CredentialAuthenticator, before: VerifiedCredenti
 def prove_credentials(
     identity: CredentialAuthenticator, facts: Mapping[str, object], now: int
 ) -> VerifiedCredential | CredentialRefusal:
-    """Return what the raw credentials among the facts prove, for several questions about one request. Raises
+    """Return the facts that the raw credentials in `facts` prove, for several questions about one request. Raises
     RequestError."""
     request = parse_request(facts if "request" in facts or "tool" in facts else {**facts, "tool": {"name": "any"}})
     credentials = request.credentials or Credentials()
@@ -91,7 +91,7 @@ def prove_credentials(
 
 
 def needs_issuer(identity: CredentialAuthenticator, question: Question, now: int) -> bool:
-    """Return whether verifying the credentials may need an answer of their issuer. Raises RequestError."""
+    """Return whether verifying the credentials may need an answer from their issuer. Raises RequestError."""
     if question.is_authenticated:
         return False
     members = question.members
@@ -141,8 +141,8 @@ def authenticate_request(identity: CredentialAuthenticator, request: Request, no
 
 
 def without_claims(identity: CredentialAuthenticator, request: Request) -> Request:
-    """Return the request without a gateway's claims about the caller: facts, and rows of agents, users and their
-    groups."""
+    """Return the request without a gateway's claims about the caller: its facts, and the entity rows of agents, users
+    and their groups."""
     facts = {name: one for name, one in request.facts.items() if name not in PROVABLE_ROOTS}
     rows = tuple(row for row in request.entities if row.ref.type not in identity.of_who)
     return replace(request, facts=facts, entities=rows, pending=pending_outside(request.pending, PROVABLE_ROOTS))
@@ -197,7 +197,7 @@ def proof_request(request: Request, credentials: Credentials) -> Presented:
 
 
 def body_size(request: Request, http: Mapping[str, object]) -> object:
-    """Return the body size that the gateway reports; True if it reports none or 0 despite body facts."""
+    """Return the body size that the gateway reports; True if it reports no size, or 0 although there are body facts."""
     size, body = http.get("size"), request.facts.get("body")
     size = None if isinstance(size, MissingValue) else size
     return size or isinstance(body, Invalid) or (isinstance(body, Mapping) and bool(body)) or size
@@ -224,7 +224,8 @@ def reject_raw_credentials(request: Request) -> Request:
 
 
 class Authenticator:
-    """Replaces the credentials of questions with the facts that they prove. Fails closed: every error is a refusal."""
+    """Replaces the credentials of questions with the facts that they prove. It fails closed: every error is a
+    refusal."""
 
     def __init__(
         self, identity: CredentialAuthenticator, nanoseconds: Callable[[], int], failures: FailureCounter
@@ -265,7 +266,7 @@ class Authenticator:
         return {**facts, "credentials": prove_credentials(self.identity, facts, self.seconds)}
 
     def needs_issuer(self, question: Question) -> bool:
-        """Return whether an issuer may have to answer, which takes as long as the issuer takes. Raises RequestError."""
+        """Return whether an answer from an issuer may be needed, which can take long. Raises RequestError."""
         return needs_issuer(self.identity, question, self.seconds)
 
     def with_cached_facts(self, question: Question) -> Request:

@@ -1,4 +1,4 @@
-"""Batches: decide many questions in order, with one commit of a remote store for many of them."""
+"""Batches: decide many questions in order, with one commit to a remote store for many of them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from policyengine.engine.engine import Engine
     from policyengine.engine.guarded_decider import GuardedDecider
 
-MAX_PENDING_DECISIONS = 1_024  # decisions per commit
+MAX_PENDING_DECISIONS = 1_024  # maximum number of decisions per commit
 
 
 class UnchargedDecision(NamedTuple):
-    """An allow of the fast path, with the charges that the store must still accept."""
+    """An allow from the fast path, with the charges that the store must still accept."""
 
     decision: Decision
     charges: tuple[Any, ...]
 
 
 class PendingDecision(NamedTuple):
-    """A decision that is complete except for the answer of the store."""
+    """A decision that is complete except for the store's answer."""
 
     position: int  # index of its question in the batch
     question: dict[str, object] | Request
     commit: CommitRequest
     decision: Decision
-    moment: int | None  # nanoseconds; None for the fast path, whose decision has it
+    moment: int | None  # nanoseconds; None for the fast path, whose decision contains the time
     call: bytes
     compiled: CompiledPolicies
 
@@ -66,7 +66,7 @@ class BatchDecider:
             try:
                 authenticated = engine.authenticate(question)
                 prepared = self._prepare(position, authenticated) if engine.state.is_shared else None
-                if prepared is None:  # it may depend on earlier questions
+                if prepared is None:  # the decision may depend on earlier questions
                     self._settle(pending, answers)
                     answers.append(engine.decide(authenticated))
                 else:
@@ -129,7 +129,7 @@ class BatchDecider:
         return PendingDecision(position, request, commit, decision, epoch_nanoseconds(now), call, compiled)
 
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
-        """Commit all pending decisions, and put their answers in place."""
+        """Commit all pending decisions, and insert their answers at the indexes of their questions."""
         asking = [item for item in pending if item.asks_store]
         decider = self._engine.decider
         results: list[CommitResult] = []
@@ -147,7 +147,7 @@ class BatchDecider:
         pending.clear()
 
     def _answer(self, pending: PendingDecision, result: CommitResult) -> Decision:
-        if result is None:  # another decision changed the state that it depends on
+        if result is None:  # another decision has changed the state that this one depends on
             return self._engine.decide(Question(pending.question, is_authenticated=True))
         if isinstance(result, StoreError):
             denied = self._engine.recorder.deny_unavailable(result)

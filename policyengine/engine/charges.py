@@ -30,7 +30,8 @@ class StoreCharger:
     def charge(
         self, answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
     ) -> Decision | None:
-        """Return the decision with the state of its limits, or None if the policies' state changed meanwhile."""
+        """Return the decision with the state of its limits, or None if the state of the policies has changed in the
+        meantime."""
         decision = Decision(answer, principal, stamp)
         if not charges:
             return decision
@@ -39,7 +40,7 @@ class StoreCharger:
             return apply_limits(decision, [meter.limited for meter, _ in charges], standings)
         limits = tuple(map(to_limit_charge, charges))
         name = ""
-        if not all(isinstance(limit.charge, RateCharge) for limit in limits):  # something may be refunded later
+        if not all(isinstance(limit.charge, RateCharge) for limit in limits):  # a charge may be refunded later
             decision = self._with_id(decision)
             name = outcome_key(decision.id)
         return self._commit(decision, Effects(limits=limits), name, stamp)
@@ -53,8 +54,8 @@ class StoreCharger:
         records: tuple[HistoryRecord, ...],
         changes: int,
     ) -> Decision | None:
-        """Return the decision like `charge`, if it is recorded in history or depends on it; None if that history has
-        changed."""
+        """Return the decision as `charge` does, if it is recorded in history or depends on history; None if that
+        history has changed."""
         assert isinstance(self._store, MemoryStore)
         decision = Decision(answer, principal, stamp)
         name = ""
@@ -86,7 +87,7 @@ class StoreCharger:
 
 
 def apply_charges(decision: Decision, effects: Effects, result: ChargeResult) -> Decision:
-    """Return the decision with the result of the store, or without one."""
+    """Return the decision with the store's result, if there is one."""
     if result.failed is None:
         return apply_limits(decision, effects.limits, result.standings)
     remembered = bool(effects.records or effects.relied)

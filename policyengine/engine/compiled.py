@@ -16,11 +16,12 @@ FastPath: TypeAlias = Callable[[dict[str, object]], Decision | None]
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicies:
-    """A decision reads this object once, so that it sees a single entity store."""
+    """The compiled policies with the entity store that they read. A decision reads this object once, so that it sees a
+    single entity store."""
 
     entities: EntityStore
     evaluator: Evaluator
     decide: FastPath  # spends
     evaluate: FastPath
-    decide_without_waiting: FastPath  # spends; None also if it may take long
-    entities_mark: bytes  # name of the entity store in the log
+    decide_without_waiting: FastPath  # spends; also returns None if the decision may take long
+    entities_mark: bytes  # the name of the entity store in the decision log

@@ -1,4 +1,5 @@
-"""The decider: it decides one question and commits it in one step of the store, on the fast path if possible."""
+"""The decider: it decides one question and commits the decision in one step of the store, on the fast path if
+possible."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ from policyengine.stores.memory.store import MemoryStore
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
-MAX_COMMIT_TRIES = 100  # attempts of a decision when others change the state that it depends on
+MAX_COMMIT_TRIES = 100  # maximum attempts at a decision while others change the state that it depends on
 
 
 class WouldBlockError(Exception):
@@ -55,9 +56,9 @@ class DecisionBasis(NamedTuple):
 
     decision: Decision
     moment: datetime
-    spent: frozenset[str]  # approvals of the request that were already used
+    spent: frozenset[str]  # approvals in the request that were already used
     spends: tuple[str, ...] = ()
-    history: bytes = b""  # members for its record
+    history: bytes = b""  # further members for its log line
     entities_mark: bytes = b""
 
 
@@ -106,7 +107,7 @@ class Decider:
         return CompiledPolicies(
             entities,
             evaluator,
-            evaluator.charging(charger.charge, charger.note).__call__,  # bound once
+            evaluator.charging(charger.charge, charger.note).__call__,  # bound once, because each lookup takes time
             evaluator.quick.__call__,
             evaluator.charging(charger.charge, charger.note, at_once=True).__call__,
             mark,
@@ -128,8 +129,8 @@ class Decider:
     # ── One decision ──────────────────────────────────────────────────────────────────────────
 
     def decide(self, request: Request, claim: IdempotencyClaim | None = None) -> DecisionBasis:
-        """Decide and commit what the decision spends. With a claim, return the decision that another request with its
-        key made meanwhile, if any. Raises StoreError, KeyReuseError and KeyInProgressError."""
+        """Decide and commit what the decision spends. With a claim, return the decision that another request with the
+        same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
             now = self.clock()
             spent = self._spent_approvals(request)
@@ -216,13 +217,14 @@ class Decider:
         return decision, effects, members
 
     def _stamp(self, now: datetime) -> Stamp:
-        """Return what the id of a decision is made from when it is asked for, or the id that the engine is given."""
+        """Return the id that the engine is given, or the values from which the id of a decision is made when it is
+        first read."""
         return (epoch_nanoseconds(now), next(serials)) if self.ids is new_id else self.ids(now)
 
     def _plan(
         self, compiled: CompiledPolicies, request: Request, now: datetime, lookup: LookupEntityStore | None
     ) -> tuple[Decision, Effects] | Needs:
-        """Plan the decision, and fetch the rows that it asks for until it needs no more."""
+        """Plan the decision, and fetch the rows that it needs until it needs no more."""
         planned = compiled.evaluator.plan(request, now, lookup)
         while lookup is not None and isinstance(planned, Needs) and planned.rows:
             lookup.fetch()
@@ -230,7 +232,7 @@ class Decider:
         return planned
 
     def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
-        """Encode the history before anything is spent, because later reports were unknown to the decision."""
+        """Encode the history before anything is spent, because the decision did not know later reports."""
         if self._log is None:
             return b""
         part = evaluator.slices.of(request)

@@ -1,4 +1,4 @@
-"""The engine: a facade over authenticator, decider and recorder, with everything that makes and describes one."""
+"""The engine: a facade over authenticator, decider and recorder, with functions that create and describe an engine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Engine:
     """Decides by one set of policies. Threads may share it.
 
     A method waits only for the store, for an issuer of credentials, and for entities that are looked up. Malformed
-    questions raise RequestError; any other error inside a decision is a deny at gate `failure`, counted in `failures`
+    questions raise RequestError; every other error inside a decision is a deny at gate `failure`, counted in `failures`
     and logged. A question is a Request, a mapping of the same shape, or JSON as str or bytes (`docs/http-api.md` lists
     the members). `explain` spends and records nothing. Options: `EngineOptions`.
     """
@@ -178,7 +178,7 @@ class Engine:
         return self
 
     def use_identity(self, identity: CredentialAuthenticator | None) -> None:
-        """Verify raw credentials by `identity` from now on; with None, reject questions that contain any."""
+        """Verify raw credentials by `identity` from now on; with None, reject questions that contain credentials."""
         decider = self.decider
         decider.keeps_proofs = identity is not None
         self._authenticator = None
@@ -195,7 +195,8 @@ class Engine:
         Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        if type(question) is dict and self._authenticator is None:  # most questions: each call here takes time
+        # Most questions take this path, where each call costs time.
+        if type(question) is dict and self._authenticator is None:
             members: dict[str, object] | None = question
             asked: Question | None = None
         else:
@@ -205,7 +206,7 @@ class Engine:
             compiled = self.decider.compiled
             try:
                 decision = (compiled.decide_without_waiting if without_waiting else compiled.decide)(members)
-            except Exception as error:  # something may be spent already: it is not decided again
+            except Exception as error:  # something may already be spent, so the question is not decided again
                 return self._guarded.record_failure(members, error, b"decide")
             if decision is not None:
                 if self._returns_fast:
@@ -249,8 +250,8 @@ class Engine:
         return self._idempotent.decide(asked, key.claim(self.revision, secrets.token_hex(8)))
 
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
-        """Decide each question as `decide` does, in order, with one request to a remote store for many of them. A
-        malformed question is answered by its RequestError."""
+        """Decide each question as `decide` does, in order, with one request to a remote store for many of them. The
+        answer to a malformed question is its RequestError."""
         return self._batch.decide(questions)
 
     def explain(self, question: QuestionLike) -> Explanation:
@@ -273,12 +274,12 @@ class Engine:
         output: Mapping[str, object] | None = None,
         refund: bool = False,
     ) -> bool:
-        """Report the outcome of the request that `decision` (its id) allowed: once, by the caller that requested the
-        decision.
+        """Report the outcome of the request that a decision (`decision` is its id) allowed. Only the caller that
+        requested the decision may report it, and only once.
 
         Afterwards `past.status` and `past.output.*` are known, held concurrency places are free, and `refund` returns
-        budget entries. The server counts `latency_ms` in its metrics; an engine in process has none. Returns False if
-        no rule waits for the report: the id is unknown, or was reported before.
+        budget entries. The server counts `latency_ms` in its metrics; an in-process engine has no metrics. Returns
+        False if no rule waits for the report: the id is unknown, or was reported before.
         """
         report = OutcomeReport(status, normalize_facts(output), latency_ms)
         return self.report_outcome(decision, report, refund=refund) == "first"
@@ -286,7 +287,7 @@ class Engine:
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
         """Report as `report` does; the result says whether it was reported before. Returns None for an unknown id, and
         for the id of another caller's decision. Raises StoreError."""
-        if SEPARATOR in decision:  # it would name the decision of another caller
+        if SEPARATOR in decision:  # the id could be that of another caller's decision
             return None
         key, now = outcome_key(decision), self.decider.now()
         history = self.store.report(key, report, now)
@@ -327,8 +328,8 @@ class Engine:
         return None if self._authenticator is None else self._authenticator.identity
 
     def authenticate(self, question: QuestionLike) -> Question:
-        """Return the question with proved facts in place of its credentials. Call it once for a request, because a
-        proof of possession is accepted once. It may wait for an issuer. Raises RequestError."""
+        """Return the question with proved facts in place of its credentials. Call this method once for a request,
+        because a proof of possession is accepted only once. It may wait for an issuer. Raises RequestError."""
         asked = Question.of(question)
         return asked if self._authenticator is None else self._authenticator.authenticate(asked)
 
@@ -397,7 +398,7 @@ class Engine:
         return self.kernel.revision
 
     def generated_code(self) -> str:
-        """The code generated from the policies, each line next to its policy line."""
+        """The code generated from the policies, each line with its policy line."""
         return show(self.decider.compiled.evaluator)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
@@ -413,10 +414,10 @@ class Engine:
         return self.recorder.failures.count
 
     def observe(self, wanted: Observe) -> None:
-        """Report what these policies would stop, and let it pass, until `wanted.until`; `docs/observe.md` lists what
-        never passes.
+        """Until `wanted.until`, report requests that these policies would stop, and let them pass; `docs/observe.md`
+        lists what never passes.
 
-        Call it before the first question. Raises ObserveError.
+        Call this method before the first question. Raises ObserveError.
         """
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
 

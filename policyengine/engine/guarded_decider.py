@@ -18,7 +18,8 @@ from policyengine.stores.base import StoreError
 
 
 class GuardedDecider:
-    """A decider and its recorder. Recording follows the guarded step, so nothing that was spent is decided again."""
+    """A decider and its recorder. Recording follows the guarded step, so that a decision that has spent something is
+    not made again."""
 
     def __init__(self, decider: Decider, recorder: DecisionRecorder) -> None:
         self._decider, self._recorder = decider, recorder
@@ -45,7 +46,7 @@ class GuardedDecider:
         compiled = self._decider.compiled
         try:
             decision = compiled.evaluate(members)
-        except StoreError:  # the slow path says what is missing
+        except StoreError:  # the slow path reports what is missing
             return None
         except Exception as error:
             return self.record_failure(members, error, b"evaluate")

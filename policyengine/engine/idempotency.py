@@ -44,13 +44,14 @@ class IdempotentDecider:
             return IdempotentDecision(self._guard(self._authenticate(question), decider.decide), False)
         except Exception as error:
             return IdempotentDecision(self._guard(without_credentials(question.request), partial(_raise, error)), False)
-        if record is not None:  # credentials are not verified again, because a proof is accepted once
+        if record is not None:  # credentials are not verified again, because a proof is accepted only once
             before = with_recorded_facts(question.request, record)
             return IdempotentDecision(self._guard(before, lambda _: decider.restore(claim, record)), True)
         return IdempotentDecision(self._decide_first(question, claim), False)
 
     def _decide_first(self, question: Question, claim: IdempotencyClaim) -> Decision:
-        """Decide with an unused key. Failures are not stored, and neither is a missing answer of an issuer or store."""
+        """Decide with an unused key. Failures are not stored, and neither are decisions for which an issuer or store
+        did not answer."""
         request, keeps = None, False
         try:
             request = self._authenticate(question)

@@ -1,4 +1,5 @@
-"""Observe mode: which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes them."""
+"""Observe mode: which decisions are reported instead of enforced, and until when. `runtime/observe.py` changes these
+decisions."""
 
 from __future__ import annotations
 
@@ -58,8 +59,8 @@ class Observe:
 
 
 class Observer:
-    """Applies observe mode to the decisions of one engine. `counts` are the answers that passed, by their original
-    outcome."""
+    """Applies observe mode to the decisions of one engine. `counts` holds the numbers of answers that passed, by their
+    original outcome."""
 
     def __init__(self, wanted: Observe, kernel: k.Kernel, clock: Callable[[], datetime]) -> None:
         """Raises ObserveError if the end, a package or an endpoint is invalid."""
@@ -80,14 +81,14 @@ class Observer:
 
     @property
     def observing(self) -> bool:
-        """Whether observe mode has not ended. A clock that fails ends it."""
+        """Whether observe mode has not ended. A failing clock ends it."""
         try:
             return self._clock() < self.wanted.until
         except Exception:
             return False
 
     def given(self, decision: Decision, question: dict[str, object] | Request) -> Decision:
-        """Return the answer for a decision: itself, or in observe mode the allow that replaces it."""
+        """Return the answer for a decision: the decision itself, or in observe mode the allow that replaces it."""
         if not self.observing:
             self._over()
             return decision
@@ -158,14 +159,15 @@ def parse_observed_endpoint(text: str, kernel: k.Kernel) -> k.Place:
 
 
 def match_literally(place: k.Place) -> k.Place:
-    """Return a place that matches literally, without case folding for what it includes and with full folding for
-    exceptions."""
+    """Return a place that matches literally: without case folding for the endpoints that it includes, and with full
+    case folding for its exceptions."""
     patterns = None if place.patterns is None else tuple(k.with_folding(one, "none") for one in place.patterns)
     return replace(place, patterns=patterns, excepts=tuple(k.with_folding(one, "full") for one in place.excepts))
 
 
 def check_methods(place: k.Place, kernel: k.Kernel) -> None:
-    """Check that some policy uses the methods, because an unknown one is likely a typo. Raises ObserveError."""
+    """Check that some policy uses the methods, because an unknown method is probably a typing error. Raises
+    ObserveError."""
     known = {*HTTP_METHODS, *http_methods(pattern for guard in kernel.guards for pattern in guard.place.patterns or ())}
     known.update(http_methods(opening.pattern for block in all_blocks(kernel) for opening in block_openings(block)))
     for method in http_methods(place.patterns or ()):
@@ -194,7 +196,7 @@ def packages_by_rule(kernel: k.Kernel) -> Iterable[tuple[tuple[str | None, str],
 
 
 def packages_that_open(kernel: k.Kernel, endpoint: Endpoint) -> set[str]:
-    """Return the packages with a block that opens the endpoint for any caller."""
+    """Return the packages with a block that opens the endpoint for at least one caller."""
     return {
         block.package
         for block in all_blocks(kernel)

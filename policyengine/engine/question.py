@@ -1,4 +1,4 @@
-"""Questions: in any form that callers use, and parsed at most once."""
+"""Questions in every form that callers use, each parsed at most once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RawQuestion: TypeAlias = Request | dict[str, object] | str | bytes
 class Question:
     """A question as received, which is parsed once, on first use.
 
-    `is_authenticated`: its credentials were replaced with the facts that they prove, because a proof is accepted once.
+    `is_authenticated`: its credentials have been replaced with the facts that they prove, because a proof is accepted
+    only once.
     """
 
     __slots__ = ("_request", "is_authenticated", "raw")
@@ -28,7 +29,7 @@ class Question:
 
     @classmethod
     def of(cls, question: QuestionLike) -> Question:
-        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for any other type."""
+        """Wrap a question. Its members are checked when it is parsed. Raises RequestError for every other type."""
         return question if type(question) is cls else cls(plain_question(question))  # type: ignore[arg-type]
 
     @property
@@ -66,7 +67,7 @@ def plain_question(question: Request | Mapping[str, object] | str | bytes) -> Ra
         raise RequestError("", str(error)) from None
     except Exception as error:
         raise RequestError("", f"the data cannot be read: {type(error).__name__}") from error
-    raise RequestError("", f"a question is a mapping or JSON, not {kind.__name__}")
+    raise RequestError("", f"a question must be a mapping or JSON, not {kind.__name__}")
 
 
 def parse_request(question: QuestionLike) -> Request:
@@ -83,9 +84,9 @@ def parse_request(question: QuestionLike) -> Request:
 
 
 def reject_chosen_time(request: Request) -> None:
-    """Raises RequestError for a question about another time that would spend."""
+    """Check that a question about another time spends nothing. Raises RequestError."""
     if request.options.at is not None:
-        raise RequestError("options.at", "a decision at another time cannot spend", "set `options.consume` to false")
+        raise RequestError("options.at", "a decision for a chosen time cannot spend", "set `options.consume` to false")
 
 
 def normalize_facts(output: Mapping[str, object] | None) -> Mapping[str, object]:

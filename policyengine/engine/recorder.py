@@ -27,7 +27,7 @@ FAILED = "the engine failed while deciding; the operator's log says why"
 
 
 class DecisionRecorder:
-    """The log, observe mode and failure counter of one engine."""
+    """The decision log, the observe mode and the failure counter of one engine."""
 
     def __init__(self, kernel: Kernel, log: DecisionLog | None) -> None:
         self._package, self._revision = kernel.package, kernel.revision
@@ -38,7 +38,7 @@ class DecisionRecorder:
 
     @property
     def is_idle(self) -> bool:
-        """Whether decisions are returned unchanged, because there is neither a log nor observe mode."""
+        """Whether decisions are returned unchanged, because there is no log and observe mode is off."""
         return self.log is None and self.observer is None
 
     def record(
@@ -52,8 +52,8 @@ class DecisionRecorder:
         """Log a decision and apply observe mode; return the answer. If logging fails the answer is a denial, unless the
         operator allows it.
 
-        `state` are the log members of the state that the decision depends on. `moment` is its time in nanoseconds; a
-        decision that failed has none, and is logged with the current time.
+        `state` holds the log members of the state that the decision depends on. `moment` is the time of the decision in
+        nanoseconds; a failed decision has none, and is logged with the current time.
         """
         log, observer = self.log, self.observer
         given = decision if observer is None else observer.given(decision, question)
@@ -64,8 +64,8 @@ class DecisionRecorder:
         return given
 
     def deny_failure(self) -> Decision:
-        """Return a denial for the exception that is being handled, and count and log it. The id does not use the
-        engine's clock, because the clock may have failed."""
+        """Return a denial for the exception that is being handled, and count and log the failure. The id does not
+        depend on the engine's clock, because the clock may have failed."""
         self.failures.add()
         place = place_of(sys.exc_info()[2])
         denied = self._deny(FAILED)
@@ -74,7 +74,7 @@ class DecisionRecorder:
         return denied
 
     def deny_unavailable(self, error: StoreError) -> Decision:
-        """Return a denial for a store that does not answer. The store's circuit breaker logs that."""
+        """Return a denial for a store that does not answer. The store's circuit breaker logs the failure."""
         self.failures.add()
         _LOG.debug("a decision was denied: %s", error)
         return self._deny(f"the state in the store is unknown: {error.reason}")

@@ -20,7 +20,7 @@ class StateUse:
 
     kernel: Kernel
     store: Store
-    verifies_credentials: bool = False  # the store then knows which credentials were used or revoked
+    verifies_credentials: bool = False  # if true, the store records which credentials were used or revoked
 
     @cached_property
     def has_confirms(self) -> bool:
@@ -56,7 +56,8 @@ class StateUse:
 
     @cached_property
     def is_ephemeral(self) -> bool:
-        """Whether counts, spent approvals and revocations end with this process and are invisible to others."""
+        """Whether counts, spent approvals and revocations are lost when this process ends, and are invisible to other
+        processes."""
         return self.uses_store and not self.is_remote
 
     @cached_property
@@ -70,7 +71,8 @@ class StateUse:
             self.store.begin(self.history_names, now())
 
     def stop_history(self, names: Set[str]) -> None:
-        """Stop recording events. A rule that needs one of them later starts without history. Raises StoreError."""
+        """Stop recording these events. A rule that needs one of them later starts without history. Raises
+        StoreError."""
         if names:
             self.store.end(names)
 
@@ -84,6 +86,7 @@ class StateUse:
 
     @property
     def clock_skew(self) -> timedelta | None:
-        """How far the store's clock is ahead of this one, by its latest answer; None if the store has no clock."""
+        """How far the store's clock is ahead of the clock of this process, by the store's latest answer; None if the
+        store has no clock."""
         offset = self.store.skew.offset if isinstance(self.store, ResilientStore) else None
         return None if offset is None else offset * MICROSECOND

@@ -17,7 +17,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large, measure_extent
 
 T = TypeVar("T")
-MAX_SMALL_EXTENT = 8  # elements: loops over this many are fast
+MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
 
 
 class WaitForecast:
@@ -46,9 +46,9 @@ class WaitForecast:
             return False
 
     def takes_long(self, question: QuestionLike) -> bool:
-        """Return whether deciding it may calculate for longer than an event loop should wait.
+        """Return whether the decision may calculate for longer than an event loop should wait.
 
-        False for a question that waits for an issuer: it waits in its own thread, not in the single thread for
+        False for a question that waits for an issuer, because it waits in its own thread, not in the single thread for
         calculations.
         """
         if self.awaits_issuer(question):
@@ -79,7 +79,7 @@ class WaitForecast:
         return loops(self._decider.kernel)
 
     async def run(self, ask: Callable[[QuestionLike], T], question: QuestionLike) -> T:
-        """Ask on the event loop if that takes no time, otherwise in a thread."""
+        """Decide on the event loop if that takes no time, otherwise in a thread."""
         asked = Question.of(question)
         if self.takes_long(asked):
             return await run_in_turn(ask, asked)

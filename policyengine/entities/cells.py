@@ -1,4 +1,4 @@
-"""Parse table cells, CSV text or database values, into the attributes that a policy declares for an entity."""
+"""Parses table cells (CSV text or database values) into the attributes that a policy declares for an entity."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def parse_cell(cell: object, type_: typesystem.Type, name: str) -> object:
 
 
 def make_cell_parser(type_: typesystem.Type, name: str) -> Callable[[object], object]:
-    """Return `parse_cell` for one column, with a cache, because the same texts occur in many rows."""
+    """Return `parse_cell` for one column, with a cache, because the same text occurs in many rows."""
     known: dict[object, object] = {}
 
     def read(cell: object) -> object:
@@ -110,12 +110,12 @@ def check_value(raw: object, type_: typesystem.Type, name: str) -> object:
             cause = min(part.causes, key=lambda cause: cause.why)
             why = "an element is empty" if cause.absent else cause.why
             raise CellError(f"`{name}`: {why}", cell_format_hint(type_))
-    # A time keeps its text: both are read alike, and people read the decision log.
+    # A time keeps its text, which policies read in the same way and which people can read in the decision log.
     return value if isinstance(type_, typesystem.RefType | typesystem.SetType | typesystem.ListType) else raw
 
 
 def cell_format_hint(type_: typesystem.Type) -> str | None:
-    """Return a hint that says how to write a cell of the type, or None if any text is valid."""
+    """Return a hint that says how to write a cell of the type, or None if every text is valid."""
     match type_:
         case Scalar.BOOL:
             return "write `true` or `false`"
@@ -124,13 +124,15 @@ def cell_format_hint(type_: typesystem.Type) -> str | None:
         case Scalar.STRING:
             return None
         case Scalar.DURATION:
-            return "write it like `15m`"
+            return "write a duration such as `15m`"
         case Scalar.TIME:
-            return "write it like `2027-01-01T09:00:00Z`"
+            return "write a time such as `2027-01-01T09:00:00Z`"
         case Scalar.IP | Scalar.CIDR:
-            return "write it like `10.0.0.1`" if type_ is Scalar.IP else "write it like `10.0.0.0/8`"
+            return (
+                "write an address such as `10.0.0.1`" if type_ is Scalar.IP else "write a network such as `10.0.0.0/8`"
+            )
         case typesystem.EnumType(values=values):
-            return f"it is one of {', '.join(f'`{one}`' for one in values[:8])}"
+            return f"write one of {', '.join(f'`{one}`' for one in values[:8])}"
         case typesystem.RefType(entities=entities):
             one = min(entities, default="type")
             return None if len(entities) == 1 else f"write its type before it, as in `{one}:some-id`"
@@ -192,7 +194,7 @@ def parse_reference(text: str, type_: typesystem.RefType) -> object:
 def make_entity_ref(type_: str, id_: str) -> EntityRef:
     known = coerce_id(id_, "id")
     if isinstance(known, Unknown):
-        why = min("an empty id" if cause.absent else cause.why for cause in known.causes)
+        why = min("the id is empty" if cause.absent else cause.why for cause in known.causes)
         raise CellError(f"a reference to {type_}: {why}")
     return EntityRef(type_, known)
 
@@ -215,7 +217,7 @@ def parse_json(text: str) -> object:
 
 
 def parse_database_value(cell: object, type_: typesystem.Type) -> object:
-    """Return a database value as a raw attribute. Databases have more kinds of text and numbers than policies."""
+    """Return a database value as a raw attribute. Databases have more types of text and numbers than policies."""
     match cell, type_:
         case None, _:
             return None

@@ -171,8 +171,8 @@ class CsvTable:
 
 
 def misspelled_columns(name: str, columns: set[str], declaration: EntityDeclaration) -> Iterator[str]:
-    """Yield a note for each column that looks like a misspelled attribute. Other columns may serve other readers of the
-    table."""
+    """Yield a note for each column that looks like a misspelled attribute. Other columns may be for other readers of
+    the table."""
     known = [field.name for field in declaration.fields]
     for column in sorted(columns - {*known, ID, IN}):
         meant = suggest(column, [one for one in (*known, IN) if one not in columns])

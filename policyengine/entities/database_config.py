@@ -34,7 +34,7 @@ class JoinTable:
 
 @dataclass(frozen=True, slots=True)
 class EntityTableConfig:
-    """The table or query with the rows of one entity type. `parents` says where memberships (`in`) come from."""
+    """The table or query with the rows of one entity type. `parents` is the source of memberships (`in`)."""
 
     type: str
     table: str | None
@@ -51,9 +51,9 @@ class EntityTableConfig:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseConfig:
-    """The configuration of one database, with times in seconds. `timeout` bounds the time that one decision waits,
-    `ttl` the age of a cached row, `most` the number of cached rows. `refresh` is the interval at which tables that were
-    loaded whole are loaded again (0: never)."""
+    """The configuration of one database, with times in seconds. `timeout` limits the time that one decision waits,
+    `ttl` the age of a cached row, and `most` the number of cached rows. `refresh` is the interval at which tables that
+    were loaded whole are loaded again (0: never)."""
 
     file: str
     entities: tuple[EntityTableConfig, ...]

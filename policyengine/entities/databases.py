@@ -18,7 +18,7 @@ from policyengine.entities.worker_pool import WorkerPool, WorkerTimeoutError
 from policyengine.typesystem import EntityRef
 
 LOOKUP_BATCH_SIZE = 500  # ids in one statement
-PROBE_IDS = ("0", str(UUID(int=0)))  # ids that match no row: each kind of id column accepts one of them
+PROBE_IDS = ("0", str(UUID(int=0)))  # ids that match no row: each type of id column accepts one of them
 Answer = TypeVar("Answer")
 
 
@@ -47,7 +47,7 @@ class SqlRowSource:
         def connect() -> sa.Connection:
             return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
-        # Another file may replace a SQLite file, and opening it is cheap, so its connections are not kept.
+        # Connections to a SQLite file are not kept, because another file may replace it and opening it is cheap.
         self._hands = WorkerPool(connect, database.map.connections, keep=database.kind != "sqlite")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -48,7 +48,7 @@ def read_json(path: Path, gathering: RowCollector) -> None:
 
 
 def _rows(tree: object) -> list[object] | tuple[object, ...]:
-    """Return the rows, not yet validated: a file holds more rows than a list in a request may have elements."""
+    """Return the rows without validating them: a file may have more rows than a list in a request may have elements."""
     if not isinstance(tree, dict):
         raise RequestError("", f"expected an object, got {describe_raw_value(tree)}", SHAPE)
     whole = get_object(tree, "") or {}
@@ -101,15 +101,15 @@ def _parse_line(name: str, number: int, line: bytes) -> EntityData:
         raise EntitiesError(name, "", why, LINE, row=number) from error
 
 
-# ── Rows that need no second look ─────────────────────────────────────────────────────────────
+# ── Plain rows ────────────────────────────────────────────────────────────────────────────────
 
 REFERENCE_MEMBERS = {"type", "id"}
 MAX_PLAIN_LENGTH = 1_000
 
 
 def parse_plain_row(raw: object) -> EntityData | None:
-    """Return what `entity_row` returns, faster, for a row with plain values only; None for any other row. Most rows are
-    plain."""
+    """Return what `entity_row` returns, faster, for a row with plain values only; return None for every other row. Most
+    rows are plain."""
     if type(raw) is not dict or not raw.keys() <= ROW_MEMBERS:
         return None
     ref, attributes, above = parse_plain_reference(raw), raw.get("attributes"), raw.get("in")
@@ -169,8 +169,8 @@ def is_plain_value(value: object) -> bool:
 
 @contextmanager
 def open_entity_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file, not a device or pipe, which might never end. Raises EntitiesError, also at the end if
-    another process changed the file meanwhile."""
+    """Open a regular file, not a device or pipe, which might never end. Raises EntitiesError, also at the end of the
+    block if another process changed the file in the meantime."""
     with _open_regular_file(path) as file:
         before = FileVersion.of(file.fileno())
         yield file

@@ -28,8 +28,8 @@ from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
 MAX_ANCESTOR_STEPS = 32  # levels of membership above an entity
-MAX_ROUNDS = 100  # lookups of one decision: each may depend on the previous one
-MAX_ROWS = 10_000  # rows of one decision
+MAX_ROUNDS = 100  # lookups of one decision, each of which may depend on the previous one
+MAX_ROWS = 10_000  # maximum number of rows that one decision looks up
 PAUSE_SECONDS = 1.0  # seconds in which a source that failed is not asked again
 UNANSWERED = Invalid(NOT_ANSWERED)
 
@@ -43,8 +43,8 @@ class RowLookupError(Exception):
 
 
 class RowSource(Protocol):
-    """A source of rows of some entity types. `fetch` returns within `seconds` or raises RowLookupError; its result
-    omits entities without a row."""
+    """A source of rows of some entity types. `fetch` returns within `seconds` or raises RowLookupError; entities
+    without a row are missing in its result."""
 
     @property
     def identity(self) -> object:
@@ -73,8 +73,8 @@ class RowSource(Protocol):
 
 
 class LookupEntityStore(EntityStore):
-    """The entity store of one decision: the loaded rows, and rows looked up for it, each once. `lacking` collects the
-    entities that the decision needs and does not have, until `fetch` looks them up."""
+    """The entity store of one decision: the loaded rows, and the rows that were looked up for this decision, each once.
+    `lacking` collects the entities that the decision needs and does not have, until `fetch` looks them up."""
 
     def __init__(
         self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
@@ -95,7 +95,8 @@ class LookupEntityStore(EntityStore):
         return self._lookups.types
 
     def fetch(self) -> None:
-        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive stay unknown."""
+        """Look up all lacking rows, within the time limit of one decision. Rows that do not arrive in time stay
+        unknown."""
         asked = sorted(self.lacking, key=lambda ref: (ref.type, ref.id))
         self.lacking.clear()
         self._rounds += 1
@@ -135,8 +136,8 @@ class LookupEntityStore(EntityStore):
         yield from self.rows()
 
     def __contains__(self, ref: EntityRef) -> bool:
-        """Whether the store has the row, or its source did not answer: in both cases a row in the request does not
-        count."""
+        """Whether the store has the row, or its source did not answer: in both cases a row in the request is
+        ignored."""
         return self.found_of(ref) is not None
 
     def attribute(self, ref: EntityRef, name: str) -> object:
@@ -159,7 +160,8 @@ class LookupEntityStore(EntityStore):
                 return NOBODY_ANSWERED
 
     def _climb(self, parents: Iterable[EntityRef]) -> Ancestors:
-        """Return the ancestors, level by level: each level may be a round trip, so their number is bounded."""
+        """Return the ancestors, level by level: each level may need a round trip, so the number of levels is
+        bounded."""
         found = dict.fromkeys(parents)
         level, complete, answered = list(found), True, True
         for _ in range(MAX_ANCESTOR_STEPS):
@@ -178,9 +180,9 @@ class LookupEntityStore(EntityStore):
 
 
 class EntityLookups:
-    """All row sources of an entity store, each with a cache bounded in age and in rows (`most`). A source that does not
-    answer is not asked again for PAUSE_SECONDS, so that decisions do not wait for it. `failures` counts lookups without
-    an answer."""
+    """All row sources of an entity store, each with a cache that is limited in age and in rows (`most`). A source that
+    does not answer is not asked again for PAUSE_SECONDS, so that decisions do not wait for it. `failures` counts
+    lookups without an answer."""
 
     def __init__(
         self, sources: Iterable[RowSource], clock: Callable[[], float] = monotonic, *, types: Collection[str] = ()

@@ -1,4 +1,5 @@
-"""Merge rows from several sources into one entity store. An entity in two sources is an error that names both."""
+"""Merge rows from several sources into one entity store. If two sources contain the same entity, an error names
+both."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from policyengine.install_hints import install_command
 SourceLocation: TypeAlias = Path | str
 SourcesStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
 URL = re.compile(r"[a-z][a-z0-9+]*://")
-KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv`, or the URL of a database"
+KINDS = "a file `….json`, `….jsonl`, `….csv` or `….toml`, a folder of `.csv` files, or the URL of a database"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class EntitySources:
                 return cls(tuple(given))
 
     def read(self, declared: EntityDeclarations) -> EntityStore:
-        """Read all sources by the policy's entity declarations. Raises EntitiesError."""
+        """Read all sources as the policy's entity declarations specify. Raises EntitiesError."""
         gathering = RowCollector()
         with without_garbage_collection():
             for source in self.where:
@@ -53,7 +53,7 @@ class EntitySources:
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """The JSON sources, whose values are not converted by declaration. A value of another type is unknown to
+        """The JSON sources, whose values are not converted to the declared types. A value of another type is unknown to
         policies."""
         return tuple(str(one) for one in self.where if str(one).lower().endswith((".json", ".jsonl", ".ndjson")))
 
@@ -69,7 +69,7 @@ class EntitySources:
         return tuple(_file_stamp(path) for path in self.files())
 
     def files(self) -> list[Path]:
-        """Return all files that are read now, including database mappings."""
+        """Return all files that would be read now, including database mappings."""
         found = [path for source in self.where for path in _source_files(source)]
         mapped = self.mapping is not None and any(map(is_url, self.where))
         return [*found, self.mapping] if mapped and self.mapping is not None else found
@@ -77,8 +77,8 @@ class EntitySources:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection meanwhile: many rows create no garbage, and searching for it takes longer than reading
-    them."""
+    """Disable garbage collection for the block: reading many rows creates no garbage, and searching for garbage would
+    take longer than reading the rows."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +113,7 @@ def _read_source(
             with files.open_entity_file(path):  # reports the error
                 pass
         case _:
-            raise EntitiesError(str(path), "", "the format of this source is unknown", f"name {KINDS}", code="E180")
+            raise EntitiesError(str(path), "", "the format of this source is unknown", f"use {KINDS}", code="E180")
 
 
 def is_url(source: SourceLocation) -> bool:

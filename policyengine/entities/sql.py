@@ -42,7 +42,7 @@ class Database:
         try:
             self.url = sa.make_url(database.url or "")
         except (sa.exc.ArgumentError, ValueError):
-            hint = "`sqlite:///path` or `postgresql://user@host/database`"
+            hint = "write `sqlite:///path` or `postgresql://user@host/database`"
             raise EntitiesError("the database", "", "this is not a database URL", hint, code="E187") from None
         host = f"{self.url.host or ''}{f':{self.url.port}' if self.url.port else ''}"
         self.kind = self.url.get_backend_name()
@@ -58,7 +58,7 @@ class Database:
             case "postgresql":
                 return self._postgresql(seconds)
             case _:
-                hint = "`sqlite:///path` or `postgresql://user@host/database`"
+                hint = "use `sqlite:///path` or `postgresql://user@host/database`"
                 raise self.error("this kind of database is not supported", hint)
 
     def _postgresql(self, seconds: float) -> sa.Engine:
@@ -82,7 +82,7 @@ class Database:
         return EntitiesError(self.shown, member, message, hint, code=code)
 
     def why(self, error: BaseException) -> str:
-        """Return the database's own error message, without statement, values and password."""
+        """Return the database's own error message, without the statement, its values and the password."""
         told = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         first = told.splitlines()[0][:MAX_ERROR_LENGTH]
         return first.replace(str(self.url.password), "***") if self.url.password else first
@@ -144,7 +144,7 @@ class SqlTable:
     above: typesystem.Type
     readers: Mapping[str, Callable[[object], object]]
     climbing: Callable[[object], object]
-    joins: Mapping[JoinTable, type]  # the Python type of the owner ids in each
+    joins: Mapping[JoinTable, type]  # the Python type of the owner ids in each join table
 
     @classmethod
     def found(cls, database: Database, one: EntityTableConfig, connection: sa.Connection) -> SqlTable:
@@ -192,7 +192,7 @@ class SqlTable:
         text = str(cell) if isinstance(cell, int | UUID) and not isinstance(cell, bool) else cell
         known = coerce_id(text, "id") if isinstance(text, str) else None
         if not isinstance(known, str):
-            why = "it is missing" if cell is None or cell == "" else "it is not a text, number or UUID"
+            why = "it is missing" if cell is None or cell == "" else "it is not a string, a number or a UUID"
             if isinstance(known, Unknown) and text:
                 why = min(cause.why for cause in known.causes)
             raise ColumnError(f"the id of a {self.map.type}: {why}", "give each row its own id", self.map.id)

@@ -1,4 +1,5 @@
-"""Entities by reference: attributes, and memberships at any depth from closures computed once at load."""
+"""Entities by reference: their attributes, and their memberships at any depth, from closures that are computed once
+when the entities are loaded."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from policyengine.typesystem import EntityRef
 if TYPE_CHECKING:
     from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 
-MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if more are removed than stay
-MAX_MEMBERSHIPS = 5_000_000  # memberships of all entities at any depth; entities with the same parents count once
+MIN_LOST_ROWS = 10  # a reload may always remove fewer rows of a type than this, even if it removes more than it keeps
+MAX_MEMBERSHIPS = 5_000_000  # memberships of all entities at any depth; entities with the same parents are counted once
 NOT_LOOKED_UP = Invalid("it was not looked up")
 
 
@@ -29,15 +30,15 @@ class UnknownRow:
     """A row whose existence is unknown."""
 
 
-MEMBERSHIP_HINT = "each entity counts with everything it is in, directly or through others: avoid long chains"
+MEMBERSHIP_HINT = "every entity that contains another, directly or through others, is one membership: avoid long chains"
 NO_ANSWER = UnknownRow()
 RowResult: TypeAlias = EntityData | UnknownRow | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ancestors:
-    """Everything an entity is in, except itself. `complete` is false if a row on the way is missing or partial.
-    `answered` is false if the source of a row did not answer; `complete` is then false as well."""
+    """All entities that contain an entity at any depth, except itself. `complete` is false if a row on the way is
+    missing or partial. `answered` is false if the source of a row did not answer; `complete` is then false as well."""
 
     refs: tuple[EntityRef, ...]
     complete: bool
@@ -48,7 +49,7 @@ class MembershipBoundError(EntitiesError):
     """More memberships than MAX_MEMBERSHIPS; `ref` is the first entity beyond the bound."""
 
     def __init__(self, ref: EntityRef) -> None:
-        message = f"with {quote_input(str(ref))} there are more than {MAX_MEMBERSHIPS:,} memberships in total"
+        message = f"{quote_input(str(ref))} brings the total to more than {MAX_MEMBERSHIPS:,} memberships"
         super().__init__("entities", "", message, MEMBERSHIP_HINT, code="E188")
         self.ref = ref
 
@@ -66,7 +67,8 @@ def get_attribute(row: EntityData, name: str) -> object:
 
 
 def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], RowResult]) -> Ancestors:
-    """Return these parents and everything they are in, nearest first. A circle of memberships is walked once."""
+    """Return these parents and all entities that contain them, nearest first. A cycle of memberships is followed
+    once."""
     found = dict.fromkeys(parents)
     pending, complete, answered = list(found), True, True
     for ref in pending:  # grows during iteration
@@ -82,7 +84,7 @@ def collect_ancestors(parents: Iterable[EntityRef], row: Callable[[EntityRef], R
 
 
 def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
-    """Return the ancestors of a row from those of its parents. No entity is its own ancestor, even in a circle."""
+    """Return the ancestors of a row from those of its parents. No entity is its own ancestor, even in a cycle."""
     if row.ref not in above.refs and not row.partial:
         return above
     refs = tuple(one for one in above.refs if one != row.ref)
@@ -90,11 +92,11 @@ def with_parents(row: EntityData, above: Ancestors) -> Ancestors:
 
 
 class EntityStore:
-    """An immutable set of entity rows; `with_rows` returns another one.
+    """An immutable set of entity rows; `with_rows` returns another set.
 
     `lookups` finds rows of some types when a decision needs them (`looking`); without it their rows are unknown.
-    `notes` are remarks of the readers about these rows, for people. A store that is not `loaded` has no source, so it
-    never answers that a row does not exist.
+    `notes` are remarks about these rows from the modules that read them, for people. A store that is not `loaded` has
+    no source, so it never answers that a row does not exist.
     """
 
     def __init__(
@@ -128,7 +130,7 @@ class EntityStore:
         return found
 
     def largest(self, name: str) -> int:
-        """Return the largest size of an attribute in any row, computed at the first call."""
+        """Return the largest size of an attribute over all rows, computed at the first call."""
         if self.lookups is not None:
             return MAX_ELEMENTS
         if name not in self._largest:
@@ -158,7 +160,8 @@ class EntityStore:
         return found if isinstance(found, EntityData) else None
 
     def found_of(self, ref: EntityRef) -> RowResult:
-        """Return the row of an entity, None if there is none, or UnknownRow if its source did not answer."""
+        """Return the row of an entity, None if the entity has no row, or UnknownRow if the source of the row did not
+        answer."""
         return self._rows.get(ref)
 
     def same_as(self, other: EntityStore) -> bool:
@@ -167,7 +170,8 @@ class EntityStore:
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
-        """Return this store with the rows of one request. If both have an entity, the row of this store wins."""
+        """Return this store with the rows of one request. If both have a row for an entity, the row of this store is
+        used."""
         rows = tuple(rows)
         return RequestEntityStore(self, rows) if rows else self
 
@@ -193,7 +197,7 @@ class EntityStore:
         return NOT_LOOKED_UP if self._is_looked_up(ref) else NO_ROW
 
     def _is_looked_up(self, ref: EntityRef) -> bool:
-        """Whether its row can be found only by a lookup (`looking`)."""
+        """Whether the row of this entity can be found only by a lookup (`looking`)."""
         return self.lookups is not None and ref.type in self.lookups.types
 
     def parents(self, ref: EntityRef) -> Ancestors:
@@ -212,8 +216,8 @@ class EntityStore:
 
 
 def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
-    """Describe for each type the rows that a reload would remove, if these are all of its rows, or so many that its
-    file was probably truncated."""
+    """Describe, for each type, the rows that a reload would remove, if these are all rows of the type, or so many that
+    its file was probably truncated."""
     looked_up = frozenset() if after.lookups is None else frozenset(after.lookups.types)
     counts, left = (Counter(row.ref.type for row in one) for one in (before, after))
     gone = {name: count - left[name] for name, count in counts.items() if name not in looked_up}
@@ -225,7 +229,7 @@ def describe_lost_types(before: EntityStore, after: EntityStore) -> list[str]:
 
 
 class RequestEntityStore(EntityStore):
-    """An entity store with the rows of one request, which count only for entities that the store does not know."""
+    """An entity store with the rows of one request, which are used only for entities that the store does not have."""
 
     def __init__(self, below: EntityStore, rows: Iterable[EntityData]) -> None:
         self._below = below

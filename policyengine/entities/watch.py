@@ -14,7 +14,7 @@ from policyengine.entities.sources import EntitySources, SourcesStamp
 from policyengine.entities.store import EntityStore, describe_lost_types
 
 _LOG = logging.getLogger("policyengine")
-POLL_SECONDS = 1.0  # seconds between two looks
+POLL_SECONDS = 1.0  # seconds between two checks
 
 
 class EntityKernel(Protocol):
@@ -37,8 +37,8 @@ class EntityWatcher:
 
     An error is logged once, and the previous entities stay in use. `look` checks once; `started` checks in a thread
     until `stop`. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is
-    missed. Without `files`, only databases are read again, at their configured interval. New entities without any row
-    of a type that had rows are refused, unless `may_lose` allows it.
+    missed. Without `files`, only databases are read again, at their configured interval. New entities are refused if
+    they have no row of a type that had rows, unless `may_lose` allows it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class EntityWatcher:
         except EntitiesError as error:
             self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")
             return False
-        except Exception as error:  # the previous entities stay in use until the next look
+        except Exception as error:  # the previous entities stay in use until the next check
             self._refused(f"{type(error).__name__}: {error}")
             return False
         if changed or self._told:
@@ -88,8 +88,8 @@ class EntityWatcher:
         return True
 
     def _due_now(self) -> bool:
-        """Return whether to read the sources. A change counts once two looks in a row see the same files: a writer may
-        not have finished."""
+        """Return whether to read the sources. A change is accepted once two consecutive checks see the same files,
+        because a writer may not have finished."""
         before, self._seen = self._seen, self.sources.stamp() if self._files else self._stamp
         changed = self._seen != self._stamp and self._seen == before
         return changed or bool(self._refresh and self._clock() >= self._due)

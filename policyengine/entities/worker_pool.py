@@ -1,4 +1,4 @@
-"""A few threads that wait for a database, so that callers wait for a bounded time."""
+"""A few threads that wait for a database, so that the waiting time of callers is bounded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_QUEUED_JOBS = 256
 
 
 class WorkerTimeoutError(Exception):
-    """A job that was not answered in time."""
+    """A job did not finish in time."""
 
 
 class Closable(Protocol):
@@ -37,7 +37,7 @@ class WorkerJob(Generic[Connection]):
 
 class WorkerPool(Generic[Connection]):
     """Threads with one connection each, started when first needed and separately in every process. A stuck thread is
-    replaced; when it continues and is not needed it ends."""
+    replaced; if it continues and is no longer needed, it ends."""
 
     def __init__(self, connect: Callable[[], Connection], size: int, *, keep: bool = True) -> None:
         self._connect, self._size, self._keep = connect, size, keep
@@ -74,7 +74,8 @@ class WorkerPool(Generic[Connection]):
         Thread(target=self._work, name="policyengine directory", daemon=True).start()
 
     def _gave_up(self, job: WorkerJob[Connection]) -> bool:
-        """Give up a job; return False if it is already done. Its thread may be stuck, so another may replace it."""
+        """Give up a job; return False if it is already done. The thread of the job may be stuck, so another thread may
+        replace it."""
         with self._guard:
             if job.done.is_set():
                 return False
@@ -107,7 +108,7 @@ class WorkerPool(Generic[Connection]):
         return job
 
     def _did(self, job: WorkerJob[Connection]) -> bool:
-        """Finish a job; return whether its thread continues. Another may have taken its place while it was stuck."""
+        """Finish a job; return whether its thread continues. Another thread may have replaced it while it was stuck."""
         with self._guard:
             job.done.set()
             if not job.given_up or not self._stuck:

@@ -87,7 +87,7 @@ def endpoint_words(endpoint: Endpoint) -> str:
 def remedy_words(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
-            within = "" if remedy.within is None else f", good for {remedy.within}"
+            within = "" if remedy.within is None else f", valid for {remedy.within}"
             return f"an approval by {remedy.by}{within}"
         case "scope":
             return "a credential with the scope " + " or ".join(format_value(scope) for scope in remedy.scopes or ())

@@ -1,7 +1,7 @@
-"""Reads HTTP bodies as facts: a JSON object or the fields of a form, if every parser reads the body the same.
+"""Reads HTTP bodies as facts: a JSON object or the fields of a form, if every parser reads the body in the same way.
 
-The upstream server may parse a form as JSON, or decode the body differently than its headers say. So a body is read
-only if there is one way to read it; in any doubt it is unknown.
+The upstream server may parse a form as JSON, or decode the body in a way that differs from its headers. So a body is
+read only if there is exactly one way to read it; otherwise its facts are unknown.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ IN_UTF_8 = r"""(?: *; *charset=(?:utf-?8|"utf-?8"))?"""
 JSON = re.compile(rf"application/json{IN_UTF_8}", re.IGNORECASE)
 FORM = re.compile(rf"application/x-www-form-urlencoded{IN_UTF_8}", re.IGNORECASE)
 RAW_FORM = re.compile(rb"[\x20-\x7e]*")
-JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments; Go ignores what follows
-IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use in `body`
-ALSO_FORM_FIELD = Invalid("a text in the JSON contains it as a form field, too (write `&` as `\\u0026`)")
+JSON_START = re.compile(rb' *(?:[{\["]|/[*/]|null)')  # Ruby accepts comments before JSON, and Go ignores text after it
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # names that a policy can use after `body.`
+ALSO_FORM_FIELD = Invalid("a string in the JSON also contains it as a form field (write `&` as `\\u0026`)")
 METHOD_OVERRIDE = {"_method": Invalid("the body names another method (`_method`)")}  # such a request is always refused
 
 
@@ -53,7 +53,7 @@ def members_by_type(types: Sequence[str], codings: Sequence[str], content: bytes
 
 
 def json_body(content: bytes) -> Mapping[str, object] | Invalid:
-    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse any body as a form."""
+    """Parse JSON. Names that also occur in it as form fields are unknown: some servers parse every body as a form."""
     try:
         found = parse_json_members(content)
     except decode.DecodeError as error:
@@ -67,9 +67,9 @@ def json_body(content: bytes) -> Mapping[str, object] | Invalid:
 
 def form_body(content: bytes) -> Mapping[str, object] | Invalid:
     if not RAW_FORM.fullmatch(content):
-        return Invalid("the body is a form with characters that are not escaped")
+        return Invalid("the body is a form with unescaped characters")
     if JSON_START.match(content) or is_json(content):
-        return Invalid("the body was sent as a form, and could be read as JSON")
+        return Invalid("the body was sent as a form, but could be read as JSON")
     found = form_fields(content.decode("ascii"), of_body=True)
     if found is None:
         return Invalid(f"the body has more than {MAX_FIELDS:,} fields")

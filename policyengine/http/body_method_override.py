@@ -18,21 +18,21 @@ IN_JSON = re.compile(r'"\s*[_-]method\s*"\s*:', re.IGNORECASE)
 ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})")
 DISPOSITION = re.compile(r"(?:^|[\r\n])[ \t]*content-disposition[ \t]*:((?:[^\r\n]++|\r?\n[ \t])*+)", re.IGNORECASE)
 NAME = r"(?<![a-z0-9])name(\*?\d*\*?)\s*=\s*"
-NAMED = (  # in double quotes; or in single ones, too
+NAMED = (  # a name in double quotes, or in double or single quotes
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|[^;\s]*)""", re.IGNORECASE),
     re.compile(NAME + r"""("(?:\\.|[^"\\]++)*+"?|'(?:\\.|[^'\\]++)*+'?|[^;\s]*)""", re.IGNORECASE),
 )
-# Types that no server parses as a form or JSON, without surrounding white space.
+# Types that no server parses as a form or as JSON, without surrounding whitespace.
 OTHER_TYPE = re.compile(
     r"(?:multipart/[\w.+-]+|(?!.*(?:form|json|multipart))[a-z]+/[\w.+-]+)[ \t]*(?:;[^,]*)?", re.IGNORECASE
 )
-BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"  # of UTF-8 and UTF-16, before a text
-MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # of one body; a part may have several names
+BYTE_ORDER_MARKS = "\xef\xbb\xbf\xfe\xff"  # byte order marks of UTF-8 and UTF-16
+MAX_PARTS, MAX_NAMES = MAX_FIELDS, 20 * MAX_FIELDS  # maximum numbers in one body; a part may have several names
 COMMENTS = ("/*", "//")  # some parsers accept comments in JSON
 
 
 def names_method(types: Sequence[str], content: bytes) -> bool:
-    """Whether the body names a method. `types` are the content types as sent. UTF-16 and UTF-32 are ASCII letters with
+    """Whether the body names a method. `types` are the content types as sent. In UTF-16 and UTF-32, ASCII letters have
     zero bytes between them."""
     text = content.replace(b"\0", b"").decode("latin-1")
     if "multipart" in "".join(types).lower() and in_parts(text):
@@ -57,7 +57,8 @@ def in_json(text: str) -> bool:
 
 
 def in_parts(text: str) -> bool:
-    """Whether a part is named like an override. Parts and names above the limits are not searched, and count as one."""
+    """Whether a part is named like an override. If there are more parts or names than the limits, the rest is not
+    searched, and the result is true."""
     dispositions = list(islice(DISPOSITION.finditer(text), MAX_PARTS + 1))
     names = list(islice((name for one in dispositions for name in part_names(one[1])), MAX_NAMES + 1))
     if len(dispositions) > MAX_PARTS or len(names) > MAX_NAMES:
@@ -67,7 +68,7 @@ def in_parts(text: str) -> bool:
 
 
 def part_names(disposition: str) -> Iterator[str]:
-    """Yield the names of a part in each way of writing them."""
+    """Yield the names of a part, read in each of the ways in which they can be written."""
     for pattern in NAMED:
         found = islice(pattern.finditer(disposition), MAX_NAMES)
         values = [(one[1], one[2].strip("\"'")[:MAX_NAME_LENGTH]) for one in found]

@@ -1,6 +1,6 @@
 """Reads the raw credentials of a client from the headers of its request, for a verifier in this server.
 
-`Authorization` is the client's if this server requires no token of its callers; otherwise the gateway passes the
+`Authorization` is the client's if this server requires no token from its callers; otherwise the gateway passes the
 client's in `X-Forwarded-Authorization`. `Client-Cert` or `X-Forwarded-Client-Cert` describes the client's connection if
 it is configured: the gateway must then remove that header from the client's request.
 """
@@ -55,7 +55,7 @@ def read_client_credentials(
 
     `own`: whether `Authorization` is the client's. `certificate`: the header with the client's certificate, set by a
     trusted gateway; None if there is none. `content`: the whole body, if available. Raises RequestError for a repeated
-    or respelled header, as it is unknown which of two values counts.
+    or respelled header, because it is unknown which of two values is right.
     """
     check_spellings(given, (*CREDENTIAL_HEADERS, *CREDENTIAL_SECRET_HEADERS))
     given = {name: values for name, values in given.items() if values != ("",)}  # an empty header means none

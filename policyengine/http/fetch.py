@@ -29,8 +29,8 @@ class CertificatesError(Exception):
 
 
 class FetchError(Exception):
-    """A request failed; `why` is safe to log, as it contains nothing that was sent or received. `status` is the HTTP
-    status, if there was one."""
+    """A request failed; `why` is safe to log, because it contains nothing that was sent or received. `status` is the
+    HTTP status, if there was one."""
 
     def __init__(self, why: str, status: int | None = None) -> None:
         super().__init__(why)
@@ -45,7 +45,7 @@ class RedirectError(FetchError):
     """A redirect to another server, the URL `target`."""
 
     def __init__(self, target: str, status: int) -> None:
-        super().__init__("it redirects to another server", status)
+        super().__init__("the server redirects to another server", status)
         self.target = target
 
 
@@ -79,7 +79,7 @@ class Fetcher:
             if isinstance(answer, FetchResponse):
                 return answer
             url = answer
-        raise FetchError(f"it redirects more than {self.redirects} times")
+        raise FetchError(f"the server redirects more than {self.redirects} times")
 
     def post(self, url: str, form: bytes, headers: Mapping[str, str], until: float) -> FetchResponse:
         """Post a form. Raises FetchError."""
@@ -87,7 +87,7 @@ class Fetcher:
         answer = self._ask("POST", url, {**kind, **headers}, form, until)
         if isinstance(answer, FetchResponse):
             return answer
-        raise FetchError("it redirects a POST request")
+        raise FetchError("the server redirects a POST request")
 
     @cached_property
     def trusted(self) -> ssl.SSLContext:
@@ -109,15 +109,15 @@ class Fetcher:
             ):
                 return self._redirect(url, response) or self._read(response)
         except httpcore.TimeoutException:
-            raise UnreachableError("it did not answer in time") from None
+            raise UnreachableError("the server did not answer in time") from None
         except httpcore.ProxyError:
             raise UnreachableError("the proxy refuses the connection") from None
         except httpcore.ProtocolError:
-            raise FetchError("its answer is not valid HTTP, or ended too early") from None
+            raise FetchError("the answer is not valid HTTP, or ended too early") from None
         except httpcore.NetworkError as error:
-            raise UnreachableError(f"it cannot be reached: {describe_network_error(error)}") from None
-        except (OSError, ValueError):  # a host name that the resolver rejects
-            raise UnreachableError("it cannot be reached: its host name is not valid") from None
+            raise UnreachableError(f"the server cannot be reached: {describe_network_error(error)}") from None
+        except (OSError, ValueError):  # the resolver rejects the host name
+            raise UnreachableError("the server cannot be reached: its host name is not valid") from None
 
     def _connections(self, parts: SplitResult, network: _DeadlineBackend) -> httpcore.ConnectionPool:
         context = self.trusted if parts.scheme == "https" else None
@@ -136,7 +136,7 @@ class Fetcher:
             target = urljoin(url, location.decode("ascii"))
             same = url_origin(urlsplit(target)) == url_origin(urlsplit(url))
         except ValueError:
-            raise FetchError("it redirects to an invalid URL", response.status) from None
+            raise FetchError("the server redirects to an invalid URL", response.status) from None
         if not same:
             raise RedirectError(target, response.status)
         return target
@@ -145,14 +145,14 @@ class Fetcher:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         if response.status != 200:
             leads = ", and redirects are not followed" if 300 <= response.status < 400 else ""
-            raise FetchError(f"it answers {response.status}{leads}", response.status)
+            raise FetchError(f"the server answers {response.status}{leads}", response.status)
         if headers.get(b"content-encoding", "identity").lower() != "identity":
-            raise FetchError("its answer is compressed, although the request does not allow it")
+            raise FetchError("the answer is compressed, although the request does not allow it")
         body = bytearray()
         for chunk in response.iter_stream():
             body += chunk
             if len(body) > self.largest:
-                raise FetchError(f"its answer is longer than {self.largest:,} bytes")
+                raise FetchError(f"the answer is longer than {self.largest:,} bytes")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         return FetchResponse(bytes(body), cache_lifetime(headers.get(b"cache-control", "")), kind)
 
@@ -169,7 +169,7 @@ def create_tls_context(ca: Path | None) -> ssl.SSLContext:
 
 
 def split_proxy(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return the URL of a proxy without user and password, and these."""
+    """Return the URL of a proxy without its user and password, and the user and password."""
     parts = urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
@@ -186,9 +186,9 @@ def parse_fetch_url(url: str, plain_http: bool = False) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise FetchError("it is not a valid URL") from None
+        raise FetchError("the URL is not valid") from None
     if len(url) > MAX_URL_LENGTH or not url.isascii() or any(one <= " " or one in '\\"<>^`{|}\x7f' for one in url):
-        raise FetchError("it is not a valid URL")
+        raise FetchError("the URL is not valid")
     if not parts.hostname or port == 0 or "@" in parts.netloc or "#" in url:
         raise FetchError("the URL must have a host, and no user or a fragment")
     if parts.scheme == "https" or (parts.scheme == "http" and (plain_http or is_loopback(parts.hostname))):
@@ -210,7 +210,8 @@ def url_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def cache_lifetime(cache_control: str) -> int | None:
-    """Return the seconds that a `Cache-Control` value allows (RFC 9111), or None if it does not say."""
+    """Return the lifetime in seconds that a `Cache-Control` value specifies (RFC 9111), or None if it specifies
+    none."""
     found: int | None = None
     for directive in cache_control.lower().split(","):
         name, _, value = directive.strip().partition("=")
@@ -228,7 +229,7 @@ def describe_network_error(error: Exception) -> str:
     return text.partition(" (_ssl")[0].lower()[:120]
 
 
-# ── One deadline ──────────────────────────────────────────────────────────────────────────────
+# ── Deadlines ─────────────────────────────────────────────────────────────────────────────────
 
 
 class _DeadlineBackend(httpcore.NetworkBackend):

@@ -1,8 +1,8 @@
 """Reads the headers in which a gateway states the agent, user and credential, and builds the question for the engine.
 
 The gateway removes these headers from the client's request and sets them itself. By default all begin with `X-Agent-`,
-so that one line removes them all. A repeated, respelled or malformed one is refused, as it is unknown which of two
-values the gateway set.
+so that one line removes them all. A repeated, respelled or malformed header is refused, because it is unknown which
+value the gateway set.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from policyengine.vocabulary import FACTS, FactOrigin
 
 RawHeaderPairs = Iterable[tuple[bytes, bytes]]
 Facts = Mapping[str, Mapping[str, object]]
-# The body as far as the gateway sent it. A text is not what the client sent: the gateway has replaced bytes that are
+# The part of the body that the gateway sent. Text is not what the client sent: the gateway has replaced bytes that are
 # not UTF-8.
 Content: TypeAlias = bytes | str
 
@@ -50,17 +50,17 @@ SPIFFE = re.compile(r"spiffe://(?P<domain>[a-z0-9._-]{1,255})/[A-Za-z0-9._/-]{1,
 BODY_AS_TEXT = Invalid("the body was sent as text, not as bytes (set `pack_as_bytes`)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
 FORWARDED_HEADERS = ("x-forwarded-method", "x-forwarded-uri", "x-forwarded-host")
-# From these headers, upstream servers may take another path than that of the request line.
+# From these headers, upstream servers may take a path that differs from that of the request line.
 OTHER_TARGET_HEADERS = ("x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method")
 OWN_HEADERS = ("x-auth-subject", "x-auth-user")
-# Names that cannot carry a fact: they have another meaning, or any client sets them.
+# Headers that cannot carry a fact, because they have another meaning or every client sets them.
 RESERVED_HEADERS = (
     frozenset(
         {*FORWARDED_HEADERS, *OTHER_TARGET_HEADERS, *OWN_HEADERS, "x-request-id", "content-type", "idempotency-key"}
     )
     | WITHHELD_HEADERS
 )
-# Headers that servers trust or parse bodies by; a respelled one is refused.
+# Headers that servers trust, or that determine how servers parse a body; a respelled one is refused.
 TRUSTED_HEADERS = frozenset(
     {
         *CREDENTIAL_HEADERS,
@@ -84,7 +84,7 @@ class GatewayHeaders:
     sends every body, or refuses the request.
 
     `client_certificate`: the header with the certificate of the client's connection; None if the gateway does not set
-    it, as it would then pass on the client's own header.
+    this header, because it would then pass on the client's own.
     """
 
     agent_id: str = "x-agent-id"
@@ -138,7 +138,7 @@ class GatewayHeaders:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Key to header, for the facts that have a header."""
+        """The header of each fact that has one, by the key of the fact."""
         named = {one.name: getattr(self, one.name) for one in fields(self) if one.type == "str"}
         return {key: header for key, header in named.items() if header}
 
@@ -201,7 +201,7 @@ def parse_scopes(name: str, value: str) -> list[str]:
 
 
 def parse_time_or_seconds(name: str, value: str) -> str | datetime:
-    """Parse a time, or seconds since 1970 as in tokens."""
+    """Parse a time, or seconds since 1970, as tokens write them."""
     if not SECONDS.fullmatch(value):
         return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))
@@ -229,8 +229,8 @@ HEADER_PARSERS: Mapping[str, Callable[[str, str], object]] = {
 }
 
 CARRIED_KEYS = frozenset(one.name for one in fields(GatewayHeaders))
-# Facts about the caller that no header carries: their absence is never known. The subject is not among them: it is the
-# user that the gateway states.
+# Facts about the caller that no header carries, so that their absence is never known. They do not include the subject,
+# which is the user that the gateway states.
 UNCARRIED_FACTS = tuple(
     fact.name
     for fact in FACTS
@@ -285,8 +285,8 @@ def build_question(
     vouched: Facts | None = None,
 ) -> dict[str, object]:
     """Build the question in the shape of `/decide`; facts that the gateway does not show are pending. `content` is the
-    body as far as the gateway sent it, None if it never does; `vouched` are further facts about the caller. Raises
-    RequestError."""
+    part of the body that the gateway sent, or None if it never sends bodies; `vouched` holds further facts about the
+    caller. Raises RequestError."""
     ours = (
         *names.facts.values(),
         *FORWARDED_HEADERS,
@@ -336,8 +336,8 @@ def missing_facts(facts: Facts, given: HeaderValues, names: GatewayHeaders, hand
 def read_body_and_size(
     given: HeaderValues, hands_on: ForwardedParts, content: Content | None, said: object
 ) -> tuple[Mapping[str, object] | Invalid | None, object]:
-    """Return the members of the body and its size: no members if empty, None if unknown. `said`, the size that the
-    gateway states, counts only if it never sends bodies."""
+    """Return the members of the body and its size: no members if the body is empty, None for what is unknown. `said`,
+    the size that the gateway states, is used only if the gateway never sends bodies."""
     if content is None:
         return ({} if said == 0 else None), said
     whole = whole_body(given, content)
@@ -370,9 +370,9 @@ def add_credentials(
     certificate: str | None,
     content: Content | None = None,
 ) -> dict[str, object]:
-    """Add the client's raw credentials to the question. `own`: `Authorization` is the client's, as this server requires
-    no token. `certificate`: the header with its certificate. `content`: the body, as far as the gateway sent it. Raises
-    RequestError."""
+    """Add the client's raw credentials to the question. `own`: `Authorization` is the client's, because this server
+    requires no token. `certificate`: the header with the client's certificate. `content`: the part of the body that the
+    gateway sent. Raises RequestError."""
     url, whole = request_url(given, target.host, target.uri), whole_body(given, content)
     signed = None if whole is None else raw_body(whole)
     found = read_client_credentials(
@@ -382,8 +382,8 @@ def add_credentials(
 
 
 def whole_body(given: HeaderValues, content: Content | None) -> Content | None:
-    """Return the body if the gateway states that it is complete; otherwise it may be missing or cut off, and is
-    unknown."""
+    """Return the body if the gateway states that it is complete. Otherwise it may be missing or cut off, and is treated
+    as unknown."""
     return content or None if given.get(PARTIAL_BODY) == ("false",) else None
 
 

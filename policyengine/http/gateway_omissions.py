@@ -1,4 +1,5 @@
-"""Which headers and bodies a gateway passes on, so that its adapter knows which facts are absent and which unknown."""
+"""Which headers and bodies a gateway passes on, so that its adapter knows which facts are absent and which are
+unknown."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ HOP_BY_HOP = frozenset(
 )
 # Secret and hop-by-hop headers, which are never facts.
 WITHHELD_HEADERS = CREDENTIAL_SECRET_HEADERS | HOP_BY_HOP | {"cookie"}
-# `authorization` is often the gateway's own, or removed before the check.
+# `authorization` is often set by the gateway itself, or removed before the check.
 UNKNOWABLE_HEADERS = HOP_BY_HOP | {"authorization"}
-ENVOY_PREFIX = "x-envoy-"  # some describe Envoy's call to this server
+ENVOY_PREFIX = "x-envoy-"  # headers that describe Envoy's own call to this server
 # List fields, and fields with a date or a comment: a comma in one does not mean that it is repeated.
 COMMA_HEADERS = frozenset(
     "accept accept-charset accept-encoding accept-language access-control-request-headers baggage cache-control "
@@ -46,7 +47,7 @@ class GatewayAdapter(StrEnum):
 
     @property
     def place(self) -> str:
-        """The path where it answers."""
+        """The path at which it answers."""
         return ADAPTER_PATHS[self]
 
     @property

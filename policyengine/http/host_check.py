@@ -1,4 +1,5 @@
-"""The `Host` and `Origin` check of listeners without a token, against requests of web pages and DNS rebinding.
+"""The `Host` and `Origin` check of listeners without a token, against requests from web pages and against DNS
+rebinding.
 
 A browser sends the requested name in `Host`, and no page can change that: a page whose name was rebound to this machine
 is recognized by its `Host`. A page of another site that uses this server's name is recognized by `Origin`, or by
@@ -49,7 +50,7 @@ class HostRefusal(NamedTuple):
 class AllowedHosts:
     """The host names that a listener accepts in addition to loopback, in lower case and without ports.
 
-    `*.example.com` allows every name below; `*` allows every name, which is no protection against rebinding.
+    `*.example.com` allows every subdomain; `*` allows every name, which is no protection against rebinding.
     """
 
     names: frozenset[str] = frozenset()
@@ -60,7 +61,8 @@ class AllowedHosts:
         return cls(frozenset(map(parse_allowed_host, given)))
 
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether these unrepeated headers are those of an ordinary client. If False, `refusal` decides."""
+        """Whether none of these headers is repeated and all are those of an ordinary client. If False, `refusal`
+        decides."""
         known = is_named(headers.get(b"host", b""), self.names)
         return known and b"origin" not in headers and b"sec-fetch-site" not in headers
 
@@ -89,7 +91,7 @@ class AllowedHosts:
         return HostRefusal("host", f"the Host `{name}` is not a name of this server", hint)
 
     def page_refusal(self, method: str, headers: RawHeaderLines) -> HostRefusal | None:
-        """Return why a request is refused as one of another site's page, or None."""
+        """Return why a request is refused because a page of another site sent it, or None."""
         headers = tuple(headers)
         origins, sites = header_values(headers, b"origin"), header_values(headers, b"sec-fetch-site")
         if origins:
@@ -103,7 +105,7 @@ class AllowedHosts:
         return foreign_host_refusal("sec-fetch-site", sites[0])
 
     def is_own(self, origin: bytes, headers: RawHeaderLines) -> bool:
-        """Whether an `Origin` is this server, or an allowed host."""
+        """Whether an `Origin` is the origin of this server, or an allowed host."""
         found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
         if found is None:
             return False
@@ -157,7 +159,7 @@ def gateway_refusal(headers: RawHeaderLines) -> HostRefusal | None:
 
 def foreign_host_refusal(header: str, value: bytes) -> HostRefusal:
     said = f"`{quote_input(value.decode('latin-1'))}`"
-    of = f"of {said}" if header == "origin" else f"of another site (`Sec-Fetch-Site: {said[1:]}"
+    of = f"from {said}" if header == "origin" else f"from another site (`Sec-Fetch-Site: {said[1:]}"
     end = "" if header == "origin" else ")"
     hint = "if the page is yours, start the server with `--allowed-host` and the host name of the page"
     return HostRefusal(header, f"a page {of}{end} may not send requests here", hint)

@@ -1,4 +1,4 @@
-"""Parses a JSON object: members that every parser reads the same have values, others are unknown.
+"""Parses a JSON object: a member that every parser reads in the same way has a value, and all others are unknown.
 
 Parsers disagree about duplicate names, names that differ only in case (Go accepts one for the other), numbers that no
 double represents exactly (JavaScript rounds them), and the prototype of JavaScript objects.
@@ -14,7 +14,7 @@ from decimal import Decimal
 from policyengine.runtime import decode
 from policyengine.runtime.values import Invalid
 
-SAFE_DIGITS = 15  # any double represents this many
+SAFE_DIGITS = 15  # every double represents this many digits exactly
 ROUNDED = "a number that some parsers round"
 DUPLICATE_IN_OTHER_CASE = Invalid("a name that is repeated in another case")
 PROTOTYPE = Invalid("an object with the key `__proto__` or `constructor.prototype`")

@@ -1,8 +1,9 @@
-"""Parses a query string or a form (`a=1&b=2`): fields that every parser reads the same have values, others are unknown.
+"""Parses a query string or a form (`a=1&b=2`): a field that every parser reads in the same way has a value, and all
+others are unknown.
 
 PHP, Rack and Express read `a[]=1`, `a.b=1` and ` a=1` as lists, objects or other names; of `a=1&a=2` some take the
 first, some the last, some both; some split at `;`; a broken escape is text, an error, or no field. So a field has a
-value only if there is one way to read it, and every name that some parser may give another field is unknown.
+value only if there is exactly one way to read it, and every name that some parser may give to another field is unknown.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from policyengine.http.gateway_omissions import GIVEN_TWICE, UNREADABLE
 from policyengine.runtime.values import Invalid
 
 MAX_NAME_LENGTH = 1_000  # characters of a name that a policy could use
-MAX_FIELDS = 1_000  # PHP and Express drop further ones
-MAX_PIECES = 4 * MAX_FIELDS  # pieces of another text that are searched for names
+MAX_FIELDS = 1_000  # PHP and Express drop further fields
+MAX_PIECES = 4 * MAX_FIELDS  # maximum number of pieces of other text that are searched for names
 BROKEN = Invalid("a `%` that does not begin an escape")
 OTHER_NAME = Invalid("a field whose name servers read differently")
 WITH_SEMICOLON = Invalid("a field with a `;` in it")
@@ -28,7 +29,7 @@ TOO_MANY = Invalid(f"more than {MAX_FIELDS:,} parameters")
 FRAGMENT = Invalid("a `#`, where some servers end the query")
 
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# Some parser reads any other name as a list, an object, another name or no field.
+# Some parser reads every other name as a list, an object, a different name or no field.
 PLAIN_NAME = re.compile(r"""[^\x00-\x20\x7f."%&'+;=\[\\\]]+""")
 RAW = re.compile(r"[\x20-\x7e]*")  # some parsers read unescaped non-ASCII bytes as Latin-1
 BRACKET_EQUALS = re.compile(r"(?:\]|%5[Dd])=")
@@ -44,7 +45,7 @@ Field = str | Invalid
 
 
 def query_fields(text: str) -> dict[str, Field] | Invalid:
-    """Return the parameters of the query as in the request line, or the reason not to read it."""
+    """Return the parameters of a query, which is spelled as in the request line, or the reason not to read it."""
     if "#" in text:
         return FRAGMENT
     found = form_fields(text)
@@ -66,7 +67,7 @@ def form_fields(text: str, *, of_body: bool = False) -> dict[str, Field] | None:
 
 
 def possible_fields(text: str) -> set[str] | None:
-    """Return the names that a text other than a form may have as fields after the first `&`, or None if there are too
+    """Return the names that text other than a form may have as fields after the first `&`, or None if there are too
     many pieces, which are counted first because each takes time."""
     pieces = frozenset(text.split("&")[1:])
     if sum(len(frozenset(piece.split(";"))) for piece in pieces) > MAX_PIECES:
@@ -126,7 +127,7 @@ def possible_names(*raws: str) -> set[str]:
     found: set[str] = set()
     for raw in frozenset(raws):
         for text in (raw, unescape_brackets(raw), *byte_readings(raw), *text_readings(unescape_field(raw))):
-            ended = text.partition("\0")[0]  # as parsers in C read it
+            ended = text.partition("\0")[0]  # as parsers written in C read it
             parts = [part for part in BRACKETS.split(ended) if part][:1]
             before = (ended.partition("[")[0], ended[:1] + ended[1:].partition("[")[0], ended.partition(".")[0])
             found |= {text, text.strip(), ended, *before, *parts, bracketed_name(text)}

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from policyengine.runtime.decision import Decision, Outcome, RateState
 from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, LimitResult, LimitState, SteadyRate
 
-MAX_INTEGER = 999_999_999_999_999  # of a structured field
+MAX_INTEGER = 999_999_999_999_999  # maximum of a structured field
 MAX_NAME_LENGTH = 64
 UNESCAPED_PUNCTUATION = (
     " !#$&'()*+,/:;<=>?@[]^`{|}~"  # with letters, digits and `_.-`: all visible ASCII except quotes, `\` and `%`
@@ -18,8 +18,8 @@ HeaderFields = tuple[tuple[str, str], ...]
 
 
 class RateLimitField(NamedTuple):
-    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely. None for a
-    concurrency limit, and if only the state was kept."""
+    """A limit: its name, its state, and `window`: the microseconds in which it recovers completely, or None for a
+    concurrency limit and if only the state was kept."""
 
     name: str
     standing: LimitState
@@ -52,7 +52,7 @@ def to_rate_limit_field(one: RateState | tuple[object, ...]) -> RateLimitField:
         case ConcurrencyCharge():
             return RateLimitField(stood.name, standing, None, at_once=True)
         case _:
-            # the current rate, which may be lower than the one of the charge
+            # the current rate, which may be lower than the rate at the time of the charge
             drain = max(1, round(charge.flow.drain * standing.base))
             return RateLimitField(stood.name, standing, -(-standing.limit * charge.token // drain) * charge.tick)
 
@@ -81,7 +81,7 @@ def format_policy_field(limit: RateLimitField) -> str:
 
 
 def format_state_field(limit: RateLimitField) -> str:
-    """Return `"per agent";r=19;t=1`: what remains, and the seconds until full recovery."""
+    """Return `"per agent";r=19;t=1`: the remaining quota, and the seconds until full recovery."""
     remaining, seconds = limit.standing.remaining, to_whole_seconds(limit.standing.reset)
     return f"{format_string(limit.name)};r={clamp_integer(remaining)};t={clamp_integer(seconds)}"
 

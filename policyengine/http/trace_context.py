@@ -26,7 +26,7 @@ MEMBER = re.compile(
 
 class TraceContext(NamedTuple):
     """A trace. `parent` is the `traceparent` to send on, with this server's span: `00-TRACE-SPAN-FLAGS`. `state` is
-    unchanged."""
+    `tracestate`, unchanged."""
 
     id: str
     parent: str

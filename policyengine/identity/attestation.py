@@ -1,8 +1,8 @@
 """Attestations (RFC 9711): an attester states which model the presenter runs, and in which environment.
 
 An attestation is a JWT, recently signed by an `attester` of the policy, with a nonce of this server and bound to the
-key that the presenter proved. Every model and environment it names, at the top and in each submodule, must be on the
-policy's list, so that an attestation that is only partly right does not satisfy `attested by`.
+key that the presenter proved. Every model and environment that it names, at the top and in each submodule, must be on
+the policy's list, so that an attestation that is only partly correct does not satisfy `attested by`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ HEX, BASE64URL = re.compile(r"[0-9A-Fa-f]+"), re.compile(r"[A-Za-z0-9_-]+")
 
 
 class ModelClaim(NamedTuple):
-    """A model by name and digest, spelled as in policies: `sha256:9f2c…`. None means that the attestation omits it."""
+    """The name and the digest of a model, spelled as in policies: `sha256:9f2c…`. None means that the attestation omits
+    the name or the digest."""
 
     id: str | None = None
     digest: str | None = None
@@ -83,7 +84,7 @@ class AttestationVerifier:
             raise CredentialError(refused.refusal, f"in the attestation: {refused.why}") from None
 
     def authentic(self, raw: str, now: Seconds) -> VerifiedToken:
-        """Verify only the attester's signature, not validity, and use up no nonce. Raises CredentialError."""
+        """Verify only the attester's signature, not the validity, and use up no nonce. Raises CredentialError."""
         jws = read_jws(raw)
         return build_signed_token(raw, jws, "attestation", self._signed_by(jws, now).attester.name, now)
 
@@ -113,7 +114,7 @@ class AttestationVerifier:
         return trusted
 
     def _take_nonce(self, claims: Claims, now: Seconds) -> None:
-        """Use up all nonces of the attestation, so that one with two nonces is not accepted twice."""
+        """Use up all nonces of the attestation, so that an attestation with two nonces is not accepted twice."""
         given = text_or_list_claim(claims, "eat_nonce")
         if given is None or len(given) > MAX_NONCES:
             raise CredentialError(RefusalCode.ATTESTATION_NONCE)
@@ -129,7 +130,7 @@ def create_attestation_verifier(
 ) -> AttestationVerifier:
     """Create the verifier for the attesters of a policy that have a URL and an entry in `keys` (by name). Raises
     IdentityConfigError for settings of an attester that the policy does not declare, and for two attesters with one
-    URL, as the signer of an attestation would be ambiguous."""
+    URL, because the signer of an attestation would be ambiguous."""
     for name in configuration.attesters:
         if name not in attesters:
             hint = did_you_mean(name, tuple(attesters)) or 'declare it: `attester NAME { url "https://…" }`'
@@ -150,11 +151,11 @@ def create_attestation_verifier(
     return AttestationVerifier(found, nonces, to_seconds(configuration.identity.leeway))
 
 
-# ── What it has to say ────────────────────────────────────────────────────────────────────────
+# ── Required claims ───────────────────────────────────────────────────────────────────────────
 
 
 def check_attestation_times(claims: Claims, attester: Attester, now: Seconds, leeway: int) -> float:
-    """Return when the attestation was issued, at most `now`, because the policy counts its age from then. Raises
+    """Return when the attestation was issued, but at most `now`. The policy counts its age from that time. Raises
     CredentialError."""
     issued, expires, begins = (time_claim(claims, name) for name in ("iat", "exp", "nbf"))
     if issued is None or expires is None:
@@ -257,7 +258,7 @@ def iterate_submodules(claims: Claims) -> Iterator[Claims]:
 
 
 def parse_model_claim(claims: Claims) -> ModelClaim:
-    """Parse `ai_model_id` and `ai_model_hash`; the hash is an object `{alg, hash}` or a text `alg:hash`. Raises
+    """Parse `ai_model_id` and `ai_model_hash`; the hash is an object `{alg, hash}` or a string `alg:hash`. Raises
     CredentialError."""
     name = text_claim(claims, "ai_model_id")
     match claims.get("ai_model_hash"):

@@ -1,6 +1,7 @@
 """Fields of decision log events about issued tokens and revocations: the actor, the client, the user and the agent.
 
-Events identify a token by its fingerprint and by the facts that decisions derive from it; they never contain it.
+Events identify a token by its fingerprint and by the facts that decisions derive from the token, and never contain the
+token itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ EventFields: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator, who authenticated with a token of `--token-file`; `name` is the name given there, if any."""
+    """An operator, who authenticated with a token of `--token-file`; `name` is the name in that file, if there is
+    one."""
 
     name: str | None = None
 
@@ -36,7 +38,7 @@ EventActor: TypeAlias = (
 )  # an operator, a client, or an agent with its token
 
 
-# ── Issued, or not ────────────────────────────────────────────────────────────────────────────
+# ── Issued and refused tokens ─────────────────────────────────────────────────────────────────
 
 
 def issued_token_fields(
@@ -62,7 +64,7 @@ def refused_token_fields(
     kernel: Kernel,
 ) -> EventFields:
     """Return the fields of an event about a token that was not issued to an authenticated client. `subject` is the
-    subject token, or the digest of one that was refused."""
+    subject token, or the digest of a refused one."""
     about = {"fingerprint": fingerprint(subject)} if isinstance(subject, bytes) else token_fields(*subject)
     own = {} if actor.token is None else {"actor": token_fields(*actor.token)}
     scopes = {} if asked.scopes is None else {"credential": {"scopes": asked.scopes}}
@@ -87,7 +89,7 @@ def policy_fields(kernel: Kernel) -> EventFields:
 
 
 def token_fields(token: VerifiedToken, who: TokenPrincipal) -> EventFields:
-    """Return enough to find the token in this log and at its issuer."""
+    """Return the fields by which the token can be found in this log and at its issuer."""
     jti = token.claims.get("jti")
     return without_none(
         {
@@ -97,7 +99,7 @@ def token_fields(token: VerifiedToken, who: TokenPrincipal) -> EventFields:
     )  # fmt: skip
 
 
-# ── Ended ─────────────────────────────────────────────────────────────────────────────────────
+# ── Revocations ───────────────────────────────────────────────────────────────────────────────
 
 
 def revocation_fields(kind: str, about: Mapping[str, object], by: EventActor, until: int | None = None) -> EventFields:
@@ -135,11 +137,11 @@ def describe_actor(by: EventActor) -> str:
 
 def revoked_token_facts(token: VerifiedToken, who: TokenPrincipal | None, binding: ConfirmedKey) -> EventFields:
     """Return the facts that decisions derive from this token, without its claims. `who` is None if the token names no
-    principal, or is not understood."""
+    principal or cannot be read."""
     jti = token.claims.get("jti")
     facts: Mapping[str, object] = {"credential": {"fingerprint": fingerprint(token.digest), "issuer": token.issuer}}
     if who is not None:
-        with suppress(CredentialError, ValueError, OverflowError):  # malformed claims do not matter here
+        with suppress(CredentialError, ValueError, OverflowError):  # malformed claims are ignored here
             facts = build_facts(token, who, binding)
     return {**({"jti": jti} if isinstance(jti, str) else {}), **facts}
 
@@ -159,5 +161,5 @@ def revoked_name_facts(kind: str, name: str) -> EventFields:
 
 
 def revoked_task_facts(task: str, issuers: Collection[str]) -> EventFields:
-    """Return the task and the issuers whose tokens belong to it."""
+    """Return the task, and the issuers whose tokens belong to it."""
     return {"task": {"id": task}, "issuers": sorted(issuers)}

@@ -1,4 +1,4 @@
-"""The entry point of identity: turns credentials into proved facts, with a cache of what was proved before."""
+"""The entry point of identity: turns credentials into proved facts, with a cache of facts that were already proved."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.stores.base import StoreError
 from policyengine.stores.credential_marks import CredentialMarks
 
-MAX_CACHED_CREDENTIALS = 100_000  # proved credentials, by digest
-EVICTIONS_PER_INSERT = 2  # expired entries that each new entry may evict: a bound on the work of one request
-RECHECK_SECONDS = 300  # seconds after which a token is verified again, as issuers withdraw keys
+MAX_CACHED_CREDENTIALS = 100_000  # maximum number of proved credentials, cached by digest
+# Maximum number of expired entries that each new entry evicts, which limits the work of one request.
+EVICTIONS_PER_INSERT = 2
+RECHECK_SECONDS = 300  # seconds after which a token is verified again, because issuers withdraw keys
 MAX_CERTIFICATE_LENGTH = 1_024  # characters; a longer certificate is cached by its digest (it is not a secret)
 NO_TOKEN = b""
 STRINGS = frozenset({str})
 CertificateKey: TypeAlias = str | bytes | None  # a digest if the certificate is long
-CredentialCacheKey: TypeAlias = bytes | tuple[bytes, CertificateKey]  # token digest, certificate sent with it
+# The digest of the token, and the certificate sent with it.
+CredentialCacheKey: TypeAlias = bytes | tuple[bytes, CertificateKey]
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -65,7 +67,8 @@ class CredentialCacheEntry:
 @dataclass
 class CredentialAuthenticator:
     """The authenticator of credentials; safe to share between threads. With `only_proved`, facts about the agent and
-    user that a gateway supplies are ignored. `counts` holds refusals by code, and `proved` credentials."""
+    user that a gateway supplies are ignored. `counts` holds the numbers of refusals by code, and of credentials under
+    `proved`."""
 
     parts: CredentialChecks
     marks: CredentialMarks
@@ -74,8 +77,9 @@ class CredentialAuthenticator:
     of_who: frozenset[str] = frozenset({"agent", "user"})  # types of entities that describe the agent or the user
     people: Mapping[str, Collection[str]] = field(default_factory=dict)  # by issuer: clients that are not agents
     nonces: Callable[[], str] | None = None  # for DPoP, if proofs need a nonce
-    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # returns a nonce and its expiry
-    again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None  # for new policies
+    attestation_nonces: Callable[[int], tuple[str, int]] | None = None  # returns a nonce with its expiry
+    # Builds the authenticator for new policies.
+    again: Callable[[Kernel, CredentialAuthenticator], CredentialAuthenticator] | None = None
     sharing: SharingDetector | None = None
     issuing: object | None = None  # a `TokenIssuer`, if this server issues tokens
     own: OwnIssuer | None = None  # set if this server issues tokens
@@ -88,8 +92,8 @@ class CredentialAuthenticator:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def successor(self, kernel: Kernel) -> CredentialAuthenticator:
-        """Return the authenticator for the issuers and attesters of new policies, with the keys already loaded. Raises
-        IdentityConfigError."""
+        """Return the authenticator for the issuers and attesters of new policies, with the keys that are already
+        loaded. Raises IdentityConfigError."""
         return self if self.again is None else self.again(kernel, self)
 
     def apart(self, tokens: TokenCheck) -> CredentialAuthenticator:
@@ -102,14 +106,15 @@ class CredentialAuthenticator:
         return None if self.nonces is None else self.nonces()
 
     def at_once(self, question: dict[str, object], now: int) -> dict[str, object] | None:
-        """Return the question with its credentials replaced by the facts they proved before (see `known`). Return None
-        if the slow path is needed, also because the question itself states facts about the agent or user."""
+        """Return the question with its credentials replaced with the facts that they have already proved (see `known`).
+        Return None if the slow path is needed, for example because the question itself states facts about the agent or
+        user."""
         if not has_plain_names(question):
             return None
         found = self.known(question.get("credentials"), now)
         if found is None:
             return None
-        # With two members, the other one is the endpoint; a question without an endpoint is malformed anyway.
+        # With two members, the other member is the endpoint; a question without an endpoint is malformed in any case.
         if len(question) != 2 and not question.keys().isdisjoint(
             PROVABLE_MEMBERS if self.only_proved else PRINCIPAL_MEMBERS
         ):
@@ -124,9 +129,9 @@ class CredentialAuthenticator:
         return kept
 
     def known(self, raw: object, now: int, *, asks: bool = False) -> VerifiedCredential | None:
-        """Return what these credentials proved before, if that suffices and nothing was revoked since. Does not block.
-        Return None if an issuer or the store must be asked, even only about revocation; with `asks`, the caller checks
-        revocation itself. `raw` is the member `credentials` of a question."""
+        """Return what these credentials have already proved, if that suffices and nothing has since been revoked. Does
+        not block. Return None if an issuer or the store must be asked, even if only about revocation; with `asks`, the
+        caller checks revocation itself. `raw` is the member `credentials` of a question."""
         marks = self.marks
         if type(raw) is not dict or (marks.remote and not asks) or not has_plain_names(raw):
             return None
@@ -161,13 +166,13 @@ class CredentialAuthenticator:
         return self.known(reusable_members(credentials), now, asks=asks) if is_reusable(credentials) else None
 
     def prove(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
-        """Verify credentials and return the facts they prove. Raises CredentialError. May wait for an issuer or a
+        """Verify credentials and return the facts that they prove. Raises CredentialError. May wait for an issuer or a
         store, for a bounded time."""
         before = self.known_of(credentials, now)
         if before is not None:
             return self.used(before, request.ip, now)
         try:
-            version = self.marks.version  # read before any check, so that a revocation meanwhile counts
+            version = self.marks.version  # read before every check, so that a concurrent revocation counts
             found = self.known_of(credentials, now, asks=True) or self._proved(credentials, request, now)
             if self.marks.revoked(found.names, now):
                 raise CredentialError(RefusalCode.REVOKED)
@@ -186,16 +191,16 @@ class CredentialAuthenticator:
         return self.used(found, request.ip, now)
 
     def use(self, single: SingleUse | None, now: int) -> None:
-        """Use up a credential that is accepted once. This is the last check, so that a thief who cannot present the
-        credential cannot use it up either. Raises CredentialError, StoreError."""
+        """Use up a credential that is accepted only once. This is the last check, so that a thief who fails another
+        check cannot use up the credential. Raises CredentialError, StoreError."""
         if single is not None and not self.marks.once(single.name, single.until, now):
             raise CredentialError(RefusalCode.REPLAYED)
 
     def used(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """Return the credential for a request from this address, with the fact whether it is shared."""
+        """Return the credential for a request from this address, with the fact that says whether it is shared."""
         return found if self.sharing is None else self.sharing.told(found, ip, now)
 
-    # ── One credential ────────────────────────────────────────────────────────────────────────
+    # ── Verifying one credential ──────────────────────────────────────────────────────────────
 
     def _proved(self, credentials: Credentials, request: ProofContext, now: int) -> VerifiedCredential:
         token, who, binding = self._presented(credentials, request, now)
@@ -240,8 +245,8 @@ class CredentialAuthenticator:
 
     def _token(self, scheme: str, raw: str, now: int) -> VerifiedToken:
         """Verify a token, or return it from the cache: a token that comes with proofs stays the same while the proofs
-        change. A cached token is verified again after a while, in case its issuer withdrew the key; this server's own
-        keys are checked each time."""
+        change. A cached token is verified again after a while, in case its issuer has withdrawn the key; this server's
+        own keys are checked each time."""
         digest = sha256(raw.encode()).digest()
         known = self._tokens.get(digest)
         if known is None or known.expires <= now or not self._stands(known, now):
@@ -283,7 +288,7 @@ class CredentialAuthenticator:
 
 
 def put_newest(kept: OrderedDict[K, T], key: K, value: T, most: int) -> None:
-    """Insert as the newest entry, and evict the oldest ones above `most`."""
+    """Insert the newest entry, and evict the oldest entries above `most`."""
     kept[key] = value
     kept.move_to_end(key)
     while len(kept) > most:
@@ -298,7 +303,7 @@ def drop_expired(kept: OrderedDict[K, T], ended: Callable[[T], bool]) -> None:
 
 
 def has_plain_names(members: dict[str, object]) -> bool:
-    """Whether all names are exactly `str`: a subclass could claim to equal any other name."""
+    """Whether all names are exactly `str`: a subclass could claim to equal every other name."""
     return STRINGS.issuperset(map(type, members))
 
 
@@ -326,7 +331,7 @@ def parse_authorization(authorization: str) -> tuple[str, str]:
 
 
 def reusable_members(credentials: Credentials) -> dict[str, object]:
-    """Return the members of `credentials` that can be proved once for many requests, as a question holds them."""
+    """Return those members of a question's `credentials` that can be proved once for many requests."""
     both = {"authorization": credentials.authorization, "client_certificate": credentials.client_certificate}
     return {name: value for name, value in both.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Base64url as in tokens, and comparison of texts in constant time."""
+"""Base64url as in tokens, and the comparison of strings in constant time."""
 
 from __future__ import annotations
 

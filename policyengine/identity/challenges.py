@@ -14,8 +14,8 @@ PROOF_ERRORS = (OAuthErrorCode.INVALID_DPOP_PROOF, OAuthErrorCode.USE_DPOP_NONCE
 
 
 def challenge_headers(decision: Decision, identity: CredentialAuthenticator | None = None) -> ChallengeHeaders:
-    """Return `WWW-Authenticate`, and a nonce if one is needed. It names the check that failed and no secret; for DPoP
-    it lists the accepted algorithms (RFC 9449, 7.1)."""
+    """Return `WWW-Authenticate`, and a nonce if one is needed. The challenge names the check that failed and contains
+    no secret; for DPoP it lists the accepted algorithms (RFC 9449, 7.1)."""
     code = decision.reasons[0].code if decision.reasons else None
     if code not in REFUSAL_INFO:
         return (("www-authenticate", f"Bearer {REALM}"),)
@@ -31,5 +31,5 @@ def challenge_for_refusal(refusal: RefusalCode, identity: CredentialAuthenticato
 
 
 def quotable_description(refusal: RefusalCode) -> str:
-    """Return the description in the characters that RFC 6750 allows."""
+    """Return the description with only those characters that RFC 6750 allows."""
     return refusal.words.replace("`", "'").replace('"', "'").replace("\\", "/")

@@ -22,8 +22,8 @@ class TokenCheck(Protocol):
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """Verify only that the issuer signed the token, or reports it as active: any kind, any audience, expired or
-        not. Use up nothing. Raises CredentialError."""
+        """Verify only that the issuer signed the token, or reports it as active, whatever its kind, audience and
+        expiry. Use up nothing. Raises CredentialError."""
         ...
 
     def taking(self, issuer: str, audiences: Collection[str]) -> TokenCheck:
@@ -47,8 +47,8 @@ class BindingCheck(Protocol):
         recognizes: Callable[[str], bool] | None = None,
     ) -> ConfirmedKey:
         """Return the keys that the presenter proved for this request; `token` may require one. `recognizes` returns
-        whether a thumbprint belongs to a known client; of proofs without a token by other keys, only a bounded number
-        is remembered. Raises CredentialError, StoreError."""
+        whether a thumbprint belongs to a known client. Of the proofs that come without a token and are made with other
+        keys, only a bounded number is remembered. Raises CredentialError, StoreError."""
         ...
 
 
@@ -67,7 +67,7 @@ class AttestationCheck(Protocol):
         ...
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """Verify only the attester's signature, not validity, and use up no nonce. Raises CredentialError."""
+        """Verify only the attester's signature, not the validity, and use up no nonce. Raises CredentialError."""
         ...
 
 

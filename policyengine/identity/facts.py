@@ -1,4 +1,4 @@
-"""Turns a verified credential into facts, in the shape that questions have."""
+"""Turns a verified credential into facts, in the form that questions have."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def to_datetime(seconds: object) -> datetime | None:
 
 
 def fingerprint(digest: bytes) -> str:
-    """Return the name of a credential in logs: enough to distinguish credentials, useless to present."""
+    """Return the name of a credential in logs: it distinguishes credentials, but cannot be presented as one."""
     return f"sha256:{digest.hex()[:32]}"
 
 
@@ -114,7 +114,7 @@ def revocable_names(token: VerifiedToken, who: TokenPrincipal, binding: Confirme
     names |= {f"{kind}:{token.issuer}/{name}" for kind, name in (("agent", who.agent), ("user", who.user)) if name}
     names |= revocable_key_names(binding, token.key)
     other = token.claims.get("sub") if who.subject is not None else None
-    if isinstance(other, str):  # this principal has two names, and either may be revoked
+    if isinstance(other, str):  # this principal has two names, and each of them may be revoked
         names |= {f"{kind}:{token.issuer}/{other}" for kind in ("agent", "user")}
     task = revocable_task_name(who)
     if task is not None:
@@ -137,8 +137,8 @@ def revocable_task_name(who: TokenPrincipal) -> str | None:
 
 
 def task_opener(token: VerifiedToken, who: TokenPrincipal) -> str | None:
-    """Return the agent that opened the task, as `issuer/agent`: the one that the token names, or else the first of its
-    chain."""
+    """Return the agent that opened the task, as `issuer/agent`: the one that the token names, or otherwise the first
+    agent of its chain."""
     if who.opener is not None:
         return who.opener
     if who.hops:
@@ -160,7 +160,7 @@ def own_task_name(token: VerifiedToken, who: TokenPrincipal) -> str | None:
 
 def revocable_chain_links(token: VerifiedToken) -> frozenset[str]:
     """Return the revocation names of the chain, which this server writes into the tokens it issues. In another issuer's
-    token they can only revoke more, never grant anything."""
+    token, they can only cause more revocations, and never grant anything."""
     links = token.claims.get(LINKS)
     if not isinstance(links, list | tuple):
         return frozenset()
@@ -169,8 +169,8 @@ def revocable_chain_links(token: VerifiedToken) -> frozenset[str]:
 
 def watched_names(token: VerifiedToken, binding: ConfirmedKey) -> tuple[str, ...]:
     """Return the names that only one presenter should use: the bound keys, or the credential itself if it is not bound.
-    An unbound credential is identified by its signed part, as a thief may respell the signature; a certificate that
-    comes alone is identified by its key, if known."""
+    An unbound credential is identified by its signed part, because a thief may respell the signature; a certificate
+    that comes alone is identified by its key, if the key is known."""
     keys = dict.fromkeys(f"key:{key}" for key in (binding.jkt, token.key or binding.x5t) if key is not None)
     return tuple(keys) or (revocable_token_name(token),)
 

@@ -1,4 +1,4 @@
-"""Creates HTTP clients for issuers by the settings of `identity.toml`."""
+"""Creates HTTP clients for issuers from the settings of `identity.toml`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create_fetcher(
 
 
 def check_certificates(load: Callable[[], object]) -> None:
-    """Load the certificates now, so that callers do not wait for it. Raises IdentityConfigError."""
+    """Load the certificates now, so that later callers do not wait for them. Raises IdentityConfigError."""
     try:
         load()
     except CertificatesError as error:

@@ -1,4 +1,4 @@
-"""Parses JSON documents of issuers; errors are for the log, not for the presenter of a token."""
+"""Parses JSON documents from issuers; errors are for the log, not for the presenter of a token."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from policyengine.identity.verify import strict_json
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PROBLEM_TEXTS = {
-    RefusalCode.NOT_A_TOKEN: "it is not a JSON object",
-    RefusalCode.DUPLICATE_MEMBER: "it has a duplicate member",
-    RefusalCode.CLAIM_TYPE: "a number in it is too long",
-    RefusalCode.ENCODING: "it contains an unpaired surrogate",
-    RefusalCode.TOO_DEEP: "it is nested too deep",
+    RefusalCode.NOT_A_TOKEN: "the document is not a JSON object",
+    RefusalCode.DUPLICATE_MEMBER: "the document has a duplicate member",
+    RefusalCode.CLAIM_TYPE: "a number in the document is too long",
+    RefusalCode.ENCODING: "the document contains an unpaired surrogate",
+    RefusalCode.TOO_DEEP: "the document is nested too deep",
 }
 
 
 class DocumentError(Exception):
-    """A document is malformed; the message contains nothing of it."""
+    """A document is malformed; the message contains nothing from it."""
 
 
 def parse_document(data: bytes) -> dict[str, object]:
-    """Parse a JSON object; fractions are Decimal. Raises DocumentError: not UTF-8, not a JSON object, a duplicate
-    member, a number that is malformed or too long, an unpaired surrogate, nested too deep."""
+    """Parse a JSON object; fractions are Decimal. Raises DocumentError if it is not UTF-8, not a JSON object or nested
+    too deep, or if it has a duplicate member, a number that is malformed or too long, or an unpaired surrogate."""
     try:
         return strict_json.parse_strict_object(data)
     except CredentialError as refused:

@@ -1,6 +1,6 @@
 """Reads secrets from OpenBao or Vault within a bounded time, and caches and refreshes them.
 
-OpenBao being down at startup is an error; later the cached value remains valid until it is too old.
+If OpenBao is down at startup, that is an error; later, the cached value remains valid until it is too old.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from policyengine.identity.config.model import OpenBaoSettings
 
-RETRY_SECONDS = 5  # after a failure
-MAX_REQUESTS_AT_ONCE = 16  # to OpenBao
+RETRY_SECONDS = 5  # seconds without a request after a failure
+MAX_REQUESTS_AT_ONCE = 16  # maximum number of concurrent requests to OpenBao
 INSTALL = install_command("bao")
 _LOG = logging.getLogger("policyengine")
 T = TypeVar("T")
@@ -35,7 +35,8 @@ T = TypeVar("T")
 
 @dataclass
 class RefreshedValue(Generic[T]):
-    """A cached value with its time. One thread at a time refreshes it; the others use the cached value meanwhile."""
+    """A cached value with its time. One thread at a time refreshes it; in the meantime, the others use the cached
+    value."""
 
     asks: Callable[[], T] = field(repr=False)
     refresh: int
@@ -54,7 +55,7 @@ class RefreshedValue(Generic[T]):
                 return self._asked(now)
             finally:
                 self._lock.release()
-        assert found is not None  # otherwise acquiring would have waited
+        assert found is not None  # otherwise acquiring the lock would have waited
         return self._young(found, now)
 
     def at_hand(self, now: int) -> T | None:
@@ -84,8 +85,8 @@ class RefreshedValue(Generic[T]):
 
 @dataclass
 class OpenBaoClient:
-    """A client of OpenBao. `token` is read for each request, as another process may renew it. `ca`: CA certificates to
-    trust instead of the system's."""
+    """A client of OpenBao. `token` is read for each request, because another process may renew it. `ca`: CA
+    certificates to trust instead of the system's."""
 
     settings: OpenBaoSettings
     token: Callable[[int], Secret] = field(repr=False)
@@ -135,7 +136,7 @@ class OpenBaoClient:
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:
         """Send a request and wait at most `timeout` for it, even if OpenBao keeps sending. Raises IdentityConfigError,
-        whose message contains nothing of the answer."""
+        whose message contains nothing from the answer."""
         wait = self.settings.timeout.total_seconds()
         try:
             flight = self._flights.start(object(), lambda: self._asked(name, asks, now))
@@ -151,7 +152,7 @@ class OpenBaoClient:
 
         with requests.Session() as session:
             session.trust_env = False  # no proxy or `.netrc` sees the token
-            session.verify = True if self.ca is None else str(self.ca)  # hvac takes it from the session
+            session.verify = True if self.ca is None else str(self.ca)  # hvac takes this setting from the session
             client = self._client(session, now)
             try:
                 return asks(client)

@@ -1,4 +1,5 @@
-"""Quotas of replay marks, for unauthenticated senders and for each client, as they share the store's capacity."""
+"""Quotas of replay marks, for unauthenticated senders and for each client, because all of them share the store's
+capacity."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from cachetools import FIFOCache
 from policyengine.identity.verified import Seconds
 from policyengine.stores.base import StoreError
 
-MAX_CLIENTS = 10_000  # counted at a time
+MAX_CLIENTS = 10_000  # maximum number of clients that are counted at a time
 MAX_REVOCATIONS_PER_HOUR, HOUR_SECONDS = 10_000, 3_600  # revocations of one client, in each process
 
 
@@ -31,7 +32,7 @@ class MarkQuota:
             if not 0 <= now - self._began < self.lifetime:
                 self._began, self._given = now, 0
             if self._given >= self.most:
-                raise StoreError(f"{self.most:,} {self.what} within {self.lifetime} s is the limit")
+                raise StoreError(f"the limit of {self.most:,} {self.what} within {self.lifetime} s is reached")
             self._given += 1
 
 

@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
 
 PERMANENT_SECONDS = 10 * 365 * 86_400  # seconds
-MAX_TASK_SECONDS = 30 * 86_400  # seconds after which no token of an ended task is valid
+MAX_TASK_SECONDS = 30 * 86_400  # seconds after which every token of an ended task has expired
 LEEWAY_SECONDS = 300  # seconds that a token may be accepted after its expiry
-RETRY_AFTER_SECONDS = 10  # seconds; unknown keys are loaded again by then
-# Refusals that may be resolved a moment later.
+RETRY_AFTER_SECONDS = 10  # seconds, after which unknown keys are loaded again
+# Refusals that may no longer apply a moment later.
 RETRYABLE_REFUSALS = frozenset({RefusalCode.PROVIDER, RefusalCode.UNKNOWN_KEY})
 _LOG = logging.getLogger("policyengine")
 
 
 def verify_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token except for revocation, for any presenter. Raises CredentialError."""
+    """Verify a token, independently of its presenter, without checking revocation. Raises CredentialError."""
     token = identity.parts.tokens.verify(raw, now)
     return token, token_principal(identity, token)
 
@@ -63,7 +63,8 @@ def token_principal(identity: CredentialAuthenticator, token: VerifiedToken) -> 
 
 
 def verify_active_token(identity: CredentialAuthenticator, raw: str, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-    """Verify a token including revocation, for any presenter. Raises CredentialError, StoreError."""
+    """Verify a token, independently of its presenter, and check that it is not revoked. Raises CredentialError,
+    StoreError."""
     return check_not_revoked(identity, *verify_token(identity, raw, now), now)
 
 
@@ -104,9 +105,9 @@ class TokenRevoker:
     log: DecisionLog | None = None
 
     def token(self, raw: str, by: Operator | AuthenticatedClient, now: int) -> RevocationResult:
-        """Revoke a token (RFC 7009, but never report a revocation that did not happen). A token with a valid signature
-        is revoked, expired or not, by an operator or a client that is in it. A token that cannot be verified is revoked
-        only by an operator. Raises RevocationError, StoreError."""
+        """Revoke a token, as in RFC 7009, but never report a revocation that did not happen. An operator, or a client
+        that the token names, can revoke a token with a valid signature, even if it has expired. A token that cannot be
+        verified is revoked only by an operator. Raises RevocationError, StoreError."""
         try:
             token = self._authentic(raw, now)
         except CredentialError as refused:
@@ -135,8 +136,8 @@ class TokenRevoker:
     def _unverified(
         self, raw: str, refused: CredentialError, by: Operator | AuthenticatedClient, now: int
     ) -> RevocationResult:
-        """Revoke a token that cannot be verified. Clients may not, as they could fill the store; an expired token needs
-        no mark. A token that contains its own key is a proof and is not revoked."""
+        """Revoke a token that cannot be verified. Clients may not do that, because they could fill the store; an
+        expired token needs no mark. A token that contains its own key is a proof and is not revoked."""
         if refused.refusal is RefusalCode.KEY_IN_TOKEN:
             why = "the text is a proof that contains its key: revoke that `key`"
             raise RevocationError(TokenErrorCode.UNSUPPORTED_TOKEN_TYPE, f"nothing was revoked: {why}")
@@ -183,7 +184,7 @@ class TokenRevoker:
         return self._on_record(revocation_fields("task", revoked_task_facts(task, (issuer,)), by), now)
 
     def _mark(self, names: Collection[str], until: int, now: int, by: EventActor) -> None:
-        """Revoke only if not yet revoked, so that repetition needs no space."""
+        """Revoke only names that are not yet revoked, so that repeated requests need no space."""
         if self.identity.marks.revoked(names, now) != frozenset(names):
             self._revoke(names, until, now, by)
 
@@ -197,7 +198,8 @@ class TokenRevoker:
         _LOG.info("%s revoked %s", quote_input(describe_actor(by)), ", ".join(told) or "a token", extra=extra)
 
     def _count(self, client: str, now: int) -> None:
-        """Count a revocation of the client. Raises RevocationError above its quota, as clients share the space."""
+        """Count a revocation of the client. Raises RevocationError above the client's quota, because clients share the
+        space."""
         try:
             self.identity.endings.take(client, now)
         except StoreError as full:
@@ -208,7 +210,7 @@ class TokenRevoker:
     def _on_record(self, told: Mapping[str, object], now: int) -> RevocationResult:
         return RevocationResult(recorded=self.log is None or self.log.note(TokenEventKind.ENDED, told, now))
 
-    # ── What is known of one ──────────────────────────────────────────────────────────────────
+    # ── Introspection ─────────────────────────────────────────────────────────────────────────
 
     def introspected(self, raw: str, now: int) -> dict[str, object]:
         """Introspect a token (RFC 7662), transaction tokens included. Raises StoreError."""
@@ -251,7 +253,7 @@ def own_token_names(token: VerifiedToken) -> frozenset[str]:
 
 
 def token_end(claims: Claims, now: int) -> int:
-    """Return when the token is certainly invalid; an opaque token may have no expiry."""
+    """Return the time from which the token is certainly invalid; an opaque token may have no expiry."""
     try:
         ends = time_in(claims, "exp")
     except CredentialError:
@@ -260,8 +262,8 @@ def token_end(claims: Claims, now: int) -> int:
 
 
 def unverified_token_end(raw: str, now: int) -> int:
-    """Return the expiry that an unverified token states: in the past if expired, and at most that of a permanent
-    revocation."""
+    """Return the expiry that an unverified token states: it is in the past if the token has expired, and at most the
+    end of a permanent revocation."""
     try:
         ends = time_in(read_jws(raw).claims, "exp")
     except CredentialError:
@@ -270,6 +272,6 @@ def unverified_token_end(raw: str, now: int) -> int:
 
 
 def whole_seconds(given: Mapping[str, object]) -> dict[str, object]:
-    """Truncate times to whole seconds, as most readers expect."""
+    """Truncate times to whole seconds, which most parsers expect."""
     times = {"exp", "iat", "nbf"}
     return {name: int(value) if name in times and to_datetime(value) else value for name, value in given.items()}  # type: ignore[call-overload]  # a number

@@ -12,7 +12,7 @@ from policyengine.identity.verify.claims import MAX_TEXT_LENGTH
 from policyengine.identity.verify.jws import MAX_TOKEN_LENGTH
 from policyengine.runtime.structure_checks import quote_input
 
-# Kinds of names and their mark; each except `key` names an issuer of the policy.
+# Kinds of names and their marks; each except `key` names an issuer of the policy.
 NAME_KINDS = {"agent": "agent", "user": "user", "task": "task", "chain": "jti", "key": "key"}
 # SHA-256 in base64url, whose last digit has unused bits; a static key as in the file of API keys.
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]|sha256:[0-9a-f]{64}")
@@ -25,7 +25,7 @@ TOKEN_PATTERN = re.compile(r"[\x21-\x7e]+")
 
 def revocation_name(kind: str, given: str, issuers: Collection[str], people: Mapping[str, Collection[str]]) -> str:
     """Return the mark of a name. `people`: by issuer, clients of people. Raises TokenIssuanceError for a malformed
-    name, and for an issuer that the policy does not have, as a typing error would revoke nothing."""
+    name, and for an issuer that the policy does not have, because a name with a typing error would revoke nothing."""
     if kind == "key":
         if not KEY_PATTERN.fullmatch(given):
             raise TokenIssuanceError(IssuanceRefusal.PARAMETERS, KEY_HINT)
@@ -63,7 +63,7 @@ def check_token_text(given: str) -> str:
     if len(raw) > MAX_TOKEN_LENGTH:
         raise TokenIssuanceError(
             IssuanceRefusal.PARAMETERS,
-            f"`token` is longer than {MAX_TOKEN_LENGTH:,} characters, and never accepted",
+            f"`token` is longer than {MAX_TOKEN_LENGTH:,} characters, and is never accepted",
         )
     if not TOKEN_PATTERN.fullmatch(raw):
         raise TokenIssuanceError(

@@ -1,4 +1,4 @@
-"""Reads secrets by reference: the configuration contains the place of a secret, never the secret.
+"""Reads secrets by reference: the configuration contains the location of a secret, never the secret itself.
 
 `file:path` is read again when the file changes, `env:NAME` each time, and `bao:mount/path#field` (`openbao.py`) when it
 is older than `refresh`.
@@ -30,7 +30,7 @@ _LOG = logging.getLogger("policyengine")
 
 
 class Secret:
-    """A text that does not appear in `repr`, formats or pickles; `reveal` returns it."""
+    """A string that does not appear in `repr`, formatted strings or pickles; `reveal` returns it."""
 
     __slots__ = ("__text",)
 
@@ -104,7 +104,7 @@ class SecretReader:
 
 
 def parse_secret(content: bytes, name: str) -> Secret:
-    """Parse a secret, without the one newline that editors add. Raises IdentityConfigError."""
+    """Parse a secret, without the final newline that editors add. Raises IdentityConfigError."""
     try:
         text = content.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
@@ -118,8 +118,8 @@ def parse_secret(content: bytes, name: str) -> Secret:
 
 
 def read_private(path: Path, *, public: bool = False) -> tuple[bytes, FileStamp]:
-    """Read a file that only its owner, or its group too, can read, and return its content and stamp; if `public`,
-    everyone may read it. Raises IdentityConfigError."""
+    """Read a file that only its owner and its group can read, and return its content and stamp; if `public`, everyone
+    may read it. Raises IdentityConfigError."""
     try:
         descriptor = open_trusted(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except UntrustedPathError as error:
@@ -157,8 +157,8 @@ T = TypeVar("T")
 
 @dataclass
 class ChangingFile(Generic[T]):
-    """A file that is read again when it changes. While it cannot be used, its last content remains valid, as it may be
-    in the middle of an update; without a last content that is an error."""
+    """A file that is read again when it changes. While it cannot be used, its last content remains valid, because the
+    file may be in the middle of an update; if there is no last content, that is an error."""
 
     path: Path
     reads: Callable[[bytes, str], T]

@@ -1,7 +1,7 @@
 """Detects credentials used from several networks, and keys used by several agents: the fact `credential.shared`.
 
-It watches proved identities: the key that a credential is bound to, or else the credential itself. Networks come from
-the client address that the gateway reports.
+It watches proved identities: the key that a credential is bound to, or otherwise the credential itself. Networks come
+from the client address that the gateway reports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SWEEP_SECONDS = 10  # minimum seconds between sweeps of expired entries
 
 
 def address_text(ip: object) -> str | None:
-    """Return the text of an address, or None. A subclass of `str` could claim to equal any address, and is ignored."""
+    """Return the text of an address, or None. A subclass of `str` is ignored, because it could claim to equal every
+    address."""
     if type(ip) is str:
         return ip
     return str(ip) if type(ip) in (IPv4Address, IPv6Address) else None
@@ -25,7 +26,8 @@ def address_text(ip: object) -> str | None:
 
 @dataclass(slots=True)
 class CredentialUse:
-    """The last use of a credential: `ip` as reported, its network `place`, and until when it is `shared`."""
+    """The last use of a credential: the reported `ip`, its network `place`, and the time until which the credential is
+    `shared`."""
 
     ip: str | None
     place: str | None
@@ -48,7 +50,8 @@ class SharingDetector:
     _sweep: int = 0
 
     def told(self, found: VerifiedCredential, ip: object, now: int) -> VerifiedCredential:
-        """Count a use; return the credential with its current `credential.shared`, which is false in `found`."""
+        """Count a use; return the credential `found`, whose `credential.shared` is false, with the current value of
+        that fact."""
         ip = address_text(ip)
         use = self._uses.get(found.watched[0]) if len(found.watched) == 1 else None
         if use is not None and use.ip == ip and use.shared <= now and use.presenter == found.presenter:

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 MAX_WAITERS = 16
-MAX_WAITERS_IN_PROCESS = 24  # in all; fewer than the threads of any listener
+MAX_WAITERS_IN_PROCESS = 24  # maximum number in total; fewer than the threads of every listener
 T = TypeVar("T")
 _waiter_slots = BoundedSemaphore(MAX_WAITERS_IN_PROCESS)
 
@@ -24,7 +24,7 @@ class SingleFlightTimeoutError(SingleFlightError):
 
 @dataclass
 class Flight(Generic[T]):
-    """Work in progress; `done` is set when there is a result or an error."""
+    """Work in progress; `done` is set once there is a result or an error."""
 
     done: Event = field(default_factory=Event)
     result: T | None = None

@@ -1,4 +1,4 @@
-"""Describes a refused token next to what the policy expects, for the operator's terminal only."""
+"""Describes a refused token and what the policy expects, side by side, for the operator's terminal only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.time_formats import format_epoch_seconds
 
 TIMES = {"iat": "issued", "nbf": "valid from", "exp": "expires"}
 SCHEMES = ("bearer", "dpop")
-MAX_LISTED_NAMES = 10  # issuers, or names
+MAX_LISTED_NAMES = 10  # maximum number of listed issuers or names
 READERS: Mapping[str, Callable[[Claims], object]] = {
     **{name: partial(time_claim, name=name) for name in TIMES},
     "scope": token_scopes,
@@ -26,14 +26,14 @@ READERS: Mapping[str, Callable[[Claims], object]] = {
 
 
 def describe_token(question: bytes, kernel: Kernel, now: int) -> Iterator[str]:
-    """Yield lines about the unverified token of a question; no line if it has no readable token."""
+    """Yield lines about the unverified token of a question; yield none if it has no readable token."""
     found = read_token(question)
     if found is None:
         return
     yield f"the token has: {', '.join(claim_lines(found))}"
     times = list(time_lines(found))
     if times:
-        yield f"its times: {', '.join(times)}; now is {format_epoch_seconds(now)}"
+        yield f"the times of the token: {', '.join(times)}; now is {format_epoch_seconds(now)}"
     wrong = list(claim_type_errors(found))
     if wrong:
         yield f"claims of the wrong type: {', '.join(wrong)}"
@@ -67,7 +67,7 @@ def format_claim(name: str, value: object) -> str:
         case list():
             return f"{name} " + " and ".join(f"`{quote_input(str(each))}`" for each in value[:MAX_LISTED_NAMES])
         case _:
-            return f"a `{name}` that is not a text"
+            return f"a `{name}` that is not a string"
 
 
 def time_lines(token: Jws) -> Iterator[str]:
@@ -81,7 +81,7 @@ def time_lines(token: Jws) -> Iterator[str]:
 
 
 def claim_type_errors(token: Jws) -> Iterator[str]:
-    """Yield errors of claims that all issuers write alike."""
+    """Yield errors in claims that all issuers write in the same way."""
     for claim, read in READERS.items():
         try:
             read(token.claims)

@@ -1,4 +1,4 @@
-"""Compares URLs from two sources by the equivalences of RFC 3986."""
+"""Compares URLs from two sources, using the equivalences of RFC 3986."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 
 @dataclass(frozen=True, slots=True)
 class OwnHosts:
-    """The hosts under which clients reach the decided requests; None: any. A gateway reports the host that its client
-    named, and a malicious server could name another host to replay a proof that it received."""
+    """The hosts at which clients send the requests to be decided; None: any host. A gateway reports the host that its
+    client named, and a malicious server could name another host to replay a proof that it received."""
 
     ours: frozenset[str] | None = None
 
@@ -38,8 +38,8 @@ ANY_HOST = OwnHosts()
 
 
 def normalize_url(url: str) -> str | None:
-    """Return scheme, host and path, without query and fragment (RFC 9449, `htu`), or None if the URL is not one of a
-    request: it has a user, a malformed host, or a path with dot segments."""
+    """Return scheme, host and path, without query and fragment (RFC 9449, `htu`), or None if the URL cannot be that of
+    a request, because it has a user, a malformed host, or a path with dot segments."""
     found = URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     if found is None or not url.isprintable():
         return None
@@ -52,8 +52,8 @@ def normalize_url(url: str) -> str | None:
 
 
 def url_authority(url: str) -> str | None:
-    """Return the host in lower case, with the port unless it is the scheme's default; None if the URL is not one of a
-    request."""
+    """Return the host in lower case, with the port unless it is the scheme's default; None if the URL cannot be that of
+    a request."""
     found = normalize_url(url)
     return None if found is None else found.partition("://")[2].partition("/")[0]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from policyengine.runtime.credential_errors import RefusalCode
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
-Seconds = int  # since 1970
+Seconds = int  # seconds since 1970
 
-# A credential proves these completely or not at all; a gateway's statements next to it are ignored.
+# A credential proves these facts completely or not at all; a gateway's own statements about them are then ignored.
 PRINCIPAL_ROOTS = ("agent", "user", "chain", "credential")
 PROVABLE_ROOTS = (*PRINCIPAL_ROOTS, *(root for root in CREDENTIAL_ROOTS if root not in PRINCIPAL_ROOTS))
 # Members of a question in which a gateway could describe the agent or user.
 PRINCIPAL_MEMBERS = frozenset(PRINCIPAL_ROOTS)
 PROVABLE_MEMBERS = frozenset({*PROVABLE_ROOTS, "entities"})
-REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # of facts that no credential proves
+REQUEST_FACT_PREFIXES = ("request.", "body", "args", "context")  # reasons for facts that no credential proves
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ UNBOUND = ConfirmedKey()
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """An agent that delegated the work. None means not stated."""
+    """An agent that delegated the work. A value of None means that the token does not state it."""
 
     agent: str
     issuer: str
@@ -92,8 +92,8 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrincipal:
-    """The agent that presents a credential, the user it acts for and the chain before it: `hops` from the first agent
-    to the one before the presenter.
+    """The agent that presents a credential, the user that it acts for, and the chain before it: `hops` from the first
+    agent to the one before the presenter.
 
     `scopes` None: the credential does not state scopes. `task` holds the facts of the root `task`. `subject`: the
     principal that `sub` names, if the issuer names it differently elsewhere. `opener`: the agent that opened the task,

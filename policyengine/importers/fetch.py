@@ -104,7 +104,7 @@ def _read_url(url: str) -> bytes:
     try:
         return fetcher.get(urldefrag(url).url, time.monotonic() + TIMEOUT_SECONDS, ACCEPT).body
     except RedirectError as error:
-        message = f"it redirects to `{error.target[:200]}`, which is another server"
+        message = f"the server redirects to `{error.target[:200]}`, which is another server"
         raise ApiImportError(message, f"`{url}`", "name that server instead") from None
     except FetchError as error:
         raise ApiImportError(describe_status(error.status) if error.status else error.why, f"`{url}`") from None

@@ -1,1 +1,2 @@
-"""Enforcement points for other frameworks: thin layers that decide before the framework acts, and deny in any doubt."""
+"""Enforcement points for other frameworks: thin layers that decide before the framework acts, and deny when in
+doubt."""

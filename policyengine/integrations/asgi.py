@@ -45,12 +45,12 @@ BodyPredicate: TypeAlias = Callable[[str, str], bool]
 
 
 class PolicyMiddleware:
-    """ASGI middleware. `identify` takes the scope and returns facts about the caller, as `/decide` takes them, from
-    what was verified before: `{}` for a stranger, whom only `anyone` grants anything; None if the caller is unknown,
-    who gets 401.
+    """ASGI middleware. `identify` takes the scope and returns facts about the caller that were already verified, in the
+    form that `/decide` accepts: `{}` for a stranger, to whom only `anyone` grants anything, or None for an unknown
+    caller, who gets 401.
 
     The body is read only if the policy reads it; with a remote decision point, `looks_into_body(method, path)` says so.
-    Websockets are closed unless `websockets` is true: then opening one is decided as a GET of its path.
+    WebSockets are closed unless `websockets` is true: then the opening of each is decided as a GET of its path.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PolicyMiddleware:
     def _looks_into(self, scope: Scope) -> bool:
         try:
             return self._looks(scope["method"], route_path(scope))
-        except Exception:  # decide with the body, in doubt
+        except Exception:  # if that is uncertain, decide with the body
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,14 +131,14 @@ class PolicyMiddleware:
         await send({"type": "websocket.close", "code": POLICY_VIOLATION})
 
 
-# ── What a refusal looks like ─────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────
 
 
 def denial_response(
     decision: Decision, identity: CredentialAuthenticator | None = None
 ) -> tuple[int, dict[str, Any], list[tuple[str, str]]]:
-    """Return status, members of the problem document, and headers. The status is 401 if a credential may help, as in
-    the adapters for gateways."""
+    """Return the status, the members of the problem document, and the headers. The status is 401 if a credential may
+    help, as in the adapters for gateways."""
     status = 401 if needs_challenge(decision) else STATUSES[decision.outcome]
     challenge = challenge_headers(decision, identity) if status == 401 else ()
     data = denial_data(decision)

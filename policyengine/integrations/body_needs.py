@@ -16,7 +16,7 @@ GrantBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
 def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
-    """Return a predicate of method and path. A decision point that is not an Engine may read any body."""
+    """Return a predicate of method and path. A decision point that is not an Engine may read every body."""
     if not isinstance(decides, Engine):
         return lambda method, path: True
     covering = list(body_readers(decides.kernel))
@@ -29,7 +29,7 @@ def looks_into_bodies(decides: object) -> Callable[[str, str], bool]:
 
 
 def body_readers(kernel: k.Kernel) -> Iterator[EndpointPredicate]:
-    """Yield a predicate for each rule that reads the body, also if only in its message or for an approval."""
+    """Yield a predicate for each rule that reads the body, even if only in its message or for an approval."""
     for placed in (*kernel.guards, *kernel.limits):
         if reads_body(placed):
             yield lambda endpoint, place=placed.place: place_covers(place, endpoint)  # type: ignore[misc]

@@ -36,7 +36,7 @@ def presented(request: Scope | HTTPConnection) -> Facts:
 
 
 def request_url(scope: Scope, headers: Mapping[str, Any]) -> str:
-    """Return the URL as requested, with path and query as on the wire."""
+    """Return the requested URL, with the path and query as sent over the wire."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogateescape")
     query: bytes = scope.get("query_string", b"")
     target = raw.split(b"?", 1)[0] + (b"?" + query if query else b"")
@@ -59,7 +59,7 @@ def has_content_digest(scope: Scope) -> bool:
 
 
 def add_content_digests(facts: Facts, content: bytes) -> Facts:
-    """Add the actual digests of the whole body `content`, if the client sent one to compare."""
+    """Add the actual digests of the whole body `content`, if the client sent a digest to compare."""
     credentials = facts.get("credentials")
     if not isinstance(credentials, Mapping) or "content_digest" not in credentials:
         return facts

@@ -30,7 +30,7 @@ def format_denial(decision: Decision) -> str:
 def describe_remedy(remedy: Remedy) -> str:
     match remedy.kind:
         case "approval":
-            within = f", good for {remedy.within}" if remedy.within else ""
+            within = f", valid for {remedy.within}" if remedy.within else ""
             return f"an approval by {remedy.by}{within}, bound to {remedy.binding}"
         case "scope":
             return f"a credential with one of the scopes {', '.join(remedy.scopes or ())}"
@@ -41,7 +41,8 @@ def describe_remedy(remedy: Remedy) -> str:
 
 
 def denial_data(decision: Decision) -> dict[str, Any]:
-    """Return only what the caller may know: no position in a policy, no revision, no facts but those of the request."""
+    """Return only what the caller may know: no location in a policy, no revision, and no facts except those of the
+    request."""
     wait = retry_after(decision)
     return {
         "decision": decision.id,
@@ -72,7 +73,7 @@ def retry_after(decision: Decision) -> int | None:
 
 
 def wait_of_remedies(decision: Decision) -> int | None:
-    """Return the seconds of the remedies, the only ones in a decision that came over the network."""
+    """Return the waiting time in the remedies, in seconds. A decision that came over the network contains no other."""
     waits = [coerce_duration(one.within, "within") for one in decision.remedies if one.kind == "wait"]
     known = [one for one in waits if isinstance(one, timedelta)]
     return max(1, ceil(max(known).total_seconds())) if known else None

@@ -1,4 +1,5 @@
-"""The enforcement point of all integrations: identify the caller, decide, and report the outcome; deny in any doubt."""
+"""The enforcement point of all integrations: identify the caller, decide, and report the outcome; deny when in
+doubt."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Identify: TypeAlias = Callable[[Context], Facts | Awaitable[Facts | None] | None
 # Members that describe the caller; the integration adds the endpoint and its arguments.
 CALLER_MEMBERS = (*CREDENTIAL_ROOTS, "credentials", "context", "approvals", "entities", "request")
 REQUEST_MEMBERS = tuple(name for name in ROOTS["request"] or () if ("request", name) not in ENDPOINT_FACTS)
-MAX_REPORT_SECONDS = 1.0  # that a report may delay the end of a cancelled call
+MAX_REPORT_SECONDS = 1.0  # seconds that a report may delay the end of a cancelled call
 UNKNOWN_CALLER = "the caller is not identified"
 DECISION_FAILED = "the decision failed; the operator's log has the error"
 
@@ -52,7 +53,8 @@ class PolicyDecisionPoint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """The obligations that the application can fulfil: their kinds, and the function that fulfils those of an allow.
+    """The obligations that the application can fulfil: their kinds, and the function that fulfils the obligations of an
+    allow.
 
     An exception of `meet` denies the request. `audit`, `notify` and `warn` need not be listed: they require nothing of
     the application.
@@ -77,7 +79,8 @@ async def identify_caller(identify: Identify[Context], context: Context) -> Fact
 
 def check_facts(facts: Facts | None) -> Facts | None:
     """Copy and check the facts, so that later code reads the checked values. None stays None (unknown caller); an empty
-    mapping is a stranger, whom only `anyone` grants anything. Raises ValueError if they describe more than the caller.
+    mapping is a stranger, to whom only `anyone` grants anything. Raises ValueError if the facts describe more than the
+    caller.
     """
     if facts is None:
         return None
@@ -104,7 +107,7 @@ def copy_members(members: Mapping[str, Any]) -> dict[str, Any]:
 
 async def prove_credentials(decides: object, facts: Facts) -> Facts:
     """Verify raw credentials once, if the decision point can, because several questions follow and a proof is accepted
-    once. Errors are not raised: each question is then answered separately."""
+    only once. Errors are not raised: each question is then answered separately."""
     prove = getattr(decides, "prove_async", None)
     if prove is None or "credentials" not in facts:
         return facts
@@ -160,12 +163,12 @@ async def report_outcome(
     began: float | None = None,
     output: Facts | None = None,
 ) -> None:
-    """Report the outcome, also while the call is being cancelled. A failed report does not change the decision."""
+    """Report the outcome, even while the call is being cancelled. A failed report does not change the decision."""
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:
             await decides.report_async(decision.id, status=status, latency_ms=latency, output=output)
         except Exception:
-            if output is not None:  # the output may not be valid facts: report without it
+            if output is not None:  # the output may be invalid as facts, so report without it
                 return await report_outcome(decides, decision, status, began)
             _LOG.exception("reporting an outcome failed")

@@ -56,8 +56,8 @@ async def problem_details(request: Request, error: Exception) -> Response:
 class Policies:
     """A factory of dependencies: `policy = Policies(engine, identify=…)`, then `Depends(policy())`.
 
-    `policy()` decides the request's own method and path; `policy("ACTION view invoice", id="invoice_id")` decides an
-    action on the entity that this path parameter names. `identify` takes the request.
+    `policy()` decides on the request's own method and path; `policy("ACTION view invoice", id="invoice_id")` decides on
+    an action on the entity that this path parameter names. `identify` takes the request.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ def parse_action(endpoint: str, id: str | None) -> tuple[str, str, str]:
 
 
 def replace_with_action(asked: dict[str, Any], action: tuple[str, str, str], request: Request) -> dict[str, Any]:
-    """Replace method and path of the request by the action."""
+    """Replace the method and path of the request with the action."""
     verb, type_, parameter = action
     beside = {name: value for name, value in asked["request"].items() if name not in ("method", "path")}
     thing = {"type": type_, "id": str(request.path_params.get(parameter, ""))}

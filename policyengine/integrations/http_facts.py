@@ -18,7 +18,7 @@ from policyengine.vocabulary import SECRET_HEADERS
 MAX_BODY_BYTES = 1024 * 1024
 MAX_SIZE_DIGITS = 15  # digits
 WITHHELD_HEADERS = SECRET_HEADERS | CREDENTIAL_SECRET_HEADERS
-UNROUTABLE_PATH = "/%00"  # never canonical; for a path that two readers would read differently
+UNROUTABLE_PATH = "/%00"  # a path that is never canonical, in place of one that two parsers would read differently
 
 
 class BodyTooLargeError(Exception):
@@ -28,8 +28,8 @@ class BodyTooLargeError(Exception):
 def route_path(scope: Scope) -> str:
     """Return the path on the wire that the application routes by, without the prefix that it is mounted under.
 
-    Applications route by the decoded path. If the path on the wire decodes to another one, something changed one of
-    them and neither can be trusted.
+    Applications route by the decoded path. If the path on the wire decodes to a different path, something changed one
+    of them, and neither can be trusted.
     """
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
     below = bool(root) and (path == root or path.startswith(f"{root}/"))
@@ -43,7 +43,7 @@ def route_path(scope: Scope) -> str:
 
 
 def request_facts(scope: Scope) -> dict[str, object]:
-    """Return all request facts except the body. A repeated header is unknown: it becomes a list, not a text."""
+    """Return all request facts except the body. A repeated header is unknown: it becomes a list, not a string."""
     headers = read_headers(scope)
     twice = dict.fromkeys(ambiguous_names(headers), AMBIGUOUS_NAME)
     client = scope.get("client")
@@ -68,8 +68,8 @@ def read_headers(scope: Scope) -> dict[str, Any]:
 
 
 def read_size(scope: Scope, headers: Mapping[str, Any]) -> int | None:
-    """Return the bytes of the body, if known. HTTP/1 has no body without a header that announces one. A length next to
-    a transfer coding is ignored (RFC 9112, 6.3), as some servers pass on both."""
+    """Return the size of the body in bytes, if known. HTTP/1 has no body without a header that announces one. A length
+    beside a transfer coding is ignored (RFC 9112, 6.3), because some servers pass on both."""
     if "transfer-encoding" in headers:
         return None
     length = headers.get("content-length")
@@ -91,7 +91,7 @@ def as_list(value: Any) -> list[Any]:
 
 def build_http_question(scope: Scope, who: Facts, body: Facts, content: bytes | None = None) -> dict[str, object]:
     """Return the whole question; `content` is the whole body, if it was read. Request facts in `who` take precedence,
-    as the application may know the client behind a proxy."""
+    because the application may know the client behind a proxy."""
     added, size = who.get("request"), {} if content is None else {"size": len(content)}
     request = {**request_facts(scope), **size, **(added if isinstance(added, Mapping) else {})}
     pending = [*body.get("pending", ()), *pending_facts(scope, request)]  # type: ignore[misc]  # it is a list
@@ -120,7 +120,8 @@ def unread_body_facts(scope: Scope) -> Facts:
 
 
 async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[bytes, Receive]:
-    """Read the whole body. Return it, and a `receive` that replays it and what follows. Raises BodyTooLargeError."""
+    """Read the whole body. Return the body, and a `receive` that replays it and then continues with later messages.
+    Raises BodyTooLargeError."""
     content = bytearray()
     first: list[Message] = []
     while True:
@@ -144,7 +145,7 @@ async def read_body(receive: Receive, largest: int = MAX_BODY_BYTES) -> tuple[by
 def body_facts(scope: Scope, content: bytes) -> Facts:
     """Return the body as members of a question: a JSON object or the fields of a form.
 
-    Any other non-empty body has no value, as its content is unknown.
+    Every other non-empty body has no value, because its content is unknown.
     """
     if not content:
         return {}

@@ -40,8 +40,8 @@ class AccessToken(Protocol):
 
 
 def get_issuers(decides: object) -> Mapping[str, str]:
-    """Return the issuers of an engine's policies by exact URL; a URL that two share identifies neither. For other
-    decision points, return none."""
+    """Return the issuers of an engine's policies by exact URL; a URL that two issuers share identifies neither. Return
+    none for other decision points."""
     if not isinstance(decides, Engine):
         return {}
     named = [(one.url, one.name) for one in decides.kernel.issuers.values() if one.url is not None]
@@ -77,7 +77,8 @@ def read_task(claims: Mapping[str, Any]) -> Facts:
 
 
 def read_chain_facts(claims: Mapping[str, Any], credential: Mapping[str, object], issuers: Mapping[str, str]) -> Facts:
-    """Return the agent, user and chain by the claims of a token that was verified elsewhere. Raises TokenFactsError."""
+    """Return the agent, user and chain from the claims of a token that was verified elsewhere. Raises
+    TokenFactsError."""
     try:
         from policyengine.identity.verify.delegation_chain import ChainReader
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Reloads while the engine decides: new policies are checked, tested and swapped in one step, or refused."""
+"""Reloads while the engine decides: new policies are checked, tested and put into use in one step, or refused."""
 
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
 from policyengine.reload.reloadable_engine import ReloadableEngine, ReloadStatus

@@ -26,7 +26,7 @@ from policyengine.syntax.parse import parse
 if TYPE_CHECKING:
     from policyengine.testing.report import ExampleResult
 
-MAX_LISTED_FINDINGS = 20  # findings that are listed
+MAX_LISTED_FINDINGS = 20  # maximum number of findings that are listed
 _LOG = logging.getLogger("policyengine")
 
 
@@ -43,7 +43,7 @@ class RefusalKind(StrEnum):
 
 
 class ReloadRefusedError(Exception):
-    """The candidate must not decide: a short reason (`2 errors in the policies`), all findings, and a hint."""
+    """The candidate must not be used: a short reason (`2 errors in the policies`), all findings, and a hint."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class ReloadRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate to decide next: policies as a bundle, entities if they have sources, and the `inventory` of named
-    items. It can be sent to other processes."""
+    """A candidate for the next engine: policies as a bundle, entities if they have sources, and the `inventory` of
+    named items. It can be sent to other processes."""
 
     bundle: bytes
     directory: EntityStore | None
@@ -73,7 +73,8 @@ class Candidate:
 
 
 def prepare_candidate(origin: ReloadSource) -> Candidate:
-    """Read a candidate. Raises ReloadRefusedError, also if a file changed, because the result may mix versions."""
+    """Read a candidate. Raises ReloadRefusedError, also if a file changed, because the candidate may then mix two
+    versions."""
     look = origin.look()
     found = read_candidate(origin)
     if origin.look() != look:

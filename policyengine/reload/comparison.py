@@ -1,4 +1,4 @@
-"""Compares the policies before and after a reload, in a process of its own and within a time limit."""
+"""Compares the policies before and after a reload, in a separate process and within a time limit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from policyengine.analysis.diff.model import Diff, Difference, LimitChange, TrustChange
 
 GRACE_SECONDS = 10.0  # seconds for the process to start and to end, beyond those for comparing
-MAX_LISTED_WIDENINGS = 50  # widenings that are listed
-MAX_NAMED_PLACES = 3  # places that are named per widening
+MAX_LISTED_WIDENINGS = 50  # maximum number of widenings that are listed
+MAX_NAMED_PLACES = 3  # maximum number of places that are named per widening
 COMMAND = "from policyengine.reload.comparison import main; main()"
 
 
@@ -53,7 +53,7 @@ class PolicyComparison:
     seconds: float = 0.0
 
 
-# ── Here ──────────────────────────────────────────────────────────────────────────────────────
+# ── In the calling process ────────────────────────────────────────────────────────────────────
 
 
 class ComparisonProcess:
@@ -88,12 +88,12 @@ class ComparisonProcess:
         return self._read()
 
     def join(self) -> None:
-        """Wait until the process has ended, or is late."""
+        """Wait until the process has ended or has exceeded its time."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, self._began + self._seconds + GRACE_SECONDS - monotonic()))
 
     def stop(self) -> None:
-        """End it without a result."""
+        """End the process without a result."""
         self._end()
         self._answer.close()
 
@@ -114,7 +114,7 @@ class ComparisonProcess:
         return found
 
 
-# ── In the process ────────────────────────────────────────────────────────────────────────────
+# ── In the comparing process ──────────────────────────────────────────────────────────────────
 
 
 class TimeLimitError(BaseException):
@@ -122,8 +122,8 @@ class TimeLimitError(BaseException):
 
 
 def main() -> None:
-    """Compare at low priority, so that servers are not slowed down. Prints go to stderr, because stdout carries the
-    answer."""
+    """Compare at low priority, so that servers are not slowed down. Printed text goes to stderr, because stdout carries
+    the answer."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(os, "nice"):
@@ -173,7 +173,8 @@ def describe_doubts(found: Diff) -> Iterator[str]:
 
 
 def find_widenings(found: Diff) -> Iterator[WideningChange]:
-    """Yield what widens or may widen: if other people approve, they may approve what the earlier ones did not."""
+    """Yield every change that widens or may widen. A change of approvers may widen, because the new approvers may
+    approve requests that the previous ones did not."""
     opens = ("widening", "changed")
     for difference in found.differences:
         if difference.direction in opens:

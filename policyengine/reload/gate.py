@@ -31,12 +31,13 @@ class ReloadGate:
         self._guard = Lock()
         self._bundles: dict[str, bytes] = {}
         self._inventories: dict[str, PolicyInventory] = {}
-        self._results: dict[tuple[str, str], PolicyComparison] = {}  # comparisons that were made before the swap
+        # Results of comparisons that were made before the swap.
+        self._results: dict[tuple[str, str], PolicyComparison] = {}
         self._pending: tuple[Engine, Engine] | None = None
         self._running: tuple[tuple[Engine, Engine], ComparisonProcess] | None = None
         self._closed = False
 
-    # ── Before ────────────────────────────────────────────────────────────────────────────────
+    # ── Before a swap ─────────────────────────────────────────────────────────────────────────
 
     def check(self, engine: Engine, candidate: Candidate, once: frozenset[str]) -> None:
         """Check a candidate against the rules. Raises ReloadRefusedError."""
@@ -57,7 +58,7 @@ class ReloadGate:
             self._hold(engine, candidate, revision, rules)
 
     def _hold(self, engine: Engine, candidate: Candidate, revision: str, rules: ReloadRules) -> None:
-        """Require a proof that the candidate opens nothing. Raises ReloadRefusedError."""
+        """Require a proof that the candidate widens nothing. Raises ReloadRefusedError."""
         found = self._compared(engine, candidate, revision, rules.seconds)
         if found.widenings and not rules.allows(WIDENING, revision):
             findings = [one.words for one in found.widenings]
@@ -68,7 +69,8 @@ class ReloadGate:
             raise ReloadRefusedError(why, found.unproved, RefusalKind.UNPROVED, allow_hint([UNPROVED], revision))
 
     def _compared(self, engine: Engine, candidate: Candidate, revision: str, seconds: float) -> PolicyComparison:
-        """Compare, or return the cached result, which is used when the operator allows a candidate that was refused."""
+        """Compare, or return the cached result, which is used if the operator later allows a candidate that was
+        refused."""
         key = engine.revision, revision
         if not seconds:
             return PolicyComparison((), ("policies are not compared: `compare` under `[reload]` is 0",))
@@ -99,10 +101,10 @@ class ReloadGate:
             self._bundles[engine.revision] = write_bundle(engine.kernel, version("agent-policyengine"))
         return self._bundles[engine.revision]
 
-    # ── After ─────────────────────────────────────────────────────────────────────────────────
+    # ── After a swap ──────────────────────────────────────────────────────────────────────────
 
     def swapped(self, before: Engine, after: Engine) -> None:
-        """Schedule a comparison. Swaps that still wait for one are compared as a single step."""
+        """Schedule a comparison. Swaps that are still waiting for a comparison are compared as a single step."""
         with self._guard:
             if not self._closed:
                 self._pending = (before if self._pending is None else self._pending[0], after)
@@ -158,7 +160,7 @@ class ReloadGate:
                 running[1].join()
 
     def close(self) -> None:
-        """Stop a running comparison, and start no more."""
+        """Stop a running comparison, and start no other."""
         with self._guard:
             self._closed = True
             if self._running is not None:

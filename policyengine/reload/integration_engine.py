@@ -45,10 +45,10 @@ class LiveEngine:
 
 
 def log_observed(decision: Decision, question: Facts) -> None:
-    """Log one line; text from callers is quoted in it."""
+    """Log one line, in which text from callers is quoted."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
     asked = parse_request(
         {name: value for name, value in question.items() if name != "credentials"}
-    )  # which are already verified
+    )  # credentials are already verified
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
-    _LOG.warning("observing: %s passed; the policy would %s it: %s", *words, extra={"event": "observed"})
+    _LOG.warning("observing: %s passed; the outcome would be %s: %s", *words, extra={"event": "observed"})

@@ -21,7 +21,7 @@ RESTRICTION_KINDS = {
     "guard": GUARDS,
     "rate": LIMITS,
     "budget": LIMITS,
-}  # items that restrict access
+}  # kinds of items that restrict access
 MAX_NAMED_ITEMS = 3
 ItemKey: TypeAlias = tuple[str, str, str]
 
@@ -36,7 +36,8 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class InventoryItem:
-    """One declaration: `content` is a digest without its name, `parts` are the kinds of its effects or limits."""
+    """One declaration: `content` is a digest of the declaration without its name, and `parts` are the kinds of its
+    effects or limits."""
 
     kind: str
     package: str
@@ -57,7 +58,8 @@ class InventoryItem:
 
 @dataclass(frozen=True, slots=True)
 class PolicyInventory:
-    """The inventory. `delegation` are the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` are the files."""
+    """The inventory. `delegation` holds the bounds of chains: `depth`, `lifetime`, `no cycles`. `texts` holds the text
+    of each file."""
 
     packages: frozenset[str] = frozenset()
     items: tuple[InventoryItem, ...] = ()
@@ -76,7 +78,7 @@ class PolicyInventory:
         return frozenset(item.file for item in self.items)
 
     def losses(self, after: PolicyInventory) -> Iterator[Loss]:
-        """Yield the items that `after` lacks under the same name and under any other."""
+        """Yield the items that `after` has neither under the same name nor under another."""
         yield from self._cut_files(after)
         yield from self._lost_files(after)
         yield from (Loss(PACKAGES, f"package {name}") for name in sorted(self.packages - after.packages))
@@ -105,7 +107,8 @@ class PolicyInventory:
                 yield Loss(RESTRICTION_KINDS[item.kind], item.words)
 
     def _lost_files(self, after: PolicyInventory) -> Iterator[Loss]:
-        """Yield lost files: those that no item of `after` comes from, unless their items have moved to another file."""
+        """Yield lost files: files from which no item of `after` comes, unless their items have moved to another
+        file."""
         before, moved = {(item.file, item.key) for item in self.items}, self._moved(after)
         keys = {item.key for item in after.items if item.name and (item.file, item.key) not in before}
         for file in sorted(self.files - after.files):
@@ -144,12 +147,12 @@ def truncation_line(before: str, after: str) -> int | None:
 
 
 def lost_parts(before: InventoryItem, after: InventoryItem) -> frozenset[str]:
-    """Return the effects that a rule no longer has. A deny instead of a confirm is not a loss."""
+    """Return the effects that a rule no longer has. Replacing a confirm with a deny is not a loss."""
     gone = before.parts - after.parts
     return gone - {"confirm"} if "deny" in after.parts - before.parts else gone
 
 
-# ── A kernel to its items ─────────────────────────────────────────────────────────────────────
+# ── Items of a kernel ─────────────────────────────────────────────────────────────────────────
 
 
 def collect_items(kernel: k.Kernel) -> Iterator[InventoryItem]:
@@ -218,7 +221,7 @@ def delegation_bounds(limits: Iterable[k.DelegationLimits]) -> Iterator[str]:
         yield from ("no cycles",) if limit.no_cycles else ()
 
 
-# ── Rows ──────────────────────────────────────────────────────────────────────────────────────
+# ── Entity rows ───────────────────────────────────────────────────────────────────────────────
 
 
 def lost_rows(before: EntityStore, after: EntityStore) -> list[Loss]:

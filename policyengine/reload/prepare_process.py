@@ -45,7 +45,7 @@ def prepare_in_subprocess(origin: ReloadSource, longest: float = MAX_PREPARE_SEC
 
 
 def main() -> None:
-    """Prepare the candidate of stdin. Prints go to stderr, because stdout carries the answer."""
+    """Prepare the candidate that stdin describes. Printed text goes to stderr, because stdout carries the answer."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answer:

@@ -1,4 +1,5 @@
-"""The reloadable engine: a reload replaces the current engine in one assignment, so no answer mixes two engines."""
+"""The reloadable engine: a reload replaces the current engine in one assignment, so that no answer mixes two
+engines."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class ReloadStatus:
     """The number of reloads and of refusals; `why` and `at` (RFC 3339) of the last one, if it was refused.
 
     `widens` is the number of widenings of the last reload, `proved` whether they are all; None until that is known.
-    `reasons` counts refusals by kind, `widened` the reloads that widened something.
+    `reasons` counts refusals by kind, and `widened` counts the reloads that widened something.
     """
 
     done: int = 0
@@ -63,8 +64,8 @@ class ReloadStatus:
 class ReloadableEngine:
     """`current` is the engine that decides now. Read it once for each question: `reloading.current.decide(question)`.
 
-    It is thread-safe. With an `origin` it can `reload`: invalid policies are refused and the current ones stay in use,
-    and so are policies that remove more than the current `rules` allow.
+    It is thread-safe. With an `origin` it can `reload`: invalid policies, and policies that remove more than the
+    current `rules` allow, are refused, and the current ones stay in use.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class ReloadableEngine:
     ) -> ReloadableEngine:
         """Load files and folders of policies, or one bundle, as `Engine.load` and `Engine.from_bundle` do.
 
-        `rules` allow a reload to remove something; by default it may not. The first policies must also pass their own
-        tests, unless `tested` is false. Raises ReloadRefusedError and IdentityConfigError.
+        `rules` allow a reload to remove something; by default, it may remove nothing. The first policies must also pass
+        their own tests, unless `tested` is false. Raises ReloadRefusedError and IdentityConfigError.
         """
         files = None if keys is None else tuple(map(Path, keys))
         origin = ReloadSource(
@@ -117,7 +118,7 @@ class ReloadableEngine:
         the reason.
 
         `allow` permits losses for this reload: words of `ReloadRules`, or the revision of the new policies. A thread
-        logs later what they widen. Raises ReloadRuleError.
+        later logs what the new policies widen. Raises ReloadRuleError.
         """
         assert self.origin is not None, "the engine has no origin to reload from"
         once = ReloadRules.of(allow).allow
@@ -164,15 +165,17 @@ class ReloadableEngine:
         return False
 
     def check(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> None:
-        """Check that nothing is lost, and with a gate nothing widens, unless allowed. Raises ReloadRefusedError."""
+        """Check that nothing is lost and, with a gate, that nothing widens, unless that is allowed. Raises
+        ReloadRefusedError."""
         self.gate.check(self.current, candidate, allow)
 
     def replace(self, engine: Engine) -> None:
-        """Decide with this engine from now on. Histories that only its rules need start now, unused ones end."""
+        """Decide with this engine from now on. Histories that only its rules need start now, and histories that no rule
+        needs end."""
         before = self.swap(engine)
         self.begin(before)
 
-    # ── The same in two steps, where several processes go together ────────────────────────────
+    # ── Reloads in two steps, for several processes ───────────────────────────────────────────
 
     def swap(self, engine: Engine) -> Engine:
         """Decide with this engine from now on, and return the previous one."""
@@ -187,7 +190,8 @@ class ReloadableEngine:
         return before
 
     def begin(self, before: Engine) -> None:
-        """Start histories after the last decision of the previous engine, which did not record them for every rule."""
+        """Start histories after the last decision of the previous engine, which did not record everything that the new
+        rules need."""
         engine = self.current
         try:
             engine.state.stop_history(before.state.history_names - engine.state.history_names)
@@ -204,7 +208,7 @@ class ReloadableEngine:
                    "reason": refused.reason.value},
         )  # fmt: skip
 
-    # ── What the last reload changed ──────────────────────────────────────────────────────────
+    # ── Comparison with the previous policies ─────────────────────────────────────────────────
 
     def attend(self) -> None:
         """Start or finish the comparison of the last reload, without waiting."""

@@ -1,4 +1,4 @@
-"""The rules of reloads: what a reload may remove or widen, which is nothing by default."""
+"""The rules of reloads: what a reload may remove or widen. By default, it may do neither."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class ReloadRuleError(ValueError):
 class ReloadRules:
     """`allow` holds words for possible losses, and revisions of policies that are allowed with all their losses.
 
-    `gate`: a reload must be proved to widen nothing. `seconds` is the time limit of the comparison; 0 disables it.
+    `gate`: a reload is refused unless it is proved to widen nothing. `seconds` is the time limit of the comparison; 0
+    disables it.
     """
 
     allow: frozenset[str] = frozenset()
@@ -63,5 +64,5 @@ def check_rule(word: str) -> str:
         return word
     meant = suggest(word, RULE_WORDS)
     known = ", ".join(f"`{one}`" for one in RULE_WORDS)
-    hint = f"did you mean `{meant}`?" if meant else f"there are {known}, and full revisions: `sha256:…`"
-    raise ReloadRuleError(f"`{quote_input(word)}` is not a word for what a reload may remove", hint)
+    hint = f"did you mean `{meant}`?" if meant else f"use {known}, or a full revision: `sha256:…`"
+    raise ReloadRuleError(f"`{quote_input(word)}` is not something that a reload can allow", hint)

@@ -9,14 +9,15 @@ from policyengine.reload.prepare_process import prepare_in_subprocess
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.source import FileStates, ReloadSource
 
-LOOK_SECONDS = 0.5  # seconds between two looks
-MAX_TRIES = 20  # while files keep changing
+LOOK_SECONDS = 0.5  # seconds between two checks
+MAX_TRIES = 20  # seconds between two checks while files keep changing
 
 PrepareFunction = Callable[[ReloadSource], Candidate]
 
 
 class PolicyFileWatcher:
-    """Detects changed files. Editors write in steps, and copies take time: files are read once two checks agree."""
+    """Detects changed files. Editors write in steps, and copying takes time, so files are read once two consecutive
+    checks agree."""
 
     def __init__(self, origin: ReloadSource) -> None:
         self._origin = origin
@@ -33,7 +34,7 @@ class PolicyFileWatcher:
         return before == self._last
 
     def trying(self) -> FileStates:
-        """Start a read: changes since the last check count as changes during the read."""
+        """Start a read: changes since the last check are treated as changes during the read."""
         self._tried = self._last
         return self._tried
 
@@ -42,7 +43,7 @@ class PolicyFileWatcher:
         if self._look() != look:
             return False
         imported = self._origin.imported()
-        if imported != self._imported:  # the set of watched files changes
+        if imported != self._imported:  # the set of watched files has changed
             self._imported = imported
             self._tried = self._last = self._look()
         return True
@@ -71,7 +72,7 @@ class ReloadScheduler:
         self._asked = True
 
     def _due(self) -> bool:
-        """Return whether to read the files now: they must be unchanged between two checks, also after a request."""
+        """Return whether to read the files now: even after a request, they must be unchanged between two checks."""
         if not self._asked:
             return self._watching and self._watch.due()
         if self._watch.stays():
@@ -88,8 +89,8 @@ class ReloadScheduler:
         return LOOK_SECONDS if self._watching or self._asked or self._reloading.gate.busy else None
 
     def candidate(self) -> Candidate | None:
-        """Return the candidate to decide next, or None if no reload is due or it was refused. It also attends to the
-        comparison of the last reload."""
+        """Return the candidate to decide next, or None if no reload is due or it was refused. It also starts or
+        finishes the comparison of the last reload."""
         self._reloading.attend()
         if not self._due():
             return None

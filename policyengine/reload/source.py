@@ -20,8 +20,8 @@ FileStates: TypeAlias = tuple[tuple[str, object], ...]
 class ReloadSource:
     """Files and folders of policies, or one bundle that one of `keys` must have signed; and the sources of entities.
 
-    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is
-    watched, too.
+    `tested`: the policies must pass their own tests. `settings` is the file with the rules of reloads, which is also
+    watched.
     """
 
     paths: tuple[Path, ...]
@@ -56,8 +56,8 @@ class ReloadSource:
         yield from () if self.settings is None else (self.settings,)
 
     def look(self, imported: tuple[Path, ...] = ()) -> FileStates:
-        """Return the state of the files, which is the same until one is written, moved, linked, removed or made
-        unreadable."""
+        """Return the state of the files, which stays the same until one of them is written, moved, linked, removed or
+        made unreadable."""
         return tuple(sorted({str(file): file_state(file) for file in self.files(imported)}.items()))
 
 
@@ -66,6 +66,6 @@ def file_state(file: Path) -> object:
         found = os.stat(file)
     except (OSError, ValueError) as error:
         return type(error).__name__
-    if os.path.isdir(file):  # its files are checked on their own
+    if os.path.isdir(file):  # its files are checked separately
         return found.st_dev, found.st_ino, found.st_mode
     return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns

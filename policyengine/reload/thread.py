@@ -1,4 +1,4 @@
-"""The reload thread of one process: it waits for requests, such as SIGHUP, or file changes, and swaps the engine."""
+"""The reload thread of one process: it waits for requests (such as SIGHUP) or file changes, and swaps the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.reload.candidate import RefusalKind, ReloadRefusedError
 from policyengine.reload.reloadable_engine import ReloadableEngine
 from policyengine.reload.scheduler import ReloadScheduler
 
-MAX_JOIN_SECONDS = 2.0  # seconds that a stop waits for the thread, whose result is not needed any more
+MAX_JOIN_SECONDS = 2.0  # seconds to wait, when stopping, for the thread, whose result is no longer needed
 _LOG = logging.getLogger("policyengine")
 
 
@@ -55,7 +55,8 @@ class ReloadThread:
                 )
 
     def _goes_on(self) -> bool:
-        """Wait for a request or a check; return False at the end. Several requests are handled as one."""
+        """Wait for a request or for the next check; return False if the thread must stop. Several requests are handled
+        as one."""
         try:
             calls = [self._calls.get(timeout=self._attempts.pause)]
             while not self._calls.empty():

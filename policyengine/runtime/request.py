@@ -344,5 +344,7 @@ def read_time(raw: object, member: str) -> datetime | None:
         return None
     time = coerce_time(raw, member)
     if not isinstance(time, datetime):
-        raise RequestError(member, f"`{member}` is not a time with a zone", "write it like `2027-01-01T09:00:00Z`")
+        raise RequestError(
+            member, f"`{member}` is not a time with a zone", "write a time such as `2027-01-01T09:00:00Z`"
+        )
     return time

@@ -66,8 +66,8 @@ class DecisionApp(FastAPI):
 
     @property
     def bare(self) -> bool:
-        """Whether only our own middleware is installed. Other middleware has to see every answer, so it disables the
-        fast path."""
+        """Whether only the middleware of this project is installed. Other middleware has to see every answer, so it
+        disables the fast path."""
         return len(self.user_middleware) == 1
 
     def openapi(self) -> dict[str, Any]:
@@ -84,17 +84,18 @@ class DecisionApp(FastAPI):
 
 
 def caller_name(scope: Scope) -> str:
-    """Return whose turn a question takes: the client of the token file, else the address of the connection."""
+    """Return whose turn a question takes: the client of the token file or, without a token, the address of the
+    connection."""
     return current_caller() or peer_address(scope.get("client"))
 
 
 def is_disconnected(receive: Receive) -> bool:
-    """Return whether the connection is closed. Only exchanges of uvicorn know it before a message says so."""
+    """Return whether the connection is closed. Only uvicorn's exchanges know this before a message reports it."""
     return getattr(getattr(receive, "__self__", None), "disconnected", False) is True
 
 
 def document_refused_hosts(document: dict[str, Any]) -> None:
-    """Add 403 to every operation that does not document it itself."""
+    """Add a 403 response to every operation that does not document one itself."""
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"].setdefault("403", statuses.FOREIGN_RESPONSE)
@@ -112,10 +113,10 @@ def create_app(
 ) -> FastAPI:
     """Return the decision API as an ASGI application.
 
-    With `token` (several while one replaces another) every question needs one of them. Without, every client is
-    answered if `Host` is a loopback name, the address that the connection arrived at, the host of `public_url` or one
-    of `allowed_hosts` (`*.example.com`: all subdomains, `*`: any), and if the request is not sent by a page of another
-    site (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway` names the headers in which
+    With `token` (several tokens while one replaces another), every question needs one of them. Without it, every client
+    is answered if `Host` is a loopback name, the address that the connection arrived at, the host of `public_url` or
+    one of `allowed_hosts` (`*.example.com`: all subdomains, `*`: any), and the request was not sent by a page of
+    another site (`docs/http-api.md`). A body has `body_timeout` seconds to arrive. `gateway` names the headers in which
     gateways identify the caller (`docs/gateways.md`). `public_url` is the URL in the AuthZEN metadata; without it, the
     URL of the metadata request is used. `authzen_consume` names the callers whose AuthZEN evaluations spend unless they
     say otherwise (`docs/authzen.md`). The policies of a `ReloadableEngine` can be replaced at any time.
@@ -140,7 +141,7 @@ def build_app(
     authzen_consume: Collection[str] = (),
     allowed_hosts: Collection[str] = (),
 ) -> DecisionApp:
-    """Return the application of one of several workers: it counts in `tally`, and is not ready while it drains."""
+    """Return the application of one of several workers: it counts in `tally`, and is not ready while it shuts down."""
     reloading = engine if isinstance(engine, ReloadableEngine) else ReloadableEngine(engine)
     tally = ServerCounters(rules=rule_names(reloading.current)) if tally is None else tally
     tokens = None if token is None else BearerTokens.of(token)

@@ -1,4 +1,5 @@
-"""Bearer tokens from a file, compared in constant time: the callers that may ask over the network.
+"""Bearer tokens from a file, compared in constant time. They identify the callers that may send questions over the
+network.
 
 A line is a token or its digest, so that the file need not contain the token; the caller's name may precede it: `edge:
 TOKEN`, `edge: sha256:…`.
@@ -27,7 +28,7 @@ TOKEN_DIGEST = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})")
 BEARER = re.compile(r"bearer +(?P<token>[\x21-\x7e]+) *", re.IGNORECASE)
 
 
-EVERY_CALLER = "*"  # in `[authzen] consume`
+EVERY_CALLER = "*"  # every caller, in `[authzen] consume`
 NAMED_CALLER_PREFIX = "name "  # prefix of callers that have a name in the token file
 
 
@@ -65,7 +66,8 @@ class BearerTokens:
         if bearer is None:
             return None
         asked, found = token_digest(bearer["token"]), None
-        for known, gateway in zip(self.digests, self.gateways, strict=True):  # all of them, in constant time
+        # Compare all of them, so that the time is constant.
+        for known, gateway in zip(self.digests, self.gateways, strict=True):
             found = gateway if compare_digest(asked, known) else found
         return found
 
@@ -82,7 +84,7 @@ def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
     """Return the digest of a token and its caller, which is named after the digest if the line has no name. Raises
     BearerTokenError."""
     found = LINE.fullmatch(line)
-    assert found is not None  # the pattern matches any line
+    assert found is not None  # the pattern matches every line
     hashed = TOKEN_DIGEST.fullmatch(found["token"])
     if hashed is None:
         check_token(found["token"], place)
@@ -91,7 +93,8 @@ def parse_token_line(line: str, place: str) -> tuple[bytes, str]:
 
 
 def token_digest(token: str) -> bytes:
-    """Digests have equal length, so comparing them does not reveal the length of a token."""
+    """Return the digest of a token. Digests have equal length, so that comparing them does not reveal the length of a
+    token."""
     return sha256(token.encode()).digest()
 
 
@@ -113,7 +116,7 @@ class TokenFile:
 
 
 def read_token_file(path: Path | str) -> TokenFile:
-    """Read one token per line. A caller has two while one replaces the other; empty lines are ignored.
+    """Read one token per line. A caller has two tokens while one replaces the other; empty lines are ignored.
 
     Raises BearerTokenError.
     """

@@ -40,13 +40,13 @@ T = TypeVar("T")
 WEIGHT = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
-# ── In ────────────────────────────────────────────────────────────────────────────────────────
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────
 
 
 async def read_body(http: Request, seconds: float) -> bytes:
-    """Read the body, at most `MAX_BODY_BYTES` however it is sent. Raises ProblemError."""
+    """Read the body, at most `MAX_BODY_BYTES`, however it is sent. Raises ProblemError."""
     declared = http.headers.get("content-length", "")
-    # Longer numbers are not converted: no body is that large.
+    # A longer number is not converted, because no body is that large.
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > MAX_BODY_BYTES):
         raise body_too_large()
     try:
@@ -62,7 +62,7 @@ async def read_body(http: Request, seconds: float) -> bytes:
 
 
 async def parse_body(read: Callable[Concatenate[bytes, P], T], body: bytes, *args: P.args, **given: P.kwargs) -> T:
-    """Parse the body; a long one is parsed in a thread, so that other requests do not wait."""
+    """Parse the body; a long body is parsed in a thread, so that other requests do not wait."""
     return await run_in_turn(read, body, *args, **given) if len(body) > LONG_BODY_BYTES else read(body, *args, **given)
 
 
@@ -85,7 +85,7 @@ def request_format(headers: Headers) -> BodyFormat:
     media_type, _, parameters = given[0].partition(";") if len(given) == 1 else ("", "", "")
     form = FORMS.get(media_type.strip().lower())
     if form is None or (form is BodyFormat.JSON and parameters.strip().lower() not in CHARSETS):
-        raise unsupported_media("a body is JSON in UTF-8 or MessagePack", "send `Content-Type: application/json`")
+        raise unsupported_media("a body must be JSON in UTF-8, or MessagePack", "send `Content-Type: application/json`")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise unsupported_media("compressed bodies are not supported", "send it without `Content-Encoding`")
     return form
@@ -95,11 +95,11 @@ def unsupported_media(detail: str, hint: str) -> ProblemError:
     return ProblemError(415, detail, hint=hint, headers={"Accept": ", ".join(FORMS)})
 
 
-# ── Out ───────────────────────────────────────────────────────────────────────────────────────
+# ── Responses ─────────────────────────────────────────────────────────────────────────────────
 
 
 def response_format(headers: Headers) -> BodyFormat:
-    """Return the format that `Accept` prefers, or else the format of the question."""
+    """Return the format that `Accept` prefers or, without a preference, the format of the question."""
     own = FORMS.get(headers.get("content-type", "").partition(";")[0].strip().lower(), BodyFormat.JSON)
     best, weight = own, 0.0
     for entry in ",".join(headers.getlist("accept")).split(","):

@@ -29,7 +29,7 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 MAX_BATCH_ITEMS = 1_000
-MAX_ITEMS_PER_COMMIT = 250  # per store commit, after which the batch checks that the client is still connected
+MAX_ITEMS_PER_COMMIT = 250  # items per store commit, after which the batch checks that the client is still connected
 AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
@@ -51,11 +51,11 @@ class BatchSemantics(StrEnum):
                 return allowed
 
 
-# ── One ───────────────────────────────────────────────────────────────────────────────────────
+# ── Single questions ──────────────────────────────────────────────────────────────────────────
 
 
 def parse_question(body: bytes, form: BodyFormat) -> Request:
-    """Parse one question. Raises RequestError for any malformed body."""
+    """Parse one question. Raises RequestError for every malformed body."""
     match form:
         case BodyFormat.JSON:
             return Request.from_json(body)
@@ -76,7 +76,7 @@ def decide_with_headers(
     """Return the decision, and the headers with the state of its limits. Raises IdempotencyKeyError.
 
     The explanation is made before the decision, so that it shows the state that the decision depends on. A replayed
-    decision has none.
+    decision has no explanation.
     """
     explains = question.options.explain
     asked = engine.authenticate(question) if explains else question
@@ -90,7 +90,7 @@ def decide_with_headers(
     return {**decision.to_dict(), **walk}, rate_limit_headers(decision)
 
 
-# ── Many ──────────────────────────────────────────────────────────────────────────────────────
+# ── Batches ───────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def parse_items(raw: object) -> tuple[object, ...]:
         case None:
             raise RequestError("requests", "`requests` is missing")
         case list() if len(raw) > MAX_BATCH_ITEMS:
-            raise RequestError("requests", f"a batch holds at most {MAX_BATCH_ITEMS:,} requests, got {len(raw):,}")
+            raise RequestError("requests", f"a batch may hold at most {MAX_BATCH_ITEMS:,} requests, got {len(raw):,}")
         case list():
             return tuple(raw)
         case _:
@@ -133,7 +133,7 @@ def parse_semantics(raw: object, member: str = "semantics") -> BatchSemantics:
             return BatchSemantics(raw)
         case str():
             known = ", ".join(f"`{one}`" for one in BatchSemantics)
-            raise RequestError(member, f"`{member}` is one of {known}", did_you_mean(raw, list(BatchSemantics)))
+            raise RequestError(member, f"`{member}` must be one of {known}", did_you_mean(raw, list(BatchSemantics)))
         case _:
             raise wrong_type_error(raw, member, "a string")
 
@@ -170,7 +170,7 @@ async def decide_batch(
         except WouldBlockError:
             pass
         finally:
-            cancelled.set()  # the thread would go on although no one waits for it
+            cancelled.set()  # otherwise the thread would continue although no client waits for it
     answers: list[AnswerDocument] = []
     for index, raw in enumerate(batch.items):
         mine = None if once is None else once._replace(item=index)
@@ -224,7 +224,7 @@ def decide_together(
 
 
 def parse_batch_question(raw: object) -> QuestionLike | None:
-    """Return the question of an item with whether it spends, or None if it must be decided on its own."""
+    """Return the question of an item and whether it spends, or None if the item must be decided separately."""
     if not isinstance(raw, dict):
         return None
     if raw.get("options") == {"consume": True}:
@@ -251,7 +251,7 @@ def decide_item(
 
 
 def asks_to_spend(raw: Mapping[str, object]) -> bool:
-    """Return whether an item of a batch spends, which it has to request."""
+    """Return whether an item of a batch requests to spend, which is not its default."""
     options = raw.get("options")
     return isinstance(options, Mapping) and options.get("consume") is True
 

@@ -53,7 +53,7 @@ def parse_status(given: Mapping[str, object]) -> int | None:
     if not isinstance(status, int) or isinstance(status, bool):
         raise wrong_type_error(status, "status", "a number")
     if not 100 <= status <= 599:
-        raise RequestError("status", f"`{status}` is not a status", "a status is 100 to 599")
+        raise RequestError("status", f"`{status}` is not a status", "a status must be from 100 to 599")
     return status
 
 
@@ -75,7 +75,7 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         told = engine.report_outcome(event.decision, event.report, refund=event.refund)
     except StoreError:
         raise ProblemError(
-            503, "the store does not answer", hint="report it again: the answer says if it was recorded already"
+            503, "the store does not answer", hint="report it again: the answer says whether it was already recorded"
         ) from None
     if told == "again":
         hint = "this report changes nothing; after a retry without an answer, treat it as recorded"
@@ -83,8 +83,8 @@ def record_outcome(engine: EngineInterface, event: OutcomeEvent) -> dict[str, ob
         raise ProblemError(409, text, code="outcome_reported", member="decision", hint=hint)
     if told is None:
         hint = (
-            "only an allow that affects rates, budgets or history can be reported, once, while it counts, by the "
-            "caller that requested it: the client of the token file, or the user behind the socket"
+            "only an allow that affects rates, budgets or history can be reported: once, until its effects expire, by "
+            "the caller that requested it (the client of the token file, or the user of the socket)"
         )
-        raise ProblemError(404, "nothing waits for the outcome of this decision", member="decision", hint=hint)
+        raise ProblemError(404, "no rule waits for the outcome of this decision", member="decision", hint=hint)
     return {"decision": event.decision, "reported": True}

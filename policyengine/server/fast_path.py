@@ -1,9 +1,9 @@
-"""The fast path: `POST /decide` from the server straight to the engine. Everything else takes the slow path.
+"""The fast path: `POST /decide` passes from the server directly to the engine. Everything else takes the slow path.
 
 The application documents `/decide` and could answer it alone. The fast path answers byte for byte what the application
 would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision was made but
-its answer failed, something may have been spent: the question is not decided again, and the application only reports
-the failure.
+its answer failed, something may have been spent. The question is then not decided again, and the application only
+reports the failure.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class FastPathApp:
     careful: ASGIApp
     reloading: ReloadableEngine
     tokens: BearerTokens | None
-    hosts: AllowedHosts  # if there are no tokens
+    hosts: AllowedHosts  # set if there are no tokens
     body_timeout: float
     count: CountFunction
     count_apart: CountFunction
@@ -119,7 +119,7 @@ class FastPathApp:
     async def soon(
         self, scope: Scope, engine: Engine, headers: HeaderMap, body: bytes
     ) -> tuple[HeaderLines, bytes] | None:
-        """Answer on the event loop, in a thread if a store is asked, or in turn if it takes long."""
+        """Answer on the event loop, in a thread if a store is needed, or in turn if the decision takes long."""
         try:
             if engine.forecast.may_wait:  # the event loop must not wait for a store
                 return await run_in_threadpool(
@@ -132,7 +132,7 @@ class FastPathApp:
     def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
         """Return header lines and content for a question whose body is complete.
 
-        None if it needs more than the fast path: then call the ASGI application with the same scope.
+        Return None if the question needs more than the fast path: then call the ASGI application with the same scope.
         """
         engine = self.reloading.current
         headers = None if engine.forecast.may_wait or len(body) > LONG_BODY_BYTES else self.plain(scope)
@@ -190,8 +190,8 @@ class FastPathApp:
     ) -> tuple[HeaderLines, bytes] | None:
         """Return the headers of limits and trace, and the content. Raises WouldBlockError if `at_once` is impossible.
 
-        None if the slow path is needed, which finds the decoded question in the scope. After other errors something may
-        have been spent.
+        Return None if the slow path is needed, which finds the decoded question in the scope. After other errors,
+        something may have been spent.
         """
         codec = CODECS[headers[b"content-type"]]
         question = codec.read(body) if len(body) <= MAX_BODY_BYTES else None
@@ -236,7 +236,7 @@ def are_simple_options(options: object) -> bool:
 
 
 async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
-    """Return the body. It is usually there already, so that no timeout is set. Raises ProblemError."""
+    """Return the body. It has usually arrived already, so that no timeout is set. Raises ProblemError."""
     steps = receive().__await__()
     try:
         waiting = next(steps)
@@ -261,7 +261,7 @@ async def ready_message(message: Message) -> Message:
     return message
 
 
-# ── Handing over ──────────────────────────────────────────────────────────────────────────────
+# ── Passing on to the application ─────────────────────────────────────────────────────────────
 
 
 def body_message(body: bytes) -> Message:

@@ -63,8 +63,8 @@ CHALLENGE = 'Bearer realm="policyengine"'
 
 @dataclass(frozen=True, slots=True)
 class DecisionApi:
-    """The handlers of the API. Decisions are fast and synchronous, so they run on the event loop, unless a store is
-    asked."""
+    """The handlers of the API. Decisions are fast and synchronous, so they run on the event loop unless they need a
+    store."""
 
     reloading: ReloadableEngine
     tokens: BearerTokens | None
@@ -88,7 +88,7 @@ class DecisionApi:
         return AuthzenAdapter(self._at("authzen"), self.translators, self.refusals, self.authzen_consume)
 
     async def decide(self, http: Request) -> Response:
-        """Decide one question and spend what it uses, once per `Idempotency-Key`. `options.consume: false` spends
+        """Decide one question and spend what it uses, only once per `Idempotency-Key`. `options.consume: false` spends
         nothing."""
         sent = await self._body(http)
         question, once, engine = await self._parse(http, *sent), self._once(http, *sent), self._at("decide")
@@ -126,8 +126,8 @@ class DecisionApi:
         return await self.authzen.one(*await self._asked(http, authzen.parse_evaluation_body))
 
     async def evaluations(self, http: Request) -> Response:
-        """Answer several AuthZEN 1.0 evaluations in order; without `evaluations` the body is a single one. An invalid
-        item is denied and does not affect the others."""
+        """Answer several AuthZEN 1.0 evaluations in order; without `evaluations`, the body is a single evaluation. An
+        invalid item is denied and does not affect the others."""
         return await self.authzen.many(*await self._asked(http, authzen.parse_evaluations_body))
 
     async def search(self, http: Request) -> Response:
@@ -168,8 +168,8 @@ class DecisionApi:
         return build_answer(http, {"status": "ok"})
 
     async def readyz(self, http: Request) -> Response:
-        """Report whether the server is ready: it has a policy, its store answers, is writable and agrees on the time,
-        and entities can be looked up. The answer names the policy and counts refused reloads."""
+        """Report whether the server is ready: it has a policy, its store answers, accepts writes and agrees on the
+        time, and entities can be looked up. The answer names the policy and counts refused reloads."""
         if self.drain.begun is not None:
             raise ProblemError(503, "the server is stopping", hint="send questions to another server")
         engine, reloads = self.engine, self.reloading.reloads
@@ -265,7 +265,7 @@ class DecisionApi:
         )
 
 
-# ── What is no answer ─────────────────────────────────────────────────────────────────────────
+# ── Errors ────────────────────────────────────────────────────────────────────────────────────
 
 
 async def handle_problem(http: Request, error: Exception) -> Response:
@@ -298,6 +298,6 @@ def routing_problem(http: Request, error: HTTPException) -> ProblemError:
             return ProblemError(404, f"nothing is served at {path}", hint="`/docs` lists the endpoints")
         case 405:
             allowed = (error.headers or {}).get("Allow", "")
-            return ProblemError(405, f"{path} takes {allowed}, not {quote_input(http.method)}", headers=error.headers)
+            return ProblemError(405, f"{path} accepts {allowed}, not {quote_input(http.method)}", headers=error.headers)
         case _:
             return ProblemError(error.status_code, str(error.detail), headers=error.headers)

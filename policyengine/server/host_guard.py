@@ -13,7 +13,7 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.shared_counters import ServerCounters
 
-LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines about one header
+LOG_INTERVAL_SECONDS = 60.0  # seconds between two log lines about the same header
 # At these routes a gateway forwards the headers of its client, so an `Origin` is not about this server.
 FORWARD_AUTH, ENVOY = "/forward-auth", "/envoy"
 _LOG = logging.getLogger("policyengine")

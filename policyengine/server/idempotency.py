@@ -1,4 +1,5 @@
-"""`Idempotency-Key`: keys are bound to the caller and the body; this module also answers keys that cannot be used."""
+"""`Idempotency-Key`: keys are bound to the caller and the body. This module also writes the answers for keys that
+cannot be used."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def warn_ignored_idempotency_key() -> None:
 
 def key_problem(problem: IdempotencyKeyError) -> ProblemError:
     if isinstance(problem, KeyReuseError):
-        return ProblemError(422, str(problem), code="key_used", hint="a key is for one question: use a new one")
+        return ProblemError(422, str(problem), code="key_used", hint="use a new key: each key is for one question")
     hint = "retry with the same key"
     return ProblemError(
         409, str(problem), code="key_under_way", hint=hint, headers={"Retry-After": RETRY_AFTER_SECONDS}

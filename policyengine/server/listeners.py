@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 MAX_LISTEN_QUEUE = 2048
-MAX_SOCKET_PATH_BYTES = 107  # bytes that fit into the address of a Unix socket
+MAX_SOCKET_PATH_BYTES = 107  # maximum bytes in the address of a Unix socket
 
 
 class ServeError(Exception):
@@ -24,16 +24,17 @@ class ServeError(Exception):
         super().__init__(message if hint is None else f"{message} ({hint})")
 
 
-# ── A port ────────────────────────────────────────────────────────────────────────────────────
+# ── Ports ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def port_listener(host: str, port: int, has_token: bool) -> socket.socket:
-    """Listen on a port. Raises ServeError, also if other machines could connect and no token is required."""
+    """Listen on a port. Raises ServeError, even for a free port if other machines could connect and no token is
+    required."""
     address = resolve_address(host, port)
     if not has_token and is_reachable_remotely(address):
         raise ServeError(
             f"`{host}` can be reached from other machines and no token is set: clients state the facts, "
-            "so only a trusted gateway may",
+            "so only a trusted gateway may connect",
             "give the gateway a token with `--token-file FILE`, or listen on 127.0.0.1",
         )
     return bind_listener(address, host)
@@ -48,14 +49,14 @@ def resolve_address(host: str, port: int) -> tuple[str, int]:
     """Resolve the one address to listen on, so that the address that is checked is the one that is bound. Raises
     ServeError."""
     if not 0 <= port <= 65535:
-        raise ServeError(f"`{port}` is not a port", "a port is a number from 0 to 65535")
+        raise ServeError(f"`{port}` is not a port", "a port must be a number from 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM) if host else []
     except (OSError, UnicodeError):
         found = []
     if not found:
         raise ServeError(f"`{host}` is not a known host", "use an address, such as 127.0.0.1")
-    # Names such as `localhost` have several addresses, and every client tries IPv4.
+    # Prefer IPv4: names such as `localhost` have several addresses, and every client tries IPv4.
     first = min(found, key=lambda one: one[0] != socket.AF_INET)
     return str(first[4][0]), port
 
@@ -78,7 +79,7 @@ def bind_error(error: OSError, host: str, port: int, option: str) -> ServeError:
     match error.errno:
         case errno.EADDRINUSE:
             return ServeError(
-                f"port {port} on `{host}` is in use", f"choose another with `{option}`; 0 picks a free one"
+                f"port {port} on `{host}` is in use", f"choose another port with `{option}`; 0 picks a free one"
             )
         case errno.EACCES | errno.EPERM:
             return ServeError(f"port {port} on `{host}` is not permitted", f"choose one above 1023 with `{option}`")
@@ -95,12 +96,12 @@ def listener_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-# ── A Unix socket ─────────────────────────────────────────────────────────────────────────────
+# ── Unix sockets ──────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
 def unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
-    """Listen at `path`, which has `mode` from the first moment and is removed afterwards. Raises ServeError."""
+    """Listen at `path`, which has `mode` from the moment it exists and is removed afterwards. Raises ServeError."""
     if not hasattr(socket, "AF_UNIX"):
         raise ServeError("there are no Unix sockets on this system", "listen on a port")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
@@ -124,7 +125,7 @@ def unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Remove a socket that no server listens on any more, and nothing else. Raises ServeError."""
+    """Remove a socket that no server listens on any more; remove no other file. Raises ServeError."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -145,7 +146,7 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def remove_socket(path: Path, made: os.stat_result) -> None:
-    """Remove the socket, unless another one has replaced it."""
+    """Remove the socket, unless another socket has replaced it."""
     try:
         if os.path.samestat(os.lstat(path), made):
             path.unlink()

@@ -30,7 +30,8 @@ class ExchangeMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         label, trace = request_label(Headers(scope=scope)), parse_trace(scope["headers"])
-        enter_trace(trace)  # also if it is None: a pipelined request starts in the context of the one before it
+        # Set even if it is None, because a pipelined request starts in the context of the previous one.
+        enter_trace(trace)
         started = False
         REQUEST_ID.set(label)
 

@@ -32,7 +32,7 @@ DENY_HINT = "treat this as a deny: a decision that was made is not made again, a
 
 class ProblemError(Exception):
     """Ends an exchange with `status`. `member` is the invalid member of the question (`user.roles`); `code` is for
-    programs, where the status alone does not say what to do."""
+    programs, if the status alone does not tell them what to do."""
 
     def __init__(
         self,

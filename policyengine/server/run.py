@@ -53,7 +53,7 @@ from policyengine.server.workers.pool import StopPlan, SupervisorCalls, check_wo
 from policyengine.server.workers.reload import ReloadParticipant, WorkerChannel
 
 OWNER_ONLY = 0o600
-EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has to exit after the time for its answers
+EXIT_GRACE_SECONDS = 1.0  # seconds that a worker has for its exit after the time for its answers
 _LOG = logging.getLogger("policyengine")
 
 
@@ -146,7 +146,7 @@ def serve_until_stopped(
     listening: Callable[[str | None], None],
     following: EntityWatcher | None,
 ) -> int | None:
-    """Serve until stopped, and return the signal that stopped it immediately, if any.
+    """Serve until stopped, and return the signal that stopped the server immediately, if there was one.
 
     Raises ServeError, BearerTokenError, AllowedHostError.
     """
@@ -241,7 +241,7 @@ def open_listeners(
 
 
 def bind_metrics_port(host: str, port: int) -> socket.socket:
-    """Listen on the metrics port, which needs no token: it serves nothing but numbers.
+    """Listen on the metrics port, which needs no token, because it serves nothing but numbers.
 
     Raises ServeError.
     """
@@ -279,7 +279,7 @@ def run_server(
             following.stop()
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
-            beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # it would wait for all threads
+            beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
         log = reloading.current.log
         if log is not None:
             log.flush()
@@ -287,7 +287,7 @@ def run_server(
 
 
 class GrpcListener(Protocol):
-    """A listener with its own threads, next to the event loop."""
+    """A listener with its own threads, beside the event loop."""
 
     def started(self) -> Any: ...
 
@@ -300,7 +300,7 @@ def grpc_listener(
     host: str,
     port: int,
 ) -> GrpcListener:
-    """Return the gRPC listener for Envoy. Raises ServeError, also if a package is not installed."""
+    """Return the gRPC listener for Envoy. Raises ServeError, for example if a package is not installed."""
     try:
         from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
     except ImportError:

@@ -1,7 +1,8 @@
-"""Graceful shutdown: the server first reports that it stops and still answers, then refuses connections, then exits.
+"""Graceful shutdown: the server first reports that it is stopping but still answers, then refuses connections, and then
+exits.
 
 Clients need a moment to notice that the server stops. During the first half of the time, connections are therefore
-still accepted, each ends with its next answer, and silent ones are closed. The second half is for answers.
+still accepted, each connection ends with its next answer, and silent ones are closed. The second half is for answers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from policyengine.server.connections.connection_table import ClientConnection, C
 
 DRAIN_SECONDS = 10.0  # seconds, by default
 MAX_DRAIN_SECONDS = 3_600.0
-QUIET_SECONDS = 0.5  # seconds without connections, after which new ones are refused
+QUIET_SECONDS = 0.5  # seconds without connections, after which new connections are refused
 SILENT_SECONDS = 1.0  # seconds without data, after which a connection is closed
 SETTLE_SECONDS = 0.2  # seconds between refusing new connections and having received all accepted ones
 LOGGER = logging.getLogger("policyengine")
@@ -36,8 +37,8 @@ class Drain:
         self._refusing: float | None = None  # since when new connections are refused
         self._silent: dict[
             ClientConnection, tuple[float, float]
-        ] = {}  # when it last sent data, and since when that is known
-        self._busy: float | None = None  # when there was last a connection
+        ] = {}  # by connection: when it last sent data, and since when that is known
+        self._busy: float | None = None  # the last time when there was a connection
         self._answered = 0
 
     def begin(self) -> None:
@@ -60,7 +61,8 @@ class Drain:
         return self.passed >= max(self.seconds / 2, self.delay)
 
     def quiet(self, connections: Collection[ClientConnection], answered: int) -> bool:
-        """Return whether no client connects any more; called several times a second. `answered` is a running count."""
+        """Return whether clients have stopped connecting; called several times a second. `answered` is a running
+        count."""
         if self.begun is None:
             self._answered = answered
             return False
@@ -105,8 +107,8 @@ class Drain:
 
 
 def limit_exit_time(seconds: float, code: int) -> None:
-    """End the process with `code` if threads still work `seconds` after the interpreter starts to exit, and log it with
-    the handlers that are installed now."""
+    """End the process with `code` if threads are still working `seconds` after the interpreter starts to exit, and log
+    that with the handlers that are installed now."""
     given = (seconds, code, tuple(LOGGER.handlers))
     begin = threading.Thread(target=exit_after, args=given, name="policyengine-exit", daemon=True).start
     threading._register_atexit(begin)  # type: ignore[attr-defined]  # `atexit` comes when threads were waited for

@@ -85,7 +85,9 @@ def describe_mistake(
         )
     if expected is not None and kind != "missing":
         setting = path[: field_depth(path, model)]
-        return SettingMistake(setting, f"`{name_of(setting)}` is {expected.values}", expected.hint(setting[-1]), secret)
+        return SettingMistake(
+            setting, f"`{name_of(setting)}` must be {expected.values}", expected.hint(setting[-1]), secret
+        )
     if kind == "literal_error" and field is not None:
         return SettingMistake(path, *describe_choice(name_of(path), choices(field), details["input"]), secret)
     words = describe_error_kind(kind, details.get("ctx", {}), details["msg"])
@@ -104,7 +106,7 @@ def describe_error_kind(kind: str, context: Mapping[str, Any], message: str) -> 
 
 def describe_choice(name: str, words: Sequence[str], given: object) -> tuple[str, str | None]:
     meant = suggest(given, words) if isinstance(given, str) else None
-    return f"`{name}` is one of {', '.join(f'`{word}`' for word in words)}", meant and f"did you mean `{meant}`?"
+    return f"`{name}` must be one of {', '.join(f'`{word}`' for word in words)}", meant and f"did you mean `{meant}`?"
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:

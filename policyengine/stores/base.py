@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """A store that could not be reached or did not answer; the text says why. The step changed nothing. `reason` is the
-    text for callers."""
+    """A store could not be reached or did not answer; the text says why. The step changed nothing. `reason` is the text
+    for callers."""
 
     reason = STORE_UNANSWERED
 
@@ -27,19 +27,19 @@ class StoreError(Exception):
 
 
 class WriteRefusedError(StoreError):
-    """A store that answers but refuses writes."""
+    """A store answers but refuses writes."""
 
     reason = "the store cannot be written to"
 
 
 class StoreLossError(StoreError):
-    """A store that lost writes of decisions, or may lose them."""
+    """A store lost writes of decisions, or may lose them."""
 
     reason = "the store may have lost what was written to it"
 
 
 class StoreFullError(StoreError):
-    """A store that answers but has no room for new keys."""
+    """A store answers but has no room for new keys."""
 
     reason = "the store is full"
 
@@ -74,56 +74,57 @@ class Store(Protocol):
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         """Commit all effects of a decision in one step. If a limit does not admit it, charge only limits that count
-        denials. Return None if another decision was faster and this one must be decided again. `peek` changes nothing.
+        denials. Return None if another decision was faster, so that this one must be decided again. `peek` changes
+        nothing.
         """
         ...
 
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> Sequence[CommitResult]:
-        """Return the result of `commit` for each request, in order, in fewer round trips. Raises StoreError if it is
+        """Return the result of `commit` for each request, in order, with fewer round trips. Raises StoreError if it is
         unknown which commits took effect."""
         ...
 
     def begin(self, watches: Iterable[str], now: int) -> None:
         """Start recording the events of these watches (by name), for every engine that shares the store. A watch that
-        has already begun does not change; the history of any other begins now (`complete_after` is the microsecond
-        before)."""
+        has already begun does not change; the history of every other watch begins now (`complete_after` is the
+        microsecond before)."""
         ...
 
     def end(self, watches: Iterable[str]) -> None:
         """Stop recording the events of these watches; a later `begin` starts without their history. If another engine
-        still needs one, its next `fetch` begins it again."""
+        still needs one of these watches, its next `fetch` begins that watch again."""
         ...
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         """Return the history of each key, in one step; a key without events has an empty history. Events are oldest
         first, with rising `serial`. Each history has the time at which it was read, by the store's clock. If no engine
-        began the watch, nothing is known: `complete_after` is later than any time.
+        has begun the watch, nothing is known: `complete_after` is later than any time.
 
         `commit` records the events in `Effects.records` if the request is allowed and all limits admit it, or if
         `Effects.denied`. All records of a commit have the store's time and one `serial`, higher than any before.
-        `commit` returns None and changes nothing if a history in `Effects.relied` has another version by then (events
-        and reports change the version; a key without events has version 0); `peek` skips that check.
+        `commit` returns None and changes nothing if a history in `Effects.relied` has a different version by then
+        (events and reports change the version; a key without events has version 0); `peek` skips that check.
 
-        Of a record that is `latest`, only the last event of its key is kept, and `complete_after` does not change.
-        Other events may be dropped if they are older than the longest `within` of its records, or than the newest
-        MOST_EVENTS of its key; `complete_after` is then the time of the last dropped event.
+        If a record is `latest`, only the last event of its key is kept, and `complete_after` does not change. Other
+        events may be dropped if they are older than the longest `within` of its records, or than the newest MOST_EVENTS
+        of its key; `complete_after` is then the time of the last dropped event.
         """
         ...
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         """Report the outcome of a decision's request: add `status` and `reported_values(report.output, record.outputs)`
-        to all of its events whose record `awaits` it. Return "again" if it was reported before, which changes nothing,
-        and None if no record waits for it, or none waits any longer."""
+        to all of its events whose record `awaits` it. Return "again" if the outcome was already reported, which changes
+        nothing, and None if no record waits for it, or none waits any longer."""
         ...
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         """Finish a decision's request: free its concurrency places and, with `refund`, return its budget entries.
-        Return "again" if it was finished before, which changes nothing, and None if it holds and added nothing that
-        still counts."""
+        Return "again" if it was already finished, which changes nothing, and None if it holds no place and added no
+        entry that still counts."""
         ...
 
     def claim(self, claim: IdempotencyClaim, now: int) -> IdempotencyRecord | None:
-        """Claim an idempotency key for LEASE microseconds. Return None if the caller has it now: the key was unknown,
+        """Claim an idempotency key for LEASE microseconds. Return None if the caller now has the key: it was unknown,
         or claimed by the same token without a decision, or its lease has ended. Otherwise return its record.
 
         A `commit` with this claim keeps its draft and the states of its limits for KEPT microseconds, in the same step;
@@ -138,7 +139,7 @@ class Store(Protocol):
 
 
 def commit_individually(store: Store, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
-    """Implement `commit_many` by single commits, for stores that gain nothing from a batch."""
+    """Implement `commit_many` with single commits, for stores that gain nothing from a batch."""
 
     def answer(one: CommitRequest) -> CommitResult:
         try:

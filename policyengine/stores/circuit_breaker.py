@@ -1,4 +1,4 @@
-"""The circuit breaker of one kind of calls to a store; it logs failures, and can test the store with a trial call."""
+"""The circuit breaker for one kind of calls to a store. It logs failures, and can test the store with a trial call."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ WRITE = StoreOperation("write", "the store did not accept a write", "the store a
 class StoreBreaker:
     """Opens after several consecutive failures, and immediately if the store itself reports a permanent failure.
 
-    Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller reports by
-    `succeeded` whether a call proves that, and the trial runs before the first admitted call, so a read never closes a
-    breaker of writes. Refused writes count in the breaker `refusals`.
+    Without a `trial`, a call that returns proves that the store works. With a `trial`, the caller calls `succeeded` if
+    a call proves that, and the trial runs before the first admitted call, so that a read never closes a breaker of
+    writes. Refused writes are counted by the breaker `refusals`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StoreBreaker:
         self.circuit, self.operation = CircuitBreaker(clock), operation
         self._clock, self._trial, self._refusals = clock, trial, refusals
         self._reason = StoreError.reason
-        self.failures = 0  # since the start
+        self.failures = 0  # failures since the start
         self._throttle, self._calls = LogThrottle.every(clock=clock), local()
 
     @property
@@ -78,7 +78,7 @@ class StoreBreaker:
             raise StoreError("the store failed a moment ago", self._reason)
 
     def test(self) -> None:
-        """Run the trial, for callers that only need its result; while the breaker is open, at most once in a pause.
+        """Run the trial, for callers that only need its result; while the breaker is open, at most once per pause.
         Raises StoreError."""
         assert self._trial is not None
         if self.open:

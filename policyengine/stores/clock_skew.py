@@ -13,7 +13,7 @@ from policyengine.stores.base import StoreError
 from policyengine.time_formats import format_duration
 
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
-AGREES_WITHIN = 0.8  # share of the bound below which clocks that differed too much agree again
+AGREES_WITHIN = 0.8  # fraction of the bound: clocks that differed too much agree again when they differ by less
 MICROSECOND = timedelta(microseconds=1)
 _LOG = logging.getLogger("policyengine")
 
@@ -54,8 +54,8 @@ class ClockSkew:
 
     def measure(self, before: int, told: int, *, of_all: bool = True) -> None:
         """Measure the skew: the store was asked at `before`, by the clock of this process, and answered with the time
-        `told`. Unless it answered for all of its servers (`of_all`), the measurement can exceed the bound but not end
-        an excess."""
+        `told`. Unless the store answered for all of its servers (`of_all`), the measurement can begin an excess of the
+        bound but not end it."""
         self.between(before, told, self.clock(), of_all=of_all)
 
     def between(self, before: int, told: int, after: int, *, of_all: bool = True) -> None:

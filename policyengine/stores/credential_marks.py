@@ -14,28 +14,28 @@ from policyengine.stores.transition import digest_parts
 
 MAX_MARKS = 1_000_000
 MAX_NAME_LENGTH = 128  # characters; longer names are hashed
-OPERATOR_RESERVE_DIVISOR = 10  # a tenth of the room for revocations is reserved for operators
-LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and can be set back
+OPERATOR_RESERVE_DIVISOR = 10  # one part in this many of the room for revocations is reserved for operators
+LINGER_SECONDS = 60  # seconds that a mark is kept after its end, because clocks differ and may be set back
 
 
 class CredentialMarks(Protocol):
     """Names with an end, in seconds since 1970 by the clock of the caller. An ended name does not count, and is deleted
-    LINGER_SECONDS later. Marks and revocations have separate names. Each member may raise StoreError."""
+    LINGER_SECONDS later. Marks and revocations have separate names. Each method may raise StoreError."""
 
     @property
     def remote(self) -> bool:
-        """Whether the marks are on another machine, so that a call may wait. Raises nothing."""
+        """Whether the marks are on another machine, so that a call may wait. Never raises."""
         ...
 
     @property
     def version(self) -> int:
-        """A number that changes with each revocation by any process that shares the store. Never waits. It is
+        """A number that changes with each revocation by one of the processes that share the store. Never waits. It is
         meaningless if the marks are `remote`: call `revoked` instead."""
         ...
 
     def once(self, name: str, until: int, now: int) -> bool:
-        """Mark a name until `until`; return whether it was unmarked. Atomic: of concurrent callers exactly one gets
-        True."""
+        """Mark a name until `until`; return whether it was unmarked. Atomic: exactly one of several concurrent callers
+        gets True."""
         ...
 
     def marked(self, name: str, now: int) -> bool:
@@ -43,8 +43,8 @@ class CredentialMarks(Protocol):
         ...
 
     def revoke(self, names: Collection[str], until: int, now: int, *, by_operator: bool = False) -> None:
-        """Revoke all of these names, or none, from the next decision on; a later end stays. The last part of the room
-        is reserved for operators."""
+        """Revoke all of these names, or none, from the next decision on; if a name is already revoked, the later end
+        applies. The last part of the room is reserved for operators."""
         ...
 
     def revoked(self, names: Collection[str], now: int) -> frozenset[str]:
@@ -79,8 +79,8 @@ class ExpiringNames:
 
 
 class MemoryMarks:
-    """Marks in the memory of this process, lost when it ends. If all marks still count and the room is used up, a new
-    one is refused; revocations have separate room, which marks cannot use up."""
+    """Marks in the memory of this process, lost when it ends. If the room is used up and no mark has ended, a new mark
+    is refused; revocations have separate room, which marks cannot use up."""
 
     remote = False
 

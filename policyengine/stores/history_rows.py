@@ -1,6 +1,6 @@
 """History in stores outside this process: lines of events under digests, with facts and outcomes as JSON. A *line*
-contains the events of one watch and key. It is kept for a while after its last event left the window, for engines whose
-clocks are slightly behind."""
+contains the events of one watch and key. A line is kept for a while after its last event has left the window, for
+engines whose clocks are slightly behind."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from policyengine.stores.transition import digest_parts
 from policyengine.typesystem import EntityRef
 
 SLACK_MICROSECONDS = 60_000_000  # microseconds
-NEVER = 2**62  # a watch that did not begin records nothing
+NEVER = 2**62  # a watch that has not begun records nothing
 AwaitedEvent: TypeAlias = tuple[
     str, int, tuple[tuple[str, ...], ...]
-]  # a line, a number in it, and the outputs it needs
+]  # a line, the number of an event in it, and the outputs that the event needs
 
 
 class EventRow(NamedTuple):

@@ -15,10 +15,10 @@ _LOG = logging.getLogger("policyengine")
 
 
 class EvictionLog:
-    """Logs keys that were evicted before their time, at most once per interval."""
+    """Logs keys that were evicted before they expired, at most once per interval."""
 
     def __init__(self) -> None:
-        self.keys = 0  # since the start
+        self.keys = 0  # evicted keys since the start
         self._lock, self._throttle = Lock(), LogThrottle.every()
 
     def tell(self, many: int) -> None:
@@ -29,8 +29,8 @@ class EvictionLog:
         if (unsaid := self._throttle.admit(events=many)) is None:
             return
         _LOG.warning(
-            "%d idempotency keys were evicted less than %d s after their answer, as too many are in use: a question "
-            "with one of them is decided and charged again",
+            "%d idempotency keys were evicted less than %d s after their answer, because too many are in use: a "
+            "question with one of them is decided and charged again",
             unsaid,
             KEEP_MICROSECONDS // 1_000_000,
         )

@@ -1,4 +1,5 @@
-"""A wrapper around a store that may fail: calls are bounded in time, and rules say what happens without it."""
+"""A wrapper around a store that may fail: calls have a time limit, and the rules say what happens if the store
+fails."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
 
 INSPECTION_INTERVAL_SECONDS = 5.0  # seconds between two checks that the store keeps writes
-MAX_LATE_DENIALS = 10_000  # denied requests that are recorded once the store answers again
-LATE_BATCH_SIZE = 16  # of them recorded by one caller, who waits meanwhile
+MAX_LATE_DENIALS = 10_000  # maximum number of denied requests that are recorded once the store answers again
+LATE_BATCH_SIZE = 16  # denied requests that one caller records, while it waits
 T = TypeVar("T")
 
 
@@ -57,7 +58,7 @@ class RemoteStore(Store, Protocol):
 
 class ResilientMarks:
     """Credential marks of a store that may fail. Calls raise StoreError while it does not answer, or while the clocks
-    differ too much, also if that shows only in the answer."""
+    differ too much, even if only the answer reveals the difference."""
 
     def __init__(
         self,
@@ -136,8 +137,8 @@ class ResilientStore:
         self._store.close()
 
     def follow(self, clock: Callable[[], int]) -> None:
-        """Compare the store's clock with this one (microseconds) from now on, beginning immediately. If the store does
-        not answer, the next call finds out."""
+        """Compare the store's clock with `clock` (microseconds) from now on, beginning immediately. If the store does
+        not answer, the next call reports it."""
         self.skew.clock = clock
         with suppress(StoreError):
             self._look(clock())
@@ -153,8 +154,8 @@ class ResilientStore:
         self.writes.check()
 
     def inspect(self, every: float = INSPECTION_INTERVAL_SECONDS, *, waits: bool = True) -> None:
-        """Probe writes, and reads if the last one failed, unless another caller did within `every` seconds, or is doing
-        it and `waits` is false. Raises StoreError."""
+        """Probe writes, and also reads if the last read failed. Do nothing if another caller did so within `every`
+        seconds, or is doing so and `waits` is false. Raises StoreError."""
         if self._clock() < self._inspected + every or not self._inspecting.acquire(waits):
             return
         try:
@@ -199,7 +200,8 @@ class ResilientStore:
         return told
 
     def _written(self, effects: Effects, decision: str, now: int) -> ChargeResult | None:
-        """Commit a decision. A commit that is not admitted does not prove that writes work. Raises StoreError."""
+        """Commit a decision. A commit that is not admitted does not prove that the store accepts writes. Raises
+        StoreError."""
         self.inspect(waits=False)
         with self.writes:
             told = self._store.commit(effects, decision, now)
@@ -226,7 +228,7 @@ class ResilientStore:
         return [answered(*pair) for pair in zip(asked, told, strict=True)]
 
     def _proved(self, asked: Sequence[CommitRequest], told: Sequence[CommitResult]) -> None:
-        """Report to the write breaker what the results of several commits prove."""
+        """Report to the write breaker whether the results of several commits prove that the store accepts writes."""
         failed = next((one for one in told if isinstance(one, StoreError)), None)
         if failed is not None:
             self.writes.failed(failed)
@@ -265,7 +267,7 @@ class ResilientStore:
             return self._store.report(decision, report, now)
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
-        """Finish a decision, also in the counts of this process."""
+        """Finish a decision, in the store and in the counts of this process."""
         here = self._local.finish(decision, now, refund=refund)
         with self.writes:
             return merge_reports(self._store.finish(decision, now, refund=refund), here)

@@ -27,7 +27,7 @@ from policyengine.runtime.limits import (
 DAY_MICROSECONDS = 86_400_000_000  # microseconds
 MAX_APPROVAL_MICROSECONDS = 31 * DAY_MICROSECONDS
 MAX_RECEIPTS_PER_RATE = (
-    1_000  # receipts of one rate and key; beyond that the oldest is dropped, and its charge is repeated
+    1_000  # receipts of one rate and key; beyond this number the oldest is dropped, and its charge is repeated
 )
 CHARGE_KINDS = {RateCharge: "rate", BudgetCharge: "budget", ConcurrencyCharge: "at once"}
 
@@ -41,8 +41,8 @@ class StateUpdate(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """Tokens of a rate that a confirm paid, and until when an allow does not pay them again. A receipt without tokens
-    ends it."""
+    """Tokens of a rate that a confirm paid, and the time until which an allow does not pay them again. A receipt
+    without tokens ends it."""
 
     charge: RateCharge
     tokens: int
@@ -58,8 +58,8 @@ class StoreTransition(NamedTuple):
 def apply_charges(
     effects: Effects, states: Sequence[Any], paid: Sequence[int], now: int, decision: str
 ) -> StoreTransition:
-    """Return the answer to the charges of a decision at these `states`, and the states to write. `paid` are the tokens
-    of each that its earlier confirms paid."""
+    """Return the answer to the charges of a decision at these `states`, and the states to write. `paid` holds, for each
+    charge, the tokens that earlier confirms of the decision paid."""
     charges = [one.charge for one in effects.limits]
     found = [evaluate_charge(*one, now, decision) for one in zip(charges, states, paid, strict=True)]
     settled = ChargeResult(tuple(standing for standing, _ in found), now)
@@ -88,7 +88,7 @@ def confirm_charges(
     found: Sequence[tuple[LimitState, Any]],
     now: int,
 ) -> StoreTransition:
-    """Return the transition of a confirm that all limits admit: it charges rates for tokens not paid before, and
+    """Return the transition of a confirm that all limits admit: it charges rates for tokens that are not yet paid, and
     nothing else."""
     standings, kept, receipts = [], [], []
     lasts = now + approval_lifetime(effects.opens)
@@ -107,7 +107,7 @@ def refuse_charges(
     charges: Sequence[Charge], states: Sequence[Any], paid: Sequence[int], settled: ChargeResult, now: int
 ) -> StoreTransition:
     """Return the transition of a decision that is denied or not admitted: rates that count denials are charged for
-    tokens not paid before, and clamps continue."""
+    tokens that are not yet paid, and clamps continue."""
     if not settled.admitted:
         stand = zip(charges, states, settled.standings, strict=True)
         settled = ChargeResult(
@@ -123,7 +123,7 @@ def refuse_charges(
 
 
 def state_beside_refusal(state: Any, charge: Charge, now: int) -> LimitState:
-    """Return the state of a limit that had room while another had none; a limit that was paid before needs no room."""
+    """Return the state of a limit that had room while another had none; a limit that is already paid needs no room."""
     return uncharged_state(state, charge, now)._replace(admitted=True, retry=0)
 
 
@@ -182,8 +182,9 @@ def receipt_name(confirms: Sequence[str]) -> str:
 
 
 def charge_digest(charge: Charge) -> str:
-    """Return the digest under which a charge is stored: facts may be long and personal, so none is stored as it is. It
-    includes the unit, because levels mean nothing in another one: a changed pace starts from zero."""
+    """Return the digest under which a charge is stored: facts may be long and personal, so they are not stored
+    themselves. The digest includes the unit, because a level has no meaning in another unit: a changed pace starts from
+    zero."""
     unit = (str(charge.token), str(charge.tick)) if isinstance(charge, RateCharge) else ()
     return digest_parts(CHARGE_KINDS[type(charge)], charge.rule, *unit, *charge.key)
 

@@ -22,7 +22,7 @@ KNOWN_URLS = (
     "redis+sentinel://host:26379/service"
 ).split()
 OPTIONS = {"sqlite": ("timeout", "skew"), "redis": ("timeout", "skew"), "rediss": ("timeout", "skew", "ca")}
-TIMEOUT_SECONDS = 0.05  # seconds to connect, and again for an answer
+TIMEOUT_SECONDS = 0.05  # seconds to connect, and the same to wait for an answer
 # Three servers and a client that routes to them share the processors of a machine, so answers may be late on a busy
 # one. `python -m bench timeouts` measures how many requests that denies.
 CLUSTER_TIMEOUT_SECONDS = 0.25
@@ -102,11 +102,11 @@ def _parse_url_parts(parts: SplitResult) -> StoreUrl:
     default = 26379 if parts.scheme == "redis+sentinel" else 6379
     hosts = tuple(_parse_host_port(one, default) for one in host.split(",")) if host else ()
     if parts.scheme == "sqlite" and (hosts or len(parts.path) < 2):
-        raise StoreUrlError("a SQLite file is written `sqlite:///path`", "an absolute path has four slashes")
+        raise StoreUrlError("a SQLite URL must have the form `sqlite:///path`", "an absolute path has four slashes")
     if parts.scheme != "sqlite" and not hosts:
         raise StoreUrlError(f"`{parts.scheme}://` names no host", _list_schemes())
     if len(hosts) > 1 and parts.scheme in ("redis", "rediss"):
-        raise StoreUrlError("only a Cluster or Sentinels have several hosts", _list_schemes())
+        raise StoreUrlError("only a URL of a Cluster or of Sentinels may name several hosts", _list_schemes())
     if parts.scheme == "redis+sentinel" and len(parts.path) < 2:
         raise StoreUrlError("a Sentinel URL needs the name of a service", "redis+sentinel://host:26379/service")
     if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
@@ -120,7 +120,7 @@ def _parse_options(parts: SplitResult) -> dict[str, str]:
     allowed = OPTIONS.get(parts.scheme, ("timeout", "skew", "tls", "ca"))
     for name in given:
         if name not in allowed:
-            raise StoreUrlError(f"`{name}` is not a store option", f"it takes {', '.join(allowed)}")
+            raise StoreUrlError(f"`{name}` is not a store option", f"the options are {', '.join(allowed)}")
     return given | {
         name: str(_parse_seconds(given[name], *of)) for name, of in MAX_OPTION_SECONDS.items() if name in given
     }
@@ -130,7 +130,7 @@ def _parse_seconds(text: str, most: int, what: str) -> float:
     found = DURATION.fullmatch(text)
     seconds = 0.0 if found is None else int(found[1]) / (1_000 if found[2] == "ms" else 1)
     if not 0 < seconds <= most:
-        raise StoreUrlError(f"`{text}` is not a valid {what}", f"write it like 50ms or 2s, at most {most}s")
+        raise StoreUrlError(f"`{text}` is not a valid {what}", f"write a duration such as 50ms or 2s, at most {most}s")
     return seconds
 
 
@@ -146,7 +146,7 @@ def _scheme(url: str) -> str:
 
 
 def _list_schemes() -> str:
-    return "a store is one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
+    return "a store must be one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
 
 
 # ── Opening ───────────────────────────────────────────────────────────────────────────────────
@@ -157,7 +157,7 @@ def sqlite_path(address: StoreUrl) -> str:
 
 
 def _sqlite(address: StoreUrl) -> SqliteStore:
-    """Open a SQLite store: three slashes begin a relative path, four an absolute one."""
+    """Open a SQLite store: three slashes begin a relative path, four slashes an absolute path."""
     return SqliteStore(sqlite_path(address), patience=address.seconds(PATIENCE), max_skew=address.max_skew)
 
 

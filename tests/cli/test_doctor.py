@@ -278,7 +278,7 @@ def test_doctor_fetches_the_keys_of_issuers(tmp_path):
     assert findings()["identity"][0] == "failed"
     keys.write_text(json.dumps({"keys": [{**ECKey.generate_key("P-256").as_dict(private=False), "kid": "k1"}]}))
     found = findings()
-    assert found["identity"] == ("ok", f"`{tmp_path}/identity.toml` fits the policies")
+    assert found["identity"] == ("ok", f"`{tmp_path}/identity.toml` matches the policies")
     assert found["issuer"] == ("ok", "`acme` publishes 1 key")
     assert found["hosts"][0] == "warning"
     (tmp_path / "identity.toml").write_text('[identity]\nhosts = ["api.acme.example"]\n')
@@ -297,7 +297,7 @@ def test_doctor_warns_about_a_client_whose_agent_is_unknown(run, tmp_path, port)
     )
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
-    assert "? identity: `clients.bot.agent`: no agent of the policies is called `desk-bt`" in ended.out
+    assert "? identity: `clients.bot.agent`: the policies have no agent `desk-bt`" in ended.out
     assert "  hint: did you mean `desk-bot`?" in ended.out
 
 
@@ -308,7 +308,7 @@ def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
     (tmp_path / "identity.toml").write_text("")
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
-    assert "? issuer: the keys of `acme` cannot be read: it cannot be reached" in ended.out
+    assert "? issuer: the keys of `acme` cannot be read: the server cannot be reached" in ended.out
     assert "  hint: until then, its tokens are refused with the code `provider`" in ended.out
 
 
@@ -320,7 +320,7 @@ def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
     (tmp_path / "identity.toml").write_text(f'[attesters.lab]\nkeys = "{url}/jwks"')
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
-    assert "? attester: the keys of `lab` cannot be read: it cannot be reached" in ended.out
+    assert "? attester: the keys of `lab` cannot be read: the server cannot be reached" in ended.out
     assert "  hint: until then, its attestations are refused with the code `provider`" in ended.out
 
 

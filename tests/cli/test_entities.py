@@ -46,7 +46,7 @@ def test_an_invalid_csv_cell_is_reported_with_its_place_as_json(run, shop, tmp_p
     assert ended.json == {
         "error": {
             "kind": "entities", "message": "`csv/user.csv:2`: `plan`: no value of plan",
-            "hint": "it is one of `free`, `team`", "code": "E183", "file": "csv/user.csv", "row": 2, "column": "plan",
+            "hint": "write one of `free`, `team`", "code": "E183", "file": "csv/user.csv", "row": 2, "column": "plan",
         }
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ def test_record_writes_tests_that_pass(run, project, log):
     before = run("test", project, "--format", "json").json["passed"]
     ended = run("record", project, "--log", log, "-o", project / "regression_test.policy")
     assert ended.code == 0
-    assert "2 tests with 2 requests, of 3 decisions, 1 decision merged" in ended.out
+    assert "2 tests with 2 requests, from 3 decisions, 1 decision merged" in ended.out
     after = run("test", project, "--format", "json").json
     assert (after["passed"], after["failed"]) == (before + 2, 0)
     assert run("fmt", "--check", project).code == 0

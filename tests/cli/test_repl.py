@@ -127,7 +127,7 @@ def test_why_not_shows_only_the_failing_gates(say):
     assert "✗ guards" in ended.out
     assert "body.amount > 500" in ended.out
     assert "✓ door" not in ended.out
-    assert say("why not GET /health").out == "it is allowed: nothing is in the way\n"
+    assert say("why not GET /health").out == "the request is allowed: nothing stops it\n"
 
 
 def test_facts_lists_the_given_facts(say):

@@ -189,7 +189,7 @@ def test_observe_mode_is_reported_at_startup_at_readyz_and_in_decisions(serving)
     warnings = [process.stderr.readline() for _ in range(3)]
     assert warnings[0].startswith("warning: OBSERVING, NOT ENFORCING, until ")
     assert warnings[1].startswith("warning: no decisions are recorded: name a file with `--log`")
-    assert warnings[2].startswith("warning: each start begins a new period")
+    assert warnings[2].startswith("warning: each restart begins a new period")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{said['listening']}/readyz", timeout=30) as answer:
         assert json.loads(answer.read())["observing"] == said["observing"]
@@ -249,7 +249,7 @@ def test_serve_rejects_invalid_observe_settings_in_the_file(run, project, writte
     (project / "policyengine.toml").write_text(f"[observe]\n{written}\n")
     ended = run("serve", project)
     assert ended.code == 1
-    assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` is" in ended.err
+    assert f"policyengine.toml:2:1: `{written.partition(' ')[0]}` must be" in ended.err
 
 
 # ── AuthZEN ───────────────────────────────────────────────────────────────────────────────────

@@ -21,15 +21,15 @@ from tests.server.processes import started
 from tests.server.test_log import ASKED, SERVE
 
 WRONG = {
-    "port": ("99999", "`port` is a port: a number from 0 to 65535"),
-    "workers": ("0", "`workers` is a whole number, 1 or more"),
-    "host": ('""', "`host` is a text that is not empty"),
-    "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
-    "token_file": ("1", "`token_file` is a path"),
-    "trust": ('"a"', "`trust` is a list of texts"),
+    "port": ("99999", "`port` must be a port number from 0 to 65535"),
+    "workers": ("0", "`workers` must be a whole number, 1 or more"),
+    "host": ('""', "`host` must be a non-empty string"),
+    "socket_mode": ('"9"', "`socket_mode` must be a file mode in octal"),
+    "token_file": ("1", "`token_file` must be a path"),
+    "trust": ('"a"', "`trust` must be a list of strings"),
     "allowed_hosts": ('["a.example:80"]', "`a.example:80` is not a host name"),
-    "watch": ('"yes"', "`watch` is `true` or `false`"),
-    "log_format": ('"jsn"', "`log_format` is one of `text`, `json`"),
+    "watch": ('"yes"', "`watch` must be `true` or `false`"),
+    "log_format": ('"jsn"', "`log_format` must be one of `text`, `json`"),
 }
 
 
@@ -104,12 +104,12 @@ def test_an_invalid_serve_setting_is_reported_with_its_place(project: Path, key:
             "`body.*` ends with a star: name the fact that contains it, to redact all of it",
             None,
         ),
-        ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "as in `100MB` or `1d`"),
+        ('[log]\nrotate = ["100 MB"]', "`100 MB` is neither a size nor an age", "write `100MB` or `1d`, for example"),
         ('[log]\nrotate = ["1s"]', "`1s` is too short to rotate a log", "use a minute or longer"),
         ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
         ("[serv]\nport = 1", "unknown section `serv`", "did you mean `[serve]`?"),
-        ('[serve]\nlog_format = "jsno"', "`log_format` is one of `text`, `json`", "did you mean `json`?"),
-        ("[mcp-gateway]\ntimeout = 0", "`timeout` is a number of seconds, from 0.1 to 3600", None),
+        ('[serve]\nlog_format = "jsno"', "`log_format` must be one of `text`, `json`", "did you mean `json`?"),
+        ("[mcp-gateway]\ntimeout = 0", "`timeout` must be a number of seconds, from 0.1 to 3600", None),
     ],
 )
 def test_a_settings_mistake_is_reported_with_a_hint(project: Path, text: str, message: str, hint: str | None) -> None:
@@ -153,8 +153,8 @@ def test_a_variable_applies_without_a_settings_file(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("POLICYENGINE_SERVE_PORT", "http", "`port` is a port: a number from 0 to 65535"),
-        ("POLICYENGINE_SERVE_WATCH", "maybe", "`watch` is `true` or `false`"),
+        ("POLICYENGINE_SERVE_PORT", "http", "`port` must be a port number from 0 to 65535"),
+        ("POLICYENGINE_SERVE_WATCH", "maybe", "`watch` must be `true` or `false`"),
         ("POLICYENGINE_STORE_URL", "redsi://:hush@host", "`redsi:` is not a known kind of store"),
     ],
 )

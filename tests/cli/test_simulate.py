@@ -46,7 +46,7 @@ def test_simulate_prints_the_played_traffic_and_its_limits(run, policy):
     ended = run("simulate", policy, "--workflow", "steady", "--rate", "2/s", "--for", "1m")
     assert ended.code == 0
     assert "steady: evenly spaced requests; 2/s for 1m, one caller, seed 0" in ended.out
-    assert "asked: the allowed request of the policy's tests" in ended.out
+    assert "requests: the allowed request of the policy's tests" in ended.out
     assert 'rate "searches": 60/1m burst 5' in ended.out
 
 

@@ -38,7 +38,7 @@ def test_suggest_shows_grants_remaining_denials_and_the_proof(run, shop, log):
     assert lines[0] == "3 decisions: 1 allowed, 2 stopped"
     assert '1  agent "bot"  may GET /v1/stock' in lines
     assert "1  a\\nb  GET /v1/stock  a name in it cannot be written into a policy" in lines
-    assert lines[-1] == "proof: with the grants 1 of 3 decisions change, exactly as intended"
+    assert lines[-1] == "proof: with these grants, 1 of 3 decisions change, exactly as intended"
 
 
 def test_suggest_merges_remaining_denials_by_path_pattern(run, shop, tmp_path):
@@ -71,7 +71,7 @@ def test_suggest_writes_a_valid_canonical_policy_that_satisfies_the_log(run, sho
 def test_suggest_prints_only_the_policy_to_stdout(run, shop, log):
     ended = run("suggest", shop, "--log", log, "--format", "policy")
     assert ended.out.startswith("language 1\npackage shop\n")
-    assert ended.err == "proof: with the grants 1 of 3 decisions change, exactly as intended\n"
+    assert ended.err == "proof: with these grants, 1 of 3 decisions change, exactly as intended\n"
 
 
 def test_suggest_json_contains_grants_denials_and_proof(run, shop, log):
@@ -132,7 +132,7 @@ def test_suggest_grants_both_the_agent_and_its_user_if_no_user_block_exists(run,
     assert 'user "ann" {' in ended.out
     assert "acts for any user" in ended.out
     assert "1970" not in ended.out
-    assert ended.err == "proof: with the grants 1 of 1 decisions change, exactly as intended\n"
+    assert ended.err == "proof: with these grants, 1 of 1 decisions change, exactly as intended\n"
 
 
 def test_suggest_adds_no_grant_for_a_user_name_that_a_policy_cannot_express(run, shop, tmp_path):

@@ -26,8 +26,8 @@ def test_why_shows_the_walk_and_the_redacted_facts(run, project, log, decided):
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 0
     first, left_out, outcome, *walk = ended.out.splitlines()
-    assert first.startswith(f"{decided.id} of 2")
-    assert left_out.startswith("  left out of the log: request.headers.authorization (fingerprint ")
+    assert first.startswith(f"{decided.id} at 2")
+    assert left_out.startswith("  redacted from the log: request.headers.authorization (fingerprint ")
     assert outcome.startswith(str(decided.outcome))
     assert any(line.startswith("✓ identity") for line in walk)
     assert "s3cret" not in ended.out
@@ -45,7 +45,7 @@ def test_why_shows_both_decisions_if_other_policies_decide_differently(run, proj
     assert ended.code == 3
     assert f"decided by {decided.revision}" in ended.out
     assert "other policies" in ended.out
-    assert "they decide differently:\ndeny by" in ended.out
+    assert "the decision differs:\ndeny by" in ended.out
 
 
 def test_why_reports_that_other_policies_decide_the_same(run, project, log, decided):
@@ -54,14 +54,14 @@ def test_why_reports_that_other_policies_decide_the_same(run, project, log, deci
     )
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 0
-    assert "they decide the same:" in ended.out
+    assert "the decision is the same:" in ended.out
 
 
 def test_why_shows_the_record_without_policies(run, log, decided):
     ended = run("why", decided.id, "--log", log)
     assert ended.code == 0
     assert f"revision: {decided.revision}" in ended.out
-    assert "name the policies to see the explanation" in ended.out
+    assert "pass the policies as arguments to see the explanation" in ended.out
 
 
 def test_why_json_contains_the_record_and_the_walk(run, project, log, decided):
@@ -105,7 +105,7 @@ def test_why_reports_an_observed_decision(run, project, log):
     ended = run("why", given.id, project, "--log", log)
     assert (ended.code, ended.out.splitlines()[0].partition("Z: ")[2]) == (
         0,
-        "deny, but it was only observed, and let through",
+        "deny, but the request was only observed, and passed",
     )
     assert run("why", given.id, project, "--log", log, "--format", "json").json["observed"] is True
 

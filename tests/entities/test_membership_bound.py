@@ -35,7 +35,7 @@ def test_too_many_memberships_are_rejected_with_the_row(load):
     with pytest.raises(EntitiesError) as refused:
         load(rows(60, 0))
     assert (refused.value.code, refused.value.member) == ("E188", "entities[45]")
-    assert refused.value.message == 'with team "t45" there are more than 1,000 memberships in total'
+    assert refused.value.message == 'team "t45" brings the total to more than 1,000 memberships'
 
 
 def test_memberships_of_a_team_count_once_for_all_its_users(load):

@@ -215,7 +215,7 @@ def test_a_certificate_names_an_agent_when_its_spiffe_id_is_trusted(principal: s
         (b'{"a": 1}', {}, "has no `Content-Type`"),
         (b"[1]", {"content-type": "application/json"}, "is not a JSON object"),
         (b"{", {"content-type": "application/json"}, "is not valid JSON"),
-        (b'{"to": "a"}', {"content-type": FORM}, "was sent as a form, and could be read as JSON"),
+        (b'{"to": "a"}', {"content-type": FORM}, "was sent as a form, but could be read as JSON"),
         (b"{}", {"content-type": "application/json; charset=utf-7"}, "was sent as `application/json; charset=utf-7`"),
         ('{"to": "a"}', {"content-type": "application/json"}, "was sent as text, not as bytes"),
     ],

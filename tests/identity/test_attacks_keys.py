@@ -238,15 +238,15 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "metadata of OAuth of another issuer": lambda: pages(
         OTHER, {OPENID: answers(404), OAUTH: {"issuer": "@/other", "jwks_uri": "@/jwks"}}
     ),
-    "metadata that redirect": lambda: pages("it answers 302", {OPENID: redirects_to("/elsewhere")}),
+    "metadata that redirect": lambda: pages("the server answers 302", {OPENID: redirects_to("/elsewhere")}),
     "keys on another server, in the clear": lambda: metadata("another server", jwks_uri="http://127.0.0.2:9/jwks"),
     "keys on another port, in the clear": lambda: metadata("another server", jwks_uri="http://127.0.0.1:9/jwks"),
     "keys in a file of this machine": lambda: metadata("must have a host", jwks_uri="file:///etc/passwd"),
     "keys over another protocol": lambda: metadata("must begin with", jwks_uri="ftp://127.0.0.1/jwks"),
     "keys behind a user": lambda: metadata("no user", jwks_uri="https://user:secret@127.0.0.1/jwks"),
     "keys at no URL": lambda: metadata("no `jwks_uri`", jwks_uri={"url": "@/jwks"}),
-    "keys that are elsewhere now": lambda: keys_page("it answers 302", redirects_to("/elsewhere")),
-    "keys in an error": lambda: keys_page("it answers 404", answers(404, good_text())),
+    "keys that are elsewhere now": lambda: keys_page("the server answers 302", redirects_to("/elsewhere")),
+    "keys in an error": lambda: keys_page("the server answers 404", answers(404, good_text())),
     # ── Answers that hurt
     "keys that are too large": lambda: keys_page("longer than 262,144 bytes", providing.oversized),
     "keys that never end": lambda: keys_page("longer than 262,144 bytes", providing.endless),

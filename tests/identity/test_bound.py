@@ -229,7 +229,7 @@ def test_an_invalid_api_key_line_is_reported_without_the_key(tmp_path: Path, lin
 
 @pytest.mark.parametrize("key", ["short", "x" * 31, "k" * 31 + " ", "k" * 40 + "é"])
 def test_a_weak_api_key_is_not_hashed(key: str) -> None:
-    with pytest.raises(ValueError, match="a key has at least 32 visible ASCII characters"):
+    with pytest.raises(ValueError, match="a key must have at least 32 visible ASCII characters"):
         hash_api_key(key)
 
 

@@ -101,7 +101,7 @@ def test_a_real_provider_that_rejects_our_secret_counts_as_unavailable(
 ) -> None:
     introspection = asking(provider, client_id="basic:&", client_secret="env:WRONG")
     assert refusal(introspection, "made-up", int(time())) is RefusalCode.PROVIDER
-    assert "cannot introspect a token at `acme`: it answers 401" in caplog.text
+    assert "cannot introspect a token at `acme`: the server answers 401" in caplog.text
     assert "another secret" not in caplog.text
 
 

@@ -319,7 +319,7 @@ def test_a_refused_connection_makes_the_provider_unavailable(caplog: pytest.LogC
         port = taken.getsockname()[1]
     source = RemoteKeySource("acme", UrlJwksLoader("acme", f"http://127.0.0.1:{port}/jwks", Fetcher()), timeout=LONG)
     assert refusal(source) is RefusalCode.PROVIDER
-    assert "the keys of `acme` cannot be read: it cannot be reached: connection refused" in caplog.text
+    assert "the keys of `acme` cannot be read: the server cannot be reached: connection refused" in caplog.text
 
 
 def test_concurrent_lookups_share_one_fetch_and_waiters_are_bounded(server: Faulty) -> None:

@@ -22,7 +22,7 @@ def lines(raw: object, scheme: str = "Bearer", policy: str = POLICY) -> list[str
 def test_the_description_compares_the_token_with_the_policy():
     assert lines(token(), "dpop") == [
         f"the token has: typ `at+jwt`, kid `ec`, iss `{ACME}`, aud `payments-api`, client_id `invoice-bot`",
-        f"its times: issued 2027-01-15T07:59:50Z, expires 2027-01-15T08:05:00Z; {HERE}",
+        f"the times of the token: issued 2027-01-15T07:59:50Z, expires 2027-01-15T08:05:00Z; {HERE}",
         f"the policy has: issuer `acme` with url `{ACME}` and audience `payments-api`",
     ]
 
@@ -38,7 +38,7 @@ def test_the_description_of_an_unknown_issuer_lists_every_issuer():
     [
         ({"client_id": GONE, "jti": GONE}, "no `client_id`, no `jti`"),
         ({"aud": ["a", "b"]}, "aud `a` and `b`,"),
-        ({"aud": 7}, "a `aud` that is not a text"),
+        ({"aud": 7}, "a `aud` that is not a string"),
         ({"aud": "x" * 200}, f"aud `{'x' * 100}…`"),
         ({"client_id": "a\x1b[2Jb"}, "client_id `a?[2Jb`"),
     ],
@@ -60,7 +60,7 @@ def test_the_description_reports_invalid_times(claims: dict[str, Any]):
     ("claims", "told"),
     [
         ({"task": "t"}, "`task` (the claim `task` is not a JSON object)"),
-        ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (the claim `tools` is not a list of texts)"),
+        ({"task": {"id": "t", "tools": "fs/read"}}, "`task` (the claim `tools` is not a list of strings)"),
         ({"task": {"tools": []}}, "`task` (the claim `task` has no `id`, or has unknown members)"),
         ({"scope": 7}, "`scope` (the claim `scope` is not a list of scopes)"),
         ({"exp": "soon"}, "`exp` (the claim `exp` is not a valid time)"),

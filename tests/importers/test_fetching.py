@@ -64,7 +64,7 @@ def test_a_reference_to_another_server_is_not_fetched():
 
 def test_a_redirect_to_another_server_is_rejected():
     with serving({"/x": b"{}"}) as (other, asked), serving({"/api.json": f"{other}/x"}) as (url, _):
-        with pytest.raises(ApiImportError, match=r"it redirects to `.*/x`, which is another server"):
+        with pytest.raises(ApiImportError, match=r"the server redirects to `.*/x`, which is another server"):
             read_openapi(f"{url}/api.json")
         assert asked == []
 
@@ -76,7 +76,7 @@ def test_a_redirect_on_the_same_server_is_followed():
 
 def test_endless_redirects_are_rejected():
     with serving({"/api.json": "/api.json"}) as (url, asked):
-        with pytest.raises(ApiImportError, match="it redirects more than 10 times"):
+        with pytest.raises(ApiImportError, match="the server redirects more than 10 times"):
             read_openapi(f"{url}/api.json")
         assert len(asked) == 11
 
@@ -126,7 +126,7 @@ def test_a_slow_response_times_out(monkeypatch):
     monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.0001)
     with (
         serving({"/api.json": b" " * 100}) as (url, _),
-        pytest.raises(ApiImportError, match="it did not answer in time"),
+        pytest.raises(ApiImportError, match="the server did not answer in time"),
     ):
         read_openapi(f"{url}/api.json")
 
@@ -134,7 +134,7 @@ def test_a_slow_response_times_out(monkeypatch):
 def test_an_unreachable_specification_server_is_reported():
     with serving({}) as (url, _):
         pass
-    with pytest.raises(ApiImportError, match=r"`http.*/api.json`: it cannot be reached: connection refused"):
+    with pytest.raises(ApiImportError, match=r"`http.*/api.json`: the server cannot be reached: connection refused"):
         read_openapi(f"{url}/api.json")
 
 

@@ -81,14 +81,14 @@ def test_a_body_both_sides_read_equally_is_decided(client: TestClient, path: str
 @pytest.mark.parametrize(
     ("type_", "content", "why"),
     [
-        (FORM, BOTH, "the body was sent as a form, and could be read as JSON"),
-        (FORM, b" " + BOTH, "the body was sent as a form, and could be read as JSON"),
+        (FORM, BOTH, "the body was sent as a form, but could be read as JSON"),
+        (FORM, b" " + BOTH, "the body was sent as a form, but could be read as JSON"),
         (FORM, b"to=alice&to=mallory", "given twice"),
         (FORM, b"to=alice;to=mallory", "a field with a `;` in it"),
         (f"{JSON}; charset=utf-7", b'{"to":"alice","+AGEAbQBvAHUAbgB0-":900}', UTF_7),
         (f"{FORM}; charset=utf-7", b"to=alice&+AGEAbQBvAHUAbgB0-=900", UTF_7),
         (JSON, b'{"to":"alice","to":"mallory"}', "a duplicate key"),
-        (JSON, b'{"to":"alice","x":"&to=mallory&"}', "a form field, too (write `&` as `\\u0026`)"),
+        (JSON, b'{"to":"alice","x":"&to=mallory&"}', "as a form field (write `&` as `\\u0026`)"),
     ],
 )  # fmt: skip
 def test_a_body_a_handler_could_read_differently_is_denied(

@@ -150,7 +150,7 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
     assert "OBSERVING, NOT ENFORCING, until" in errors.read_text()
     observed = [one for one in errors.read_text().splitlines() if one.startswith("observing: ")]
     assert observed == [
-        'observing: "TOOL billing/secret" passed; the policy would deny it: no block grants this to the caller'
+        'observing: "TOOL billing/secret" passed; the outcome would be deny: no block grants this to the caller'
     ]
     decided = [one for one in read_records(log) if one.call == "decide"]
     assert [(one.outcome, one.observed) for one in decided] == [("allow", False), ("deny", True), ("allow", False)]

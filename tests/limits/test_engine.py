@@ -301,7 +301,7 @@ def test_a_commit_without_room_leaves_the_store_unchanged() -> None:
         made.decider.compiled.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")
     ]  # type: ignore[index]
     assert store.commit(limits[0], "one", 1) is not None
-    with pytest.raises(StoreError, match=r"of 2 keys `shop/.*` holds 1"):
+    with pytest.raises(StoreError, match=r"`shop/.*` holds 1 of at most 2 keys"):
         store.commit(limits[1], "two", 1)
     assert [store.commit(limits[0], "three", 1).standings[0].remaining] == [2]  # type: ignore[union-attr]
 

@@ -213,14 +213,14 @@ def test_rule_words_and_revisions_can_be_allowed(word: str) -> None:
     ("word", "hint"),
     [
         ("removed-guard", "did you mean `removed-guards`?"),
-        ("all", "there are `cut-files`"),
-        ("sha256:0", "there are"),
+        ("all", "use `cut-files`"),
+        ("sha256:0", "use `cut-files`"),
     ],
 )
 def test_an_unknown_allow_word_is_rejected_with_a_hint(word: str, hint: str) -> None:
     with pytest.raises(ReloadRuleError) as error:
         ReloadRules.of([word])
-    assert error.value.message == f"`{word}` is not a word for what a reload may remove"
+    assert error.value.message == f"`{word}` is not something that a reload can allow"
     assert error.value.hint.startswith(hint)
 
 

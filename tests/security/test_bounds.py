@@ -226,7 +226,7 @@ def test_a_batch_over_a_thousand_questions_returns_400() -> None:
     answer = post("/decide/batch", json.dumps({"requests": [question] * 1_000}).encode())
     assert [one["allowed"] for one in answer.json()["decisions"]] == [True] * 1_000
     over = post("/decide/batch", json.dumps({"requests": [question] * 1_001}).encode())
-    assert (over.status_code, over.json()["detail"]) == (400, "a batch holds at most 1,000 requests, got 1,001")
+    assert (over.status_code, over.json()["detail"]) == (400, "a batch may hold at most 1,000 requests, got 1,001")
 
 
 @pytest.mark.parametrize("member", ["approvals", "entities", "pending"])

@@ -150,13 +150,13 @@ def test_a_messagepack_batch_returns_the_same_decisions_as_json(call: Call) -> N
         (
             b'{"requests": [], "semantics": "all"}',
             "semantics",
-            "`semantics` is one of `execute_all`, `deny_on_first_deny`, `permit_on_first_permit`",
+            "`semantics` must be one of `execute_all`, `deny_on_first_deny`, `permit_on_first_permit`",
         ),
         (b'{"requests": [], "options": {}}', "options", "unknown member `options`"),
         (
             b'{"requests": [%b]}' % b",".join([b"0"] * 1_001),
             "requests",
-            "a batch holds at most 1,000 requests, got 1,001",
+            "a batch may hold at most 1,000 requests, got 1,001",
         ),
     ],
 )

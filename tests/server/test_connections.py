@@ -134,8 +134,8 @@ def test_unfinished_request_heads_do_not_block_other_clients(connect: Connect, t
         told = process.communicate(timeout=20)[1].splitlines()
     assert 1 <= len(told) <= 3
     assert re.fullmatch(
-        r"connections were closed: \d+ were too many of one address without a whole request; "
-        r"most, \d+, of 127\.0\.0\.1",
+        r"connections were closed: \d+ had sent no complete request, and their address had too many of these; "
+        r"most, \d+, from 127\.0\.0\.1",
         told[0],
     )
 

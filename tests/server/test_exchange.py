@@ -215,7 +215,7 @@ def test_an_unsupported_method_is_405_with_the_allowed_methods(call: Call, metho
     answer = call(method, path)
     assert answer.status_code == 405
     assert answer.headers["allow"] == allow
-    assert answer.json()["detail"] == f"`{path}` takes {allow}, not {method}"
+    assert answer.json()["detail"] == f"`{path}` accepts {allow}, not {method}"
 
 
 # ── Bounds ────────────────────────────────────────────────────────────────────────────────────

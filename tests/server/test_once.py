@@ -135,7 +135,7 @@ def test_an_idempotency_key_reused_for_another_question_is_422(ask: Ask) -> None
         "status": 422,
         "detail": "the key was used for another question",
         "code": "key_used",
-        "hint": "a key is for one question: use a new one",
+        "hint": "use a new key: each key is for one question",
     }
 
 

@@ -133,7 +133,7 @@ def test_several_workers_may_serve_a_policy_with_history_in_a_shared_store(tmp_p
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
 def test_an_invalid_number_of_workers_is_rejected(workers: int) -> None:
-    assert refusal(Engine.from_text(FREE), workers).message == f"`{workers}` is not a possible number of workers"
+    assert refusal(Engine.from_text(FREE), workers).message == f"`{workers}` is not a valid number of workers"
 
 
 RATE = f'{FREE}\nrate "r" per agent.id on GET /health {{ 9/1s }}'

@@ -72,7 +72,7 @@ def check(
 
 
 def check_policy_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]]:
-    """Check each set of policies by itself (see `.policyroot`); yield the result and the number of files."""
+    """Check each set of policies separately (see `.policyroot`); yield the result and the number of files."""
     from policyengine.policy_files import policy_sets
 
     for several_paths in policy_sets(paths):
@@ -82,11 +82,12 @@ def check_policy_sets(paths: Sequence[Path]) -> Iterator[tuple[CheckResult, int]
 def check_entities(
     sets: Sequence[tuple[CheckResult, int]], paths: Sequence[Path], entities: Sequence[str]
 ) -> Iterator[Diagnostic]:
-    """Yield what the policies read of entities that nothing supplies; nothing after errors. Raises CommandError."""
+    """Yield the attributes of entities that the policies read but nothing supplies; yield nothing if the policies have
+    errors. Raises CommandError."""
     from policyengine.cli.load_engine import load_directory
 
     if len(sets) != 1:
-        hint = "name one set: each set of policies has its own entities"
+        hint = "pass one set of policies: each set has its own entities"
         raise CommandError("usage", "`--entities` needs exactly one set of policies", hint, code=2)
     [(checked, _)] = sets
     if checked.kernel is None:
@@ -95,7 +96,8 @@ def check_entities(
 
 
 def find_unsupplied(checked: CheckResult, directory: EntityStore) -> list[Diagnostic]:
-    """Return what the policies read of entities that the entity store lacks, except what a comment allows."""
+    """Return the attributes of entities that the policies read but the entity store lacks, except those that a comment
+    allows."""
     from policyengine.lint import allow_comments
     from policyengine.lint.attribute_supply import unsupplied_attributes
 

@@ -95,7 +95,7 @@ def _signing_key(path: Path) -> BundleSigningKey:
 
 
 def _write(output: Path, data: bytes) -> None:
-    """Write the bundle atomically, so that no reader sees half of it."""
+    """Write the bundle atomically, so that no reader sees part of it."""
     try:
         _refuse_to_replace(output)
         target = output.resolve()

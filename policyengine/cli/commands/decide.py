@@ -1,4 +1,4 @@
-"""`policyengine decide`: one decision, or one per line."""
+"""`policyengine decide`: decide one request, or one per line."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def strongest_code(codes: Iterable[int]) -> int:
 
 
 def _single_in_full(questions: Iterator[RequestDocument]) -> Iterator[RequestDocument]:
-    """Show a single request in full, although it was piped in on one line."""
+    """Show a single request in full, even if it was piped in on one line."""
     first, second = next(questions), next(questions, None)
     yield first if second is not None else replace(first, line=None)
     if second is not None:

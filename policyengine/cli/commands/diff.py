@@ -1,4 +1,4 @@
-"""`policyengine diff`: which requests two policies decide differently."""
+"""`policyengine diff`: find the requests that two policies decide differently."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def diff(
 
 
 def _code(found: Diff, fail_on: FailOn) -> int:
-    """Return the exit code, which is not 0 while a changed rule may cause a difference that is not ruled out."""
+    """Return the exit code, which is not 0 as long as a changed rule might cause a difference."""
     if found.opens if fail_on is FailOn.WIDENING else found.differs:
         return DIFFERS
     return NOT_PROVED if found.suspects else 0

@@ -1,4 +1,4 @@
-"""`policyengine explain`: how a decision is made, gate by gate."""
+"""`policyengine explain`: show how a decision is made, gate by gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`policyengine explain-code`: the documentation of a diagnostic code."""
+"""`policyengine explain-code`: show the documentation of a diagnostic code."""
 
 from __future__ import annotations
 

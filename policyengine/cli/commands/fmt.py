@@ -1,4 +1,4 @@
-"""`policyengine fmt`: policies in their canonical form."""
+"""`policyengine fmt`: format policies canonically."""
 
 from __future__ import annotations
 

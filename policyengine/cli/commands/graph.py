@@ -1,4 +1,4 @@
-"""`policyengine graph`: a drawing of the decision tree."""
+"""`policyengine graph`: draw the decision tree."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _write(file: Path, text: str) -> None:
         raise file_error(file, error) from None
 
 
-# ── On a terminal ─────────────────────────────────────────────────────────────────────────────
+# ── Terminal output ───────────────────────────────────────────────────────────────────────────
 
 
 def _show(box: Box) -> None:
@@ -167,7 +167,7 @@ def _show(box: Box) -> None:
 
 
 def _show_row(screen: Screen, row: TextTreeRow, spelled: Callable[[str], str]) -> None:
-    """Print a row; on a terminal a long row wraps next to its branches."""
+    """Print a row; on a terminal, a long row wraps beside its branches."""
     from policyengine.compiler.graph.text import box_note, box_title
 
     label, told = spelled(box_title(row.box)), spelled(box_note(row.box))

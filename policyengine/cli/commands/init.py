@@ -1,4 +1,4 @@
-"""`policyengine init`: a sample project, or policies for an existing API or MCP server."""
+"""`policyengine init`: create a sample project, or policies for an existing API or MCP server."""
 
 from __future__ import annotations
 

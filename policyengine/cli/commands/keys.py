@@ -1,4 +1,4 @@
-"""`policyengine keys`: the keys that sign the tokens that this server issues."""
+"""`policyengine keys`: manage the keys that sign the tokens of this server."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _seconds(text: str, option: str) -> int:
 
 
 def _show(ring: KeyRing, now: int) -> None:
-    rows = [("key", "", "state", "created", "signs from", "gone from")]
+    rows = [("key", "", "state", "created", "signs from", "withdrawn from")]
     for key in ring.keys:
         times = (_moment(key.created), _moment(key.signs_from), _moment(key.gone_from))
         rows.append((key.kid, key.algorithm, ring.state(key, now).value, *times))

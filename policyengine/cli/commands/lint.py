@@ -1,4 +1,4 @@
-"""`policyengine lint`: what could be safer or clearer in policies, and fixes for some of it."""
+"""`policyengine lint`: report what could be safer or clearer in policies, and fix some of it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class RuleSelection:
 
 @dataclass(frozen=True, slots=True)
 class LintResult:
-    """The findings in one set of policies, before and after fixing; the same if nothing was to be fixed."""
+    """The findings in one set of policies, before and after fixing; both are the same if nothing had to be fixed."""
 
     before: tuple[Diagnostic, ...]
     texts: dict[str, str]
@@ -156,7 +156,7 @@ def lint_set(paths: Sequence[Path], chosen: RuleSelection, mend: bool) -> LintRe
         sources, problems = load_sources(paths)
     if not sources and not problems:
         raise no_policies_error(paths)
-    with show_progress(f"looking through {len(sources)} files"):
+    with show_progress(f"linting {len(sources)} files"):
         first = lint_sources(sources, problems, chosen.optional)
         after = apply_fixes(first, own_files(paths), chosen, chosen.optional) if mend else FixResult(first, {}, 0)
     return LintResult(first.checked.diagnostics, {source.name: source.text for source in sources}, after)

@@ -1,4 +1,4 @@
-"""`policyengine mcp-gateway`: a proxy that enforces policies in front of any MCP server."""
+"""`policyengine mcp-gateway`: enforce policies in front of an MCP server, as a proxy."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """The server behind the gateway, its listener, and the caller: as `said`, from `headers`, or by `verified`
-    credentials."""
+    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or by
+    `verified` credentials."""
 
     upstream: str
     server: str
@@ -181,7 +181,7 @@ class GatewayOptions:
 
 
 def check_options(front: GatewayOptions) -> None:
-    """Check that the options fit together, before any file is read. Raises CommandError."""
+    """Check that the options are consistent, before a file is read. Raises CommandError."""
     if front.host not in LOOPBACK:
         hint = "listen on 127.0.0.1, behind a proxy that verifies callers"
         message = f"`{front.host}` can be reached from other machines, and no token is verified"
@@ -198,7 +198,7 @@ def check_options(front: GatewayOptions) -> None:
 
 
 def check_upstream(upstream: str) -> None:
-    """Check that the command exists, so that its absence is reported now, not later. Raises CommandError."""
+    """Check that the command exists, so that a missing command is reported at startup. Raises CommandError."""
     words = split_command(upstream)
     if not words:
         raise CommandError("usage", f"`{upstream}` is neither a URL nor a command", code=2)
@@ -335,7 +335,7 @@ def read_token_header(path: Path | None) -> dict[str, str]:
         raise file_error(path, error) from None
     except UnicodeDecodeError:
         raise CommandError(
-            "file", f"`{path}` is no UTF-8", "the file must contain the token and nothing else"
+            "file", f"`{path}` is not UTF-8 text", "the file must contain the token and nothing else"
         ) from None
 
 

@@ -130,7 +130,7 @@ def _refuse_to_replace(target: Path) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    """Write the file atomically, so that no reader sees half of it."""
+    """Write the file atomically, so that no reader sees part of it."""
     new = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:
@@ -148,13 +148,13 @@ def _print_report(made: RecordingResult, stream: Any, output: str | None = None)
         cases = f"{pluralize(made.tests, 'test')} with {pluralize(made.cases, 'request')}"
         where = f"wrote {output}: " if output else ""
         merged = f", {pluralize(made.merged, 'decision')} merged" if made.merged else ""
-        screen.line(f"{where}{cases}, of {pluralize(made.decisions, 'decision')}{merged}")
+        screen.line(f"{where}{cases}, from {pluralize(made.decisions, 'decision')}{merged}")
     if made.changed:
         shown = ", ".join(made.changed[:MAX_LISTED_IDS]) + (", …" if len(made.changed) > MAX_LISTED_IDS else "")
-        these = f"{pluralize(len(made.changed), 'decision')} by other policies: the tests of these fail"
+        these = f"{pluralize(len(made.changed), 'decision')} made by other policies: their tests fail"
         screen.line((f"{these} ({shown})", "yellow"))
     if made.over:
-        screen.line((f"left out, beyond `--limit`: {pluralize(made.over, 'request')}", "yellow"))
+        screen.line((f"left out because of `--limit`: {pluralize(made.over, 'request')}", "yellow"))
     for why, ids in made.reasons.items():
         shown = ", ".join(ids[:MAX_LISTED_IDS]) + (", …" if len(ids) > MAX_LISTED_IDS else "")
         screen.line(("left out: ", "yellow"), f"{pluralize(len(ids), 'decision')}: {why} ({shown})")

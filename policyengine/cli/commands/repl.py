@@ -162,7 +162,7 @@ class ReplLoop:
                 screen.line(("hint: ", "cyan"), error.hint)
         screen.stream.flush()
 
-    # ── What lines do ─────────────────────────────────────────────────────────────────────────
+    # ── Commands ──────────────────────────────────────────────────────────────────────────────
 
     def take(self, line: str, number: int) -> None:
         for answer in self.session.take(line, number):
@@ -180,7 +180,7 @@ class ReplLoop:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
     def answered(self, rest: str, number: int) -> SessionAnswer:
-        """Decide the request on the line, or return the last answer if there is none. Raises CommandError."""
+        """Decide the request on the line; if the line has none, return the last answer. Raises CommandError."""
         answers = self.session.take(rest, number) if rest else []
         found = answers[-1] if answers else self.session.last
         if found is None or (rest and not answers):
@@ -200,7 +200,7 @@ class ReplLoop:
         if self.format is OutputFormat.JSON:
             print_json({"line": number, "in_the_way": lines, "decision": answer.decision.to_dict()}, indent=None)
         elif answer.decision.allowed:
-            self.screen.line("it is allowed: nothing is in the way")
+            self.screen.line("the request is allowed: nothing stops it")
         else:
             print_decision(self.screen, answer.decision)
             self.screen.findings("\n".join(lines))
@@ -308,7 +308,7 @@ def _write(name: str, text: str, asked: bool) -> None:
         raise file_error(name, error) from None
 
 
-# ── Completion and history, where there is readline ───────────────────────────────────────────
+# ── Completion and history, if readline is available ──────────────────────────────────────────
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`policyengine simulate`: traffic against the rates and budgets of a policy, under a virtual clock."""
+"""`policyengine simulate`: simulate traffic against the rates and budgets of a policy, under a virtual clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from policyengine.control_characters import one_line
 if TYPE_CHECKING:
     from policyengine.simulation import Series, SimulationResult, TrafficEvent
 
-MIN_COLUMNS, MAX_COLUMNS, LABEL_COLUMNS = 20, 100, 42  # of blocks, and of the labels next to them
+MIN_COLUMNS, MAX_COLUMNS, LABEL_COLUMNS = 20, 100, 42  # widths of blocks, and of the labels next to them
 PIPE_COLUMNS = 60
 
 
@@ -58,10 +58,10 @@ def simulate(
     format: ChartFormatOption = None,
     output: Output = None,
 ) -> int:
-    """Play traffic against rates and budgets.
+    """Simulate traffic against rates and budgets.
 
-    The clock is virtual and nothing stays spent, so a simulated day takes seconds and changes nothing. The result shows
-    what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
+    The clock is virtual and nothing is spent permanently, so a simulated day takes seconds and changes nothing. The
+    result shows what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
 
     \b
     Workflows:
@@ -123,7 +123,7 @@ def _play_trace(plays: SimulateCommand, name: str, width: int | None) -> Simulat
 
 @contextmanager
 def _open_trace(name: str) -> Iterator[Iterator[bytes]]:
-    """Yield the lines of a trace as they arrive."""
+    """Yield the lines of a trace while they arrive."""
     try:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
             yield (line for _, line in read_lines(file, MAX_REQUEST_BYTES))
@@ -137,7 +137,9 @@ def _play_events(
     from policyengine.simulation import TooManySlotsError, TrafficLineError, simulate
 
     try:
-        with show_progress("playing the traffic, in thousands", None if total is None else total // 1_000) as counted:
+        with show_progress(
+            "simulating the traffic, in thousands", None if total is None else total // 1_000
+        ) as counted:
             simulate(plays.engine, plays.clock, events, series, counted)
     except TrafficLineError as error:
         at = f" at `{error.member}`" if error.member else ""

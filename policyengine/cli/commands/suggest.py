@@ -1,4 +1,4 @@
-"""`policyengine suggest`: the grants that recorded traffic needs, as a policy to review."""
+"""`policyengine suggest`: propose the grants that recorded traffic needs, as a policy to review."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def _show(found: PolicySuggestion, output: Path | None) -> None:
         screen.table([tuple(map(_cell, row)) for row in rows])
     if found.left:
         screen.line()
-        screen.line(("not by a grant:", "bold"))
+        screen.line(("stopped for reasons other than a missing grant:", "bold"))
         shown = found.left[:MAX_ROWS]
         rows = [(f"{one.decisions:,}", one.agent or "nobody", one.endpoint, one.why) for one in shown]
         screen.table([tuple(map(_cell, row)) for row in rows])
         if len(found.left) > MAX_ROWS:
-            screen.line(f"and {len(found.left) - MAX_ROWS:,} more: `--format json` has all")
+            screen.line(f"and {len(found.left) - MAX_ROWS:,} more: `--format json` lists all")
     if not found.doors:
         screen.line("no grant would help" if found.left else "no grant is needed")
         return
@@ -158,7 +158,7 @@ def _print_proof(screen: Screen, found: PolicySuggestion) -> None:
         return
     if found.holds:
         words = (
-            f"proof: with the grants {len(found.flips):,} of {found.records:,} decisions change, exactly as intended"
+            f"proof: with these grants, {len(found.flips):,} of {found.records:,} decisions change, exactly as intended"
         )
         screen.line((words, "bold green"))
         return

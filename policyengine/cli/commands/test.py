@@ -132,7 +132,7 @@ def run_tests(
 
 
 def first_set(given: Wish | None, configured: Wish | None, default: Wish) -> Wish:
-    """Return the option, else the setting of the project, else the default."""
+    """Return the option if it is set, otherwise the setting of the project, otherwise the default."""
     return given if given is not None else configured if configured is not None else default
 
 
@@ -152,7 +152,7 @@ def rerun_on_change(paths: Sequence[Path], once: Callable[[], int]) -> int:
         rust_timeout=POLL_MILLISECONDS,
         yield_on_timeout=True,
     )
-    next(changing)  # starts watching, so that changes during the first run are not missed
+    next(changing)  # watching starts here, so that changes during the first run are not missed
     run_reporting_errors(once)
     screen.line(("watching for changes; press Ctrl-C to stop", "dim"))
     for changes in changing:

@@ -57,7 +57,7 @@ def why(
     \b
     Exit codes:
       0  explained: the policies make the same decision
-      3  the policies decide differently, or depend on facts that were left out of the log
+      3  the policies decide differently, or depend on facts that were redacted from the log
       1  there is no such decision, or an error
 
     \b
@@ -83,7 +83,7 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """Return whether other policies than the recorded ones decided and may depend on redacted facts."""
+    """Return whether policies other than the recorded ones decided and may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
@@ -152,7 +152,7 @@ def _show_record(record: DecisionRecord, issued: TokenIssuance | None, format: O
     _print_reasons(screen, record)
     screen.line(f"{INDENT}revision: {record.revision}")
     _print_redactions(screen, record)
-    screen.line("name the policies to see the explanation")
+    screen.line("pass the policies as arguments to see the explanation")
     return 0
 
 
@@ -165,19 +165,19 @@ def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayRes
         screen.line(f"{INDENT}decided by {record.revision}")
         screen.line(f"{INDENT}these are   {again.decision.revision}: other policies")
         screen.line()
-        same = "they decide the same" if again.same else "they decide differently"
+        same = "the decision is the same" if again.same else "the decision differs"
         screen.line(
             f"{same}:"
             if not again.unsure
-            else f"their decision is uncertain; with fingerprints for what was left out {same}:"
+            else f"the decision is uncertain; with fingerprints in place of the redacted facts, {same}:"
         )
     elif not again.same:
         _print_reasons(screen, record)
         screen.line()
-        screen.line("decided again, the outcome differs, because facts were left out:" if record.redacted else
+        screen.line("decided again, the outcome differs, because facts were redacted:" if record.redacted else
                     "decided again by the same policies, the outcome differs:")  # fmt: skip
     if again.unsure:
-        screen.line(f"{INDENT}it may depend on what was left out: {', '.join(again.unsure)}")
+        screen.line(f"{INDENT}it may depend on redacted facts: {', '.join(again.unsure)}")
     first, _, walk = again.explanation.render().partition("\n")
     outcome = str(again.decision.outcome)
     screen.line((outcome, OUTCOME_STYLES[outcome]), first.removeprefix(outcome))
@@ -186,8 +186,8 @@ def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayRes
 
 def _print_head(screen: Screen, record: DecisionRecord, issued: TokenIssuance | None) -> None:
     outcome = str(record.outcome)
-    observed = ", but it was only observed, and let through" if record.observed else ""
-    screen.line(f"{record.id} of {format_rfc3339(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
+    observed = ", but the request was only observed, and passed" if record.observed else ""
+    screen.line(f"{record.id} at {format_rfc3339(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
         client, when = issued.client, format_rfc3339(issued.time)
         screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
@@ -202,4 +202,4 @@ def _print_reasons(screen: Screen, record: DecisionRecord) -> None:
 
 def _print_redactions(screen: Screen, record: DecisionRecord) -> None:
     for redaction in record.redacted:
-        screen.line(f"{INDENT}left out of the log: {redaction.fact} (fingerprint {redaction.fingerprint})")
+        screen.line(f"{INDENT}redacted from the log: {redaction.fact} (fingerprint {redaction.fingerprint})")

@@ -1,7 +1,8 @@
 """The checks of `policyengine doctor`, in order.
 
-A check leaves nothing behind, except the file of a SQLite store that did not exist. It connects only to what is named
-on the command line or in `identity.toml`, and, with that, to the issuers and attesters of the policies.
+A check leaves nothing behind, except the file of a SQLite store that did not exist. Checks connect only to what is
+named on the command line or in `identity.toml`, and, if there is an `identity.toml`, to the issuers and attesters of
+the policies.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from policyengine.trusted_files import OTHERS_WRITE
 
 
 def run_checks(plan: ServePlan) -> Iterator[DoctorResult]:
-    """Check the machine first, then what is to be served."""
+    """Check the machine first, and then the policies and options to be served."""
     yield check_python(sys.version_info[:2])
     yield from check_speed()
     yield from check_extras()

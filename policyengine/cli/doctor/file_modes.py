@@ -14,15 +14,15 @@ from pathlib import Path
 from policyengine.cli.doctor.model import DoctorResult, DoctorStatus
 from policyengine.trusted_files import OTHERS_WRITE, UntrustedPathError, trusted_path, write_problem
 
-PRIVATE_MASK = 0o077  # all access by others to files that policyengine writes
-SECRET_MASK = stat.S_IRWXO | stat.S_IWGRP  # for secrets: a group may read those that Kubernetes mounts
-MAX_POLICY_FILES = 1_000  # policy files to check
+PRIVATE_MASK = 0o077  # files that policyengine writes: no access by others
+SECRET_MASK = stat.S_IRWXO | stat.S_IWGRP  # secrets: a group may read them, because Kubernetes mounts them that way
+MAX_POLICY_FILES = 1_000  # maximum number of policy files to check
 
 
 @dataclass(frozen=True, slots=True)
 class FileModeRule:
-    """The mode that a file should have. `check` is its name in findings, `denies` are forbidden mode bits, `mode` is
-    the fix."""
+    """The mode that a file should have. `check` is the name of the check in findings, `denies` holds the forbidden mode
+    bits, and `mode` is the fix."""
 
     check: str
     path: Path
@@ -70,7 +70,7 @@ def chown_command(place: Path) -> str:
     return f"chown {os.geteuid()} {shlex.quote(str(place))}"
 
 
-# ── Which files ───────────────────────────────────────────────────────────────────────────────
+# ── Files to check ────────────────────────────────────────────────────────────────────────────
 
 
 def store_files(url: str) -> Iterator[FileModeRule]:

@@ -52,7 +52,7 @@ def check_token_file(path: Path) -> DoctorResult:
             f"every user on this machine can read `{path}`",
             f"chmod 600 {shlex.quote(str(path))}",
         )
-    return DoctorResult("tokens", DoctorStatus.OK, f"`{path}` has {len(found.tokens)} usable")
+    return DoctorResult("tokens", DoctorStatus.OK, f"usable tokens in `{path}`: {len(found.tokens)}")
 
 
 def check_authzen_callers(plan: ServePlan) -> Iterator[DoctorResult]:

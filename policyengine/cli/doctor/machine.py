@@ -11,7 +11,7 @@ from policyengine.install_hints import install_command
 from policyengine.time_formats import format_epoch_seconds
 
 MIN_PYTHON = (3, 11)
-# The module that shows that an extra of the distribution is installed, and what the extra provides.
+# For each extra of the distribution, the module that exists if it is installed, and what the extra provides.
 EXTRAS = {
     "envoy": ("grpc", "`serve --envoy-grpc`"),
     "fastmcp": ("fastmcp", "`policyengine.integrations.mcp.fastmcp`"),
@@ -31,7 +31,7 @@ SPEED_MODULES = ("uvloop", "httptools")
 MIN_OPEN_FILES = 4_096
 SAMPLE_ZONE = "Europe/Berlin"
 MAX_SKEW_SECONDS = 1.0  # seconds
-NTP_HINT = "synchronise both clocks with NTP (`timedatectl set-ntp true`)"
+NTP_HINT = "synchronize both clocks with NTP (`timedatectl set-ntp true`)"
 
 
 def check_python(version: tuple[int, ...]) -> DoctorResult:
@@ -54,20 +54,21 @@ def check_extras() -> Iterator[DoctorResult]:
     for name, (module, gives) in EXTRAS.items():
         if find_spec(module) is None:
             hint = install_command(name)
-            yield DoctorResult("extras", DoctorStatus.NOTE, f"without `{name}` there is no {gives}", hint)
+            yield DoctorResult("extras", DoctorStatus.NOTE, f"`{name}` is not installed: {gives} cannot be used", hint)
     there = [name for name, (module, _) in EXTRAS.items() if find_spec(module) is not None]
     if there:
         yield DoctorResult("extras", DoctorStatus.OK, f"installed: {', '.join(there)}")
 
 
 def check_clock(now: float) -> DoctorResult:
-    """Check the clock, on which rates, approvals and credentials depend. It must not be before this program's
-    installation."""
+    """Check the clock, on which rates, approvals and credentials depend. The clock must not show a time before this
+    program was installed."""
     installed = os.stat(__file__).st_mtime
     if now < installed - MAX_SKEW_SECONDS:
-        behind = f"the clock is at least {int(installed - now):,} s behind: it is before this program's installation"
+        late = int(installed - now)
+        behind = f"the clock is at least {late:,} s behind: it shows a time before this program was installed"
         return DoctorResult(
-            "clock", DoctorStatus.FAILED, behind, "set it, and synchronise it with NTP (`timedatectl set-ntp true`)"
+            "clock", DoctorStatus.FAILED, behind, "set it, and synchronize it with NTP (`timedatectl set-ntp true`)"
         )
     return DoctorResult("clock", DoctorStatus.OK, format_epoch_seconds(now))
 
@@ -86,7 +87,7 @@ def check_time_zones(zone: str = SAMPLE_ZONE) -> DoctorResult:
 
 
 def open_file_limit() -> int | None:
-    """Return the limit of open files, or None if there is none."""
+    """Return the limit of open files, or None if it is unlimited."""
     if find_spec("resource") is None:
         return None
     import resource

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_policies(plan: ServePlan, answers: bool) -> Iterator[DoctorResult]:
-    """Check the policies, also if the store does not answer; whether workers can share it is unknown then."""
+    """Check the policies, even if the store does not answer; it is then unknown whether workers can share the store."""
     from policyengine.server.listeners import ServeError
     from policyengine.server.workers.pool import check_workers
 
@@ -54,7 +54,7 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
-    """Report conditions on absences that no gateway of an open adapter shows."""
+    """Report conditions that depend on the absence of a fact which the gateway of an open adapter does not show."""
     from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
     from policyengine.http.gateway_omissions import GatewayAdapter
 
@@ -70,7 +70,7 @@ def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
 
 
 def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:
-    """Check that something supplies what the policies read of entities."""
+    """Check that every attribute of entities that the policies read is supplied."""
     from policyengine.cli.commands.check import check_files, find_unsupplied
 
     many = len(find_unsupplied(check_files(paths)[0], engine.directory))
@@ -88,7 +88,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     from policyengine.identity.config.preflight import check_key_sources, find_unknown_agents
 
     configuration = read_identity_config(file)
-    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` fits the policies")
+    yield DoctorResult("identity", DoctorStatus.OK, f"`{file}` matches the policies")
     if not configuration.identity.hosts:
         message = (
             "a DPoP proof for another service is accepted here if that service forwards it with its own name in `Host`"
@@ -97,7 +97,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
             "hosts", DoctorStatus.WARNING, message, 'name your hosts: `[identity]` `hosts = ["api.acme.example"]`'
         )
     for client, agent, meant in find_unknown_agents(configuration, engine.kernel):
-        message = f"`clients.{client}.agent`: no agent of the policies is called `{agent}`, so it gets no token"
+        message = f"`clients.{client}.agent`: the policies have no agent `{agent}`, so this client gets no token"
         yield DoctorResult("identity", DoctorStatus.WARNING, message, meant)
     for key_source in check_key_sources(configuration, engine.kernel):
         what = "tokens" if key_source.kind == "issuer" else "attestations"

@@ -30,7 +30,7 @@ def check_log(path: Path) -> DoctorResult:
             "log",
             DoctorStatus.FAILED,
             f"`{path}` is not a regular file",
-            "name a regular file: only a file keeps lines whole",
+            "use a regular file: only there do the lines of several processes stay whole",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(
@@ -39,7 +39,7 @@ def check_log(path: Path) -> DoctorResult:
     free = shutil.disk_usage(folder).free
     if free < LOW_DISK_BYTES:
         status = DoctorStatus.FAILED if free < MIN_DISK_BYTES else DoctorStatus.WARNING
-        hint = "free some space, or move old logs: what cannot be logged is denied"
+        hint = "free some space, or move old logs: a decision that cannot be logged is denied"
         return DoctorResult("log", status, f"{free // 1024**2:,} MiB are free at `{folder}`", hint)
     if path.exists() and path.stat().st_mode & OTHERS_READ:
         return DoctorResult(

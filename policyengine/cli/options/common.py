@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, so that they read the same everywhere."""
+"""Arguments and options that several commands share, so that their help is the same everywhere."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def parse_age(wish: str) -> int:
 
     lasting = parse_duration(wish)
     if lasting is None:
-        raise CommandError("usage", f"`{wish}` is neither a size nor an age", "as in `100MB` or `1d`", code=2)
+        raise CommandError(
+            "usage", f"`{wish}` is neither a size nor an age", "write `100MB` or `1d`, for example", code=2
+        )
     if lasting.total_seconds() < MIN_AGE_SECONDS:
         raise CommandError("usage", f"`{wish}` is too short to rotate a log", "use a minute or longer", code=2)
     return int(lasting.total_seconds())

@@ -1,4 +1,5 @@
-"""`serve --observe`: what is observed and until when, by options and `policyengine.toml`, and its warning."""
+"""`serve --observe`: what is observed and until when, as set by options and `policyengine.toml`, and the warning about
+it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class ObserveOptions:
 
 
 def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSettings | None) -> None:
-    """Start observe mode if an option or the file asks for it; options take precedence. Raises CommandError."""
+    """Start observe mode if an option or the settings file requests it; options take precedence. Raises
+    CommandError."""
     from policyengine.engine.observe_mode import Observe, ObserveError
 
     wanted = configured is not None if asked.observe is None else asked.observe
@@ -86,12 +88,12 @@ def _warn_observing(engine: Engine, until: str) -> None:
         unrecorded = "no decisions are recorded: name a file with `--log` for `policyengine suggest`"
         screen.line(("warning: ", "bold yellow"), unrecorded)
     if parse_duration(until) is not None:
-        again = "each start begins a new period: set a fixed time if this server restarts automatically"
+        again = "each restart begins a new period: set a fixed time if this server restarts automatically"
         screen.line(("warning: ", "bold yellow"), again)
 
 
 def describe_scope(engine: Engine) -> str:
-    """Return a description of what is observed."""
+    """Return a description of the scope of observe mode."""
     observing = engine.observing
     assert observing is not None
     limits = [f"of {one}" for one in observing.packages], [f"at {one}" for one in observing.endpoints]

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 MEMORY_STATE_WARNING = (
     "state is kept in memory: counts, spent approvals and revocations are lost with this process, and another server "
-    "or pod keeps its own"
+    "or pod keeps its own state"
 )
 SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 
 
 class ServeSummary(NamedTuple):
-    """The facts of the greeting. `tests` is the number of test requests, None if tests were not run; `hidden` are
-    conditions on absences that gateways do not show; `lone`: other machines can connect, and state is kept in memory.
+    """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
+    conditions that depend on absences which gateways do not show. `lone`: other machines can connect, and state is kept
+    in memory.
     """
 
     url: str | None
@@ -37,7 +38,7 @@ class ServeSummary(NamedTuple):
 
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
-    """Print what is served and flush it, because the program that started the server may wait for it."""
+    """Print the summary and flush it, because the program that started the server may wait for the summary."""
     rules, warnings = count_rules(engine), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
@@ -85,7 +86,7 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
 
 
 def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
-    """Return a curl command to try, with the `request.json` next to the policies if there is one."""
+    """Return a curl command to try, with the `request.json` beside the policies if there is one."""
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
     asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
     token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
@@ -93,7 +94,7 @@ def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, token
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
-    """Return a shell expression for a token; a line with a name or a digest does not hold a plain token."""
+    """Return a shell expression for a token; a line with a name or a digest is not a plain token."""
     bare = bool(tokens) and not re.match(r"(\S+:\s)|(sha256:)", tokens[0])
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 

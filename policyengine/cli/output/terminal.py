@@ -18,7 +18,7 @@ from policyengine.control_characters import one_line, printable_json
 PROGRESS_DELAY_SECONDS = 2.0  # seconds before a progress display appears
 OUTCOME_STYLES = {"allow": "bold green", "deny": "bold red", "confirm": "bold yellow", "throttle": "bold yellow"}
 
-TextPart = str | tuple[str, str]  # plain text, or text and its style
+TextPart = str | tuple[str, str]  # plain text, or text with its style
 _PLACE = re.compile(r"(?P<place>.+?:\d+:\d+): (?P<kind>[EW]\d{3}|failed|errored) (?P<message>.*)")
 _SIGNS = {"✓": "green", "✗": "red", "?": "yellow"}
 _COUNTS = re.compile(r"\d[\d,]* passed(?:, [\d,]+ [a-z]+)*|[\d,]+ (?:failed|errored)(?:, [\d,]+ [a-z]+)*")
@@ -55,7 +55,7 @@ class Screen:
         self._console.print(Text.assemble(*parts), soft_wrap=True)
 
     def text(self, text: str) -> None:
-        """Print a text of several lines, with control characters escaped."""
+        """Print text of several lines, with control characters escaped."""
         for line in text.split("\n"):
             self.line(line)
 
@@ -123,7 +123,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def is_ascii_only() -> bool:
-    """Return whether stdout cannot take other characters, so that JSON must escape them."""
+    """Return whether stdout supports only ASCII, so that JSON must escape all other characters."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return not encoding.lower().replace("-", "").startswith("utf8")
 

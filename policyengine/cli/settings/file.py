@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ERROR_KIND = "configuration"
 VARIABLE_PREFIX = "POLICYENGINE_"
 SETTINGS_FILE_NAME = "policyengine.toml"
-CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a file, as `--config` does
+CONFIG_VARIABLE = "POLICYENGINE_CONFIG"  # the variable that names a settings file, as `--config` does
 # The sections that a file below the root may have: how policies are checked, but nothing that a server does.
 CHECK_SECTIONS = frozenset({"lint", "test", "coverage"})
 
@@ -43,7 +43,7 @@ class ProjectSettings:
     sections: ProjectSections | None = None
     file: Path | None = None
     variables: frozenset[SettingName] = frozenset()  # settings that variables set
-    lines: Mapping[SettingName, int] = field(default_factory=dict)  # of the file
+    lines: Mapping[SettingName, int] = field(default_factory=dict)  # settings of the file
     unread: Path | None = None  # a file above the root, which is ignored
 
     @property
@@ -78,7 +78,7 @@ class ProjectSettings:
         return frozenset(self.values.get(("authzen", "consume"), ()))
 
     def option(self, command: str, parameter: str) -> Any:
-        """Return the value of the setting behind an option of a command; None if it is not set."""
+        """Return the value of the setting that is the default of an option; None if it is not set."""
         if self.sections is None:
             return None
         from policyengine.cli.settings.registry import BY_OPTION
@@ -105,7 +105,7 @@ def set_values(sections: ProjectSections) -> Iterator[tuple[SettingName, Any]]:
                 yield (part, key), getattr(section, attribute)
 
 
-# ── Where the file is ─────────────────────────────────────────────────────────────────────────
+# ── Finding the file ──────────────────────────────────────────────────────────────────────────
 
 
 def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None = None) -> ProjectSettings:
@@ -126,8 +126,8 @@ def load_settings(paths: Sequence[Path], environment: Mapping[str, str] | None =
 
 @dataclass(frozen=True, slots=True)
 class SettingsFolders:
-    """The folders in which a settings file counts, from that of the policies to their root, and the file above them, if
-    any."""
+    """The folders in which a settings file is read, from the folder of the policies up to their root, and the settings
+    file above the root, if any."""
 
     folders: tuple[Path, ...]
     above: Path | None = None
@@ -155,7 +155,8 @@ class SettingsFolders:
 
 
 def find_settings_file(path: Path) -> Path | None:
-    """Return the file of the variable, or the nearest one from the folder of these policies up to their root."""
+    """Return the settings file that the variable names, or the nearest one from the folder of these policies up to
+    their root."""
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else SettingsFolders.of(path).file
 
@@ -175,7 +176,7 @@ def read_variables(environment: Mapping[str, str]) -> dict[SettingName, str]:
     return {BY_VARIABLE[name].name: environment[name] for name in ours if name in BY_VARIABLE}
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Reading the file ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class SettingsText:
     variables: Mapping[SettingName, str] = field(default_factory=dict)
 
     def error(self, mistake: SettingMistake) -> CommandError:
-        """Return the error for a mistake. The value of a variable is never shown, as it may be a secret."""
+        """Return the error for a mistake. The value of a variable is never shown, because it may be a secret."""
         if mistake.path in self.variables or self.file is None:
             from policyengine.cli.settings.registry import BY_NAME
 
@@ -198,7 +199,7 @@ class SettingsText:
         return settings_error(self.file.error(mistake.message, mistake.hint, mistake.path, secret=mistake.secret))
 
     def order(self, path: Sequence[str]) -> tuple[bool, int]:
-        """Return the sort key of a mistake: those of the file come before those of variables."""
+        """Return the sort key of a mistake: mistakes in the file come before mistakes in variables."""
         return tuple(path) in self.variables, 0 if self.file is None else self.file.place(path)[0]
 
 
@@ -265,7 +266,10 @@ def refuse_server_sections(text: SettingsText) -> None:
         if section not in CHECK_SECTIONS and section in section_fields(ProjectSections):
             assert text.path is not None
             message = f"`[{section}]` is allowed only at the root of the policies"
-            hint = f"move it to the folder of `.policyroot`, or name this file: `--config {display_path(text.path)}`"
+            hint = (
+                "move it to the `policyengine.toml` next to `.policyroot`, or pass this file with "
+                f"`--config {display_path(text.path)}`"
+            )
             raise text.error(SettingMistake((section,), message, hint))
 
 

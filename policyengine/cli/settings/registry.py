@@ -88,7 +88,7 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(spec.section for spec in SETTING
 
 
 def is_setting_variable(variable: str) -> bool:
-    """Return whether a variable is intended as a setting: it begins like one."""
+    """Return whether a variable is meant to be a setting, because its name begins like one."""
     for section in SECTIONS:
         begin = f"{VARIABLE_PREFIX}{section}_".upper().replace("-", "_")
         if variable.startswith(begin):

@@ -33,7 +33,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """Return a field with its documentation. `value` is the value of a setting that is not set."""
+    """Return a field with its documentation. `value` is the value if the setting is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 
@@ -167,13 +167,14 @@ class GatewaySettings(CommandSection):
 
     @model_validator(mode="after")
     def check_headers_differ(self) -> Self:
-        """Check that no header carries two facts, because clients could set one of them through the other."""
+        """Check that no header carries two facts, because clients could then set one fact through the header of the
+        other."""
         carries: dict[str, str] = {}
         for key, header in self.headers().facts.items():
             if header in carries:
                 named = key if key in self.model_fields_set else carries[header]
                 other = carries[header] if named == key else key
-                raise setting_error(f"the header `{header}` already carries `{other}`", "choose another", named)
+                raise setting_error(f"the header `{header}` already carries `{other}`", "choose another header", named)
             carries[header] = key
         return self
 
@@ -271,7 +272,8 @@ class CoverageSettings(CommandSection):
 
 
 class ProjectSections(SettingsSection):
-    """The whole file. `directory` maps the tables of a database to entities, and is parsed with the entities."""
+    """The whole settings file. `directory` maps the tables of a database to entities, and is parsed with the
+    entities."""
 
     serve: ServeSettings = Field(default_factory=ServeSettings)
     log: LogSettings = Field(default_factory=LogSettings)

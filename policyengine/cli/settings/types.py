@@ -1,4 +1,4 @@
-"""The types of settings of `policyengine.toml`: their valid values, and the description of these in messages."""
+"""The types of settings in `policyengine.toml`: their valid values, and the description of these values in messages."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def parse_header(value: object, info: ValidationInfo) -> str:
         return ""
     if not isinstance(value, str) or not HEADER.fullmatch(value):
         hint = f'as in `{key} = "X-Agent-{key.partition("_")[2].capitalize()}"`; `""` for no header'
-        raise setting_error(f"`{key}` is the name of a header: letters, digits and `-`", hint)
+        raise setting_error(f"`{key}` must be a header name: letters, digits and `-`", hint)
     if value.lower() in RESERVED_HEADERS:
-        raise setting_error(f"the header `{value}` has another meaning", "choose another")
+        raise setting_error(f"the header `{value}` has another meaning", "choose another header")
     return value.lower()
 
 
@@ -126,7 +126,9 @@ def parse_all(value: object) -> object:
 def check_forwarded_headers(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name.lower() in WITHHELD_HEADERS:
-            raise setting_error(f"the header `{name}` is withheld from policies", "leave it out: it is unknown")
+            raise setting_error(
+                f"the header `{name}` is withheld from policies", "remove it: its fact is always unknown"
+            )
     return tuple(dict.fromkeys(name.lower() for name in names))
 
 
@@ -155,9 +157,7 @@ def parse_timestamp(value: object) -> str:
 Boolean: TypeAlias = Annotated[bool, Field(strict=True), ValueDescription("`true` or `false`")]
 WholeNumber: TypeAlias = Annotated[int, Field(strict=True, ge=0), ValueDescription("a whole number, 0 or more")]
 PositiveNumber: TypeAlias = Annotated[int, Field(strict=True, ge=1), ValueDescription("a whole number, 1 or more")]
-Port: TypeAlias = Annotated[
-    int, Field(strict=True, ge=0, le=65535), ValueDescription("a port: a number from 0 to 65535")
-]
+Port: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=65535), ValueDescription("a port number from 0 to 65535")]
 Percent: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100), ValueDescription("a number from 0 to 100")]
 Seconds: TypeAlias = Annotated[
     float, Field(strict=True, ge=0.1, le=3600), ValueDescription("a number of seconds, from 0.1 to 3600")
@@ -167,8 +167,8 @@ SecondsOrZero: TypeAlias = Annotated[
 ]
 FilledText: TypeAlias = Annotated[str, StringConstraints(strict=True, pattern=FILLED)]
 SomeText: TypeAlias = Annotated[str, StringConstraints(strict=True, min_length=1)]
-Text: TypeAlias = Annotated[FilledText, ValueDescription("a text that is not empty", '"…"')]
-Texts: TypeAlias = Annotated[tuple[FilledText, ...], ValueDescription("a list of texts", '["…"]')]
+Text: TypeAlias = Annotated[FilledText, ValueDescription("a non-empty string", '"…"')]
+Texts: TypeAlias = Annotated[tuple[FilledText, ...], ValueDescription("a list of strings", '["…"]')]
 File: TypeAlias = Annotated[
     str,
     StringConstraints(strict=True, pattern=PATH),
@@ -178,12 +178,12 @@ File: TypeAlias = Annotated[
 Files: TypeAlias = Annotated[
     tuple[Annotated[str, StringConstraints(strict=True, pattern=PATH)], ...],
     RELATIVE,
-    ValueDescription("a list of texts", '["…"]'),
+    ValueDescription("a list of strings", '["…"]'),
 ]
 # Files and folders, and URLs of databases.
 EntitySources: TypeAlias = Annotated[Texts, BeforeValidator(as_list), RELATIVE_OR_URL, SECRET]
 FileMode: TypeAlias = Annotated[
-    str, StringConstraints(strict=True, pattern=MODE), ValueDescription("the mode of a file, in octal", '"660"')
+    str, StringConstraints(strict=True, pattern=MODE), ValueDescription("a file mode in octal", '"660"')
 ]
 StoreUrl: TypeAlias = Annotated[Text, AfterValidator(check_store_url), SECRET]
 RedactedFacts: TypeAlias = Annotated[Texts, AfterValidator(check_redacted_facts)]
@@ -207,7 +207,7 @@ BodyAdapters: TypeAlias = Annotated[
     AfterValidator(check_body_adapters),
     ValueDescription(f"a list of {' and '.join(f'`{name}`' for name in BODY_ADAPTERS)}", f'["{BODY_ADAPTERS[0]}"]'),
 ]
-ObligationKinds: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of kinds", '["warn"]')]
+ObligationKinds: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of obligation kinds", '["warn"]')]
 Packages: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of packages", '["acme.payments"]')]
 Endpoints: TypeAlias = Annotated[tuple[SomeText, ...], ValueDescription("a list of endpoints", '["GET /v1/**"]')]
 TrustDomains: TypeAlias = Annotated[

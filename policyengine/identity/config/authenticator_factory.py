@@ -56,7 +56,7 @@ class AuthenticatorBuilder:
         self.attestation_nonces = made if key is None else replace(made, key=key)
 
     def identity(self, kernel: Kernel, before: CredentialAuthenticator | None = None) -> CredentialAuthenticator:
-        """Build the authenticator for these policies; it continues the counters of `before`. Raises
+        """Build the authenticator for these policies, which continues the counters of `before`. Raises
         IdentityConfigError."""
         configuration, issuers = self.configuration, kernel.issuers
         check_names(configuration, kernel)
@@ -99,8 +99,8 @@ class AuthenticatorBuilder:
         return found
 
     def _secret_of(self, reference: str) -> Callable[[], str]:
-        """Return a function that reads the secret on each call. Read it once now, so that a missing secret is reported
-        at startup. Raises IdentityConfigError."""
+        """Return a function that reads the secret on each call. The secret is also read now, so that a missing secret
+        is reported at startup. Raises IdentityConfigError."""
 
         def read() -> str:
             return self.secrets.read(reference, int(self.clock())).reveal()
@@ -145,8 +145,8 @@ def build_authenticator(
 
 
 def has_keys(issuer: Issuer, configuration: IdentityConfig) -> bool:
-    """Whether the issuer's tokens can be verified by signature. An issuer without a URL signs none, and a SPIFFE trust
-    domain may have certificates only."""
+    """Whether the issuer's tokens can be verified by signature. An issuer without a URL signs no tokens, and a SPIFFE
+    trust domain may have certificates only."""
     settings = configuration.issuers.get(issuer.name)
     if issuer.url is None:
         return False

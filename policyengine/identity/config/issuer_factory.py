@@ -119,8 +119,8 @@ class OwnKeySource:
         return read[1].find(kid, alg, now)
 
     def has(self, kid: object, now: int) -> bool:
-        """Whether the key is still valid; the key ids are read at most once a second. False if the keys are not at
-        hand: the caller then verifies the token again, which reads them."""
+        """Whether the key is still valid; the key ids are read at most once a second. Return False if the keys are not
+        cached: the caller then verifies the token again, which reads them."""
         known = self._kids
         if known is None or known[0] != now:
             try:

@@ -21,7 +21,7 @@ from policyengine.time_formats import parse_duration
 from policyengine.trusted_files import UntrustedPathError
 
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
-# No algorithm that is weak or whose keys could be public is listed: `none`, HS…, RS1, ES256K.
+# Algorithms that are weak, or whose keys could be public, are not listed: `none`, HS…, RS1, ES256K.
 Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"
 ]
@@ -29,7 +29,8 @@ SAFE_ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 
 
 class IdentityConfigError(Exception):
-    """Identity cannot be set up: what is wrong, and what to do; `detail` shows the line of the file."""
+    """Identity cannot be set up. The message says what is wrong, and the hint what to do; `detail` shows the line of
+    the file."""
 
     def __init__(self, message: str, hint: str | None = None, detail: str = "") -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -76,9 +77,9 @@ CA = "file of CA certificates (PEM) for its server, instead of the system's cert
 
 
 class GeneralSettings(SettingsSection):
-    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of the own
-    issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without hosts,
-    proofs are valid for every host."""
+    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of this server's
+    own issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without
+    hosts, proofs are valid for every host."""
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
@@ -109,8 +110,8 @@ class GeneralSettings(SettingsSection):
 
 
 class IssuerSettings(SettingsSection):
-    """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer says, within bounds. For
-    `user`, choose no claim that people can set themselves."""
+    """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer specifies, within bounds.
+    For `user`, choose no claim that people can set themselves."""
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
@@ -127,7 +128,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long to keep keys if the issuer does not say",
+        description="how long to keep keys if the issuer does not specify it",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
@@ -139,7 +140,7 @@ class IssuerSettings(SettingsSection):
         default=timedelta(seconds=60),
         ge=timedelta(seconds=1),
         le=timedelta(minutes=10),
-        description="longest time to reuse an introspection answer",
+        description="maximum time to reuse an introspection answer",
     )
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
@@ -177,13 +178,13 @@ class AttesterSettings(SettingsSection):
 
     keys: str | None = Field(default=None, description=KEYS)
     algorithms: tuple[Algorithm, ...] = Field(
-        default=SAFE_ALGORITHMS, description="accepted signature algorithms of its attestations"
+        default=SAFE_ALGORITHMS, description="accepted signature algorithms of the attestations"
     )
     types: tuple[str, ...] = Field(
         default=("eat+jwt", "application/eat+jwt"), description="accepted `typ` values of its attestations"
     )
     audience: str | None = Field(
-        default=None, description="required `aud`; without, an `aud` is optional and must be `url` of `[identity]`"
+        default=None, description="required `aud`; if not set, `aud` is optional, and must be the `url` of `[identity]`"
     )
     unbound: bool = Field(default=False, description="accept attestations that name no key, from any presenter")
     environment: Annotated[str, Field(min_length=1)] = Field(
@@ -252,11 +253,11 @@ class TrustDomainSettings(SettingsSection):
 class ApiKeySettings(SettingsSection):
     """`[api_keys]`: a file of static keys."""
 
-    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` in each line")
+    file: Path = Field(description="file of static keys, one `ISSUER/AGENT: sha256:…` on each line")
 
 
 class SharingSettings(SettingsSection):
-    """`[sharing]`: when a credential counts as shared: used within `window` from networks with different prefixes."""
+    """`[sharing]`: a credential is shared if it is used within `window` from networks with different prefixes."""
 
     window: Duration = Field(
         default=timedelta(hours=1),
@@ -266,7 +267,9 @@ class SharingSettings(SettingsSection):
     ipv4: Annotated[int, Field(ge=1, le=32)] = Field(
         default=24, description="IPv4 addresses with this many common leading bits are one network"
     )
-    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(default=48, description="the same for IPv6")
+    ipv6: Annotated[int, Field(ge=1, le=128)] = Field(
+        default=48, description="IPv6 addresses with this many common leading bits are one network"
+    )
 
 
 class OpenBaoSettings(SettingsSection):
@@ -334,7 +337,7 @@ class ClientSettings(SettingsSection):
 
 
 class IdentityConfig(SettingsSection):
-    """The whole file. Paths in it are relative to its folder."""
+    """The whole `identity.toml`. Paths in it are relative to its folder."""
 
     hides_unknown: ClassVar[bool] = True
 

@@ -17,7 +17,7 @@ from policyengine.runtime.patterns import Glob
 
 
 class KeyCheckResult(NamedTuple):
-    """The number of keys of an issuer or attester (`kind`); `problem` is the reason that they cannot be read."""
+    """The number of keys of an issuer or attester (`kind`); `problem` is the reason why they cannot be read."""
 
     kind: str
     name: str
@@ -26,7 +26,8 @@ class KeyCheckResult(NamedTuple):
 
 
 class UnknownAgentClient(NamedTuple):
-    """A client whose agent matches no block of the policy, and so gets no token. `meant`: the nearest agent name."""
+    """A client whose agent matches no block of the policy, so that the client gets no token. `meant`: the nearest agent
+    name."""
 
     client: str
     agent: str

@@ -42,7 +42,7 @@ SecretLocation: TypeAlias = FileReference | EnvironmentReference | OpenBaoRefere
 
 def parse_secret_reference(reference: str, folder: Path = Path()) -> SecretLocation:
     """Parse a reference; file paths are relative to `folder`. Raises ValueError, whose message does not repeat the
-    text, as that may be a secret."""
+    text, because that may be a secret."""
     kind, _, rest = reference.partition(":")
     if kind == "file" and rest and "\0" not in rest:
         return FileReference(folder / rest)

@@ -1,1 +1,1 @@
-"""Tokens issued by this server: RFC 8693 token exchange, bounded by the policy's delegation rules."""
+"""Tokens issued by this server: RFC 8693 token exchange, limited by the policy's delegation rules."""

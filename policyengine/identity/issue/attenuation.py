@@ -1,4 +1,4 @@
-"""Limits on a new token: it has at most the authority of the tokens it derives from."""
+"""Limits on a new token, which has at most the authority of the tokens that it is derived from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from policyengine.identity.verify.task_claim import reference_to_dict
 
 
 def authority_start(token: VerifiedToken) -> int | None:
-    """Return since when the presenter has this authority, also if a token that it renewed was replaced."""
+    """Return since when the presenter has had this authority, even if the token has since been renewed."""
     act = token.claims.get("act")
     times = (token.claims.get("iat"), act.get("iat") if isinstance(act, Mapping) else None)
     return min((one for one in map(parse_seconds, times) if one is not None), default=None)
@@ -67,7 +67,7 @@ def narrow_task(given: Mapping[str, object] | None, asked: TaskRequest | None) -
 
 
 def includes_tool(tools: list[str], name: str) -> bool:
-    """Whether the list includes the tool. A name without a server includes that tool at any server."""
+    """Whether the list includes the tool. A name without a server includes that tool at every server."""
     server, slash, alone = name.partition("/")
     return name in tools or (bool(slash and server) and "/" not in alone and alone in tools)
 
@@ -83,7 +83,8 @@ def innermost_actor(act: dict[str, object]) -> dict[str, object]:
 
 
 def cnf_claim(binding: ConfirmedKey) -> dict[str, str]:
-    """Return `cnf`, by certificate if there is one, as the connection proves it. Raises TokenIssuanceError."""
+    """Return `cnf`, which names the certificate if there is one, because the connection proves it. Raises
+    TokenIssuanceError."""
     if binding.x5t is not None:
         return {"x5t#S256": binding.x5t}
     if binding.jkt is None:

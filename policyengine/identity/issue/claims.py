@@ -134,6 +134,6 @@ def check_may_act(
     allowed = subject.token.claims["may_act"]
     name, url = (allowed.get("sub"), allowed.get("iss")) if isinstance(allowed, Mapping) else (None, None)
     issuers = {actor.client.issuer, us.name}
-    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # `iss` may be any value
+    known = tuple(url_of(one) for one in issuers) if url is not None else tuple(issuers)  # `iss` may have any type
     if name != actor.client.agent or (url if url is not None else subject.token.issuer) not in known:
         raise TokenIssuanceError(IssuanceRefusal.MAY_ACT)

@@ -1,4 +1,4 @@
-"""Clients of the token endpoint, which are the actors: each authenticates with a key that only it has.
+"""Clients of the token endpoint, which are the actors. Each client authenticates with a key that only it has.
 
 The methods are `private_key_jwt` (RFC 7523), mTLS (RFC 8705), a DPoP proof with a known key (RFC 9449), and the
 client's own bound token.
@@ -47,7 +47,7 @@ class TokenClient:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedClient:
-    """A client that proved who it is. `binding`: the keys that it proved; `token`: its actor token, if it sent one;
+    """A client that has authenticated. `binding`: the keys that it proved; `token`: its actor token, if it sent one;
     `signer`: thumbprint of the key that signed its assertion."""
 
     client: TokenClient
@@ -82,8 +82,8 @@ class ClientRegistry:
     def actor(
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, binding: ConfirmedKey, now: int
     ) -> AuthenticatedClient:
-        """Authenticate the client. `own` is its verified actor token; `binding` the keys it proved in this request.
-        Raises TokenIssuanceError, StoreError."""
+        """Authenticate the client. `own` is its verified actor token, and `binding` holds the keys that it proved in
+        this request. Raises TokenIssuanceError, StoreError."""
         if sent.authorization:
             raise TokenIssuanceError(
                 IssuanceRefusal.CLIENT_METHOD, "a client secret in `Authorization` is not accepted"
@@ -109,7 +109,8 @@ class ClientRegistry:
         self, sent: ClientCredentials, own: tuple[VerifiedToken, TokenPrincipal] | None, jkt: str, now: int
     ) -> bool:
         """Whether a key that came with the request belongs to a known client: a configured key, the key of its token,
-        or any key next to a signed, unused assertion. Authenticates nothing and uses up nothing. Raises StoreError."""
+        or a key that came with a signed, unused assertion. This method neither authenticates nor uses up anything.
+        Raises StoreError."""
         if own is not None and token_binding(own[0]).jkt == jkt:
             return True
         try:
@@ -141,7 +142,8 @@ class ClientRegistry:
         return client
 
     def _by_token(self, own: tuple[VerifiedToken, TokenPrincipal]) -> TokenClient:
-        """Return the agent whose own token is its only credential. It must be bound, or any holder could use it."""
+        """Return the agent whose own token is its only credential. The token must be bound to a key, because otherwise
+        every holder could use it."""
         token, who = own
         found = {one.method: one for one in self.known.values() if (one.issuer, one.agent) == (token.issuer, who.agent)}
         if not found:
@@ -164,7 +166,7 @@ class ClientRegistry:
         if bound.x5t is not None and bound.x5t != binding.x5t:
             raise TokenIssuanceError(IssuanceRefusal.ACTOR_UNBOUND, "the actor token is bound to another certificate")
 
-    # ── An assertion ──────────────────────────────────────────────────────────────────────────
+    # ── Assertions ────────────────────────────────────────────────────────────────────────────
 
     def _by_assertion(self, raw: str, now: int) -> tuple[TokenClient, str]:
         """Return the client and the thumbprint of the key that signed the assertion."""
@@ -210,7 +212,7 @@ def time_claim(claims: Mapping[str, object], name: str) -> int | None:
 
 
 def read_assertion(raw: str) -> Jws:
-    """Parse an assertion as strictly as any token, before it is verified. Raises TokenIssuanceError."""
+    """Parse an assertion as strictly as a token, before it is verified. Raises TokenIssuanceError."""
     try:
         found = read_jws(raw)
     except CredentialError:
@@ -230,7 +232,7 @@ def signer_thumbprint(client: TokenClient, jws: Jws) -> str:
     raise TokenIssuanceError(IssuanceRefusal.ASSERTION_KEY)
 
 
-# ── Their keys ────────────────────────────────────────────────────────────────────────────────
+# ── Keys of clients ───────────────────────────────────────────────────────────────────────────
 
 
 def client_keys(client: TokenClient) -> PublicKeys:
@@ -247,7 +249,7 @@ def client_thumbprints(client: TokenClient) -> frozenset[str]:
 
 
 def token_binding(token: VerifiedToken) -> ConfirmedKey:
-    """Return the keys that the token says it is bound to."""
+    """Return the keys that the token states it is bound to."""
     confirmation = token.claims.get("cnf")
     if not isinstance(confirmation, Mapping):
         return ConfirmedKey()

@@ -1,7 +1,7 @@
-"""Decides whether authority may be delegated: evaluates the specification for the token to be issued, per endpoint.
+"""Decides whether authority may be delegated, by evaluating the specification at each endpoint for the new token.
 
-What only a later request brings (body, resource, time, attestation) is pending: a condition that depends on nothing
-else may hold, and is decided with each request. What is known now must hold now.
+Facts that only a later request brings (body, resource, time, attestation) are pending: a condition that depends on
+nothing else may hold, and is decided with each request. A condition on facts that are known now must hold now.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from policyengine.spec.match_endpoint import match_pattern
 from policyengine.spec.reference import trace_request
 from policyengine.vocabulary import ROOTS
 
-ANY_NAME = "\ue000"  # stands for the part that a pattern leaves open; a private-use character that no pattern contains
-MAX_ENDPOINTS = 1_000  # endpoints per token request
-MAX_CACHED_BLOCKS = 100_000  # pairs of block and endpoint
+ANY_NAME = (
+    "\ue000"  # a private-use character, which no pattern contains, in place of the part that a pattern leaves open
+)
+MAX_ENDPOINTS = 1_000  # maximum number of endpoints per token request
+MAX_CACHED_BLOCKS = 100_000  # maximum number of cached pairs of a block and an endpoint
 KNOWN_LATER = frozenset({"pending", NOT_READ})
 # Not known when a token is issued: everything except what the token itself states.
 REQUEST_ROOTS = tuple(root for root in ROOTS if root not in (*PRINCIPAL_ROOTS, "task"))
@@ -43,7 +45,7 @@ AnyBlock = TypeVar("AnyBlock", k.AgentBlock, k.UserBlock)
 
 @dataclass(frozen=True, slots=True)
 class DelegationAllowance:
-    """How long the token may last at most, from now; None if the policy sets no limit."""
+    """The maximum time for which the token may be valid, from now; None if the policy sets no limit."""
 
     lasts: timedelta | None
 
@@ -58,8 +60,8 @@ class DelegationCheck:
 
     def asked(self, roots: Mapping[str, object], scopes: Sequence[str], now: int) -> dict[str, DelegationResult]:
         """Return for each scope whether a token with these facts (`agent`, `user`, `chain`, `credential`) may be
-        issued. The whole call waits for entity store rows no longer than one decision does, for any number of
-        endpoints."""
+        issued. The whole call waits for rows of the entity store no longer than one decision does, however many
+        endpoints there are."""
         walked = partial(self._walked, self._about(roots), roots, self.directory.looking(), now)
         found: dict[str, DelegationResult] = {}
         room = MAX_ENDPOINTS
@@ -104,8 +106,8 @@ class DelegationCheck:
         )
 
     def _at(self, about: k.Kernel, endpoint: Endpoint) -> k.Kernel:
-        """Return only the grants and delegations that cover the endpoint: a performance measure, as others have no
-        effect and a scope may cover many endpoints."""
+        """Return only the grants and delegations that cover the endpoint. This only saves time: other rules have no
+        effect, and a scope may cover many endpoints."""
         return replace(
             about,
             agents=tuple(self._block_at(block, endpoint) for block in about.agents),
@@ -158,7 +160,7 @@ def block_at(block: AnyBlock, endpoint: Endpoint) -> AnyBlock:
     return replace(found, delegates=tuple(one for one in hands if one.patterns))
 
 
-# ── What the specification saw ────────────────────────────────────────────────────────────────
+# ── Reading the trace ─────────────────────────────────────────────────────────────────────────
 
 
 def check_scope(walks: Iterable[w.DecisionTrace]) -> DelegationResult:
@@ -214,7 +216,7 @@ def allows_delegation(seen: w.DelegationTrace) -> bool:
 
 
 def block_lifetime(block: w.BlockTrace) -> timedelta:
-    """Return how long a credential of the presenter may last by this block."""
+    """Return the maximum lifetime that this block sets for a credential of the presenter."""
     asked = (one.requirement for one in block.requirements)
     return min((one.limit for one in asked if isinstance(one, k.CredentialLifetime)), default=FOREVER)
 
@@ -238,7 +240,7 @@ def iterate_names(roots: Mapping[str, object]) -> Iterator[object]:
 
 
 def sample_endpoints(pattern: k.Pattern) -> Iterable[Endpoint]:
-    """Return endpoints that the pattern matches and no narrower pattern does."""
+    """Return endpoints that the pattern matches and that no narrower pattern matches."""
     match pattern:
         case k.HttpPattern(methods, segments, rest):
             base = tuple(f"{one.prefix}{ANY_NAME}{one.suffix}" if one.wild else one.prefix for one in segments)

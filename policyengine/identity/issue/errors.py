@@ -1,4 +1,4 @@
-"""The reasons for which a token is not issued: a code for logs and metrics, and the OAuth error of each."""
+"""The reasons why a token is not issued: a code for logs and metrics, and the OAuth error for each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class IssuanceRefusal(StrEnum):
     PARAMETERS = "parameters"
     GRANT_TYPE = "grant_type"
     TOKEN_TYPE = "token_type_asked"
-    # ── The client, who is the actor
+    # ── The client, which is the actor
     NO_CLIENT = "no_client"
     UNKNOWN_CLIENT = "unknown_client"
     CLIENT_METHOD = "client_method"
@@ -46,7 +46,7 @@ class IssuanceRefusal(StrEnum):
     ACTOR_TOKEN = "actor_token"
     ACTOR_UNBOUND = "actor_unbound"
     ACTOR_OTHER = "actor_other"
-    # ── What it asks for
+    # ── The requested token
     SUBJECT_TOKEN = "subject_token"
     SUBJECT_REVOKED = "subject_revoked"
     REVOKED = "asker_revoked"
@@ -61,7 +61,7 @@ class IssuanceRefusal(StrEnum):
     USER_DOOR = "user_door"
     LIFETIME = "lifetime"
     TASK = "task"
-    # ── We ourselves
+    # ── This server
     KEYS = "keys"
     STORE = "issuing_store"
     FAILURE = "issuing_failure"
@@ -87,7 +87,8 @@ class TokenIssuanceError(Exception):
 
 
 def describe_missing_scopes(asked: Sequence[str]) -> str:
-    """Describe the refusal by the client's own words only: the content of an opaque token is not for its presenter."""
+    """Describe the refusal using only what the client sent, because the content of an opaque token is not for its
+    presenter."""
     return f"the presented tokens have none of the requested scopes: {quote_input(' '.join(asked))}"
 
 

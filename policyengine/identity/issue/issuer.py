@@ -1,8 +1,8 @@
 """Issues tokens by token exchange (RFC 8693): an agent acts for the subject of a token, if the policy delegates it.
 
-A token never exceeds what subject, actor, `may delegate` and request have in common, has the shortest of their
-lifetimes, names the actor at the end of the chain, and is bound to the actor's key. Before it is returned, it is read
-again as its verifiers will read it.
+A token never exceeds what the subject, the actor, `may delegate` and the request have in common. It has the shortest of
+their lifetimes, names the actor at the end of the chain, and is bound to the actor's key. Before a token is returned,
+it is read again as its verifiers will read it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class IssuedToken:
     token: str = field(repr=False)
     scopes: tuple[str, ...]
     lasts: int  # seconds
-    bound_to_key: bool  # by DPoP; false if bound by certificate
+    bound_to_key: bool  # whether the token is bound by DPoP instead of by certificate
 
     def to_dict(self) -> dict[str, object]:
         """Return the token response of RFC 8693, 2.2.1."""
@@ -71,7 +71,7 @@ class IssuedToken:
 
 @dataclass(slots=True)
 class IssuanceAttempt:
-    """A token request, with the actor and subject as far as they are verified."""
+    """A token request, with the actor and the subject once they are verified."""
 
     asked: TokenExchangeRequest
     actor: AuthenticatedClient | None = None
@@ -105,8 +105,8 @@ class TokenIssuer:
     def exchange(
         self, asked: TokenExchangeRequest, credentials: Credentials, request: ProofContext, now: int
     ) -> IssuedToken:
-        """Issue a token. `credentials` and `request` came with the request, to prove a key. May wait for an issuer, a
-        store or the signer, for bounded times. Raises TokenIssuanceError."""
+        """Issue a token. `credentials` and `request` came with the token request, to prove a key. May wait for an
+        issuer, a store or the signer, each for a bounded time. Raises TokenIssuanceError."""
         attempt = IssuanceAttempt(asked)
         try:
             issued = self._exchanged(attempt, credentials, request, now)
@@ -145,7 +145,7 @@ class TokenIssuer:
         self._record(token, whole, subject, actor, hops)
         return IssuedToken(token, scopes, until - now, actor.binding.x5t is None)
 
-    # ── Who asks, for whom ────────────────────────────────────────────────────────────────────
+    # ── Client and subject ────────────────────────────────────────────────────────────────────
 
     def authenticated(
         self, sent: ClientCredentials, own: str | None, credentials: Credentials, request: ProofContext, now: int
@@ -173,8 +173,8 @@ class TokenIssuer:
         return SubjectToken(*self._verified(raw, IssuanceRefusal.SUBJECT_TOKEN, now))
 
     def _verified(self, raw: str, code: IssuanceRefusal, now: int) -> tuple[VerifiedToken, TokenPrincipal]:
-        """Verify a token. Its `may_act` is not checked here against the presenter but in `check_may_act` against the
-        actor."""
+        """Verify a token. Its `may_act` is not checked here; `check_may_act` checks it against the actor instead of the
+        presenter."""
         try:
             return verify_active_token(self.identity, raw, now)
         except CredentialError as refused:
@@ -183,14 +183,14 @@ class TokenIssuer:
             raise TokenIssuanceError(code, f"{code.words}: {refused.why}") from None
 
     def _audience(self, targets: Sequence[str]) -> str:
-        """Return one accepted audience: with several, one recipient could use the token at another."""
+        """Return one accepted audience, because with several audiences one recipient could use the token at another."""
         if not targets:
             return self.audiences[0]
         if len(set(targets)) > 1 or targets[0] not in self.audiences:
             raise TokenIssuanceError(IssuanceRefusal.TARGET)
         return targets[0]
 
-    # ── What it may say ───────────────────────────────────────────────────────────────────────
+    # ── Audience and scopes ───────────────────────────────────────────────────────────────────
 
     def _scopes(
         self,
@@ -218,8 +218,8 @@ class TokenIssuer:
         return tuple(granted), until
 
     def _held(self, asked: TokenExchangeRequest, subject: SubjectToken, actor: AuthenticatedClient) -> tuple[str, ...]:
-        """Return the requested scopes that neither subject nor actor lacks. Tokens of an issuer with `scopes none` lack
-        none."""
+        """Return the requested scopes that both the subject and the actor have. Tokens of an issuer with `scopes none`
+        have every scope."""
         limits = [
             None if who.scopes is None and self._no_scopes(token.issuer) else (who.scopes or ())
             for token, who in ((subject.token, subject.who), *((actor.token,) if actor.token is not None else ()))
@@ -261,7 +261,7 @@ class TokenIssuer:
         scopes: Sequence[str],
         now: int,
     ) -> None:
-        """Check that verifiers will read exactly what was decided, and that no name in the token is revoked."""
+        """Check that verifiers will read exactly what was decided, and that nothing that the token names is revoked."""
         token = self._as_token(claims, b"")
         read = self._who(token)
         said = (read.agent, read.user, read.hops, read.scopes)

@@ -1,4 +1,4 @@
-"""Parses the form of a token request (RFC 8693): bounded, each parameter once."""
+"""Parses the form of a token request (RFC 8693), whose size is limited and whose parameters must not be repeated."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TokenExchangeRequest:
 
 
 def parse_token_exchange(form: Form, *, authorization: bool = False) -> TokenExchangeRequest:
-    """Parse the form. `authorization` is whether the request has that header. Unknown parameters are ignored (RFC 6749,
+    """Parse the form. `authorization`: whether the request has that header. Unknown parameters are ignored (RFC 6749,
     3.2). Raises TokenIssuanceError."""
     for name, values in form.items():
         if len(values) > (MAX_TARGETS if name in REPEATABLE_PARAMETERS else 1):
@@ -85,7 +85,7 @@ KNOWN_PARAMETERS = (
 
 
 def get_single(form: Form, name: str) -> str | None:
-    """Return the value of a parameter; an empty one counts as missing (RFC 6749, 3.2)."""
+    """Return the value of a parameter; an empty parameter is treated as missing (RFC 6749, 3.2)."""
     values = form.get(name, ())
     return values[0] if values and values[0] else None
 
@@ -161,7 +161,8 @@ def parse_object(text: str) -> dict[str, object] | None:
 
 
 def parse_tools(given: object) -> tuple[str, ...] | None:
-    """Parse tool names. Patterns are refused: a name with `*` would match no tool where the client means several."""
+    """Parse tool names. Patterns are refused, because a name with `*` would match no tool although the client means
+    several."""
     if given is None:
         return None
     if not isinstance(given, list) or len(given) > MAX_NAMES or not all(map(is_name, given)):

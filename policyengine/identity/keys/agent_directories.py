@@ -1,6 +1,6 @@
 """Directories of the keys with which agents sign messages, each at an origin that an issuer of the policy names.
 
-They are loaded like keys of issuers: bounded, cached, refreshed, one request at a time.
+They are loaded as keys of issuers are: with limits, cached, refreshed, and one request at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from policyengine.trusted_files import read_trusted
 WELL_KNOWN = "/.well-known/http-message-signatures-directory"
 MEDIA_TYPE = "application/http-message-signatures-directory+json"
 MAX_FILE_BYTES = 1_048_576  # bytes
-DIRECTORY_KEY = "http-signature"  # `alg` of a directory's key: its type determines the algorithm
+DIRECTORY_KEY = "http-signature"  # the `alg` of a directory's key, whose type determines the algorithm
 CACHE_SECONDS = 300  # seconds
 RSA_ALGORITHM = "PS512"  # JOSE name of the only algorithm for RSA message signatures
 _LOG = logging.getLogger("policyengine")
@@ -51,7 +51,7 @@ class DirectoryKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeys:
-    """The issuer's name and its directory by origin, spelled exactly as in `Signature-Agent`."""
+    """The name of each issuer and its directory, by origin, which is spelled exactly as in `Signature-Agent`."""
 
     known: Mapping[str, tuple[str, DirectoryKeys]]
 
@@ -66,7 +66,7 @@ class SignatureAgentKeys:
 
 @dataclass(frozen=True, slots=True)
 class SignatureAgentKeyLoader:
-    """A loader of the keys of a directory. `clock` returns seconds since 1970, as keys have validity times."""
+    """A loader of the keys of a directory. `clock` returns seconds since 1970, because keys have validity times."""
 
     origin: str
     fetcher: Fetcher
@@ -75,7 +75,7 @@ class SignatureAgentKeyLoader:
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
         answer = self.fetcher.get(self.origin + WELL_KNOWN, until)
         if answer.kind != MEDIA_TYPE:
-            raise DocumentError(f"it is not a directory: its content type is not `{MEDIA_TYPE}`")
+            raise DocumentError(f"the answer is not a directory: its content type is not `{MEDIA_TYPE}`")
         return parse_directory(answer.body, self.clock()), answer.fresh
 
 
@@ -87,8 +87,8 @@ def open_agent_directories(
     clock: Callable[[], float] = monotonic,
 ) -> SignatureAgentKeys:
     """Open a directory for each issuer whose `url` is exactly an origin. `files`: files to read instead, by issuer
-    name. `before`: the directories of the previous policies by the same configuration; those of unchanged issuers are
-    kept. Nothing is loaded yet. Raises IdentityConfigError."""
+    name. `before`: the directories that the same configuration opened for the previous policies; those of unchanged
+    issuers are kept. Nothing is loaded yet. Raises IdentityConfigError."""
     by_name = {one.name: one.url for one in issuers if one.url is not None and is_origin(one.url)}
     for name in files.keys() - by_name.keys():
         raise IdentityConfigError(
@@ -132,7 +132,7 @@ def parse_directory(data: bytes, now: float) -> JwkSet:
     DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list) or len(given) > MAX_KEYS:
-        raise DocumentError(f"it is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")
+        raise DocumentError(f"the document is not a directory: `keys` is not a list of at most {MAX_KEYS} keys")
     usable: dict[str, PublicJwk] = {}
     for jwk in given:
         try:
@@ -186,7 +186,7 @@ def read_directory_file(path: Path, now: float) -> JwkSet:
     try:
         data = read_trusted(path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+            raise DocumentError(f"the file is longer than {MAX_FILE_BYTES:,} bytes")
         return parse_directory(data, now)
     except OSError as error:
         why = (error.strerror or str(error)).lower()

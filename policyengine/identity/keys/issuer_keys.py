@@ -1,6 +1,6 @@
-"""Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, rotated immediately.
+"""Loads the keys of issuers over HTTP: found by discovery, cached, refreshed early, and reloaded after a rotation.
 
-A key in the cache is returned without waiting. Otherwise one thread asks the issuer and few wait, until a deadline.
+A key in the cache is returned without waiting. Otherwise one thread asks the issuer, and a few wait until a deadline.
 While the issuer does not answer, cached keys remain valid for a while and unknown keys are refused.
 """
 
@@ -23,10 +23,10 @@ from policyengine.identity.single_flight import Flight, SingleFlight, SingleFlig
 from policyengine.kernel import Issuer
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
-CACHE_RANGE_SECONDS = range(60, 3_601)  # accepted range of `Cache-Control`
-REFRESH_FRACTION = 0.8  # of the cache lifetime; later, keys are refreshed in the background
-UNKNOWN_KEY_INTERVAL_SECONDS = 10  # between requests caused by unknown key ids
-RETRY_INTERVAL_SECONDS = 5  # after a failed request
+CACHE_RANGE_SECONDS = range(60, 3_601)  # seconds: the accepted range of `Cache-Control`
+REFRESH_FRACTION = 0.8  # fraction of the cache lifetime after which keys are refreshed in the background
+UNKNOWN_KEY_INTERVAL_SECONDS = 10  # seconds between requests caused by unknown key ids
+RETRY_INTERVAL_SECONDS = 5  # seconds without a request after a failed one
 BACKWARDS = 60  # seconds that the clock may go back without emptying the cache
 DISCOVERY_CACHE_SECONDS = 3_600.0
 DISCOVERY_PATHS = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
@@ -50,14 +50,14 @@ class JwksCacheEntry:
 
 class JwksLoader(Protocol):
     def __call__(self, until: float) -> tuple[JwkSet, int | None]:
-        """Return the current keys, and for how many seconds they may be cached if the issuer says. Raises FetchError,
-        DocumentError."""
+        """Return the current keys, and for how many seconds they may be cached, if the issuer specifies it. Raises
+        FetchError, DocumentError."""
         ...
 
 
 class RemoteKeySource:
-    """A KeySource that loads keys over HTTP. `cache` and `stale`: seconds to keep keys if the issuer does not say, and
-    how much longer while it does not answer. `timeout`: seconds for loading, and for waiting for it."""
+    """A KeySource that loads keys over HTTP. `cache`: seconds to keep keys if the issuer does not specify it. `stale`:
+    additional seconds while the issuer does not answer. `timeout`: seconds for loading, and for waiting for it."""
 
     def __init__(
         self,
@@ -109,8 +109,9 @@ class RemoteKeySource:
             return held
 
     def _for_unknown(self, held: JwksCacheEntry, now: int) -> JwksCacheEntry:
-        """Return newer keys, because a key id is unknown: those loaded meanwhile, or those of a request, which is made
-        at intervals; callers during it wait for it. Raises CredentialError."""
+        """Return newer keys, because a key id is unknown: keys that have been loaded in the meantime, or keys from a
+        new request. Such requests are made at intervals, and concurrent callers wait for the same one. Raises
+        CredentialError."""
         with self._lock:
             lately = self._unknown is not None and 0 <= now - self._unknown < UNKNOWN_KEY_INTERVAL_SECONDS
             if lately and not self._flights.busy:
@@ -123,7 +124,7 @@ class RemoteKeySource:
     def _failing(self, now: int) -> bool:
         return self._failed is not None and 0 <= now - self._failed < RETRY_INTERVAL_SECONDS
 
-    # ── Asking ────────────────────────────────────────────────────────────────────────────────
+    # ── Requests to the issuer ────────────────────────────────────────────────────────────────
 
     def _renewed(self, now: int) -> JwksCacheEntry:
         """Load the keys, or wait for a load in progress. Raises CredentialError."""
@@ -158,7 +159,7 @@ class RemoteKeySource:
         return self._held
 
 
-# ── Where they are ────────────────────────────────────────────────────────────────────────────
+# ── Locations of keys ─────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ class DiscoveryJwksLoader:
 
 
 def metadata_urls(issuer: str) -> tuple[str, str]:
-    """Return the two metadata URLs: OpenID Connect Discovery appends to the path, RFC 8414 inserts before it."""
+    """Return the two metadata URLs: OpenID Connect Discovery appends to the path of the issuer, and RFC 8414 inserts
+    before it."""
     base = issuer.removesuffix("/")
     scheme, _, rest = base.partition("://")
     host, slash, path = rest.partition("/")
@@ -218,21 +220,21 @@ def jwks_uri(metadata: bytes, issuer: str) -> str:
     """Return `jwks_uri` of the metadata. Raises DocumentError, FetchError."""
     said = parse_document(metadata)
     if said.get("issuer") != issuer:
-        raise DocumentError("its metadata belongs to another issuer: `issuer` must be exactly its URL")
+        raise DocumentError("the metadata belongs to another issuer: `issuer` must be exactly the issuer's URL")
     found = said.get("jwks_uri")
     if not isinstance(found, str):
-        raise DocumentError("its metadata has no `jwks_uri`")
+        raise DocumentError("the metadata has no `jwks_uri`")
     parts = parse_fetch_url(found, plain_http=True)
     if parts.scheme != "https" and url_origin(parts) != url_origin(parse_fetch_url(issuer, plain_http=True)):
-        raise DocumentError("its `jwks_uri` leads to another server, and not over `https://`")
+        raise DocumentError("`jwks_uri` leads to another server, and not over `https://`")
     return found
 
 
-# ── By the configuration ──────────────────────────────────────────────────────────────────────
+# ── Creation from the configuration ───────────────────────────────────────────────────────────
 
 
 class KeySources:
-    """The key sources of issuers, by the configuration. Nothing is loaded before a key is needed. The same object
+    """The key sources of issuers, as the configuration specifies. No key is loaded before it is needed. The same object
     serves new policies, so that keys of unchanged issuers are kept."""
 
     def __init__(self, configuration: IdentityConfig, clock: Callable[[], float] = monotonic) -> None:

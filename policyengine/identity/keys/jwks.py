@@ -1,4 +1,5 @@
-"""Keys that verify signatures: from a JWKS only the public part, and only signature keys that are strong enough."""
+"""Keys that verify signatures. From a JWKS, only public parts are read, and only signature keys that are strong
+enough."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ from policyengine.identity.issuer_documents import DocumentError, parse_document
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MAX_KEYS = 100  # of one issuer
+MAX_KEYS = 100  # maximum number of keys of one issuer
 MAX_FILE_BYTES = 1_048_576  # bytes
-MAX_CANDIDATE_KEYS = 8  # that may verify one token
+MAX_CANDIDATE_KEYS = 8  # maximum number of keys that may verify one token
 MAX_KEY_ID_LENGTH = 512  # characters of a `kid`
 RSA_BITS = range(2_048, 8_193)
 MIN_CURVE_BITS = 256  # bits
-MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the latter in bits (FIPS 186-5)
+MIN_RSA_EXPONENT, MAX_RSA_EXPONENT_BITS = 65_537, 256  # the second in bits (FIPS 186-5)
 SIGNATURE_USES = frozenset({"sig"})
 _LOG = logging.getLogger("policyengine")
 
@@ -62,8 +63,9 @@ class KeySource(Protocol):
 
     def find(self, kid: str | None, alg: str, now: int) -> Sequence[VerifyingKey]:
         """Return the keys that may have signed a token with this header: at least one and at most `MAX_CANDIDATE_KEYS`,
-        all public and fit for `alg`; without `kid`, all of those. `now` is in seconds since 1970. May wait for the
-        issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE, PROVIDER."""
+        all public and suitable for `alg`; without `kid`, all suitable keys. `now` is in seconds since 1970. May wait
+        for the issuer for a bounded time. Raises CredentialError: UNKNOWN_KEY, KEY_ID, WEAK_KEY, WRONG_KEY_USE,
+        PROVIDER."""
         ...
 
 
@@ -77,7 +79,7 @@ class UnusableKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PublicJwk:
-    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set says so."""
+    """A usable public key. `ends`: when it expires, in seconds since 1970, if its set specifies that."""
 
     kid: str | None
     algorithms: tuple[str, ...]
@@ -104,7 +106,9 @@ class JwkSet:
         named = [one for one in self.usable if one.named(kid, now)]
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
-            raise CredentialError(RefusalCode.KEY_ID, "its issuer has too many keys of that id, or it names none")
+            raise CredentialError(
+                RefusalCode.KEY_ID, "too many keys of its issuer match its key id, or it has no key id"
+            )
         if fitting:
             return fitting
         if kid is not None and kid in self.unusable:
@@ -112,7 +116,7 @@ class JwkSet:
         raise CredentialError(RefusalCode.WRONG_KEY_USE if kid is not None and named else RefusalCode.UNKNOWN_KEY)
 
 
-# ── A JWKS ────────────────────────────────────────────────────────────────────────────────────
+# ── Parsing a JWKS ────────────────────────────────────────────────────────────────────────────
 
 
 def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -> JwkSet:
@@ -120,7 +124,7 @@ def parse_jwks(data: bytes, name: str, uses: Collection[str] = SIGNATURE_USES) -
     key has one. Raises DocumentError."""
     given = parse_document(data).get("keys")
     if not isinstance(given, list):
-        raise DocumentError("it is not a JWKS: it has no list `keys`")
+        raise DocumentError("the document is not a JWKS: it has no list `keys`")
     if len(given) > MAX_KEYS:
         raise DocumentError(f"it has more than {MAX_KEYS} keys")
     usable: list[PublicJwk] = []
@@ -144,7 +148,7 @@ def parse_public_jwk(jwk: object, uses: Collection[str] = SIGNATURE_USES) -> Pub
         raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "it is not a JSON object")
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KEY_ID_LENGTH):
-        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is not a text, or is too long")
+        raise UnusableKeyError(RefusalCode.UNKNOWN_KEY, "its `kid` is not a string, or is too long")
     check_use(jwk, uses)
     key = import_public_key(jwk)
     check_strength(key)
@@ -226,8 +230,8 @@ def find_weakness(key: object) -> str | None:
 
 
 def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, ...]:
-    """Return the algorithms that the key verifies: those of its type, or the one that its `alg` names. `EdDSA` is the
-    older name of Ed25519, and each matches the other."""
+    """Return the algorithms that the key verifies: those of its type, or only the one that its `alg` names. `EdDSA` is
+    the older name of Ed25519, and each name matches the other."""
     possible = ALGORITHMS[key.key_type, None if isinstance(key, RSAKey) else key.curve_name]
     own = jwk.get("alg")
     if own is None or (key.key_type == "OKP" and own in possible):
@@ -237,7 +241,7 @@ def key_algorithms(jwk: Mapping[str, object], key: VerifyingKey) -> tuple[str, .
     return (str(own),)
 
 
-# ── A file ────────────────────────────────────────────────────────────────────────────────────
+# ── JWKS files ────────────────────────────────────────────────────────────────────────────────
 
 
 class JwksFile:
@@ -247,7 +251,7 @@ class JwksFile:
     def __init__(self, path: Path, name: str, stale: int, uses: Collection[str] = SIGNATURE_USES) -> None:
         self._path, self._name, self._stale, self._uses = path, name, stale, uses
         self._lock = Lock()
-        self._seen: object = ()  # unlike any file
+        self._seen: object = ()  # differs from the stamp of every file
         self._keys: JwkSet | None = None
         self._wrong_since: int | None = None
 
@@ -260,7 +264,7 @@ class JwksFile:
         """Return the current keys of the file. Raises OSError, DocumentError."""
         data = read_trusted(self._path, MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            raise DocumentError(f"it is longer than {MAX_FILE_BYTES:,} bytes")
+            raise DocumentError(f"the file is longer than {MAX_FILE_BYTES:,} bytes")
         return parse_jwks(data, self._name, self._uses)
 
     def _current(self, now: int) -> JwkSet:

@@ -1,6 +1,6 @@
 """This server's signing keys, with the times at which each is published, signs and is withdrawn.
 
-A new key is published before it signs, so that verifiers know it in time; an old one stays published until the last
+A new key is published before it signs, so that verifiers have it in time; an old one stays published until the last
 token that it signed has expired. The file holds all these times, so that rotation needs no further action.
 """
 
@@ -55,7 +55,8 @@ class TokenSigner(Protocol):
         ...
 
     def at_hand(self, now: int) -> list[dict[str, object]] | None:
-        """Return the same without waiting, or None if a server would have to be asked. Raises IdentityConfigError."""
+        """Return the same keys without waiting, or None if a server would have to be asked. Raises
+        IdentityConfigError."""
         ...
 
 
@@ -141,7 +142,7 @@ def new_key(algorithm: str, now: int, signs_from: int) -> JwtSigningKey:
 
 
 def parse_key_ring(content: bytes, name: str) -> KeyRing:
-    """Parse a key file. Raises IdentityConfigError, whose message contains nothing of the file."""
+    """Parse a key file. Raises IdentityConfigError, whose message contains nothing from the file."""
     try:
         given = json.loads(content)["keys"]
         keys = tuple(map(parse_signing_key, given))
@@ -181,7 +182,7 @@ def rotate_ring(path: Path, algorithm: str | None, now: int, ahead: int, keep: i
 
 
 def drop_unfinished(path: Path) -> None:
-    """Delete temporary files of killed processes, as they contain private keys."""
+    """Delete temporary files of killed processes, because they contain private keys."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
     for file in path.parent.iterdir():
         if left.fullmatch(file.name):
@@ -199,8 +200,8 @@ def read_ring(path: Path) -> KeyRing:
 
 
 def write_ring(path: Path, ring: KeyRing, *, new: bool = False) -> None:
-    """Write the key file atomically. With `new` it must not exist and only its owner may read it; otherwise owner and
-    mode stay the same, as servers may run as another user than the operator. Raises OSError."""
+    """Write the key file atomically. With `new`, the file must not exist yet, and only its owner may read it. Otherwise
+    its owner and mode stay the same, because servers may run as a different user than the operator. Raises OSError."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
@@ -269,7 +270,7 @@ def normalize_number(value: object) -> float:
     return found
 
 
-# ── What people see ───────────────────────────────────────────────────────────────────────────
+# ── Listing ───────────────────────────────────────────────────────────────────────────────────
 
 
 def describe_ring(ring: KeyRing, now: int) -> Sequence[dict[str, object]]:

@@ -21,7 +21,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 PEM, ESCAPED_PEM = "-----BEGIN CERTIFICATE-----", "-----BEGIN%20CERTIFICATE-----"
 MAX_CHAIN_LENGTH = 8
-# One `Key=value` of Envoy's header and its terminator; a value with one of `,;="` is quoted.
+# One `Key=value` pair of Envoy's header and its terminator; a value that contains one of `,;="` is quoted.
 PAIR = re.compile(r"""(?P<key>[A-Za-z]{1,16})=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;]*))(?P<end>[,;]|\Z)""")
 SINGLE_FIELDS = ("Hash", "Cert", "Chain", "Subject")
 HASH = re.compile(r"[0-9a-fA-F]{64}")
@@ -71,18 +71,18 @@ def check_validity(certificate: x509.Certificate, now: int) -> int:
     """Check the validity period. Return its end in seconds since 1970. Raises CredentialError."""
     try:
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    except ValueError:  # as for the year 0, possible in a self-signed certificate
+    except ValueError:  # such as the year 0, which is possible in a self-signed certificate
         raise CredentialError(RefusalCode.CERTIFICATE_TIME) from None
     if not begins <= now <= ends:
         raise CredentialError(RefusalCode.CERTIFICATE_TIME)
     return int(ends)
 
 
-# ── The forms ─────────────────────────────────────────────────────────────────────────────────
+# ── Formats ───────────────────────────────────────────────────────────────────────────────────
 
 
 def parse_byte_sequence(text: str) -> bytes:
-    """Parse a text that is exactly one byte sequence of RFC 9651. Raises CredentialError."""
+    """Parse a string that is exactly one byte sequence of RFC 9651. Raises CredentialError."""
     try:
         if len(text) < 3 or not text.endswith(":"):
             raise ValueError
@@ -102,7 +102,7 @@ def from_der(data: bytes) -> x509.Certificate:
 
 
 def check_single_encoding(found: x509.Certificate) -> x509.Certificate:
-    """Check that the signature has no unused bits: they are not signed, so that one certificate would have two
+    """Check that the signature has no unused bits: such bits are not signed, so that one certificate would have two
     spellings and two hashes. Raises CredentialError."""
     if found.public_bytes(Encoding.DER)[-len(found.signature) - 1] != 0:
         raise CredentialError(RefusalCode.CERTIFICATE)
@@ -149,8 +149,9 @@ def from_envoy(text: str) -> ClientCertificate:
 
 
 def parse_xfcc_pairs(text: str) -> list[tuple[str, str]]:
-    """Parse `Key=value;Key="value"` in order. A comma begins another connection, and is refused: Envoy copies names
-    from the certificate unescaped, so that a name with a comma could forge one. Raises CredentialError."""
+    """Parse `Key=value;Key="value"` in order. A comma begins another connection and is refused, because Envoy copies
+    names from the certificate without escaping them, so that a name with a comma could forge a connection. Raises
+    CredentialError."""
     found: list[tuple[str, str]] = []
     position, end = 0, ";"
     while end == ";":

@@ -1,4 +1,5 @@
-"""Verifies DPoP proofs (RFC 9449): the presenter of a token has the key it is bound to, for this request."""
+"""Verifies DPoP proofs (RFC 9449): for this request, the presenter of a token proves that it has the key that the token
+is bound to."""
 
 from __future__ import annotations
 
@@ -33,18 +34,19 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.stores.credential_marks import CredentialMarks
 
 MAX_PROOF_LENGTH, MAX_HEADER_LENGTH = 8_192, 4_096  # characters
-MAX_CACHED_KEYS = 4_096  # parsed proof headers
-MAX_PROOF_ID_LENGTH = 256  # of `jti`
+MAX_CACHED_KEYS = 4_096  # maximum number of cached proof headers
+MAX_PROOF_ID_LENGTH = 256  # maximum length of `jti`
 PROOF_TYPE = "dpop+jwt"
 HEADER_MEMBERS = frozenset({"typ", "alg", "jwk"})
 NONCE = re.compile(r"[A-Za-z0-9_-]{32}")
-TIME_BYTES, TAG_BYTES = 8, 16  # of a nonce
+TIME_BYTES, TAG_BYTES = 8, 16  # of the parts of a nonce
 
 
 @dataclass(frozen=True, slots=True)
 class DpopNonces:
-    """Nonces for proofs: a time and its HMAC with `key`, so that none is stored. `lifetime` in seconds. Processes of
-    one server share the key; on several machines their clocks may differ by `leeway` seconds."""
+    """Nonces for proofs, each made of a time and its HMAC with `key`, so that no nonce has to be stored. `lifetime` is
+    in seconds. The processes of a server share the key; if they run on several machines, their clocks may differ by
+    `leeway` seconds."""
 
     lifetime: int
     key: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
@@ -102,8 +104,8 @@ class DpopVerifier:
         token: bytes | None = None,
         admit: Callable[[str], None] | None = None,
     ) -> str:
-        """Verify a proof for this request, and that it is used for the first time. Return the thumbprint of its key.
-        `jkt`: the required thumbprint; `token`: SHA-256 of the token that comes with the proof; `admit` may raise
+        """Verify a proof for this request, and check that it is used for the first time. Return the thumbprint of its
+        key. `jkt`: the required thumbprint; `token`: SHA-256 of the token that comes with the proof; `admit` may raise
         before a valid proof is remembered. Raises CredentialError; StoreError if the store cannot say whether the proof
         was used."""
         proof = read_proof(raw)
@@ -125,7 +127,7 @@ class DpopVerifier:
         return proof.jkt
 
     def _check_time(self, claims: Mapping[str, object], now: int) -> int:
-        """Return when the proof was made, after checking that time and its optional `exp`."""
+        """Check when the proof was made and its optional `exp`; return when it was made."""
         issued, ends = parse_numeric_date(claims.get("iat")), claims.get("exp")
         if not now - self.window <= issued <= now + self.leeway or (
             ends is not None and parse_numeric_date(ends) <= now
@@ -134,7 +136,7 @@ class DpopVerifier:
         return issued
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Claims ────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_proof_target(claims: Mapping[str, object], request: ProofContext) -> None:
@@ -164,7 +166,7 @@ def parse_numeric_date(raw: object) -> int:
     return int(raw)
 
 
-# ── Its form ──────────────────────────────────────────────────────────────────────────────────
+# ── Parsing ───────────────────────────────────────────────────────────────────────────────────
 
 
 def read_proof(raw: str) -> DpopProof:
@@ -181,7 +183,7 @@ def read_proof(raw: str) -> DpopProof:
 
 @lru_cache(maxsize=MAX_CACHED_KEYS)
 def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
-    """Return the algorithm, the key and its thumbprint; cached, as a client sends the same header with each proof.
+    """Return the algorithm, the key and its thumbprint; cached, because a client sends the same header with each proof.
     Raises CredentialError."""
     if len(segment) > MAX_HEADER_LENGTH:
         raise CredentialError(RefusalCode.PROOF)
@@ -200,8 +202,8 @@ def parse_proof_header(segment: str) -> tuple[str, VerifyingKey, str]:
 
 
 def parse_proof_key(jwk: object, alg: str) -> VerifyingKey:
-    """Parse the key of a proof: public, strong enough, of this algorithm, without members that could name another key.
-    Raises CredentialError."""
+    """Parse the key of a proof: it must be public, strong enough and suitable for the algorithm, and have no members
+    that could name another key. Raises CredentialError."""
     if not isinstance(jwk, dict):
         raise CredentialError(RefusalCode.PROOF_KEY, "the proof has no key")
     allowed = {"kty", "alg", "use", *PUBLIC_MEMBERS.get(str(jwk.get("kty")), ())}

@@ -25,17 +25,17 @@ from policyengine.runtime.credentials import Credentials
 from policyengine.stores.credential_marks import LINGER_SECONDS, CredentialMarks
 
 KEY_MEMBER, CERTIFICATE_MEMBER = "jkt", "x5t#S256"
-MAX_UNKNOWN_KEY_PROOFS = 100_000  # proofs within the time that each is remembered
+MAX_UNKNOWN_KEY_PROOFS = 100_000  # maximum number of proofs in the time for which each is remembered
 DIGEST = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
 class BindingVerifier:
     """The verifier of a token's binding: if the token names a key (`cnf`), the presenter must prove that key for this
-    request. Without a token (clients of the token endpoint), any proved key is returned."""
+    request. Without a token (for clients of the token endpoint), every proved key is returned."""
 
     proofs: DpopVerifier
-    strangers: MarkQuota  # for proofs without a token, which any client can make
+    strangers: MarkQuota  # for proofs without a token, which every client can make
     hosts: OwnHosts = ANY_HOST
 
     def __call__(
@@ -124,8 +124,9 @@ def presentation_scheme(credentials: Credentials) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TokenlessVerifier:
-    """The verifier of credentials that are not tokens. Those that the client sent come before the certificate of its
-    connection. `api_keys` None: API keys are refused; `signatures` None: message signatures are refused."""
+    """The verifier of credentials that are not tokens. Credentials that the client sent take precedence over the
+    certificate of its connection. `api_keys` None: API keys are refused; `signatures` None: message signatures are
+    refused."""
 
     api_keys: ApiKeys | None
     signatures: MessageSignatureVerifier | None
@@ -154,7 +155,7 @@ class TokenlessVerifier:
         return None
 
 
-# ── By the configuration ──────────────────────────────────────────────────────────────────────
+# ── Creation from the configuration ───────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,8 @@ def create_proof_verifiers(
     before: ProofVerifiers | None = None,
 ) -> ProofVerifiers:
     """Create the verifiers. `issuers`: those of the policy. `nonce_key`: the key of servers that accept each other's
-    nonces; without it, nonces are valid where they were issued. `before`: the verifiers of the previous policies, by
-    the same configuration, whose memory is kept. Raises IdentityConfigError."""
+    nonces; without it, nonces are valid where they were issued. `before`: the verifiers that the same configuration
+    created for the previous policies, whose memory is kept. Raises IdentityConfigError."""
     leeway = to_seconds(configuration.identity.leeway)
     nonces = create_dpop_nonces(configuration, nonce_key) if before is None else before.nonces
     proofs = DpopVerifier(marks, to_seconds(configuration.dpop.window), leeway, nonces)

@@ -1,7 +1,7 @@
 """Verifies requests that an agent signed (RFC 9421, Web Bot Auth): the key is in the directory at the origin in
 `Signature-Agent`, which an issuer of the policy has as its `url`.
 
-The agent is named by the host of that origin, because keys change; each agent needs a directory of its own.
+The agent is named by the host of that origin, because keys change. Therefore each agent needs its own directory.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class SignatureInput:
 
     @property
     def plain(self) -> frozenset[str]:
-        """The components that are covered whole, without parameters."""
+        """The components that are covered as a whole, without parameters."""
         return frozenset(name for name, parameters in self.components if not parameters)
 
     def covers_field(self, name: str) -> bool:
-        """Whether the field is covered, whole or its member that `key` names."""
+        """Whether the field is covered: as a whole, or the member that `key` names."""
         return any(one == name and parameters.keys() <= {"key", "sf"} for one, parameters in self.components)
 
 
@@ -125,7 +125,7 @@ class MessageSignatureVerifier:
             )
 
     def _check_times(self, parameters: Mapping[str, object], now: int) -> int:
-        """Return when the signature expires, by its own `expires` or the window."""
+        """Return when the signature expires, according to its own `expires` or the window."""
         created, expires = parameters.get("created"), parameters.get("expires")
         if type(created) is not int or type(expires) is not int:
             raise CredentialError(RefusalCode.MESSAGE_TIME, "the signature of the message lacks `created` or `expires`")
@@ -135,7 +135,8 @@ class MessageSignatureVerifier:
         return ends
 
     def _check_once(self, parameters: Mapping[str, object], keyid: str, ends: int, now: int) -> bool:
-        """Return whether the signature is known to be unused; it is then marked as used."""
+        """If the signature has a nonce, check that it is unused, mark it as used and return True. If no nonce is needed
+        and none exists, return False."""
         nonce = parameters.get("nonce")
         if nonce is None and not self.settings.nonce:
             return False
@@ -147,7 +148,7 @@ class MessageSignatureVerifier:
         return True
 
 
-# ── What was signed ───────────────────────────────────────────────────────────────────────────
+# ── The signed message ────────────────────────────────────────────────────────────────────────
 
 
 def build_message(credentials: Credentials, request: ProofContext) -> SignedMessage:
@@ -195,7 +196,8 @@ def parse_dictionary(text: str) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
-    """Return the origin in `Signature-Agent`, a text or the covered dictionary member. Raises CredentialError."""
+    """Return the origin in `Signature-Agent`, which is a string or the covered dictionary member. Raises
+    CredentialError."""
     text = message.headers.get("signature-agent")
     if text is None:
         raise CredentialError(RefusalCode.UNKNOWN_ISSUER, "the header `Signature-Agent` is missing")
@@ -216,7 +218,8 @@ def signature_agent(message: SignedMessage, found: SignatureInput) -> str:
 
 
 def has_body(message: SignedMessage, request: ProofContext) -> bool:
-    """Whether the request has a body, or may have one: if neither gateway nor headers say, the method decides."""
+    """Whether the request has a body, or may have one: if neither the gateway nor the headers state it, the method
+    decides."""
     length = message.headers.get("content-length")
     said = request.size not in (None, 0) or (length is not None and length.strip().lstrip("0") != "")
     if said or "transfer-encoding" in message.headers:
@@ -244,7 +247,7 @@ def check_content_digest(message: SignedMessage, request: ProofContext) -> None:
             raise CredentialError(RefusalCode.CONTENT_DIGEST)
 
 
-# ── Whether it holds ──────────────────────────────────────────────────────────────────────────
+# ── Verification ──────────────────────────────────────────────────────────────────────────────
 
 
 class ClockedMessageVerifier(HTTPMessageVerifier):

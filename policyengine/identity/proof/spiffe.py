@@ -32,9 +32,9 @@ from policyengine.trusted_files import read_trusted
 
 MAX_BUNDLE_BYTES = 1_048_576  # bytes
 MAX_AUTHORITIES = 100
-STALE_SECONDS = 3_600  # that authorities remain valid after their file became unreadable
-RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, as bundles change
-MAX_CHAIN_DEPTH = 4  # between the workload's and the bundle's
+STALE_SECONDS = 3_600  # seconds that authorities remain valid after their file became unreadable
+RECHECK_SECONDS = 300  # seconds after which a certificate is verified again, because bundles change
+MAX_CHAIN_DEPTH = 4  # maximum number of certificates between those of the workload and the bundle
 AUTHORITY_EXTENSIONS = ExtensionPolicy.webpki_defaults_ca()
 KEY_TYPES = ((EllipticCurvePublicKey, ECKey), (RSAPublicKey, RSAKey), (Ed25519PublicKey, OKPKey))
 SPKI = PublicFormat.SubjectPublicKeyInfo
@@ -42,7 +42,7 @@ WORKLOAD_EXTENSIONS = ExtensionPolicy.permit_all()  # `check_leaf` restricts the
 _LOG = logging.getLogger("policyengine")
 
 
-# ── Whom a trust domain trusts ────────────────────────────────────────────────────────────────
+# ── Trust domains ─────────────────────────────────────────────────────────────────────────────
 
 
 class TrustBundle:
@@ -112,7 +112,7 @@ def parse_json_bundle(data: bytes) -> list[x509.Certificate]:
 @dataclass(frozen=True, slots=True)
 class TrustedDomain:
     """A trust domain whose workloads are agents of an issuer of the policy. `bundle` is None if the gateway verifies
-    the certificates by its own configuration."""
+    the certificates according to its own configuration."""
 
     issuer: str
     bundle: TrustBundle | None
@@ -132,7 +132,7 @@ def load_trusted_domains(
     return found
 
 
-# ── One certificate ───────────────────────────────────────────────────────────────────────────
+# ── Certificates ──────────────────────────────────────────────────────────────────────────────
 
 
 def verify_svid(
@@ -191,7 +191,7 @@ def check_leaf(leaf: x509.Certificate) -> None:
         raise CredentialError(RefusalCode.CERTIFICATE) from None
     basic = known.get(x509.BasicConstraints.oid)
     if isinstance(basic, x509.BasicConstraints) and basic.ca:
-        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate belongs to an authority")
+        raise CredentialError(RefusalCode.CERTIFICATE, "the client certificate is a certificate of an authority")
     usage = known.get(x509.KeyUsage.oid)
     if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
         raise CredentialError(

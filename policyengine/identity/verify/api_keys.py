@@ -1,6 +1,7 @@
 """Static API keys, as a credential kind that policies can distinguish and refuse.
 
-A line of the file has the owner of a key and its digest: `ISSUER/AGENT: sha256:…`. The keys themselves are not stored.
+Each line of the file has the owner and the digest of a key: `ISSUER/AGENT: sha256:…`. The keys themselves are not
+stored.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from policyengine.identity.verified import UNBOUND, ConfirmedKey, TokenPrincipal
 from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 from policyengine.trusted_files import read_trusted
 
-MIN_KEY_LENGTH = 32  # characters of a key: too many to guess it from its digest
+MIN_KEY_LENGTH = 32  # characters of a key: enough that it cannot be guessed from its digest
 MAX_FILE_BYTES = 16_777_216  # bytes
 RECHECK_SECONDS = 300  # seconds
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -31,9 +32,10 @@ _LOG = logging.getLogger("policyengine")
 
 
 def hash_api_key(key: str) -> str:
-    """Return the digest of a key as in the file of keys: `sha256:…`. Raises ValueError, without the key in it."""
+    """Return the digest of a key as in the file of keys: `sha256:…`. Raises ValueError, whose message does not contain
+    the key."""
     if len(key) < MIN_KEY_LENGTH or not KEY.fullmatch(key):
-        raise ValueError(f"a key has at least {MIN_KEY_LENGTH} visible ASCII characters, generated at random")
+        raise ValueError(f"a key must have at least {MIN_KEY_LENGTH} visible ASCII characters, generated at random")
     return f"sha256:{sha256(key.encode()).hexdigest()}"
 
 

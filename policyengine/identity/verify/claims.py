@@ -25,24 +25,24 @@ def claim_type_error(name: str, wanted: str) -> CredentialError:
 
 
 def text_claim(claims: Claims, name: str) -> str | None:
-    """Return a text, or None if the claim is missing. Raises CredentialError."""
+    """Return a string, or None if the claim is missing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
     if not isinstance(found, str) or not 0 < len(found) <= MAX_TEXT_LENGTH:
-        raise claim_type_error(name, "text")
+        raise claim_type_error(name, "string")
     return found
 
 
 def text_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Return a list of texts, or None if the claim is missing. Raises CredentialError."""
+    """Return a list of strings, or None if the claim is missing. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]
     if not isinstance(found, list | tuple) or len(found) > MAX_LIST_LENGTH:
-        raise claim_type_error(name, "list of texts")
+        raise claim_type_error(name, "list of strings")
     if not all(isinstance(one, str) and 0 < len(one) <= MAX_TEXT_LENGTH for one in found):
-        raise claim_type_error(name, "list of texts")
+        raise claim_type_error(name, "list of strings")
     return tuple(found)
 
 
@@ -69,14 +69,14 @@ def parse_reference(found: object) -> EntityRef | None:
 
 
 def text_or_list_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Return a text, or a non-empty list of texts, as a tuple. Raises CredentialError."""
+    """Return a string, or a non-empty list of strings, as a tuple. Raises CredentialError."""
     found = claims.get(name)
     if name not in claims or isinstance(found, str):
         alone = text_claim(claims, name)
         return None if alone is None else (alone,)
     several = text_list_claim(claims, name)
     if not several:
-        raise claim_type_error(name, "text")
+        raise claim_type_error(name, "string")
     return several
 
 
@@ -102,7 +102,7 @@ def time_claim(claims: Claims, name: str) -> Decimal | int | None:
 
 
 def scope_claim(claims: Claims, name: str) -> tuple[str, ...] | None:
-    """Return the scopes in a text, separated by spaces; an empty text has none. Raises CredentialError."""
+    """Return the scopes in a string, separated by spaces; an empty string has none. Raises CredentialError."""
     if name not in claims:
         return None
     found = claims[name]

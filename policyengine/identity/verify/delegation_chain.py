@@ -1,4 +1,5 @@
-"""Reads who acts for whom from a token: one `TokenPrincipal` for each way to state a chain; contradictions are refused.
+"""Reads who acts for whom from a token: every way to state a chain becomes one `TokenPrincipal`, and contradictions are
+refused.
 
 | in the token | is |
 |---|---|
@@ -38,7 +39,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_ACTORS = 16
 AI_AGENT, PERSON = "ai_agent", "user"
-PERSON_CLAIMS = ("auth_time", "amr")  # they mean that a person signed in
+PERSON_CLAIMS = ("auth_time", "amr")  # claims which mean that a person signed in
 DEFAULT_SETTINGS = IssuerSettings()
 AGENT = "{agent}"  # placeholder in settings
 NO_PROFILE: frozenset[str] = frozenset()
@@ -169,11 +170,12 @@ def create_chain_reader(issuers: Mapping[str, Issuer], configuration: IdentityCo
     return ChainReader(by_url, configuration.issuers, to_seconds(configuration.identity.leeway))
 
 
-# ── Who is who ────────────────────────────────────────────────────────────────────────────────
+# ── Principals ────────────────────────────────────────────────────────────────────────────────
 
 
 def token_client(token: VerifiedToken, agent: str) -> str | None:
-    """Return the client of the token; that of an ID token is its audience. Raises CredentialError if it names two."""
+    """Return the client of the token; the client of an ID token is its audience. Raises CredentialError if the token
+    names two."""
     claims = token.claims
     names = {text_claim(claims, name) for name in (agent, "client_id", "azp") if name in claims}
     if len(names) > 1:

@@ -34,10 +34,10 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_TOKEN_LENGTH = 4_096  # characters
 FORM = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750
-MAX_REQUESTS_AT_ONCE = 8  # to one issuer
+MAX_REQUESTS_AT_ONCE = 8  # maximum number of concurrent requests to one issuer
 NEGATIVE_CACHE_SECONDS = 5  # seconds that a token stays refused
-RETRY_INTERVAL_SECONDS = 2  # after the issuer did not answer
-ASSERTION_SECONDS = 60  # validity of this server's assertions
+RETRY_INTERVAL_SECONDS = 2  # seconds without a request after the issuer did not answer
+ASSERTION_SECONDS = 60  # seconds that this server's assertions are valid
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_CACHED_RESULTS = 20_000
 # Members in which servers state the kind of token, and the values for access tokens.
@@ -59,7 +59,7 @@ class IntrospectionCredentials:
     secret: Callable[[], str] = field(repr=False)
 
     def authenticated(self, form: Mapping[str, str], audience: str, now: int) -> tuple[bytes, dict[str, str]]:
-        """Return the body of a request and its headers. `audience`: the issuer (RFC 7523)."""
+        """Return the body and the headers of a request. `audience`: the issuer (RFC 7523)."""
         match self.method:
             case "client_secret_basic":
                 pair = f"{quote_plus(self.id)}:{quote_plus(self.secret())}"
@@ -85,7 +85,7 @@ def encode_form(form: Mapping[str, str]) -> bytes:
 @lru_cache(maxsize=8)  # the same key for each request, and parsing is slow
 def parse_assertion_key(text: str) -> AssertionKey:
     """Parse a private key that can sign assertions, in PEM or as a JWK. Raises IdentityConfigError, whose message
-    contains nothing of it."""
+    contains nothing from the key."""
     for kind in (ECKey, RSAKey, OKPKey):
         try:
             value = parse_document(text.encode()) if text.lstrip().startswith("{") else text.encode()
@@ -199,7 +199,7 @@ class IssuerIntrospector:
             self._kept[digest] = told
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── The answer ────────────────────────────────────────────────────────────────────────────────
 
 
 def parse_introspection(
@@ -208,7 +208,7 @@ def parse_introspection(
     """Parse an answer. Raises DocumentError if it does not say whether the token is active."""
     active = said.get("active")
     if not isinstance(active, bool):
-        raise DocumentError("its answer does not say whether the token is `active`")
+        raise DocumentError("the answer does not say whether the token is `active`")
     wrong = RefusalCode.INACTIVE if not active else find_refusal(said, endpoint, now)
     if wrong is not None:
         return IntrospectionResult(wrong, now + NEGATIVE_CACHE_SECONDS)
@@ -240,13 +240,13 @@ def find_refusal(said: Mapping[str, object], endpoint: IntrospectionEndpoint, no
         return RefusalCode.NOT_YET
     if issued is not None and issued > now + endpoint.leeway:
         return RefusalCode.ISSUED_LATER
-    # Without `aud`, the token may be meant for any other service of the same issuer.
+    # Without `aud`, the token may be meant for another service of the same issuer.
     return RefusalCode.MISSING_CLAIM if endpoint.audience is not None and "aud" not in said else None
 
 
 def is_access_token(said: Mapping[str, object]) -> bool:
-    """Whether the answer, by any member that states the kind, describes an access token: refresh tokens are active,
-    too."""
+    """Whether the answer describes an access token, according to every member that states the kind: refresh tokens are
+    also active."""
     given = [said[name] for name in TOKEN_KIND_MEMBERS if name in said]
     return all(isinstance(one, str) and one.lower() in ACCESS_TOKEN_KINDS for one in given)
 
@@ -255,12 +255,12 @@ def includes_audience(said: object, audience: str) -> bool:
     return audience in said if isinstance(said, list) else said == audience
 
 
-# ── All of them ───────────────────────────────────────────────────────────────────────────────
+# ── All issuers ───────────────────────────────────────────────────────────────────────────────
 
 
 class IntrospectionRouter:
-    """The router of a token to one issuer, as tokens are secret from other issuers: the one with the longest matching
-    `prefix`. Raises IdentityConfigError if two have the same prefix."""
+    """Routes each token to only one issuer, because tokens are secret from other issuers: to the one with the longest
+    matching `prefix`. Raises IdentityConfigError if two have the same prefix."""
 
     def __init__(self, endpoints: Sequence[IntrospectionEndpoint], clock: Callable[[], float] = monotonic) -> None:
         by_prefix: dict[str, IssuerIntrospector] = {}

@@ -24,14 +24,15 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 MAX_TOKEN_LENGTH = 16_384  # characters
 MAX_NAME_LENGTH = 256
-MAX_CACHED_HEADER_LENGTH, MAX_CACHED_HEADERS = 512, 1_000  # characters of a cached header, and their number
+# Maximum characters of a cached header, and maximum number of cached headers.
+MAX_CACHED_HEADER_LENGTH, MAX_CACHED_HEADERS = 512, 1_000
 # Key ids as servers write them: thumbprints, UUIDs, ARNs, DIDs. They are only names, so paths and URLs are refused.
 KID = re.compile(r"[A-Za-z0-9_~+=@#-][A-Za-z0-9._~+=@:/#-]{0,255}")
 WITHIN_PATHS = ("..", "//")
 # Digests in plain base64, as in key ids of Cognito; no meaningful text has this form.
 DIGEST = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
 DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-# Maps base64url to base64, and any other byte to an invalid digit.
+# Maps base64url to base64, and every other byte to an invalid digit.
 PLAIN = bytes({**dict.fromkeys(range(256), ord("!")), **{one: one for one in DIGITS}, 0x2D: 0x2B, 0x5F: 0x2F}.values())
 # By the number of extra digits: the last digits without unused bits; a single extra digit is invalid.
 LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
@@ -106,7 +107,8 @@ def decode_segment(segment: str) -> bytes:
 
 @lru_cache(MAX_CACHED_HEADERS)
 def parse_header(segment: str) -> tuple[Mapping[str, object], str, str | None, str | None]:
-    """Return the header, its `alg`, `kid` and `typ`; cached, as an issuer's headers repeat. Raises CredentialError."""
+    """Return the header, its `alg`, `kid` and `typ`; cached, because the headers of one issuer repeat. Raises
+    CredentialError."""
     header = parse_strict_object(decode_segment(segment))
     names = header.keys()
     if names & DEMANDS:
@@ -137,7 +139,7 @@ def parse_key_id(header: Mapping[str, object]) -> str | None:
 
 
 def parse_type(header: Mapping[str, object]) -> str | None:
-    """Return `typ` in lower case without `application/`, which RFC 7515 allows to omit."""
+    """Return `typ` in lower case without `application/`, which may be omitted (RFC 7515)."""
     if "typ" not in header:
         return None
     found = header["typ"]
@@ -150,12 +152,12 @@ def normalize_type(text: str) -> str:
     return text.lower().removeprefix(PRESENTATION)
 
 
-# ── Verified ──────────────────────────────────────────────────────────────────────────────────
+# ── Verification ──────────────────────────────────────────────────────────────────────────────
 
 
 def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[str]) -> None:
-    """Verify the signature by one of these keys with exactly the token's algorithm, if the issuer may use it. Raises
-    CredentialError."""
+    """Verify the signature with one of these keys and exactly the token's algorithm, if the issuer may use that
+    algorithm. Raises CredentialError."""
     if jws.alg not in allowed:
         raise CredentialError(RefusalCode.ALGORITHM)
     fitting = [key for key in keys if supports_algorithm(key, jws.alg)]

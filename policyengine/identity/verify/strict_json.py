@@ -1,4 +1,4 @@
-"""Parses untrusted JSON unambiguously: no duplicate member, no invalid number, bounded depth."""
+"""Parses untrusted JSON unambiguously: duplicate members, invalid numbers and deep nesting are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.runtime.values import DECIMAL_CONTEXT
 
 MAX_DEPTH = 24  # so that a claim fits into facts
 MAX_DIGITS = DECIMAL_CONTEXT.prec  # digits of a number; more cannot be exact
-MAX_FRACTION_LENGTH = 3 * MAX_DIGITS  # of a fraction
+MAX_FRACTION_LENGTH = 3 * MAX_DIGITS  # maximum length of a fraction
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # unterminated ones match to the end: linear time
 BRACKETS = re.compile(r"[\[\]{}]")
 LONE = re.compile(r"[\ud800-\udfff]")

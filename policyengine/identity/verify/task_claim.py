@@ -1,6 +1,6 @@
 """Reads the task that an agent was started for, the claim `task`: `{id, tools, entities, issued_at, opened_by}`.
 
-`entities` are `{type, id}`, as references are in every question.
+`entities` are `{type, id}`, as references in questions are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MEMBERS = frozenset({"id", "tools", "entities", "issued_at", "opened_by"})
 
 
 def parse_task_claim(claims: Claims) -> dict[str, object] | None:
-    """Return the facts of `task`. A task with unknown members is refused, as they could restrict it further. Raises
-    CredentialError."""
+    """Return the facts of `task`. A task with unknown members is refused, because they could restrict it further.
+    Raises CredentialError."""
     task = object_claim(claims, "task")
     if task is None:
         return None
@@ -44,5 +44,5 @@ def reference_to_dict(entity: EntityRef) -> dict[str, str]:
 
 
 def task_opener_claim(claims: Claims) -> str | None:
-    """Return the agent that opened the task, as `issuer/agent`, if the issuer states it. Raises CredentialError."""
+    """Return the agent that opened the task, as `issuer/agent`, if the issuer names it. Raises CredentialError."""
     return text_claim(object_claim(claims, "task") or {}, "opened_by")

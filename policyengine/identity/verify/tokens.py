@@ -17,7 +17,7 @@ from policyengine.runtime.credential_errors import CredentialError, RefusalCode
 
 SPIFFE = "spiffe://"
 ACCESS, TRANSACTION, ID_JAG, ID_TOKEN = "at+jwt", "txntoken+jwt", "oauth-id-jag+jwt", "id_token"
-KINDS: Mapping[str, str] = {TRANSACTION: "txn_token", ID_JAG: "id_jag"}  # by type; others are `jwt`
+KINDS: Mapping[str, str] = {TRANSACTION: "txn_token", ID_JAG: "id_jag"}  # kinds by type; other types are `jwt`
 WORKLOAD_TYPES = frozenset({"jwt", "jose"})
 # Claims that only ID tokens have, and values by which servers that use one `typ` for several kinds state the kind.
 ID_TOKEN_CLAIMS = ("nonce", "at_hash", "c_hash", "s_hash")
@@ -90,8 +90,8 @@ class TokenVerifier:
         return replace(self, issuers=known)
 
     def authentic(self, raw: str, now: int) -> VerifiedToken:
-        """Verify only that the issuer signed the token, or reports it as active: any kind, any audience, expired or
-        not. Use up nothing. Raises CredentialError."""
+        """Verify only that the issuer signed the token, or reports it as active, whatever its kind, audience and
+        expiry. Use up nothing. Raises CredentialError."""
         if not is_signed(raw):
             return self.verify(raw, now)
         jws = read_jws(raw)
@@ -162,11 +162,11 @@ def trusted_issuers(
     }
 
 
-# ── Whose it is, and what ─────────────────────────────────────────────────────────────────────
+# ── Issuer and kind ───────────────────────────────────────────────────────────────────────────
 
 
 def unverified_issuer(claims: Claims) -> str:
-    """Return the issuer that the unverified token names; that of a workload without `iss` is its trust domain. Raises
+    """Return the issuer that the unverified token names; for a workload without `iss`, that is its trust domain. Raises
     CredentialError."""
     issuer = text_claim(claims, "iss")
     if issuer is not None:
@@ -183,7 +183,7 @@ def is_signed(raw: str) -> bool:
 
 
 def build_signed_token(raw: str, jws: Jws, kind: str, issuer: str, now: int) -> VerifiedToken:
-    """Build a token whose signature alone is verified."""
+    """Build a token of which only the signature is verified."""
     digest, signed = sha256(raw.encode("ascii")).digest(), sha256(jws.signed).digest()
     return VerifiedToken(kind, issuer, jws.claims, jws.header, digest, now, signed=signed)
 
@@ -220,7 +220,7 @@ def is_id_token(claims: Claims, type_: str) -> bool:
     return type_ != ACCESS and any(name in claims for name in ID_TOKEN_CLAIMS)
 
 
-# ── What it says ──────────────────────────────────────────────────────────────────────────────
+# ── Claims ────────────────────────────────────────────────────────────────────────────────────
 
 
 def check_required(claims: Claims, kind: str) -> None:

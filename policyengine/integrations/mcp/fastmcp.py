@@ -1,7 +1,6 @@
 """Middleware for FastMCP servers: `FastMCP("billing", middleware=[PolicyMiddleware(engine, server="billing")])`.
 
-It does the same as `mcp.sdk`, with the hooks and errors of FastMCP: a denied call is a tool error, which a model can
-read.
+It works as `mcp.sdk` does, with the hooks and errors of FastMCP: a denied call is a tool error, which a model can read.
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class PolicyMiddleware(Middleware):
         self._identify = identify or by_token(get_issuers(decides))
         self._passing = UNDECIDED_METHODS | frozenset(also)
 
-    # ── What every request meets first ────────────────────────────────────────────────────────
+    # ── Checks of every request ───────────────────────────────────────────────────────────────
 
     async def on_notification(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         return await call_next(context) if (context.method or "").startswith(NOTIFICATIONS) else None

@@ -50,7 +50,7 @@ Outgoing: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
 Incoming: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Streams: TypeAlias = AbstractAsyncContextManager[tuple[Any, Any]]
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-IDLE_SECONDS = 30 * 60.0  # until an idle session ends
+IDLE_SECONDS = 30 * 60.0  # seconds until an idle session ends
 CONNECT_SECONDS = 5.0  # seconds
 _LOG = logging.getLogger("policyengine")
 
@@ -110,7 +110,7 @@ class McpGateway:
     upstream: McpUpstream
 
     async def session(self, client: MessageReader, to_client: MessageWriter) -> None:
-        """Serve one client until it disconnects. The upstream is started at its first message."""
+        """Serve one client until it disconnects. The upstream is started when the client sends its first message."""
         first = await receive_first_message(client)
         if first is None:
             return
@@ -201,9 +201,9 @@ def describe_error(error: BaseException) -> str:
 
 class SessionEndpoint:
     """An ASGI endpoint: each client has a session with its own upstream. The number of sessions is bounded; when the
-    limit is reached, the owner with most sessions loses one.
+    limit is reached, the owner with the most sessions loses one.
 
-    Requests whose `Host` or `Origin` is foreign to `hosts` are refused before the session lookup.
+    Requests whose `Host` or `Origin` is not among `hosts` are refused before the session lookup.
     """
 
     def __init__(self, gateway: McpGateway, hosts: AllowedHosts) -> None:

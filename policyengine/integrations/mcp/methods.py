@@ -23,8 +23,8 @@ UNDECIDED_METHODS = frozenset({"initialize", "ping", "server/discover", "resourc
 URI_METHODS = frozenset({"resources/read", "resources/subscribe"})
 DECIDED_METHODS = frozenset({"tools/call", "resources/read", "resources/subscribe", "prompts/get"})
 NOTIFICATIONS = "notifications/"
-PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # facts that arguments may still supply
-# FastMCP also resolves tools by a second name, made of a hash and the first; a rule about the first would miss it.
+PENDING = re.compile(r"`(?!request\.)[^`]*` is unknown: pending\b")  # facts that the arguments may still supply
+# FastMCP also resolves tools by a second name, a hash followed by the first name; a rule about the first would miss it.
 SECOND_NAME = re.compile(r"__[0-9a-f]{8,}_.", re.DOTALL)
 ALIAS_MESSAGE = "call the tool by its listed name"
 ITEMS_PER_TURN = 16  # items checked before other tasks run
@@ -88,7 +88,7 @@ def endpoint_facts(method: str, params: Mapping[str, Any], server: str, facts: F
                 **action_facts("read", "mcp_resource", canonical_resource_id(params.get("uri")), server, facts),
             }
         case _:
-            raise ValueError(f"`{method}` is not a decided method")
+            raise ValueError(f"`{method}` is not a method that policies decide")
 
 
 def get_arguments(params: Mapping[str, Any]) -> object:
@@ -116,7 +116,7 @@ def canonical_resource_id(uri: object, *, is_template: bool = False) -> str | In
 
 
 def refuse_alias(method: str, params: Mapping[str, Any]) -> Decision | None:
-    """Return the denial of a name or URI that the server reads as another one, or None."""
+    """Return the denial of a name or URI that the server would read as a different one, or None."""
     name, uri = params.get("name"), canonical_resource_id(params.get("uri")) if method in URI_METHODS else None
     if method == "tools/call" and isinstance(name, str) and SECOND_NAME.match(name):
         return make_denial(ALIAS_MESSAGE, Gate.DEFAULT)
@@ -168,18 +168,19 @@ async def evaluate_item(
 
 
 def might_pass(decision: Decision) -> bool:
-    """Whether the decision is no deny, or a deny whose every reason names a pending fact that arguments may supply."""
+    """Whether the decision is not a deny, or is a deny of which every reason names a pending fact that the arguments
+    may supply."""
     if decision.outcome is not Outcome.DENY:
         return True
     denies = [one for one in decision.reasons if one.outcome is Outcome.DENY]
     return bool(denies) and all(PENDING.search(one.message) for one in denies)
 
 
-# ── What asks for several things at once ──────────────────────────────────────────────────────
+# ── Requests for several entities ─────────────────────────────────────────────────────────────
 
 
 def completion_target(params: Mapping[str, Any]) -> tuple[McpListMethod, object] | None:
-    """Return the entity that `completion/complete` wants suggestions for, or None if it is of no known kind."""
+    """Return the entity that `completion/complete` wants suggestions for, or None if its kind is unknown."""
     match params.get("ref"):
         case {"type": "ref/prompt", "name": name}:
             return LIST_METHODS["prompts/list"], name

@@ -1,4 +1,4 @@
-"""Relays one session between a client and an upstream server: messages that the policy allows are passed on."""
+"""Relays one session between a client and an upstream server, passing on the messages that the policy allows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MessageWriter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelayRequest:
-    """A request as the middleware sees it. `request` is the HTTP request that it came with, if any."""
+    """A request as the middleware sees it. `request` is the HTTP request that carried it, if there is one."""
 
     method: str
     params: Mapping[str, Any] | None
@@ -147,7 +147,7 @@ class Relay:
             notify_started(task_status)
 
     async def _forwarded(self, request: JSONRPCRequest, task_status: TaskStatus[None]) -> dict[str, Any]:
-        """Return the upstream's answer. Raises MCPError, the upstream's or for a missing answer, and
+        """Return the upstream's answer. Raises MCPError if the upstream answers with an error or not at all, and
         RequestDroppedError."""
         if request.id in self._waiting:
             raise MCPError(INVALID_REQUEST, "another request in progress has this id")
@@ -181,7 +181,7 @@ class Relay:
                 raise MCPError(INTERNAL_ERROR, f"the upstream server did not answer within {self._limit:g} seconds")
 
     async def _up(self, message: Any) -> None:
-        """Send a message upstream, without any header or token of the client."""
+        """Send a message upstream, without headers or tokens of the client."""
         headers = {} if self._version is None else {"mcp-protocol-version": self._version}
         try:
             await self._to_upstream.send(SessionMessage(message, ClientMessageMetadata(headers=headers)))

@@ -162,7 +162,7 @@ class PolicyMiddleware:
         result = await call_next(ctx)
         items = result.get(listing.items) if isinstance(result, dict) else None
         if not isinstance(result, dict) or not isinstance(items, list):
-            raise MCPError(INTERNAL_ERROR, "the list of the server is malformed, and not returned")
+            raise MCPError(INTERNAL_ERROR, "the server's list is malformed and is not returned")
         names = [one.get(listing.name) if isinstance(one, dict) else None for one in items]
         seen = await filter_visible(self._decides, listing, items, names, self._server, facts)
         if items and not seen:
@@ -171,7 +171,7 @@ class PolicyMiddleware:
         return {**result, listing.items: seen, **private}
 
     async def _warn(self, listing: McpListMethod, name: object, facts: Facts) -> None:
-        """Warn once about an empty list: usually the agent or the server has another name in the policy."""
+        """Warn once about an empty list: usually the agent or the server has a different name in the policy."""
         if self._warned or not isinstance(name, str):
             return
         self._warned = True
@@ -179,7 +179,7 @@ class PolicyMiddleware:
         agent = facts.get("agent")
         who = agent.get("id") if isinstance(agent, Mapping) else None
         _LOG.warning(
-            "agent %s sees none of the %s of server %s: the first, %s, is %s",
+            "agent %s sees none of the %s of server %s: the decision on the first, %s, is %s",
             format_value(who), listing.items, format_value(self._server), format_value(name), why,
         )  # fmt: skip
 
@@ -218,7 +218,7 @@ class PolicyMiddleware:
 
 
 def denial_error(decision: Decision) -> MCPError:
-    """Return the error of a denied request: the message for people, and data for programs, like the binding of an
+    """Return the error of a denied request: the message for people, and data for programs, such as the binding of an
     approval."""
     return MCPError(ERROR_CODES[decision.outcome], format_denial(decision), denial_data(decision))
 

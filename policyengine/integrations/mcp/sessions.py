@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 MAX_SESSIONS = 100
-LINE_SECONDS = 10.0  # between two log lines
+LINE_SECONDS = 10.0  # seconds between two log lines
 Owner: TypeAlias = tuple[str, ...]
 NOBODY: Owner = ("nobody",)
 _LOG = logging.getLogger("policyengine")
@@ -31,7 +31,7 @@ class McpSession:
 
 
 class SessionTable:
-    """At most `most` sessions; one more ends the longest idle session of an owner."""
+    """At most `most` sessions; a further session ends the longest idle session of an owner."""
 
     def __init__(self, most: int = MAX_SESSIONS, clock: Callable[[], float] = monotonic) -> None:
         self._most, self._clock = most, clock
@@ -60,7 +60,7 @@ class SessionTable:
     def replaceable(self) -> str | None:
         """Return the session to end so that another may begin, or None if there is room.
 
-        It belongs to the owner with most sessions: the longest idle one, or the oldest if none is idle.
+        It belongs to the owner with the most sessions: the longest idle one, or the oldest if none is idle.
         """
         if len(self._open) < self._most:
             return None

@@ -1,4 +1,5 @@
-"""Raw MCP messages: finds the parts of a request that are ambiguous, before a parser chose one of two values.
+"""Raw MCP messages: finds the parts of a request that are ambiguous, in the text from before a parser chose one of two
+values.
 
 Nothing here depends on an SDK.
 """
@@ -71,7 +72,7 @@ def parse_message(raw: Raw, decoder: json.JSONDecoder) -> Mapping[str, object]:
 
 
 def drop_ambiguous_arguments(params: Params, tree: Mapping[str, object]) -> Params:
-    """Replace ambiguous arguments by unknown values, if the tree has these parameters."""
+    """Replace ambiguous arguments with unknown values, if the tree has these parameters."""
     inner = get_part(tree, "params")
     check_unambiguous(tree, MESSAGE_MEMBERS)
     check_unambiguous(inner, PARAMS_MEMBERS)
@@ -95,7 +96,7 @@ def get_part(outer: object, name: str) -> object:
 
 
 def overlay_unknown(parsed: object, raw: object) -> object:
-    """Return the parsed value with the ambiguous parts of the raw one unknown."""
+    """Return the parsed value, in which the parts that are ambiguous in the raw value are unknown."""
     match parsed, raw:
         case _, Invalid():
             return raw

@@ -1,7 +1,7 @@
-"""Canonical URIs of MCP resources, in the one spelling that policies compare, or malformed.
+"""Canonical URIs of MCP resources, in the one spelling that policies compare.
 
-Servers' templates decode what they capture: `notes://%73ecret/x` is the note `x` of the box `secret`. So the URI is
-decoded once here, too, and a URI that two servers could read differently is malformed, as with paths.
+The templates of servers decode what they capture: `notes://%73ecret/x` is the note `x` of the box `secret`. Therefore
+the URI is also decoded once here, and a URI that two servers could read differently is malformed, as with paths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from policyengine.runtime.paths import (
 )
 
 URI: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>//)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
-# Escapes of letters, digits and `-._~`, which serve only to make two parsers disagree.
+# Escapes of letters, digits and `-._~`, whose only effect is that two parsers disagree.
 NEEDLESS_ESCAPE: Final = re.compile(r"%(?:2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
 EXPRESSION: Final = re.compile(r"(\{[^{}]*\})")
 # Schemes whose hosts are usually normalized to lower case, without the default port.

@@ -1,6 +1,6 @@
 """Envoy's `ext_authz` over gRPC: one message holds the request and the peer of the connection.
 
-Each worker answers in its own threads, next to the event loop; the workers share the port.
+Each worker answers in its own threads, beside the event loop; the workers share the port.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from policyengine.server.listeners import ServeError, port_listener
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineProvider
 
-MAX_THREADS = 40  # more than the number that may wait for issuers
+MAX_THREADS = 40  # more than the number of threads that may wait for issuers
 MAX_STREAMS = 1_000  # concurrent calls of one connection; Envoy has one connection per thread
-GRPC_PERMISSION_DENIED = 7  # a status of gRPC; the HTTP status for the client is in the response
+GRPC_PERMISSION_DENIED = 7  # a gRPC status; the HTTP status for the client is in the response
 LOG_HEADERS = ("x-decision-id", "x-decision", WOULD_BE_HEADER)
 UPSTREAM_HEADERS = (*OWN_HEADERS, "x-decision-id", WOULD_BE_HEADER)
-PEER_CERTIFICATE_HEADER = "client-cert"  # header for the certificate that Envoy itself has verified
+PEER_CERTIFICATE_HEADER = "client-cert"  # the header for the certificate that Envoy itself has verified
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -137,7 +137,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
             if engine.identity is not None:
                 seen = (
                     PEER_CERTIFICATE_HEADER if attributes.source.certificate else None
-                )  # without the chain that leads to its issuer
+                )  # the certificate without the chain that leads to its issuer
                 named = self.door.names.client_certificate
                 told_by = named if named in given else seen
                 question = add_credentials(question, target, given, own=True, certificate=told_by, content=content)
@@ -152,7 +152,7 @@ def peer_address(context: Any) -> str:
 
 
 def find_trace(metadata: Any, headers: Sequence[tuple[str, bytes]]) -> TraceContext | None:
-    """Return the trace of Envoy's call, or else that of the request."""
+    """Return the trace of Envoy's call or, if it has none, that of the request."""
     for pairs in (metadata, headers):
         parents, states = (header_values(pairs, name) for name in ("traceparent", "tracestate"))
         if parents:
@@ -171,7 +171,7 @@ def trace_metadata(trace: TraceContext) -> HeaderPairs:
 
 def request_headers(http: Any) -> Sequence[tuple[str, bytes]]:
     """Return the headers as received if Envoy has `encode_raw_headers`. Otherwise Envoy joins repeated headers with
-    commas and replaces each byte that is not UTF-8 with `!`: such a value is treated as unreadable."""
+    commas and replaces each byte that is not UTF-8 with `!`: such values are treated as unreadable."""
     raw = [(one.key, one.raw_value or one.value.encode()) for one in http.header_map.headers]
     return raw or [(name, value.encode().replace(b"!", b"\xff")) for name, value in http.headers.items()]
 

@@ -28,7 +28,8 @@ from policyengine.server.telemetry.metered_engine import EngineProvider
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthAdapter:
-    """The forward-auth adapter. It ignores the query of its own URL, where Caddy appends what its client sent."""
+    """The forward-auth adapter. It ignores the query of its own URL, because Caddy appends the query that its client
+    sent."""
 
     reloading: EngineProvider
     names: GatewayHeaders

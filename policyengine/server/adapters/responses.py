@@ -27,7 +27,7 @@ HeaderPairs = tuple[tuple[str, str], ...]
 WOULD_BE_HEADER = "x-would-be"  # for the operator; gateways do not send it to clients
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 SAFE_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
-MAX_PROBLEM_BYTES = 2_048  # bytes that fit into a header of a gateway
+MAX_PROBLEM_BYTES = 2_048  # maximum bytes in a header of a gateway
 MAX_DETAIL_LENGTH = 512
 OUTCOME_TITLES = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
 
@@ -41,7 +41,8 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend. An invalid question, or one that is refused because too many wait, becomes a problem."""
+    """Decide and spend. The answer to an invalid question, or to one that is refused because too many wait, is a
+    problem."""
     try:
         asked = Question.of(question)
         if is_large(question):
@@ -109,7 +110,7 @@ def http_status(decision: Decision) -> int:
 
 
 def identity_headers(decision: Decision) -> HeaderPairs:
-    """Return both headers always, so that no value of the client takes their place."""
+    """Return both headers, even if they are empty, so that no value from the client takes their place."""
     principal = decision.principal
     return tuple(zip(OWN_HEADERS, map(escape_header, (principal.agent, principal.user)), strict=True))
 
@@ -123,7 +124,7 @@ def escape_header(name: str | None) -> str:
 
 
 def problem_document(decision: Decision, status: int) -> dict[str, object]:
-    """Return RFC 9457 problem details with what the client may know, which excludes the location of rules."""
+    """Return RFC 9457 problem details with only what the client may know, which excludes the location of rules."""
     first = decision.reasons[0].message if decision.reasons else "not allowed"
     return {
         "type": "about:blank",

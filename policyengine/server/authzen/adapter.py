@@ -1,7 +1,8 @@
 """The OpenID AuthZEN Authorization API 1.0: parse its bodies, ask the engine, and build its answers.
 
 An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
-settings say so for the caller. An allow that would have to spend, but was not asked to, becomes a denial.
+settings say so for the caller. An allow that would have to spend, although the question does not permit it, becomes a
+denial.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ EVALUATION, EVALUATIONS, SEARCH = f"{PREFIX}/evaluation", f"{PREFIX}/evaluations
 LANGUAGE = "en"
 REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
-HISTORY = "history"  # the rule of a consume obligation
+HISTORY = "history"  # the rule name of a consume obligation
 
 
 # ── Bodies ────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +125,9 @@ def parse_evaluation_items(raw: object) -> tuple[object, ...]:
         case None:
             return ()
         case list() if len(raw) > MAX_BATCH_ITEMS:
-            raise RequestError("evaluations", f"there are at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}")
+            raise RequestError(
+                "evaluations", f"a question may have at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}"
+            )
         case list():
             return tuple(raw)
         case _:
@@ -132,7 +135,8 @@ def parse_evaluation_items(raw: object) -> tuple[object, ...]:
 
 
 def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-    """Parse an evaluation, which spends if `consumes`, unless it says otherwise. Raises RequestError."""
+    """Parse an evaluation, which spends if `consumes` is true, unless the evaluation specifies otherwise. Raises
+    RequestError."""
     try:
         clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
     except decode.DecodeError as error:
@@ -167,7 +171,7 @@ class TranslatorCache:
 
 @dataclass(frozen=True, slots=True)
 class AuthzenAdapter:
-    """Asks one engine with the maps of its policy. `consume`: names of the callers whose questions spend unless they
+    """Asks one engine, with the maps of its policy. `consume`: names of the callers whose questions spend unless they
     say otherwise, or `*` for every caller."""
 
     engine: Engine | MeteredEngine
@@ -181,7 +185,7 @@ class AuthzenAdapter:
 
     @property
     def consumes(self) -> bool:
-        """Whether questions of the current caller spend unless they say otherwise."""
+        """Whether questions of the current caller spend, unless they specify otherwise."""
         caller = current_caller()
         named = caller.startswith(NAMED_CALLER_PREFIX) and caller.removeprefix(NAMED_CALLER_PREFIX) in self.consume
         return named or EVERY_CALLER in self.consume
@@ -218,7 +222,7 @@ class AuthzenAdapter:
         return json_response({"evaluations": answers})
 
     def item(self, asked: AuthzenRequest, raw: object, place: str, once: IdempotencyKey | None) -> JsonObject:
-        """Answer one item; an invalid one is denied and does not affect the others."""
+        """Answer one item; an invalid item is denied and does not affect the others."""
         try:
             if not isinstance(raw, dict):
                 raise wrong_type_error(raw, place, "an object")
@@ -248,8 +252,8 @@ class AuthzenAdapter:
         return AuthzenResult(decision, code, words)
 
     def unspent(self, decision: Decision, words: str) -> AuthzenResult:
-        """Turn an allow into a denial if the question does not say whether it spends: limits would silently not count
-        it."""
+        """Turn an allow into a denial if the question does not say whether it spends, because limits would silently not
+        count it."""
         rule = next(one.rule for one in decision.obligations if one.kind == CONSUME)
         why = f"the answer would spend (`{rule}`), but the question does not say whether it may: "
         why += "send `context.consume`, or ask the operator for `[authzen] consume`"
@@ -277,7 +281,7 @@ class AuthzenAdapter:
 
 
 def is_unspent(decision: Decision) -> bool:
-    """Return whether the decision allows without having spent what it requires."""
+    """Return whether the decision is an allow that has not spent what it requires."""
     return decision.allowed and any(one.kind == CONSUME for one in decision.obligations)
 
 

@@ -38,7 +38,7 @@ class AuthzenContext(BaseModel):
     """Facts about the circumstances, and the options that this server supports."""
 
     consume: Annotated[
-        bool | None, Field(description="true: charge the rates, budgets and approvals that the answer depends on")
+        bool | None, Field(description="whether to charge the rates, budgets and approvals that the answer depends on")
     ] = None
     agent: Annotated[str | None, Field(description="the agent that acts for the subject")] = None
     supported_obligations: list[str] | None = None
@@ -65,7 +65,7 @@ class AuthzenOptions(BaseModel):
 
 
 class AuthzenEvaluations(AuthzenItem):
-    """The members next to `evaluations` are defaults for its items; without items they are the question."""
+    """The members beside `evaluations` are defaults for its items; without items, they are the question itself."""
 
     evaluations: Annotated[list[AuthzenItem] | None, Field(max_length=MAX_BATCH_ITEMS)] = None
     options: AuthzenOptions | None = None
@@ -85,8 +85,10 @@ class AuthzenReason(BaseModel):
     reason_user: dict[str, str] | None = None
     reason_admin: dict[str, str] | None = None
     obligations: list[AuthzenObligation] | None = None
-    would_be: Annotated[str | None, Field(description="in observe mode: the outcome without it")] = None
-    evaluation_id: Annotated[str | None, Field(description="id of a decision that spent, for `/events`")] = None
+    would_be: Annotated[str | None, Field(description="in observe mode, the outcome without it")] = None
+    evaluation_id: Annotated[
+        str | None, Field(description="id of a decision that spent, to report its outcome at `/events`")
+    ] = None
     error: Annotated[JsonObject | None, Field(description="why this item is invalid")] = None
 
 

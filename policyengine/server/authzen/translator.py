@@ -1,6 +1,6 @@
 """Translation of AuthZEN evaluations to questions, by the policy's `map authzen { … }` and by defaults without one.
 
-What a caller says about itself or the resource is not trusted, unless the policy says so.
+What a caller states about itself or the resource is not trusted, unless the policy permits it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class UnmappedError(Exception):
     """An evaluation that has no translation, and is therefore denied."""
 
 
-# ── The question of AuthZEN ───────────────────────────────────────────────────────────────────
+# ── AuthZEN evaluations ───────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class EvaluationAction:
 class AccessEvaluation:
     """One evaluation with checked structure; unknown members are left out.
 
-    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. Neither:
-    the caller did not say, and no setting says it for that caller.
+    `spends`: an allow spends what it requires. `peeks`: the caller asked for an answer that spends nothing. If neither
+    is true, neither the caller nor a setting for that caller specifies it.
     """
 
     subject: EvaluationEntity
@@ -82,8 +82,8 @@ class AccessEvaluation:
         """Read an evaluation from a decoded tree; `place` is its location in the body. `consumes` is the default for
         spending.
 
-        A question that carries an approval always spends, because an approval counts once. Raises RequestError with the
-        member.
+        A question that carries an approval always spends, because an approval can be used only once. Raises
+        RequestError with the member.
         """
         action = required_object(raw, "action", place)
         context = get_object(raw.get("context"), f"{place}context") or {}
@@ -147,13 +147,13 @@ def value_at(found: object, steps: list[str]) -> object:
     return found
 
 
-# ── What it asks here ─────────────────────────────────────────────────────────────────────────
+# ── Translation ───────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class QuestionTranslator:
-    """Translates by the maps and the issuers of one policy. An item of a kind in the policy disables the defaults of
-    that kind."""
+    """Translates evaluations with the maps and the issuers of one policy. If the policy has an item of a kind, the
+    defaults of that kind are disabled."""
 
     kernel: k.Kernel
 
@@ -193,10 +193,10 @@ class QuestionTranslator:
         rows = self.rows(asked, facts, endpoint)
         return {**given, "entities": rows} if rows else given
 
-    # ── Who asks ──────────────────────────────────────────────────────────────────────────────
+    # ── Subject and agents ────────────────────────────────────────────────────────────────────
 
     def who(self, asked: AccessEvaluation) -> JsonObject:
-        """Return the subject, and the agents that act for it; a subject of an unknown type yields no caller."""
+        """Return the subject and the agents that act for it; for a subject of an unknown type, return no caller."""
         subject, known = asked.subject, self.becomes(asked.subject)
         if known is None:
             return {}
@@ -235,10 +235,11 @@ class QuestionTranslator:
         ]
         return {"agent": presenter, **({"chain": {"hops": hops}} if hops else {})}
 
-    # ── What for ──────────────────────────────────────────────────────────────────────────────
+    # ── Endpoint ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """Return the map of the action on this resource type, or else on any. Raises UnmappedError."""
+        """Return the map of the action on this resource type or, if there is none, on every type. Raises
+        UnmappedError."""
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))
         if found is None and self.actions:
@@ -314,7 +315,7 @@ def actor_chain(act: object) -> Iterator[Mapping[str, object]]:
         act = act.get("act")
 
 
-# ── Pieces of the question ────────────────────────────────────────────────────────────────────
+# ── Parts of the question ─────────────────────────────────────────────────────────────────────
 
 
 def http_question(method: str, path: str, asked: AccessEvaluation) -> JsonObject:
@@ -351,7 +352,8 @@ def request_options(asked: AccessEvaluation) -> JsonObject:
 
 
 def path_segment(segment: k.MapSegment, asked: AccessEvaluation) -> str:
-    """Return an escaped segment. A value that cannot be one segment makes the path malformed, and thus denied."""
+    """Return an escaped segment. A value that cannot be one segment makes the path malformed, so that the request is
+    denied."""
     if segment.source is None:
         return quote(segment.text, safe="")
     value = asked.at(segment.source)

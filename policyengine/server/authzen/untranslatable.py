@@ -1,5 +1,5 @@
-"""AuthZEN evaluations that cannot be translated: they are counted, and logged for the operator, whose map may lack
-them."""
+"""AuthZEN evaluations that cannot be translated: they are counted, and logged for the operator, in whose map they may
+be missing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The acceptor of one listener in one worker: it accepts within bounds, prefers less busy workers, and loses no
-connection when it closes.
+"""The acceptor of one listener in one worker: it accepts connections within bounds, leaves them to less busy workers,
+and loses none when it closes.
 
 A listener that closes resets the connections in its queue. A stop therefore first makes the kernel drop new connection
-attempts: such a client tries again a second later, and is refused. Everything that is queued by then is accepted.
+attempts: such a client tries again a second later and is then refused. Every connection that is already queued is
+accepted.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.listeners import MAX_LISTEN_QUEUE, ServeError, remove_socket
 from policyengine.server.workers.board import WorkerBoard
 
-MAX_ACCEPTS_PER_TURN = 16  # connections per turn, so that open ones are served in between
+MAX_ACCEPTS_PER_TURN = 16  # connections per turn, so that open connections are served in between
 DEFER_SECONDS = 0.005  # seconds that a worker leaves a new connection to a less busy one
 RETRY_SECONDS = 0.05  # seconds before retrying when no file can be opened
 OUT_OF_FILES_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-SO_ATTACH_FILTER = 26  # of Linux, on all platforms of Python except Alpha, MIPS, PA-RISC and SPARC
-# Drop segments that have SYN set, pass all others. In classic BPF: code, jump if true, if false, operand.
+SO_ATTACH_FILTER = 26  # value on Linux, on all platforms of Python except Alpha, MIPS, PA-RISC and SPARC
+# Drop segments that have SYN set, and pass all others. In classic BPF: code, jump if true, if false, operand.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
@@ -70,7 +71,7 @@ class Acceptor:
         self._later = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        """Accept now, because the less busy worker did not."""
+        """Accept now, because the less busy worker has not accepted the connection."""
         self._later = None
         self._loop.add_reader(self._listener, self._come)
         self._accept(MAX_ACCEPTS_PER_TURN)
@@ -111,7 +112,8 @@ class Acceptor:
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 
     def refuse(self) -> None:
-        """Let no new connection into the queue, for all that share the listener; queued ones are still accepted."""
+        """Admit no new connection to the queue, for all workers that share the listener; queued connections are still
+        accepted."""
         if self._path is not None and self._made is not None:
             with suppress(ServeError):  # the supervisor tries again
                 remove_socket(self._path, self._made)

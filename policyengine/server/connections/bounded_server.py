@@ -33,7 +33,7 @@ except ImportError:  # httptools is not installed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICKS_PER_SECOND = 10
-ALONE_SECONDS = 1.0  # seconds after which a stopping worker assumes that the other workers go on
+ALONE_SECONDS = 1.0  # seconds after which a stopping worker assumes that the other workers continue
 POLL_SECONDS = 0.05  # seconds between two checks for open connections
 FLUSH_SECONDS = 0.2  # seconds for sending the last answers
 ProtocolFactory: TypeAlias = Callable[[], asyncio.Protocol]
@@ -123,7 +123,7 @@ class BoundedServer(uvicorn.Server):
         return bool(self.table.many or self.server_state.tasks)
 
     async def give_up(self) -> None:
-        """Abort unfinished requests without an answer; finished answers have a moment to be sent."""
+        """Abort unfinished requests without an answer; finished answers get a moment to be sent."""
         if not self.is_at_work:
             return
         if not self.force_exit:

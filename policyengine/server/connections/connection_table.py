@@ -1,4 +1,4 @@
-"""The connections of one worker: bounded in total and per address, and closed when they are too slow.
+"""The connections of one worker: bounded in total and per address, and closed if they are too slow.
 
 Only connections that wait for their client are evicted: a complete request always gets its answer. Time comes from a
 clock that the event loop updates several times per second, so that serving a connection costs no timers.
@@ -50,10 +50,10 @@ EXPLANATIONS = {
     CloseReason.HEAD: "did not send the head of a request in time",
     CloseReason.REQUEST: "did not send the rest of a request in time",
     CloseReason.ANSWER: "did not read an answer in time",
-    CloseReason.ADDRESS: "were too many of one address without a whole request",
+    CloseReason.ADDRESS: "had sent no complete request, and their address had too many of these",
     CloseReason.ALL: "made room for others",
-    CloseReason.MEMORY: "held more bytes than there is room for",
-    CloseReason.REFUSED: "found no room, because all connections were busy",
+    CloseReason.MEMORY: "held more bytes than the server has room for",
+    CloseReason.REFUSED: "were refused, because all other connections were busy",
 }
 
 
@@ -61,7 +61,7 @@ class ClientConnection(Protocol):
     """A connection as the table sees it.
 
     `began` is the start of the last request or of its stage, `spare` whether the connection is beyond the bound,
-    `has_unread_bytes` whether bytes have arrived that are not read yet.
+    `has_unread_bytes` whether bytes have arrived that have not been read yet.
     """
 
     began: float
@@ -85,12 +85,12 @@ class ClientConnection(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Close the connection once everything that has arrived is answered."""
+        """Close the connection once every request that has arrived is answered."""
         ...
 
 
 class ConnectionTable:
-    """The table of open connections. `connections` are those that have a protocol."""
+    """The table of open connections. `connections` holds those that have a protocol."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class ConnectionTable:
         self._board, self._tally, self._clock = board, tally, clock
         self.now = clock()
         self.connections: set[ClientConnection] = set()
-        self.draining = False  # every answer closes its connection
+        self.draining = False  # whether every answer closes its connection
         self._expected = 0
         self._unproved: dict[str, dict[ClientConnection, None]] = {}  # by address, oldest first
         self.held = 0  # bytes of requests without an answer, and of answers that were not read
@@ -113,14 +113,14 @@ class ConnectionTable:
         self._closed: Counter[tuple[CloseReason, str]] = Counter()
         self._throttle = LogThrottle.every(clock=lambda: self.now)
 
-    # ── Who is here ───────────────────────────────────────────────────────────────────────────
+    # ── Open connections ──────────────────────────────────────────────────────────────────────
 
     @property
     def many(self) -> int:
         return len(self.connections) + self._expected
 
     def admit(self) -> bool:
-        """Return whether one more connection may be accepted, after evicting others for it."""
+        """Return whether one more connection may be accepted, after evicting others if necessary."""
         if self.many >= self.bounds.connections:
             self.make_room(self.many - self.bounds.connections + 1)
         return self.many < self.bounds.connections + SPARE_CONNECTIONS
@@ -167,8 +167,8 @@ class ConnectionTable:
         self._board.load(self.many)
 
     def _replaceable(self, many: int) -> Iterator[ClientConnection]:
-        """Yield connections that are not answering, of the address that has most of them: idle ones first, then the
-        oldest."""
+        """Yield connections that are not answering a request, from the address that has the most of them: idle ones
+        first, then the oldest."""
         by_address: dict[str, list[ClientConnection]] = {}
         for connection in self.connections:
             if connection.stage is not ConnectionStage.BUSY:
@@ -177,7 +177,7 @@ class ConnectionTable:
         most.sort(key=lambda one: (one.stage is not ConnectionStage.IDLE, one.began))
         yield from most[: many + len(self.connections) // 64]
 
-    # ── What they hold ────────────────────────────────────────────────────────────────────────
+    # ── Memory ────────────────────────────────────────────────────────────────────────────────
 
     def hold(self, connection: ClientConnection, size: int) -> bool:
         """Set the number of bytes that a connection holds; return whether there is room, after closing waiting
@@ -205,8 +205,9 @@ class ConnectionTable:
         return self.held <= most and self._held_by[address] <= most / 2
 
     def _free(self, address: str) -> None:
-        """Close the largest connections that wait for their client: of this address if it holds more than half of the
-        memory, else of the address that holds most. It frees an eighth more than needed, because the search takes time.
+        """Close the largest connections that wait for their client: those of this address if it holds more than half of
+        the memory, otherwise those of the address that holds the most. Free an eighth more than needed, because the
+        search takes time.
         """
         if self._held_by[address] <= self.limits.memory / 2:
             address = self._held_by.most_common(1)[0][0]
@@ -216,7 +217,7 @@ class ConnectionTable:
                 return
             self.close(connection, CloseReason.MEMORY)
 
-    # ── Who takes too long ────────────────────────────────────────────────────────────────────
+    # ── Timeouts ──────────────────────────────────────────────────────────────────────────────
 
     def tick(self) -> float:
         """Update the clock, and return the time."""
@@ -258,7 +259,7 @@ class ConnectionTable:
         address, most = addresses.most_common(1)[0]
         why = ", ".join(f"{count:,} {EXPLANATIONS[reason]}" for reason, count in many.items())
         _LOG.warning(
-            "connections were closed: %s; most, %d, of %s", why, most, address,
+            "connections were closed: %s; most, %d, from %s", why, most, address,
             extra={"event": "connections_closed", "reasons": {one.value: count for one, count in many.items()}},
         )  # fmt: skip
         self._closed.clear()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 with h11: if httptools is not installed, and for connections whose client offered an upgrade."""
+"""HTTP/1.1 with h11: used if httptools is not installed, and for connections whose client offered an upgrade."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""HTTP/1.1 with llhttp: faster than uvicorn's protocol, and with three gaps closed.
+"""HTTP/1.1 with llhttp: faster than uvicorn's protocol, and without three of its gaps.
 
-llhttp refuses every request whose end two servers could see at different places. It does not limit the size of a head
+llhttp refuses every request whose end two servers could find at different places. It does not limit the size of a head
 or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
 the next request. It is faster because uvicorn creates a task for each request, whereas a simple question that has
 arrived completely is answered here without one.
@@ -24,9 +24,9 @@ from policyengine.server.connections.http_connection import NO_ROOM_DETAIL, Http
 from policyengine.server.content_negotiation import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 64 * 1024
-FIELD_OVERHEAD_BYTES = 4  # bytes around a name and its value
+FIELD_OVERHEAD_BYTES = 4  # bytes of a header line in addition to its name and value
 VERSIONS = ("1.1", "1.0")
-MAX_PIPELINED_REQUESTS = 128  # requests that wait for earlier answers
+MAX_PIPELINED_REQUESTS = 128  # maximum number of requests that wait for earlier answers
 PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may ask for
 OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
@@ -102,12 +102,12 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.closing = True
         self.logger.warning("Invalid HTTP request received.")
         if not self.in_body and self.waits_for_answer:
-            self.cycle.keep_alive = False  # a 400 now would take the place of an earlier answer
+            self.cycle.keep_alive = False  # a 400 sent now would take the place of an earlier answer
             return
         self.in_body = True
         self.send_400_response("Invalid HTTP request received.")
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def receiving(self) -> bool:
@@ -133,7 +133,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.closing = self.passing = True
         super().linger()
 
-    # ── A request ─────────────────────────────────────────────────────────────────────────────
+    # ── Requests ──────────────────────────────────────────────────────────────────────────────
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header. Trailers are dropped. Raises ValueError, which refuses the request."""
@@ -213,7 +213,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start the exchange only when its body has arrived or is late; uvicorn calls this after the head."""
+        """Start the exchange only once its body has arrived or is late; uvicorn calls this method after the head."""
         if self.starting:
             self.begun = (cycle, app)
         else:
@@ -238,7 +238,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.wire.close()
 
     def answer_now(self) -> None:
-        """Answer the exchange without a task if it waits for nothing; otherwise leave it to one."""
+        """Answer the exchange without a task if it waits for nothing; otherwise leave it to a task."""
         cycle = self.cycle
         if self.begun is None or self.now is None or self.flow.write_paused or cycle.waiting_for_100_continue:
             return
@@ -274,7 +274,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     def go_on_without_upgrade(self, rest: bytes) -> None:
         """Continue with the h11 parser and without the `Upgrade` header, which some clients send with every request."""
         if self.waits_for_answer:
-            # It would be answered before earlier requests: these are answered, and the connection closes.
+            # This request would be answered before earlier ones. So only those are answered, and the connection closes.
             self.closing = True
             self.cycle.keep_alive = False
             return

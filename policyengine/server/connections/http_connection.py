@@ -22,7 +22,8 @@ LINGER_BYTES = 16 * 1024 * 1024
 EVICTION_REASONS = (CloseReason.ADDRESS, CloseReason.ALL, CloseReason.MEMORY)
 TIMEOUT_RESPONSE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 NO_ROOM_DETAIL = (
-    b"the server needed the connection for other clients"  # the connection was evicted before its request was complete
+    # The connection was evicted before its request had arrived completely.
+    b"the server needed the connection for other clients"
 )
 
 
@@ -53,9 +54,9 @@ class LingeringTransport:
 class HttpConnection(asyncio.Protocol):
     """A mixin for a protocol of uvicorn, before it in the bases.
 
-    `wire` is the real transport. `began` is the start of the stage, `_idle` when the connection was first seen idle
-    after that, `_unread` since when the client has not read. `lingered` counts the bytes that arrived after the
-    connection ended, and is None before.
+    `wire` is the real transport. `began` is the start of the stage, `_idle` the time when the connection was first
+    found idle after that, and `_unread` the time since which the client has not read. `lingered` counts the bytes that
+    arrived after the connection ended, and is None before.
     """
 
     wire: asyncio.Transport
@@ -90,7 +91,7 @@ class HttpConnection(asyncio.Protocol):
         self.table.leave(self)
         super().connection_lost(exc)
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def receiving(self) -> bool:
@@ -113,7 +114,7 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.loop.call_soon(self.account)  # not during a write, which it may end
+        self.loop.call_soon(self.account)  # not during a write, because this may end the connection
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -158,10 +159,11 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.wire.close()
 
-    # ── The end ───────────────────────────────────────────────────────────────────────────────
+    # ── Closing ───────────────────────────────────────────────────────────────────────────────
 
     def end(self) -> None:
-        """Close, after a client that still sends had time to read its answer. The second call closes immediately."""
+        """Close, after giving a client that is still sending time to read its answer. The second call closes
+        immediately."""
         if self.lingered is None and self.receiving and not self.wire.is_closing() and self.wire.can_write_eof():
             self.linger()
         else:
@@ -173,7 +175,7 @@ class HttpConnection(asyncio.Protocol):
         self.wire.resume_reading()
 
     def passed_over(self, data: bytes) -> bool:
-        """Return whether these bytes came after the end of the connection, and drop them."""
+        """Return whether these bytes arrived after the end of the connection, so that the caller must drop them."""
         if self.lingered is None:
             return False
         self.lingered += len(data)
@@ -183,7 +185,8 @@ class HttpConnection(asyncio.Protocol):
 
 
 def peer_address(peer: object) -> str:
-    """Return the address of a client; for IPv6 its /64 network, because a host can choose any address in it."""
+    """Return the address of a client; for IPv6 its /64 network, because a host can choose any address in that
+    network."""
     if not isinstance(peer, tuple):
         return "socket"
     address = ip_address(str(peer[0]).partition("%")[0])

@@ -1,7 +1,7 @@
 """Limits of connections: how many per worker, how many per address before their first request, and the time for each
 step.
 
-The first request must have arrived completely for a connection to count as proved.
+A connection is proved once its first request has arrived completely.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from policyengine.server.listeners import ServeError
 
 MAX_CONNECTIONS = 4_096  # per worker, if it may open as many files
 UNKNOWN_FILES = 256  # if the system does not report the limit
-RESERVED_FILES = 64  # at least, or an eighth of all: for logs, stores, issuers, and connections about to be evicted
+# Minimum reserve, or an eighth of all: for logs, stores, issuers, and connections about to be evicted.
+RESERVED_FILES = 64
 MIN_UNPROVED_CONNECTIONS = 16
 HEAD_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
@@ -25,12 +26,13 @@ IDLE_SECONDS = 75.0  # longer than nginx keeps a connection, so that nginx close
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """`connections` is the bound of one worker, `unproved` that of one address; None derives them from the open file
-    limit."""
+    """`connections` is the maximum per worker, and `unproved` the maximum per address before a first request; None
+    derives them from the open file limit."""
 
     connections: int | None = None
     unproved: int | None = None
-    head: float = HEAD_SECONDS  # seconds from the connection, or the first byte of a request, to the end of the head
+    # Seconds from the start of the connection, or from the first byte of a request, to the end of the head.
+    head: float = HEAD_SECONDS
     request: float = REQUEST_SECONDS  # seconds for the rest of a request, and for reading an answer
     idle: float = IDLE_SECONDS  # seconds between two requests
     memory: int = MAX_BUFFERED_BYTES

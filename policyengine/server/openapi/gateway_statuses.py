@@ -48,11 +48,11 @@ FORWARDED_HEADERS: list[JsonObject] = [
     request_header("x-forwarded-method", "The method of the request.", "GET", required=True),
     request_header(
         "x-forwarded-uri",
-        "Its path and query, as the server behind the gateway receives them.",
+        "The path and query of the request, as the server behind the gateway receives them.",
         "/v1/invoices/42",
         True,
     ),
-    request_header("x-forwarded-host", "Its host.", "api.acme.example"),
+    request_header("x-forwarded-host", "The host of the request.", "api.acme.example"),
     *FACT_HEADERS,
 ]
 PATH = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}, "example": "v1/invoices/42"}
@@ -60,15 +60,15 @@ EXT_AUTHZ: list[JsonObject] = [PATH, *FACT_HEADERS]
 
 DECISION_HEADERS = {
     **response_header("X-Decision-Id", "The id of the decision.", "01M874BN1FBKKCX6K4X7XFQD60"),
-    **response_header("X-Decision", "Its outcome: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
-    **response_header("X-Would-Be", "The outcome without `serve --observe`. Not for the client.", "deny"),
+    **response_header("X-Decision", "The outcome of the decision: `allow`, `confirm`, `throttle` or `deny`.", "allow"),
+    **response_header("X-Would-Be", "The outcome without `serve --observe`. It is not for the client.", "deny"),
     **limit_headers(),
 }
 IDENTITY_HEADERS = {
     **response_header(
         "X-Auth-Subject", "The agent, for the server behind the gateway; empty if there is none.", "invoice-bot"
     ),
-    **response_header("X-Auth-User", "The user that it acts for; empty if there is none.", "alice"),
+    **response_header("X-Auth-User", "The user that the agent acts for; empty if there is none.", "alice"),
 }
 NGINX_HEADERS = {
     **response_header("X-Status", "The status that the client should get.", "429"),

@@ -1,4 +1,4 @@
-"""The OpenAPI document as one HTML page, without scripts or resources of other servers."""
+"""The OpenAPI document as one HTML page, without scripts, and without resources from other servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-
 
 @dataclass(frozen=True, slots=True)
 class OperationPage:
-    """One operation for people: `commands` are examples to try, by name."""
+    """One operation for the page: `commands` holds examples to try, by name."""
 
     method: str
     path: str

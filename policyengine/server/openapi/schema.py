@@ -1,4 +1,4 @@
-"""The models of bodies, for OpenAPI only: `Request` parses bodies, these models validate none."""
+"""The models of bodies, for OpenAPI only: `Request` parses bodies; these models validate nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REQUEST_DOCS = {
 
 
 def json_type(type_: Type | None) -> Any:
-    """Return the Python type that documents a fact in JSON; None is an object with any members."""
+    """Return the Python type that documents a fact in JSON; None documents an object with arbitrary members."""
     match type_:
         case None:
             return JsonObject
@@ -103,23 +103,24 @@ class Digests(StrictModel):
 
 class Credentials(StrictModel):
     """The credentials that the request carried, each as in its header, if the server verifies them (`serve
-    --identity`): the verified facts replace the claimed ones. A certificate is that of the connection, as the caller
-    vouches. `method` and `url` belong to the request that carried the credentials, if that is not `request`."""
+    --identity`): the verified facts replace the claimed ones. The caller vouches that a certificate is that of the
+    connection. `method` and `url` belong to the request that carried the credentials, if that is not `request`."""
 
     authorization: Annotated[str | None, Field(description="`Bearer …` or `DPoP …`")] = None
     dpop: Annotated[str | None, Field(description="DPoP proof (RFC 9449)")] = None
     txn_token: str | None = None
     api_key: str | None = None
     client_certificate: Annotated[
-        str | None, Field(description="as `Client-Cert` (RFC 9440), `X-Forwarded-Client-Cert` of Envoy, or PEM")
+        str | None,
+        Field(description="the value of `Client-Cert` (RFC 9440) or of Envoy's `X-Forwarded-Client-Cert`, or PEM"),
     ] = None
     attestation: str | None = None
-    signature: Annotated[str | None, Field(description="message signature (RFC 9421), with the next two members")] = (
-        None
-    )
+    signature: Annotated[
+        str | None, Field(description="message signature (RFC 9421); the next two members belong to it")
+    ] = None
     signature_input: str | None = None
     signature_agent: str | None = None
-    content_digest: Annotated[str | None, Field(description="of RFC 9530")] = None
+    content_digest: Annotated[str | None, Field(description="digest of the body (RFC 9530)")] = None
     method: str | None = None
     url: Annotated[str | None, Field(description="the absolute URL, with its query as sent")] = None
     digests: Digests | None = None
@@ -146,7 +147,9 @@ class Entity(StrictModel):
     id: str
     attributes: JsonObject | None = None
     in_: Annotated[list[EntityName] | None, Field(alias="in")] = None
-    partial: Annotated[bool | None, Field(description="attributes and groups that it lacks are unknown")] = None
+    partial: Annotated[
+        bool | None, Field(description="whether attributes and groups that the entity lacks are unknown")
+    ] = None
 
 
 class Options(StrictModel):
@@ -187,7 +190,7 @@ class Event(StrictModel):
     status: int | None = None
     latency_ms: float | None = None
     output: JsonObject | None = None
-    refund: Annotated[bool, Field(description="refund what it added to budgets")] = False
+    refund: Annotated[bool, Field(description="whether to refund what the request added to budgets")] = False
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
@@ -255,11 +258,11 @@ class Decision(BaseModel):
     rates: Annotated[list[RateState], StructSchema(list[RateState])]
     obligations: Annotated[list[Obligation], StructSchema(list[Obligation])]
     unknown: Annotated[list[UnknownFact], StructSchema(list[UnknownFact])]
-    explanation: Annotated[Walk | None, Field(description="with `options.explain`")] = None
+    explanation: Annotated[Walk | None, Field(description="present with `options.explain`")] = None
 
 
 class Item(Decision):
-    """An item of a batch; `error` is the reason why an invalid one is denied."""
+    """An item of a batch; `error` is the reason why an invalid item is denied."""
 
     error: Problem | None = None
 
@@ -296,7 +299,7 @@ class Reloads(BaseModel):
 
 
 class Observing(BaseModel):
-    """Observe mode: what passes although policies would stop it, and until when."""
+    """Observe mode: which requests pass although policies would stop them, and until when."""
 
     until: str
     packages: list[str] | None = None
@@ -308,9 +311,11 @@ class Readiness(BaseModel):
     revision: str
     packages: list[str]
     reloads: Reloads
-    observing: Annotated[Observing | None, Field(description="with `serve --observe`, while it lasts")] = None
+    observing: Annotated[
+        Observing | None, Field(description="present with `serve --observe`, until observe mode ends")
+    ] = None
     clock_skew_ms: Annotated[
-        int | None, Field(description="by how much the clock of the store is ahead, if it has its own")
+        int | None, Field(description="how far the clock of the store is ahead, if the store has its own clock")
     ] = None
 
 

@@ -63,7 +63,9 @@ def answer_statuses(model: type[BaseModel], example: JsonObject, headers: JsonOb
     }
 
 
-FOREIGN_RESPONSE = problem_response("The `Host` is not a name of this server, or a page of another site asks.")
+FOREIGN_RESPONSE = problem_response(
+    "The `Host` is not a name of this server, or a page of another site sent the request."
+)
 KEY_STATUSES: Statuses = {
     409: problem_response("A question with this key is being decided: retry.", headers=RETRY_AFTER_HEADER),
     422: problem_response("The key was used for another question."),
@@ -74,7 +76,7 @@ EVALUATED: Statuses = answer_statuses(schema.Decision, CONFIRM, limit_headers())
 DECIDED_MANY: Statuses = answer_statuses(schema.Decisions, {"decisions": [CONFIRM]}) | KEY_STATUSES
 EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
 REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
-    404: problem_response("Nothing waits for the outcome of this decision."),
+    404: problem_response("No rule waits for the outcome of this decision."),
     409: problem_response("The outcome is already reported: `code` is `outcome_reported`."),
     503: problem_response("The store does not answer, or too many requests wait (`code` is `busy`): report it again."),
 }

@@ -35,7 +35,7 @@ from policyengine.server.socket.frames import (
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 LOGGER = logging.getLogger("policyengine")
-MAX_INLINE_QUESTIONS = 16  # questions of a list; on the slow path each takes milliseconds
+MAX_INLINE_QUESTIONS = 16  # questions in a list; on the slow path each takes milliseconds
 DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 
 
@@ -72,14 +72,15 @@ def answer_frame(
 
 
 def takes_long(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether other requests should not wait for it; the engine reports that itself for one simple question."""
+    """Return whether the question may take so long that other requests should not wait for it; for one simple question,
+    the engine itself reports that."""
     if isinstance(asked.question, list) and len(asked.question) > MAX_INLINE_QUESTIONS:
         return True
     return not is_simple_decide(asked) and has_long_question(engine, asked)
 
 
 def has_long_question(engine: EngineInterface, asked: QuestionFrame) -> bool:
-    """Return whether one of its questions may take long."""
+    """Return whether one of the questions may take long."""
     several = asked.question if isinstance(asked.question, list) else [asked.question]
     return engine.forecast.has_loops and any(
         isinstance(one, dict) and engine.forecast.takes_long(one) for one in several
@@ -96,7 +97,7 @@ def awaits_issuer(engine: EngineInterface, asked: QuestionFrame) -> bool:
 def answer_content_in_turn(
     engine: EngineInterface, asked: QuestionFrame, gateway: str, *, is_long: bool
 ) -> tuple[Raw | list[Raw] | dict[str, object], int]:
-    """Answer in a pool thread. Long work waits for its turn, item by item for a list.
+    """Answer in a pool thread. Long work waits for its turn; for a list, item by item.
 
     Raises the errors of `answer_content`, and WorkRefusedError.
     """
@@ -149,7 +150,7 @@ def answer_content(
     if asked.kind == "report":
         return record_outcome(engine, parse_report(asked.question)), 1
     if asked.kind not in ("decide", "evaluate"):
-        raise RequestError("", "the kind of a frame is `decide`, `evaluate` or `report`")
+        raise RequestError("", "the kind of a frame must be `decide`, `evaluate` or `report`")
     decide = engine.decide if asked.kind == "decide" else engine.evaluate
     quickly = partial(decide_simple if asked.plain else decide_general, engine, decide)
     once = build_key(asked.key, gateway, asked.sent) if asked.sent else None
@@ -158,7 +159,7 @@ def answer_content(
             return Raw(engine.decide(asked.question, without_waiting=True).to_msgpack()), 1
         return (quickly(asked.question) if once is None else decide_general(engine, decide, asked.question, once)), 1
     if not isinstance(asked.question, list):
-        raise RequestError("", "a question is a map, or a list of maps")
+        raise RequestError("", "a question must be a map or a list of maps")
     items = parse_items(asked.question)
     if engine.state.is_shared and asked.kind == "decide" and asked.plain and all(map(is_simple_question, items)):
         return decide_list_together(engine, items, first), len(items)
@@ -210,7 +211,7 @@ def decide_simple(engine: EngineInterface, decide: DecideFunction, question: dic
 def decide_general(
     engine: EngineInterface, decide: DecideFunction, question: object, once: IdempotencyKey | None = None
 ) -> Raw:
-    """Decide any decoded value, which may ask for an explanation.
+    """Decide a decoded value of any form, which may request an explanation.
 
     Raises RequestError, IdempotencyKeyError.
     """

@@ -1,8 +1,8 @@
 """The MessagePack frames of the socket.
 
 A question frame is `[id, kind, question]`, where `question` may be a list of questions; an idempotency key may follow,
-with which it spends once. `[id, "report", report]` reports the outcome of a decision's request. An answer is `[id,
-status, content]`: the status of HTTP, and a decision, a list of decisions, an accepted report or a problem.
+with which the question spends only once. `[id, "report", report]` reports the outcome of a decision's request. An
+answer is `[id, status, content]`: an HTTP status, and a decision, a list of decisions, an accepted report or a problem.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class QuestionFrame(NamedTuple):
 
 
 class FrameError(Exception):
-    """The start of the next frame is unknown after these bytes, and so is the question to answer."""
+    """After these bytes, the start of the next frame is unknown, and so is the question to answer."""
 
     def __init__(self, problem: ProblemError) -> None:
         self.problem = problem
@@ -65,7 +65,9 @@ def read_frame(payload: bytes) -> QuestionFrame:
             return QuestionFrame(id, kind, question, False, key, bytes(_decode_keyed_frame(payload)[2]))
         case _:
             raise FrameError(
-                ProblemError(400, "a frame is `[id, kind, question]`", hint="an id is a whole number from 0")
+                ProblemError(
+                    400, "a frame must be `[id, kind, question]`", hint="an id must be a whole number, 0 or more"
+                )
             )
 
 

@@ -50,12 +50,12 @@ class FramedProtocol(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.buffer = bytearray()
         self.began = table.now  # start of the frame in the buffer, or of the last one
-        self.ended = False  # the client sends nothing more
-        self.lost = False  # the client cannot read answers any more
-        self.paused = False  # the client reads slowly
-        self.resting = False  # other connections have their turn
+        self.ended = False  # whether the client sends nothing more
+        self.lost = False  # whether the client can no longer read answers
+        self.paused = False  # whether the client reads slowly
+        self.resting = False  # whether other connections have their turn
         self.slow_since: float | None = None  # since when the client has not read its answers
-        self.apart = 0  # bytes that a thread processes
+        self.apart = 0  # bytes that a thread is processing
         self.counted = False  # whether the table counts bytes of this connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +70,7 @@ class FramedProtocol(asyncio.Protocol):
         self.ended = self.lost = True
         self.buffer.clear()
 
-    # ── As the table sees it ──────────────────────────────────────────────────────────────────
+    # ── Interface of the connection table ─────────────────────────────────────────────────────
 
     @property
     def address(self) -> str:
@@ -127,13 +127,13 @@ class FramedProtocol(asyncio.Protocol):
         return True
 
     def shutdown(self) -> None:
-        """Answer what has arrived, and close."""
+        """Answer the frames that have arrived, and close."""
         self.ended = True
         self.work()
 
     def pause_writing(self) -> None:
         self.paused = True
-        self.loop.call_soon(self.account)  # not during a write, which it may end
+        self.loop.call_soon(self.account)  # not during a write, because this may end the connection
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -180,7 +180,7 @@ class FramedProtocol(asyncio.Protocol):
         self.settle(rest=questions >= MAX_QUESTIONS_PER_TURN)
 
     def work_apart(self, most: int) -> None:
-        """Answer in a thread, because a store is asked or it takes long: only this connection waits."""
+        """Answer in a thread, because the answer needs a store or takes long, so that only this connection waits."""
         engine = self.reloading_apart.current
         payloads: list[bytes] = []
         at, unreadable = 0, None
@@ -216,7 +216,7 @@ class FramedProtocol(asyncio.Protocol):
         self.account()
 
     def frame(self, at: int) -> bytes | None:
-        """Return the payload of the frame at `at` once it is complete. Raises FrameError."""
+        """Return the payload of the frame at `at`, or None until the frame is complete. Raises FrameError."""
         if len(self.buffer) < at + FRAME_HEADER.size:
             return None
         (size,) = FRAME_HEADER.unpack_from(self.buffer, at)

@@ -18,7 +18,7 @@ from policyengine.control_characters import one_line, printable_json
 from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
-INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are logged as text, too
+INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are also logged as text
 # Optional members of a line, which the caller of the logger may give.
 EXTRA_MEMBERS = (
     "revision",
@@ -72,7 +72,7 @@ def record_time(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """The message on one line, and below it the traceback of an exception, with its message on one line, too."""
+    """The message on one line, and below it the traceback of an exception, whose message is also on one line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))

@@ -1,8 +1,8 @@
-"""Counters of the server, in memory that all workers share and in which each writes its own regions.
+"""Counters of the server, in memory that all workers share; each worker writes its own regions.
 
 A worker writes two regions: one from its event loop, without a lock, and one from its threads. Counters are stored in a
-region behind their key. A scrape adds up all regions. They outlive the worker, and its replacement continues with them,
-so that no counter ever decreases.
+region behind their key. A scrape adds up all regions. The regions of a worker outlive it, and its replacement continues
+with them, so that no counter ever decreases.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ CELL_BYTES = 8  # bytes per cell
 REGION_BYTES = 512 * 1024  # bytes of a region; untouched pages take no memory
 RESERVED_BYTES = (
     192 * 1024
-)  # bytes of it that are reserved for decisions: adapters, outcomes and gates are few, and always have room
+)  # bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room
 HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
-MIN_LATENCY_BITS = 10  # the first bound of latencies is 2**10 nanoseconds, and each next one is twice the last
+# The first bound of latencies is 2**10 nanoseconds, and each further bound is twice the previous one.
+MIN_LATENCY_BITS = 10
 BOUNDS = 24  # bounds that are exported
-SLOTS = 64 - MIN_LATENCY_BITS  # for any value of the clock
+SLOTS = 64 - MIN_LATENCY_BITS  # enough for every value of the clock
 SUM = 1 + SLOTS  # after the count and the slots: the total in nanoseconds
-TIMING_INTERVAL = 16  # one in this many decisions is timed, because reading the clock would cost as much as the rest
+# One in this many decisions is timed, because reading the clock takes as long as the rest of the counting.
+TIMING_INTERVAL = 16
 MAX_RULES = 200  # rules that have counters of their own
 MAX_CACHED_ANSWERS = 4_096  # answers whose cells are cached
 OTHER = "other"
-UNKNOWN_STATUS = "unknown"  # in place of the class of a status that was not reported
-MAX_LATENCY_MS = 3_600_000  # reported latencies count as at most an hour
+UNKNOWN_STATUS = "unknown"  # the class of a status that was not reported
+MAX_LATENCY_MS = 3_600_000  # a longer reported latency is counted as one hour
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 CELL_LIMIT = 1 << 8 * CELL_BYTES
 MAX_MERGED_KEYS = frozenset({"reloads", "reloads_widened", "reload_refusals", "clock_skew"})
@@ -54,7 +56,7 @@ encode_key, decode_key = msgspec.json.encode, msgspec.json.Decoder(CounterKey).d
 
 
 class CounterRegion:
-    """Cells of 64 bits behind keys. It has one writer and many readers: a key counts once it is complete."""
+    """Cells of 64 bits behind keys. It has one writer and many readers; readers ignore a key until it is complete."""
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self.numbers = memory, memory.cast("Q")
@@ -125,15 +127,15 @@ def time_always() -> TimingTurns:
 
 
 def time_sampled() -> TimingTurns:
-    """Time the first decision, and then one of TIMING_INTERVAL."""
+    """Time the first decision, and then one decision in TIMING_INTERVAL."""
     return cycle((1,) + (0,) * (TIMING_INTERVAL - 1))
 
 
 class ServerCounters:
     """The counters of one worker, and the sum over all workers.
 
-    `rules` are the names of rules that are counted separately, the first MAX_RULES of them. It is created before the
-    workers are forked; each worker then takes its place.
+    `rules` holds the names of the rules that are counted separately, at most MAX_RULES. The object is created before
+    the workers are forked; each worker then takes its place.
     """
 
     def __init__(self, workers: int = 1, rules: Iterable[str] = (), clock: Callable[[], int] = perf_counter_ns) -> None:
@@ -151,14 +153,14 @@ class ServerCounters:
         self.take(0)
 
     def learn(self, rules: Iterable[str]) -> None:
-        """Add the rules of other policies; earlier rules keep their counters."""
+        """Add the rules of new policies; earlier rules keep their counters."""
         for rule in rules:
             if len(self.rules) < MAX_RULES:
                 self.rules.add(rule)
         self._forget()
 
     def take(self, place: int) -> None:
-        """Write the counters of the worker at this place from now on; no other process writes them."""
+        """From now on, write the counters of the worker at this place, which no other process writes."""
         self.loop, self.threads = CounterRegion(self._parts[2 * place]), CounterRegion(self._parts[2 * place + 1])
         self._told.clear()
         self._forget()
@@ -176,7 +178,7 @@ class ServerCounters:
     def counter(self, door: str) -> CountFunction:
         """Return a function that counts answers of an adapter, from the event loop only.
 
-        Every decision waits for it and none is lost: the shared memory is updated when it returns.
+        Every decision waits for this function. No count is lost, because the shared memory is updated when it returns.
         """
         region, clock = self.loop, self._clock
         known: AnswerCellCache[AnswerCells] = AnswerCellCache()
@@ -254,7 +256,8 @@ class ServerCounters:
             if latency_ms is not None:
                 took = round(min(latency_ms, MAX_LATENCY_MS) * NANOSECONDS_PER_MILLISECOND)
                 numbers[base + 1 + (took >> MIN_LATENCY_BITS).bit_length()] += 1
-                numbers[base + SUM] = (numbers[base + SUM] + took) % CELL_LIMIT  # callers choose what they report
+                # Callers choose the value that they report.
+                numbers[base + SUM] = (numbers[base + SUM] + took) % CELL_LIMIT
 
     def add(self, *key: str, by: int = 1) -> None:
         """Increase a counter. Thread-safe."""
@@ -264,7 +267,7 @@ class ServerCounters:
                 self.threads.numbers[cell] += by
 
     def reached(self, *key: str, count: int, of: object = None) -> None:
-        """Add the increase of a running count that something in this process keeps."""
+        """Add the increase of a running count that another object in this process keeps."""
         whose, told = self._told.get(key, (of, 0))
         new = count - (told if whose is of else 0)
         if new > 0:
@@ -286,10 +289,11 @@ class ServerCounters:
                     self.threads.numbers[first] = 0
         self.now(*key, value=1)
 
-    # ── Adding up ─────────────────────────────────────────────────────────────────────────────
+    # ── Totals ────────────────────────────────────────────────────────────────────────────────
 
     def total(self) -> dict[CounterKey, Sequence[int]]:
-        """Return the value of each key over all workers: the sum, or the maximum of what each reports for all."""
+        """Return the value of each key over all workers: the sum or, for values that each worker reports for all of
+        them, the maximum."""
         found: dict[CounterKey, Sequence[int]] = {}
         for part in self._parts:
             for key, numbers in CounterRegion(part).read():

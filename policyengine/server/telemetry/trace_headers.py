@@ -1,4 +1,5 @@
-"""The W3C trace context of a question: read from its headers, set on its answer, and added to log lines."""
+"""The W3C trace context of a question: read from the headers of the question, set on its answer, and added to log
+lines."""
 
 from __future__ import annotations
 

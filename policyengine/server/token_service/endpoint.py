@@ -38,7 +38,7 @@ MAX_FORM_FIELDS = 100
 FORM_TYPE = "application/x-www-form-urlencoded"
 NO_STORE = {"Cache-Control": "no-store"}
 JWKS_AGE = 60  # seconds, well within the `ahead` of rotating keys
-ENDED_UNRECORDED = "it is revoked, but this could not be recorded: the operator's log says why"
+ENDED_UNRECORDED = "the revocation took effect, but could not be recorded: the operator's log says why"
 STATUSES = {TokenErrorCode.INVALID_CLIENT: 401, TokenErrorCode.UNAVAILABLE: 503}
 
 NO_OPERATOR = "`Authorization` holds no token of `--token-file`, and client secrets are not accepted there"
@@ -59,7 +59,7 @@ class TokenServiceReply:
 @dataclass(frozen=True, slots=True)
 class FormSender:
     """The sender of a form. `operator`: it has a token of the token file, as gateways and operators have;
-    `authorization`: it has any other token; `credentials`: its proof of a key; `now`: seconds since 1970."""
+    `authorization`: it has any other token; `credentials`: the sender's proof of a key; `now`: seconds since 1970."""
 
     credentials: Credentials
     operator: Operator | None
@@ -68,12 +68,13 @@ class FormSender:
 
     @property
     def itself(self) -> Operator | None:
-        """The operator, unless the gateway forwards credentials of a client with its token: then the client is the
-        sender."""
+        """The operator, unless a gateway forwards a client's credentials together with its own token: then the client
+        is the sender."""
         return self.operator if self.credentials.empty else None
 
     def operator_of(self, form: FormFields) -> Operator | None:
-        """Return the operator, if the form contains no client credentials either. Raises TokenIssuanceError."""
+        """Return the operator that sent the form, or None if the form contains client credentials. Raises
+        TokenIssuanceError."""
         return self.itself if parse_client_credentials(form, False) == ClientCredentials() else None
 
 
@@ -163,7 +164,7 @@ def issuer_url(issuing: TokenIssuer) -> str:
 
 
 def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenServiceReply:
-    """Revoke a token for a client that it names, or anything for an operator."""
+    """Revoke a token for a client that the token names, or anything for an operator."""
     revoking = TokenRevoker(desk.identity, None if desk.issuing is None else desk.issuing.name, desk.log)
     try:
         form = parse_form(body)
@@ -191,7 +192,8 @@ def revoke(desk: TokenServiceContext, body: bytes, sender: FormSender) -> TokenS
 
 
 def ended_reply(body: Mapping[str, object], came: RevocationResult) -> TokenServiceReply:
-    """Return 200 in any case: for other statuses clients assume that the token is still valid (RFC 7009, 2.2.1)."""
+    """Always return 200, because clients take other statuses to mean that the token is still valid (RFC 7009,
+    2.2.1)."""
     known = {} if came.verified else {"verified": False}
     return TokenServiceReply(
         200, {**body, **known, **({} if came.recorded else {"recorded": False, "warning": ENDED_UNRECORDED})}
@@ -255,7 +257,7 @@ def complete_task(desk: TokenServiceContext, task: str, sender: FormSender) -> T
     try:
         if not is_name(task):
             raise TokenIssuanceError(
-                IssuanceRefusal.PARAMETERS, "a task name must be as in tokens, without surrounding blanks"
+                IssuanceRefusal.PARAMETERS, "write the name of a task as in tokens, without surrounding blanks"
             )
         if sender.itself is not None:
             return ended_reply(completed, revoking.task(task, desk.issuers, sender.itself, sender.now))
@@ -288,7 +290,8 @@ def credential_refused_reply(identity: CredentialAuthenticator, refused: Credent
 
 
 def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
-    """Return a nonce for an attestation. It is valid once and briefly, and proves nothing, so every client may ask."""
+    """Return a nonce for an attestation. It is valid only once and briefly, and proves nothing, so every client may
+    request one."""
     issue = desk.identity.attestation_nonces
     if issue is None:
         return oauth_error(TokenErrorCode.UNAVAILABLE, "this server does not verify attestations")
@@ -296,7 +299,7 @@ def issue_nonce(desk: TokenServiceContext, now: int) -> TokenServiceReply:
     return TokenServiceReply(200, {"nonce": given, "expires_at": format_epoch_seconds(expires)})
 
 
-# ── What everybody may know ───────────────────────────────────────────────────────────────────
+# ── Public documents ──────────────────────────────────────────────────────────────────────────
 
 
 def jwks_reply(issuing: TokenIssuer, now: int) -> TokenServiceReply:

@@ -30,7 +30,7 @@ ROUTE_DESCRIPTIONS = {
     "/introspect": "Report whether a token is valid, and its claims (RFC 7662).",
 }
 JSON = msgspec.json.Encoder(decimal_format="number")  # decimals as in tokens
-MAX_CONCURRENT_CALLS = 8  # of 40 threads
+MAX_CONCURRENT_CALLS = 8  # of the 40 threads for requests
 EndpointFunction = Callable[["TokenServiceContext", bytes, "FormSender"], "TokenServiceReply"]
 
 
@@ -61,7 +61,7 @@ def add_token_routes(app: FastAPI, api: DecisionApi) -> None:
         "POST",
         routes.token,
         "token",
-        "Exchange a token for one of this issuer (RFC 8693), if the policy lets its user delegate that much.",
+        "Exchange a token for one of this issuer (RFC 8693), if the policy permits the delegation.",
     )
     add_route(app, "/jwks", "GET", routes.jwks, "jwks", "Return the public keys of this issuer.")
     add_route(
@@ -101,8 +101,8 @@ class TokenServiceRoutes:
 
     @property
     def issuing(self) -> TokenIssuer:
-        """The token issuer with the current policies, even if a reload happens meanwhile. Raises ProblemError if these
-        issue no tokens."""
+        """The token issuer with the current policies, even if a reload happens in the meantime. Raises ProblemError if
+        these policies issue no tokens."""
         from policyengine.identity.issue.issuer import TokenIssuer
 
         engine = self.api.engine
@@ -113,7 +113,7 @@ class TokenServiceRoutes:
 
     @property
     def desk(self) -> TokenServiceContext:
-        """The context of the current policies. Raises ProblemError if these verify no credentials."""
+        """The context of the current policies. Raises ProblemError if these policies verify no credentials."""
         from policyengine.server.token_service.endpoint import TokenServiceContext
 
         engine = self.api.engine
@@ -138,8 +138,8 @@ class TokenServiceRoutes:
         return build_response(await self._apart(self._others, issue_nonce, self.desk, self.now()))
 
     async def _apart(self, places: Semaphore, work: Callable[..., TokenServiceReply], *given: Any) -> TokenServiceReply:
-        """Run in a thread, with a limit per kind, so that slow issuers or OpenBao leave threads to decisions and to
-        revocation: any client can have a token verified."""
+        """Run in a thread, with a limit per kind, so that slow issuers or OpenBao leave threads for decisions and
+        revocation: every client can request the verification of a token."""
         async with places:
             return await run_in_threadpool(work, *given)
 

@@ -1,4 +1,4 @@
-"""The shared board of all workers: how many connections each has, and how far it has stopped.
+"""The shared board of all workers: how many connections each worker has, and how far its shutdown has progressed.
 
 The board is shared memory. Each cell has one writer, except the one that stops all workers.
 """
@@ -13,7 +13,7 @@ CELLS_PER_WORKER = 3
 
 
 class WorkerBoard:
-    """The board, created before the workers are forked; each worker then takes its place."""
+    """The board. It is created before the workers are forked; each worker then takes its place on it."""
 
     def __init__(self, workers: int = 1) -> None:
         self._workers = workers
@@ -31,7 +31,8 @@ class WorkerBoard:
 
     @property
     def others_are_freer(self) -> bool:
-        """Whether another accepting worker has fewer connections, by more than one, which is a mere fluctuation."""
+        """Whether another accepting worker has at least two connections fewer. A difference of one is a mere
+        fluctuation."""
         mine = self._cells[self._mine + LOAD]
         return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 
@@ -46,7 +47,7 @@ class WorkerBoard:
         return bool(self._cells[0])
 
     def quiet(self, is_quiet: bool) -> None:
-        """Record whether no client connects to this worker any more."""
+        """Record whether clients have stopped connecting to this worker."""
         self._cells[self._mine + QUIET] = is_quiet
 
     @property

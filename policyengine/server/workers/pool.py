@@ -1,7 +1,8 @@
 """The supervisor of worker processes that share listeners: it forks them, replaces those that die, and stops them
 together.
 
-Workers share what was loaded before the fork: the same policies. What decisions spend they share only through a store.
+Workers share what was loaded before the fork, such as the policies. They share what decisions spend only through a
+store.
 """
 
 from __future__ import annotations
@@ -39,29 +40,30 @@ LOGGER = logging.getLogger("policyengine")
 def check_workers(engine: Engine, workers: int) -> None:
     """Check that this engine can run in several workers. Raises ServeError."""
     if not 1 <= workers <= MAX_WORKERS:
-        raise ServeError(f"`{workers}` is not a possible number of workers", f"use 1 to {MAX_WORKERS}")
+        raise ServeError(f"`{workers}` is not a valid number of workers", f"use 1 to {MAX_WORKERS}")
     if workers > 1 and not hasattr(os, "fork"):
-        raise ServeError("this system does not support several workers", "use one")
+        raise ServeError("this system does not support several workers", "use one worker")
     if workers > 1 and engine.identity is not None and not engine.state.is_remote:
         raise ServeError(
-            f"credentials need one worker: each of {workers} would accept a proof that another has seen, and "
-            "would not know what another revoked",
+            f"credentials need one worker: each of {workers} would accept a proof that was already used at another "
+            "worker, and would not know what another worker revoked",
             "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
     if workers > 1 and engine.state.keeps_state and not engine.state.is_shared:
         raise ServeError(
-            f"policies with `confirm`, limits or history need one worker: each of {workers} would count and "
-            "remember for itself, and accept an approval that another has spent",
+            f"policies with `confirm`, limits or history need one worker: each of {workers} would keep its own counts "
+            "and history, and would accept an approval that another worker has spent",
             "omit `--workers`, or share a store: `--store sqlite:///store.db`",
         )
 
 
-# ── The one that watches ──────────────────────────────────────────────────────────────────────
+# ── The supervisor ────────────────────────────────────────────────────────────────────────────
 
 
 class WorkerTarget(Protocol):
     """The main function of a worker, which runs until a signal stops it or the other end of the pipe `lifeline` closes.
-    Its `line` carries reloads. `place` is the number of the worker, from 0, which its replacement inherits."""
+    Reload messages arrive on its `line`. `place` is the number of the worker, from 0, which its replacement
+    inherits."""
 
     def __call__(self, *, lifeline: int, line: WorkerChannel, place: int) -> object: ...
 
@@ -92,7 +94,7 @@ class SupervisorCalls:
 
 
 class StopInterrupt(BaseException):
-    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing."""
+    """SIGTERM or SIGINT arrived: the workers have to end, whatever the supervisor is doing at that moment."""
 
     def __init__(self, signal: int) -> None:
         self.signal = signal
@@ -106,7 +108,7 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
-    """How to stop all workers: they have `seconds` to end. `listeners` are closed once every worker has closed its
+    """How to stop all workers, which have `seconds` to end. `listeners` are closed once every worker has closed its
     copy, so that later clients are refused instead of waiting."""
 
     board: WorkerBoard
@@ -114,7 +116,7 @@ class StopPlan:
     seconds: float
 
     def close(self, crew: Sequence[WorkerProcess]) -> bool:
-        """Close the listeners if no worker accepts connections any more, and return whether that is so."""
+        """Close the listeners if no worker accepts connections any more, and return whether they are closed."""
         closed = all(self.board.has_closed(place) or one.process.exitcode is not None for place, one in enumerate(crew))
         if closed:
             for listener in self.listeners:
@@ -186,7 +188,7 @@ def watch_workers(
     reloading: ReloadableEngine,
     calls: SupervisorCalls,
 ) -> NoReturn:
-    """Replace workers that die, one at a time and after a pause, because the cause may kill the next one, too. Reload
+    """Replace workers that die, one at a time and after a pause, because the cause may also kill the next one. Reload
     all workers when a reload is requested."""
     while True:
         wait([*(one.process.sentinel for one in crew), calls.reader], calls.pause)
@@ -217,7 +219,7 @@ def replace_worker(worker: WorkerProcess, another: Callable[[], WorkerProcess]) 
 
 
 def stop_workers(crew: list[WorkerProcess], stopping: StopPlan) -> int | None:
-    """Let all workers end within the time of the plan; return the signal that cut it short, if any."""
+    """Let all workers end within the time of the plan; return the signal that cut this time short, if there was one."""
     hurried: list[int] = []
 
     def hurry(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
-"""Reloads of several workers, all of them or none: each prepares, then all swap, then the new history begins.
+"""Reloads of several workers, of all or none: each prepares the candidate, then all swap, and then the new history
+begins.
 
-Each worker has a channel to the supervisor. Messages on it come from these two processes only, so pickle is safe.
+Each worker has a channel to the supervisor. Only these two processes send messages on it, so that pickle is safe.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PrepareReload:
 
 @dataclass(frozen=True, slots=True)
 class CommitReload:
-    """Decide with the prepared candidate. `reloads` is the status after this reload."""
+    """Decide with the prepared candidate. `reloads` is the reload status after this reload."""
 
     reloads: ReloadStatus
 
@@ -88,7 +89,7 @@ class WorkerChannel:
         self._end.close()
 
 
-# ── A worker ──────────────────────────────────────────────────────────────────────────────────
+# ── In a worker ───────────────────────────────────────────────────────────────────────────────
 
 
 class ReloadParticipant:
@@ -141,7 +142,7 @@ class ReloadParticipant:
                 assert_never(order)
 
 
-# ── The one that started them ─────────────────────────────────────────────────────────────────
+# ── In the supervisor ─────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
@@ -156,7 +157,7 @@ class ReloadCoordinator:
     def take(self, candidate: Candidate) -> None:
         """Make all workers decide with the candidate, or none, and report a refusal to all.
 
-        The supervisor swaps as well, so that workers that it starts later begin with the candidate.
+        The supervisor also swaps, so that workers that it starts later begin with the candidate.
         """
         try:
             engine = self.reloading.engine_of(candidate)

@@ -15,7 +15,7 @@ class CapacityAlarm:
     """The refusals of a full store, shared by all of its parts."""
 
     def __init__(self) -> None:
-        self.refusals = 0  # since the start
+        self.refusals = 0  # refusals since the start
         self._lock, self._throttle = Lock(), LogThrottle.every()
 
     def refusal(self, text: str) -> StoreFullError:

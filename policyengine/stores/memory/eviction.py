@@ -1,14 +1,14 @@
-"""Schedule when a full store searches its keys for ones to evict, so that not every new key causes a search."""
+"""Schedules when a full store searches for keys to evict, so that not every new key causes a search."""
 
 from __future__ import annotations
 
-REST = 10  # microseconds of pause for each key searched, a multiple of the search time
+REST = 10  # microseconds of pause for each key that was searched, a multiple of the time for searching it
 
 
 class SweepSchedule:
-    """A schedule that bounds the cost of new keys: sending one is cheap, searching a million is not. A store that stays
-    full pauses after a search, for 10 s with 1,000,000 keys; keys that expire meanwhile are found afterwards. Times are
-    microseconds by the store's clock."""
+    """A schedule that bounds the cost of new keys: sending one key is cheap, but searching a million is not. A store
+    that is still full after a search pauses, for 10 s with 1,000,000 keys; keys that expire during the pause are found
+    after it. Times are microseconds by the store's clock."""
 
     __slots__ = ("_until",)
 

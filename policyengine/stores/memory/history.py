@@ -25,13 +25,13 @@ from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.typesystem import EntityRef
 
-NEVER = 2**62  # a watch that did not begin records nothing
+NEVER = 2**62  # a watch that has not begun records nothing
 
 
 class EventSeries:
     """The events of one watch and key, oldest first, with indexes of events by fact (place and value). Events are
-    numbered from `first` on, and keep their numbers when earlier ones are dropped. An index is created at its first
-    use."""
+    numbered from `first` on, and keep their numbers when earlier ones are dropped. An index is created when it is first
+    used."""
 
     __slots__ = ("complete_after", "events", "first", "places", "version", "within")
 
@@ -50,7 +50,7 @@ class EventSeries:
         self.events.append(event)
 
     def shorten(self, now: int) -> None:
-        """Drop events that left the longest window, and the oldest beyond the maximum number."""
+        """Drop events that have left the longest window, and the oldest events beyond the maximum number."""
         gone = max(0, len(self.events) - MAX_EVENTS_PER_KEY)
         while self.events[gone].at <= now - self.within:
             gone += 1
@@ -67,8 +67,8 @@ class EventSeries:
         self.first += gone
 
     def index(self, place: int) -> dict[Any, deque[int]]:
-        """Return the rising numbers of events by the text or entity that is their fact at `place`; the key None is for
-        unknown facts."""
+        """Return the numbers of events, in rising order, by the string or entity that is their fact at `place`; the key
+        None is for unknown facts."""
         found = self.places.get(place)
         if found is None:
             found = self.places[place] = {}
@@ -84,7 +84,7 @@ class EventSeries:
 
 
 def index_key(fact: Value) -> Any:
-    """Return the index key of a fact: only texts and entities are searched for."""
+    """Return the index key of a fact: only strings and entities are searched for."""
     return None if isinstance(fact, Unknown) else fact if isinstance(fact, str | EntityRef) else ANOTHER
 
 
@@ -93,7 +93,7 @@ ANOTHER = object()
 
 class EventSeriesView:
     """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
-    meanwhile, `commit` detects that by the version."""
+    in the meantime, `commit` detects that by the version."""
 
     __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
 
@@ -119,7 +119,7 @@ class EventSeriesView:
 
 @dataclass(slots=True)
 class PendingOutcome:
-    """A decision whose outcome is awaited: the events that wait, and until when."""
+    """A decision whose outcome is awaited: the events that wait for it, and until when they wait."""
 
     until: int
     records: tuple[HistoryRecord, ...]
@@ -144,12 +144,12 @@ class MemoryHistory:
         for watch in watches:
             if watch not in self._begun:
                 self._begun[watch] = ALWAYS if self._complete else now - 1
-            elif self._begun[watch] == NEVER:  # it was ended before
+            elif self._begun[watch] == NEVER:  # it had already ended
                 self._begun[watch] = now - 1
                 self._drop(key for key in list(self._lines) if key[0] == watch)
 
     def end(self, watches: frozenset[str]) -> None:
-        self.changes += 1  # decisions under way that rely on recorded events are decided again
+        self.changes += 1  # decisions in progress that rely on recorded events are decided again
         for watch in watches:
             self._begun[watch] = NEVER
         self._drop(key for key in list(self._lines) if key[0] in watches)
@@ -175,7 +175,7 @@ class MemoryHistory:
             self.forget(now)
             self._sweeps.done(now, len(self._lines))
         if not self._has_room(grown):
-            held = f"of {self._most:,} it holds {max(self._of_watch[watch] for watch in grown):,}"
+            held = f"the rule holds {max(self._of_watch[watch] for watch in grown):,} of at most {self._most:,}"
             raise self._fullness.refusal(f"the memory store has no room for another history of one rule: {held}")
 
     def _has_room(self, grown: Sequence[str]) -> bool:

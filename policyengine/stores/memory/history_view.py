@@ -1,5 +1,5 @@
-"""Read histories in this process without the objects of `fetch`, for generated code that evaluates one condition.
-Events come latest first and as few as needed: the first settles most conditions."""
+"""Reads histories in this process without the objects of `fetch`, for generated code that evaluates one condition.
+Events are yielded latest first and only as needed, because the first one settles most conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from policyengine.typesystem import EntityRef
 # The events of a window, latest first; the time after which none is missing; and the start of the window
 # (microseconds).
 EventWindow: TypeAlias = tuple[Iterable[PastEvent], int, int]
-# Arguments: a key, the time in nanoseconds and, if the lookup has a place, the text or entity that the fact must equal.
+# Arguments: a key, the time in nanoseconds and, if the lookup has a place, the string or entity that the fact must
+# equal.
 WindowLookup: TypeAlias = Callable[..., EventWindow]
 EventCounter: TypeAlias = Callable[[str, int], tuple[int, int, int]]
 
@@ -27,8 +28,8 @@ EVENT_TIME = itemgetter(0)
 
 
 class HistoryLookup:
-    """Creates lookups of histories. `changes` counts changes of all histories: a decision that relied on them compares
-    it."""
+    """Creates lookups of histories. `changes` counts the changes of all histories; a decision that relied on them
+    compares this number."""
 
     def __init__(self, memories: MemoryHistory, lock: Lock, clock: list[int], moved: Callable[[int], int]) -> None:
         """Create the lookup. `clock` contains the latest time (nanoseconds); `moved` returns the time to use if a given
@@ -39,8 +40,8 @@ class HistoryLookup:
         return self._memories.changes
 
     def looking(self, watch: str, within: int, place: int | None) -> WindowLookup:
-        """Return a lookup of the events of a watch within a window (microseconds): of all events, or of those whose
-        fact at `place` may be the wanted one."""
+        """Return a lookup of the events of a watch within a window (microseconds): all of them, or those whose fact at
+        `place` may be the wanted one."""
         find, since, lock = self._memories.line, self._memories.since, self._lock
         clock, moved = self._clock, self._moved
 

@@ -1,4 +1,4 @@
-"""Idempotency keys in the memory of a process."""
+"""Idempotency keys in the memory of one process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IdempotencyEntry:
 
 class MemoryIdempotencyKeys:
     """Idempotency keys by gateway, oldest first, at most `most` each. The caller holds the lock of the store. The clock
-    of the store never runs backwards, so the order stays right."""
+    of the store never runs backwards, so the keys stay in order."""
 
     def __init__(self, most: int = MAX_KEYS_PER_GATEWAY) -> None:
         self._kept: dict[str, dict[str, IdempotencyEntry]] = {}

@@ -1,4 +1,5 @@
-"""Receipts in memory for what confirms took of rates: an allow that uses the approval is not charged again."""
+"""Receipts in memory for tokens of rates that confirms paid: an allow that uses the approval is not charged for them
+again."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any, NamedTuple
 
 from policyengine.stores.transition import MAX_RECEIPTS_PER_RATE
 
-MAX_RECEIPTS = 100_000  # receipts; beyond that the oldest is dropped, and its charge is repeated
+MAX_RECEIPTS = 100_000  # receipts; beyond this number the oldest is dropped, and its charge is repeated
 
 
 class PrepaidTokens(NamedTuple):
@@ -15,8 +16,8 @@ class PrepaidTokens(NamedTuple):
 
 
 class PrepaymentReceipts:
-    """Receipts by paying rate and key, each with the confirms it is for; oldest first. Not thread-safe: the store holds
-    the lock."""
+    """Receipts by the rate and key that they paid for, each with the confirms that it belongs to; oldest first. Not
+    thread-safe: the store holds the lock."""
 
     def __init__(self) -> None:
         self._paid: dict[Any, dict[str, PrepaidTokens]] = {}

@@ -1,6 +1,6 @@
-"""Charge several rates of a memory store together: by a function compiled for their number, or one by one. Most
-requests charge only such rates, so the function is generated as straight-line code; its source contains no text of a
-policy."""
+"""Charges several rates of a memory store together, with a function compiled for their number, or one after the other.
+Most requests charge only such rates, so the function is generated as straight-line code; its source contains no text of
+a policy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from policyengine.runtime.limits import CountKey, LimitState, SteadyRate
 
-# Takes a key, or one for each meter if there are several, and the time in nanoseconds. Returns the levels after the
-# charge, or None if a rate has no room; then nothing is charged.
+# Takes a key, or one key for each meter if there are several, and the time in nanoseconds. Returns the levels after the
+# charge, or None if a rate has no room and nothing was charged.
 SteadyRateLevels: TypeAlias = tuple[tuple[SteadyRate, int], ...] | None
 SteadyRateCharger: TypeAlias = Callable[[Any, int], SteadyRateLevels]
 
@@ -75,7 +75,7 @@ def compile_charger(
 ) -> SteadyRateCharger:
     """Return a function that charges the rates of these meters. `states` map keys to the level at which the rate is
     empty, in units of its time. `clock` contains the latest time (nanoseconds); `moved` returns the time to use if a
-    given time is earlier. `room` makes room for new keys, one in each given state, and returns whether it could."""
+    given time is earlier. `room` makes room for one new key in each given state, and returns whether it succeeded."""
     space: dict[str, Any] = {
         "acquire": lock.acquire, "release": lock.release, "clock": clock, "moved": moved, "room": room,
     }  # fmt: skip
@@ -100,10 +100,10 @@ def charge_steady_rates(
     room: Callable[[Sequence[RateLevels]], object],
     moment: int,
 ) -> tuple[LimitState, ...]:
-    """Charge several rates at a time (nanoseconds), each for its key: one token of each, or none of any; return their
-    states. A compiled charger is faster while all rates have room, but does not return states on refusal. Refused
-    callers often try again, so a refusal costs no more than a charge. `room` makes room for a new key in each rate. The
-    caller holds the lock of the store."""
+    """Charge several rates at a time (nanoseconds), each for its key: either one token of every rate, or none at all;
+    return their states. A compiled charger is faster while all rates have room, but does not return states on refusal.
+    Refused callers often try again, so a refusal costs no more than a charge. `room` makes room for a new key in each
+    rate. The caller holds the lock of the store."""
     levels: list[tuple[SteadyRate, RateLevels, CountKey | str, int, int]] = []
     admitted, grown = True, []
     for meter, key in charges:

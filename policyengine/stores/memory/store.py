@@ -35,9 +35,9 @@ from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentR
 from policyengine.stores.memory.rates import SteadyRateCharger, charge_steady_rates, compile_charger
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
-MAX_KEYS = 1_000_000  # of all rules together
-BETWEEN_THREADS = 1_000_000  # nanoseconds: threads may arrive in another order than they read the clock
-MIN_KEYS_TO_SWEEP = 10_000  # fewest keys that are worth a search for ones to evict
+MAX_KEYS = 1_000_000  # keys of all rules together
+BETWEEN_THREADS = 1_000_000  # nanoseconds: threads may arrive in a different order than they read the clock
+MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys that is worth a search for keys to evict
 
 
 LimitStates: TypeAlias = dict[CountKey | str, Any]
@@ -45,7 +45,7 @@ LimitStates: TypeAlias = dict[CountKey | str, Any]
 
 @dataclass(slots=True)
 class RuleStates:
-    """The states of one rule by key; `like` is one of its charges, which defines their unit."""
+    """The states of one rule by key; `like` is one of the rule's charges, which defines the unit of the states."""
 
     like: Charge
     states: LimitStates = field(default_factory=dict)
@@ -54,14 +54,14 @@ class RuleStates:
 class MemoryStore:
     """A store in memory, lost when its process ends, with at most `most_keys` keys.
 
-    A rule takes no new key while it has more than are free, so one rule fills at most half and there is always room for
-    another. Keys that no longer count are evicted: full buckets, and entries that left their window. A spent approval
-    is never evicted: people grant them, so there are few. History before the store was created is unknown, unless
-    `history_complete` says that there was none.
+    A rule accepts no new key while it has more keys than are free, so that one rule fills at most half of the store and
+    there is always room for other rules. Keys that no longer count are evicted: full buckets, and entries that have
+    left their window. Spent approvals are never evicted: there are few, because people grant them. History before the
+    store was created is unknown, unless `history_complete` says that there was none.
 
-    Its clock is the latest time it was given. If the clock of the caller is set back by more than `max_skew`
-    microseconds, the store refuses calls until they meet again: with a clock that stands still, expired windows would
-    count.
+    The store's clock is the latest time that it was given. If the clock of the caller is set back by more than
+    `max_skew` microseconds, the store refuses calls until the caller's clock has caught up: with a clock that does not
+    advance, expired windows would still count.
     """
 
     def __init__(
@@ -236,8 +236,8 @@ class MemoryStore:
                 self._made[decision] = until, lasts
 
     def _forget_made(self, now: int) -> None:
-        """Delete up to two expired decisions for each new one: no call takes long, and at most those of the longest
-        window remain."""
+        """Delete up to two expired decisions, so that no call takes long. Called for each new decision, so only
+        decisions within the longest window remain."""
         for _ in range(2):
             first = next(iter(self._made), None)
             if first is not None and (self._made[first][0] <= now or len(self._made) >= self._most):
@@ -274,20 +274,20 @@ class MemoryStore:
             found = self._rules[name] = RuleStates(charge)
         return found
 
-    # ── Room ──────────────────────────────────────────────────────────────────────────────────
+    # ── Capacity ──────────────────────────────────────────────────────────────────────────────
 
     def _make_room(self, grown: Sequence[LimitStates], now: int) -> None:
-        """Make room for one key more in each state. Raises StoreFullError, and changes nothing, if there is not enough
+        """Make room for one more key in each state. Raises StoreFullError, and changes nothing, if there is not enough
         for all."""
         crowded = self._overfull(grown, now)
         if crowded is not None:
             rule = next(one.like.rule for one in self._rules.values() if one.states is crowded)
-            held = f"of {self._most:,} keys `{rule}` holds {len(crowded):,}"
+            held = f"`{rule}` holds {len(crowded):,} of at most {self._most:,} keys"
             raise self.fullness.refusal(f"the memory store has no room for another key of one rule: {held}")
 
     def _overfull(self, grown: Sequence[LimitStates], now: int) -> LimitStates | None:
-        """Return the states of a rule that may have no further key, after evicting keys that no longer count; None if
-        all have room."""
+        """Return the states of a rule that may not get another key, after evicting keys that no longer count; None if
+        every rule has room."""
         if not grown or (self._keys + len(grown) <= self._sweep_at and self._crowded(grown) is None):
             return None
         if self._sweeps.due(now):
@@ -297,7 +297,7 @@ class MemoryStore:
         return self._crowded(grown)
 
     def _crowded(self, grown: Sequence[LimitStates]) -> LimitStates | None:
-        """Return the states of a rule that may have no further key, or None."""
+        """Return the states of a rule that may not get another key, or None."""
         free = self._most - self._keys - len(grown)
         return next((states for states in grown if len(states) > free), None)
 
@@ -324,7 +324,7 @@ def receipt_owner(charge: Charge) -> object:
 
 
 def compact_key(charge: Charge) -> CountKey | str:
-    """Return a key of one part as that part, to save memory for millions of keys."""
+    """Return a key that has one part as that part itself, which saves memory with millions of keys."""
     return charge.key[0] if len(charge.key) == 1 else charge.key
 
 

@@ -1,5 +1,5 @@
-"""The store in a Redis Cluster: the keys of one decision are on several servers; each reserves its part, or the
-reserved parts are returned."""
+"""The store in a Redis Cluster: the keys of one decision are on several servers. Each server reserves its part; if one
+refuses, the reserved parts are returned."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class SlotResult(NamedTuple):
 
 
 class SlotChange(NamedTuple):
-    """The change of one charge: its state and its receipt, each before and after, and the tokens paid before. An empty
-    value means that there is none, or that the state did not change."""
+    """The change of one charge: its state and its receipt, each before and after, and the tokens that were already
+    paid. An empty value means that there is no state or receipt, or that the state did not change."""
 
     before: bytes
     after: bytes
@@ -71,9 +71,9 @@ class SlotChange(NamedTuple):
 
 class ClusterStore:
     """A store in a Redis Cluster. If one slot reserves its part of a decision and another refuses, other decisions may
-    meanwhile see the reservation, but never the reverse. Histories are locked meanwhile, so no decision sees events
-    that may not happen. Each slot has its own clock, which never runs backwards for any key. If a process dies between
-    the parts, its reservations remain."""
+    temporarily see the reservation, but they never miss a charge. Histories are locked during the commit, so that no
+    decision sees events that may not happen. Each slot has its own clock, which never runs backwards for any key. If a
+    process dies between the parts, its reservations remain."""
 
     def __init__(
         self, client: redis.RedisCluster, *, virtual: bool = False, max_skew: int = MAX_SKEW_MICROSECONDS
@@ -88,7 +88,7 @@ class ClusterStore:
         self._following = HistoryCache()
 
     def ping(self) -> None:
-        """Raise StoreError if a server does not answer, or may evict entries that still count."""
+        """Raise StoreError if a server does not answer, or might evict entries that still count."""
         with translate_errors():
             told: Any = self._client.info("memory", target_nodes=self._client.PRIMARIES)
         for memory in told.values() if "maxmemory" not in told else [told]:
@@ -125,7 +125,7 @@ class ClusterStore:
         return furthest
 
     def _timed(self, before: int, told: int) -> None:
-        """Measure the skew by the time of one server."""
+        """Measure the skew from the time of one server."""
         if not self._virtual:
             self.skew.measure(before, told, of_all=False)
 
@@ -185,7 +185,7 @@ class ClusterStore:
     def _ask_parts(
         self, effects: Effects, decision: str, now: int, peek: bool, done: list[tuple[SlotEffects, SlotResult]]
     ) -> bool | None:
-        """Ask the parts in order; return whether one was refused, and None if one conflicts. Each answer is added to
+        """Send the parts in order; return whether one was refused, or None if one conflicts. Each answer is added to
         `done`, because a later part may fail."""
         refused = False
         for part in self._parts(effects):
@@ -292,7 +292,8 @@ class ClusterStore:
     def _give_back(
         self, done: Sequence[tuple[SlotEffects, SlotResult]], decision: str, now: int, *, conflict: bool = False
     ) -> None:
-        """Return reservations. Rates that count denials keep theirs, unless the decision is made again (`conflict`)."""
+        """Return reservations. Rates that count denials keep their reservations, unless the decision is made again
+        (`conflict`)."""
         for part, told in done:
             for one, change in zip(part.effects.limits, told.raw, strict=True):
                 if change.after and (conflict or not (isinstance(one.charge, RateCharge) and one.charge.counts)):
@@ -307,7 +308,7 @@ class ClusterStore:
         kind = (
             "rate" if isinstance(charge, RateCharge) else "place" if isinstance(charge, ConcurrencyCharge) else "entry"
         )
-        # If the pace changes, it is unknown how much of the charge has expired meanwhile.
+        # If the pace has changed, it is unknown how much of the charge has expired.
         units, tick = (
             (deduct_prepaid(charge, change.paid).cost * charge.token, charge.tick)
             if isinstance(charge, RateCharge) and charge.steady
@@ -329,7 +330,7 @@ class ClusterStore:
         except StoreError:
             return
 
-    # ── What is known beside the limits ───────────────────────────────────────────────────────
+    # ── Single calls ──────────────────────────────────────────────────────────────────────────
 
     def _note(self, effects: Effects, decision: str, now: int) -> None:
         until, lasts = reportable_until([one.charge for one in effects.limits], now)

@@ -19,7 +19,7 @@ from policyengine.stores.redis.store import FETCH, REPORT, fetch_histories
 from policyengine.stores.transition import digest_parts
 
 LINES = RedisScript.of("past.lua", "lines.lua")
-SLOT_COUNT = 64  # slots of all histories; each has its own times from which it is complete
+SLOT_COUNT = 64  # slots of all histories; each slot has its own times from which its histories are complete
 SlotTask: TypeAlias = Word["lock", "keep", "free", "once"]
 RunScript: TypeAlias = Callable[..., Any]
 
@@ -100,7 +100,7 @@ def outcome_index_key(decision: str) -> str:
 
 
 def encode_outcome_index(effects: Effects, now: int) -> tuple[bytes, int] | None:
-    """Return the encoded lines in which the outcome of a decision is awaited and the expiry, or None if it is not
+    """Return the encoded lines in which the outcome of a decision is awaited, with their expiry; None if it is not
     awaited."""
     until = outcome_deadline(effects.records, now)
     found = {keys_of_history(record_key(one)).prefix for one in effects.records if one.awaits}

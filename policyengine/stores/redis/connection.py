@@ -1,4 +1,4 @@
-"""Connections to one Redis server: scripts are called with one send and one answer, from arguments encoded once."""
+"""Connections to one Redis server: a script call is one message and one answer, and its arguments are encoded once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRITE_REFUSAL_PREFIXES = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 
 
 def script_text(name: str) -> str:
-    """Return a Lua script from the folder next to this module."""
+    """Return a Lua script from the folder beside this module."""
     return files(__package__).joinpath("scripts", name).read_text(encoding="utf-8")
 
 
@@ -129,7 +129,7 @@ class ConnectionPool:
 
     def ask_all(self, calls: Iterable[bytes]) -> list[Any]:
         """Send calls and return their answers in order, with an exception for a call that failed. Raises StoreError.
-        Each call is sent as soon as it is encoded, so the server works while the next one is encoded."""
+        Each call is sent as soon as it is encoded, so that the server works while the next call is encoded."""
         sent: list[bytes] = []
 
         def sending() -> Iterator[bytes]:
@@ -156,7 +156,7 @@ class ConnectionPool:
 
     def _wire(self) -> Any:
         if self._process != os.getpid():
-            # Inherited connections belong to the parent process; closing them would end them there as well.
+            # Inherited connections belong to the parent process; closing them here would also end them there.
             self._inherited, self._free, self._process = self._free, deque(), os.getpid()
         try:
             wire, used = self._free.pop()

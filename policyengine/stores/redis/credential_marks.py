@@ -15,15 +15,15 @@ MARK = RedisScript.of("mark.lua")
 class RedisMarks:
     """Credential marks in Redis. Each call is one script in one round trip; `run` calls it with keys and arguments.
     Ends are compared by the clock of the caller, like those of credentials. If that clock differs too much from the
-    server's, which each answer contains, the marks are not used (`resilient_store.py`). The server's own expiry of a
-    mark starts when it is written."""
+    server's, which each answer contains, the marks are not used (`resilient_store.py`). The server starts the expiry of
+    a mark when the mark is written."""
 
     remote = True
     version = 0
 
     def __init__(self, run: Callable[..., Any], timed: Callable[[int, int], None], clock: Callable[[], int]) -> None:
-        """Create the marks. `timed` gets the time of the call, by the `clock` of this process, and the time that the
-        server answered."""
+        """Create the marks. `timed` is called with the time of the call, by the `clock` of this process, and the time
+        in the server's answer."""
         self._call, self._timed, self._clock = run, timed, clock
 
     def _run(self, what: str, keys: Sequence[str], now: int, until: int = 0, lasts: int = 0) -> Any:

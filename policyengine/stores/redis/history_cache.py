@@ -14,14 +14,14 @@ from policyengine.stores.history_rows import EventRow, StoredHistory
 from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
 
-MIN_CACHED_EVENTS = 32  # fewest events of a line that is cached
-MAX_CACHED_EVENTS = 100_000  # cached events of all lines
+MIN_CACHED_EVENTS = 32  # minimum number of events of a line that is cached
+MAX_CACHED_EVENTS = 100_000  # maximum number of cached events, of all lines together
 ROW_DECODER = msgpack.Decoder(EventRow)
 
 
 class SeriesHead(NamedTuple):
-    """The header of a line on the server (`past.lua`). `unread` is the version of the last report that it cannot send
-    separately."""
+    """The header of a line on the server (`past.lua`). `unread` is the version of the last report that the server
+    cannot send separately."""
 
     version: int
     within: int
@@ -52,7 +52,7 @@ class CachedSeries:
 
 
 class CachedHistory:
-    """A history as it was when read, without later events."""
+    """A history as it was when it was read, without later events."""
 
     __slots__ = ("_end", "_followed", "_lock", "_start", "complete_after", "now", "version")
 
@@ -91,8 +91,7 @@ class HistoryCache:
             return found.born, found.version, found.next
 
     def read(self, name: str, answer: Sequence[Any], now: int) -> History | None:
-        """Return the history from an answer of `fetch.lua` and the cache; None if the cached part was evicted
-        meanwhile."""
+        """Return the history from an answer of `fetch.lua` and the cache; None if the cached part has been evicted."""
         after, raw, start, added, changed = answer
         if not raw:
             return StoredHistory((), int(after), now, 0)

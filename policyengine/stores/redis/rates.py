@@ -23,13 +23,13 @@ from policyengine.stores.redis.connection import RedisScript
 from policyengine.stores.transition import CHARGE_KINDS
 
 RATES = RedisScript.of("rates.lua")
-MAX_AMOUNT = 2 * MAX_UNITS  # higher than any limit, so larger amounts need not be distinguished
+MAX_AMOUNT = 2 * MAX_UNITS  # higher than every limit, so that larger amounts need not be distinguished
 MAX_DECISIONS_PER_CALL = 128  # decisions in one call, which blocks the server
 COMMAND_HEAD = b"*%%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$%%d\r\n%%d\r\n%%b$%%d\r\n%%b\r\n" % RATES.sha.encode()
 
 
 def has_only_steady_rates(effects: Effects) -> bool:
-    """Return whether a decision has no effects but steady rates at their usual pace, charged if admitted."""
+    """Return whether the only effects of a decision are steady rates at their usual pace, charged if admitted."""
     if effects.spends or effects.opens or effects.denied or effects.records or effects.relied:
         return False
     for limit in effects.limits:
@@ -40,7 +40,7 @@ def has_only_steady_rates(effects: Effects) -> bool:
 
 
 class RateProfile(NamedTuple):
-    """The common part of all charges of one pace; `begun` is the digest of the common beginning of their keys."""
+    """The common part of all charges of one pace; `begun` is the digest state of the common beginning of their keys."""
 
     begun: Any
     need: int

@@ -79,7 +79,7 @@ def receipts_key(charge: Charge) -> str:
 
 
 def encode_step(effects: Effects, decision: str, now: int | None, *, peek: bool, clocked: bool) -> bytes:
-    """Encode the argument of `step.lua`."""
+    """Encode the argument for `step.lua`."""
     charges = [encode_charge(one.charge) for one in effects.limits]
     name = receipt_name(effects.confirms) or False
     opens = approval_lifetime(effects.opens) if effects.opens else False

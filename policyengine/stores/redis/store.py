@@ -215,7 +215,7 @@ class RedisStore:
         return settled
 
     def _timed(self, before: int, told: int) -> None:
-        """Measure the skew by the server's time in an answer."""
+        """Measure the skew from the server's time in an answer."""
         if not self._virtual:
             self.skew.measure(before, told)
 
@@ -237,7 +237,7 @@ def fetch_histories(
     given: int | bool,
     following: HistoryCache,
 ) -> dict[WindowKey, History]:
-    """Fetch histories with one script call, repeated for lines whose cached part was evicted meanwhile."""
+    """Fetch histories with one script call, repeated for lines whose cached part has been evicted in the meantime."""
     watches, lines = [watch for watch, _ in keys], [names.line(key) for key in keys]
     found: dict[WindowKey, History] = {}
     while len(found) < len(keys):

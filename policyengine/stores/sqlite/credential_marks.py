@@ -25,8 +25,8 @@ INSERT_REVOCATION = "INSERT INTO revoked VALUES (?, ?) ON CONFLICT DO UPDATE SET
 
 class SqliteMarks:
     """Credential marks in SQLite, stored as hashes of names. `step` is one transaction, for reading or writing;
-    `connection` is that of this thread. `looked` reads the store's clock, and moves it if asked to, so that a clock
-    that is set back is noticed."""
+    `connection` is that of this thread. `looked` reads the store's clock, and moves it on request, so that a clock that
+    was set back is detected."""
 
     remote = False
 

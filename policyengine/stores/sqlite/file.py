@@ -20,7 +20,8 @@ FileId = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """A SQLite file: `path` as given, `place` without symbolic links. `id` is None for a database in memory."""
+    """A SQLite file: `path` is the given path, and `place` the path without symbolic links. `id` is None for a database
+    in memory."""
 
     path: str
     place: str

@@ -1,4 +1,4 @@
-"""The store in a SQLite file, shared by processes of one machine; it survives restarts and kill -9."""
+"""The store in a SQLite file, shared by processes of one machine; it survives restarts and `kill -9`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PROBE = 8_192  # bytes: more than a page, so that the file must be able to grow
 WRITE_REFUSAL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
 PATIENCE = 1.0  # seconds that a process waits for other writers
 BEGIN_TO_WRITE = ("BEGIN IMMEDIATE",)
-BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can meet a lock
+BEGIN_TO_READ = ("BEGIN", "SELECT now FROM clock")  # only the SELECT can be blocked by a lock
 STEPS_BETWEEN_EVICTIONS = 256  # commits of a process
 EVICTION_BATCH_SIZE = 1_024  # rows, so that no caller waits long
 SCHEMA_VERSION = 3  # version 1 had no history, 2 no receipts
@@ -77,9 +77,9 @@ class AutoCloseConnection(sqlite3.Connection):
 
 
 class SqliteStore:
-    """A store in a SQLite file. Each step is one transaction. Answered steps survive the death of the process; the last
-    moments before a power failure may be lost. Its clock is the latest time that any process gave it. A file that is
-    removed or replaced while in use is not used any longer, because other processes would count in another file. Raises
+    """A store in a SQLite file. Each step is one transaction. Answered steps survive a crash of the process; the last
+    moments before a power failure may be lost. The store's clock is the latest time that a process gave it. A file that
+    is removed or replaced while in use is no longer used, because other processes would count in another file. Raises
     StoreError if the file cannot be used."""
 
     def __init__(self, path: Path | str, *, patience: float = PATIENCE, max_skew: int = MAX_SKEW_MICROSECONDS) -> None:
@@ -270,8 +270,8 @@ class SqliteStore:
         return connection
 
     def _patiently(self, connection: sqlite3.Connection, words: Sequence[str]) -> None:
-        """Run the statements, retrying at random intervals until the patience ends: SQLite's own waiting backs off, so
-        later callers would overtake."""
+        """Run the statements, retrying at random intervals until the patience ends. SQLite's own retries back off, so
+        that later callers would overtake earlier ones."""
         until = monotonic() + self._patience
         while True:
             try:
@@ -296,7 +296,8 @@ class SqliteStore:
         return self._own.connection  # type: ignore[no-any-return]
 
     def _opened(self) -> sqlite3.Connection:
-        # Each thread has its own connection; another thread may notice that one ended, and closes its connection.
+        # Each thread has its own connection. When a thread has ended, another thread may notice that, and closes its
+        # connection.
         connection = sqlite3.connect(
             self._file.uri,
             timeout=self._patience,
