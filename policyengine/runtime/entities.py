@@ -22,9 +22,9 @@ REFERENCE_MEMBERS = ("type", "id")
 
 @dataclass(frozen=True, slots=True)
 class EntityData:
-    """One entity row. Its attributes are raw; they become values when a policy that declares them reads them.
+    """One entity row. Attributes are raw; they become values when a policy that declares them reads them.
 
-    If `partial`, attributes and parents that it lacks are unknown.
+    If `partial`, attributes and parents that the row lacks are unknown.
     """
 
     ref: EntityRef
@@ -42,14 +42,14 @@ def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
     for place, item in iterate_items(raw, member):
         row = read_entity_row(item, place)
         if row.ref in rows:
-            raise RequestError(place, f"{quote_input(str(row.ref))} is given twice", "keep one row of each entity")
+            raise RequestError(place, f"{quote_input(str(row.ref))} has two rows", "keep one row of each entity")
         rows[row.ref] = row
     return tuple(rows.values())
 
 
 def read_entity_row(raw: object, member: str) -> EntityData:
     given = get_object(raw, member) or {}
-    check_members(given, ROW_MEMBERS, member, "facts about an entity go under `attributes`")
+    check_members(given, ROW_MEMBERS, member, "put facts about an entity under `attributes`")
     attributes = get_object(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(read_reference(item, place) for place, item in iterate_items(given.get("in"), f"{member}.in"))
     partial = get_flag(given.get("partial"), f"{member}.partial", default=False)
