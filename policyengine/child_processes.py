@@ -23,7 +23,9 @@ def child_environment() -> dict[str, str]:
 
 @contextmanager
 def safe_multiprocessing() -> Iterator[None]:
-    """Make processes that `multiprocessing` starts safe through the environment, because it accepts no Python options."""
+    """Make processes that `multiprocessing` starts safe through the environment, because it accepts no Python
+    options.
+    """
     before = os.environ.get(SAFE_PATH_VARIABLE)
     os.environ[SAFE_PATH_VARIABLE] = "1"
     try:

@@ -1,4 +1,6 @@
-"""Hints on installing the optional packages of this project. It has no release, so they are installed from a checkout."""
+"""Hints on installing the optional packages of this project. It has no release, so they are installed from a
+checkout.
+"""
 
 from __future__ import annotations
 

@@ -160,7 +160,9 @@ def read_file(file: Path) -> Source | Diagnostic:
     """Read the policy in a file; return a Diagnostic if it cannot be read."""
     name = display_name(file)
     if file.suffix == BUNDLE_SUFFIX:
-        hint = "only `decide`, `explain` and `serve` accept a bundle, and only without other policies; check and test the sources of the bundle"
+        hint = (
+            "only `decide`, `explain` and `serve` accept a bundle, without other policies; check and test its sources"
+        )
         return file_diagnostic("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()

@@ -109,7 +109,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("publisher", _S, "the publisher of the agent"),
         ("model", _S, "the model that the agent claims to run"),
     ], optional="instance groups publisher model", declarable="publisher model"),
-    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user for whom the agent acts, or who calls directly")]),
+    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user for whom the agent acts, or the caller")]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "the kind of credential"),
         ("issuer", _S, "the issuer, as the policy names it"),

@@ -57,7 +57,7 @@ def test_cancelled_work_is_not_run(gated: Gated) -> None:
 def test_work_of_a_disconnected_client_is_not_run(gated: Gated) -> None:
     gone, waiting = gated.submit("a", gone=True), gated.submit("b")
     assert gated.done(waiting) == ["b"]
-    with pytest.raises(WorkRefusedError, match="the client is gone"):
+    with pytest.raises(WorkRefusedError, match="the client has disconnected"):
         gone.result(SECONDS)
 
 

@@ -197,7 +197,9 @@ class AggregateValue(HistoryNode):
 
 
 class PastValue(Node):
-    """A fact of the event on which a condition is tested. `place` is its position among the facts that the store kept."""
+    """A fact of the event on which a condition is tested. `place` is its position among the facts that the store
+    kept.
+    """
 
     __slots__ = ("name", "output", "place", "status", "type")
 

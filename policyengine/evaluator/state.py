@@ -1,4 +1,6 @@
-"""The state of one decision: the facts read so far, the stack of unknowns, the principals, and the data of the stores."""
+"""The state of one decision: the facts read so far, the stack of unknowns, the principals, and the data of the
+stores.
+"""
 
 from __future__ import annotations
 

@@ -248,7 +248,9 @@ class Verdict:
         return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
 
     def _unsupported(self, duties: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can meet."""
+        """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can
+        meet.
+        """
         supported = self.st.request.options.obligations_supported
         for acting in duties if supported is not None else ():
             duty = acting.effect.effect

@@ -33,7 +33,9 @@ class DocumentLibrary:
 
 @dataclass(frozen=True, slots=True)
 class DocumentNode:
-    """A value in a document. `pointer` is a JSON pointer; `line` is the line of the nearest mapping or list around it."""
+    """A value in a document. `pointer` is a JSON pointer; `line` is the line of the nearest mapping or list around
+    it.
+    """
 
     value: Value
     pointer: str

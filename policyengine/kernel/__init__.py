@@ -127,7 +127,9 @@ class PrincipalCondition:
 
 @dataclass(frozen=True, slots=True)
 class GrantTarget(Node):
-    """A pattern of a grant. `carriers` are the credential scopes that carry it; empty for an endpoint without a scope."""
+    """A pattern of a grant. `carriers` are the credential scopes that carry it; empty for an endpoint without a
+    scope.
+    """
 
     pattern: Pattern
     carriers: tuple[str, ...]

@@ -135,7 +135,8 @@ RELATIONS: dict[str, RelationRow] = {
         ),
         RelationRow(
             "matches", Operands.PATTERN,
-            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: a pattern for which this cannot be shown needs the extra `re2`",
+            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: "
+            "a pattern for which this cannot be shown needs the extra `re2`",
             'body.code matches "[A-Z]{2}[0-9]+"', matches,
             samples=lambda pattern: dict.fromkeys(pattern_texts(pattern)), check_pattern=compile_regex,
         ),

@@ -230,7 +230,10 @@ def diagnostic_for(
 ) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
     endpoints = endpoint_texts(bare)
-    message = f"nothing binds `resource` at {list_endpoints(endpoints)}, where this {word} applies: `resource` is unknown there"
+    message = (
+        f"nothing binds `resource` at {list_endpoints(endpoints)}, where this {word} applies: "
+        "`resource` is unknown there"
+    )
     door = next(one.door for one in bare if one.text == endpoints[0])
     where = RelatedLocation(f"{door.label} opens it", door.pattern.span)
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, endpoint_texts(bound)), (where,))

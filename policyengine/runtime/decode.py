@@ -79,7 +79,9 @@ def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> obj
 
 
 def describe_json_error(error: json.JSONDecodeError) -> str:
-    """Return a description of the most common mistakes that does not depend on the Python version; "" for all others."""
+    """Return a description of the most common mistakes that does not depend on the Python version; "" for all
+    others.
+    """
     if error.pos >= len(error.doc):
         return ": the text ends too early"
     if error.msg.startswith(("Expecting property name", "Illegal trailing comma")):
@@ -161,7 +163,9 @@ def parse_json_float(text: str) -> Decimal | Invalid:
 
 
 def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
-    """Return a number that MessagePack cannot represent, or an `Invalid` with the reason and digest that a client sent."""
+    """Return a number that MessagePack cannot represent, or an `Invalid` with the reason and digest that a client
+    sent.
+    """
     text = data.decode("utf-8", "replace")
     if code == NUMBER_EXTENSION and len(data) <= MAX_NUMBER_LENGTH and text.isascii() and NUMBER.fullmatch(text):
         return parse_json_float(text)

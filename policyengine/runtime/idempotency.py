@@ -9,7 +9,8 @@ from policyengine.runtime.limits import ChargeResult
 
 KEEP_MICROSECONDS = 600_000_000  # lifetime of an answer under its key
 LEASE_MICROSECONDS = 5_000_000  # time for which a claim blocks others; a slower decision loses its claim
-MAX_KEYS_PER_GATEWAY = 100_000  # maximum for each gateway; beyond it the oldest key is dropped early, and a repeat of its request is charged again
+# Beyond this, the oldest key of the gateway is dropped early, and a repeat of its request is charged again.
+MAX_KEYS_PER_GATEWAY = 100_000
 GATEWAY_DIGITS = 16  # hexadecimal digits at the start of a gateway's names
 
 

@@ -262,7 +262,9 @@ def read_request(raw: Mapping[str, object]) -> Request:
 
 
 def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
-    """Add the URL of the request to its credentials: proofs contain the URL with the port, which `request.host` lacks."""
+    """Add the URL of the request to its credentials: proofs contain the URL with the port, which `request.host`
+    lacks.
+    """
     given, path = raw.get("request"), facts.get("request", {}).get("path")
     host = given.get("host") if isinstance(given, Mapping) else None
     if credentials is None or credentials.url is not None or not isinstance(host, str) or not isinstance(path, str):

@@ -114,7 +114,9 @@ def bars(counts: Sequence[int], most: int, blocks: str) -> str:
 
 
 def levels(shares: Sequence[float | None], blocks: str) -> str:
-    """Return a block for each share. The lowest block means empty; a space means unknown, because there was no request."""
+    """Return a block for each share. The lowest block means empty; a space means unknown, because there was no
+    request.
+    """
     top = len(blocks) - 1
     return "".join(" " if share is None else blocks[round(min(max(share, 0), 1) * top)] for share in shares)
 

@@ -177,7 +177,9 @@ def read_member(record: Mapping[str, object], node: k.Member, facts: Facts) -> V
 
 
 def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
-    """Apply a function like `lift`; in a loop, reading texts and collections takes steps in proportion to their size."""
+    """Apply a function like `lift`; in a loop, reading texts and collections takes steps in proportion to their
+    size.
+    """
 
     def counted(*known: Value) -> Value:
         return facts.work.lacks(reading_steps(*known)) or function(*known)

@@ -54,7 +54,9 @@ def history_windows(nodes: Iterable[k.HistoryCondition | k.Aggregate], facts: Fa
 
 
 def make_records(facts: Facts, *, denied: bool) -> tuple[HistoryRecord, ...]:
-    """Return the records of a request that was allowed, or `denied`. A request without agent and user has no records."""
+    """Return the records of a request that was allowed, or `denied`. A request without agent and user has no
+    records.
+    """
     endpoint = facts.request.endpoint
     if isinstance(endpoint, MalformedEndpoint):
         return ()

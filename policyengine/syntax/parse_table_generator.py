@@ -48,7 +48,9 @@ def generate_table(grammar: str) -> dict[str, Any]:
 
 
 def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
-    """Return every state in the order of a walk from the first state, because lark's own numbering varies between runs."""
+    """Return every state in the order of a walk from the first state, because lark's own numbering varies between
+    runs.
+    """
     found = {start: None}
     order = [start]
     for state in order:  # grows during iteration

@@ -302,7 +302,9 @@ def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
         return None
     for part in facts:
         if isinstance(part.type, UnresolvedType):  # no value can have this type
-            message = f"{quote_source(part.span)} has different types at different endpoints, but must have a single type here"
+            message = (
+                f"{quote_source(part.span)} has different types at different endpoints, but must have one type here"
+            )
             reading.report("E217", message, part.span, "declare it with one type everywhere, or use another fact")
             return None
     return found

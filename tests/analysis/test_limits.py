@@ -138,7 +138,7 @@ def test_the_text_report_shows_the_old_and_the_new_limit():
         '  - 0.policy:6: rate "calls": per request.ip on /pay: 10/1m burst 4',
         '  + 0.policy:6: rate "calls": per request.ip on /pay: 20/1m burst 4',
         "",
-        "1 changed limit; everything else is proved the same",
+        "1 changed limit; everything else is proved equal",
     ]
 
 

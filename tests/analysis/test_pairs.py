@@ -213,7 +213,9 @@ def test_a_sampled_comparison_is_not_proved_and_states_why() -> None:
     found = changed("for 30m", "for 45m")
     assert not found.proved
     assert all(one.sampled > 0 for one in found.doubts)
-    assert {one.why for one in found.doubts} == {"the agents that may delegate changed: chains of agents were sampled"}
+    assert {one.why for one in found.doubts} == {
+        "the agents that may delegate changed, so chains of agents were only sampled"
+    }
 
 
 def test_a_change_that_depends_on_approvals_is_found_or_suspected() -> None:

@@ -285,7 +285,7 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
         (
             '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
             "`e.json` at `entities[0].roles`: unknown member `entities[0].roles`",
-            "facts about an entity go under `attributes`",
+            "put facts about an entity under `attributes`",
         ),
         (
             '{"entities": [{"type": "user", "id": "a", "in": ["sales"]}]}',
@@ -294,7 +294,7 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
         ),
         (
             '{"entities": [{"type": "user", "id": "a"}, {"type": "user", "id": "a"}]}',
-            '`e.json` at `entities[1]`: user "a" is given twice',
+            '`e.json` at `entities[1]`: user "a" has two rows',
             "keep one row of each entity",
         ),
     ],

@@ -223,10 +223,10 @@ def test_an_area_of_tools_leaves_others_out():
         ("/a%2fb", "`/a%2fb` is not an endpoint: `a%2fb` contains a percent escape"),
         ("/**/a", "`/**/a` is not an endpoint: `**` is valid only at the end of a path"),
         ("/{a}{b}", "`/{a}{b}` is not an endpoint: `{a}{b}` contains two captures"),
-        ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: no path has more than 128 segments"),
+        ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: a path can have at most 128 segments"),
         ("TOOL", "`TOOL` is not an endpoint: the name is empty"),
         ("TOOL /x", "`TOOL /x` is not an endpoint: a slash separates a server and a name"),
-        ("ACTION view", "`ACTION view` is not an endpoint: an action consists of a verb and a type"),
+        ("ACTION view", "`ACTION view` is not an endpoint: an action must consist of a verb and a type"),
     ],
 )
 def test_what_is_no_endpoint_is_told(asked, why):
@@ -306,7 +306,7 @@ def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
 @pytest.mark.parametrize(
     ("name", "groups", "message", "hint"),
     [
-        ("otter", (), "no block names agent `otter`", "did you mean `other`?"),
+        ("otter", (), "no agent block names `otter`", "did you mean `other`?"),
         ("bot", ("opps",), "no block names group `opps`", "did you mean `ops`?"),
     ],
 )

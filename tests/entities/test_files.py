@@ -113,10 +113,10 @@ MISTAKES = [
      "write digits, with a point before the fraction"),
     ("id,active\na,yes\n", "E183", 2, "active", "`active`: expected bool, got string", "write `true` or `false`"),
     ("id,since\na,yesterday\n", "E183", 2, "since", "`since`: not a valid time",
-     "write it like `2027-01-01T09:00:00Z`"),
-    ("id,limit\na,soon\n", "E183", 2, "limit", "`limit`: not a valid duration", "write it like `15m`"),
-    ("id,home\na,here\n", "E183", 2, "home", "`home`: not a valid ip", "write it like `10.0.0.1`"),
-    ('id,roles\na,"[1"\n', "E183", 2, "roles", "not valid JSON at line 1, column 3: it ends too early",
+     "write it as in `2027-01-01T09:00:00Z`"),
+    ("id,limit\na,soon\n", "E183", 2, "limit", "`limit`: not a valid duration", "write it as in `15m`"),
+    ("id,home\na,here\n", "E183", 2, "home", "`home`: not a valid ip", "write it as in `10.0.0.1`"),
+    ('id,roles\na,"[1"\n', "E183", 2, "roles", "not valid JSON at line 1, column 3: the text ends too early",
      "write it as JSON"),
     ('id,roles\na,"[5]"\n', "E183", 2, "roles", "`roles`: expected string, got int",
      'separate the elements with `;`, or write a JSON list: `["a", "b"]`'),
@@ -125,7 +125,7 @@ MISTAKES = [
     ('id,roles\na,"x"y\n', "E181", 2, None, "not valid CSV: ',' expected after '\"'",
      'put a cell that contains `,` or a quote in quotes, and double the quotes in it: `"a ""b"", c"`'),
     ("id,roles\na,b\0\n", "E181", 2, None, "a NUL character", "is this UTF-16? write it as UTF-8"),
-    ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" is given twice',
+    ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" has two rows',
      "keep one row of each entity: `{}:2` already has one"),
 ]  # fmt: skip
 
@@ -201,14 +201,14 @@ def test_an_in_column_for_an_entity_without_parents_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("line", "member", "message"),
     [
-        ('{"type": "user"', "", "not valid JSON at column 16: it ends too early"),
+        ('{"type": "user"', "", "not valid JSON at column 16: the text ends too early"),
         ("[]", "", "`the row` must be an object, got list"),
         ('{"type": "user"}', "id", "`id` is missing"),
         ('{"type": "user", "id": ""}', "id", "`id` is missing"),
         ('{"type": "user", "id": "a", "rolles": []}', "rolles", "unknown member `rolles`"),
         ('{"type": "user", "id": "a", "id": "b"}', "id", "`id` must be a string, got a duplicate key"),
         ('{"type": "user", "id": "a", "in": ["x"]}', "in[0]", "`in[0]` must be an object, got string"),
-        ('{"type": "user", "id": "alice"}', "", 'user "alice" is given twice'),
+        ('{"type": "user", "id": "alice"}', "", 'user "alice" has two rows'),
     ],
 )
 def test_a_broken_jsonl_line_is_reported_with_its_number(tmp_path, line, member, message):
@@ -224,7 +224,7 @@ def test_a_duplicate_entity_is_reported_with_both_places(tmp_path):
     folder = tables(tmp_path / "csv", user=USER)
     with pytest.raises(EntitiesError) as told:
         read([folder, tmp_path / "e.json"])
-    assert (told.value.member, told.value.message) == ("entities[3]", 'user "alice" is given twice')
+    assert (told.value.member, told.value.message) == ("entities[3]", 'user "alice" has two rows')
     assert told.value.hint == f"keep one row of each entity: `{folder / 'user.csv'}:2` already has one"
 
 

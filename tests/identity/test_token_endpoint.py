@@ -307,7 +307,7 @@ def test_a_client_revocation_returns_503_while_the_issuer_is_unreachable(http: H
         answer = http.post("/revoke", {"token": raw, **proof("planner")})
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
         assert answer.headers["retry-after"] == "10"
-        told = "the token was not revoked: its issuer does not respond; an operator can revoke it anyway"
+        told = "the token was not revoked: the issuer of the token does not respond; an operator can revoke it anyway"
         assert answer.json()["error_description"] == told
     assert http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
     assert http.post("/revoke", {"token": raw, **proof("planner")}).json() == {}

@@ -1,4 +1,4 @@
-"""What an approval is bound to: all of the request that it was granted for, and nothing that nobody saw."""
+"""Binding of an approval: all of the request that it was granted for, and nothing that nobody saw."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ def test_a_failing_store_is_a_deny_if_the_decision_needs_state(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("code", "told", "why"), [
-    ("expired", "expired", "it has expired"), ("signature", "signature", "its signature is not valid"),
-    ("of no code", "refused", "its verifier gave no reason"), (7, "refused", "its verifier gave no reason"),
-    (True, "refused", "its verifier gave no reason"),
+    ("expired", "expired", "the credential has expired"), ("signature", "signature", "the signature of the token is not valid"),
+    ("of no code", "refused", "the verifier gave no reason"), (7, "refused", "the verifier gave no reason"),
+    (True, "refused", "the verifier gave no reason"),
 ])  # fmt: skip
 def test_a_refused_credential_identifies_nobody(code: object, told: str, why: str) -> None:
     decision = decide(POLICY, asked(refused=code))
@@ -113,5 +113,5 @@ def test_a_credential_with_refused_null_is_accepted() -> None:
 
 def test_the_walk_states_why_the_credential_was_refused() -> None:
     shown = Engine.from_text(POLICY).explain(asked(refused="expired")).render()
-    assert "the credential was refused: it has expired" in shown
+    assert "the credential was refused: the credential has expired" in shown
     assert "bot" not in shown

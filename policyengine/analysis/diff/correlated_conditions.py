@@ -139,7 +139,9 @@ def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of text conditions: exact for named texts; for other texts every combination is considered possible."""
+    """Yield states of text conditions: exact for named texts; for other texts every combination is considered
+    possible.
+    """
     texts = [one for one in constants if isinstance(one, str)]
     questions = [found[1] for one in asked if (found := constant_question(one)) is not None]
     for text in texts:

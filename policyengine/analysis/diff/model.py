@@ -49,7 +49,9 @@ class WitnessVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RequestRegion:
-    """Callers and endpoints. `condition` describes the requests whose answers differ, as far as the changed rules show."""
+    """Callers and endpoints. `condition` describes the requests whose answers differ, as far as the changed rules
+    show.
+    """
 
     endpoint: str
     caller: str

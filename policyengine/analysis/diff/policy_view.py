@@ -241,7 +241,9 @@ class PolicyView:
         )
 
     def uncounted(self, at: EndpointClass, settled: CallerAssumption) -> bool:
-        """Return whether a limit there counts by an agent or user that is absent, in which case the request is refused."""
+        """Return whether a limit there counts by an agent or user that is absent, in which case the request is
+        refused.
+        """
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         return any(
             limit.when is None

@@ -57,7 +57,9 @@ def unit_conditions(unit: RuleUnit) -> Iterator[k.Expr]:
 
 
 def count_unit_texts(units: Iterable[RuleUnit]) -> Counter[str]:
-    """Count the texts of units. Repeated units are counted once, except confirms, each of which needs its own approval."""
+    """Count the texts of units. Repeated units are counted once, except confirms, each of which needs its own
+    approval.
+    """
     several = tuple(units)
     once = Counter({unit.text: 1 for unit in several if not unit.confirms})
     return once + Counter(unit.text for unit in several if unit.confirms)

@@ -1,4 +1,6 @@
-"""Find where two policies can differ: the places of declarations that only one policy has, and the relevant patterns."""
+"""Find where two policies can differ: the places of declarations that only one policy has, and the relevant
+patterns.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[st
             number += 1
         taken.add(f"suggested {number}")
         yield ""
-        yield "# These requests are destructive. Name the approvers: until then the served user must approve each request."
+        yield "# Destructive: name the approvers. Until then, the served user must approve each request."
         yield f'guard "suggested {number}" on {place} {{'
         yield f"  confirm by user within 15m when {' or '.join(conditions)}"
         yield f'    message "this may destroy data: {confirmation_subject(place)}"'

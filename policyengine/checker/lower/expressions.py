@@ -268,7 +268,9 @@ def lower_negative(expression: ast.UnaryMinus, context: ExpressionContext) -> k.
 def lower_within_window(expression: ast.WithinWindow, context: ExpressionContext) -> k.InWindow | None:
     instant, window = lower_expression(expression.operand, context), lower_window(expression.window, context.report)
     if instant is not None and instant.type not in (Scalar.TIME, UNRESOLVED):
-        message = f"{quote_source(instant.span)} is {describe_type(instant.type)}, but only a time can be within a time window"
+        message = (
+            f"{quote_source(instant.span)} is {describe_type(instant.type)}, but only times can be in a time window"
+        )
         context.report("E225", message, instant.span, "write `time within …`")
         return None
     return None if instant is None or window is None else k.InWindow(instant, window, span=expression.span)

@@ -1,4 +1,6 @@
-"""Places of rules: resolve targets to patterns and scopes to their includes, and find the facts that exist at a place."""
+"""Places of rules: resolve targets to patterns and scopes to their includes, and find the facts that exist at a
+place.
+"""
 
 from __future__ import annotations
 
@@ -219,7 +221,7 @@ class PlaceResolver:
         self._included += count
         if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
             message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others in all"
-            hint = "include only the scopes that are needed, and avoid long chains in which each scope includes the one before"
+            hint = "include only the scopes that are needed, not chains in which each scope includes the one before"
             raise BoundExceededError(Diagnostic("E323", message, scope.span, hint))
 
     def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:

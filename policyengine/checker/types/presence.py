@@ -39,7 +39,10 @@ def presence_hint(operand: k.Expr, word: str) -> str:
     if operand.name == "id":
         return f"every entity has an id: `{operand.base.span.text} is known` tests whether there is a row"
     if operand.inherited:
-        return f"`else []` makes the set empty in rows that lack it; `{operand.base.span.text} is known` tests whether there is a row"
+        return (
+            "`else []` makes the set empty in rows that lack it; "
+            f"`{operand.base.span.text} is known` tests whether there is a row"
+        )
     return (
         f"`{operand.base.span.text} is known` tests whether there is a row; if a row may lack it, add `?` to its type"
     )

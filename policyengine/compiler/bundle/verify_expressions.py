@@ -108,7 +108,9 @@ def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
 
 
 def count_uses(name: str, node: k.Expr) -> int:
-    """Return the number of uses of a variable in an expression, outside inner loops with a variable of the same name."""
+    """Return the number of uses of a variable in an expression, outside inner loops with a variable of the same
+    name.
+    """
     match node:
         case k.Variable(variable):
             return int(variable == name)

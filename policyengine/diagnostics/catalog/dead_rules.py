@@ -45,7 +45,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E144",
-        "a character that changes the direction of writing",
+        "a character that changes the text direction",
         "Editors show the text after it in another order than the engine reads it, so a reviewer sees a different "
         "policy.",
         "# open \u202e desolc\n" + _DOOR,

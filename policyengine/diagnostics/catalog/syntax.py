@@ -87,7 +87,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E111",
         "an operator that numbers do not have",
-        "Numbers are exact, so there is no division, remainder or power. Multiply the other side instead.",
+        "Numbers are exact, so the language has no division, remainder or power. Multiply the other side instead.",
         "define half = body.amount / 2 > 50\n",
         "define half = body.amount > 50 * 2\n",
     ),

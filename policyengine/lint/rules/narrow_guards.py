@@ -65,7 +65,10 @@ def paths_below(guard: k.Guard, pattern: k.Pattern, doors: PatternIndex[k.Patter
     wide = (one for one in doors.overlapping(pattern) if isinstance(one, k.HttpPattern) and one.rest)
     for door in wide:
         if len(door.segments) <= len(pattern.segments) and not narrower_guard_finding(guard, below):
-            message = f"`{quote_pattern(door)}` also opens paths below `{pattern_path(pattern)}`, which this guard does not cover"
+            message = (
+                f"`{quote_pattern(door)}` also opens paths below `{pattern_path(pattern)}`, "
+                "which this guard does not cover"
+            )
             hint = f"write `{pattern_path(pattern)}/**`, which covers the path itself as well"
             yield Diagnostic("W563", message, pattern.span, hint, (RelatedLocation("the grant", door.span),))
             return

@@ -14,7 +14,7 @@ from policyengine.lint.rules.caller_chosen_defaults import wanted_parts
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 
-HINT = "compare the value of the fact where it must be present, or forward it and list it in `[gateway]` (docs/gateways.md)"
+HINT = "compare the fact's value where it must be present, or forward it and list it in `[gateway]` (docs/gateways.md)"
 
 
 def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:

@@ -92,7 +92,9 @@ class WitnessFinder:
     # ── Conditions that already hold ────────────────────────────────────────────────────────────────────
 
     def holds(self, node: k.Expr) -> bool | None:
-        """Return whether a condition is true or false, or None if a value is unknown or the condition is too complex."""
+        """Return whether a condition is true or false, or None if a value is unknown or the condition is too
+        complex.
+        """
         match node:
             case k.DefinitionRef(_, inner):
                 return self.holds(inner)

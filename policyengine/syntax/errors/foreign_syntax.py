@@ -190,7 +190,10 @@ def _bound_to_hint(s: ErrorContext) -> str | None:
     if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
         return f"write what an approval is bound to in parentheses: {example}"
     if s.found == ")" and before.rstrip().endswith("bound to ("):
-        return f"name the objects that an approval is bound to: {example}, or `resource` to bind only the facts that the rule reads"
+        return (
+            f"name the objects that an approval is bound to: {example}, "
+            "or `resource` to bind only the facts that the rule reads"
+        )
     if s.found == "bound" and "deny" in s.accepted:
         return "write `bound to (…)` after `within` and before `when` and `message`"
     if s.found == "within" and "when" in s.accepted and ENDS_BOUND.search(before):

@@ -58,7 +58,9 @@ class Logic(Node):
 
 @node()
 class Binary(Node):
-    """A binary operation. `operator` is spelled as in the grammar; `operator_span` is its position, for error messages."""
+    """A binary operation. `operator` is spelled as in the grammar; `operator_span` is its position, for error
+    messages.
+    """
 
     operator: str
     left: Expr

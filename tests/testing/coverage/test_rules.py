@@ -56,7 +56,7 @@ def test_a_may_of_anyone_is_covered_without_a_credential() -> None:
     rules = "anyone { may GET /health }"
     assert missing(rules, "GET /health => allow") == []
     assert missing(rules, "GET /docs/1 => deny") == [
-        "`may GET /health` never opened a door",
+        "`may GET /health` never granted a request",
         "`GET /health` was never decided",
     ]
 
@@ -255,7 +255,7 @@ def test_a_may_delegate_is_covered_when_it_delegated() -> None:
 
 def test_hops_cover_the_rules_of_their_blocks() -> None:
     unseen = missing(CHAIN, handed(("first", "1m")))
-    assert "`may read` never opened a door" not in unseen
+    assert "`may read` never granted a request" not in unseen
     assert unseen.count("`issued by acme` was never seen failing") == 2
     assert "`issued by acme` was never seen holding" not in unseen
 
