@@ -80,7 +80,7 @@ def test_imports_are_found_from_the_folder_given() -> None:
     assert sorted(names("root")) == ["root/acme/common.policy", "root/any/pay.policy"]
 
 
-def test_imports_of_a_file_without_a_package_are_found_beside_it() -> None:
+def test_imports_of_a_file_without_a_package_are_found_next_to_it() -> None:
     write("p/a.policy", "import common")
     write("p/common.policy", "package common")
     assert names("p/a.policy") == ["p/a.policy", "p/common.policy"]

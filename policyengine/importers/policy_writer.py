@@ -258,8 +258,7 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
     about = "" if carries else " Its tokens contain no scopes, so only `may` decides."
     lines = _file_header(
         run,
-        "The grants. Nothing is allowed yet: both blocks have expired, and only the tests use them, at an earlier",
-        "time.",
+        "The grants. Nothing is allowed yet: both blocks have expired; only the tests use them, at an earlier time.",
         "Keep them for the tests. For your own grants, copy both blocks into a new file next to this one, use your",
         "own names and conditions, keep the lines that you need, and remove `valid until`. An agent also needs the",
         "grants of its user.",

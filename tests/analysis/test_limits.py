@@ -40,7 +40,7 @@ def told(old: str, new: str) -> str:
         ),
     ],
 )
-def test_reordered_parts_of_a_limit_are_no_difference(old: str, new: str) -> None:
+def test_reordered_parts_of_a_limit_make_no_difference(old: str, new: str) -> None:
     assert not diff(f'rate "calls" {old}', f'rate "calls" {new}').limits
 
 

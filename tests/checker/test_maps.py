@@ -188,7 +188,9 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
 
 
 @pytest.mark.parametrize(("item", "expected"), MISTAKES, ids=[item for item, _ in MISTAKES])
-def test_a_mistake_in_a_map_is_reported_where_it_stands(item: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_a_mistake_in_a_map_is_reported_where_it_is_written(
+    item: str, expected: tuple[str, str, str, str | None]
+) -> None:
     assert found(item) == [expected]
 
 

@@ -127,7 +127,7 @@ def test_the_database_mapping_of_a_settings_file_that_others_can_write_is_reject
     assert (ended.code, "others can write `policyengine.toml`" in ended.err) == (1, True)
 
 
-def test_the_config_option_can_stand_anywhere(project, run):
+def test_the_config_option_can_be_anywhere(project, run):
     (project / "mine.toml").write_text("[serve]\nport = 7\n")
     for words in (["--config", "mine.toml", "show"], ["show", "--config=mine.toml"]):
         shown = run("config", *words, "policies").out

@@ -65,7 +65,7 @@ def test_several_sources_form_one_entity_store(tmp_path):
     assert outcomes(engine) == OUTCOMES
 
 
-def test_a_csv_cell_is_read_by_the_declared_type(tmp_path):
+def test_a_csv_cell_is_read_as_the_declared_type(tmp_path):
     header = "id,in,roles,plan,manager,since,seats,share,active,limit,home,nets"
     row = "al,\"\",'[]',team,bob,2027-01-01T09:00:00Z,5,0.25,TRUE,15m,10.0.0.1,10.0.0.0/8; 192.168.0.0/16".replace(
         "'", ""

@@ -270,7 +270,7 @@ def test_a_default_the_caller_cannot_exploit_is_not_reported(rule: str) -> None:
     assert codes(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR) == []
 
 
-def test_a_default_in_a_definition_is_reported_where_it_stands() -> None:
+def test_a_default_in_a_definition_is_reported_where_it_is_written() -> None:
     policy = FACTS + "define small = (body.amount else 0) <= 100\nanyone { may GET /a when small }\n" + READ
     assert [one[:3:2] for one in told(policy)] == [("W554", "(body.amount else 0)")]
 

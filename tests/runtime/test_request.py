@@ -103,7 +103,7 @@ def test_json_messagepack_and_python_give_the_same_request():
         (b'{"body": {"\\ud800": 1}}', "a member name that is too long or not valid Unicode"),
     ],
 )
-def test_the_error_states_why_json_is_no_request(data, message):
+def test_the_error_states_why_json_is_not_a_request(data, message):
     error = refused_json(data)
     assert (error.member, error.message) == ("", message)
 
@@ -124,7 +124,7 @@ def test_the_error_states_why_json_is_no_request(data, message):
         (b"\x90", "a request must be an object, got list"),
     ],
 )
-def test_the_error_states_why_messagepack_is_no_request(data, message):
+def test_the_error_states_why_messagepack_is_not_a_request(data, message):
     with pytest.raises(RequestError) as error:
         Request.from_msgpack(data)
     assert error.value.message == message
@@ -387,7 +387,7 @@ def test_a_path_without_a_canonical_spelling_is_malformed(members, why):
     assert endpoint.why == f"the path is not canonical: {why}"
 
 
-def test_a_method_that_is_no_upper_case_word_is_malformed():
+def test_a_method_that_is_not_an_upper_case_word_is_malformed():
     endpoint = http(method="get").endpoint
     assert isinstance(endpoint, MalformedEndpoint)
     assert endpoint.why == "the method is not canonical: a method that is not an upper-case word"

@@ -107,7 +107,7 @@ def why(value: object) -> str:
         (1, UnresolvedType(), "the type is not known"),
     ],
 )
-def test_a_wrong_typed_fact_is_unknown(raw, type, reason):
+def test_a_wrongly_typed_fact_is_unknown(raw, type, reason):
     assert why(coerce(raw, type, "body.x")) == reason
 
 
@@ -186,7 +186,7 @@ def test_an_id_that_is_not_in_nfc_is_unknown():
     assert isinstance(coerce("e\u0301", Scalar.STRING, "user.id"), Unknown)
 
 
-def test_a_wrong_typed_fact_is_not_absent():
+def test_a_wrongly_typed_fact_is_not_absent():
     assert not coerce("900", Scalar.INT, "body.x").absent
 
 

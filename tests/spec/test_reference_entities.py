@@ -305,7 +305,7 @@ def test_an_attribute_of_an_entity_without_a_row_is_unknown_even_with_else(where
     assert decide(policy, question(where, **bot()), {NAMES[fact.partition(".")[0]]: {}}).allowed
 
 
-def test_a_door_stays_closed_for_an_entity_without_a_row():
+def test_a_grant_does_not_open_for_an_entity_without_a_row():
     policy = "entity doc { private: bool? }\nanyone { may GET /docs/{id: doc} when not (resource.private else false) }"
     rows = {"doc 7": {}, "doc 8": {"private": True}}
     allowed = [name for name in "7 8 9".split() if decide(policy, question(f"GET /docs/{name}"), rows).allowed]

@@ -174,7 +174,7 @@ def test_equal_decisions_are_merged_and_counted(engine, path):
         pay("77", entities=[{"type": "invoice", "id": "77", "attributes": {"tenant": "acme"}}]),
     ],
 )
-def test_the_recorded_test_asks_the_logged_question(engine, path, question):
+def test_the_recorded_test_contains_the_logged_question(engine, path, question):
     engine.decide(question)
     passes(path, 1)
 

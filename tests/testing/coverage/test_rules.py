@@ -47,7 +47,7 @@ agent "bot" { issued by acme   acts for any user   credential { bound }   may re
         ),
     ],
 )
-def test_a_may_is_covered_when_it_opened_a_door(request_: str, unopened: list[str]) -> None:
+def test_a_may_is_covered_when_it_granted_access(request_: str, unopened: list[str]) -> None:
     """It covers, the credential carries it, its condition is true and its block stands."""
     assert missing(TWO, request_, "opened") == [f"{words} opened a door" for words in unopened]
 
