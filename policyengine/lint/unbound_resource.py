@@ -22,9 +22,7 @@ Truths: TypeAlias = frozenset[bool | None]
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
 MAX_ENDPOINTS_LISTED = 4  # maximum in a message or hint
-TYPE_A_CAPTURE = (
-    "give a capture of the path a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
-)
+TYPE_A_CAPTURE = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
 
 
 def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:

@@ -92,7 +92,7 @@ REFUNDS = f"`{PLACE}`"
                 "E242",
                 "nothing binds `resource` here",
                 "resource",
-                "give a capture of the path a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
+                "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
             ),
         ),
         (
@@ -102,7 +102,7 @@ REFUNDS = f"`{PLACE}`"
                 "E242",
                 "`same_tenant` cannot be used here: nothing binds `resource` here",
                 "same_tenant",
-                "give a capture of the path a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
+                "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
             ),
         ),
         (

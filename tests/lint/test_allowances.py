@@ -55,7 +55,11 @@ def test_a_lint_comment_elsewhere_or_of_another_rule_allows_nothing(text: str) -
 @pytest.mark.parametrize(
     ("comment", "message", "hint"),
     [
-        ("# lint: allow W321", "this comment allows nothing, because it gives no reason", "write it `# lint: allow RULE because …`"),
+        (
+            "# lint: allow W321",
+            "this comment allows nothing, because it gives no reason",
+            "write it `# lint: allow RULE because …`",
+        ),
         ("# lint: allow W321 because", "this comment allows nothing, because it gives no reason",
          "write it `# lint: allow RULE because …`"),
         ("# lint: allow because it is so", "this comment allows nothing, because it gives no reason",

@@ -228,7 +228,10 @@ def test_a_fact_only_bound_by_an_approval_counts_as_read_when_named(bound: str) 
 
 # ── Defaults ──────────────────────────────────────────────────────────────────────────────────
 
-HINT = "remove `else`: an absent fact is then unknown, and an unknown fact neither grants access nor keeps a rule from acting"
+HINT = (
+    "remove `else`: an absent fact is then unknown, "
+    "and an unknown fact neither grants access nor keeps a rule from acting"
+)
 
 
 def test_a_default_that_opens_a_grant_is_reported() -> None:

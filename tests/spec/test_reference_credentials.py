@@ -82,7 +82,8 @@ def test_a_failing_store_is_a_deny_if_the_decision_needs_state(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("code", "told", "why"), [
-    ("expired", "expired", "the credential has expired"), ("signature", "signature", "the signature of the token is not valid"),
+    ("expired", "expired", "the credential has expired"),
+    ("signature", "signature", "the signature of the token is not valid"),
     ("of no code", "refused", "the verifier gave no reason"), (7, "refused", "the verifier gave no reason"),
     (True, "refused", "the verifier gave no reason"),
 ])  # fmt: skip

@@ -148,7 +148,8 @@ MISTAKES = [
     ("GET /b => deny with { unknown: body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
      "did you mean `body.amount`?"),
     ("GET /b => deny with { unknown: [bdy.x] }", "E602", "bdy.x", "unknown fact `bdy.x`",
-     "facts must begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, `context`, "
+     "facts must begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, "
+     "`context`, "
      "`credential`, `params`, `request`, `resource`, `task`, `time`, `tool` and `user`"),
     ("GET /b => deny with { unknown: past.body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
      "did you mean `body.amount`?"),
@@ -169,7 +170,8 @@ MISTAKES = [
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',
      "no guard has the obligation `notify b@b.example`", "did you mean `notify a@b.example`?"),
-    ('GET /a => allow with { obligation: "step_up *" }', "E611", '"step_up *"', "no guard has the obligation `step_up *`",
+    ('GET /a => allow with { obligation: "step_up *" }', "E611", '"step_up *"',
+     "no guard has the obligation `step_up *`",
      "guards require `audit full`, `notify a@b.example`, `redact body.card, body.amount` and `warn`"),
     # ── Never
     ('GET /a => allow with { message: "x" }', "E619", 'message: "x"', "an allow has no message",
@@ -194,7 +196,8 @@ MISTAKES = [
     ("GET /b => deny with { rates: 3 }", "E618", "3", "`3` is not a valid `rates`: expected a list",
      'write `rates: ["per agent: 37 of 100"]`'),
     # ── Repetitions
-    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b", "`repeat` takes one request, but this line has several",
+    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b",
+     "`repeat` takes one request, but this line has several",
      "write a separate line for each method"),
     ("repeat 3 in 999999w GET /b => deny", "E617", "999999w", "the clock cannot advance by `999999w`",
      "write a shorter duration"),

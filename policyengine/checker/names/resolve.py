@@ -303,9 +303,7 @@ def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Ex
     type_ = every if here.everywhere and here.resource is None else here.resource
     if type_ is None:
         message = "nothing binds `resource` here"
-        hint = (
-            "give a capture of the path a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
-        )
+        hint = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
         context.report("E242", message, head_span(reference, 1), hint)
         return None
     return navigate(k.Fact(("resource",), type_, span=head_span(reference, 1)), reference, 1, context)
