@@ -36,13 +36,13 @@ class EntityData:
 def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
     """Parse `[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`.
 
-    Raises RequestError, also if an entity has two rows.
+    Raises RequestError, also if an entity is given twice.
     """
     rows: dict[EntityRef, EntityData] = {}
     for place, item in iterate_items(raw, member):
         row = read_entity_row(item, place)
         if row.ref in rows:
-            raise RequestError(place, f"{quote_input(str(row.ref))} has two rows", "keep one row of each entity")
+            raise RequestError(place, f"{quote_input(str(row.ref))} is given twice", "keep one row of each entity")
         rows[row.ref] = row
     return tuple(rows.values())
 

@@ -165,7 +165,7 @@ def test_lint_rules_can_be_named_by_code_or_name(project):
         ("[format]\n", "unknown section `format`", PARTS,
          "policyengine.toml:1:2: unknown section `format`\n  [format]\n   ^^^^^^"),
         ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`",
-         "there are `jobs`, `seed`, `examples`",
+         "the valid keys are `jobs`, `seed`, `examples`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
         ("lint = 1\n", "`lint` is not a section", "write `[lint]` on a line of its own",
          "policyengine.toml:1:1: `lint` is not a section\n  lint = 1\n  ^^^^"),

@@ -294,7 +294,7 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
         ),
         (
             '{"entities": [{"type": "user", "id": "a"}, {"type": "user", "id": "a"}]}',
-            '`e.json` at `entities[1]`: user "a" has two rows',
+            '`e.json` at `entities[1]`: user "a" is given twice',
             "keep one row of each entity",
         ),
     ],

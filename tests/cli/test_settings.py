@@ -29,7 +29,7 @@ WRONG = {
     "trust": ('"a"', "`trust` is a list of texts"),
     "allowed_hosts": ('["a.example:80"]', "`a.example:80` is not a host name"),
     "watch": ('"yes"', "`watch` is `true` or `false`"),
-    "log_format": ('"jsn"', "`log_format` is one of `text`, `json`"),
+    "log_format": ('"jsn"', "`log_format` must be one of `text`, `json`"),
 }
 
 
@@ -108,7 +108,7 @@ def test_an_invalid_serve_setting_is_reported_with_its_place(project: Path, key:
         ('[log]\nrotate = ["1s"]', "`1s` is too short to rotate a log", "use a minute or longer"),
         ('[log]\nfiel = "x"', "unknown key `fiel` in `[log]`", "did you mean `file`?"),
         ("[serv]\nport = 1", "unknown section `serv`", "did you mean `[serve]`?"),
-        ('[serve]\nlog_format = "jsno"', "`log_format` is one of `text`, `json`", "did you mean `json`?"),
+        ('[serve]\nlog_format = "jsno"', "`log_format` must be one of `text`, `json`", "did you mean `json`?"),
         ("[mcp-gateway]\ntimeout = 0", "`timeout` is a number of seconds, from 0.1 to 3600", None),
     ],
 )

@@ -125,7 +125,7 @@ MISTAKES = [
     ('id,roles\na,"x"y\n', "E181", 2, None, "not valid CSV: ',' expected after '\"'",
      'put a cell that contains `,` or a quote in quotes, and double the quotes in it: `"a ""b"", c"`'),
     ("id,roles\na,b\0\n", "E181", 2, None, "a NUL character", "is this UTF-16? write it as UTF-8"),
-    ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" has two rows',
+    ("id,roles\na,x\na,y\n", "E184", 3, None, 'user "a" is given twice',
      "keep one row of each entity: `{}:2` already has one"),
 ]  # fmt: skip
 
@@ -208,7 +208,7 @@ def test_an_in_column_for_an_entity_without_parents_is_rejected(tmp_path):
         ('{"type": "user", "id": "a", "rolles": []}', "rolles", "unknown member `rolles`"),
         ('{"type": "user", "id": "a", "id": "b"}', "id", "`id` must be a string, got a duplicate key"),
         ('{"type": "user", "id": "a", "in": ["x"]}', "in[0]", "`in[0]` must be an object, got string"),
-        ('{"type": "user", "id": "alice"}', "", 'user "alice" has two rows'),
+        ('{"type": "user", "id": "alice"}', "", 'user "alice" is given twice'),
     ],
 )
 def test_a_broken_jsonl_line_is_reported_with_its_number(tmp_path, line, member, message):
@@ -224,7 +224,7 @@ def test_a_duplicate_entity_is_reported_with_both_places(tmp_path):
     folder = tables(tmp_path / "csv", user=USER)
     with pytest.raises(EntitiesError) as told:
         read([folder, tmp_path / "e.json"])
-    assert (told.value.member, told.value.message) == ("entities[3]", 'user "alice" has two rows')
+    assert (told.value.member, told.value.message) == ("entities[3]", 'user "alice" is given twice')
     assert told.value.hint == f"keep one row of each entity: `{folder / 'user.csv'}:2` already has one"
 
 

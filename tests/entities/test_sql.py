@@ -118,7 +118,7 @@ def test_a_duplicate_id_is_rejected_on_load_and_unknown_on_lookup(made, tmp_path
         SQL.replace("login varchar(40) primary key", "login varchar(40)")
         + "insert into people values ('bob', null, null);"
     )
-    with pytest.raises(EntitiesError, match='user "bob" has two rows'):
+    with pytest.raises(EntitiesError, match='user "bob" is given twice'):
         read(mapped(tmp_path, url))
     looking = read(mapped(tmp_path, url, lookup=True)).looking()
     assert looking is not None

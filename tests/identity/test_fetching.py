@@ -204,7 +204,7 @@ def test_a_reloaded_policy_keeps_the_key_source_of_an_unchanged_issuer() -> None
     ],
 )
 def test_the_error_names_the_issuer_setting_that_is_out_of_bounds(setting: str, value: object) -> None:
-    with pytest.raises(IdentityConfigError, match=f"`identity.toml`: `issuers.acme.{setting}`(?:: | is one of )"):
+    with pytest.raises(IdentityConfigError, match=f"`identity.toml`: `issuers.acme.{setting}`(?:: | must be one of )"):
         parse_identity_config({"issuers": {"acme": {setting: value}}})
 
 

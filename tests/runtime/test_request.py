@@ -293,7 +293,7 @@ def test_a_cycle_in_python_objects_is_rejected_as_too_deep():
         ({"entities": [{"type": "user", "id": "a", "in": ["x"]}]}, "entities[0].in[0]",
          "`entities[0].in[0]` must be an object, got string"),
         ({"entities": [{"type": "user", "id": "a"}, {"type": "user", "id": "a"}]}, "entities[1]",
-         'user "a" has two rows'),
+         'user "a" is given twice'),
         ({"pending": "body"}, "pending", "`pending` must be a list, got string"),
         ({"pending": [1]}, "pending[0]", "`pending[0]` must be a string, got int"),
         ({"pending": ["bdy.x"]}, "pending[0]", "unknown fact `bdy.x`"),

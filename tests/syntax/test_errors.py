@@ -175,7 +175,7 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         "scope s { GET /a, GET /b }",
         "E112",
-        "unexpected `,`",
+        "`,` does not belong here",
         "remove it: each item begins with a keyword",
         ",",
     ),
@@ -743,14 +743,14 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         "user when user.vip { may a }",
         "E115",
-        "unexpected `when`",
+        "`when` does not belong here",
         "did you mean `where`?",
         "when",
     ),
     (
         'agent "x" { acts for all users }',
         "E115",
-        "unexpected `all`",
+        "`all` does not belong here",
         "did you mean `any`?",
         "all",
     ),

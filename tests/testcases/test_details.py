@@ -108,11 +108,11 @@ def test_a_table_cell_and_otherwise_can_have_details() -> None:
 
 
 GATES = (
-    "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+    "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
     "`failure`"
 )
 MEMBERS = (
-    "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
+    "the known members are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
     "`unknown`, `chain`, `agent`, `user` and `issuer`"
 )
 MISTAKES = [
@@ -122,7 +122,7 @@ MISTAKES = [
     ("GET /b => deny with { outcome.x: 1 }", "E611", "outcome.x", "a decision has no `outcome.x` to expect", MEMBERS),
     ("GET /b => deny with { }", "E618", "{ }", "`with` claims nothing",
      "name a detail that the decision must have: `message`, `reason`, `reasons` or `remedy`"),
-    ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` has two rows",
+    ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` is given twice",
      "remove one of the two"),
     # ── Shapes
     ("GET /b => deny with { message: 5 }", "E618", "5", "`5` is not a valid `message`: expected a text",
@@ -165,7 +165,7 @@ MISTAKES = [
     ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
      "`aproval` is not a kind of remedy", "did you mean `approval`?"),
     ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is not a kind of remedy",
-     "it begins with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
+     "the remedy must begin with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
     ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is not a kind of obligation",
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',

@@ -119,11 +119,11 @@ MISTAKES = [
      '`team "x"` does not fit `user.manager`', "`user.manager` is a reference to user"),
     (f'given entities {{ invoice "1" {{ lines: {{ count: "1" }} }} }} {GET}', "E606", '{ count: "1" }',
      '`{ count: "1" }` does not fit `invoice.lines`', "`invoice.lines` is a record"),
-    (f'given entities {{ user "a" user "a" }} {GET}', "E607", 'user "a"', '`user "a"` has two rows',
+    (f'given entities {{ user "a" user "a" }} {GET}', "E607", 'user "a"', '`user "a"` is given twice',
      "remove one of the two"),
     (f'given entities {{ invoice "1" in team "a" }} {GET}', "E606", 'team "a"', "an invoice is never in a team",
      "declare it: `entity invoice { … } in team`"),
-    ("POST /a { body.amount: 1, body.amount: 2 } => deny", "E607", "body.amount", "`body.amount` has two rows",
+    ("POST /a { body.amount: 1, body.amount: 2 } => deny", "E607", "body.amount", "`body.amount` is given twice",
      "remove one of the two"),
     # ── Expectations
     ('GET /a => deny by "smal"', "E608", '"smal"', "no rule is named `smal`", "did you mean `small`?"),
@@ -131,7 +131,7 @@ MISTAKES = [
     ("GET /a => deny by defualt", "E609", "defualt", "unknown gate `defualt`", "did you mean `default`?"),
     ("GET /a => deny by small", "E609", "small", "unknown gate `small`", 'write a rule in quotes: `by "small"`'),
     ("GET /a => deny by x", "E609", "x", "unknown gate `x`",
-     "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+     "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
      "`failure`"),
     ('GET /a => allow by "small"', "E610", 'allow by "small"', "an allow has no reason",
      "remove `by …`, or write `not allow by …`"),
@@ -161,7 +161,7 @@ MISTAKES = [
      "add a column `request` with the requests: `| request | … |`"),
     ("cases { | request | body.amount | => | }", "E613", "cases { | request | body.amount | => | }",
      "this table has no rows", "add a row: `| GET /a | … | allow |`"),
-    ("cases { | request | => | | 5 | allow | }", "E613", "5", "`5` is not a request", "write it as in `GET /path`"),
+    ("cases { | request | => | | 5 | allow | }", "E613", "5", "`5` is not a request", "write a request such as `GET /path`"),
     ("cases { | request | body.amount | => | | GET /a | deny | deny | }", "E613", "deny",
      "`deny` is not a value of `body.amount`", 'write a string in quotes: `"deny"`'),
     ("cases { | request | body.amount | => | | GET /a | GET /b | deny | }", "E613", "GET /b",
@@ -188,7 +188,7 @@ MISTAKES = [
     ("cases for x in [1, 2], request in [GET /a] { | 1 | GET /a | deny | | 1 | GET /a | deny | otherwise deny }",
      "E615", "| 1 | GET /a | deny |", "this cell is stated twice", "remove one of the two"),
     ("cases for request in [GET /a] { | GET /b | deny | otherwise deny }", "E615", "GET /b",
-     "`GET /b` is not on the axis `request`", "`request` is one of GET /a"),
+     "`GET /b` is not on the axis `request`", "`request` must be one of GET /a"),
     ("cases for request in [GET /a] { | deny | otherwise deny }", "E613", "| deny |",
      "this row has one cell instead of 2", "write one cell for each column, with the outcome in the last"),
     ("cases for id in [1] { GET /i/{ide} => deny }", "E616", "{ide}", "`{ide}` is not a variable here",
@@ -260,7 +260,7 @@ def test_a_huge_matrix_is_rejected_with_its_size() -> None:
     numbers = ", ".join(map(str, range(101)))
     inside = f"cases for a in [{numbers}], b in [{numbers}] {{ GET /a => allow }}"
     [(code, message, _, hint)] = told(errors(inside))
-    assert (code, message, hint) == ("E614", "this matrix has 10,201 cells; the limit is 10,000", "split it")
+    assert (code, message, hint) == ("E614", "this matrix has 10,201 cells; the limit is 10,000", "split the matrix")
 
 
 @pytest.mark.parametrize(

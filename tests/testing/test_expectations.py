@@ -121,41 +121,41 @@ def test_a_true_detail_passes(claim: str) -> None:
 
 FAILS = [
     (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ message: "refund of 90 *" }}',
-     'message: expected "refund of 90 *", came "refund of 900 to \\"x\\""'),
+     'message: expected "refund of 90 *", got "refund of 900 to \\"x\\""'),
     (f'{REFUND} {{ body.amount: 6000, body.recipient: "x" }} => confirm by "two of legal"'
      ' with { message: "refund of *" }',
-     'message: expected "refund of *", came "`confirm by 2 of team \\"legal\\" when body.amount > 5000`"'),
+     'message: expected "refund of *", got "`confirm by 2 of team \\"legal\\" when body.amount > 5000`"'),
     ('GET /v1/invoices/66 => deny with { reasons: ["tenants are islands", user] }',
-     'reasons: expected exactly "tenants are islands" and user, came "tenants are islands"'),
+     'reasons: expected exactly "tenants are islands" and user, got "tenants are islands"'),
     ('POST /v1/invoices/66/refunds { user.roles: [], body.amount: 5 } => deny with { reasons: [user] }',
-     'reasons: expected exactly user, came user and "tenants are islands"'),
+     'reasons: expected exactly user, got user and "tenants are islands"'),
     ('GET /v1/invoices/66 => deny with { reason: "large" }',
-     'reason: expected "large", came "tenants are islands"'),
+     'reason: expected "large", got "tenants are islands"'),
     (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm with {{ remedies: [] }}',
-     'remedies: expected none, came "approval by role finance within 15m"'),
+     'remedies: expected none, got "approval by role finance within 15m"'),
     (f'{REFUND} {{ body.amount: 900, body.recipient: "x" }} => confirm'
      ' with { remedies: ["approval by role finance within 15m", "approval by role boss"] }',
-     'remedies: expected exactly "approval by role finance within 15m" and "approval by role boss", came "approval by '
+     'remedies: expected exactly "approval by role finance within 15m" and "approval by role boss", got "approval by '
      'role finance within 15m"'),
-    ('GET /v1/invoices/66 => deny with { remedy: "scope *" }', 'remedy: expected "scope *", came none'),
+    ('GET /v1/invoices/66 => deny with { remedy: "scope *" }', 'remedy: expected "scope *", got none'),
     (f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligations: ["audit full"] }}',
-     'obligations: expected exactly "audit full", came "audit full" and "header X-Checked yes"'),
+     'obligations: expected exactly "audit full", got "audit full" and "header X-Checked yes"'),
     (f'{REFUND} {{ body.amount: 5 }} => allow with {{ obligation: "notify *" }}',
-     'obligation: expected "notify *", came "audit full" and "header X-Checked yes"'),
+     'obligation: expected "notify *", got "audit full" and "header X-Checked yes"'),
     (f'{REFUND} {{ body.amount: 13 }} => allow with {{ obligation: "warn even: *" }}',
-     'obligation: expected "warn even: *", came "audit full", "header X-Checked yes", "warn odd: 13" '
+     'obligation: expected "warn even: *", got "audit full", "header X-Checked yes", "warn odd: 13" '
      'and "step_up mfa"'),
-    ("GET /v1/invoices/77 => deny with { unknown: [] }", "unknown: expected none, came resource.tenant"),
+    ("GET /v1/invoices/77 => deny with { unknown: [] }", "unknown: expected none, got resource.tenant"),
     ("GET /v1/invoices/77 => deny with { unknown: user.tenant }",
-     "unknown: expected user.tenant, came resource.tenant"),
+     "unknown: expected user.tenant, got resource.tenant"),
     ('GET /v1/invoices/42 => allow with { chain: ["bot", "alice"] }',
-     'chain: expected "bot" → "alice", came "alice" → "bot"'),
+     'chain: expected "bot" → "alice", got "alice" → "bot"'),
     ('GET /v1/invoices/42 => allow with { chain: ["alice"] }',
-     'chain: expected "alice", came "alice" → "bot"'),
-    ('GET /v1/invoices/42 => allow with { agent: "planner" }', 'agent: expected "planner", came "bot"'),
-    ("GET /v1/invoices/42 => allow with { user: absent }", 'user: expected none, came "alice"'),
+     'chain: expected "alice", got "alice" → "bot"'),
+    ('GET /v1/invoices/42 => allow with { agent: "planner" }', 'agent: expected "planner", got "bot"'),
+    ("GET /v1/invoices/42 => allow with { user: absent }", 'user: expected none, got "alice"'),
     ("GET /health { agent: absent, user: absent } => allow with { issuer: acme }",
-     'issuer: expected "acme", came none'),
+     'issuer: expected "acme", got none'),
 ]  # fmt: skip
 
 
@@ -167,8 +167,8 @@ def test_a_false_detail_is_reported_with_the_actual_value(claim: str, told: str)
 def test_only_failing_details_are_reported() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "bot", unknown: [body.amount] }'
     assert failures(claim) == [
-        'user: expected "bob", came "alice"',
-        "unknown: expected exactly body.amount, came none",
+        'user: expected "bob", got "alice"',
+        "unknown: expected exactly body.amount, got none",
     ]
 
 
@@ -182,15 +182,15 @@ def test_differing_details_are_shown_below_the_actual_outcome() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
     [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
     assert (
-        '  actual:   allow\n  differs:  user: expected "bob", came "alice"\n'
-        '            agent: expected "x", came "bot"\n  walk:\n'
+        '  actual:   allow\n  differs:  user: expected "bob", got "alice"\n'
+        '            agent: expected "x", got "bot"\n  walk:\n'
     ) in result.render()
 
 
 def test_the_short_form_of_a_failure_lists_the_differing_details() -> None:
     claim = 'GET /v1/invoices/42 => allow with { user: "bob", agent: "x" }'
     [result] = report(f'{POLICY} test "t" {{ use bot {claim} }}').results
-    assert result.in_short == 'user: expected "bob", came "alice"; agent: expected "x", came "bot"'
+    assert result.in_short == 'user: expected "bob", got "alice"; agent: expected "x", got "bot"'
 
 
 def test_the_json_result_lists_differences_by_member() -> None:
@@ -207,7 +207,7 @@ def test_the_outcome_cell_of_a_table_can_have_details() -> None:
       | GET /v1/invoices/66 | deny with { reason: "tenants are islands" }         |
       | GET /v1/invoices/66 | deny with { reason: "tenants are islands", user: "x" } |
     }"""
-    assert failures(table) == ['user: expected "x", came "alice"']
+    assert failures(table) == ['user: expected "x", got "alice"']
 
 
 def test_otherwise_can_have_details_with_variables() -> None:
@@ -216,7 +216,7 @@ def test_otherwise_can_have_details_with_variables() -> None:
       otherwise deny with { user: who, chain: [who, "bot"] }
     }"""
     assert failures(matrix) == []
-    assert failures(matrix.replace("user: who", 'user: "alice"')) == ['user: expected "alice", came "bob"']
+    assert failures(matrix.replace("user: who", 'user: "alice"')) == ['user: expected "alice", got "bob"']
 
 
 # ── The laws of claims ────────────────────────────────────────────────────────────────────────

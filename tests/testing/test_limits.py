@@ -97,7 +97,7 @@ def test_the_wait_remedy_states_the_exact_time_until_a_request_passes() -> None:
 
 def test_a_different_rate_level_is_reported() -> None:
     [told] = failures('GET /a => allow with { rates: ["per agent: 20 of 20"] }')
-    assert told == 'rates: expected exactly "per agent: 20 of 20", came "per agent: 19 of 20"'
+    assert told == 'rates: expected exactly "per agent: 20 of 20", got "per agent: 19 of 20"'
 
 
 def test_every_test_and_table_row_starts_with_empty_limits() -> None:

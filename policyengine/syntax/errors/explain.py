@@ -153,7 +153,7 @@ def explain_separator(s: ErrorContext) -> Diagnostic | None:
     if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
         if s.previous == ",":
             return s.report("E112", "two `,` in a row", "remove the other")
-        return s.report("E112", "unexpected `,`", "remove it: each item begins with a keyword")
+        return s.report("E112", "`,` does not belong here", "remove it: each item begins with a keyword")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
         at = s.stop.previous.start if s.stop.previous is not None else s.at
         fits = join_alternatives(_choices(s))
@@ -313,7 +313,7 @@ def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
     if meant is None:
         return None
     known = s.found in s.known.written.values()
-    message = f"unexpected `{s.found}`" if known else f"unknown word `{s.found}`"
+    message = f"`{s.found}` does not belong here" if known else f"unknown word `{s.found}`"
     return s.report("E115", message, f"did you mean `{meant}`?")
 
 
