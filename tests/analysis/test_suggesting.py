@@ -194,7 +194,7 @@ def test_a_destructive_scope_is_not_suggested_for_a_read(traffic: Traffic) -> No
          "the credential lacks the scope of an existing grant"),
         ({"issuer": "unknown"}, "the issuer is not declared"),
         ({"path": "/v2/../x"}, "servers may interpret the path differently"),
-        ({"path": "/v3/shut"}, 'a grant would not help: the guard "shut" stops the request'),
+        ({"path": "/v3/shut"}, 'a grant would not help, because the guard "shut" stops the request'),
     ],
 )  # fmt: skip
 def test_a_denial_no_grant_can_lift_is_listed_with_its_reason(

@@ -10,7 +10,7 @@ from policyengine.cli.settings.registry import SECTIONS
 from policyengine.cli.settings.sections import CoverageSettings, TestSettings
 from policyengine.http.gateway_headers import GatewayHeaders
 
-PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
+PARTS = f"the valid keys are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
 
 
 @pytest.fixture
@@ -177,10 +177,10 @@ def test_lint_rules_can_be_named_by_code_or_name(project):
          "policyengine.toml:2:1: `E201` is an error, and errors are always reported\n  ignore = ['E201']\n  ^^^^^^"),
         ("[lint]\nstrict = 1\n", "`strict` is `true` or `false`", None,
          "policyengine.toml:2:1: `strict` is `true` or `false`\n  strict = 1\n  ^^^^^^"),
-        ("[test]\njobs = -1\n", "`jobs` must be a whole number, 0 or more", None,
-         "policyengine.toml:2:1: `jobs` must be a whole number, 0 or more\n  jobs = -1\n  ^^^^"),
-        ("[test]\njobs = true\n", "`jobs` must be a whole number, 0 or more", None,
-         "policyengine.toml:2:1: `jobs` must be a whole number, 0 or more\n  jobs = true\n  ^^^^"),
+        ("[test]\njobs = -1\n", "`jobs` is a whole number, 0 or more", None,
+         "policyengine.toml:2:1: `jobs` is a whole number, 0 or more\n  jobs = -1\n  ^^^^"),
+        ("[test]\njobs = true\n", "`jobs` is a whole number, 0 or more", None,
+         "policyengine.toml:2:1: `jobs` is a whole number, 0 or more\n  jobs = true\n  ^^^^"),
         ("[coverage]\nfail_under = 101\n", "`fail_under` is a number from 0 to 100", None,
          "policyengine.toml:2:1: `fail_under` is a number from 0 to 100\n  fail_under = 101\n  ^^^^^^^^^^"),
         ("[lint]\nstrict = yes\n", "invalid value", "this is not valid TOML",
@@ -202,7 +202,7 @@ def test_a_settings_file_that_is_not_utf_8_is_rejected(project):
     (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
     with pytest.raises(CommandError) as caught:
         load_settings([project])
-    assert caught.value.message == "`policyengine.toml` is not UTF-8"
+    assert caught.value.message == "`policyengine.toml` is not valid UTF-8"
 
 
 def test_a_command_reports_a_settings_mistake_and_exits_with_1(run, tmp_path):

@@ -22,7 +22,7 @@ from tests.server.test_log import ASKED, SERVE
 
 WRONG = {
     "port": ("99999", "`port` is a port: a number from 0 to 65535"),
-    "workers": ("0", "`workers` must be a whole number, 1 or more"),
+    "workers": ("0", "`workers` is a whole number, 1 or more"),
     "host": ('""', "`host` is a text that is not empty"),
     "socket_mode": ('"9"', "`socket_mode` is the mode of a file, in octal"),
     "token_file": ("1", "`token_file` is a path"),

@@ -314,7 +314,7 @@ def test_a_reference_to_a_file_below_the_specification_is_followed(tmp_path):
         ("link.json", "leads out of the folder of the specification"),
         ("nothing.json", "the file does not exist"),
         ("#/components/schemas/Gone", "refers to nothing"),
-        ("#/components/schemas/Round", "goes through too many other references"),
+        ("#/components/schemas/Round", "follows too many other references"),
     ],
 )
 def test_a_reference_outside_the_folder_or_to_nothing_is_reported_not_followed(tmp_path, reference, told):

@@ -190,7 +190,7 @@ def test_a_failed_import_leaves_no_files(tmp_path, there):
 def test_an_import_into_a_folder_with_foreign_policies_is_rejected(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/own.policy").write_text("anyone { may GET /x }\n")
-    with pytest.raises(ApiImportError, match="policies that no import made"):
+    with pytest.raises(ApiImportError, match="policies that no import wrote"):
         brought(tmp_path, SHOP)
     assert list(contents(tmp_path / "shop")) == ["own.policy"]
 

@@ -49,7 +49,7 @@ DOTS, SLASH, BACK, EMPTY = "a dot segment", "an encoded slash", "a backslash", "
 UTF8, TWICE, NUL = "invalid UTF-8", "an escape that changes under a second decoding", "a NUL character"
 CONTROL, ESCAPE, START = "a control character", "a `%` that does not begin an escape", "no slash at the start"
 EDGE, DOT_END, NFC = (
-    "a segment with white space at its beginning or end",
+    "a segment that begins or ends with white space",
     "a segment that ends in a dot",
     "not in Unicode NFC",
 )

@@ -49,7 +49,7 @@ agent "bot" { issued by acme   acts for any user   credential { bound }   may re
 )
 def test_a_may_is_covered_when_it_granted_access(request_: str, unopened: list[str]) -> None:
     """It covers, the credential carries it, its condition is true and its block stands."""
-    assert missing(TWO, request_, "opened") == [f"{words} granted a request" for words in unopened]
+    assert missing(TWO, request_, "granted") == [f"{words} granted a request" for words in unopened]
 
 
 def test_a_may_of_anyone_is_covered_without_a_credential() -> None:
