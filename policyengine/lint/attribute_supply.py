@@ -135,7 +135,7 @@ def check_attribute(
         have = f"no row of `{entity}` has it" if count else f"no `{entity}` has a row"
         why = f"{have}, and no claim or map supplies it"
         if entity in rows.looked_up:
-            why = "`{entity}` rows are looked up, and the mapping has no such attribute"
+            why = f"`{entity}` rows are looked up, and the mapping has no such attribute"
         message = f"nothing supplies `{entity}.{name}`: {why}"
         yield Diagnostic(
             "W180", message, span, "add it to the rows, or allow this warning if requests contain the rows"
