@@ -159,8 +159,8 @@ def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up
         first, entity = next(ref for ref in gone if ref.type == name), kernel.entities.get(name)
         if entity is not None:
             what = f"`{first}`" if count == 1 else f"`{first}` and {count - 1:,} more"
-            message = f"other rows are in {what}, which has no row"
-            yield Diagnostic("W182", message, entity.span, "add the row: without it the parents of {what} are unknown")
+            message = f"other rows are in {what}, which no row describes"
+            yield Diagnostic("W182", message, entity.span, "add the row: without it, further parents are unknown")
 
 
 def describe_lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> str:

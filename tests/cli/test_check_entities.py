@@ -70,7 +70,7 @@ def findings(ended):
                      ("W180", "nothing supplies `user.badge`: no `user` has a row, and no claim or map "
                       "supplies it", 11)]),
         ([*WHOLE[:1], *WHOLE[2:]], [
-            ("W182", 'other rows are in `folder "f"`, which has no row', 5),
+            ("W182", 'other rows are in `folder "f"`, which no row describes', 5),
             ("W180", "nothing supplies `folder.blocked`: no `folder` has a row, and no claim or map "
              "supplies it", 9),
         ]),
@@ -135,7 +135,7 @@ def test_looked_up_entities_are_checked_by_their_mapping_not_by_rows(run, tmp_pa
     )
     ended = run("check", "docs.policy", "--entities", "docs.toml")
     assert (
-        "nothing supplies `doc.private`: `{entity}` rows are looked up, and the mapping has no such attribute"
+        "nothing supplies `doc.private`: `doc` rows are looked up, and the mapping has no such attribute"
         in ended.out
     )
     assert ended.out.count("W18") == 1
