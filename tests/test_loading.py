@@ -206,7 +206,7 @@ def test_loading_several_policy_sets_is_rejected() -> None:
         write(path)
     sources, (found,) = load_sources(["p"])
     assert not sources
-    assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "name one: `p/one`, `p/two`")
+    assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "pass one of them: `p/one`, `p/two`")
 
 
 def test_imports_and_labels_are_relative_to_the_marked_root() -> None:

@@ -255,7 +255,7 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
     note = (
         "for other callers"
         if seen.applies is False
-        else f"does not apply: {'; '.join(failed)}"
+        else f"requirements not met: {'; '.join(failed)}"
         if failed
         else note_of(seen.applies)
     )

@@ -79,7 +79,7 @@ def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, 
     if text in words:
         return text
     hint = did_you_mean(text, [*words, *reading.variables, ABSENT]) or f'write a string in quotes: `"{text}"`'
-    what = f"no value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
+    what = f"not a value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
     reading.report("E603", f"`{text}` is {what}", value.span, hint)
     return None
 

@@ -135,8 +135,7 @@ def test_looked_up_entities_are_checked_by_their_mapping_not_by_rows(run, tmp_pa
     )
     ended = run("check", "docs.policy", "--entities", "docs.toml")
     assert (
-        "nothing supplies `doc.private`: `doc` rows are looked up, and the mapping has no such attribute"
-        in ended.out
+        "nothing supplies `doc.private`: `doc` rows are looked up, and the mapping has no such attribute" in ended.out
     )
     assert ended.out.count("W18") == 1
 

@@ -140,7 +140,7 @@ def test_graph_with_all_draws_folded_paths(run, policy):
 @pytest.mark.parametrize(
     ("options", "kind", "message", "hint"),
     [
-        (("--agent", "bott"), "agent", "no agent block names `bott`", "did you mean `bot`?"),
+        (("--agent", "bott"), "agent", "no block names agent `bott`", "did you mean `bot`?"),
         (("--agent", "bot", "--group", "x"), "agent", "no block names group `x`", None),
         (
             ("--endpoint", "GET /a//b"),

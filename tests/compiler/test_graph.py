@@ -306,7 +306,7 @@ def test_an_agent_that_only_a_group_block_matches_is_selected_with_its_group():
 @pytest.mark.parametrize(
     ("name", "groups", "message", "hint"),
     [
-        ("otter", (), "no agent block names `otter`", "did you mean `other`?"),
+        ("otter", (), "no block names agent `otter`", "did you mean `other`?"),
         ("bot", ("opps",), "no block names group `opps`", "did you mean `ops`?"),
     ],
 )

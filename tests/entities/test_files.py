@@ -104,7 +104,7 @@ MISTAKES = [
     ("id,plan\na,free,x\n", "E182", 2, None, "3 cells, but the header has2", "is a comma or a quote missing?"),
     ("id,plan\na\n", "E182", 2, None, "1 cells, but the header has2", "is a comma or a quote missing?"),
     ("id,plan\na,free\n,free\n", "E183", 3, "id", "`id`: it is empty", "give each row its own id"),
-    ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: no value of plan", "it is one of `free`, `team`"),
+    ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: not a value of plan", "it is one of `free`, `team`"),
     ("id,seats\na,many\n", "E183", 2, "seats", "`seats`: expected int, got string",
      "write digits, with a point before the fraction"),
     ("id,seats\na,99999999999999999999\n", "E183", 2, "seats", "`seats`: beyond 64 bits",
