@@ -5,7 +5,7 @@
     decision.allowed, decision.outcome, decision.reasons
 
 Engine.load raises PolicyError if a policy has errors; Engine.decide raises RequestError if a question is malformed.
-Neither is a decision, so neither lets a request pass.
+Neither error is a decision, so neither lets a request pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from policyengine.runtime.request import Request
     from policyengine.runtime.structure_checks import RequestError
 
-# The module of each public name. Names are imported on first access, so that `policyengine --version` imports none.
+# The module of each public name. Names are imported on first access, so that `policyengine --version` imports none of
+# these modules.
 _HOMES = {
     "Engine": "engine",
     "Decision": "runtime.decision",

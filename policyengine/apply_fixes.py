@@ -13,7 +13,7 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.syntax.parse import parse
 
-MAX_ROUNDS = 10  # removing an unused name may make another one unused in the next round
+MAX_ROUNDS = 10  # removing an unused name may make another name unused, which the next round removes
 
 DiagnosticFilter = Callable[[Diagnostic], bool]
 
@@ -49,7 +49,7 @@ def lint_sources(
 def apply_fixes(
     first: LintState, own: Collection[str], chosen: DiagnosticFilter, optional: Collection[str] = ()
 ) -> FixResult:
-    """Fix the `chosen` findings in the sources named in `own`, as far as they have an automatic fix."""
+    """Fix those of the `chosen` findings in the sources named in `own` that have an automatic fix."""
     now = first
     for _ in range(MAX_ROUNDS):
         after = run_round(now, own, chosen, optional)
@@ -82,7 +82,9 @@ def run_round(
 
 
 def safe_edits(changes: list[fixes.TextEdit], now: LintState, optional: Collection[str]) -> list[fixes.TextEdit]:
-    """Return the edits that keep the meaning, found by bisection, so that one bad fix does not prevent the others."""
+    """Return the edits that keep the meaning, found by bisection, so that a fix that changes the meaning does not
+    prevent the others.
+    """
     middle = len(changes) // 2
     halves = (changes[:middle], changes[middle:]) if middle else ()
     kept = []

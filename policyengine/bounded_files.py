@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-MAX_SETTINGS_BYTES = 2**20  # bytes of files that people write: settings, tokens, table maps
+MAX_SETTINGS_BYTES = 2**20  # maximum bytes of files that people write: settings, tokens, table maps
 
 
 class ByteStream(Protocol):
@@ -44,7 +44,7 @@ def open_regular(path: Path | str) -> int:
 
 
 def check_regular(mode: int) -> None:
-    """Raises OSError if the mode is not that of a regular file."""
+    """Check that the mode is that of a regular file. Raises OSError."""
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
@@ -55,7 +55,7 @@ def read_stream(stream: ByteStream, max_bytes: int) -> bytes:
     """Read the rest of a stream. Raises OSError if it is longer than `max_bytes`."""
     data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise too_large_error(f"this holds more than {max_bytes:,} bytes")
+        raise too_large_error(f"this contains more than {max_bytes:,} bytes")
     return data
 
 
@@ -65,7 +65,7 @@ def read_lines(stream: ByteStream, max_bytes: int) -> Iterator[tuple[int, bytes]
     while line := stream.readline(max_bytes + 1):
         number += 1
         if len(line) > max_bytes:
-            raise too_large_error(f"line {number:,} holds more than {max_bytes:,} bytes")
+            raise too_large_error(f"line {number:,} contains more than {max_bytes:,} bytes")
         yield number, line
 
 

@@ -36,13 +36,13 @@ LANGUAGE_VERSION = "1"
 SYNTAX_DEPENDENT_CODES = frozenset(
     "E201 E202 E203 E204 E205 E206 E207 E208 E209 E242 E311 E404 E412 E504 E505 W209".split()
 )
-# Warnings that depend on all grants and places, reported only without errors: a rule with an error is not in the
-# kernel.
+# Warnings that depend on all grants and places. They are reported only if there are no errors, because a rule with an
+# error is not in the kernel.
 GRANT_DEPENDENT_CODES = frozenset({"W322", "W421", "W521", "W936"})
 
 
 class CheckDepth(Enum):
-    """The amount that a check reports: only errors, warnings too, or also opinions."""
+    """The findings that a check reports: only errors, also warnings, or also opinions."""
 
     ERRORS = 1
     WARNINGS = 2
@@ -51,8 +51,9 @@ class CheckDepth(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of a check. `kernel` is None exactly if a diagnostic is an error; `cases` and `properties` come from
-    its tests."""
+    """The result of a check. `kernel` is None if and only if a diagnostic is an error; `cases` and `properties` come
+    from the tests.
+    """
 
     kernel: k.Kernel | None
     diagnostics: tuple[Diagnostic, ...]
@@ -88,11 +89,11 @@ def lint(
 def compile_sources(
     sources: Iterable[Source], problems: Iterable[Diagnostic] = (), *, advice: bool = False
 ) -> tuple[k.Kernel | None, tuple[Diagnostic, ...]]:
-    """Return the kernel of sources, or None if there is an error, and all diagnostics. `problems` are earlier ones to
-    include.
+    """Return the kernel of sources, or None if there is an error, and all diagnostics. `problems` are earlier
+    diagnostics to include.
 
     Syntax trees and tables, which are larger than the kernel, are freed before it is put in canonical order. Without
-    `advice` only errors are looked for; if there is one, everything is reported.
+    `advice`, only errors are sought; if one is found, everything is reported.
     """
     kernel, found = check_sources(sources, problems, advice)
     return kernel and canonicalize(kernel), found
@@ -160,7 +161,7 @@ def _checked(
 
 
 def find_empty_files(modules: Sequence[ast.Module], syntax: Sequence[Diagnostic]) -> Iterator[Diagnostic]:
-    """Yield an error for each file without a declaration, unless its syntax errors are reported already."""
+    """Yield an error for each file without a declaration, unless its syntax errors are already reported."""
     mistaken = {id(one.span.source) for one in syntax}
     for module in modules:
         source = module.span.source

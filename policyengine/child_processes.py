@@ -1,4 +1,6 @@
-"""Python child processes that do not import modules from the working directory, where policies and other files are."""
+"""Start Python child processes that do not import modules from the working directory, which contains policies and other
+files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def child_environment() -> dict[str, str]:
 
 @contextmanager
 def safe_multiprocessing() -> Iterator[None]:
-    """Make processes safe that `multiprocessing` starts; it accepts the environment, but no Python options."""
+    """Make processes that `multiprocessing` starts safe through the environment, because it accepts no Python
+    options.
+    """
     before = os.environ.get(SAFE_PATH_VARIABLE)
     os.environ[SAFE_PATH_VARIABLE] = "1"
     try:

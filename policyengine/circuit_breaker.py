@@ -1,5 +1,6 @@
-"""The circuit breaker: after several consecutive failures it refuses calls for a moment, then admits one call as a
-trial."""
+"""The circuit breaker: after several consecutive failures it refuses calls for a short time, then admits one call as a
+trial.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ class CircuitBreaker:
 
     def fail(self, began: float | None = None, *, certain: bool = False) -> bool:
         """Count a failed call that `began` at the given time, and return whether that opened the circuit. Failures of
-        concurrent calls count as one, so a busy moment of the machine is one failure, however many calls waited. A
-        `certain` failure opens the circuit immediately."""
+        concurrent calls count as one failure, so a short overload of the machine is one failure, however many calls
+        were waiting. A `certain` failure opens the circuit immediately.
+        """
         with self._lock:
             now, was_open = self.clock(), self.is_open
             if not self.fails or began is None or began >= self._failed_at:

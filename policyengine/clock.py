@@ -1,4 +1,4 @@
-"""Clocks, and times as integers since 1970."""
+"""Clocks, and times as integers that count from 1970."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def utc_now() -> datetime:
 
 
 def epoch_microseconds(moment: datetime) -> int:
-    """Return microseconds since 1970, as stores use them."""
+    """Return microseconds since 1970, the unit of stores."""
     return (moment - EPOCH) // MICROSECOND
 
 
@@ -30,12 +30,12 @@ def from_epoch_microseconds(at: int) -> datetime:
 
 
 def epoch_nanoseconds(moment: datetime) -> int:
-    """Return nanoseconds since 1970, as decisions are stamped."""
+    """Return nanoseconds since 1970, the unit of timestamps of decisions."""
     return epoch_microseconds(moment) * 1_000
 
 
 def nanosecond_clock(clock: Clock) -> Callable[[], int]:
-    """Return the clock in nanoseconds, with its own method `nanoseconds` if it has one, which avoids a datetime."""
+    """Return the clock in nanoseconds: its own method `nanoseconds` if it has one, because that avoids a datetime."""
     if clock is utc_now:
         return time_ns
     own: Callable[[], int] | None = getattr(clock, "nanoseconds", None)

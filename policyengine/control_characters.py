@@ -1,4 +1,4 @@
-"""Escapes for text in terminals, logs and reports: characters that are not printable have no effect there."""
+"""Escape text for terminals, logs and reports, so that characters that are not printable have no effect there."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 
 
 def printable(text: str, allowed: str = "\t") -> str:
-    """Escape characters that are not printable nor `allowed`: controls, line ends, and marks that reverse the text
-    direction."""
+    """Escape characters that are neither printable nor `allowed`: controls, line ends, and marks that reverse the text
+    direction.
+    """
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in allowed else repr(char)[1:-1] for char in text)
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line, so that no part of it can look like a separate line."""
+    """Return the text on one line, so that no part of the text can look like a separate line."""
     return printable(text, "")
 
 

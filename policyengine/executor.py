@@ -1,4 +1,4 @@
-"""The thread pool for blocking calls, and turns for long calculations, so that event loops do not wait."""
+"""A thread pool for blocking calls, and a queue for long calculations, so that event loops do not wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 from policyengine.fair_queue import FairQueue, never_gone
 
 SWITCH_SECONDS = 0.001  # seconds until a calculating thread yields to the event loop
-MAX_THREADS = 64  # asyncio's own pool is as small as the number of CPUs, and calls to slow issuers would occupy it
+MAX_THREADS = 64  # asyncio's own pool has only about as many threads as CPUs, and calls to slow issuers would occupy it
 P = ParamSpec("P")
 T = TypeVar("T")
 _pools: list[ThreadPoolExecutor] = []
@@ -39,8 +39,9 @@ class Requester:
 
 
 def enter_requester(requester: Requester) -> None:
-    """Assign the work of this task to a caller: it is bounded, takes turns by name, and is dropped if the caller is
-    gone."""
+    """Assign the work of this task to a caller. The work is bounded, takes turns by the caller's name, and is dropped
+    if the caller is gone.
+    """
     _requester.set(requester)
 
 
@@ -54,7 +55,8 @@ def submit_long(work: Callable[P, T], *args: P.args, **given: P.kwargs) -> Futur
     """Run long work in the queue, one item at a time, because more calculating threads would delay the event loop
     further.
 
-    Callers take turns. Calls without a caller, from this process itself, are not bounded. Raises WorkRefusedError.
+    Callers take turns. Calls without a caller come from this process itself and are not bounded. Raises
+    WorkRefusedError.
     """
     whole = partial(copy_context().run, without_gc, partial(work, *args, **given))
     requester = _requester.get()

@@ -1,4 +1,4 @@
-"""A fair queue: work of many callers runs in one thread, one item at a time, by turns and within bounds."""
+"""A fair queue: the work of many callers runs in one thread, one item at a time, in turns and within limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WorkRefusedError(Exception):
 @dataclass(frozen=True, slots=True)
 class WaitingWork:
     work: Callable[[], Any]
-    is_gone: Callable[[], bool]  # whether the caller no longer waits
+    is_gone: Callable[[], bool]  # returns whether the caller no longer waits
     done: Future[Any] = field(default_factory=Future)
 
     @property
@@ -35,7 +35,7 @@ class WaitingWork:
 
     def drop(self) -> None:
         if self.done.set_running_or_notify_cancel():
-            self.done.set_exception(WorkRefusedError("the client is gone"))
+            self.done.set_exception(WorkRefusedError("the client has disconnected"))
 
     def run(self) -> None:
         if self.is_gone():
@@ -51,8 +51,9 @@ class WaitingWork:
 
 class FairQueue:
     """A queue that serves callers in turn: the caller that has waited longest is next. A caller has at most
-    `most_of_caller` waiting items, all callers together at most `most_in_all`. The thread starts with the first work,
-    and does not keep the process alive."""
+    `most_of_caller` waiting items, all callers together at most `most_in_all`. The thread starts with the first item,
+    and does not keep the process alive.
+    """
 
     def __init__(self, name: str, most_of_caller: int = MAX_WORK_PER_CALLER, most_in_all: int = MAX_WORK) -> None:
         self._name, self._most_of_caller, self._most_in_all = name, most_of_caller, most_in_all
@@ -68,7 +69,7 @@ class FairQueue:
     def submit(
         self, caller: str, work: Callable[[], T], is_gone: Callable[[], bool], *, bounded: bool = True
     ) -> Future[T]:
-        """Queue the work. Raises WorkRefusedError if too much work waits."""
+        """Queue the work. Raises WorkRefusedError if too much work is waiting."""
         one = WaitingWork(work, is_gone)
         with self._changed:
             if bounded:
@@ -85,12 +86,12 @@ class FairQueue:
         if len(self._waiting.get(caller, ())) >= self._most_of_caller:
             self._sweep(caller)
             if len(self._waiting.get(caller, ())) >= self._most_of_caller:
-                raise WorkRefusedError("too many questions of this caller wait for their turn")
+                raise WorkRefusedError("too many questions from this caller are waiting")
         if self._many >= self._most_in_all:
             for waiting_caller in list(self._waiting):
                 self._sweep(waiting_caller)
             if self._many >= self._most_in_all:
-                raise WorkRefusedError("too many questions wait for their turn")
+                raise WorkRefusedError("too many questions are waiting")
 
     def _sweep(self, caller: str) -> None:
         """Drop the items whose caller has disconnected."""

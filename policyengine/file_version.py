@@ -1,17 +1,18 @@
-"""The version of a file while it is read, because a partially written file can have another meaning."""
+"""Detect that a file changes while it is read, because a partially written file can have another meaning."""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
 
-FILE_CHANGED = "this file changed while it was read"
+FILE_CHANGED = "this file changed while it was being read"
 FILE_CHANGED_HINT = "try again; to prevent this, write to a temporary file and rename it"
 
 
 class FileVersion(NamedTuple):
-    """The size and time of a file. Every write changes one, except writes of equal size within one tick of the system
-    clock."""
+    """The size and time of a file. Every write changes one of them, except a write of equal size within the same tick
+    of the system clock.
+    """
 
     size: int
     written: int  # nanoseconds

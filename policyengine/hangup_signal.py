@@ -1,4 +1,4 @@
-"""SIGHUP before the server is ready: it is recorded, and does not end the process."""
+"""Record a SIGHUP that arrives before the server is ready, so that it does not end the process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Limits log lines that clients or failing servers cause: a few of each kind per period, and the number of suppressed
-ones."""
+"""Limit log lines that clients or failing servers cause: log a few of each kind per period, and the number of
+suppressed lines.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class LogWindow:
 
 @dataclass
 class LogThrottle:
-    """A limit on log lines by kind; kinds are few, and no client can name one. Threads may share it."""
+    """A limit on log lines by kind; there are few kinds, and clients cannot choose them. Threads may share it."""
 
     most: int = MAX_LINES
     window: float = WINDOW_SECONDS
@@ -37,8 +38,9 @@ class LogThrottle:
         return cls(1, seconds, clock)
 
     def tell(self, level: int, kind: str, text: str, **extra: object) -> None:
-        """Log a line unless there were too many of its kind; the first line after that reports how many were
-        suppressed."""
+        """Log a line unless there were too many of its kind; the next line that is logged reports how many were
+        suppressed.
+        """
         if not _LOG.isEnabledFor(level):
             return
         events = self.admit(kind)
@@ -65,6 +67,6 @@ class LogThrottle:
             return events
 
     def reset(self, kind: str = "") -> None:
-        """Start over for the kind, because its cause has ended: the next line is a first one."""
+        """Start over for the kind, because its cause has ended: the next line is treated as the first."""
         with self._lock:
             self._windows.pop(kind, None)

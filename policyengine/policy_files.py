@@ -17,7 +17,7 @@ from policyengine.syntax.text_checks import MAX_CHARACTERS, read_source
 POLICY_SUFFIX = ".policy"
 BUNDLE_SUFFIX = ".policybundle"
 ROOT_MARKER = ".policyroot"  # marks the root of a set of policies, which are loaded together without others
-MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character has at most four bytes
+MAX_POLICY_BYTES = 4 * MAX_CHARACTERS  # a character takes at most four bytes
 GAP = r"(?:\s|#[^\n]*(?:\n|\Z))"
 NAME = r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 HEAD = re.compile(
@@ -32,8 +32,8 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
     """Load every policy in the files and folders and in the packages that they import, each once, with diagnostics of
     files that cannot be read.
 
-    Without `tests`, files named `…_test.policy` are left out, even if one is named explicitly. An imported package is
-    looked for below the policy root: the given folder, or for a file the folder above its package. The checker reports
+    Without `tests`, files named `…_test.policy` are left out, even if one is named explicitly. Imported packages are
+    searched below the policy root: the given folder or, for a file, the folder above its package. The checker reports
     missing packages, because it knows the location of the import.
     """
     loading = SourceLoader(tests)
@@ -47,7 +47,7 @@ def load_sources(paths: Sequence[Path | str], *, tests: bool = True) -> tuple[li
 def policy_sets(paths: Sequence[Path | str]) -> list[tuple[Path, ...]]:
     """Split the paths into sets: each marked root below a folder is a set, all other policies are one set together.
 
-    Files next to marked roots belong to that set, so that they are not skipped.
+    Files next to marked roots belong to that other set, so that they are not skipped.
     """
     together: list[Path] = []
     apart: list[tuple[Path, ...]] = []
@@ -76,7 +76,7 @@ def roots_below(path: Path) -> list[Path]:
 
 
 def root_above(path: Path) -> Path | None:
-    """Return the marked root that the folder is or is in, or None."""
+    """Return the folder itself if it is a marked root, otherwise the marked root that contains it, or None."""
     try:
         whole = path.absolute()
     except OSError:  # the current folder was deleted
@@ -102,7 +102,7 @@ class SourceLoader:
             named = ", ".join(f"`{root.as_posix()}`" for root in below[:4]) + (", …" if len(below) > 4 else "")
             self.problems.append(
                 file_diagnostic(
-                    "E154", display_name(path), "this folder has several sets of policies", f"name one: {named}"
+                    "E154", display_name(path), "this folder has several sets of policies", f"pass one of them: {named}"
                 )
             )
         elif os.path.isdir(path):
@@ -114,10 +114,14 @@ class SourceLoader:
             self.read(path, root_above(path.parent))
 
     def deserted(self) -> None:
-        """Report named folders without policies next to others with some: they are more likely not mounted than
-        intended."""
+        """Report named folders without policies next to others with some: such a folder is more likely unmounted than
+        intended.
+        """
         if self.sources:
-            why, hint = "there is no policy in this folder", "check that it is mounted and its files end with `.policy`"
+            why, hint = (
+                "this folder contains no policy",
+                "check that the folder is mounted and that the names of its files end in `.policy`",
+            )
             self.problems += [file_diagnostic("E156", display_name(one), why, hint) for one in self.empty]
 
     def imported(self) -> None:
@@ -128,7 +132,7 @@ class SourceLoader:
                     self.read(imported_file, where)
 
     def unlisted(self, error: OSError) -> None:
-        """Report a folder that cannot be listed, because it may hold a guard: skipping it silently could allow more."""
+        """Report a folder that cannot be listed. It may contain a guard, so skipping it silently could allow more."""
         message = f"this folder cannot be read: {(error.strerror or str(error)).lower()}"
         self.problems.append(file_diagnostic("E152", display_name(Path(error.filename)), message, None))
 
@@ -156,12 +160,16 @@ def read_file(file: Path) -> Source | Diagnostic:
     """Read the policy in a file; return a Diagnostic if it cannot be read."""
     name = display_name(file)
     if file.suffix == BUNDLE_SUFFIX:
-        hint = "`decide`, `explain` and `serve` take a bundle, alone; check and test what it was compiled from"
+        hint = (
+            "only `decide`, `explain` and `serve` accept a bundle, without other policies; check and test its sources"
+        )
         return file_diagnostic("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            return file_diagnostic("E152", name, "this is not a regular file", "name a policy, or a folder of policies")
+            return file_diagnostic(
+                "E152", name, "this is not a regular file", "pass a policy file or a folder of policies"
+            )
         if status.st_size > MAX_POLICY_BYTES:
             message = f"this file has {status.st_size:,} bytes; the limit is {MAX_POLICY_BYTES:,}"
             return file_diagnostic("E153", name, message, "split it into several packages")
@@ -174,7 +182,7 @@ def read_file(file: Path) -> Source | Diagnostic:
                 else file_diagnostic("E152", name, FILE_CHANGED, FILE_CHANGED_HINT)
             )
     except FileNotFoundError:
-        return file_diagnostic("E151", name, "there is no such file", "paths are read from the current folder")
+        return file_diagnostic("E151", name, "the file does not exist", "paths are relative to the current folder")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return file_diagnostic("E152", name, f"this file cannot be read: {why.lower()}", None)
@@ -185,7 +193,7 @@ def file_diagnostic(code: str, name: str, message: str, hint: str | None) -> Dia
 
 
 def display_name(file: Path) -> str:
-    """Return the path as given, relative to the current folder if it is in it."""
+    """Return the path as given, or relative to the current folder if the file is inside it."""
     try:
         return file.relative_to(Path.cwd()).as_posix() if file.is_absolute() else file.as_posix()
     except (ValueError, OSError):  # outside the current folder, or the current folder was deleted
@@ -225,7 +233,7 @@ def package_root(file: Path, package: str | None) -> Path:
 
 
 def package_files(package: str, root: Path, unlisted: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield the files of a package: a file with its name, those in a folder with its name, or both."""
+    """Yield the files of a package: a file with its name, the files in a folder with its name, or both."""
     folder = root.joinpath(*package.split("."))
     file = folder.with_name(folder.name + POLICY_SUFFIX)
     if os.path.isfile(file):

@@ -30,7 +30,9 @@ class Source:
         return line, offset - self._line_starts[line - 1] + 1
 
     def line(self, number: int) -> str:
-        """Return the text of a 1-based line without its line break, or an empty string after the end."""
+        """Return the text of a 1-based line without its line break, or an empty string for a number after the last
+        line.
+        """
         if not 1 <= number <= len(self._line_starts):
             return ""
         start = self._line_starts[number - 1]
@@ -38,7 +40,8 @@ class Source:
         return self.text[start:end].rstrip("\r")
 
 
-# A struct, because every node has one: it costs a sixth of a dataclass, and is never part of a reference cycle.
+# A struct, because every node has a span: a struct costs a sixth of a dataclass, and is never part of a reference
+# cycle.
 class Span(Struct, frozen=True, gc=False):
     """A range of a source in character offsets; `end` is exclusive."""
 
@@ -69,5 +72,5 @@ class Span(Struct, frozen=True, gc=False):
 
 
 def is_test_file(name: str) -> bool:
-    """Return whether a file name ends in `_test.policy`. Such files hold tests; engines do not load them."""
+    """Return whether a file name ends in `_test.policy`. Such files contain tests; engines do not load them."""
     return name.endswith("_test.policy")

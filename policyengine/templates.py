@@ -1,7 +1,7 @@
 """Jinja templates of pages and drawings, in `templates` folders next to the modules that fill them.
 
 Every value is escaped, and an undefined name in a template is an error. Invisible characters, which may reverse the
-direction of text, are shown by their number; XML allows none of them.
+direction of text, are shown as their code points; XML allows only some of them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def render_template(module: str, template: str, /, **values: object) -> str:
 
 
 def number_unprintable(text: str) -> str:
-    """Return the text for titles and drawings, with `U+202E` in place of an invisible character."""
+    """Return the text for titles and drawings, with its code point, such as `U+202E`, in place of an invisible
+    character.
+    """
     return "".join(char if char.isprintable() else f"U+{ord(char):04X}" for char in text)
 
 
 def mark_unprintable(text: str) -> Markup:
-    """Return the text with markup that separates such numbers from the text around them; tabs are kept."""
+    """Return the text with markup that distinguishes such code points from the text around them; tabs are kept."""
     return Markup("").join(
         char if char.isprintable() or char == "\t" else Markup('<span class="odd">U+{:04X}</span>').format(ord(char))
         for char in text

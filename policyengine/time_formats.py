@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 
-MAX_TEXT_LENGTH = 64  # no duration and no time is longer; it bounds the arithmetic below
+MAX_TEXT_LENGTH = 64  # the maximum length of a duration or time as text, which bounds the arithmetic below
 MILLISECONDS_PER_UNIT = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 PART = re.compile(r"([0-9]+)(ms|s|m|h|d|w)")
 DURATION = re.compile(rf"(?:{PART.pattern})+")
@@ -30,7 +30,7 @@ def parse_duration(text: str) -> timedelta | None:
         return None
 
 
-@lru_cache(maxsize=4_096)  # policies use few
+@lru_cache(maxsize=4_096)  # policies use few durations
 def format_duration(value: timedelta) -> str:
     """Return a duration as policies write it, without weeks: `1h30m`."""
     milliseconds = round(value / timedelta(milliseconds=1))
@@ -47,7 +47,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def parse_time(text: str) -> datetime | None:
-    """Parse an RFC 3339 time with a zone to UTC; None if invalid. Digits beyond a microsecond are cut off."""
+    """Parse an RFC 3339 time with a zone to UTC; None if invalid. Digits beyond microseconds are dropped."""
     match = RFC3339.fullmatch(text) if len(text) <= MAX_TEXT_LENGTH else None
     if match is None:
         return None
@@ -55,7 +55,7 @@ def parse_time(text: str) -> datetime | None:
     try:
         local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=parse_offset(sign, hours, minutes))
         return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
-    except (ValueError, OverflowError):  # an invalid day, or a time outside of the calendar
+    except (ValueError, OverflowError):  # an invalid day, or a time outside the calendar
         return None
 
 
@@ -67,7 +67,7 @@ def parse_offset(sign: str | None, hours: str, minutes: str) -> timezone:
 
 
 def to_utc(moment: datetime) -> datetime:
-    """Return an aware time in UTC. Raises OverflowError outside the years 2 to 9998, as those exist in every zone."""
+    """Return an aware time in UTC. Raises OverflowError outside the years 2 to 9998, which exist in every zone."""
     utc = moment.astimezone(UTC)
     if not 2 <= utc.year <= 9998:
         raise OverflowError

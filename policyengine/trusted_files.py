@@ -1,4 +1,4 @@
-"""Paths that can be trusted: no symbolic link on the way to the file can be redirected by another user."""
+"""Trusted paths: another user cannot redirect any symbolic link on the way to the file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 MAX_LINKS = 40  # the limit of Linux
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-NAME_FILE_HINT = "name the file itself"
+NAME_FILE_HINT = "pass the path of the file itself"
 
 
 class UntrustedPathError(OSError):
-    """A path that another user could redirect: the `link` that is not trusted, and a hint. Like other errors of the
-    system, its text does not contain the path."""
+    """The error for a path that another user could redirect: the untrusted `link`, and a hint. Like the text of other
+    system errors, its text does not contain the path.
+    """
 
     def __init__(self, why: str, link: str, hint: str) -> None:
         super().__init__(errno.EPERM, why, link)
@@ -24,11 +25,9 @@ class UntrustedPathError(OSError):
 
 
 def trusted_path(path: Path | str) -> Path:
-    """Resolve a path without following links that are not trusted. Raises UntrustedPathError.
-
-    A link is trusted if it belongs to this user or to root, in a folder where no other user can replace it; the links
-    with which Kubernetes mounts secrets are. A path that does not exist is resolved as far as possible, and fails when
-    opened.
+    """Resolve a path without following untrusted links. Raises UntrustedPathError. A link is trusted if it belongs to
+    this user or to root and is in a folder where no other user can replace it. The links with which Kubernetes mounts
+    secrets are trusted. A path that does not exist is resolved as far as possible, and fails when opened.
     """
     whole = os.path.abspath(path)
     if os.name != "posix":
@@ -38,7 +37,7 @@ def trusted_path(path: Path | str) -> Path:
         name = left.pop()
         if name in ("", "."):
             continue
-        if name == "..":  # from a link, because `abspath` has removed all others
+        if name == "..":  # comes from a link, because `abspath` has removed all others
             place = os.path.dirname(place)
             continue
         step = os.path.join(place, name)
@@ -51,7 +50,7 @@ def trusted_path(path: Path | str) -> Path:
             continue
         links += 1
         if links > MAX_LINKS:
-            raise UntrustedPathError(f"one of more than {MAX_LINKS} links", step, NAME_FILE_HINT)
+            raise UntrustedPathError(f"one of a chain of more than {MAX_LINKS} links", step, NAME_FILE_HINT)
         check_link(step, found, place)
         target = os.readlink(step)
         place = "/" if target.startswith("/") else place
@@ -60,7 +59,8 @@ def trusted_path(path: Path | str) -> Path:
 
 
 def check_link(link: str, found: os.stat_result, place: str) -> None:
-    """Check a link in the folder `place`. ConfigMaps of Kubernetes may be writable for all, but are mounted read-only.
+    """Check a link in the folder `place`. ConfigMaps of Kubernetes may be writable by everyone, but are mounted
+    read-only.
 
     Raises UntrustedPathError.
     """
@@ -74,7 +74,7 @@ def check_link(link: str, found: os.stat_result, place: str) -> None:
 
 
 def write_problem(name: Path | str, found: os.stat_result) -> str | None:
-    """Return which other users could write the file, or None if only this user and root can."""
+    """Return a message about other users who could write the file, or None if only this user and root can."""
     if os.name != "posix":
         return None
     if found.st_uid not in (os.geteuid(), 0):

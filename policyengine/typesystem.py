@@ -21,13 +21,14 @@ class Scalar(StrEnum):
     IP = "ip"
     CIDR = "cidr"
 
-    __hash__ = str.__hash__  # Enum's own is not written in C, and types are looked up for every fact
+    __hash__ = str.__hash__  # the hash of Enum is not written in C, and types are looked up for every fact
 
 
 @dataclass(frozen=True, slots=True)
 class EnumType:
-    """Named values in ascending order (`free < team`). Built-in enums are not `ordered`: they only compare for
-    equality."""
+    """Named values in ascending order (`free < team`). Built-in enums are not `ordered`: their values can only be
+    compared for equality.
+    """
 
     name: str
     values: tuple[str, ...]
@@ -66,7 +67,8 @@ class ListType:
 @dataclass(frozen=True, slots=True)
 class FieldType:
     """A member of a record or an attribute of an entity. `optional` is `T?`. `inherited` unites a set along `in`; with
-    `else_empty`, entities whose row lacks the set count as having an empty one."""
+    `else_empty`, the set is empty for entities whose row lacks it.
+    """
 
     name: str
     type: Type
@@ -100,7 +102,7 @@ Collection: TypeAlias = SetType | ListType
 
 
 class EntityRef(Struct, frozen=True, gc=False):
-    """An entity by type and id. A struct, because entity stores hash and compare these very often."""
+    """An entity by type and id. A struct, because entity stores hash and compare references very often."""
 
     type: str
     id: str

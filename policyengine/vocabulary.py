@@ -10,8 +10,9 @@ from policyengine.typesystem import EnumType, FieldType, ListType, RecordType, R
 
 
 class FactOrigin(StrEnum):
-    """Where a fact comes from: the caller's request, its endpoint, a verified credential, the chain of hops, or the
-    engine."""
+    """The origin of a fact: the caller's request, the endpoint of the request, a verified credential, the chain of
+    hops, or the engine.
+    """
 
     REQUEST = "request"
     ENDPOINT = "endpoint"
@@ -21,7 +22,7 @@ class FactOrigin(StrEnum):
 
     @property
     def is_derived(self) -> bool:
-        """Whether the fact is not a member of requests, because it follows from others or the engine knows it."""
+        """Whether the fact is not a member of requests, because it is derived from others or the engine provides it."""
         return self in (FactOrigin.CHAIN, FactOrigin.ENGINE)
 
 
@@ -55,7 +56,9 @@ class BuiltInFact:
 
 @dataclass(frozen=True, slots=True)
 class RequestMember:
-    """A member of requests that policies do not read directly. `type` None means an object with members of any name."""
+    """A member of requests that policies do not read directly. If `type` is None, it is an object with members of any
+    name.
+    """
 
     path: tuple[str, ...]
     type: Type | None
@@ -101,25 +104,25 @@ FACTS: tuple[BuiltInFact, ...] = (
     *_define_facts("agent", FactOrigin.CREDENTIAL, [
         ("id", _S, "the presenting agent's name at its issuer"),
         ("issuer", _S, "the issuer, as the policy names it"),
-        ("instance", _S, "the running copy of the agent"),
-        ("groups", STRINGS, "the groups that the issuer puts the agent in"),
+        ("instance", _S, "the running instance of the agent"),
+        ("groups", STRINGS, "the groups to which the issuer assigns the agent"),
         ("publisher", _S, "the publisher of the agent"),
         ("model", _S, "the model that the agent claims to run"),
     ], optional="instance groups publisher model", declarable="publisher model"),
-    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user that the agent acts for, or who calls")]),
+    *_define_facts("user", FactOrigin.CREDENTIAL, [("id", _S, "the user for whom the agent acts, or the caller")]),
     *_define_facts("credential", FactOrigin.CREDENTIAL, [
         ("kind", CREDENTIAL_KIND, "the kind of credential"),
         ("issuer", _S, "the issuer, as the policy names it"),
-        ("subject", _S, "the subject that it names"),
-        ("scopes", STRINGS, "the scopes that it carries"),
+        ("subject", _S, "the subject that the credential names"),
+        ("scopes", STRINGS, "the scopes that the credential carries"),
         ("lifetime", _D, "time from issue to expiry"),
         ("age", _D, "time since issue"),
-        ("bound", _B, "whether the caller proved possession of its key"),
-        ("shared", _B, "whether it or its key was recently used elsewhere or by another agent"),
+        ("bound", _B, "whether the caller proved possession of the credential's key"),
+        ("shared", _B, "whether the credential or its key was recently used elsewhere or by another agent"),
     ], optional="subject scopes", volatile="age"),
     *_define_facts("task", FactOrigin.CREDENTIAL, [
-        ("id", _S, "the task that the agent was started for"),
-        ("tools", STRINGS, "the tools that the task may use, as `server/name`, or `name` on any server"),
+        ("id", _S, "the task for which the agent was started"),
+        ("tools", STRINGS, "the tools that the task may use, as `server/name`, or as `name` for any server"),
         ("entities", ENTITIES, "the entities that the task is about"),
         ("age", _D, "time since the task began"),
     ], optional="id tools entities age", volatile="age"),
@@ -128,7 +131,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("by", _S, "the attester, as the policy names it"),
         ("model", _S, "the attested model"),
         ("model_hash", _S, "the hash of the model, `sha256:…`"),
-        ("environment", _S, "the environment that the agent runs in: `sev-snp`, `tdx` …"),
+        ("environment", _S, "the environment in which the agent runs: `sev-snp`, `tdx` …"),
         ("age", _D, "time since the attestation was made"),
     ], optional="by model model_hash environment age", volatile="age"),
     *_define_facts("chain", FactOrigin.CHAIN, [
@@ -145,7 +148,7 @@ FACTS: tuple[BuiltInFact, ...] = (
     ], optional="method path"),
     *_define_facts("request", FactOrigin.REQUEST, [
         ("host", _S, "the requested host, without port and final dot, in lower case"),
-        ("ip", Scalar.IP, "the address that the request came from"),
+        ("ip", Scalar.IP, "the address from which the request came"),
         ("size", Scalar.INT, "size of the body in bytes"),
     ], optional="host ip size"),
     *_define_facts("tool", FactOrigin.ENDPOINT, [
@@ -170,7 +173,7 @@ FACTS: tuple[BuiltInFact, ...] = (
         ("ready", _B, "whether there is enough data to judge"),
     ], volatile="trust burst novelty deviation error_rate sequence ready", later="learned facts"),
     *_define_facts("cluster", FactOrigin.ENGINE, [
-        ("id", _S, "the group of keys that act in lock-step; the key itself if it is in none"),
+        ("id", _S, "the group of keys that act in lock-step; the key itself if it is in no group"),
         ("size", Scalar.INT, "the number of keys in the group"),
     ], volatile="id size", later="clusters"),
 )  # fmt: skip
@@ -182,7 +185,7 @@ NEUTRAL_VALUES: dict[tuple[str, ...], object] = {
     ("behavior", "ready"): False, ("cluster", "size"): 1,
 }  # fmt: skip
 
-# Roots with members of any name, which are strings or declared by `facts`.
+# Roots whose members may have any name; the members are strings or are declared by `facts`.
 OPEN_ROOTS = {
     "body": "the request's body; members are declared by `facts`",
     "args": "a tool's arguments; members are declared by `facts`",
@@ -245,7 +248,9 @@ class BuiltInFunction:
     result: Type | str
     doc: str
     example: str
-    total: bool = False  # has a result for all arguments; others are unknown for some hosts, addresses or numbers
+    total: bool = (
+        False  # whether every argument has a result; other functions are unknown for some hosts, addresses or numbers
+    )
 
 
 _TEXT, _NUMERIC = ("text", _S), "number or duration"

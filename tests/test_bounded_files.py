@@ -48,5 +48,5 @@ def test_a_stream_over_the_bound_is_rejected(tmp_path):
 def test_read_lines_numbers_lines_and_rejects_a_too_long_one():
     lines = read_lines(BytesIO(b"1\n22\n4444\n"), 3)
     assert [next(lines), next(lines)] == [(1, b"1\n"), (2, b"22\n")]
-    with pytest.raises(OSError, match="line 3 holds more than 3 bytes"):
+    with pytest.raises(OSError, match="line 3 contains more than 3 bytes"):
         next(lines)

@@ -78,7 +78,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
         "a condition follows `require`, or `deny when`: `require same_tenant`"),
     "no `when`": (
         "deny when body.amount", "deny body.amount", "E101", "body.amount",
-        "a condition begins with `when`: `deny when body.amount …`"),
+        "begin a condition with `when`: `deny when body.amount …`"),
     "no approver": (
         "confirm by role finance within 15m when", "confirm within 15m when", "E101", "within",
         "say who approves: `confirm by role finance within 15m`"),
@@ -111,7 +111,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     "digits in groups": (
         "10_000 message", "10,000 message", "E119", "10,000", "write `10_000`"),
     "a brace too many": (
-        'example" }\n', 'example" }\n}\n', "E104", "}", "remove it, or look for a bracket that is closed too early"),
+        'example" }\n', 'example" }\n}\n', "E104", "}", "remove it, or look for a bracket that was closed too early"),
     "`when` for `where`": (
         "user where user.roles", "user when user.roles", "E115", "when", "did you mean `where`?"),
     "`contains` for `has`": (
@@ -130,7 +130,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     "a network with bits beyond its prefix": (
         "10.0.0.0/8", "10.0.0.1/8", "E235", "10.0.0.1/8", "all bits after the prefix must be zero: `10.0.0.0/8`"),
     "a day that is none": (
-        "2036-01-01", "2036-13-01", "E234", "2036-13-01", "a date is written year-month-day"),
+        "2036-01-01", "2036-13-01", "E234", "2036-13-01", "write a date as year-month-day"),
     # places
     "`**` in the middle": (
         "on /v1/invoices/{id}/**,", "on /v1/**/invoices,", "E303", "**", "use `*` for exactly one segment"),
@@ -148,7 +148,7 @@ BREAKS: dict[str, tuple[str, str, str, str, str]] = {
     # limits
     "a rate of nothing": (
         "100/1m burst 20", "0/1m burst 20", "E910", "0/1m burst 20",
-        "write the number and the period, both above zero: `100/1m`"),
+        "write a number and a period, both above zero: `100/1m`"),
     "a budget of words": (
         "delegation {", 'budget "daily" per user.id on refunds.create { sum body.recipient <= 5 within 24h }\n'
         "delegation {", "E251", "body.recipient", "declare `body.recipient` as a number"),

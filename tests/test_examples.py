@@ -106,7 +106,7 @@ def test_the_examples_show_every_outcome_and_every_gate() -> None:
     assert {decision.gate for decision in shown} == GATES | {None}
 
 
-def test_the_examples_contain_absent_and_wrong_typed_facts() -> None:
+def test_the_examples_contain_absent_and_wrongly_typed_facts() -> None:
     whys = {fact.why for folder in FOLDERS for decision in decisions(folder) for fact in decision.unknown}
     assert "absent" in whys
     assert any(why.startswith("expected number, got string") for why in whys)

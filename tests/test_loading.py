@@ -80,7 +80,7 @@ def test_imports_are_found_from_the_folder_given() -> None:
     assert sorted(names("root")) == ["root/acme/common.policy", "root/any/pay.policy"]
 
 
-def test_imports_of_a_file_without_a_package_are_found_beside_it() -> None:
+def test_imports_of_a_file_without_a_package_are_found_next_to_it() -> None:
     write("p/a.policy", "import common")
     write("p/common.policy", "package common")
     assert names("p/a.policy") == ["p/a.policy", "p/common.policy"]
@@ -119,13 +119,13 @@ def test_a_linked_folder_is_followed() -> None:
 
 
 def test_a_missing_file_is_reported() -> None:
-    assert told("none.policy") == [("E151", "none.policy", "there is no such file")]
+    assert told("none.policy") == [("E151", "none.policy", "the file does not exist")]
 
 
 def test_a_dangling_link_is_reported() -> None:
     os.makedirs("p")
     os.symlink("gone.policy", "p/a.policy")
-    assert told("p") == [("E151", "p/a.policy", "there is no such file")]
+    assert told("p") == [("E151", "p/a.policy", "the file does not exist")]
 
 
 def test_a_link_to_itself_is_reported() -> None:
@@ -206,7 +206,7 @@ def test_loading_several_policy_sets_is_rejected() -> None:
         write(path)
     sources, (found,) = load_sources(["p"])
     assert not sources
-    assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "name one: `p/one`, `p/two`")
+    assert (found.code, found.span.source.name, found.hint) == ("E154", "p", "pass one of them: `p/one`, `p/two`")
 
 
 def test_imports_and_labels_are_relative_to_the_marked_root() -> None:
@@ -230,7 +230,7 @@ def test_a_file_written_while_it_is_read_is_reported(monkeypatch: pytest.MonkeyP
         return read(name, data)
 
     monkeypatch.setattr(policy_files, "read_source", slow)
-    assert told("a.policy") == [("E152", "a.policy", "this file changed while it was read")]
+    assert told("a.policy") == [("E152", "a.policy", "this file changed while it was being read")]
     monkeypatch.undo()
 
 
@@ -251,7 +251,7 @@ def test_a_file_replaced_while_it_is_read_keeps_its_old_content(monkeypatch: pyt
 def test_an_empty_folder_is_reported_only_among_several_paths() -> None:
     os.makedirs("guards")
     write("doors/a.policy")
-    assert told("doors", "guards") == [("E156", "guards", "there is no policy in this folder")]
+    assert told("doors", "guards") == [("E156", "guards", "this folder contains no policy")]
     assert told("guards") == []
     write("guards/a_test.policy")
     assert told("doors", "guards") == []

@@ -100,7 +100,7 @@ def test_a_link_is_trusted_only_when_no_other_user_can_replace_it(mode: int, cou
     with pytest.raises(UntrustedPathError) as caught:
         trusted_path(key)
     assert caught.value.message == f"`{key}` is a link in a folder that others can write to"
-    assert caught.value.hint == f"name the file itself, or `chmod go-w {tmp_path}`"
+    assert caught.value.hint == f"pass the path of the file itself, or `chmod go-w {tmp_path}`"
 
 
 def test_circular_links_are_rejected(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> Decisi
     before = replay_decision(record, old)
     after = replay_decision(rebind_approvals(record, before, new), new)
     if before.unsure or after.unsure:
-        raise ReplayError(f"it may depend on facts omitted from the log: {', '.join(before.unsure or after.unsure)}")
+        raise ReplayError(
+            f"the decision may depend on facts omitted from the log: {', '.join(before.unsure or after.unsure)}"
+        )
     answers = answer_of(before.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
         return None
@@ -55,10 +57,11 @@ def flip_between(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> Decisi
 
 
 def flip_from_recorded(record: DecisionRecord, old: k.Kernel, new: k.Kernel) -> DecisionFlip | None:
-    """Return the flip if the new policy answers differently from the record, whichever policy made it, or None. Raises
-    ReplayError."""
+    """Return the flip if the new policy answers differently from the record, whichever policy made the record, or None.
+    Raises ReplayError.
+    """
     if record.request.get("approvals") and record.revision != old.revision:
-        raise ReplayError("its approvals were bound to another policy")
+        raise ReplayError("the approvals were bound to another policy")
     after = replay_decision(rebind_approvals(record, replay_decision(record, old), new), new)
     answers = recorded_answer(record.decision), answer_of(after.decision)
     if answers[0] == answers[1]:
@@ -79,8 +82,9 @@ def recorded_answer(decision: Mapping[str, Any]) -> AnswerKey:
 
 
 def rebind_approvals(record: DecisionRecord, before: ReplayResult, new: k.Kernel) -> DecisionRecord:
-    """Bind the approvals to the new policy: approvals are bound to the policy under which they were granted, and count
-    here for the rule with the same name."""
+    """Bind the approvals to the new policy: an approval is bound to the policy under which it was granted, but is
+    accepted here for the rule with the same name.
+    """
     given = record.request.get("approvals")
     if not isinstance(given, list | tuple) or not given:
         return record

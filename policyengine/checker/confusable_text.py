@@ -15,12 +15,12 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_FINDINGS_PER_KIND = 100  # per kind and file: more would not help the author
+MAX_FINDINGS_PER_KIND = 100  # findings per kind and file; more would not help the author
 
 # Characters without a glyph that are not in Unicode's category of format characters.
 FILLER_CHARACTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 DIRECTION_CONTROLS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Scripts with letters that look like letters of another one.
+# Scripts with letters that look like letters of another script.
 CONFUSABLE_SCRIPTS = frozenset({"LATIN", "GREEK", "CYRILLIC", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"})
 # Styled Latin letters: each looks like a plain letter but is another character.
 STYLED_LETTER_NAMES = frozenset({"FULLWIDTH", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER"})
@@ -47,9 +47,7 @@ def find_invisible_characters(source: Source) -> Iterator[Diagnostic]:
         span = Span(source, start, end)
         hint = "remove it: reviewers cannot see it"
         if DIRECTION_CONTROLS.search(span.text):
-            message = (
-                f"{describe_characters(DIRECTION_CONTROLS.findall(span.text)[0])} changes the direction of writing"
-            )
+            message = f"{describe_characters(DIRECTION_CONTROLS.findall(span.text)[0])} changes the text direction"
             yield Diagnostic("E144", message, span, hint)
         else:
             yield Diagnostic("E140", f"{describe_characters(span.text)} is invisible", span, hint)
@@ -86,8 +84,9 @@ def is_variation_selector(char: str) -> bool:
 
 
 def is_emoji_style(text: str, at: int) -> bool:
-    """Return whether the character is the emoji variation selector after a symbol, which keyboards insert by
-    themselves."""
+    """Return whether the character is the emoji variation selector after a symbol, which keyboards insert
+    automatically.
+    """
     return text[at] == "\ufe0f" and at > 0 and unicodedata.category(text[at - 1]) in ("So", "Sm", "Po")
 
 
@@ -105,7 +104,7 @@ class StringUse(Enum):
 
     ID = "id"  # is compared with other values
     PROSE = "prose"  # text for people
-    SAMPLE = "sample"  # a test value: an escape may spell what an id must not contain
+    SAMPLE = "sample"  # a value in a test, in which escapes may write characters that an id must not contain
 
 
 def strings_of(module: ast.Module) -> Iterator[tuple[ast.Text, StringUse]]:
@@ -157,7 +156,7 @@ def script_of(char: str) -> str | None:
 
 
 def find_decomposed_text(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
-    """Report a string that is not in NFC, because it looks the same as another id but differs from it."""
+    """Report a string that is not in NFC, because it may look the same as a different id."""
     if not is_composed(text.span.text) or (use is StringUse.ID and not is_composed(text.value)):
         composed = unicodedata.normalize("NFC", text.value)
         message = "this string is not in Unicode's composed form (NFC)"
@@ -169,7 +168,7 @@ def is_composed(text: str) -> bool:
 
 
 def find_invisible_escapes(text: ast.Text, use: StringUse) -> Iterator[Diagnostic]:
-    """Report escapes of invisible characters in ids. In prose they may be needed to change the direction of writing."""
+    """Report escapes of invisible characters in ids. In prose they may be needed to change the text direction."""
     if use is not StringUse.ID or "\\" not in text.span.text:
         return
     written = text.span.text

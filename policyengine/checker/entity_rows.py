@@ -1,4 +1,4 @@
-"""Check of entity rows against the policy: names and values that no rule could use."""
+"""Check entity rows against the policy: report names and values that no rule can use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types and source text as the checker's messages show them."""
+"""Format types and source text for the checker's messages."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 MAX_HEADS, MAX_HEAD_SEGMENTS = 8_192, 16  # paths without their last segment
 CONFLICT = Invalid("two patterns bind it differently")
-OTHER_CASE_BINDING = Invalid("its path is bound in another case")
+OTHER_CASE_BINDING = Invalid("the path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
 
 

@@ -278,7 +278,7 @@ class PastLines(FactLines):
     @property
     def _event(self) -> k.EventPattern:
         if self.event is None:
-            raise NotQuick("there is no earlier request here")
+            raise NotQuick("no earlier request is matched here")
         return self.event
 
     # ── What is remembered ────────────────────────────────────────────────────────────────────

@@ -56,8 +56,9 @@ class Diagnostic:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the diagnostic as JSON-compatible data. Lines and columns count from 1; an end is the position after
-        the last character."""
+        """Return the diagnostic as JSON-compatible data. Lines and columns are counted from 1; an end is the position
+        after the last character.
+        """
         return {
             "code": self.code,
             "severity": str(self.severity),
@@ -69,7 +70,7 @@ class Diagnostic:
 
 
 class BoundExceededError(Exception):
-    """A check would exceed a work limit; `diagnostic` describes where."""
+    """A check would exceed a work limit; `diagnostic` describes the place."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:
         super().__init__(diagnostic.message)

@@ -1,6 +1,5 @@
-"""The evaluator: a typed program made from the kernel, and a walker that decides questions by it in three values.
-
-Wheels for a platform have these modules compiled by mypyc; everywhere else the same source runs interpreted.
+"""The evaluator: a typed program generated from the kernel, and a walker that decides questions with it in three-valued
+logic. Platform wheels contain these modules compiled with mypyc; everywhere else the same source is interpreted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Approvals of a confirm: the digest that binds one to a request, and which of the given ones count."""
+"""Approvals of a confirm: the digest that binds an approval to a request, and the given approvals that are valid."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from policyengine.evaluator.nodes import Path
 
 RESOURCE = ("resource",)
-SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # a raw value of these types is whole and known
-# Facts that the engine binds for every request: they do not come from it.
+SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # a raw value of these types is complete and known
+# Facts that the engine binds for every request; they do not come from the request.
 ALWAYS_BOUND = frozenset(
     {
         ("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime"),
@@ -53,9 +53,8 @@ ALWAYS_BOUND = frozenset(
 
 
 class ConfirmApproval:
-    """The approval of one confirm: what it must be bound to, the given approvals that count, and whether they suffice.
-
-    `unseen` and `digest` are computed when first asked for.
+    """The approval of one confirm: its required binding, the given approvals that are valid, and whether they suffice.
+    `unseen` and `digest` are computed on first access.
     """
 
     __slots__ = ("_digest", "_read", "_unseen", "counted", "effect", "granted", "st")
@@ -77,7 +76,7 @@ class ConfirmApproval:
 
     @property
     def unseen(self) -> frozenset[Cause]:
-        """The bound facts that are not known; with one, the request cannot be approved."""
+        """The bound facts that are unknown. A request with such a fact cannot be approved."""
         if self._unseen is None:
             self._unseen = frozenset(islice(all_unseen(self.st, self.effect, self.read), MAX_UNSEEN))
         return self._unseen
@@ -90,7 +89,7 @@ class ConfirmApproval:
 
 
 def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmApproval:
-    """Return the approvals that count: bound to exactly this request, fresh, unspent, by enough permitted approvers."""
+    """Return the valid approvals: bound to exactly this request, fresh, unspent, and by enough permitted approvers."""
     found = ConfirmApproval(st, effect)
     if not st.request.approvals or found.unseen:
         return found
@@ -101,7 +100,7 @@ def find_approval(st: State, effect: Effect, spent: frozenset[str]) -> ConfirmAp
         approval
         for approval in given
         if approval.binding == found.digest and approval.id not in spent
-        if ids[approval.id] == 1  # an id stands for one grant by one approver
+        if ids[approval.id] == 1  # an id identifies one grant by one approver
         if is_fresh(approval, confirm, st) and may_approve(approval, effect, st)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
@@ -140,7 +139,7 @@ def may_approve(approval: Approval, effect: Effect, st: State) -> bool:
 
 
 def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts:
-    """Return the facts `approval.*`; they describe the counted approval that was granted last."""
+    """Return the facts `approval.*`; they describe the valid approval that was granted last."""
     granted = [approval for one in approvals if one.granted for approval in one.counted]
     if not granted:
         return ApprovalFacts(False, ABSENT, ABSENT)
@@ -149,13 +148,12 @@ def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts
     return ApprovalFacts(True, last.by, st.now - last.granted_at)
 
 
-# ── What an approval is bound to ──────────────────────────────────────────────────────────────
+# ── Binding of an approval ──────────────────────────────────────────────────────────────
 
 
 def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
-    """Return the digest of everything that an approval is for.
-
-    It is the SHA-256 of the canonical bytes of one list, whose parts that never change are written once.
+    """Return the digest of everything for which an approval is valid. It is the SHA-256 of the canonical bytes of one
+    list; the parts of the list that never change are encoded once.
     """
     binding = effect.binding
     assert binding is not None
@@ -176,7 +174,9 @@ def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) ->
 
 
 def canonical_head(revision: str, effect: Effect) -> bytes:
-    """Return the canonical bytes of the first five of nine parts: they are the same for every request."""
+    """Return the canonical bytes of the first five of the nine parts of an approval binding, which are the same for
+    every request.
+    """
     named = ("approval", revision, effect.guard.package, effect.guard.name, effect.index)
     return b"list9:" + b"".join(map(canonical_bytes, named))
 
@@ -250,7 +250,7 @@ def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iter
 
 
 def is_seen(raw: object) -> bool:
-    """Return whether a raw value is surely whole and known, so that `unseen_below` finds nothing in it."""
+    """Return whether a raw value is certainly complete and known, so that `unseen_below` finds nothing in it."""
     kind = type(raw)
     if kind is dict:
         for value in raw.values():  # type: ignore[attr-defined]  # noqa: SIM110  # a dict
@@ -292,11 +292,11 @@ def is_bound(st: State, path: Path) -> bool:
 
 
 def raw_in_request(st: State, key: Path, one: ReadFact) -> object:
-    """Return the raw input at the place of the fact; a parent may be something else than an object."""
+    """Return the raw input at the place of the fact; a parent may not be an object."""
     if " " in key[0]:
         return one.given
     if key[:2] == HEADERS_PATH:
-        return fact_at(st.facts, key)  # another spelling of the header may count as this one
+        return fact_at(st.facts, key)  # another spelling may denote the same header
     found: object = st.facts
     for name in key:
         if not isinstance(found, Mapping):

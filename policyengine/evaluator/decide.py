@@ -1,4 +1,4 @@
-"""Decide a question by a program: the decision without an id, and the effects of committing it."""
+"""Decide a question with a program: the decision without an id, and the effects of committing it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def decide(
 ) -> tuple[Decision, Effects]:
     """Return the decision of a program for a request, and the effects of committing it.
 
-    `kept` caches attributes of the snapshot's entities; None if these are of this request alone.
+    `kept` caches attributes of the snapshot's entities; None if the entities belong only to this request.
     """
     st = start(program, request, snapshot, now, kept)
     if isinstance(request.endpoint, MalformedEndpoint):
@@ -48,7 +48,7 @@ def decide(
 
 
 def find_windows(program: PolicyProgram, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
-    """Return the windows of the history that the rules of the endpoint look at."""
+    """Return the windows of the history that the rules of the endpoint read."""
     if isinstance(request.endpoint, MalformedEndpoint):
         return frozenset()
     return needed_windows(start(program, request, Snapshot(entities), now, None))
@@ -74,7 +74,9 @@ def start(
 
 
 def letter_state(st: State) -> State:
-    """Return the state in which grants read bindings: only exact ones, as a path in another case must not open."""
+    """Return the state in which grants read bindings: only exact bindings, because a path in another letter case must
+    not grant access.
+    """
     if st.rules.exact_bindings is None:
         return st
     letter = st.branch()

@@ -1,4 +1,4 @@
-"""Nodes that ask the entity store: attributes, rows and memberships."""
+"""Nodes that query the entity store: attributes, rows and memberships."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from policyengine.spec.facts import ROW_NOT_KNOWN
 from policyengine.spec.inherited_sets import InheritanceLevel, unite_levels
 from policyengine.typesystem import EntityRef, Type
 
-MAX_KEPT_ENTITIES = 65_536  # for each attribute; then the cache of the attribute is emptied
+MAX_KEPT_ENTITIES = 65_536  # maximum for each attribute; beyond it the cache of the attribute is emptied
 
 
 class EntityAttribute(Node):
-    """An attribute of an entity: what the credential claims, else what the entity store has.
-
-    `index` is its slot, or -1 if the entity differs within a decision (the element of a quantifier). `place` is its
-    place in the caches of the entity store.
+    """An attribute of an entity, from the claims of the credential or else from the entity store. `index` is its slot,
+    or -1 if the entity differs within a decision (the element of a quantifier). `place` is its position in the caches
+    of the entity store.
     """
 
     __slots__ = ("base", "fact", "index", "levels", "name", "place", "type")
@@ -159,7 +158,7 @@ class MemberOfEntity(Condition):
 def among_ancestors(
     st: State, ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, fact: str
 ) -> Any:
-    """Return whether `refs`, the ancestors of an entity, contain the ancestor; unknown if they are incomplete."""
+    """Return whether `refs`, the ancestors of an entity, include the ancestor; unknown if they are incomplete."""
     inside = ancestor in refs
     found: Any = inside
     if not inside and not above.complete:
@@ -191,11 +190,11 @@ def in_any(st: State, collection: tuple[Any, ...], item: EntityRef, fact: str) -
 
 
 def checked_reference(type_: Type, fact: str) -> Callable[[Any], Any]:
-    """Return the function of `invoice(args.id)`: an id to a reference."""
+    """Return the function for `invoice(args.id)`, which converts an id to a reference."""
     return lambda known: coerce(known, type_, fact)
 
 
 def member_value(node: k.Member, base: Node, fact: str) -> FunctionValue:
-    """Return the node of a member of a record."""
+    """Return the node for a member of a record."""
     name, type_ = node.name, node.type
     return FunctionValue(lambda record: coerce(get_member(record, name), type_, fact), (base,))

@@ -25,7 +25,7 @@ OTHER_ISSUER = Unknown.of("agent.issuer", "the credential names another issuer")
 
 
 def read_presenter(st: State) -> None:
-    """Set who presents the credential, by whose word, and for whom."""
+    """Set the presenter of the credential, its issuer, and the user for whom it acts."""
     program, facts = st.program, st.facts
     st.by_agent = "agent" in facts
     by_agent = program.agent_issuer.get(st) if st.by_agent else ABSENT
@@ -40,7 +40,7 @@ def read_presenter(st: State) -> None:
 
 
 def issuer_of(st: State, by_agent: Any, by_credential: Any, credential: object) -> Any:
-    """Return the issuer: unknown if two differ, or if the credential is not valid now."""
+    """Return the issuer: unknown if two issuers differ, or if the credential is not valid now."""
     agent_absent, credential_absent = is_absent(by_agent), is_absent(by_credential)
     issuer = st.program.credential_issuer.missing if agent_absent and credential_absent else by_agent
     if agent_absent and not credential_absent:
@@ -162,7 +162,7 @@ def records_chains(trust: TrustAnchor | None) -> bool:
 
 
 def owner(st: State) -> State:
-    """Return the state of the presenter, whose chain it is."""
+    """Return the state of the presenter, to which the chain belongs."""
     return st if st.presenter is None else st.presenter
 
 
@@ -226,7 +226,7 @@ def credential_lifetime(st: State) -> object:
         unknown = [one for one in (issued, expires) if type(one) is Unknown]
         lifetime = merge(unknown) if unknown else expires - issued
     if isinstance(lifetime, timedelta) and lifetime < timedelta(0):
-        return Unknown.of("credential.lifetime", "it expires before it is issued")
+        return Unknown.of("credential.lifetime", "the credential expires before it is issued")
     return lifetime
 
 
@@ -261,7 +261,7 @@ DERIVED: dict[tuple[str, ...], Callable[[State], object]] = {
     ("approval", "by"): approval_by,
     ("approval", "age"): approval_age,
 }
-# ComputedFact facts that follow from time alone: what `with` binds may read them.
+# Computed facts that depend only on the time: bindings of `with` may read them.
 BY_TIME = frozenset(
     {("time",), ("credential", "age"), ("attestation", "age"), ("task", "age"), ("credential", "lifetime")}
 )

@@ -1,4 +1,4 @@
-"""Nodes that ask the history: scans of the fetched events, each of which counts, does not count, or may count."""
+"""Nodes that read the history: they scan the fetched events. Each event counts, does not count, or may count."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from policyengine.typesystem import EntityRef, Type
 class EventRules:
     """A pattern of past requests as nodes.
 
-    `where` is the condition on an event, None if all count. `equalities` are pairs of a fact's place and the value that
-    it must equal, which exclude most events early. `noted` are the facts of this request that `where` reads;
-    `user` is the user's id.
+    `where` is the condition on an event, None if all events count. `equalities` are pairs of the position of a fact and
+    the value that it must equal; they exclude most events early. `noted` are the facts of this request that `where`
+    reads; `user` is the user's id.
     """
 
     __slots__ = ("equalities", "keys", "noted", "pattern", "user", "watch", "where")
@@ -54,7 +54,7 @@ class EventRules:
         self.noted = noted
 
     def key(self, st: State) -> str | Unknown:
-        """Return the key of the history as text; unknown if a part of it is."""
+        """Return the key of the history as text; unknown if a part of the key is unknown."""
         if self.keys is not None:
             return join_key([count_key(expression, node.get(st)) for expression, node in self.keys])
         owner = st if st.presenter is None else st.presenter
@@ -75,7 +75,7 @@ class EventRules:
         return st.history.get((self.watch, key)) or Unknown.of(fact, unread_reason(st.history))
 
     def candidates(self, st: State, history: History) -> Sequence[PastEvent]:
-        """Return the events without those that an equality with a known text excludes."""
+        """Return the events that no equality with a known text excludes."""
         for place, node in self.equalities:
             wanted = node.get(st)
             if isinstance(wanted, str | EntityRef):
@@ -94,7 +94,7 @@ class EventRules:
 
 
 class HistoryNode(Condition):
-    """A history condition or an aggregate: the events of its window, latest first, with whether each counts."""
+    """A history condition or an aggregate: the events of its window, latest first, each with whether it counts."""
 
     __slots__ = ("event", "fact", "since", "within")
 
@@ -105,7 +105,7 @@ class HistoryNode(Condition):
         self.fact = fact
 
     def events(self, st: State) -> tuple[list[tuple[PastEvent, Any]], list[Unknown]] | Unknown:
-        """Return the events of the window and the gaps among them; Unknown if the history is."""
+        """Return the events of the window and the gaps among them; Unknown if the history is unknown."""
         main = self.event.fetched(st, self.fact)
         since = None if self.since is None else self.since.fetched(st, self.fact)
         if type(main) is Unknown or type(since) is Unknown:
@@ -197,7 +197,9 @@ class AggregateValue(HistoryNode):
 
 
 class PastValue(Node):
-    """A fact of the event that a condition is tested against. `place` is its place in what the store kept."""
+    """A fact of the event on which a condition is tested. `place` is its position among the facts that the store
+    kept.
+    """
 
     __slots__ = ("name", "output", "place", "status", "type")
 
@@ -211,7 +213,7 @@ class PastValue(Node):
     def get(self, st: State) -> Any:
         event = st.past
         if event is None:
-            return Unknown.of(self.name, "there is no earlier request here")
+            return Unknown.of(self.name, "no earlier request is matched here")
         if self.status:
             return Unknown.of(self.name, NOT_REPORTED) if event.status is None else event.status
         if self.output:
@@ -222,7 +224,7 @@ class PastValue(Node):
 
 
 def past_value(node: k.PastFact, event: k.EventPattern | None, name: str) -> PastValue:
-    """Return the node of a past fact inside a condition on this pattern."""
+    """Return the node for a past fact inside a condition on this pattern."""
     if event is None:
         return PastValue(-1, name, node.type, status=False, output=False)
     match node.fact:

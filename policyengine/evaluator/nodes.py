@@ -1,8 +1,8 @@
 """Nodes of the program: values, which are known or Unknown, and conditions, which are NO, YES or MAYBE.
 
 `get` returns a value. `test` returns the result of a condition and leaves the unknowns that made it MAYBE on the stack
-of the state; `All`, `AnyOf` and `Quantifier` cut the stack back if another part settles the result. So doubt needs no
-objects of its own.
+of the state; `All`, `AnyOf` and `Quantifier` truncate the stack if another part settles the result. So no extra objects
+are needed for unknowns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from policyengine.typesystem import EntityRef, Type
 
 Path = tuple[str, ...]
 
-# How a raw fact becomes a value; GENERAL is `coerce` for every type, the others are quick checks before it.
+# How a raw fact becomes a value. GENERAL is `coerce` for every type; the others are quick checks that precede it.
 GENERAL: Final = 0
 STRING: Final = 1
 INT: Final = 2
@@ -36,7 +36,8 @@ BOOL: Final = 4
 REFERENCE: Final = 5
 STRINGS: Final = 6
 
-# Where a raw fact is: a member of a trusted root, a member that clients name, deeper, or in no request.
+# The location of a raw fact: a member of a trusted root, a member that clients name, a deeper member, or not in the
+# request.
 TRUSTED: Final = 0
 CLIENT: Final = 1
 DEEP: Final = 2
@@ -70,7 +71,7 @@ class Const(Node):
 
 
 class FactNode(Node):
-    """A fact with a slot. `raw` returns what came with the request or was bound, before it has a type."""
+    """A fact with a slot. `raw` returns the untyped value from the request or from a binding."""
 
     __slots__ = ("fact", "index", "path", "type")
 
@@ -94,7 +95,7 @@ class FactNode(Node):
 
 
 class Slot(FactNode):
-    """A fact that the request carries, or that a pattern binds; read once in a decision."""
+    """A fact that the request contains or that a pattern binds. It is read once in a decision."""
 
     __slots__ = ("access", "bindable", "given", "kind", "member", "missing", "only", "outer", "root")
 
@@ -104,7 +105,7 @@ class Slot(FactNode):
         super().__init__(index, path, type, fact)
         self.kind = kind
         self.access = access
-        self.only = only  # the entity type of a REFERENCE
+        self.only = only  # the entity type, if the kind is REFERENCE
         self.bindable = bindable
         self.given: Path = (path[0], "id") if path in (("agent",), ("user",)) else path
         self.root = path[0]
@@ -189,7 +190,9 @@ def quick_strings(raw: Any) -> Any:
 
 
 def outer_member(st: State, path: Path, bindable: bool) -> Any:
-    """Return a member of an object that a pattern may have bound, or of the request's own. A null stays None."""
+    """Return a member of an object that a pattern may have bound, or else of the object in the request. A null stays
+    None.
+    """
     if bindable and st.bindings is not None:
         binding = st.bindings.get(path)
         if binding is not None:
@@ -201,7 +204,9 @@ def outer_member(st: State, path: Path, bindable: bool) -> Any:
 
 
 class ResourceFact(FactNode):
-    """The fact `resource`: bound by a path or, for an action, named by the request. Its stand-in is never absent."""
+    """The fact `resource`: bound by a path or, for an action, named by the request. The placeholder for an unknown
+    resource is never absent.
+    """
 
     __slots__ = ("bindable",)
 
@@ -249,7 +254,7 @@ class ComputedFact(FactNode):
 
 
 class RecordedFact(Node):
-    """A fact that records that it was read, if the decision collects what an approval is bound to."""
+    """A fact that records that it was read, if the decision collects the facts to which an approval is bound."""
 
     __slots__ = ("node",)
 
@@ -267,7 +272,7 @@ class RecordedFact(Node):
 
 
 class FunctionValue(Node):
-    """A function of known values; unknown if one of them is."""
+    """A function of known values; unknown if a value is unknown."""
 
     __slots__ = ("function", "items")
 
@@ -322,7 +327,7 @@ class DefaultValue(Node):
 
 
 class VariableValue(Node):
-    """The element that a quantifier is at."""
+    """The current element of a quantifier."""
 
     __slots__ = ("depth",)
 
@@ -337,7 +342,7 @@ class VariableValue(Node):
 
 
 class Condition(Node):
-    """A condition in three values."""
+    """A condition with three possible values."""
 
     __slots__ = ()
 
@@ -376,7 +381,7 @@ class Truth(Condition):
 
 
 class Equal(Condition):
-    """A fact and a constant of one class: string, enum, int or bool."""
+    """The equality of a fact and a constant of one class: string, enum, int or bool."""
 
     __slots__ = ("node", "otherwise", "same", "value")
 
@@ -398,7 +403,7 @@ LESS, AT_MOST, MORE, AT_LEAST = range(4)
 
 
 class OrderTest(Condition):
-    """A number or duration and a constant, in order."""
+    """The order of a number or duration and a constant."""
 
     __slots__ = ("how", "node", "value")
 
@@ -423,7 +428,7 @@ class OrderTest(Condition):
 
 
 class OneOf(Condition):
-    """A string among constant ones."""
+    """Whether a string is one of several constants."""
 
     __slots__ = ("node", "values")
 
@@ -440,7 +445,7 @@ class OneOf(Condition):
 
 
 def test_has(st: State, items: Any, wanted: str) -> int:
-    """Test whether strings, some of them unknown, have this one."""
+    """Test whether strings, some of which may be unknown, include this string."""
     if wanted in items:
         return YES
     found = NO
@@ -467,7 +472,9 @@ class Not(Condition):
 
 
 class All(Condition):
-    """Kleene's and. `strict` tests every part, as the facts that an approval is bound to are recorded on the way."""
+    """Kleene's and. `strict` tests every part, because the facts to which an approval is bound are recorded during the
+    test.
+    """
 
     __slots__ = ("items", "strict")
 
@@ -587,7 +594,7 @@ class BoundValue:
 
 
 class CaptureValue(BoundValue):
-    """The text of a wildcard; `match` returns it for the segment."""
+    """The text of a wildcard, which `match` returns for the segment."""
 
     __slots__ = ("index", "match")
 
@@ -626,7 +633,7 @@ class ExpressionValue(BoundValue):
 
 
 class AgreedValue(BoundValue):
-    """The bindings of several patterns, which must all be equal."""
+    """Bindings of several patterns, which must all be equal."""
 
     __slots__ = ("conflict", "several")
 

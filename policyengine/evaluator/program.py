@@ -1,4 +1,4 @@
-"""The program: what a policy asks at each endpoint, as plain data that the walker reads."""
+"""The program: the rules of a policy at each endpoint, as plain data that the walker reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from policyengine.spec.tasks import TaskConstraint
 if TYPE_CHECKING:
     from policyengine.evaluator.history_nodes import EventRules
 
-# What a block is to a principal, as bits: it stands; it opens; a credential with a scope would open it; a proof would.
+# The result of a block for a principal, as bits: the block stands; it opens; it would open with a scope; it would open
+# with a proof.
 STANDS: Final = 1
 OPENS: Final = 2
 LACKS_SCOPE: Final = 4
@@ -35,7 +36,7 @@ class TrustAnchor:
         self.claims = tuple((claim, root, attribute) for claim, (root, attribute) in issuer.claims)
 
 
-# ── What blocks require ───────────────────────────────────────────────────────────────────────
+# ── Requirements of blocks ───────────────────────────────────────────────────────────────────────
 
 
 class IssuedByTest(Condition):
@@ -81,7 +82,9 @@ class ActsAloneTest(Condition):
 
 
 class ActsForTest(Condition):
-    """`acts for users where …`: a known user, who is the subject of the credential unless that is the agent."""
+    """`acts for users where …`: a known user, who must be the subject of the credential unless the subject is the
+    agent.
+    """
 
     __slots__ = ("condition", "subject")
 
@@ -134,7 +137,7 @@ class ValidityTest(Condition):
 
 
 class Requirement:
-    """A requirement of a block. `need` is its text if it asks for a proof, and `kind` says which proof."""
+    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof."""
 
     __slots__ = ("condition", "kind", "need")
 
@@ -158,7 +161,7 @@ class Grant:
 
 
 class DelegationGrant:
-    """One `may delegate` at an endpoint: to a name, a glob of names or a group, for how long, and when."""
+    """One `may delegate` at an endpoint: to a name, a glob of names or a group, with its lifetime and condition."""
 
     __slots__ = ("glob", "group", "lifetime", "name", "when")
 
@@ -172,7 +175,9 @@ class DelegationGrant:
         self.when = when
 
     def test(self, st: State, then: ChainMember) -> int:
-        """Test whether it names the next agent, lasts, and its condition holds; leave the doubts of all three."""
+        """Test whether the delegation names the next agent, has not expired, and its condition is true. Leave the
+        unknowns of all three tests on the stack.
+        """
         found = self._names(st, then)
         if self.lifetime is not None:
             assert st.hop is not None
@@ -203,7 +208,7 @@ class DelegationGrant:
 
 
 def test_group(st: State, groups: Any, group: str) -> int:
-    """Test whether known groups, of which some may be unknown, have this one."""
+    """Test whether groups, some of which may be unknown, include this group."""
     if group in groups:
         return YES
     found = NO
@@ -217,8 +222,8 @@ def test_group(st: State, groups: Any, group: str) -> int:
 class Block:
     """A block at one endpoint: its requirements, and its grants and delegations that cover the endpoint.
 
-    `where` is the condition of `agent where …`; other heads are looked up by `PrincipalRules`. `events` are the
-    patterns of past requests that it looks at.
+    `where` is the condition of `agent where …`; `PrincipalRules` looks up other heads. `events` are the patterns of
+    past requests that the block reads.
     """
 
     __slots__ = ("delegates", "events", "grants", "hop_requirements", "number", "package", "requirements", "where")
@@ -244,8 +249,7 @@ class Block:
         self.delegates = delegates
 
     def enter(self, st: State, carried: bool, applies: bool = True) -> int:
-        """Return the bits of the block for the principal. If it does not open, leave all that is in doubt.
-
+        """Return the bits of the block for the principal. If the block does not open, leave its unknowns on the stack.
         `carried` means that no scope is needed; `applies` is False if it is unknown whether the head matches.
         """
         if self.where is not None and applies:
@@ -271,7 +275,7 @@ class Block:
         return bits
 
     def hands_on(self, st: State, then: ChainMember, applies: bool = True) -> bool:
-        """Return whether the block delegates to the next agent; leave all that is in doubt."""
+        """Return whether the block delegates to the next agent; leave unknowns on the stack."""
         stands = applies
         if self.where is not None and applies:
             holds = self.where.test(st)
@@ -304,9 +308,8 @@ def carries(st: State, carriers: tuple[str, ...]) -> bool:
 
 
 class PrincipalRules:
-    """Blocks by whom they are about: by name, by group, by globs of names; `others` are asked each time.
-
-    Blocks are made by their number when first met: `names` and `groups` hold numbers until then.
+    """Blocks by the principals that they match: by name, by group, and by globs of names; `others` are tested each
+    time. A block is created from its number when it is first needed; until then `names` and `groups` hold the number.
     """
 
     __slots__ = ("_blocks", "_make", "_names", "globs", "groups", "has_more", "others")
@@ -334,7 +337,7 @@ class PrincipalRules:
         return found
 
     def named(self, name: str) -> tuple[Block, ...]:
-        """Return the blocks about exactly this name."""
+        """Return the blocks for exactly this name."""
         found: Any = self._names.get(name)
         if found is None:
             return ()
@@ -343,7 +346,7 @@ class PrincipalRules:
         return found  # type: ignore[no-any-return]
 
     def grouped(self, group: str) -> tuple[Block, ...]:
-        """Return the blocks about this group."""
+        """Return the blocks for this group."""
         found: Any = self.groups.get(group)
         if found is None:
             return ()
@@ -352,7 +355,7 @@ class PrincipalRules:
         return found  # type: ignore[no-any-return]
 
     def enter(self, st: State, name: Any, carried: bool) -> int:
-        """Return the bits of all blocks that may be about the principal, or up to the first that opens."""
+        """Return the combined bits of all blocks that may match the principal, up to the first block that opens."""
         if type(name) is Unknown:
             for block in self.all_blocks():
                 st.doubts.append(name)
@@ -391,7 +394,9 @@ class PrincipalRules:
         return bits
 
     def applying(self, st: State, name: Any) -> list[Block]:
-        """Return the blocks that surely match the principal by name or group, or that ask each time, in order."""
+        """Return the blocks that certainly match the principal by name or group, or that are tested each time, in
+        order.
+        """
         if type(name) is Unknown:
             return []
         found = list(self.named(name))
@@ -410,7 +415,7 @@ class PrincipalRules:
         return [*found, *(self.block(number) for _, number in self.globs), *(self.block(one) for one in self.others)]
 
     def hands_on(self, st: State, name: Any, then: ChainMember) -> bool:
-        """Return whether a block of this agent delegates to the next one; leave all that is in doubt."""
+        """Return whether a block of this agent delegates to the next agent; leave unknowns on the stack."""
         if type(name) is Unknown:
             for block in self.all_blocks():
                 st.doubts.append(name)
@@ -433,7 +438,7 @@ class PrincipalRules:
         return [*self.applying(st, name), *(block for block, _ in self._in_doubt(st))]
 
     def _in_doubt(self, st: State) -> list[tuple[Block, list[Unknown]]]:
-        """Return the blocks of groups that the agent may be in, with what is unknown."""
+        """Return the blocks of groups that the agent may be in, with the unknowns."""
         if not self.groups:
             return []
         groups = st.groups_known()
@@ -456,10 +461,10 @@ OBLIGATION: Final = 2
 
 
 class Effect:
-    """A line of a guard at an endpoint. `index` is its place in the guard, `bit` its place at the endpoint.
+    """A line of a guard at an endpoint. `index` is its position in the guard, `bit` its position at the endpoint.
 
     `proofs` are the better proofs that may lift a deny, as pairs of a remedy and the slots to change with their value.
-    `binding` is what an approval of a confirm is bound to; `fixed` means that its words show no fact.
+    `binding` describes the binding of an approval of a confirm; `fixed` means that its text shows no fact.
     """
 
     __slots__ = ("binding", "bit", "condition", "effect", "fixed", "guard", "index", "kind", "message", "proofs")
@@ -512,10 +517,10 @@ class ProofRemedy:
 
 
 class ApprovalScope:
-    """The parts of a request that an approval of a confirm is bound to: objects, and the facts that `reads` read.
+    """The parts of a request to which an approval of a confirm is bound: objects, and the facts that `reads` read.
 
-    `sources` are pairs of a path and the expression that a pattern binds to it; `approvers` is the expression of
-    `by …`, if it has one.
+    `sources` are pairs of a path and the expression that a pattern binds to it; `approvers` is the expression of `by
+    …`, if it has one.
     """
 
     __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
@@ -533,7 +538,7 @@ class ApprovalScope:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
-        self.head: bytes | None = None  # canonical bytes of what is the same for every request
+        self.head: bytes | None = None  # canonical bytes of the parts that are the same for every request
 
 
 class LimitRule:
@@ -562,7 +567,7 @@ class LimitRule:
 
 
 class RecordRule:
-    """The record of a request in the history: its key, its facts with their names, and for how long."""
+    """The record of a request in the history: its key, its facts with their names, and the retention period."""
 
     __slots__ = ("awaits", "event", "facts", "retention", "within")
 
@@ -588,11 +593,10 @@ class TaskRule:
 
 
 class EndpointRules:
-    """Everything that the policy asks at one endpoint.
-
-    `bindings` are what patterns bind for guards, which match without letter case; `exact_bindings` are those for
-    grants, None if both are the same. `windows` are the patterns of past requests that any rule here looks at.
-    `covering` has the numbers of the rules in the kernel, and `conditional_grants` are pairs of a block and its grant.
+    """All rules of the policy at one endpoint. `bindings` are the bindings of patterns for guards, which ignore letter
+    case; `exact_bindings` are those for grants, None if both are the same. `windows` are the patterns of past requests
+    that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and `conditional_grants` are
+    pairs of a block and its grant.
     """
 
     __slots__ = (
@@ -636,7 +640,8 @@ class EndpointRules:
 
 
 class PolicyProgram:
-    """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, made at its first request.
+    """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, which are created at its first
+    request.
 
     `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ
     from hop to hop, and `holders` the facts whose attributes may be pending.

@@ -1,4 +1,4 @@
-"""The facts that an approval is bound to: those that a rule reads, each with its raw form and its value."""
+"""The facts to which an approval is bound: the facts that a rule reads, each with its raw form and its value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ReadRecorder:
     """Records facts as they are read: `seen` by path, or by entity and attribute.
 
-    A fact that was read with the same type before is not recorded again.
+    A fact that was already read with the same type is not recorded again.
     """
 
     __slots__ = ("_types", "seen")

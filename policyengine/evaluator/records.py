@@ -30,7 +30,7 @@ def make_records(st: State, *, denied: bool) -> tuple[HistoryRecord, ...]:
 
 
 def needed_windows(st: State) -> frozenset[WindowKey]:
-    """Return the windows of the history that rules look at which can matter to the request; none for an unknown key."""
+    """Return the windows of the history that rules relevant to the request read; no window for an unknown key."""
     found: set[WindowKey] = set()
     add_windows(st, st.rules.windows, found)
     for block in st.rules.anyones:

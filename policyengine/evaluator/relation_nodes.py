@@ -25,7 +25,7 @@ def leave(st: State, value: Any) -> int:
 
 
 class Binary(Condition):
-    """A relation of two nodes; unknown if one of them is."""
+    """A relation of two nodes; unknown if a node is unknown."""
 
     __slots__ = ("left", "right")
 
@@ -75,7 +75,7 @@ class SameText(Binary):
 
 
 class OrderRelation(Binary):
-    """`<`, `<=`, `>`, `>=`; values of an ordered enum compare by their place in `ranks`."""
+    """`<`, `<=`, `>`, `>=`; values of an ordered enum compare by their position in `ranks`."""
 
     __slots__ = ("compare", "ranks")
 
@@ -113,7 +113,9 @@ class HasText(Condition):
 
 
 class HasElement(Binary):
-    """`collection has item`; for `holds` an entity may also be a member of an element. `texts`: all are strings."""
+    """`collection has item`; for `holds`, an entity may also be a member of an element. `texts` means that all elements
+    are strings.
+    """
 
     __slots__ = ("fact", "holding", "texts")
 
@@ -155,7 +157,7 @@ class CompareSets(Binary):
 
 
 def set_of(st: State, elements: tuple[Any, ...]) -> ValueSet:
-    """Return the elements as a set, made once in a decision for each tuple."""
+    """Return the elements as a set, created once in a decision for each tuple."""
     if st.sets is None:
         st.sets = {}
     known = st.sets.get(id(elements))
@@ -165,7 +167,7 @@ def set_of(st: State, elements: tuple[Any, ...]) -> ValueSet:
 
 
 def element_of(st: State, collection: tuple[Any, ...], item: Any) -> Any:
-    """Return whether the item is an element; by hash if these values have one."""
+    """Return whether the item is an element. Uses hashes if the values have them."""
     elements = set_of(st, collection)
     if elements.decides(family_of(item)):
         return elements.has(item)
@@ -194,7 +196,7 @@ def fold(values: Iterable[Any], *, settling: bool) -> Any:
 
 
 def in_networks(address: Any, networks: Any) -> Any:
-    """Return whether the address is in the network, or in one of several."""
+    """Return whether the address is in the network, or in one of several networks."""
     several = networks if isinstance(networks, tuple) else (networks,)
     return fold((in_network(address, one) for one in several), settling=True)
 

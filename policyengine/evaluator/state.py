@@ -1,4 +1,6 @@
-"""The state of one decision: the facts read so far, the unknowns in doubt, who acts, and what the store knows."""
+"""The state of one decision: the facts read so far, the stack of unknowns, the principals, and the data of the
+stores.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +63,12 @@ class State:
     - `values` holds the facts by slot, UNREAD until a rule reads them
     - `doubts` is a stack of unknowns: a condition that is MAYBE leaves its causes there
     - `facts` are the raw facts by root, for a hop those of the hop; `masked` replaces an untrusted user id
-    - `kept` caches attributes of the entity store by attribute slot; None if this decision sees other entities
+    - `kept` caches attributes of the entity store by attribute slot; None if this decision uses other entities
     - `claims` are attributes that override the entity store
     - `hops` are the agents before the presenter, or Unknown; `hop` is set in the state of a hop, `presenter` then
       is the state of the presenter
     - `recorder` collects the facts that an approval is bound to
-    - `past` is the event that a condition on the past is tested against
+    - `past` is the event on which a condition about the past is tested
     """
 
     approval: ApprovalFacts | None = None
@@ -114,24 +116,24 @@ class State:
         self.variables: list[Any] = []
 
     def grow(self, index: int) -> Unread:
-        """Make room for slots of rules that were made since the decision began; they are unread."""
+        """Add slots for rules that were created since the decision began; they are unread."""
         self.values += [UNREAD] * (index + 1 - len(self.values))
         return UNREAD
 
     def scopes_held(self) -> Any:
-        """Return the scopes of the credential, read when first asked for."""
+        """Return the scopes of the credential, read on first access."""
         if self.scopes is UNREAD:
             self.scopes = self.program.scopes.get(self)
         return self.scopes
 
     def groups_known(self) -> Any:
-        """Return the groups of the agent, read when first asked for."""
+        """Return the groups of the agent, read on first access."""
         if self.groups is UNREAD:
             self.groups = self.program.agent_groups.get(self)
         return self.groups
 
     def branch(self) -> State:
-        """Return another state of the same request and principal, with no fact read yet."""
+        """Return a new state of the same request and principal, in which no fact has been read."""
         other = State(self.program, self.rules, self.request, self.now, self.entities, self.history, self.kept)
         other.facts, other.segments, other.masked = self.facts, self.segments, self.masked
         other.tool = self.tool

@@ -1,4 +1,4 @@
-"""The verdict: reasons, remedies, obligations and effects of a question that went through the gates."""
+"""The verdict: reasons, remedies, obligations and effects of a question that has passed through the gates."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ from policyengine.time_formats import format_duration
 STRENGTH: Final = {outcome: place for place, outcome in enumerate(Outcome)}  # deny beats throttle beats confirm
 NO_CAUSES: Final[frozenset[Cause]] = frozenset()
 NO_EFFECTS: Final = Effects()
-MAX_VERDICTS: Final = 1_024  # answers that are kept at each endpoint
+MAX_VERDICTS: Final = 1_024  # maximum answers that are cached for each endpoint
 
 
 class StopReason:
-    """One reason against the request, the causes of its doubts, and its remedies."""
+    """One reason against the request, the unknown facts that caused it, and its remedies."""
 
     __slots__ = ("causes", "reason", "remedies")
 
@@ -86,7 +86,7 @@ def causes_of(doubts: Doubts) -> frozenset[Cause]:
 
 
 class Verdict:
-    """Draws the conclusion from a passage. `approvals` are those of the confirms, by the number of their effect."""
+    """Derives the verdict from a passage. `approvals` are the approvals of confirms, by the number of their effect."""
 
     __slots__ = ("approvals", "letter", "limits", "passage", "plain", "st")
 
@@ -113,7 +113,7 @@ class Verdict:
         return Decision(answer, principal_of(self.st, passage.refused)), self._effects(answer.outcome)
 
     def _key(self) -> Any:
-        """Return what the answer depends on; None if that includes facts of this request."""
+        """Return the inputs on which the answer depends; None if they include facts of this request."""
         passage = self.passage
         if passage.chain or passage.task or passage.closed or passage.user_closed or passage.lacking:
             return None
@@ -212,7 +212,7 @@ class Verdict:
         return StopReason(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
 
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
-        """Return the first proof that would lift the deny."""
+        """Return the first proof that would remove the deny."""
         assert effect.condition is not None
         st = self.plain
         for proof in effect.proofs:
@@ -229,7 +229,7 @@ class Verdict:
         guard = effect.guard.name
         if approval.unseen:
             names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
-            need = f"{names}, or a rule that leaves it out: `bound to (…)`"
+            need = f"{names}, or a rule that does not bind it: `bound to (…)`"
             reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.effect.span.at)
             return StopReason(reason, approval.unseen, (Remedy("facts", guard, need=need),))
         reason = Reason(Gate.GUARD, self._message(effect), guard, effect.effect.span.at, Outcome.CONFIRM)
@@ -250,7 +250,9 @@ class Verdict:
         return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
 
     def _unsupported(self, duties: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield a reason for each obligation that the gateway cannot meet, if it says which ones it can."""
+        """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can
+        meet.
+        """
         supported = self.st.request.options.obligations_supported
         for acting in duties if supported is not None else ():
             duty = acting.effect.effect
@@ -279,8 +281,9 @@ class Verdict:
         return approval is not None and approval.granted
 
     def _effects(self, outcome: Outcome) -> Effects:
-        """Return what the store commits: an allow spends its approvals and charges the limits, a confirm opens the
-        missing approvals and charges the rates."""
+        """Return the effects that the store commits: an allow spends its approvals and charges the limits; a confirm
+        opens the missing approvals and charges the rates.
+        """
         rules, identified = self.st.rules, self.passage.identified
         spends, opens = self._approval_effects(outcome) if self.approvals else ((), ())
         limits = self._charges(outcome) if rules.limits and identified else ()
@@ -297,7 +300,7 @@ class Verdict:
         return [one for one in self.passage.acting if one.effect.kind == CONFIRM]
 
     def _approval_effects(self, outcome: Outcome) -> tuple[tuple[str, ...], tuple[OpenedApproval, ...]]:
-        """Return the approvals that an allow spends, or those that a confirm opens."""
+        """Return the approvals that an allow spends or that a confirm opens."""
         triggered = {one.effect.bit for one in self._confirms()}
         confirms = [
             approval for bit, approval in sorted(self.approvals.items()) if bit in triggered or approval.granted
@@ -341,7 +344,7 @@ class Verdict:
 
 
 class ApprovalRemedy:
-    """The approval that would lift a confirm, made when the remedies are asked for."""
+    """The approval that would lift a confirm, created when the remedies are read."""
 
     __slots__ = ("approval", "effect")
 
@@ -371,7 +374,7 @@ def fact_and_why(cause: Cause) -> tuple[str, str]:
 
 
 def lacking_scopes(st: State, block: Block) -> list[str]:
-    """Return the scopes of the grants that a credential with one of them would open."""
+    """Return the scopes with one of which the credential would open a grant."""
     mark = len(st.doubts)
     found: list[str] = []
     if block.enter(st, True) & STANDS:

@@ -1,7 +1,5 @@
-"""The walker: one question through the gates, by the rules of its endpoint.
-
-It follows the specification gate by gate (`spec/gates.py`), but visits only rules that can matter and stops where the
-result is settled.
+"""The walker: it takes one question through the gates, with the rules of its endpoint. It follows the specification
+gate by gate (`spec/gates.py`), but visits only rules that can affect the result, and stops when the result is settled.
 """
 
 from __future__ import annotations
@@ -48,17 +46,16 @@ class ChainStop:
 
 @dataclass(slots=True)
 class ActingEffect:
-    """A line of a guard whose condition is true or unknown, with its doubts."""
+    """A line of a guard whose condition is true or unknown, with the unknowns."""
 
     effect: Effect
     doubts: Doubts
 
 
 class Passage:
-    """How a question passed the gates.
-
-    `closed` holds the doubts if no grant opens, `lacking` the bits of what would help; `user_closed` those of the
-    user's gate. `refused` is the code of a refused credential.
+    """How a question passed the gates. If no grant opens, `closed` holds the unknowns and `lacking` the bits that say
+    whether a scope or a proof would help; `user_closed` holds the unknowns of the user's gate. `refused` is the code of
+    a refused credential.
     """
 
     refused: str | None = None
@@ -75,7 +72,7 @@ class Passage:
 
 
 def take_doubts(st: State) -> Doubts:
-    """Return all that is in doubt, and empty the stack."""
+    """Return all unknowns on the stack, and empty the stack."""
     if not st.doubts:
         return NO_DOUBTS
     found = tuple(st.doubts)
@@ -113,8 +110,9 @@ def opens_to_anyone(st: State, blocks: tuple[Block, ...]) -> bool:
 
 
 def pass_doors(st: State, rules: EndpointRules, found: Passage) -> bool:
-    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether some block
-    accepts the presenter at all."""
+    """Pass the grants of the presenter and, if an agent acts for a user, those of the user. Return whether any block
+    accepts the presenter.
+    """
     program = st.program
     if found.refused is not None:
         return False
@@ -154,7 +152,7 @@ def stands_anywhere(st: State) -> bool:
 
 
 def opening_packages(st: State, side: PrincipalRules) -> list[str]:
-    """Return the packages of the blocks that open the endpoint; of those that stand if none opens."""
+    """Return the packages of the blocks that open the endpoint; if none opens it, those of the blocks that stand."""
     mark = len(st.doubts)
     opening = [one.package for one in side.applying(st, st.name) if one.enter(st, False) & OPENS]
     if not opening:
@@ -209,7 +207,7 @@ def pass_hop(st: State, hop: ChainMember, then: ChainMember, found: Passage) -> 
 
 
 def state_of_hop(st: State, hop: ChainMember) -> State:
-    """Return the state in which a hop is the presenter. Proofs of the presenter do not count for it."""
+    """Return the state in which a hop is the presenter. Proofs of the presenter do not apply to the hop."""
     own = st.branch()
     if st.claims is None:  # else attributes of the presenter may be claimed, through whichever fact names the presenter
         own.values = st.values.copy()

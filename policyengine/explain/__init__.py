@@ -1,1 +1,1 @@
-"""The trace of a decision in words, for people and machines."""
+"""Explain the trace of a decision in words, for people and machines."""

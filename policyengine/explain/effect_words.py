@@ -24,6 +24,8 @@ def effect_word(effect: k.Effect) -> str:
 
 
 def is_requirement(effect: k.Effect, condition: k.Expr) -> bool:
-    """Return whether the rule states what must hold (`require`, `unless`) rather than when it acts."""
+    """Return whether the rule states a requirement (`require`, `unless`) rather than the condition under which it
+    acts.
+    """
     before = effect.span.source.text[effect.span.start : condition.span.start]
     return REQUIREMENT_WORD.search(before) is not None or effect_word(effect) == "require"

@@ -47,7 +47,7 @@ class Explanation:
         for gate in self.gates:
             lines += gate.render()
         remedies = [f"  - {words}" for remedy in self.decision.remedies if (words := remedy_words(remedy))]
-        return "\n".join([*lines, *(["", "what would change the answer", *remedies] if remedies else [])])
+        return "\n".join([*lines, *(["", "what would change the decision", *remedies] if remedies else [])])
 
 
 def explain(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> Explanation:
@@ -131,7 +131,7 @@ def _task(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
 def _grants_line(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     blocks = [block for block in (*seen.anyone, *seen.presenter) if block.stands]
     parts = tuple(_grant(grant, block, facts) for block in blocks for grant in block.grants)
-    note = None if seen.door_open else "no grant opens it (gate `default`)"
+    note = None if seen.door_open else "no grant opens this endpoint (gate `default`)"
     return ExplanationLine(mark_of(seen.door_open), "door", note, parts=parts)
 
 
@@ -255,7 +255,7 @@ def _block(seen: w.BlockTrace, facts: Facts) -> ExplanationLine:
     note = (
         "for other callers"
         if seen.applies is False
-        else f"void: {'; '.join(failed)}"
+        else f"requirements not met: {'; '.join(failed)}"
         if failed
         else note_of(seen.applies)
     )

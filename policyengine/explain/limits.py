@@ -1,4 +1,4 @@
-"""Explain rates and budgets, the last gate: the key and the pace of each, and what is left of it."""
+"""Explain rates and budgets, the last gate: the key, the pace and the remaining capacity of each."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _fact(expression: k.Expr, known: Value) -> ExplanationLine:
     return fact_line(source_text(expression), known)
 
 
-# ── What is asked ─────────────────────────────────────────────────────────────────────────────
+# ── Inputs of a limit ─────────────────────────────────────────────────────────────────────────────
 
 
 def _rate(rate: k.Rate, seen: w.LimitTrace, facts: Facts) -> Iterator[ExplanationLine]:
@@ -111,11 +111,13 @@ def _budget(budget: k.Budget, seen: w.LimitTrace) -> Iterator[ExplanationLine]:
             yield _fact(quota.bound, bound)
 
 
-# ── How it stands ─────────────────────────────────────────────────────────────────────────────
+# ── State of a limit ─────────────────────────────────────────────────────────────────────────────
 
 
 def _charge_lines(limit: k.Limit, states: States, decision: Decision) -> Iterator[ExplanationLine]:
-    """Yield a line for each charge: `100/1m burst 20: 19 of 20 left`. The rest is known only if the decision has it."""
+    """Yield a line for each charge: `100/1m burst 20: 19 of 20 left`. The remaining capacity is known only if the
+    decision contains it.
+    """
     for (words, at), state in zip_longest(_charge_labels(limit), states):
         one, how = state or (None, None)
         full = one is not None and _is_full(one, decision)

@@ -32,12 +32,12 @@ class Mark(StrEnum):
 
 
 MARK_SIGNS = {Mark.YES: "✓", Mark.NO: "✗", Mark.UNKNOWN: "?", Mark.SKIPPED: "·"}
-MAX_SKIPPED_LINES = 3  # consecutive parts that do not concern the request; more are only counted
+MAX_SKIPPED_LINES = 3  # maximum consecutive parts that do not concern the request; longer runs are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationLine:
-    """One considered item and its parts. `note` describes the result, `at` is its place in the source."""
+    """One considered item and its parts. `note` describes the result, `at` is its position in the source."""
 
     mark: Mark
     text: str

@@ -1,4 +1,5 @@
-"""Import an API as a first policy: from a specification or a list of tools, to operations, to `.policy` files.
+"""Import an API as a first policy: convert a specification or a list of tools to operations, and these to `.policy`
+files.
 
 `openapi` and `mcp_tools` read untrusted documents into the operations of `model`. `policy_writer` turns these into
 policies, and `write_project` adds them to the existing files without changing any of them.

@@ -7,7 +7,7 @@ import json
 from policyengine.importers.model import ApiOperation, HttpTemplate, OperationFact, PathSegment
 
 MAX_FACTS_SHOWN = 4
-BLIND_CONFIRM_COMMENT = " # lint: allow blind-confirm because its arguments are not declared"
+BLIND_CONFIRM_COMMENT = " # lint: allow blind-confirm because the arguments are not declared"
 
 
 def confirm_guard_name(operation: ApiOperation) -> str:
@@ -54,5 +54,5 @@ def facts_to_show(facts: tuple[OperationFact, ...]) -> tuple[OperationFact, ...]
 
 
 def escape_braces(text: str) -> str:
-    """Return the text with doubled braces, as a message needs them."""
+    """Return the text with doubled braces, which a message requires."""
     return text.replace("{", "{{").replace("}", "}}")

@@ -41,7 +41,7 @@ def read_current_policies(folder: Path) -> TakenNames:
         modules += [module] if module is not None else []
     first = next((one for one in problems if one.is_error), None) or first_error(sources)
     if first is not None:
-        hint = "fix it first, nothing was changed; `policyengine check` lists all errors"
+        hint = "fix this error first; nothing was changed. `policyengine check` lists all errors"
         raise ApiImportError(f"{first.code} {first.message}", f"`{location_of(first)}`", hint)
     return _collect_names(tuple(sources), tuple(modules))
 
@@ -52,9 +52,8 @@ def first_error(sources: Sequence[Source]) -> Diagnostic | None:
 
 
 def premature_guards(before: Sequence[Source], new: Sequence[Source]) -> tuple[tuple[str, str], ...]:
-    """Return the new guards that are premature: no grant opens their place, or all of them deny.
-
-    Each comes with the lint rule that reports it.
+    """Return the new guards that are premature: no grant opens their place, or all of them deny. Each guard is returned
+    with the lint rule that reports it.
     """
     _, found = compile_sources([*before, *new], advice=True)
     names = {source.name for source in new}

@@ -1,4 +1,4 @@
-"""A value in a document with its place, for messages; it follows `$ref`."""
+"""A value in a document with its place, for messages. Lookups follow `$ref`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class DocumentLibrary:
     def open(self, base: DocumentBase) -> DocumentNode:
         if base.name not in self.read:
             if len(self.read) >= MAX_DOCUMENTS:
-                raise ApiImportError(f"this consists of more than {MAX_DOCUMENTS} documents", f"`{base.name}`")
+                raise ApiImportError(
+                    f"the specification consists of more than {MAX_DOCUMENTS} documents", f"`{base.name}`"
+                )
             self.read[base.name] = base, read_document(base.name, read_base(base))
         base, document = self.read[base.name]
         return DocumentNode(document.tree, "", document, base, self)
@@ -31,7 +33,9 @@ class DocumentLibrary:
 
 @dataclass(frozen=True, slots=True)
 class DocumentNode:
-    """A value in a document. `pointer` is a JSON pointer; `line` is that of the nearest mapping or list around it."""
+    """A value in a document. `pointer` is a JSON pointer; `line` is the line of the nearest mapping or list around
+    it.
+    """
 
     value: Value
     pointer: str
@@ -54,7 +58,7 @@ class DocumentNode:
         escaped = str(key)[:200].replace("~", "~0").replace("/", "~1")
         return DocumentNode(value, f"{self.pointer}/{escaped}", self.document, self.base, self.library, line)
 
-    # ── What it is expected to be ─────────────────────────────────────────────────────────────
+    # ── Expected types ─────────────────────────────────────────────────────────────
 
     def members(self, what: str) -> Iterator[tuple[str, DocumentNode]]:
         if not isinstance(self.value, dict):
@@ -68,7 +72,7 @@ class DocumentNode:
 
     def text(self, what: str) -> str:
         if not isinstance(self.value, str):
-            raise self.problem(f"{what} must be a text, but this is {_type_name(self.value)}")
+            raise self.problem(f"{what} must be a string, but this is {_type_name(self.value)}")
         return self.value
 
     def get(self, key: str) -> DocumentNode | None:
@@ -77,7 +81,7 @@ class DocumentNode:
         return found.followed() if found is not None else None
 
     def raw(self, key: str) -> DocumentNode | None:
-        """Return the member without following its reference, for later."""
+        """Return the member without following its reference yet."""
         if not isinstance(self.value, dict) or self.value.get(key) is None:
             return None
         return self.child(key, self.value[key])
@@ -86,7 +90,7 @@ class DocumentNode:
         return isinstance(self.value, dict) and key in self.value
 
     def words(self, key: str) -> str:
-        """Return a text for people; empty for any other value."""
+        """Return a string for people; empty for any other value."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         return value if isinstance(value, str) else ""
 
@@ -103,7 +107,7 @@ class DocumentNode:
             if not isinstance(node.value, dict) or not isinstance(node.value.get("$ref"), str):
                 return node
             node = node.referred(node.value["$ref"])
-        raise self.problem("this `$ref` goes through too many other references")
+        raise self.problem("this `$ref` follows too many other references")
 
     def referred(self, reference: str) -> DocumentNode:
         name, _, pointer = reference.partition("#")
@@ -117,7 +121,7 @@ class DocumentNode:
         if not name and (self.library is None or self.base is None):
             return DocumentNode(self.document.tree, "", self.document)
         if self.library is None or self.base is None:
-            raise self.problem(f"`{name[:200]}` is another document, which is not read here")
+            raise self.problem(f"`{name[:200]}` is another document, and only this document is read")
         try:
             return self.library.open(resolve_reference(self.base, name) if name else self.base)
         except ApiImportError as problem:
@@ -136,7 +140,7 @@ def _type_name(value: Value) -> str:
         case None:
             return "nothing"
         case bool():
-            return "a truth value"
+            return "a boolean"
         case int() | float():
             return "a number"
         case str():

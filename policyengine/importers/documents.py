@@ -18,7 +18,7 @@ MAX_DEPTH = 200
 MERGE = "<<"
 MAX_VALUES = 5_000_000
 INSTALL_HINT = f"{install_command('openapi')}, or convert the document to JSON"
-TABS_HINT = "YAML is indented with spaces, never with tabs"
+TABS_HINT = "indent YAML with spaces, not with tabs"
 YAML_INT, YAML_FLOAT = (
     re.compile(r"[-+]?[0-9]+"),
     re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"),
@@ -50,7 +50,7 @@ def read_document(name: str, data: bytes) -> Document:
             return Document(name, _parse_json(name, text))
         return _parse_yaml(name, text)
     except RecursionError:
-        raise ApiImportError("this is nested too deep", f"`{name}`") from None
+        raise ApiImportError("this is nested too deeply", f"`{name}`") from None
 
 
 def _parse_json(name: str, text: str) -> Value:
@@ -59,7 +59,7 @@ def _parse_json(name: str, text: str) -> Value:
         if len(found) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise ApiImportError(f"a mapping has `{twice[:80]}` twice", f"`{name}`", "remove one of them")
+            raise ApiImportError(f"a mapping contains the key `{twice[:80]}` twice", f"`{name}`", "remove one of them")
         return found
 
     try:
@@ -73,7 +73,7 @@ def _parse_json(name: str, text: str) -> Value:
     return tree
 
 
-# ── YAML, from its events: no tags, no objects, an alias is one more reference to the same value ──────────
+# ── YAML, built from its events: no tags and no objects; an alias is another reference to the same value ──────────
 
 
 def _parse_yaml(name: str, text: str) -> Document:
@@ -87,7 +87,7 @@ def _parse_yaml(name: str, text: str) -> Document:
         return _YamlTreeBuilder(name).document(yaml.parse(text, Loader=loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        why = getattr(error, "problem", None) or getattr(error, "reason", None) or "the text cannot be read"
         place = f"`{name}`:{mark.line + 1}:{mark.column + 1}" if mark else f"`{name}`"
         raise ApiImportError(
             f"this is not valid YAML: {why}", place, TABS_HINT if _indented_by_tabs(text, mark) else None
@@ -104,7 +104,7 @@ class _YamlTreeBuilder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # with the key that waits for its value
+        self.opened: list[tuple[dict[str, Any] | list[Any], list[str]]] = []  # with the key whose value comes next
         self.anchors: dict[str, Value] = {}
         self.lines: dict[int, int] = {}
         self.roots: list[Value] = []
@@ -180,9 +180,9 @@ class _YamlTreeBuilder:
         elif waiting:
             inside[waiting.pop()] = value
         elif key is None:
-            raise self.problem(event, "a key must be a text")
+            raise self.problem(event, "a key must be a string")
         elif key in inside:
-            raise self.problem(event, f"a mapping has `{key[:80]}` twice", "remove one of them")
+            raise self.problem(event, f"a mapping contains the key `{key[:80]}` twice", "remove one of them")
         else:
             waiting.append(key)
 

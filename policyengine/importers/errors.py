@@ -1,4 +1,4 @@
-"""The error of an import: the problem and its place in the input; raised before anything is written."""
+"""The error of an import: the problem and its place in the input. The error is raised before any file is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read bytes of a file or a URL, with limits of size and time. No other module of an import reads files or URLs."""
+"""Read the bytes of a file or a URL, with limits on size and time. No other module of an import reads files or URLs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCEPT = "application/json, application/yaml, */*"
 
 @dataclass(frozen=True, slots=True)
 class SpecificationFile:
-    """A file. `root` is the folder of the specification: references out of it are refused."""
+    """A file. `root` is the folder of the specification: references that leave it are refused."""
 
     path: Path
     root: Path
@@ -62,8 +62,8 @@ def resolve_reference(base: DocumentBase, reference: str) -> DocumentBase:
         return UrlBase(there)
     if urlsplit(reference).scheme or "\0" in reference or reference.startswith(("/", "\\")):
         raise ApiImportError(
-            f"`{reference[:200]}` is not below the folder of the specification",
-            hint="put a copy into that folder: the network and other folders are not read",
+            f"`{reference[:200]}` is outside the folder of the specification",
+            hint="put a copy into that folder, because the network and other folders are not read",
         )
     path = base.path.parent / reference
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(base.root)):
@@ -82,7 +82,7 @@ def origin(url: str) -> tuple[str, str, int | None]:
 def _read_file(path: Path) -> bytes:
     try:
         if not path.is_file():
-            message = "there is no such file" if not path.exists() else "this is not a file"
+            message = "the file does not exist" if not path.exists() else "this is not a file"
             raise ApiImportError(message, f"`{path.as_posix()}`")
         with path.open("rb") as stream:
             return _check_size(stream.read(MAX_BYTES + 1), path.as_posix())
@@ -104,8 +104,8 @@ def _read_url(url: str) -> bytes:
     try:
         return fetcher.get(urldefrag(url).url, time.monotonic() + TIMEOUT_SECONDS, ACCEPT).body
     except RedirectError as error:
-        message = f"the server redirects to `{error.target[:200]}`, which is another server"
-        raise ApiImportError(message, f"`{url}`", "name that server instead") from None
+        message = f"the server redirects to another server, `{error.target[:200]}`"
+        raise ApiImportError(message, f"`{url}`", "pass the URL of that server instead") from None
     except FetchError as error:
         raise ApiImportError(describe_status(error.status) if error.status else error.why, f"`{url}`") from None
 
@@ -118,7 +118,9 @@ def describe_status(status: int) -> str:
 
 
 def environment_proxy(url: str) -> str | None:
-    """Return the proxy of the system or the environment for a URL: an import runs for the user of the command."""
+    """Return the proxy for a URL from the system or environment settings, because an import runs for the user of the
+    command.
+    """
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme.lower())
     if not proxy or proxy_bypass(parts.netloc):

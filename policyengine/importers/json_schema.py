@@ -1,6 +1,6 @@
 """Convert JSON Schema to facts: the members of a body or of a tool's arguments whose types the language can express.
 
-A member of another type is not a fact, so no rule can depend on it. If several schemas may apply, a member is a fact
+A member of any other type is not a fact, so no rule can depend on it. If several schemas may apply, a member is a fact
 only if all schemas that have it agree on its type.
 """
 
@@ -111,7 +111,7 @@ def facts_of(root: str, node: DocumentNode) -> tuple[tuple[OperationFact, ...], 
     except ApiImportError as problem:
         return (), (f"{problem}: its facts are left out",)
     except RecursionError:
-        return (), (f"{node.place}: this is nested too deep, so its facts are left out",)
+        return (), (f"{node.place}: this is nested too deeply, so its facts are left out",)
     found = [
         OperationFact(f"{root}.{name}", type_, not need)
         for name, (type_, need) in members.items()

@@ -21,7 +21,7 @@ CAPTURE_PATTERN = re.compile(r"\{[^{}]*\}|(?<=/)\*(?=/|$)")
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """The parts of an operation that imports compare."""
+    """The parts of an operation that a later import compares."""
 
     kind: str
     facts: Mapping[str, str]
@@ -98,7 +98,7 @@ def _entry_data(entry: ManifestEntry) -> dict[str, object]:
     return {"kind": entry.kind, "facts": dict(entry.facts), "asks": entry.asks, **said}
 
 
-# ── What differs ──────────────────────────────────────────────────────────────────────────────
+# ── Differences ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _differences(before: ManifestEntry, after: ManifestEntry) -> list[str]:
         found += [f"`{name}` was {old}, is {new}"] if old != new else []
     if [list(one) for one in before.asks] != [list(one) for one in after.asks]:
         found.append(f"required {_scopes_text(before.asks)}, requires {_scopes_text(after.asks)}")
-    return found + (["its description changed"] if before.said != after.said else [])
+    return found + (["the description changed"] if before.said != after.said else [])
 
 
 def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
@@ -137,7 +137,7 @@ def _scopes_text(asks: Sequence[Sequence[str]]) -> str:
 
 
 def endpoints_in_policies(modules: Sequence[ast.Module]) -> dict[str, str]:
-    """Return every endpoint that a rule or scope names, with its place; tests do not count."""
+    """Return every endpoint that a rule or scope names, with its place. Tests are ignored."""
     found: dict[str, str] = {}
     declarations = (one for module in modules for one in module.declarations)
     rules = (one for one in declarations if not isinstance(one, ast.TestDecl | ast.FixtureDecl))

@@ -37,7 +37,7 @@ def list_tools(source: str) -> tuple[Value, str]:
         raise
     except Exception as error:
         raise ApiImportError(
-            f"listing its tools failed: {_error_text(error)}", f"`{source}`", _connection_hint(source)
+            f"listing the tools failed: {_error_text(error)}", f"`{source}`", _connection_hint(source)
         ) from None
 
 
@@ -52,7 +52,7 @@ async def _list_all_pages(client: Any) -> tuple[Value, str]:
             if not cursor:
                 break
         else:
-            raise ApiImportError(f"its list of tools has more than {MAX_PAGES} pages")
+            raise ApiImportError(f"the list of tools has more than {MAX_PAGES} pages")
         info = getattr(client, "server_info", None)
         return {"tools": tools}, getattr(info, "name", "") or ""
 
@@ -68,7 +68,7 @@ def _split_command(command: str) -> list[str]:
 
 
 def _error_text(error: BaseException) -> str:
-    """Return the text of the first cause, as exception groups have no message of their own."""
+    """Return the text of the first cause, because exception groups have no message of their own."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0][:300]
@@ -76,5 +76,7 @@ def _error_text(error: BaseException) -> str:
 
 def _connection_hint(source: str) -> str:
     if is_url(source):
-        return "is it running, and does the URL end in the path of its MCP endpoint, mostly `/mcp`?"
-    return "a file has a name ending in `.json`; anything else is a command that speaks MCP on stdin and stdout"
+        return "is the server running, and does the URL end in the path of its MCP endpoint, usually `/mcp`?"
+    return (
+        "the name of a file must end in `.json`; anything else is run as a command that speaks MCP on stdin and stdout"
+    )

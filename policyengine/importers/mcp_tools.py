@@ -1,7 +1,7 @@
 """Convert the result of MCP's `tools/list`, from a file or a server, to operations.
 
-Names, descriptions and hints are claims of the server. A hint only makes a tool's kind stricter or sorts it, and never
-opens anything. Descriptions are stored as digests, so that changes are reported.
+Names, descriptions and hints are claims of the server. A hint can only make a tool's kind stricter or affect the order
+of tools; it never grants access. Descriptions are stored as digests, so that changes are reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXECUTION_WORDS = frozenset(
     "run exec execute eval shell bash sh zsh cmd command powershell spawn sudo terminal repl interpreter "
     "subprocess".split()
 )
-MAX_TOOLS_IN_ONE_AREA = 40  # more tools are grouped by the first word of their names
+MAX_TOOLS_IN_ONE_AREA = 40  # larger lists are grouped by the first word of the tool names
 
 
 def read_tools(source: str, name: str | None = None) -> Api:
@@ -71,7 +71,7 @@ class _ToolListReader:
             before = found.get(operation.key)
             if before is not None:
                 self.notes.append(
-                    f"`{_printable(operation.key)}` is listed twice: the stricter one counts, without facts"
+                    f"`{_printable(operation.key)}` is listed twice: the stricter one is used, without facts"
                 )
                 kind = max(before.kind, operation.kind, key=lambda kind: kind.severity)
                 operation = ApiOperation(before.endpoint, kind, before.area, summary=before.summary, said=before.said)
@@ -117,8 +117,9 @@ class _ToolListReader:
         )
 
     def kind(self, name: str, node: DocumentNode) -> ApiOperationKind:
-        """Return the kind of a tool. Without hints it may be destructive; a read-only claim counts only without
-        contradiction."""
+        """Return the kind of a tool. Without hints it may be destructive; a read-only claim is accepted only if nothing
+        contradicts it.
+        """
         hints = node.raw("annotations")
         reads = hints.flag("readOnlyHint") if hints else None
         destroys = hints.flag("destructiveHint") if hints else None
@@ -130,14 +131,14 @@ class _ToolListReader:
         ):
             if reads is True:
                 self.notes.append(
-                    f"`{_printable(name)}` claims to be read-only, but its name or its hints say otherwise"
+                    f"`{_printable(name)}` claims to be read-only, but its name or its hints contradict this"
                 )
             return ApiOperationKind.DELETE
         return ApiOperationKind.READ if reads is True else ApiOperationKind.WRITE
 
 
 def _as_own_document(schema: DocumentNode) -> DocumentNode:
-    """Return the schema as its own document, as its references do not lead to the list around it."""
+    """Return the schema as a separate document, because its references cannot point into the list around it."""
     return DocumentNode(schema.value, "", Document(schema.document.name, schema.value))
 
 
@@ -158,13 +159,13 @@ def is_execution(name: str) -> bool:
 
 
 def unmatchable_reason(name: str) -> str:
-    """Return why no pattern matches exactly this name; empty if one does."""
+    """Return the reason why no pattern matches exactly this name; empty if one does."""
     if not name.strip() or name != name.strip():
-        return "has an empty name, or white space at its edge"
+        return "has an empty name, or white space at its beginning or end"
     if len(name) > MAX_TOOL_NAME_LENGTH:
         return f"has a name of more than {MAX_TOOL_NAME_LENGTH} characters"
     if "*" in name:
-        return "has a `*` in its name, which would match others too"
+        return "has a `*` in its name, which would match other names too"
     if any(is_invisible(char) or not char.isprintable() for char in name):
         return "has invisible characters in its name"
     if not name.isascii() or any(char in name for char in HAZARDS if char != "/"):

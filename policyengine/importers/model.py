@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 
 class ApiOperationKind(StrEnum):
-    """How much damage an operation may do, from least to most."""
+    """The possible damage of an operation, from least to most."""
 
     READ = "read"
     WRITE = "write"
@@ -21,8 +21,9 @@ class ApiOperationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PathSegment:
-    """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity. `wider`: the
-    capture matches more than the template's segment, which has several captures."""
+    """A segment of a path: `text`, or a capture with text around it. A capture may be the id of an entity. If `wider`
+    is true, the capture matches more than the template's segment, which has several captures.
+    """
 
     text: str = ""
     capture: str = ""
@@ -71,7 +72,9 @@ class HttpTemplate:
 
 
 def _segment_of_key(part: str, place: int) -> PathSegment:
-    """Return the segment. A capture of a whole segment and one of a part of it differ, so their names differ."""
+    """Return the segment. A capture of a whole segment has another name than a capture of a part, because the two
+    differ.
+    """
     before, capture, after = part.partition("{}")
     around = f"_{_letters(before)}_to_{_letters(after)}" if before or after else ""
     return PathSegment("", f"part_{place}{around}", "", before, after) if capture else PathSegment(part)
@@ -112,9 +115,9 @@ class OperationFact:
 class ApiOperation:
     """An operation of an API.
 
-    `asks` holds sets of OAuth scopes, of which the token needs one; if empty, no scope is required. `said` is a digest
-    of the description, for operations whose description an agent reads. `wider` means that the pattern matches more
-    than the described path.
+    `asks` contains sets of OAuth scopes, and a token needs all scopes of one set; if it is empty, no scope is required.
+    `said` is a digest of the description, for operations whose description an agent reads. `wider` means that the
+    pattern matches more than the described path.
     """
 
     endpoint: OperationEndpoint
@@ -134,7 +137,9 @@ class ApiOperation:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An API and its operations. `notes` list what the language cannot express, and was left out or restricted."""
+    """An API and its operations. `notes` lists the parts that the language cannot express, and that were left out or
+    restricted.
+    """
 
     kind: str  # `openapi` or `mcp`
     source: str

@@ -19,7 +19,7 @@ from policyengine.importers.sanitize import is_oauth_scope, quoted_comment, safe
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAFE_METHODS = frozenset(["get", "head", "options", "trace"])
 MAX_OPERATIONS = 20_000
-# Destructive verbs, as a word of an `operationId` or of a path's last segment; they count for any method.
+# Destructive verbs, as a word of an `operationId` or of a path's last segment; they are checked for any method.
 DESTRUCTIVE_WORDS = frozenset(
     """delete remove purge destroy drop erase wipe terminate revoke uninstall truncate reset kill shutdown unpublish
     deactivate rm rmdir unlink""".split()
@@ -35,7 +35,7 @@ def read_openapi(source: str, base_path: str | None = None) -> Api:
     reader = _OpenApiReader(root, version, base_path)
     operations = tuple(reader.operations())
     if not operations and not reader.notes:
-        raise root.problem("this describes no operations", "they belong under `paths`")
+        raise root.problem("this describes no operations", "describe operations under `paths`")
     info = root.get("info")
     title = info.words("title") if info else ""
     return Api("openapi", source, safe_name(title, "api"), operations, tuple(dict.fromkeys(reader.notes)))
@@ -45,7 +45,8 @@ def _major_version(root: DocumentNode) -> int:
     """Return the major version, 2 or 3."""
     if not isinstance(root.value, dict):
         raise root.problem(
-            "this is not a specification", "OpenAPI 3 begins with `openapi: 3.…`, Swagger with `swagger: 2.0`"
+            "this is not a specification",
+            "OpenAPI 3 documents begin with `openapi: 3.…`, Swagger documents with `swagger: 2.0`",
         )
     for key, known in (("openapi", "3."), ("swagger", "2.")):
         if key in root.value:
@@ -54,7 +55,7 @@ def _major_version(root: DocumentNode) -> int:
                 return int(known[0])
             raise root.problem(f"`{key}: {written[:40]}` is not supported", "use OpenAPI 3.0 or 3.1, or Swagger 2.0")
     raise root.problem(
-        "this is not a specification: it has neither `openapi` nor `swagger`", "one of them names its version"
+        "this is not a specification: it has neither `openapi` nor `swagger`", "one of these members states the version"
     )
 
 
@@ -79,7 +80,7 @@ class _OpenApiReader:
                     self.note(
                         path,
                         f"describes `{operation.key}`, as `{_printable(seen[operation.key])}` does",
-                        "the first counts",
+                        "the first one is used",
                     )
                     continue
                 seen[operation.key] = path
@@ -126,10 +127,10 @@ class _OpenApiReader:
     def note(self, what: str, said: str, then: str) -> None:
         self.notes.append(f"`{_printable(what)}` {said}{f': {then}' if then else ''}")
 
-    # ── Where ─────────────────────────────────────────────────────────────────────────────────
+    # ── Paths and servers ─────────────────────────────────────────────────────────────────────────────────
 
     def base(self, node: DocumentNode, item: DocumentNode) -> str:
-        """Return the base path: that of the first server of the operation, the path item or the document."""
+        """Return the base path of the first server of the operation, the path item or the document."""
         if self.base_path is not None:
             return self.base_path.rstrip("/")
         if self.version == 2:
@@ -157,7 +158,7 @@ class _OpenApiReader:
         own = [text for text in texts if not re.fullmatch(r"v?[0-9.]+|api|rest", text)]
         return safe_name(first, "") or safe_name((own or [""])[0], "root")
 
-    # ── What ──────────────────────────────────────────────────────────────────────────────────
+    # ── Bodies, scopes and kinds ──────────────────────────────────────────────────────────────────────────────────
 
     def facts(self, method: str, path: str, item: DocumentNode, node: DocumentNode) -> tuple[OperationFact, ...]:
         schema = self.body_v2(item, node) if self.version == 2 else _json_body_schema(node)
@@ -179,7 +180,8 @@ class _OpenApiReader:
 
     def asks(self, path: str, node: DocumentNode) -> tuple[frozenset[str], ...]:
         """Return alternative sets of required OAuth scopes. They stay required even if a scheme without scopes would
-        suffice, which is stricter."""
+        suffice, because that is stricter.
+        """
         here = node if node.has("security") else self.root
         listed = here.raw("security")
         found: list[frozenset[str]] = []
@@ -238,7 +240,9 @@ def _json_body_schema(node: DocumentNode) -> DocumentNode | None:
 
 
 def _operation_kind(method: str, path: str, identifier: str) -> ApiOperationKind:
-    """Return the kind by method and by destructive words; a word only makes it stricter."""
+    """Return the kind of an operation, from its method and from destructive words in its ID and path. A word can only
+    make it stricter.
+    """
     last = next((part for part in reversed(path.split("/")) if part and "{" not in part), "")
     if method == "delete" or is_destructive(identifier) or is_destructive(last):
         return ApiOperationKind.DELETE

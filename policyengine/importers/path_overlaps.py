@@ -1,4 +1,6 @@
-"""Find overlapping paths of an API with tries of their segments, so that thousands need not be compared pairwise."""
+"""Find overlapping paths of an API with tries of their segments, so that thousands of paths need not be compared
+pairwise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from policyengine.importers.path_patterns import segments_overlap
 
 MAX_PAIRS = 50_000  # pairs of paths that one request may match
 MAX_STEPS = 1_000_000  # trie steps in the search for such pairs
-SPLIT_HINT = "split the specification, and import each part into a folder of its own"
+SPLIT_HINT = "split the specification, and import each part into a separate folder"
 
 
 @dataclass(slots=True)
@@ -41,8 +43,9 @@ class _PathTrieNode:
 
 @dataclass(slots=True)
 class PathIndex:
-    """Endpoints in the order of addition, with a search for overlaps. The total number of results and of steps is
-    limited."""
+    """Endpoints in the order in which they were added, with a search for overlaps. The total number of results and of
+    steps is limited.
+    """
 
     max_pairs: int = MAX_PAIRS
     max_steps: int = MAX_STEPS
@@ -73,7 +76,7 @@ class PathIndex:
             self._steps += sum(node.steps(segment) for node in level)
             if self._steps > self.max_steps:
                 raise ApiImportError(
-                    f"it takes more than {self.max_steps:,} steps to find overlapping paths", hint=SPLIT_HINT
+                    f"finding overlapping paths takes more than {self.max_steps:,} steps", hint=SPLIT_HINT
                 )
             level = [after for node in level for after in node.meeting(segment)]
         found = sorted(number for node in level for number in node.numbers)

@@ -1,7 +1,6 @@
-"""Convert path templates to patterns, or to notes why that is impossible; and find overlaps.
-
-A pattern that matches more than its template is used only if it matches no other endpoint, so that no scope
-grants one. A path without a pattern is left out, so it stays denied.
+"""Convert path templates to patterns, or to notes that say why this is impossible, and find overlaps. A pattern that
+matches more than its template is used only if it matches no other endpoint, so that no scope grants another endpoint. A
+path without a pattern is left out, so it stays denied.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_SEGMENTS = 40
 
 
 def parse_path(path: str) -> tuple[tuple[PathSegment, ...], str]:
-    """Return the segments and a note. If no pattern matches such a path, there are no segments, and the note says why.
+    """Return the segments and a note. If no pattern matches such a path, the segments are empty and the note says why.
 
     The root path has no segments and an empty note.
     """
@@ -99,11 +98,11 @@ def _singular(text: str) -> str:
     return text[:-1] if low.endswith("s") and not low.endswith(("ss", "us", "is")) and len(low) > 2 else text
 
 
-# ── Which patterns meet ───────────────────────────────────────────────────────────────────────
+# ── Overlaps ───────────────────────────────────────────────────────────────────────
 
 
 def segments_overlap(a: PathSegment, b: PathSegment) -> bool:
-    """Return whether some text may match both; True in doubt."""
+    """Return whether some text may match both segments; True if in doubt."""
     if a.capture and b.capture:
         return True
     if not a.capture and not b.capture:

@@ -43,13 +43,15 @@ class ShadowedEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ImportRun:
-    """The position of this import among all: the first one writes grants, later ones only new endpoints."""
+    """The position of this import among all imports: the first import writes grants, later imports only new
+    endpoints.
+    """
 
     package: str
     number: int = 1
     fixture: bool = True  # whether the tests may use the fixture of the first import
     allowed: tuple[tuple[str, str], ...] = ()  # guards, each with the lint rule that it may break
-    known: PathIndex = field(default_factory=PathIndex)  # imported before; guards of new endpoints exclude them
+    known: PathIndex = field(default_factory=PathIndex)  # earlier endpoints; guards of new endpoints exclude them
 
     @property
     def first(self) -> bool:
@@ -86,9 +88,9 @@ def area_text(
     noun = _endpoint_noun(api, count)
     lines = _file_header(
         run,
-        f"{area}: {count} {noun}. This file is yours: later imports add files and change none.",
+        f"{area}: {count} {noun}. This file is yours: later imports add files but never change it.",
         *(
-            ["The kind of a tool follows the claims of its server, which are not verified."]
+            ["The kinds of tools are based on claims of the server, which are not verified."]
             if api.kind == "mcp"
             else []
         ),
@@ -155,7 +157,7 @@ def guard_lines(group: ScopeGroup, run: ImportRun) -> Iterator[str]:
     if any(len(ask) > 1 for ask in group.asks):
         name = f"{group.name} needs all its scopes"
         yield f'guard "{name}" on {place} {{{run.allowance(name)}'
-        yield f'  require {_scopes_condition(group)} message "the token lacks a scope that this needs"'
+        yield f'  require {_scopes_condition(group)} message "the token lacks a scope that this request needs"'
         yield "}"
     if group.kind is ApiOperationKind.DELETE:
         yield "# Choose the approvers, and add the conditions that deny. Until then the user approves each request."
@@ -174,9 +176,9 @@ def _scopes_condition(group: ScopeGroup) -> str:
 
 def shadow_lines(shadow: ShadowedEndpoint) -> Iterator[str]:
     yield f"# A pattern of {shadow.behind.name} also matches this: without this guard, its scope would open it."
-    name = json.dumps(f"{shadow.operation.key} is no {shadow.behind.name}")
+    name = json.dumps(f"{shadow.operation.key} is not in {shadow.behind.name}")
     yield f"guard {name} on {shadow.operation.endpoint.written} {{"
-    yield f'  require {_scopes_condition(shadow.group)} message "this needs a scope of its own"'
+    yield f'  require {_scopes_condition(shadow.group)} message "this request needs a separate scope"'
     yield "}"
 
 
@@ -201,13 +203,13 @@ def _is_within(inner: HttpTemplate, outer: HttpTemplate) -> bool:
     return all((b.capture and (a.capture or matches_segment(b, a.text))) or a.text == b.text for a, b in pairs)
 
 
-# ── What tokens carry, and what kinds of things there are ─────────────────────────────────────
+# ── Scopes of tokens, and entities ─────────────────────────────────────
 
 
 def token_scopes_text(run: ImportRun, carried: Sequence[CarrierScope]) -> str:
     lines = _file_header(run, "Scopes of tokens that stand for several scopes of this policy. Blocks grant the latter.")
     for scope in carried:
-        allowed = "# lint: allow unused-scope because tokens carry it, and blocks grant what it includes"
+        allowed = "# lint: allow unused-scope because tokens carry it, and blocks grant the scopes that it includes"
         lines += [f"scope {scope.name} as {json.dumps(scope.alias)} {{ {allowed}"]
         lines += [f"  include {group.name}" for group in scope.groups] + ["}"]
     return "\n".join(lines) + "\n"
@@ -231,15 +233,15 @@ def new_guard_text(run: ImportRun, groups: Sequence[ScopeGroup], stricter: Seque
         every = [one for group in groups for one in group.operations]
         place = f"{', '.join(group.name for group in groups)}{except_clause(run, every)}"
         lines += [f'guard "{run.guard}" on {place} {{{run.allowance(run.guard)}']
-        lines += ['  deny message "this is new, and no block grants it yet"', "}"]
+        lines += ['  deny message "this endpoint is new, and no block grants it yet"', "}"]
     for operation in stricter:
         endpoint = operation.endpoint
         bare = endpoint.bare if isinstance(endpoint, HttpTemplate) else endpoint
         place = f"{bare.written}{except_clause(run, [operation])}"
-        name = f"{operation.key} asks since import {run.number}"
+        name = f"{operation.key} needs approval since import {run.number}"
         lines += [
             "",
-            "# It may do more harm than when it was granted.",
+            "# This endpoint may do more harm than when it was granted.",
             f"guard {json.dumps(name)} on {place} {{{run.allowance(name)}",
         ]
         lines += [confirm_line(replace(operation, endpoint=bare, facts=())), "}"]
@@ -253,10 +255,10 @@ def grants_text(api: Api, run: ImportRun, plan: ImportPlan) -> str:
     mays = [f"  may {group.name}" for group in plan.groups]
     carries = any(group.asks for group in plan.groups)
     scopes = "" if carries else "   scopes none"
-    about = "" if carries else " Its tokens name no scopes, so `may` alone decides."
+    about = "" if carries else " Its tokens contain no scopes, so only `may` decides."
     lines = _file_header(
         run,
-        "The grants. Nothing is open: both blocks have expired, and only the tests use them, at an earlier time.",
+        "The grants. Nothing is allowed yet: both blocks have expired; only the tests use them, at an earlier time.",
         "Keep them for the tests. For your own grants, copy both blocks into a new file next to this one, use your",
         "own names and conditions, keep the lines that you need, and remove `valid until`. An agent also needs the",
         "grants of its user.",
@@ -289,14 +291,14 @@ def fixture_text(run: ImportRun, plan: ImportPlan) -> str:
         f"  given time {OPEN}",
         f'  given agent "{AGENT}" from {ISSUER} for user "{USER}"',
     ]
-    lines += [f"  given credential {{ kind: jwt, {scopes}lifetime: 10m }}", "}", 'test "nothing is open today" {']
+    lines += [f"  given credential {{ kind: jwt, {scopes}lifetime: 10m }}", "}", 'test "nothing is allowed today" {']
     first = sample_endpoint(plan.groups[0].operations[0])
     lines += [f"  use {FIXTURE}", "  given time 2026-01-01", f"  {first} => deny by identity", "}"]
     return "\n".join(lines) + "\n"
 
 
 def tests_text(run: ImportRun, groups: Sequence[ScopeGroup], every: SampleExpectations) -> str:
-    lines = _file_header(run, "One test for each endpoint: what an agent with the right scopes gets.")
+    lines = _file_header(run, "One test for each scope: the outcome for an agent with the right scopes.")
     for group in groups:
         lines += [f'test "{group.name}" {{']
         lines += [f"  use {FIXTURE}"] if run.fixture else []
@@ -319,8 +321,9 @@ def sample_endpoint(operation: ApiOperation) -> str:
 
 
 def sample_facts(operation: ApiOperation) -> str:
-    """Return the required facts with a sample value each, for conditions that the author adds. Records are left to the
-    author."""
+    """Return the required facts, each with a sample value, for conditions that the author adds. Records are left to the
+    author.
+    """
     needed = {fact.name: fact.type for fact in operation.facts if not fact.optional}
     values = {
         name: "[]" if type_.startswith("list<") else SAMPLE_VALUES.get(type_, "") for name, type_ in needed.items()
@@ -334,7 +337,7 @@ def _sample_path(endpoint: HttpTemplate) -> list[str]:
 
 
 class SampleExpectations:
-    """The expected outcome of each sample request: a guard of another scope may match it as well."""
+    """The expected outcome of each sample request: a guard of another scope may match the request as well."""
 
     def __init__(self, plan: ImportPlan) -> None:
         self.asked = any(group.asks for group in plan.groups)

@@ -28,28 +28,28 @@ def readme_text(api: Api, plan: ImportPlan, folder: str, command: str) -> str:
    That opens the endpoints. Keep the expired blocks in `doors.policy`: the tests use `{AGENT}`.
 3. Next to your agents, write a `test` of what they may do and what they may not, like `doors_test.policy`.
 4. In `{folder}/`, complete the guards of destructive endpoints: until then the user approves each request.
-   A test that then has another outcome fails: update its line.
-5. Put the name of an agent of yours into `request.json`, and try it: `policyengine decide . --request request.json`,
+   If the outcome of a test line then changes, the test fails: update the line.
+5. Put the name of one of your agents into `request.json`, and try it: `policyengine decide . --request request.json`,
    then `policyengine explain . --request request.json`.
 6. {serving_instructions(api)}
 
-`policyengine graph . -o graph.svg` draws who reaches what; `policyengine lint .` says what could be safer.
+`policyengine graph . -o graph.svg` draws who reaches what; `policyengine lint .` reports rules that could be safer.
 
 ## When the API changes
 
 ```sh
 {command}
-{command} --check   # in CI: exit code 1 where both differ
+{command} --check   # in CI: exit code 1 if the API and the policies differ
 ```
 
-New endpoints come in new files, in scopes that no block grants, behind a guard that denies. Removed and changed
+New endpoints are added in new files, in scopes that no block grants, behind a guard that denies. Removed and changed
 endpoints are listed with their places. Existing lines are never changed. `imported.json` records what was imported:
 keep it with the policies.
 """
 
 
 def serving_instructions(api: Api) -> str:
-    """Return the text on how to start the enforcement point and its server."""
+    """Return the text that says how to start the enforcement point and its server."""
     servers = [one.endpoint.server for one in api.operations if isinstance(one.endpoint, ServerTool)]
     if not servers:
         return "`policyengine serve .`, and let your gateway call it: docs/gateways.md has a configuration for each."

@@ -1,4 +1,4 @@
-"""Reconcile overlapping operations: one resource for a request, one name for a segment, one type for a fact."""
+"""Reconcile overlapping operations, so that a request has one resource, a segment one name, and a fact one type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def without_types(operation: ApiOperation) -> ApiOperation:
 
 
 def overlapping_pairs(operations: Sequence[ApiOperation]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of operations that one request may match; tools never overlap. Raises ApiImportError for too many."""
+    """Yield pairs of operations that one request may match; tools never overlap. Raises ApiImportError if there are too
+    many pairs.
+    """
     index, numbers, pairs = PathIndex(), list[int](), list[tuple[int, int]]()
     for number, operation in enumerate(operations):
         if isinstance(operation.endpoint, HttpTemplate):
@@ -55,7 +57,7 @@ def _drop_too_wide(operations: Sequence[ApiOperation]) -> tuple[tuple[ApiOperati
         if operations[number].wider
     }  # fmt: skip
     notes = tuple(
-        f"`{operations[i].key}` would also match other endpoints: left out, it stays denied" for i in sorted(out)
+        f"`{operations[i].key}` would also match other endpoints: it is left out, and stays denied" for i in sorted(out)
     )
     return tuple(one for i, one in enumerate(operations) if i not in out), notes
 

@@ -56,7 +56,7 @@ def is_inner_member(text: str) -> bool:
 
 
 def quoted_comment(text: str) -> str:
-    """Return one line of the text in quotes: `# "…"` is never an instruction to a tool, as `# lint: …` would be."""
+    """Return one line of the text in quotes: `# "…"` is never an instruction to a tool, unlike `# lint: …`."""
     seen = "".join(" " if is_invisible(char) or not char.isprintable() else char for char in text[:1_000])
     line = " ".join(seen.replace('"', "'").split())
     cut = line if len(line) <= MAX_SUMMARY_LENGTH else f"{line[: MAX_SUMMARY_LENGTH - 1].rstrip()}…"
@@ -69,7 +69,7 @@ def is_oauth_scope(text: str) -> bool:
 
 
 class NameAllocator:
-    """Allocates unique names; names that readers may confuse count as equal."""
+    """Allocates unique names; names that readers may confuse are treated as equal."""
 
     def __init__(self, taken: frozenset[str] = frozenset()) -> None:
         self._taken = {_skeleton(name) for name in taken}

@@ -15,7 +15,7 @@ MIN_OPERATIONS_PER_FILE = 8
 
 @dataclass(frozen=True, slots=True)
 class ScopeGroup:
-    """The operations of one scope. `alias` is the OAuth scope that covers exactly these, if there is one."""
+    """The operations of one scope. `alias` is the OAuth scope that covers exactly these operations, if one exists."""
 
     name: str
     area: str
@@ -110,7 +110,7 @@ def _group_operations(
     return tuple(groups)
 
 
-# ── Areas: one file each, and none too long to read ───────────────────────────────────────────
+# ── Areas: one file each, of readable length ───────────────────────────────────────────
 
 
 def _split_areas(operations: Sequence[ApiOperation]) -> dict[str, list[ApiOperation]]:

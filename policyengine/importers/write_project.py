@@ -1,7 +1,7 @@
-"""Write the files of an import next to existing files: all of them or none, without changing any existing line.
+"""Write the files of an import next to existing files: all files or none, without changing any existing line.
 
-A first import makes a project. A later one compares the API with the manifest and adds new endpoints in new files,
-behind a guard that denies: no granted scope gets wider.
+The first import creates a project. A later one compares the API with the manifest and adds new endpoints in new files,
+behind a guard that denies: no granted scope becomes wider.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ImportResult:
 def import_policies(folder: Path, api: Api, command: str, *, check: bool = False) -> ImportResult:
     """Write the policy of an API, or its new parts; with `check`, only report them. `command` repeats the import.
 
-    Raises ApiImportError; then nothing was changed.
+    Raises ApiImportError before changing anything.
     """
     memory = read_manifest(folder)
     operations, notes = reconcile(api.operations)
@@ -73,23 +73,23 @@ def import_policies(folder: Path, api: Api, command: str, *, check: bool = False
     if memory is None:
         if check:
             hint = "run it without `--check` first, and commit the result"
-            raise ApiImportError("nothing was imported here yet", f"`{folder.as_posix()}`", hint)
+            raise ApiImportError("nothing has been imported here yet", f"`{folder.as_posix()}`", hint)
         return _create_project(folder, api, command)
     if memory.kind != api.kind:
-        hint = "a folder holds one kind: use another folder"
+        hint = "a folder can contain imports of only one kind: use another folder"
         raise ApiImportError(
             f"`{memory.kind}` was imported here, but this is `{api.kind}`", f"`{folder.as_posix()}`", hint
         )
     return _update_project(folder, api, memory, check)
 
 
-# ── The first time ────────────────────────────────────────────────────────────────────────────
+# ── The first import ────────────────────────────────────────────────────────────────────────────
 
 
 def _create_project(folder: Path, api: Api, command: str) -> ImportResult:
     if any(find_policies(folder, lambda _: None)):
         hint = "import into a new folder"
-        raise ApiImportError("this folder has policies that no import made", f"`{folder.as_posix()}`", hint)
+        raise ApiImportError("this folder contains policies that no import wrote", f"`{folder.as_posix()}`", hint)
     if not api.operations:
         raise ApiImportError(_empty_api_message(api), f"`{api.source}`", "\n".join(api.notes[:5]) or None)
     run, made = policy_writer.ImportRun(api.name), plan_scopes(api.operations)
@@ -166,11 +166,11 @@ def _guardable_shadows(
     bare = [group.name for group in made.groups if asked and not group.asks]
     if bare:
         named = ", ".join(f"`{name}`" for name in bare[:5]) + (", …" if len(bare) > 5 else "")
-        notes.append(f"no OAuth scope stands for {named}: tokens must carry these names, or `anyone` must grant them")
+        notes.append(f"no OAuth scope represents {named}: tokens must carry these names, or `anyone` must grant them")
     return guarded, notes
 
 
-# ── And again ─────────────────────────────────────────────────────────────────────────────────
+# ── Later imports ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool) -> ImportResult:
@@ -179,7 +179,11 @@ def _update_project(folder: Path, api: Api, memory: ImportManifest, check: bool)
     changed, spoken = operation_changes(memory, api), endpoints_in_policies(existing.modules)
     unknown = [one for one in api.operations if one.key not in memory.entries]
     new = [one for one in unknown if one.key not in spoken]
-    own = tuple(f"`{one.key}` is already named at {spoken[one.key]}: unchanged" for one in unknown if one.key in spoken)
+    own = tuple(
+        f"`{one.key}` is already named at {spoken[one.key]}, which stays unchanged"
+        for one in unknown
+        if one.key in spoken
+    )
     removed = tuple((key, spoken[key]) for key in sorted(memory.entries) if key not in here and key in spoken)
     outcome = ImportResult((), tuple(one.key for one in new), tuple(changed), removed, (*api.notes, *own), first=False)
     if check:
@@ -275,7 +279,7 @@ def _write_files(folder: Path, files: Files, memory: str | None = None) -> tuple
 
 @contextmanager
 def _rollback_on_error() -> Iterator[list[Path]]:
-    """Remove the files that were made if an error occurs."""
+    """Remove the new files if an error occurs."""
     made: list[Path] = []
     try:
         yield made

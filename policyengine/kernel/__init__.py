@@ -1,7 +1,7 @@
 """The kernel: the meaning of a policy, with every name resolved and every expression typed.
 
-Every refusal is a deny: `require c` and `deny unless c` become `deny when not c`. The condition of a guard acts when it
-is true or unknown, that of a grant (`may`, `acts`, `delegate`, `where`) only when it is true.
+Every refusal is a deny: `require c` and `deny unless c` become `deny when not c`. A guard acts when its condition is
+true or unknown, a grant (`may`, `acts`, `delegate`, `where`) only when its condition is true.
 
 The kernel's parts are in `expressions.py`, `endpoints.py`, `limits.py`, `maps.py` and `approvals.py`. This module
 re-exports all of them: use `from policyengine import kernel as k`.
@@ -127,8 +127,9 @@ class PrincipalCondition:
 
 @dataclass(frozen=True, slots=True)
 class GrantTarget(Node):
-    """A pattern of a grant, and the credential scopes that carry it; `carriers` is empty for an endpoint without a
-    scope."""
+    """A pattern of a grant. `carriers` are the credential scopes that carry it; empty for an endpoint without a
+    scope.
+    """
 
     pattern: Pattern
     carriers: tuple[str, ...]
@@ -252,7 +253,7 @@ class DelegationLimits(Node):
 
 @dataclass(frozen=True, slots=True)
 class MessageFact(Node):
-    """A fact in a message. Approvers always see it, callers only if it came with the request."""
+    """A fact in a message. Approvers always see the fact; callers see it only if it came with the request."""
 
     expression: Expr
     to_caller: bool
@@ -275,14 +276,14 @@ class ServedUser:
 
 @dataclass(frozen=True, slots=True)
 class MemberOf:
-    """Approvers that are the entity, are in it, or are in any of a set of entities."""
+    """Approvers that are the entity, or are in the entity or in one of a set of entities."""
 
     expression: Expr
 
 
 @dataclass(frozen=True, slots=True)
 class Approvers:
-    """`count` different persons, each of whom matches `of`; `words` is the phrase in messages and remedies."""
+    """`count` different people, each of whom matches `of`; `words` is the phrase in messages and remedies."""
 
     of: RoleHolder | ServedUser | MemberOf
     count: int
@@ -291,7 +292,9 @@ class Approvers:
 
 @dataclass(frozen=True, slots=True)
 class Deny(Node):
-    """A denial. `condition` None means always. `words` is the rule as written, the reason if there is no message."""
+    """A denial. If `condition` is None, it always acts. `words` is the rule as written, which is the reason if there is
+    no message.
+    """
 
     condition: Expr | None
     message: Message | None
@@ -382,8 +385,8 @@ class EventRetention(Node):
 class Kernel:
     """All loaded packages as one value.
 
-    `package` is that of the first module; `unrestricted` and `advisory` are the packages with `users unrestricted` and
-    `tasks advisory`.
+    `package` is the package of the first module; `unrestricted` and `advisory` are the packages with `users
+    unrestricted` and `tasks advisory`.
     """
 
     package: str

@@ -1,4 +1,4 @@
-"""The kernel's bindings of approvals: the parts of a request that an approval is valid for."""
+"""The kernel's bindings of approvals: the parts of a request for which an approval is valid."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from policyengine.kernel.expressions import Expr
 
 @dataclass(frozen=True, slots=True)
 class BoundObject:
-    """A whole object of the request, including undeclared members but without `excepts`. Paths are those of facts:
-    `("body", "request_id")`."""
+    """A whole object of the request, including undeclared members but without `excepts`. Paths are paths of facts:
+    `("body", "request_id")`.
+    """
 
     path: tuple[str, ...]
     excepts: tuple[tuple[str, ...], ...] = ()

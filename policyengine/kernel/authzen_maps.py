@@ -1,5 +1,6 @@
-"""The kernel's maps from AuthZEN questions to questions of this policy. They grant nothing; the package re-exports
-them."""
+"""The kernel's maps from AuthZEN questions to questions of this policy. Maps grant nothing. The package re-exports this
+module.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ class MapHttp(Node):
 
 @dataclass(frozen=True, slots=True)
 class MapTool(Node):
-    """The tool with this name. A `glob` with a star means the tool that the resource names, if it matches."""
+    """The tool with this name. A `glob` with a star maps to the tool that the resource names, if the name matches."""
 
     glob: str
 

@@ -1,7 +1,7 @@
 """Binary relations: one row for each operator, with its operands, its meaning and sample values.
 
-The checker, the specification, the solver, tests, `diff` and the documentation look up what a `Relation` means here and
-rarely name an operator themselves.
+The checker, the specification, the solver, tests, `diff` and the documentation look up the meaning of a `Relation`
+here, and rarely name an operator themselves.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def no_check(pattern: str) -> None:
 class RelationRow:
     """One operator of the kernel: `x in s` is `s holds x` for an entity, otherwise `s has x`.
 
-    `holds` is its meaning for known values; it is unknown if either side is. `samples` are strings on the left for
-    which it may hold, given the right side, and `shape` is the beginning, middle and end of such a string.
-    `check_pattern` raises PatternError for an invalid pattern. `flipped` is the operator that a typical mistake would
-    use instead.
+    `holds` is its meaning for known values; the relation is unknown if either side is unknown. `samples` returns
+    strings for the left side for which the relation may hold, given the right side; `shape` returns the beginning,
+    middle and end of such a string. `check_pattern` raises PatternError for an invalid pattern. `flipped` is the
+    operator that a typical mistake would use instead.
     """
 
     operator: str
@@ -105,7 +105,7 @@ RELATIONS: dict[str, RelationRow] = {
         RelationRow(">", Operands.VALUES, "the left is larger", "body.amount > 500", op.gt, flipped=">="),
         RelationRow(">=", Operands.VALUES, "the left is larger or equal", "user.plan >= team", op.ge, flipped=">"),
         RelationRow(
-            "has", Operands.ELEMENT, "the value is an element; `x in s` is the same for all but entities",
+            "has", Operands.ELEMENT, "the value is an element; `x in s` means the same, except for entities",
             'user.roles has "clerk"', has,
         ),
         RelationRow(
@@ -113,7 +113,7 @@ RELATIONS: dict[str, RelationRow] = {
             "user in resource.approvers", has, word="in",
         ),
         RelationRow(
-            "in", Operands.ENTITIES, "the first is the second, or in it at any depth", 'user in team "legal"', op.eq
+            "in", Operands.ENTITIES, "the first is the second, or is in it at any depth", 'user in team "legal"', op.eq
         ),
         RelationRow(
             "below", Operands.ENTITIES, "the first is in the second at any depth, and is not the second itself",
@@ -124,7 +124,7 @@ RELATIONS: dict[str, RelationRow] = {
             word="has",
         ),
         RelationRow(
-            "within", Operands.NETWORKS, "the address is in a network, or in one of a set or list of them",
+            "within", Operands.NETWORKS, "the address is in the network, or in one network of the set or list",
             "request.ip within 10.0.0.0/8", is_within,
         ),
         RelationRow(
@@ -135,13 +135,13 @@ RELATIONS: dict[str, RelationRow] = {
         ),
         RelationRow(
             "matches", Operands.PATTERN,
-            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: those that "
-            "cannot be shown to do so need the extra `re2`",
+            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: "
+            "a pattern for which this cannot be shown needs the extra `re2`",
             'body.code matches "[A-Z]{2}[0-9]+"', matches,
             samples=lambda pattern: dict.fromkeys(pattern_texts(pattern)), check_pattern=compile_regex,
         ),
         RelationRow(
-            "overlaps", Operands.COLLECTIONS, "some element is on both sides",
+            "overlaps", Operands.COLLECTIONS, "an element is on both sides",
             'user.roles overlaps ["clerk", "finance"]', overlap, flipped="subset of",
         ),
         RelationRow(

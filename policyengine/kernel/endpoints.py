@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from policyengine.kernel.base import Node
 
-# Which texts a literal of a path matches: only itself, those that differ in the case of ASCII letters, or all that some
-# server may treat as the same. Each mode includes the one before.
+# Which texts a literal of a path matches: only itself, texts that differ in the case of ASCII letters, or all texts
+# that some server may treat as the same. Each mode includes the one before.
 Folding: TypeAlias = Word["none", "ascii", "full"]
 FOLDINGS: tuple[Folding, ...] = ("none", "ascii", "full")
 
@@ -65,7 +65,7 @@ class Place(Node):
     """The endpoints that a rule applies to: any of `patterns` (None: all, including tools and actions) except
     `excepts`.
 
-    `patterns` are fully folded, so that another spelling does not bypass a guard. `excepts` are not, so that an
+    `patterns` are fully folded, so that another spelling does not bypass a guard. `excepts` are not folded, so that an
     exclusion covers no more than was written.
     """
 

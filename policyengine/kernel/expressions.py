@@ -36,8 +36,8 @@ class Fact(Node):
 class Attribute(Node):
     """An attribute of an entity: `resource.owner.tenant`; `id` is an attribute of every reference.
 
-    `levels` of an inherited attribute are the entities that declare it, each with whether it is empty if a row lacks
-    it.
+    `levels` of an inherited attribute are the entities that declare it, each with a flag: whether the attribute is
+    empty if a row lacks it.
     """
 
     base: Expr
@@ -79,7 +79,7 @@ class Collection(Node):
 
 @dataclass(frozen=True, slots=True)
 class DefinitionRef(Node):
-    """A use of a `define`. It means the same as its expression; explanations show its name."""
+    """A use of a `define`. It has the meaning of its expression; explanations show its name."""
 
     name: str
     expression: Expr
@@ -116,7 +116,7 @@ class InWindow(Condition):
 
 @dataclass(frozen=True, slots=True)
 class Relation(Condition):
-    """A binary relation; the row in `relations.py` defines the meaning of `operator`."""
+    """A binary relation; the row in `binary_relations.py` defines the meaning of `operator`."""
 
     operator: str
     left: Expr
@@ -184,8 +184,9 @@ class Call(Node):
 
 @dataclass(frozen=True, slots=True)
 class PastFact(Node):
-    """`past.params.id`: a fact as it was at an earlier request. `past.status` and `past.output.x` are that request's
-    outcome. The store keeps the value that `fact` had then."""
+    """`past.params.id`: the value of a fact at an earlier request. `past.status` and `past.output.x` are that request's
+    outcome. The store keeps the value that `fact` had at that time.
+    """
 
     fact: Fact | Attribute | Member
     type: Type
@@ -290,8 +291,9 @@ def walk(expression: Expr) -> Iterator[Expr]:
 
 
 def rewrite(expression: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
-    """Return the expression with each part replaced by the result of `change`. If that is None, the part stays and its
-    children are rewritten."""
+    """Return the expression with each part replaced by the result of `change`. If the result is None, the part stays
+    and its children are rewritten.
+    """
     found = change(expression)
     if found is not None:
         return found

@@ -24,13 +24,14 @@ UNORDERED_FIELDS = frozenset(
 
 
 # The version of the policy semantics; increment it with every change of meaning. It is part of the revision, so that an
-# approval, an idempotency key or a log line made under another meaning of the same text does not count under this one.
+# approval, an idempotency key or a log line from a version with another meaning of the same text is not accepted by
+# this version.
 SEMANTICS_VERSION = 2
 
 Declared = TypeVar("Declared", bound=k.Node)
 Write: TypeAlias = Callable[[Any], str]
-SHARED_ITEM_TYPES = (str, k.Segment)  # many rules share the same tuples of these
-# The package appears in decisions but does not change them; watches follow from the rules.
+SHARED_ITEM_TYPES = (str, k.Segment)  # many rules share the same tuples of such values
+# The package appears in decisions but does not change them, and watches follow from the rules.
 EXCLUDED_FIELDS = frozenset({"span", "package", "revision", "watches"})
 
 
@@ -62,7 +63,7 @@ def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) ->
     hashed = hashlib.sha256()
     for piece in canonical_pieces(
         kernel, write or CanonicalWriters()
-    ):  # in pieces, because the whole text is longer than the policy
+    ):  # hashed in pieces, because the whole text is longer than the policy
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 
@@ -152,7 +153,7 @@ def record_writer(kind: type, write: CanonicalWriters) -> Write:
     name, members = kind.__name__, [member for member in field_names(kind) if member != "span"]
     if not members:
         return lambda part: f"{name}()"
-    values = attrgetter(*members, members[0])  # one more than needed, so that a single member is a tuple too
+    values = attrgetter(*members, members[0])  # one more than needed, so that one member is also a tuple
     heads = [(f"{member}=", member in UNORDERED_FIELDS) for member in members]
 
     def as_set(value: tuple[object, ...]) -> str:

@@ -28,7 +28,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class PaceByFact:
-    """A pace whose count is a fact. Without a `burst`, all of the requests may come immediately."""
+    """A pace whose count is a fact. Without a `burst`, all requests may come immediately."""
 
     count: Expr
     within: timedelta
@@ -55,7 +55,9 @@ class Clamp(Node):
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimit(Node):
-    """A limit of concurrent requests. Each counts until its outcome is reported, or for `lease` if none is."""
+    """A limit of concurrent requests. A request counts until its outcome is reported, or for `lease` if no outcome is
+    reported.
+    """
 
     most: int
     lease: timedelta

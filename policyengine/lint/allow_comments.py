@@ -1,5 +1,6 @@
-"""Comments that allow a warning, `# lint: allow RULE because …`: the findings that they silence, and their own
-mistakes."""
+"""Comments that allow a warning, `# lint: allow RULE because …`: the findings that they silence, and mistakes in the
+comments.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ WORD = re.compile(r"[\w-]+")
 QUOTED = re.compile(r"#\s*lint:\s*allow\s+[\w,\s-]+\"[^\"]+\"\s*")
 NEVER_ALLOWED = frozenset({"W170", "W171", "W172"})  # findings about allowances themselves
 
-Place = tuple[str, int]  # source name and line; the name, as a finding may show a masked text of the file
+Place = tuple[str, int]  # source name and line; not the source, because a finding may show a masked text of the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +109,20 @@ def check_allowance(comment: Span, verb: str) -> Iterator[Diagnostic]:
         known = find_code(word.text)
         if known is None:
             hint = did_you_mean(word.text, CODES_BY_NAME) or "`policyengine explain-code` lists all rules"
-            yield Diagnostic("W171", f"there is no rule `{word.text}`, so this allows nothing", word, hint)
+            yield Diagnostic("W171", f"no rule is named `{word.text}`, so this comment allows nothing", word, hint)
         elif not known.name:
-            message = f"`{known.code}` is an error, and no comment allows an error"
+            message = f"`{known.code}` is an error, and a comment cannot allow an error"
             yield Diagnostic("W171", message, word, "fix the error, and remove this comment")
 
 
 def incomplete_allowance(comment: Span, verb: str) -> Diagnostic:
     if verb != "allow":
-        return Diagnostic("W170", "this allows nothing", comment, f"an allowance is written `{ALLOWANCE_FORM}`")
+        return Diagnostic("W170", "this allows nothing", comment, f"write it `{ALLOWANCE_FORM}`")
     if QUOTED.fullmatch(comment.text):
         return Diagnostic("W170", "this allows nothing", comment, "write `because` before the reason, without quotes")
-    return Diagnostic("W170", "this allows nothing: it gives no reason", comment, f"write it `{ALLOWANCE_FORM}`")
+    return Diagnostic(
+        "W170", "this comment allows nothing, because it gives no reason", comment, f"write it `{ALLOWANCE_FORM}`"
+    )
 
 
 def stale_allowances(
@@ -135,5 +138,5 @@ def stale_allowances(
             allowance.rule in sought
             and (allowance.comment.source.name, allowance.line, allowance.rule.code) not in told
         ):
-            message = f"the warning `{allowance.word.text}` does not occur here, so this allows nothing"
+            message = f"the warning `{allowance.word.text}` does not occur here, so this comment allows nothing"
             yield Diagnostic("W172", message, allowance.word, "remove the comment: nothing here needs it")

@@ -20,8 +20,9 @@ ROLES: Owned = ("user", "roles")  # read to find the approvers of a `confirm`
 
 @dataclass(slots=True)
 class AttributeReads:
-    """The first place where each attribute is read. `levels` holds the attributes that are read only on the levels of
-    an inherited set."""
+    """The position of the first read of each attribute. `levels` holds the attributes that are read only on the levels
+    of an inherited set.
+    """
 
     first: dict[Owned, Span] = field(default_factory=dict)
     levels: dict[Owned, Span] = field(default_factory=dict)
@@ -131,12 +132,14 @@ def check_attribute(
     span = reads.first.get(owned) or reads.levels[owned]
     settled = count > 0 and (declared.optional or declared.else_empty)  # the attribute is then known to be absent
     if not rows.supply(owned) and owned not in mapped and not settled:
-        have = f"none of its {format_count(count, 'row')} has it" if count else f"no `{entity}` has a row"
-        why = f"{have}, and no claim or map makes it known"
+        have = f"no row of `{entity}` has it" if count else f"no `{entity}` has a row"
+        why = f"{have}, and no claim or map supplies it"
         if entity in rows.looked_up:
-            why = "its rows are looked up, and the mapping has no such attribute"
+            why = f"`{entity}` rows are looked up, and the mapping has no such attribute"
         message = f"nothing supplies `{entity}.{name}`: {why}"
-        yield Diagnostic("W180", message, span, "add it to the rows, or allow this warning if rows come with requests")
+        yield Diagnostic(
+            "W180", message, span, "add it to the rows, or allow this warning if requests contain the rows"
+        )
     elif lacking and owned in reads.levels and not declared.else_empty:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
         declaration = f"`{name}: {declared.type} inherited else []`"
@@ -157,7 +160,7 @@ def parents_without_rows(kernel: k.Kernel, rows: Iterable[EntityData], looked_up
         if entity is not None:
             what = f"`{first}`" if count == 1 else f"`{first}` and {count - 1:,} more"
             message = f"other rows are in {what}, which no row describes"
-            yield Diagnostic("W182", message, entity.span, "add the row: its own parents are unknown without it")
+            yield Diagnostic("W182", message, entity.span, "add the row: without it, further parents are unknown")
 
 
 def describe_lack(owned: Owned, lacking: int, count: int, first: EntityRef) -> str:

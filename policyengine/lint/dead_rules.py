@@ -1,6 +1,6 @@
 """Conditions that decide nothing and rules that never matter, found in the lowered kernel.
 
-A rule that can never do what it says is an error, a needless one is a warning. `DECIDED_EXAMPLES` lists examples.
+A rule that can never have its effect is an error; a redundant rule is a warning. `DECIDED_EXAMPLES` lists examples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from policyengine.solver.satisfiability import (
 
 __all__ = ["DECIDED_EXAMPLES", "UNKNOWN", "dead_rule_findings", "implies", "possible_truths"]
 
-# Pairs of rules are compared, so a larger group is not compared at all: the check stays silent.
+# Every pair of rules in a group is compared, so larger groups are skipped without a finding.
 MAX_COMPARED_RULES = 200
 STILL_DONE_ON_DENY = ("audit", "notify")
 
@@ -67,7 +67,7 @@ def all_blocks(kernel: k.Kernel) -> tuple[Block, ...]:
     return (*kernel.agents, *kernel.users, *kernel.anyones)
 
 
-# ── Conditions of doors: they act when true ───────────────────────────────────────────────────
+# ── Conditions of grants: they act when true ───────────────────────────────────────────────────
 
 
 def dead_grant_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -190,7 +190,7 @@ def parts_that_decide_nothing(
     expr: k.Expr, truths: frozenset[Truth], answers: SatisfiabilityCache, what: str = "condition"
 ) -> Iterator[Diagnostic]:
     """Yield a W704 for each outermost part that is never true or never false."""
-    if isinstance(expr, k.DefinitionRef):  # the definition is reported once, at its own text
+    if isinstance(expr, k.DefinitionRef):  # a definition is reported once, where it is written
         yield from parts_that_decide_nothing(expr.expression, truths, answers, what)
     elif True not in truths or False not in truths:
         message = f"this {what} is {describe_always(truths)}"
@@ -225,7 +225,7 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
     for i, grant in enumerate(grants):
         for j, wider in enumerate(grants):
             if i != j and grant_covers(wider, grant) and (j < i or not grant_covers(grant, wider)):
-                related = (RelatedLocation("this one opens all of it", wider.span),)
+                related = (RelatedLocation("this one opens all of these endpoints", wider.span),)
                 yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "leave it out", related)
                 break
 
@@ -281,7 +281,7 @@ def shadowed_effects(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
     for i, effect in enumerate(effects):
         if effect.condition is not None and possible_truths(effect.condition) == {False}:
-            continue  # already reported: it never acts
+            continue  # already reported, because it never acts
         by = next((other for j, other in enumerate(effects) if is_shadowed_by(other, effect, j < i)), None)
         if by is not None:
             message = f"this `{effect_word(effect)}` changes nothing: `{effect_word(by)}` already acts whenever it does"

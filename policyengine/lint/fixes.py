@@ -35,8 +35,9 @@ def fix_edits(found: Iterable[Diagnostic], modules: Sequence[ast.Module], own: C
 
 
 def drop_overlapping(found: Iterable[TextEdit]) -> list[TextEdit]:
-    """Return the edits in source order. Of two that overlap the first stays; the caller gets the other one in the next
-    run."""
+    """Return the edits in source order. If two edits overlap, only the first is returned; the next run returns the
+    other one.
+    """
     kept: list[TextEdit] = []
     for edit in sorted(found, key=lambda one: (one.span.source.name, one.span.start, -one.span.end)):
         last = kept[-1].span if kept else None
@@ -54,7 +55,7 @@ def apply_edits(source: Source, changes: Iterable[TextEdit]) -> str:
     return "".join([*pieces, source.text[at:]])
 
 
-# ── What mends which finding ──────────────────────────────────────────────────────────────────
+# ── The fix of each finding ──────────────────────────────────────────────────────────────────
 
 
 def get_for_head(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
@@ -82,8 +83,9 @@ def without_declaration(found: Sequence[Diagnostic], modules: Sequence[ast.Modul
 
 
 def without_fact(found: Sequence[Diagnostic], modules: Sequence[ast.Module]) -> Iterator[TextEdit]:
-    """Remove facts that no rule and no test mentions. The block goes with its last fact, unless its place binds a
-    resource."""
+    """Remove facts that no rule and no test mentions. A block without remaining facts is removed too, unless its place
+    binds a resource.
+    """
     at = {(one.span.source, one.span.start) for one in found}
     tests = (one for one in declarations_in(modules) if isinstance(one, ast.FixtureDecl | ast.TestDecl))
     tried = {name for one in tests for name in names_in_test(one)}
@@ -163,7 +165,7 @@ FIXES: Mapping[str, Fix] = {
 }
 
 
-# ── How much goes with what goes ──────────────────────────────────────────────────────────────
+# ── How much text to remove ──────────────────────────────────────────────────────────────
 
 
 def whole_line_span(span: Span) -> Span:
@@ -197,8 +199,9 @@ def line_end_after(text: str, at: int) -> int:
 
 
 def is_blank(text: str, at: int, backwards: bool = False) -> bool:
-    """Return whether the line that begins at `at` (or ends there, `backwards`) is blank. The start of the text is
-    blank."""
+    """Return whether the line that begins at `at` (or ends there, `backwards`) is blank. The start of the text counts
+    as a blank line.
+    """
     if backwards:
         return at <= 0 or not text[text.rfind("\n", 0, at) + 1 : at].strip()
     return not text[at : line_end_after(text, at)].strip()

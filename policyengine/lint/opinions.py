@@ -1,4 +1,4 @@
-"""The rules of `policyengine lint` alone: the policy is valid and means what it says, but could be safer."""
+"""The rules that only `policyengine lint` checks: the policy is valid, but could be safer."""
 
 from __future__ import annotations
 

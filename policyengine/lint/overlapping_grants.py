@@ -30,7 +30,7 @@ def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement)
     demand = " ".join(missing.span.text.split())
     message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent requires"
     hint = "require it in both blocks, or in a guard if it must hold for every caller"
-    return Diagnostic("W450", message, door.span, hint, (RelatedLocation("asked for here", missing.span),))
+    return Diagnostic("W450", message, door.span, hint, (RelatedLocation("required here", missing.span),))
 
 
 def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
@@ -46,7 +46,9 @@ def unlike_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBloc
 
 
 def matching_pairs(agents: tuple[k.AgentBlock, ...]) -> Iterator[tuple[k.AgentBlock, k.AgentBlock]]:
-    """Yield pairs of blocks that can match one agent: two of one name, or any pair with a group or a condition."""
+    """Yield pairs of blocks that can match the same agent: two blocks with the same name, or any pair with a group or a
+    condition.
+    """
     named: dict[str, list[k.AgentBlock]] = defaultdict(list)
     others = []
     for agent in agents:

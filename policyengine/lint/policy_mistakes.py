@@ -122,7 +122,9 @@ def unrecorded_chains(kernel: k.Kernel, modules: Sequence[ast.Module]) -> Iterat
         if isinstance(issuer, ast.IssuerDecl) and not any(is_recording(item) for item in issuer.items):
             message = f"issuer `{issuer.name.text}` does not record chains, so all its agents fail the depth limit"
             related = (RelatedLocation("the limit", limit.span),)
-            yield Diagnostic("W452", message, issuer.name.span, "add `records chains` if it does", related)
+            yield Diagnostic(
+                "W452", message, issuer.name.span, "add `records chains` if the issuer records them", related
+            )
 
 
 def is_recording(item: ast.Node) -> bool:
@@ -145,7 +147,7 @@ def delegations_to_nobody(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]
             and is_nobody(node.to.name.value, index)
         ):
             hint = did_you_mean(node.to.name.value, names) or "add a block for this agent: it also needs its own grants"
-            yield Diagnostic("W422", f"no block names agent `{node.to.name.value}`", node.to.name.span, hint)
+            yield Diagnostic("W422", f"no agent block names `{node.to.name.value}`", node.to.name.span, hint)
 
 
 def is_nobody(name: str, names: GlobIndex[str]) -> bool:
@@ -201,8 +203,8 @@ def may_be_empty(domain: k.Expr, condition: k.Expr) -> bool:
 
 def vacuous_finding(quantifier: k.Quantifier, code: str, verb: str) -> Diagnostic:
     domain = " ".join(quantifier.domain.span.text.split())
-    message = f"an empty `{domain}` lets this {verb}: `all` is true of an empty set"
-    hint = f"add `size({domain}) > 0 and` if it must hold something"
+    message = f"an empty `{domain}` lets this {verb}: `all` is true for an empty set"
+    hint = f"add `size({domain}) > 0 and` if it must contain an element"
     return Diagnostic(code, message, quantifier.span, hint)
 
 

@@ -78,7 +78,7 @@ def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
 
 
 def base_fact(operand: k.Expr) -> k.Fact | None:
-    """Return the fact that the operand is, or is a part of; None if there is no such fact."""
+    """Return the fact that the operand is or belongs to; None if there is no such fact."""
     while isinstance(operand, k.Attribute | k.Member | k.Default):
         operand = operand.operand if isinstance(operand, k.Default) else operand.base
     return operand if isinstance(operand, k.Fact) else None

@@ -1,4 +1,6 @@
-"""The users for whom the agents of an issuer act, as far as a policy says: who lends them authority, and when."""
+"""The users for whom the agents of an issuer act, as far as the policy determines them: which grants lend authority to
+the agents, and under which conditions.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from policyengine.typesystem import Scalar
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 Conditions: TypeAlias = tuple[k.Expr | None, ...]
-# The number of the lender, and the conditions about its users.
+# the number of the lender, and the conditions about its users
 LendingPath: TypeAlias = tuple[int, frozenset[k.Expr]]
 
-MAX_LENDING_PATHS = 50_000  # for each issuer; the rest is not compared
+MAX_LENDING_PATHS = 50_000  # maximum for each issuer; the rest is not compared
 ISSUER = frozenset({("agent", "issuer"), ("credential", "issuer")})
 CALLER_ROOTS = frozenset({*CREDENTIAL_ROOTS, "context", "request"} - {"user"})
 AGENT_ROOTS = frozenset({"agent", "context"})
@@ -121,7 +123,7 @@ def acts_for(block: k.AgentBlock) -> list[k.ActsFor]:
     return [one for one in block.requirements if isinstance(one, k.ActsFor)]
 
 
-# ── What conditions say of whose users are meant ──────────────────────────────────────────────
+# ── Conditions about users ──────────────────────────────────────────────
 
 
 def user_conditions(conditions: Iterable[k.Expr | None], issuer: str) -> frozenset[k.Expr] | None:
@@ -238,7 +240,7 @@ def asks_for_issuer(condition: k.Expr) -> bool:
     return any(isinstance(one, k.Fact) and one.path in ISSUER for one in k.walk(condition))
 
 
-# ── Guards that know of issuers, or tie users to who asks ─────────────────────────────────────
+# ── Guards that distinguish issuers, or tie users to the caller ─────────────────────────────────────
 
 
 def is_issuer_sensitive(condition: k.Expr) -> bool:

@@ -16,13 +16,13 @@ from policyengine.source import Span
 
 Rule: TypeAlias = k.Guard | k.Limit
 Block: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
-# The values that a condition can have without a resource; None is unknown.
+# The values that a condition can have without a resource; None means unknown.
 Truths: TypeAlias = frozenset[bool | None]
 
 EITHER: Truths = frozenset({True, False})
 RESOURCE = ("resource",)
-MAX_ENDPOINTS_LISTED = 4  # in a message or hint
-TYPE_A_CAPTURE = "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`"
+MAX_ENDPOINTS_LISTED = 4  # maximum in a message or hint
+TYPE_A_CAPTURE = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
 
 
 def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -44,7 +44,7 @@ def unbound_resource_errors(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 @dataclass(frozen=True, slots=True)
 class ResourceUse:
-    """A read of `resource`, and the words that could check for one first."""
+    """A read of `resource`, and the text of a check for it that could precede the read."""
 
     span: Span
     first: str
@@ -83,7 +83,9 @@ def conditions_left_unknown(rule: Rule) -> Iterator[tuple[k.Expr, str]]:
 
 
 def counted_expressions(limit: k.Limit) -> Iterator[k.Expr]:
-    """Yield the expressions that a limit needs to count. An unknown `raise` does not act, so it loosens nothing."""
+    """Yield the expressions that a limit needs to count. A `raise` with an unknown condition does not act, so it cannot
+    weaken the limit.
+    """
     yield from limit.keys
     if isinstance(limit, k.Budget):
         yield from (one for quota in limit.quotas for one in (quota.fact, quota.bound) if one is not None)
@@ -226,7 +228,10 @@ def diagnostic_for(
 ) -> Diagnostic:
     word = "guard" if isinstance(rule, k.Guard) else "budget" if isinstance(rule, k.Budget) else "rate"
     endpoints = endpoint_texts(bare)
-    message = f"nothing binds `resource` at {list_endpoints(endpoints)}, where this {word} applies: it is unknown there"
+    message = (
+        f"nothing binds `resource` at {list_endpoints(endpoints)}, where this {word} applies: "
+        "`resource` is unknown there"
+    )
     door = next(one.door for one in bare if one.text == endpoints[0])
     where = RelatedLocation(f"{door.label} opens it", door.pattern.span)
     return Diagnostic("E518", message, read.span, hint(rule, read, endpoints, endpoint_texts(bound)), (where,))
@@ -234,7 +239,7 @@ def diagnostic_for(
 
 def hint(rule: Rule, read: ResourceUse, bare: list[str], bound: list[str]) -> str:
     """Return the shorter text to write, and the alternative."""
-    openly = f"or state what holds without a resource: {read.first}"
+    openly = f"or handle requests without a resource: {read.first}"
     if rule.place.patterns is not None and len(bare) <= min(MAX_ENDPOINTS_LISTED, len(bound)):
         return f"exclude it with `except {', '.join(bare)}`, {openly}"
     kept = [one for one in bound if one not in bare]

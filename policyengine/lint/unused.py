@@ -1,4 +1,4 @@
-"""Declarations that are never used: by name, over all modules, except exported ones."""
+"""Declarations that are never used, found by name in all modules. Exported declarations are not reported."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def check_unused(
 
     match declaration:
         case ast.ScopeDecl(name) if uses(name) == facts[package, name.text]:
-            hint = f"grant it with `may {name.text}`, or remove it"
-            yield Diagnostic("W351", f"scope `{name.text}` is granted by no block", name.span, hint)
+            hint = f"grant the scope with `may {name.text}`, or remove it"
+            yield Diagnostic("W351", f"no block grants scope `{name.text}`", name.span, hint)
         case ast.FixtureDecl(name) if uses(name) == 0:
             hint = "use it in a test, or remove it"
             yield Diagnostic("W650", f"fixture `{name.text}` is never used", name.span, hint)

@@ -17,8 +17,9 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: Sequence[LimitState]) -> Decision:
-    """Return the decision with the state of its limits; a throttle if a limit has no room and the decision is not a
-    deny."""
+    """Return the decision with the state of its limits; a throttle if a limit has no capacity left and the decision is
+    not a deny.
+    """
     answer = decision.answer
     stood = tuple(map(LimitResult, limits, standings))
     full = [one for one in zip(limits, standings, strict=True) if not one[1][0]]
@@ -27,13 +28,13 @@ def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: S
     return Decision(answer, decision.asker, decision.stamp, stood)
 
 
-# Throttled callers retry within the same millisecond, so their answer is made and encoded once.
+# Throttled callers retry within the same millisecond, so their answer is created and encoded once.
 _throttle_cache: dict[tuple[Any, ...], tuple[Answer, Answer]] = {}
 MAX_CACHED_THROTTLES = 1_024
 
 
 def throttle_answer(answer: Answer, full: Sequence[tuple[LimitCharge, LimitState]]) -> Answer:
-    """Return the throttle that replaces `answer` when these limits have no room."""
+    """Return the throttle that replaces `answer` when these limits have no capacity left."""
     told = tuple([throttle_reason(*one) for one in full])
     key = (id(answer), told)
     known = _throttle_cache.get(key)
@@ -97,9 +98,8 @@ def deny_unanswered(
     why: str = STORE_UNANSWERED,
 ) -> Decision:
     """Return a deny at gate `failure`, because the store did not answer: one reason for each limit that fails closed.
-
-    `approved`: the decision would spend an approval, which may have been used already. `remembered`: the history must
-    record the decision, or the decision depends on it.
+    `approved` means that the decision would spend an approval, which may have been used already. `remembered` means
+    that the history must record the decision, or that the decision depends on the history.
     """
     answer = decision.answer
     if answer.outcome is Outcome.DENY:
@@ -112,7 +112,7 @@ def deny_unanswered(
     if approved:
         reasons.append(Reason(Gate.FAILURE, f"the approval cannot be spent: {why}", "approval"))
     if remembered:
-        reasons.append(Reason(Gate.FAILURE, f"the request cannot be remembered: {why}", "history"))
+        reasons.append(Reason(Gate.FAILURE, f"the request cannot be recorded: {why}", "history"))
     denied = replace(
         answer,
         outcome=Outcome.DENY,

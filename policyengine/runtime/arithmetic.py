@@ -12,7 +12,7 @@ from policyengine.runtime.values import DECIMAL_CONTEXT, TOO_MANY_DIGITS, Known,
 from policyengine.time_formats import to_utc
 
 SCALAR_TYPES = frozenset({str, int, bool})  # two values of one of these classes are compared directly
-EXACT_INT_END = 10**34  # a larger int has more digits than a number may have
+EXACT_INT_END = 10**34  # a larger int has more digits than a number can have
 
 
 def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a comparison") -> bool | Unknown:
@@ -27,7 +27,7 @@ def equal(left: Known, right: Known, ordered: bool = True, fact: str = "a compar
 
 
 def equal_lists(left: tuple[Value, ...], right: tuple[Value, ...], fact: str) -> bool | Unknown:
-    """Return whether two lists are equal. One pair that differs decides, even if other pairs are unknown."""
+    """Return whether two lists are equal. If one pair differs, the lists differ, even if other pairs are unknown."""
     if len(left) != len(right):
         return False
     unknown: list[Value] = []
@@ -64,7 +64,9 @@ def collect_unknown(values: Iterable[Value]) -> Unknown | None:
 
 
 def value_family(value: Known) -> type[object]:
-    """Return the family of a value: numbers, addresses and networks form one each, other values are of their type."""
+    """Return the family of a value: numbers, addresses and networks form one family each; the family of any other value
+    is its type.
+    """
     match value:
         case bool():
             return bool

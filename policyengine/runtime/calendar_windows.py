@@ -1,8 +1,7 @@
-"""Time windows: whether an instant lies in one, by the wall clock of its zone.
-
-Every window is half-open: it includes its start, not its end. The wall clock decides: on the day of a clock change a
-daily window is an hour longer or shorter, a skipped time never comes, and a repeated one counts twice. An absolute
-window of whole dates (`2026-12-24..2027-01-02`) includes both days; with times it is half-open.
+"""Time windows: whether an instant lies in a window, by the wall clock of the window's zone. Every window is half-open:
+it includes its start but not its end. Because the wall clock decides, on the day of a clock change a daily window is an
+hour longer or shorter, a skipped time never occurs, and a repeated time occurs twice. An absolute window of whole dates
+(`2026-12-24..2027-01-02`) includes both days; with times it is half-open.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ LOCAL_TIME = re.compile(rf"{DATE.pattern}T[0-9]{{2}}:[0-9]{{2}}(?::[0-9]{{2}})?"
 @dataclass(frozen=True, slots=True)
 class Daily:
     """A daily window, `mon..fri 08:00..18:00`; `days` None means every day. A window that ends at or before its start
-    runs over midnight and belongs to the day on which it starts."""
+    continues past midnight and belongs to the day on which it starts.
+    """
 
     days: frozenset[int] | None
     start_minute: int
@@ -104,7 +104,7 @@ def minute_of_day(local: datetime) -> int:
     return local.hour * 60 + local.minute
 
 
-# ── Reading what policies write ───────────────────────────────────────────────────────────────
+# ── Parsing windows ───────────────────────────────────────────────────────────────
 
 
 def days_between(first: str, last: str) -> frozenset[int] | None:
@@ -138,7 +138,7 @@ def parse_moment(text: str, zone: ZoneInfo) -> datetime | None:
             return to_utc(datetime.combine(date.fromisoformat(text), time(), zone))
         if LOCAL_TIME.fullmatch(text):
             return to_utc(datetime.fromisoformat(text).replace(tzinfo=zone))
-    except (ValueError, OverflowError):  # an invalid day, or a time outside of the calendar
+    except (ValueError, OverflowError):  # an invalid day, or a time outside the calendar
         return None
     return parse_time(text)
 

@@ -1,7 +1,7 @@
-"""Canonical bytes of raw facts and values, which approvals are bound to: equal exactly when the values are the same.
-
-Everything that two readers could distinguish differs: `1`, `1.0` and `"1"`, null and absent, texts of other code
-points. `1.0` and `1.00` are one number. Members of an object are unordered, elements of a list are ordered.
+"""Canonical bytes of raw facts and values, to which approvals are bound. The bytes are equal if and only if the values
+are the same. Values that two readers could distinguish have different bytes: `1`, `1.0` and `"1"`; null and absent;
+texts with different code points. `1.0` and `1.00` are the same number. Members of an object are unordered, elements of
+a list are ordered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TypeAlias
 from policyengine.runtime.values import Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
-# The members of an object to omit: each name maps to the omitted parts of its member, an empty mapping to all of it.
+# The members of an object to omit: each name maps to the omitted parts of its member, an empty mapping omits the whole
+# member.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
 # Other Python types have no canonical form: two different objects could share one.
@@ -123,7 +124,7 @@ def write_bytes(kind: bytes, content: bytes, parts: list[bytes]) -> None:
 
 
 def canonical_decimal(number: Decimal) -> bytes:
-    """Return the number without trailing zeros, in scientific form: never rounded and never expanded."""
+    """Return the number without trailing zeros, in scientific notation, never rounded and never expanded."""
     sign, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int):
         return str(number).encode()

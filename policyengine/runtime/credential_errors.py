@@ -19,7 +19,9 @@ class OAuthErrorCode(StrEnum):
 
 
 class CredentialError(Exception):
-    """A credential that proves nothing: the code of the failed check and a message without any part of a secret."""
+    """The error for a refused credential: the code of the failed check, and a message that contains no part of a
+    secret.
+    """
 
     def __init__(self, refusal: RefusalCode, why: str | None = None) -> None:
         self.refusal = refusal
@@ -36,7 +38,7 @@ class RefusalInfo:
 class RefusalCode(StrEnum):
     """A failed check. The value is the code in `reasons`, in metrics and in docs/identity.md."""
 
-    # ── What was presented
+    # ── The presented credentials
     UNPROVED = "unproved"
     NO_SCHEME = "no_scheme"
     TWO_CREDENTIALS = "two_credentials"
@@ -52,13 +54,13 @@ class RefusalCode(StrEnum):
     ENCODING = "encoding"
     TOKEN_TYPE = "token_type"
     KEY_ID = "key_id"
-    # ── Its signature
+    # ── The signature of a token
     UNKNOWN_KEY = "unknown_key"
     WEAK_KEY = "weak_key"
     WRONG_KEY_USE = "wrong_key_use"
     SIGNATURE = "signature"
     PROVIDER = "provider"
-    # ── What it says
+    # ── The claims of a token
     ISSUER = "issuer"
     AUDIENCE = "audience"
     EXPIRED = "expired"
@@ -69,13 +71,13 @@ class RefusalCode(StrEnum):
     INACTIVE = "inactive"
     REPLAYED = "replayed"
     REVOKED = "revoked"
-    # ── On whose behalf
+    # ── Delegation
     CONTRADICTION = "contradiction"
     ACTOR = "actor"
     ACTOR_CYCLE = "actor_cycle"
     ACTOR_DEPTH = "actor_depth"
     MAY_NOT_ACT = "may_not_act"
-    # ── Bound to its presenter
+    # ── Proof of possession
     PROOF_MISSING = "proof_missing"
     PROOF_TWICE = "proof_twice"
     PROOF = "proof"
@@ -104,7 +106,7 @@ class RefusalCode(StrEnum):
     CONTENT_DIGEST = "content_digest"
     # ── API keys
     API_KEY = "api_key"
-    # ── Attested
+    # ── Attestation
     ATTESTATION = "attestation"
     ATTESTER = "attester"
     ATTESTATION_NONCE = "attestation_nonce"
@@ -112,7 +114,7 @@ class RefusalCode(StrEnum):
     ATTESTATION_KEY = "attestation_key"
     ATTESTED_MODEL = "attested_model"
     ATTESTED_ENVIRONMENT = "attested_environment"
-    # ── We ourselves
+    # ── Failures of this server
     FAILURE = "failure"
     STORE = "store"
 
@@ -133,57 +135,61 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
     RefusalCode.NO_SCHEME: RefusalInfo("the scheme of `Authorization` is not supported", _REQUEST),
     RefusalCode.TWO_CREDENTIALS: RefusalInfo("the request has two credentials, and only one is allowed", _REQUEST),
     RefusalCode.TOO_LARGE: RefusalInfo("the credential is too large", _REQUEST),
-    RefusalCode.UNKNOWN_ISSUER: RefusalInfo("no policy trusts its issuer"),
-    RefusalCode.NOT_A_TOKEN: RefusalInfo("it is not a valid token"),
-    RefusalCode.DUPLICATE_MEMBER: RefusalInfo("a member appears twice"),
-    RefusalCode.TOO_DEEP: RefusalInfo("it is nested too deep"),
-    RefusalCode.ALGORITHM: RefusalInfo("its algorithm is not allowed"),
-    RefusalCode.CRITICAL_HEADER: RefusalInfo("its header has a critical parameter that is not supported"),
-    RefusalCode.KEY_IN_TOKEN: RefusalInfo("it contains its own key"),
-    RefusalCode.ENCODING: RefusalInfo("its encoding is not allowed"),
-    RefusalCode.TOKEN_TYPE: RefusalInfo("its token type is not allowed"),
-    RefusalCode.KEY_ID: RefusalInfo("its key id is malformed"),
-    RefusalCode.UNKNOWN_KEY: RefusalInfo("its issuer has no such key"),
-    RefusalCode.WEAK_KEY: RefusalInfo("the key of its issuer is too weak"),
-    RefusalCode.WRONG_KEY_USE: RefusalInfo("the key of its issuer is for another use"),
-    RefusalCode.SIGNATURE: RefusalInfo("its signature is not valid"),
-    RefusalCode.PROVIDER: RefusalInfo("its issuer does not respond"),
-    RefusalCode.ISSUER: RefusalInfo("it names another issuer"),
-    RefusalCode.AUDIENCE: RefusalInfo("it is for another audience"),
-    RefusalCode.EXPIRED: RefusalInfo("it has expired"),
-    RefusalCode.NOT_YET: RefusalInfo("it is not valid yet"),
-    RefusalCode.ISSUED_LATER: RefusalInfo("it was issued in the future"),
-    RefusalCode.MISSING_CLAIM: RefusalInfo("a claim is missing"),
-    RefusalCode.CLAIM_TYPE: RefusalInfo("a claim is of the wrong type"),
-    RefusalCode.INACTIVE: RefusalInfo("its issuer says that it is not active"),
-    RefusalCode.REPLAYED: RefusalInfo("it was used before, and may be used only once"),
-    RefusalCode.REVOKED: RefusalInfo("it was revoked, or an agent or user in its chain was"),
-    RefusalCode.CONTRADICTION: RefusalInfo("it contradicts itself or another credential"),
-    RefusalCode.ACTOR: RefusalInfo("it does not identify the acting agent"),
-    RefusalCode.ACTOR_CYCLE: RefusalInfo("its chain has an agent twice"),
-    RefusalCode.ACTOR_DEPTH: RefusalInfo("its chain is too long"),
-    RefusalCode.MAY_NOT_ACT: RefusalInfo("it does not allow the acting agent (`may_act`)"),
-    RefusalCode.PROOF_MISSING: RefusalInfo("it is bound to a key, but the proof is missing", _PROOF),
-    RefusalCode.PROOF_TWICE: RefusalInfo("there is more than one proof", _PROOF),
+    RefusalCode.UNKNOWN_ISSUER: RefusalInfo("no policy trusts the issuer of the credential"),
+    RefusalCode.NOT_A_TOKEN: RefusalInfo("the credential is not a valid token"),
+    RefusalCode.DUPLICATE_MEMBER: RefusalInfo("a member of the token appears twice"),
+    RefusalCode.TOO_DEEP: RefusalInfo("the token is nested too deeply"),
+    RefusalCode.ALGORITHM: RefusalInfo("the algorithm of the token is not allowed"),
+    RefusalCode.CRITICAL_HEADER: RefusalInfo("the header of the token has a critical parameter that is not supported"),
+    RefusalCode.KEY_IN_TOKEN: RefusalInfo("the token contains its own key"),
+    RefusalCode.ENCODING: RefusalInfo("the encoding of the token is not allowed"),
+    RefusalCode.TOKEN_TYPE: RefusalInfo("the type of the token is not allowed"),
+    RefusalCode.KEY_ID: RefusalInfo("the key id of the token is malformed"),
+    RefusalCode.UNKNOWN_KEY: RefusalInfo("the issuer has no key with this key id"),
+    RefusalCode.WEAK_KEY: RefusalInfo("the key of the issuer is too weak"),
+    RefusalCode.WRONG_KEY_USE: RefusalInfo("the key of the issuer is for another use"),
+    RefusalCode.SIGNATURE: RefusalInfo("the signature of the token is not valid"),
+    RefusalCode.PROVIDER: RefusalInfo("the issuer of the token does not respond"),
+    RefusalCode.ISSUER: RefusalInfo("the token names another issuer"),
+    RefusalCode.AUDIENCE: RefusalInfo("the token is for another audience"),
+    RefusalCode.EXPIRED: RefusalInfo("the credential has expired"),
+    RefusalCode.NOT_YET: RefusalInfo("the credential is not valid yet"),
+    RefusalCode.ISSUED_LATER: RefusalInfo("the credential was issued in the future"),
+    RefusalCode.MISSING_CLAIM: RefusalInfo("a required claim is missing"),
+    RefusalCode.CLAIM_TYPE: RefusalInfo("a claim has the wrong type"),
+    RefusalCode.INACTIVE: RefusalInfo("the issuer says that the token is not active"),
+    RefusalCode.REPLAYED: RefusalInfo("the token was used before, and may be used only once"),
+    RefusalCode.REVOKED: RefusalInfo("the token was revoked, or an agent or user in its chain was revoked"),
+    RefusalCode.CONTRADICTION: RefusalInfo("the credential contradicts itself or another credential"),
+    RefusalCode.ACTOR: RefusalInfo("the token does not identify the acting agent"),
+    RefusalCode.ACTOR_CYCLE: RefusalInfo("an agent appears twice in the chain of the token"),
+    RefusalCode.ACTOR_DEPTH: RefusalInfo("the chain of the token is too long"),
+    RefusalCode.MAY_NOT_ACT: RefusalInfo("the token does not allow the acting agent (`may_act`)"),
+    RefusalCode.PROOF_MISSING: RefusalInfo("the token is bound to a key, but the proof is missing", _PROOF),
+    RefusalCode.PROOF_TWICE: RefusalInfo("the request has more than one proof", _PROOF),
     RefusalCode.PROOF: RefusalInfo("the DPoP proof is malformed", _PROOF),
     RefusalCode.PROOF_METHOD: RefusalInfo("the proof is for another method", _PROOF),
     RefusalCode.PROOF_URL: RefusalInfo("the proof is for another URL", _PROOF),
-    RefusalCode.FOREIGN_HOST: RefusalInfo("the signature of the presenter is for a host that is not one of ours"),
+    RefusalCode.FOREIGN_HOST: RefusalInfo(
+        "the signature of the presenter is for a host that this server does not serve"
+    ),
     RefusalCode.PROOF_TOKEN: RefusalInfo("the proof is for another token", _PROOF),
     RefusalCode.PROOF_TIME: RefusalInfo("the proof is too old, or from the future", _PROOF),
     RefusalCode.PROOF_REPLAYED: RefusalInfo("the proof was used before", _PROOF),
     RefusalCode.PROOF_NONCE: RefusalInfo("the proof needs a nonce from this server", OAuthErrorCode.USE_DPOP_NONCE),
     RefusalCode.PROOF_KEY: RefusalInfo("the key of the proof is not allowed", _PROOF),
-    RefusalCode.BOUND_TO_OTHER: RefusalInfo("it is bound to another key"),
+    RefusalCode.BOUND_TO_OTHER: RefusalInfo("the token is bound to another key"),
     RefusalCode.NOT_BOUND: RefusalInfo("the request has a proof, but its token is not bound to a key"),
-    RefusalCode.BOUND_HOW: RefusalInfo("its binding is not supported"),
-    RefusalCode.WRONG_SCHEME: RefusalInfo("it is bound to a key, but came with the scheme of an unbound token", _PROOF),
+    RefusalCode.BOUND_HOW: RefusalInfo("the binding of the token is not supported"),
+    RefusalCode.WRONG_SCHEME: RefusalInfo(
+        "the token is bound to a key, but was sent with the scheme of an unbound token", _PROOF
+    ),
     RefusalCode.CERTIFICATE: RefusalInfo("the client certificate is malformed"),
     RefusalCode.CERTIFICATE_CHAIN: RefusalInfo("the client certificate has no chain to a trusted root"),
     RefusalCode.CERTIFICATE_TIME: RefusalInfo("the client certificate is not valid now"),
     RefusalCode.UNTRUSTED_PROXY: RefusalInfo("the client certificate came through an untrusted proxy"),
-    RefusalCode.SPIFFE_ID: RefusalInfo("it does not contain exactly one SPIFFE id"),
-    RefusalCode.TRUST_DOMAIN: RefusalInfo("no policy trusts its trust domain"),
+    RefusalCode.SPIFFE_ID: RefusalInfo("the credential does not contain exactly one SPIFFE id"),
+    RefusalCode.TRUST_DOMAIN: RefusalInfo("no policy trusts the trust domain of the credential"),
     RefusalCode.MESSAGE_SIGNATURE: RefusalInfo("the signature of the message is not valid"),
     RefusalCode.MESSAGE_COMPONENTS: RefusalInfo("the signature does not cover all required components"),
     RefusalCode.MESSAGE_TIME: RefusalInfo("the signature of the message is too old, or from the future"),
@@ -199,8 +205,8 @@ REFUSAL_INFO: dict[RefusalCode, RefusalInfo] = {
     RefusalCode.ATTESTATION_KEY: RefusalInfo("the attestation is for another key"),
     RefusalCode.ATTESTED_MODEL: RefusalInfo("the attested model is not allowed"),
     RefusalCode.ATTESTED_ENVIRONMENT: RefusalInfo("the attested environment is not allowed"),
-    RefusalCode.FAILURE: RefusalInfo("it could not be verified; the operator's log has the reason"),
-    RefusalCode.STORE: RefusalInfo("the store does not respond, so it may have been used or revoked"),
+    RefusalCode.FAILURE: RefusalInfo("the credential could not be verified; the operator's log has the reason"),
+    RefusalCode.STORE: RefusalInfo("the store does not respond, so the credential may have been used or revoked"),
 }
 
 
@@ -210,4 +216,4 @@ def parse_refusal_code(raw: object) -> str:
 
 
 def describe_refusal(code: str) -> str:
-    return RefusalCode(code).words if code in REFUSAL_INFO else "its verifier gave no reason"
+    return RefusalCode(code).words if code in REFUSAL_INFO else "the verifier gave no reason"

@@ -11,7 +11,7 @@ from typing import Any
 
 from policyengine.runtime.structure_checks import RequestError, check_members, get_object, get_text
 
-MAX_CREDENTIAL_LENGTH = 65_536  # characters of one credential; certificates come in chains
+MAX_CREDENTIAL_LENGTH = 65_536  # maximum characters of one credential; a certificate may include its chain
 HASHES: Mapping[str, Callable[..., Any]] = {"sha-256": sha256, "sha-512": sha512}  # names of RFC 9530
 
 
@@ -48,7 +48,7 @@ class Credentials:
 
     @property
     def empty(self) -> bool:
-        """Whether no member can prove anything."""
+        """Whether no member contains a credential."""
         return all(getattr(self, name) is None for name in PROOF_NAMES)
 
 
@@ -77,7 +77,7 @@ def check_size(name: str, text: str) -> None:
         why = (
             f"is longer than {MAX_CREDENTIAL_LENGTH:,} characters"
             if text.isascii()
-            else "has a character that is not ASCII"
+            else "contains a character that is not ASCII"
         )
         raise RequestError(f"credentials.{name}", f"`credentials.{name}` {why}")
 

@@ -1,6 +1,6 @@
 """The caller of a decision: only the same caller may report the outcome of its request.
 
-A caller is a client of the token file, the user at the other end of a Unix socket or, without a name, this process.
+A caller is a client in the token file, the user at the other end of a Unix socket, or this process, which has no name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _caller: ContextVar[str] = ContextVar("caller", default=NO_CALLER)
 
 @contextmanager
 def caller_scope(caller: str) -> Iterator[None]:
-    """Attribute every decision and report inside to this caller."""
+    """Attribute every decision and report inside the context to this caller."""
     token = _caller.set(caller)
     try:
         yield
@@ -43,5 +43,5 @@ def outcome_key(decision: str) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(caller: str) -> str:
-    """Return a digest of 8 bytes: stores keep it with every entry of a budget."""
+    """Return a digest of 8 bytes: stores keep the digest with every entry of a budget."""
     return blake2b(caller.encode(), digest_size=8).hexdigest()

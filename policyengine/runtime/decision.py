@@ -39,8 +39,8 @@ class Gate(StrEnum):
     FAILURE = "failure"
 
 
-# Structs, because every decision makes some: they cost a tenth of a dataclass and are encoded directly. The wire format
-# omits None, but keeps defaults that a factory makes.
+# Structs, because every decision creates some: they cost a tenth of a dataclass and are encoded directly. The wire
+# format omits None, but keeps defaults that a factory creates.
 
 
 class Reason(Struct, frozen=True, omit_defaults=True):
@@ -59,7 +59,7 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):
-    """One thing that would change the outcome.
+    """A change that would change the outcome.
 
     `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest that it must be
     bound to (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope`
@@ -78,7 +78,7 @@ class Remedy(Struct, frozen=True, omit_defaults=True):
 
 
 class Obligation(Struct, frozen=True, omit_defaults=True):
-    """An obligation of the gateway: `kind` and its arguments, and the guard that demands it."""
+    """An obligation of the gateway: `kind` and its arguments, and the guard that requires it."""
 
     kind: str
     arguments: tuple[str, ...]
@@ -91,7 +91,9 @@ OPERATOR_OBLIGATIONS = ("audit", "notify")  # obligations that hold for every ou
 
 
 class UnknownFact(Struct, frozen=True, omit_defaults=True):
-    """A fact that could not be used: its path (`user.roles`) and why: absent, of a wrong type, pending, …"""
+    """A fact that could not be used: its path (`user.roles`) and the reason, such as absent, of the wrong type, or
+    pending.
+    """
 
     fact: str
     why: str
@@ -110,8 +112,8 @@ class Principal(Struct, frozen=True, omit_defaults=True):
 class RateState(Struct, frozen=True, omit_defaults=True):
     """The state of a rate or budget after the decision.
 
-    `limit` is the maximum, `remaining` the rest, and the limit is full again in `reset_ms` milliseconds. `factor` is
-    the current pace relative to the pace of the rule.
+    `limit` is the maximum, `remaining` is the remaining capacity, and in `reset_ms` milliseconds the limit is full
+    again. `factor` is the current pace relative to the pace of the rule.
     """
 
     rule: str
@@ -131,10 +133,9 @@ class RateState(Struct, frozen=True, omit_defaults=True):
 
 
 class Answer(Struct, frozen=True, eq=False):
-    """The answer to a request, independent of the caller: requests with the same result share one object.
-
-    So its encoded form is made once: `written` caches it by format and is not part of the content. `would_be` is the
-    enforced outcome in observe mode; None otherwise.
+    """The answer to a request, independent of the caller. Requests with the same result share one object, so it is
+    encoded once: `written` caches the encoded form by format and is not part of the content. `would_be` is the enforced
+    outcome in observe mode; None otherwise.
     """
 
     outcome: Outcome
@@ -175,7 +176,7 @@ class Answer(Struct, frozen=True, eq=False):
         )  # fmt: skip
 
 
-# Agent, issuer and user of a request without a chain; the principal is made from it on access.
+# Agent, issuer and user of a request without a chain; the principal is created from them on access.
 PrincipalTuple: TypeAlias = tuple[str | None, str | None, str | None]
 
 
@@ -183,8 +184,8 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     """The answer to one request.
 
     `gate` is the gate that stopped the request (None if allowed; in observe mode the gate that would have stopped it).
-    `unknown` holds the facts that were missing or unusable and mattered. `id` is a unique ULID, made on access.
-    `revision` names the policy (`sha256:…`).
+    `unknown` holds the facts that were missing or unusable and affected the decision. `id` is a unique ULID, created on
+    access. `revision` names the policy (`sha256:…`).
     """
 
     answer: Answer
@@ -236,7 +237,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def would_be(self) -> Outcome | None:
-        """The outcome that enforcement would have; None outside of observe mode."""
+        """The outcome with enforcement; None outside observe mode."""
         return self.answer.would_be
 
     @property
@@ -271,7 +272,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
-        """The facts that were missing or unusable and mattered."""
+        """The facts that were missing or unusable and affected the decision."""
         return self.answer.unknown
 
     @property
@@ -363,9 +364,9 @@ class Effects:
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs
-    room in all limits but charges only rates, once for the bindings in `confirms` (of all confirms that apply, approved
-    or not); a later allow does not charge those again. If `denied`, rates that count denials are charged for every
-    outcome.
+    free capacity in all limits but charges only rates, once for the bindings in `confirms` (of all confirms that apply,
+    approved or not); a later allow does not charge these rates again. If `denied`, rates that count denials are charged
+    for every outcome.
 
     `records` go into the history. The commit requires that the histories in `relied` still have these versions, and
     that the `claim` to the idempotency key still holds; the decision is stored under that key. `excess` is a message to

@@ -34,12 +34,14 @@ from policyengine.typesystem import EntityRef
 
 MAX_DEPTH = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
-NUMBER_EXTENSION = 1  # MessagePack extension of `client/socket.py`: the text of a number that MessagePack cannot hold
+NUMBER_EXTENSION = (
+    1  # MessagePack extension of `client/socket.py`: the text of a number that MessagePack cannot represent
+)
 MAX_NUMBER_LENGTH = 16_384
 MAX_REASON_LENGTH = 400
 DUPLICATE_KEY = Invalid("a duplicate key")
 NOT_FINITE = "not a finite number"
-NO_VALUE_EXTENSION = 2  # MessagePack extension of our clients: why there is no value
+NO_VALUE_EXTENSION = 2  # MessagePack extension of our clients: the reason why a value is missing
 JSON_ERROR_HINTS = {
     "Expecting value": ": a value was expected",
     "Expecting ',' delimiter": ": `,` was expected",
@@ -51,7 +53,7 @@ TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
 class DecodeError(Exception):
-    """Bytes that are not a message."""
+    """Bytes that are not a valid message."""
 
 
 def from_json(data: bytes | str) -> object:
@@ -65,7 +67,7 @@ def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> obj
     """
     text = data if isinstance(data, str) else decode_utf8(data)
     if text.startswith("\ufeff"):
-        raise DecodeError("JSON after a byte order mark")
+        raise DecodeError("the JSON begins with a byte order mark; send it without one")
     try:
         return (decoder or DECODER).decode(text)
     except json.JSONDecodeError as error:
@@ -77,9 +79,11 @@ def json_tree(data: bytes | str, decoder: json.JSONDecoder | None = None) -> obj
 
 
 def describe_json_error(error: json.JSONDecodeError) -> str:
-    """Return a description of the commonest mistakes that does not depend on the Python version; "" for others."""
+    """Return a description of the most common mistakes that does not depend on the Python version; "" for all
+    others.
+    """
     if error.pos >= len(error.doc):
-        return ": it ends too early"
+        return ": the text ends too early"
     if error.msg.startswith(("Expecting property name", "Illegal trailing comma")):
         return ": a name in double quotes was expected"
     return JSON_ERROR_HINTS.get(error.msg, "")
@@ -97,7 +101,8 @@ def from_msgpack(data: bytes) -> object:
 
 
 def msgpack_tree(data: bytes) -> object:
-    """Return decoded MessagePack. The length of the data bounds all sizes, so a header cannot allocate more memory.
+    """Return decoded MessagePack. All sizes are limited by the length of the data, so a header cannot make the decoder
+    allocate more memory.
 
     Raises DecodeError.
     """
@@ -117,8 +122,8 @@ def msgpack_tree(data: bytes) -> object:
 
 
 def from_python(data: object) -> object:
-    """Return a raw tree from Python objects. Each is read once and only the copy is used, so later changes have no
-    effect.
+    """Return a raw tree from Python objects. Each object is read once and only the copy is used, so later changes have
+    no effect.
 
     Raises DecodeError.
     """
@@ -130,11 +135,11 @@ def from_python(data: object) -> object:
         raise DecodeError(f"the data cannot be read: {type(error).__name__}") from error
 
 
-# ── Hooks: what only the decoder sees ─────────────────────────────────────────────────────────
+# ── Hooks of the decoders ─────────────────────────────────────────────────────────
 
 
 def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, object]:
-    """Return an object; a duplicate key maps to `DUPLICATE_KEY`, as readers disagree about which value counts."""
+    """Return an object; a duplicate key maps to `DUPLICATE_KEY`, because readers disagree about which value to use."""
     if type(members) is list:
         plain = dict(members)
         if len(plain) == len(members):
@@ -146,7 +151,7 @@ def object_from_pairs(members: Iterable[tuple[object, object]]) -> dict[object, 
 
 
 def parse_json_int(text: str) -> int | Decimal | Invalid:
-    """Return a whole number. Long digits become a Decimal, as converting them to int takes quadratic time."""
+    """Return a whole number. Long numbers become a Decimal, because converting them to int takes quadratic time."""
     return int(text) if len(text) <= len(str(MIN_INT)) else parse_json_float(text)
 
 
@@ -158,7 +163,9 @@ def parse_json_float(text: str) -> Decimal | Invalid:
 
 
 def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
-    """Return a number that MessagePack cannot hold, or an `Invalid` with the reason and digest that a client sent."""
+    """Return a number that MessagePack cannot represent, or an `Invalid` with the reason and digest that a client
+    sent.
+    """
     text = data.decode("utf-8", "replace")
     if code == NUMBER_EXTENSION and len(data) <= MAX_NUMBER_LENGTH and text.isascii() and NUMBER.fullmatch(text):
         return parse_json_float(text)
@@ -168,7 +175,7 @@ def decode_extension(code: int, data: bytes) -> Decimal | Invalid:
     return Invalid("a MessagePack extension")
 
 
-DECODER = json.JSONDecoder(  # made once: making it takes longer than decoding a line
+DECODER = json.JSONDecoder(  # created once, because creating it takes longer than decoding a line
     object_pairs_hook=object_from_pairs,
     parse_int=parse_json_int,
     parse_float=parse_json_float,
@@ -176,13 +183,13 @@ DECODER = json.JSONDecoder(  # made once: making it takes longer than decoding a
 )
 
 
-# ── One tree for all ──────────────────────────────────────────────────────────────────────────
+# ── The raw tree ──────────────────────────────────────────────────────────────────────────
 
 
 def clean(raw: object, depth: int = 0) -> object:
     """Return a copy with plain values of exact types only. Raises DecodeError if the structure itself is unusable."""
-    kind = type(raw)  # not `__class__`, which an object can fake
-    if kind is str:  # the commonest types first: each check costs time
+    kind = type(raw)  # not `__class__`, which an object can falsify
+    if kind is str:  # the most common types first, because each check costs time
         return clean_text(raw)  # type: ignore[arg-type]
     if kind is dict:
         return clean_object(raw, depth)  # type: ignore[arg-type]
@@ -246,7 +253,7 @@ def clean_text(raw: str) -> str | Invalid:
 
 
 def clean_scalar(raw: object) -> object:
-    """Return the plain value of an object without parts. A subclass of a known type counts by its content."""
+    """Return the plain value of an object without parts. A subclass of a known type is treated like the known type."""
     kind = type(raw)
     known = SCALAR_CLEANERS.get(kind) or next(
         (SCALAR_CLEANERS[base] for base in DERIVABLE if issubclass(kind, base)), reject_value
@@ -279,7 +286,7 @@ def clean_decimal(raw: Decimal) -> Decimal | Invalid:
 
 
 def clean_time(raw: datetime) -> datetime:
-    """Return a plain datetime. A zone of another class is asked for its offset once."""
+    """Return a plain datetime. The offset of a zone of another class is read once."""
     if type(raw) is datetime and (raw.tzinfo is None or type(raw.tzinfo) in ZONES):
         return raw
     return datetime.fromisoformat(datetime.isoformat(raw))

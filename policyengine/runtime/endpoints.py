@@ -1,4 +1,4 @@
-"""The endpoint of a request in canonical spelling: an HTTP endpoint, a tool or an action."""
+"""Endpoints of requests in canonical spelling: an HTTP endpoint, a tool or an action."""
 
 from __future__ import annotations
 
@@ -69,13 +69,15 @@ def read_endpoint(facts: Facts) -> Endpoint:
         case [_]:
             return read_http(facts)
         case []:
-            raise RequestError("", "no endpoint", f"give {ENDPOINTS}")
+            raise RequestError("", "no endpoint", f"provide {ENDPOINTS}")
         case _:
-            raise RequestError(given[-1], f"more than one endpoint: {', '.join(given)}", f"give {ENDPOINTS}")
+            raise RequestError(given[-1], f"more than one endpoint: {', '.join(given)}", f"provide {ENDPOINTS}")
 
 
 def read_tool(given: Mapping[str, object]) -> ToolEndpoint:
-    """Return the tool. The first slash separates server and name, so only a name after a server has one."""
+    """Return the tool. The first slash separates server and name, so only a name after a server can contain another
+    slash.
+    """
     name = get_id(given.get("name"), "tool.name")
     if given.get("server") is None:
         if "/" in name:

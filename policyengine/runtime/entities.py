@@ -22,9 +22,9 @@ REFERENCE_MEMBERS = ("type", "id")
 
 @dataclass(frozen=True, slots=True)
 class EntityData:
-    """One entity row. Its attributes are raw; they become values when a policy that declares them reads them.
+    """One entity row. Attributes are raw; they become values when a policy that declares them reads them.
 
-    If `partial`, attributes and parents that it lacks are unknown.
+    If `partial`, attributes and parents that the row lacks are unknown.
     """
 
     ref: EntityRef
@@ -36,7 +36,7 @@ class EntityData:
 def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
     """Parse `[{"type": "user", "id": "alice", "attributes": {…}, "in": [{"type": "team", "id": "x"}]}]`.
 
-    Raises RequestError, also if an entity has two rows.
+    Raises RequestError, also if an entity is given twice.
     """
     rows: dict[EntityRef, EntityData] = {}
     for place, item in iterate_items(raw, member):
@@ -49,7 +49,7 @@ def read_entity_rows(raw: object, member: str) -> tuple[EntityData, ...]:
 
 def read_entity_row(raw: object, member: str) -> EntityData:
     given = get_object(raw, member) or {}
-    check_members(given, ROW_MEMBERS, member, "facts about an entity go under `attributes`")
+    check_members(given, ROW_MEMBERS, member, "put facts about an entity under `attributes`")
     attributes = get_object(given.get("attributes"), f"{member}.attributes") or {}
     parents = tuple(read_reference(item, place) for place, item in iterate_items(given.get("in"), f"{member}.in"))
     partial = get_flag(given.get("partial"), f"{member}.partial", default=False)

@@ -1,9 +1,9 @@
 """The fast path from bytes to a raw tree: the tree that `decode` would return, or None if that is not certain.
 
 `decode` checks every member in Python, which is slow. This module uses msgspec, which silently keeps the last of two
-equal keys, and then proves that the tree holds all of the input. After a None the caller takes the slow path. A
-returned tree has no name, depth or length that `decode` would refuse, so a caller that reads one fact need not check
-the rest. Strings and numbers may still be too large for a value.
+equal keys, and then proves that the tree contains the whole input. If the result is None, the caller takes the slow
+path. A returned tree has no name, depth or length that `decode` would refuse, so a caller that reads one fact need not
+check the rest. Strings and numbers may still be too large for a value.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def decode_json_fast(data: bytes) -> Tree | None:
 
 
 def is_shallow(data: bytes, tree: Tree) -> bool:
-    """Return whether the tree is not too deep. Few brackets cannot nest deeply, so levels are counted only for many."""
+    """Return whether the tree is not too deep. Levels are counted only if there are many brackets, because few brackets
+    cannot nest deeply.
+    """
     return data.count(b"{") + data.count(b"[") <= MAX_DEPTH or fits_depth(tree, MAX_DEPTH)
 
 
@@ -77,9 +79,9 @@ def fits_depth(value: object, levels: int) -> bool:
 def has_unique_keys(data: bytes, again: bytes) -> bool:
     """Return whether no key is duplicated in `data`, whose tree is encoded again in `again`.
 
-    Equal bytes have the same content. Otherwise colons are counted: `data` has one for each member and those in its
-    strings; `again` has one for each member and string that was kept. Encoders never escape a colon, and the result is
-    False if `data` may escape one. So equal counts mean that nothing was dropped.
+    Equal bytes have the same content. Otherwise colons are counted: `data` has one colon for each member, and those in
+    its strings; `again` has the colons of the members and strings that were kept. Encoders never escape a colon, and
+    the result is False if `data` may contain an escaped colon. So equal counts mean that nothing was dropped.
     """
     return again == data or (again.count(b":") == data.count(b":") and MAYBE_A_COLON not in data)
 
@@ -87,7 +89,7 @@ def has_unique_keys(data: bytes, again: bytes) -> bool:
 def make_msgpack_decoder(type: Any) -> Callable[[bytes], Any]:
     """Return a decoder of MessagePack of a type, which returns None if the slow path has to decode.
 
-    The tree is encoded again and must give the same bytes, so the data holds nothing that the tree lacks. Data with
+    The tree is encoded again and must give the same bytes, so the data contains nothing that the tree lacks. Data with
     numbers or lengths in a longer form than necessary, or with 32-bit floats, takes the slow path.
     """
     decode = msgspec.msgpack.Decoder(type).decode

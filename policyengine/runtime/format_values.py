@@ -18,8 +18,9 @@ BARE = re.compile(rf"[A-Za-z0-9._~:@+-]{{1,{MAX_SHOWN_LENGTH}}}")
 
 
 def format_value(value: object) -> str:
-    """Return a value for a message: strings are quoted, escaped and cut; there are no line breaks or control
-    characters."""
+    """Return a value for a message: strings are quoted, escaped and truncated; the result contains no line breaks or
+    control characters.
+    """
     match value:
         case Unknown():
             return "(unknown)"
@@ -77,7 +78,9 @@ def _escape_character(char: str) -> str:
 
 
 def canonical_json(value: object) -> object:
-    """Return JSON that is equal exactly when two values are: the key of a history. Unknown counts as a value."""
+    """Return the JSON of a value, for keys of histories. Two texts are equal if and only if the values are equal.
+    Unknown is treated as a value.
+    """
     match value:
         case Unknown() | MissingValue():
             return {"unknown": True}

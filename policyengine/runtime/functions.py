@@ -12,7 +12,7 @@ from policyengine.runtime.arithmetic import collect_unknown, neg
 from policyengine.runtime.host_names import parse_host, parse_host_name
 from policyengine.runtime.values import Known, Unknown, Value, describe_raw_value
 
-# Only what all URL parsers agree on: no userinfo, no backslash, no escapes in the host.
+# Only URLs on which all parsers agree: no userinfo, no backslash, no escapes in the host.
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?(?:[/?#][^\\]*)?")
 MAIL = re.compile(r"[^@\s\"\\(),:;<>\[\]]+@([A-Za-z0-9.-]+)")
 
@@ -55,7 +55,9 @@ def unknown_result(name: str, why: str) -> Unknown:
 
 
 def size(value: str | tuple[Value, ...]) -> int | Unknown:
-    """Return the number of characters or elements; unknown if an element is, as it could equal another one."""
+    """Return the number of characters or elements; unknown if an element is unknown, because it could equal another
+    element.
+    """
     if isinstance(value, str):
         return len(value)
     return collect_unknown(value) or len(value)
@@ -76,7 +78,7 @@ def domain(address: str) -> str | Unknown:
 
 
 def bucket(text: str, buckets: int) -> int | Unknown:
-    """Return SHA-256 of the text, as one number, modulo the number of buckets. The result never changes."""
+    """Return the SHA-256 of the text, as a number, modulo the number of buckets. The result never changes."""
     if isinstance(buckets, bool) or buckets < 1:
         return unknown_result("bucket", "fewer than one bucket")
     return int.from_bytes(sha256(text.encode("utf-8")).digest(), "big") % buckets

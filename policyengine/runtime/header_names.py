@@ -32,13 +32,13 @@ def has_other_spelling(headers: Iterable[str], name: str) -> bool:
 
 
 def ambiguous_names(headers: Collection[str]) -> frozenset[str]:
-    """Return the names, in lower case, that some server treats as the same as another of them."""
+    """Return the names, in lower case, that some server treats as equal to another of these names."""
     counts = Counter(map(fold_header_name, headers))
     return frozenset(name for name in headers if counts[fold_header_name(name)] > 1)
 
 
 def check_spellings(headers: Mapping[str, object], reserved: Iterable[str]) -> None:
-    """Check that no header is another spelling of a reserved one, or of one with a gateway's prefix.
+    """Check that no header is another spelling of a reserved header, or of a header with a gateway's prefix.
 
     A server may treat `X_Agent_Id` or `X.Agent.Id` as `X-Agent-Id`, which it trusts. Names are in lower case. Raises
     RequestError.

@@ -16,8 +16,8 @@ from policyengine.typesystem import EntityRef
 WindowKey: TypeAlias = tuple[str, str]  # name of a watch, key as text
 ReportStatus: TypeAlias = Word["first", "again"]
 
-MAX_EVENTS_PER_KEY = 10_000  # kept for one key; the oldest are dropped
-MAX_FACT_BYTES = 256  # for each fact; a longer one is unknown later
+MAX_EVENTS_PER_KEY = 10_000  # maximum events kept for one key; the oldest are dropped
+MAX_FACT_BYTES = 256  # maximum for each fact; a longer fact is unknown later
 NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a complete history
 
@@ -38,7 +38,7 @@ class History(Protocol):
     """The events of one watch and key.
 
     All events after `complete_after` (microseconds) are present, oldest first; older ones may be missing. `version`
-    changes with the events. `now` is the reading time by the store's clock, which never goes back: windows end at
+    changes with the events. `now` is the time of reading by the store's clock, which never goes back: windows end at
     `now`, and no event is later.
     """
 
@@ -102,12 +102,13 @@ class HistoryRecord(NamedTuple):
 def bounded_value(known: Value, fact: str) -> Value:
     """Return the value if it is small enough to keep; otherwise an Unknown."""
     small = len(encode_values((known,)).encode("utf-8", "surrogatepass")) <= MAX_FACT_BYTES + 2  # brackets of the list
-    return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, so it is not remembered")
+    return known if small else Unknown.of(fact, f"longer than {MAX_FACT_BYTES} bytes, so it is not recorded")
 
 
 class OutcomeReport(NamedTuple):
-    """The outcome of a request as reported by the gateway: the status of the response, the output to remember, and how
-    long the request took, which metrics count."""
+    """The outcome of a request as reported by the gateway: the status of the response, the output to record, and the
+    duration of the request, which metrics report.
+    """
 
     status: int | None
     output: Mapping[str, object]
@@ -120,7 +121,7 @@ def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:
 
 
 def reported_values(output: Mapping[str, object], paths: Sequence[tuple[str, ...]]) -> tuple[object, ...]:
-    """Return the reported values to keep: raw, as they have no type yet."""
+    """Return the reported values to keep, in raw form, because they have no type yet."""
     return tuple(bounded_value(_output_at(output, path), ".".join(("past", "output", *path))) for path in paths)  # type: ignore[arg-type]
 
 
@@ -130,12 +131,13 @@ def _output_at(raw: object, path: tuple[str, ...]) -> object:
     return Unknown.missing(".".join(("past", "output", *path))) if raw is ABSENT or raw is None else raw
 
 
-# ── As text, for stores that keep nothing else ────────────────────────────────────────────────
+# ── Text form, for stores that keep only text ────────────────────────────────────────────────
 
 
 def encode_values(facts: tuple[Value, ...], *, ascii: bool = False) -> str:
-    """Return JSON that `decode_values` reads back as the same values. With `ascii` it also holds texts that are not
-    UTF-8."""
+    """Return JSON that `decode_values` reads back as the same values. With `ascii`, the JSON can also represent texts
+    that are not valid UTF-8.
+    """
     return json.dumps([_to_json_value(one) for one in facts], separators=(",", ":"), ensure_ascii=ascii)
 
 
@@ -180,7 +182,7 @@ def _to_json_value(value: object) -> object:
             found = sorted((cause.fact, cause.why, cause.absent) for cause in causes)
             return {"unknown": [list(one) for one in found]}
         case _:
-            return {"unknown": [["", f"{type(value).__name__} is not remembered", False]]}
+            return {"unknown": [["", f"values of type {type(value).__name__} are not recorded", False]]}
 
 
 def _from_json_value(raw: Any) -> Any:

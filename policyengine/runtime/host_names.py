@@ -1,6 +1,7 @@
 """Canonical host names: without port, final dot and letter case; anything else is unknown.
 
-A name is ASCII, as on the wire: international names are written `xn--…`, as readers spell them differently.
+A name must be ASCII, as on the wire: international names are written as `xn--…`, because readers spell them
+differently.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def parse_host(authority: str) -> str | Invalid:
     return _parse_host(str.__str__(authority)) if len(authority) <= MAX_AUTHORITY_LENGTH else NO_HOST
 
 
-@lru_cache(maxsize=4_096)  # a gateway has few
+@lru_cache(maxsize=4_096)  # a gateway has few hosts
 def _parse_host(authority: str) -> str | Invalid:
     match = AUTHORITY.fullmatch(authority)
     if match is None:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from policyengine.runtime.limits import ChargeResult
 
 KEEP_MICROSECONDS = 600_000_000  # lifetime of an answer under its key
-LEASE_MICROSECONDS = 5_000_000  # how long a claim blocks others; a slower decision loses its claim
-MAX_KEYS_PER_GATEWAY = (
-    100_000  # for each gateway; the oldest key is then dropped early, and a repeat of it is charged again
-)
+LEASE_MICROSECONDS = 5_000_000  # time for which a claim blocks others; a slower decision loses its claim
+# Beyond this, the oldest key of the gateway is dropped early, and a repeat of its request is charged again.
+MAX_KEYS_PER_GATEWAY = 100_000
 GATEWAY_DIGITS = 16  # hexadecimal digits at the start of a gateway's names
 
 
@@ -36,8 +35,8 @@ class IdempotencyKey(NamedTuple):
 class IdempotencyClaim(NamedTuple):
     """A claim to a `name` by one attempt, which its `token` identifies.
 
-    A commit writes `draft`, the decision without the state of its limits, in the same step as its charges. It does
-    nothing if this token has lost the claim.
+    A commit writes `draft`, the decision without the state of its limits, in the same step as its charges. A commit
+    does nothing if this token has lost the claim.
     """
 
     name: str
@@ -52,7 +51,7 @@ class IdempotencyClaim(NamedTuple):
 
 
 class IdempotencyRecord(NamedTuple):
-    """The record of a claimed name: once decided, the draft and the result of its charges."""
+    """The record of a claimed name. After the decision, it contains the draft and the result of its charges."""
 
     digest: str
     draft: bytes | None = None

@@ -1,4 +1,4 @@
-"""The stored form of a decision for repeats of its idempotency key: everything that the store does not add itself."""
+"""The stored form of a decision for repeats of its idempotency key: all parts that the store does not add itself."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class LimitRecord(Struct, frozen=True, array_like=True):
 class DecisionDraft(Struct, frozen=True, array_like=True):
     """A stored decision.
 
-    `moment` is the time of the decision in nanoseconds. `spent` are approvals that were used before, `spends` those
-    that it uses. `past` is the log entry of the history that it used. `proved` are the facts proved by credentials, as
-    the same proof cannot prove them again.
+    `moment` is the time of the decision in nanoseconds. `spent` are approvals that were used before, `spends` the
+    approvals that it uses. `past` is the log entry of the history that it used. `proved` holds the facts proved by
+    credentials, because a proof cannot be used again.
     """
 
     moment: int
@@ -73,7 +73,7 @@ class DecisionDraft(Struct, frozen=True, array_like=True):
 
 
 class IdempotentDecision(NamedTuple):
-    """A decision; `again` is True if it repeats an earlier one of the same key."""
+    """A decision; `again` is True if it repeats an earlier decision with the same key."""
 
     decision: Decision
     again: bool
@@ -145,13 +145,15 @@ def restore_charge(line: LimitRecord) -> Charge:
             raise ValueError("the data is not a draft of a decision")
 
 
-# ── What was proved ───────────────────────────────────────────────────────────────────────────
+# ── Proved facts ───────────────────────────────────────────────────────────────────────────
 
 EXT_NUMBER, EXT_INTEGER, EXT_INVALID = 1, 2, 3
 
 
 def encode_facts(facts: Mapping[str, object]) -> bytes:
-    """Return the encoded facts; empty if one cannot be encoded: then the record of a repeat shows no proved facts."""
+    """Return the encoded facts; empty if a fact cannot be encoded, in which case the record of a repeat shows no proved
+    facts.
+    """
     try:
         return msgpack.encode(pack_fact(facts))
     except (MsgspecError, TypeError, ValueError, OverflowError):

@@ -1,6 +1,6 @@
 """Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that they cannot be guessed.
 
-A report of an outcome names the id, so a caller who guesses ids could report for others.
+A report of an outcome names the id of the decision, so a caller who could guess ids could report outcomes for others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashlib import shake_256
 from itertools import count
 from typing import TypeAlias
 
-# The time of a decision (nanoseconds) and its serial number in this process or its id; or the id alone.
+# The time of a decision (nanoseconds), with its serial number in this process or its id; or only the id.
 Stamp: TypeAlias = tuple[int, int | str] | str
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -32,7 +32,7 @@ _key = secrets.token_bytes(32)
 
 
 def _replace_key() -> None:
-    """Replace the key after a fork: the child continues the same serial numbers, and needs other ids."""
+    """Replace the key after a fork: the child continues with the same serial numbers, but needs different ids."""
     global _key
     _key = secrets.token_bytes(32)
     _random_parts.cache_clear()
@@ -44,7 +44,7 @@ if hasattr(os, "register_at_fork"):
 
 @lru_cache(maxsize=64)
 def _random_parts(block: int) -> str:
-    """Return the concatenated random parts of a block of serials; the same on every call."""
+    """Return the concatenated random parts of a block of serials; the same parts on every call."""
     hashed = shake_256(_key + block.to_bytes(16, "big")).digest(_RANDOM_BYTES * _BLOCK)
     return b32hexencode(hashed).translate(_FROM_BASE32HEX).decode()
 

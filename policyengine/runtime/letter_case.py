@@ -1,7 +1,8 @@
-"""Letter case of path segments: texts that a server without case may treat as equal, and texts that all of them do.
+"""Letter case of path segments: texts that some case-insensitive server may treat as equal, and texts that every such
+server treats as equal.
 
-Literals of patterns are ASCII; requests may have any Unicode text. Servers that ignore case differ: they compare ASCII
-letters only, or by lower case, by upper case, by Unicode case folding, or by Turkish rules.
+Literals of patterns are ASCII; requests may have any Unicode text. Servers that ignore case differ: some fold only
+ASCII letters; others compare in lower case, in upper case, with Unicode case folding, or with Turkish rules.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from typing import Literal as Word
 FailureMode: TypeAlias = Word["deny", "local", "allow"]
 CountKey: TypeAlias = tuple[str, ...]
 
-MAX_UNITS = 2**52  # exact in a double, with room for one sum
+MAX_UNITS = 2**52  # exact in a double, even after one addition
 COARSE = 10_000_000  # microseconds; longer windows are counted in milliseconds
 MICRO = 1_000_000  # budgets count six decimal places
 STORE_UNANSWERED = "the store did not answer"
-MAX_BUDGET_ENTRIES = 10_000  # for each key of a budget; later amounts are added to the last entry
+MAX_BUDGET_ENTRIES = 10_000  # maximum for each key of a budget; later amounts are added to the last entry
 
 
 class BucketParameters(NamedTuple):
@@ -57,7 +57,7 @@ class RateCharge(NamedTuple):
 
     @property
     def latching(self) -> bool:
-        """Whether a clamp continues after this request, for any outcome."""
+        """Whether a clamp continues after this request, whatever the outcome."""
         return any(one.lasts for one in self.clamps)
 
 
@@ -74,7 +74,7 @@ class BudgetCharge(NamedTuple):
 
 
 class ConcurrencyCharge(NamedTuple):
-    """A slot of a concurrency limit, held until it is released or `lease` microseconds have passed."""
+    """A slot of a concurrency limit, held until the slot is released or `lease` microseconds have passed."""
 
     rule: str
     key: CountKey
@@ -141,7 +141,7 @@ class TokenBucket(NamedTuple):
     latches: tuple[int, ...] = ()
 
     def full_at(self) -> int:
-        """Return the tick from which the bucket is empty; then it can be dropped."""
+        """Return the tick at which the bucket becomes empty and can be dropped."""
         return max(self.at - -self.level // self.drain, *self.latches, 0)
 
 
@@ -196,7 +196,9 @@ def charge_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> tup
 
 
 def refuse_rate(bucket: TokenBucket | None, charge: RateCharge, now: int) -> TokenBucket:
-    """Return the bucket after a refused request: clamps continue, and a rate that counts denials takes what it can."""
+    """Return the bucket after a refused request: clamps continue, and a rate that counts denials charges as much as
+    fits.
+    """
     tick, level, latches, flow = view_bucket(bucket, charge, now)
     if charge.counts:
         level = max(level, min(level + charge.cost * charge.token, flow.most * charge.token))
@@ -214,7 +216,7 @@ def charge_prepaid_rate(
 ) -> tuple[LimitState, TokenBucket | None]:
     """Return the state of a fully prepaid rate, and the bucket to store: None unless a clamp continues.
 
-    A prepaid charge needs no room at any pace.
+    A prepaid charge needs no free capacity at any pace.
     """
     standing = charge_rate(bucket, charge._replace(cost=0), now)[0]._replace(admitted=True, retry=0)
     return standing, refuse_rate(bucket, charge._replace(counts=False), now) if charge.latching else None
@@ -262,7 +264,7 @@ def charge_budget(
 
 
 def _time_until_room(entries: Sequence[BudgetEntry], charge: BudgetCharge, used: int, now: int) -> int | None:
-    """Return the time until enough has left the window; None if it never has."""
+    """Return the time until enough amounts have left the window; None if that never happens."""
     for entry in entries:
         used -= entry.amount
         if used + charge.amount <= charge.bound:
@@ -270,7 +272,7 @@ def _time_until_room(entries: Sequence[BudgetEntry], charge: BudgetCharge, used:
     return None
 
 
-# ── At once ───────────────────────────────────────────────────────────────────────────────────
+# ── Concurrency ───────────────────────────────────────────────────────────────────────────────────
 
 SlotHolders: TypeAlias = tuple[tuple[str, int], ...]  # decision id, end of its slot
 
@@ -288,7 +290,7 @@ def acquire_slot(
 
 
 def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
-    """Return the state of a limit that had room for a request which another limit refused."""
+    """Return the state of a limit that had capacity for a request that another limit refused."""
     match charge:
         case RateCharge():
             return charge_rate(state, charge._replace(cost=0), now)[0]
@@ -303,7 +305,7 @@ def uncharged_state(state: Any, charge: Charge, now: int) -> LimitState:
             assert_never(charge)
 
 
-# ── What a decision asks of a store, and what follows from the answer ─────────────────────────
+# ── The charges of a decision, and the response of the store ─────────────────────────
 
 
 class LimitCharge(NamedTuple):
@@ -348,7 +350,7 @@ def to_limit_charge(charge: LimitCharge | tuple[SteadyRate, CountKey | str]) -> 
 
 
 class LimitResult(NamedTuple):
-    """The state of a limit after a decision: the `level` alone for a steady rate that admitted the request."""
+    """The state of a limit after a decision: only the `level` for a steady rate that admitted the request."""
 
     limited: LimitCharge | SteadyRate
     how: LimitState | int
@@ -368,7 +370,7 @@ class LimitResult(NamedTuple):
 class ChargeResult(NamedTuple):
     """The response of a store to the charges of one decision, in their order, and its time.
 
-    If a store did not answer, `failed` says what went wrong and `reason` is the message for callers.
+    If a store did not answer, `failed` describes the failure and `reason` is the message for callers.
     """
 
     standings: tuple[LimitState, ...]

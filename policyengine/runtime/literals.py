@@ -1,4 +1,4 @@
-"""Addresses and networks as text; policies and requests use the same spelling."""
+"""Parse addresses and networks; policies and requests use the same spelling."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parse_cidr(text: str) -> Network | None:
 
 
 def unmap_network(network: Network) -> Network:
-    """Return networks inside `::ffff:0:0/96` as IPv4 networks, like their addresses."""
+    """Return a network inside `::ffff:0:0/96` as an IPv4 network, as `parse_ip` does for addresses."""
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
     return network

@@ -1,4 +1,4 @@
-"""The inputs that a decision needs from outside, by name; only the drivers fetch them."""
+"""The external inputs that a decision needs, by name. Only the drivers fetch them."""
 
 from __future__ import annotations
 

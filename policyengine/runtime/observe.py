@@ -1,7 +1,7 @@
 """Observe mode: the only place that turns a decision into an allow with its enforced outcome.
 
-A denial by policy passes. Results that no policy decided do not: a failure, a path that two servers read differently,
-and an anonymous caller, who gets a challenge to authenticate.
+A request that the policy denies may pass. A request that no policy decided may not: a failure, a path that two servers
+read differently, or an anonymous caller, who is asked to authenticate.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def may_pass(decision: Decision) -> bool:
 def apply_observe_mode(decision: Decision, passes: bool) -> Decision:
     """Return the decision in observe mode.
 
-    If it `passes`, it is an allow without a principal that the policy did not accept. Reasons and remedies stay: they
-    show why enforcement would stop the request.
+    If it `passes`, it becomes an allow, without a principal that the policy did not accept. Reasons and remedies stay,
+    because they show why enforcement would stop the request.
     """
     nobody = passes and decision.gate is Gate.IDENTITY
     asker = Principal() if nobody else decision.asker
@@ -44,7 +44,7 @@ def apply_observe_mode(decision: Decision, passes: bool) -> Decision:
 
 
 def observed_answer(answer: Answer, passes: bool) -> Answer:
-    """Return the observed answer, one object for each original, so that it is encoded once."""
+    """Return the observed answer: one object for each original answer, so that it is encoded once."""
     key = id(answer), passes
     known = _observed_answers.get(key)
     if known is not None:  # the entry keeps its answer alive, so the id still belongs to it

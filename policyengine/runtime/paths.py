@@ -1,8 +1,8 @@
-"""Canonical methods and paths, or malformed ones: the first step of every HTTP decision.
-
-A path is decoded once and compared decoded. Everything that a server behind us could read differently is malformed: the
-characters below, segments that end in a dot or begin or end with white space (some file systems drop those), characters
-that become ASCII under compatibility normalisation (some treat `ａ` as `a`), and invisible ones (some drop them).
+"""Canonical methods and paths, or malformed ones: the first step of every HTTP decision. A path is decoded once and
+compared in decoded form. A path is malformed if an upstream server could read it differently: if it contains the
+characters below, segments that end in a dot or begin or end with white space (some file systems drop these), characters
+that become ASCII under compatibility normalisation (some systems treat `ａ` as `a`), or invisible characters (some
+systems drop them).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def decode_segment(segment: str) -> str | None:
 
 
 def find_segment_hazard(segment: str) -> str | None:
-    """Return why the server behind us could read a decoded segment differently; None if it could not."""
+    """Return the reason why an upstream server could read a decoded segment differently; None if no server would."""
     if segment == "":
         return "an empty segment"
     if not unicodedata.is_normalized("NFC", segment):
@@ -115,7 +115,9 @@ def find_control_characters(segment: str) -> str | None:
 
 
 def find_disguised_name(segment: str) -> str | None:
-    """Return the hazard of names that some systems read as others: `ａdmin`, or `admin` with an invisible character."""
+    """Return the hazard of a name that some systems read as another name: `ａdmin`, or `admin` with an invisible
+    character.
+    """
     if any(unicodedata.category(char) == "Cf" for char in segment):
         return "an invisible character"
     foreign = [char for char in segment if not char.isascii()]
@@ -128,18 +130,20 @@ def find_odd_edges(segment: str) -> str | None:
         return "a dot segment"
     if segment.endswith("."):
         return "a segment that ends in a dot"
-    return "a segment with white space at its edge" if segment != segment.strip() else None
+    return "a segment that begins or ends with white space" if segment != segment.strip() else None
 
 
 def canonical_method(text: str) -> str | MalformedPath:
-    """Return an upper-case token; HEAD is decided as GET."""
+    """Return an upper-case token; HEAD becomes GET."""
     if not METHOD.fullmatch(text):
         return MalformedPath("a method that is not an upper-case word")
     return "GET" if text == "HEAD" else text
 
 
 def find_override(headers: Mapping[str, object], query: Mapping[str, object], body: Mapping[str, object]) -> str | None:
-    """Return the header or parameter that could override the method for some server; None if there is none."""
+    """Return a message that names the header, parameter or body field that could override the method on some servers,
+    or None.
+    """
     for place, members, overriding, spelled in (
         ("a header", headers, OVERRIDE_HEADERS, override_header_name),
         ("the query", query, OVERRIDE_PARAMETERS, override_name),

@@ -13,7 +13,7 @@ from policyengine.runtime.structure_checks import quote_input
 
 try:
     import re2  # type: ignore[import-untyped]
-except ImportError:  # an optional dependency; loading a policy that needs it fails
+except ImportError:  # an optional dependency; without it, loading a policy that needs it fails
     re2 = None
 
 MAX_PATTERN_LENGTH = 1_000
@@ -27,7 +27,7 @@ TOKEN_INSIDE_CLASS = re.compile(r"\\.?|\[:\^?[a-z]+:\]|.", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """A glob: `*` matches any characters, also none; all other characters match themselves."""
+    """A glob: `*` matches any number of characters, including none; all other characters match themselves."""
 
     pattern: str
 
@@ -40,7 +40,7 @@ class Glob:
         if end < len(head) or not text.startswith(head) or not text.endswith(last):
             return False
         place = len(head)
-        for part in middle:  # the leftmost match is never worse than a later one
+        for part in middle:  # the leftmost match leaves the most text for the rest
             found = text.find(part, place, end)
             if found < 0:
                 return False
@@ -115,7 +115,7 @@ def expand_whitespace_classes(pattern: str) -> str:
     inside, place = False, 0
     while place < len(pattern):
         match = (TOKEN_INSIDE_CLASS if inside else TOKEN_OUTSIDE_CLASS).match(pattern, place)
-        assert match is not None  # one alternative matches any character
+        assert match is not None  # a class of both alternatives matches any character
         token = match[0]
         result.append(expand_token(token, inside))
         inside = token != "]" if inside else token.startswith("[")

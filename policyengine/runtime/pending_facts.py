@@ -15,12 +15,12 @@ HEADERS_PATH = ("request", "headers")
 PENDING_FACT = re.compile(r"""[a-z]+(?:\.[A-Za-z_][A-Za-z0-9_]*|\["[^"\\]+"\])*""")
 STEP = re.compile(r"""(?<=\[")[^"]+|[A-Za-z_][A-Za-z0-9_]*""")
 MAX_FACT_NAME_LENGTH = 1_000
-PENDING_WILDCARD = ".*"  # at the end of a name: every member that is not given
+PENDING_WILDCARD = ".*"  # ends a name that stands for every member that is not given
 FREE_OBJECTS = frozenset(
     [(root,) for root, members in ROOTS.items() if members is None]
     + [member.path for member in REQUEST_MEMBERS if member.type is None]
 )
-# A question needs a definite endpoint.
+# Facts that identify the endpoint, which must be known.
 ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
 ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
@@ -41,7 +41,7 @@ def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
     if holder is None:
         return
     if holder.get(path[-1]) not in (None, PENDING):
-        raise RequestError(place, f"`{name}` is both given and pending")
+        raise RequestError(place, f"`{name}` is both present and pending")
     holder[path[-1]] = PENDING
 
 
@@ -51,7 +51,7 @@ def is_entity_attribute(path: tuple[str, ...]) -> bool:
 
 
 def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[str]:
-    """Return the pending names outside of these roots, whose facts have another source."""
+    """Return the pending names outside these roots, whose facts have another source."""
     paths = {name: parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending") for name in names}
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
@@ -60,7 +60,9 @@ def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None
     """Handle `body.*`: the given members stay, and all others are pending."""
     path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
-        raise RequestError(place, f"`{name}` is pending, but `{path[-1]}` has only known members", "name them")
+        raise RequestError(
+            place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"
+        )
     holder = ensure_object(facts, path[:-1], name, place)
     given = ensure_object(facts, path, name, place)
     if holder is not None and given is not None:
@@ -68,8 +70,9 @@ def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None
 
 
 def ensure_object(facts: dict[str, object], path: tuple[str, ...], name: str, place: str) -> dict[str, object] | None:
-    """Return the object at a path, created if necessary. None if the object is pending, or was not given: then it
-    becomes pending."""
+    """Return the object at a path, created if necessary. Return None if the object is pending or was not given; an
+    object that was not given becomes pending.
+    """
     holder = facts
     for depth, step in enumerate(path, 1):
         below = holder.get(step)

@@ -1,8 +1,8 @@
 """Read the facts and the endpoint of an ordinary question in one pass.
 
-Ordinary means: dicts with known members, a path that is canonical as it is, and nothing that could be read in two
-ways. For everything else these functions return None, and `read_request` reads the question, or says what is wrong.
-For an ordinary question both return the same.
+An ordinary question consists of dicts with known members, has a path that is already canonical, and contains nothing
+ambiguous. For any other question these functions return None, and `read_request` reads it or reports the error. For an
+ordinary question both return the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policyengine.vocabulary import HOP_MEMBERS, ROOTS
 
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
 OTHER_ROOTS = frozenset({"approvals", "entities", "pending", "options"})
-# Segments that are canonical as they are; all others are decoded and checked.
+# Segments that are already canonical; all others are decoded and checked.
 SEGMENT = r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*"
 PLAIN_PATH = re.compile(f"(?:/{SEGMENT})+|/").fullmatch
 PlainFacts: TypeAlias = dict[str, Any]
@@ -44,7 +44,7 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
                     return None
                 facts[root] = read_members(given)
         endpoint = read_plain_endpoint(facts)
-    except Exception:  # code of a class that the caller supplies may raise anything; `read_request` says what is wrong
+    except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
         return None
     return None if endpoint is None or not has_plain_parts(facts) else (endpoint, facts)
 
@@ -75,7 +75,7 @@ def read_members(given: dict[Any, object]) -> PlainFacts:
 
 
 def read_plain_endpoint(facts: PlainFacts) -> Endpoint | None:
-    """Return the endpoint; None if it is missing, ambiguous or not canonical as it is."""
+    """Return the endpoint; None if it is missing, ambiguous or not already canonical."""
     request = facts.get("request")
     if request is not None:
         method, path = request.get("method"), request.get("path")
@@ -149,7 +149,7 @@ def is_plain_id(text: object) -> bool:
 
 
 def has_plain_parts(facts: PlainFacts) -> bool:
-    """Return whether the parts with a structure of their own are ordinary: claims, and the hops of the chain."""
+    """Return whether the structured parts are ordinary: claims, and the hops of the chain."""
     credential, chain = facts.get("credential"), facts.get("chain")
     claims = None if credential is None else credential.get("claims")
     if claims is not None and type(claims) is not dict:

@@ -1,9 +1,9 @@
-"""Prove that Python's backtracking `re` matches a pattern in linear time; without a proof, nothing is claimed.
+"""Prove that Python's backtracking `re` matches a pattern in linear time; without a proof, the result is False.
 
 At every choice (repeat or continue; this alternative or that) the possible next characters must not overlap. Then a
-wrong choice fails at its first character, and backtracking costs a constant for each character. Two exceptions keep
-that bound: alternatives of literal words, none of which is a prefix of another (`PUT|POST`), and a short rest without
-unbounded repeats, which may be tried wherever the part before it could end (`.*@acme`).
+wrong choice fails at its first character, and backtracking costs a constant for each character. Two exceptions also
+keep that bound: alternatives of literal words, none of which is a prefix of another (`PUT|POST`), and a short rest
+without unbounded repeats, which may be tried wherever the part before it could end (`.*@acme`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, TypeAlias
 
-# The parser of `re` has no public name, and type checkers disagree on whether it has any.
+# The parser of `re` has no public name, and type checkers disagree on whether it exists.
 op: Any = import_module("re._constants")
 parser: Any = import_module("re._parser")
 Ranges: TypeAlias = tuple[tuple[int, int], ...]  # code points, both ends included
@@ -112,7 +112,9 @@ def shape_of_sequence(shapes: Sequence[PatternShape]) -> PatternShape:
 
 
 def shape_of_pair(left: PatternShape, right: PatternShape) -> PatternShape:
-    """Return the shape of a sequence. What may continue the left part must not overlap the start of the right one."""
+    """Return the shape of a sequence. The possible continuations of the left part must not overlap the start of the
+    right part.
+    """
     require_disjoint(left.tail, right.first)
     if left.nullable:
         require_disjoint(left.first, right.first)
@@ -176,7 +178,9 @@ def are_distinguishable(left: Word | None, right: Word | None) -> bool:
 
 
 def shape_of_repetition(body: PatternShape, least: int, most: int | None) -> PatternShape:
-    """Return the shape of a repeat: a round must not overlap a continuation of the last, nor be empty."""
+    """Return the shape of a repeat: a round must not be empty, and its start must not overlap a continuation of the
+    round before.
+    """
     if body.nullable:
         raise NotLinearError
     if most != 1:

@@ -1,4 +1,4 @@
-"""The question of a decision: one endpoint, raw facts by root, approvals, entity rows and options."""
+"""The question to decide: one endpoint, raw facts by root, approvals, entity rows and options."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Approval:
 class Options:
     """The options of a question.
 
-    `obligations_supported` is None if the caller does not say; `at` is the time to decide as of, if the engine allows
-    it.
+    `obligations_supported` is None if the caller does not say; `at` is the time for which to decide, if the engine
+    permits it.
     """
 
     consume: bool = True
@@ -103,7 +103,7 @@ class Request:
     def __post_init__(self) -> None:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
         if not wire.is_clean([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
-            raise RequestError("", "the endpoint is not made of plain strings", FROM_OBJECTS)
+            raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
@@ -142,7 +142,9 @@ def fact_at(facts: Mapping[str, object], path: tuple[str, ...]) -> object:
 
 
 def header_at(facts: Mapping[str, object], name: str, path: tuple[str, ...]) -> object:
-    """Return a header. A missing one is Invalid if another spelling of it is present, which some servers accept."""
+    """Return a header. A missing header is Invalid if another spelling of its name is present, because some servers
+    accept that spelling.
+    """
     headers = fact_at(facts, HEADERS_PATH)
     current = get_member(headers, name)
     if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
@@ -153,7 +155,9 @@ def header_at(facts: Mapping[str, object], name: str, path: tuple[str, ...]) -> 
 
 
 def get_member(raw: object, name: str) -> object:
-    """Return a member. A missing one is Invalid if its name is present in another case, which some readers accept."""
+    """Return a member. A missing member is Invalid if its name is present in another letter case, because some readers
+    accept that.
+    """
     match raw:
         case dict():  # objects of a clean tree are dicts, and this runs at every step of every path
             found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
@@ -163,7 +167,7 @@ def get_member(raw: object, name: str) -> object:
         case None:
             return ABSENT
         case _:
-            return Invalid(f"expected object, got {describe_raw_value(raw)}")
+            return Invalid(f"expected an object, got {describe_raw_value(raw)}")
 
 
 def has_other_case(members: Mapping[str, object], name: str) -> bool:
@@ -176,7 +180,7 @@ def has_other_case(members: Mapping[str, object], name: str) -> bool:
     return False
 
 
-# ── The raw tree to a request ─────────────────────────────────────────────────────────────────
+# ── From raw tree to request ─────────────────────────────────────────────────────────────────
 
 CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # roots whose member names the client chooses
 OTHER_CASE = Invalid("absent, but present in another letter case")
@@ -219,9 +223,9 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
         )
         rows = read_entity_rows(given.get("entities"), "entities") if "entities" in given else ()
         options = read_options(given["options"]) if "options" in given else NO_OPTIONS
-    except Exception:  # `read_request` says what is wrong, if anything is
+    except Exception:  # `read_request` reports the error, if there is one
         return None
-    request = object.__new__(Request)  # its facts are plain: they need no check
+    request = object.__new__(Request)  # the facts are plain and need no check
     for name, value in zip(REQUEST_FIELDS, (endpoint, facts, approvals, rows, pending, options, None), strict=True):
         object.__setattr__(request, name, value)
     return request
@@ -258,7 +262,9 @@ def read_request(raw: Mapping[str, object]) -> Request:
 
 
 def add_credential_url(credentials: Credentials | None, raw: Mapping[str, object], facts: Facts) -> Credentials | None:
-    """Add the URL of the request to its credentials: proofs name it with the port, which `request.host` lacks."""
+    """Add the URL of the request to its credentials: proofs contain the URL with the port, which `request.host`
+    lacks.
+    """
     given, path = raw.get("request"), facts.get("request", {}).get("path")
     host = given.get("host") if isinstance(given, Mapping) else None
     if credentials is None or credentials.url is not None or not isinstance(host, str) or not isinstance(path, str):
@@ -279,7 +285,7 @@ def read_facts(raw: Mapping[str, object]) -> Facts:
 
 
 def unreadable_body(raw: Mapping[str, object]) -> dict[str, object]:
-    """Return the body if it cannot be read: each of its members is then unknown, for that reason."""
+    """Return the body if it cannot be read: each of its members is then unknown for that reason."""
     body = raw.get("body")
     return {"body": body} if isinstance(body, Invalid) and body != wire.DUPLICATE_KEY else {}
 
@@ -312,7 +318,7 @@ def lower_case_names(headers: Mapping[str, object]) -> dict[str, object]:
     return result
 
 
-# ── What came along ───────────────────────────────────────────────────────────────────────────
+# ── Parts besides facts ───────────────────────────────────────────────────────────────────────────
 
 
 def read_approval(raw: object, member: str) -> Approval:
@@ -345,6 +351,6 @@ def read_time(raw: object, member: str) -> datetime | None:
     time = coerce_time(raw, member)
     if not isinstance(time, datetime):
         raise RequestError(
-            member, f"`{member}` is not a time with a zone", "write a time such as `2027-01-01T09:00:00Z`"
+            member, f"`{member}` must be a time with a zone", "write a time such as `2027-01-01T09:00:00Z`"
         )
     return time

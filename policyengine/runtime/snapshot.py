@@ -12,13 +12,14 @@ from policyengine.runtime.values import Invalid
 from policyengine.typesystem import EntityRef
 
 NOT_ANSWERED = "the entity store did not answer"
-NO_ROW = Invalid("its entity has no row")
-PARTIAL_ROW = Invalid("the row of its entity is partial and does not contain it")
+NO_ROW = Invalid("the entity has no row")
+PARTIAL_ROW = Invalid("the row of the entity is partial and does not contain it")
 
 
 class Membership(Protocol):
-    """The parents of an entity. `complete` is False if the entity store cannot be sure, `answered` is False if that is
-    because it did not answer."""
+    """The parents of an entity. `complete` is False if the entity store may not know all parents; `answered` is False
+    if the reason is that it did not answer.
+    """
 
     @property
     def refs(self) -> Sequence[EntityRef]: ...
@@ -47,16 +48,17 @@ class Entities(Protocol):
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
 
     def largest(self, name: str) -> int:
-        """Return the maximal size of that attribute, in the unit of `measure_extent`."""
+        """Return the maximum size of that attribute, in the unit of `measure_extent`."""
 
     @property
     def deepest(self) -> int:
-        """The maximal number of ancestors of an entity."""
+        """The maximum number of ancestors of an entity."""
 
 
 class LookupEntities(Entities, Protocol):
-    """Entities, some of them looked up on demand. `lacking` are those that a decision needs and that are not loaded
-    yet."""
+    """Entities, some of them looked up on demand. `lacking` are the entities that a decision needs and that are not
+    loaded yet.
+    """
 
     @property
     def lacking(self) -> Collection[EntityRef]: ...

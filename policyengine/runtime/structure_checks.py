@@ -9,9 +9,9 @@ from policyengine.runtime.values import Invalid, Unknown, coerce_id, describe_ra
 
 
 class RequestError(Exception):
-    """A question that cannot be understood. It has no decision, and the caller must treat it as a deny.
-
-    `member` is the place (`user.roles`, empty for the whole), `message` the problem, `hint` what to do.
+    """A malformed question. It has no decision, and the caller must treat it as a deny. `member` is the place of the
+    problem (`user.roles`; empty for the whole question), `message` describes the problem, and `hint` says how to fix
+    it.
     """
 
     def __init__(self, member: str, message: str, hint: str | None = None) -> None:
@@ -72,7 +72,7 @@ def get_flag(raw: object, member: str, default: bool) -> bool:
 
 
 def check_members(given: Mapping[str, object], allowed: Collection[str], member: str, hint: str | None = None) -> None:
-    """Check that all members are allowed. `hint` is for names that resemble no allowed one. Raises RequestError."""
+    """Check that all members are allowed. `hint` is for names that resemble no allowed name. Raises RequestError."""
     for name in given:
         if name not in allowed:
             full = f"{member}.{name}" if member else name

@@ -12,7 +12,7 @@ INT64_END = 2**63
 
 
 def value_key(value: Any) -> Hashable:
-    """Return a key that is equal for two values of one family exactly when they are equal.
+    """Return a key: two values of one family have equal keys if and only if they are equal.
 
     Python's own hashes of large numbers and of networks can be made to collide, which makes sets slow.
     """
@@ -31,7 +31,9 @@ def value_key(value: Any) -> Hashable:
 
 
 def nested_key(elements: tuple[Any, ...]) -> Hashable:
-    """Return the keys of the elements of a list. Callers use their text, as hashes of tuples can be made to collide."""
+    """Return the keys of the elements of a list. Callers use the text of the keys, because hashes of tuples can be made
+    to collide.
+    """
     return tuple(nested_key(one) if isinstance(one, tuple) else value_key(one) for one in elements)
 
 

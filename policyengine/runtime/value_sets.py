@@ -40,7 +40,7 @@ class ValueSet:
         return ValueSet(frozenset() if common is None else frozenset(map(value_key, known)), rest, common)
 
     def decides(self, other: Family | None) -> bool:
-        """Return whether keys alone decide about values of this family."""
+        """Return whether keys are sufficient to compare values of this family."""
         return common_family(self.family, other) is not None
 
     def has(self, value: Known) -> bool | Unknown:
@@ -49,7 +49,9 @@ class ValueSet:
         return value_key(value) in self.keys or self.unknown or False
 
     def overlaps(self, other: ValueSet) -> bool | Unknown:
-        """Return whether the sets have a common element. Call it only if each `decides` for the other."""
+        """Return whether the sets have a common element. Requires that `decides` is true for each set and the family of
+        the other.
+        """
         if not self.keys.isdisjoint(other.keys):
             return True
         if self.empty or other.empty:
@@ -57,7 +59,9 @@ class ValueSet:
         return merge_unknowns(self.unknown, other.unknown) or False
 
     def within(self, other: ValueSet) -> bool | Unknown:
-        """Return whether every element is in the other set. Call it only if each `decides` for the other."""
+        """Return whether every element is in the other set. Requires that `decides` is true for each set and the family
+        of the other.
+        """
         if self.empty:
             return True
         missing = not self.keys <= other.keys

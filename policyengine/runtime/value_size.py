@@ -1,4 +1,4 @@
-"""The size of a value as work is counted: elements of its largest collection, or steps for its longest text."""
+"""The size of a value for counting work: the elements of its largest collection, or the steps for its longest text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.typesystem import EntityRef
 
 CHARACTERS_PER_STEP = 64  # characters; comparing them takes about one step
-LARGE_EXTENT = 2_000  # parts of a question that takes a while to read
+LARGE_EXTENT = 2_000  # parts of a question that takes noticeable time to read
 MAX_DEPTH = 40
 UNKNOWN_EXTENT = 2**31  # for values of unknown size
 OWN = frozenset({list, tuple, set, frozenset})
@@ -20,7 +20,9 @@ CONSTANT_SIZE_TYPES = frozenset({NoneType, bool, int, float, Decimal, datetime, 
 
 
 def measure_extent(value: object, depth: int = 0) -> int:
-    """Return the most elements of a collection inside the value, or the most steps of a text, whichever is more."""
+    """Return the number of elements of the largest collection inside the value, or the steps of its longest text,
+    whichever is greater.
+    """
     kind = type(value)
     if kind in CONSTANT_SIZE_TYPES:
         return 0
@@ -38,13 +40,14 @@ def measure_extent(value: object, depth: int = 0) -> int:
 
 
 def name_lookup_steps(members: Mapping[Any, object]) -> int:
-    """Return the steps to look for a member that may be present in another case."""
+    """Return the steps to find a member that may be present in another letter case."""
     return sum(4 + len(name) for name in members if isinstance(name, str)) // CHARACTERS_PER_STEP
 
 
 def is_large(value: object) -> bool:
-    """Return whether reading the value takes a while: many parts, long texts, or a collection of another class than
-    Python's own, which is not inspected, as it may take any time."""
+    """Return whether reading the value takes noticeable time: many parts, long texts, or a collection of a class other
+    than Python's own, which is not inspected, because that could take any amount of time.
+    """
     parts, pending = 0, [value]
     while pending:
         one = pending.pop()

@@ -48,7 +48,7 @@ PENDING: Final = MissingValue.PENDING
 
 
 class PartialObject(dict[str, object]):
-    """An object that is known in part: a missing member is pending, a null member is absent."""
+    """A partially known object: a missing member is pending, a null member is absent."""
 
     __slots__ = ()
 
@@ -57,7 +57,8 @@ class PartialObject(dict[str, object]):
 class Invalid:
     """A hazardous input, left by a decoder; it coerces to unknown.
 
-    `given` is a digest of the input, if it is one text; a duplicate key has none, as its meaning is ambiguous.
+    `given` is a digest of the input, if it is one text; a duplicate key has no digest, because its meaning is
+    ambiguous.
     """
 
     why: str
@@ -74,8 +75,9 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why one fact is unknown. `entity` is the entity whose row lacks it, for the operator only, as it may come from
-    the entity store."""
+    """Why one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may see it, because
+    it may come from the entity store.
+    """
 
     fact: str
     why: str
@@ -94,7 +96,7 @@ class Unknown:
         return cls(frozenset({Cause(fact, why, entity=entity)}))
 
     @staticmethod
-    @lru_cache(maxsize=4_096)  # the commonest cause
+    @lru_cache(maxsize=4_096)  # the most common cause
     def missing(fact: str) -> Unknown:
         return Unknown(frozenset({Cause(fact, "absent", absent=True)}))
 
@@ -163,7 +165,7 @@ def coerce_present(raw: object, type: typesystem.Type, fact: str) -> Value:
         case typesystem.RecordType():
             return raw if isinstance(raw, Mapping) else type_mismatch("object", raw, fact)
         case typesystem.UnresolvedType():
-            return Unknown.of(fact, "its type is not known")
+            return Unknown.of(fact, "the type is not known")
         case _:
             assert_never(type)
 
@@ -187,7 +189,7 @@ def coerce_int(raw: object, fact: str) -> Value:
 
 
 def is_large_int(raw: object) -> bool:
-    """Return whether it is a whole number beyond 64 bits, which travels as a decimal without a point."""
+    """Return whether it is a whole number beyond 64 bits, which is transmitted as a decimal without a point."""
     return (
         isinstance(raw, Decimal)
         and raw.is_finite()
@@ -226,9 +228,9 @@ def coerce_string(raw: object, fact: str) -> Value:
     return Unknown.of(fact, why) if why else text
 
 
-@lru_cache(maxsize=4_096)  # facts are few, and each is read repeatedly
+@lru_cache(maxsize=4_096)  # there are few facts, and each is read repeatedly
 def is_id_fact(fact: str) -> bool:
-    """Return whether the fact is an id: an empty id is absent, and each has one spelling."""
+    """Return whether the fact is an id: an empty id is absent, and each id has only one spelling."""
     return fact.rpartition(".")[2] in ID_NAMES
 
 
@@ -253,7 +255,7 @@ def text_hazard(text: str) -> str | None:
 def coerce_enum(raw: object, type: typesystem.EnumType, fact: str) -> Value:
     if not isinstance(raw, str):
         return type_mismatch(type, raw, fact)
-    return str.__str__(raw) if raw in type.values else Unknown.of(fact, f"no value of {type}")
+    return str.__str__(raw) if raw in type.values else Unknown.of(fact, f"not a value of {type}")
 
 
 def coerce_time(raw: object, fact: str) -> Value:
@@ -292,7 +294,7 @@ SCALARS: dict[typesystem.Scalar, Callable[[object, str], Value]] = {
 
 
 def parse_text_value(raw: object, parse: Callable[[str], Known | None], type: typesystem.Scalar, fact: str) -> Value:
-    """Return a value that travels as text, or Unknown."""
+    """Return a value that is transmitted as text, or Unknown."""
     if not isinstance(raw, str):
         return type_mismatch(type, raw, fact)
     value = parse(raw)
@@ -362,7 +364,7 @@ def type_mismatch(expected: object, raw: object, fact: str) -> Unknown:
 
 
 def describe_raw_value(raw: object) -> str:
-    """Return the type of a raw value in the words of policies and JSON."""
+    """Return the type of a raw value, as policies and JSON name it."""
     match raw:
         case None:
             return "null"

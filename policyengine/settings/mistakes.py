@@ -27,13 +27,13 @@ ERROR_TEXTS = {
     "missing": "the setting is required",
     "bool_type": "write `true` or `false`",
     "bool_parsing": "write `true` or `false`",
-    "string_type": "write a text in quotes",
+    "string_type": "write a string in quotes",
     "path_type": "write the path of a file in quotes",
     "int_type": "write a whole number",
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
     "tuple_type": 'write a list: `["…"]`',
-    "string_too_short": "the text is empty",
+    "string_too_short": "the string is empty",
 }
 SECTION_ERRORS = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "is_instance_of"})
 Order: TypeAlias = Callable[[KeyPath], Any]
@@ -59,7 +59,7 @@ def first_mistake(
 
 
 def error_path(details: ErrorDetails) -> KeyPath:
-    """Return the keys of the path to the error; the validator of a section may name one of its keys."""
+    """Return the keys of the path to the error; the validator of a section may name a key of the section."""
     key = details.get("ctx", {}).get("key") if details["type"] == CUSTOM_ERROR else None
     return (*map(str, details["loc"]), *([key] if key else []))
 
@@ -81,7 +81,7 @@ def describe_mistake(
     if kind in SECTION_ERRORS and expected is None:
         section = ".".join(path)
         return SettingMistake(
-            path, f"`{section}` is no section", f"write `[{section}]` on a line of its own", model.hides_unknown
+            path, f"`{section}` is not a section", f"write `[{section}]` on a line of its own", model.hides_unknown
         )
     if expected is not None and kind != "missing":
         setting = path[: field_depth(path, model)]
@@ -135,7 +135,7 @@ def describe_unknown_key(path: KeyPath, model: type[SettingsSection]) -> tuple[s
 
 
 def list_keys(keys: Collection[str]) -> str:
-    return f"there {'are' if len(keys) > 1 else 'is'} {', '.join(keys)}"
+    return f"the valid {'keys are' if len(keys) > 1 else 'key is'} {', '.join(keys)}"
 
 
 def section_at(path: Sequence[str], model: type[SettingsSection]) -> type[SettingsSection] | None:

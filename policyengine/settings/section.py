@@ -17,7 +17,7 @@ class SettingsSection(BaseModel):
     """A table of a settings file. Models are built when the first file is read, so that imports stay fast."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-    hides_unknown: ClassVar[bool] = False  # of the whole file, because the value of an unknown key may be a secret
+    hides_unknown: ClassVar[bool] = False  # for the whole file: an unknown key may hold a secret
     belongs_elsewhere: ClassVar[Mapping[str, str]] = {}  # keys that users look for here, with a hint to their place
 
 

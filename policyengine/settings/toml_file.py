@@ -92,4 +92,4 @@ def read_settings_file(
     try:
         return SettingsFile(name, content.decode())
     except UnicodeDecodeError:
-        raise SettingsError(f"`{name}` is not UTF-8", "write it in UTF-8") from None
+        raise SettingsError(f"`{name}` is not valid UTF-8", "save it as UTF-8") from None

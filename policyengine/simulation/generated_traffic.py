@@ -1,4 +1,4 @@
-"""Generated traffic: when a request comes, and from which caller. The same seed generates the same traffic."""
+"""Generated traffic: the time and the caller of each request. The same seed generates the same traffic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from policyengine.simulation.traffic_file import TrafficEvent
 Arrival: TypeAlias = tuple[int, int]  # time, index of the caller (0 is the first)
 
 MINUTE_US = 60 * MICROSECONDS_PER_SECOND
-DAILY_SWING = 0.9  # amplitude of the daily curve around its mean
+DAILY_SWING = 0.9  # amplitude of the daily curve, relative to its mean
 QUIETEST_TIME_US = 2 * 3_600 * MICROSECONDS_PER_SECOND  # the quietest time of a day
 LOOP_FACTOR = 50  # the pace of an agent in a retry loop, relative to its normal pace
 

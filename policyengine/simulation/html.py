@@ -8,7 +8,7 @@ from policyengine.simulation.svg import WIDTH, ChartAxes, draw_panels, legend
 from policyengine.simulation.time_slots import LimitCounts
 from policyengine.templates import render_template
 
-LIMIT_COLUMNS = ("applied to", "admitted", "throttled", "least left")
+LIMIT_COLUMNS = ("applied to", "admitted", "throttled", "minimum left")
 
 
 def render_html(played: SimulationResult) -> str:
@@ -40,7 +40,7 @@ def limit_row(played: SimulationResult, limit: SimulatedLimit) -> tuple[str, ...
 
 
 def slot_rows(played: SimulationResult) -> list[tuple[str, ...]]:
-    """Return the chart as a table, for readers who cannot see it."""
+    """Return the chart as a table, for readers who cannot see the chart."""
     return [
         (
             format_timestamp(played.start + place * played.series.width),

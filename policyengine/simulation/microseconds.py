@@ -1,4 +1,4 @@
-"""Times of a simulation, in microseconds since 1970, as text."""
+"""Format times of a simulation, which are microseconds since 1970."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from policyengine.vocabulary import ROOTS
 
 PRINCIPAL_FACTS = ("agent.id", "user.id")  # facts that may name the caller; the first that the policy accepts is used
 
-MAX_CACHED_QUESTIONS = 100_000  # questions in the cache; for more callers they are made again
+MAX_CACHED_QUESTIONS = 100_000  # questions in the cache; questions of more callers are created again
 # The roots of a question in which callers may differ.
 VARIABLE_ROOTS = tuple(root for root in ROOTS if root not in ("action", "chain"))
 

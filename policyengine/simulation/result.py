@@ -101,7 +101,7 @@ class SimulationResult:
 
     @property
     def notes(self) -> Iterator[str]:
-        """Remarks on results that a reader could misunderstand."""
+        """Notes on results that a reader could misunderstand."""
         if not self.limits:
             yield "the policy has no rates and no budgets"
         elif not any(one.name in self.total.rules for one in self.limits):

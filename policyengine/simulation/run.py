@@ -40,8 +40,8 @@ def simulate(
 ) -> None:
     """Simulate all requests in order; `told` is called after each thousand. `clock` must be the engine's clock.
 
-    Raises TrafficLineError for a line that is not a request, and TooManySlotsError if the traffic does not fit the
-    series.
+    Raises TrafficLineError for a line that is not a valid request, and TooManySlotsError if the traffic does not fit
+    the series.
     """
     decide, count, events, line = engine.decide, series.count, iter(traffic), 0
     while chunk := list(islice(events, CHUNK)):

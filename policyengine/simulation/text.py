@@ -37,7 +37,7 @@ class ChartRow(NamedTuple):
 
 
 def chart_rows(played: SimulationResult, columns: int, *, ascii: bool = False) -> Iterator[ChartRow]:
-    """Yield all rows from top to bottom; `columns` is the maximal number of blocks."""
+    """Yield all rows from top to bottom; `columns` is the maximum number of blocks."""
     blocks = ASCII_BLOCKS if ascii else BLOCKS
     yield from (ChartRow(line) for line in played.words)
     yield ChartRow("")
@@ -114,7 +114,9 @@ def bars(counts: Sequence[int], most: int, blocks: str) -> str:
 
 
 def levels(shares: Sequence[float | None], blocks: str) -> str:
-    """Return a block for each share. The lowest block means empty; a space means unknown, as there was no request."""
+    """Return a block for each share. The lowest block means empty; a space means unknown, because there was no
+    request.
+    """
     top = len(blocks) - 1
     return "".join(" " if share is None else blocks[round(min(max(share, 0), 1) * top)] for share in shares)
 

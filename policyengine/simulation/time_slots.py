@@ -27,7 +27,7 @@ class TooManySlotsError(Exception):
 class LimitCounts:
     """The counts of one limit: requests to which it applied, that passed, and that it throttled.
 
-    `remaining` of `limit` is the least that any caller had left.
+    `remaining` of `limit` is the minimum that any caller had left.
     """
 
     asked: int = 0
@@ -35,7 +35,7 @@ class LimitCounts:
     throttled: int = 0
     remaining: int | None = None
     limit: int = -1
-    last: int = -1  # the last decision counted: a limit with several bounds counts once
+    last: int = -1  # the last decision counted, because a limit with several bounds is counted once
 
     def take(self, other: LimitCounts) -> None:
         self.asked += other.asked

@@ -20,7 +20,7 @@ from policyengine.time_formats import parse_time
 
 Question: TypeAlias = dict[str, Any] | Request
 
-MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values count from another start
+MAX_OFFSET_SECONDS = 10 * 366 * 86_400  # seconds after the start; larger values are probably relative to another start
 CALENDAR_END_SECONDS = 8_000 * 366 * 86_400  # the end of the calendar
 
 
@@ -45,8 +45,8 @@ class TrafficTrace:
     """Requests, one on each line, with `at`: a time with its zone, or seconds after `start` (microseconds since 1970).
 
     A decision log is a trace, too: the requests that were decided and charged are decided again. Its processes write
-    slightly out of order, so a time that goes back counts as the time of the line before. `far` allows any number of
-    seconds.
+    slightly out of order, so a time that goes back is treated as the time of the line before. `far` allows any number
+    of seconds.
     """
 
     start: int
@@ -72,7 +72,9 @@ class TrafficTrace:
         for number, line in lines:
             event = self._event(number, line)
             if before is not None and event.at < before:
-                raise TrafficLineError(number, "it is earlier than the line above", "sort the trace by `at`", "at")
+                raise TrafficLineError(
+                    number, "the time is earlier than that of the line above", "sort the trace by `at`", "at"
+                )
             before = event.at
             yield event
 
@@ -95,7 +97,7 @@ class TrafficTrace:
             raise TrafficLineError(number, f"{at} seconds are before the start", "set the start with `--start`", "at")
         if at > (CALENDAR_END_SECONDS if self.far else MAX_OFFSET_SECONDS):
             epoch = None if self.far else "for seconds since 1970, use `--start 1970-01-01T00:00:00Z`"
-            raise TrafficLineError(number, f"{at} seconds are far after the start", epoch, "at")
+            raise TrafficLineError(number, f"{at} seconds are too far after the start", epoch, "at")
         return self.start + int(at * MICROSECONDS_PER_SECOND)
 
     def _of_a_log(self, path: Path) -> Iterator[TrafficEvent]:
@@ -121,7 +123,9 @@ def parse_line(number: int, line: bytes) -> tuple[dict[str, Any], bool]:
         raise TrafficLineError(number, str(error).replace(" at line 1, column", " at column")) from None
     if not isinstance(tree, dict):
         raise TrafficLineError(
-            number, "a request must be an object", "each line is one request, as `policyengine decide` reads it"
+            number,
+            "a request must be an object",
+            "write one request on each line, in the format of `policyengine decide`",
         )
     return tree, False
 

@@ -1,4 +1,4 @@
-"""A cache of satisfiability results, because rules of a large policy have the same conditions with other constants."""
+"""A cache of satisfiability results. Rules of a large policy often share conditions that differ only in constants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from policyengine.solver.formulas import Subject, Truth
 from policyengine.solver.satisfiability import combine_truths, group_by_subject, possible_truths, subjects_of
 
 Truths = frozenset[Truth]
-join_truths = lru_cache(maxsize=64)(combine_truths)  # there are few pairs of sets of truth values
+join_truths = lru_cache(maxsize=64)(combine_truths)  # only a few pairs of sets of truth values exist
 
 
 class SatisfiabilityCache:

@@ -16,7 +16,7 @@ Truth: TypeAlias = bool | None
 
 @dataclass(frozen=True, slots=True)
 class FactPair:
-    """Two facts that are compared with each other; the state of the pair is their order: -1, 0 or 1."""
+    """Two facts that are compared with each other. The state of the pair is their order: -1, 0 or 1."""
 
     left: k.Expr
     right: k.Expr
@@ -150,7 +150,7 @@ def comparison_formula(expr: k.Relation, space: FactSpace) -> Formula:
     for side, other in ((left, right), (right, left)):
         if isinstance(side, k.Constant) and isinstance(side.value, bool):
             return negate_unless(to_formula(other, space), side.value == (expr.operator == "=="))
-    scratch = FactSpace()  # facts that turn out to be half of a pair must not be registered
+    scratch = FactSpace()  # facts that later become half of a pair must not be registered
     a, b = to_term(left, scratch), to_term(right, scratch)
     operator: str = expr.operator
     if isinstance(a, ConstantTerm):

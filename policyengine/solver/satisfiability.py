@@ -3,9 +3,9 @@
 
 The constants in a condition divide the values of each fact into cells: below, at, between and above them, absent,
 broken. Within a cell the condition cannot change, so one value stands for the whole cell. Every combination of cells (a
-world) is evaluated; facts that no part of the condition has in common are evaluated separately. An expression that the
-solver does not understand may have any value, and a condition with too many worlds is split: a result may contain too
-much, never too little.
+world) is evaluated; facts that no part of the condition relates are evaluated separately. An expression that the solver
+does not understand may have any value, and a condition with too many worlds is split: a result may contain too much,
+never too little.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ UNKNOWN: Final = None
 ANYTHING: Final[frozenset[Truth]] = frozenset({True, False, UNKNOWN})
 ACTS_ON_TRUE: Final[frozenset[Truth]] = frozenset({True})  # grants
 ACTS_UNLESS_FALSE: Final[frozenset[Truth]] = frozenset({True, UNKNOWN})  # guards
-MAX_EVALUATIONS = 20_000  # worlds × leaves of one query; beyond it nothing is claimed
+MAX_EVALUATIONS = 20_000  # worlds × leaves of one query; larger queries have no definite result
 MAX_SEPARATE_PARTS = 20  # parts with facts in common, evaluated one by one
 MAX_PREMISES = 100  # compared with one conclusion
 
@@ -102,8 +102,9 @@ def implies(premise: k.Expr, conclusion: k.Expr, acting: frozenset[Truth]) -> bo
 
 
 def subject_states(number: int, space: FactSpace) -> tuple[AbstractValue, ...]:
-    """Return the states of a fact. Cached, because those of a quantifier need a query of their own, and quantifiers
-    nest."""
+    """Return the states of a fact. Cached, because the states of a quantifier need a separate query, and quantifiers
+    nest.
+    """
     if number not in space.states:
         subject = space.subjects[number]
         known = known_states(subject, space.constants[number])

@@ -1,4 +1,4 @@
-"""Partition of a fact's values into cells: within a cell, no test in the condition can change."""
+"""Partition a fact's values into cells: within a cell, the result of every test in the condition is the same."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnlimitedSizes:
-    """No bounds on sizes, except for the number of entities that one may be in: each may add to an inherited set."""
+    """No bounds on sizes, except for the number of entities that one may be in: each of them may add to an inherited
+    set.
+    """
 
     above: int = 0
     names: Steps = ANY_SIZE
@@ -68,7 +70,7 @@ def multiply_steps(one: Steps, other: Steps) -> Steps:
 
 
 def max_steps(*several: Steps) -> Steps:
-    """Return an upper bound of all of these."""
+    """Return an upper bound of all these polynomials."""
     return tuple(map(max, zip_longest(*several, fillvalue=0))) if several else NO_STEPS
 
 
@@ -85,7 +87,7 @@ def largest_size(steps: Steps, most: int) -> int:
     return low
 
 
-# ── What an expression takes ──────────────────────────────────────────────────────────────────
+# ── Steps of an expression ──────────────────────────────────────────────────────────────────
 
 
 def steps_of(node: k.Expr, sizes: Sizes, looping: bool = False) -> Steps:
@@ -226,7 +228,7 @@ def is_hashed(node: k.Expr) -> bool:
     return isinstance(getattr(node.type, "element", None), HASHED)
 
 
-# ── What a rule takes ─────────────────────────────────────────────────────────────────────────
+# ── Steps of a rule ─────────────────────────────────────────────────────────────────────────
 
 
 def expressions(part: object) -> Iterable[k.Expr]:

@@ -25,17 +25,17 @@ from policyengine.vocabulary import FACTS
 
 VOLATILE = frozenset(fact.path for fact in FACTS if fact.volatile)
 TOOL_OBJECTS = (k.BoundObject(("args",)), k.BoundObject(("body",)))
-ACTION_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("context",)))  # the context has the details of an action
+ACTION_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("context",)))  # the context contains the details of an action
 HTTP_OBJECTS = (*TOOL_OBJECTS, k.BoundObject(("request", "host")), k.BoundObject(("request", "query")))
 CALLER_FACTS: tuple[Path, ...] = (
     ("agent", "id"), ("agent", "issuer"), ("credential", "issuer"), ("user", "id"), ("chain", "hops"),
 )  # fmt: skip
-UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # the fact has a value that the decision did not see
+UNSEEN_REASONS = frozenset({"pending", NOT_ANSWERED})  # reasons why a fact has a value that the decision did not see
 MAX_UNSEEN = 5
 
 
 def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalDigest:
-    """Return the digest of everything that an approval is for.
+    """Return the digest of everything for which an approval is valid.
 
     It covers the rule, principal and chain, endpoint and resource, the revision, the bound parts of the request, and
     every fact that the rule and its message read.
@@ -63,7 +63,7 @@ def all_unseen(objects: tuple[k.BoundObject, ...], read: Mapping[Path, ReadFact]
         yield from unseen_in_fact(key, fact, facts)
 
 
-# ── What came with the request ────────────────────────────────────────────────────────────────
+# ── Parts of the request ────────────────────────────────────────────────────────────────
 
 
 def bound_objects(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject, ...]:
@@ -80,7 +80,7 @@ def bound_objects(confirm: k.Confirm, endpoint: Endpoint) -> tuple[k.BoundObject
 
 
 def describe_bound(confirm: k.Confirm, endpoint: Endpoint) -> tuple[str, ...]:
-    """Return the bound parts in the words of policies, with the facts that `bound to (…)` names, for approvers."""
+    """Return the bound parts as policies write them, with the facts that `bound to (…)` names, for approvers."""
     facts = () if confirm.bound is None else map(describe_fact, confirm.bound.facts)
     return tuple(sorted([*map(describe_object, bound_objects(confirm, endpoint)), *facts])) or ("resource",)
 
@@ -137,7 +137,7 @@ def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> I
             yield Cause(format_fact_path(path), "of a type that policies do not support")
 
 
-# ── Who asks, and what for ────────────────────────────────────────────────────────────────────
+# ── Principal and resource ────────────────────────────────────────────────────────────────────
 
 
 def principal_identity(facts: Facts) -> object:
@@ -183,7 +183,7 @@ def resource_ref(raw: object) -> EntityRef | None:
             return None
 
 
-# ── What the rule reads ───────────────────────────────────────────────────────────────────────
+# ── Facts that the rule reads ───────────────────────────────────────────────────────────────────────
 
 
 def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
@@ -201,7 +201,7 @@ def facts_read(confirm: k.Confirm, facts: Facts) -> dict[Path, ReadFact]:
 
 
 def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
-    """Yield the expressions that `with` binds to the facts in `read`; that of the resource always."""
+    """Yield the expressions that `with` binds to the facts in `read`, and always that of the resource."""
     binders = (one for one in facts.kernel.binders if one.facts)
     matching = (one for one in binders if match_pattern(one.pattern, facts.request.endpoint, "full") is not None)
     for path, expression in (bound for binder in matching for bound in binder.facts):
@@ -224,7 +224,7 @@ def unknown_elements(one: ReadFact) -> tuple[Unknown, ...]:
 def unseen_in_fact(key: Path, one: ReadFact, facts: Facts) -> Iterator[Cause]:
     """Yield why a fact is unknown, if it has a value that the decision did not see.
 
-    A missing fact and a fact of a wrong type do not count: both are known.
+    A missing fact and a fact of the wrong type are not reported, because the decision saw both.
     """
     unknown = unknown_elements(one)
     if not unknown:
@@ -244,11 +244,11 @@ def is_from_request(key: Path, facts: Facts) -> bool:
 
 
 def raw_in_request(key: Path, one: ReadFact, facts: Facts) -> object:
-    """Return the raw input at the place of the fact; a parent may be something else than an object."""
+    """Return the raw input at the place of the fact; a parent may not be an object."""
     if " " in key[0]:
         return one.given
     if key[:2] == HEADERS_PATH:
-        return facts.request.fact(*key)  # another spelling of the header may count as this one
+        return facts.request.fact(*key)  # another spelling may denote the same header
     found: object = facts.request.facts
     for name in key:
         if not isinstance(found, Mapping):

@@ -21,7 +21,7 @@ from policyengine.typesystem import EntityRef
 
 
 def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
-    """Return the approvals that count: bound to exactly this request, fresh, unspent, by enough permitted approvers."""
+    """Return the valid approvals: bound to exactly this request, fresh, unspent, and by enough permitted approvers."""
     facts.work.rule = guard
     bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
@@ -32,7 +32,7 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
         approval
         for approval in given
         if approval.binding == bound().digest and approval.id not in snapshot.spent
-        if ids[approval.id] == 1  # an id stands for one grant by one approver
+        if ids[approval.id] == 1  # an id identifies one grant by one approver
         if _fresh(approval, confirm, facts.now) and _may_approve(approval, confirm, facts)
     ]
     by_person = {approval.by: approval for approval in reversed(fitting)}
@@ -41,7 +41,7 @@ def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts,
 
 
 def approval_facts(approvals: Iterable[w.ApprovalTrace], now: datetime) -> dict[Path, object]:
-    """Return the facts `approval.*`; they describe the counted approval that was granted last."""
+    """Return the facts `approval.*`; they describe the valid approval that was granted last."""
     granted = [approval for seen in approvals if seen.granted for approval in seen.counted]
     if not granted:
         return {("approval", "granted"): False, ("approval", "by"): ABSENT, ("approval", "age"): ABSENT}

@@ -67,7 +67,9 @@ class Obstacle:
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
-    """Return the decision for a trace and its effects; a deny if the decision or its effects exceed the step limit."""
+    """Return the decision for a trace, and its effects. Return a deny if the decision or its effects exceed the step
+    limit.
+    """
     found = None if facts.work.exceeded else _conclude_within_steps(facts, seen)
     if found is not None and not facts.work.exceeded:
         return found
@@ -103,7 +105,7 @@ def _conclude_within_steps(facts: Facts, seen: w.DecisionTrace) -> tuple[Decisio
 
 
 def _obstacles(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """Yield every reason against the request, gate by gate. If no block accepts the caller, only `identity`."""
+    """Yield every reason against the request, gate by gate. If no block accepts the caller, yield only `identity`."""
     if seen.malformed is not None:
         yield Obstacle(Reason(Gate.MALFORMED_PATH, seen.malformed))
         return
@@ -181,7 +183,7 @@ def _deny_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, deny: k.De
 
 
 def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
-    """Yield the proofs that would lift the deny."""
+    """Yield the proofs that would remove the deny."""
     facts.work.rule = guard
     reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
     for kind, need, fact, better in PROOFS:
@@ -200,7 +202,7 @@ def _confirm_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm
 
 def _missing_fact_remedies(guard: k.Guard, unseen: frozenset[Cause]) -> Iterator[Remedy]:
     names = ", ".join(sorted(f"`{cause.fact}`" for cause in unseen))
-    yield Remedy("facts", guard.name, need=f"{names}, or a rule that leaves it out: `bound to (…)`")
+    yield Remedy("facts", guard.name, need=f"{names}, or a rule that does not bind it: `bound to (…)`")
 
 
 def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Iterator[Remedy]:
@@ -236,7 +238,7 @@ def _obligation(facts: Facts, duty: DueObligation) -> Obligation:
 
 
 def _unsupported_obligations(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
-    """Yield a reason for each obligation that the gateway cannot meet, if it says which ones it can."""
+    """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can meet."""
     supported = facts.request.options.obligations_supported
     for limit in _due_obligations(seen) if supported is not None else ():
         if limit.duty.kind in FOR_THE_GATEWAY and limit.duty.kind not in (supported or ()):
@@ -269,8 +271,9 @@ def _counts_denials(limit: k.Limit) -> bool:
 
 
 def _effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:
-    """Return the effects: an allow spends its approvals and charges the limits, a confirm opens the missing approvals
-    and charges the rates, which the later allow does not charge again."""
+    """Return the effects: an allow spends its approvals and charges the limits. A confirm opens the missing approvals
+    and charges the rates, which the later allow does not charge again.
+    """
     found = _approval_effects(facts, seen, outcome)
     if not facts.kernel.limits and not facts.kernel.watches:
         return found
@@ -290,7 +293,9 @@ def _approval_digests(seen: w.DecisionTrace) -> tuple[str, ...]:
 
 
 def _new_records(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> tuple[HistoryRecord, ...]:
-    """Return the records for the history: of an allow once committed, and of a deny if the caller is identified."""
+    """Return the records for the history: those of an allow when it is committed, and those of a deny if the caller is
+    identified.
+    """
     if not facts.kernel.watches or outcome not in (Outcome.ALLOW, Outcome.DENY) or not seen.identified:
         return ()
     granted = [one.approval for guard in seen.guards for one in guard.effects if one.approval is not None]

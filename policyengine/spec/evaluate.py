@@ -65,7 +65,9 @@ def _with_bindings(facts: Facts) -> Facts:
 
 
 def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
-    """Return the bindings of patterns: captures, the resource, facts by `with`; two different ones give Invalid."""
+    """Return the bindings of patterns: captures, the resource, and facts of `with`. Two different bindings of a fact
+    give Invalid.
+    """
     found: dict[Path, object] = {}
 
     def bind(path: Path, value: object) -> None:
@@ -161,7 +163,7 @@ def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Fac
 
 
 def count_loop_read(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
-    """Return the value. Reading it for each element of a loop costs steps by its size."""
+    """Return the value. Reading it for each element of a loop takes steps in proportion to its size."""
     if not facts.looping or is_fixed(node):
         return found
     return facts.work.lacks(reading_steps(found)) or found
@@ -175,7 +177,9 @@ def read_member(record: Mapping[str, object], node: k.Member, facts: Facts) -> V
 
 
 def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
-    """Apply like `lift`; in a loop, reading texts and collections costs steps by their size."""
+    """Apply a function like `lift`; in a loop, reading texts and collections takes steps in proportion to their
+    size.
+    """
 
     def counted(*known: Value) -> Value:
         return facts.work.lacks(reading_steps(*known)) or function(*known)
@@ -211,7 +215,7 @@ def contains_item(node: k.Relation, collection: tuple[Value, ...], item: Known, 
 
 
 def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
-    """Return whether the item is an element; by hash if these values have one."""
+    """Return whether the item is an element. Uses hashes if the values have them."""
     lacking = facts.work.lacks(count_elements(item)) if isinstance(item, tuple) else None
     lacking = lacking or facts.work.lacks_to_hash(collection)
     if lacking is not None:
@@ -265,7 +269,7 @@ def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts)
 
 
 def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
-    """Compare each element with each until the result is clear; by hash if these values have one."""
+    """Compare each element with each until the result is clear. Uses hashes if the values have them."""
     many, others = count_elements(left), count_elements(right)
     lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
     if lacking is not None:
@@ -293,7 +297,7 @@ def is_member_of(
 def is_among_ancestors(
     ancestor: EntityRef, refs: Collection[EntityRef], above: Membership, item: EntityRef, facts: Facts, fact: str
 ) -> Value:
-    """Return whether `refs`, the ancestors of an entity, contain the ancestor."""
+    """Return whether `refs`, the ancestors of an entity, include the ancestor."""
     unsure = ancestor not in refs and not above.complete
     why = "the entity store does not have all its ancestors" if above.answered else NOT_ANSWERED
     found = Unknown.of(fact, why) if unsure else ancestor in refs

@@ -28,10 +28,10 @@ from policyengine.vocabulary import CREDENTIAL_ROOTS, ENTITY_ROOTS, FACTS
 Path: TypeAlias = tuple[str, ...]
 RESOURCE: Path = ("resource",)
 STRINGS = typesystem.SetType(Scalar.STRING)
-NOT_RECORDED = "its issuer does not record chains"
-ROW_NOT_KNOWN = "it is not known whether it has a row"
+NOT_RECORDED = "the issuer does not record chains"
+ROW_NOT_KNOWN = "whether the entity has a row is unknown"
 REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
-MAX_HOPS = 32  # each hop is checked against every agent block that may match it
+MAX_HOPS = 32  # maximum, because each hop is checked against every agent block that may match it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Facts:
         claims: Mapping[tuple[EntityRef, str], object] | None = None,
         who: tuple[ChainAgent, tuple[ChainAgent, ...] | Unknown] | None = None,
     ) -> Facts:
-        """Return the facts with more bindings, and with `claims` or `who` once these are known."""
+        """Return the facts with more bindings, and with `claims` or `who` if given."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
         made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
         return Facts(*made, self.history, self.past, self.loose, self.work, self.looping)
@@ -114,7 +114,7 @@ class Facts:
             return self
         loosely, strictly = self.loose
         if RESOURCE in loosely and RESOURCE not in strictly:
-            strictly = {**strictly, RESOURCE: Invalid("its path is bound in another case")}
+            strictly = {**strictly, RESOURCE: Invalid("the path is bound in another case")}
         kept = {path: value for path, value in self.bound.items() if path not in loosely}
         return replace(self, bound={**kept, **strictly}, loose=None)
 
@@ -152,7 +152,7 @@ class Facts:
         return self._saw((str(entity), node.name), raw, value, node.type)
 
     def has_row(self, entity: EntityRef, fact: str) -> Value:
-        """Return whether the entity store or a trusted row has the entity. Claims about it do not count."""
+        """Return whether the entity store or a trusted row has the entity. Claims about the entity are not a row."""
         found = self.entities.has_row(entity)
         value = Unknown.of(fact, ROW_NOT_KNOWN, entity) if found is None else found
         return self._saw((str(entity), "is", "known"), ABSENT, value)
@@ -197,7 +197,7 @@ class Facts:
             case ("params", *_):
                 return ABSENT
             case ("resource", *_) if not isinstance(self.request.endpoint, ActionEndpoint):
-                return ABSENT  # only an action names its resource itself
+                return ABSENT  # only a request for an action names its resource itself
             case ("body" | "args" | "context", _, _, *_):
                 outer = self.raw(path[:-1])  # may be bound
                 return outer if isinstance(outer, Unknown) else get_member(outer, path[-1])
@@ -205,15 +205,16 @@ class Facts:
                 return self.request.fact(*path)
 
     def _saw(self, key: Path, raw: object, value: Value, type_: typesystem.Type = Scalar.STRING) -> Value:
-        """Record what was read, as an approval is bound to it, and return the value."""
+        """Record a fact that was read, because approvals are bound to it, and return its value."""
         if self.seen is not None:
             self.seen[key] = ReadFact(raw, value, isinstance(type_, typesystem.SetType))
         return value
 
 
 def unknown_if_absent(found: Value) -> Value:
-    """Return the value, with unknown instead of absent: the replacement for the absent value is missing, so it may be
-    anything."""
+    """Return the value, with unknown instead of absent: the replacement for the absent value is missing, so any value
+    is possible.
+    """
     if not isinstance(found, Unknown) or not found.absent:
         return found
     return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
@@ -245,7 +246,7 @@ def credential_ages(request: Request, now: datetime) -> dict[Path, object]:
         expires = coerce(request.fact("credential", "expires_at"), Scalar.TIME, "credential.expires_at")
         lifetime = lift(lambda start, end: end - start, issued, expires)
     if isinstance(lifetime, timedelta) and lifetime < timedelta(0):
-        lifetime = Unknown.of("credential.lifetime", "it expires before it is issued")
+        lifetime = Unknown.of("credential.lifetime", "the credential expires before it is issued")
     found["credential", "lifetime"] = lifetime
     return found
 
@@ -316,7 +317,7 @@ def presenter_of(facts: Facts) -> ChainAgent:
 
 
 def credential_validity(facts: Facts) -> tuple[Value, Value]:
-    """Return whether the credential has begun and has not ended, by its own times if it has any."""
+    """Return whether the credential is valid now, according to its own times if it has any."""
 
     def told(name: str, why: str, holds: Callable[[datetime], bool]) -> Value:
         fact = f"credential.{name}"
@@ -356,7 +357,7 @@ ABSENT_PRESENTER_FACTS: dict[Path, object] = {
 
 
 def hop_facts(facts: Facts, hop: ChainAgent) -> Facts:
-    """Return the facts as a hop has them; proofs of the presenter do not count for a hop."""
+    """Return the facts as a hop has them; proofs of the presenter do not apply to a hop."""
     own: dict[Path, object] = {("agent", "id"): hop.id, ("agent", "groups"): hop.groups}
     own |= {("agent", "issuer"): hop.issuer, ("credential", "issuer"): hop.issuer}
     own |= {("credential", "scopes"): hop.scopes, ("credential", "age"): hop.age}

@@ -52,7 +52,9 @@ def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
 
 
 def _refusal_code(request: Request) -> str | None:
-    """Return the code of a refused credential, which proves nothing; None if it was not refused."""
+    """Return the code of a refused credential; None if the credential was not refused. A refused credential proves
+    nothing.
+    """
     raw = request.fact("credential", "refused")
     return None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
 
@@ -65,7 +67,7 @@ def _trace_block(
     carried: bool = False,
     applies: Value | None = None,
 ) -> w.BlockTrace:
-    """Trace a block. Its requirements guard its own grants; `credential` and `attested` bind the presenter alone.
+    """Trace a block. Its requirements guard its own grants; `credential` and `attested` apply only to the presenter.
 
     `applies`, if given, says whether the block matches the agent.
     """
@@ -82,7 +84,9 @@ def _trace_block(
 
 
 def _can_matter(block: w.Block, applies: Value, facts: Facts) -> bool:
-    """Return whether a block can matter: it may match the caller, and covers the endpoint if that is unknown."""
+    """Return whether a block can affect the decision: it may match the caller, and if that is unknown, it covers the
+    endpoint.
+    """
     return _covers_endpoint(block, facts) if isinstance(applies, Unknown) else applies is True
 
 
@@ -228,7 +232,7 @@ class HopBlock:
 
 
 def _trace_hop(agent: w.ChainAgent, then: w.ChainAgent, speakers: Iterable[HopBlock], facts: Facts) -> w.HopTrace:
-    """Trace a hop. Facts that are read for each hop cost steps, as in a loop."""
+    """Trace a hop. Reading facts for each hop takes steps, as in a loop."""
     facts = replace(hop_facts(facts, agent), looping=True)
     seen = [_trace_hop_block(one, agent, then, facts) if one.may_be_about(agent) else one.other for one in speakers]
     return w.HopTrace(agent, then, tuple(seen))

@@ -1,4 +1,4 @@
-"""History conditions: plain scans of the fetched events, each of which counts, does not count, or may count.
+"""History conditions: plain scans of the fetched events. Each event counts, does not count, or may count.
 
 All logic is Kleene's: an event that may count leaves the result unknown, and so does an unrecorded past.
 """
@@ -27,10 +27,10 @@ from policyengine.spec.work import event_weight
 from policyengine.typesystem import EntityRef
 
 Evaluator: TypeAlias = Callable[[k.Expr, Facts], Value]
-TOO_SHORT = "the recorded history does not reach back so far"
-NOT_REPORTED = "its outcome is not reported yet"
+TOO_SHORT = "the recorded history does not reach back that far"
+NOT_REPORTED = "the outcome is not reported yet"
 MAX_KEY_LENGTH = 200  # a longer key is replaced by its digest
-NOT_COMPARED = Unknown.of("past", "not of this request")
+NOT_COMPARED = Unknown.of("past", "for values that are not of this request")
 NOBODY = "neither an agent nor a user"
 
 
@@ -74,7 +74,7 @@ WindowEvents: TypeAlias = tuple[list[tuple[PastEvent, Value]], list[Unknown]]
 
 
 def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value: Evaluator) -> WindowEvents | Unknown:
-    """Return the events of the window, latest first, each with whether it counts, and the gaps among them."""
+    """Return the events of the window, latest first, each with whether it counts; and the gaps among them."""
     main = fetched_history(node, node.event, facts, value)
     since = None if node.since is None else fetched_history(node, node.since, facts, value)
     if isinstance(main, Unknown) or isinstance(since, Unknown):
@@ -99,9 +99,8 @@ def window_steps(node: k.HistoryCondition | k.Aggregate, events: list[PastEvent]
 def events_since(
     history: History, event: k.EventPattern, span: timedelta, facts: Facts, value: Evaluator
 ) -> tuple[int, list[PastEvent]]:
-    """Return the start of the window and its events. The window is half-open, by the clock of the store.
-
-    A caller that asks about an earlier time (`at`) sets its end, and sees no later events.
+    """Return the start of the window and its events. The window is half-open and uses the clock of the store. A
+    question about an earlier time (`at`) sets the end of the window, so later events are excluded.
     """
     asked = None if facts.request.options.at is None else epoch_microseconds(facts.now)
     start = (history.now if asked is None else asked) - to_microseconds(span)
@@ -110,7 +109,7 @@ def events_since(
 
 
 def candidate_events(history: History, event: k.EventPattern, facts: Facts, value: Evaluator) -> Sequence[PastEvent]:
-    """Return the candidate events: an equality with a known text excludes most others early."""
+    """Return the candidate events. An equality with a known text excludes most events early."""
     for part in conjuncts(event.where):
         match part:
             case k.Relation("==", k.PastFact(fact), other) | k.Relation("==", other, k.PastFact(fact)) if (
@@ -174,7 +173,7 @@ def note_reads(where: k.Expr, facts: Facts, value: Evaluator) -> None:
             value(node, facts)
 
 
-# ── Whose history ─────────────────────────────────────────────────────────────────────────────
+# ── Keys of histories ─────────────────────────────────────────────────────────────────────────────
 
 
 def history_key(event: k.EventPattern, facts: Facts, value: Evaluator) -> str | Unknown:
@@ -202,7 +201,7 @@ def join_key(parts: list[Value]) -> str | Unknown:
 def evaluate_past(node: k.PastFact, facts: Facts) -> Value:
     name = describe(node)
     if facts.past is None:
-        return Unknown.of(name, "there is no earlier request here")
+        return Unknown.of(name, "no earlier request is matched here")
     event, happening = facts.past
     match node.fact:
         case k.Fact(("past", "status")):

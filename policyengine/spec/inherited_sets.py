@@ -1,7 +1,7 @@
 """Inherited sets: the union over an entity and its ancestors, as far as it is known.
 
 A level is the entity or one of its ancestors. If a level lacks the attribute, or the ancestors are incomplete, the set
-is a lower bound, and an unknown element stands for the rest.
+is a lower bound, and an unknown element represents the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from policyengine.runtime.values import Cause, Unknown, Value, unique_elements
 from policyengine.spec.kleene import elements
 from policyengine.typesystem import EntityRef
 
-LACKS = "a level that it is inherited from lacks it"
+LACKS = "a level from which it is inherited lacks the set"
 
 
 class InheritanceLevel(NamedTuple):

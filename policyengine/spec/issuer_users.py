@@ -10,7 +10,7 @@ from policyengine.runtime.values import Invalid, Value
 
 
 def speaks_for(issuer: k.Issuer, user: str) -> bool:
-    """Return whether the id matches one of the issuer's patterns, or the issuer has none."""
+    """Return whether the id matches one of the issuer's patterns, or the issuer has no patterns."""
     return not issuer.users_like or any(Glob(pattern).matches(user) for pattern in issuer.users_like)
 
 

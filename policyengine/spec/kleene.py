@@ -10,12 +10,12 @@ from policyengine.runtime.values import Unknown, Value
 
 
 def is_absent(one: object) -> bool:
-    """Return whether the value is absent rather than unusable: `else` and `is absent` apply to it."""
+    """Return whether the value is absent rather than unusable. `else` and `is absent` apply only to absent values."""
     return isinstance(one, Unknown) and one.absent
 
 
 def lift(function: Callable[..., Value], *values: Value) -> Value:
-    """Apply a function to known values; the result is unknown if one of them is."""
+    """Apply a function to known values; the result is unknown if a value is unknown."""
     for value in values:
         if isinstance(value, Unknown):
             return merge_unknowns(values)
@@ -23,13 +23,13 @@ def lift(function: Callable[..., Value], *values: Value) -> Value:
 
 
 def conjunction(values: Iterable[Value]) -> Value:
-    """Return Kleene's and: false if one value is, else unknown if one is, else true."""
+    """Return Kleene's and: false if a value is false, else unknown if a value is unknown, else true."""
     values = tuple(values)
     return False if False in values else lift(lambda *_: True, *values)
 
 
 def disjunction(values: Iterable[Value]) -> Value:
-    """Return Kleene's or: true if one value is, else unknown if one is, else false."""
+    """Return Kleene's or: true if a value is true, else unknown if a value is unknown, else false."""
     values = tuple(values)
     return True if True in values else lift(lambda *_: False, *values)
 

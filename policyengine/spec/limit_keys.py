@@ -1,4 +1,4 @@
-"""Keys of counters and histories: all spellings that a caller may choose map to one key."""
+"""Keys of counters and histories: all spellings of a value that a caller may choose map to one key."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HOST_BITS = 64  # bits of an IPv6 address that the subscriber chooses freely (RF
 
 
 def count_key(key: k.Expr, known: Value) -> Value:
-    """Return the value to count by: a path without letter case, an IPv6 address as its network."""
+    """Return the value by which requests are counted: a path in folded case, and the network of an IPv6 address."""
     if isinstance(known, str) and is_path_text(key):
         return fold_case(known)
     return host_network(known) if is_address(key) else known
 
 
 def is_address(key: k.Expr) -> bool:
-    """Return whether the key is an address that counts by its network; `address(…)` does not."""
+    """Return whether the key is an address that is counted by its network, which `address(…)` is not."""
     match key:
         case k.DefinitionRef(_, inner):
             return is_address(inner)

@@ -1,7 +1,5 @@
-"""The charges of a request to rates and budgets: the last gate of the executable specification.
-
-This gate makes charges and does not decide: the state is in a store, which answers all charges of a request in one
-step.
+"""The charges of a request to rates and budgets: the last gate of the executable specification. This gate creates
+charges but does not decide, because the state is in a store, which answers all charges of a request in one step.
 """
 
 from __future__ import annotations
@@ -147,7 +145,7 @@ def _rate_charge(rule: str, key: tuple[str, ...], rate: k.Rate, seen: w.LimitTra
 
 
 def raise_flow(base: BucketParameters, one: k.Raise, most: BucketParameters) -> BucketParameters:
-    """Return the raised flow and burst: at most what the raise allows, and at least those of the rate."""
+    """Return the raised flow and burst: at most the limit of the raise, and at least the flow and burst of the rate."""
     times, by = one.factor
     drain, burst = min(base.drain * times // by, most.drain), min(base.most * times // by, most.most)
     return BucketParameters(max(base.most, burst), max(base.drain, drain))
@@ -157,7 +155,7 @@ def _budget_charge(
     rule: str, key: tuple[str, ...], budget: k.Budget, quota: k.BudgetLimit, bound: Value, amount: Value
 ) -> BudgetCharge:
     assert isinstance(bound, int | Decimal)
-    # A fact may exceed what stores count exactly; policies cannot, so the bound is capped.
+    # A fact may exceed the numbers that stores count exactly, so the bound is capped. Constants in policies cannot.
     within, most = to_microseconds(quota.within), min(int(Fraction(bound) * MICRO), MAX_UNITS)
     if quota.function == "distinct":
         return BudgetCharge(rule, key, most, within, value=key_text(amount), failing=budget.failing)

@@ -12,7 +12,8 @@ from policyengine.runtime.letter_case import equal_ignoring_case, fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid
 
-# A capture is the raw text; Invalid if a character folds to several, of which the pattern matches only some.
+# A capture is the raw text; Invalid if a character folds to several characters and the pattern matches only some of
+# them.
 Captures: TypeAlias = Mapping[str, str | Invalid]
 NOTHING: Captures = MappingProxyType({})
 SPLIT_CHARACTER = Invalid("a character of the path matches the pattern only in part")
@@ -53,7 +54,7 @@ def _match_http(pattern: k.HttpPattern, endpoint: HttpEndpoint, folding: k.Foldi
 
 
 def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | Invalid | None:
-    """Return the text of the wildcard; empty for an equal literal segment; None if it does not match."""
+    """Return the text of the wildcard; empty for an equal literal segment; None if the segment does not match."""
     if not segment.wild:
         return "" if equals_folded(text, segment.prefix, folding) else None
     start, end = len(segment.prefix), len(text) - len(segment.suffix)
@@ -67,7 +68,7 @@ def match_segment(segment: k.Segment, text: str, folding: k.Folding) -> str | In
 
 
 def least_folding(segment: k.Segment, text: str) -> int | None:
-    """Return the index of the weakest folding by which a segment matches; None if none does."""
+    """Return the index of the weakest folding with which a segment matches; None if it matches with no folding."""
     matching = (number for number, one in enumerate(k.FOLDINGS) if match_segment(segment, text, one) is not None)
     return next(matching, None)
 
@@ -83,7 +84,7 @@ def equals_folded(text: str, literal: str, folding: k.Folding) -> bool:
 
 
 def _match_folded(segment: k.Segment, text: str) -> str | Invalid | None:
-    """Match with characters that fold to several, like `ß`, where the prefix and its match differ in length."""
+    """Match characters that fold to several characters, like `ß`, where the prefix and its match differ in length."""
     prefix, suffix, folded = fold_case(segment.prefix), fold_case(segment.suffix), fold_case(text)
     if len(folded) <= len(prefix) + len(suffix) or not (folded.startswith(prefix) and folded.endswith(suffix)):
         return None

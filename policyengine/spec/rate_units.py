@@ -1,4 +1,4 @@
-"""The whole-number units of rates, chosen so that no store rounds."""
+"""The units of rates: whole numbers, chosen so that no store rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def unit_of_rate(rate: k.Rate) -> RateUnit:
     others = [one.at_most for one in rate.raises] + [one.pace for one in rate.clamps]
     paces = [(one.count, to_microseconds(one.within)) for one in others]
     assert rate.pace is not None
-    if isinstance(rate.pace, k.PaceByFact) or rate.raises:  # a raised pace has other counts in the same window
+    if isinstance(rate.pace, k.PaceByFact) or rate.raises:  # a raised pace has another count in the same window
         return rate_unit(tuple(paces), (to_microseconds(rate.pace.within),))
     return rate_unit((*paces, (rate.pace.count, to_microseconds(rate.pace.within))))
 

@@ -1,8 +1,8 @@
 """The executable specification: `(kernel, request, snapshot, now) → (decision, effects)`, simple enough to check by
 reading.
 
-`gates.py` traces each gate and `conclude.py` draws the conclusion. `evaluate.py` defines expressions, `facts.py` the
-sources of facts, and `trace.py` when a rule acts.
+`gates.py` traces each gate, and `conclude.py` derives the decision. `evaluate.py` defines expressions, `facts.py`
+defines the sources of facts, and `trace.py` defines when a rule acts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Records for the history conditions of a policy: which requests to remember, and which facts of them."""
+"""Records for the history conditions of a policy: which requests to record, and which of their facts."""
 
 from __future__ import annotations
 
@@ -47,14 +47,16 @@ def event_patterns(node: k.HistoryCondition | k.Aggregate) -> tuple[k.EventPatte
 
 
 def history_windows(nodes: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> frozenset[WindowKey]:
-    """Return the windows that these conditions read; a condition with an unknown key reads none."""
+    """Return the windows that these conditions read. A condition with an unknown key reads no window."""
     events = {event.watch: event for node in nodes for event in event_patterns(node)}
     keys = ((watch, history_key(event, facts, evaluate)) for watch, event in events.items())
     return frozenset((watch, key) for watch, key in keys if not isinstance(key, Unknown))
 
 
 def make_records(facts: Facts, *, denied: bool) -> tuple[HistoryRecord, ...]:
-    """Return the records of a request that was allowed, or `denied`. A request without agent and user has none."""
+    """Return the records of a request that was allowed, or `denied`. A request without agent and user has no
+    records.
+    """
     endpoint = facts.request.endpoint
     if isinstance(endpoint, MalformedEndpoint):
         return ()

@@ -1,6 +1,6 @@
 """The bounds of a task as conditions: `task.tools` bounds tool calls, `task.entities` endpoints that bind `resource`.
 
-A bound acts if it is true or unknown that a request lies outside. An absent set bounds nothing.
+A bound acts if the request lies outside of it, or if that is unknown. An absent set bounds nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOOLS, ENTITIES, RESOURCE = ("task", "tools"), ("task", "entities"), ("resource"
 
 @dataclass(frozen=True, slots=True)
 class TaskConstraint:
-    """One bound of a task: its fact, the message for a request outside of it, and the task that is needed."""
+    """One bound of a task: its fact, the message for a request outside the bound, and the task that is needed."""
 
     given: k.Fact
     message: str
@@ -72,7 +72,7 @@ def tool_constraint(qualified: k.Expr, name: k.Expr) -> TaskConstraint:
 
 
 def entity_constraint(types: frozenset[str]) -> TaskConstraint:
-    """Return the bound of a resource by type and id. Membership does not count, as it may change during the task."""
+    """Return the bound of a resource by type and id. Membership is ignored, because it may change during the task."""
     entities = k.Fact(ENTITIES, SetType(RefType(types)), True, span=NOWHERE)
     resource = k.Fact(RESOURCE, RefType(types), span=NOWHERE)
     inside = k.Relation("has", entities, resource, span=NOWHERE)

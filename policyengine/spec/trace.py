@@ -83,7 +83,9 @@ class BlockTrace:
 
 
 def unknown_inputs(blocks: Iterable[BlockTrace], *, handing_on: bool = False) -> Iterator[Value]:
-    """Yield the inputs of blocks that might have opened or delegated the endpoint; an unknown one may be the cause."""
+    """Yield the inputs of blocks that might have opened or delegated the endpoint. An unknown input may be the cause of
+    a deny.
+    """
     for block in blocks:
         grants = [grant for grant in block.grants if grant.covers]
         delegates = [one for one in block.delegates if one.covers]
@@ -123,7 +125,7 @@ class DelegationLimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class TaskTrace:
-    """One bound of the task; it acts if it is true or unknown that the request lies outside."""
+    """One bound of the task. It acts if the request lies outside, or if that is unknown."""
 
     bound: TaskConstraint
     outside: Value
@@ -137,7 +139,7 @@ class TaskTrace:
 class ApprovalDigest:
     """The binding of an approval. `digest` is equal for two requests exactly when one approval covers both.
 
-    `unseen` holds bound facts that are not known: then the request cannot be approved.
+    `unseen` holds bound facts that are unknown; a request with such facts cannot be approved.
     """
 
     digest: str
@@ -146,7 +148,7 @@ class ApprovalDigest:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalTrace:
-    """The binding of an approval (computed on demand), the approvals that count, and whether they suffice.
+    """The binding of an approval (computed on demand), the valid approvals, and whether they suffice.
 
     A request with `unseen` facts cannot be approved.
     """
@@ -195,8 +197,9 @@ class GuardTrace:
 
 @dataclass(frozen=True, slots=True)
 class LimitTrace:
-    """A rate or budget: whether it covers the endpoint, its condition (it acts if that is true or unknown), its key,
-    and its inputs: one for each cost, count, raise and clamp of a rate, or each quota of a budget."""
+    """A rate or budget: whether it covers the endpoint, its condition, its key, and its inputs: one for each cost,
+    count, raise and clamp of a rate, or for each quota of a budget. It acts if its condition is true or unknown.
+    """
 
     limit: k.Limit
     covers: bool
@@ -214,12 +217,11 @@ class LimitTrace:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTrace:
-    """Everything that was considered.
-
-    `malformed` says why the path is malformed; nothing else is then traced. `refused` is the code of a refused
-    credential; then there is no principal, and only grants of `anyone` open. `presenter` holds the blocks that may open
-    the endpoint: agent blocks, or user blocks if there is no agent. `user` is None if no agent acts for a user.
-    `advisory` are the packages with `tasks advisory`, which leave the bounds of tasks to guards.
+    """Everything that was considered. `malformed` says why the path is malformed; in that case nothing else is traced.
+    `refused` is the code of a refused credential; in that case there is no principal, and only grants of `anyone` open.
+    `presenter` holds the blocks that may open the endpoint: agent blocks, or user blocks if there is no agent. `user`
+    is None if no agent acts for a user. `advisory` are the packages with `tasks advisory`, which leave the bounds of
+    tasks to guards.
     """
 
     malformed: str | None
@@ -260,7 +262,7 @@ class DecisionTrace:
 
     @property
     def opening(self) -> list[BlockTrace]:
-        """The blocks that open the endpoint to the presenter; those that stand if none opens."""
+        """The blocks that open the endpoint to the presenter; if none opens it, the blocks that stand."""
         return [one for one in self.presenter if one.opens] or [one for one in self.presenter if one.stands]
 
     @property

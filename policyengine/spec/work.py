@@ -1,7 +1,6 @@
-"""The work of one decision in steps: counted by the sizes of collections, never by the clock, and limited.
-
-The policy bounds the work outside of loops. A loop takes as many steps as its condition has parts, for each element;
-other operations whose time depends on the size of a collection or text take steps by that size.
+"""The work of one decision in steps, which are limited. Steps are counted from the sizes of collections, never with a
+clock. The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has
+parts. Other operations whose time depends on the size of a collection or text take steps in proportion to that size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from policyengine.runtime.values import Unknown, Value
 
 MAX_STEPS = 200_000
 MAX_UNNOTICED_STEPS = 10_000  # too few for a noticeable delay
-STEPS_PER_BLOCK_PART = 4  # a part of a block takes longer than a part of a condition
+STEPS_PER_BLOCK_PART = 4  # steps of a part of a block, which takes longer than a part of a condition
 
 STEPS_EXCEEDED = Unknown.of("the decision", f"it takes more than {MAX_STEPS:,} steps")
 NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
@@ -37,7 +36,7 @@ class RuleSteps:
 class StepCounter:
     """The steps of one decision. `rule` is the current rule.
 
-    Above `most`, every loop is unknown, so the rest takes no time, and the result is discarded.
+    Above `most` steps, every loop is unknown, so that the rest takes no time; the result is then discarded.
     """
 
     most: int = field(default_factory=lambda: MAX_STEPS)
@@ -87,20 +86,20 @@ class StepCounter:
 
     @contextmanager
     def only_if(self, concerned: bool) -> Iterator[None]:
-        """Disable loops inside the block unless `concerned`: rules about other callers cost nothing."""
+        """Disable loops inside the block unless `concerned`, so that rules about other callers take no steps."""
         self.concerned = concerned
         yield
         self.concerned = True
 
     @property
     def dearest(self) -> tuple[Node | None, RuleSteps]:
-        """The rule with the most steps; the first of several."""
+        """The rule with the most steps; the first one if several have the same number."""
         return max(self.tallies.values(), key=lambda one: one[1].steps)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpressionIdentity:
-    """An expression by identity: hashing its content takes longer than evaluating it."""
+    """An expression compared by identity, because hashing its content takes longer than evaluating it."""
 
     node: k.Expr
 
@@ -161,7 +160,7 @@ def is_fixed(node: k.Expr) -> bool:
 
 
 def reading_steps(*values: object) -> int:
-    """Return the steps to read texts and collections, with the texts in them."""
+    """Return the steps to read texts and collections, including the texts in them."""
     return sum(
         len(one) // CHARACTERS_PER_STEP if isinstance(one, str) else len(one) + reading_steps(*one)
         for one in values

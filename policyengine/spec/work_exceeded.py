@@ -1,4 +1,4 @@
-"""The deny for decisions that exceed the step limit: it names the rule and the size of its input."""
+"""The deny for decisions that exceed the step limit. It names the rule and the size of its input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policyengine.spec.kleene import describe
 from policyengine.spec.work import MAX_STEPS, RuleSteps
 
 TOO_MUCH = f"the decision takes more than {MAX_STEPS:,} steps"
-TOO_MUCH_SEE_LOG = f"{TOO_MUCH}; the operator's log says in which rule"
+TOO_MUCH_SEE_LOG = f"{TOO_MUCH}; the operator's log names the rule"
 REQUEST_ROOTS = frozenset({"args", "body", "context", "params", "request"})
 MAX_COLLECTIONS_LISTED = 5  # bounds that are exported
 

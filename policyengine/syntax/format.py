@@ -1,7 +1,6 @@
-"""Formatter: text to the same text in canonical form. The parsed module decides which spaces to write.
-
-The author's line breaks and comments stay, everything else is normalized: text inside a bracket that is still open at
-the end of its line is indented by two, items on the same line are separated by three spaces, tokens by one.
+"""Formatter: write a policy text in canonical form. The parsed module determines the spaces. Line breaks and comments
+of the author stay; everything else is normalized: text inside a bracket that is still open at the end of its line is
+indented by two spaces, items on the same line are separated by three spaces, and tokens by one.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ ITEMS = (
     | ast.BudgetLimit | ast.InvariantClaim | ast.TestItem | ast.EntityRow | ast.CaseTableRow | ast.RecordEntry
     | ast.MapEntity | ast.MapAction | ast.MapFact
 )  # fmt: skip
-FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # begin an item that has no node
+FIRST_WORDS = frozenset(["LANGUAGE", "PACKAGE", "OTHERWISE"])  # words that begin an item without a node
 OPENING = frozenset(["LBRACE", "LPAR", "LSQB"])
 CLOSING = frozenset(["RBRACE", "RPAR", "RSQB"])
 OPERANDS = frozenset("NAME NUMBER STRING DURATION DATE CLOCK IP HASH TRUE FALSE RPAR RSQB".split())
 TIGHT_BEFORE = frozenset(["COMMA", "COLON", "RPAR", "RSQB", "OPTIONAL"])
 TIGHT_AFTER = frozenset(["LPAR", "LSQB"])
-MAX_ALIGNED_COLUMNS = 72  # longer tests keep their own `=>`: aligning them would push all others too far right
+MAX_ALIGNED_COLUMNS = 72  # `=>` of longer tests is not aligned: it would move all others too far to the right
 
 
 @dataclass(frozen=True, slots=True)
 class FormattedLine:
-    """A formatted line. `arrow` is the offset of a test's `=>` in `code`, `cells` are those of a table row."""
+    """A formatted line. `arrow` is the offset of a test's `=>` in `code`; `cells` are the cells of a table row."""
 
     indent: str
     code: str
@@ -89,7 +88,9 @@ def _lexemes(source: Source, module: ast.Module) -> list[Lexeme]:
 
 @dataclass(frozen=True, slots=True)
 class LayoutOffsets:
-    """Offsets that the layout depends on and tokens do not show: those of items, test shots and type parameters."""
+    """Offsets on which the layout depends but which tokens do not show: the offsets of items, test shots and type
+    parameters.
+    """
 
     items: frozenset[int]
     shots: frozenset[int]

@@ -1,5 +1,6 @@
-"""A pause of garbage collection while a policy is read: parsing makes many long-lived objects, which the collector
-would traverse repeatedly."""
+"""Pause garbage collection while a policy is read: parsing creates many long-lived objects, which the collector would
+traverse repeatedly.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from policyengine.syntax.tokens import Token
 MAX_ERRORS = 25
 MAX_DEPTH = 100
 MAX_DECLARATIONS = 200_000
-# Each of these signs nests at most three levels, so fewer of them never exceed a depth of a hundred.
+# Each of these characters nests at most three levels, so a text with fewer of them never exceeds a depth of a hundred.
 MAX_SAFE_NESTING_SIGNS = 30
 NESTING_SIGN = re.compile(r"[-+*(\[{<]|\b(?:not|else|any|all|where)\b")
 Declared = tuple[ast.Declaration | ast.Export, ...]

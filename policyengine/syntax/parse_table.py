@@ -1,7 +1,8 @@
 """The parse table of the grammar, saved next to it: generating the table takes half a second and needs lark.
 
 `python -m policyengine.syntax.parse_table` writes it, and a test checks it against the grammar. The file is plain data
-that runs no code. It is used only for the grammar that it was made from; for any other the table is generated.
+that runs no code. The saved table is used only with the grammar from which it was generated; for any other grammar a
+new table is generated.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ END = "$END"  # the terminal after the last token
 
 
 class Lexer:
-    """The tokens that are valid in a parser state. The group that matches is the terminal, unless `words` names
-    another."""
+    """The tokens that are valid in a parser state. The name of the matching group is the terminal, unless `words` gives
+    another.
+    """
 
     __slots__ = ("match", "words")
     match: Callable[[str, int], re.Match[str] | None]
@@ -37,7 +39,7 @@ class Lexer:
         self.words = words
 
         def compiled(text: str, position: int) -> re.Match[str] | None:
-            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # on first use: a small policy needs few
+            self.match = re.compile(f"{SPACE}(?:{pattern})").match  # on first use, as a small policy needs few
             return self.match(text, position)
 
         self.match = compiled
@@ -86,7 +88,7 @@ def decode_table(data: Mapping[str, Any]) -> ParseTable:
 
 
 def load_saved_table(grammar: str) -> Mapping[str, Any] | None:
-    """Return the saved table if there is one and it was made from this grammar."""
+    """Return the saved table if it exists and was generated from this grammar."""
     if not TABLE.is_file():
         return None
     data: Mapping[str, Any] = msgpack.unpackb(zlib.decompress(TABLE.read_bytes()))

@@ -1,4 +1,4 @@
-"""Grammar to parse table, by lark; `python -m policyengine.syntax.parse_table` saves the result.
+"""Generate the parse table from the grammar with lark; `python -m policyengine.syntax.parse_table` saves the result.
 
 This is the only module that imports lark. Reading policies needs only the table.
 """
@@ -48,7 +48,9 @@ def generate_table(grammar: str) -> dict[str, Any]:
 
 
 def reachable_states(table: Mapping[int, Mapping[str, Any]], start: int) -> list[int]:
-    """Return every state in the order of a walk from the first one: lark's own numbering varies between runs."""
+    """Return every state in the order of a walk from the first state, because lark's own numbering varies between
+    runs.
+    """
     found = {start: None}
     order = [start]
     for state in order:  # grows during iteration

@@ -13,7 +13,7 @@ _BEGIN_AN_OPERAND = frozenset("count distinct false sum true".split())
 _BEGIN_A_CONDITION = _BEGIN_AN_OPERAND | frozenset("after all any no not".split())
 _FOLLOW_AN_ENTITY = frozenset("after at cases forall given in otherwise repeat responded skip use".split())
 
-# By kind of declaration: the names that could not be used, or would mean something else where they are used.
+# For each kind of declaration, the names that could not be used, or would have another meaning where they are used.
 RESERVED_WORDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "let": _BEGIN_A_CONDITION,

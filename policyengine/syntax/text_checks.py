@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from policyengine.diagnostics.model import Diagnostic, RelatedLocation
 from policyengine.source import Source, Span
 
-MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million
+MAX_CHARACTERS = 32 * 1024 * 1024  # a hundred thousand rules take eighteen million characters
 MAX_BRACKETS = 64
 
 # Control characters, line ends of other systems, lone surrogates, a byte order mark. The checker finds other deceptive
-# characters, because it can tell names from prose.
+# characters, because it can distinguish names from prose.
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\\A\ufeff")
 STRINGS_COMMENTS_BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 ESCAPE = re.compile(
@@ -39,7 +39,7 @@ def _not_a_text(name: str, message: str, hint: str) -> Diagnostic:
 
 
 def check_characters(source: Source) -> list[Diagnostic]:
-    """Return the errors that make a text unfit for parsing."""
+    """Return the errors that prevent parsing."""
     if len(source.text) > MAX_CHARACTERS:
         message = f"this file has {len(source.text):,} characters; the limit is {MAX_CHARACTERS:,}"
         return [Diagnostic("E121", message, Span(source, 0, 0), "split it into several packages")]
@@ -55,7 +55,9 @@ def _hidden_characters(source: Source) -> list[Diagnostic]:
 def _hidden_character(source: Source, place: int) -> Diagnostic:
     char, span = source.text[place], Span(source, place, place + 1)
     if char == "\ufeff" and place == 0:
-        return Diagnostic("E100", "this file begins with a byte order mark", span, "save it as UTF-8 without one")
+        return Diagnostic(
+            "E100", "this file begins with a byte order mark", span, "save it as UTF-8 without a byte order mark"
+        )
     if char == "\r":
         return Diagnostic("E128", "a carriage return alone does not end a line", span, "end lines with a line feed")
     message = f"hidden character U+{ord(char):04X}"
@@ -76,7 +78,7 @@ def _too_many_brackets(source: Source) -> list[Diagnostic]:
                         "E122",
                         message,
                         Span(source, *match.span()),
-                        "close some, or name parts with `define`",
+                        "close some brackets, or name parts with `define`",
                         (outermost,),
                     )
                 ]

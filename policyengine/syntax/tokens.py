@@ -1,11 +1,11 @@
-"""Tokens: the words and signs of a text, from the lexer to the builders."""
+"""Tokens: the words and signs of a text, passed from the lexer to the builders."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 
-# A struct, because a large policy has hundreds of thousands: it costs a tenth of a dataclass.
+# A struct, because a large policy has hundreds of thousands of tokens, and a struct costs a tenth of a dataclass.
 class Token(Struct, frozen=True, gc=False):
     """One word or sign. `type` is its terminal in the grammar; offsets count characters, `end` is exclusive."""
 

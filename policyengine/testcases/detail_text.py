@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from policyengine.runtime.decision import Obligation, Outcome, RateState, Remedy
 from policyengine.syntax import nodes as ast
 
-# The kinds of remedies, each with the outcomes that carry it.
+# The kinds of remedies, each with the outcomes that may have it.
 REMEDY_OUTCOMES: Mapping[str, frozenset[Outcome]] = {
     "approval": frozenset({Outcome.CONFIRM}),
     "scope": frozenset({Outcome.DENY}),
@@ -35,7 +35,7 @@ def remedy_text(remedy: Remedy) -> str:
 
 
 def rate_text(rate: RateState) -> str:
-    """Return what is left of a rate: `per agent: 37 of 100`."""
+    """Return the remaining capacity of a rate: `per agent: 37 of 100`."""
     return f"{rate.rule}: {rate.remaining} of {rate.limit}"
 
 

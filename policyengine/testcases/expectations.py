@@ -17,7 +17,7 @@ from policyengine.testcases.scenario import ExpectedOutcome
 def read_expectation(
     written: ast.ExpectationClause, reading: ValueContext, *, repeated: bool = False
 ) -> ExpectedOutcome | None:
-    """Parse an expectation; report one that never holds and return None.
+    """Parse an expectation. Report an expectation that can never hold, and return None.
 
     `first … at` needs a request that is `repeated`.
     """

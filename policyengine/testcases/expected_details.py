@@ -24,7 +24,7 @@ from policyengine.testcases.scenario import DetailMatchMode, ExpectedDetail, Exp
 from policyengine.vocabulary import FACT_ROOT_NAMES, FUNCTIONS
 
 FACT_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
-PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # the result of an earlier request
+PAST_FACT = re.compile(r"past\.(?:status|output\..+)")  # the policy text of a result of an earlier request
 
 # Parses one value of a member; returns None after a report.
 DetailParser: TypeAlias = Callable[["DetailMember", ast.Value, ValueContext], str | Gate | None]
@@ -43,7 +43,7 @@ class DetailMember:
     doc: str
     example: str
     several: bool = False
-    of_reasons: bool = False  # an allow does not have it
+    of_reasons: bool = False  # an allow does not have this member
 
 
 # ── Values ────────────────────────────────────────────────────────────────────────────────────
@@ -81,9 +81,9 @@ def read_obligation(member: DetailMember, value: ast.Value, reading: ValueContex
     known = reading.catalogue.obligations
     if found is not None and first_word(found) != "warn" and not any(map(Glob(found).matches, known)):
         meant = suggest(found, known)
-        all_known = f"guards ask for {join_words(sorted(known)[:6])}" if known else "no guard asks for any"
+        all_known = f"guards require {join_words(sorted(known)[:6])}" if known else "no guard has an obligation"
         hint = f"did you mean `{meant}`?" if meant else all_known
-        reading.report("E611", f"no guard asks for `{found}`", value.span, hint)
+        reading.report("E611", f"no guard has the obligation `{found}`", value.span, hint)
         return None
     return found
 
@@ -99,7 +99,7 @@ def read_rate(member: DetailMember, value: ast.Value, reading: ValueContext) -> 
         meant = suggest(name, known)
         all_known = f"there are {join_words(sorted(known)[:6])}" if known else "there are none"
         hint = f"did you mean `{meant}`?" if meant else all_known
-        reading.report("E611", f"no rate or budget is called `{name}`", value.span, hint)
+        reading.report("E611", f"no rate or budget is named `{name}`", value.span, hint)
         return None
     if not says and "*" not in found:
         report_invalid_value(member, value, "what is left of a rate", reading)
@@ -113,7 +113,7 @@ def check_kind(
     """Return the text if its first word is a known kind or contains a `*`; otherwise report it and return None."""
     if found is None or "*" in first_word(found) or first_word(found) in kinds:
         return found
-    hint = did_you_mean(first_word(found), kinds) or f"it begins with {join_words(kinds, 'or')}"
+    hint = did_you_mean(first_word(found), kinds) or f"the {what} must begin with {join_words(kinds, 'or')}"
     reading.report("E611", f"`{first_word(found)}` is not a kind of {what}", value.span, hint)
     return None
 
@@ -139,7 +139,7 @@ def read_fact_name(member: DetailMember, value: ast.Value, reading: ValueContext
         return name  # the text of an expression, or a name in brackets
     hint = (
         did_you_mean(name, [*functions, *(".".join(leaf) for leaf in reading.catalogue.leaves)])
-        or f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
+        or f"facts must begin with {join_words(sorted(FACT_ROOT_NAMES))}"
     )
     reading.report("E602", f"unknown fact `{name}`", value.span, hint)
     return None
@@ -193,7 +193,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "reasons",
             read_reason,
             DetailMatchMode.EXACTLY,
-            "all reasons for the outcome: exactly these rules and gates",
+            "all reasons for the outcome: exactly these rules and gates, in any order",
             '["tenants are islands", user]',
             several=True,
             of_reasons=True,
@@ -249,7 +249,7 @@ DETAIL_MEMBERS: Mapping[str, DetailMember] = {
             "unknown",
             read_fact_name,
             DetailMatchMode.AMONG,
-            "an unknown fact that mattered, possibly among others; a list names exactly these",
+            "an unknown fact that affected the outcome, possibly among others; a list must contain all of them",
             "[body.amount]",
         ),
         DetailMember(
@@ -286,7 +286,7 @@ def read_details(
     """Parse the expected details; report mistakes."""
     check_members_unique(written, reading.report)
     if not written.pairs:
-        hint = f"name what the decision must have: {join_words(list(DETAIL_MEMBERS)[:4], 'or')}"
+        hint = f"name a detail that the decision must have: {join_words(list(DETAIL_MEMBERS)[:4], 'or')}"
         reading.report("E618", "`with` claims nothing", written.span, hint)
     found = [read_detail(pair, claimed, reading) for pair in written.pairs]
     return tuple(one for one in found if one is not None)
@@ -296,7 +296,7 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
     name = ".".join(key_path(pair))
     member = DETAIL_MEMBERS.get(name)
     if member is None:
-        hint = did_you_mean(name, DETAIL_MEMBERS) or f"known are {join_words(DETAIL_MEMBERS)}"
+        hint = did_you_mean(name, DETAIL_MEMBERS) or f"the known members are {join_words(DETAIL_MEMBERS)}"
         reading.report("E611", f"a decision has no `{name}` to expect", pair.key.span, hint)
         return None
     found = read_values(member, pair.value, reading)
@@ -322,13 +322,13 @@ def read_values(member: DetailMember, value: ast.Value, reading: ValueContext) -
 def report_invalid_value(member: DetailMember, value: ast.Value, what: str, reading: ValueContext) -> None:
     hint = f"write `{member.name}: {member.example}`"
     if isinstance(value, ast.WordValue) and value.text != ABSENT:
-        hint = f'a text is written in quotes: `"{value.text}"`'
+        hint = f'write a string in quotes: `"{value.text}"`'
     reading.report(
         "E618", f"{quote_source(value.span)} is not a valid `{member.name}`: expected {what}", value.span, hint
     )
 
 
-# ── What can never hold ───────────────────────────────────────────────────────────────────────
+# ── Impossible details ───────────────────────────────────────────────────────────────────────
 
 
 def check_possible(
@@ -356,7 +356,7 @@ def without_reasons_problem(
         return None
     if Outcome.ALLOW not in claimed.possible:
         none = member.name == "reasons" and not values
-        return ("a request that is not allowed has a reason", "name it, or remove `reasons`") if none else None
+        return ("a request that is not allowed always has a reason", "name it, or remove `reasons`") if none else None
     if claimed.negated:
         hint = f"write the outcome, or remove `{member.name}`"
         return f"`not {claimed.outcome}` names no other outcome", hint
@@ -368,7 +368,7 @@ def other_outcome_problem(member: DetailMember, value: str, possible: frozenset[
     kind = first_word(value)
     if member.read is read_remedy and not REMEDY_OUTCOMES.get(kind, possible) & possible:
         right = " or a ".join(sorted(REMEDY_OUTCOMES[kind]))
-        return f"`{kind}` is the remedy of a {right} only", "`policyengine decide` shows the remedies of a decision"
+        return f"only a {right} has the remedy `{kind}`", "`policyengine decide` shows the remedies of a decision"
     if member.read is read_obligation and Outcome.ALLOW not in possible and kind in OBLIGATION_KINDS:
         only = f"only an allow carries `{kind}`"
         return (

@@ -26,7 +26,7 @@ GIVEN_ONLY_FACTS = {
 }
 # Objects whose members may have any name.
 MAP_FACTS = frozenset(member.path for member in REQUEST_MEMBERS if member.type is None)
-REQUEST_HINT = "the request line gives it: `GET /path`, `TOOL server/name`"
+REQUEST_HINT = "the request line sets it: `GET /path`, `TOOL server/name`"
 HOPS_HINT = 'give the delegating agents: `given chain [agent "planner"]`'
 APPROVAL_HINT = 'give the approval itself: `given approval { rule: "…", by: "…" }`'
 LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
@@ -35,7 +35,7 @@ LATER_ROOTS = frozenset({fact.path[0] for fact in FACTS if fact.later}) - {
 ORIGIN_HINTS = {
     FactOrigin.ENDPOINT: REQUEST_HINT, FactOrigin.CHAIN: HOPS_HINT, FactOrigin.ENGINE: APPROVAL_HINT,
 }  # fmt: skip
-# Facts that follow from others, each with a hint.
+# Facts that are derived from others, each with a hint.
 DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
     ("params",): "write it in the path of the request",
     ("tool",): REQUEST_HINT,
@@ -49,7 +49,9 @@ DERIVED_FACT_HINTS: Mapping[FactPath, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CatalogueFact:
-    """A fact of the request. `type` None allows any type; `names` is the kind of declaration that a bare word names."""
+    """A fact of the request. If `type` is None, any type is allowed; `names` is the kind of declaration that a bare
+    word names.
+    """
 
     type: Type | None = None
     names: NameKind | None = None
@@ -128,7 +130,7 @@ class FactCatalogue:
         return self.words[package]
 
     def attested(self, given: Mapping[str, object]) -> dict[str, object]:
-        """Return the given attestation with defaults from its attester's declaration."""
+        """Return the given attestation, with defaults from the declaration of its attester."""
         attester = self.attesters.get(str(given.get("by")))
         items = attester.items if attester else ()
         models = [item for item in items if isinstance(item, ast.AttestedModel)]
@@ -179,10 +181,10 @@ class FactCatalogue:
             type_ = declared.type
         return CatalogueFact(type_)
 
-    # ── What cannot be given ──────────────────────────────────────────────────────────────────
+    # ── Facts that a test cannot set ──────────────────────────────────────────────────────────────────
 
     def _refuse(self, path: FactPath, span: Span, hint: str) -> None:
-        self.program.report("E604", f"`{'.'.join(path)}` follows from other facts: do not set it", span, hint)
+        self.program.report("E604", f"`{'.'.join(path)}` is derived from other facts: do not set it", span, hint)
 
     def _is_later(self, path: FactPath, span: Span) -> bool:
         later = next((fact for fact in FACTS if fact.path[: len(path)] == path and fact.later), None)
@@ -198,7 +200,7 @@ class FactCatalogue:
         meant = suggest(".".join(path[1:]), under) if len(path) > 1 else None
         near = f"{path[0]}.{meant}" if meant else None if under else suggest(name, known)
         every = join_words([f"{path[0]}.{one}" for one in under[:6]] or sorted(FACT_ROOT_NAMES))
-        hint = f"did you mean `{near}`?" if near else declaration_hint(path) or f"known are {every}"
+        hint = f"did you mean `{near}`?" if near else declaration_hint(path) or f"the known members are {every}"
         self.program.report("E602", f"unknown fact `{name}`", span, hint)
 
     def _attributes(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The context for facts outside of any rule: a test may read every fact that exists for some request."""
+"""The context for facts outside rules: a test may read every fact that exists for some request."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def check_capture(part: k.Expr, context: ExpressionContext) -> bool:
     found = not (isinstance(part, k.Fact) and part.path[0] == "params" and isinstance(part.type, UnresolvedType))
     if not found:
         known = ", ".join(f"`params.{one}`" for one in sorted(context.here.params)[:6])
-        hint = f"the captures are {known}" if known else "no path of these policies captures anything"
+        hint = f"the captures are {known}" if known else "no path of these policies has a capture"
         context.report("E243", f"no path captures `{part.span.text.partition('.')[2]}`", part.span, hint)
     return found

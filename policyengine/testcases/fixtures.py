@@ -157,7 +157,9 @@ def time_steps(value: ast.Value, reading: ValueContext) -> Iterator[ScenarioStep
     if isinstance(found, datetime):
         yield PutTime(found)
     elif not has_kind(value, "date", "clock"):
-        reading.report("E605", "the time must be a moment", value.span, "write `given time 2026-01-31T09:00:00Z`")
+        reading.report(
+            "E605", "the time must be a point in time", value.span, "write `given time 2026-01-31T09:00:00Z`"
+        )
 
 
 def has_kind(value: ast.Value, *kinds: ast.LiteralKind) -> bool:
@@ -217,7 +219,7 @@ def read_duration(value: ast.Value, reading: ValueContext) -> timedelta | None:
     """Parse a duration; return None for `absent` and after a report."""
     age = raw_value(value, reading)
     if not isinstance(age, timedelta) and not is_absent(value) and not has_kind(value, "duration"):
-        reading.report("E605", "an age must be a duration", value.span, "write how long ago: `5m`")
+        reading.report("E605", "an age must be a duration", value.span, "write a duration: `5m`")
     return age if isinstance(age, timedelta) else None
 
 
@@ -245,7 +247,7 @@ def read_approvals(value: ast.Value, reading: ValueContext) -> tuple[GivenApprov
 
 def read_approval(value: ast.Value, reading: ValueContext) -> GivenApproval | None:
     if not isinstance(value, ast.RecordLiteral):
-        reading.report("E605", "an approval is a record with `rule` and `by`", value.span, HINTS["approval"])
+        reading.report("E605", "an approval must be a record with `rule` and `by`", value.span, HINTS["approval"])
         return None
     check_members_unique(value, reading.report)
     for pair in value.pairs:
@@ -269,7 +271,7 @@ def read_approved_facts(value: ast.Value, reading: ValueContext) -> Iterator[Put
     """Parse the facts that differ in the approved request. Entities are the same for both requests."""
     if not isinstance(value, ast.RecordLiteral):
         hint = "name the facts that differ: `of: { body.amount: 1 }`"
-        reading.report("E605", "an approval is `of` a request with other facts", value.span, hint)
+        reading.report("E605", "`of` must name the facts of the approved request that differ", value.span, hint)
         return
     for step in fact_steps(value, reading):
         if isinstance(step, PutFact):
@@ -287,7 +289,7 @@ def read_member_text(value: ast.Value | None, name: str, whole: ast.RecordLitera
         return None  # an unknown word, already reported
     if not isinstance(found, str) or not found:
         span = whole.span if value is None else value.span
-        message = f"an approval needs a `{name}`" if value is None else f"the `{name}` of an approval is a text"
+        message = f"an approval needs a `{name}`" if value is None else f"the `{name}` of an approval must be a string"
         reading.report("E605", message, span, HINTS["approval"])
         return None
     return found
@@ -296,16 +298,16 @@ def read_member_text(value: ast.Value | None, name: str, whole: ast.RecordLitera
 def report_rule(rule: str, span: Span, reading: ValueContext) -> None:
     known_ones = reading.catalogue.confirming
     if rule in reading.catalogue.rules:
-        message, hint = f"the guard `{rule}` asks for no approval", "only `confirm` does"
+        message, hint = f"the guard `{rule}` requires no approval", "only `confirm` does"
     else:
         meant = suggest(rule, known_ones)
-        message = f"no guard is called `{rule}`"
-        hint = f"did you mean `{meant}`?" if meant else rules_hint(known_ones, "guards that ask for approvals are")
+        message = f"no guard is named `{rule}`"
+        hint = f"did you mean `{meant}`?" if meant else rules_hint(known_ones, "the guards that require approvals are")
     reading.report("E608", message, span, hint)
 
 
 def rules_hint(names: frozenset[str], what: str) -> str:
-    return f"{what} {join_words(sorted(names)[:6])}" if names else "these policies have none"
+    return f"{what} {join_words(sorted(names)[:6])}" if names else "no guard of these policies requires an approval"
 
 
 # ── The directory ─────────────────────────────────────────────────────────────────────────────
@@ -364,7 +366,9 @@ def report_attribute(name: str, ref: EntityRef, pair: ast.RecordEntry, reading: 
 
 
 def check_type(value: object, attribute: FieldType, name: str, written: ast.Value, reading: ValueContext) -> None:
-    """Check the type of a row's attribute. Facts of a request may have a wrong type, as a test may send one."""
+    """Check the type of a row's attribute. The type of a fact of a request is not checked, because a test may send a
+    wrong type.
+    """
     if value is not None and not has_type(value, attribute.type, name):
         hint = f"`{name}` is {describe_type(attribute.type)}"
         reading.report("E606", f"`{written.span.text}` does not fit `{name}`", written.span, hint)

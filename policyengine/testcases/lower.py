@@ -39,7 +39,7 @@ from policyengine.time_formats import format_duration, to_utc
 from policyengine.typesystem import UnresolvedType
 
 NO_EXTRAS = RequestExtras()
-MAIN_SEQUENCE = 0  # requests in order; each table row and matrix cell has its own sequence
+MAIN_SEQUENCE = 0  # a sequence is a list of requests in order; each table row and matrix cell has its own sequence
 
 
 def lower(program: Program, schema: Schema) -> LoweredTests:
@@ -65,18 +65,20 @@ def lower_package(package: Package, fixtures: FixtureReader) -> Iterator[Case | 
 def check_name(test: ast.TestDecl, names: dict[str, Span], fixtures: FixtureReader) -> None:
     first = names.setdefault(test.name.value, test.name.span)
     if first is not test.name.span:
-        message, related = f"two tests are called `{test.name.value}`", [RelatedLocation("the other one", first)]
+        message, related = f"two tests are named `{test.name.value}`", [RelatedLocation("the other one", first)]
         fixtures.catalogue.program.report("E612", message, test.name.span, "rename one of them", related)
 
 
 def check_test_file(module: ast.Module, fixtures: FixtureReader) -> None:
-    """Report declarations in a test file: an engine does not load it, so tests must not depend on them."""
+    """Report declarations in a test file. An engine does not load test files, so tests must not depend on such
+    declarations.
+    """
     for declared, _ in declarations(module):
         if is_test_file(declared.span.source.name) and not isinstance(declared, ast.FixtureDecl | ast.TestDecl):
             first_word = declared.span.text.split(maxsplit=1)[0]
             span = Span(declared.span.source, declared.span.start, declared.span.start + len(first_word))
             message = f"`{first_word}` is in a test file, which no engine loads"
-            hint = "move it to a policy file: a test file holds only fixtures and tests"
+            hint = "move it to a policy file: a test file may contain only fixtures and tests"
             fixtures.catalogue.program.report("E620", message, span, hint)
 
 
@@ -171,7 +173,10 @@ class TestLowerer:
         brought = world.then(givens.fact_steps(shot.facts, reading))
         endpoints = read_endpoints(shot.request, reading)
         if trace is not None and trace.repeated is not None and len(endpoints) > 1:
-            message, hint = "`repeat` takes one request, and these are several", "write a line for each method"
+            message, hint = (
+                "`repeat` takes one request, but this line has several",
+                "write a separate line for each method",
+            )
             reading.report("E621", message, shot.request.span, hint)
         for endpoint in endpoints:
             if wanted is not None and trace is not None:
@@ -234,21 +239,22 @@ class TestLowerer:
         return replace(one, question=build_question(endpoint, world.then(one.of), self.fixtures.catalogue))
 
     def moved(self, world: Scenario, shot: ast.Shot, started: bool, reading: ValueContext) -> Scenario:
-        """Return the scenario at the time of the request: `after` adds to the clock, `at` sets it, and it never goes
-        back."""
+        """Return the scenario at the time of the request: `after` advances the clock and `at` sets it; the clock never
+        goes back.
+        """
         now = world.now
         for moment in shot.moments:
             match moment:
                 case ast.Repeat():
-                    pass  # no time passes before the first request; `after_repeats` adds the time for all
+                    pass  # no time passes before the first request; `after_repeats` adds the time of all repetitions
                 case ast.AfterClause(literal):
                     now = add_duration(now, literal, reading)
                 case ast.AtClause(literal):
                     constant = lower_literal(literal, reading.report)
                     then = constant.value if constant and isinstance(constant.value, datetime) else now
                     if then < now and started:
-                        message = "the clock of a test never goes back"
-                        hint = f"it is {now:%Y-%m-%dT%H:%M:%SZ} by then: put earlier requests first"
+                        message = "the clock of a test cannot go back"
+                        hint = f"the clock is already at {now:%Y-%m-%dT%H:%M:%SZ}: put earlier requests first"
                         reading.report("E617", message, moment.span, hint)
                     now = then
         return world.at(now)
@@ -278,7 +284,9 @@ def add_duration(now: datetime, literal: ast.Literal, reading: ValueContext) -> 
     try:
         return to_utc(now + constant.value) if constant and isinstance(constant.value, timedelta) else now
     except OverflowError:
-        reading.report("E617", f"the clock cannot advance by `{literal.text}`", literal.span, "write a shorter time")
+        reading.report(
+            "E617", f"the clock cannot advance by `{literal.text}`", literal.span, "write a shorter duration"
+        )
         return now
 
 
@@ -294,7 +302,9 @@ def read_condition(where: ast.Expr, reading: ValueContext) -> k.Expr | None:
         return None
     for part in facts:
         if isinstance(part.type, UnresolvedType):  # no value can have this type
-            message = f"{quote_source(part.span)} has different types at different endpoints, but needs one here"
+            message = (
+                f"{quote_source(part.span)} has different types at different endpoints, but must have one type here"
+            )
             reading.report("E217", message, part.span, "declare it with one type everywhere, or use another fact")
             return None
     return found
@@ -305,6 +315,6 @@ def read_claim(item: ast.Forall, reading: ValueContext) -> ExpectedOutcome | Non
     details = item.expected.details
     if details is None:
         return read_expectation(item.expected, reading)
-    message = "`with` describes one decision, but `forall` makes many"
+    message = "`with` describes one decision, but `forall` makes many decisions"
     reading.report("E619", message, details.span, "remove it, or write a separate request: `GET /a => … with { … }`")
     return None

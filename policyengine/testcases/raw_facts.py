@@ -33,7 +33,9 @@ class ValueContext:
 
 
 def raw_value(value: ast.Value, reading: ValueContext, fact: CatalogueFact | None = None) -> object:
-    """Return the raw value; None for `absent` and after a report. The type only decides which bare words are valid."""
+    """Return the raw value; None for `absent` and after a report. The type only determines which bare words are
+    valid.
+    """
     known = fact or CatalogueFact()
     match value:
         case ast.Literal():
@@ -76,8 +78,8 @@ def word_value(value: ast.WordValue, reading: ValueContext, type_: Type | None, 
     words = type_.values if isinstance(type_, EnumType) else tuple(reading.catalogue.words_in(reading.package))
     if text in words:
         return text
-    hint = did_you_mean(text, [*words, *reading.variables, ABSENT]) or f'a text is written in quotes: `"{text}"`'
-    what = f"no value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
+    hint = did_you_mean(text, [*words, *reading.variables, ABSENT]) or f'write a string in quotes: `"{text}"`'
+    what = f"not a value of {type_}" if isinstance(type_, EnumType) else "not a known word here"
     reading.report("E603", f"`{text}` is {what}", value.span, hint)
     return None
 
@@ -106,7 +108,7 @@ def put_nested(tree: dict[str, object], path: FactPath, value: object) -> None:
 
 def report_member(name: str, type_: RecordType, pair: ast.RecordEntry, report: Reporter) -> None:
     known = [declared.name for declared in type_.fields]
-    hint = did_you_mean(name, known) or f"its members are {join_words(known)}"
+    hint = did_you_mean(name, known) or f"the record has the members {join_words(known)}"
     report("E602", f"the record has no member `{name}`", pair.key.span, hint)
 
 

@@ -14,7 +14,7 @@ def check_rule(name: str, span: Span, reading: ValueContext) -> None:
     known = reading.catalogue.rules
     if name not in known:
         hint = did_you_mean(name, known) or rules_hint(known, "rules are")
-        reading.report("E608", f"no rule is called `{name}`", span, hint)
+        reading.report("E608", f"no rule is named `{name}`", span, hint)
 
 
 def read_gate(name: str, span: Span, reading: ValueContext, quoted: str = 'by "{}"') -> Gate | None:
@@ -23,7 +23,7 @@ def read_gate(name: str, span: Span, reading: ValueContext, quoted: str = 'by "{
         return Gate(name)
     meant = suggest(name, Gate)
     is_rule = name in reading.catalogue.rules
-    known = f"did you mean `{meant}`?" if meant else f"gates are {join_words(Gate)}"
+    known = f"did you mean `{meant}`?" if meant else f"the gates are {join_words(Gate)}"
     hint = f"write a rule in quotes: `{quoted.format(name)}`" if is_rule else known
-    reading.report("E609", f"there is no gate `{name}`", span, hint)
+    reading.report("E609", f"unknown gate `{name}`", span, hint)
     return None

@@ -30,7 +30,7 @@ def repeat_clauses(shot: ast.Shot) -> list[ast.Repeat]:
 
 @dataclass(frozen=True, slots=True)
 class RequestExtras:
-    """The parts of a request next to its question: repetitions, and the reported response."""
+    """The parts of a request besides its question: repetitions, and the reported response."""
 
     repeated: Repetition | None = None
     responded: ReportedResponse | None = None
@@ -66,27 +66,31 @@ def repeat_mistakes(shot: ast.Shot) -> Iterator[RepeatMistake]:
             yield RepeatMistake(
                 "the duration of `repeat` must be above zero",
                 repeat.within.span,
-                "write how long all of them take: `10s`",
+                "write the total time of all requests: `10s`",
             )
     at = shot.expected.first_at
     if at is None or not many:
         return
-    yield from count_mistakes(at, "the first of the requests is number 1", f"first {shot.expected.outcome} at 21")
+    yield from count_mistakes(at, "the first request has the number 1", f"first {shot.expected.outcome} at 21")
     times, number = parse_count(many[0].count), parse_count(at)
     if times and number and number > times:
         yield RepeatMistake(
-            f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,}: name one of them"
+            f"there are only {times:,} requests", at.span, f"`repeat` makes {times:,} requests: name one of them"
         )
 
 
 def count_mistakes(literal: ast.Literal, message: str, example: str) -> Iterator[RepeatMistake]:
     number = parse_count(literal)
     if number is None:
-        yield RepeatMistake(f"`{literal.text}` is not a number of requests", literal.span, f"write it like `{example}`")
+        yield RepeatMistake(
+            f"`{literal.text}` is not a number of requests", literal.span, f"write it as in `{example}`"
+        )
     elif number < 1:
         yield RepeatMistake(message, literal.span, "write `1` or more")
     elif number > MAX_REPEATS:
-        yield RepeatMistake(f"no test makes more than {MAX_REPEATS:,} requests", literal.span, "repeat it less often")
+        yield RepeatMistake(
+            f"`repeat` can make at most {MAX_REPEATS:,} requests", literal.span, "repeat the request less often"
+        )
 
 
 def parse_count(literal: ast.Literal) -> int | None:
@@ -105,7 +109,7 @@ def response_mistakes(shot: ast.Shot, wanted: ExpectedOutcome | None) -> Iterato
         message = "a request that is not allowed is never sent, so it has no response"
         yield RepeatMistake(message, responded.span, "remove `responded …`, or expect `allow`")
     if (status := parse_count(responded.status)) is None or status not in HTTP_STATUSES:
-        hint = "a status is a number from 100 to 599: `responded 201`"
+        hint = "write a number from 100 to 599: `responded 201`"
         yield RepeatMistake(f"`{responded.status.text}` is not an HTTP status", responded.status.span, hint)
     for pair in responded.output.pairs if responded.output is not None else ():
         path = key_path(pair)
@@ -116,7 +120,7 @@ def response_mistakes(shot: ast.Shot, wanted: ExpectedOutcome | None) -> Iterato
 
 
 def read_response(response: ast.ResponseClause, reading: ValueContext) -> ReportedResponse:
-    """Parse a response. Output names are free; values are as elsewhere in tests."""
+    """Parse a response. Output names are free; values are written as elsewhere in tests."""
     output: dict[str, object] = {}
     pairs = response.output.pairs if response.output is not None else ()
     if response.output is not None:

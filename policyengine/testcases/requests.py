@@ -19,7 +19,7 @@ from policyengine.testcases.scenario import Scenario
 from policyengine.typesystem import EntityRef
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-CONCRETE_HINT = "a test request has one path: write it out"
+CONCRETE_HINT = "a test request must have a single path: write it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def action_endpoints(
     return (CaseEndpoint(text, {"action": {"name": verb}, "resource": resource}),) if symbol else ()
 
 
-# ── The whole question ────────────────────────────────────────────────────────────────────────
+# ── Questions ────────────────────────────────────────────────────────────────────────
 
 
 def build_question(endpoint: CaseEndpoint, world: Scenario, catalogue: FactCatalogue) -> dict[str, object]:

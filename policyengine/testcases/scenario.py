@@ -15,7 +15,7 @@ from policyengine.source import Span
 from policyengine.typesystem import EntityRef
 
 FactPath: TypeAlias = tuple[str, ...]
-DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # for tests that set no time
+DEFAULT_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # the default time of a test
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class PutFact:
 class GivenApproval:
     """An approval by `rule`, granted `age` before the request. `id` is unique in its test.
 
-    It approves exactly the tested request or, with `of`, a request with other facts: `question`, in wire shape.
+    It approves exactly the tested request or, with `of`, a request with other facts, which is `question` in wire shape.
     """
 
     id: str
@@ -112,7 +112,7 @@ def put_path(tree: Mapping[str, object], path: FactPath, value: object) -> dict[
 class DetailMatchMode(StrEnum):
     """How expected values are compared.
 
-    AMONG: others are allowed; EXACTLY: no others, in any order; IN_ORDER: no others, in this order.
+    AMONG: other values are allowed; EXACTLY: no other values, in any order; IN_ORDER: no other values, in this order.
     """
 
     AMONG = "among"
@@ -133,8 +133,8 @@ class ExpectedDetail:
 class ExpectedOutcome:
     """The expected outcome of a request: `deny by "x"`, `deny by default`, `not allow`; `text` is the source text.
 
-    It holds for all repetitions of a request; with `first`, the first one with this outcome has that number. `free`
-    accepts any outcome.
+    It must hold for all repetitions of a request; with `first`, the first repetition with this outcome must have that
+    number. `free` accepts any outcome.
     """
 
     outcome: Outcome
@@ -164,7 +164,7 @@ class ExpectedOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """Requests spread evenly over a time: the first at its start, none at its end."""
+    """Requests spread evenly over a period: the first at the start of the period, none at its end."""
 
     times: int
     within: timedelta
@@ -217,7 +217,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """An outcome that is expected of every request in `world` for which `where` is true (None: of all).
+    """An outcome that is expected of every request in `world` for which `where` is true; if `where` is None, of every
+    request.
 
     Facts of the world are fixed; all others are free.
     """

@@ -78,7 +78,7 @@ def check_columns(table: ast.CaseTable, reading: ValueContext) -> bool:
     check_columns_unique(table.columns, "column", reading)
     if not table.rows:
         cells = " | ".join("GET /a" if column.fact is None else "…" for column in table.columns)
-        reading.report("E613", "this table has no rows", table.span, f"add one: `| {cells} | allow |`")
+        reading.report("E613", "this table has no rows", table.span, f"add a row: `| {cells} | allow |`")
         return False
     if not any(column.fact is None for column in table.columns):
         span = table.columns[0].span.to(table.columns[-1].span)
@@ -103,7 +103,7 @@ def check_width(row: ast.CaseTableRow, width: int, reading: ValueContext) -> boo
     if len(row.cells) != width:
         count = "one cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
         message = f"this row has {count} instead of {width}"
-        hint = "one for each column, and the outcome in the last"
+        hint = "write one cell for each column, with the outcome in the last"
         reading.report("E613", message, row.span, hint)
     return len(row.cells) == width
 
@@ -115,17 +115,17 @@ def read_outcome_cell(cell: ast.Cell, reading: ValueContext) -> ExpectedOutcome 
         "E613",
         f"{quote_source(cell.span)} is not an outcome",
         cell.span,
-        "write an outcome in the last cell, like `deny by default`",
+        "write an outcome in the last cell, such as `deny by default`",
     )
     return None
 
 
 def check_cell(cell: ast.Cell, column: ast.CaseTableColumn, reading: ValueContext) -> bool:
     if column.fact is None:
-        message, hint, sound = "is not a request", "write it like `GET /path`", is_request_cell(cell)
+        message, hint, sound = "is not a request", "write a request such as `GET /path`", is_request_cell(cell)
     else:
-        quoted = f'a text is written in quotes: `"{cell.span.text}"`'
-        hint = quoted if isinstance(cell, ast.ExpectationClause) else "requests go in the column `request`"
+        quoted = f'write a string in quotes: `"{cell.span.text}"`'
+        hint = quoted if isinstance(cell, ast.ExpectationClause) else "write requests in the column `request`"
         message, sound = f"is not a value of `{column_name(column)}`", isinstance(cell, ast.Value)
     if not sound:
         reading.report("E613", f"{quote_source(cell.span)} {message}", cell.span, hint)
@@ -204,14 +204,14 @@ def check_matrix(matrix: ast.CaseMatrix, reading: ValueContext) -> bool:
         hint = "add an axis `request in [GET /a]`, or write requests in the braces"
         reading.report("E614", "this matrix has no requests", span, hint)
     elif asks is not None and matrix.shots:
-        message, hint = "the requests are an axis and are also written out", "keep one of the two"
+        message, hint = "the requests are both an axis and written in the braces", "keep one of the two"
         reading.report("E614", message, asks.span, hint)
     elif matrix.shots and matrix.otherwise is not None:
-        hint = "remove it: each request has its own outcome"
-        reading.report("E614", "`otherwise` has no cells to apply to", matrix.otherwise.span, hint)
+        hint = "remove it: each request already has an outcome"
+        reading.report("E614", "`otherwise` applies to no cells", matrix.otherwise.span, hint)
     elif number > MAX_CELLS:
         message = f"this matrix has {number:,} cells; the limit is {MAX_CELLS:,}"
-        reading.report("E614", message, columns[0].span.to(columns[-1].span), "split it")
+        reading.report("E614", message, columns[0].span.to(columns[-1].span), "split the matrix")
     else:
         return all(check_cell(choice, axis.column, reading) for axis in matrix.axes for choice in axis.choices)
     return False
@@ -277,7 +277,7 @@ def stated_outcomes(
 
 def report_off_axis(cell: ast.Cell, axis: ast.CaseMatrixAxis, reading: ValueContext) -> None:
     shown = ", ".join(" ".join(choice.span.text.split()) for choice in axis.choices[:6])
-    hint = f"`{column_name(axis.column)}` is one of {shown}"
+    hint = f"`{column_name(axis.column)}` must be one of {shown}"
     reading.report(
         "E615", f"{quote_source(cell.span)} is not on the axis `{column_name(axis.column)}`", cell.span, hint
     )

@@ -20,7 +20,7 @@ from policyengine.testcases.lower import FixtureReader, lower_package
 
 @dataclass(frozen=True, slots=True)
 class AdhocTestReader:
-    """Parses tests in the names of one package of a policy; errors in them are not errors of the policy."""
+    """Parses tests with the names of one package of a policy. Errors in the tests are not errors of the policy."""
 
     program: Program
     catalogue: FactCatalogue
@@ -35,11 +35,11 @@ class AdhocTestReader:
         return cls(program, FactCatalogue.of(program, checked.schema), known)
 
     def cases(self, source: Source) -> tuple[Sequence[Case], Sequence[Diagnostic]]:
-        """Return the cases in a text of tests, and its errors."""
+        """Parse a text that contains tests; return its cases and its errors."""
         module, mistakes = parse(source)
         if module is None or mistakes:
             return (), mistakes
-        self.program.report.found.clear()  # each finding is reported once, and the same text may come again
+        self.program.report.found.clear()  # the checker reports a finding once, but a text may recur
         found = list(lower_package(replace(self.package, modules=(module,)), FixtureReader(self.catalogue)))
         told = [*self.program.report.diagnostics, *confusable_text.find_confusable_text(module)]
         errors = [one for one in told if one.is_error]

@@ -1,4 +1,4 @@
-"""The state of one sequence of requests in a test: it starts empty and keeps spent approvals, limits and history."""
+"""The state of one sequence of requests in a test: spent approvals, limits and history. The state starts empty."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ LimitStandings: TypeAlias = tuple[tuple[LimitCharge, LimitState], ...]
 
 @dataclass(slots=True)
 class CaseSequence:
-    """The state of a sequence. Its store uses the clock of the test. `spent` are the ids of spent approvals; most
-    sequences need no store."""
+    """The state of a sequence. `spent` holds the ids of spent approvals. The store uses the clock of the test; most
+    sequences need no store.
+    """
 
     spent: frozenset[str] = frozenset()
     store: MemoryStore | None = None

@@ -12,7 +12,7 @@ from policyengine.runtime.patterns import Glob
 from policyengine.testcases import DetailMatchMode, ExpectedDetail, ExpectedOutcome
 from policyengine.testcases.detail_text import obligation_text, rate_text, remedy_text
 
-# The values of a decision member, as tests write them. A reason is a rule and a gate, either of which may be named.
+# The values of a decision member, as tests write them. A reason is a rule and a gate; a test may name either.
 DetailValue: TypeAlias = str | Reason
 
 

@@ -46,12 +46,13 @@ def _in_processes(jobs: int, cases: Sequence[Case], kernel: k.Kernel) -> Iterato
 
 def _with_cases(chunk: Sequence[Case], found: Future[list[CaseResult]]) -> Iterator[CaseResult]:
     for case, result in zip(chunk, found.result(), strict=True):
-        yield result.of(case)  # replace the case by the one of this process
+        yield result.of(case)  # replace the case with the one of this process
 
 
 def chunk_cases(cases: Sequence[Case], jobs: int, *, counting: bool = False) -> Iterator[tuple[Case, ...]]:
-    """Yield chunks of cases of similar size, several per process. A test that spends approvals is not split; if the
-    policy counts requests (`counting`), no test is."""
+    """Yield chunks of cases of similar size, several per process. A test that spends approvals is not split. If the
+    policy counts requests (`counting`), no test is split.
+    """
     size = max(MIN_CHUNK_CASES, len(cases) // (jobs * 8))
     chunk: list[Case] = []
     for _, several in groupby(cases, key=lambda case: (case.package, case.test)):

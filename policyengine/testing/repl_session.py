@@ -61,8 +61,9 @@ class UndecidableRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionAnswer:
-    """The result of a request. `met` is None if nothing was expected; `comes_to` is the expectation that would have
-    been met. For a repeated request, it is the first unexpected result, or else the last one."""
+    """The result of a request; of a repeated request, the first unexpected result, or else the last one. `met` is None
+    if nothing was expected; `comes_to` is the expectation that would have been met.
+    """
 
     case: Case
     explanation: Explanation
@@ -74,7 +75,7 @@ class SessionAnswer:
         return self.explanation.decision
 
     def in_the_way(self) -> Iterator[str]:
-        """Yield the trace of gates that block, without parts that pass."""
+        """Yield the trace of the gates that block the request, without the parts that pass."""
         for gate in self.explanation.gates:
             if gate.mark in BLOCKING_MARKS:
                 yield from prune_passing(gate).render()
@@ -97,7 +98,7 @@ class SessionStatement:
 
 @dataclass(slots=True)
 class ReplSession:
-    """The items of the test so far, the clock moves since, and the spent state."""
+    """The items of the test so far, the clock moves since the last item, and the spent state."""
 
     checked: CheckResult
     package: str

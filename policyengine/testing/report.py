@@ -1,4 +1,4 @@
-"""Test results: one for each request, counted, as text and as JSON-compatible data."""
+"""Test results, one for each request, with their counts, as text and as JSON-compatible data."""
 
 from __future__ import annotations
 

@@ -48,8 +48,9 @@ class CaseSetupError(Exception):
 
 
 def run(cases: Iterable[Case], kernel: k.Kernel) -> RunReport:
-    """Run the cases in order; tests do not share state. Garbage collection is paused, because policies, cases and
-    results stay alive and little else is created."""
+    """Run the cases in order; tests do not share state. Garbage collection is paused, because almost all objects are
+    policies, cases and results, which stay alive.
+    """
     gc.freeze()
     try:
         with gc_paused():

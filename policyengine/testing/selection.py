@@ -18,7 +18,8 @@ TestName: TypeAlias = tuple[str, str]  # package and test
 @dataclass(frozen=True, slots=True)
 class Selection:
     """A selection of tests. `name` is text contained in the test's name, ignoring case; `rule` is the full name of a
-    guard. A test concerns a guard if an expectation names it, or the guard covers one of its requests."""
+    guard. A test concerns a guard if an expectation names the guard, or if the guard covers a request of the test.
+    """
 
     name: str | None = None
     rule: str | None = None

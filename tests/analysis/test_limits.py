@@ -40,7 +40,7 @@ def told(old: str, new: str) -> str:
         ),
     ],
 )
-def test_reordered_parts_of_a_limit_are_no_difference(old: str, new: str) -> None:
+def test_reordered_parts_of_a_limit_make_no_difference(old: str, new: str) -> None:
     assert not diff(f'rate "calls" {old}', f'rate "calls" {new}').limits
 
 
@@ -138,7 +138,7 @@ def test_the_text_report_shows_the_old_and_the_new_limit():
         '  - 0.policy:6: rate "calls": per request.ip on /pay: 10/1m burst 4',
         '  + 0.policy:6: rate "calls": per request.ip on /pay: 20/1m burst 4',
         "",
-        "1 changed limit; everything else is proved the same",
+        "1 changed limit; everything else is proved equal",
     ]
 
 

@@ -37,7 +37,7 @@ def test_a_changed_map_is_reported_as_written() -> None:
         "changed: the translation of AuthZEN questions\n"
         f"  - todo.policy:{line}: map authzen: {FACT}\n"
         f"  + todo.policy:{line}: map authzen: fact todo.owner = resource.properties.owner\n\n"
-        "1 changed map; everything else is proved the same\n"
+        "1 changed map; everything else is proved equal\n"
     )
     assert f"- todo.policy:{line}: map authzen: {FACT}" in render_markdown(found)
 

@@ -110,9 +110,9 @@ PAIRS = [
     ("within 15m when", "within 15m bound to (args, body, request.host, request.query) when", "none", "", "", ""),
     ('as "read:invoices"', 'as "list:invoices"', "widening", "GET /v1/invoices", "any user", ""),
     ("ACTION view invoice }", "}", "narrowing", "ACTION view invoice", "any user", ""),
-    ("for 30m", "for 45m", "widening", "GET /v1/invoices", 'agent "summarizer" (handed on) for any user', ""),
-    ('to agent "summarizer"', 'to agent "archivist"', "widening", "GET /v1/invoices", 'agent "archivist" (handed on) for any user', ""),
-    ("delegation { depth <= 3   lifetime <= 1h }", "delegation { depth <= 3   lifetime <= 5m }", "narrowing", "GET /v1/invoices", 'agent "summarizer" (handed on) for any user', ""),
+    ("for 30m", "for 45m", "widening", "GET /v1/invoices", 'agent "summarizer" (delegated) for any user', ""),
+    ('to agent "summarizer"', 'to agent "archivist"', "widening", "GET /v1/invoices", 'agent "archivist" (delegated) for any user', ""),
+    ("delegation { depth <= 3   lifetime <= 1h }", "delegation { depth <= 3   lifetime <= 5m }", "narrowing", "GET /v1/invoices", 'agent "summarizer" (delegated) for any user', ""),
 ]  # fmt: skip
 
 
@@ -213,7 +213,9 @@ def test_a_sampled_comparison_is_not_proved_and_states_why() -> None:
     found = changed("for 30m", "for 45m")
     assert not found.proved
     assert all(one.sampled > 0 for one in found.doubts)
-    assert {one.why for one in found.doubts} == {"the agents that may delegate changed: chains of agents were sampled"}
+    assert {one.why for one in found.doubts} == {
+        "the agents that may delegate changed, so chains of agents were only sampled"
+    }
 
 
 def test_a_change_that_depends_on_approvals_is_found_or_suspected() -> None:

@@ -123,7 +123,7 @@ def test_a_double_star_scope_is_not_suggested_and_an_undeclared_one_is_declared(
     found = traffic.suggested()
     assert ('agent "bot"', "suggested_1", 1) in mays(found)
     assert 'scope suggested_1 as "read:reports" {' in found.text
-    assert whys(found) == {"its credential has no scope that a grant could use": 1}
+    assert whys(found) == {"the credential has no scope that a grant could use": 1}
 
 
 def test_a_suggested_block_keeps_the_credential_requirements_of_the_agent(traffic: Traffic) -> None:
@@ -151,7 +151,7 @@ def test_too_many_users_are_not_suggested(traffic: Traffic) -> None:
         traffic.bot("/v1/things/7", user=f"u{number}")
     found = traffic.suggested()
     assert (found.doors, found.text) == ((), "")
-    assert whys(found) == {"more than 50 users need it: name them by a role or a team": 51}
+    assert whys(found) == {"more than 50 users need the grant: grant it to a role or a team": 51}
 
 
 # ── What destroys ─────────────────────────────────────────────────────────────────────────────
@@ -162,15 +162,15 @@ def test_a_destructive_request_is_suggested_with_a_confirm(traffic: Traffic) -> 
     traffic.ask("", tool={"name": "drop_table", "server": "db"}, request={})
     found = traffic.suggested()
     assert found.text.count("confirm by user within 15m") == 2
-    assert found.text.count("this may destroy something: {request.path}") == 1
-    assert found.text.count("this may destroy something: {tool.name}") == 1
+    assert found.text.count("this may destroy data: {request.path}") == 1
+    assert found.text.count("this may destroy data: {tool.name}") == 1
     assert {one.new for one in found.flips} == {"confirm (user within 15m)"}
     assert found.holds
 
 
 def test_a_destructive_request_without_a_user_is_not_suggested(traffic: Traffic) -> None:
     traffic.ask("/v2/items/7", "DELETE", user="")
-    assert whys(traffic.suggested()) == {"it is destructive, and there is no person to approve it": 1}
+    assert whys(traffic.suggested()) == {"the request is destructive, and has no user who could approve it": 1}
 
 
 def test_a_destructive_scope_is_not_suggested_for_a_read(traffic: Traffic) -> None:
@@ -186,15 +186,15 @@ def test_a_destructive_scope_is_not_suggested_for_a_read(traffic: Traffic) -> No
     [
         ({"agent": None, "user": ""}, "the agent is not identified"),
         ({"agent": "bot", "issuer": "acme", "credential": {**CREDENTIAL, "kind": "api_key"}},
-         "its block requires `kind in [jwt]`"),
-        ({"agent": "bot", "issuer": "loose"}, "its block requires `issued by acme`"),
-        ({"agent": "attested", "path": "/v3/x"}, "its block requires `attested by lab`"),
-        ({"agent": "timid", "path": "/v3/x"}, "the condition of an existing grant does not hold"),
+         "the agent's block requires `kind in [jwt]`"),
+        ({"agent": "bot", "issuer": "loose"}, "the agent's block requires `issued by acme`"),
+        ({"agent": "attested", "path": "/v3/x"}, "the agent's block requires `attested by lab`"),
+        ({"agent": "timid", "path": "/v3/x"}, "the condition of an existing grant is not true"),
         ({"agent": "bot", "issuer": "acme", "path": "/v1/things/7", "credential": {**CREDENTIAL, "scopes": []}},
-         "its credential lacks the scope of an existing grant"),
-        ({"issuer": "unknown"}, "its issuer is not declared"),
-        ({"path": "/v2/../x"}, "servers may read its path differently"),
-        ({"path": "/v3/shut"}, 'a grant would not help: the guard "shut" stops it'),
+         "the credential lacks the scope of an existing grant"),
+        ({"issuer": "unknown"}, "the issuer is not declared"),
+        ({"path": "/v2/../x"}, "servers may interpret the path differently"),
+        ({"path": "/v3/shut"}, 'a grant would not help, because the guard "shut" stops the request'),
     ],
 )  # fmt: skip
 def test_a_denial_no_grant_can_lift_is_listed_with_its_reason(

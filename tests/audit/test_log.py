@@ -215,7 +215,7 @@ def test_a_pipe_is_rejected_as_a_log(path):
 
 
 @pytest.mark.parametrize("fact", ["body.card number", "bodi.card", "card", ""])
-def test_a_redact_pattern_that_is_no_fact_is_rejected(path, fact):
+def test_a_redact_pattern_that_is_not_a_fact_is_rejected(path, fact):
     with pytest.raises(DecisionLogError, match=r"not the name of a fact|does not exist"):
         DecisionLog(path, redact=[fact])
 

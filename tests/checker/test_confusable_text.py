@@ -63,9 +63,7 @@ def test_invisible_characters_are_reported_at_most_a_hundred_times() -> None:
 )
 @pytest.mark.parametrize("policy", ["# a{}b", 'guard "a{}b" {{ deny }}', 'guard "a" {{ deny message "a{}b" }}'])
 def test_check_rejects_a_bidirectional_control_character_everywhere(policy: str, char: str, named: str) -> None:
-    assert told(policy.format(char)) == [
-        ("E144", f"the character {named} changes the direction of writing", char, REMOVE)
-    ]
+    assert told(policy.format(char)) == [("E144", f"the character {named} changes the text direction", char, REMOVE)]
 
 
 @pytest.mark.parametrize("char", ["\x07", "\x7f", "\u0085", "\u2028", "\ud800"])

@@ -128,7 +128,7 @@ def raw(body: str, user: str = '{"id": "alice"}') -> str:
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("condition", "body", "fact"), CASES)
-def test_a_wrong_typed_fact_is_denied_and_named(condition, body, fact, stop):
+def test_a_request_with_a_wrongly_typed_fact_is_denied_and_the_fact_is_named(condition, body, fact, stop):
     decision = decide(stopping(stop, condition), raw(body))
     assert verdict(decision) == ("deny by default" if stop == "may when" else 'deny by "g"')
     assert unknown(decision) == {fact}
@@ -179,7 +179,9 @@ ROWS = [
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(("condition", "attributes", "fact"), ROWS)
-def test_a_wrong_typed_entity_attribute_is_denied_and_named(condition, attributes, fact, stop):
+def test_a_request_with_a_wrongly_typed_entity_attribute_is_denied_and_the_attribute_is_named(
+    condition, attributes, fact, stop
+):
     decision = decide(stopping(stop, condition), raw('{"amount": 1}'), {"user alice": attributes})
     assert not decision.allowed
     assert unknown(decision) == {fact}

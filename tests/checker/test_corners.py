@@ -211,7 +211,7 @@ def test_an_empty_string_is_a_string():
         ("body.rec.a == 1", {"rec": [1]}),
     ],
 )  # fmt: skip
-def test_a_wrong_typed_fact_is_unknown(condition, body):
+def test_a_wrongly_typed_fact_is_unknown(condition, body):
     assert holds(condition, body) == "unknown"
 
 

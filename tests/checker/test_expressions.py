@@ -308,6 +308,6 @@ def test_definitions_seventy_levels_deep_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("condition", ["(large)", "not (large)", "(few) < request.size", "((large))"])
-def test_a_definition_may_stand_in_parentheses(condition: str) -> None:
+def test_a_definition_may_be_in_parentheses(condition: str) -> None:
     found = ask(condition, "GET /a", "define large = request.size > 5\nlet few = 3")
     assert found.codes == []

@@ -92,7 +92,7 @@ REFUNDS = f"`{PLACE}`"
                 "E242",
                 "nothing binds `resource` here",
                 "resource",
-                "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`",
+                "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
             ),
         ),
         (
@@ -102,7 +102,7 @@ REFUNDS = f"`{PLACE}`"
                 "E242",
                 "`same_tenant` cannot be used here: nothing binds `resource` here",
                 "same_tenant",
-                "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`",
+                "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`",
             ),
         ),
         (
@@ -227,7 +227,7 @@ def test_all_mistakes_of_a_condition_are_reported_in_one_run() -> None:
     assert ask(condition).codes == ["E201", "E220", "E252", "E228", "E204"]
 
 
-def test_a_mistake_in_a_chain_of_definitions_is_reported_where_it_stands() -> None:
+def test_a_mistake_in_a_chain_of_definitions_is_reported_where_it_is_written() -> None:
     assert told(read("define a = b\ndefine b = c\ndefine c = request.size > five").findings) == [
         ("E202", "unknown name `five`", "five", 'write `"five"` for a string, or declare `let five = …`')
     ]

@@ -405,7 +405,7 @@ def test_a_probably_misspelled_package_is_reported_once_without_follow_up_errors
     [finding] = checked(SHOP, SHOPS).diagnostics
     assert (finding.code, finding.span.text, finding.related[0].span.text) == ("E257", "acme.shops", "acme.shop")
     assert finding.message == (
-        "package `acme.shops` declares no `login`, `orders`, and `acme.shop` does: was `acme.shop` meant?"
+        "package `acme.shops` declares no `login`, `orders`, but `acme.shop` does: did you mean `acme.shop`?"
     )
     assert finding.hint == ("write `package acme.shop`; a separate package needs `import acme.shop` to use its exports")
 

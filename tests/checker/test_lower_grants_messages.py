@@ -59,7 +59,7 @@ DOORS = [
                 "E403",
                 "for whom the agent acts is stated twice",
                 "acts for any user",
-                "an agent acts in one way: keep one",
+                "keep only one: a block says once for whom its agents act",
             )
         ],
     ),
@@ -81,7 +81,7 @@ DOORS = [
         ),
         [
             ("E405", "`bound` is stated twice", "bound", "keep one; `issued by` and `attested by` take a list"),
-            ("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`"),
+            ("E409", "`0s` allows nothing", "0s", "write a longer duration: `15m`"),
         ],
     ),
     (
@@ -91,13 +91,13 @@ DOORS = [
                 "E406",
                 "`jtw` is not a kind of credential",
                 "jtw",
-                "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
+                "the kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
             ),
             (
                 "E406",
                 "`5` is not a kind of credential",
                 "5",
-                "kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
+                "the kinds are jwt, mtls, opaque, dpop, spiffe, txn_token, id_jag, signature, api_key, basic, session",
             ),
         ],
     ),
@@ -194,7 +194,7 @@ DOORS = [
         ('agent "bot" { issued by acme  acts alone  may read  may delegate read to agent "" for 0m }'),
         [
             ("E417", "the name is empty", '""', "write the name"),
-            ("E409", "`0m` allows nothing", "0m", "write a longer time: `15m`"),
+            ("E409", "`0m` allows nothing", "0m", "write a longer duration: `15m`"),
         ],
     ),
     (
@@ -211,7 +211,7 @@ DOORS = [
             ),
             (
                 "W422",
-                "no block names agent `b`",
+                "no agent block names `b`",
                 '"b"',
                 "add a block for this agent: it also needs its own grants",
             ),
@@ -254,13 +254,13 @@ DOORS = [
     ),
     (
         "delegation { depth <= 0 }",
-        [("E410", "the depth of a chain is a whole number, 1 or more", "0", "write `1` or more")],
+        [("E410", "the depth of a chain must be a whole number, 1 or more", "0", "write `1` or more")],
     ),
     (
         "delegation { depth <= 1.5 }",
-        [("E410", "the depth of a chain is a whole number, 1 or more", "1.5", "write `1` or more")],
+        [("E410", "the depth of a chain must be a whole number, 1 or more", "1.5", "write `1` or more")],
     ),
-    ("delegation { lifetime <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`")]),
+    ("delegation { lifetime <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer duration: `15m`")]),
     (
         "delegation { depth <= 1  depth <= 2 }",
         [("E405", "`depth` is stated twice", "depth <= 2", "keep the stricter one")],
@@ -307,7 +307,7 @@ DOORS = [
             )
         ],
     ),
-    ("attester lab { age <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer time: `15m`")]),
+    ("attester lab { age <= 0s }", [("E409", "`0s` allows nothing", "0s", "write a longer duration: `15m`")]),
     (
         "attester lab { environment in [] }",
         [("E419", "the list of environments is empty", "[]", "name the environments, or remove it")],

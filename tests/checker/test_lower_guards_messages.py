@@ -49,7 +49,7 @@ GUARDS = [
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { deny message "{}" }\n',
-        [("E502", "`{}` does not name a fact", "{}", "braces contain only the name of a fact: `{body.amount}`")],
+        [("E502", "`{}` does not name a fact", "{}", "braces may contain only the name of a fact: `{body.amount}`")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { deny message "{a b}" }\n',
@@ -58,7 +58,7 @@ GUARDS = [
                 "E502",
                 "`{a b}` does not name a fact",
                 "{a b}",
-                "braces contain only the name of a fact: `{body.amount}`",
+                "braces may contain only the name of a fact: `{body.amount}`",
             )
         ],
     ),
@@ -69,7 +69,7 @@ GUARDS = [
                 "E502",
                 "`{body.amount + 1}` does not name a fact",
                 "{body.amount + 1}",
-                "braces contain only the name of a fact: `{body.amount}`",
+                "braces may contain only the name of a fact: `{body.amount}`",
             )
         ],
     ),
@@ -101,15 +101,15 @@ GUARDS = [
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by role x within 0s }\n',
-        [("E507", "`0s` allows nothing", "0s", "write a longer time: `15m`")],
+        [("E507", "`0s` allows nothing", "0s", "write a longer duration: `15m`")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1 of role x }\n',
-        [("E506", "`1` is not a number of persons", "1", "write a whole number, `2` or more")],
+        [("E506", "`1` is not a valid number of people", "1", "write a whole number, `2` or more")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by 1.5 of role x }\n',
-        [("E506", "`1.5` is not a number of persons", "1.5", "write a whole number, `2` or more")],
+        [("E506", "`1.5` is not a valid number of people", "1.5", "write a whole number, `2` or more")],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { confirm by resource.tenant }\n',
@@ -140,7 +140,7 @@ GUARDS = [
                 "E505",
                 "users are never in `invoice`",
                 "resource",
-                "declare what users are in: `entity user { … } in invoice`",
+                "declare which entities users are in: `entity user { … } in invoice`",
             )
         ],
     ),
@@ -151,7 +151,7 @@ GUARDS = [
                 "E505",
                 "users are never in `invoice`",
                 'invoice "5"',
-                "declare what users are in: `entity user { … } in invoice`",
+                "declare which entities users are in: `entity user { … } in invoice`",
             )
         ],
     ),
@@ -191,7 +191,14 @@ GUARDS = [
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { header "a b" "c" }\n',
-        [("E510", "`a b` is not a valid header name", '"a b"', "a name has letters, digits and dashes")],
+        [
+            (
+                "E510",
+                "`a b` is not a valid header name",
+                '"a b"',
+                "a header name may contain only letters, digits and dashes",
+            )
+        ],
     ),
     (
         'guard "g" on POST /v1/{id: invoice}/pay { header "a" "b\\nc" }\n',
@@ -199,9 +206,9 @@ GUARDS = [
     ),
     (
         'guard "g" { deny when time > 2026-01-01 }\nguard "g" { deny when time < 2026-01-01 }',
-        [("E501", "two rules are called `g`", '"g"', "give one of them another name")],
+        [("E501", "two rules are named `g`", '"g"', "give one of them another name")],
     ),
-    ('guard "" { deny }', [("E514", "a rule needs a name", '""', "say what the rule is for")]),
+    ('guard "" { deny }', [("E514", "a rule needs a name", '""', "write a name that says what the rule is for")]),
     (
         'guard "g" on POST /c { deny }',
         [
@@ -271,7 +278,7 @@ LATER = [
                 "E910",
                 "`0/1m` is not a valid rate",
                 "0/1m",
-                "write the number and the period, both above zero: `100/1m`",
+                "write a number and a period, both above zero: `100/1m`",
             ),
         ],
     ),
@@ -282,7 +289,7 @@ LATER = [
                 "E910",
                 "`5/0s` is not a valid rate",
                 "5/0s",
-                "write the number and the period, both above zero: `100/1m`",
+                "write a number and a period, both above zero: `100/1m`",
             ),
         ],
     ),
@@ -295,13 +302,13 @@ LATER = [
     (
         'anyone { may GET /a }\nrate "r" per agent.di { 5/1m  6/1m }',
         [
-            ("E910", "a rate has one limit", "6/1m", "write another rate for another limit"),
+            ("E910", "a rate can have only one limit", "6/1m", "write another rate for another limit"),
         ],
     ),
     (
         'anyone { may GET /a }\nrate "r" per agent.id { 5/1m floor 6/1m }',
         [
-            ("E910", "`floor` is faster than the rate itself", "floor 6/1m", "only `raise … at most` goes above it"),
+            ("E910", "`floor` is faster than the rate itself", "floor 6/1m", "only `raise … at most` may exceed it"),
         ],
     ),
     (
@@ -311,7 +318,7 @@ LATER = [
                 "E910",
                 "`at most` is slower than the rate itself",
                 "raise x1 at most 4/1m when time > 5",
-                "only `clamp` goes below it",
+                "only `clamp` may lower it",
             ),
             (
                 "E910",
@@ -328,7 +335,7 @@ LATER = [
                 "E910",
                 "`clamp` is faster than the rate itself",
                 "clamp 1/1s when nothing",
-                "only `raise … at most` goes above it",
+                "only `raise … at most` may exceed it",
             ),
         ],
     ),
@@ -345,7 +352,7 @@ LATER = [
                 "E905",
                 "`profile` is not enforced yet",
                 'profile "p"',
-                "remove it: a policy that only seems to limit something would be worse than none",
+                "remove it: a policy must not appear to enforce a limit that it does not enforce",
             )
         ],
     ),
@@ -356,14 +363,14 @@ LATER = [
                 "E906",
                 "`invariant` is not enforced yet",
                 'invariant "i"',
-                "remove it: a policy that only seems to limit something would be worse than none",
+                "remove it: a policy must not appear to enforce a limit that it does not enforce",
             )
         ],
     ),
     (
         ('anyone { may GET /a }\nrate "r" per agent.id { 5/1m }\nbudget "r" per user.id { count <= 5 within 1h }'),
         [
-            ("E501", "two rules are called `r`", '"r"', "give one of them another name"),
+            ("E501", "two rules are named `r`", '"r"', "give one of them another name"),
         ],
     ),
     ("language 2\nanyone { may GET /a }", [("E150", "language version 2 is not supported", "2", "write `language 1`")]),

@@ -29,11 +29,11 @@ def found(*items: str, protocol: str = "authzen") -> list[tuple[str, str, str, s
 
 
 SOURCES = "write `subject.id`, `resource.properties.NAME`, `action.properties.NAME` or `context.NAME`"
-ONE = "a question has one endpoint: name it, as in `GET /todos/{resource.id}`"
+ONE = "a question has only one endpoint: write it, as in `GET /todos/{resource.id}`"
 MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
     (
         'subject "u" => todo',
-        ("E932", "a subject is a `user` or an `agent`, not `todo`", "todo", "write `=> user` or `=> agent`"),
+        ("E932", "a subject must be a `user` or an `agent`, not `todo`", "todo", "write `=> user` or `=> agent`"),
     ),
     ('subject "u" => user from acne', ("E207", "unknown issuer `acne`", "acne", "did you mean `acme`?")),
     ('resource "t" => todos', ("E205", "unknown entity `todos`", "todos", "did you mean `todo`?")),
@@ -65,7 +65,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
             "E319",
             "this is not a valid tool name: a slash separates a server and a name",
             'TOOL "billing/"',
-            "a tool name is `server/name`, or `name` alone",
+            "a tool name must be `server/name`, or `name` alone",
         ),
     ),
     (
@@ -154,7 +154,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
             "E933",
             "`behavior.trust` is not a fact that a question can supply",
             "behavior.trust",
-            "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
+            "a fact must begin with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
         ),
     ),
     (
@@ -163,7 +163,7 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
             "E933",
             "`approval.granted` is not a fact that a question can supply",
             "approval.granted",
-            "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
+            "a fact must begin with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`",
         ),
     ),
     (
@@ -188,7 +188,9 @@ MISTAKES: list[tuple[str, tuple[str, str, str, str | None]]] = [
 
 
 @pytest.mark.parametrize(("item", "expected"), MISTAKES, ids=[item for item, _ in MISTAKES])
-def test_a_mistake_in_a_map_is_reported_where_it_stands(item: str, expected: tuple[str, str, str, str | None]) -> None:
+def test_a_mistake_in_a_map_is_reported_where_it_is_written(
+    item: str, expected: tuple[str, str, str, str | None]
+) -> None:
     assert found(item) == [expected]
 
 
@@ -238,7 +240,7 @@ def test_an_action_can_override_a_general_fact() -> None:
 
 def test_a_map_of_an_unknown_protocol_is_rejected() -> None:
     assert found('subject "u" => user from acme', protocol="opa") == [
-        ("E930", "no protocol is called `opa`", "opa", "write `map authzen`")
+        ("E930", "unknown protocol `opa`", "opa", "write `map authzen`")
     ]
 
 

@@ -72,7 +72,7 @@ PATHS = [
                 "E304",
                 "`a%2Fb` contains a percent escape",
                 "a%2Fb",
-                "write the character itself: paths are compared decoded",
+                "write the character itself: paths are compared in decoded form",
             )
         ],
     ),
@@ -83,13 +83,13 @@ PATHS = [
                 "E304",
                 "`a%41` contains a percent escape",
                 "a%41",
-                "write the character itself: paths are compared decoded",
+                "write the character itself: paths are compared in decoded form",
             )
         ],
     ),
     (
         "anyone { may GET /{a}.{b} }",
-        [("E305", "`{a}.{b}` contains two captures", "{a}.{b}", "a segment has one capture at most")],
+        [("E305", "`{a}.{b}` contains two captures", "{a}.{b}", "a segment can have at most one capture")],
     ),
     ("anyone { may GET /{a}/x/{a} }", [("E306", "`a` is captured twice", "{a}", "rename one of them")]),
     (
@@ -103,7 +103,7 @@ PATHS = [
                 "E309",
                 "`GETGETGETGETGETGET` is not a valid method",
                 "GETGETGETGETGETGET",
-                "a method has at most 16 letters",
+                "a method can have at most 16 letters",
             )
         ],
     ),
@@ -119,7 +119,7 @@ PATHS = [
                 "E319",
                 "this is not a valid tool name: the name is empty",
                 'TOOL ""',
-                "a tool name is `server/name`, or `name` alone",
+                "a tool name must be `server/name`, or `name` alone",
             )
         ],
     ),
@@ -130,7 +130,7 @@ PATHS = [
                 "E319",
                 "this is not a valid tool name: a slash separates a server and a name",
                 'TOOL "/x"',
-                "a tool name is `server/name`, or `name` alone",
+                "a tool name must be `server/name`, or `name` alone",
             )
         ],
     ),
@@ -141,7 +141,7 @@ PATHS = [
                 "E319",
                 "this is not a valid tool name: it contains a control character",
                 'TOOL "a\\nb"',
-                "a tool name is `server/name`, or `name` alone",
+                "a tool name must be `server/name`, or `name` alone",
             )
         ],
     ),
@@ -185,7 +185,7 @@ PATHS = [
                 "E318",
                 "`except` excludes every place",
                 "on GET /a except /**",
-                "the rule would never apply: remove one of the two",
+                "remove one of the two, because the rule would never apply",
             )
         ],
     ),
@@ -213,7 +213,7 @@ SCOPES = [
     ),
     (
         'scope a { GET /a }\nscope b as "a" { GET /b }',
-        [("E313", "two scopes are carried as `a`", '"a"', "give one of them another `as` name")],
+        [("E313", "two scopes have the name `a` in credentials", '"a"', "give one of them another `as` name")],
     ),
     (
         'scope a as "" { GET /a }',
@@ -256,7 +256,7 @@ BINDINGS = [
         [
             (
                 "E316",
-                "`resource` is an entity, and this is a string",
+                "`resource` must be an entity, but this is a string",
                 "args.id",
                 "name its type: `resource = invoice(args.id)`",
             )
@@ -339,7 +339,7 @@ BINDINGS = [
                 "E320",
                 "an endpoint of this pattern has two resources: `folder(args.id)` and `invoice(args.id)`",
                 "TOOL *",
-                "write the same typed capture, at the same place, in both",
+                "write the same typed capture at the same position in both",
             )
         ],
     ),
@@ -350,7 +350,7 @@ BINDINGS = [
                 "E320",
                 "an endpoint of this pattern has two resources: `{f: folder}` and `{id: invoice}`",
                 "GET /{f: folder}/y",
-                "write the same typed capture, at the same place, in both",
+                "write the same typed capture at the same position in both",
             )
         ],
     ),
@@ -364,7 +364,7 @@ BINDINGS = [
                 "E320",
                 "an endpoint of this pattern has two resources: `{k: folder}` and `{id: invoice}`",
                 "GET|POST /x/{k: folder}",
-                "write the same typed capture, at the same place, in both",
+                "write the same typed capture at the same position in both",
             )
         ],
     ),

@@ -99,7 +99,7 @@ def test_the_error_for_an_unknown_name_suggests_a_similar_name(text: str, hint: 
 
 
 def test_the_error_for_an_unknown_name_suggests_a_package_that_exports_it() -> None:
-    hint = "`import acme.common` exports one of that name"
+    hint = "package `acme.common` exports this name"
     assert find("b", "scope", "invoices.read", COMMON, "package b")[1][0][3] == hint
 
 
@@ -186,7 +186,7 @@ def test_a_reserved_word_is_rejected_as_a_value_name(what: str, word: str) -> No
         (
             ["package b\nimport acme.common\nscope common.x { GET /x }"],
             "E211",
-            "`common.x` reads like a name of the imported package `acme.common`",
+            "`common.x` looks like a name of the imported package `acme.common`",
         ),
         (["package b\nentity team"], "E214", "the entity `team` is already declared by package `acme.common`"),
     ],

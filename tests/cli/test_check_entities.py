@@ -56,23 +56,23 @@ def findings(ended):
     [
         (WHOLE, []),
         (less("tenant"), []),  # the issuer maps a claim to it
-        (less("owner"), [("W180", "nothing supplies `doc.owner`: none of its 2 rows has it, and no claim or map "
-                          "makes it known", 10)]),
+        (less("owner"), [("W180", "nothing supplies `doc.owner`: no row of `doc` has it, and no claim or map "
+                          "supplies it", 10)]),
         (less("owner", of="2"), [("W181", '`doc "2"` lacks `owner`', 10)]),
-        (less("blocked", of="folder"), [("W180", "nothing supplies `folder.blocked`: none of its 1 row has it, and no "
-                                         "claim or map makes it known", 9)]),
+        (less("blocked", of="folder"), [("W180", "nothing supplies `folder.blocked`: no row of `folder` has it, and no "
+                                         "claim or map supplies it", 9)]),
         (less("blocked", of="1"), [("W181", '`doc "1"` lacks `blocked`', 9)]),
-        (less("roles"), [("W180", "nothing supplies `user.roles`: none of its 1 row has it, and no claim or map "
-                          "makes it known", 10)]),
+        (less("roles"), [("W180", "nothing supplies `user.roles`: no row of `user` has it, and no claim or map "
+                          "supplies it", 10)]),
         (less("badge"), []),  # it may be absent, and there is a row that says so
         (WHOLE[1:], [("W180", "nothing supplies `user.roles`: no `user` has a row, and no claim or map "
-                      "makes it known", 10),
+                      "supplies it", 10),
                      ("W180", "nothing supplies `user.badge`: no `user` has a row, and no claim or map "
-                      "makes it known", 11)]),
+                      "supplies it", 11)]),
         ([*WHOLE[:1], *WHOLE[2:]], [
             ("W182", 'other rows are in `folder "f"`, which no row describes', 5),
             ("W180", "nothing supplies `folder.blocked`: no `folder` has a row, and no claim or map "
-             "makes it known", 9),
+             "supplies it", 9),
         ]),
     ],
 )  # fmt: skip
@@ -134,7 +134,9 @@ def test_looked_up_entities_are_checked_by_their_mapping_not_by_rows(run, tmp_pa
         '[directory.doc]\ntable = "docs"\nlookup = true\nattributes = { owner = "owner" }\n'
     )
     ended = run("check", "docs.policy", "--entities", "docs.toml")
-    assert "nothing supplies `doc.private`: its rows are looked up, and the mapping has no such attribute" in ended.out
+    assert (
+        "nothing supplies `doc.private`: `doc` rows are looked up, and the mapping has no such attribute" in ended.out
+    )
     assert ended.out.count("W18") == 1
 
 

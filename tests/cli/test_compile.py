@@ -61,7 +61,7 @@ def test_compile_leaves_tests_out_of_the_bundle(run, project, tmp_path):
     assert b"/secret" not in (tmp_path / "p.policybundle").read_bytes()
 
 
-def test_a_policy_with_errors_makes_no_bundle(run, tmp_path):
+def test_a_policy_with_errors_cannot_be_compiled_to_a_bundle(run, tmp_path):
     (tmp_path / "bad.policy").write_text("anyone { may GET /a when nonsense }\n")
     ended = run("compile", "bad.policy", "-o", "p.policybundle")
     assert ended.code == 1

@@ -10,7 +10,7 @@ from policyengine.cli.settings.registry import SECTIONS
 from policyengine.cli.settings.sections import CoverageSettings, TestSettings
 from policyengine.http.gateway_headers import GatewayHeaders
 
-PARTS = f"there are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
+PARTS = f"the valid keys are {', '.join(f'`[{one}]`' for one in (*SECTIONS, 'directory'))}"
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_database_mapping_of_a_settings_file_that_others_can_write_is_reject
     assert (ended.code, "others can write `policyengine.toml`" in ended.err) == (1, True)
 
 
-def test_the_config_option_can_stand_anywhere(project, run):
+def test_the_config_option_can_be_anywhere(project, run):
     (project / "mine.toml").write_text("[serve]\nport = 7\n")
     for words in (["--config", "mine.toml", "show"], ["show", "--config=mine.toml"]):
         shown = run("config", *words, "policies").out
@@ -165,10 +165,10 @@ def test_lint_rules_can_be_named_by_code_or_name(project):
         ("[format]\n", "unknown section `format`", PARTS,
          "policyengine.toml:1:2: unknown section `format`\n  [format]\n   ^^^^^^"),
         ("[test]\nignore = 1\n[lint]\nignore = []\n", "unknown key `ignore` in `[test]`",
-         "there are `jobs`, `seed`, `examples`",
+         "the valid keys are `jobs`, `seed`, `examples`",
          "policyengine.toml:2:1: unknown key `ignore` in `[test]`\n  ignore = 1\n  ^^^^^^"),
-        ("lint = 1\n", "`lint` is no section", "write `[lint]` on a line of its own",
-         "policyengine.toml:1:1: `lint` is no section\n  lint = 1\n  ^^^^"),
+        ("lint = 1\n", "`lint` is not a section", "write `[lint]` on a line of its own",
+         "policyengine.toml:1:1: `lint` is not a section\n  lint = 1\n  ^^^^"),
         ("[lint]\nignore = 'head'\n", "`ignore` must be a list of rules", 'as in `ignore = ["static-key"]`',
          "policyengine.toml:2:1: `ignore` must be a list of rules\n  ignore = 'head'\n  ^^^^^^"),
         ("[lint]\nignore = ['haed']\n", "there is no rule `haed`", "did you mean `head`?",
@@ -202,7 +202,7 @@ def test_a_settings_file_that_is_not_utf_8_is_rejected(project):
     (project / "policyengine.toml").write_bytes(b"[lint]\n# \xff\n")
     with pytest.raises(CommandError) as caught:
         load_settings([project])
-    assert caught.value.message == "`policyengine.toml` is not UTF-8"
+    assert caught.value.message == "`policyengine.toml` is not valid UTF-8"
 
 
 def test_a_command_reports_a_settings_mistake_and_exits_with_1(run, tmp_path):

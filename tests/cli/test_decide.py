@@ -285,7 +285,7 @@ def test_a_misspelled_entity_type_is_reported_once(run, project, tmp_path):
         (
             '{"entities": [{"type": "user", "id": "a", "roles": []}]}',
             "`e.json` at `entities[0].roles`: unknown member `entities[0].roles`",
-            "facts about an entity go under `attributes`",
+            "put facts about an entity under `attributes`",
         ),
         (
             '{"entities": [{"type": "user", "id": "a", "in": ["sales"]}]}',

@@ -27,7 +27,7 @@ def policies(tmp_path):
 def test_an_equivalent_policy_is_proved_the_same(run, policies):
     policies(old=OLD, new="# the same\n" + "\n".join(reversed(OLD.strip().splitlines())))
     ended = run("diff", "old.policy", "new.policy")
-    assert (ended.code, ended.out, ended.err) == (0, "same: proved for all requests\n", "")
+    assert (ended.code, ended.out, ended.err) == (0, "no difference: proved for all requests\n", "")
 
 
 def test_a_difference_exits_with_1_and_shows_region_rules_and_request(run, policies):
@@ -40,7 +40,7 @@ def test_a_difference_exits_with_1_and_shows_region_rules_and_request(run, polic
         '- old.policy:7: guard "size": deny when request.size > 1000',
         '+ new.policy:7: guard "size": deny when request.size > 2000',
         'old: deny by guard "size" (old.policy:7)',
-        "everything else is proved the same",
+        "everything else is proved equal",
     ):
         assert shown in ended.out
 
@@ -83,7 +83,7 @@ def test_diff_json_contains_the_proof_status_and_the_differences(run, policies):
 def test_diff_markdown_has_a_table_and_folds_details(run, policies):
     policies(old=OLD, new=WIDER)
     out = run("diff", "old.policy", "new.policy", "--format", "markdown").out
-    assert out.startswith("### Policy diff: 1 widening difference; everything else is proved the same\n")
+    assert out.startswith("### Policy diff: 1 widening difference; everything else is proved equal\n")
     assert "| 1 | 🔓 widening | deny | allow | POST /notes ·" in out
     assert out.count("<details>") == out.count("</details>") == 1
     assert "request.size &#62; 1000" in out
@@ -119,7 +119,7 @@ def test_a_missing_policy_file_exits_with_3(run, policies):
     policies(old=OLD)
     ended = run("diff", "old.policy", "nowhere.policy")
     assert ended.code == 3
-    assert "there is no such file" in ended.err
+    assert "the file does not exist" in ended.err
 
 
 def test_a_missing_log_exits_with_3(run, policies):
@@ -138,7 +138,7 @@ def test_an_unproved_change_exits_with_5_and_names_the_rule(run, policies):
         ended = run("diff", "old.policy", "new.policy", *options)
         assert ended.code == 5
         assert 'guard "calm" (old.policy:8), guard "calm" (new.policy:8)' in ended.out
-        assert "a request does not contain its history" in ended.out
+        assert "a generated request has no history" in ended.out
         assert ended.out.splitlines()[-1].startswith("not proved: the changed rules may allow more in ")
 
 

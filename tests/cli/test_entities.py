@@ -45,7 +45,7 @@ def test_an_invalid_csv_cell_is_reported_with_its_place_as_json(run, shop, tmp_p
     assert ended.code == 1
     assert ended.json == {
         "error": {
-            "kind": "entities", "message": "`csv/user.csv:2`: `plan`: no value of plan",
+            "kind": "entities", "message": "`csv/user.csv:2`: `plan`: not a value of plan",
             "hint": "write one of `free`, `team`", "code": "E183", "file": "csv/user.csv", "row": 2, "column": "plan",
         }
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_serve_reloads_changed_tables_and_keeps_the_last_good_ones(served, tmp_p
     until(served, "deny")
     (tmp_path / "csv" / "user.csv").write_text("id,plan\nalice,gold\n")
     latest = monotonic() + 20
-    while "`plan`: no value of plan" not in (tmp_path / "err").read_text():
+    while "`plan`: not a value of plan" not in (tmp_path / "err").read_text():
         assert monotonic() < latest
         sleep(0.01)
     assert decided(served) == "deny"

@@ -191,8 +191,8 @@ def test_lint_github_annotations_print_each_finding_on_one_line(run, files, tmp_
     ended = run("lint", ".", "--format", "github")
     assert ended.out == (
         "::warning file=a%2Cb.policy,line=1,endLine=1,col=16,endColumn=42,title=W552 no-message::"
-        "guard `100%25` denies here without a message for the caller%0A"
-        'hint: add `message "…"`: what is wrong, and what to do\n'
+        "guard `100%25` denies without a message for the caller%0A"
+        'hint: add `message "…"` that says what is wrong and what to do\n'
     )
 
 

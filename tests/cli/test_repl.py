@@ -167,7 +167,7 @@ def test_the_repl_prints_one_json_line_per_answer(say):
     [
         ("body.amunt = 5", "repl:1:1", "body.amunt", "did you mean `body.amount`?"),
         ("body.amunt 5", "repl:1:1", "body.amunt", "did you mean `body.amount`?"),
-        ("body.note =  ouch", "repl:1:14", "ouch", 'a text is written in quotes: `"ouch"`'),
+        ("body.note =  ouch", "repl:1:14", "ouch", 'write a string in quotes: `"ouch"`'),
         ("use pepole", "repl:1:5", "pepole", "did you mean `people`?"),
         ('agent "bot" from acne', "repl:1:18", "acne", "did you mean `acme`?"),
         ("GET /a { body.amunt: 5 }", "repl:1:10", "body.amunt", "did you mean `body.amount`?"),

@@ -124,7 +124,7 @@ def test_wrong_usage_exits_with_2(run, policy, options, message):
     [
         ('{"at": 0, "usr": {}}', "`trace.jsonl:1` at `usr`: unknown member `usr`"),
         ('{"at": "noon"}', "`trace.jsonl:1` at `at`: `noon` is not a time"),
-        ("{", "`trace.jsonl:1`: not valid JSON at column 2: it ends too early"),
+        ("{", "`trace.jsonl:1`: not valid JSON at column 2: the text ends too early"),
         ("\n", "no request in `trace.jsonl`"),
     ],
 )

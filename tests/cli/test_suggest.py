@@ -37,7 +37,7 @@ def test_suggest_shows_grants_remaining_denials_and_the_proof(run, shop, log):
     lines = ended.out.splitlines()
     assert lines[0] == "3 decisions: 1 allowed, 2 stopped"
     assert '1  agent "bot"  may GET /v1/stock' in lines
-    assert "1  a\\nb  GET /v1/stock  a name in it cannot be written into a policy" in lines
+    assert "1  a\\nb  GET /v1/stock  the request contains a name that a policy cannot express" in lines
     assert lines[-1] == "proof: with these grants, 1 of 3 decisions change, exactly as intended"
 
 
@@ -48,7 +48,7 @@ def test_suggest_merges_remaining_denials_by_path_pattern(run, shop, tmp_path):
     for path in (*(f"/v1/orders/{n}" for n in range(30)), "/v1/orders/7"):
         engine.decide({"request": {"method": "GET", "path": path}, "agent": {"id": "bot", "issuer": "acme"}})
     ended = run("suggest", shop, "--log", tmp_path / "shut.jsonl")
-    assert '31  bot  GET /v1/orders/*  the guard "shut" stops it' in ended.out.splitlines()
+    assert '31  bot  GET /v1/orders/*  the guard "shut" stops the request' in ended.out.splitlines()
 
 
 def test_suggest_distinguishes_no_useful_grant_from_no_needed_grant(run, shop, log):
@@ -79,7 +79,7 @@ def test_suggest_json_contains_grants_denials_and_proof(run, shop, log):
     assert told["doors"] == [
         {"agent": "bot", "issuer": "acme", "may": "GET /v1/stock", "decisions": 1, "confirm": False}
     ]
-    assert told["not_by_a_door"][0]["why"] == "a name in it cannot be written into a policy"
+    assert told["not_by_a_door"][0]["why"] == "the request contains a name that a policy cannot express"
     assert told["proof"] == {"meant": 1, "flips": 1, "others": []}
 
 

@@ -204,7 +204,7 @@ def packed_again(data: bytes, members: object) -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"not a bundle", SMALL.encode(), b"\x93\x01\x02\x03", b"\xc1" * 99])
-def test_what_is_no_bundle_is_refused(data: bytes) -> None:
+def test_data_that_is_not_a_bundle_is_refused(data: bytes) -> None:
     assert refused(data).code == "E160"
 
 
@@ -266,7 +266,7 @@ def test_a_file_is_read(small: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code"), [("nowhere", "E151"), (".", "E152"), ("a\0b", "E152"), ("/dev/null", "E152"), ("text", "E160")]
 )
-def test_a_file_that_is_no_bundle_is_refused(name: str, code: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_bundle_is_refused(name: str, code: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(BundleError) as found:
         read_bundle(f"{tmp_path}/{name}" if name[0] != "/" else name)

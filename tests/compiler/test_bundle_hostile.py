@@ -381,7 +381,7 @@ def test_a_payload_has_exactly_its_members(members: dict[str, Any], change: str)
     assert_refused(changed[change], "other members")
 
 
-def test_a_name_that_stands_twice_is_refused(members: dict[str, Any]) -> None:
+def test_a_name_that_appears_twice_is_refused(members: dict[str, Any]) -> None:
     changed = copy_of(members)
     changed["entities"].append(changed["entities"][0])
     assert_refused(changed, "EntityType repeated, or in an unexpected order")
@@ -399,7 +399,7 @@ def test_a_tree_has_methods_for_each_of_its_patterns(members: dict[str, Any]) ->
     assert_refused(changed, "methods that belong to other patterns")
 
 
-def test_a_tree_names_only_what_is_there(members: dict[str, Any]) -> None:
+def test_a_tree_that_refers_to_missing_parts_is_refused(members: dict[str, Any]) -> None:
     for number in (-1, 99):
         changed = copy_of(members)
         changed["tree"][-1][-1] = [number]  # users that must be asked each time

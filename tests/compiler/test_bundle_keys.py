@@ -69,7 +69,7 @@ def refused(data: bytes, keys: Any) -> BundleError:
 # ── Who is believed ───────────────────────────────────────────────────────────────────────────
 
 
-def test_what_a_trusted_key_signed_is_loaded(ours: Pair) -> None:
+def test_a_bundle_signed_with_a_trusted_key_is_loaded(ours: Pair) -> None:
     found = decode_bundle(signed(ours), keys=[ours.public])
     assert found.signed_by == (ours.id,)
     assert found.kernel == KERNEL
@@ -90,13 +90,13 @@ def test_a_public_key_is_given_in_any_form(ours: Pair, tmp_path: Path, form: str
     assert decode_bundle(signed(ours), keys=[keys[form]]).signed_by == (ours.id,)
 
 
-def test_what_nobody_signed_is_refused_where_keys_are_given(ours: Pair) -> None:
+def test_an_unsigned_bundle_is_refused_if_keys_are_given(ours: Pair) -> None:
     error = refused(write_bundle(KERNEL, "0.1.0"), [ours.public])
     assert (error.code, error.message) == ("E163", "this bundle is not signed")
     assert ours.id in str(error.hint)
 
 
-def test_what_another_key_signed_is_refused(ours: Pair, theirs: Pair) -> None:
+def test_a_bundle_signed_with_another_key_is_refused(ours: Pair, theirs: Pair) -> None:
     error = refused(signed(theirs), [ours.public])
     assert error.code == "E163"
     assert theirs.id in str(error.hint)
@@ -107,7 +107,7 @@ def test_no_keys_at_all_trust_nobody(ours: Pair) -> None:
     assert refused(signed(ours), []).code == "E163"
 
 
-def test_without_keys_nothing_is_asked(ours: Pair) -> None:
+def test_without_keys_no_signature_is_checked(ours: Pair) -> None:
     assert decode_bundle(write_bundle(KERNEL, "0.1.0")).signed_by == ()
     assert decode_bundle(signed(ours)).signed_by == ()
 
@@ -146,7 +146,7 @@ def test_a_signature_that_is_none_counts_for_nothing(ours: Pair, signature: byte
 
 
 @pytest.mark.parametrize("signatures", [None, 1, [1], [[]], [["id"]], [[1, b""]], [["id", "text"]]])
-def test_what_is_no_list_of_signatures_is_refused(ours: Pair, signatures: object) -> None:
+def test_data_that_is_not_a_list_of_signatures_is_refused(ours: Pair, signatures: object) -> None:
     assert refused(resigned(signed(ours), signatures), [ours.public]).code == "E165"
 
 
@@ -171,7 +171,7 @@ def test_a_key_under_a_passphrase_is_refused(ours: Pair, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0" * 43, b"-----BEGIN PUBLIC KEY-----\n", b"\xff" * 99])
-def test_what_is_no_key_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_data_that_is_not_a_key_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "key").write_bytes(data)
     with pytest.raises(KeyFileError, match="this is not a private key"):
         BundleSigningKey.read(tmp_path / "key")
@@ -179,7 +179,7 @@ def test_what_is_no_key_is_refused(tmp_path: Path, data: bytes) -> None:
         TrustedKey.read(tmp_path / "key")
 
 
-def test_a_private_key_is_no_public_one(ours: Pair) -> None:
+def test_a_private_key_is_not_accepted_as_a_public_key(ours: Pair) -> None:
     error = refused(signed(ours), [ours.private])
     assert (error.code, error.file) == ("E164", str(ours.private))
 

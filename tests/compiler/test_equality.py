@@ -192,7 +192,9 @@ facts { context.risk: number? }
 @pytest.mark.parametrize("block", ['group "night"', 'where agent.groups has "night"', '"b*"'])
 @pytest.mark.parametrize("more", [{}, {"context": {"risk": 7}}, {"context": {"risk": "7"}}])
 @pytest.mark.parametrize("groups", [None, [], ["night"], ["night", "night"], "night"])
-def test_a_doubt_of_one_block_is_told_beside_the_scopes_of_another(block: str, more: object, groups: object) -> None:
+def test_an_unknown_fact_of_one_block_is_reported_with_the_scopes_of_another(
+    block: str, more: object, groups: object
+) -> None:
     """The million found it: whose scope would do had been told before the other blocks were asked for their doubts."""
     engine = Engine.from_text(TWO_BLOCKS.replace("BLOCK", block))
     agent = {"id": "bot", "issuer": "acme"} | ({} if groups is None else {"groups": groups})
@@ -201,7 +203,7 @@ def test_a_doubt_of_one_block_is_told_beside_the_scopes_of_another(block: str, m
 
 
 @pytest.mark.parametrize("member", ["groups", "scopes"])
-def test_a_text_that_says_it_equals_everything_opens_no_door(member: str) -> None:
+def test_a_text_whose_equality_is_always_true_grants_nothing(member: str) -> None:
     """The million found it in a group: such a text can come from the caller's own process only."""
     engine = Engine.from_text(TWO_BLOCKS.replace("BLOCK", 'group "night"'))
     agent = {"id": "bot" if member == "scopes" else "cat", "issuer": "acme", "groups": ["day"]}

@@ -63,7 +63,7 @@ def question(**members: Any) -> dict[str, Any]:
     }
 
 
-def test_the_door_of_an_agent_is_a_few_lines_that_refute_what_is_cheapest_first(shop: Engine) -> None:
+def test_the_generated_code_of_a_grant_tests_the_cheapest_conditions_first(shop: Engine) -> None:
     code = shop.generated_code()
     door = next(part for part in code.split("\n# Shape ") if "if issuer == C" in part and "scopes: return True" in part)
     assert door.partition("\n")[2].startswith(SHOWN)
@@ -114,7 +114,7 @@ agent "{quoted}" {{ issued by acme  acts alone  may GET /x when request.query["{
     assert name in ("C0", "{0}") or name not in code
 
 
-def test_a_failure_is_told_with_the_line_of_the_policy(
+def test_a_failure_is_reported_with_the_line_of_the_policy(
     shop: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(reads.Column):
@@ -136,7 +136,7 @@ def test_a_tree_of_one_policy_is_the_same_whatever_the_order_of_its_files() -> N
 
 
 @pytest.mark.parametrize("id", [None, "", 7, True, ["bot"], "e\u0301"])
-def test_an_agent_without_a_name_goes_through_no_door_of_its_groups(id: object) -> None:
+def test_an_agent_without_a_name_gets_no_grants_of_its_groups(id: object) -> None:
     engine = Engine.from_text("""package p
 issuer acme { scopes none }
 agent group "night" { issued by acme  acts alone  may GET /x }

@@ -56,7 +56,7 @@ def of_kind(box: Box, *kinds: BoxKind) -> list[str]:
 # ── The whole tree ────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_goes_from_the_endpoint_to_the_method_to_who_asks_to_the_rules():
+def test_a_drawing_leads_from_the_endpoint_to_the_method_to_the_caller_to_the_rules():
     root = drawn(example("payments"))
     refunds = at(root, "paths", "/v1", "/invoices", "/{id: invoice}", "/refunds", "POST")
     assert labels(refunds) == [
@@ -90,12 +90,12 @@ def test_the_same_policy_gives_the_same_drawing(name):
     assert drawn(example(name)) == drawn(example(name))
 
 
-def test_what_agents_must_show_stands_with_their_blocks():
+def test_requirements_on_agents_are_shown_with_their_blocks():
     agents = at(drawn(example("payments")), "agents")
     assert at(agents, 'agent "archivist"').detail == "issued by acme; acts for any user; attested by lab"
 
 
-def test_guards_without_a_place_stand_everywhere():
+def test_guards_without_a_place_apply_everywhere():
     root = drawn(kernel_of('guard "inside" { require request.ip within [10.0.0.0/8] }'))
     assert labels(at(root, "everywhere", 'guard "inside"')) == ["require request.ip within [10.0.0.0/8]"]
 
@@ -118,7 +118,7 @@ def test_segments_without_rules_of_their_own_are_drawn_with_the_next():
     assert labels(at(root, "paths", "/a/b")) == ["/c", "/d"]
 
 
-def test_the_root_of_all_paths_is_a_box_where_rules_stand_at_it():
+def test_the_root_of_all_paths_is_a_box_if_rules_apply_at_it():
     root = drawn(kernel_of("anyone { may GET /, GET /a }"))
     assert labels(at(root, "paths", "/")) == ["GET", "/a"]
 
@@ -146,7 +146,7 @@ def test_a_number_of_many_digits_is_ordered_without_being_read():
     assert natural_sort_key("9" * 8_000) != natural_sort_key("9" * 7_999)
 
 
-def test_what_is_bound_by_with_is_shown():
+def test_bindings_of_with_are_shown():
     tool = at(drawn(example("payments")), "tools", "billing/refund_invoice")
     assert tool.children[0].label == "with body.amount = args.amount, resource = invoice(args.invoice_id)"
 
@@ -223,13 +223,13 @@ def test_an_area_of_tools_leaves_others_out():
         ("/a%2fb", "`/a%2fb` is not an endpoint: `a%2fb` contains a percent escape"),
         ("/**/a", "`/**/a` is not an endpoint: `**` is valid only at the end of a path"),
         ("/{a}{b}", "`/{a}{b}` is not an endpoint: `{a}{b}` contains two captures"),
-        ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: no path has more than 128 segments"),
+        ("/a" * 129, f"`{'/a' * 129}` is not an endpoint: a path can have at most 128 segments"),
         ("TOOL", "`TOOL` is not an endpoint: the name is empty"),
         ("TOOL /x", "`TOOL /x` is not an endpoint: a slash separates a server and a name"),
-        ("ACTION view", "`ACTION view` is not an endpoint: an action consists of a verb and a type"),
+        ("ACTION view", "`ACTION view` is not an endpoint: an action must consist of a verb and a type"),
     ],
 )
-def test_what_is_no_endpoint_is_told(asked, why):
+def test_text_that_is_not_an_endpoint_is_reported(asked, why):
     with pytest.raises(SelectionError) as caught:
         read_endpoint(asked)
     assert (caught.value.kind, caught.value.message) == ("endpoint", why)
@@ -260,7 +260,7 @@ def crew() -> Kernel:
     return kernel_of(CREW.replace("/b*/**", "/bot/**"))
 
 
-def test_an_agent_sees_its_own_doors_and_those_of_anyone(crew):
+def test_an_agent_sees_its_own_grants_and_those_of_anyone(crew):
     assert of_kind(drawn(crew, agent="bot"), BoxKind.MAY) == [
         "may GET /acme",
         "may GET /bot",
@@ -270,13 +270,13 @@ def test_an_agent_sees_its_own_doors_and_those_of_anyone(crew):
     ]
 
 
-def test_users_matter_to_an_agent_where_it_has_a_door(crew):
+def test_users_are_drawn_for_an_agent_only_where_it_has_a_grant(crew):
     root = drawn(crew, agent="bot")
     assert labels(at(root, "paths", "/bot", "GET")) == ['agent "bot"', 'user where user.id == "u"']
     assert "/elsewhere" not in paths(root)
 
 
-def test_guards_that_stand_before_the_doors_of_an_agent_are_drawn_and_no_others(crew):
+def test_only_guards_that_cover_the_grants_of_an_agent_are_drawn(crew):
     assert of_kind(drawn(crew, agent="bot"), BoxKind.GUARD) == ['guard "here"', 'guard "bot"']
 
 
@@ -298,7 +298,7 @@ def test_an_agent_at_an_endpoint_sees_only_itself_there(crew):
     assert of_kind(drawn(crew, "GET /other", agent="bot"), BoxKind.NOTE) == ["no grant here: denied by default"]
 
 
-def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
+def test_an_agent_that_only_a_group_block_matches_is_selected_with_its_group():
     kernel = kernel_of('agent group "ops" { issued by idp acts alone may GET /ops }')
     assert paths(drawn(kernel, agent="new", groups=("ops",))) == ["/ops"]
 
@@ -310,13 +310,13 @@ def test_an_agent_that_only_a_group_knows_is_asked_for_with_it():
         ("bot", ("opps",), "no block names group `opps`", "did you mean `ops`?"),
     ],
 )
-def test_names_that_no_block_is_about_are_told(crew, name, groups, message, hint):
+def test_names_that_no_block_matches_are_reported(crew, name, groups, message, hint):
     with pytest.raises(SelectionError) as caught:
         agent_reach(crew, name, groups)
     assert (caught.value.kind, caught.value.message, caught.value.hint) == ("agent", message, hint)
 
 
-def test_an_agent_that_only_a_condition_may_be_about_can_be_asked_for(crew):
+def test_an_agent_that_only_a_condition_may_match_can_be_selected(crew):
     assert paths(drawn(crew, agent="zzz")) == ["/acme", "/health", "/{any}"]
 
 
@@ -327,7 +327,7 @@ def test_without_groups_nobody_is_sent_to_them():
     assert caught.value.hint is None
 
 
-def test_a_guard_stands_at_its_endpoint_in_another_case_and_a_door_does_not():
+def test_a_guard_covers_its_endpoint_in_another_case_but_a_grant_does_not():
     kernel = kernel_of('anyone { may GET /Docs }\nguard "g" on /docs { deny when request.size > 1 }')
     assert of_kind(drawn(kernel, "GET /DOCS"), BoxKind.GUARD) == ['guard "g"']
     assert of_kind(drawn(kernel, "GET /DOCS"), BoxKind.MAY) == []
@@ -394,7 +394,7 @@ def limits_in(box: Box) -> list[tuple[str, str, list[str]]]:
     return [(one.label, one.detail, [inner.label for inner in one.children]) for one in box.walk() if one.kind in kinds]
 
 
-def test_an_endpoint_names_its_rates_and_budgets_with_whose_count_they_are_by() -> None:
+def test_an_endpoint_names_its_rates_and_budgets_with_their_keys() -> None:
     assert sorted(limits_in(drawn(Engine.from_text(LIMITS).kernel, "POST /pay"))) == [
         ('budget "much"', 'per request.ip, request.host on /pay when request.host == "a"',
          ["sum body.amount <= 5 within 1h"]),
@@ -408,6 +408,6 @@ def test_a_rate_that_excepts_an_endpoint_is_not_drawn_there() -> None:
     assert limits_in(drawn(Engine.from_text(LIMITS).kernel, "GET /health")) == []
 
 
-def test_the_tree_says_of_each_limit_where_it_stands() -> None:
+def test_the_tree_shows_the_location_of_each_limit() -> None:
     root = drawn(Engine.from_text(LIMITS).kernel)
     assert sorted(label for label, _, _ in limits_in(root)) == ['budget "much"', 'rate "always"', 'rate "often"']

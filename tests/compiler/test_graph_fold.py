@@ -87,14 +87,14 @@ def test_ten_thousand_rules_are_legible_and_quickly_drawn(large):
     assert large.took < 5  # twice and more what a machine needs that has other things to do
 
 
-def test_folded_boxes_say_what_they_hold(large):
+def test_folded_boxes_describe_their_contents(large):
     told = [part for part in large.box.walk() if part.kind is BoxKind.MORE]
     assert any("more paths: /svc" in part.label and part.detail.endswith(" rules") for part in told)
     assert all(part.hidden for part in told)
     assert f"{large.box.size:,} boxes drawn, {left_out(large.box):,} folded" in large.box.detail
 
 
-def test_of_a_folded_tree_one_door_at_least_is_seen_to_its_end(large):
+def test_a_folded_tree_shows_at_least_one_grant_completely(large):
     assert any(part.kind is BoxKind.MAY for part in large.box.walk())
 
 

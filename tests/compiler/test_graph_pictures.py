@@ -186,7 +186,7 @@ def test_text_of_svg_stays_in_its_box(picture):
             assert y < bottom
 
 
-def test_svg_holds_no_script_no_link_and_no_handler(picture):
+def test_svg_contains_no_script_no_link_and_no_handler(picture):
     assert {element.tag.removeprefix(SVG) for element in picture.iter()} <= set(
         "svg title style rect path g text tspan".split()
     )
@@ -221,7 +221,7 @@ def test_branches_of_svg_end_at_the_boxes(picture):
 # ── Data and lines ────────────────────────────────────────────────────────────────────────────
 
 
-def test_as_data_a_box_leaves_out_what_it_has_not():
+def test_a_box_as_data_omits_empty_members():
     root = Box(BoxKind.PATH, "/a", children=(Box(BoxKind.MORE, "2 more", hidden=3),))
     assert json.loads(json.dumps(root.to_dict())) == {
         "kind": "path",

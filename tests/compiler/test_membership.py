@@ -52,7 +52,7 @@ def asked(doc: str, user: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_the_quick_way_says_what_the_specification_says_or_is_not_sure(condition: str) -> None:
+def test_the_fast_path_agrees_with_the_specification_or_gives_no_result(condition: str) -> None:
     engine = Engine.from_text(POLICY.replace("CONDITION", condition), directory=directory(ROWS))
     for doc, user in product(DOCS, USERS):
         for _ in range(2):  # what a column remembers is the same
@@ -120,7 +120,7 @@ RATED = {
 
 @pytest.mark.parametrize("place", "abcde")
 @pytest.mark.parametrize("name", ["odd", "even", "unheard"])
-def test_attributes_of_a_tool_are_those_of_its_row_on_the_quick_way_too(place: str, name: str) -> None:
+def test_attributes_of_a_tool_come_from_its_row_on_the_fast_path_too(place: str, name: str) -> None:
     """It took them for absent, so that `else` opened for every tool, whatever its row said."""
     engine = Engine.from_text(TOOLS, directory=directory(RATED))
     question = {"tool": {"server": place, "name": name}, "user": {"id": "alice"}}

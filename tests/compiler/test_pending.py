@@ -42,7 +42,7 @@ def engine():
         (GET, ["body"] * 65, False),
     ],
 )
-def test_a_pending_fact_is_idle_where_nothing_asks_whether_it_is_there(engine, question, pending, at_once):
+def test_a_pending_fact_has_no_effect_where_no_rule_tests_its_presence(engine, question, pending, at_once):
     asked = {**question, "pending": pending}
     quick = engine.decider.compiled.decide(asked)
     assert (quick is not None) is at_once
@@ -67,7 +67,7 @@ def test_a_pending_fact_is_idle_where_nothing_asks_whether_it_is_there(engine, q
         {**GET, "pending": "body"},
     ],
 )
-def test_what_contradicts_itself_is_refused_all_the_same(engine, asked):
+def test_contradictory_questions_are_refused(engine, asked):
     assert engine.decider.compiled.decide(asked) is None
     with pytest.raises(RequestError):
         engine.evaluate(asked)

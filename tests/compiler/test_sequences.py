@@ -136,7 +136,7 @@ def test_a_long_run_meets_approvals_that_are_spent(long_run: tuple[Pair, list[Sa
     assert outcomes.count(Outcome.ALLOW) >= 20
 
 
-def test_a_long_run_bears_what_is_to_be_consumed(long_run: tuple[Pair, list[Said]]) -> None:
+def test_a_long_run_includes_consume_obligations_and_spent_approvals(long_run: tuple[Pair, list[Said]]) -> None:
     pair, _ = long_run
     assert pair.tally.reached["obligation consume"] >= 5
     assert pair.tally.reached["effect spends"] >= 10

@@ -67,9 +67,7 @@ guard "shown" on /v1/{name}.JSON { warn message "shown" }
 
 
 @pytest.mark.parametrize("most", [0, branches.MOST_BRANCHES])
-def test_a_walk_finds_what_is_spelled_otherwise_whatever_was_asked_before(
-    monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
+def test_a_walk_finds_other_spellings_whatever_was_requested_before(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(branches, "MOST_BRANCHES", most)
     engine = Engine.from_text(SPELLED)
     for _ in range(2):
@@ -98,7 +96,7 @@ guard "locked" on files { deny when resource.locked }
     [("bob", "/files/a", True), ("bob", "/FILES/a", False), ("eve", "/files/a", True), ("eve", "/Files/a", False),
      ("ann", "/files/a", True), ("ann", "/FILES/a", True), ("ann", "/FILES/A", False), ("ann", "/other", True)],
 )  # fmt: skip
-def test_doors_read_what_is_bound_by_the_letter_and_guards_in_any_case(
+def test_grants_read_exact_bindings_and_guards_read_bindings_in_any_case(
     tmp_path: Path, user: str, path: str, allowed: bool
 ) -> None:
     (tmp_path / "p.policy").write_text(BOUND)
@@ -111,14 +109,14 @@ def test_doors_read_what_is_bound_by_the_letter_and_guards_in_any_case(
     assert not allowed or engine.decider.compiled.evaluator.quick(asked) is not None
 
 
-def test_where_no_pattern_tells_segments_apart_another_spelling_is_still_looked_up() -> None:
+def test_another_spelling_is_looked_up_even_if_no_pattern_distinguishes_the_segments() -> None:
     engine = Engine.from_text('package p\nanyone { may GET /** }\nguard "g" on GET /v1/secret { deny }')
     asked = ["/v1/other", "/v1/SECRET", "/v1/secret", "/v1/x/y", "/v1/secreT"]
     found = [engine.decide({"request": {"method": "GET", "path": path}}).allowed for path in asked * 2]
     assert found == [True, False, False, True, False] * 2
 
 
-def test_what_strangers_ask_for_is_not_kept() -> None:
+def test_requests_of_strangers_are_not_cached() -> None:
     engine = Engine.from_text("""package p
 issuer acme { scopes none }
 agent "bot" { issued by acme  acts alone  may GET /things/{id}, TOOL mail/*, ACTION read thing }
@@ -175,7 +173,7 @@ def test_forms_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.Mon
         assert len(engine.decider.compiled.evaluator.quick._drivers) <= 3
 
 
-def test_a_slice_holds_what_matters_to_one_request_alone() -> None:
+def test_a_slice_contains_only_what_affects_one_request() -> None:
     blocks = "\n".join(f'agent "a{n}" {{ issued by i  acts alone  may GET /x{n}/{{id}} }}' for n in range(300))
     guards = "\n".join(f'guard "g{n}" on /x{n}/** {{ warn when request.size > 1 }}' for n in range(300))
     engine = Engine.from_text(f"package p\nissuer i {{ scopes none }}\n{blocks}\n{guards}")

@@ -67,12 +67,12 @@ def test_generated_code_answers_up_to_the_bound_and_not_beyond(condition: str, m
     assert tested.decide(asked({"a": ints(most), "b": ints(most, 500)})).gate is not Gate.FAILURE
 
 
-def test_small_questions_are_decided_by_generated_code_whatever_loops_there_are() -> None:
+def test_small_questions_are_decided_by_generated_code_whatever_the_loops() -> None:
     tested = engine(HEAD + "".join(guard(one, f"g{place}") for place, one in enumerate(LOOPS)))
     assert quickly(tested, {"a": ints(10), "b": ints(10, 500)})
 
 
-def test_a_door_that_would_not_be_asked_counts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grant_that_would_not_be_evaluated_still_counts_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generated code stops at the first door that opens; the specification looks at all."""
     monkeypatch.setattr(work, "MAX_STEPS", 500)
     policy = f"""

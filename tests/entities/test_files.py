@@ -65,7 +65,7 @@ def test_several_sources_form_one_entity_store(tmp_path):
     assert outcomes(engine) == OUTCOMES
 
 
-def test_a_csv_cell_is_read_by_the_declared_type(tmp_path):
+def test_a_csv_cell_is_read_as_the_declared_type(tmp_path):
     header = "id,in,roles,plan,manager,since,seats,share,active,limit,home,nets"
     row = "al,\"\",'[]',team,bob,2027-01-01T09:00:00Z,5,0.25,TRUE,15m,10.0.0.1,10.0.0.0/8; 192.168.0.0/16".replace(
         "'", ""
@@ -104,7 +104,7 @@ MISTAKES = [
     ("id,plan\na,free,x\n", "E182", 2, None, "3 cells, but the header has2", "is a comma or a quote missing?"),
     ("id,plan\na\n", "E182", 2, None, "1 cells, but the header has2", "is a comma or a quote missing?"),
     ("id,plan\na,free\n,free\n", "E183", 3, "id", "`id`: it is empty", "give each row its own id"),
-    ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: no value of plan", "write one of `free`, `team`"),
+    ("id,plan\na,gold\n", "E183", 2, "plan", "`plan`: not a value of plan", "write one of `free`, `team`"),
     ("id,seats\na,many\n", "E183", 2, "seats", "`seats`: expected int, got string",
      "write digits, with a point before the fraction"),
     ("id,seats\na,99999999999999999999\n", "E183", 2, "seats", "`seats`: beyond 64 bits",
@@ -116,7 +116,7 @@ MISTAKES = [
      "write a time such as `2027-01-01T09:00:00Z`"),
     ("id,limit\na,soon\n", "E183", 2, "limit", "`limit`: not a valid duration", "write a duration such as `15m`"),
     ("id,home\na,here\n", "E183", 2, "home", "`home`: not a valid ip", "write an address such as `10.0.0.1`"),
-    ('id,roles\na,"[1"\n', "E183", 2, "roles", "not valid JSON at line 1, column 3: it ends too early",
+    ('id,roles\na,"[1"\n', "E183", 2, "roles", "not valid JSON at line 1, column 3: the text ends too early",
      "write it as JSON"),
     ('id,roles\na,"[5]"\n', "E183", 2, "roles", "`roles`: expected string, got int",
      'separate the elements with `;`, or write a JSON list: `["a", "b"]`'),
@@ -201,7 +201,7 @@ def test_an_in_column_for_an_entity_without_parents_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("line", "member", "message"),
     [
-        ('{"type": "user"', "", "not valid JSON at column 16: it ends too early"),
+        ('{"type": "user"', "", "not valid JSON at column 16: the text ends too early"),
         ("[]", "", "`the row` must be an object, got list"),
         ('{"type": "user"}', "id", "`id` is missing"),
         ('{"type": "user", "id": ""}', "id", "`id` is missing"),

@@ -207,4 +207,4 @@ def test_a_file_that_changes_while_it_is_read_is_not_used(folder, monkeypatch, c
     monkeypatch.setattr(reading.CsvReader, "records", slow)
     assert not following.look()
     assert engine.directory is before
-    assert "this file changed while it was read" in caplog.text
+    assert "this file changed while it was being read" in caplog.text

@@ -82,7 +82,7 @@ def test_a_numeric_id_in_a_non_canonical_form_is_not_found(database, tmp_path, i
 
 NO_KEY = SQL.replace("login varchar(40) primary key", "login varchar(40)")
 WRONG = [
-    ({"plan": "update people set plan = 'gold' where login = 'bob'"}, "plan", "`plan`: no value of plan"),
+    ({"plan": "update people set plan = 'gold' where login = 'bob'"}, "plan", "`plan`: not a value of plan"),
     ({"plan": "update people set boss = '' where login = 'bob'"}, None, None),
     ({"who": "update approvers set who = 'bob' where invoice = 43"}, "who",
      "`bob` does not say which of team or user it is"),
@@ -109,7 +109,7 @@ def test_a_looked_up_value_of_a_wrong_type_is_unknown(made, tmp_path, caplog):
     ref = EntityRef("user", "bob")
     looking.attribute(ref, "plan")
     looking.fetch()
-    assert looking.attribute(ref, "plan") == Invalid("`plan`: no value of plan")
+    assert looking.attribute(ref, "plan") == Invalid("`plan`: not a value of plan")
     assert looking.attribute(ref, "manager") == EntityRef("user", "alice")
 
 

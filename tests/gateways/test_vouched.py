@@ -279,7 +279,7 @@ def header_of(found: Request, name: str) -> object:
         (ForwardedParts(frozenset({"cookie"})), (), "cookie", PENDING),
     ],
 )
-def test_a_request_header_is_known_absent_or_pending_by_what_is_forwarded(
+def test_a_request_header_is_known_absent_or_pending_depending_on_what_is_forwarded(
     hands_on: ForwardedParts, arrived: tuple[tuple[str, str], ...], name: str, fact: object
 ) -> None:
     assert header_of(asked(*arrived, hands_on=hands_on), name) == fact

@@ -41,7 +41,7 @@ def condition(gates: tuple[ExplanationLine, ...]) -> ExplanationLine:
          ["✗ no POST /review within 1h — the last one just now"]),
         ("require after (POST /review where past.status < 400) within 1h", "POST /review => allow\nPOST /pay => deny",
          ["? after (POST /review where past.status < 400) within 1h — "
-          "`past.status` is unknown: its outcome is not reported yet"]),
+          "`past.status` is unknown: the outcome is not reported yet"]),
         ("require after (POST /review by another user) within 1h", "POST /pay => deny",
          ["✗ after (POST /review by another user) within 1h — none", '  ✓ user.id = "alice"']),
         ("deny when count of POST /review within 1h >= 2", "POST /review => allow\nPOST /pay => allow",

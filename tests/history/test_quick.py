@@ -193,7 +193,7 @@ def test_evicted_history_is_unknown() -> None:
     for _ in range(MAX_EVENTS_PER_KEY):
         playing.ask("POST /doc/2/review")
     denied = playing.ask("POST /pay")
-    assert [one.why for one in denied.unknown] == ["the recorded history does not reach back so far"]
+    assert [one.why for one in denied.unknown] == ["the recorded history does not reach back that far"]
 
 
 # ── One step ──────────────────────────────────────────────────────────────────────────────────

@@ -350,7 +350,7 @@ def test_a_window_that_begins_with_history_is_known() -> None:
 def test_the_denial_reason_names_an_unknown_past() -> None:
     trace = Trace.of(guard("require no POST /review within 1h"), complete_after=BEGUN)
     (reason,) = trace.ask("POST /pay").reasons
-    assert "`no POST /review within 1h` is unknown: the recorded history does not reach back so far" in reason.message
+    assert "`no POST /review within 1h` is unknown: the recorded history does not reach back that far" in reason.message
 
 
 def test_a_question_about_an_earlier_time_ignores_later_events() -> None:

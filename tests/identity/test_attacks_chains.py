@@ -328,7 +328,7 @@ PLANNED = chain("planner", scope="write:invoices")
     ],
 )  # fmt: skip
 def test_authority_only_narrows_along_a_chain(name: str, claims: dict[str, Any], gate: str | None) -> None:
-    """The first time and from then on, when it is known what the token proves."""
+    """The first import and from then on, when it is known what the token proves."""
     door, raw = Door(), token(**claims)
     for decision in (door.bearer(raw), door.bearer(raw)):
         outcome = Outcome.ALLOW if gate is None else Outcome.DENY

@@ -375,7 +375,7 @@ def test_a_certificate_with_a_revoked_key_cannot_get_a_token(s: Server, revoked:
 
 
 def test_a_revoked_assertion_key_gets_no_token_with_a_new_dpop_key(s: Server, revoked: Any) -> None:
-    """And what it got so before is over, though it is bound to another key."""
+    """And what it got so before is over, though the token is bound to another key."""
     held = s.exchanged(s.world.subject(), key=FRESH)
     assert s.code(held) == "allow"
     revoked(key=key_of("summarizer").thumbprint())

@@ -68,7 +68,7 @@ def test_attester_settings_select_types_environment_claim_audience_and_binding()
 
 def test_the_error_names_the_attestation_without_quoting_it() -> None:
     lab = Lab()
-    with pytest.raises(CredentialError, match=r"^in the attestation: its signature is not valid$"):
+    with pytest.raises(CredentialError, match=r"^in the attestation: the signature of the token is not valid$"):
         lab.facts(token(lab.claims(), "acme", kid="lab"))
     with pytest.raises(CredentialError, match=r"^the attestation is older than the policy allows$"):
         lab.facts(lab.signed(iat=NOW - 3_601))

@@ -487,7 +487,7 @@ def test_only_valid_client_credentials_make_a_proof_count_as_known(
         assert desk.issuing.clients.recognizes(asked, found, jkt, NOW) is known
 
 
-def test_a_used_assertion_does_not_make_a_proof_count_as_known(desk: Desk):
+def test_a_request_with_a_used_assertion_is_not_recognized_as_a_known_client(desk: Desk):
     asked = ClientCredentials(assertion=assertion("summarizer"))
     desk.issuing.clients.actor(asked, None, ConfirmedKey("fresh"), NOW)
     assert not desk.issuing.clients.recognizes(asked, None, "fresh", NOW)

@@ -27,7 +27,7 @@ def test_log_lines_about_rejected_credentials_are_rate_limited_per_code(
     door.identity.telling = LogThrottle(clock=lambda: times[0])
     for _ in range(MAX_LINES + 30):
         assert door.bearer(raw).reasons[0].code == "signature"
-    assert lines(caplog) == ["a credential was refused: its signature is not valid"] * MAX_LINES
+    assert lines(caplog) == ["a credential was refused: the signature of the token is not valid"] * MAX_LINES
     assert door.bearer("a.b").reasons[0].code == "not_a_token", "another kind is told all the same"
     times[0] = WINDOW_SECONDS
     door.bearer(raw)

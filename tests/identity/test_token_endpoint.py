@@ -307,7 +307,7 @@ def test_a_client_revocation_returns_503_while_the_issuer_is_unreachable(http: H
         answer = http.post("/revoke", {"token": raw, **proof("planner")})
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
         assert answer.headers["retry-after"] == "10"
-        told = "the token was not revoked: its issuer does not respond; an operator can revoke it anyway"
+        told = "the token was not revoked: the issuer of the token does not respond; an operator can revoke it anyway"
         assert answer.json()["error_description"] == told
     assert http.post("/introspect", {"token": raw}, OPERATOR).json()["active"]
     assert http.post("/revoke", {"token": raw, **proof("planner")}).json() == {}
@@ -639,7 +639,7 @@ def test_an_openbao_key_can_sign_issued_tokens(tmp_path: Path, openbao: OpenBao,
 # ── Whole: from `identity.toml` to a decision ─────────────────────────────────────────────────
 
 
-def test_the_token_service_works_with_an_identity_toml_alone(tmp_path: Path):
+def test_the_token_service_works_with_only_an_identity_toml(tmp_path: Path):
     """Keys of the other issuer in a file; a client by DPoP; tokens of our own verified without asking anybody."""
     write_desk(tmp_path, int(time()))
     engine = Engine.load(tmp_path / "desk.policy", identity=tmp_path / "identity.toml")
@@ -677,7 +677,7 @@ def test_the_token_service_works_with_an_identity_toml_alone(tmp_path: Path):
         assert client.post(path, headers=headers).status_code == status
 
 
-def test_a_client_can_authenticate_by_a_dpop_proof_alone(tmp_path: Path):
+def test_a_client_can_authenticate_with_only_a_dpop_proof(tmp_path: Path):
     """With the parts that verify proofs, and not by what other tests put in their place."""
     write_ring(tmp_path / "signing.json", new_ring("ES256", int(time()) - 10), new=True)
     (tmp_path / "acme.json").write_text(json.dumps({"keys": [{**ec().as_dict(private=False), "alg": "ES256"}]}))

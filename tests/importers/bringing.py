@@ -82,4 +82,4 @@ def opened(folder: Path) -> None:
     kept = [line for line in doors.read_text().splitlines() if "valid until" not in line]
     doors.write_text("\n".join(kept) + "\n")
     tests = folder / "doors_test.policy"
-    tests.write_text(tests.read_text().partition('test "nothing is open today"')[0])
+    tests.write_text(tests.read_text().partition('test "nothing is allowed today"')[0])

@@ -38,11 +38,11 @@ def test_yaml_is_read_by_the_yaml_1_2_rules(text, value):
     ("text", "told"),
     [
         ("a: !!python/object/apply:os.system [ls]", "`x.yaml`:1:4: the tag"),
-        ("a: 1\nb: 2\na: 3", "`x.yaml`:3:1: a mapping has `a` twice"),
+        ("a: 1\nb: 2\na: 3", "`x.yaml`:3:1: a mapping contains the key `a` twice"),
         ("a: *x", "`x.yaml`:1:4: the anchor `&x` is not defined"),
         ("a: &x\n  b: *x", "refers to a value that contains it"),
         ("{? [1] : 2}", "this is not valid JSON"),
-        ("? [1]\n: 2", "a key must be a text"),
+        ("? [1]\n: 2", "a key must be a string"),
         ("a: {<<: 7}", "`<<` needs a mapping"),
         ("a: [", "`x.yaml`:"),
         ("---\na: 1\n---\nb: 2", "2 documents instead of one"),
@@ -84,4 +84,4 @@ def test_a_schema_of_nested_aliases_terminates(tmp_path):
 def test_a_tab_in_yaml_indentation_gets_a_hint(text, told):
     with pytest.raises(ApiImportError) as raised:
         read_document("a.yaml", text.encode())
-    assert (raised.value.hint == "YAML is indented with spaces, never with tabs") is told
+    assert (raised.value.hint == "indent YAML with spaces, not with tabs") is told

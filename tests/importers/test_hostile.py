@@ -152,8 +152,8 @@ def test_every_reserved_word_can_be_a_tag_a_member_and_a_capture(tmp_path):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("*", "would match others too"),
-        ("read_*", "would match others too"),
+        ("*", "would match other names too"),
+        ("read_*", "would match other names too"),
         ("", "empty"),
         (" read", "white space"),
         ("a\u200bb", "invisible characters"),

@@ -59,6 +59,6 @@ def test_too_many_overlapping_paths_are_rejected_in_one_message(tmp_path, apart)
 def test_a_duplicate_key_among_many_is_found_in_bounded_time():
     text = "{" + ",".join(f'"k{i}":1' for i in range(40_000)) + ',"k39999":2}'
     begun = time.process_time()
-    with pytest.raises(ApiImportError, match="has `k39999` twice"):
+    with pytest.raises(ApiImportError, match="contains the key `k39999` twice"):
         read_document("api.json", text.encode())
     assert time.process_time() - begun < 3  # it took 15 s when each key was counted

@@ -46,7 +46,7 @@ def decide(folder, method, path, scopes=("read:pets", "write:pets")):
     return engine.decide(asked).outcome.value
 
 
-# ── The first time ────────────────────────────────────────────────────────────────────────────
+# ── The first import ────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_newly_imported_project_passes_all_checks(tmp_path):
@@ -127,7 +127,7 @@ def test_crossing_path_patterns_are_reported(tmp_path):
 
 def test_an_operation_without_a_scope_is_reported_if_others_have_one(tmp_path):
     outcome = brought(tmp_path, {**SHOP, "/health": {"get": {"tags": ["health"]}}})
-    assert "no OAuth scope stands for `health.read`" in outcome.notes[0]
+    assert "no OAuth scope represents `health.read`" in outcome.notes[0]
     assert_sound(tmp_path / "shop")
 
 
@@ -190,7 +190,7 @@ def test_a_failed_import_leaves_no_files(tmp_path, there):
 def test_an_import_into_a_folder_with_foreign_policies_is_rejected(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/own.policy").write_text("anyone { may GET /x }\n")
-    with pytest.raises(ApiImportError, match="policies that no import made"):
+    with pytest.raises(ApiImportError, match="policies that no import wrote"):
         brought(tmp_path, SHOP)
     assert list(contents(tmp_path / "shop")) == ["own.policy"]
 
@@ -348,7 +348,7 @@ def test_an_import_check_writes_nothing(tmp_path):
 
 
 def test_an_import_check_before_the_first_import_is_rejected(tmp_path):
-    with pytest.raises(ApiImportError, match="nothing was imported here yet"):
+    with pytest.raises(ApiImportError, match="nothing has been imported here yet"):
         brought(tmp_path, SHOP, check=True)
 
 

@@ -89,9 +89,9 @@ def wait_for(port):
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (f"{shlex.quote(sys.executable)} -c pass", "listing its tools failed"),
-        ("no-such-command-here --x", "listing its tools failed"),
-        ("http://127.0.0.1:9/mcp", "listing its tools failed"),
+        (f"{shlex.quote(sys.executable)} -c pass", "listing the tools failed"),
+        ("no-such-command-here --x", "listing the tools failed"),
+        ("http://127.0.0.1:9/mcp", "listing the tools failed"),
         ('echo "', "this is not a command"),
         (" ", "the command is empty"),
     ],

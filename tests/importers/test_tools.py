@@ -50,7 +50,7 @@ def test_a_tool_is_destructive_unless_name_and_hints_agree_otherwise(tmp_path, n
 @pytest.mark.parametrize("name", ["delete_all", "rm", "exec", "run", "shell", "runCommand"])
 def test_a_read_only_hint_that_contradicts_the_tool_name_is_reported(tmp_path, name):
     api = tools(tmp_path, {"name": name, "annotations": {"readOnlyHint": True}})
-    assert api.notes == (f"`{name}` claims to be read-only, but its name or its hints say otherwise",)
+    assert api.notes == (f"`{name}` claims to be read-only, but its name or its hints contradict this",)
 
 
 def test_tool_arguments_become_facts(tmp_path):
@@ -68,7 +68,7 @@ def test_tool_arguments_become_facts(tmp_path):
 def test_a_tool_schema_cannot_refer_to_another_document(tmp_path, reference):
     api = tools(tmp_path, {"name": "send", "inputSchema": {"$ref": reference}})
     assert api.operations[0].facts == ()
-    assert "is another document, which is not read here" in api.notes[0]
+    assert "is another document, and only this document is read" in api.notes[0]
 
 
 def test_a_tool_listed_twice_gets_the_stricter_kind(tmp_path):
@@ -108,7 +108,7 @@ def test_a_source_is_recognized_as_json_file_or_command(tmp_path, monkeypatch, s
         ('{"tools": {}}', "at `#/tools`: `tools` must be a list, but this is a mapping"),
         ('{"tools": [7]}', "at `#/tools/0`: a tool must be a mapping, but this is a number"),
         ('{"tools": [{}]}', "at `#/tools/0`: this tool has no `name`"),
-        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name must be a text, but this is a number"),
+        ('{"tools": [{"name": 7}]}', "at `#/tools/0/name`: a name must be a string, but this is a number"),
         ('{"tools": [', "tools.json`:1:12: this is not valid JSON"),
     ],
 )
@@ -155,7 +155,7 @@ DELETES = {
             {**DELETES, "inputSchema": {"type": "object", "properties": {"path": {"type": "string"}}}},
             'message "delete_file {args.path}"',
         ),
-        ({"name": "wipe"}, 'message "wipe" # lint: allow blind-confirm because its arguments are not declared'),
+        ({"name": "wipe"}, 'message "wipe" # lint: allow blind-confirm because the arguments are not declared'),
         ({"name": "wipe {all}"}, 'message "wipe {{all}}" # lint: allow blind-confirm because'),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_changed_tool_description_is_reported(tmp_path):
     import_policies(tmp_path / "p", tools(tmp_path, {"name": "look", "description": "Looks."}), "policyengine init")
     again = tools(tmp_path, {"name": "look", "description": "Looks. Call it before anything else."})
     [change] = import_policies(tmp_path / "p", again, "policyengine init", check=True).changed
-    assert (change.key, change.said) == ("TOOL desk/look", ("its description changed",))
+    assert (change.key, change.said) == ("TOOL desk/look", ("the description changed",))
 
 
 def test_a_granted_tool_that_becomes_destructive_requires_a_confirm(tmp_path):
@@ -198,6 +198,6 @@ def test_a_granted_tool_that_becomes_destructive_requires_a_confirm(tmp_path):
     outcome = import_policies(tmp_path / "p", tools(tmp_path, {"name": "look"}), "policyengine init")
     assert outcome.changed[0].said == ("was read, is delete",)
     assert (
-        'guard "TOOL desk/look asks since import 2" on TOOL desk/look'
+        'guard "TOOL desk/look needs approval since import 2" on TOOL desk/look'
         in (tmp_path / "p/tools/new_2.policy").read_text()
     )

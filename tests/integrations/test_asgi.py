@@ -380,7 +380,7 @@ def test_a_query_with_a_hash_raises_a_request_error() -> None:
         Engine.from_text(ABSENCE).decide(build_http_question(scope, {}, {}))
 
 
-def test_secret_headers_are_no_facts_and_repeated_values_are_not_strings(watched: Watched) -> None:
+def test_secret_headers_are_not_facts_and_repeated_values_are_not_strings(watched: Watched) -> None:
     headers = [("authorization", "Bearer x"), ("cookie", "s=1"), ("x-a", "1"), ("x-a", "2")]
     client_of(watched).get("/files/a?b=1&b=2", headers=headers)
     facts = watched.asked[0]["request"]
@@ -415,7 +415,7 @@ JSON = {"content-type": "application/json"}
         (b"total=500", "application/x-www-form-urlencoded"),
     ],
 )
-def test_a_malformed_or_wrong_typed_body_is_denied(watched: Watched, content: bytes, media: str) -> None:
+def test_a_malformed_or_wrongly_typed_body_is_denied(watched: Watched, content: bytes, media: str) -> None:
     assert client_of(watched).post("/orders", content=content, headers={"content-type": media}).status_code == 403
 
 

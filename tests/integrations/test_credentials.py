@@ -282,7 +282,7 @@ def test_mcp_tools_require_a_valid_proof(engine: Engine, tmp_path: Path, door: A
         names, shown, _ = talk(url, elsewhere, used)
         assert (names, shown) == ([], "refused: denied: the credential was refused: the proof is for another URL")
         names, shown, _ = talk(url, Proving(exp=5, iat=1), used)
-        assert (names, shown) == ([], "refused: denied: the credential was refused: it has expired")
+        assert (names, shown) == ([], "refused: denied: the credential was refused: the credential has expired")
         names, shown, _ = talk(url, None, used)
         assert (names, shown.startswith("refused: ")) == ([], True)
 
@@ -292,7 +292,7 @@ def test_a_token_bound_to_one_tool_allows_no_other_tool(engine: Engine, tmp_path
     with door(engine, tmp_path) as url:
         names, shown, _ = talk(url, Proving(task={"id": "t-1", "tools": ["billing/list"]}), used)
         assert names == ["list"]
-        assert shown.startswith("refused: denied: the tool is not among those of the task")
+        assert shown.startswith("refused: denied: the task does not include this tool")
         names, shown, _ = talk(url, Proving(task={"id": "t-1", "tools": ["show"]}), used)
         assert (names, shown) == (["show"], "shown")
 

@@ -210,7 +210,7 @@ def test_malformed_and_unknown_tool_names_are_rejected(watched: Watched, name: s
     assert error.code in (DENIED, METHOD_NOT_FOUND)
 
 
-def test_a_wrong_typed_argument_is_denied_even_if_the_tool_would_convert_it(watched: Watched) -> None:
+def test_a_call_with_a_wrongly_typed_argument_is_denied_even_if_the_tool_would_convert_it(watched: Watched) -> None:
     assert refused(server_of(watched), lambda client: client.call_tool("refund", {"amount": "90"})).code == DENIED
 
 

@@ -55,15 +55,19 @@ def test_a_lint_comment_elsewhere_or_of_another_rule_allows_nothing(text: str) -
 @pytest.mark.parametrize(
     ("comment", "message", "hint"),
     [
-        ("# lint: allow W321", "this allows nothing: it gives no reason", "write it `# lint: allow RULE because …`"),
-        ("# lint: allow W321 because", "this allows nothing: it gives no reason",
+        (
+            "# lint: allow W321",
+            "this comment allows nothing, because it gives no reason",
+            "write it `# lint: allow RULE because …`",
+        ),
+        ("# lint: allow W321 because", "this comment allows nothing, because it gives no reason",
          "write it `# lint: allow RULE because …`"),
-        ("# lint: allow because it is so", "this allows nothing: it gives no reason",
+        ("# lint: allow because it is so", "this comment allows nothing, because it gives no reason",
          "write it `# lint: allow RULE because …`"),
         ('# lint: allow W321 "they speak it"', "this allows nothing",
          "write `because` before the reason, without quotes"),
         ("# lint: disable W321 because no", "this allows nothing",
-         "an allowance is written `# lint: allow RULE because …`"),
+         "write it `# lint: allow RULE because …`"),
     ],
 )  # fmt: skip
 def test_an_allowance_without_a_reason_is_reported_and_allows_nothing(comment: str, message: str, hint: str) -> None:
@@ -74,13 +78,13 @@ def test_an_allowance_without_a_reason_is_reported_and_allows_nothing(comment: s
 
 def test_an_allowance_of_an_unknown_rule_is_reported() -> None:
     (found, _) = check_text(f"# lint: allow unknwon-method because they speak it so\n{ODD}")
-    message = "there is no rule `unknwon-method`, so this allows nothing"
+    message = "no rule is named `unknwon-method`, so this comment allows nothing"
     assert told([found]) == [("W171", message, "unknwon-method", "did you mean `unknown-method`?")]
 
 
 def test_a_lint_comment_cannot_allow_an_error() -> None:
     found = check_text("# lint: allow E301 because please\nanyone { may GET /a//b }")
-    message = "`E301` is an error, and no comment allows an error"
+    message = "`E301` is an error, and a comment cannot allow an error"
     assert told(found)[0] == ("W171", message, "E301", "fix the error, and remove this comment")
     assert [one.code for one in found] == ["W171", "E301"]
 
@@ -96,7 +100,7 @@ def test_a_comment_allows_nothing_in_another_file() -> None:
 
 def test_a_stale_allowance_is_reported_by_lint_and_not_by_check() -> None:
     text = f"# lint: allow head because the probe speaks it\n{DOOR}"
-    message = "the warning `head` does not occur here, so this allows nothing"
+    message = "the warning `head` does not occur here, so this comment allows nothing"
     assert codes(text) == []
     assert told(lint_text(text)) == [("W172", message, "head", "remove the comment: nothing here needs it")]
 

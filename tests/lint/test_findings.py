@@ -54,17 +54,17 @@ ROLES = "entity user { roles: set<string> }\n"
         ),
         pytest.param(
             SCOPE + bot('may a  may delegate a to agent "helpre"') + bot("may a", '"helper"'),
-            ("W422", "no block names agent `helpre`", '"helpre"', "did you mean `helper`?"),
+            ("W422", "no agent block names `helpre`", '"helpre"', "did you mean `helper`?"),
             id="handed to nobody",
         ),
         pytest.param(
             "scope a.read { GET /a }",
-            ("W351", "scope `a.read` is granted by no block", "a.read", "grant it with `may a.read`, or remove it"),
+            ("W351", "no block grants scope `a.read`", "a.read", "grant the scope with `may a.read`, or remove it"),
             id="scope",
         ),
         pytest.param(
             "scope a.read { GET /a }\nfacts on a.read { body.x: int }",
-            ("W351", "scope `a.read` is granted by no block", "a.read", "grant it with `may a.read`, or remove it"),
+            ("W351", "no block grants scope `a.read`", "a.read", "grant the scope with `may a.read`, or remove it"),
             id="a scope with facts only",
         ),
         pytest.param(
@@ -115,9 +115,9 @@ ROLES = "entity user { roles: set<string> }\n"
             ROLES + 'anyone { may GET /a when all r in user.roles: r like "eu-*" }',
             (
                 "W451",
-                "an empty `user.roles` lets this open: `all` is true of an empty set",
+                "an empty `user.roles` lets this open: `all` is true for an empty set",
                 'all r in user.roles: r like "eu-*"',
-                "add `size(user.roles) > 0 and` if it must hold something",
+                "add `size(user.roles) > 0 and` if it must contain an element",
             ),
             id="all in a may",
         ),
@@ -125,9 +125,9 @@ ROLES = "entity user { roles: set<string> }\n"
             ROLES + 'guard "a" { require all r in user.roles: r like "eu-*" }',
             (
                 "W551",
-                "an empty `user.roles` lets this pass: `all` is true of an empty set",
+                "an empty `user.roles` lets this pass: `all` is true for an empty set",
                 'all r in user.roles: r like "eu-*"',
-                "add `size(user.roles) > 0 and` if it must hold something",
+                "add `size(user.roles) > 0 and` if it must contain an element",
             ),
             id="all in a require",
         ),
@@ -137,7 +137,7 @@ ROLES = "entity user { roles: set<string> }\n"
                 "W452",
                 "issuer `acme` does not record chains, so all its agents fail the depth limit",
                 "acme",
-                "add `records chains` if it does",
+                "add `records chains` if the issuer records them",
             ),
             id="chains",
         ),

@@ -80,7 +80,7 @@ def test_a_quantifier_an_empty_set_bypasses_in_a_limit_is_reported(limit, loosen
     [found] = told(LOADED + limit.format(f"{sign}({all_good})"))
     assert found[:2] == (
         "W551",
-        "an empty `body.tags` lets this pass more often: `all` is true of an empty set",
+        "an empty `body.tags` lets this pass more often: `all` is true for an empty set",
     )
     assert told(LOADED + limit.format(f"{'not ' if loosens else ''}({all_good})")) == []
 

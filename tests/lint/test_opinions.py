@@ -59,7 +59,7 @@ def test_an_agent_that_accepts_any_credential_kind_is_reported_at_its_head() -> 
 def test_an_accepted_static_key_kind_is_reported_at_the_kinds(kind: str) -> None:
     ((code, message, text, hint),) = told(BOT + bot(f"credential {{ kind in [jwt, {kind}]  lifetime <= 15m }}"))
     assert (code, text) == ("W457", f"kind in [jwt, {kind}]")
-    assert message == f'`agent "bot"` accepts `{kind}`, which anyone who has seen it can use'
+    assert message == f'`agent "bot"` accepts `{kind}`, a credential that anyone who has seen it can use'
     assert hint == f"leave `{kind}` out, and issue tokens that expire"
 
 
@@ -103,7 +103,7 @@ def test_a_guard_on_only_some_grants_does_not_replace_a_credential_lifetime(guar
 
 def test_a_double_star_in_a_may_is_reported() -> None:
     message = "`anyone` may use every endpoint that `GET /a/**` will ever cover"
-    hint = "name the endpoints, so that a new endpoint is not open before a review"
+    hint = "name the endpoints, so that a new endpoint stays closed until it is reviewed"
     assert told("anyone { may GET /a/** }") == [("W458", message, "GET /a/**", hint)]
 
 
@@ -165,7 +165,7 @@ def test_an_unlimited_delegation_depth_is_reported_once() -> None:
     policy = planner('may delegate a to agent "helper" for 5m  may delegate a to agent "planner" for 5m')
     hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
     expected = 'may delegate a to agent "helper" for 5m'
-    assert told(policy) == [("W459", "no limit says how many agents a delegation chain may have", expected, hint)]
+    assert told(policy) == [("W459", "no limit on the number of agents in a delegation chain", expected, hint)]
 
 
 def test_a_delegation_without_a_lifetime_is_reported() -> None:
@@ -183,8 +183,8 @@ def test_delegation_limits_for_all_chains_are_sufficient() -> None:
 
 @pytest.mark.parametrize("rule", ["require request.size < 9", "deny when request.size > 9", "deny"])
 def test_a_denial_without_a_message_is_reported(rule: str) -> None:
-    hint = 'add `message "…"`: what is wrong, and what to do'
-    message = "guard `g` denies here without a message for the caller"
+    hint = 'add `message "…"` that says what is wrong and what to do'
+    message = "guard `g` denies without a message for the caller"
     policy = f'guard "g" on POST /a {{ {rule} }}\nanyone {{ may GET|POST /a }}\n'
     assert told(policy) == [("W552", message, rule, hint)]
 
@@ -207,7 +207,7 @@ def test_an_approval_without_a_time_limit_is_reported() -> None:
 def test_a_confirm_message_without_a_request_fact_is_reported(rest: str) -> None:
     rule = f"within 15m when body.amount > 9 and body.note is absent {rest}"
     message = "approvers of `g` see nothing of the request that they approve"
-    hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
+    hint = 'show it in the message: `message "refund of {body.amount} to {body.recipient}"`'
     assert told(asking(rule)) == [("W557", message, f"confirm by role boss {rule}".rstrip(), hint)]
 
 
@@ -228,7 +228,10 @@ def test_a_fact_only_bound_by_an_approval_counts_as_read_when_named(bound: str) 
 
 # ── Defaults ──────────────────────────────────────────────────────────────────────────────────
 
-HINT = "remove `else`: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
+HINT = (
+    "remove `else`: an absent fact is then unknown, "
+    "and an unknown fact neither grants access nor keeps a rule from acting"
+)
 
 
 def test_a_default_that_opens_a_grant_is_reported() -> None:
@@ -270,7 +273,7 @@ def test_a_default_the_caller_cannot_exploit_is_not_reported(rule: str) -> None:
     assert codes(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR) == []
 
 
-def test_a_default_in_a_definition_is_reported_where_it_stands() -> None:
+def test_a_default_in_a_definition_is_reported_where_it_is_written() -> None:
     policy = FACTS + "define small = (body.amount else 0) <= 100\nanyone { may GET /a when small }\n" + READ
     assert [one[:3:2] for one in told(policy)] == [("W554", "(body.amount else 0)")]
 
@@ -298,7 +301,7 @@ READS = 'guard "reads" on POST /pay { audit full when body.note == "a" or body.a
 )  # fmt: skip
 def test_a_rule_that_depends_on_an_unforwarded_fact_being_absent_is_reported(rule: str, fact: str, then: str) -> None:
     policy = f"entity user {{ roles: set<string> }}\n{PAY}{DOORS}{READS}{rule}\n"
-    message = f"a gateway may not forward `{fact}`: its presence is then unknown, and {then}"
+    message = f"a gateway may omit `{fact}`: whether the fact is present is then unknown, and {then}"
     assert [(code, text) for code, text, *_ in told(policy) if code == "W559"] == [("W559", message)]
 
 
@@ -332,27 +335,27 @@ def test_a_rule_unaffected_by_gateway_forwarding_is_not_reported(policy: str) ->
     [
         pytest.param(
             BOT + bot() + bot(items="may GET /b", name='"BOT"'),
-            "the agent `BOT` looks like another one, `bot`", id="agents",
+            "the agent `BOT` looks like `bot`", id="agents",
         ),
         pytest.param(
             'entity user { user_id: string  user_ld: string  userid: string }\n' + DOOR, None, id="l and i in small"
         ),
         pytest.param(
             "entity user { tier1: string  tierl: string }\n" + DOOR,
-            "the attribute `tierl` looks like another one, `tier1`", id="1 and l",
+            "the attribute `tierl` looks like `tier1`", id="1 and l",
         ),
         pytest.param(
             "enum plan = pro0 < proO\nentity user { plan: plan }\n" + DOOR,
-            "the value `proO` looks like another one, `pro0`", id="0 and O",
+            "the value `proO` looks like `pro0`", id="0 and O",
         ),
         pytest.param(
             "scope a.read { GET /a }\nscope a_read { GET /b }\nanyone { may a.read, a_read }\n",
-            "the scope `a_read` looks like another one, `a.read`", id="separators",
+            "the scope `a_read` looks like `a.read`", id="separators",
         ),
         pytest.param(
             'guard "Small" { deny when request.size > 9 message "a" }\n'
             'guard "small" { deny when request.size > 8 message "b" }\n' + DOOR,
-            "the guard `small` looks like another one, `Small`", id="guards",
+            "the guard `small` looks like `Small`", id="guards",
         ),
     ],
 )  # fmt: skip
@@ -369,7 +372,7 @@ def test_equal_names_are_not_look_alikes() -> None:
 
 def test_a_fact_no_rule_reads_is_reported() -> None:
     policy = 'facts { body.a: int  body.b: int }\nguard "g" { audit full when body.a > 1 }\n' + DOOR
-    hint = "remove it: readers expect that a policy uses the facts it declares"
+    hint = "remove it: readers expect a policy to use the facts that it declares"
     assert told(policy) == [("W262", "no rule reads `body.b`", "body.b", hint)]
 
 
@@ -425,7 +428,7 @@ def test_a_possibly_used_issuer_or_attester_is_not_reported(policy: str) -> None
 
 def test_a_repeated_test_request_is_reported_with_the_first() -> None:
     (one,) = found(DOOR + 'test "t" { GET /a => allow   GET /b => deny   GET /a => allow }\n')
-    assert (one.code, one.message) == ("W652", "this test already makes this request, with the same facts and state")
+    assert (one.code, one.message) == ("W652", "this test already contains this request, with the same facts and state")
     assert one.span.text == "GET /a => allow"
     assert one.related[0].span.start < one.span.start
 

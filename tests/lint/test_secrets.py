@@ -54,7 +54,7 @@ def test_a_pasted_secret_is_reported_without_showing_it(secret):
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_long_text_that_is_no_secret_is_not_reported(text):
+def test_long_text_that_is_not_a_secret_is_not_reported(text):
     assert secrets_in(text) == []
 
 

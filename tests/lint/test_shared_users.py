@@ -50,7 +50,7 @@ def test_shared_users_are_reported_at_the_later_issuer_with_agents_and_a_hint() 
         '`agent "courier"` acts for the same users as `agent "assistant"` of `login`'
     )
     assert found.hint == (
-        'limit its users, `users like "*@partner.example"` in `partner`; or limit the agents, '
+        'limit its users with `users like "*@partner.example"` in `partner`; or limit the agents, '
         '`acts for users where user.org == "partner"`, if your entity store has it; or deny other issuers, '
         '`deny unless credential.issuer == "login"`, in a guard'
     )

@@ -40,7 +40,7 @@ def found(rule: str) -> list[tuple[str, str, str]]:
 
 
 def at(endpoints: str, word: str = "guard") -> str:
-    return f"nothing binds `resource` at {endpoints}, where this {word} applies: it is unknown there"
+    return f"nothing binds `resource` at {endpoints}, where this {word} applies: `resource` is unknown there"
 
 
 LISTING, AT_LISTING = "GET /v1/invoices", "`GET /v1/invoices`"
@@ -50,17 +50,17 @@ REFUSED = [
     (
         'guard "g" { require user.tenant == resource.tenant }',
         at("`GET /health`, `GET /login`, `GET /v1/invoices` and `TOOL billing/list`"),
-        f"narrow the rule: `on {BOUND}`, or state what holds without a resource: {LACK}",
+        f"narrow the rule: `on {BOUND}`, or handle requests without a resource: {LACK}",
     ),
     (
         'guard "g" on /v1/** { deny when resource.tenant != user.tenant }',
         at(AT_LISTING),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: {SPARE}",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: {SPARE}",
     ),
     (
         'guard "g" on TOOL billing/* { deny when resource.owner == user }',
         at("`TOOL billing/list`"),
-        f"exclude it with `except TOOL billing/list`, or state what holds without a resource: {SPARE}",
+        f"exclude it with `except TOOL billing/list`, or handle requests without a resource: {SPARE}",
     ),
     ('guard "g" on GET /health, ACTION view invoice { deny when resource.owner == user }', at("`GET /health`"), None),
     ('guard "g" on /v1/** { deny when user.tenant == "x" or resource.owner == user }', at(AT_LISTING), None),
@@ -74,30 +74,30 @@ REFUSED = [
     (
         'guard "g" on /v1/** { audit full unless resource.owner == user }',
         at(AT_LISTING),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: {LACK}",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: {LACK}",
     ),
     ('guard "g" on /v1/** { require (resource.tenant else user.tenant) == resource.id }', at(AT_LISTING), None),
     ('guard "g" on /v1/** { deny when any one in [resource.owner]: one == user }', at(AT_LISTING), None),
     (
         'rate "r" per resource.id on /v1/** { 5/1m }',
         at(AT_LISTING, "rate"),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: `when resource is present`",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: `when resource is present`",
     ),
     (
         'rate "r" per resource.id on /v1/** when user.tenant == "x" { 5/1m }',
         at(AT_LISTING, "rate"),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: {SPARE}",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: {SPARE}",
     ),
     (
         'rate "r" per user.id on /v1/** { 5/1m   clamp 1/1m when resource.owner == user }',
         at(AT_LISTING, "rate"),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: {SPARE}",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: {SPARE}",
     ),
     ('rate "r" per user.id on /v1/** when resource.owner == user { 5/1m }', at(AT_LISTING, "rate"), None),
     (
         'budget "b" per user.id on /v1/** { distinct resource.id <= 5 within 1h }',
         at(AT_LISTING, "budget"),
-        f"exclude it with `except {LISTING}`, or state what holds without a resource: `when resource is present`",
+        f"exclude it with `except {LISTING}`, or handle requests without a resource: `when resource is present`",
     ),
     ('budget "b" per user.id on /v1/** { count <= resource.quota within 1h }', at(AT_LISTING, "budget"), None),
     ('define same = user.tenant == resource.tenant\nguard "g" on /v1/** { require same }', at(AT_LISTING), None),

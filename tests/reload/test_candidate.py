@@ -77,7 +77,7 @@ def test_a_file_without_declarations_is_rejected(folder: Path, left: str) -> Non
 
 def test_an_empty_named_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "guards").mkdir()
-    assert "E156 there is no policy in this folder" in str(refused(folder, tmp_path / "guards"))
+    assert "E156 this folder contains no policy" in str(refused(folder, tmp_path / "guards"))
 
 
 def test_an_unreadable_file_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_a_value_comes_out_equal_and_of_an_exact_type(raw: object, value: object
     ],
     ids=lambda one: f"{type(one).__name__}",
 )  # fmt: skip
-def test_what_is_no_value_is_invalid(raw: object) -> None:
+def test_data_that_is_not_a_value_is_invalid(raw: object) -> None:
     found = clean(raw)
     assert type(found) is Invalid
     assert is_clean(found)

@@ -87,11 +87,11 @@ def test_json_messagepack_and_python_give_the_same_request():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not valid JSON at line 1, column 1: it ends too early"),
-        (b"{", "not valid JSON at line 1, column 2: it ends too early"),
+        (b"", "not valid JSON at line 1, column 1: the text ends too early"),
+        (b"{", "not valid JSON at line 1, column 2: the text ends too early"),
         (b'{"tool": {"name": "t"}} x', "not valid JSON at line 1, column 25: nothing more was expected"),
         (b"{'tool': 1}", "not valid JSON at line 1, column 2: a name in double quotes was expected"),
-        (b'\xef\xbb\xbf{"tool": {"name": "t"}}', "JSON after a byte order mark"),
+        (b'\xef\xbb\xbf{"tool": {"name": "t"}}', "the JSON begins with a byte order mark; send it without one"),
         (b'{"tool": {"name": "\xff"}}', "not valid UTF-8"),
         ('{"tool": {"name": "t"}}'.encode("utf-16"), "not valid UTF-8"),
         (b"[]", "a request must be an object, got list"),
@@ -103,7 +103,7 @@ def test_json_messagepack_and_python_give_the_same_request():
         (b'{"body": {"\\ud800": 1}}', "a member name that is too long or not valid Unicode"),
     ],
 )
-def test_the_error_states_why_json_is_no_request(data, message):
+def test_the_error_states_why_json_is_not_a_request(data, message):
     error = refused_json(data)
     assert (error.member, error.message) == ("", message)
 
@@ -124,7 +124,7 @@ def test_the_error_states_why_json_is_no_request(data, message):
         (b"\x90", "a request must be an object, got list"),
     ],
 )
-def test_the_error_states_why_messagepack_is_no_request(data, message):
+def test_the_error_states_why_messagepack_is_not_a_request(data, message):
     with pytest.raises(RequestError) as error:
         Request.from_msgpack(data)
     assert error.value.message == message
@@ -282,12 +282,12 @@ def test_a_cycle_in_python_objects_is_rejected_as_too_deep():
         ({"request": {"headers": []}}, "request.headers", "`request.headers` must be an object, got list"),
         ({"request": {"query": "a=b"}}, "request.query", "`request.query` must be an object, got string"),
         ({"options": {"consume": 1}}, "options.consume", "`options.consume` must be true or false, got int"),
-        ({"options": {"at": "now"}}, "options.at", "`options.at` is not a time with a zone"),
+        ({"options": {"at": "now"}}, "options.at", "`options.at` must be a time with a zone"),
         ({"options": {"obligations_supported": "x"}}, "options.obligations_supported",
          "`options.obligations_supported` must be a list, got string"),
         ({"approvals": [{"id": "1", "by": ""}]}, "approvals[0].by", "`approvals[0].by` is missing"),
         ({"approvals": [{"id": "1", "by": "bob", "granted_at": 5}]}, "approvals[0].granted_at",
-         "`approvals[0].granted_at` is not a time with a zone"),
+         "`approvals[0].granted_at` must be a time with a zone"),
         ({"entities": [{"type": "user"}]}, "entities[0].id", "`entities[0].id` is missing"),
         ({"entities": [{"type": "user", "id": "e\u0301"}]}, "entities[0].id", "`entities[0].id` is not in Unicode NFC"),
         ({"entities": [{"type": "user", "id": "a", "in": ["x"]}]}, "entities[0].in[0]",
@@ -300,15 +300,15 @@ def test_a_cycle_in_python_objects_is_rejected_as_too_deep():
         ({"pending": ["body..x"]}, "pending[0]", "`body..x` is not the name of a fact"),
         ({"pending": ["credential.x"]}, "pending[0]", "unknown fact `credential.x`"),
         ({"pending": ["tool.name"]}, "pending[0]", "`tool.name` names the endpoint and cannot be pending"),
-        ({"pending": ["body.x"], "body": {"x": 1}}, "pending[0]", "`body.x` is both given and pending"),
+        ({"pending": ["body.x"], "body": {"x": 1}}, "pending[0]", "`body.x` is both present and pending"),
         ({"pending": ["body.x.y"], "body": {"x": 1}}, "pending[0]", "`body.x.y` is pending, but `x` is not an object"),
         ({"pending": ["body.x.*"], "body": {"x": 1}}, "pending[0]", "`body.x.*` is pending, but `x` is not an object"),
         ({"pending": ["request.*"]}, "pending[0]", "`request` names the endpoint and cannot be pending"),
-        ({"pending": ["task.*"]}, "pending[0]", "`task.*` is pending, but `task` has only known members"),
-        ({"pending": ["agent.*"]}, "pending[0]", "`agent.*` is pending, but `agent` has only known members"),
+        ({"pending": ["task.*"]}, "pending[0]", "`task.*` is pending, but the members of `task` are fixed"),
+        ({"pending": ["agent.*"]}, "pending[0]", "`agent.*` is pending, but the members of `agent` are fixed"),
         ({"pending": ["body.*.x"]}, "pending[0]", "`body.*.x` is not the name of a fact"),
         ({"pending": ["*"]}, "pending[0]", "`*` is not the name of a fact"),
-        ({"pending": ["body", "body.*"], "body": {}}, "pending[0]", "`body` is both given and pending"),
+        ({"pending": ["body", "body.*"], "body": {}}, "pending[0]", "`body` is both present and pending"),
     ],
 )  # fmt: skip
 def test_a_structural_error_names_the_member(given_, member, message):
@@ -387,7 +387,7 @@ def test_a_path_without_a_canonical_spelling_is_malformed(members, why):
     assert endpoint.why == f"the path is not canonical: {why}"
 
 
-def test_a_method_that_is_no_upper_case_word_is_malformed():
+def test_a_method_that_is_not_an_upper_case_word_is_malformed():
     endpoint = http(method="get").endpoint
     assert isinstance(endpoint, MalformedEndpoint)
     assert endpoint.why == "the method is not canonical: a method that is not an upper-case word"
@@ -481,8 +481,8 @@ def test_a_header_given_in_two_spellings_is_invalid():
         (("body", "y", "z"), ABSENT),
         (("body", "n"), ABSENT),
         (("body", "n", "z"), ABSENT),
-        (("body", "x", "z"), Invalid("expected object, got int")),
-        (("body", "l", "z"), Invalid("expected object, got list")),
+        (("body", "x", "z"), Invalid("expected an object, got int")),
+        (("body", "l", "z"), Invalid("expected an object, got list")),
         (("args",), ABSENT),
         (("args", "x"), ABSENT),
     ],

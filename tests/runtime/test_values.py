@@ -64,8 +64,8 @@ def why(value: object) -> str:
         (b"abc", Scalar.STRING, "expected string, got something else"),
         ("\ud800", Scalar.STRING, "a lone surrogate"),
         ("x" * 65_537, Scalar.STRING, "longer than 65,536 characters"),
-        ("Free", PLAN, "no value of plan"),
-        ("", PLAN, "no value of plan"),
+        ("Free", PLAN, "not a value of plan"),
+        ("", PLAN, "not a value of plan"),
         (1, PLAN, "expected plan, got int"),
         (600, Scalar.DURATION, "expected duration, got int"),
         ("10", Scalar.DURATION, "not a valid duration"),
@@ -101,13 +101,13 @@ def why(value: object) -> str:
         ({"clerk": True}, SetType(Scalar.STRING), "expected set<string>, got object"),
         ("abc", ListType(Scalar.STRING), "expected list<string>, got string"),
         ((0,) * 10_001, ListType(Scalar.INT), "more than 10,000 elements"),
-        (("Berlin",), ADDRESS, "expected object, got list"),
+        (("Berlin",), ADDRESS, "expected an object, got list"),
         (PENDING, Scalar.INT, "pending"),
         (Invalid("a duplicate key"), Scalar.INT, "a duplicate key"),
-        (1, UnresolvedType(), "its type is not known"),
+        (1, UnresolvedType(), "the type is not known"),
     ],
 )
-def test_a_wrong_typed_fact_is_unknown(raw, type, reason):
+def test_a_wrongly_typed_fact_is_unknown(raw, type, reason):
     assert why(coerce(raw, type, "body.x")) == reason
 
 
@@ -186,7 +186,7 @@ def test_an_id_that_is_not_in_nfc_is_unknown():
     assert isinstance(coerce("e\u0301", Scalar.STRING, "user.id"), Unknown)
 
 
-def test_a_wrong_typed_fact_is_not_absent():
+def test_a_wrongly_typed_fact_is_not_absent():
     assert not coerce("900", Scalar.INT, "body.x").absent
 
 

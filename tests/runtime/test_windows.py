@@ -134,7 +134,7 @@ def test_a_window_of_dates_includes_the_whole_last_day(start, end, wall_clock, i
 
 
 @pytest.mark.parametrize("text", ["2027-02-30", "2027-1-1", "soon", "2027-01-01T25:00", "9999-12-31", "0001-01-01"])
-def test_an_invalid_date_is_no_moment_and_no_window(text):
+def test_an_invalid_date_is_neither_a_time_nor_a_window(text):
     assert parse_moment(text, BERLIN) is None
     assert parse_absolute_window(text, text, BERLIN) is None
 

@@ -48,7 +48,11 @@ READ: dict[str, str] = {
 DOTS, SLASH, BACK, EMPTY = "a dot segment", "an encoded slash", "a backslash", "an empty segment"
 UTF8, TWICE, NUL = "invalid UTF-8", "an escape that changes under a second decoding", "a NUL character"
 CONTROL, ESCAPE, START = "a control character", "a `%` that does not begin an escape", "no slash at the start"
-EDGE, DOT_END, NFC = "a segment with white space at its edge", "a segment that ends in a dot", "not in Unicode NFC"
+EDGE, DOT_END, NFC = (
+    "a segment that begins or ends with white space",
+    "a segment that ends in a dot",
+    "not in Unicode NFC",
+)
 INVISIBLE, LOOKS = "an invisible character", "a character that some systems read as another"
 
 MALFORMED: dict[str, str] = {

@@ -86,7 +86,7 @@ def test_a_planted_module_would_run_without_protection(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["SIGHUP", "--watch"])
-def test_a_reload_runs_no_modules_planted_beside_policies(folder: Path, by: str) -> None:
+def test_a_reload_runs_no_modules_planted_next_to_policies(folder: Path, by: str) -> None:
     with serving(folder, *(["--watch"] if by == "--watch" else [])) as (port, process):
         before, until = revision(port), time.monotonic() + 60
         (folder / "shop.policy").write_text(WIDER)
@@ -103,7 +103,7 @@ def test_a_reload_runs_no_modules_planted_beside_policies(folder: Path, by: str)
     [("test", "--jobs", "2"), ("test", "--mutate", "--jobs", "2"), ("check",), ("lint",), ("compile", "--output", "b")],
     ids=" ".join,
 )
-def test_commands_run_no_modules_planted_beside_policies(folder: Path, arguments: tuple[str, ...]) -> None:
+def test_commands_run_no_modules_planted_next_to_policies(folder: Path, arguments: tuple[str, ...]) -> None:
     name, *options = arguments
     ended = subprocess.run(
         [COMMAND, name, ".", *options], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100
@@ -112,7 +112,7 @@ def test_commands_run_no_modules_planted_beside_policies(folder: Path, arguments
     assert ran(folder) == []
 
 
-def test_a_jobs_setting_runs_no_modules_planted_beside_policies(folder: Path) -> None:
+def test_a_jobs_setting_runs_no_modules_planted_next_to_policies(folder: Path) -> None:
     (folder / "policyengine.toml").write_text("[test]\njobs = 2\n")
     ended = subprocess.run(
         [COMMAND, "test", "."], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100

@@ -169,7 +169,7 @@ def test_an_entity_reference_is_converted_to_its_real_strings() -> None:
 
 
 def test_a_hand_made_request_rejects_values_that_are_not_plain() -> None:
-    with pytest.raises(RequestError, match="the endpoint is not made of plain strings"):
+    with pytest.raises(RequestError, match="the endpoint contains values that are not plain strings"):
         Request(HttpEndpoint(Agreeable("DELETE"), "/open/1", ("open", "1")))
     with pytest.raises(RequestError, match="the facts are not plain values"):
         Request(HttpEndpoint("GET", "/open/1", ("open", "1")), {"body": {"amount": impostor(500, 5)}})

@@ -116,7 +116,7 @@ def test_a_method_override_in_the_body_is_malformed() -> None:
 @pytest.mark.parametrize(
     "method", ["get", "Get", "GET ", " GET", "GET\r\nX: y", "GET,DEL", "*", "G\u0415T", "GET\0", "A" * 17]
 )
-def test_a_method_that_is_no_upper_case_word_is_malformed(method: str) -> None:
+def test_a_method_that_is_not_an_upper_case_word_is_malformed(method: str) -> None:
     allowed, gate, _ = decided({"method": method, "path": "/public/x"})
     assert (allowed, gate) == (False, "malformed_path")
 

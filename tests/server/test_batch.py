@@ -142,7 +142,7 @@ def test_a_messagepack_batch_returns_the_same_decisions_as_json(call: Call) -> N
     ("body", "member", "detail"),
     [
         (b"[]", None, "a batch must be an object"),
-        (b"", None, "not valid JSON at line 1, column 1: it ends too early"),
+        (b"", None, "not valid JSON at line 1, column 1: the text ends too early"),
         (b"{}", "requests", "`requests` is missing"),
         (b'{"requests": {}}', "requests", "`requests` must be a list, got object"),
         (b'{"requests": [], "requests": []}', "requests", "`requests` must be a list, got a duplicate key"),

@@ -339,7 +339,7 @@ def test_too_many_pipelined_requests_are_answered_in_part_and_the_connection_clo
     assert with_reset or b"connection: close" in answer.rpartition(b"HTTP/1.1 200")[2]
 
 
-def test_bytes_that_are_no_request_do_not_replace_the_answer_to_the_request_before_them(
+def test_bytes_that_are_not_a_request_do_not_replace_the_answer_to_the_request_before_them(
     plain: str, connect: Connect
 ) -> None:
     sender = connect(plain)
@@ -469,7 +469,7 @@ def test_an_address_with_too_many_unproved_connections_loses_its_oldest_unproved
     assert (first.dropped, second.dropped, third.dropped, other.dropped) == (CloseReason.ADDRESS, None, None, None)
 
 
-def test_connections_that_asked_do_not_count_against_the_bound_of_their_address() -> None:
+def test_connections_that_sent_a_valid_request_do_not_count_against_the_limit_of_their_address() -> None:
     table = table_of(100, unproved=2)
     of_gateway = [FakeConnection("a", ConnectionStage.IDLE) for _ in range(50)]
     for one in of_gateway:

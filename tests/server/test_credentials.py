@@ -344,7 +344,7 @@ def test_with_a_gateway_token_the_client_credential_comes_in_x_forwarded_authori
 CHALLENGES: list[tuple[str, Callable[[Doors], dict[str, str]], str]] = [
     ("nothing", lambda d: {}, 'Bearer realm="agents"'),
     ("expired", lambda d: d.bearer(exp=5, iat=1),
-     'Bearer realm="agents", error="invalid_token", error_description="it has expired"'),
+     'Bearer realm="agents", error="invalid_token", error_description="the credential has expired"'),
     ("another path", lambda d: d.dpop("GET", url("/v1/invoices/8")),
      'DPoP realm="agents", error="invalid_dpop_proof", error_description="the proof is for another URL"'),
     ("another method", lambda d: d.dpop("POST", url()),

@@ -132,7 +132,7 @@ def test_a_malformed_report_names_the_member(report: dict[str, Any], member: str
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"7"])
-def test_a_body_that_is_no_report_is_rejected(body: bytes) -> None:
+def test_a_body_that_is_not_a_report_is_rejected(body: bytes) -> None:
     answer = Gateway().post("/events", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
 

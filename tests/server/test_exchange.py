@@ -157,8 +157,8 @@ def test_a_problem_with_a_messagepack_question_is_returned_as_messagepack(call: 
 @pytest.mark.parametrize(
     ("body", "member", "detail"),
     [
-        (b"", None, "not valid JSON at line 1, column 1: it ends too early"),
-        (b"{", None, "not valid JSON at line 1, column 2: it ends too early"),
+        (b"", None, "not valid JSON at line 1, column 1: the text ends too early"),
+        (b"{", None, "not valid JSON at line 1, column 2: the text ends too early"),
         (b"\xff", None, "not valid UTF-8"),
         (b"[]", None, "a request must be an object, got list"),
         (b"{}", None, "no endpoint"),

@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_a_question_is_validated_once_at_most(way: tuple[str, str, dict[str, Any]], calls: Counter[str]) -> None:
+def test_a_question_is_validated_at_most_once(way: tuple[str, str, dict[str, Any]], calls: Counter[str]) -> None:
     method, path, given = way
     client = TestClient(create_app(Engine.from_text(POLICY)), base_url="http://localhost")
     answer = client.request(method, path, **given)

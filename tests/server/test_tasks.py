@@ -45,7 +45,7 @@ def test_a_task_token_allows_only_the_tools_and_entities_of_the_task(doors: Door
 
     answers = [answer.json() for answer in asyncio.run(run())]
     assert [answer.get("gate") for answer in answers] == [gate for _, gate in ASKED * 2]
-    assert answers[1]["remedies"] == [{"kind": "task", "need": "a task whose `tools` hold this one"}]
+    assert answers[1]["remedies"] == [{"kind": "task", "need": "a task whose `tools` include this tool"}]
 
 
 @pytest.mark.parametrize("entities", [["42"], "42", [{"type": "invoice"}], [{"type": "invoice", "id": 42}], {}])

@@ -228,7 +228,7 @@ def test_the_rest_of_a_batch_is_not_decided_after_the_client_disconnects(shared:
     spied: Any = Spied(shared)
     answered = iter([False, True])
     items = [{**SMALL, "options": {"consume": True}}] * (MAX_ITEMS_PER_COMMIT * 2)
-    with pytest.raises(WorkRefusedError, match="the client is gone"):
+    with pytest.raises(WorkRefusedError, match="the client has disconnected"):
         decide_together(spied, items, lambda: next(answered))
     assert len(spied.threads) == 1
 

@@ -23,13 +23,13 @@ def test_callers_cannot_vary_when_the_policy_names_one_agent():
         Callers.of([SEARCH], 5, None, passes(POLICY.replace('"worker*"', '"worker"')))
 
 
-def test_a_single_caller_asks_the_unchanged_question():
+def test_a_single_caller_sends_the_unchanged_question():
     found = Callers.of([SEARCH], 1, "agent.id", passes(POLICY))
     assert found.vary is None
     assert found.question(0, 0) == SEARCH
 
 
-def test_each_caller_asks_all_questions():
+def test_each_caller_sends_all_questions():
     found = Callers.of([SEARCH, MAIL], 2, None, passes(POLICY))
     assert found.question(1, 1)["request"]["path"] == "/mail"
     assert found.question(1, 1)["agent"]["id"] == "worker-2"

@@ -1,4 +1,4 @@
-"""What an approval is bound to: all of the request that it was granted for, and nothing that nobody saw."""
+"""Binding of an approval: all of the request that it was granted for, and nothing that nobody saw."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_an_approval_stays_valid_if_only_unbound_parts_of_the_request_change(ask
 
 
 @pytest.mark.parametrize("given", [[], {}, "1", True, 0, -1.5, "x" * 70_000, "\ud800", 2**64, Decimal("1" * 40)])
-def test_an_approval_binds_a_wrong_typed_value_as_given(given: object) -> None:
+def test_an_approval_binds_a_wrongly_typed_value_as_given(given: object) -> None:
     text, read = policy(), policy("when body.amount > 5")
     for body in ({"amount": given}, {"x": [given]}):
         asked = {**paid(body), "user": {"id": "alice"}}

@@ -83,7 +83,7 @@ guard "generous" { deny when not fine  audit full  warn  notify "soc" }
 """
 
 
-def test_declarations_other_than_blocks_open_no_door():
+def test_declarations_other_than_blocks_grant_nothing():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     approvals = [{"id": "a", "by": "fin", "granted_at": "2027-01-04T11:00:00Z", "binding": "sha256:x"}]
     who = {**bot(scopes=["all"], claims={"r": ["admin"]}), "attestation": {"verified": True, "by": "lab"}}
@@ -92,7 +92,7 @@ def test_declarations_other_than_blocks_open_no_door():
     assert verdict(decision) == "deny by identity"
 
 
-def test_a_map_opens_no_door():
+def test_a_map_grants_nothing():
     """**A map opens no door:** the mapped question is decided like any other."""
     item = 'subject "user" => user from acme   action "see" => GET /x   fact user.roles = subject.properties.roles'
     authzen = AuthzenAdapter(Engine.from_text(f"{NOT_DOORS}\nmap authzen {{ {item} }}"))
@@ -112,12 +112,12 @@ def test_a_map_opens_no_door():
         ('agent "bot" { issued by acme  acts alone  may all }', bot(user=None)),
     ],
 )
-def test_each_kind_of_block_opens_a_door(block, who):
+def test_each_kind_of_block_grants_access(block, who):
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     assert decide(NOT_DOORS + block, question("GET /x", **who)).allowed
 
 
-def test_a_block_does_not_close_a_door_of_another_block():
+def test_a_block_does_not_restrict_a_grant_of_another_block():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = HEAD + 'agent "bot" { issued by acme  acts for any user  may GET /x }\n'
     policy += (
@@ -177,7 +177,7 @@ def test_a_bound_resource_whose_id_is_missing_is_unknown(rule, asked, more, allo
     assert decide(policy, {**question(asked, **caller), **more}).allowed is allowed
 
 
-def test_a_guard_closes_the_doors_of_every_block():
+def test_a_guard_denies_the_grants_of_every_block():
     """**Only an agent, user or anyone block opens a door. Only a guard closes one.**"""
     policy = (
         HEAD
@@ -369,7 +369,7 @@ def test_attributes_of_an_entity_without_a_row_are_unknown(rows, more, opened):
 # ── Requirements ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_requirements_apply_only_to_the_doors_of_their_block():
+def test_requirements_apply_only_to_the_grants_of_their_block():
     """**A block's requirements apply to that block's doors only; for what must hold for every caller, write a
     guard.**"""
     policy = HEAD + 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }\n'
@@ -433,7 +433,7 @@ def test_authority_missing_in_one_part_is_missing_for_the_whole_chain(part, less
         'guard "g" { confirm by user when context.n >= 5 }',
     ],
 )
-def test_an_unknown_fact_opens_no_door_and_the_reason_names_it(rule, given):
+def test_an_unknown_fact_grants_nothing_and_the_reason_names_it(rule, given):
     """**An unknown fact never opens a door and never loosens a limit**, and the reason names the fact."""
     policy = "facts { context.n: number }\n" + HEAD + rule
     assert decide(policy, question("GET /x", **bot(), context={"n": 1})).allowed
@@ -762,7 +762,7 @@ def test_a_task_restricts_tools_and_entities(where, task, gate):
 
 
 @pytest.mark.parametrize("ignoring", [False, True])
-def test_guards_and_limits_ignore_the_case_of_paths_and_doors_do_not(ignoring):
+def test_guards_and_limits_ignore_the_case_of_paths_and_grants_do_not(ignoring):
     """**Guards and limits match paths case-insensitively; doors and `except` match exactly, unless `paths ignore
     case`.**"""
     head = "paths ignore case\n" if ignoring else ""

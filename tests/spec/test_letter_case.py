@@ -72,7 +72,7 @@ def test_a_guard_pattern_in_any_case_covers_every_case_of_the_path(written: str)
 
 
 @pytest.mark.parametrize("path", ["/NOTES/7", "/Notes", "/notes/x/SECRET"])
-def test_a_door_matches_paths_case_sensitively(path: str):
+def test_a_grant_matches_paths_case_sensitively(path: str):
     policy = "anyone { may GET /notes, GET /notes/{id}, GET /notes/x/secret }\n"
     assert verdict(decide(policy, question("GET /notes/7"))) == "allow"
     assert not decide(policy, question(f"GET {path}")).allowed
@@ -117,7 +117,7 @@ def test_a_path_in_another_case_shares_the_count(limit: str, counts: int):
 # ── `paths ignore case` ───────────────────────────────────────────────────────────────────────
 
 
-def test_paths_ignore_case_makes_doors_and_except_ignore_the_case_of_ascii_letters():
+def test_paths_ignore_case_makes_grants_and_except_ignore_the_case_of_ascii_letters():
     policy = IGNORING + "anyone { may GET /notes/{id}, GET /Health }\n"
     asked = ["/notes/7", "/NOTES/7", "/Notes/A", "/health", "/hEALTH", "/notes", "/nötes/7", "/hea%C4%B1th"]
     assert [path for path in asked if decide(policy, question(f"GET {path}")).allowed] == asked[:5]
@@ -130,7 +130,7 @@ def test_paths_ignore_case_makes_doors_and_except_ignore_the_case_of_ascii_lette
     ]
 
 
-def test_paths_ignore_case_does_not_fold_non_ascii_letters_in_doors():
+def test_paths_ignore_case_does_not_fold_non_ascii_letters_in_grants():
     policy = IGNORING + "anyone { may GET /files/{id}, GET /class }\n"
     assert not any(decide(policy, question(f"GET {path}")).allowed for path in ("/fıles/1", "/claß", "/CLAß"))
 
@@ -183,7 +183,7 @@ def test_a_guard_binds_a_resource_from_a_path_in_any_case_with_the_id_as_sent():
     assert all(one.obligations or not one.allowed for one in asked.values())
 
 
-def test_a_door_binds_a_resource_only_from_an_exact_path():
+def test_a_grant_binds_a_resource_only_from_an_exact_path():
     policy = FILES + 'user any { may GET /** when resource.owner == user.id }\nguard "g" on files { audit full }\n'
     assert decide(policy, question("GET /files/a", **ALICE), ROWS).allowed
     denied = decide(policy, question("GET /FILES/a", **ALICE), ROWS)
@@ -191,7 +191,7 @@ def test_a_door_binds_a_resource_only_from_an_exact_path():
     assert unknown(denied) == {"resource"}
 
 
-def test_a_door_binds_a_resource_in_any_ascii_case_with_paths_ignore_case():
+def test_a_grant_binds_a_resource_in_any_ascii_case_with_paths_ignore_case():
     policy = IGNORING + FILES + "user any { may GET /** when resource.owner == user.id }\n"
     assert decide(policy, question("GET /FILES/a", **ALICE), ROWS).allowed
     assert not decide(policy, question("GET /fıles/a", **ALICE), ROWS).allowed
@@ -276,6 +276,6 @@ def test_an_except_that_excludes_every_endpoint_is_an_error():
     assert codes(OPEN + 'guard "g" on /a/** except /a/** { deny }\n') == {"E318"}
 
 
-def test_check_reports_no_missing_door_for_a_guard_in_another_case():
+def test_check_reports_no_missing_grant_for_a_guard_in_another_case():
     policy = "anyone { may GET /Files/{id} }\n" + 'guard "g" on /files/{id} { deny when request.size > 1 }\n'
     assert "W521" not in {one.code for one in check_text(policy)}

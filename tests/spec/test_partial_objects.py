@@ -44,7 +44,7 @@ def test_a_given_member_of_a_pending_object_is_known():
 
 
 @pytest.mark.parametrize("condition", ["body.to is absent", '(body.to else "") == ""', "not (body.to is present)"])
-def test_a_door_on_absence_stays_closed_if_the_member_is_unknown(condition):
+def test_a_grant_on_absence_does_not_open_if_the_member_is_unknown(condition):
     policy = HEAD + f"anyone {{ may POST /pay when {condition} }}"
     assert decide(policy, question("POST /pay")).allowed
     assert not decide(policy, question("POST /pay", pending=["body.*"])).allowed

@@ -180,7 +180,7 @@ def test_an_approval_for_a_tool_or_action_binds_the_resource():
         assert not lifted(text, other, grant(bound))
 
 
-def test_an_approval_binds_the_wrong_typed_value_of_an_unknown_fact():
+def test_an_approval_binds_the_wrongly_typed_value_of_an_unknown_fact():
     strange = asked(body={"amount": "900", "to": "bob"})
     bound = binding(policy(), strange)
     assert lifted(policy(), strange, grant(bound))

@@ -97,7 +97,7 @@ def test_a_hop_cannot_delegate_what_it_may_not_do_itself():
     assert 'agent "root" may not do this itself' in [reason.message for reason in decision.reasons]
 
 
-def test_a_chain_requires_a_door_for_the_user():
+def test_a_chain_requires_a_grant_for_the_user():
     policy = CHAINS.replace("user any { may notes.read, notes.write }", 'user "root" { may notes.read }')
     decision = decide(policy, asked(MID))
     assert gates(decision) == ["user"]

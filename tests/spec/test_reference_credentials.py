@@ -24,7 +24,7 @@ def asked(where: str = "GET /notes", user: str | None = "alice", **credential: o
 @pytest.mark.parametrize("times", [
     {}, {"expires_at": ago(-1)}, {"issued_at": ago(1)}, {"issued_at": ago(0), "expires_at": ago(-60)},
 ])  # fmt: skip
-def test_a_valid_credential_opens_its_doors(times: dict[str, object]) -> None:
+def test_a_valid_credential_gets_its_grants(times: dict[str, object]) -> None:
     assert verdict(decide(POLICY, asked(**times))) == "allow"
 
 
@@ -36,14 +36,14 @@ def test_a_credential_outside_its_validity_period_is_denied(times: dict[str, obj
     assert verdict(decide(POLICY, asked(**times))) == "deny by identity"
 
 
-def test_an_expired_credential_does_not_open_a_user_door() -> None:
+def test_an_expired_credential_gets_no_user_grant() -> None:
     credential = {"issuer": "acme", "scopes": ["read"]}
     fresh = question("GET /notes", user={"id": "alice"}, credential=credential)
     stale = question("GET /notes", user={"id": "alice"}, credential={**credential, "expires_at": ago(1)})
     assert [verdict(decide(USER_DOOR, one)) for one in (fresh, stale)] == ["allow", "deny by default"]
 
 
-def test_an_anyone_door_ignores_an_expired_credential() -> None:
+def test_an_anyone_grant_ignores_an_expired_credential() -> None:
     assert verdict(decide(POLICY, asked("GET /health", expires_at=ago(1)))) == "allow"
 
 
@@ -82,9 +82,10 @@ def test_a_failing_store_is_a_deny_if_the_decision_needs_state(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("code", "told", "why"), [
-    ("expired", "expired", "it has expired"), ("signature", "signature", "its signature is not valid"),
-    ("of no code", "refused", "its verifier gave no reason"), (7, "refused", "its verifier gave no reason"),
-    (True, "refused", "its verifier gave no reason"),
+    ("expired", "expired", "the credential has expired"),
+    ("signature", "signature", "the signature of the token is not valid"),
+    ("of no code", "refused", "the verifier gave no reason"), (7, "refused", "the verifier gave no reason"),
+    (True, "refused", "the verifier gave no reason"),
 ])  # fmt: skip
 def test_a_refused_credential_identifies_nobody(code: object, told: str, why: str) -> None:
     decision = decide(POLICY, asked(refused=code))
@@ -97,7 +98,7 @@ def test_a_refused_credential_identifies_nobody(code: object, told: str, why: st
     assert decision.unknown == ()
 
 
-def test_an_anyone_door_is_open_to_a_refused_credential() -> None:
+def test_an_anyone_grant_is_open_to_a_refused_credential() -> None:
     decision = decide(POLICY, asked("GET /health", refused="expired"))
     assert (verdict(decision), decision.principal.agent, decision.reasons) == ("allow", None, ())
 
@@ -113,5 +114,5 @@ def test_a_credential_with_refused_null_is_accepted() -> None:
 
 def test_the_walk_states_why_the_credential_was_refused() -> None:
     shown = Engine.from_text(POLICY).explain(asked(refused="expired")).render()
-    assert "the credential was refused: it has expired" in shown
+    assert "the credential was refused: the credential has expired" in shown
     assert "bot" not in shown

@@ -219,7 +219,7 @@ def test_a_deny_on_an_inherited_set_applies_if_a_level_lacks_the_set():
     decision = decide(policy, asked, rows)
     assert verdict(decision) == 'deny by "b"'
     assert [(one.fact, one.why) for one in decision.unknown] == [
-        ("resource.blocked", "a level that it is inherited from lacks it")
+        ("resource.blocked", "a level from which it is inherited lacks the set")
     ]
     assert decide(policy.replace(STRICT, EMPTY), asked, rows).allowed
 
@@ -301,11 +301,11 @@ def test_an_attribute_of_an_entity_without_a_row_is_unknown_even_with_else(where
     nobody = decide(policy, question(where, **bot()))
     assert verdict(nobody) == 'deny by "g"'
     assert unknown(nobody) == {fact}
-    assert [one.why for one in nobody.unknown] == ["its entity has no row"]
+    assert [one.why for one in nobody.unknown] == ["the entity has no row"]
     assert decide(policy, question(where, **bot()), {NAMES[fact.partition(".")[0]]: {}}).allowed
 
 
-def test_a_door_stays_closed_for_an_entity_without_a_row():
+def test_a_grant_does_not_open_for_an_entity_without_a_row():
     policy = "entity doc { private: bool? }\nanyone { may GET /docs/{id: doc} when not (resource.private else false) }"
     rows = {"doc 7": {}, "doc 8": {"private": True}}
     allowed = [name for name in "7 8 9".split() if decide(policy, question(f"GET /docs/{name}"), rows).allowed]
@@ -363,7 +363,7 @@ def test_a_partial_row_makes_only_its_own_attributes_known():
     assert decide(policy, question("GET /x", **bot(), entities=[row])).allowed
     partial = decide(policy, question("GET /x", **bot(), entities=[{**row, "partial": True}]))
     assert [(one.fact, one.why) for one in partial.unknown] == [
-        ("user.suspended", "the row of its entity is partial and does not contain it")
+        ("user.suspended", "the row of the entity is partial and does not contain it")
     ]
     both = {**row, "attributes": {"tenant": "acme", "suspended": False}, "partial": True}
     assert decide(policy, question("GET /x", **bot(), entities=[both])).allowed
@@ -465,12 +465,12 @@ def test_a_user_block_may_require_that_the_user_is_known():
 @pytest.mark.parametrize(
     ("condition", "rows", "why"),
     [
-        ("not (resource.private else false)", {}, 'unknown: its entity has no row, `doc "7"`'),
-        ("resource.owner.private", {"doc 7": {"owner": "8"}}, 'unknown: its entity has no row, `doc "8"`'),
+        ("not (resource.private else false)", {}, 'unknown: the entity has no row, `doc "7"`'),
+        ("resource.owner.private", {"doc 7": {"owner": "8"}}, 'unknown: the entity has no row, `doc "8"`'),
         ('resource.tags has "x"', {"doc 7": {"in": ["folder a"]}, "folder a": {"tags": []}},
-         'unknown: a level that it is inherited from lacks it, `doc "7"`'),
+         'unknown: a level from which it is inherited lacks the set, `doc "7"`'),
         ('resource.tags has "x"', {"doc 7": {"tags": [], "in": ["folder a"]}, "folder a": {}},
-         'unknown: a level that it is inherited from lacks it, `folder "a"`'),
+         'unknown: a level from which it is inherited lacks the set, `folder "a"`'),
     ],
 )  # fmt: skip
 def test_an_explanation_names_the_entity_whose_row_is_missing(condition, rows, why):

@@ -271,7 +271,7 @@ def test_a_scope_of_the_credential_must_carry_the_endpoint(scopes, reads, writes
 
 
 @pytest.mark.parametrize(("asked", "scopes"), [("GET", ("read:notes", "write:notes")), ("POST", ("write:notes",))])
-def test_the_remedy_names_exactly_the_scopes_that_would_open_the_door(asked, scopes):
+def test_the_remedy_names_exactly_the_scopes_that_would_grant_access(asked, scopes):
     decision = decide(NOTES, question(f"{asked} /notes/7", **bot(scopes=["x"])), CLERK)
     assert [(one.kind, one.scopes) for one in decision.remedies] == [("scope", scopes)]
 
@@ -302,12 +302,12 @@ def test_grants_are_a_union():
     assert decide(policy, question("GET /x", **bot())).allowed
 
 
-def test_an_anyone_door_is_open_to_every_caller():
+def test_an_anyone_grant_is_open_to_every_caller():
     for who in ({}, bot("stranger"), {"user": {"id": "alice"}}, {**bot("stranger"), "chain": chain(hop("x"))}):
         assert decide(NOTES, question("GET /health", **who)).allowed
 
 
-def test_guards_apply_to_anyone_doors():
+def test_guards_apply_to_anyone_grants():
     assert verdict(decide(NOTES + 'guard "g" on /health { deny }', question("GET /health"))) == 'deny by "g"'
 
 
@@ -324,7 +324,7 @@ def test_guards_apply_to_anyone_doors():
         ({}, False),
     ],
 )
-def test_a_request_without_an_agent_needs_a_user_door_and_its_scope(credential, allowed):
+def test_a_request_without_an_agent_needs_a_user_grant_and_its_scope(credential, allowed):
     decision = decide(NOTES, question("GET /notes/7", user={"id": "alice"}, credential=credential))
     assert decision.allowed is allowed
     assert allowed or verdict(decision) == "deny by default"
@@ -343,12 +343,12 @@ def test_a_user_block_must_open_the_endpoint_for_the_user_of_the_agent(rows, all
     assert verdict(decision) == ("allow" if allowed else "deny by user")
 
 
-def test_the_user_door_of_an_agent_request_needs_no_scope():
+def test_the_user_grant_of_an_agent_request_needs_no_scope():
     policy = NOTES + 'user "carol" { may POST /notes/{id} }'
     assert decide(policy, question("POST /notes/7", **bot(user="carol", **WRITE)), {}).allowed
 
 
-def test_users_unrestricted_waives_the_user_door_only_for_its_own_package():
+def test_users_unrestricted_waives_the_user_grant_only_for_its_own_package():
     one = """package one
     export issuer acme { scopes none }
     users unrestricted
@@ -363,7 +363,7 @@ def test_users_unrestricted_waives_the_user_door_only_for_its_own_package():
     assert decide(both, question("GET /two", **bot(user="root"))).allowed
 
 
-def test_a_door_of_an_unrestricted_package_waives_the_user_door_only_if_it_opens():
+def test_a_grant_of_an_unrestricted_package_waives_the_user_grant_only_if_it_opens():
     one = "package one\nexport issuer acme { scopes none }\nusers unrestricted\n"
     one += 'agent "bot" { issued by acme  acts for any user  credential { bound }  may GET /x }'
     two = 'package two\nimport one\nuser "root" { may GET /x }\n'

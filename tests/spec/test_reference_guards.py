@@ -85,7 +85,7 @@ def test_a_better_proof_is_a_remedy_if_it_would_satisfy_the_guard(condition, kin
     assert (remedy.kind, remedy.rule, remedy.need) == (kind, "g", need)
 
 
-def test_a_better_proof_is_no_remedy_if_another_condition_fails():
+def test_a_better_proof_is_not_a_remedy_if_another_condition_fails():
     policy = OPEN + 'guard "g" { require attestation.verified and request.ip within [10.0.0.0/8] }'
     assert decide(policy, question("GET /x", request={"ip": "8.8.8.8"})).remedies == ()
     assert len(decide(policy, question("GET /x", request={"ip": "10.0.0.1"})).remedies) == 1

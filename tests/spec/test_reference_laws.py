@@ -129,7 +129,7 @@ def test_a_condition_and_its_negation_never_both_open(condition, asked, known):
 
 @few
 @given(conditions, requests, rows)
-def test_a_condition_on_a_door_is_equivalent_to_a_require_guard(condition, asked, known):
+def test_a_condition_on_a_grant_is_equivalent_to_a_require_guard(condition, asked, known):
     asked = {**asked, "agent": {**asked["agent"], "id": "bot"}}
     guarded = decide(sound(f'{doors(OPEN)} guard "g" {{ require {condition} }}'), asked, known)
     assert decide(sound(doors(condition)), asked, known).allowed is guarded.allowed

@@ -164,7 +164,7 @@ def test_tasks_advisory_leaves_the_restriction_to_guards():
     assert came == ["allow", "allow", 'deny by "own"']  # what is in one of them, too: `in` says so
 
 
-def test_tasks_advisory_applies_only_to_the_doors_of_its_package():
+def test_tasks_advisory_applies_only_to_the_grants_of_its_package():
     one = "package one\nexport issuer acme { scopes none }\ntasks advisory\nusers unrestricted\n"
     one += 'agent "bot" { issued by acme   acts for any user   may TOOL fs/* }\n'
     two = "package two\nimport one\nusers unrestricted\n"

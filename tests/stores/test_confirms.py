@@ -285,7 +285,7 @@ def test_processes_that_share_a_store_charge_a_confirm_once_and_allow_once(where
     assert shop.left()["refunds"] == 2_000
 
 
-def test_a_confirm_survives_the_death_of_the_process_that_asked(where: tuple[str, str]) -> None:
+def test_a_confirm_survives_the_death_of_the_process_that_created_it(where: tuple[str, str]) -> None:
     """The store knows what was taken: nothing is lost, and nothing is taken twice."""
     asked = Shop(paying.opened(*where), *RULES).refund()
     later = Shop(paying.opened(*where), *RULES)

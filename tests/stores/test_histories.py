@@ -119,7 +119,7 @@ def test_a_throttled_request_is_not_recorded_in_the_history(begun: Store) -> Non
     assert len(past(begun).events) == 1
 
 
-def test_a_denied_request_is_recorded_whatever_its_limits_say(begun: Store) -> None:
+def test_a_denied_request_is_recorded_whatever_the_state_of_its_limits(begun: Store) -> None:
     assert not happens(begun, record(), limits=(rate(counts=True), budget(0)), denied=True)
     assert len(past(begun).events) == 1
 

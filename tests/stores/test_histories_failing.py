@@ -74,7 +74,7 @@ def test_the_history_is_unknown_while_the_server_is_down(tmp_path: Path) -> None
         assert all_asked(engine) == ["deny by guard"] * 3
         assert asked(engine, "/seen") == "deny by failure"
         [reason] = engine.decide({"request": {"method": "GET", "path": "/seen"}}).reasons
-        assert reason.message == "the request cannot be remembered: the store did not answer"
+        assert reason.message == "the request cannot be recorded: the store did not answer"
 
 
 def test_a_server_that_returns_empty_restarts_the_history(tmp_path: Path) -> None:

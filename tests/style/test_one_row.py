@@ -72,7 +72,7 @@ def test_a_counterexample_contains_a_value_of_an_added_fact(fact: dict[str, Any]
 def test_diff_finds_a_witness_with_an_added_fact(fact: dict[str, Any]) -> None:
     assert 'when agent.version == "3"' in fact["diff"]
     assert '"version": "3"' in fact["diff"]
-    assert "everything else is proved the same" in fact["diff"]
+    assert "everything else is proved equal" in fact["diff"]
 
 
 def test_requests_may_contain_an_added_fact(fact: dict[str, Any]) -> None:

@@ -108,11 +108,11 @@ def test_a_table_cell_and_otherwise_can_have_details() -> None:
 
 
 GATES = (
-    "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+    "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
     "`failure`"
 )
 MEMBERS = (
-    "known are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
+    "the known members are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
     "`unknown`, `chain`, `agent`, `user` and `issuer`"
 )
 MISTAKES = [
@@ -121,14 +121,14 @@ MISTAKES = [
      "did you mean `remedy`?"),
     ("GET /b => deny with { outcome.x: 1 }", "E611", "outcome.x", "a decision has no `outcome.x` to expect", MEMBERS),
     ("GET /b => deny with { }", "E618", "{ }", "`with` claims nothing",
-     "name what the decision must have: `message`, `reason`, `reasons` or `remedy`"),
+     "name a detail that the decision must have: `message`, `reason`, `reasons` or `remedy`"),
     ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` is given twice",
      "remove one of the two"),
     # ── Shapes
     ("GET /b => deny with { message: 5 }", "E618", "5", "`5` is not a valid `message`: expected a text",
      'write `message: "refund of 900 to *"`'),
     ("GET /b => deny with { message: no }", "E618", "no", "`no` is not a valid `message`: expected a text",
-     'a text is written in quotes: `"no"`'),
+     'write a string in quotes: `"no"`'),
     ('GET /b => deny with { message: "" }', "E618", '""', '`""` is not a valid `message`: expected a text',
      'write `message: "refund of 900 to *"`'),
     ('GET /b => deny with { remedies: "scope x" }', "E618", '"scope x"',
@@ -141,14 +141,15 @@ MISTAKES = [
     ("GET /a => allow with { chain: [absent] }", "E618", "absent", "`absent` is not a valid `chain`: expected a text",
      'write `chain: ["alice", "planner", "invoice-bot"]`'),
     # ── Names
-    ('GET /b => deny with { reason: "smal" }', "E608", '"smal"', "no rule is called `smal`", "did you mean `small`?"),
-    ("GET /b => deny with { reason: small }", "E609", "small", "there is no gate `small`",
+    ('GET /b => deny with { reason: "smal" }', "E608", '"smal"', "no rule is named `smal`", "did you mean `small`?"),
+    ("GET /b => deny with { reason: small }", "E609", "small", "unknown gate `small`",
      'write a rule in quotes: `reason: "small"`'),
-    ("GET /b => deny with { reasons: [door] }", "E609", "door", "there is no gate `door`", GATES),
+    ("GET /b => deny with { reasons: [door] }", "E609", "door", "unknown gate `door`", GATES),
     ("GET /b => deny with { unknown: body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
      "did you mean `body.amount`?"),
     ("GET /b => deny with { unknown: [bdy.x] }", "E602", "bdy.x", "unknown fact `bdy.x`",
-     "facts begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, `context`, "
+     "facts must begin with `agent`, `approval`, `args`, `attestation`, `behavior`, `body`, `chain`, `cluster`, "
+     "`context`, "
      "`credential`, `params`, `request`, `resource`, `task`, `time`, `tool` and `user`"),
     ("GET /b => deny with { unknown: past.body.amuont }", "E201", "body.amuont", "unknown fact `body.amuont`",
      "did you mean `body.amount`?"),
@@ -164,13 +165,14 @@ MISTAKES = [
     ('GET /b => deny with { remedy: "aproval by role boss" }', "E611", '"aproval by role boss"',
      "`aproval` is not a kind of remedy", "did you mean `approval`?"),
     ('GET /b => deny with { remedy: "money" }', "E611", '"money"', "`money` is not a kind of remedy",
-     "it begins with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
+     "the remedy must begin with `approval`, `scope`, `credential`, `attestation`, `facts` or `wait`"),
     ('GET /a => allow with { obligation: "adit full" }', "E611", '"adit full"', "`adit` is not a kind of obligation",
      "did you mean `audit`?"),
     ('GET /a => allow with { obligations: ["notify b@b.example"] }', "E611", '"notify b@b.example"',
-     "no guard asks for `notify b@b.example`", "did you mean `notify a@b.example`?"),
-    ('GET /a => allow with { obligation: "step_up *" }', "E611", '"step_up *"', "no guard asks for `step_up *`",
-     "guards ask for `audit full`, `notify a@b.example`, `redact body.card, body.amount` and `warn`"),
+     "no guard has the obligation `notify b@b.example`", "did you mean `notify a@b.example`?"),
+    ('GET /a => allow with { obligation: "step_up *" }', "E611", '"step_up *"',
+     "no guard has the obligation `step_up *`",
+     "guards require `audit full`, `notify a@b.example`, `redact body.card, body.amount` and `warn`"),
     # ── Never
     ('GET /a => allow with { message: "x" }', "E619", 'message: "x"', "an allow has no message",
      "remove it, or write another outcome"),
@@ -178,40 +180,41 @@ MISTAKES = [
      "remove it, or write another outcome"),
     ("GET /b => not throttle with { reason: default }", "E619", "reason: default",
      "`not throttle` names no other outcome", "write the outcome, or remove `reason`"),
-    ("GET /b => deny with { reasons: [] }", "E619", "reasons: []", "a request that is not allowed has a reason",
+    ("GET /b => deny with { reasons: [] }", "E619", "reasons: []", "a request that is not allowed always has a reason",
      "name it, or remove `reasons`"),
     ('GET /b => deny with { remedy: "approval by role boss" }', "E619", 'remedy: "approval by role boss"',
-     "`approval` is the remedy of a confirm only", "`policyengine decide` shows the remedies of a decision"),
+     "only a confirm has the remedy `approval`", "`policyengine decide` shows the remedies of a decision"),
     ('POST /a => confirm with { remedies: ["scope x"] }', "E619", 'remedies: ["scope x"]',
-     "`scope` is the remedy of a deny only", "`policyengine decide` shows the remedies of a decision"),
+     "only a deny has the remedy `scope`", "`policyengine decide` shows the remedies of a decision"),
     ('POST /a => deny with { obligation: "redact *" }', "E619", 'obligation: "redact *"',
      "only an allow carries `redact`", "other outcomes carry `audit` and `notify`"),
     # ── Rates
-    ('GET /b => deny with { rate: "smal: 1 of 2" }', "E611", '"smal: 1 of 2"', "no rate or budget is called `smal`",
+    ('GET /b => deny with { rate: "smal: 1 of 2" }', "E611", '"smal: 1 of 2"', "no rate or budget is named `smal`",
      "there are none"),
     ('GET /b => deny with { rate: "small" }', "E618", '"small"',
      "`\"small\"` is not a valid `rate`: expected what is left of a rate", 'write `rate: "per agent: 37 of 100"`'),
     ("GET /b => deny with { rates: 3 }", "E618", "3", "`3` is not a valid `rates`: expected a list",
      'write `rates: ["per agent: 37 of 100"]`'),
     # ── Repetitions
-    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b", "`repeat` takes one request, and these are several",
-     "write a line for each method"),
+    ("repeat 3 in 1s GET|POST /b => deny", "E621", "GET|POST /b",
+     "`repeat` takes one request, but this line has several",
+     "write a separate line for each method"),
     ("repeat 3 in 999999w GET /b => deny", "E617", "999999w", "the clock cannot advance by `999999w`",
-     "write a shorter time"),
+     "write a shorter duration"),
     ("repeat 3 in 1m GET /b => deny at 2026-01-01T00:00:59Z GET /b => deny", "E617", "at 2026-01-01T00:00:59Z",
-     "the clock of a test never goes back", "it is 2026-01-01T00:01:00Z by then: put earlier requests first"),
+     "the clock of a test cannot go back", "the clock is already at 2026-01-01T00:01:00Z: put earlier requests first"),
     ("repeat 0 in 1s GET /b => deny", "E621", "0", "repeat a request at least once", "write `1` or more"),
     ("repeat 1.5 in 1s GET /b => deny", "E621", "1.5", "`1.5` is not a number of requests",
-     "write it like `repeat 21 in 10s`"),
-    ("repeat 100_001 in 1s GET /b => deny", "E621", "100_001", "no test makes more than 100,000 requests",
-     "repeat it less often"),
+     "write it as in `repeat 21 in 10s`"),
+    ("repeat 100_001 in 1s GET /b => deny", "E621", "100_001", "`repeat` can make at most 100,000 requests",
+     "repeat the request less often"),
     ("repeat 2 in 0s GET /b => deny", "E621", "0s", "the duration of `repeat` must be above zero",
-     "write how long all of them take: `10s`"),
+     "write the total time of all requests: `10s`"),
     ("repeat 2 in 1s repeat 3 in 1s GET /b => deny", "E621", "repeat 3 in 1s", "a request has only one `repeat`",
      "keep one `repeat`"),
     ("repeat 3 in 1s GET /b => first deny at 4", "E621", "4", "there are only 3 requests",
-     "`repeat` makes 3: name one of them"),
-    ("repeat 3 in 1s GET /b => first deny at 0", "E621", "0", "the first of the requests is number 1",
+     "`repeat` makes 3 requests: name one of them"),
+    ("repeat 3 in 1s GET /b => first deny at 0", "E621", "0", "the first request has the number 1",
      "write `1` or more"),
     ("GET /b => first deny at 3", "E621", "first deny at 3", "`first … at` counts the requests of `repeat`",
      "write `repeat 21 in 10s` before the request"),
@@ -221,9 +224,9 @@ MISTAKES = [
      "`first … at` counts the requests of `repeat`", "write `repeat 21 in 10s` before the request"),
     # ── Responses
     ("GET /a => allow responded 99", "E621", "99", "`99` is not an HTTP status",
-     "a status is a number from 100 to 599: `responded 201`"),
+     "write a number from 100 to 599: `responded 201`"),
     ("GET /a => allow responded 600", "E621", "600", "`600` is not an HTTP status",
-     "a status is a number from 100 to 599: `responded 201`"),
+     "write a number from 100 to 599: `responded 201`"),
     ("GET /b => deny responded 403", "E621", "responded 403",
      "a request that is not allowed is never sent, so it has no response",
      "remove `responded …`, or expect `allow`"),
@@ -233,19 +236,19 @@ MISTAKES = [
      "write `output.id: …`"),
     # ── Of all requests
     ("forall request => deny with { user: absent }", "E619", "{ user: absent }",
-     "`with` describes one decision, but `forall` makes many",
+     "`with` describes one decision, but `forall` makes many decisions",
      "remove it, or write a separate request: `GET /a => … with { … }`"),
-    ('forall request => deny by "smal"', "E608", '"smal"', "no rule is called `smal`", "did you mean `small`?"),
+    ('forall request => deny by "smal"', "E608", '"smal"', "no rule is named `smal`", "did you mean `small`?"),
     ("forall request where user.rolls has \"x\" => deny", "E201", "user.rolls", "unknown fact `user.rolls`",
      "did you mean `user.roles`?"),
     ("forall request where body.amount => deny", "E228", "body.amount", None, None),
     ('forall request where params.ide == "1" => deny', "E243", "params.ide", "no path captures `ide`",
      "the captures are `params.id`, `params.team`"),
     ('forall request where body.kind == "x" => deny', "E217", "body.kind",
-     "`body.kind` has different types at different endpoints, but needs one here",
+     "`body.kind` has different types at different endpoints, but must have one type here",
      "declare it with one type everywhere, or use another fact"),
     ("forall request where resource.size == 5 => deny", "E217", "resource.size",
-     "`resource.size` has different types at different endpoints, but needs one here",
+     "`resource.size` has different types at different endpoints, but must have one type here",
      "declare it with one type everywhere, or use another fact"),
 ]  # fmt: skip
 

@@ -43,13 +43,13 @@ MISTAKES = [
     ('GET /a { args["x"]: 1 } => allow', "E602", 'args["x"]', "unknown fact `args.x`",
      "declare it: `facts on … { args.x: string }`"),
     ('POST /a { body.card: { nr: "1" } } => deny', "E602", "nr", "the record has no member `nr`",
-     "its members are `number`"),
+     "the record has the members `number`"),
     ("POST /a { body.card.x: 1 } => deny", "E602", "body.card.x", "unknown fact `body.card.x`",
      "did you mean `body.card`?"),
-    (f"given user.plan pro {GET}", "E603", "pro", "`pro` is no value of plan", 'a text is written in quotes: `"pro"`'),
-    (f"given user.plan tean {GET}", "E603", "tean", "`tean` is no value of plan", "did you mean `team`?"),
+    (f"given user.plan pro {GET}", "E603", "pro", "`pro` is not a value of plan", 'write a string in quotes: `"pro"`'),
+    (f"given user.plan tean {GET}", "E603", "tean", "`tean` is not a value of plan", "did you mean `team`?"),
     (f"given body.amount nine {GET}", "E603", "nine", "`nine` is not a known word here",
-     'a text is written in quotes: `"nine"`'),
+     'write a string in quotes: `"nine"`'),
     (f"given credential.issuer acm {GET}", "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
     (f"given attestation.by labb {GET}", "E207", "labb", "unknown attester `labb`", "did you mean `lab`?"),
     (f'given agent "x" from acm {GET}', "E207", "acm", "unknown issuer `acm`", "did you mean `acme`?"),
@@ -57,12 +57,13 @@ MISTAKES = [
      'there is `acme`; or declare it: `issuer acme { url "https://login.acme.example" }`'),
     (f"use bot {GET}", "E207", "bot", "unknown fixture `bot`",
      'declare it: `fixture base { given agent "bot" from acme }`'),
-    ('GET /a { params.id: "4" } => allow', "E604", "params.id", "`params.id` follows from other facts: do not set it",
+    ('GET /a { params.id: "4" } => allow', "E604", "params.id",
+     "`params.id` is derived from other facts: do not set it",
      "write it in the path of the request"),
-    (f"given chain.depth 2 {GET}", "E604", "chain.depth", "`chain.depth` follows from other facts: do not set it",
+    (f"given chain.depth 2 {GET}", "E604", "chain.depth", "`chain.depth` is derived from other facts: do not set it",
      'give the delegating agents: `given chain [agent "planner"]`'),
     (f"given approval.granted true {GET}", "E604", "approval.granted",
-     "`approval.granted` follows from other facts: do not set it",
+     "`approval.granted` is derived from other facts: do not set it",
      'give the approval itself: `given approval { rule: "…", by: "…" }`'),
     (f"given behavior.burst true {GET}", "E902", "behavior.burst",
      "`behavior.burst` is not available yet: it requires learned facts", "remove it until then"),
@@ -73,9 +74,10 @@ MISTAKES = [
      "write `credential { … }`, or name one of its facts"),
     (f"given body 5 {GET}", "E605", "5", "`body` is a group of facts, not a value",
      "write `body { … }`, or name one of its facts"),
-    (f"given time 5m {GET}", "E605", "5m", "the time must be a moment", "write `given time 2026-01-31T09:00:00Z`"),
-    (f"given time 2026-02-30 {GET}", "E234", "2026-02-30", "there is no day `2026-02-30`",
-     "a date is written year-month-day"),
+    (f"given time 5m {GET}", "E605", "5m",
+     "the time must be a point in time", "write `given time 2026-01-31T09:00:00Z`"),
+    (f"given time 2026-02-30 {GET}", "E234", "2026-02-30", "the date `2026-02-30` does not exist",
+     "write a date as year-month-day"),
     (f'given resource "42" {GET}', "E605", '"42"', "a resource must be an entity",
      'write `given resource invoice "42"`'),
     (f'given chain "x" {GET}', "E605", '"x"', "a chain must be a list of agents",
@@ -85,23 +87,24 @@ MISTAKES = [
     (f'given chain [{{ agent: "x", scope: [] }}] {GET}', "E602", "scope", "a hop of a chain has no `scope`",
      "did you mean `scopes`?"),
     (f'given chain [{{ agent: "x", age: 5 }}] {GET}', "E605", "5", "an age must be a duration",
-     "write how long ago: `5m`"),
+     "write a duration: `5m`"),
     (f'given approval {{ rule: "asks" }} {GET}', "E605", '{ rule: "asks" }', "an approval needs a `by`",
      'write `given approval { rule: "…", by: "…" }`'),
-    (f'given approval {{ rule: "asks", by: 5 }} {GET}', "E605", "5", "the `by` of an approval is a text",
+    (f'given approval {{ rule: "asks", by: 5 }} {GET}', "E605", "5", "the `by` of an approval must be a string",
      'write `given approval { rule: "…", by: "…" }`'),
     (f'given approval {{ rule: "asks", by: "x", of: 1 }} {GET}', "E605", "1",
-     "an approval is `of` a request with other facts", "name the facts that differ: `of: { body.amount: 1 }`"),
+     "`of` must name the facts of the approved request that differ",
+     "name the facts that differ: `of: { body.amount: 1 }`"),
     (f'given approval {{ rule: "asks", by: "x", of: {{ user.plan: team }} }} {GET}', "E605", "{ user.plan: team }",
      "the entity store is the same for both requests",
      "name facts that come with a request: `of: { body.amount: 1 }`"),
-    (f"given approval true {GET}", "E605", "true", "an approval is a record with `rule` and `by`",
+    (f"given approval true {GET}", "E605", "true", "an approval must be a record with `rule` and `by`",
      'write `given approval { rule: "…", by: "…" }`'),
     (f'given approval {{ rule: "asks", by: "x", for: 1 }} {GET}', "E602", "for", "an approval has no `for`",
      "it has `rule`, `by`, `age` and `of`"),
-    (f'given approval {{ rule: "small", by: "x" }} {GET}', "E608", '"small"', "the guard `small` asks for no approval",
+    (f'given approval {{ rule: "small", by: "x" }} {GET}', "E608", '"small"', "the guard `small` requires no approval",
      "only `confirm` does"),
-    (f'given approval {{ rule: "ask", by: "x" }} {GET}', "E608", '"ask"', "no guard is called `ask`",
+    (f'given approval {{ rule: "ask", by: "x" }} {GET}', "E608", '"ask"', "no guard is named `ask`",
      "did you mean `asks`?"),
     # ── Entities
     (f'given entities {{ usr "a" }} {GET}', "E205", "usr", "unknown entity `usr`", "did you mean `user`?"),
@@ -123,12 +126,12 @@ MISTAKES = [
     ("POST /a { body.amount: 1, body.amount: 2 } => deny", "E607", "body.amount", "`body.amount` is given twice",
      "remove one of the two"),
     # ── Expectations
-    ('GET /a => deny by "smal"', "E608", '"smal"', "no rule is called `smal`", "did you mean `small`?"),
-    ('GET /a => deny by "x"', "E608", '"x"', "no rule is called `x`", "rules are `asks` and `small`"),
-    ("GET /a => deny by defualt", "E609", "defualt", "there is no gate `defualt`", "did you mean `default`?"),
-    ("GET /a => deny by small", "E609", "small", "there is no gate `small`", 'write a rule in quotes: `by "small"`'),
-    ("GET /a => deny by x", "E609", "x", "there is no gate `x`",
-     "gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
+    ('GET /a => deny by "smal"', "E608", '"smal"', "no rule is named `smal`", "did you mean `small`?"),
+    ('GET /a => deny by "x"', "E608", '"x"', "no rule is named `x`", "rules are `asks` and `small`"),
+    ("GET /a => deny by defualt", "E609", "defualt", "unknown gate `defualt`", "did you mean `default`?"),
+    ("GET /a => deny by small", "E609", "small", "unknown gate `small`", 'write a rule in quotes: `by "small"`'),
+    ("GET /a => deny by x", "E609", "x", "unknown gate `x`",
+     "the gates are `malformed_path`, `identity`, `default`, `user`, `chain`, `task`, `guard`, `rate`, `budget` and "
      "`failure`"),
     ('GET /a => allow by "small"', "E610", 'allow by "small"', "an allow has no reason",
      "remove `by …`, or write `not allow by …`"),
@@ -136,11 +139,11 @@ MISTAKES = [
      "write the outcome, or remove `by …`"),
     # ── Requests
     ("GET /a/** => deny", "E616", "/a/**", "`*` matches many paths, but a test asks for one",
-     "a test request has one path: write it out"),
+     "a test request must have a single path: write it out"),
     ("GET /i/{id: invoice} => deny", "E616", "/i/{id: invoice}", "`{id: invoice}` captures, but a test asks for one",
-     "a test request has one path: write it out"),
+     "a test request must have a single path: write it out"),
     ("GET /i/{id} => deny", "E616", "{id}", "`{id}` is not a variable here",
-     "a test request has one path: write it out"),
+     "a test request must have a single path: write it out"),
     ("TOOL mail/* => deny", "E616", "TOOL mail/*", "`*` matches many tools, but a test asks for one",
      "write the name of one tool"),
     ('ACTION view invoces "1" => deny', "E205", "invoces", "unknown entity `invoces`", "did you mean `invoice`?"),
@@ -148,23 +151,23 @@ MISTAKES = [
     ("OUTPUT => deny", "E908", "OUTPUT", "`OUTPUT` is a reserved word without a meaning yet",
      "remove it; write the HTTP endpoint, tool or action itself"),
     # ── Time
-    (f"{GET} at 2025-12-31 {GET}", "E617", "at 2025-12-31", "the clock of a test never goes back",
-     "it is 2026-01-01T00:00:00Z by then: put earlier requests first"),
-    (f"after 999999w {GET}", "E617", "999999w", "the clock cannot advance by `999999w`", "write a shorter time"),
+    (f"{GET} at 2025-12-31 {GET}", "E617", "at 2025-12-31", "the clock of a test cannot go back",
+     "the clock is already at 2026-01-01T00:00:00Z: put earlier requests first"),
+    (f"after 999999w {GET}", "E617", "999999w", "the clock cannot advance by `999999w`", "write a shorter duration"),
     # ── Tables
     ("cases { | request | body.amount | => | | GET /a | allow | }", "E613", "| GET /a | allow |",
-     "this row has 2 cells instead of 3", "one for each column, and the outcome in the last"),
+     "this row has 2 cells instead of 3", "write one cell for each column, with the outcome in the last"),
     ("cases { | body.amount | => | | 5 | allow | }", "E613", "body.amount", "this table has no requests",
      "add a column `request` with the requests: `| request | … |`"),
     ("cases { | request | body.amount | => | }", "E613", "cases { | request | body.amount | => | }",
-     "this table has no rows", "add one: `| GET /a | … | allow |`"),
-    ("cases { | request | => | | 5 | allow | }", "E613", "5", "`5` is not a request", "write it like `GET /path`"),
+     "this table has no rows", "add a row: `| GET /a | … | allow |`"),
+    ("cases { | request | => | | 5 | allow | }", "E613", "5", "`5` is not a request", "write a request such as `GET /path`"),
     ("cases { | request | body.amount | => | | GET /a | deny | deny | }", "E613", "deny",
-     "`deny` is not a value of `body.amount`", 'a text is written in quotes: `"deny"`'),
+     "`deny` is not a value of `body.amount`", 'write a string in quotes: `"deny"`'),
     ("cases { | request | body.amount | => | | GET /a | GET /b | deny | }", "E613", "GET /b",
-     "`GET /b` is not a value of `body.amount`", "requests go in the column `request`"),
+     "`GET /b` is not a value of `body.amount`", "write requests in the column `request`"),
     ("cases { | request | => | | GET /a | 5 | }", "E613", "5", "`5` is not an outcome",
-     "write an outcome in the last cell, like `deny by default`"),
+     "write an outcome in the last cell, such as `deny by default`"),
     ("cases { | request | request | => | | GET /a | GET /b | deny | }", "E613", "request",
      "the column `request` appears twice", "remove one of the two"),
     ("cases { | request | bdy.x | => | | GET /a | 5 | deny | }", "E602", "bdy.x", "unknown fact `bdy.x`", None),
@@ -172,22 +175,22 @@ MISTAKES = [
     ("cases for x in [1] { otherwise deny }", "E614", "x", "this matrix has no requests",
      "add an axis `request in [GET /a]`, or write requests in the braces"),
     ("cases for request in [GET /a] { GET /a => deny }", "E614", "request",
-     "the requests are an axis and are also written out", "keep one of the two"),
-    ("cases for x in [1] { GET /a => deny otherwise deny }", "E614", "deny", "`otherwise` has no cells to apply to",
-     "remove it: each request has its own outcome"),
+     "the requests are both an axis and written in the braces", "keep one of the two"),
+    ("cases for x in [1] { GET /a => deny otherwise deny }", "E614", "deny", "`otherwise` applies to no cells",
+     "remove it: each request already has an outcome"),
     ("cases for x in [1], x in [2] { GET /a => deny }", "E614", "x", "the axis `x` appears twice",
      "remove one of the two"),
     ("cases for x in [1, 1] { GET /a => deny }", "E614", "1", "`1` appears twice", "remove one of the two"),
     ("cases for x in [GET /a] { GET /a => deny }", "E613", "GET /a", "`GET /a` is not a value of `x`",
-     "requests go in the column `request`"),
+     "write requests in the column `request`"),
     ("cases for request in [GET /a, GET /b] { | GET /a | allow | }", "E615", "request in [GET /a, GET /b]",
      "one cell is not stated", "add a row `| GET /b | … |`, or `otherwise deny`"),
     ("cases for x in [1, 2], request in [GET /a] { | 1 | GET /a | deny | | 1 | GET /a | deny | otherwise deny }",
      "E615", "| 1 | GET /a | deny |", "this cell is stated twice", "remove one of the two"),
     ("cases for request in [GET /a] { | GET /b | deny | otherwise deny }", "E615", "GET /b",
-     "`GET /b` is not on the axis `request`", "`request` is one of GET /a"),
+     "`GET /b` is not on the axis `request`", "`request` must be one of GET /a"),
     ("cases for request in [GET /a] { | deny | otherwise deny }", "E613", "| deny |",
-     "this row has one cell instead of 2", "one for each column, and the outcome in the last"),
+     "this row has one cell instead of 2", "write one cell for each column, with the outcome in the last"),
     ("cases for id in [1] { GET /i/{ide} => deny }", "E616", "{ide}", "`{ide}` is not a variable here",
      "did you mean `{id}`?"),
 ]  # fmt: skip
@@ -244,7 +247,7 @@ def test_an_unused_fixture_is_checked() -> None:
 
 def test_duplicate_test_names_are_reported_with_both_places() -> None:
     [finding] = check_text('anyone { may GET /a } test "t" { GET /a => allow }\ntest "t" { GET /b => deny }')
-    assert told([finding]) == [("E612", "two tests are called `t`", '"t"', "rename one of them")]
+    assert told([finding]) == [("E612", "two tests are named `t`", '"t"', "rename one of them")]
     assert [related.span.line for related in finding.related] == [1]
 
 
@@ -257,7 +260,7 @@ def test_a_huge_matrix_is_rejected_with_its_size() -> None:
     numbers = ", ".join(map(str, range(101)))
     inside = f"cases for a in [{numbers}], b in [{numbers}] {{ GET /a => allow }}"
     [(code, message, _, hint)] = told(errors(inside))
-    assert (code, message, hint) == ("E614", "this matrix has 10,201 cells; the limit is 10,000", "split it")
+    assert (code, message, hint) == ("E614", "this matrix has 10,201 cells; the limit is 10,000", "split the matrix")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,7 @@ def test_rules_in_a_test_file_are_rejected(text: str) -> None:
     assert tests
     found = [finding for finding in check([policy, tests]).diagnostics if finding.code == "E620"]
     word = text.split()[0]
-    hint = "move it to a policy file: a test file holds only fixtures and tests"
+    hint = "move it to a policy file: a test file may contain only fixtures and tests"
     assert told(found) == [("E620", f"`{word}` is in a test file, which no engine loads", word, hint)]
 
 

@@ -78,7 +78,7 @@ def test_repeated_requests_are_evenly_spread_from_the_start() -> None:
     assert failures("repeat 119 in 1m GET /a => allow") == []
 
 
-def test_the_clock_stands_at_the_end_of_a_repeat() -> None:
+def test_the_clock_is_at_the_end_of_a_repeat() -> None:
     assert (
         failures("""repeat 2 in 10s GET /b => allow
                        at 2026-01-01T00:00:10Z GET /b => allow""")

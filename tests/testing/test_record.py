@@ -174,7 +174,7 @@ def test_equal_decisions_are_merged_and_counted(engine, path):
         pay("77", entities=[{"type": "invoice", "id": "77", "attributes": {"tenant": "acme"}}]),
     ],
 )
-def test_the_recorded_test_asks_the_logged_question(engine, path, question):
+def test_the_recorded_test_contains_the_logged_question(engine, path, question):
     engine.decide(question)
     passes(path, 1)
 
@@ -242,7 +242,7 @@ def test_a_question_no_test_can_express_is_left_out_with_a_reason(engine, path, 
 
 def test_a_decision_that_depends_on_a_redacted_secret_is_left_out_with_a_reason(engine, path):
     engine.decide({**HEALTH, "request": {**HEALTH["request"], "headers": {"Authorization": "x"}}})
-    assert [one.why for one in made(path).left_out] == ["it depends on a secret that is not in the log"]
+    assert [one.why for one in made(path).left_out] == ["the decision depends on a secret that is not in the log"]
 
 
 def test_an_inexpressible_fact_without_effect_is_listed(engine, path):
@@ -322,6 +322,6 @@ def test_only_decisions_independent_of_history_are_recorded_and_others_are_liste
         made.decide(asked)
     log.close()
     found = convert_log(read_records(path), checked(REMEMBERING))
-    assert [one.why for one in found.left_out] == ["it depends on earlier requests"]
+    assert [one.why for one in found.left_out] == ["the decision depends on earlier requests"]
     assert (found.tests, found.cases) == (3, 3)
     assert report(found.text, REMEMBERING).ok

@@ -12,18 +12,20 @@ from policyengine.spec.approval_digest import ACTION_OBJECTS, HTTP_OBJECTS, TOOL
 from policyengine.time_formats import parse_duration
 
 # The key of a decision: its outcome, each approval that a confirm requires, and its obligations. A confirm has the
-# obligations of the allow that follows it; approvals are counted, because each is one person's answer to one rule.
+# obligations of the allow that follows it; approvals are counted, because each approval is one person's answer to one
+# rule.
 AnswerKey: TypeAlias = tuple[tuple[str, ...], ...]
 Item = TypeVar("Item")
 REASON, OBLIGE, CONFIRM = "reason", "oblige", "confirm"
 DEFAULT_BINDINGS = frozenset(tuple(map(describe_object, one)) for one in (TOOL_OBJECTS, ACTION_OBJECTS, HTTP_OBJECTS))
-MAX_NAMED_RULES = 5  # named rules of an unproved region
+MAX_NAMED_RULES = 5  # maximum rules named for an unproved region
 OUTCOMES_STRICTEST_FIRST = (Outcome.DENY, Outcome.THROTTLE, Outcome.CONFIRM, Outcome.ALLOW)
 
 
 class Direction(StrEnum):
     """The direction of a change: `widening` grants access or drops a duty, `narrowing` does the reverse; `changed` may
-    be either, as with other approvers. `reasons`: the same answer for other reasons or with other messages."""
+    be either, as with other approvers; `reasons` is the same answer for other reasons or with other messages.
+    """
 
     WIDENING = "widening"
     CHANGED = "changed"
@@ -33,7 +35,8 @@ class Direction(StrEnum):
 
 def answer_of(decision: Decision, duties: Iterable[tuple[str, ...]] = ()) -> AnswerKey:
     """Return the key of a decision, without names and messages of rules and without remedies. `duties` are obligations
-    that the decision does not carry yet."""
+    that the decision does not have yet.
+    """
     carried = {(OBLIGE, one.kind, *one.arguments) for one in decision.obligations}.union(duties)
     approvals = [one for one in decision.remedies if one.kind == "approval"]
     asked = [(CONFIRM, one.by or "", one.within or "any time", *(one.bound or ())) for one in approvals]
@@ -78,8 +81,9 @@ def format_answer(outcome: Outcome, details: tuple[str, ...]) -> str:
 
 
 def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
-    """Return the direction of a change. A weaker outcome widens, and so does a dropped duty or confirmation, or an
-    approval that lasts longer or is bound to less."""
+    """Return the direction of a change. A weaker outcome widens access, and so does a dropped duty or confirmation, or
+    an approval that lasts longer or is bound to less.
+    """
     old, new = without_reasons(old), without_reasons(new)
     before, after = OUTCOMES_STRICTEST_FIRST.index(outcome_of(old)), OUTCOMES_STRICTEST_FIRST.index(outcome_of(new))
     if old == new:
@@ -94,8 +98,9 @@ def answer_direction(old: AnswerKey, new: AnswerKey) -> Direction:
 
 
 def covers_answer(answer: AnswerKey, other: AnswerKey) -> bool:
-    """Return whether `answer` has each obligation of the other, and for each of its approvals one that is at least as
-    strict."""
+    """Return whether `answer` has each obligation of `other`, and for each approval of `other` one that is at least as
+    strict.
+    """
     duties, others = ({key for key in one if key[0] != CONFIRM} for one in (answer, other))
     asked, wanted = ([key for key in one if key[0] == CONFIRM] for one in (answer, other))
     return others <= duties and all_approvals_met(wanted, asked)
@@ -118,7 +123,9 @@ def all_approvals_met(wanted: Sequence[tuple[str, ...]], asked: Sequence[tuple[s
 
 
 def is_no_laxer(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether the same people are asked, for an approval that lasts no longer and is bound to no less."""
+    """Return whether both approvals require the same people, and `one` lasts no longer and is bound to no less than
+    `other`.
+    """
     return one[:2] == other[:2] and lasts_no_longer(one[2], other[2]) and binds_no_less(one[3:], other[3:])
 
 

@@ -1,4 +1,4 @@
-"""Compare what approvals are bound to."""
+"""Compare the bindings of approvals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BoundPart:
         return cls(path, tuple(others[1:]))
 
     def holds(self, other: BoundPart) -> bool:
-        """Return whether the other part is contained in this one."""
+        """Return whether this part contains the other part."""
         if self.path == other.path:
             return all(any(is_within(one, out) for out in other.excepts) for one in self.excepts)
         apart = not any(is_within(one, other.path) or is_within(other.path, one) for one in self.excepts)
@@ -31,7 +31,7 @@ class BoundPart:
 
 
 def binds_no_less(items: Iterable[str], others: Iterable[str]) -> bool:
-    """Return whether approvals bound to `items` are bound to everything that approvals bound to `others` are."""
+    """Return whether `items` bind an approval to everything to which `others` bind it."""
     parts = [BoundPart.of(one) for one in items]
     return all(any(part.holds(BoundPart.of(other)) for part in parts) for other in others if other != "resource")
 

@@ -1,4 +1,4 @@
-"""Partition callers into kinds: agents and users that no rule at a class of endpoints distinguishes."""
+"""Partition callers into kinds: groups of agents and users that no rule at a class of endpoints distinguishes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from policyengine.runtime.patterns import Glob
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.typesystem import EntityRef
 
-MAX_CALLER_KINDS = 2_000  # kinds of callers at one class of endpoints
+MAX_CALLER_KINDS = 2_000  # maximum kinds of callers at one class of endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CallerKind:
         served = "nobody" if user is SpecialValue.ABSENT else format_names("user", user, self.users)
         if agent is SpecialValue.ABSENT:
             return served
-        handed = "" if self.settled.hops == 0 else " (handed on)"
+        handed = "" if self.settled.hops == 0 else " (delegated)"
         agents = format_names("agent", agent, self.agents)
         return f"{agents}{handed} {'alone' if user is SpecialValue.ABSENT else f'for {served}'}"
 
@@ -73,9 +73,10 @@ NAME_TEMPLATES = {ANY: "any {}", OTHER: "any other {}"}
 
 @dataclass(frozen=True, slots=True)
 class DistinctNames:
-    """The names of agents or users that the rules distinguish, with `other` for all the rest. `mentioned`: conditions
-    read the name itself; `exact` is False if they compare it in a way that no list of names covers. `like` maps a name
-    to the glob for which it stands."""
+    """The names of agents or users that the rules distinguish, with `other` for all the rest. `mentioned` says whether
+    conditions read the name itself; `exact` is False if they compare it in a way that no list of names covers. `like`
+    maps a name to the glob for which it stands.
+    """
 
     all: tuple[str, ...]
     other: str
@@ -139,7 +140,7 @@ def unused_names(root: str) -> Iterator[str]:
 
 
 def principal_conditions(condition: k.Expr, root: str) -> Iterator[k.Expr]:
-    """Yield the parts of a condition that depend on who the principal is, and not on its attributes."""
+    """Yield the parts of a condition that depend on the identity of the principal, and not on its attributes."""
     pending = [condition]
     while pending:
         node = pending.pop()
@@ -191,7 +192,7 @@ def string_constants(condition: k.Expr) -> Iterator[str]:
 
 
 def caller_kinds(old: Sequence[RuleUnit], new: Sequence[RuleUnit]) -> tuple[list[CallerKind], bool]:
-    """Return every kind of caller that the rules distinguish, and whether these are surely all."""
+    """Return every kind of caller that the rules distinguish, and whether the list is certainly complete."""
     agents, users = distinct_names("agent", (*old, *new)), distinct_names("user", (*old, *new))
     kinds_of_agents: list[str | SpecialValue] = [*agents.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
     kinds_of_users: list[str | SpecialValue] = [*users.all, SpecialValue.ABSENT, SpecialValue.BROKEN]
@@ -223,7 +224,7 @@ def grants_by_name(
 def group_names(
     about_each: dict[str | SpecialValue, list[tuple[RuleUnit, ...]]], names: DistinctNames
 ) -> list[tuple[str | SpecialValue, tuple[str, ...]]]:
-    """Group names to which the same rules apply; the first one represents them."""
+    """Group names to which the same rules apply; the first name represents the group."""
     other = ANY if names.all == (names.other,) else OTHER
     together: dict[object, list[str | SpecialValue]] = {}
     for name, (old, new) in about_each.items():

@@ -39,8 +39,8 @@ from policyengine.analysis.diff.trust import trust_changes
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.spec.tasks import RESOURCE
 
-MAX_REGIONS_COMPARED = 4_000  # regions that are compared individually
-MAX_SAMPLES = 1_500  # requests to all regions that are not proved equal
+MAX_REGIONS_COMPARED = 4_000  # maximum regions that are compared individually
+MAX_SAMPLES = 1_500  # maximum requests to all regions that are not proved equal
 EVERY_ENDPOINT = "every endpoint"
 NOBODY = CallerAssumption(SpecialValue.ABSENT, SpecialValue.ABSENT)
 
@@ -49,9 +49,10 @@ def compare(
     old: k.Kernel, new: k.Kernel, *, reasons: bool = False, seed: int = 0, samples: int = MAX_SAMPLES,
     seconds: float | None = None,
 ) -> Diff:  # fmt: skip
-    """Return what the new policy answers differently, by region. `reasons`: also compare reasons, messages and remedies
-    of equal answers. `samples` bounds the requests to regions that are not proved equal; the same seed generates the
-    same requests. Regions that are not reached within `seconds` are not proved."""
+    """Return the regions in which the new policy answers differently. With `reasons`, also compare reasons, messages
+    and remedies of equal answers. `samples` bounds the requests to regions that are not proved equal; the same seed
+    generates the same requests. Regions that are not reached within `seconds` are not proved.
+    """
     return PolicyDiffer(old, new, Random(seed), reasons, samples, seconds).run()
 
 
@@ -89,7 +90,9 @@ class PolicyDiffer:
         return self.seconds is not None and monotonic() - self.began > self.seconds
 
     def walk(self) -> None:
-        """Compare every class of endpoints; if it is interrupted, the result covers those compared so far."""
+        """Compare every class of endpoints. If the comparison is interrupted, the result covers the classes compared so
+        far.
+        """
         if self.old.revision == self.new.revision and self.old.revision:
             return
         try:
@@ -143,7 +146,7 @@ class PolicyDiffer:
             if not self.look_at_caller(place, caller):
                 return
         if not (exact and at.exact):
-            why = "rules match names in a way that no list of names covers"
+            why = "rules compare names in a way that no list of names covers"
             self.doubts.append(UnprovedRegion(at.words, "everybody", why, 0, place.rules))
 
     def look_at_caller(self, place: EndpointUnits, caller: CallerKind) -> bool:
@@ -164,7 +167,9 @@ class PolicyDiffer:
 
 @dataclass(frozen=True, eq=False)
 class EndpointUnits:
-    """The rules of both policies at one class of endpoints. `settled`: bindings and trust are the same in both."""
+    """The rules of both policies at one class of endpoints. `settled` says whether bindings and trust are the same in
+    both.
+    """
 
     comparing: PolicyDiffer
     at: EndpointClass
@@ -182,7 +187,7 @@ class EndpointUnits:
         )
 
     def reading(self, settled: CallerAssumption) -> RewriteOptions:
-        """Return how the conditions of both policies are rewritten there."""
+        """Return the rewriters for the conditions of both policies at these endpoints."""
         old, new = self.comparing.sides
         resources = [RESOURCE in side.bound(self.at) for side in (old, new)]
         tasks = bool(old.kernel.advisory or new.kernel.advisory) or resources[0] is not resources[1]
@@ -206,12 +211,12 @@ class EndpointUnits:
 
     @cached_property
     def approvals(self) -> ApprovalMode:
-        """Return which approvals a condition can refer to."""
+        """Return which approvals a condition can read."""
         asked = [count_unit_texts(unit for unit in units if unit.confirms) for units in (self.old, self.new)]
         return "none" if not any(asked) else "shared" if asked[0] == asked[1] else "own"
 
 
-# ── Differences that are one ──────────────────────────────────────────────────────────────────
+# ── Grouping of differences ──────────────────────────────────────────────────────────────────
 
 
 def group_regions(found: Iterable[DifferingRegion]) -> Iterator[Difference]:

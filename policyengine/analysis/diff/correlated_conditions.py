@@ -24,9 +24,7 @@ from policyengine.typesystem import Scalar
 
 CorrelatedNode: TypeAlias = k.InWindow | k.Relation
 JointState: TypeAlias = tuple[AbstractValue, ...]
-ValuedState: TypeAlias = tuple[
-    JointState, object
-]  # and a value of the operand for which they have this joint state, if known
+ValuedState: TypeAlias = tuple[JointState, object]  # also a value of the operand for this joint state, if known
 
 MAX_JOINT_STATES = 512
 UNKNOWN = SpecialValue.BROKEN
@@ -126,7 +124,7 @@ def address_states(asked: Sequence[k.Relation], constants: set[AbstractValue], o
 
 
 def common_zone(asked: Sequence[CorrelatedNode]) -> str | None:
-    """Return the time zone whose wall clock alone decides all windows, or None."""
+    """Return the only time zone whose wall clock decides all windows, or None."""
     kinds = (calendar_windows.Daily, calendar_windows.Weekly, calendar_windows.WholeDays)
     zones = {
         one.window.zone.key if isinstance(one.window, kinds) else None for one in asked if isinstance(one, k.InWindow)
@@ -141,7 +139,9 @@ def time_states(asked: Sequence[k.InWindow], zone: str) -> Iterator[JointState]:
 
 
 def text_states(asked: Sequence[CorrelatedNode], constants: set[AbstractValue], own: bool) -> Iterator[ValuedState]:
-    """Yield states of text conditions: exact for named texts; for others every combination is considered possible."""
+    """Yield states of text conditions: exact for named texts; for other texts every combination is considered
+    possible.
+    """
     texts = [one for one in constants if isinstance(one, str)]
     questions = [found[1] for one in asked if (found := constant_question(one)) is not None]
     for text in texts:

@@ -1,6 +1,7 @@
 """Decision diagrams: functions of the states of facts. Equal functions are the same object. A diagram branches on facts
-by rising index and ends in a value. Two policies are equal, as far as the states of facts can show, exactly if their
-diagrams are the same object."""
+by rising index and ends in a value. As far as the states of facts can show, two policies are equal if and only if their
+diagrams are the same object.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from policyengine.solver.value_partition import AbstractValue
 
-MAX_DIAGRAM_NODES = 20_000  # nodes of one comparison; beyond that nothing is proved
+MAX_DIAGRAM_NODES = 20_000  # maximum nodes of one comparison; larger comparisons prove nothing
 
 
 class DiagramTooLargeError(Exception):
@@ -40,7 +41,7 @@ StatePath: TypeAlias = dict[int, int]  # the index of the state of each fact on 
 
 
 class DiagramBuilder:
-    """Builds the diagrams of one comparison; `states` are those of each fact, by index."""
+    """Builds the diagrams of one comparison; `states` are the states of each fact, by index."""
 
     def __init__(self, states: Callable[[int], Sequence[AbstractValue]]) -> None:
         self.states = states
@@ -74,7 +75,7 @@ class DiagramBuilder:
             raise DiagramTooLargeError
         return self._made
 
-    # ── Putting diagrams together ─────────────────────────────────────────────────────────────
+    # ── Combining diagrams ─────────────────────────────────────────────────────────────
 
     def choose(self, test: Diagram, then: Diagram, other: Diagram) -> Diagram:
         """Return the diagram of `then` where the test is true, and of `other` elsewhere."""
@@ -129,7 +130,7 @@ class DiagramBuilder:
             found = self._joined[key] = self.ask(fact, (self.joined(*pair) for pair in pairs))
         return found
 
-    # ── Looking into them ─────────────────────────────────────────────────────────────────────
+    # ── Reading diagrams ─────────────────────────────────────────────────────────────────────
 
     def value(self, diagram: Diagram, path: Mapping[int, int]) -> object:
         """Return the leaf value on a path; facts that the path omits are in their first state."""
@@ -160,7 +161,7 @@ class DiagramBuilder:
             yield from enumerate(zip(self.split(one, fact), self.split(other, fact), strict=True))
 
     def paths(self, old: Diagram, new: Diagram, ends: tuple[object, object]) -> Iterator[StatePath]:
-        """Yield the paths to a pair of leaves; first states of facts come first."""
+        """Yield the paths to a pair of leaves. Paths with the first states of facts come first."""
         path: StatePath = {}
 
         def walk(one: Diagram, other: Diagram) -> Iterator[StatePath]:

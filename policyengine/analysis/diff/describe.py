@@ -1,4 +1,6 @@
-"""Describe when two answers differ: the states of the facts in changed rules that cause the difference."""
+"""Describe the conditions under which two answers differ: the states of the facts in changed rules that cause the
+difference.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ from policyengine.solver.witness.values import state_value
 
 MAX_CONDITIONS_SHOWN = 6
 
-MAX_FACTS_SHOWN = 3  # named facts of an unproved region
+MAX_FACTS_SHOWN = 3  # maximum facts named for an unproved region
 
-# For each side the rules that only it has, and the rewriter of their conditions.
+# For each side, the rules that only this side has, and the rewriter of their conditions.
 UnitsOfPolicy: TypeAlias = tuple[Sequence[RuleUnit], ConditionRewriter, PolicyView]
 ChangedUnits: TypeAlias = tuple[UnitsOfPolicy, UnitsOfPolicy]
 
@@ -43,7 +45,9 @@ def describe_condition(comparison: RegionComparison, path: StatePath, changed: C
 def describe_fact_states(
     comparison: RegionComparison, path: StatePath, ends: tuple[object, object], place: int, subject: Subject
 ) -> Iterator[str]:
-    """Yield the states of one fact that keep the difference, with all others as on the path; none if all states do."""
+    """Yield the states of one fact that keep the difference, with all other facts as on the path; nothing if all states
+    keep it.
+    """
     sources = comparison.sources(place)
     places = [range(len(comparison.states(fact))) for fact in sources]
     every: dict[AbstractValue, bool] = {}
@@ -86,14 +90,14 @@ def facts_read_by(
 
 
 def describe_unproved(comparison: RegionComparison, ends: tuple[object, object]) -> str:
-    """Describe the request that would have to be found."""
+    """Describe the request that the search did not find."""
     path = next(comparison.diagrams.paths(comparison.old, comparison.new, ends))
     places = [place for place in range(len(comparison.space.subjects)) if set(comparison.sources(place)) & set(path)]
     asked = [comparison.space.subjects[place] for place in places]
     hard = sorted(asked, key=lambda subject: unproved_rank(subject))
     names = list(dict.fromkeys(subject_text(one) for one in hard))
     named = ", ".join(f"`{name}`" for name in names[:MAX_FACTS_SHOWN]) + (" …" if len(names) > MAX_FACTS_SHOWN else "")
-    why = "a request does not contain its history" if any(map(reads_history, asked)) else "no example request was found"
+    why = "a generated request has no history" if any(map(reads_history, asked)) else "no example request was found"
     return f"the answers may differ by {named}, and {why}"
 
 

@@ -28,8 +28,9 @@ class TooManyClassesError(Exception):
 @dataclass(frozen=True, slots=True)
 class EndpointClass:
     """A class of endpoints, represented by `endpoint` and named by `words`. `free` are segments that can be any text,
-    `settled` the facts that are the same in all of it. `exact` is False if patterns may overlap in a way for which no
-    representative was found."""
+    and `settled` are the facts that are the same in the whole class. `exact` is False if patterns may overlap in a way
+    for which no representative was found.
+    """
 
     endpoint: Endpoint
     words: str
@@ -74,7 +75,7 @@ def endpoint_classes(patterns: Sequence[k.Pattern]) -> Iterator[EndpointClass]:
     yield from action_classes([one for one in patterns if isinstance(one, k.ActionPattern)])
 
 
-# ── Paths: one walk of the deterministic trie of all patterns ─────────────────────────────────
+# ── Paths: a single walk of the deterministic trie of all patterns ─────────────────────────────────
 
 
 @dataclass(eq=False, slots=True)
@@ -92,7 +93,7 @@ class PatternTrieNode:
 
 @dataclass(frozen=True, slots=True)
 class SegmentChoice:
-    """A segment that represents all with the same matches; `words` is its pattern."""
+    """A segment that represents all segments with the same matches; `words` is their pattern."""
 
     text: str
     words: str
@@ -101,7 +102,7 @@ class SegmentChoice:
 
 TriePosition: TypeAlias = tuple[
     PatternTrieNode, int
-]  # with the number of the least folding by which a path reaches this node
+]  # each with the index of the weakest folding with which a path reaches this node
 
 
 def build_trie(patterns: Iterable[k.HttpPattern]) -> PatternTrieNode:
@@ -171,7 +172,7 @@ def http_class(
 
 
 def sample_methods(here: Sequence[k.HttpPattern]) -> list[str]:
-    """Return the methods in patterns, and one that is in none."""
+    """Return the methods in patterns, and one method that no pattern contains."""
     named = sorted({method for one in here for method in one.methods or ()})
     return [*named, next(one for one in (*OTHER_METHODS, "XYZZY") if one not in named)]
 
@@ -221,7 +222,9 @@ def position_keys(nodes: Sequence[TriePosition], text: str) -> frozenset[tuple[i
 
 
 def respellings(text: str, affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield other spellings that only some servers treat as equal, with the ends also as patterns spell them."""
+    """Yield other spellings that only some servers treat as equal, including spellings whose ends are written as in
+    patterns.
+    """
     for other in (text.swapcase(), text.replace("ss", "ß").replace("i", "ı")):
         yield other
         for prefix, suffix in affix_combinations(affixes):
@@ -248,7 +251,7 @@ def affix_combinations(affixes: Sequence[tuple[str, str]]) -> Iterator[tuple[str
 
 
 def affix_texts(prefix: str, suffix: str, taken: set[str]) -> Iterator[str]:
-    """Yield texts with a prefix and a suffix: with text between them, without, or overlapping."""
+    """Yield texts with a prefix and a suffix: with text between them, without text between them, or overlapping."""
     yield next(text for fill in filler_texts() if (text := f"{prefix}{fill}{suffix}") not in taken)
     for length in range(min(len(prefix), len(suffix)) + 1):
         if prefix.endswith(suffix[:length]):
@@ -304,7 +307,7 @@ def is_tool_name(name: str) -> bool:
 
 
 def glob_sample_names(globs: Sequence[str]) -> Iterator[str]:
-    """Yield a name for each glob, and for each two globs a name that matches both, if one is found."""
+    """Yield a name for each glob, and for each pair of globs a name that matches both, if one is found."""
     for glob in globs:
         yield fill_glob(glob, "x")
         yield fill_glob(glob, "x/x", "x")
@@ -342,7 +345,7 @@ def least_matched_names(globs: Sequence[str]) -> list[str]:
 
 
 def covers_all_names(globs: Sequence[str]) -> bool:
-    """Return whether the sample names are surely complete: globs with one star, of which at most two overlap."""
+    """Return whether the sample names are certainly complete: each glob has one star, and at most two globs overlap."""
     simple = all(glob.count("*") == 1 and "*" in (glob[:1], glob[-1:]) for glob in globs)
     return simple or not any(
         overlaps(tool_pattern(one), tool_pattern(other)) for one, other in product(globs, globs) if one != other

@@ -26,8 +26,9 @@ BoundFacts: TypeAlias = Mapping[tuple[str, ...], k.Expr | None]
 
 
 def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tuple[LimitChange, ...]:
-    """Return the changed limits by kind, package and name. `reasons`: include limits that were only renamed, because
-    they count from zero."""
+    """Return the changed limits by kind, package and name. With `reasons`, include limits that were only renamed,
+    because they count from zero.
+    """
     before, after = ({limit_key(one): one for one in kernel.limits} for kernel in (old, new))
     gone = {name: one for name, one in before.items() if name not in after}
     come = {name: one for name, one in after.items() if name not in before}
@@ -54,7 +55,7 @@ def limit_changes(old: k.Kernel, new: k.Kernel, *, reasons: bool = False) -> tup
 def rebound_limits(
     old: k.Kernel, new: k.Kernel, at: EndpointClass, before: BoundFacts, after: BoundFacts
 ) -> Iterator[UnprovedRegion]:  # fmt: skip
-    """Yield limits that count by facts with changed bindings: the limit is the same, but counts something else."""
+    """Yield limits that count by facts with changed bindings: the limit is the same, but counts other requests."""
     moved = {path for path in {*before, *after} if before.get(path, ()) != after.get(path, ())}
     for limit in new.limits if moved else ():
         read = sorted(path for path in moved if reads_fact(limit, path))
@@ -86,8 +87,9 @@ LimitsByKey: TypeAlias = dict[LimitKey, k.Limit]
 
 
 def unmatched_limits(limits: LimitsByKey, others: LimitsByKey) -> LimitsByKey:
-    """Return the limits without those whose portions all exist under other names: splitting or repeating a limit is no
-    difference."""
+    """Return the limits without those whose portions all exist under other names: splitting or repeating a limit makes
+    no difference.
+    """
     known = {portion for one in others.values() for portion in portions(one)}
     return {name: one for name, one in limits.items() if name in others or not known.issuperset(portions(one))}
 
@@ -99,7 +101,7 @@ def have_same_portions(name: LimitKey, old: LimitsByKey, new: LimitsByKey) -> bo
 
 
 def portions(limit: k.Limit) -> Iterator[k.Limit]:
-    """Yield each bound of a limit; a request needs room in all of them."""
+    """Yield each bound of a limit. A request must fit within all of them."""
     match normalize_limit(limit):
         case k.Budget() as budget:
             yield from (replace(budget, quotas=(one,)) for one in budget.quotas)
@@ -150,7 +152,7 @@ def limit_change(old: k.Limit, new: k.Limit) -> LimitChange | None:
     return LimitChange(direction, limit_excerpt(old), limit_excerpt(new))
 
 
-# ── Tighter or looser ─────────────────────────────────────────────────────────────────────────
+# ── Which limit is tighter ─────────────────────────────────────────────────────────────────────────
 
 
 def compare_limits(old: k.Limit, new: k.Limit) -> Iterator[IsTighter]:
@@ -188,7 +190,7 @@ def compare_rates(old: k.Rate, new: k.Rate) -> Iterator[IsTighter]:
         yield new.at_once is not None
     if old.cost != new.cost:
         yield None
-    if old.raises != new.raises:  # the smallest one counts, so another one may be tighter
+    if old.raises != new.raises:  # the smallest one applies, so another one may be tighter
         yield True if not new.raises else False if not old.raises else None
     if old.clamps != new.clamps:
         before, after = set(old.clamps), set(new.clamps)

@@ -12,7 +12,7 @@ from policyengine.runtime.decision import Outcome
 from policyengine.time_formats import format_rfc3339
 
 Item = TypeVar("Item")
-MAX_NAMED_RULES = 5  # named rules of an unproved region
+MAX_NAMED_RULES = 5  # maximum rules named for an unproved region
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class WitnessVerdict:
 
 @dataclass(frozen=True, slots=True)
 class RequestRegion:
-    """Callers and endpoints; `condition` is when the answers differ, as far as the changed rules show."""
+    """Callers and endpoints. `condition` describes the requests whose answers differ, as far as the changed rules
+    show.
+    """
 
     endpoint: str
     caller: str
@@ -104,8 +106,9 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """A rate or budget that was added (`old` is None), removed (`new` is None) or changed. It is `widening` if it
-    provably lets more through, `narrowing` if less, `changed` if neither is certain, and `reasons` if it was only
-    renamed."""
+    provably admits more requests, `narrowing` if it provably admits fewer, `changed` if neither is certain, and
+    `reasons` if it was only renamed.
+    """
 
     direction: Direction
     old: RuleExcerpt | None
@@ -126,8 +129,9 @@ class LimitChange:
 
 @dataclass(frozen=True, slots=True)
 class MapChange:
-    """Items of maps that only one policy has, which translate questions of other protocols. It is unknown whether that
-    allows more, so it counts as `changed`."""
+    """Items of maps that only one policy has, which translate questions of other protocols. Whether that allows more is
+    unknown, so the direction is `changed`.
+    """
 
     removed: tuple[RuleExcerpt, ...]
     added: tuple[RuleExcerpt, ...]
@@ -138,7 +142,9 @@ class MapChange:
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:
-    """An issuer or attester with changed verification. No request shows it, because credentials are verified before."""
+    """An issuer or attester with changed verification. No request shows the change, because credentials are verified
+    before the decision.
+    """
 
     direction: Direction
     name: str
@@ -156,8 +162,9 @@ class TrustChange:
 
 @dataclass(frozen=True, slots=True)
 class UnprovedRegion:
-    """A region that is not proved equal: `rules` are those that changed there, `why` is the reason. `sampled` requests
-    showed no further difference."""
+    """A region that is not proved equal: `rules` are those that changed there, `why` is the reason. `sampled` is the
+    number of requests that showed no further difference.
+    """
 
     endpoint: str
     caller: str
@@ -181,8 +188,9 @@ class UnprovedRegion:
 
 @dataclass(frozen=True, slots=True)
 class DecisionFlip:
-    """A recorded decision that the new policy would not repeat. `recorded`: `old` is the recorded decision, which the
-    old policy would not repeat either."""
+    """A recorded decision that the new policy would not repeat. If `recorded` is true, `old` is the recorded decision,
+    which the old policy would not repeat either.
+    """
 
     id: str
     line: int
@@ -229,12 +237,14 @@ class Diff:
 
     @property
     def proved(self) -> bool:
-        """Whether the listed differences are all."""
+        """Whether the list of differences is complete."""
         return not self.doubts
 
     @property
     def opens(self) -> bool:
-        """Whether a difference grants access, or may: other approvers may approve what the previous ones would not."""
+        """Whether a difference grants or may grant access: other approvers may approve requests that the previous ones
+        would not.
+        """
         found = {one.direction for one in self.differences} | {one.direction for one in self.limits}
         found |= {one.direction for one in self.trust} | {one.direction for one in self.flips}
         return self.maps is not None or not found.isdisjoint((Direction.WIDENING, Direction.CHANGED))

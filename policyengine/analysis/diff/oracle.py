@@ -1,4 +1,4 @@
-"""Decide a question by both policies, each by the production evaluator and by the specification."""
+"""Decide a question with both policies, each with the production evaluator and with the specification."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class PolicyOracle:
         return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
 
     def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
-        """Decide by the specification, with its trace."""
+        """Decide with the specification, and return its trace."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
         facts = build_facts(self.evaluator.slices.of(request), request, snapshot, now)
         seen = trace_request(facts, snapshot)
@@ -72,7 +72,9 @@ class PolicyOracle:
         specified, effects, seen = self.concluded(question, now)
         answer = self.of(specified, pending_duties(specified, seen))
         if answer != decided:
-            raise EngineDisagreementError(f"to {question} the evaluator says {decided}, the specification {answer}")
+            raise EngineDisagreementError(
+                f"for {question}, the evaluator decides {decided}, but the specification decides {answer}"
+            )
         full = tuple(unique_items(one.name for one in effects.limits if exceeds_capacity(one.charge)))
         return WitnessVerdict(
             specified.outcome, details_of(decided), unique_items(responsible_rules(specified, seen)), full
@@ -114,7 +116,7 @@ def exceeds_capacity(charge: Charge) -> bool:
 
 
 def responsible_rules(decision: Decision, seen: DecisionTrace) -> Iterator[RuleExcerpt]:
-    """Return the rules that stopped the request, or that granted it; without a rule, the gate."""
+    """Return the rules that stopped or granted the request; if no rule did, the gate."""
     if decision.outcome is Outcome.ALLOW:
         yield from opening_grants((*seen.anyone, *seen.presenter, *(seen.user or ())))
         return
@@ -140,7 +142,7 @@ def rule_excerpt(name: str, span: Span) -> RuleExcerpt:
     return RuleExcerpt(name, span.at, text if len(text) <= MAX_RULE_LENGTH else f"{text[: MAX_RULE_LENGTH - 1]}…")
 
 
-# ── A question as it goes over the wire ───────────────────────────────────────────────────────
+# ── Questions in wire format ───────────────────────────────────────────────────────
 
 
 def to_json_value(value: Any) -> Any:

@@ -1,5 +1,6 @@
-"""The rules of one policy for a kind of caller at a class of endpoints, as conditions: when it grants access, and which
-effects apply."""
+"""The rules of one policy for a kind of caller at a class of endpoints, as conditions under which it grants access and
+effects apply.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ class PolicyView:
 
     @cached_property
     def limits(self) -> bool:
-        """Whether delegation is limited: issuers that do not record chains are then refused."""
+        """Whether delegation is limited. If it is, issuers that do not record chains are refused."""
         return any(one.depth is not None or one.lifetime is not None or one.no_cycles for one in self.kernel.delegation)
 
     def covering(self, at: EndpointClass) -> Covering:
@@ -94,7 +95,7 @@ class PolicyView:
             found = self.texts[id(part)] = self.write(part)
         return found
 
-    # ── What stands at a class of endpoints ───────────────────────────────────────────────────
+    # ── Rules at a class of endpoints ───────────────────────────────────────────────────
 
     def units(self, at: EndpointClass) -> tuple[RuleUnit, ...]:
         """Return every rule that covers these endpoints."""
@@ -141,7 +142,7 @@ class PolicyView:
         return found
 
     def requirement(self, one: k.Requirement) -> str:
-        """Return the text of a requirement, with what its attesters vouch for."""
+        """Return the text of a requirement, with the aspects that its attesters vouch for."""
         if not isinstance(one, k.AttestedBy):
             return self.write(one)
         return self.write(one) + "".join(self.write(self.kernel.attesters[name]) for name in sorted(one.attesters))
@@ -201,7 +202,9 @@ class PolicyView:
         return fact_bindings(self.kernel, at, binders)
 
     def pieces(self, unit: RuleUnit, at: EndpointClass) -> Iterator[tuple[tuple[str, ...], str, Span]]:
-        """Yield a rule and the requirements of its block, each with a text that is equal exactly if the meaning is."""
+        """Yield a rule and the requirements of its block, each with a text. Two texts are equal if and only if their
+        meanings are equal.
+        """
         part = unit.part
         if unit.guard is not None:
             yield (unit.name, self.effect(part, at)), unit.name, part.span  # type: ignore[arg-type]  # a guard has effects
@@ -216,7 +219,7 @@ class PolicyView:
                 attester = self.kernel.attesters[name]
                 yield (unit.name, self.write(attester)), f"attester {name}", attester.span
 
-    # ── What it says to one kind of caller ────────────────────────────────────────────────────
+    # ── Rules for one kind of caller ────────────────────────────────────────────────────
 
     def said(
         self, at: EndpointClass, units: Sequence[RuleUnit], reading: RewriteOptions, *, opens: bool = True
@@ -238,7 +241,9 @@ class PolicyView:
         )
 
     def uncounted(self, at: EndpointClass, settled: CallerAssumption) -> bool:
-        """Return whether a limit there counts by an agent or user that is absent, which refuses the request."""
+        """Return whether a limit there counts by an agent or user that is absent, in which case the request is
+        refused.
+        """
         nobody = {root for root in ("agent", "user") if not isinstance(getattr(settled, root), str)}
         return any(
             limit.when is None

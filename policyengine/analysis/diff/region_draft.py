@@ -33,8 +33,9 @@ UNWRITABLE_PATHS = frozenset(
 
 @dataclass(slots=True)
 class RegionDraft:
-    """A request under construction. `rows` are attributes of entities, `parents` their memberships, `segments` those of
-    the path by index."""
+    """A request under construction. `rows` are attributes of entities, `parents` their memberships, `segments` the
+    segments of the path by index.
+    """
 
     at: EndpointClass
     settled: CallerAssumption
@@ -159,7 +160,7 @@ class RegionDraft:
     def remove_parent(self, child: EntityRef, parent: EntityRef) -> None:
         self.parents[child] = [one for one in self.parents.get(child, ()) if one != parent]
 
-    # ── The whole ─────────────────────────────────────────────────────────────────────────────
+    # ── The request ─────────────────────────────────────────────────────────────────────────────
 
     def request(self) -> QuestionData:
         """Return the request with its endpoint, its caller and the rows it needs."""

@@ -20,7 +20,7 @@ ON_TRUE: frozenset[Truth] = frozenset({True})
 UNLESS_FALSE: frozenset[Truth] = frozenset({True, None})
 DENY_KEY: AnswerKey = (("deny",),)
 APPROVAL_KEY: Key = ("asked",)  # an approval is required
-# If these are still facts, the caller is absent or has no valid name: known names are constants by now.
+# If these are still facts, the caller is absent or has no valid name, because known names are constants at this point.
 PRINCIPAL_PATHS = (("agent",), ("user",), ("agent", "id"), ("user", "id"))
 WITHOUT_VALUE = (SpecialValue.ABSENT, SpecialValue.BROKEN)
 STRICT_NODES = (
@@ -32,7 +32,7 @@ NO_HOPS = Fraction(0)
 
 @dataclass(frozen=True, slots=True)
 class DerivedFact:
-    """A fact whose state follows from the states of others."""
+    """A fact whose state is derived from the states of other facts."""
 
     sources: tuple[int, ...]
     of: Callable[..., AbstractValue]
@@ -43,7 +43,7 @@ def state_at_place(states: Sequence[AbstractValue]) -> Callable[..., AbstractVal
 
 
 def depth_by_issuer(recorded: Sequence[str]) -> Callable[..., AbstractValue]:
-    """Return the depth without delegation, which is known only if the issuer records chains."""
+    """Return the depth of a chain without delegation, which is known only if the issuer records chains."""
     return lambda issuer: NO_HOPS if issuer in recorded else SpecialValue.BROKEN
 
 
@@ -63,7 +63,7 @@ def required_operands(subject: Subject) -> tuple[k.Expr, ...]:
 
 
 def may_be_claimed(holder: k.Expr) -> bool:
-    """Return whether a credential may supply the attribute if no row does: for an agent or a user."""
+    """Return whether a credential may supply the attribute if no row does, as for an agent or a user."""
     type_ = holder.type
     return not isinstance(type_, typesystem.RefType) or not type_.entities.isdisjoint(("agent", "user"))
 

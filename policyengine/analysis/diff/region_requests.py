@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TimedQuestion: TypeAlias = tuple[dict[str, Any], datetime]
 
-MAX_CONDITIONS_ALONE = 3  # conditions of delegations that are each met while the others are not
+MAX_CONDITIONS_ALONE = 3  # maximum conditions of delegations of which each is met alone
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class RegionRequests:
     counted: dict[CallerAssumption, tuple[k.Expr, ...]] = field(default_factory=dict)
 
     def on_path(self, comparison: RegionComparison, caller: CallerKind, path: StatePath) -> Iterator[TimedQuestion]:
-        """Yield requests for a path, each with its time; none if the other rules exclude it."""
+        """Yield requests for a path, each with its time; nothing if the other rules exclude the path."""
         whole = comparison.completed(path)
         if whole is None:
             return

@@ -37,21 +37,21 @@ from policyengine.source import Span
 if TYPE_CHECKING:
     from policyengine.analysis.diff.compare import EndpointUnits, PolicyDiffer
 
-MAX_PATHS = 30  # paths for one pair of answers until a request is found, and as many random ones
+MAX_PATHS = 30  # paths that are tried for one pair of answers until a request is found, and as many random paths
 MAX_TRIES, MAX_TRIES_AFTER_DOUBTS = 200, 20  # requests to a region; fewer after many unproved regions
 MANY_DOUBTS = 12
 MAX_CACHED_COMPARISONS = 200  # comparisons
 MANY_UNITS = 60  # rules of both policies for one caller that are compared together
 FEW_PATHS = 3
-SAMPLES = 200  # requests to an unproved region, while any of the total remain …
-MIN_SAMPLES = 20  # … and at least, unless many regions are unproved
+SAMPLES = 200  # requests to an unproved region, while requests of the total remain …
+MIN_SAMPLES = 20  # … and the minimum, unless many regions are unproved
 TOO_MANY_COMBINATIONS = (
     f"the conditions have too many combinations: more than {MAX_DIAGRAM_NODES:,} of them must be distinguished"
 )
 MAY_BE_PENDING = frozenset({"args", "body", "context", "request"})
 REASONS_SAMPLED = "reasons were compared by sampled requests"
 
-ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # changed rules: others aside, alone, all
+ComparisonScope: TypeAlias = Literal["anew", "apart", "whole"]  # changed rules without the others, or all rules
 RulePiece: TypeAlias = tuple[tuple[str, ...], str, Span]
 
 
@@ -124,7 +124,7 @@ class RegionSearch:
         return comparison
 
     def shown_apart(self, caller: CallerKind, sound: bool | None) -> bool:
-        """Return whether requests show all changes, if the whole is too large to be compared."""
+        """Return whether requests show all changes, if the policies as a whole are too large to be compared."""
         comparison = self.comparison(caller, sound, "apart")
         if comparison.shut:
             return True
@@ -146,7 +146,7 @@ class RegionSearch:
         return known[key]
 
     def said_anew(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
-        """Return the conditions of changed rules only: if these are equal, so is the whole."""
+        """Return only the conditions of changed rules. If these are equal, so are the policies as a whole."""
         doors = any(unit.guard is None for units in self.changed_units() for unit in units)
         doors |= len({side.uncounted(self.at, caller.settled) for side in self.comparing.sides}) > 1
         kept = [
@@ -188,7 +188,7 @@ class RegionSearch:
         ]
 
     def seek_pending(self, names: Sequence[str]) -> None:
-        """Search for requests that a confirm stops while newly read facts are pending."""
+        """Search for requests that a confirm stops while facts that it newly reads are pending."""
         before = len(self.comparing.found)
         old, new = self.said(self.caller)
         apart = replace(new, confirms={(*key, "reads more"): several for key, several in new.confirms.items()})
@@ -205,7 +205,7 @@ class RegionSearch:
         if asking and len(self.comparing.found) == before:
             read = ", ".join(f"`{name}`" for name in names)
             self.open.append(
-                f"while {read} is pending, a confirm that reads it becomes a deny, which no request can show"
+                f"while {read} is pending, a confirm that reads it becomes a deny; no generated request can show this"
             )
         return None
 
@@ -228,7 +228,7 @@ class RegionSearch:
             comparison = self.compare(handed, sound=None, whole=True)
             if comparison is not None:
                 self.seek_chains(comparison, handed)
-            self.open.append("the agents that may delegate changed: chains of agents were sampled")
+            self.open.append("the agents that may delegate changed, so chains of agents were only sampled")
 
     def seek_chains(self, comparison: RegionComparison, handed: CallerKind) -> None:
         """Search for differences caused only by the hops before a caller that has access itself."""
@@ -241,7 +241,7 @@ class RegionSearch:
     # ── Witnesses ─────────────────────────────────────────────────────────────────────────────
 
     def witnessed(self, comparison: RegionComparison, caller: CallerKind, ends: tuple[object, object]) -> bool:
-        """Search for a request that shows a difference; record every difference found on the way."""
+        """Search for a request that shows a difference; record every difference found during the search."""
         for path in self.paths(comparison, ends):
             for question, now in self.requests.on_path(comparison, caller, path):
                 self.tell(comparison, caller, path, question, now)
@@ -258,7 +258,7 @@ class RegionSearch:
         return MAX_TRIES if len(self.comparing.doubts) < MANY_DOUBTS else MAX_TRIES_AFTER_DOUBTS
 
     def paths(self, comparison: RegionComparison, ends: tuple[object, object]) -> Iterator[StatePath]:
-        """Yield the first paths and some random ones, because the first are similar."""
+        """Yield the first paths and some random paths, because the first paths are similar to each other."""
         made, old, new = comparison.diagrams, comparison.old, comparison.new
         yield from islice(made.paths(old, new, ends), MAX_PATHS)
         random = Random(f"{self.at.words} {self.caller.words}")
@@ -283,7 +283,7 @@ class RegionSearch:
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
     ) -> bool:
-        """Record a difference that both engines show; return False if there is none or it is known."""
+        """Record a difference that both engines show; return False if no difference exists or it is already known."""
         question = to_json_value(question)  # report exactly the question that was decided
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:
@@ -316,7 +316,7 @@ class RegionSearch:
     def changed(self) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
         return removed_and_added_rules(self.comparing.sides, self.at, *self.changed_units())
 
-    # ── Where nothing was proved ──────────────────────────────────────────────────────────────
+    # ── Regions without a proof ──────────────────────────────────────────────────────────────
 
     def doubt(self, comparison: RegionComparison | None) -> None:
         sampled = 0 if comparison is None else self.sample(comparison)
@@ -348,7 +348,7 @@ def differing_leaves(comparison: RegionComparison, before: AnswerKey, after: Ans
 def removed_and_added_rules(
     sides: tuple[PolicyView, PolicyView], at: EndpointClass, removed: Sequence[RuleUnit], added: Sequence[RuleUnit]
 ) -> tuple[tuple[RuleExcerpt, ...], tuple[RuleExcerpt, ...]]:
-    """Return removed and added rules; of a block only the requirements if only these changed."""
+    """Return removed and added rules; of a block, return only the requirements if nothing else changed."""
     both = [[[*side.pieces(u, at)] for u in us] for side, us in zip(sides, (removed, added), strict=True)]
     texts = [{text for pieces in several for text, _, _ in pieces} for several in both]
     found = rules_not_in(both[0], texts[1]), rules_not_in(both[1], texts[0])

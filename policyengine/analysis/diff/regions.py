@@ -59,9 +59,10 @@ from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
 class RegionComparison:
     """Both policies' answers to one kind of caller, as functions of the same facts. Raises DiagramTooLargeError. The
-    leaves are what can differ: a deny, whether an approval is required, and the approvals and obligations that only one
-    policy requires. Denies of both policies by facts that nothing else reads are left `aside`: they cause no
-    difference, and requests only have to avoid them."""
+    leaves contain the parts of an answer that can differ: a deny, whether an approval is required, and the approvals
+    and obligations that only one policy requires. Denies of both policies that read facts that nothing else reads are
+    left `aside`: they cause no difference, and requests only have to avoid them.
+    """
 
     def __init__(
         self,
@@ -106,10 +107,10 @@ class RegionComparison:
             if condition not in self._formulas:
                 self._formulas[condition] = to_formula(condition, self.space)
 
-    # ── What makes no difference ──────────────────────────────────────────────────────────────
+    # ── Rules that make no difference ──────────────────────────────────────────────────────────────
 
     def _common(self, old: AnswerConditions, new: AnswerConditions) -> set[k.Expr]:
-        """Return the conditions of denies and confirms that both policies have and nothing else depends on."""
+        """Return the conditions of denies and confirms that both policies have and on which nothing else depends."""
         common = set(old.denies) & set(new.denies)
         common |= {one for key, several in old.confirms.items() if key not in self.told for one in several}
         common -= set(old.denies) ^ set(new.denies)
@@ -137,8 +138,9 @@ class RegionComparison:
         return group_by_subject(ordered, lambda one: self.facts_in(one) - known)
 
     def completed(self, path: StatePath) -> StatePath | None:
-        """Return the path with states of all other facts in which grants apply and nothing else does; None if there are
-        none. Where several answers remain, one with another approval is as good."""
+        """Return the path with states of all other facts in which grants apply and nothing else does; None if no such
+        states exist. If several answers remain, an answer with another approval is equally good.
+        """
         whole = {**self.aside, **path}
         if not self.beside and self.opens is None:
             return whole
@@ -206,7 +208,9 @@ class RegionComparison:
         return self.diagrams.choose(acts, self.diagrams.end((key,)), self.diagrams.end(()))
 
     def acts(self, condition: k.Expr) -> Diagram:
-        """Return when a guard with the condition applies: unless it is false."""
+        """Return the diagram of the states in which a guard with the condition applies: those in which the condition is
+        not false.
+        """
         found = self._when.get((condition, UNLESS_FALSE))
         if found is None:
             found = self._when[condition, UNLESS_FALSE] = self.when(self._formulas[condition], UNLESS_FALSE)
@@ -254,7 +258,7 @@ class RegionComparison:
 
         def of(own: AbstractValue, *operands: AbstractValue) -> AbstractValue:
             if attribute and any(operands[place] is False for place in rows):
-                return SpecialValue.BROKEN  # without a row it is not even absent
+                return SpecialValue.BROKEN  # without a row the attribute is unknown rather than absent
             if any(one in WITHOUT_VALUE for one in operands):
                 return own if own in WITHOUT_VALUE else SpecialValue.BROKEN
             return every[0] if total and own in WITHOUT_VALUE else own
@@ -273,7 +277,9 @@ class RegionComparison:
     # ── Formulas to diagrams ──────────────────────────────────────────────────────────────────
 
     def when(self, formula: Formula, wanted: frozenset[Truth]) -> Diagram:
-        """Return when the formula has one of the wanted values: true or false, each with or without unknown."""
+        """Return the diagram of the states in which the formula has one of the wanted values: true or false, each with
+        or without unknown.
+        """
         made = self.diagrams
         match formula:
             case TruthConstant(value):
@@ -347,7 +353,7 @@ class RegionComparison:
             states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
             self._states[number] = (
                 states[::-1] if has_path_prefix(subject, UNSURE) else states
-            )  # states that a request can show come first
+            )  # list states that a request can show first
         return self._states[number]
 
     def possible(self, subject: Subject, state: AbstractValue) -> bool:
@@ -369,7 +375,7 @@ class RegionComparison:
         return not (without and isinstance(subject, k.InWindow) and has_path_prefix(subject.instant, "time"))
 
     def missing(self, subject: Subject) -> bool:
-        """Return whether a subject surely has no value, because its principal is absent."""
+        """Return whether a subject certainly has no value, because its principal is absent."""
         match subject:
             case k.Fact(path) if path[0] == "agent" and self.settled.agent is SpecialValue.ABSENT:
                 return True

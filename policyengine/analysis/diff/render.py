@@ -23,7 +23,7 @@ from policyengine.analysis.diff.model import (
 from policyengine.control_characters import one_line, printable_json
 
 MAP_HEADING = f"{Direction.CHANGED}: the translation of AuthZEN questions"
-MAX_REGIONS_SHOWN = 6  # listed regions of one difference
+MAX_REGIONS_SHOWN = 6  # maximum listed regions of one difference
 MAX_FLIPS_SHOWN = 5
 MAX_UNPROVED_SHOWN = 5
 MARKDOWN_CHARACTERS = frozenset("\\`*_[]|#~")  # special characters of Markdown
@@ -97,7 +97,7 @@ def verdict_lines(verdict: WitnessVerdict) -> Iterator[str]:
 
 
 def throttled_text(verdict: WitnessVerdict) -> str:
-    """Return the limits whose whole capacity the request exceeds, as text; a diff has no counts."""
+    """Return the limits whose whole capacity the request exceeds, as text. A diff has no counts of earlier requests."""
     names = ", ".join(f'"{name}"' for name in verdict.throttled)
     return f", which {names} would throttle: it exceeds their whole capacity" if names else ""
 
@@ -152,7 +152,7 @@ def unproved_text(one: UnprovedRegion) -> str:
 def summary(diff: Diff) -> str:
     """Return one line: the differences, what was proved, and what was only sampled."""
     if not diff.differs and diff.proved:
-        return "same: proved for all requests"
+        return "no difference: proved for all requests"
     counts = [count_text(n, name) for name, n in difference_counts(diff)]
     sampled = sum(one.sampled for one in diff.doubts)
     doubts = f"{count_text(len(diff.doubts), 'region')} ({count_text(sampled, 'request')} sampled)"
@@ -160,7 +160,7 @@ def summary(diff: Diff) -> str:
         return (
             f"not proved: the changed rules may allow more in {doubts}" if diff.suspects else f"not proved in {doubts}"
         )
-    rest = "everything else is proved the same" if diff.proved else f"not proved: {doubts}"
+    rest = "everything else is proved equal" if diff.proved else f"not proved: {doubts}"
     return f"{', '.join(counts)}; {rest}"
 
 
@@ -212,7 +212,7 @@ def render_markdown(diff: Diff) -> str:
 
 
 def unproved_markdown(lines: Sequence[str], *, hidden: bool) -> str:
-    """Return the unproved regions, not collapsed if these may grant access."""
+    """Return the unproved regions, not collapsed if they may grant access."""
     inside = "\n".join(lines)
     return collapsed_block("Not proved", inside) if hidden else f"**Not proved**\n\n{inside}"
 
@@ -235,7 +235,7 @@ def collapsed_difference(number: int, one: Difference) -> str:
     old, new = (escape_cell(next(verdict_lines(each))) for each in (one.old, one.new))
     lines = [
         *regions, "", *fenced_block("diff", rules), *fenced_block("json", [example_json(one.witnesses[0])]),
-        f"The old policy says {old}; the new one says {new}.",
+        f"The old policy decides {old}; the new one decides {new}.",
     ]  # fmt: skip
     return collapsed_block(f"{number}: rules and an example request", "\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Rule units: grants and effects at one class of endpoints, each as one thing that can change."""
+"""Rule units: grants and effects at one class of endpoints, each as a unit that can change."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ Key: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class RuleUnit:
-    """A grant or effect at one class of endpoints. `text` is equal exactly if the meaning is. `who` is the principal of
-    a grant; `told` includes names and messages that do not affect the outcome."""
+    """A grant or effect at one class of endpoints. Two units have the same `text` if and only if they have the same
+    meaning. `who` is the principal of a grant; `told` also includes names and messages, which do not affect the
+    outcome.
+    """
 
     kind: str
     text: str
@@ -55,7 +57,9 @@ def unit_conditions(unit: RuleUnit) -> Iterator[k.Expr]:
 
 
 def count_unit_texts(units: Iterable[RuleUnit]) -> Counter[str]:
-    """Count the texts of units. Repeated units count once, except confirms, each of which needs its own approval."""
+    """Count the texts of units. Repeated units are counted once, except confirms, each of which needs its own
+    approval.
+    """
     several = tuple(units)
     once = Counter({unit.text: 1 for unit in several if not unit.confirms})
     return once + Counter(unit.text for unit in several if unit.confirms)
@@ -88,7 +92,9 @@ def effect_key(effect: k.Effect, at: EndpointClass) -> tuple[str, ...]:
 
 
 def approval_bound_facts(confirm: k.Confirm, at: EndpointClass) -> dict[str, Key]:
-    """Return the facts that an approval is bound to besides whole objects: those that rule and message read."""
+    """Return the facts to which an approval is bound in addition to whole objects: the facts that the rule and its
+    message read.
+    """
     shown = [part.expression for part in confirm.message or () if isinstance(part, k.MessageFact)]
     objects = bound_objects(confirm, at.endpoint)
     return {
@@ -122,11 +128,11 @@ def carriers_of(grant: k.Grant, at: EndpointClass) -> frozenset[str] | None:
     return frozenset(name for carriers in found for name in carriers) if found else None
 
 
-# ── Whom a block can be about ─────────────────────────────────────────────────────────────────
+# ── Callers that a block can match ─────────────────────────────────────────────────────────────────
 
 
 def may_concern(unit: RuleUnit, settled: CallerAssumption) -> bool:
-    """Return whether a grant may apply to the caller: its name matches, or other facts decide."""
+    """Return whether a grant may apply to the caller: the caller's name matches, or other facts decide."""
     block = unit.block
     if block is None or isinstance(block, k.AnyoneBlock):
         return True

@@ -23,8 +23,9 @@ HopData = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DelegatorSummary:
-    """The possible delegators of a caller: whether there are none, and whether both policies have the same rules for
-    all of them."""
+    """The possible delegators of a caller: whether the caller has none, and whether both policies have the same rules
+    for all of them.
+    """
 
     none: bool
     same: bool

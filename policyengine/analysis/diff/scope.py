@@ -1,4 +1,6 @@
-"""Find where two policies can differ: the places of declarations that only one has, and the relevant patterns."""
+"""Find where two policies can differ: the places of declarations that only one policy has, and the relevant
+patterns.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from policyengine.spec.trace import Block
 
 @dataclass(frozen=True, slots=True)
 class ChangeScope:
-    """The scope of a change: `places` are patterns of which one matches wherever something changed; None for
-    everywhere."""
+    """The scope of a change: At least one of the patterns in `places` matches wherever something changed; None means
+    everywhere.
+    """
 
     places: tuple[k.Pattern, ...] | None
     patterns: tuple[k.Pattern, ...]  # all patterns that distinguish endpoints there

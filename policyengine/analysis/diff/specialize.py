@@ -27,7 +27,7 @@ from policyengine.typesystem import EntityRef, Scalar
 FactPath: TypeAlias = tuple[str, ...]
 ApprovalMode: TypeAlias = Literal["none", "shared", "own"]
 NOWHERE = Span(Source("", ""), 0, 0)
-# Paths of facts that policies cannot name: found by the engine, or standing for path segments.
+# Paths of facts that policies cannot name: facts of the engine, and facts that represent path segments.
 ISSUER: FactPath = ("", "issuer")
 SOUND: FactPath = ("", "chain")
 SEGMENT, RESOURCE, UNSURE, DEPTH = "segment", "resource", "unsure", "depth"
@@ -45,10 +45,11 @@ class CallerAssumption:
 
 @dataclass(frozen=True, slots=True)
 class RewriteOptions:
-    """How the conditions of both policies are rewritten for one comparison. `claimed` are attributes that they take
-    from different claims, which stay separate by side. `tasks`: include task constraints, for resources of these
-    `types`. `approvals`: of `none` of the rules, `shared` if the same rules ask for them, or each policy's `own`.
-    `past`: events were recorded differently."""
+    """Options for rewriting the conditions of both policies for one comparison. `claimed` are attributes that the
+    policies take from different claims, which stay separate by side. `tasks` includes task constraints, for resources
+    of these `types`. `approvals` are of `none` of the rules, `shared` if the same rules require them, or each policy's
+    `own`. `past` means that events were recorded differently.
+    """
 
     settled: CallerAssumption
     claimed: frozenset[tuple[str, str]] = frozenset()
@@ -170,8 +171,9 @@ class ConditionRewriter:
         return replace(node, optional=False)
 
     def approval(self, node: k.Fact) -> k.Expr:
-        """Return the fact for an approval. Generated requests have no approvals; still, equality is not proved if it
-        only holds without them."""
+        """Return the fact for an approval. Generated requests have no approvals; even so, equality is not proved if it
+        holds only without them.
+        """
         if self.reading.approvals == "none":
             return NEVER if node.path[1:] == ("granted",) else replace(node, optional=False)
         whose = self.side if self.reading.approvals == "own" else "both"
@@ -240,7 +242,7 @@ FOLDABLE = (k.Relation, k.InWindow, k.Arithmetic)
 
 
 def fold_constants(expression: k.Expr) -> k.Expr:
-    """Fold an expression of constants only, without entity lookups."""
+    """Fold an expression that contains only constants and no entity lookups."""
     if not isinstance(expression, (*FOLDABLE, k.Call)) or not all(
         isinstance(part, k.Constant) for part in k.children(expression)
     ):

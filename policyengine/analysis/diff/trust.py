@@ -10,13 +10,14 @@ from policyengine.analysis.diff.answer_order import Direction
 from policyengine.analysis.diff.model import RuleExcerpt, TrustChange
 from policyengine.runtime.format_values import format_value
 
-VERIFICATION_BOUNDS = ("audience", "users_like")  # terms that restrict an issuer if present
+VERIFICATION_BOUNDS = ("audience", "users_like")  # terms that restrict an issuer if it has them
 TrustAnchor: TypeAlias = k.Issuer | k.Attester
 
 
 def trust_changes(old: k.Kernel, new: k.Kernel) -> tuple[TrustChange, ...]:
-    """Return changed keys, audiences and claims, which the compared requests do not show: credentials are verified
-    before."""
+    """Return changed keys, audiences and claims. The compared requests do not show them, because credentials are
+    verified before the decision.
+    """
     found = [
         *anchor_changes("issuer", old.issuers, new.issuers),
         *anchor_changes("attester", old.attesters, new.attesters),

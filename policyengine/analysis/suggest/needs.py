@@ -1,6 +1,7 @@
-"""Derive needed grants from recorded requests: which of them a grant would help, and how narrow it can be. Only valid
-names and paths of a request are used. A grant is never wider than the requests: no `**`, no name with a `*`, and
-nothing destructive without a person who approves it."""
+"""Derive needed grants from recorded requests: which requests a grant would allow, and how narrow it can be. Only valid
+names and paths of a request are used. A grant is never wider than the requests: it contains no `**` and no name with a
+`*`, and allows nothing destructive without a person who approves it.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +32,24 @@ DESTRUCTIVE_NAME = re.compile(r"(?i)delet|remov|destroy|drop|purge|erase|wipe|tr
 MAX_NAME_LENGTH = 200
 GRANTABLE_GATES = frozenset({Gate.IDENTITY, Gate.DEFAULT, Gate.USER})
 OTHER_GATE_REASONS = {
-    Gate.MALFORMED_PATH: "servers may read its path differently",
-    Gate.CHAIN: "its delegation chain is not sound",
-    Gate.TASK: "its task does not include it",
-    Gate.RATE: "a rate stops it",
-    Gate.BUDGET: "a budget stops it",
+    Gate.MALFORMED_PATH: "servers may interpret the path differently",
+    Gate.CHAIN: "the delegation chain is not valid",
+    Gate.TASK: "the task does not include the request",
+    Gate.RATE: "a rate throttles the request",
+    Gate.BUDGET: "a budget denies the request",
     Gate.FAILURE: "deciding failed",
 }
 
 
 class NotGrantableError(Exception):
-    """A request that a grant would not help, or for which none may be suggested: the reason."""
+    """The reason why a grant would not allow a request, or may not be suggested for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantNeed:
-    """A recorded request that a grant may help. `block` is the one that accepts the agent; None if none names it."""
+    """A recorded request that a grant may allow. `block` is the block that accepts the agent; None if no block names
+    it.
+    """
 
     line: int
     agent: str
@@ -58,23 +61,23 @@ class GrantNeed:
     bound: bool
     lifetime: timedelta | None
     block: k.AgentBlock | None
-    agents: bool  # whether the agent lacks a grant, and not only its user
+    agents: bool  # whether the agent itself lacks a grant, and not only its user
 
 
 def find_need(again: ReplayResult, kernel: k.Kernel) -> GrantNeed:
     """Return the need of a recorded request. Raises NotGrantableError."""
     decision = again.decision
     if decision.outcome is Outcome.CONFIRM:
-        raise NotGrantableError("it needs the approval of a person")
+        raise NotGrantableError("the request needs the approval of a person")
     for reason in decision.reasons:
         if reason.gate not in GRANTABLE_GATES:
             raise NotGrantableError(
-                OTHER_GATE_REASONS.get(reason.gate) or f"the guard {format_value(reason.rule)} stops it"
+                OTHER_GATE_REASONS.get(reason.gate) or f"the guard {format_value(reason.rule)} stops the request"
             )
     principal = decision.principal
     if principal.agent is None or principal.issuer is None:
         raise NotGrantableError(
-            "the agent is not identified" if principal.agent is None else "the issuer of its credential is unknown"
+            "the agent is not identified" if principal.agent is None else "the issuer of the credential is unknown"
         )
     block = accepting_block(again, kernel, principal.issuer)
     credential = again.record.question.facts.get("credential")
@@ -106,9 +109,9 @@ def accepting_block(again: ReplayResult, kernel: k.Kernel, issuer: str) -> k.Age
             one.requirement.span.text for block in applying for one in block.requirements if one.holds is not True
         ]
         words = ", ".join(f"`{' '.join(one.split())}`" for one in dict.fromkeys(missing))
-        raise NotGrantableError(f"its block requires {words}" if words else "the caller is not identified")
+        raise NotGrantableError(f"the agent's block requires {words}" if words else "the caller is not identified")
     if not standing and issuer not in kernel.issuers:
-        raise NotGrantableError("its issuer is not declared")
+        raise NotGrantableError("the issuer is not declared")
     if any(reason.gate is Gate.DEFAULT for reason in again.decision.reasons):
         check_existing_grants(again)
     blocks = [one.block for one in standing if isinstance(one.block, k.AgentBlock)]
@@ -119,22 +122,22 @@ def check_existing_grants(again: ReplayResult) -> None:
     """Check that no existing grant covers the request. Raises NotGrantableError."""
     kinds = {one.kind for one in again.decision.remedies}
     if "scope" in kinds:
-        raise NotGrantableError("its credential lacks the scope of an existing grant")
+        raise NotGrantableError("the credential lacks the scope of an existing grant")
     if kinds & {"credential", "attestation"}:
         raise NotGrantableError("an existing grant needs a better credential or an attestation")
     grants = (grant for block in again.seen.presenter if block.stands for grant in block.grants)
     if any(grant.covers and grant.condition is not True for grant in grants):
-        raise NotGrantableError("the condition of an existing grant does not hold")
+        raise NotGrantableError("the condition of an existing grant is not true")
 
 
 def check_writable_name(name: str) -> str:
     """Check that a name can be written in quotes and matches only itself. Raises NotGrantableError."""
     if "*" in name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise NotGrantableError("a name in it cannot be written into a policy")
+        raise NotGrantableError("the request contains a name that a policy cannot express")
     return name
 
 
-# ── How narrow ────────────────────────────────────────────────────────────────────────────────
+# ── Targets of grants ────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +187,10 @@ class TargetFinder:
         """Return the target. Raises NotGrantableError."""
         destroys, wilds = is_destructive(need.endpoint), words.count("*")
         if destroys and need.user is None:
-            raise NotGrantableError("it is destructive, and there is no person to approve it")
+            raise NotGrantableError("the request is destructive, and has no user who could approve it")
         issuer = self.kernel.issuers[need.issuer]
         if self.checked.program.lookup(self.package, "issuer", need.issuer) is None:
-            raise NotGrantableError("its issuer is declared in another package")
+            raise NotGrantableError("the issuer is declared in another package")
         if issuer.scopes_none:
             return SuggestedTarget(words, words, destroys, wilds)
         held = set(need.held)
@@ -197,12 +200,12 @@ class TargetFinder:
             return SuggestedTarget(scope.name, scope.name, destroys, len(patterns))
         free = sorted(alias for alias in held - self.aliases if alias.isprintable() and alias and " " not in alias)
         if not free:
-            raise NotGrantableError("its credential has no scope that a grant could use")
+            raise NotGrantableError("the credential has no scope that a grant could use")
         name = self.made.setdefault((free[0], ""), self._fresh())
         return SuggestedTarget(name, words, destroys, wilds, free[0])
 
     def _fits(self, one: tuple[Symbol, list[k.Pattern]], endpoint: Endpoint, held: set[str], destroys: bool) -> bool:
-        """Return whether the scope covers the endpoint for the credential, and little else."""
+        """Return whether the scope covers the endpoint for the credential, and few other endpoints."""
         scope, patterns = one
         owners = [owner for owner, p in self.places.of_scope(scope, True) if match_pattern(p, endpoint) is not None]
         carried = any(held.intersection(self.places.carriers(owner)) for owner in owners)
@@ -253,7 +256,7 @@ def is_destructive_pattern(pattern: k.Pattern) -> bool:
             return "*" in name or DESTRUCTIVE_NAME.search(name) is not None
 
 
-# ── Endpoints in words ────────────────────────────────────────────────────────────────────────
+# ── Texts of endpoints ────────────────────────────────────────────────────────────────────────
 
 
 def group_similar(needs: Iterable[GrantNeed]) -> list[list[GrantNeed]]:
@@ -298,7 +301,7 @@ def target_text(endpoint: Endpoint, varied: Sequence[bool], patterns: Sequence[k
         case ActionEndpoint(verb, type_) if WORD.fullmatch(verb) and type_ in kernel.entities:
             return f"ACTION {verb} {type_}"
         case _:
-            raise NotGrantableError("its endpoint cannot be written into a policy")
+            raise NotGrantableError("a policy cannot express the endpoint")
 
 
 def is_simple_match(pattern: k.HttpPattern, endpoint: HttpEndpoint) -> bool:
@@ -315,7 +318,7 @@ def http_target_text(method: str, segments: Sequence[str], wild: Sequence[bool])
     """Return the target of a path. Raises NotGrantableError."""
     parts = list(zip(segments, wild, strict=True))
     if not all(is_open or LITERAL.fullmatch(one) for one, is_open in parts):
-        raise NotGrantableError("its path cannot be written into a policy")
+        raise NotGrantableError("a policy cannot express the path")
     return f"{method} /{'/'.join('*' if is_open else one for one, is_open in parts)}"
 
 

@@ -55,8 +55,9 @@ class RemainingDenial:
 
 @dataclass(frozen=True, slots=True)
 class PolicySuggestion:
-    """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip;
-    `flips` did, and `others` flipped unexpectedly."""
+    """A suggested policy; `text` is empty if no grant is needed. `meant` is the number of decisions that should flip,
+    `flips` the number that did, and `others` the number that flipped unexpectedly.
+    """
 
     text: str
     doors: tuple[SuggestedGrant, ...]
@@ -137,11 +138,11 @@ class PolicySuggester:
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
     def doors_of_agents(self) -> list[SuggestedGrant]:
-        """Return grants for agents; grants that only users lack come later."""
+        """Return grants for agents. Grants that only users lack are added later."""
         groups: dict[tuple[str, str, int], list[GrantNeed]] = defaultdict(list)
         for need in self.needs.values():
             if need.block is not None and need.block.package != self.kernel.package:
-                self.left_of(need, f"its block is in the package {need.block.package}")
+                self.left_of(need, f"the agent's block is in the package {need.block.package}")
             elif need.agents:
                 groups[need.agent, need.issuer, id(need.block)].append(need)
         targets = TargetFinder(self.checked, self.kernel.package)
@@ -174,7 +175,7 @@ class PolicySuggester:
         self.lefts[need.line] = why, need.agent, describe_request(need), need.endpoint
 
     def doors_of_people(self, doors: Sequence[SuggestedGrant]) -> list[SuggestedGrant]:
-        """Return grants for users that are still denied once agents have theirs."""
+        """Return grants for users that are still denied after agents have their grants."""
         kernel = self.compiled(doors, for_people=True)
         lacking: dict[int, GrantNeed] = {}
         for record in self.recorded(self.needs):
@@ -205,13 +206,13 @@ class PolicySuggester:
         users = tuple(sorted({one.user for one in needs if one.user is not None}))
         if len(users) > MAX_USERS_NAMED:
             for need in needs:
-                self.left_of(need, f"more than {MAX_USERS_NAMED} users need it: name them by a role or a team")
+                self.left_of(need, f"more than {MAX_USERS_NAMED} users need the grant: grant it to a role or a team")
             return
         asks = needs_confirmation(target, needs, targets)
         yield SuggestedGrant(None, "", target, None, frozenset(one.line for one in needs), users=users, asks=asks)
 
     def useful(self, doors: Sequence[SuggestedGrant]) -> tuple[SuggestedGrant, ...]:
-        """Return the grants that allow at least one request: a guard or limit may still stop all."""
+        """Return the grants that allow at least one request. A guard or limit may still stop all of them."""
         kernel = self.compiled(doors, for_people=True)
         opened: set[int] = set()
         for record in self.recorded(self.needs):
@@ -219,7 +220,9 @@ class PolicySuggester:
             if decision.outcome is Outcome.DENY:
                 first = next((one for one in decision.reasons if one.gate not in GRANTABLE_GATES), decision.reasons[0])
                 rule = f" {quote_string(first.rule)}" if first.rule else ""
-                self.left_of(self.needs[record.line], f"a grant would not help: the {first.gate}{rule} stops it")
+                self.left_of(
+                    self.needs[record.line], f"a grant would not help, because the {first.gate}{rule} stops the request"
+                )
             else:
                 opened.add(record.line)
         kept = [replace(one, lines=one.lines & opened) for one in doors if one.lines & opened]
@@ -242,7 +245,7 @@ class PolicySuggester:
             package,
             f"# Written by `policyengine suggest`, from {self.records:,} recorded decisions: "
             f"{quoted_comment(self.log.name)}.",
-            "# A recorded request is no reason to allow it: delete every grant that is not intended.",
+            "# That a request was recorded is no reason to allow it: delete every grant that is not intended.",
             "",
         ]
         return format_module(
@@ -253,13 +256,14 @@ class PolicySuggester:
         return {guard.name for guard in self.kernel.guards}
 
     def compiled(self, doors: Sequence[SuggestedGrant], *, for_people: bool = False) -> k.Kernel:
-        """Compile the policies with the suggestion. `for_people`: agents may act for users without a block, which
-        grants these nothing."""
+        """Compile the policies with the suggestion. With `for_people`, agents may act for users without a block,
+        although no block grants these users anything.
+        """
         written = self.written(doors)
         if not written:
             return self.kernel
         for_users = next((one.target.may for one in doors if one.agent is not None and one.users), None)
-        if for_people and not self.kernel.users and for_users is not None:  # the checker requires a block of users
+        if for_people and not self.kernel.users and for_users is not None:  # the checker requires a user block
             written += f"user any {{ may {for_users}   valid until {ENDED} }}\n"
         module, problems = parse(Source(SUGGESTED_FILE, written))
         found = check([*self.modules, *([module] if module else [])], problems)
@@ -271,7 +275,9 @@ class PolicySuggester:
     # ── The proof ─────────────────────────────────────────────────────────────────────────────
 
     def left(self) -> Iterator[RemainingDenial]:
-        """Yield what stays denied; requests with different ids are merged if the policy has a pattern for them."""
+        """Yield the requests that stay denied. Requests with different ids are merged if the policy has a pattern for
+        them.
+        """
         patterns = tuple(dict.fromkeys(patterns_of(self.kernel)))
         places = {words: endpoint for _, _, words, endpoint in self.lefts.values()}
         spelling = {words: pattern_text(endpoint, patterns, self.kernel) or words for words, endpoint in places.items()}

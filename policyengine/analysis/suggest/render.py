@@ -17,7 +17,7 @@ CREDENTIAL_REQUIREMENTS = (k.CredentialKinds, k.CredentialLifetime, k.Credential
 
 @dataclass(frozen=True, slots=True)
 class SuggestedGrant:
-    """One `may` for an agent, or for users if `agent` is None. `lines` are those of its decisions in the log."""
+    """One `may` for an agent, or for users if `agent` is None. `lines` are the log lines of its decisions."""
 
     agent: str | None
     issuer: str
@@ -75,10 +75,10 @@ def guard_lines(doors: Sequence[SuggestedGrant], taken: set[str]) -> Iterator[st
             number += 1
         taken.add(f"suggested {number}")
         yield ""
-        yield "# This is destructive. Name the approvers: until then the served user must approve each request."
+        yield "# Destructive: name the approvers. Until then, the served user must approve each request."
         yield f'guard "suggested {number}" on {place} {{'
         yield f"  confirm by user within 15m when {' or '.join(conditions)}"
-        yield f'    message "this may destroy something: {confirmation_subject(place)}"'
+        yield f'    message "this may destroy data: {confirmation_subject(place)}"'
         yield "}"
 
 
@@ -138,7 +138,7 @@ def requirement_lines(door: SuggestedGrant) -> Iterator[str]:
         yield from (one.span.text for one in door.block.requirements if not isinstance(one, CREDENTIAL_REQUIREMENTS))
         if of_credentials:
             words = [one.span.text for one in of_credentials]
-            apart = "\n" if any("#" in one for one in words) else "   "  # a comment ends with its line
+            apart = "\n" if any("#" in one for one in words) else "   "  # a comment ends at the end of its line
             yield f"credential {{{apart}{apart.join(words)}{apart}}}"
         return
     yield f"  issued by {door.issuer}"

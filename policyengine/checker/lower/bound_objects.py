@@ -88,7 +88,7 @@ def paths_read_by(condition: k.Expr | None, said: k.Message | None) -> Iterator[
             yield from (fact.path for fact, _ in facts_read(expression))
 
 
-# ── What contradicts itself ───────────────────────────────────────────────────────────────────
+# ── Contradictions ───────────────────────────────────────────────────────────────────
 
 
 def check_duplicate_bound_items(items: Sequence[ClauseItem], context: ExpressionContext) -> None:
@@ -101,12 +101,15 @@ def check_duplicate_bound_items(items: Sequence[ClauseItem], context: Expression
         if holder is not None:
             part, whole = format_fact_path(one.path), format_fact_path(holder.path)
             message = f"`{part}` is part of `{whole}`, which is bound as a whole"
-            context.report("E516", message, one.written.span, f"keep one: `{part}` alone binds less")
+            context.report(
+                "E516", message, one.written.span, f"keep only one of them; `{part}` alone binds the approval to less"
+            )
 
 
 def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]], context: ExpressionContext) -> None:
-    """Report exclusions that are not part of the object, are repeated, or are read by the rule, which is always bound
-    to them."""
+    """Report exclusions that are not part of the object, are repeated, or are facts that the rule reads, because an
+    approval is always bound to those.
+    """
     for item in items:
         seen: set[tuple[str, ...]] = set()
         for written in item.written.excepts:
@@ -119,7 +122,12 @@ def check_exclusions(items: Sequence[ClauseItem], read: Sequence[tuple[str, ...]
                 context.report("E517", f"`{name}` is excluded twice", written.span, "write it once")
             elif found := next((one for one in read if is_nested_path(one, path)), None):
                 hint = "facts that the rule and its message read are always bound: read or exclude fewer facts"
-                context.report("E517", f"the rule reads `{format_fact_path(found)}`", written.span, hint)
+                context.report(
+                    "E517",
+                    f"`{name}` cannot be excluded, because the rule or its message reads `{format_fact_path(found)}`",
+                    written.span,
+                    hint,
+                )
             seen.add(path)
 
 

@@ -31,8 +31,8 @@ NO_ENDPOINT_FACTS = AvailableFacts()  # for conditions about the caller: no endp
 class LoweringContext:
     """Everything that is known before the rules are lowered.
 
-    `keyless` is whether a `define` reads a fact that cannot grant access. `known` holds rules that were lowered before,
-    by the id of their declaration.
+    `keyless` says whether a `define` reads a fact that cannot grant access. `known` holds rules that were lowered
+    before, by the id of their declaration.
     """
 
     program: Program
@@ -64,7 +64,7 @@ class LoweringContext:
         yield from ((package, d) for package, d in self.by_kind.get(kind, ()) if isinstance(d, kind))
 
     def rules(self, kind: type[Declaration], read: Callable[[Declaration, str], Rule | None]) -> tuple[Rule, ...]:
-        """Lower the declarations of a kind, without those that have reported errors."""
+        """Lower the declarations of a kind, except those with reported errors."""
         found: list[Rule] = []
         for package, declared in self.declared(kind):
             rule = cast("Rule | None", self.known.get(id(declared))) or read(declared, package)
@@ -86,7 +86,7 @@ class LoweringContext:
         digits = literal.text.replace("_", "")
         if digits.isdigit() and len(digits) <= 9 and int(digits) >= least:
             return int(digits)
-        self.report(code, f"{what} is a whole number, {least} or more", literal.span, f"write `{least}` or more")
+        self.report(code, f"{what} must be a whole number, {least} or more", literal.span, f"write `{least}` or more")
         return None
 
     def once(self, items: Iterable[tuple[str, Span]], code: str, hint: str) -> None:
@@ -109,18 +109,19 @@ class LoweringContext:
 
 
 def positive_duration(literal: ast.Literal, code: str, report: Reporter) -> timedelta | None:
-    """Lower a duration, and report one of zero, which would allow nothing."""
+    """Lower a duration, and report a zero duration, which would allow nothing."""
     constant = lower_literal(literal, report)
     value = constant.value if constant else None
     if value == timedelta(0):
-        report(code, f"`{literal.text}` allows nothing", literal.span, "write a longer time: `15m`")
+        report(code, f"`{literal.text}` allows nothing", literal.span, "write a longer duration: `15m`")
         return None
     return value if isinstance(value, timedelta) else None
 
 
 def facts_read(expression: k.Expr) -> Iterator[tuple[k.Fact, Span]]:
-    """Yield each fact in the expression with its place in the rule. For a fact inside a `define`, that is the use of
-    the definition."""
+    """Yield each fact in the expression with its place in the rule. The place of a fact inside a `define` is the use of
+    the definition.
+    """
     pending: list[tuple[k.Expr, Span | None]] = [(expression, None)]
     while pending:
         node, use = pending.pop()

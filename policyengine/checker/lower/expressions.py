@@ -65,8 +65,10 @@ def lower_value(expression: ast.Expr, context: ExpressionContext, expected: Type
 
 
 def check_definitions(program: Program, schema: Schema) -> None:
-    """Check every `let` and `define` by itself, used or not, and report the errors that it has in every context."""
-    for package, name in schema.measures:  # innermost first, so that an error is reported where it is
+    """Check every `let` and `define` by itself, whether used or not, and report the errors that it has in every
+    context.
+    """
+    for package, name in schema.measures:  # innermost first, so that an error is reported where it occurs
         symbol = program.packages[package].symbols["value", name]
         context = ExpressionContext(program, schema, package, EVERYWHERE, {}, Reporter())
         lower_body(symbol, context, None)
@@ -78,7 +80,7 @@ def check_definitions(program: Program, schema: Schema) -> None:
 def check_expression_size(expression: ast.Expr, context: ExpressionContext) -> bool:
     span = expression.span
     if span.end - span.start <= MAX_DEPTH and not context.schema.measures:
-        return True  # each part takes a character, so without definitions the size cannot exceed the limit
+        return True  # each part takes a character of source, so only definitions can exceed the limit
     found = measure(expression, context.package, context.program, context.schema.measures)
     if found.too_much:
         report_size(found, expression, "", context.report)
@@ -234,8 +236,9 @@ def check_variable_name(name: ast.Name, context: ExpressionContext) -> bool:
 
 
 def lower_binary(expression: ast.Binary, context: ExpressionContext) -> k.Expr | None:
-    """Lower a binary operation. The side that has a type by itself is lowered first, so that it gives a type to words
-    on the other side."""
+    """Lower a binary operation. The side that has a type by itself is lowered first, because it determines the type of
+    words on the other side.
+    """
     if needs_expected_type(expression.left, context) and not needs_expected_type(expression.right, context):
         right = lower_expression(expression.right, context)
         left = lower_expression(expression.left, context, expected_left(expression.operator, right))
@@ -266,7 +269,7 @@ def lower_within_window(expression: ast.WithinWindow, context: ExpressionContext
     instant, window = lower_expression(expression.operand, context), lower_window(expression.window, context.report)
     if instant is not None and instant.type not in (Scalar.TIME, UNRESOLVED):
         message = (
-            f"{quote_source(instant.span)} is {describe_type(instant.type)}, but only a time is within a time window"
+            f"{quote_source(instant.span)} is {describe_type(instant.type)}, but only times can be in a time window"
         )
         context.report("E225", message, instant.span, "write `time within …`")
         return None
@@ -345,7 +348,7 @@ def lower_named(
 
 
 def lower_body(symbol: Symbol, context: ExpressionContext, expected: Type | None) -> k.Expr | None:
-    """Lower the body of a definition: names are those of its own package, facts those of the place where it is used."""
+    """Lower the body of a definition: names are resolved in its own package, facts at the place where it is used."""
     body = definition_body(symbol)
     inside = replace(context, package=symbol.package, variables={}, past=None, constant=symbol.kind == "let")
     if body is None:

@@ -33,18 +33,18 @@ def lower_guards(draft: LoweringContext) -> tuple[k.Guard, ...]:
 
 
 def check_rule_names(draft: LoweringContext) -> None:
-    """Report rules of one package with the same name: tests and decisions refer to rules by name."""
+    """Report rules in one package that share a name, because tests and decisions refer to rules by name."""
     first: dict[tuple[str, str], Span] = {}
     for kind in (ast.GuardDecl, ast.RateDecl, ast.BudgetDecl):
         for package, declared in draft.declared(kind):
             name: ast.Text = declared.name  # type: ignore[attr-defined]  # all three have one
             where = first.setdefault((package, name.value), name.span)
             if not name.value.strip():
-                draft.report("E514", "a rule needs a name", name.span, "say what the rule is for")
+                draft.report("E514", "a rule needs a name", name.span, "write a name that says what the rule is for")
             elif where is not name.span:
                 hint = "give one of them another name"
                 related = [RelatedLocation("first used here", where)]
-                draft.report("E501", f"two rules are called `{name.value}`", name.span, hint, related)
+                draft.report("E501", f"two rules are named `{name.value}`", name.span, hint, related)
 
 
 def lower_guard(declared: ast.GuardDecl, package: str, draft: LoweringContext) -> k.Guard | None:
@@ -60,8 +60,9 @@ def lower_guard(declared: ast.GuardDecl, package: str, draft: LoweringContext) -
 
 
 def check_cluster_denials(effects: Iterable[k.Effect], context: ExpressionContext) -> None:
-    """Report effects that read `cluster`. Members of a cluster share a count of a rate, but must not be denied for each
-    other."""
+    """Report effects that read `cluster`. Members of a cluster share the count of a rate, but one member must not be
+    denied because of another.
+    """
     for condition in (one.condition for one in effects if one.condition is not None):
         for part in k.walk(condition):
             if isinstance(part, k.Fact) and part.path[0] == "cluster":
@@ -114,7 +115,7 @@ def lower_effect(item: ast.GuardItem, context: ExpressionContext) -> k.Effect | 
 
 @dataclass(frozen=True, slots=True)
 class EffectCondition:
-    """The condition of an item; `value` None means always."""
+    """The condition of an item. If `value` is None, the item always applies."""
 
     value: k.Expr | None
 
@@ -162,7 +163,7 @@ def lower_approvers(written: ast.Approver, context: ExpressionContext) -> k.Appr
 
 
 def approver_words(written: ast.Approver) -> str:
-    """Return the approvers as remedies and messages name them: `role finance`, `2 of team "legal"`."""
+    """Return the approvers as text for remedies and messages: `role finance`, `2 of team "legal"`."""
     match written:
         case ast.Quorum(count, of):
             return f"{count.text} of {approver_words(of)}"
@@ -183,7 +184,7 @@ def lower_quorum(count: ast.Literal, context: ExpressionContext) -> int | None:
     if digits.isdigit() and len(digits) <= 4 and int(digits) >= 2:
         return int(digits)
     context.report(
-        "E506", f"`{count.text}` is not a number of persons", count.span, "write a whole number, `2` or more"
+        "E506", f"`{count.text}` is not a valid number of people", count.span, "write a whole number, `2` or more"
     )
     return None
 
@@ -233,7 +234,7 @@ def has_roles(role: ast.Name, context: ExpressionContext) -> bool:
 
 
 def check_holds_users(found: k.Expr, context: ExpressionContext) -> bool:
-    """Check that a user can be the approver or be in it."""
+    """Check that a user can be the approver, or be a member of it."""
     entities = referenced_types(found.type)
     if entities is None:
         message = f"`{rule_text(found.span)}` is {describe_type(found.type)}, which cannot approve"
@@ -241,7 +242,7 @@ def check_holds_users(found: k.Expr, context: ExpressionContext) -> bool:
         return False
     if entities and entities.isdisjoint(container_types(USER_ENTITY, context)):
         message = f"users are never in {' or '.join(f'`{name}`' for name in sorted(entities))}"
-        hint = f"declare what users are in: `entity user {{ … }} in {min(entities)}`"
+        hint = f"declare which entities users are in: `entity user {{ … }} in {min(entities)}`"
         context.report("E505", message, found.span, hint)
         return False
     return True
@@ -327,7 +328,7 @@ def check_recipient(whom: ast.Text, context: ExpressionContext) -> bool:
 
 def check_header(name: ast.Text, value: ast.Text, context: ExpressionContext) -> None:
     if not HEADER_NAME.fullmatch(name.value):
-        hint = "a name has letters, digits and dashes"
+        hint = "a header name may contain only letters, digits and dashes"
         context.report("E510", f"`{name.value}` is not a valid header name", name.span, hint)
     if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in value.value):
         context.report(

@@ -1,4 +1,4 @@
-"""Lowering of history in conditions: which earlier requests to look for, and what must be stored about them."""
+"""Lowering of history in conditions: which earlier requests match, and which of their facts must be stored."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
     assert node.field is not None
     written = ast.Reference(node.field.text, span=node.field.span)
     if node.field.text.partition(".")[0] != "past":
-        message = f"`{node.field.text}` is a fact of this request, but `{node.function}` is about earlier ones"
+        message = (
+            f"`{node.field.text}` is a fact of this request, but `{node.function}` needs facts of earlier requests"
+        )
         reading.context.report("E246", message, node.field.span, f"write `past.{node.field.text}`")
         return None
     found = value(written, reading.inside, Scalar.NUMBER if node.function == "sum" else Scalar.STRING)
@@ -81,12 +83,12 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
             "E251",
             f"`sum` adds numbers, but `{node.field.text}` is {describe_type(type_)}",
             node.field.span,
-            "count them, or the `distinct` ones",
+            "count the requests, or the `distinct` values",
         )
         return None
     if node.function == "distinct" and isinstance(type_, SetType | ListType | RecordType):
         message = f"`distinct` counts single values, but `{node.field.text}` is {describe_type(type_)}"
-        reading.context.report("E251", message, node.field.span, "name one value: `past.params.id`")
+        reading.context.report("E251", message, node.field.span, "name a single value: `past.params.id`")
         return None
     return found
 
@@ -167,9 +169,9 @@ def lower_history_window(within: ast.Literal, context: ExpressionContext) -> tim
 def lower_past(
     reference: ast.Reference, context: ExpressionContext, expected: Type | None, value: Lower
 ) -> k.Expr | None:
-    """Lower `past.params.id`, a fact as it was at the earlier request, or a member of that request's outcome."""
+    """Lower `past.params.id`: a fact of the earlier request, or a member of that request's outcome."""
     if context.past is None:
-        message = f"`{reference.name}` is a fact of an earlier request, but there is none here"
+        message = f"`{reference.name}` is a fact of an earlier request, but no earlier request is matched here"
         hint = "`past` is valid in the `where` of a history: `after (POST /review where past.status < 400) within 1h`"
         context.report("E246", message, reference.span, hint)
         return None
@@ -206,7 +208,9 @@ def lower_past(
 
 
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
-    """Lower a member of the outcome. It has no declaration, so its type is that of the value it is compared with."""
+    """Lower a member of the outcome. A member has no declaration, so it has the type of the value with which it is
+    compared.
+    """
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected
     if type_ is None or isinstance(type_, UnresolvedType):
         message = f"the type of `{reference.name}` is not known here"

@@ -66,7 +66,7 @@ def lower_rate(declared: ast.RateDecl, package: str, draft: LoweringContext) -> 
     paces = [item for item in declared.items if isinstance(item, ast.RateLimit)]
     pace = lower_rate_limit(paces[0], context) if paces else None
     for extra in paces[1:]:
-        context.report("E910", "a rate has one limit", extra.span, "write another rate for another limit")
+        context.report("E910", "a rate can have only one limit", extra.span, "write another rate for another limit")
     at_once = lower_concurrency_limit(
         [item for item in declared.items if isinstance(item, ast.ConcurrencyLimit)], context
     )
@@ -99,7 +99,7 @@ def lower_rate(declared: ast.RateDecl, package: str, draft: LoweringContext) -> 
         span=limit_head_span(declared),
     )
     if pace is not None and not is_countable(found):
-        hint = "take a rounder number, or a shorter window"
+        hint = "use a rounder number or a shorter window"
         context.report("E910", NOT_COUNTABLE, paces[0].span, hint)
     return found
 
@@ -137,7 +137,7 @@ def parse_pace_window(window: str, text: str, span: Span, context: ExpressionCon
 
 def report_bad_pace(text: str, span: Span, context: ExpressionContext) -> None:
     context.report(
-        "E910", f"`{text}` is not a valid rate", span, "write the number and the period, both above zero: `100/1m`"
+        "E910", f"`{text}` is not a valid rate", span, "write a number and a period, both above zero: `100/1m`"
     )
 
 
@@ -157,7 +157,7 @@ def lower_concurrency_limit(items: list[ast.ConcurrencyLimit], context: Expressi
     lease = DEFAULT_LEASE if items[0].lease is None else parse_duration(items[0].lease.text)
     most = lower_request_count(items[0].count, context)
     if not lease:
-        context.report("E910", "a lease of zero limits nothing", items[0].span, "write how long: `10m`")
+        context.report("E910", "a lease of zero has no effect", items[0].span, "write how long: `10m`")
     return k.ConcurrencyLimit(most, lease, span=items[0].span) if most and lease else None
 
 
@@ -177,7 +177,9 @@ def lower_rate_adjustment(
     context: ExpressionContext,
 ) -> k.Pace | k.Raise | k.Clamp | None:
     if not paced:
-        context.report("E910", "there is no rate for this to adjust", item.span, "write it first: `100/1m`")
+        context.report(
+            "E910", "no rate precedes this line, so it adjusts nothing", item.span, "write the rate first: `100/1m`"
+        )
     known = base if isinstance(base, k.Pace) else None
     match item:
         case ast.RateFloor(text):
@@ -207,7 +209,7 @@ def lower_slower_pace(
 ) -> k.Pace | None:
     found = lower_pace(text, span, context)
     if found and base and found.faster_than(base):
-        context.report("E910", f"`{word}` is faster than the rate itself", span, "only `raise … at most` goes above it")
+        context.report("E910", f"`{word}` is faster than the rate itself", span, "only `raise … at most` may exceed it")
     return found
 
 
@@ -217,7 +219,7 @@ def lower_raise(item: ast.Raise, base: k.Pace | None, context: ExpressionContext
         context.report("E910", f"`{item.factor}` does not raise the rate", item.span, "write a factor above one: `x2`")
     most, condition = lower_pace(item.at_most, item.span, context), lower_condition(item.when, context)
     if most and base and base.faster_than(most):
-        context.report("E910", "`at most` is slower than the rate itself", item.span, "only `clamp` goes below it")
+        context.report("E910", "`at most` is slower than the rate itself", item.span, "only `clamp` may lower it")
     return (
         None
         if most is None or condition is None
@@ -264,7 +266,7 @@ def lower_budget_limit(item: ast.BudgetLimit, context: ExpressionContext) -> k.B
             "E910", "a budget with a period of zero limits nothing", item.within.span, "write how long: `24h`"
         )
     if isinstance(bound, k.Constant) and isinstance(bound.value, int | Decimal) and bound.value * MICRO > MAX_UNITS:
-        context.report("E910", NOT_COUNTABLE, bound.span, "take a smaller number")
+        context.report("E910", NOT_COUNTABLE, bound.span, "use a smaller number")
     if bound is None or not within or (item.fact is not None and fact is None):
         return None
     return k.BudgetLimit(item.function, fact, bound, within, rule_text(item.span), span=item.span)

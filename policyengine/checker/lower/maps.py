@@ -31,7 +31,7 @@ ISSUER = ("credential", "issuer")
 ROOTS_OF_FACTS = ("request", *CREDENTIAL_ROOTS)
 BRACES = re.compile(r"\{([^{}]*)\}")
 SEGMENT = re.compile(r"(?P<text>[^{}]*)(?:\{(?P<source>[^{}:]*)\}(?P<after>[^{}]*))?")
-ONE_QUESTION = "a question has one endpoint: name it, as in `GET /todos/{resource.id}`"
+ONE_QUESTION = "a question has only one endpoint: write it, as in `GET /todos/{resource.id}`"
 
 
 def lower_maps(draft: LoweringContext) -> tuple[k.MapItem, ...]:
@@ -40,7 +40,7 @@ def lower_maps(draft: LoweringContext) -> tuple[k.MapItem, ...]:
     for package, declared in draft.declared(ast.MapDecl):
         if declared.protocol.text != PROTOCOL:
             hint = f"write `map {PROTOCOL}`"
-            draft.report("E930", f"no protocol is called `{declared.protocol.text}`", declared.protocol.span, hint)
+            draft.report("E930", f"unknown protocol `{declared.protocol.text}`", declared.protocol.span, hint)
             continue
         reader = AuthzenMapReader(draft, package)
         items += [item for written in declared.items if (item := reader.item(written)) is not None]
@@ -79,7 +79,7 @@ class AuthzenMapReader:
             issuer = self.draft.program.find(self.package, "issuer", written.issuer)
         becomes = SUBJECT_KINDS.get(written.entity.text)
         if becomes is None:
-            message = f"a subject is a `user` or an `agent`, not `{written.entity.text}`"
+            message = f"a subject must be a `user` or an `agent`, not `{written.entity.text}`"
             self.draft.report("E932", message, written.entity.span, "write `=> user` or `=> agent`")
         if becomes is None or (written.issuer is not None and issuer is None):
             return None
@@ -109,7 +109,7 @@ class AuthzenMapReader:
                     k.MapVerb(found.verb, found.type, span=written.span) if isinstance(found, k.ActionPattern) else None
                 )
             case ast.ReservedWord():
-                self.draft.places.pattern(written, self.package, opening=False)  # reports the error
+                self.draft.places.pattern(written, self.package, opening=False)  # also reports any error
                 return None
             case _:
                 assert_never(written)
@@ -203,7 +203,7 @@ class AuthzenMapReader:
             )
         if path[0] == "resource":
             return "name its type, as in `record.status`"
-        return "a fact begins with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`"
+        return "a fact must begin with `args.`, `body.` or `context.`, an attribute with its entity: `record.status`"
 
 
 def is_source(source: k.MapPath) -> bool:
@@ -232,7 +232,7 @@ def are_nested_paths(one: k.MapPath, other: k.MapPath) -> bool:
 
 
 def check_duplicate_items(items: Sequence[k.MapItem], draft: LoweringContext) -> None:
-    """Report members that are mapped twice, because the result would depend on their order."""
+    """Report members that are mapped twice, because the result would depend on the order of the items."""
     first: dict[tuple[object, ...], Span] = {}
     for item in items:
         for key, what in item_identities(item):
@@ -257,8 +257,9 @@ def check_conflicting_facts(
 
 
 def facts_conflict(one: k.MapFact, other: k.MapFact) -> bool:
-    """Return whether two facts conflict. Attributes of the subject and of the resource do not: they belong to two
-    entities, or have the same value."""
+    """Return whether two facts conflict. An attribute of the subject and one of the resource do not: they belong to two
+    entities, or have the same value.
+    """
     if one.entity or other.entity:
         return (one.path, one.source[0]) == (other.path, other.source[0])
     return are_nested_paths(one.path, other.path)
@@ -273,7 +274,7 @@ def item_identities(item: k.MapItem) -> Iterator[tuple[tuple[object, ...], str]]
         case k.MapAction(name, on):
             yield ("action", name, on), f"the action `{name}`"
         case k.MapFact():
-            pass  # these may also contain one another: see `check_conflicting_facts`
+            pass  # facts may also contain one another: see `check_conflicting_facts`
         case _:
             assert_never(item)
 

@@ -15,7 +15,7 @@ from policyengine.vocabulary import SECRET_HEADERS
 PIECE = re.compile(r"\{\{|\}\}|\{(?P<fact>[^{}]*)\}|(?P<lone>[{}])")
 FACT = re.compile(r'(?P<name>[a-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<keys>(?:\["[^"\]]*"\])*)', re.ASCII)
 KEY = re.compile(r'\["([^"\]]*)"\]')
-# The caller already knows facts of the request; only the approver and the audit log see any others.
+# The caller already knows the facts of the request. All other facts are shown only to the approver and the audit log.
 CALLER_ROOTS = frozenset({"args", "body", "params", "request", "tool", "context"})
 ID_ROOTS = frozenset({"agent", "resource", "user"})
 
@@ -60,7 +60,9 @@ def merge_texts(parts: list[str | k.MessageFact]) -> Iterator[str | k.MessageFac
 
 
 def placeholder_span(text: ast.Text, found: re.Match[str]) -> Span:
-    """Return the span of the placeholder, or of the whole string if escapes before it change the offsets."""
+    """Return the span of the placeholder, or the span of the whole string if escapes before the placeholder change the
+    offsets.
+    """
     start = text.span.start + 1 + found.start()
     span = Span(text.span.source, start, start + len(found[0]))
     return span if span.text == found[0] else text.span
@@ -69,7 +71,7 @@ def placeholder_span(text: ast.Text, found: re.Match[str]) -> Span:
 def lower_placeholder(written: str, span: Span, context: ExpressionContext) -> k.MessageFact | None:
     match = FACT.fullmatch(written.strip())
     if match is None:
-        hint = "braces contain only the name of a fact: `{body.amount}`"
+        hint = "braces may contain only the name of a fact: `{body.amount}`"
         context.report("E502", f"`{{{written}}}` does not name a fact", span, hint)
         return None
     name = placeholder_name_span(span, written.strip())

@@ -11,7 +11,7 @@ from policyengine.source import Span
 from policyengine.spec.required_history import with_retention
 from policyengine.syntax import nodes as ast
 
-REMOVE_HINT = "remove it: a policy that only seems to limit something would be worse than none"
+REMOVE_HINT = "remove it: a policy must not appear to enforce a limit that it does not enforce"
 
 
 def lower_policy(

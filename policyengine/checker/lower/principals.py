@@ -69,8 +69,9 @@ def lower_agent_head(
 
 
 def never_condition(written: ast.Expr) -> k.Constant:
-    """Return a placeholder for a condition with a reported error. It grants nothing, and a kernel with errors is never
-    used."""
+    """Return a placeholder for a condition with a reported error. The placeholder grants nothing, and a kernel with
+    errors is never used.
+    """
     return k.Constant(False, Scalar.BOOL, span=written.span)
 
 
@@ -95,7 +96,11 @@ def check_required_words(declared: ast.AgentDecl, draft: LoweringContext) -> Non
     if not acts:
         hint = "add `acts alone`, `acts for any user` or `acts for users where …`"
         draft.report("E402", "this block does not say for whom the agent acts", head, hint)
-    draft.once([("for whom the agent acts", item.span) for item in acts], "E403", "an agent acts in one way: keep one")
+    draft.once(
+        [("for whom the agent acts", item.span) for item in acts],
+        "E403",
+        "keep only one: a block says once for whom its agents act",
+    )
     draft.once(single_use_items(declared.items), "E405", "keep one; `issued by` and `attested by` take a list")
 
 
@@ -193,7 +198,7 @@ def lower_credential_kinds(kinds: ast.ListLiteral, draft: LoweringContext) -> It
         if word in CREDENTIAL_KIND.values:
             yield word
         else:
-            hint = did_you_mean(word, CREDENTIAL_KIND.values) or f"kinds are {', '.join(CREDENTIAL_KIND.values)}"
+            hint = did_you_mean(word, CREDENTIAL_KIND.values) or f"the kinds are {', '.join(CREDENTIAL_KIND.values)}"
             draft.report("E406", f"`{word}` is not a kind of credential", item.span, hint)
 
 

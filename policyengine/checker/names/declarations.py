@@ -1,4 +1,4 @@
-"""Symbols of a package's declarations; reports names that hide another one."""
+"""Collect the symbols of a package's declarations, and report names that hide other names."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def check_name(
             "E215", f"the name of {article(symbol.kind)} cannot contain dots", name.span, f"write `{undotted}`"
         )
     elif first in imports and "." in symbol.name:
-        message = f"`{symbol.name}` reads like a name of the imported package `{imports[first].package}`"
+        message = f"`{symbol.name}` looks like a name of the imported package `{imports[first].package}`"
         where = [RelatedLocation("imported here", imports[first].span)]
         report.report("E211", message, name.span, "give the scope or the import another name", where)
 

@@ -51,7 +51,7 @@ def definition_body(symbol: Symbol) -> ast.Expr | None:
 
 
 def leading_definition(reference: ast.Reference, package: str, program: Program) -> tuple[Symbol, int] | None:
-    """Return the `let` or `define` that a dotted name begins with, and how many of its parts that takes."""
+    """Return the `let` or `define` with which a dotted name begins, and how many parts of the name belong to it."""
     names = reference.name.split(".")
     for length in (1, 2):
         text = ".".join(names[:length])
@@ -62,7 +62,7 @@ def leading_definition(reference: ast.Reference, package: str, program: Program)
 
 
 def measure_all(program: Program, report: Reporter) -> dict[Key, ExpressionSize]:
-    """Return the size of each definition, without circular and too large ones, which are reported."""
+    """Return the size of each definition, and report circular and too large definitions, which are omitted."""
     symbols = {
         definition_key(s): s
         for package in program.packages.values()

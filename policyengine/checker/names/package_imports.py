@@ -1,4 +1,4 @@
-"""Imports between packages, and the entities, which all packages share."""
+"""Imports between packages, and entities, which all packages share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Name resolution across all packages that are loaded together."""
+"""Resolve names across all packages that are loaded together."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Program:
         return ((package, declared) for package, module in modules for declared, _ in declarations(module))
 
     def lookup(self, package: str, kind: SymbolKind, text: str) -> Symbol | None:
-        """Return the symbol that the name refers to in the package, even if it is private to another one, or None."""
+        """Return the symbol that the name refers to in the package, even if the symbol is private to another package,
+        or None.
+        """
         here = self.packages[package]
         own = here.symbols.get((NAMESPACES[kind], text))
         if own is not None:
@@ -140,7 +142,7 @@ class Program:
         for other in self.packages.values():
             if other.name != package and text in other.names(kind, exported=True):
                 alias = next((a for a, i in self.packages[package].imports.items() if i.package == other.name), None)
-                return f"write `{alias}.{text}`" if alias else f"`import {other.name}` exports one of that name"
+                return f"write `{alias}.{text}`" if alias else f"package `{other.name}` exports this name"
         return None
 
     def unknown_alias(self, package: str, text: str) -> str | None:
@@ -160,8 +162,9 @@ def report_private(found: Symbol, text: str, span: Span, tell: Reporter) -> None
 
 
 def report_unused_imports(program: Program) -> None:
-    """Report unused imports, after all other checks. An import of a package with rules takes effect without being used
-    by name."""
+    """Report unused imports, after all other checks. An import of a package with rules takes effect even if no rule
+    uses a name from it.
+    """
     for package in program.packages.values():
         for alias, imported in package.imports.items():
             other = program.packages.get(imported.package)
@@ -180,8 +183,9 @@ def has_only_names(package: Package) -> bool:
 def merge_misspelled_packages(
     found: Iterable[Diagnostic], program: Program, following: Collection[str]
 ) -> list[Diagnostic]:
-    """Return the findings. In a package that lacks names which a similarly named one declares, those with codes in
-    `following` are replaced by one finding."""
+    """Return the findings. If a package lacks names that a similarly named package declares, replace its findings with
+    codes in `following` by one finding.
+    """
     kept = list(found)
     for package in program.packages.values():
         meant = namesake(package, program)
@@ -220,7 +224,7 @@ def misspelled_package(package: Package, meant: Package, lacking: list[str]) -> 
     words = ", ".join(f"`{name}`" for name in islice(lacking, MAX_NAMES_LISTED)) + (
         " …" if len(lacking) > MAX_NAMES_LISTED else ""
     )
-    message = f"package `{package.name}` declares no {words}, and `{meant.name}` does: was `{meant.name}` meant?"
+    message = f"package `{package.name}` declares no {words}, but `{meant.name}` does: did you mean `{meant.name}`?"
     hint = f"write `package {meant.name}`; a separate package needs `import {meant.name}` to use its exports"
     other = next((module.package for module in meant.modules if module.package is not None), None)
     related = () if other is None else (RelatedLocation("the other package", other.span),)

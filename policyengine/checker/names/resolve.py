@@ -85,7 +85,7 @@ def lower_string_map(reference: ast.Reference, path: Path, context: ExpressionCo
         case ("request", "headers" | "query"):
             example = "x-id" if path[1] == "headers" else "page"
             hint = f'write `{reference.name}["{example}"]`'
-            context.report("E250", f"`{reference.name}` has many values: name one of them", reference.span, hint)
+            context.report("E250", f"`{reference.name}` has many values: name a single one", reference.span, hint)
             return None
         case ("request", "headers" | "query", name):
             return lower_header(path, name, reference, context)
@@ -102,7 +102,10 @@ def lower_header(path: Path, name: str, reference: ast.Reference, context: Expre
         return None
     if path[1] == "headers" and not HEADER.fullmatch(name):
         context.report(
-            "E244", f"`{name}` cannot be the name of a header", reference.span, "a name has letters, digits and `-`"
+            "E244",
+            f"`{name}` cannot be the name of a header",
+            reference.span,
+            "a header name may contain only letters, digits and `-`",
         )
         return None
     if path[1] == "headers" and name == "host":
@@ -169,7 +172,7 @@ def suggest_in_other_group(text: str, context: ExpressionContext) -> str | None:
 
 def members_hint(root: str, context: ExpressionContext) -> str | None:
     names = sorted(name for name in known_facts(context) if name.partition(".")[0] == root and "." in name)
-    return f"known names are {join_words(names[:6])}" if names else None
+    return f"the known names are {join_words(names[:6])}" if names else None
 
 
 # ── Declared facts: body, args, context ───────────────────────────────────────────────────────
@@ -244,7 +247,9 @@ def lower_capture(reference: ast.Reference, path: Path, context: ExpressionConte
     if type_ is None:
         known = [f"params.{one}" for one in sorted(context.here.params)]
         meant = suggest(name, context.here.params)
-        hint = f"did you mean `params.{meant}`?" if meant else f"captures are {join_words(known)}" if known else None
+        hint = (
+            f"did you mean `params.{meant}`?" if meant else f"the captures are {join_words(known)}" if known else None
+        )
         message = f"the path of this rule captures no `{name}`"
         context.report("E243", message, span, hint or f"write `{{{name}}}` in the path of the rule")
         return None
@@ -298,7 +303,7 @@ def lower_resource(reference: ast.Reference, context: ExpressionContext) -> k.Ex
     type_ = every if here.everywhere and here.resource is None else here.resource
     if type_ is None:
         message = "nothing binds `resource` here"
-        hint = "type a capture of the path, `{id: invoice}`, or bind it with `with resource = invoice(…)`"
+        hint = "give a path capture a type, `{id: invoice}`, or bind `resource` with `with resource = invoice(…)`"
         context.report("E242", message, head_span(reference, 1), hint)
         return None
     return navigate(k.Fact(("resource",), type_, span=head_span(reference, 1)), reference, 1, context)
@@ -314,19 +319,19 @@ def lower_enum_word(reference: ast.Reference, enum: EnumType) -> k.Constant | No
     return k.Constant(reference.name, enum, span=reference.span)
 
 
-FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # other languages' words for absent values
+FOREIGN_NULLS = frozenset({"null", "nil", "none", "undefined"})  # words for absent values in other languages
 
 
 def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.Constant | None:
-    """Lower a word where no enum is expected: a value of the only enum that has it."""
+    """Lower a word where no enum is expected. It must be a value of exactly one enum."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
         return k.Constant(
             reference.name, UNRESOLVED, span=reference.span
-        )  # in a `let`, the place of its use decides which
+        )  # in a `let`, the place where it is used decides which enum is meant
     if len(enums) > 1:
         message = f"`{reference.name}` is a value of {join_words(one.name for one in enums)}"
-        context.report("E206", message, reference.span, "compare it with a fact, whose type decides which")
+        context.report("E206", message, reference.span, "compare it with a fact whose type determines the enum")
         return k.Constant(reference.name, UNRESOLVED, span=reference.span)
     return k.Constant(reference.name, enums[0], span=reference.span) if enums else None
 
@@ -340,11 +345,11 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
     values = [*context.program.visible(context.package, "let", "define"), *context.variables]
     if context.program.lookup(context.package, "enum", first) is not None:
         word = name.rpartition(".")[2]
-        context.report("E202", f"`{name}` is not a value", reference.span, f"write the value alone: `{word}`")
+        context.report("E202", f"`{name}` is not a value", reference.span, f"write only the value: `{word}`")
         return
     if "." in name and first not in context.program.packages[context.package].imports:
         meant = context.report.nearest(name, lambda: known_facts(context)) or suggest(first, FACT_ROOT_NAMES)
-        hint = f"did you mean `{meant}`?" if meant else f"facts begin with {join_words(sorted(FACT_ROOT_NAMES))}"
+        hint = f"did you mean `{meant}`?" if meant else f"facts must begin with {join_words(sorted(FACT_ROOT_NAMES))}"
         context.report("E201", f"unknown fact `{name}`", reference.span, hint)
         return
     words = [word for enum in context.schema.enums_in(context.program, context.package) for word in enum.values]

@@ -14,7 +14,8 @@ from policyengine.typesystem import Type
 @dataclass(frozen=True, slots=True)
 class ExpressionContext:
     """The context of an expression. `past` holds the facts of an earlier request, inside the `where` of a history;
-    `constant` is whether this is a `let`."""
+    `constant` is true in a `let`.
+    """
 
     program: Program
     schema: Schema

@@ -1,4 +1,4 @@
-"""Declared names as data: symbols, and the packages that declare them; the first step from AST to kernel."""
+"""Symbols of declared names, and the packages that declare them: the first step from AST to kernel."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ NAMESPACES: Mapping[str, str] = {
     "fixture": "fixture",
 }
 TYPE_WORDS = frozenset(scalar.value for scalar in Scalar) | {"set", "list"}
-MAIN_PACKAGE = "main"  # the package of files that name none
-BUILT_IN_ENTITIES = ("user", "agent", "tool")  # every package can use them without an import: facts have the same names
+MAIN_PACKAGE = "main"  # the package of files without a `package` line
+BUILT_IN_ENTITIES = ("user", "agent", "tool")  # usable without an import, as facts have the same names
 NO_SPAN = Span(Source("built in", ""), 0, 0)
 
 

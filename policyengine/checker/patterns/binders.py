@@ -17,12 +17,12 @@ from policyengine.syntax import nodes as ast
 from policyengine.typesystem import RefType, Scalar, Type, UnresolvedType
 
 BINDABLE = ("args", "body", "context")
-# Roots that a bound value may read. Messages may show it to the caller and it must not depend on other bindings, so it
-# reads only the request.
+# Roots that a bound value may read. Messages may show the value to the caller, and it must not depend on other
+# bindings, so it may read only the request.
 READABLE = frozenset({"args", "body", "params", "request", "tool", "context", "time"})
 RESOURCE = ("resource",)
 READ = "read"  # a fact that is read but not bound
-MAX_CONFLICTS = 20  # reported for each pattern
+MAX_CONFLICTS = 20  # findings reported for each pattern
 BoundFact = tuple[tuple[str, ...], k.Expr]
 
 
@@ -48,7 +48,7 @@ def written_endpoints(program: Program) -> Iterator[tuple[str, ast.Endpoint, tup
     for package, declaration in program.declarations():
         for endpoint, bindings in endpoints_of(declaration):
             yield package, endpoint, bindings
-        if "within" in declaration.span.text:  # most have no history and need no walk
+        if "within" in declaration.span.text:  # most rules have no history and need no walk
             events = (node for node in ast.walk(declaration) if isinstance(node, ast.EventPattern))
             yield from (
                 (package, endpoint, ()) for event in events for endpoint, _ in _without_bindings((event.target,))
@@ -107,7 +107,7 @@ def lower_binding(binding: ast.FactAssignment, path: tuple[str, ...], context: E
     if path == RESOURCE:
         value = lower_value(binding.value, context)
         if value is not None and not isinstance(value.type, RefType | UnresolvedType):
-            message = f"`resource` is an entity, and this is {describe_type(value.type)}"
+            message = f"`resource` must be an entity, but this is {describe_type(value.type)}"
             context.report("E316", message, binding.value.span, "name its type: `resource = invoice(args.id)`")
             return None
         return value
@@ -154,7 +154,7 @@ def check_double_resource(
 
 
 def check_conflicts(every: list[PatternBindings], program: Program) -> None:
-    """Report conflicting patterns. They are compared without regard to case, because guards match that way."""
+    """Report conflicting patterns. Patterns are compared without regard to case, because guards ignore case."""
     earlier: PatternIndex[PatternBindings] = PatternIndex()
     for binding in contested(every):
         before = len(program.report.found)
@@ -166,7 +166,9 @@ def check_conflicts(every: list[PatternBindings], program: Program) -> None:
 
 
 def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
-    """Return the patterns that bind a name which another one binds differently or reads; others need no comparison."""
+    """Return the patterns that bind a name which another pattern binds differently or reads; other patterns need no
+    comparison.
+    """
     bindings, ways = list(every), dict[object, set[object]]()
     for binding in bindings:
         for name, way in ways_of(binding):
@@ -175,7 +177,7 @@ def contested(every: Iterable[PatternBindings]) -> list[PatternBindings]:
 
 
 def ways_of(binding: PatternBindings) -> Iterator[tuple[object, object]]:
-    """Yield each name that the pattern binds or that its `with` reads, and how."""
+    """Yield each name that the pattern binds or that its `with` reads, and how it does so."""
     resource = binding.resource[1] if binding.resource else None
     for name, (place, entity) in binding.captures.items():
         yield f"params.{name}", (place, entity, name == resource)
@@ -196,7 +198,7 @@ def check_pair(binding: PatternBindings, other: PatternBindings, program: Progra
     ):
         both = f"{describe_bindings(binding)} and {describe_bindings(other)}"
         message = f"an endpoint of this pattern has two resources: {both}"
-        hint = "write the same typed capture, at the same place, in both"
+        hint = "write the same typed capture at the same position in both"
         report("E320", message, span, hint, where)
     for name in binding.captures.keys() & other.captures.keys():
         (place, entity), (place_there, entity_there) = binding.captures[name], other.captures[name]

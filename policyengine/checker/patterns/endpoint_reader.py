@@ -17,7 +17,7 @@ from policyengine.runtime import paths
 from policyengine.source import Span
 from policyengine.syntax import nodes as ast
 
-STANDARD_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")  # what `ANY` grants
+STANDARD_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")  # the methods that `ANY` grants
 HTTP_METHODS = frozenset(
     "ANY GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT "
     "PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH MERGE PURGE LINK UNLINK BIND ACL QUERY".split()
@@ -25,7 +25,7 @@ HTTP_METHODS = frozenset(
 CAPTURE = re.compile(r"\{([^{}:]*)(?::[ \t]*([^{}]*))?\}")
 CAPTURE_NAME = re.compile(r"[a-z_][A-Za-z0-9_]*")
 MAX_TOOL_NAME_LENGTH = 256
-PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths: nothing in them is captured or can be invalid
+PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-]+)+(?:/\*\*)?")  # most paths have no captures and cannot be invalid
 
 
 def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, opening: bool) -> k.Pattern | None:
@@ -36,7 +36,7 @@ def read_endpoint(endpoint: ast.Endpoint, package: str, program: Program, openin
         case ast.ToolPattern(pattern):
             why = tool_mistake(pattern)
             if why:
-                hint = "a tool name is `server/name`, or `name` alone"
+                hint = "a tool name must be `server/name`, or `name` alone"
                 program.report("E319", f"this is not a valid tool name: {why}", endpoint.span, hint)
             return None if why else k.ToolPattern(pattern, span=endpoint.span)
         case ast.ActionPattern(verb, type_):
@@ -100,12 +100,12 @@ def read_segments(
 
 
 def read_methods(endpoint: ast.HttpPattern, program: Program, opening: bool) -> tuple[str, ...] | None:
-    """Return the methods in a fixed order, with HEAD as GET. None is every method, `()` an error."""
+    """Return the methods in a fixed order, with HEAD as GET. None means every method, `()` an error."""
     for method in () if HTTP_METHODS.issuperset(endpoint.methods) else endpoint.methods:
         at = endpoint.span.start + endpoint.span.text.find(method)
         span = Span(endpoint.span.source, at, at + len(method))
         if isinstance(paths.canonical_method(method), paths.MalformedPath):
-            program.report("E309", f"`{method}` is not a valid method", span, "a method has at most 16 letters")
+            program.report("E309", f"`{method}` is not a valid method", span, "a method can have at most 16 letters")
             return ()
         if method not in HTTP_METHODS:
             hint = did_you_mean(method, HTTP_METHODS) or "methods are matched as written"
@@ -168,17 +168,21 @@ def segment_mistake(text: str, captures: int) -> tuple[str, str, str | None] | N
     if text == "**":
         return "E303", "`**` is valid only at the end of a path", "use `*` for exactly one segment"
     if "%" in text:
-        return "E304", f"`{text}` contains a percent escape", "write the character itself: paths are compared decoded"
+        return (
+            "E304",
+            f"`{text}` contains a percent escape",
+            "write the character itself: paths are compared in decoded form",
+        )
     if text.startswith(":") and text[1:].isidentifier():
         return "E308", f"`{text}` captures nothing", f"write `{{{text[1:]}}}`"
     if captures > 1:
-        return "E305", f"`{text}` contains two captures", "a segment has one capture at most"
+        return "E305", f"`{text}` contains two captures", "a segment can have at most one capture"
     why = paths.find_segment_hazard(CAPTURE.sub("x", text) if text != "*" else "x")
     return ("E302", f"`{text}` matches no path: {why}", None) if why else None
 
 
 def visible_span(span: Span) -> Span:
-    """Return the span, or that of the slash before an empty segment."""
+    """Return the span of a segment; for an empty segment, that of the slash before it."""
     return span if span.end > span.start else Span(span.source, span.start - 1, span.start)
 
 

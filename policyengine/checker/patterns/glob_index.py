@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class _ByText(Generic[Item]):
-    """Items by string; finds those whose string is a prefix of another string or begins with it."""
+    """Items indexed by string; finds the items whose string is a prefix of another string or begins with it."""
 
     items: dict[str, list[tuple[str, Item]]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -33,7 +33,9 @@ class _ByText(Generic[Item]):
 
 @dataclass(slots=True)
 class GlobIndex(Generic[Item]):
-    """Items by glob, where `*` is any run of characters. `near` skips most items that cannot overlap a glob."""
+    """Items indexed by glob, where `*` matches any run of characters. `near` skips most items that cannot overlap a
+    glob.
+    """
 
     beginning: _ByText[Item] = field(default_factory=_ByText)
     ending: _ByText[Item] = field(default_factory=_ByText)  # of globs that begin with `*`: their suffixes, reversed

@@ -1,7 +1,7 @@
 """Containment and overlap of endpoint patterns and places.
 
 A pattern is the set of endpoints that it matches. `covers` and `overlaps` are exact for two patterns. `place_covers` is
-never wrongly true, but it does not detect patterns that cover another one only together.
+never wrongly true, but it may be false where several patterns only together cover another one.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def place_covers(outer: Place, inner: Place) -> bool:
 
 
 def place_overlaps(place: Place, pattern: Pattern) -> bool:
-    """Return whether some endpoint of the pattern is in the place. Exclusions count only if they cover the whole
-    pattern."""
+    """Return whether some endpoint of the pattern is in the place. An exclusion is considered only if it covers the
+    whole pattern.
+    """
     inside = place.patterns is None or any(overlaps(p, pattern) for p in near(place.patterns, pattern))
     return inside and not all(covered(piece, place.excepts) for piece in by_method(pattern))
 
@@ -118,7 +119,8 @@ def _paths_meet(a: HttpPattern, b: HttpPattern) -> bool:
 
 class LiteralMatch(Enum):
     """When a literal of one pattern counts as equal to that of another: if they are equal, equal except for case, or
-    equal and without letters. The last applies if a different spelling of one is not matched by the other."""
+    equal and without letters. The last rule applies if one pattern does not match a different spelling of the other.
+    """
 
     EXACT = "exact"
     FOLDED = "folded"
@@ -132,8 +134,9 @@ class LiteralMatch(Enum):
 
     @classmethod
     def meeting(cls, a: Folding, b: Folding) -> LiteralMatch:
-        """Return how literals of overlapping patterns compare: if either pattern folds case, both match the other's
-        spelling."""
+        """Return how literals of overlapping patterns compare: if either pattern folds case, each matches the spelling
+        of the other.
+        """
         return cls.EXACT if a == b == "none" else cls.FOLDED
 
     def __call__(self, text: str) -> str:
@@ -191,7 +194,7 @@ def _glob_covers(outer: str, inner: str) -> bool:
 
 
 def _skip_stars(glob: str, positions: Iterable[int]) -> set[int]:
-    """Return the positions, and those after any `*` at them."""
+    """Return the positions, and the positions after a `*` at one of them."""
     found = set()
     for position in positions:
         found.add(position)
@@ -215,7 +218,7 @@ def globs_meet(a: str, b: str) -> bool:
     return len(b) in row
 
 
-# ── An index, so that ten thousand patterns need not be compared with each other ──────────────
+# ── An index that avoids comparing every pair of patterns ──────────────
 
 
 @dataclass(slots=True)
@@ -226,9 +229,8 @@ class _TrieNode(Generic[Item]):
 
 
 class PatternIndex(Generic[Item]):
-    """Items by pattern; finds those whose pattern overlaps a given one. Paths are stored in a trie of segments.
-
-    Raises BoundExceededError if that takes more steps than the number of patterns allows.
+    """Items indexed by pattern; finds the items whose pattern overlaps a given one. Paths are stored in a trie of
+    segments. Raises BoundExceededError if a search takes more steps than the number of patterns allows.
     """
 
     def __init__(self, max_steps: int = MAX_STEPS) -> None:
@@ -293,7 +295,7 @@ class PatternIndex(Generic[Item]):
     def _spend(self, steps: int, pattern: HttpPattern) -> None:
         self._left -= steps
         if self._left < 0:
-            message = "it takes too many steps to find the patterns that overlap this one"
+            message = "finding the patterns that overlap this one takes too many steps"
             hint = "begin paths with literal text instead of captures and `*`, or write fewer patterns"
             raise BoundExceededError(Diagnostic("E322", message, pattern.span, hint))
 

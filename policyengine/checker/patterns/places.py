@@ -1,4 +1,6 @@
-"""Places of rules: targets to patterns, scopes with their includes, and the facts that exist at a place."""
+"""Places of rules: resolve targets to patterns and scopes to their includes, and find the facts that exist at a
+place.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from policyengine.typesystem import RefType, Scalar, Type
 
 __all__ = ["PatternBindings", "PlaceResolver", "Position", "bindings_of", "covers", "overlaps", "place_covers"]
 
-MAX_INCLUDED = 500_000  # base limit for the includes of all scopes; the next is added for each scope
+MAX_INCLUDED = 500_000  # base limit for the includes of all scopes; the next constant is added for each scope
 INCLUDED_PER_SCOPE = 20
 Key = tuple[str, str]  # of a scope: its package and its name
 Position = tuple[int, str, str]  # of a capture: the segment, and the text before and after it
@@ -28,8 +30,8 @@ Position = tuple[int, str, str]  # of a capture: the segment, and the text befor
 class PatternBindings:
     """The bindings of one pattern: `captures` by name with the entity of typed ones, and `facts` of `with`.
 
-    `resource` is the last typed capture, or the one in `with`. `resource_types` are its possible types. They include
-    the type of an action, which binds no resource: the request names it.
+    `resource` is the last typed capture, or the resource in `with`. `resource_types` are its possible types, including
+    the type of an action, which binds no resource because the request names it.
     """
 
     pattern: k.Pattern
@@ -43,7 +45,7 @@ class PatternBindings:
 
 
 def has_bindings(pattern: k.Pattern) -> bool:
-    """Return whether the pattern has captures or is an action: most do not bind anything."""
+    """Return whether the pattern has captures or is an action. Most patterns bind nothing."""
     if isinstance(pattern, k.HttpPattern):
         return any(segment.capture is not None for segment in pattern.segments)
     return isinstance(pattern, k.ActionPattern)
@@ -88,7 +90,7 @@ class PlaceResolver:
         self.ignoring_case = frozenset(owner for owner, one in declared if isinstance(one, ast.PathsIgnoreCase))
 
     def know(self, bindings: Iterable[PatternBindings]) -> None:
-        """Register the bindings of patterns. Facts of places that were computed before, for `with`, are recomputed."""
+        """Register the bindings of patterns. Facts computed earlier, for `with`, are discarded and recomputed."""
         for binding in bindings:
             self.bindings.add(binding.pattern, binding)
             self._binds = True
@@ -139,7 +141,7 @@ class PlaceResolver:
         scope = self.program.find(package, "scope", target)
         return [pattern for _, pattern in self.of_scope(scope, opening)] or None if scope else None
 
-    # ── Places: what the schema and the expressions ask for ───────────────────────────────────
+    # ── Places, as the schema and expressions need them ───────────────────────────────────
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
         """Resolve `on A, B except C`. Returns None if an error was reported."""
@@ -192,7 +194,10 @@ class PlaceResolver:
                 report("W322", message, target.span, "it overlaps none of the places before `except`: remove it")
         if inside and all(any(covers(hole, pattern) for hole in outside) for pattern in inside):
             report(
-                "E318", "`except` excludes every place", place.span, "the rule would never apply: remove one of the two"
+                "E318",
+                "`except` excludes every place",
+                place.span,
+                "remove one of the two, because the rule would never apply",
             )
 
     # ── Scopes ────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +221,7 @@ class PlaceResolver:
         self._included += count
         if self._included > MAX_INCLUDED + INCLUDED_PER_SCOPE * len(self._reach):
             message = f"the scopes up to `{scope.name}` include more than {MAX_INCLUDED:,} others in all"
-            hint = "include what is needed, not chains of scopes that each include the one before"
+            hint = "include only the scopes that are needed, not chains in which each scope includes the one before"
             raise BoundExceededError(Diagnostic("E323", message, scope.span, hint))
 
     def included(self, scope: Symbol) -> Iterator[tuple[ast.Name, Symbol]]:
@@ -231,8 +236,9 @@ class PlaceResolver:
             yield from (symbol for symbol in package.symbols.values() if symbol.kind == "scope")
 
     def carriers(self, owner: Symbol) -> tuple[str, ...]:
-        """Return the names that a credential may carry to use the endpoints of `owner`: those of all scopes that
-        contain it."""
+        """Return the names that a credential may carry to use the endpoints of `owner`: the names of all scopes that
+        contain it.
+        """
         if not self._carriers:
             found: dict[Key, set[str]] = {}
             for scope in self.scopes():
@@ -264,7 +270,7 @@ class PlaceResolver:
         first = aliases.setdefault((scope.package, alias), scope)
         if first is not scope:
             related = [RelatedLocation("first used here", first.span)]
-            message = f"two scopes are carried as `{alias}`"
+            message = f"two scopes have the name `{alias}` in credentials"
             self.program.report("E313", message, written.span, "give one of them another `as` name", related)
 
     def _check_circle(self, scope: Symbol, in_circles: set[Key]) -> None:

@@ -1,1 +1,1 @@
-"""Types: of declared facts and entities, operators, calls and literals."""
+"""Types of declared facts and entities, operators, calls and literals."""

@@ -50,7 +50,7 @@ def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
     if len(digits.replace(".", "").strip("0")) > DECIMAL_CONTEXT.prec:
         report(
             "E233",
-            f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
+            f"a number can have at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
             "round it: numbers are never rounded silently",
         )
@@ -61,7 +61,7 @@ def lower_number(text: str, span: Span, report: Reporter) -> k.Constant | None:
     if isinstance(value, Unknown):
         report(
             "E233",
-            f"a number has at most {DECIMAL_CONTEXT.prec} significant digits",
+            f"a number can have at most {DECIMAL_CONTEXT.prec} significant digits",
             span,
             "round it: numbers are never rounded silently",
         )
@@ -73,7 +73,10 @@ def lower_duration(literal: ast.Literal, report: Reporter) -> k.Constant | None:
     value = parse_duration(literal.text)
     if value is None:
         report(
-            "E238", f"the duration `{literal.text}` is too long", literal.span, "the longest is about 2.7 million years"
+            "E238",
+            f"the duration `{literal.text}` is too long",
+            literal.span,
+            "a duration can be at most about 2.7 million years",
         )
         return None
     return k.Constant(value, Scalar.DURATION, span=literal.span)
@@ -101,8 +104,16 @@ def with_seconds(text: str) -> str:
 def report_bad_date(literal: ast.Literal, report: Reporter) -> None:
     date, separator, _ = literal.text.partition("T")
     whole_day = calendar_windows.parse_moment(date, ZoneInfo("UTC")) is None
-    what = f"there is no day `{date}`" if whole_day or not separator else f"there is no time `{literal.text}`"
-    hint = "a date is written year-month-day" if whole_day or not separator else "hours go to 23, minutes to 59"
+    what = (
+        f"the date `{date}` does not exist"
+        if whole_day or not separator
+        else f"the time `{literal.text}` does not exist"
+    )
+    hint = (
+        "write a date as year-month-day"
+        if whole_day or not separator
+        else "hours range from 00 to 23, minutes from 00 to 59"
+    )
     report("E234", what, literal.span, hint)
 
 
@@ -142,7 +153,7 @@ def network_hint(text: str) -> str:
 
 def lower_text(text: ast.Text, report: Reporter) -> k.Constant | None:
     if len(text.value) > MAX_STRING_LENGTH:
-        report("E240", "a string has at most 65,536 characters", text.span, "a longer string equals no fact")
+        report("E240", "a string can have at most 65,536 characters", text.span, "no fact can equal a longer string")
         return None
     return k.Constant(text.value, Scalar.STRING, span=text.span)
 
@@ -192,7 +203,7 @@ def lower_zone(zone: ast.Text, report: Reporter) -> ZoneInfo | None:
     try:
         return calendar_windows.load_zone(zone.value)
     except calendar_windows.ZoneError as error:
-        report("E237", error.message, zone.span, error.hint or 'zones are named like `"Europe/Berlin"`, or `"UTC"`')
+        report("E237", error.message, zone.span, error.hint or 'use an IANA name such as `"Europe/Berlin"` or `"UTC"`')
         return None
 
 
@@ -247,7 +258,7 @@ def lower_day(day: ast.Name, report: Reporter) -> int | None:
     if day.text in DAYS:
         return DAYS.index(day.text)
     meant = suggest(day.text, DAYS) or next((known for known in DAYS if day.text.lower().startswith(known)), None)
-    hint = f"did you mean `{meant}`?" if meant else f"days are {join_words(DAYS)}"
+    hint = f"did you mean `{meant}`?" if meant else f"the days are {join_words(DAYS)}"
     report("E236", f"`{day.text}` is not a day of the week", day.span, hint)
     return None
 
@@ -259,6 +270,6 @@ def lower_clock(clock: ast.Literal, report: Reporter) -> int | None:
             "E236",
             f"`{clock.text}` is not a time of day",
             clock.span,
-            "hours go to 23, minutes to 59; a day ends at `24:00`",
+            "hours range from 00 to 23, minutes from 00 to 59; a day ends at `24:00`",
         )
     return minutes

@@ -1,4 +1,4 @@
-"""The entity hierarchy as declared: which entity types can be in which."""
+"""The declared entity hierarchy: which entity types can be in which others."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from policyengine.typesystem import RefType
 
 
 def can_be_in(item: RefType, holder: RefType, schema: Schema, strict: bool = False) -> bool:
-    """Return whether an entity of one type can be in one of the other, at any depth. Unless `strict`, each is also in
-    itself."""
+    """Return whether an entity of one type can be in an entity of the other type, at any depth. Unless `strict`, each
+    entity is also in itself.
+    """
     if not strict and item.entities & holder.entities:
         return True
     return any(ancestor_types(name, schema) & holder.entities for name in item.entities)
@@ -32,7 +33,7 @@ def parent_types(name: str, schema: Schema) -> frozenset[str]:
 
 
 def ancestor_types(name: str, schema: Schema) -> frozenset[str]:
-    """Return every type that such an entity can be in, at any depth."""
+    """Return every type that an entity of this type can be in, at any depth."""
     found: set[str] = set()
     pending = [name]
     while pending:
@@ -54,7 +55,7 @@ def check_inherited(program: Program, schema: Schema) -> None:
                 message = f"`{field.name}` is inherited from `{name}`, where it is {types}"
                 where = [RelatedLocation("declared there", attribute_span(program, name, field.name))]
                 span = attribute_span(program, entity.name, field.name)
-                program.report("E217", message, span, "give both one type, or one of them another name", where)
+                program.report("E217", message, span, "give both the same type, or rename one of them", where)
 
 
 def attribute_span(program: Program, entity: str, attribute: str) -> Span:

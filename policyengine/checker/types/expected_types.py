@@ -1,4 +1,6 @@
-"""Expected types: what one side of an operator expects of the other, which gives a type to words and empty lists."""
+"""Expected types: the type that one side of an operator expects of the other. It determines the type of words and empty
+lists.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from policyengine.vocabulary import FACT_ROOT_NAMES
 
 
 def needs_expected_type(expression: ast.Expr, context: ExpressionContext) -> bool:
-    """Return whether the meaning depends on the other side: that of a word, a list or a `let`."""
+    """Return whether the meaning of an expression depends on the other side, as for a word, a list or a `let`."""
     match expression:
         case ast.Reference(name, keys):
             first = name.partition(".")[0]

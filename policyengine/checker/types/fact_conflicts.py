@@ -21,7 +21,7 @@ Path: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class DeclaredFact:
-    """One line of `facts`. `place` None means everywhere."""
+    """One line of `facts`. If `place` is None, the fact exists everywhere."""
 
     path: Path
     type: Type
@@ -49,7 +49,9 @@ class FactPlaces:
         return tuple(self.facts[number] for number in sorted(numbers.union(self._everywhere)))
 
     def pairs(self) -> Iterator[tuple[DeclaredFact, DeclaredFact]]:
-        """Yield each pair of declarations whose places may overlap, if types differ at all, the earlier one first."""
+        """Yield each pair of declarations whose places may overlap, the earlier one first; nothing if all types are
+        equal.
+        """
         if len({fact.type for fact in self.facts}) < 2:
             return
         if len(self.facts) <= FEW:
@@ -80,7 +82,9 @@ def check_fact_conflicts(by_path: Mapping[Path, FactPlaces], report: Reporter) -
         for other, fact in declared.pairs():
             if other.type != fact.type and can_coexist(fact, other):
                 message = f"`{fact.name}` is {describe_type(fact.type)} here and {describe_type(other.type)} elsewhere"
-                report_fact_conflict(message, "where both places overlap, it must have one type", fact, other, report)
+                report_fact_conflict(
+                    message, "it must have the same type where both places overlap", fact, other, report
+                )
         for length in range(2, len(path)):
             above = by_path.get(path[:length])
             for outer in () if above is None else above.facts:
@@ -90,7 +94,9 @@ def check_fact_conflicts(by_path: Mapping[Path, FactPlaces], report: Reporter) -
 def check_nesting(outer: DeclaredFact, inner: DeclaredFact, report: Reporter) -> None:
     if not isinstance(outer.type, RecordType | UnresolvedType) and can_coexist(outer, inner):
         message = f"`{inner.name}` cannot exist: `{outer.name}` is {describe_type(outer.type)}, which has no members"
-        report_fact_conflict(message, f"declare `{outer.name}` as a record, or not at all", inner, outer, report)
+        report_fact_conflict(
+            message, f"declare `{outer.name}` as a record, or remove its declaration", inner, outer, report
+        )
 
 
 def report_fact_conflict(message: str, hint: str, fact: DeclaredFact, other: DeclaredFact, report: Reporter) -> None:

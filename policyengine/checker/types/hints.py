@@ -40,7 +40,7 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
         case RefType(), Scalar.STRING:
             return f"compare the id: `{mine.span.text}.id`"
         case RefType(), RefType():
-            return "no entity is both: compare attributes of the same type"
+            return "no entity has both types: compare attributes of the same type"
         case Scalar.STRING, EnumType() if isinstance(mine, k.Constant) and mine.value in wanted.values:
             return f"write `{mine.value}` without quotes"
         case EnumType(), Scalar.STRING if isinstance(mine, k.Constant):
@@ -55,7 +55,7 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             fact = f"declare {quote_source(mine.span)} as a duration, or compare it with a number"
             return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
         case Scalar.DURATION, Scalar.TIME:
-            return f"for a moment, write `time -  {mine.span.text}`"
+            return f"for a point in time, write `time -  {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{mine.span.text} within {other.span.text}`"
         case ((RecordType() | ListType(RecordType())), _):
@@ -91,11 +91,11 @@ def in_hint(item: str, whole: str, left: Type, right: Type) -> str:
         case Scalar.IP, Scalar.CIDR:
             return f"write `{item} within {whole}`"
         case _, RefType():
-            return "only entities can be in entities"
+            return "only an entity can be in an entity"
         case RefType(), _:
-            return f"the right side is an entity or a set of them; for ids write `{item}.id`"
+            return f"the right side must be an entity or a set of entities; for ids write `{item}.id`"
         case _:
-            return "the right side is a set, a list or an entity"
+            return "the right side must be a set, a list or an entity"
 
 
 def arithmetic_hint(operator: str, left: Type, right: Type) -> str:
@@ -106,8 +106,8 @@ def arithmetic_hint(operator: str, left: Type, right: Type) -> str:
         case "-" if types == {Scalar.TIME}:
             return "compare the times, or use an age such as `credential.age`"
         case "*" if Scalar.DURATION in types and Scalar.NUMBER in types:
-            return "a duration is multiplied by a whole number"
+            return "a duration can be multiplied only by a whole number"
         case "+" | "-" if Scalar.DURATION in types and types & set(NUMBERS):
             return "write a unit: `15m`"
         case _:
-            return "it takes numbers, durations, or a time and a duration"
+            return "use numbers, durations, or a time and a duration"

@@ -1,4 +1,4 @@
-"""Check of strings that are compared with `request.host`: values that no host can have are errors."""
+"""Check strings that are compared with `request.host`: values that no host can have are errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def constant_texts(expression: k.Expr) -> Iterator[tuple[str, Span]]:
 
 
 def host_mistake(text: str, *, pattern: bool) -> tuple[str, str] | None:
-    """Return what is wrong with a host and what to write; in a pattern, `*` matches anything."""
+    """Return a description of the mistake in a host, and a hint. In a pattern, `*` matches anything."""
     if pattern and "*" in text:
         return host_pattern_mistake(text)
     found = parse_host(text)

@@ -1,4 +1,4 @@
-"""List literals: one type for all elements, and a constant if all elements are constants."""
+"""List literals: all elements have one type, and a list of constants is a constant."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def build_collection(
 
 
 def as_network(constant: k.Constant) -> Value:
-    """Return the value as a network: in a list of networks, an address is the network of itself alone."""
+    """Return the value as a network: in a list of networks, an address is a network that contains only this address."""
     value = constant.value
     return ip_network(value) if isinstance(value, IPv4Address | IPv6Address) else value
 
 
 def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) -> Type | None:
-    """Return the type of all elements. Returns None if one differs, which is reported."""
+    """Return the type of all elements. If an element differs, report it and return None."""
     if not items:
         return wanted or UNRESOLVED
     common = items[0].type
@@ -63,7 +63,7 @@ def common_type(items: Sequence[k.Expr], wanted: Type | None, report: Reporter) 
         if joined is None:
             found, before = describe_type(item.type), describe_type(common)
             message = f"{quote_source(item.span)} is {found}, but the element before it is {before}"
-            report("E249", message, item.span, "all elements of a list have one type")
+            report("E249", message, item.span, "all elements of a list must have the same type")
             return None
         common = joined
     return common

@@ -68,7 +68,7 @@ def lower_comparison(operation: OperatorApplication) -> k.Relation | None:
         return k.Relation(node.operator, operation.left, operation.right, span=node.span)
     unordered = next((t for t in (left, right) if not is_ordered(t)), None)
     if unordered is not None:
-        message = f"`{node.operator}` needs an order, but {describe_type(unordered)} has none"
+        message = f"`{node.operator}` needs an order, but {describe_type(unordered)} has no order"
         operation.refuse("E221", message, "use `==`" if isinstance(unordered, RefType) else order_hint(unordered))
         return None
     return k.Relation(node.operator, operation.left, operation.right, span=node.span)
@@ -165,7 +165,11 @@ def lower_below(operation: OperatorApplication) -> k.Relation | None:
         case left, right if operation.unresolved and not is_not_collection(left) and not is_not_collection(right):
             return k.Relation("below", operation.left, operation.right, span=operation.node.span)
         case left, right:
-            hint = "use `in` for sets and lists" if isinstance(right, SetType | ListType) else "both sides are entities"
+            hint = (
+                "use `in` for sets and lists"
+                if isinstance(right, SetType | ListType)
+                else "both sides must be entities"
+            )
             operation.refuse("E222", f"`below` cannot place {describe_type(left)} under {describe_type(right)}", hint)
     return None
 
@@ -198,7 +202,7 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
             whole, part = operation.left.span.text, operation.right.span.text
             texts = (left, right) == (Scalar.STRING, Scalar.STRING)
             turned = isinstance(right, SetType | ListType) and right.element == left
-            hint = f"write `{part} has {whole}`" if turned else "the left side is a set, a list or an entity"
+            hint = f"write `{part} has {whole}`" if turned else "the left side must be a set, a list or an entity"
             hint = f"use `==`, or `contains({whole}, {part})`" if texts else hint
             operation.refuse("E222", f"{describe_type(left)} cannot have {describe_type(right)}", hint)
     return None
@@ -217,7 +221,7 @@ def lower_within(operation: OperatorApplication) -> k.Relation | None:
     elif right == Scalar.IP:
         hint = f"use `==`, or write a network: `{operation.right.span.text}/32`"
     elif left == Scalar.IP:
-        hint = "the right side is a network, or a list of them: `[10.0.0.0/8]`"
+        hint = "the right side must be a network or a list of networks: `[10.0.0.0/8]`"
     else:
         hint = "`within` is for addresses in networks and for times in windows"
     operation.refuse("E225", f"{describe_type(left)} cannot be within {describe_type(right)}", hint)
@@ -263,12 +267,14 @@ def is_pattern(operation: OperatorApplication, row: k.RelationRow) -> bool:
         return False
     if not (isinstance(pattern, k.Constant) and isinstance(pattern.value, str) and pattern.type == Scalar.STRING):
         message = f"the pattern after `{row.operator}` is not a literal string"
-        operation.report("E223", message, pattern.span, "write a literal pattern, which is known before any request")
+        operation.report(
+            "E223", message, pattern.span, "write a literal pattern, so that it is known before any request"
+        )
         return False
     try:
         row.check_pattern(pattern.value)
     except PatternError as error:
-        hint = error.hint or f"patterns match in linear time: see the documentation of `{row.operator}`"
+        hint = error.hint or f"patterns must match in linear time; see the documentation of `{row.operator}`"
         operation.report("E239", f"this pattern cannot be used: {error.why}", pattern.span, hint)
         return False
     return True
@@ -292,7 +298,7 @@ def are_collections(operation: OperatorApplication) -> bool:
         and not are_comparable(left.element, right.element)
     ):
         message = f"`{word}` cannot compare {describe_type(left)} with {describe_type(right)}"
-        operation.refuse("E224", message, "both sides need elements of the same type")
+        operation.refuse("E224", message, "both sides must have elements of the same type")
         return False
     return True
 

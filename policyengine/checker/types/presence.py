@@ -39,7 +39,10 @@ def presence_hint(operand: k.Expr, word: str) -> str:
     if operand.name == "id":
         return f"every entity has an id: `{operand.base.span.text} is known` tests whether there is a row"
     if operand.inherited:
-        return f"`else []` makes it empty in rows that lack it; `{operand.base.span.text} is known` tests for its row"
+        return (
+            "`else []` makes the set empty in rows that lack it; "
+            f"`{operand.base.span.text} is known` tests whether there is a row"
+        )
     return (
         f"`{operand.base.span.text} is known` tests whether there is a row; if a row may lack it, add `?` to its type"
     )
@@ -53,7 +56,7 @@ def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Expre
         may_be_there = isinstance(operand, k.Fact | k.Attribute | k.Member)
         hint = f"write `{operand.span.text} is present`" if may_be_there else None
         message = (
-            f"`is known` tests for the row of an entity, but {quote_source(operand.span)} is {describe_type(type_)}"
+            f"`is known` tests whether an entity has a row, but {quote_source(operand.span)} is {describe_type(type_)}"
         )
         context.report("E254", message, operand.span, hint)
         return None
@@ -61,7 +64,7 @@ def lower_has_row(expression: ast.HasRow, operand: k.Expr | None, context: Expre
 
 
 def may_be_absent(operand: k.Expr) -> bool:
-    """Return whether an operand may be absent by its declaration, or by that of something it is a part of."""
+    """Return whether the declaration of an operand, or of something that contains it, permits it to be absent."""
     match operand:
         case k.Fact(path, _, optional):
             built_in = BUILT_IN.get(path)
@@ -71,7 +74,7 @@ def may_be_absent(operand: k.Expr) -> bool:
         case k.PastFact(fact):
             return may_be_absent(fact) or (isinstance(fact, k.Fact) and fact.path[0] == "past")
         case k.Attribute(levels=levels) if not all(empty for _, empty in levels):
-            return True  # an inherited set is absent if no level has it
+            return True  # an inherited set is absent if it is missing at every level
         case k.Attribute(base, _, _, optional) | k.Member(base, _, _, optional):
             return optional or (isinstance(base, k.Attribute | k.Member) and may_be_absent(base)) or is_optional(base)
         case _:
@@ -96,7 +99,9 @@ def lower_else(
         context.report("E230", message, fallback.span, f"the value after `else` must be {describe_type(type_)}")
         return None
     if isinstance(operand, k.Attribute) and operand.inherited:
-        message = f"`else` replaces {quote_source(operand.span)} only if nothing that it is inherited from has it"
-        hint = f"`{operand.name}: … inherited else []` makes it empty in each row that lacks it"
+        message = (
+            f"`else` replaces {quote_source(operand.span)} only if it is missing at every level of the inheritance"
+        )
+        hint = f"`{operand.name}: … inherited else []` makes the set empty in each row that lacks it"
         context.report("W202", message, expression.fallback.span, hint)
     return k.Default(operand, fallback, type_ if is_assignable(other, type_) else other, span=expression.span)

@@ -57,8 +57,8 @@ UNRESOLVED = UnresolvedType()
 class AvailableFacts:
     """The facts that exist where a rule applies.
 
-    `resource` is the type that may be bound there (None: not bound), `params` the captures with their types, `place`
-    the place of the rule. `everywhere` is for a `define` on its own, where any fact may exist.
+    `resource` is the type that may be bound there (None: not bound), `params` the captures with their types, and
+    `place` the place of the rule. `everywhere` is true for a `define` by itself, where any fact may exist.
     """
 
     resource: RefType | None = None
@@ -71,7 +71,7 @@ EVERYWHERE = AvailableFacts(everywhere=True)
 
 
 class PlaceLookup(Protocol):
-    """The interface to the resolver of places, passed in because the resolver itself lowers expressions."""
+    """The interface to the resolver of places. The resolver is passed in because it lowers expressions itself."""
 
     def place(self, place: ast.Place, package: str) -> k.Place | None:
         """Return the patterns of `on …`. Returns None if an error was reported."""
@@ -85,7 +85,7 @@ class PlaceLookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Enums by package and name, entities by name, facts as declared and by path."""
+    """Enums by package and name, entities by name, and facts in declaration order and by path."""
 
     enums: Mapping[tuple[str, str], EnumType]
     entities: Mapping[str, k.EntityType]
@@ -163,7 +163,7 @@ class TypeDeclarationReader:
             hint = (
                 f"did you mean `{meant}`?"
                 if meant
-                else f"types are {join_words([*SCALARS, *COLLECTIONS])}, or one that is declared"
+                else f"the types are {join_words([*SCALARS, *COLLECTIONS])}, and declared enums and entities"
             )
             self.report("E205", f"unknown type `{name.text}`", name.span, hint)
             return UNRESOLVED
@@ -182,14 +182,14 @@ class TypeDeclarationReader:
         if word == "list":
             return ListType(element)
         if isinstance(element, SetType | ListType | RecordType):
-            self.report("E219", f"a set cannot hold {element}", written.span, "write `list` in place of `set`")
+            self.report("E219", f"a set cannot contain {element}", written.span, "write `list` in place of `set`")
             return UNRESOLVED
         return SetType(element)
 
     def element(self, written: ast.TypeExpr, word: str, package: str) -> Type:
         if written.optional:
-            hint = f"an element of a {word} cannot be absent"
-            self.report("E218", "only a whole fact or attribute may be absent", written.span, hint)
+            hint = f"an element of a {word} cannot be optional"
+            self.report("E218", "only a whole fact or attribute can be optional", written.span, hint)
         return self.type(written, package)
 
     def union(self, elements: list[Type], written: ast.NamedTypeExpr) -> Type:
@@ -259,7 +259,7 @@ class TypeDeclarationReader:
     def is_reserved(self, item: ast.FieldDecl, entity: str) -> bool:
         reserved = item.name.text in RESERVED_ATTRIBUTES.get(entity, NOTHING_RESERVED)
         if reserved:
-            message = f"every {entity} has `{item.name.text}` already"
+            message = f"every {entity} already has `{item.name.text}`"
             self.report("E211", message, item.name.span, "remove it, or choose another name")
         return reserved
 
@@ -273,7 +273,7 @@ class TypeDeclarationReader:
             self.report("E218", message, item.type.span, hint)
         elif not declared.parents and not (item.else_empty and self.holds_others(name)):
             message, hint = (
-                f"`{name}` is in no entity that it could inherit from",
+                f"`{name}` is in no entity from which it could inherit",
                 f"write `entity {name} {{ … }} in folder`",
             )
             self.report("E218", message, item.span, hint)
@@ -285,7 +285,9 @@ class TypeDeclarationReader:
         return False
 
     def holds_others(self, name: str) -> bool:
-        """Return whether entities can be in this one. They inherit from it, even if it inherits from nothing."""
+        """Return whether other entities can be in this entity. They inherit from it, even if it inherits from nothing
+        itself.
+        """
         declared = (symbol.declaration for symbol in self.program.entities.values())
         return any(
             parent.text.rpartition(".")[2] == name
@@ -312,7 +314,8 @@ class TypeDeclarationReader:
                 where = [RelatedLocation("first declared here", first.name.span)]
                 self.report("E210", f"`{item.name.text}` is declared twice", item.name.span, "remove one", where)
             elif fact is not None:
-                # The facts of a place with an error count as existing everywhere, so that no further errors follow.
+                # If a place has an error, its facts are treated as existing everywhere, so that no further errors
+                # follow.
                 yield fact if not nowhere else DeclaredFact(fact.path, fact.type, True, None, package, fact.span)
 
     def fact(self, item: ast.FieldDecl, place: k.Place | None, package: str) -> DeclaredFact | None:

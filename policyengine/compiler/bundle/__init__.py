@@ -1,1 +1,1 @@
-"""A compiled policy as one signed file, and everything that is checked before one is loaded."""
+"""A compiled policy as one signed file, and all checks before a bundle is loaded."""

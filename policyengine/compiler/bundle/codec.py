@@ -1,4 +1,4 @@
-"""Encodes values of declared types as plain data and decodes them, for bundles; decoded data is checked before it is
+"""Encode values of declared types as plain data and decode them, for bundles; decoded data is checked before it is
 used.
 
 The declared fields of the kernel's classes define the encoding: a class is an array of its fields, preceded by its
@@ -30,14 +30,14 @@ from policyengine.compiler.bundle.scalars import (
 from policyengine.kernel.fingerprint import SEMANTICS_VERSION
 
 # The checker allows 150 levels of expressions, and `not in` becomes two levels of the kernel. Decoding takes three of
-# Python's thousand frames per level; comprehensions would take one more, so this code uses loops.
+# Python's thousand frames per level; comprehensions would take an additional frame, so this code uses loops.
 MAX_DEPTH = 250
 
 Item = TypeVar("Item")
 Check: TypeAlias = Callable[[Any, DecodeContext], None]
 
 
-# ── What holds others ─────────────────────────────────────────────────────────────────────────
+# ── Containers ─────────────────────────────────────────────────────────────────────────
 
 
 def sequence_coder(item: Coder) -> Coder:
@@ -147,7 +147,7 @@ def union_coder(absent: bool, other: Coder | None, records: Sequence[RecordCoder
     return Coder(told, write, read)
 
 
-# ── From declarations ─────────────────────────────────────────────────────────────────────────
+# ── Coders of declared types ─────────────────────────────────────────────────────────────────────────
 
 
 class BundleCodec:

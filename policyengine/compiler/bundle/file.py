@@ -1,9 +1,9 @@
-"""Bundles: a compiled policy as one signed file, which decides as its sources do and loads faster.
+"""Bundles: a compiled policy as one signed file, which decides like its sources but loads faster.
 
 A file is a MessagePack array. In every format it begins with the magic word, the number of the format, and the version
-that wrote it. In this format these follow: `shape` (the encoding of the kernel's classes), the SHA-256 of everything
-before it and of the payload, the payload, and the signatures. Most of the payload is decoded and checked when a
-decision first needs it, so a large policy loads about as fast as it can be hashed: see `payload.py`.
+that wrote it. In this format, these items follow: `shape` (the encoding of the kernel's classes), the SHA-256 of
+everything before it and of the payload, the payload, and the signatures. Most of the payload is decoded and checked
+when a decision first needs it, so a large policy loads about as fast as it can be hashed: see `payload.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from policyengine.syntax.gc_pause import gc_paused
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
 FORMAT = 1
-MAX_BUNDLE_BYTES = 1 << 30  # bytes; a hundred thousand rules take about fifty million
+MAX_BUNDLE_BYTES = 1 << 30  # a hundred thousand rules take about fifty million bytes
 RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
 Keys: TypeAlias = Iterable[Path | str | bytes]
@@ -101,7 +101,7 @@ def read_file(path: Path | str) -> bytes:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a pipe may block forever
-            raise BundleError(name, "E152", "this is not a file", f"name a bundle: a file `…{SUFFIX}`")
+            raise BundleError(name, "E152", "this is not a file", f"pass a bundle: a file named `…{SUFFIX}`")
         with open(path, "rb") as file:
             if status.st_size > MAX_BUNDLE_BYTES:
                 raise BundleError(
@@ -109,16 +109,16 @@ def read_file(path: Path | str) -> bytes:
                 )
             return file.read(MAX_BUNDLE_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(name, "E151", "there is no such file", "paths are read from the current folder") from None
+        raise BundleError(name, "E151", "the file does not exist", "paths are relative to the current folder") from None
     except IsADirectoryError:
-        raise BundleError(name, "E152", "this is a folder", f"name a bundle: a file `…{SUFFIX}`") from None
+        raise BundleError(name, "E152", "this is a folder", f"pass a bundle: a file named `…{SUFFIX}`") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise BundleError(name, "E152", f"this bundle cannot be read: {why.lower()}") from None
 
 
 def is_bundle(path: Path) -> bool:
-    """Return whether a file begins like a bundle of any version. Raises OSError."""
+    """Return whether a file begins like a bundle, whatever its version. Raises OSError."""
     with path.open("rb") as file:
         return has_bundle_magic(file.read(64))
 
@@ -137,7 +137,7 @@ def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[Bundl
         case [str(magic), int(number), str(made_by), *rest] if magic == MAGIC:
             pass
         case _ if has_bundle_magic(data):
-            raise BundleError(name, "E162", "this bundle is damaged: it is cut off", "copy it again")
+            raise BundleError(name, "E162", "this bundle is damaged: the end is missing", "copy it again")
         case _:
             raise BundleError(name, "E160", "this is not a bundle", "`policyengine compile` creates one from a policy")
     match rest:
@@ -181,7 +181,7 @@ def decode_signature(raw: object, name: str) -> BundleSignature:
 
 
 def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys: Keys, name: str) -> tuple[str, ...]:
-    """Return the ids of the trusted keys that signed; at least one. Raises BundleError."""
+    """Return the ids of the trusted keys that signed the bundle; at least one. Raises BundleError."""
     try:
         trusted = trusted_keys(keys)
     except KeyFileError as error:
@@ -195,7 +195,7 @@ def verify_signatures(digest: bytes, signatures: Sequence[BundleSignature], keys
     else:
         message = "no trusted key signed this bundle"
         signers = ", ".join(printable_version(one.key) for one in signatures[:4])
-        hint = f"it claims to be signed by {signers}; the trusted keys are: {ids}"
+        hint = f"the bundle claims to be signed by {signers}; the trusted keys are {ids}"
     raise BundleError(name, "E163", message, hint)
 
 

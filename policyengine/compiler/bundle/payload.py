@@ -1,4 +1,4 @@
-"""The content of a bundle: a kernel and its tree, most of it decoded and checked when a decision first needs it.
+"""The content of a bundle: a kernel and its tree. Most of it is decoded and checked when a decision first needs it.
 
 Each block, guard and binder is encoded separately, and so are the rules of each pattern. Everything else is small.
 """
@@ -93,7 +93,8 @@ def encode_payload(kernel: k.Kernel, tree: Tree) -> bytes:
         **parts,
         "tree": bundle_codec().write(replace(tree, uses=()), writing),
         "uses": [pack(bundle_codec().write(one, writing)) for one in tree.uses],
-        # The name of a source below the policy root, so that bundles reveal nothing about the machine that made them.
+        # The name of a source below the policy root, so that bundles reveal nothing about the machine that created
+        # them.
         "sources": [[source.label or source.name, source.text] for source in writing.sources],
         "types": writing.rows,
     }
@@ -145,7 +146,7 @@ def decode_payload(payload: bytes, refuse: Refuse) -> tuple[k.Kernel, Tree]:
 
 
 def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
-    """Return both with every part decoded, so that no part can fail later."""
+    """Return the kernel and the tree with every part decoded, so that no part can fail later."""
     kernel = replace(
         kernel,
         binders=tuple(kernel.binders),
@@ -160,11 +161,11 @@ def read_everything(kernel: k.Kernel, tree: Tree) -> tuple[k.Kernel, Tree]:
     return kernel, replace(tree, uses=tuple(tree.uses))
 
 
-# ── Parts, read when they are needed ──────────────────────────────────────────────────────────
+# ── Parts that are decoded when needed ──────────────────────────────────────────────────────────
 
 
 class LazySequence(Sequence[Item]):
-    """Items that are decoded at first use. Threads may share it: all get the same item."""
+    """Items that are decoded at first use. Threads may share the sequence: all get the same item."""
 
     __slots__ = ("_items", "_lock", "_read")
 
@@ -221,7 +222,7 @@ def lazy_parts(kind: type[Item], raw: object, reading: DecodeContext, refuse: Re
     return cast("tuple[Item, ...]", LazySequence(blobs, read))
 
 
-# ── The small rest ────────────────────────────────────────────────────────────────────────────
+# ── The remaining parts ────────────────────────────────────────────────────────────────────────────
 
 
 def decode_list(raw: object) -> list[Any]:

@@ -1,5 +1,6 @@
-"""Encodes and decodes values without parts: places, times, constants, types. Decoded values are checked. `codec.py`
-builds coders of classes from these."""
+"""Encode and decode values without parts: places, times, constants and types. Decoded values are checked. `codec.py`
+builds the coders of classes from these coders.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ Check: TypeAlias = Callable[[Any, "DecodeContext"], None]
 
 
 class BundleDataError(Exception):
-    """Data that the compiler did not write; the text says why."""
+    """Data that the compiler did not write; the text gives the reason."""
 
 
 @dataclass(slots=True)
@@ -57,8 +58,9 @@ class DecodeContext:
 
 @dataclass(frozen=True, slots=True)
 class Coder:
-    """Encodes and decodes values of one declared type. `shape` describes that type, identically on every Python
-    version."""
+    """Encodes and decodes values of one declared type. `shape` describes that type in the same way on every Python
+    version.
+    """
 
     shape: str
     write: Callable[[Any, EncodeContext], object]
@@ -66,7 +68,7 @@ class Coder:
 
 
 def data_error(wanted: str, raw: object) -> BundleDataError:
-    return BundleDataError(f"{wanted} is expected instead of {type(raw).__name__}")
+    return BundleDataError(f"expected {wanted}, got {type(raw).__name__}")
 
 
 # ── Values without parts ──────────────────────────────────────────────────────────────────────
@@ -98,7 +100,7 @@ def write_span(span: Span, writing: EncodeContext) -> object:
 
 
 def read_span(raw: object, reading: DecodeContext) -> Span:
-    """Decode a span. Every part has one, so the checks are written for speed: they take half the time of `match`."""
+    """Decode a span. Every part has one, so the checks are optimised: they take half the time of `match`."""
     if type(raw) is not list or len(raw) != 3:
         raise data_error("a place", raw)
     number, start, length = raw
@@ -142,7 +144,7 @@ def read_zone(raw: object, _: DecodeContext) -> ZoneInfo:
         raise BundleDataError(error.message) from None
 
 
-# ── Constants: their values say themselves what they are ──────────────────────────────────────
+# ── Constants, which are self-describing ──────────────────────────────────────
 
 
 def write_value(value: Any, writing: EncodeContext) -> object:
@@ -207,7 +209,7 @@ def read_number(text: str) -> Decimal | None:
         return None
 
 
-# ── Types of expressions: few, so they stand in a table ───────────────────────────────────────
+# ── Types of expressions: there are few, so they are in a table ───────────────────────────────────────
 
 
 def write_type(type_: typesystem.Type, writing: EncodeContext) -> object:

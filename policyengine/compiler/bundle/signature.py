@@ -1,4 +1,4 @@
-"""Ed25519 keys: files of them, and signatures over the digest of a bundle."""
+"""Ed25519 keys in files, and signatures over the digest of a bundle."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 MAX_KEY_FILE_BYTES = 10_000  # bytes of a key file
 RAW = re.compile(rb"[A-Za-z0-9_-]{43}=?")  # 32 bytes in base64url, like `x` of a JWK
 INSTALL = install_command("sign")
-MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` makes one"
+MAKE = "`openssl genpkey -algorithm ed25519 -out private.pem` creates one"
 # Prefix of the signed data, so that no signature for another purpose is valid for a bundle.
 DOMAIN = b"policyengine bundle signature 1\n"
 
 
 class KeyFileError(Exception):
-    """A key that cannot be used: the file, the problem and a hint."""
+    """The error for a key that cannot be used: the file, the problem and a hint."""
 
     def __init__(self, file: str, message: str, hint: str | None = None) -> None:
         self.file, self.message, self.hint = file, message, hint
@@ -58,7 +58,9 @@ class BundleSigningKey:
         try:
             found = load_pem_private_key(data, password=None)
         except TypeError:
-            raise KeyFileError(str(path), "this key is protected by a passphrase", "use a key without one") from None
+            raise KeyFileError(
+                str(path), "this key is protected by a passphrase", "use a key without a passphrase"
+            ) from None
         except (ValueError, UnsupportedAlgorithm):
             raise KeyFileError(str(path), "this is not a private key in PEM", MAKE) from None
         if not isinstance(found, Ed25519PrivateKey):
@@ -89,7 +91,7 @@ class TrustedKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-        hint = "`openssl pkey -in private.pem -pubout -out public.pem` makes one"
+        hint = "`openssl pkey -in private.pem -pubout -out public.pem` creates one"
         raw = data if len(data) == 32 else _from_base64(data.strip())
         try:
             found = load_pem_public_key(data) if raw is None else Ed25519PublicKey.from_public_bytes(raw)

@@ -1,8 +1,6 @@
-"""Checks that a decoded part of a bundle is one that the checker could have produced, so that later stages can rely on
-it.
-
-Each check examines one part, whose inner parts were checked before. The meaning of the policy is not judged: a bundle
-may grant everything, but every later stage must be able to process it.
+"""Check that the checker could have produced a decoded part of a bundle, so that later stages can rely on it. Each
+check examines one part, whose inner parts were checked before. The meaning of the policy is not checked: a bundle may
+grant everything, but every later stage must be able to process it.
 """
 
 from __future__ import annotations
@@ -97,7 +95,7 @@ def check_confirm(part: k.Confirm, _: DecodeContext) -> None:
 
 
 def check_bound_object(part: k.BoundObject, _: DecodeContext) -> None:
-    require(part.path in BINDABLE_OBJECTS, "an approval bound to a part that is not of the request")
+    require(part.path in BINDABLE_OBJECTS, "an approval bound to a part that is not in the request")
     require(all(is_path_below(one, part.path) for one in part.excepts), "an exclusion from another object")
 
 
@@ -204,7 +202,7 @@ def check_mapped_verb(part: k.MapVerb, reading: DecodeContext) -> None:
     require(bool(DOTTED.fullmatch(part.verb)) and is_entity(part.type, reading), "an invalid action")
 
 
-# ── What is declared ──────────────────────────────────────────────────────────────────────────
+# ── Declarations ──────────────────────────────────────────────────────────────────────────
 
 
 def check_declared(part: k.EntityType | k.Attester, _: DecodeContext) -> None:
@@ -223,7 +221,7 @@ def check_member_type(part: FieldType, _: DecodeContext) -> None:
     require(is_name(part.name) and sets, "an attribute without a name")
 
 
-# ── The tree: numbers of what there is ────────────────────────────────────────────────────────
+# ── The tree: references by number ────────────────────────────────────────────────────────
 
 
 def check_opens(opens: tree.Opens, reading: DecodeContext) -> None:

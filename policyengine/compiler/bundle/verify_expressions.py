@@ -1,4 +1,4 @@
-"""Checks that a decoded expression is one that the checker could have produced: its operands have valid types."""
+"""Check that the checker could have produced a decoded expression: its operands have valid types."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_constant(constant: k.Constant, _: DecodeContext) -> None:
 
 
 def is_same_constant(one: object, other: object) -> bool:
-    """Return whether two constants are equal and of one type: True is not 1, and an address is not its text."""
+    """Return whether two constants are equal and have the same type: True is not 1, and an address is not its text."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(is_same_constant(a, b) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and one == other and not isinstance(one, Unknown)
@@ -101,15 +101,16 @@ def check_quantifier(quantifier: k.Quantifier, reading: DecodeContext) -> None:
     inside = [node for node in k.walk(quantifier.domain) if isinstance(node, k.Variable)]
     require(all(node.name != name for node in inside), "a variable inside its own collection")
     places = [place for place, (known, _) in enumerate(reading.unbound) if known == name]
-    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # earlier ones are of an outer loop
+    mine = places[len(places) - count_uses(name, quantifier.condition) :]  # earlier variables belong to outer loops
     require(all(reading.unbound[place][1] == element for place in mine), "a variable of another type")
     reading.unbound[:] = [one for place, one in enumerate(reading.unbound) if place not in mine]
     check_condition(quantifier.condition)
 
 
 def count_uses(name: str, node: k.Expr) -> int:
-    """Return the number of uses of a variable in an expression, outside of inner loops with a variable of the same
-    name."""
+    """Return the number of uses of a variable in an expression, outside inner loops with a variable of the same
+    name.
+    """
     match node:
         case k.Variable(variable):
             return int(variable == name)
@@ -221,7 +222,9 @@ def check_collection(node: k.Collection, _: DecodeContext) -> None:
 
 
 def fits_in(item: Type, element: Type) -> bool:
-    """Return whether a value fits into a list: in a list of networks, an address is the network of itself alone."""
+    """Return whether a value fits into a list: in a list of networks, an address is a network that contains only this
+    address.
+    """
     return is_assignable(item, element) or (item == Scalar.IP and element == Scalar.CIDR)
 
 
@@ -238,7 +241,10 @@ def check_arithmetic(node: k.Arithmetic, _: DecodeContext) -> None:
 
 
 def check_unary_minus(node: k.UnaryMinus, _: DecodeContext) -> None:
-    require(node.operand.type == node.type and node.type in (*NUMBERS, Scalar.DURATION), "`-` for no number")
+    require(
+        node.operand.type == node.type and node.type in (*NUMBERS, Scalar.DURATION),
+        "`-` for a value that is not a number",
+    )
 
 
 def check_definition_ref(node: k.DefinitionRef, _: DecodeContext) -> None:
@@ -271,7 +277,7 @@ def check_past(past: k.PastFact, _: DecodeContext) -> None:
 
 
 def check_event(event: k.EventPattern, _: DecodeContext) -> None:
-    """Check that the name of an event is the digest of its content, so that no event can pass for another."""
+    """Check that the name of an event is the digest of its content, so that no event can be mistaken for another."""
     check_condition(event.where)
     read = (
         [node.fact for node in k.walk(event.where) if isinstance(node, k.PastFact)] if event.where is not None else []
@@ -344,7 +350,7 @@ def is_entity(name: str, reading: DecodeContext) -> bool:
 
 
 def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
-    """Return the check of a part that acts on a condition."""
+    """Return a check for parts with a condition in this attribute."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 

@@ -71,5 +71,5 @@ class Box:
 
 
 def count_rules(boxes: tuple[Box, ...]) -> int:
-    """Return the number of different rules; a rule at many endpoints counts once."""
+    """Return the number of different rules; a rule at many endpoints is counted once."""
     return len({(box.at, box.label) for outer in boxes for box in outer.walk() if box.kind in RULES})

@@ -1,4 +1,4 @@
-"""Folds a drawing that is too large to read; a folded box states how many boxes it replaces."""
+"""Fold a drawing that is too large to read; a folded box shows how many boxes it replaces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from policyengine.compiler.graph.box import Box, BoxKind, count_rules
 
-MAX_BOXES = 200  # boxes of a drawing, unless it is drawn whole
+MAX_BOXES = 200  # maximum boxes of a drawing, unless it is drawn whole
 MIN_BOXES_PER_PART = 10  # minimum boxes of a part, so that a path is visible with its methods, agents and rules
 MIN_ALIKE_SIBLINGS = 3  # from this number on, siblings with equal content are drawn as one
 PLURALS = {
@@ -46,7 +46,7 @@ def _cut_below(box: Box, depth: int) -> Box:
     return replace(box, children=tuple(_cut_below(child, depth - 1) for child in box.children))
 
 
-# ── Siblings that are alike ───────────────────────────────────────────────────────────────────
+# ── Equal siblings ───────────────────────────────────────────────────────────────────
 
 
 class _ShapeIndex:
@@ -92,12 +92,13 @@ def _plural(kind: BoxKind) -> str:
     return PLURALS.get(kind, f"{kind}s")
 
 
-# ── Room ──────────────────────────────────────────────────────────────────────────────────────
+# ── Number of boxes ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _fit(box: Box, room: int) -> Box:
-    """Return the box with at most `room` boxes, including itself: small parts are drawn whole, the others share the
-    rest."""
+    """Return the box with at most `room` boxes, including itself: small parts are drawn whole, and the others share the
+    remaining boxes.
+    """
     if box.size <= room:
         return box
     kinds = len({child.kind for child in box.children})
@@ -113,8 +114,9 @@ def _fit(box: Box, room: int) -> Box:
 
 
 def _boxes_to_draw(boxes: Sequence[Box], count: int) -> set[int]:
-    """Return the first box of every kind, then the second, and so on, so that a thousand agents do not hide the only
-    guard."""
+    """Return the first box of every kind, then the second box of every kind, and so on, so that a thousand agents do
+    not hide the only guard.
+    """
     seen: dict[BoxKind, int] = defaultdict(int)
     ranks = []
     for number, box in enumerate(boxes):

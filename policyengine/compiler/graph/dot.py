@@ -1,4 +1,4 @@
-"""A drawing in the language of Graphviz, for its layouts and for tools that read it."""
+"""Render a drawing in the language of Graphviz, for its layouts and for tools that read DOT."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _blocks(
 ) -> tuple[str, list[k.AgentBlock]]:
     """Return the label of the section of agents, and the selected blocks in natural order."""
     if reach is not None:
-        name, numbers = "its blocks", reach.blocks
+        name, numbers = "blocks of the agent", reach.blocks
     elif endpoint is None:
         name, numbers = "agents", frozenset(range(len(kernel.agents)))
     else:
@@ -161,8 +161,9 @@ class _TreeDrawer:
                 yield Box(kind, name, children=boxes)
 
     def _node(self, node: Node, trail: Trail, label: str) -> Iterator[Box]:
-        """Yield the box of a node, or nothing if no box below is drawn; a node with a single child path is merged with
-        it."""
+        """Yield the box of a node, or nothing if no box below it is drawn; a node with a single child path is merged
+        with it.
+        """
         methods = tuple(self._methods(node.ends))
         rest = tuple(self._methods(node.rests))
         below = [box for name, way, child in self._ways(node, trail) for box in self._node(child, way, name)]
@@ -219,7 +220,7 @@ def natural_sort_key(text: str) -> list[tuple[str, int]]:
 
 
 def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
-    """Yield each pattern with its number, derived from where the number is in the tree."""
+    """Yield each pattern with its number, derived from the position of the number in the tree."""
     yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
     yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)
     pending: list[tuple[Node, Trail]] = [(tree.paths, ())]
@@ -242,7 +243,7 @@ def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
     once = {
         id(pattern): pattern for pattern in _written_patterns(kernel)
-    }  # scopes share theirs: most are the same object
+    }  # scopes share patterns, so most are the same object
     for pattern in once.values():
         trail: Trail = ()
         for segment in pattern.segments:

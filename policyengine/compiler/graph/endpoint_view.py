@@ -1,4 +1,4 @@
-"""Draws one place of the tree as boxes: who may pass, with which scopes and conditions, and which guards apply."""
+"""Draw one place of the tree as boxes: who may pass, with which scopes and conditions, and which guards apply."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ BLOCK_KINDS = {"agents": BoxKind.AGENT, "users": BoxKind.USER, "anyones": BoxKin
 
 
 def describe_limit(limit: k.Limit) -> Iterator[tuple[str, str]]:
-    """Return the lines of a limit, each with its place."""
+    """Yield the lines that describe a limit, each with its source location."""
     if isinstance(limit, k.Budget):
         yield from ((quota.words, quota.span.at) for quota in limit.quotas)
         return

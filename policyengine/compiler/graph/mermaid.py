@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from policyengine.compiler.graph.box import Box, BoxKind
 from policyengine.compiler.graph.styles import COLOURS, box_lines, number_boxes
 
-# In quotes, everything else is plain text; as entities, these have no meaning to Mermaid, Markdown or HTML.
+# Characters that are escaped inside quotes, so that they have no meaning to Mermaid, Markdown or HTML. All others are
+# plain text.
 UNSAFE_CHARACTERS = re.compile(r"[^\w /.,|=+()\[\]-]", re.ASCII)
 
 

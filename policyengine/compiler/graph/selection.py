@@ -1,4 +1,4 @@
-"""Selection of a part of the tree: an endpoint as typed, or the blocks of one agent."""
+"""Select a part of the tree: an endpoint as typed, or the blocks of one agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENDPOINT_HINT = "write `GET /v1/invoices/{id}`, `/v1/**`, `TOOL server/name` or 
 
 @dataclass(eq=False)
 class SelectionError(Exception):
-    """The selected `endpoint` or `agent` (`kind`) does not exist; `hint` says what to do."""
+    """The selected `endpoint` or `agent` (`kind`) does not exist; `hint` says how to fix it."""
 
     kind: str
     message: str
@@ -63,7 +63,7 @@ def _tool(text: str, glob: str) -> k.ToolPattern:
 
 def _action(text: str, words: Sequence[str]) -> k.ActionPattern:
     if len(words) != 2:
-        raise _endpoint_error(text, "an action consists of a verb and a type")
+        raise _endpoint_error(text, "an action must consist of a verb and a type")
     return k.ActionPattern(*words, span=_text_span(text))
 
 
@@ -73,7 +73,7 @@ def _methods(text: str, words: str) -> tuple[str, ...] | None:
     found = [paths.canonical_method(word) for word in words.split("|")]
     if any(isinstance(method, paths.MalformedPath) for method in found):
         raise _endpoint_error(
-            text, f"`{words}` is not a method", None if words.isupper() else "methods are in upper case"
+            text, f"`{words}` is not a method", None if words.isupper() else "methods must be in upper case"
         )
     return tuple(sorted({str(method) for method in found}))
 
@@ -82,7 +82,7 @@ def _http(text: str, methods: tuple[str, ...] | None, path: str) -> k.HttpPatter
     parts = path[1:].removesuffix("/").split("/") if path != "/" else []
     rest = parts[-1:] == ["**"]
     if len(parts) > paths.MAX_SEGMENTS:
-        raise _endpoint_error(text, f"no path has more than {paths.MAX_SEGMENTS} segments")
+        raise _endpoint_error(text, f"a path can have at most {paths.MAX_SEGMENTS} segments")
     segments = tuple(_segment(text, part) for part in (parts[:-1] if rest else parts))
     return k.HttpPattern(methods, segments, rest, span=_text_span(text))
 
@@ -122,7 +122,7 @@ def agent_reach(kernel: k.Kernel, name: str, groups: Sequence[str]) -> AgentReac
     asking = {number for number, block in blocks if isinstance(block.who, k.PrincipalCondition)}
     names = {block.who.name for _, block in blocks if isinstance(block.who, k.ExactName)}
     if not found and (suggest(name, names) or not asking):
-        raise _unknown_error("agent", name, names, "name its groups with `--group`" if known_groups else None)
+        raise _unknown_error("agent", name, names, "name the agent's groups with `--group`" if known_groups else None)
     found |= asking
     others = [number for number, block in blocks if isinstance(block.who, k.InGroup) and number not in found]
     return AgentReach(name, frozenset(found), tuple(others))

@@ -11,7 +11,7 @@ from policyengine.compiler.graph.text import box_title
 from policyengine.control_characters import one_line
 
 MAX_LINE_COLUMNS = 72  # columns of a line in a picture
-MAX_LINES = 4  # columns of one text in it; text and data contain the whole
+MAX_LINES = 4  # columns of one text in a box; text and data formats contain the whole text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A drawing as SVG: an indented tree that any browser can show, without scripts.
 
-The font is monospaced, so the width of a text follows from its columns, and no font needs to be measured.
+The font is monospaced, so the width of a text is computed from its columns, and no font needs to be measured.
 """
 
 from __future__ import annotations

@@ -12,8 +12,14 @@ from policyengine.lint.dead_rules import all_blocks, block_conditions
 from policyengine.solver.satisfiability import possible_truths
 
 FROM_THE_CALLER = frozenset({"body", "args", "context", "request"})
-WITHOUT = "remove this part: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
-HINT = "remove `else`: an absent fact is then unknown, and an unknown fact opens nothing and stops no rule"
+WITHOUT = (
+    "remove this part: an absent fact is then unknown, "
+    "and an unknown fact neither grants access nor keeps a rule from acting"
+)
+HINT = (
+    "remove `else`: an absent fact is then unknown, "
+    "and an unknown fact neither grants access nor keeps a rule from acting"
+)
 
 
 def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:

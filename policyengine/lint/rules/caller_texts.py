@@ -1,4 +1,4 @@
-"""Texts that a caller writes, compared as if they were the named thing: paths with `..`, URLs of any scheme."""
+"""Comparisons that a caller can evade by writing a text differently: paths with `..`, URLs of any scheme."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def parent_folder_finding(part: k.Expr, subject: k.Expr, lets_pass: bool) -> Diagnostic:
     written, name = quote_subject(part), quote_subject(subject)
     if lets_pass:
-        message = f"`{written}` also holds for a path with `..`, which leads out of the folder"
+        message = f"`{written}` is also true for a path with `..`, which leads out of the folder"
         return Diagnostic("W560", message, part.span, f'add `and not contains({name}, "..")`')
-    message = f"`{written}` does not hold for a path that reaches the folder through `..`"
+    message = f"`{written}` is false for a path that reaches the folder through `..`"
     return Diagnostic("W560", message, part.span, f'deny it everywhere: `deny when contains({name}, "..")`')
 
 
 def subject_in_folder(part: k.Expr) -> k.Expr | None:
-    """Return the caller's text that this part compares with the paths in a folder; None for other parts."""
+    """Return the caller's text that this part compares with paths in a folder; None for other parts."""
     match part:
         case k.Relation("like", operand, k.Constant(str() as pattern)) if begins_in_folder(
             pattern
@@ -158,7 +158,7 @@ def comparisons(part: k.Expr) -> Iterator[tuple[k.Expr, str]]:
 
 
 def subject_of(operand: k.Expr) -> k.Expr | None:
-    """Return the caller's fact, or the variable, that an operand is made of; None for other operands."""
+    """Return the caller's fact or the variable that an operand consists of; None for other operands."""
     match operand:
         case k.Default(inner) | k.DefinitionRef(_, inner) | k.Call("lower" | "upper", (inner,)):
             return subject_of(inner)
@@ -173,7 +173,9 @@ def subject_of(operand: k.Expr) -> k.Expr | None:
 
 
 def is_written_by_caller(subject: k.Expr, condition: k.Expr) -> bool:
-    """Return whether a subject is the caller's text. A variable is if its quantifier ranges over one."""
+    """Return whether a subject is the caller's text. A variable is the caller's text if its quantifier ranges over such
+    texts.
+    """
     while isinstance(subject, k.Member):
         subject = subject.base
     if not isinstance(subject, k.Variable):

@@ -26,7 +26,7 @@ def confusable_among(names: Iterable[NamedPlace]) -> Iterator[Diagnostic]:
     for what, name, span in names:
         earlier, there = first.setdefault((what, skeleton(name)), (name, span))
         if earlier != name:
-            message = f"the {what} `{name}` looks like another one, `{earlier}`"
+            message = f"the {what} `{name}` looks like `{earlier}`"
             hint = "rename one of them so that readers cannot confuse the two"
             yield Diagnostic("W264", message, span, hint, (RelatedLocation("the other one", there),))
 

@@ -1,4 +1,6 @@
-"""Messages of guards: denials without one, approvals that never expire, and approvals that do not show the request."""
+"""Messages of guards: denials without a message, approvals that never expire, and approvals that do not show the
+request.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ def without_message(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for guard in kernel.guards:
         for effect in guard.effects:
             if isinstance(effect, k.Deny) and effect.message is None:
-                message = f"guard `{guard.name}` denies here without a message for the caller"
-                yield Diagnostic("W552", message, effect.span, 'add `message "…"`: what is wrong, and what to do')
+                message = f"guard `{guard.name}` denies without a message for the caller"
+                yield Diagnostic(
+                    "W552", message, effect.span, 'add `message "…"` that says what is wrong and what to do'
+                )
 
 
 def open_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -33,7 +37,7 @@ def blind_confirms(kernel: k.Kernel) -> Iterator[Diagnostic]:
         for effect in guard.effects:
             if isinstance(effect, k.Confirm) and not any(map(is_request_fact, facts_in_message(effect))):
                 message = f"approvers of `{guard.name}` see nothing of the request that they approve"
-                hint = 'name it: `message "refund of {body.amount} to {body.recipient}"`'
+                hint = 'show it in the message: `message "refund of {body.amount} to {body.recipient}"`'
                 yield Diagnostic("W557", message, effect.span, hint)
 
 

@@ -43,7 +43,9 @@ def case_finding(pattern: k.HttpPattern, other: k.HttpPattern) -> Diagnostic:
 
 
 def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
-    """Yield the HTTP patterns of all rules, those of grants first: their spelling counts."""
+    """Yield the HTTP patterns of all rules, the patterns of grants first, because their spelling is the one that
+    matches.
+    """
     opened = (opening.pattern for block in all_blocks(kernel) for one in block.grants for opening in one.openings)
     places = [one.place for one in (*kernel.guards, *kernel.limits)]
     others = (pattern for place in places for pattern in (*(place.patterns or ()), *place.excepts))
@@ -51,7 +53,7 @@ def patterns_of(kernel: k.Kernel) -> Iterator[k.HttpPattern]:
     yield from (one for one in found if isinstance(one, k.HttpPattern))
 
 
-# ── Conditions that look at case ──────────────────────────────────────────────────────────────
+# ── Conditions that depend on case ──────────────────────────────────────────────────────────────
 
 
 def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -70,7 +72,7 @@ def case_sensitive_findings(condition: k.Expr, what: str) -> Iterator[Diagnostic
     for part in parts_compared_with_path(condition, True):
         text = " ".join(part.span.text.split())
         message = f"a path in another case bypasses {what}: `{text}` is case-sensitive, and the server may not be"
-        hint = "name the place after `on`, which covers every case, or compare the text in lower case: `lower(…)`"
+        hint = "name the path after `on`, which matches any case, or compare the text in lower case: `lower(…)`"
         yield Diagnostic("W558", message, part.span, hint)
 
 

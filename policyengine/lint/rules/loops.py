@@ -1,4 +1,4 @@
-"""Loops that exceed the step limit of a decision when a request has the maximal number of elements."""
+"""Loops that exceed the step limit of a decision when a request has the maximum number of elements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from policyengine.solver.worst_case import (
 )
 from policyengine.spec.work import MAX_STEPS, parts_evaluated_once
 
-USE_SET_OPERATION = "compare sets by `overlaps` or `subset of`, or look up by `in`"
+USE_SET_OPERATION = "compare sets with `overlaps` or `subset of`, or search a set with `in`"
 MOVE_OUT_OF_LOOP = "move the parts that do not depend on the element out of the loop"
 MAX_TEXT_STEPS = (MAX_STRING_LENGTH // CHARACTERS_PER_STEP,)
 SHORT_TEXT = (1,)  # the texts of all elements together fit into one request
@@ -29,7 +29,7 @@ DIRECTORY_SET_SIZE = (100,)  # elements of a set from the entity store; larger o
 
 @dataclass(frozen=True, slots=True)
 class RequestSizes:
-    """Sizes for the worst case: everything in a request has its maximal size."""
+    """Sizes for the worst case: everything in a request has its maximum size."""
 
     above: int = 0
     names: Steps = SHORT_TEXT
@@ -72,7 +72,7 @@ def has_nested_loop(node: k.Expr) -> bool:
 
 
 def costly_loop_finding(node: k.Expr, worst: int, most: int, inner: bool) -> Diagnostic:
-    what = "a loop inside of a loop" if inner else "this loop"
+    what = "a loop inside a loop" if inner else "this loop"
     message = f"{what}: with {MAX_ELEMENTS:,} elements it takes {worst:,} steps; a decision may take {MAX_STEPS:,}"
     denied = f"with more than {most:,} elements each a request is denied" if most > 0 else "every request is denied"
     return Diagnostic("W715", message, node.span, f"{denied}: {USE_SET_OPERATION if inner else MOVE_OUT_OF_LOOP}")

@@ -1,4 +1,4 @@
-"""Secrets pasted into a policy: keys and tokens of well-known shapes, and texts that look random."""
+"""Secrets pasted into a policy: keys and tokens of known formats, and texts that look random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from policyengine.diagnostics.model import Diagnostic
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-# Shapes that their vendors document and that no other text has.
+# Formats that vendors document and that no other text matches.
 SECRET_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
     ("a token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")),
@@ -32,7 +32,7 @@ QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/_-]{32,}={0,2}(?=")')
 NOT_A_SECRET = re.compile(
     r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+"
 )  # digests, UUIDs, names
-MIN_ENTROPY_BITS = 4.0  # for each character; words have less
+MIN_ENTROPY_BITS = 4.0  # bits for each character; words have fewer
 HINT = "remove it and rotate the secret: anyone who has seen the file has it"
 
 

@@ -17,7 +17,7 @@ Guards: TypeAlias = tuple[tuple[k.Place, k.Expr], ...]
 
 
 def agents_of_two_issuers(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W466 at most for each block."""
+    """Yield at most one W466 for each block."""
     guards = issuer_sensitive_conditions(kernel.guards)
     for block in filter(speaks_for_users, kernel.agents):
         issuers = [kernel.issuers[name] for name in dict.fromkeys(issuers_of(block))]

@@ -1,7 +1,7 @@
 """Two issuers whose agents act for the same users.
 
-A user is a name, whichever issuer asserts it, so each issuer can name the users of the other. Reported only if no rule
-distinguishes the users of the two.
+A user is identified by name, whichever issuer asserts it, so each issuer can name the users of the other. Pairs are
+reported only if no rule distinguishes the users of the two.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def shared_user_finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -
         f"{list_blocks(mine)} {act} for the same users as {list_blocks(theirs)} of `{other}`"
     )
     hint = (
-        f'limit its users, `users like "*@{issuer.name}.example"` in `{issuer.name}`; or limit the agents, '
+        f'limit its users with `users like "*@{issuer.name}.example"` in `{issuer.name}`; or limit the agents, '
         f'`acts for users where user.org == "{issuer.name}"`, if your entity store has it; or deny other issuers, '
         f'`deny unless credential.issuer == "{other}"`, in a guard'
     )
@@ -104,7 +104,7 @@ class EarlierIssuers:
         self.names.append(name)
 
     def near(self, name: str) -> Iterator[str]:
-        """Yield the earlier issuers that may share users with this one, in the order of their addition."""
+        """Yield the earlier issuers that may share users with this one, in the order in which they were added."""
         globs, own = self.issuers[name].users_like, self.ways[name]
         indexes = [self.of_some[way] for way in own if way in self.of_some]
         some = sorted({number for index in indexes for glob in globs for _, number in index.near(glob)})
@@ -156,8 +156,8 @@ def issuers_of(block: k.AgentBlock) -> tuple[str, ...]:
 def issuer_organizations(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[str]]:
     """Return the organization of each issuer: the issuers that trust each other's users.
 
-    Two issuers are of one organization if they issue the same agent, or if agents of one delegate to agents of the
-    other, which then name its users.
+    Two issuers belong to one organization if they issue the same agent, or if agents of one delegate to agents of the
+    other, which then name the users of the first.
     """
     organizations = {name: {name} for name in speaking}
     blocks = distinct_blocks(block for own in speaking.values() for block in own)
@@ -168,7 +168,7 @@ def issuer_organizations(speaking: Speaking, kernel: k.Kernel) -> dict[str, set[
 
 
 def delegated_issuers(blocks: Sequence[k.AgentBlock], kernel: k.Kernel) -> Iterator[tuple[str, ...]]:
-    """Yield groups of issuers that delegation connects: those of the delegating agent, and those of its delegate.
+    """Yield groups of issuers that delegation connects: the issuers of the delegating agent and those of its delegate.
 
     Only an issuer that records chains can issue the delegate's token.
     """

@@ -37,9 +37,9 @@ def repeated_requests(
         if (case.package, case.test, case.sequence) not in spent:
             earlier = first.setdefault(keys.of(case), case)
             if earlier.span != case.span:
-                message = "this test already makes this request, with the same facts and state"
+                message = "this test already contains this request, with the same facts and state"
                 hint = "remove it, or change what it tests"
-                yield Diagnostic("W652", message, case.span, hint, (RelatedLocation("asked here", earlier.span),))
+                yield Diagnostic("W652", message, case.span, hint, (RelatedLocation("the same request", earlier.span),))
     compared = {name: asked for name, asked in tests.items() if name not in spending}
     yield from contained_tests(compared, test_name_spans(modules))
 
@@ -81,7 +81,7 @@ def test_name_spans(modules: Sequence[ast.Module]) -> dict[tuple[str, str], Span
 class CaseKeys:
     """Keys that are equal for equal cases.
 
-    Many cases share their rows, so the text of the rows is made once. If the policy is counting, a key includes the
+    Many cases share their rows, so the text of the rows is created once. If the policy is counting, a key includes the
     earlier requests of its sequence.
     """
 
@@ -122,7 +122,7 @@ def canonical_case_text(value: object) -> str:
             return repr(value)
 
 
-# ── Endpoints that no test asks about ─────────────────────────────────────────────────────────
+# ── Endpoints that no test covers ─────────────────────────────────────────────────────────
 
 
 def untested_endpoints(kernel: k.Kernel, cases: Sequence[Case]) -> Iterator[Diagnostic]:

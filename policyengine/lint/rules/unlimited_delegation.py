@@ -10,12 +10,12 @@ from policyengine.diagnostics.model import Diagnostic
 
 
 def no_depth(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W459 at most: one limit applies to all chains, so one place is enough."""
+    """Yield at most one W459: one limit applies to all chains, so one finding is enough."""
     if any(limits.depth is not None for limits in kernel.delegation):
         return
     for delegate in islice((one for agent in kernel.agents for one in agent.delegates), 1):
         hint = "add `delegation { depth <= 3   lifetime <= 1h   no cycles }`"
-        yield Diagnostic("W459", "no limit says how many agents a delegation chain may have", delegate.span, hint)
+        yield Diagnostic("W459", "no limit on the number of agents in a delegation chain", delegate.span, hint)
 
 
 def open_delegations(kernel: k.Kernel) -> Iterator[Diagnostic]:

@@ -14,7 +14,7 @@ from policyengine.lint.rules.caller_chosen_defaults import wanted_parts
 from policyengine.solver.satisfiability import possible_truths
 from policyengine.typesystem import Scalar
 
-HINT = "compare its value where it must be present, or forward it and list it in `[gateway]` (docs/gateways.md)"
+HINT = "compare the fact's value where it must be present, or forward it and list it in `[gateway]` (docs/gateways.md)"
 
 
 def unseen_absences(kernel: k.Kernel) -> Iterator[Diagnostic]:
@@ -44,7 +44,7 @@ def unseen_absence_findings(part: k.Expr, wanted: bool, then: str) -> Iterator[D
     asked = [one for one in k.walk(part) if isinstance(one, k.IsPresent) and may_be_unseen(one)]
     if asked and possible_truths(with_facts_absent(part)) == {wanted}:
         fact = " ".join(asked[0].operand.span.text.split())
-        message = f"a gateway may not forward `{fact}`: its presence is then unknown, and {then}"
+        message = f"a gateway may omit `{fact}`: whether the fact is present is then unknown, and {then}"
         yield Diagnostic("W559", message, asked[0].span, HINT)
 
 

@@ -23,7 +23,7 @@ def unread_facts(modules: Sequence[ast.Module]) -> Iterator[Diagnostic]:
     for fact in facts:
         name = fact.name.text
         if name not in whole and not read.intersection(prefixes(name)):
-            hint = "remove it: readers expect that a policy uses the facts it declares"
+            hint = "remove it: readers expect a policy to use the facts that it declares"
             yield Diagnostic("W262", f"no rule reads `{name}`", fact.name.span, hint)
 
 

@@ -19,8 +19,8 @@ from policyengine.lint.rules.shared_users import (
 )
 from policyengine.lint.served_users import are_alike, issuer_sensitive_conditions, user_conditions
 
-MAX_USER_GRANTS = 2_000  # for each issuer; the rest is not compared
-MAX_COMPARED_ISSUERS = 200  # for each issuer; the rest is not compared
+MAX_USER_GRANTS = 2_000  # maximum for each issuer; the rest is not compared
+MAX_COMPARED_ISSUERS = 200  # maximum for each issuer; the rest is not compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class UserGrant:
 
 
 def grants_of_any_issuer(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield one W463 at most for each issuer, at its declaration: for the later issuer of a pair.
+    """Yield at most one W463 for each issuer, at its declaration; of a pair, the later issuer is reported.
 
     Issuers that `shared_users` reports are skipped.
     """
@@ -69,7 +69,7 @@ def any_issuer_finding(issuer: k.Issuer, other: k.Issuer, door: UserGrant) -> Di
         f"for any user of `{other.name}` that it names"
     )
     hint = (
-        'limit its users, `users like "*@partner.example"`, '
+        'limit its users with `users like "*@partner.example"`, '
         f'or name the trusted issuer in the user block, `user where credential.issuer == "{other.name}"`'
     )
     return Diagnostic("W463", message, issuer.span, hint, (RelatedLocation("the grant", door.grant.span),))

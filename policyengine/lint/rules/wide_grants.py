@@ -1,4 +1,4 @@
-"""Grants that are wider than a reviewer sees, and grants that never open."""
+"""Grants that are wider than they look, and grants that never open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wide_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
                 told.add(pattern.span)
                 written = " ".join(pattern.span.text.split())
                 message = f"`{block.label}` may use every endpoint that `{written}` will ever cover"
-                hint = "name the endpoints, so that a new endpoint is not open before a review"
+                hint = "name the endpoints, so that a new endpoint stays closed until it is reviewed"
                 yield Diagnostic("W458", message, pattern.span, hint)
 
 
@@ -57,7 +57,9 @@ def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
             continue
         shut = [grant for grant in agent.grants if not is_lent(grant, acts, lenders)]
         if shut and len(shut) == len(agent.grants):
-            message = f"no user that `{agent.label}` acts for is granted any of its endpoints, so it is always denied"
+            message = (
+                f"no user that `{agent.label}` acts for is granted any of its endpoints, so the agent is always denied"
+            )
             hint = "grant them in a `user` block, or let the agent act alone"
             yield Diagnostic("W465", message, acts[0].span, hint)
             continue
@@ -114,7 +116,7 @@ def find_unrestricted_agents(kernel: k.Kernel) -> Iterator[Diagnostic]:
         if takes_any_agent(agent.who) and serves and free and agent.package in kernel.unrestricted:
             message = (
                 f"any agent of `{free[0]}` may do all this for any user that it names: "
-                f"`{agent.label}`, `scopes none` and `users unrestricted` require nothing of it"
+                f"`{agent.label}`, `scopes none` and `users unrestricted` require nothing of the agent"
             )
             hint = "name the agents, give their tokens scopes, or say in a `user` block what users may do"
             yield Diagnostic("W464", message, agent.span, hint)

@@ -1,4 +1,4 @@
-"""Sample addresses inside and outside networks: their first and last addresses and the neighbors of these."""
+"""Sample addresses inside and outside networks: the first and last address of each network, and their neighbors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ USUAL_ADDRESSES = tuple(map(ip_address, ("203.0.113.9", "2001:db8::9", "198.51.1
 
 
 def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
-    """Yield common addresses first, then those at the edges of networks and next to addresses, inside and outside. May
-    repeat some."""
+    """Yield common addresses first, then the addresses at the edges of networks and next to addresses, inside and
+    outside. An address may be repeated.
+    """
     yield from USUAL_ADDRESSES
     for network in networks:
         match network:
@@ -27,7 +28,7 @@ def boundary_addresses(networks: Iterable[object]) -> Iterator[Address]:
 
 
 def shifted(address: Address, step: int) -> list[Address]:
-    """Return the address `step` after this one, or nothing if it does not exist."""
+    """Return the address that is `step` after this one, or nothing if no such address exists."""
     try:
         return [address + step]
     except ValueError:

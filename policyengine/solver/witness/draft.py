@@ -13,7 +13,7 @@ from policyengine.runtime.values import Unknown
 from policyengine.solver.witness.values import compute, sample_elements, typed_value
 from policyengine.typesystem import EntityRef, RefType, Scalar, Type
 
-MAX_SIZE = 1_000  # elements or characters for a required size
+MAX_SIZE = 1_000  # maximum elements or characters for a required size
 # Templates of arguments for a required result, by function.
 ARGUMENT_TEXTS: Mapping[str, str] = {"domain": "x@{}", "host": "https://{}/"}
 
@@ -55,7 +55,7 @@ class Draft(Protocol):
 
 
 def read(draft: Draft, node: k.Expr) -> Any:
-    """Return the value of an operand, or None if it has none or is too complex."""
+    """Return the value of an operand, or None if it has no value or is too complex."""
     match node:
         case k.Constant(value):
             return value

@@ -29,7 +29,7 @@ Quantified: TypeAlias = tuple[k.Quantifier, bool]
 MAX_COMBINATIONS = 2_000
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
-# Parts come before what is computed from them.
+# Parts come before the operands that are computed from them.
 FILL_ORDER: tuple[type, ...] = (
     k.Fact, k.Attribute, k.Member, k.Variable, k.Call, k.Arithmetic,
     k.Relation,  # of an element and a collection
@@ -102,7 +102,7 @@ class StateFiller:
             self.editor.put(subject, WRONG_TYPE if not isinstance(subject.type, RecordType) else 7)
 
     def _value(self, subject: k.Expr, state: AbstractValue) -> Any:
-        """Return a value for the state, a natural one if conditions do not distinguish it from others."""
+        """Return a value for the state: a natural value if conditions do not distinguish it from others."""
         constants = self.constants.get(subject, ())
         if state is SpecialValue.OTHER:
             leaf = underlying_leaf(subject)
@@ -114,15 +114,16 @@ class StateFiller:
         return state
 
     def _order(self, pair: FactPair, state: AbstractValue) -> None:
-        """Make two facts have the required order, unless they already have it, preferably by changing the one without a
-        value."""
+        """Give two facts the required order, unless they already have it, preferably by changing the fact without a
+        value.
+        """
         row = k.RELATIONS[order_operator(state, pair.left.type)]
         left, right = self.editor.value(pair.left), self.editor.value(pair.right)
         if left is not None and right is not None and relation_holds(row, left, right, pair.left.type):
             return
         compare(self.editor, row, pair.left, pair.right, True)
 
-    # ── Several questions about one operand ───────────────────────────────────────────────────
+    # ── Several conditions on one operand ───────────────────────────────────────────────────
 
     def _fill_texts(self, states: States) -> None:
         asked: dict[k.Expr, list[tuple[TextQuestion, bool]]] = {}

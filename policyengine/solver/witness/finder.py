@@ -17,7 +17,9 @@ from policyengine.typesystem import EntityRef
 
 @dataclass(frozen=True, slots=True)
 class WitnessFinder:
-    """Changes a draft until a condition is true or false as required; `gently` keeps parts that already are."""
+    """Changes a draft until a condition is true or false as required. `gently` keeps parts that already have the
+    required value.
+    """
 
     editor: DraftEditor
     gently: bool = False
@@ -62,8 +64,9 @@ class WitnessFinder:
             self.editor.draft.add_row(ref) if wanted else self.editor.draft.remove_row(ref)
 
     def _make_quantifier(self, node: k.Quantifier, wanted: bool) -> None:
-        """Make a quantifier true or false: one element suffices to make `any` true or `all` false, otherwise all must
-        change."""
+        """Make a quantifier true or false: one element suffices to make `any` true or `all` false; otherwise all
+        elements must change.
+        """
         editor, settled_by_one = self.editor, wanted == (node.word == "any")
         items, leaf = editor.settle(node.domain), underlying_leaf(node.domain)
         if items == () and settled_by_one and leaf is not None:
@@ -86,10 +89,12 @@ class WitnessFinder:
         variables.update(outer)
         return changed
 
-    # ── What is so already ────────────────────────────────────────────────────────────────────
+    # ── Conditions that already hold ────────────────────────────────────────────────────────────────────
 
     def holds(self, node: k.Expr) -> bool | None:
-        """Return whether a condition is true or false, or None if a value is unknown or it is too complex."""
+        """Return whether a condition is true or false, or None if a value is unknown or the condition is too
+        complex.
+        """
         match node:
             case k.DefinitionRef(_, inner):
                 return self.holds(inner)

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 class Choice(Protocol):
-    """A strategy for choosing one of several items; the first is the preferred one."""
+    """A strategy for choosing one of several items. The first item is the preferred one."""
 
     def of(self, things: Sequence[Item]) -> Item: ...
 
@@ -36,9 +36,9 @@ class FirstChoice:
 
 @dataclass(frozen=True, slots=True)
 class ValuePools:
-    """Candidate values by fact. `by_slot` has the constants that conditions compare a fact with, and their neighbors.
-
-    `usual` returns the values of a leaf, given those of its slot; `step` is the distance to the next time or duration.
+    """Candidate values by fact. `by_slot` contains the constants with which conditions compare a fact, and their
+    neighbors. `usual` returns the values of a leaf, given the values of its slot; `step` is the distance to the next
+    time or duration.
     """
 
     by_slot: Mapping[PoolKey, tuple[Any, ...]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def pool_key(leaf: Leaf) -> PoolKey:
 
 
 def underlying_leaf(node: k.Expr) -> Leaf | None:
-    """Return the fact that an operand is, or is computed from."""
+    """Return the fact that an operand is or from which it is computed."""
     match node:
         case k.Fact() | k.Attribute() | k.Member() | k.Variable():
             return node

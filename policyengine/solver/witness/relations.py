@@ -95,7 +95,7 @@ def with_element(held: Items, element: Any) -> tuple[Any, ...]:
 
 
 def is_empty_by_default(collection: k.Expr) -> bool:
-    """Return whether rows without the set count as empty: `inherited else []`."""
+    """Return whether the set is empty in rows that lack it: `inherited else []`."""
     return isinstance(collection, k.Attribute) and any(empty for _, empty in collection.levels)
 
 
@@ -155,15 +155,18 @@ def allowed_elements(editor: DraftEditor, side: k.Expr, others: Items = ()) -> l
 
 
 def grown(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
-    """Yield the side's elements alone, with one element of the other side, with all of them, and with one that is not
-    in it."""
+    """Yield the elements of this side alone, with one element of the other side, with all elements of the other side,
+    and with one that is not in the other side.
+    """
     common = [one for one in allowed if one in other and one not in own]
     strange = [one for one in allowed if one not in other]
     yield from ((*own, *more) for more in ((), common[:1], common, strange[:1]))
 
 
 def shrunk(own: Items, other: Items, allowed: Items) -> Iterator[Items]:
-    """Yield the common elements, those only this side has, one element, one that the other side lacks, and none."""
+    """Yield smaller versions of this side: the common elements, the elements that only this side has, a single element,
+    one that the other side lacks, and none.
+    """
     yield tuple(one for one in own if one in other)
     yield tuple(one for one in own if one not in other)
     yield from (tuple(allowed[:1]), tuple(one for one in allowed if one not in other)[:1], ())

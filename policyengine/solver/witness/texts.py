@@ -1,4 +1,4 @@
-"""Strings for which all questions about one operand have the required answers: patterns, prefixes and so on."""
+"""Generate strings for which all tests of one operand (patterns, prefixes and so on) have the required results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain, islice, product
 from policyengine import kernel as k
 
 MAX_TEXTS_TRIED = 2_000
-MAX_SAMPLES = 20  # strings for one question
+MAX_SAMPLES = 20  # maximum strings for one question
 SAMPLE_TEXTS = ("something-else", "x", "", "a", "abc", "A", "1", "42", "12345", "a1", "user@example.com", "other", "!")
 TEXT_FUNCTIONS: dict[str, Callable[[str, str], bool]] = {
     "starts_with": str.startswith,
@@ -64,7 +64,7 @@ def constant_question(node: object) -> tuple[k.Expr, TextQuestion] | None:
 
 
 def sample_text(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[str] = ()) -> str | None:
-    """Return a known string that fits, otherwise one made of pieces of all the questions, or None."""
+    """Return a known string that fits, otherwise one composed of pieces from all the questions, or None."""
     return next(fitting_texts(asked, known), None)
 
 
@@ -80,7 +80,7 @@ def fitting_texts(asked: Sequence[tuple[TextQuestion, bool]], known: Sequence[st
     return (text for text in every if all(question.holds(text) is wanted for question, wanted in asked))
 
 
-# ── What texts are put together of ────────────────────────────────────────────────────────────
+# ── Parts of strings ────────────────────────────────────────────────────────────
 
 
 def joined_texts(questions: Sequence[TextQuestion]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Sample times inside and outside time windows, which open and close at local minutes of the week."""
+"""Sample times inside and outside time windows. Windows open and close at local minutes of the week."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def week_edges(start: datetime, every: Iterable[Window]) -> list[datetime]:
 
 
 def wall_times(start: datetime, minutes: Iterable[int], zone: ZoneInfo) -> Iterator[datetime]:
-    """Yield these local minutes of the start's day and of the days after it."""
+    """Yield the UTC times of these minutes of the day, on the local day of `start` and on the days after it."""
     midnight = start.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     for minute in minutes:
         yield from ((midnight + timedelta(days=day, minutes=minute)).astimezone(UTC) for day in range(DAYS_TRIED))

@@ -17,7 +17,7 @@ from policyengine.typesystem import EntityRef, EnumType, ListType, RecordType, R
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 MONDAY = datetime(2026, 1, 5, 12, tzinfo=UTC)
-# The first one is used where any value fits.
+# The first value is used where any value fits.
 SAMPLE_VALUES: Mapping[Scalar, tuple[Any, ...]] = {
     Scalar.BOOL: (True, False),
     Scalar.INT: (1, 0, 10),
@@ -109,7 +109,7 @@ def unique_values(values: Iterable[Any]) -> list[Any]:
     return list(unique.values())
 
 
-# ── What lies beside a value ──────────────────────────────────────────────────────────────────
+# ── Values next to a value ──────────────────────────────────────────────────────────────────
 
 
 def adjacent_values(value: Any, step: timedelta = SECOND) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ def other_values(value: Any) -> tuple[Any, ...]:
 
 
 def compute(operator: str, left: Any, right: Any) -> Any:
-    """Return the result of the arithmetic, or None if there is none."""
+    """Return the result of the arithmetic, or None if it has no result."""
     numbers = (int, Decimal, timedelta, datetime)
     if not isinstance(left, numbers) or not isinstance(right, numbers):
         return None

@@ -1,1 +1,1 @@
-"""Syntax errors: where the parser stopped, the probable mistake, and how parsing continues."""
+"""Syntax errors: find where the parser stopped, explain the probable mistake, and continue parsing."""

@@ -66,7 +66,7 @@ def describe_alternatives(accepted: frozenset[str], order: Iterable[str]) -> lis
     """Describe the accepted terminals in at most four groups; `order` is that of the grammar."""
     rest, groups = set(accepted - UNMENTIONED_TERMINALS), []
     if "PATH" in rest:
-        rest.discard("|")  # a second method: valid, but seldom what is missing
+        rest.discard("|")  # a second method: valid, but rarely the missing part
     if continues_expression(accepted):
         rest -= OPERATORS | {"[", "(", "STRING"}
         if not rest:

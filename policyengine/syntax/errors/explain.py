@@ -1,4 +1,6 @@
-"""Parser stops to diagnostics: each explanation recognizes one likely mistake, in the terms of the language guide."""
+"""Turn the places where the parser stopped into diagnostics. Each explanation recognizes one likely mistake, and uses
+the terms of the language guide.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from policyengine.syntax.errors.recovery import ErrorPosition, ParserTables
 
 CODE = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|[()\[\]{}]')
 CLOSING = {"(": ")", "[": "]", "{": "}"}
-NUMBERS = "numbers are `10_000` or `0.5`, durations `500ms`, `90s`, `15m`, `1h30m`, `7d`"
+NUMBERS = "write numbers as `10_000` or `0.5`, durations as `500ms`, `90s`, `15m`, `1h30m`, `7d`"
 NUMBER_WITH_COMMAS = re.compile(r"\d{1,3}(?:,\d{3})+\b")
 # Keywords of other languages → the keyword here, suggested where it fits.
 FOREIGN_WORDS = {
@@ -89,7 +91,7 @@ def _open_brackets(text: str, start: int, end: int) -> tuple[int, ...]:
     return tuple(opened)
 
 
-# ── What other languages write ────────────────────────────────────────────────────────────────
+# ── Syntax of other languages ────────────────────────────────────────────────────────────────
 
 
 def explain_quote(s: ErrorContext) -> Diagnostic | None:
@@ -129,7 +131,7 @@ def explain_symbols(s: ErrorContext) -> Diagnostic | None:
 def explain_chained_comparison(s: ErrorContext) -> Diagnostic | None:
     word = {"<>": "!="}.get(s.found, s.found)
     if word in COMPARISONS and "and" in s.accepted and "==" not in s.accepted:
-        return s.report("E110", "comparisons do not chain", "write two, joined by `and`: `a < x and x < b`")
+        return s.report("E110", "comparisons do not chain", "write two comparisons joined by `and`: `a < x and x < b`")
     return None
 
 
@@ -138,20 +140,20 @@ def explain_division(s: ErrorContext) -> Diagnostic | None:
         return None
     if s.found.startswith("/"):
         return Diagnostic(
-            "E111", "there is no division", Span(s.source, s.at, s.at + 1), "multiply the other side instead"
+            "E111", "the language has no division", Span(s.source, s.at, s.at + 1), "multiply the other side instead"
         )
     if s.found in ("%", "^"):
-        return s.report("E111", f"there is no operator `{s.found}`", "the operators on numbers are `+`, `-` and `*`")
+        return s.report("E111", f"unknown operator `{s.found}`", "the operators on numbers are `+`, `-` and `*`")
     return None
 
 
 def explain_separator(s: ErrorContext) -> Diagnostic | None:
     if s.found == ";":
-        return s.report("E112", "items are not separated by `;`", "remove it: every item begins with its own keyword")
+        return s.report("E112", "items are not separated by `;`", "remove it: each item begins with a keyword")
     if s.found == "," and "," not in s.accepted and ("}" in s.accepted or s.accepted >= HEADS):
         if s.previous == ",":
-            return s.report("E112", "one `,` is enough", "remove the other")
-        return s.report("E112", "`,` does not belong here", "remove it: every item begins with its own keyword")
+            return s.report("E112", "two `,` in a row", "remove the other")
+        return s.report("E112", "`,` does not belong here", "remove it: each item begins with a keyword")
     if s.previous == "," and (s.found in ("}", ")", "]", "") or s.found in s.known.written.values()):
         at = s.stop.previous.start if s.stop.previous is not None else s.at
         fits = join_alternatives(_choices(s))
@@ -166,12 +168,12 @@ def explain_separator(s: ErrorContext) -> Diagnostic | None:
 
 def explain_method(s: ErrorContext) -> Diagnostic | None:
     if s.found.upper() in METHODS and s.found not in METHODS and "METHOD" in s.accepted:
-        return s.report("E114", "methods are written in capitals", f"write `{s.found.upper()}`")
+        return s.report("E114", "methods must be in capitals", f"write `{s.found.upper()}`")
     if not s.found.startswith("/") or "PATH" in s.accepted:
         return None
     if s.previous.upper() in METHODS and s.stop.previous is not None and not s.previous.isupper():
         span = Span(s.source, s.stop.previous.start, s.stop.previous.end)
-        return Diagnostic("E114", "methods are written in capitals", span, f"write `{s.previous.upper()} {s.found}`")
+        return Diagnostic("E114", "methods must be in capitals", span, f"write `{s.previous.upper()} {s.found}`")
     if "METHOD" in s.accepted or s.previous in ("may", "include", "allow", "deny", ","):
         return s.report(
             "E113",
@@ -191,7 +193,7 @@ def explain_bracket(s: ErrorContext) -> Diagnostic | None:
             return s.report(
                 "E104",
                 f"this `{s.found}` closes no bracket",
-                "remove it, or look for a bracket that is closed too early",
+                "remove it, or look for a bracket that was closed too early",
             )
         return None
     opening = s.source.text[innermost]
@@ -221,7 +223,7 @@ def explain_number(s: ErrorContext) -> Diagnostic | None:
             span = Span(s.source, *grouped.span())
             return Diagnostic("E119", "commas do not group digits", span, f"write `{span.text.replace(',', '_')}`")
     if s.found == "." and s.source.text[s.at + 1 : s.at + 2].isdigit() and "NUMBER" in s.accepted:
-        return s.report("E119", "a number begins with a digit", "write `0.5`, not `.5`")
+        return s.report("E119", "a number must begin with a digit", "write `0.5`, not `.5`")
     return None
 
 
@@ -243,9 +245,9 @@ def explain_missing_quotes(s: ErrorContext) -> Diagnostic | None:
     span = Span(s.source, s.at, whole.end() if whole else s.at + len(s.found))
     hint = f'write `"{span.text}"`'
     if span.text in EVERYBODY and s.previous == "agent":
-        hint = f'write `"*"` for every agent: `"{span.text}"` is an agent of that name'
+        hint = f'write `"*"` for every agent: `"{span.text}"` is an agent with that name'
     if span.text in EVERYBODY and s.previous == "user":
-        hint = f'write `user any` for every user: `"{span.text}"` is a user of that name'
+        hint = f'write `user any` for every user: `"{span.text}"` is a user with that name'
     return Diagnostic("E116", f"`{shorten_text(span.text)}` needs quotes", span, hint)
 
 
@@ -256,9 +258,9 @@ def explain_needless_quotes(s: ErrorContext) -> Diagnostic | None:
     hint = (
         f"write `{inner}`"
         if NAME.fullmatch(inner)
-        else "names are letters, digits, `_` and `.`, and begin with a lower-case letter"
+        else "a name may contain letters, digits, `_` and `.`, and must begin with a lower-case letter"
     )
-    return s.report("E117", f"a name has no quotes, unlike `{shorten_text(s.found)}`", hint)
+    return s.report("E117", f"write a name without quotes, not `{shorten_text(s.found)}`", hint)
 
 
 def explain_spelling(s: ErrorContext) -> Diagnostic | None:
@@ -269,7 +271,7 @@ def explain_spelling(s: ErrorContext) -> Diagnostic | None:
     if s.is_word and s.found[:1].isascii() and s.found[:1].isupper() and "NAME" in s.accepted and s.found.isascii():
         return s.report(
             "E127",
-            f"a name begins with a lower-case letter, unlike `{s.found}`",
+            f"a name must begin with a lower-case letter, unlike `{s.found}`",
             f"write `{s.found[0].lower()}{s.found[1:]}`",
         )
     if not (s.adjoins and s.stop.previous is not None and s.stop.previous.type == "NAME"):
@@ -278,7 +280,9 @@ def explain_spelling(s: ErrorContext) -> Diagnostic | None:
     if whole is None or whole.end() <= s.at or (s.found == "-" and "-" in s.accepted):
         return None
     span = Span(s.source, whole.start(), whole.end())
-    return Diagnostic("E127", f"`{whole[0]}` is not a name", span, "names are ASCII letters, digits, `_` and `.`")
+    return Diagnostic(
+        "E127", f"`{whole[0]}` is not a name", span, "a name may contain only ASCII letters, digits, `_` and `.`"
+    )
 
 
 def explain_character(s: ErrorContext) -> Diagnostic | None:
@@ -293,9 +297,7 @@ def explain_character(s: ErrorContext) -> Diagnostic | None:
         )
     if s.found in ("@", "$", "\\", "~", "&", "!", "%", "^"):
         money = s.found == "$" and s.source.text[s.at + 1 : s.at + 2].isdigit()
-        return s.report(
-            "E118", f"`{s.found}` means nothing here", "write the number alone: `10_000`" if money else None
-        )
+        return s.report("E118", f"`{s.found}` means nothing here", "write only the number: `10_000`" if money else None)
     return None
 
 
@@ -320,14 +322,14 @@ def explain_block_head(s: ErrorContext) -> Diagnostic | None:
         return s.report(
             "E120",
             f"`{s.found}` must come before all declarations",
-            "a file begins with `language`, `package` and its imports, in this order",
+            "begin the file with `language`, `package` and the imports, in this order",
         )
     return None
 
 
 def explain_declaration(s: ErrorContext) -> Diagnostic | None:
     if s.accepted >= HEADS and s.is_word and s.at_line_start:
-        hint = "a declaration begins with `agent`, `guard`, `scope`, `rate`, `test`, …"
+        hint = "a declaration must begin with `agent`, `guard`, `scope`, `rate`, `test`, …"
         if s.found in ("openapi", "swagger"):
             hint = "to generate a policy from a specification: `policyengine init DIR --openapi FILE`"
         return s.report("E102", f"`{shorten_text(s.found)}` does not begin a declaration", hint)

@@ -19,11 +19,11 @@ BY_KIND = re.compile(r"=>\s*(deny|throttle|confirm|allow)\s+by\s+(guard|rate|bud
 TYPE_BEFORE = re.compile(r"(?:[:<]|\bor)\s*\Z")
 
 
-# ── Explanations that know better what is wrong ───────────────────────────────────────────────
+# ── Explanations of specific mistakes ───────────────────────────────────────────────
 
 
 def explain_path(s: ErrorContext) -> Diagnostic | None:
-    """Explain a path that continues with a character that paths do not have."""
+    """Explain a path that continues with a character that is invalid in paths."""
     before = s.stop.previous
     if not s.adjoins or before is None or before.type != "PATH" or s.found[:1] not in set('<{-?*#[("'):
         return None
@@ -47,7 +47,7 @@ def explain_weekdays(s: ErrorContext) -> Diagnostic | None:
 
 
 def explain_missing_zone(s: ErrorContext) -> Diagnostic | None:
-    """Explain a time window without a zone. The token after it is not the mistake, wherever it is."""
+    """Explain a time window without a zone. The mistake is the missing zone, not the token after the window."""
     before = s.stop.previous
     if before is None or before.type != "CLOCK" or "STRING" not in s.accepted:
         return None
@@ -66,7 +66,7 @@ def explain_unbounded_raise(s: ErrorContext) -> Diagnostic | None:
     return Diagnostic("E101", "a raise needs `at most`", span, hint)
 
 
-# ── Hints for what was not expected ───────────────────────────────────────────────────────────
+# ── Hints for unexpected text ───────────────────────────────────────────────────────────
 
 
 def foreign_syntax_hint(s: ErrorContext) -> str | None:
@@ -78,12 +78,12 @@ def clock_hint(s: ErrorContext) -> str | None:
     found = HALF_DAY.match(s.found)
     if found is None or not 1 <= int(found[1]) <= 12:
         return None
-    return f"times of day go to 24 hours: `{int(found[1]) % 12 + 12 * (found[2] == 'pm'):02}:00`"
+    return f"write times of day on a 24-hour clock: `{int(found[1]) % 12 + 12 * (found[2] == 'pm'):02}:00`"
 
 
 def _half_day_hint(s: ErrorContext) -> str | None:
     single = "CLOCK" in s.accepted and len(s.found) == 1 and s.found.isdigit()
-    return f"hours have two digits: `0{s.found}:00`" if single else None
+    return f"write hours with two digits: `0{s.found}:00`" if single else None
 
 
 def _rate_hint(s: ErrorContext) -> str | None:
@@ -128,7 +128,7 @@ def _list_hint(s: ErrorContext) -> str | None:
 
 def _scope_name_hint(s: ErrorContext) -> str | None:
     if s.found == ":" and s.adjoins and "," in s.accepted and not continues_expression(s.accepted):
-        return "use the scope's own name, not the one in credentials"
+        return "use the scope's own name, not its name in credentials"
     return None
 
 
@@ -136,7 +136,7 @@ def _condition_hint(s: ErrorContext) -> str | None:
     if not s.is_word and s.found != "(":
         return None
     if s.previous in ("deny", "confirm", "warn") and "when" in s.accepted:
-        return f"a condition begins with `when`: `{s.previous} when {shorten_text(s.found)} …`"
+        return f"begin a condition with `when`: `{s.previous} when {shorten_text(s.found)} …`"
     glued = s.found.startswith(("deny", "confirm", "require"))
     if {"deny", "confirm", "require"} <= s.accepted and not continues_expression(s.accepted) and not glued:
         return f"a condition follows `require`, or `deny when`: `require {shorten_text(s.found)}`"
@@ -173,7 +173,7 @@ def _path_hint(s: ErrorContext) -> str | None:
     if s.found.startswith('"/') and "STRING" not in s.accepted:
         return "write the path without quotes"
     if s.found in ("http", "https"):
-        return "a path begins with `/`; read the host with `request.host`"
+        return "a path must begin with `/`; read the host with `request.host`"
     if s.found == "," and s.previous in METHODS:
         return f"write several methods as `{s.previous}|POST`" if s.previous != "POST" else "write `GET|POST`"
     return None
@@ -190,11 +190,14 @@ def _bound_to_hint(s: ErrorContext) -> str | None:
     if (s.previous == "bound" and s.accepted == {"to"}) or (s.previous == "to" and s.accepted == {"("}):
         return f"write what an approval is bound to in parentheses: {example}"
     if s.found == ")" and before.rstrip().endswith("bound to ("):
-        return f"name what an approval is bound to: {example}, or `resource` for only the facts that the rule reads"
+        return (
+            f"name the objects that an approval is bound to: {example}, "
+            "or `resource` to bind only the facts that the rule reads"
+        )
     if s.found == "bound" and "deny" in s.accepted:
-        return "`bound to (…)` comes before `when` and `message`, after `within`"
+        return "write `bound to (…)` after `within` and before `when` and `message`"
     if s.found == "within" and "when" in s.accepted and ENDS_BOUND.search(before):
-        return "`within` comes before `bound to (…)`"
+        return "write `within` before `bound to (…)`"
     return None
 
 
@@ -204,7 +207,7 @@ def _example_hint(s: ErrorContext) -> str | None:
 
 
 def _by_rule_hint(s: ErrorContext) -> str | None:
-    """Explain `=> deny by guard "g"` and `=> deny by gate user`: after `by` comes only the name of the rule or gate."""
+    """Explain `=> deny by guard "g"` and `=> deny by gate user`: only the name of the rule or gate may follow `by`."""
     found = BY_KIND.search(s.source.text, s.stop.declaration, s.at)
     if found is None or not (s.found.startswith('"') or (found[2] == "gate" and s.is_word)):
         return None
@@ -218,25 +221,25 @@ def _test_outcome_hint(s: ErrorContext) -> str | None:
         case "with" if s.accepted == {"{"}:
             return 'write details in braces: `with { message: "…" }`'
         case "=>" if s.found == "with":
-            return "the outcome comes before them: `=> deny with { … }`"
+            return "write the outcome before the details: `=> deny with { … }`"
         case "repeat" if s.accepted == {"NUMBER"}:
-            return "write how often and how long: `repeat 21 in 10s`"
+            return "write the number of requests and their total time: `repeat 21 in 10s`"
         case "responded" if s.accepted == {"NUMBER"}:
             return "write the status: `responded 201`"
         case "forall" if s.accepted == {"request"}:
             return "write `forall request where …`"
         case "request" if s.accepted == {"where", "=>"}:
-            return "a condition begins with `where`: `forall request where …`"
+            return "begin a condition with `where`: `forall request where …`"
         case "cases" | "{" if s.accepted == {"|"}:
-            return "a table begins with its columns: `| request | body.amount | => |`"
+            return "begin a table with its columns: `| request | body.amount | => |`"
     if s.accepted == {"in"} and s.previous.isdigit():
         return f"write the total time: `repeat {s.previous} in 10s`"
     if s.accepted == {"at"} and s.previous in ("allow", "deny", "throttle", "confirm"):
         return f"write the number of the request: `first {s.previous} at 21`"
     if s.found == "responded" and "=>" in s.accepted:
-        return "the outcome comes before it: `=> allow responded 201`"
+        return "write the outcome before the response: `=> allow responded 201`"
     if s.found == "by" and s.previous == "}" and "METHOD" in s.accepted:
-        return "`by …` comes before `with { … }`"
+        return "write `by …` before `with { … }`"
     return None
 
 

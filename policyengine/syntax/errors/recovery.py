@@ -18,14 +18,14 @@ from policyengine.syntax.tokens import Token
 class ErrorPosition:
     """A position where the text is no longer valid.
 
-    `accepted` holds the terminals that would be valid there: words and punctuation as they are written, `NAME`, `PATH`,
-    … for the others, END for the end of the file.
+    `accepted` holds the terminals that would be valid there: words and punctuation as they are written, END for the end
+    of the file, and `NAME`, `PATH`, … for all others.
     """
 
     offset: int
     accepted: frozenset[str]
     previous: Token | None
-    declaration: int  # where the enclosing declaration begins
+    declaration: int  # the position where the enclosing declaration begins
 
 
 @dataclass(frozen=True, slots=True)

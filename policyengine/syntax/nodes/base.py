@@ -19,7 +19,7 @@ def node(*, kw_only: bool = False) -> Callable[[type[Kind]], type[Kind]]:
 
     It is not frozen at run time, because creating frozen dataclasses takes three times as long and a large policy has
     hundreds of thousands of nodes. Node defines the shared methods once, because generating them for each class would
-    slow down every start.
+    slow down every startup.
     """
     return dataclass(slots=True, eq=False, repr=False, kw_only=kw_only)
 

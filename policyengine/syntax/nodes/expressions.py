@@ -50,7 +50,7 @@ class UnaryMinus(Node):
 
 @node()
 class Logic(Node):
-    """`a and b and c`. If `operators` holds both words, the checker asks for parentheses."""
+    """`a and b and c`. If `operators` contains both words, the checker requires parentheses."""
 
     operators: tuple[str, ...]
     items: tuple[Expr, ...]
@@ -58,7 +58,9 @@ class Logic(Node):
 
 @node()
 class Binary(Node):
-    """A binary operation; `operator` is spelled as in the grammar, `operator_span` is its place for error messages."""
+    """A binary operation. `operator` is spelled as in the grammar; `operator_span` is its position, for error
+    messages.
+    """
 
     operator: str
     left: Expr

@@ -22,8 +22,9 @@ class RateLimit(Node):
 
 @node()
 class ConcurrencyLimit(Node):
-    """`at most 5 at once for 10m`: a limit of concurrent requests. Each counts until its outcome is reported or its
-    lease ends."""
+    """`at most 5 at once for 10m`: a limit of concurrent requests. A request counts until its outcome is reported or
+    its lease ends.
+    """
 
     count: Literal
     lease: Literal | None = None
@@ -38,7 +39,7 @@ class Cost(Node):
 
 @node()
 class StoreFailure(Node):
-    """`on store failure local`: what applies while the store is unreachable."""
+    """`on store failure local`: how the limit behaves while the store is unreachable."""
 
     word: Word["deny", "local", "allow"]
 

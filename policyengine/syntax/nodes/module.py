@@ -77,7 +77,7 @@ class Comment(Node):
 
 @node()
 class Module(Node):
-    """One file. Comments are separate: they belong to positions, not to nodes."""
+    """One file. Comments are separate, because they belong to positions, not to nodes."""
 
     language: Literal | None
     package: Name | None

@@ -63,14 +63,16 @@ class KnownFacts:
 
     def remembered(self, event: k.EventPattern) -> bool:
         """Return whether an event pattern is always known. In a test all events are known, but their owners, facts and
-        outcomes may not be. Path captures that are too long to be recorded need no test."""
+        outcomes may be unknown. Path captures that are too long to be recorded need no test.
+        """
         then = replace(self, past=facts_bound_at(event.place.patterns))
         return (event.where is None or then.certain(event.where)) and all(self.certain(key) for key in event.keys or ())
 
 
 def facts_bound_at(patterns: tuple[k.Pattern, ...] | None) -> frozenset[FactPath]:
-    """Return the facts that every endpoint of a place has: those of its kind, and the captures that all its patterns
-    bind. The checker refuses patterns that bind a capture differently (E321)."""
+    """Return the facts that every endpoint of a place has: the facts of its kind, and the captures that all its
+    patterns bind. The checker refuses patterns that bind a capture differently (E321).
+    """
     if not patterns:
         return frozenset()
     if all(isinstance(pattern, k.ToolPattern) for pattern in patterns):

@@ -1,5 +1,6 @@
-"""Conditions and their boolean parts: which of true, false and unknown each can be, and which of these a request
-showed."""
+"""Conditions and their boolean parts: which of the values true, false and unknown each can have, and which of them a
+request showed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ from policyengine.typesystem import Scalar
 
 SourcePlace: TypeAlias = tuple[str, int, int]
 
-# Nodes that are true, false or unknown by themselves: on a side of `==` only these are parts, not facts or constants.
+# Nodes that are true, false or unknown by themselves. Only these nodes are parts of an `==`; facts and constants are
+# not.
 CONDITION_NODES = (
     k.DefinitionRef | k.Not | k.And | k.Or | k.InWindow | k.Relation | k.IsPresent | k.HasRow | k.Quantifier
     | k.HistoryCondition
@@ -85,7 +87,9 @@ class ConditionPart:
 
 @dataclass(frozen=True, slots=True)
 class CoveredCondition:
-    """An expression with its inner parts. `part` is None if its truth follows from the inner one, as in `not c`."""
+    """An expression with its inner parts. `part` is None if the truth of the expression follows from its inner part, as
+    in `not c`.
+    """
 
     expression: k.Expr
     part: ConditionPart | None
@@ -96,7 +100,9 @@ class CoveredCondition:
 
 
 class ConditionPointReader:
-    """Reads all conditions of a policy. Points are created last, because a definition has one set for all its uses."""
+    """Reads all conditions of a policy. Points are created last, because all uses of a definition share one set of
+    points.
+    """
 
     def __init__(self) -> None:
         self.answers = SatisfiabilityCache()
@@ -177,7 +183,7 @@ def is_absence(expression: k.Expr) -> bool:
 
 
 def observe_condition(condition: CoveredCondition, facts: Facts, found: set[Point]) -> Value:
-    """Evaluate a condition by the specification, and add the values of its parts to `found`."""
+    """Evaluate a condition with the specification, and add the values of its parts to `found`."""
     one = evaluate_parts(condition, facts, found)
     if condition.part is not None:
         mark_part(condition.part, one, found)

@@ -28,7 +28,9 @@ CODE_PATTERN = re.compile(r"`([^`]+)`")
 
 @dataclass(frozen=True, slots=True)
 class MissingPoint:
-    """A point that no test reached, by its place on the page of its file. Every other of its words is code."""
+    """A point that no test reached, with its position on the page of its file. `words` alternates between plain text
+    and code.
+    """
 
     point: Point
     anchor: str
@@ -45,7 +47,7 @@ class MissingPoint:
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """A row of a table of the index; `page` is what its name links to."""
+    """A row of a table of the index. Its name links to `page`."""
 
     name: str
     count: CoverageCount
@@ -55,7 +57,7 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True)
 class PieceMarkup:
-    """A stretch of a line; `missing` says what was not reached of it. Without a state there is nothing to reach."""
+    """A part of a line; `missing` says what no test reached. `state` is None if the part contains nothing to cover."""
 
     text: str
     state: CoverageState | None = None
@@ -103,7 +105,7 @@ def page_names(sources: Iterable[Source]) -> dict[Source, str]:
 
 
 def missing_points(points: Sequence[Point], coverage: Coverage) -> list[MissingPoint]:
-    """Return the uncovered parts of a file, in the order of its page."""
+    """Return the uncovered parts of a file, in the order in which its page shows them."""
     missing = [point for point in points if point not in coverage.hits]
     last = len(missing)
     return [

@@ -41,7 +41,8 @@ class CoverageCount:
 @dataclass(frozen=True)
 class Coverage:
     """The coverage of a policy. `points` are all points, in source order; `by_case` are the points that each case
-    showed. `left_out` are points that no test can show, with the reason; they do not count."""
+    showed. `left_out` are points that no test can show, with the reason; they are excluded from the figures.
+    """
 
     points: tuple[Point, ...]
     by_case: Mapping[CaseKey, frozenset[Point]]
@@ -54,7 +55,7 @@ class Coverage:
 
     @cached_property
     def hits(self) -> dict[Point, int]:
-        """The number of cases that showed each point; points without cases are missing."""
+        """The number of cases that showed each point; points that no case showed are omitted."""
         found: dict[Point, int] = {}
         for shown, times in self.groups.items():
             for point in shown:
@@ -99,8 +100,9 @@ class Coverage:
         return Coverage(self.points, {**self.by_case, **other.by_case}, self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-compatible data; lines and columns count from 1, and an end is the position after the last
-        character."""
+        """Return JSON-compatible data; lines and columns are counted from 1, and an end is the position after the last
+        character.
+        """
         return {
             **count_data(self.count),
             "kinds": {str(kind): count_data(count) for kind, count in self.kinds.items()},
@@ -121,8 +123,9 @@ def spans_overlap(point: Span, span: Span) -> bool:
 
 
 def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
-    """Decide the cases in order, by the specification, which sees every rule. Cases that are skipped or fail to set up
-    show nothing."""
+    """Decide the cases in order with the specification, which evaluates every rule. Cases that are skipped or fail to
+    set up show nothing.
+    """
     sights = find_points(kernel)
     watcher, runner = CoverageRecorder(sights), CaseRunner.of(kernel)
     known: dict[frozenset[Point], frozenset[Point]] = {}  # most cases show the same points as another one
@@ -145,8 +148,9 @@ def points_shown(case: Case, runner: CaseRunner, watcher: CoverageRecorder) -> f
 
 
 def merge_coverage(coverages: Iterable[Coverage]) -> Coverage:
-    """Merge the coverage of separately checked policies. Shared sources count once; points of different files stay
-    separate."""
+    """Merge the coverage of separately checked policies. Shared sources are counted once; points of different files
+    stay separate.
+    """
     every = list(coverages)
     points: list[Point] = []
     by_case: dict[CaseKey, frozenset[Point]] = {}

@@ -1,4 +1,6 @@
-"""Coverage points: a point is one thing that tests can show of a policy, identified by meaning instead of line."""
+"""Coverage points. A point is one aspect of a policy that tests can show, identified by its meaning instead of its
+line.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ class PointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One thing that a test can show: `part` is its subject and `seen` the aspect to be seen. Points with the same
-    meaning are equal, wherever they are written; `words` is the message that it was not seen."""
+    """One thing that a test can show: `part` is its subject, and `seen` is the aspect that a test must show. Points
+    with the same meaning are equal, wherever they are written. `words` is the message for a point that no test showed.
+    """
 
     kind: PointKind
     part: str
@@ -38,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class UnreachablePoint:
-    """An aspect of a part that no test can show, which therefore does not count."""
+    """An aspect of a part that no test can show, and which coverage therefore ignores."""
 
     span: Span
     seen: str

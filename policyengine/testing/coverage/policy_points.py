@@ -22,7 +22,7 @@ NONE: frozenset[tuple[str, ...]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class RequirementPoints:
-    """The points of a requirement: seen holding and seen failing. `valid` fails in two ways, too early and too late."""
+    """The points of a requirement: it holds, and it fails. `valid` fails in two ways, too early and too late."""
 
     holding: Point
     failing: Point | None
@@ -81,8 +81,9 @@ AttesterAspect: TypeAlias = tuple[k.Attester, RequirementPoints]
 
 @dataclass(slots=True)
 class PolicyPoints:
-    """All points, by part of the kernel. `limits` are those of delegation, `limited` are rates and budgets; `at` are
-    patterns with their place."""
+    """All points, by part of the kernel. `limits` are delegation limits, `limited` are rates and budgets, and `at` are
+    patterns with their places.
+    """
 
     blocks: dict[int, BlockPoints] = field(default_factory=dict)
     guards: dict[int, GuardPoints] = field(default_factory=dict)
@@ -177,7 +178,7 @@ class PointFinder:
         part = f"{name} may {digest(canonical_text(grant))}"
         here = known.and_(facts_bound_at(tuple(one.pattern for one in grant.openings)))
         when = None if grant.when is None else self.reader.read(grant.when, f"{part} when", here)
-        words = f"{quote_span(grant.span)} never opened a door"
+        words = f"{quote_span(grant.span)} never granted a request"
         return RulePoints(self.point(PointKind.RULES, part, "acted", grant.span, words), when)
 
     def delegate(self, delegate: k.DelegationGrant, name: str, known: KnownFacts) -> RulePoints:
@@ -198,7 +199,7 @@ class PointFinder:
         return RulePoints(acted, when, RequirementPoints(holding, failing))
 
     def attester(self, attester: k.Attester) -> Iterator[AttesterAspect]:
-        """Yield each aspect that an attester vouches for, as the attester with that aspect only."""
+        """Yield each aspect that an attester vouches for, as a copy of the attester with only that aspect."""
         bare = replace(attester, age=None, models=(), environments=())
         aspects = {"age": attester.age, "models": attester.models, "environments": attester.environments}
         for word, limit in aspects.items():
@@ -248,7 +249,9 @@ class PointFinder:
         return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` was never {words}")
 
     def always_acts(self, guard: k.Guard) -> bool:
-        """Return whether a guard always stops: if one of its denies always does. An approval lifts a confirm."""
+        """Return whether a guard stops every request, which it does if one of its denies does. A confirm does not,
+        because an approval lifts it.
+        """
         denies = [effect for effect in guard.effects if isinstance(effect, k.Deny)]
         duties = [effect for effect in guard.effects if isinstance(effect, k.ObligationEffect)]
         deciding: list[k.Deny] | list[k.ObligationEffect] = duties if len(duties) == len(guard.effects) else denies

@@ -1,4 +1,4 @@
-"""Record the points that the trace of one request passed."""
+"""Record the points that the trace of one request shows."""
 
 from __future__ import annotations
 
@@ -106,8 +106,9 @@ class CoverageRecorder:
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
 
     def guards(self, walk: w.DecisionTrace, facts: Facts, decision: Decision, found: set[Point]) -> None:
-        """Add the conditions of all guards that cover the endpoint; and their effects only if the request reached the
-        guards."""
+        """Add the conditions of all guards that cover the endpoint. Add their effects only if the request reached the
+        guards.
+        """
         covering = [guard for guard in walk.guards if guard.covers]
         approvals = [one.approval for guard in covering for one in guard.effects if one.approval is not None]
         facts = facts.bind(approval_facts(approvals, facts.now))
@@ -126,7 +127,7 @@ class CoverageRecorder:
     # ── Rates and budgets ─────────────────────────────────────────────────────────────────────
 
     def limit(self, seen: w.LimitTrace, asked: CaseTrace, found: set[Point]) -> None:
-        """Add the conditions of a limit that covers the endpoint; and its effects only if the store was charged."""
+        """Add the conditions of a limit that covers the endpoint. Add its effects only if the store was charged."""
         of = self.sights.limited[id(seen.limit)]
         if of.when is not None:
             observe_condition(of.when, asked.facts, found)
@@ -156,8 +157,9 @@ def is_identified(facts: Facts, root: str) -> bool:
 
 
 def effect_applies(effect: k.Effect, decision: Decision) -> bool:
-    """Return whether an effect applies: obligations of gateways and callers come with an allow, those of operators with
-    every outcome."""
+    """Return whether an effect applies: obligations of gateways and callers apply only to an allow, those of operators
+    to every outcome.
+    """
     if not isinstance(effect, k.ObligationEffect):
         return True
     return decision.outcome is Outcome.ALLOW or effect.kind in OPERATOR_OBLIGATIONS

@@ -15,14 +15,17 @@ COUNTING = "counting denials"
 
 
 class DeclarationSpans:
-    """The positions of words in declarations, by the start of the declaration. Sources are parsed again when first
-    needed."""
+    """The positions of words in declarations, indexed by the start of the declaration. Sources are parsed again when
+    first needed.
+    """
 
     def __init__(self) -> None:
         self._read: dict[Source, dict[int, WordSpans]] = {}
 
     def at(self, part: k.Node, word: str) -> Span:
-        """Return the position of a word in a part, such as `age` in an attester, or of the part if it has none."""
+        """Return the position of a word in a part, such as `age` in an attester, or the position of the part if it does
+        not contain the word.
+        """
         source = part.span.source
         if source not in self._read:
             self._read[source] = dict(declared_spans(source))

@@ -13,7 +13,7 @@ from policyengine.testing.coverage.points import Point
 BOLD, RED, GREEN, YELLOW, DIM, RESET = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 Paint: TypeAlias = Callable[[str, str], str]
 
-MAX_LINE_WIDTH = 160  # shown characters of a line
+MAX_LINE_WIDTH = 160  # characters shown of a line
 
 
 def render_text(coverage: Coverage, colour: bool = False) -> str:
@@ -35,7 +35,7 @@ def ignore_style(text: str, style: str) -> str:
 def headline(coverage: Coverage, paint: Paint) -> str:
     count = coverage.count
     missing = f", {count.total - count.seen:,} missing" if coverage.missing else ""
-    words = f"coverage {count.percent}: {count.seen:,} of {count.total:,} seen{missing}"
+    words = f"coverage {count.percent}: {count.seen:,} of {count.total:,} covered{missing}"
     return paint(words, BOLD + (YELLOW if coverage.missing else GREEN))
 
 
@@ -82,5 +82,5 @@ def annotate_file(source: Source, missing: Sequence[Point], paint: Paint) -> str
 
 
 def printable(text: str) -> str:
-    """Replace each unprintable character by one space, so that underlines stay aligned."""
+    """Replace each unprintable character with one space, so that underlines stay aligned."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -1,5 +1,6 @@
-"""Mutation testing: make small faults in a policy and run the tests that each may affect; a surviving mutant is a gap
-in the tests."""
+"""Mutation testing: put small faults into a policy and run the tests that each fault may affect. A surviving mutant
+shows a gap in the tests.
+"""
 
 from policyengine.testing.mutation.lowering_cache import Mutant
 from policyengine.testing.mutation.report import MutantResult, MutantStatus, MutationReport

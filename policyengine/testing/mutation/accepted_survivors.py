@@ -1,6 +1,7 @@
 """Comments that accept survivors: `# survives: NAME because REASON`, on a line of its own next to the tests. NAME is
-the full name of the mutant in the report: its operator, its rule, and the line with the fault. So a comment accepts one
-mutant only, and none once that line changes."""
+the full name of the mutant in the report: its operator, its rule, and the line with the fault. So a comment accepts
+only one mutant, and becomes stale when that line changes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ BECAUSE = " because "
 
 @dataclass(frozen=True, slots=True)
 class SurvivorExplanation:
-    """A comment that accepts a survivor. `readings` are name and reason for each possible place of the separator."""
+    """A comment that accepts a survivor. `readings` holds the name and the reason for each possible position of the
+    separator.
+    """
 
     span: Span
     text: str
@@ -70,13 +73,13 @@ def match_explanations(
         readings = [(name, reason) for name, reason in explanation.readings if name in known and reason]
         name, reason = readings[0] if readings else ("", "")
         if name in found:
-            stale.append(StaleExplanation(explanation, "it is already explained"))
+            stale.append(StaleExplanation(explanation, "another comment already explains it"))
         elif name in alive:
             found[name] = reason
         elif not readings:
             stale.append(StaleExplanation(explanation, stale_reason(explanation)))
         elif name in tried:
-            stale.append(StaleExplanation(explanation, "a test notices it now"))
+            stale.append(StaleExplanation(explanation, "a test now detects the mutant"))
     return found, stale
 
 

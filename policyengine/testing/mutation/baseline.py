@@ -1,5 +1,6 @@
-"""Decide the cases of a policy without faults and record the rules that each depends on, so that mutants only run cases
-they may affect."""
+"""Decide the cases of a policy without faults and record the rules that each case depends on, so that a mutant runs
+only the cases that it may affect.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ NO_KEYS: frozenset[WindowKey] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class CaseAnswer:
-    """The answer of a case: its decision, the approvals it spent, its limits, which only a sequence can charge, and the
-    events to record there."""
+    """The answer of a case: its decision, the approvals it spent, its limits (which only a sequence can charge), and
+    the events to record in the sequence.
+    """
 
     decision: Decision
     spends: frozenset[str] = NO_IDS
@@ -54,7 +56,7 @@ class CaseAnswer:
         return self.counted is not None and bool(self.counted.limits)
 
     def made(self, sequence: CaseSequence, case: Case) -> Decision:
-        """Return the final decision in its sequence, and spend what it spends."""
+        """Return the final decision in a sequence, and spend its approvals and limits there."""
         if self.counted is None:
             sequence.spent |= self.spends
             return self.decision
@@ -63,10 +65,11 @@ class CaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BaselineCase:
-    """A case with its entity store and its trace. `rules` are those that may apply, by list and index, each with its
-    index in the trace `seen`. `opening` rules granted access, `refusing` ones refused it or had an effect. `issuers`
-    are those of the presenter and of the hops, `spent` the approvals spent before, `literals` the values written in the
-    case. `answer` is its answer alone, `came` its decision in its sequence."""
+    """A case with its entity store and its trace. `rules` are the rules that may apply, by list and index, each with
+    its index in the trace `seen`. `opening` rules granted access; `refusing` rules refused it or had an effect.
+    `issuers` are the issuers of the presenter and of the hops, `spent` the approvals spent before, `literals` the
+    values written in the case. `answer` is the answer of the case alone, `came` its decision in its sequence.
+    """
 
     case: Case
     plain: EntityStore
@@ -97,7 +100,7 @@ class BaselineCase:
         return bool(self.facts.history)
 
     def part_of(self, kernel: k.Kernel, changed: Mapping[RuleKey, object], base: k.Kernel) -> k.Kernel:
-        """Return the mutated policy without rules that surely do not affect this case."""
+        """Return the mutated policy without the rules that cannot affect this case."""
         rules = {key: getattr(base, key[0])[key[1]] for key in self.rules} | dict(changed)
         return restrict_kernel(kernel, rules)
 
@@ -116,12 +119,12 @@ def restrict_kernel(
 def decide_case(
     case: Case, request: Request, plain: EntityStore, kernel: k.Kernel, sequence: CaseSequence
 ) -> CaseAnswer:
-    """Decide a case by a policy. Raises CaseSetupError and RequestError, as a test run does."""
+    """Decide a case with a policy. Raises CaseSetupError and RequestError, as a test run does."""
     return CaseAnswer.of(*conclude(*facts_and_walk(case, request, plain, kernel, kernel_histories(kernel), sequence)))
 
 
 def decide_again(question: BaselineCase, kernel: k.Kernel, sequence: CaseSequence) -> CaseAnswer:
-    """Decide a case by a policy with the same facts; approvals are bound and spent again."""
+    """Decide a case with a policy and the same facts; approvals are bound and spent again."""
     facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
     facts = with_history(facts, kernel_histories(kernel), sequence)
     return CaseAnswer.of(
@@ -157,7 +160,7 @@ def with_history(
 
 
 def walk_with_approvals(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, DecisionTrace]:
-    """Bind the given approvals to the requirements that a first trace reports, and trace again."""
+    """Bind the given approvals to the requirements that a first trace reports, then trace the request again."""
     seen = trace_request(facts, snapshot)
     given = tuple(given_approvals(case, seen, facts, snapshot)) if case.approvals else ()
     if not given:
@@ -230,8 +233,9 @@ def block_traces(seen: DecisionTrace) -> Iterator[BlockTrace]:
 
 
 def refusing_rules(seen: DecisionTrace, came: Decision, numbers: Mapping[int, RuleKey]) -> Iterator[RuleKey]:
-    """Yield the rules that refused: blocks with failed requirements, guards that act, limits without room, and
-    delegation limits."""
+    """Yield the rules that refused: blocks with failed requirements, guards that act, exhausted limits, and delegation
+    limits.
+    """
     for block in block_traces(seen):
         if block.applies is True and any(one.holds is not True for one in block.requirements):
             yield numbers[id(block.block)]

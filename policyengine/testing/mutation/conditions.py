@@ -96,7 +96,7 @@ def rule_conditions(node: ast.Node) -> tuple[ast.Expr, ...]:
 
 
 def negation_faults(condition: ast.Expr) -> Iterator[FaultChange]:
-    """Negate a condition, unless flipping it says the same or its parts are negated instead."""
+    """Negate a condition, unless flipping it has the same meaning or its parts are negated instead."""
     match condition:
         case ast.Binary("==" | "!=" | "in" | "not in") | ast.Presence() | ast.Logic() | ast.Literal():
             return

@@ -1,4 +1,4 @@
-"""Faults in constants: a bound moved by one, a boolean flipped, a text changed."""
+"""Faults in constants: a bound is moved by one, a boolean flipped, or a text changed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def compared_texts(node: ast.Node) -> list[ast.Text]:
 
 
 def enum_faults(node: ast.Node, enums: Mapping[str, Sequence[str]]) -> Iterator[FaultChange]:
-    """Replace a value of an enum by a neighbour; `enums` are the neighbours by value."""
+    """Replace a value of an enum with a neighbour; `enums` maps each value to its neighbours."""
     if isinstance(node, ast.Reference) and not node.keys:
         for value in enums.get(node.name, ()):
             yield FaultChange.at(MOVE_BOUND, node, replace_span(node.span, value), name=value)

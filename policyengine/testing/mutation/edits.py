@@ -10,7 +10,7 @@ from policyengine.control_characters import one_line
 from policyengine.source import Source, Span
 
 CONTEXT_LINES = 2  # context lines of a diff
-# Text between phrases that is not a word of its own; a string may contain anything.
+# Text between phrases that contains no word: spaces, comments and strings. A string may contain anything.
 COMMENT_OR_STRING = r'#[^\n]*|"(?:[^"\\\n]|\\.)*"'
 
 
@@ -74,7 +74,7 @@ def apply_edits(text: str, edits: Iterable[MutationEdit]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ChangedLines:
-    """The lines that edits change: `first` counts from 1; `before` and `after` have no line breaks."""
+    """The lines that edits change: `first` is counted from 1; `before` and `after` have no line breaks."""
 
     first: int
     before: tuple[str, ...]
@@ -106,7 +106,7 @@ class ChangedLines:
 
     @property
     def telling(self) -> str:
-        """The changed line, or the old one if it was removed; without comment."""
+        """The changed line, or the old line if it was removed, without its comment."""
         unchanged = set(self.before)
         changed = [line for line in self.after if line.strip() and line not in unchanged]
         gone = [line for line in self.before if line.strip() and line not in set(self.after)]
@@ -114,7 +114,7 @@ class ChangedLines:
 
 
 def without_comment(line: str) -> str:
-    """Return a line without its comment; a line with only a comment stays."""
+    """Return a line without its comment; a line with only a comment is unchanged."""
     found = (one for one in re.finditer(COMMENT_OR_STRING, line) if one[0].startswith("#"))
     comment = next(found, None)
     return line if comment is None else line[: comment.start()].rstrip() or line

@@ -1,4 +1,4 @@
-"""Find mutants that provably decide like the original policy, which no test can detect."""
+"""Find mutants that provably decide like the original policy, so that no test can detect them."""
 
 from __future__ import annotations
 

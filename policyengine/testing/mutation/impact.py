@@ -17,7 +17,8 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 FACTLESS_MEMBERS = frozenset({"attesters", "delegation", "watches"})
 
 
-# For one mutant: whether a block grants differently at an endpoint (by its id), or bindings differ there.
+# For one mutant: whether a block, identified by its id, grants differently at an endpoint, or whether bindings differ
+# there.
 Memo: TypeAlias = dict[tuple[int, Endpoint], bool]
 BINDERS = 0
 

@@ -1,6 +1,7 @@
-"""Decide a case again when a few rules changed: only these are evaluated, everything else is taken from the earlier
-trace. That is valid while the facts of the case, the approvals and the history are the same. If the changed rules have
-the same results as before, so does the decision."""
+"""Decide a case again after a few rules changed: only the changed rules are evaluated, and everything else is taken
+from the earlier trace. That is valid while the facts of the case, the approvals and the history are the same. If the
+changed rules have the same results as before, so does the decision.
+"""
 
 from __future__ import annotations
 

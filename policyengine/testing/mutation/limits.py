@@ -1,4 +1,4 @@
-"""Faults in rates and budgets: one removed, another pace, another window, a key less."""
+"""Faults in rates and budgets: a limit is removed, has another pace or window, or loses a key."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def limit_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def item_faults(node: LimitDecl) -> Iterator[FaultChange]:
-    """Drop items, but keep something to count."""
+    """Drop each item, but never the last one that the limit counts."""
     for number, item in enumerate(node.items):
         kept = omit_item(node.items, number)
         if type(item) in DROP_OPERATORS and any(

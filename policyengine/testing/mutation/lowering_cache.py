@@ -124,7 +124,7 @@ class LoweringCache:
         return cls(modules, checked.kernel.package, draft, kernel)
 
     def mutant(self, fault: Fault) -> Mutant | None:
-        """Return the policy with the fault; None if it does not check."""
+        """Return the policy with the fault; None if it has errors."""
         mutated = fault.mutated
         kind = type(fault.declaration)
         one = kind in KERNEL_LISTS and binding_endpoints(fault.declaration) == binding_endpoints(mutated)
@@ -295,7 +295,7 @@ def dotted_names_in(text: str) -> frozenset[str]:
 
 
 def declared_names(declaration: ast.Declaration) -> set[str]:
-    """Return the name by which other declarations refer to it, if any."""
+    """Return the name by which other declarations refer to a declaration; None if it has no such name."""
     return {declaration.name.text} if isinstance(declaration, NAMED_DECLARATIONS) else set()
 
 

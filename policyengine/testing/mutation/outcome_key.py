@@ -1,4 +1,4 @@
-"""A key of a trace: equal keys mean equal decisions."""
+"""The key of a trace: traces with equal keys have equal decisions."""
 
 from __future__ import annotations
 

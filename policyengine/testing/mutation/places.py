@@ -1,4 +1,4 @@
-"""Faults in places: a pattern that matches more, an `except` or an endpoint removed."""
+"""Faults in places: a pattern matches more, or an `except` or an endpoint is removed."""
 
 from __future__ import annotations
 

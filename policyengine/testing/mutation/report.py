@@ -16,7 +16,7 @@ NO_TEST_TEXT = "no test covers this"
 
 
 class MutantStatus(StrEnum):
-    """SAME: provably equivalent; UNFIT: the mutant does not check. Both are excluded from the score."""
+    """SAME: provably equivalent; UNFIT: the mutant has errors. Both are excluded from the score."""
 
     KILLED = "killed"
     SURVIVED = "survived"
@@ -39,8 +39,9 @@ class RequestReference:
 
 @dataclass(frozen=True, slots=True)
 class MutantResult:
-    """The result of one mutant. `asked` are the requests it ran, of which `killer` failed; `reason` explains an
-    accepted survivor."""
+    """The result of one mutant. `asked` are the requests that ran; `killer` is the one that failed. `reason` explains
+    an accepted survivor.
+    """
 
     name: str
     operator: str
@@ -86,7 +87,7 @@ def indented(text: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class MutationReport:
-    """The results in source order; `made` is the number of all faults, of which some or all were tried."""
+    """The results in source order; `made` is the number of all faults; possibly only a sample of them was tried."""
 
     outcomes: tuple[MutantResult, ...]
     made: int
@@ -129,7 +130,7 @@ class MutationReport:
             f"{self.counts[fate]:,} {fate}"
             for fate in (MutantStatus.KILLED, MutantStatus.SURVIVED, MutantStatus.EXPLAINED)
         ]
-        tried = [one for one in tried if not one.startswith("0 ")] or ["none to test"]
+        tried = [one for one in tried if not one.startswith("0 ")] or ["no mutants to test"]
         same, unfit = self.counts[MutantStatus.SAME], self.counts[MutantStatus.UNFIT]
         left = [
             *([f"{same:,} provably the same"] if same else []),
@@ -169,7 +170,7 @@ class MutationReport:
 
 
 def format_score(score: float) -> str:
-    """Return the score, which is not rounded up to 100 while a mutant survives."""
+    """Return the score, which is never rounded up to 100 while a mutant survives."""
     return "100" if score == 100 else f"{min(score, 99.9):.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Faults in grants, guards and trust anchors: a line removed, a requirement weakened, another approver."""
+"""Faults in grants, guards and trust anchors: a line is removed, a requirement weakened, or an approver changed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ CHANGE_BINDING = "change what is approved"
 
 @dataclass(frozen=True, slots=True)
 class ReplacementNames:
-    """Names that a fault may use instead: issuers, attesters, roles of approvers, and for each scope those that include
-    it."""
+    """Names that a fault may use instead: issuers, attesters, roles of approvers, and for each scope the scopes that
+    include it.
+    """
 
     issuers: tuple[str, ...]
     attesters: tuple[str, ...]
@@ -145,8 +146,9 @@ def head_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 
 def wider_glob(name: str) -> str | None:
-    """Return a wider glob, `buyer*` for `buyer-*`: without the character before the first `*`, or after it if there is
-    none before."""
+    """Return a wider glob, such as `buyer*` for `buyer-*`: without the character before the first `*`, or without the
+    one after it if the glob begins with `*`.
+    """
     before, star, behind = name.partition("*")
     if not star or not before + behind:
         return None
@@ -227,7 +229,8 @@ def anchor_faults(node: ast.Node) -> Iterator[FaultChange]:
 
 def issuer_faults(node: ast.IssuerDecl) -> Iterator[FaultChange]:
     """Toggle `records chains`, `scopes none` and `users like`, and drop claims. `url` and `audience` do not affect
-    decisions: tokens are verified before."""
+    decisions, because tokens are verified before the decision.
+    """
     said = {item.name: number for number, item in enumerate(node.items) if isinstance(item, ast.TrustAnchorOption)}
     closing = Span(node.span.source, node.span.end - 1, node.span.end)
     for word in ("records chains", "scopes none"):

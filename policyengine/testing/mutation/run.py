@@ -66,14 +66,14 @@ def request_reference(case: Case) -> RequestReference:
 
 
 def mutants(checked: CheckResult) -> Iterator[Mutant]:
-    """Yield every mutant that checks, in source order."""
+    """Yield every mutant without errors, in source order."""
     workshop = LoweringCache.of(checked)
     made = (workshop.mutant(fault) for fault in find_faults(checked.program))
     return (mutant for mutant in made if mutant is not None)
 
 
 def sample(checked: CheckResult, seed: int = 0, limit: int | None = None) -> tuple[int, ...]:
-    """Return the indexes of the faults to try: all of them, or a random sample of `limit` with the seed."""
+    """Return the indexes of the faults to try: all of them, or a random sample of `limit` faults with this seed."""
     made = len(find_faults(checked.program))
     if limit is None or limit >= made:
         return tuple(range(made))

@@ -30,7 +30,7 @@ from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
 class FailingTestError(Exception):
-    """A test that fails without any fault, so its mutants mean nothing."""
+    """A test that fails without any fault, so that results of mutants would be meaningless."""
 
     __test__ = False  # not a test class for pytest
 
@@ -49,8 +49,9 @@ class MutantTrial:
 
 @dataclass(frozen=True, slots=True)
 class MutantRunner:
-    """All cases of a policy. Cases of a sequence that spends or counts are grouped, because later ones depend on
-    earlier ones."""
+    """All cases of a policy. Cases of a sequence that spends approvals or counts requests are grouped, because later
+    cases depend on earlier ones.
+    """
 
     kernel: k.Kernel
     groups: tuple[tuple[BaselineCase, ...], ...]
@@ -78,15 +79,18 @@ class MutantRunner:
         return MutantTrial(tuple(asked), None)
 
     def _touched(self, mutant: Mutant, memo: Memo) -> Iterator[tuple[BaselineCase, ...]]:
-        """Yield the groups that may detect the mutant, nearest first: those that mention what changed, name a changed
-        guard, were refused or allowed by a changed rule; then the others in source order."""
+        """Yield the groups that may detect the mutant, the most likely first: groups that mention the changed part,
+        name a changed guard, or were refused or allowed by a changed rule; then the others in source order.
+        """
         near = Nearness.of(mutant)
         for group in sorted(self.candidates(mutant, memo), key=lambda group: min(map(near.distance, group))):
             if any(can_affect(mutant, question, memo) for question in group):  # one of the first detects most mutants
                 yield group
 
     def candidates(self, mutant: Mutant, memo: Memo) -> Several[tuple[BaselineCase, ...]]:
-        """Return the groups to which a changed rule applied or applies now; all if it may cover other callers."""
+        """Return the groups to which a changed rule applied or applies now; all groups if the rule may now cover other
+        callers.
+        """
         pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
         if mutant.whole.keys() - {"binders", "watches"} or not all(same_callers(old, new) for old, new in pairs):
             return self.groups
@@ -101,7 +105,8 @@ class MutantRunner:
 
     def _answers(self, group: Several[BaselineCase], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
         """Yield whether each case of a group still passes. A case that the mutant does not affect keeps its decision,
-        but limits and history may differ because of the others."""
+        but its limits and history may differ because of other cases.
+        """
         sequence, same_past = CaseSequence(), True
         for question in group:
             case = question.case
@@ -206,8 +211,9 @@ def groups_by_rule(groups: Several[tuple[BaselineCase, ...]]) -> dict[RuleKey, l
 def group_by_sequence(
     questions: Iterable[BaselineCase], *, counting: bool = False
 ) -> Iterator[tuple[BaselineCase, ...]]:
-    """Yield single cases, but those of sequences with approvals together, in order, at the position of the first one;
-    all sequences if the policy is `counting`."""
+    """Yield groups of cases: each case alone, but the cases of a sequence with approvals together, at the position of
+    the first one. If the policy is `counting`, the cases of every sequence form a group.
+    """
     sequences: dict[object, list[BaselineCase]] = {}
     for question in questions:
         alone = not (counting or question.case.approvals)

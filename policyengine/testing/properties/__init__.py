@@ -1,4 +1,4 @@
-"""Test claims about all requests (`forall`): generate requests that may break them, and shrink counterexamples."""
+"""Test claims about all requests (`forall`): generate requests that may break a claim, and shrink counterexamples."""
 
 from policyengine.testing.properties.results import ClaimVerdict, PropertyResult
 from policyengine.testing.properties.run import DEFAULT_EXAMPLES, HypothesisMissingError, try_properties

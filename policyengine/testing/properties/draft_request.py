@@ -1,5 +1,6 @@
-"""A request under construction with its entities and time, as tests write them. Facts given by the property do not
-change."""
+"""A request under construction with its entities and time, as tests write them. Facts that the property gives are never
+changed.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ class DraftRow:
 
 @dataclass(slots=True)
 class DraftRequest:
-    """A request under construction. `facts` are in wire format, without those of the endpoint. `variables` are those of
-    enclosing quantifiers."""
+    """A request under construction. `facts` are in wire format, without the facts of the endpoint. `variables` are the
+    variables of enclosing quantifiers.
+    """
 
     world: Scenario
     site: EndpointContext
@@ -60,7 +62,7 @@ class DraftRequest:
         return sketch
 
     def vouch(self) -> None:
-        """Write out what the attester of an attestation vouches for, which tests may omit."""
+        """Add the facts that the attester of an attestation vouches for, which tests may omit."""
         given = self.facts.get("attestation")
         attester = self.kernel.attesters.get(str(given.get("by"))) if isinstance(given, Mapping) else None
         if attester is None:
@@ -138,7 +140,7 @@ class DraftRequest:
         return next((node for binder in self.site.binders for known, node in binder.facts if known == path), None)
 
     def known(self, node: k.Expr) -> object:
-        """Return the value of an operand; None if it has none or is too complex."""
+        """Return the value of an operand; None if it has no value or is too complex."""
         return read(self, node)
 
     def read_fact(self, path: FactPath, type_: Type) -> object:

@@ -88,7 +88,7 @@ class EndpointContext:
 
     @cached_property
     def doors(self) -> tuple[CoveringGrant, ...]:
-        """The grants to agents, and to users and anyone without an agent."""
+        """The grants to agents, and the grants to users and to anyone without an agent."""
         return tuple(door for block in policy_blocks(self.kernel) for door in self._doors(block))
 
     @cached_property
@@ -169,7 +169,7 @@ def concrete_endpoints(pattern: k.Pattern) -> Iterator[ConcreteEndpoint]:
 
 
 def neighbouring_endpoint(spot: ConcreteEndpoint, choose: RandomSource) -> ConcreteEndpoint:
-    """Return a similar endpoint that a pattern may cover or miss by mistake."""
+    """Return a similar endpoint, one that a pattern may cover or miss by mistake."""
     match spot:
         case ConcreteHttp(method, segments):
             shorter = ConcreteHttp(method, segments[:-1]) if len(segments) > 1 else spot

@@ -184,7 +184,7 @@ class RequestGenerator:
         self.valid(one for one in requirements if isinstance(one, k.ValidityPeriod))
 
     def within(self, limit: timedelta) -> timedelta:
-        """Return a duration well below, at, or just above a limit."""
+        """Return a duration that is well below, exactly at, or just above a limit."""
         return self.choose.of((min(SHORT_TIME, limit), limit, min(SHORT_TIME, limit), limit + SECOND))
 
     def attestation(self, attester: k.Attester) -> None:
@@ -231,7 +231,7 @@ class RequestGenerator:
         return found
 
     def name_of(self, block: k.AgentBlock) -> str:
-        """Return a name that matches the block, or sometimes another one that the policy knows."""
+        """Return a name that matches the block, or sometimes another name that the policy mentions."""
         if self.choose.chance(6):
             block = self.choose.of(self.site.kernel.agents)
         match block.who:

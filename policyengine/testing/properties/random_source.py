@@ -8,8 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Hypothesis sometimes draws constants from loaded modules, but none below 100. With fewer choices at a time, the same
-# seed generates the same requests in every process.
+# Hypothesis sometimes draws constants from loaded modules, but never constants below 100. With fewer options per
+# choice, the same seed generates the same requests in every process.
 MAX_CHOICES = 64
 
 
@@ -21,7 +21,7 @@ class RandomSource:
     below: Callable[[int], int]
 
     def of(self, things: Sequence[T]) -> T:
-        """Return one of the options, of which there is at least one."""
+        """Return one of the options. There must be at least one."""
         if len(things) <= MAX_CHOICES:
             return things[self.below(len(things))]
         size = -(-len(things) // MAX_CHOICES)

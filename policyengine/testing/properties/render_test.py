@@ -30,7 +30,7 @@ IMPORT = re.compile(r"\bimport\s+(\S+)(?:\s+as\s+(\S+))?")
 
 @dataclass(frozen=True, slots=True)
 class TestNameWriter:
-    """Writes names of other packages as in the package of the property."""
+    """Writes the names of other packages as the package of the property imports them."""
 
     package: str
     aliases: Mapping[str, str]

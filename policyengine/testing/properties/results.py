@@ -16,7 +16,7 @@ from policyengine.testing.report import CaseResult, ResultStatus, reason_lines
 
 
 class ClaimVerdict(StrEnum):
-    """UNDECIDED: the `where` was true for too few generated requests."""
+    """UNDECIDED: `where` was true for too few of the generated requests."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -26,9 +26,10 @@ class ClaimVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PropertyResult:
-    """The result of one claim. `examples` is the number of requests to which it applied, `drawn` the number that were
-    generated for them. If it failed, `counterexample` is the smallest request that breaks it, `text` the same as a
-    test, and `result` its result."""
+    """The result of one claim. `drawn` is the number of generated requests, `examples` the number of those to which the
+    claim applied. If the claim failed, `counterexample` is the smallest request that breaks it, `text` is that request
+    as a test, and `result` its result.
+    """
 
     prop: Property
     verdict: ClaimVerdict

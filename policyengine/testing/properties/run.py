@@ -25,7 +25,7 @@ from policyengine.testing.report import ResultStatus
 from policyengine.testing.runner import CaseRunner
 
 DEFAULT_EXAMPLES = 200
-MIN_EXAMPLES = 20  # fewest matching requests for a claim to count as tried
+MIN_EXAMPLES = 20  # minimum number of matching requests with which a claim is decided
 ENDPOINT_RETRIES = 6
 INSTALL_HINT = install_command("testing")
 
@@ -146,8 +146,9 @@ def require_hypothesis() -> None:
 
 def run_hypothesis(one: Callable[[RandomSource], bool], seed: str, examples: int) -> None:
     """Call `one` with choices of hypothesis until it has returned True for `examples` requests, or hypothesis gives up.
-    This uses no example database and no shrinking by hypothesis: `shrink` works on requests, where single facts are
-    known."""
+    The example database and the shrinking of hypothesis are disabled: `shrink` works on requests, where it can remove
+    single facts.
+    """
     import hypothesis
     from hypothesis import Phase, strategies
     from hypothesis.errors import Unsatisfiable

@@ -33,7 +33,7 @@ MAX_ERRORS_SHOWN = 5  # errors of other files
 
 @dataclass(slots=True)
 class LoadedPolicySet:
-    """The policies of a test file: those of the marked root above it, or of its folder, with their imports."""
+    """The policies of a test file: those of the marked root above it, or those of its folder, with their imports."""
 
     checked: CheckResult
     runner: CaseRunner | None

@@ -36,8 +36,9 @@ class AllowResult:
 
 class Policy:
     """Policies with an engine of their own. `paths` are files and folders of policies, or one bundle; `entities` is an
-    entity file. The clock stands at `now`, by default the beginning of 2026 (UTC), as in policy tests. The first use
-    may raise the errors of Engine.load."""
+    entity file. The clock is fixed at `now`, by default the beginning of 2026 (UTC), as in policy tests. The first use
+    may raise the errors of Engine.load.
+    """
 
     def __init__(
         self, *paths: Path | str, entities: Path | str | None = None, now: datetime = DEFAULT_TIME, base: Path = Path()

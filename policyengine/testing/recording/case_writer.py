@@ -1,4 +1,4 @@
-"""Write one recorded decision as a request of a test: its facts, entity rows and time in the test language."""
+"""Write one recorded decision as a request of a test, with its facts, entity rows and time in the test language."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class CaseWriter:
         return self.scratch.catalogue
 
     def says(self, again: ReplayResult) -> Iterator[RecordedCase]:
-        """Yield ways to write a record, shortest first; later ones leave nothing to defaults of tests."""
+        """Yield ways to write a record, the shortest first; later ways rely on no defaults of tests."""
         record = again.record
         second = record.time.replace(microsecond=0)
         millisecond = second + (record.time - second) // MILLISECOND * MILLISECOND
@@ -179,7 +179,7 @@ class CaseWriter:
                     raise InexpressibleError(f"a test cannot use the method `{method}`")
                 return f"{method} {path if BARE_PATH.fullmatch(path) else quote_string(path)}"
             case _:
-                raise InexpressibleError("its path is not a string")
+                raise InexpressibleError("the path is not a string")
 
     def _action(self, verb: str, resource: Mapping[str, object]) -> str:
         type_, id_ = str(resource["type"]), resource.get("id")
@@ -188,7 +188,7 @@ class CaseWriter:
         if type_ not in self.kernel.entities:
             raise InexpressibleError(f"the policy declares no entity `{type_}`")
         if id_ is not None and not isinstance(id_, str):
-            raise InexpressibleError("the id of its resource is not a string")
+            raise InexpressibleError("the id of the resource is not a string")
         return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {quote_string(id_)}" if id_ is not None else "")
 
     def expected(self, record: DecisionRecord) -> str:
@@ -206,7 +206,7 @@ class CaseWriter:
     # ── The directory ─────────────────────────────────────────────────────────────────────────
 
     def _rows(self, again: ReplayResult, unsaid: list[str]) -> Iterator[tuple[EntityRef, str]]:
-        """Yield the rows that were looked up; no other row can matter."""
+        """Yield the rows that were looked up; other rows cannot affect the decision."""
         directory = again.record.directory
         assert directory is not None
         for ref in sorted(again.read, key=str):
@@ -227,8 +227,8 @@ class CaseWriter:
             else:
                 kept[name] = value
         parents = [one for one in row.parents if one.type in declared.parents]
-        unsaid += [f"that {row.ref} is in {one}" for one in row.parents if one not in parents]
-        unsaid += [f"that the row of {row.ref} is partial"] if row.partial else []
+        unsaid += [f"the membership of {row.ref} in {one}" for one in row.parents if one not in parents]
+        unsaid += [f"the partial row of {row.ref}"] if row.partial else []
         record = f" {self.spelling.record(kept)}" if kept else ""
         inside = f" in {', '.join(map(self.spelling.ref, parents))}" if parents else ""
         return f"{self.spelling.ref(row.ref)}{record}{inside}"
@@ -265,11 +265,11 @@ def approval_facts(again: ReplayResult, at: datetime, unsaid: list[str]) -> Iter
     for approval in again.record.question.approvals:
         rule = rules.get(approval.binding or "")
         if rule is None or approval.id in again.record.spent:
-            continue  # it approves something else, or is spent
+            continue  # the approval is for something else, or is spent
         if approval.granted_at is None or approval.granted_at > at:
             unsaid.append(f"an approval by {approval.by} without an earlier time of grant")
             continue
-        if sum(name == rule for name in rules.values()) > 1:  # an approval in a test counts for all of them
+        if sum(name == rule for name in rules.values()) > 1:  # an approval in a test is valid for every confirmation
             unsaid.append(f"which confirmation of {quote_string(rule)} an approval is for")
         age = format_duration(at - approval.granted_at)
         found.append(f"{{ rule: {quote_string(rule)}, by: {quote_string(approval.by)}, age: {age} }}")

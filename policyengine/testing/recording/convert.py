@@ -1,6 +1,7 @@
 """Convert a decision log to tests: recorded decisions become expectations, as far as the test language can express
-them. Every request is first decided as a test; if it has another outcome, because the test language cannot express all
-of it, it is left out and reported."""
+them. Every request is first decided as a test. If the outcome differs, because the test language cannot express the
+whole request, the request is left out and reported.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +54,10 @@ class SkippedDecision:
 
 @dataclass(frozen=True, slots=True)
 class RecordingResult:
-    """A test file, empty without tests. `merged` counts decisions equal to others, `changed` those with another outcome
-    under these policies, and `over` cases beyond the limit; `unsaid` are facts that tests cannot express and that made
-    no difference."""
+    """A test file; its text is empty if there are no tests. `merged` is the number of decisions that equal others,
+    `changed` the number with another outcome under these policies, and `over` the number of cases beyond the limit.
+    `unsaid` holds facts that tests cannot express and that made no difference.
+    """
 
     text: str
     tests: int
@@ -102,8 +104,9 @@ class DecisionCase:
 def convert_log(
     records: Iterable[DecisionRecord], checked: CheckResult, *, only: Collection[Outcome] = (), limit: int | None = None
 ) -> RecordingResult:
-    """Return the tests for the records, by a policy without errors, in an order that depends on nothing else. `only`
-    keeps decisions with these outcomes; `limit` is the maximum number of cases."""
+    """Return the tests for the records, decided by a policy without errors. Their order depends only on the records and
+    the policy. `only` keeps decisions with these outcomes; `limit` is the maximum number of cases.
+    """
     return DecisionLogConverter(checked, limit).of(one for one in records if not only or one.outcome in only)
 
 
@@ -205,7 +208,7 @@ class DecisionLogConverter:
         return {one.name.value for one in every if isinstance(one, ast.TestDecl)}
 
     def file(self, tests: Sequence[str]) -> str:
-        """Return the file; empty without tests."""
+        """Return the text of the file; empty if there are no tests."""
         package = "" if self.kernel.package == MAIN_PACKAGE else f"package {self.kernel.package}\n"
         whole = "\n\n".join([f"{HEADER}\nlanguage 1\n{package}".rstrip(), *tests]) + "\n"
         return format_module(Source("recorded_test.policy", whole)) if tests else ""
@@ -325,18 +328,18 @@ def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
         unsaid |= dict.fromkeys([mistake] if mistake else [f"`{one}`" for one in said.unsaid])
     happened = any(past.events for past in again.record.history.values())
     if again.decision.outcome is Outcome.THROTTLE or happened:
-        raise InexpressibleError("it depends on earlier requests")
+        raise InexpressibleError("the decision depends on earlier requests")
     if unsaid:
         raise InexpressibleError(f"a test cannot express {', '.join(unsaid)}")
-    raise InexpressibleError("as a test it has another outcome")
+    raise InexpressibleError("as a test, the request has another outcome")
 
 
 def replay_difference(again: ReplayResult) -> str:
     if again.record.redacted:
-        return "it depends on a secret that is not in the log"
+        return "the decision depends on a secret that is not in the log"
     if again.record.decision.get("gate") == "failure":
         return "the engine had failed"
-    return "its replay with the same policies has another outcome"
+    return "a replay with the same policies has another outcome"
 
 
 def parse_case(said: RecordedCase, sayer: CaseWriter) -> tuple[Case | None, str | None]:

@@ -190,7 +190,7 @@ def test_the_error_names_a_duplicate_member(call: Call) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'[{"subject": {}}]', b"null", b'"x"', b"7", b"\xff", b'{"subject": NaN}', b"[" * 9999]
 )
-def test_a_body_that_is_no_object_is_a_bad_request(call: Call, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_a_bad_request(call: Call, path: str, body: bytes) -> None:
     answer = call("POST", path, content=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.json()["detail"]

@@ -116,7 +116,7 @@ def test_a_subject_without_a_map_follows_the_usual_subject_types(subject: Free, 
     assert translated("", asked(subject=subject)) == {**rest, **expected, **LOOKS}
 
 
-def test_properties_are_no_facts_without_a_map() -> None:
+def test_properties_are_not_facts_without_a_map() -> None:
     question = asked(subject={"type": "user", "id": "alice", "properties": {"roles": ["admin"]}})
     assert "entities" not in translated(
         "", {**question, "resource": {"type": "todo", "id": "7", "properties": {"owner": "x"}}}

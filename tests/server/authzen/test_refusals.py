@@ -49,7 +49,7 @@ def test_unmapped_and_invalid_questions_are_counted_and_logged(
     assert told[0].endswith("no `map authzen` defines `brew` on `pot`")
 
 
-def test_a_malformed_body_is_a_problem_and_counts_as_no_decision(engine: Engine) -> None:
+def test_a_malformed_body_is_a_problem_and_is_not_counted_as_a_decision(engine: Engine) -> None:
     call = caller(engine)
     assert call("POST", ONE, json={"subject": ALICE}).status_code == 400
     assert counts(call("GET", "/metrics").text) == {}

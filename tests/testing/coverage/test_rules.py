@@ -47,16 +47,16 @@ agent "bot" { issued by acme   acts for any user   credential { bound }   may re
         ),
     ],
 )
-def test_a_may_is_covered_when_it_opened_a_door(request_: str, unopened: list[str]) -> None:
+def test_a_may_is_covered_when_it_granted_access(request_: str, unopened: list[str]) -> None:
     """It covers, the credential carries it, its condition is true and its block stands."""
-    assert missing(TWO, request_, "opened") == [f"{words} opened a door" for words in unopened]
+    assert missing(TWO, request_, "granted") == [f"{words} granted a request" for words in unopened]
 
 
 def test_a_may_of_anyone_is_covered_without_a_credential() -> None:
     rules = "anyone { may GET /health }"
     assert missing(rules, "GET /health => allow") == []
     assert missing(rules, "GET /docs/1 => deny") == [
-        "`may GET /health` never opened a door",
+        "`may GET /health` never granted a request",
         "`GET /health` was never decided",
     ]
 
@@ -255,7 +255,7 @@ def test_a_may_delegate_is_covered_when_it_delegated() -> None:
 
 def test_hops_cover_the_rules_of_their_blocks() -> None:
     unseen = missing(CHAIN, handed(("first", "1m")))
-    assert "`may read` never opened a door" not in unseen
+    assert "`may read` never granted a request" not in unseen
     assert unseen.count("`issued by acme` was never seen failing") == 2
     assert "`issued by acme` was never seen holding" not in unseen
 

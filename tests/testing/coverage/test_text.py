@@ -16,7 +16,7 @@ FOUND = coverage(guarded("body.n > 5 and body.urgent"), written(n="9"))
 def test_the_text_report_shows_totals_and_annotates_lines() -> None:
     lines = render_text(FOUND).split("\n")
     assert lines[:11] == [
-        "coverage 47.6 %: 10 of 21 seen, 11 missing",
+        "coverage 47.6 %: 10 of 21 covered, 11 missing",
         "",
         "  rules                 2/3   66.6 %",
         "  conditions            3/9   33.3 %",
@@ -42,9 +42,9 @@ def test_a_fully_covered_line_is_not_shown() -> None:
 
 def test_the_text_report_of_full_coverage_shows_no_lines() -> None:
     found = coverage("anyone { may GET /health }", "GET /health => allow")
-    assert render_text(found).startswith("coverage 100 %: 2 of 2 seen\n")
+    assert render_text(found).startswith("coverage 100 %: 2 of 2 covered\n")
     assert "|" not in render_text(found)
-    assert render_text(merge_coverage([])) == "coverage 100 %: 0 of 0 seen\n\n"
+    assert render_text(merge_coverage([])) == "coverage 100 %: 0 of 0 covered\n\n"
 
 
 def test_coloured_text_adds_only_colours() -> None:

@@ -175,11 +175,11 @@ def test_the_reason_of_an_explanation_may_contain_because() -> None:
 @pytest.mark.parametrize(
     ("text", "more", "why"),
     [
-        (f"{SURVIVOR} because x", CLOSER, "a test notices it now"),
-        (f"{MOVED} because it is noticed", "", "a test notices it now"),
+        (f"{SURVIVOR} because x", CLOSER, "a test now detects the mutant"),
+        (f"{MOVED} because it is noticed", "", "a test now detects the mutant"),
         (f"{SURVIVOR}9 because the line is another one", "", "no mutant has this name"),
         (SURVIVOR, "", "the reason is missing: add `because …`"),
-        (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "it is already explained"),
+        (f"{SURVIVOR} because a\n# survives: {SURVIVOR} because b", "", "another comment already explains it"),
     ],
 )
 def test_an_explanation_without_a_survivor_is_reported_as_stale(text: str, more: str, why: str) -> None:

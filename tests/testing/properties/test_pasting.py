@@ -22,7 +22,7 @@ def asked(case: Case) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(8, 24))])
-def test_a_pasted_counterexample_asks_the_drawn_request_and_fails_again(seed: int) -> None:
+def test_a_pasted_counterexample_makes_the_generated_request_and_fails_again(seed: int) -> None:
     texts = checked_policy(Random(seed)).texts
     head = texts[0].partition("\n")[0] + "\n"
     assert head.startswith("package ")
