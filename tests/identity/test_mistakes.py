@@ -122,7 +122,8 @@ SHOWN = [
     ),
     (
         '[issuers.login]\nalgorithms = [\n  "ES256", # ours\n  "ES257",\n]',
-        "4:3: `issuers.login.algorithms.1` must be one of `ES256`, `ES384`, `ES512`, `EdDSA`, `Ed25519`, `RS256`, `RS384`, "
+        "4:3: `issuers.login.algorithms.1` must be one of `ES256`, `ES384`, `ES512`, `EdDSA`, "
+        "`Ed25519`, `RS256`, `RS384`, "
         '`RS512`, `PS256`, `PS384`, `PS512`\n    "ES257",\n    ^^^^^^^',
     ),
     ("[identity]\nurl = [1]\n[dpop", "3:1: expected ']' at the end of a table declaration\n  [dpop\n  ^"),
