@@ -112,7 +112,8 @@ GATES = (
     "`failure`"
 )
 MEMBERS = (
-    "the known members are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, `obligations`, `rate`, `rates`, "
+    "the known members are `message`, `reason`, `reasons`, `remedy`, `remedies`, `obligation`, "
+    "`obligations`, `rate`, `rates`, "
     "`unknown`, `chain`, `agent`, `user` and `issuer`"
 )
 MISTAKES = [
