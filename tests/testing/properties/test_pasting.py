@@ -12,6 +12,8 @@ from tests.generate import checked_policy
 from tests.testing.properties.trials import checked, tried
 
 EXPECTED = ("not allow", "allow", "deny", "not confirm", "deny by default", "not allow by default")
+# Of the later ones those that draw what no other draws: captures, chains, addresses.
+SEEDS = (*range(8), 10, 11, 19, 20, 22)
 CLAIMS = "\n".join(f'test "{one}" {{ forall request => {one} }}' for one in EXPECTED)
 
 
@@ -21,7 +23,9 @@ def asked(case: Case) -> tuple[object, ...]:
     return case.question, dict(case.rows), dict(case.attributes), approvals, case.now, case.expected
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(8, 24))])
+@pytest.mark.parametrize(
+    "seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(24) if seed not in SEEDS)]
+)
 def test_a_pasted_counterexample_makes_the_generated_request_and_fails_again(seed: int) -> None:
     texts = checked_policy(Random(seed)).texts
     head = texts[0].partition("\n")[0] + "\n"
