@@ -79,7 +79,7 @@ def mask_user(st: State, issuers: tuple[Any, ...]) -> None:
 
 
 def read_claims(st: State) -> None:
-    """Set the attributes of agent and user that the credential claims, and those that are pending."""
+    """Read the attributes of the agent and the user from the claims of the credential, and mark pending attributes."""
     found: dict[tuple[EntityRef, str], object] = {}
     trust = st.trust
     if trust is not None:

@@ -224,7 +224,7 @@ def decide_together(
 
 
 def parse_batch_question(raw: object) -> QuestionLike | None:
-    """Return the question of an item and whether it spends, or None if the item must be decided separately."""
+    """Return the question of an item, or None if the item must be decided separately."""
     if not isinstance(raw, dict):
         return None
     if raw.get("options") == {"consume": True}:

@@ -13,7 +13,7 @@ from policyengine.runtime.values import Cause, Unknown, Value, unique_elements
 from policyengine.spec.kleene import elements
 from policyengine.typesystem import EntityRef
 
-LACKS = "a level from which it is inherited lacks the set"
+LACKS = "an entity that the set is inherited from has no such set"
 
 
 class InheritanceLevel(NamedTuple):

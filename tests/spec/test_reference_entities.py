@@ -219,7 +219,7 @@ def test_a_deny_on_an_inherited_set_applies_if_a_level_lacks_the_set():
     decision = decide(policy, asked, rows)
     assert verdict(decision) == 'deny by "b"'
     assert [(one.fact, one.why) for one in decision.unknown] == [
-        ("resource.blocked", "a level from which it is inherited lacks the set")
+        ("resource.blocked", "an entity that the set is inherited from has no such set")
     ]
     assert decide(policy.replace(STRICT, EMPTY), asked, rows).allowed
 
@@ -468,9 +468,9 @@ def test_a_user_block_may_require_that_the_user_is_known():
         ("not (resource.private else false)", {}, 'unknown: the entity has no row, `doc "7"`'),
         ("resource.owner.private", {"doc 7": {"owner": "8"}}, 'unknown: the entity has no row, `doc "8"`'),
         ('resource.tags has "x"', {"doc 7": {"in": ["folder a"]}, "folder a": {"tags": []}},
-         'unknown: a level from which it is inherited lacks the set, `doc "7"`'),
+         'unknown: an entity that the set is inherited from has no such set, `doc "7"`'),
         ('resource.tags has "x"', {"doc 7": {"tags": [], "in": ["folder a"]}, "folder a": {}},
-         'unknown: a level from which it is inherited lacks the set, `folder "a"`'),
+         'unknown: an entity that the set is inherited from has no such set, `folder "a"`'),
     ],
 )  # fmt: skip
 def test_an_explanation_names_the_entity_whose_row_is_missing(condition, rows, why):

@@ -72,7 +72,7 @@ class ServeSettings(CommandSection):
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
     drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
     drain_delay: t.SecondsOrZero | None = setting(
-        "0", "minimum seconds that a stopping server still accepts connections"
+        "0", "minimum number of seconds for which a stopping server still accepts connections"
     )
     max_connections: t.PositiveNumber | None = setting(
         "from the open file limit, at most 4096", "maximum connections per worker"

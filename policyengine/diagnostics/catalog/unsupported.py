@@ -19,7 +19,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "W902",
-        "a fact that is not learned yet",
+        "a fact that this version cannot learn yet",
         "Facts that are learned from the behavior of callers are planned for a later version. Until then, each such "
         "fact has its neutral value for every caller: a raise that asks for more trust never acts, and neither does a "
         "clamp for a burst.",

@@ -15,7 +15,7 @@ from policyengine.time_formats import format_duration
 
 @dataclass(frozen=True, slots=True)
 class SettingDoc:
-    """A setting by its full name, as `issuers.NAME.keys`; `default` is written as in the file."""
+    """A setting with its full name, such as `issuers.NAME.keys`; `default` is written as in the file."""
 
     name: str
     words: str

@@ -150,7 +150,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "the policy does not grant the requested scopes to the actor", _POLICY
     ),
     IssuanceRefusal.DELEGATION: IssuanceRefusalInfo(
-        "the policy does not, or no longer, delegate the requested scopes to the actor", _POLICY
+        "the policy does not delegate, or no longer delegates, the requested scopes to the actor", _POLICY
     ),
     IssuanceRefusal.DELEGATION_LIMIT: IssuanceRefusalInfo(
         "the chain would exceed the policy's delegation limits", _POLICY
@@ -159,7 +159,7 @@ ISSUANCE_REFUSAL_INFO: dict[IssuanceRefusal, IssuanceRefusalInfo] = {
         "the policy does not grant the requested scopes to the user", _POLICY
     ),
     IssuanceRefusal.LIFETIME: IssuanceRefusalInfo(
-        "the tokens that it would be derived from are about to expire", _REQUEST
+        "the tokens that the new token would be derived from are about to expire", _REQUEST
     ),
     IssuanceRefusal.TASK: IssuanceRefusalInfo(
         "the requested task differs from the task of the token, or is wider", _REQUEST

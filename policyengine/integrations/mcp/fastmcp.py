@@ -142,7 +142,7 @@ class PolicyMiddleware(Middleware):
         if method in ("completion/complete", "subscriptions/listen"):
             await self._check_several(context, method, params if isinstance(params, Mapping) else {})
             return await call_next(context)
-        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is not supported by policies, and denied", method[:80])
+        raise MCPError(METHOD_NOT_FOUND, f"`{method[:80]}` is denied: policies do not support this method", method[:80])
 
     async def _subscribed(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         params = context.message if isinstance(context.message, Mapping) else {}

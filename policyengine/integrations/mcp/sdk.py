@@ -137,7 +137,7 @@ class PolicyMiddleware:
         if ctx.method in ("completion/complete", "subscriptions/listen"):
             return await self._several(ctx, call_next)
         raise MCPError(
-            METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is not supported by policies, and denied", ctx.method[:80]
+            METHOD_NOT_FOUND, f"`{ctx.method[:80]}` is denied: policies do not support this method", ctx.method[:80]
         )
 
     async def _called(self, ctx: RequestContext, call_next: CallNext) -> HandlerResult:

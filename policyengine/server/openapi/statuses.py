@@ -78,7 +78,9 @@ EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, 
 REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
     404: problem_response("No rule waits for the outcome of this decision."),
     409: problem_response("The outcome is already reported: `code` is `outcome_reported`."),
-    503: problem_response("The store does not answer, or too many requests wait (`code` is `busy`): report it again."),
+    503: problem_response(
+        "The store does not answer, or too many requests are waiting (`code` is `busy`): report the outcome again."
+    ),
 }
 ALIVE: Statuses = {200: {"description": "The process is alive.", "content": schema.content(schema.Health, {})}}
 READY: Statuses = {

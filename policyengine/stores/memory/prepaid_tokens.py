@@ -16,7 +16,7 @@ class PrepaidTokens(NamedTuple):
 
 
 class PrepaymentReceipts:
-    """Receipts by the rate and key that they paid for, each with the confirms that it belongs to; oldest first. Not
+    """The receipts for prepaid tokens, by rate and key, and then by the confirms that they belong to; oldest first. Not
     thread-safe: the store holds the lock."""
 
     def __init__(self) -> None:
