@@ -201,7 +201,7 @@ def decide_together(
 
     def settle() -> None:
         if is_cancelled() or is_requester_gone():
-            raise WorkRefusedError("the client is gone")
+            raise WorkRefusedError("the client has disconnected")
         for result in engine.decide_many(row):
             place = f"requests[{len(answers)}]"
             answers.append(

@@ -48,14 +48,14 @@ def test_a_request_line_without_end_is_rejected(run, project, tmp_path):
     with (tmp_path / "many.jsonl").open("wb") as sparse:
         sparse.truncate(2**33)
     ended = run("decide", project, "--request", "many.jsonl")
-    assert (ended.code, "line 1 holds more than" in ended.err) == (1, True)
+    assert (ended.code, "line 1 contains more than" in ended.err) == (1, True)
 
 
 def test_stdin_without_end_is_rejected(run, project, monkeypatch, capsys):
     with open(ZERO, "rb") as endless:
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": endless, "isatty": lambda: False}))
         code = main(["decide", str(project), "--request", "-"])
-    assert (code, "line 1 holds more than" in capsys.readouterr().err) == (1, True)
+    assert (code, "line 1 contains more than" in capsys.readouterr().err) == (1, True)
 
 
 def test_an_overlong_log_line_is_skipped_and_the_next_is_read(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def why(value: object) -> str:
         ({"clerk": True}, SetType(Scalar.STRING), "expected set<string>, got object"),
         ("abc", ListType(Scalar.STRING), "expected list<string>, got string"),
         ((0,) * 10_001, ListType(Scalar.INT), "more than 10,000 elements"),
-        (("Berlin",), ADDRESS, "expected an object, got list"),
+        (("Berlin",), ADDRESS, "expected object, got list"),
         (PENDING, Scalar.INT, "pending"),
         (Invalid("a duplicate key"), Scalar.INT, "a duplicate key"),
         (1, UnresolvedType(), "the type is not known"),

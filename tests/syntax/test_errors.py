@@ -596,8 +596,8 @@ CASES: list[tuple[str, str, str, str | None, str]] = [
     (
         'package "Acme Shop"',
         "E117",
-        'a name has no quotes, unlike `"Acme Shop"`',
-        "names are letters, digits, `_` and `.`, and begin with a lower-case letter",
+        'write a name without quotes, not `"Acme Shop"`',
+        "a name may contain letters, digits, `_` and `.`, and must begin with a lower-case letter",
         '"Acme Shop"',
     ),
     (
