@@ -230,7 +230,7 @@ def past_value(node: k.PastFact, event: k.EventPattern | None, name: str) -> Pas
     match node.fact:
         case k.Fact(("past", "status")):
             return PastValue(-1, name, node.type, status=True, output=False)
-        case k.Fact(("past", "output", *rest)):
-            return PastValue(event.outputs.index(tuple(rest)), name, node.type, status=False, output=True)
+        case k.Fact(path) if path[:2] == ("past", "output"):
+            return PastValue(event.outputs.index(path[2:]), name, node.type, status=False, output=True)
         case fact:
             return PastValue(event.facts.index(fact), name, node.type, status=False, output=False)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from policyengine.evaluator import is_compiled
+from tests.compiler import faults
 from tests.compiler.equality import hold
 from tests.compiler.faults import FAULTS, Found, Patch
 from tests.oracle.test_cedar import hold_equal
@@ -22,6 +24,8 @@ CEDAR = [fault for fault, found in TABLE if found.by_cedar]
 def test_generated_questions_find_a_seeded_fault(
     fault: Callable[[Patch], None], found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if is_compiled() and fault in (faults.hops_need_no_grant, faults.groups_count_only_by_name):
+        pytest.skip("compiled functions call each other directly, so none can be replaced")
     fault(monkeypatch)
     monkeypatch.setattr("tests.compiler.equality.made_small", lambda asked, asking: None)
     with pytest.raises(AssertionError, match=r"specified: |the quick way fails: ") as caught:
