@@ -44,7 +44,7 @@ from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
-MAX_HEADS, MAX_HEAD_SEGMENTS = 8_192, 16  # paths without their last segment
+MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("the path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
@@ -134,7 +134,7 @@ class ProgramBuilder:
     def _walk_path(self, method: str, head: tuple[str, ...], segments: tuple[str, ...]) -> p.EndpointRules:
         branch, last, found = self.paths.root, len(segments) - 1, None
         for place, segment in enumerate(segments):
-            if place == last and len(head) <= MAX_HEAD_SEGMENTS:
+            if place == last and sum(map(len, head)) <= MAX_HEAD_LENGTH:
                 self._keep_head(head, branch)
             then = branch.next.get(segment) or self.paths.step(branch, segment)
             if then is None:

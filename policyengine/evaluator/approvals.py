@@ -181,8 +181,14 @@ def canonical_head(revision: str, effect: Effect) -> bytes:
     return b"list9:" + b"".join(map(canonical_bytes, named))
 
 
-@lru_cache(maxsize=4_096)
 def canonical_path(path: Path) -> bytes:
+    """Return the canonical bytes of the name of a fact, kept unless it contains the id of an entity, which is any text
+    of a caller."""
+    return canonical_bytes(path) if " " in path[0] else kept_canonical_path(path)
+
+
+@lru_cache(maxsize=4_096)
+def kept_canonical_path(path: Path) -> bytes:
     return canonical_bytes(path)
 
 

@@ -70,9 +70,10 @@ class EntityAttribute(Node):
         value = kept.get(entity, UNREAD)
         if value is UNREAD:
             value = self._inherited(st, entity)[1] if self.levels else self._own(st, entity)[1]
-            if len(kept) >= MAX_KEPT_ENTITIES:
-                kept.clear()
-            kept[entity] = value
+            if entity in st.entities:  # others are any texts of callers
+                if len(kept) >= MAX_KEPT_ENTITIES:
+                    kept.clear()
+                kept[entity] = value
         return value
 
     def raw_of(self, st: State, entity: EntityRef) -> object:

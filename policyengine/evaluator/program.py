@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from policyengine import kernel as k
-from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path
+from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path, merge, test_has
+from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, leave, set_of
 from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
@@ -209,14 +210,7 @@ class DelegationGrant:
 
 def test_group(st: State, groups: Any, group: str) -> int:
     """Test whether groups, some of which may be unknown, include this group."""
-    if group in groups:
-        return YES
-    found = NO
-    for known in groups:
-        if type(known) is Unknown:
-            st.doubts.append(known)
-            found = MAYBE
-    return found
+    return test_has(st, groups, group) if len(groups) < MIN_HASHED else leave(st, element_of(st, groups, group))
 
 
 class Block:
@@ -300,10 +294,12 @@ def carries(st: State, carriers: tuple[str, ...]) -> bool:
     if trust.scopes_none:
         return True
     scopes = st.scopes_held()
-    if type(scopes) is tuple:
-        for scope in carriers:
-            if scope in scopes:
-                return True
+    if type(scopes) is not tuple:
+        return False
+    held = scopes if len(scopes) < MIN_HASHED else set_of(st, scopes).keys
+    for scope in carriers:  # noqa: SIM110  # a generator takes longer for the few that there are
+        if scope in held:
+            return True
     return False
 
 
@@ -445,7 +441,8 @@ class PrincipalRules:
         unknown = [groups] if type(groups) is Unknown else [one for one in groups if type(one) is Unknown]
         if not unknown:
             return []
-        known = groups if type(groups) is tuple else ()
+        unknown = [merge(unknown)]
+        known = set_of(st, groups).keys if type(groups) is tuple else frozenset()
         return [(block, unknown) for group in list(self.groups) if group not in known for block in self.grouped(group)]
 
 

@@ -11,6 +11,7 @@ from policyengine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.entities import EntityData
+from policyengine.runtime.request import Request
 from policyengine.typesystem import EntityRef
 
 POLICY = """
@@ -94,3 +95,25 @@ def test_threads_meet_endpoints_first_and_decide_alike(engine: Engine) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert [one.outcome for one in pool.map(fresh.decide, questions)] == expected
     assert fresh.failures == 0
+
+
+def test_entities_that_only_callers_name_are_not_kept() -> None:
+    engine = Engine.from_text(POLICY, directory=entities("paid"))
+    for number in range(50):
+        engine.decide(Request.from_mapping({**ask("/b/7"), "user": {"id": f"{number}" * 1_000}}))
+    engine.decide(Request.from_mapping(ask("/b/7")))
+    kept = engine.decider.compiled.evaluator._kept
+    assert {one.id for values in kept.values() for one in values} == {"alice"}
+
+
+def test_heads_of_paths_that_callers_write_are_kept_up_to_a_length() -> None:
+    engine = Engine.from_text("""
+    issuer acme { scopes none }
+    agent "bot" { issued by acme   acts for any user   may GET /c/{x}/{y} }
+    """)
+    for number in range(20):
+        for path in (f"/c/{f'{number}' * 2_000}/x", f"/c/{number}/x"):
+            engine.decide(Request.from_mapping(ask(path)))  # generated code decides no Request
+    heads = engine.decider.compiled.evaluator.program.rules_at.__self__._heads_of_paths
+    assert len(heads) == 20
+    assert not [head for head in heads if sum(map(len, head)) > 256]
