@@ -471,56 +471,52 @@ class Not(Condition):
         return NO if result == YES else YES
 
 
-class All(Condition):
-    """Kleene's and. `strict` tests every part, because the facts to which an approval is bound are recorded during the
-    test.
+class Connective(Condition):
+    """Kleene's and or or: the first part with the `settling` result decides, else an unknown part makes it MAYBE.
+
+    `strict` tests every part, as the facts that an approval is bound to are recorded on the way.
     """
 
-    __slots__ = ("items", "strict")
+    __slots__ = ("items", "neutral", "settling", "strict")
 
-    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
+    def __init__(self, items: tuple[Condition, ...], settling: int, strict: bool) -> None:
         self.items = items
+        self.settling = settling
+        self.neutral = NO if settling == YES else YES
         self.strict = strict
 
     def test(self, st: State) -> int:
-        mark = len(st.doubts)
-        found = YES
+        mark, settling = len(st.doubts), self.settling
+        found = self.neutral
         for item in self.items:
             result = item.test(st)
-            if result == NO:
-                found = NO
+            if result == settling:
+                found = settling
                 if not self.strict:
                     break
-            elif result == MAYBE and found == YES:
+            elif result == MAYBE and found != settling:
                 found = MAYBE
-        if found == NO and len(st.doubts) > mark:
+        if found == settling and len(st.doubts) > mark:
             del st.doubts[mark:]
         return found
 
 
-class AnyOf(Condition):
+class All(Connective):
+    """Kleene's and."""
+
+    __slots__ = ()
+
+    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
+        super().__init__(items, NO, strict)
+
+
+class AnyOf(Connective):
     """Kleene's or."""
 
-    __slots__ = ("items", "strict")
+    __slots__ = ()
 
     def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
-        self.items = items
-        self.strict = strict
-
-    def test(self, st: State) -> int:
-        mark = len(st.doubts)
-        found = NO
-        for item in self.items:
-            result = item.test(st)
-            if result == YES:
-                found = YES
-                if not self.strict:
-                    break
-            elif result == MAYBE and found == NO:
-                found = MAYBE
-        if found == YES and len(st.doubts) > mark:
-            del st.doubts[mark:]
-        return found
+        super().__init__(items, YES, strict)
 
 
 class Present(Condition):

@@ -110,6 +110,7 @@ def test_heads_of_paths_that_callers_write_are_kept_up_to_a_length() -> None:
     engine = Engine.from_text("""
     issuer acme { scopes none }
     agent "bot" { issued by acme   acts for any user   may GET /c/{x}/{y} }
+    users unrestricted
     """)
     for number in range(20):
         for path in (f"/c/{f'{number}' * 2_000}/x", f"/c/{number}/x"):
