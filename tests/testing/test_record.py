@@ -216,8 +216,14 @@ def test_recorded_tests_pass_against_the_policies_that_decided(tmp_path_factory,
 
 
 def is_a_reason(why: str) -> bool:
-    told = ("a test cannot", "its path is not a str", "the policy declares no", "the id of its res", "the decision depends on")
-    return why.startswith(told)
+    reasons = (
+        "a test cannot",
+        "the path is not a string",
+        "the policy declares no",
+        "the id of the resource is not a string",
+        "the decision depends on",
+    )
+    return why.startswith(reasons)
 
 
 # ── What is not said, is told ─────────────────────────────────────────────────────────────────
