@@ -32,19 +32,19 @@ def decide(
     st = start(program, request, snapshot, now, kept)
     if isinstance(request.endpoint, MalformedEndpoint):
         return malformed(st, request.endpoint), NO_EFFECTS
-    letter, guarded = letter_state(st), st
+    exact, approved = exact_state(st), st
     approvals: dict[int, ConfirmApproval] = {}
     if request.approvals:
         confirms = [effect for effect in st.rules.effects if effect.kind == CONFIRM]
         approvals = {effect.bit: find_approval(st, effect, snapshot.spent) for effect in confirms}
-        guarded = st.branch()
-        guarded.approval = approval_facts(list(approvals.values()), st)
-    passage = walk(st, letter, guarded)
+        approved = st.branch()
+        approved.approval = approval_facts(list(approvals.values()), st)
+    passage = walk(st, exact, approved)
     for acting in passage.acting:
         effect = acting.effect
         if effect.kind == CONFIRM and effect.bit not in approvals:
             approvals[effect.bit] = find_approval(st, effect, snapshot.spent)
-    return Verdict(guarded, letter, st, passage, approvals).conclude()
+    return Verdict(approved, exact, st, passage, approvals).conclude()
 
 
 def find_windows(program: PolicyProgram, request: Request, entities: Entities, now: datetime) -> frozenset[WindowKey]:
@@ -73,15 +73,15 @@ def start(
     return st
 
 
-def letter_state(st: State) -> State:
+def exact_state(st: State) -> State:
     """Return the state in which grants read bindings: only exact bindings, because a path in another letter case must
     not grant access.
     """
     if st.rules.exact_bindings is None:
         return st
-    letter = st.branch()
-    letter.bindings = st.rules.exact_bindings
-    return letter
+    exact = st.branch()
+    exact.bindings = st.rules.exact_bindings
+    return exact
 
 
 def malformed(st: State, endpoint: MalformedEndpoint) -> Decision:

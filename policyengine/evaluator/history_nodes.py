@@ -86,11 +86,16 @@ class EventRules:
         """Return whether the event counts: True, False or Unknown."""
         if self.where is None:
             return True
-        before, recorder = st.past, st.recorder
-        st.past, st.recorder = event, None
-        found = self.where.get(st)
-        st.past, st.recorder = before, recorder
-        return found
+        return value_at(st, event, self.where)
+
+
+def value_at(st: State, event: PastEvent, node: Node) -> Any:
+    """Return the value of a node at a past event. A binding does not record the facts of past events."""
+    before, recorder = st.past, st.recorder
+    st.past, st.recorder = event, None
+    value = node.get(st)
+    st.past, st.recorder = before, recorder
+    return value
 
 
 class HistoryNode(Condition):
@@ -189,11 +194,7 @@ class AggregateValue(HistoryNode):
     def _field(self, st: State, event: PastEvent) -> Any:
         if self.field is None:
             return True
-        before, recorder = st.past, st.recorder
-        st.past, st.recorder = event, None
-        value = self.field.get(st)
-        st.past, st.recorder = before, recorder
-        return value
+        return value_at(st, event, self.field)
 
 
 class PastValue(Node):

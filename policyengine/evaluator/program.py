@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path, merge, test_has
-from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, leave, set_of
+from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, set_of, test_value
 from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
@@ -210,7 +210,7 @@ class DelegationGrant:
 
 def test_group(st: State, groups: Any, group: str) -> int:
     """Test whether groups, some of which may be unknown, include this group."""
-    return test_has(st, groups, group) if len(groups) < MIN_HASHED else leave(st, element_of(st, groups, group))
+    return test_has(st, groups, group) if len(groups) < MIN_HASHED else test_value(st, element_of(st, groups, group))
 
 
 class Block:

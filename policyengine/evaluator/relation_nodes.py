@@ -14,8 +14,8 @@ from policyengine.runtime.values import Unknown
 from policyengine.typesystem import EntityRef
 
 
-def leave(st: State, value: Any) -> int:
-    """Return the result of a test for its value: True, False or Unknown."""
+def test_value(st: State, value: Any) -> int:
+    """Return the result of a test whose value is True, False or Unknown."""
     if value is True:
         return YES
     if value is False:
@@ -38,7 +38,7 @@ class Binary(Condition):
         if type(left) is Unknown or type(right) is Unknown:
             st.doubts.append(merge([left, right]))
             return MAYBE
-        return leave(st, self.holds(st, left, right))
+        return test_value(st, self.holds(st, left, right))
 
     def holds(self, st: State, left: Any, right: Any) -> Any:
         """Return whether the relation holds for two known values."""
@@ -109,7 +109,7 @@ class HasText(Condition):
             return MAYBE
         if len(value) < MIN_HASHED:
             return test_has(st, value, self.value)
-        return leave(st, element_of(st, value, self.value))
+        return test_value(st, element_of(st, value, self.value))
 
 
 class HasElement(Binary):
@@ -132,7 +132,7 @@ class HasElement(Binary):
             return MAYBE
         if self.texts and len(items) < MIN_HASHED:
             return test_has(st, items, item)
-        return leave(st, self.holds(st, items, item))
+        return test_value(st, self.holds(st, items, item))
 
     def holds(self, st: State, left: Any, right: Any) -> Any:
         if self.holding and isinstance(right, EntityRef):

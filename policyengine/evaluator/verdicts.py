@@ -86,16 +86,19 @@ def causes_of(doubts: Doubts) -> frozenset[Cause]:
 
 
 class Verdict:
-    """Derives the verdict from a passage. `approvals` are the approvals of confirms, by the number of their effect."""
+    """Derives the verdict from a passage. `approvals` are the approvals of confirms, by the number of their effect.
 
-    __slots__ = ("approvals", "letter", "limits", "passage", "plain", "st")
+    `st` has the facts `approval.*`, `unapproved` does not; `exact` has the bindings that grants read.
+    """
+
+    __slots__ = ("approvals", "exact", "limits", "passage", "st", "unapproved")
 
     def __init__(
-        self, st: State, letter: State, plain: State, passage: Passage, approvals: dict[int, ConfirmApproval]
+        self, st: State, exact: State, unapproved: State, passage: Passage, approvals: dict[int, ConfirmApproval]
     ) -> None:
-        self.st = st  # as guards read facts, with the facts `approval.*`
-        self.letter = letter  # as grants read them
-        self.plain = plain  # without approvals
+        self.st = st
+        self.exact = exact
+        self.unapproved = unapproved
         self.passage = passage
         self.approvals = approvals
         self.limits: list[LimitInputs] | None = None
@@ -193,7 +196,7 @@ class Verdict:
 
     def _grant_remedies(self) -> Iterator[Remedy]:
         """Yield the scopes, then the proofs, that would open the endpoint."""
-        st = self.letter
+        st = self.exact
         side: PrincipalRules = st.rules.agents if st.by_agent else st.rules.users
         blocks = side.applying(st, st.name)
         scopes = dict.fromkeys(scope for block in blocks for scope in lacking_scopes(st, block))
@@ -214,7 +217,7 @@ class Verdict:
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
         """Return the first proof that would remove the deny."""
         assert effect.condition is not None
-        st = self.plain
+        st = self.unapproved
         for proof in effect.proofs:
             better = st.branch()
             for slot in proof.slots:
@@ -239,13 +242,13 @@ class Verdict:
         """Return the rule's message for the caller, or the rule itself."""
         if effect.message is None:
             return f"`{effect.effect.words}`"
-        return render_message(self.plain, effect.message, to_caller=True)
+        return render_message(self.unapproved, effect.message, to_caller=True)
 
     # ── Obligations and limits ────────────────────────────────────────────────────────────────
 
     def _obligation(self, one: ActingEffect) -> Obligation:
         effect = one.effect
-        words = None if effect.message is None else render_message(self.plain, effect.message, to_caller=True)
+        words = None if effect.message is None else render_message(self.unapproved, effect.message, to_caller=True)
         duty = effect.effect
         return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
 
@@ -262,7 +265,7 @@ class Verdict:
 
     def _limited(self) -> list[LimitInputs]:
         if self.limits is None:
-            self.limits = read_limits(self.plain)
+            self.limits = read_limits(self.unapproved)
         return self.limits
 
     def _uncountable(self) -> Iterator[StopReason]:
@@ -315,7 +318,7 @@ class Verdict:
         confirm: k.Confirm = approval.effect.effect
         within = None if confirm.within is None else confirm.within.total_seconds()
         message = approval.effect.message
-        summary = confirm.words if not message else render_message(self.plain, message, to_caller=False)
+        summary = confirm.words if not message else render_message(self.unapproved, message, to_caller=False)
         by = confirm.approvers
         return OpenedApproval(approval.effect.guard.name, approval.digest, by.words, by.count, within, summary)
 
@@ -335,7 +338,7 @@ class Verdict:
     def _records(self, outcome: Outcome) -> tuple[Any, ...]:
         if outcome not in (Outcome.ALLOW, Outcome.DENY):
             return ()
-        st = self.plain
+        st = self.unapproved
         granted = approval_facts(list(self.approvals.values()), st)
         if granted.granted:
             st = st.branch()

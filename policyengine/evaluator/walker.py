@@ -80,20 +80,20 @@ def take_doubts(st: State) -> Doubts:
     return found
 
 
-def walk(st: State, letter: State, guarded: State) -> Passage:
-    """Return how the question passes the gates. Grants read facts in the state `letter`, guards in `guarded`."""
+def walk(st: State, exact: State, approved: State) -> Passage:
+    """Return how the question passes the gates. Grants read facts in the state `exact`, guards in `approved`."""
     rules, found = st.rules, Passage()
     credential = st.facts.get("credential")
     if credential is not None and (type(credential) is not dict or "refused" in credential):
         raw = fact_at(st.facts, ("credential", "refused"))
         found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
-    found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(letter, rules.anyones)
+    found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
     if found.open_to_anyone:
         found.identified = True
-    elif pass_doors(letter, rules, found):
-        pass_chain(letter, found)
-        pass_task(st, letter, rules, found)
-    pass_guards(guarded, rules, found)
+    elif pass_doors(exact, rules, found):
+        pass_chain(exact, found)
+        pass_task(st, exact, rules, found)
+    pass_guards(approved, rules, found)
     return found
 
 
@@ -262,7 +262,7 @@ def delegation_limits(
 # ── Task and guards ───────────────────────────────────────────────────────────────────────────
 
 
-def pass_task(st: State, letter: State, rules: EndpointRules, found: Passage) -> None:
+def pass_task(st: State, exact: State, rules: EndpointRules, found: Passage) -> None:
     """Pass the bounds of the task, unless a package that opens the endpoint leaves them to guards."""
     if not rules.tasks or "task" not in st.facts:
         return
@@ -273,7 +273,7 @@ def pass_task(st: State, letter: State, rules: EndpointRules, found: Passage) ->
     advisory = st.program.kernel.advisory
     if found.task and advisory:
         side = rules.agents if st.by_agent else rules.users
-        if any(package in advisory for package in opening_packages(letter, side)):
+        if any(package in advisory for package in opening_packages(exact, side)):
             found.task.clear()
 
 

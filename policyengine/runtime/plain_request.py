@@ -31,18 +31,17 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
     """Return the endpoint and the facts by root; None if the question is not ordinary."""
     facts: PlainFacts = {}
     try:
-        for root, given in raw.items():
+        for root, members in raw.items():
             if type(root) is not str:
                 return None
-            if root in OTHER_ROOTS:
+            if root in OTHER_ROOTS or (members is None and root in MEMBERS):
                 continue
-            if root not in MEMBERS or (given is not None and type(given) is not dict):
+            if root not in MEMBERS or type(members) is not dict:
                 return None
-            if given is not None:
-                allowed = MEMBERS[root]
-                if allowed is not None and not allowed.issuperset(given):
-                    return None
-                facts[root] = read_members(given)
+            allowed = MEMBERS[root]
+            if allowed is not None and not allowed.issuperset(members):
+                return None
+            facts[root] = read_members(members)
         endpoint = read_plain_endpoint(facts)
     except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
         return None
@@ -53,12 +52,12 @@ class NotOrdinaryError(Exception):
     """A part of the question is not ordinary."""
 
 
-def read_members(given: dict[Any, object]) -> PlainFacts:
+def read_members(members: dict[Any, object]) -> PlainFacts:
     """Return the members with plain values. Raises NotOrdinaryError and DecodeError."""
-    if len(given) > MAX_ELEMENTS:
+    if len(members) > MAX_ELEMENTS:
         raise NotOrdinaryError
     found: PlainFacts = {}
-    for name, value in given.items():
+    for name, value in members.items():
         if type(name) is not str or not name.isascii() or len(name) > MAX_STRING_LENGTH:
             raise NotOrdinaryError
         kind = type(value)

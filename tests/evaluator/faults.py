@@ -145,7 +145,7 @@ def a_block_stands_after_its_end(patch: Patch) -> None:
 
 
 def grants_read_other_spellings_of_a_path(patch: Patch) -> None:
-    patch.setattr(decide, "letter_state", lambda st: st)
+    patch.setattr(decide, "exact_state", lambda st: st)
 
 
 def an_expired_credential_keeps_its_issuer(patch: Patch) -> None:
