@@ -34,6 +34,10 @@ def epoch_nanoseconds(moment: datetime) -> int:
     return epoch_microseconds(moment) * 1_000
 
 
+def from_epoch_nanoseconds(moment: int) -> datetime:
+    return EPOCH + timedelta(microseconds=moment // 1_000)
+
+
 def nanosecond_clock(clock: Clock) -> Callable[[], int]:
     """Return the clock in nanoseconds: its own method `nanoseconds` if it has one, because that avoids a datetime."""
     if clock is utc_now:

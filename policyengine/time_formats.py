@@ -53,6 +53,9 @@ def parse_time(text: str) -> datetime | None:
         return None
     date, clock, fraction, _, sign, hours, minutes = match.groups()
     try:
+        if sign is None and fraction is None:  # the commonest form
+            moment = datetime.fromisoformat(f"{date}T{clock}+00:00")
+            return moment if 2 <= moment.year <= 9998 else None
         local = datetime.fromisoformat(f"{date}T{clock}").replace(tzinfo=parse_offset(sign, hours, minutes))
         return to_utc(local + timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6])))
     except (ValueError, OverflowError):  # an invalid day, or a time outside the calendar

@@ -7,60 +7,34 @@ walk: a place remembers which folding it took to come there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from policyengine import kernel as k
-from policyengine.compiler.leaf import Leaf
 from policyengine.compiler.tree import Node, Numbers, Tree
+from policyengine.evaluator.program import EndpointRules, PathBranch
 from policyengine.runtime.letter_case import fold_case
 from policyengine.spec.match_endpoint import least_folding
 
-# Segments that are canonical as they stand; all others are looked at with care.
-PLAIN = re.compile(r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*").fullmatch
 MOST_BRANCHES = 100_000  # kept; a policy whose patterns cross in more ways is walked without keeping more
 Place: TypeAlias = tuple[Node, int]  # with the least folding by which a path comes there, by its number
-
-
-class Branch:
-    """Where a walk may be: what comes `next` by literal, where any other segment leads (`wild`), the leaves here.
-
-    `cased` are the literals by their folded text: a segment that is not in `next` may be another spelling of one.
-    `ends` are the leaves of a path that ends here, `rest` of one that goes on beyond what is known; by method. `last`
-    are those of a path whose last segment is not in `next`, where it does not matter what it is. `rests` are patterns
-    that end in `**` and match, `loose` those that match with a folding that is not theirs, and bind something.
-    """
-
-    __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")
-
-    def __init__(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> None:
-        self.places = places
-        self.rests, self.loose = rests, loose
-        self.next: dict[str, Branch] = {}
-        self.cased: dict[str, list[tuple[str, Place]]] = {}
-        self.wild: Branch | None = None
-        self.ends: dict[str, Leaf] = {}
-        self.rest: dict[str, Leaf] = {}
-        self.last: dict[str, Leaf] = {}
-        self.grown = False
 
 
 class Paths:
     """Makes branches out of the trie, and leaves at them."""
 
-    def __init__(self, tree: Tree, leaf: Callable[[str, Iterable[int], Iterable[int]], Leaf]) -> None:
+    def __init__(self, tree: Tree, rules: Callable[[str, Iterable[int], Iterable[int]], EndpointRules]) -> None:
         self._methods = tree.methods
         self._foldings = tuple(map(k.FOLDINGS.index, tree.foldings))
         self._binding = frozenset(tree.binding)
-        self._leaf = leaf
+        self._rules = rules
         self._named = frozenset(method for methods in tree.methods for method in methods or ())
-        self._branches: dict[tuple[tuple[tuple[int, int], ...], Numbers, Numbers], Branch] = {}
+        self._branches: dict[tuple[tuple[tuple[int, int], ...], Numbers, Numbers], PathBranch] = {}
         self.root = self._branch(((tree.paths, 0),), (), ())
-        self.start = Branch((), (), ())
+        self.start = PathBranch((), (), ())
         self.start.next[""], self.start.grown = self.root, True
 
-    def step(self, branch: Branch, segment: str) -> Branch | None:
+    def step(self, branch: PathBranch, segment: str) -> PathBranch | None:
         """Where a segment leads that `next` may not tell of; None where no pattern goes on."""
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
@@ -69,7 +43,7 @@ class Paths:
             known = branch.wild
         return known or self._reached(branch, segment)
 
-    def at(self, branch: Branch, method: str, *, ended: bool) -> Leaf:
+    def at(self, branch: PathBranch, method: str, *, ended: bool) -> EndpointRules:
         """The leaf for a method, where the path ends or goes on beyond."""
         known = branch.ends if ended else branch.rest
         name = "GET" if method == "HEAD" else method
@@ -77,16 +51,16 @@ class Paths:
         if found is None:
             fitting, loose = self._sorted(branch.places if ended else (), "ends")
             covering = [one for one in (*fitting, *branch.rests) if self._covers(one, name)]
-            found = self._leaf("http", covering, [one for one in (*loose, *branch.loose) if self._covers(one, name)])
+            found = self._rules("http", covering, [one for one in (*loose, *branch.loose) if self._covers(one, name)])
             if name in self._named:
                 known[name] = found
         if name in self._named:
             known[method] = found
         return found
 
-    def beyond(self, branch: Branch) -> Branch:
+    def beyond(self, branch: PathBranch) -> PathBranch:
         """A branch where every segment goes on beyond."""
-        found = Branch((), branch.rests, branch.loose)
+        found = PathBranch((), branch.rests, branch.loose)
         found.rest = found.last = branch.rest
         return found
 
@@ -106,7 +80,7 @@ class Paths:
                     loose.append(number)
         return fitting, loose
 
-    def _grow(self, branch: Branch) -> None:
+    def _grow(self, branch: PathBranch) -> None:
         for text, place in literals(branch):
             branch.cased.setdefault(fold_case(text), []).append((text, place))
         for text in dict.fromkeys(text for several in branch.cased.values() for text, _ in several):
@@ -121,34 +95,34 @@ class Paths:
             branch.last = branch.rest
         branch.grown = True
 
-    def _reached(self, branch: Branch, segment: str) -> Branch | None:
+    def _reached(self, branch: PathBranch, segment: str) -> PathBranch | None:
         alike = branch.cased.get(fold_case(segment), ()) if branch.grown else literals(branch)
         return self._onward(branch, alike, segment)
 
-    def _onward(self, branch: Branch, alike: Iterable[tuple[str, Place]], segment: str) -> Branch | None:
+    def _onward(self, branch: PathBranch, alike: Iterable[tuple[str, Place]], segment: str) -> PathBranch | None:
         folded = ((place, least_folding(k.Segment(text), segment)) for text, place in alike)
         literal = ((node, max(before, took)) for (node, before), took in folded if took is not None)
         places = (*literal, *affixed(branch, segment))
         return self._branch(places, branch.rests, branch.loose) if places else None
 
-    def _branch(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> Branch:
+    def _branch(self, places: tuple[Place, ...], rests: Numbers, loose: Numbers) -> PathBranch:
         fitting, binding = self._sorted(places, "rests")
         rests, loose = tuple(sorted({*rests, *fitting})), tuple(sorted({*loose, *binding}))
         key = (tuple((id(node), folding) for node, folding in places), rests, loose)
         found = self._branches.get(key)
         if found is None:
-            found = Branch(places, rests, loose)
+            found = PathBranch(places, rests, loose)
             if len(self._branches) < MOST_BRANCHES:
                 self._branches[key] = found
         return found
 
 
-def literals(branch: Branch) -> Iterator[tuple[str, Place]]:
+def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
     for node, folding in branch.places:
         yield from ((text, (then, folding)) for text, then in node.literals)
 
 
-def affixed(branch: Branch, segment: str | None) -> tuple[Place, ...]:
+def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
     """The places after a segment that no literal stands for; None is one that fits no beginning and no end."""
     found: list[Place] = []
     for node, folding in branch.places:

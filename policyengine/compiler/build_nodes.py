@@ -30,12 +30,12 @@ from policyengine.evaluator.relation_nodes import (
     in_networks,
 )
 from policyengine.runtime import arithmetic, calendar_windows, functions
+from policyengine.runtime.fact_access import CLIENT_ROOTS
 from policyengine.runtime.pending_facts import HEADERS_PATH
-from policyengine.runtime.request import CLIENT_ROOTS
 from policyengine.spec.facts import RESOURCE, name_of
 from policyengine.spec.history import conjuncts, describe_history, reads_past
 from policyengine.spec.kleene import describe
-from policyengine.typesystem import EnumType, RefType, Scalar, SetType, Type
+from policyengine.typesystem import EnumType, ListType, RefType, Scalar, SetType, Type
 from policyengine.vocabulary import NEUTRAL_VALUES, STRINGS
 
 SCALAR_KINDS = {Scalar.STRING: n.STRING, Scalar.INT: n.INT, Scalar.NUMBER: n.NUMBER, Scalar.BOOL: n.BOOL}
@@ -121,6 +121,8 @@ class NodeBuilder:
             kind, only = n.REFERENCE, next(iter(type_.entities))
         elif type_ == STRINGS:
             kind = n.STRINGS
+        elif isinstance(type_, ListType) and type_.element in (Scalar.INT, Scalar.NUMBER):
+            kind = n.NUMBERS
         return n.Slot(index, path, type_, name, kind, access_of(path), only, path[0] in BINDABLE and not given)
 
     def attribute(self, node: k.Attribute, scope: Scope) -> n.Node:

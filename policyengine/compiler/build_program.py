@@ -9,17 +9,15 @@ from threading import RLock
 from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
-from policyengine.compiler.branches import MOST_BRANCHES, Branch, Paths
+from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
-from policyengine.compiler.leaf import Covering
-from policyengine.compiler.tree import Numbers, Principals, Tree
+from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
 from policyengine.evaluator.history_nodes import EventRules
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_bare_value, format_value
-from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Invalid, coerce
 from policyengine.spec.approval_digest import (
@@ -44,7 +42,6 @@ from policyengine.vocabulary import ENTITY_ROOTS, STRINGS
 KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 # By the number of a block, of its `may`, the numbers of the openings that cover an endpoint.
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
-MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("the path is bound in another case")
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
@@ -68,10 +65,9 @@ class ProgramBuilder:
         self._actions: dict[tuple[str, str], list[int]] = defaultdict(list)
         for action, number in tree.actions:
             self._actions[action.verb, action.type].append(number)
-        self._heads_of_paths: dict[tuple[str, ...], Branch] = {}
         self._lock = RLock()  # slots are numbered by one thread at a time
         self._heads = {"agents": about(tree.agents), "users": about(tree.users)}
-        self.paths: Any = Paths(tree, self._made)  # type: ignore[arg-type]  # a walk ends at the rules made here
+        self.paths = Paths(tree, self._made)
         self._fill_program()
 
     def _fill_program(self) -> None:
@@ -87,7 +83,10 @@ class ProgramBuilder:
             program.holders[root] = fact((root,), RefType(types))
         program.everyone = self._everybody("agents", self.tree.agents)
         program.everyuser = self._everybody("users", self.tree.users)
-        program.rules_at = self.rules_at
+        program.make_rules = self.rules_at
+        if program.blocks_read_history:
+            kernel = self.kernel
+            program.blocks_read_history = bool(self._history([kernel.agents, kernel.users, kernel.anyones]))
         self._renew()
 
     def _renew(self) -> None:
@@ -102,8 +101,8 @@ class ProgramBuilder:
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
         """Return the rules at an endpoint that has been read."""
         match endpoint:
-            case HttpEndpoint(method, _, segments):
-                return self._at_path(method, segments)
+            case HttpEndpoint():
+                return self._walk_path(endpoint)
             case ToolEndpoint():
                 name = endpoint.qualified
                 globs = (number for glob, number in self._tools if glob.matches(name))
@@ -114,39 +113,21 @@ class ProgramBuilder:
             case _:
                 return self._made("http", ())
 
-    def _at_path(self, method: str, segments: tuple[str, ...]) -> p.EndpointRules:
-        """Return the rules at a path. Where the last segment begins is kept: many paths differ in that alone."""
-        if not segments:
-            return self.paths.at(self.paths.root, method, ended=True)  # type: ignore[no-any-return]
-        head, tail = segments[:-1], segments[-1]
-        branch = self._heads_of_paths.get(head)
-        if branch is not None:
-            then = branch.next.get(tail)
-            known: Any = None
-            if then is not None:
-                known = then.ends.get(method)
-            elif not branch.cased or fold_case(tail) not in branch.cased:
-                known = branch.last.get(method)
-            if known is not None:
-                return known  # type: ignore[no-any-return]
-        return self._walk_path(method, head, segments)
-
-    def _walk_path(self, method: str, head: tuple[str, ...], segments: tuple[str, ...]) -> p.EndpointRules:
-        branch, last, found = self.paths.root, len(segments) - 1, None
+    def _walk_path(self, endpoint: HttpEndpoint) -> p.EndpointRules:
+        """Return the rules at a path, segment by segment, and keep the branch before the last segment."""
+        method, segments = endpoint.method, endpoint.segments
+        branch, last = self.paths.root, len(segments) - 1
+        head = endpoint.path.rpartition("/")[0]
         for place, segment in enumerate(segments):
-            if place == last and sum(map(len, head)) <= MAX_HEAD_LENGTH:
-                self._keep_head(head, branch)
+            if place == last:
+                self.program.keep_head(head, branch)
             then = branch.next.get(segment) or self.paths.step(branch, segment)
             if then is None:
-                found = self.paths.at(branch, method, ended=False)
-                break
+                if place < last:
+                    self.program.keep_head(head, self.paths.beyond(branch))
+                return self.paths.at(branch, method, ended=False)
             branch = then
-        return self.paths.at(branch, method, ended=True) if found is None else found  # type: ignore[no-any-return]
-
-    def _keep_head(self, head: tuple[str, ...], branch: Branch) -> None:
-        if len(self._heads_of_paths) >= MAX_HEADS:
-            self._heads_of_paths.clear()
-        self._heads_of_paths[head] = branch
+        return self.paths.at(branch, method, ended=True)
 
     def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
         """Return the rules where these patterns match; what the `loose` ones bind is known to guards alone."""

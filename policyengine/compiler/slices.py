@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from policyengine import kernel as k
-from policyengine.compiler.leaf import Covering
-from policyengine.compiler.tree import Numbers, Principals, Tree
+from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob

@@ -94,6 +94,20 @@ class Tree:
     users: Principals
 
 
+@dataclass(frozen=True, slots=True)
+class Covering:
+    """The rules that cover an endpoint, by their numbers in the kernel; `hands` are blocks that delegate there."""
+
+    agents: frozenset[int]
+    users: frozenset[int]
+    anyones: frozenset[int]
+    hands: frozenset[int]
+    guards: Numbers
+    binders: Numbers
+    limits: Numbers
+    watches: Numbers
+
+
 def tree_of(kernel: k.Kernel) -> Tree:
     uses = _uses(kernel)
     patterns = list(uses)

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from policyengine.clock import epoch_nanoseconds
-from policyengine.compiler.quick import Charge
 from policyengine.engine.authenticate import reject_raw_credentials
 from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import with_consume_obligation
-from policyengine.engine.question import Question, QuestionLike, new_id
+from policyengine.engine.question import Question, QuestionLike
 from policyengine.runtime.current_caller import outcome_key
-from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
-from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import RateCharge, to_limit_charge
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
 from policyengine.stores.base import CommitRequest, CommitResult, StoreError
 
 if TYPE_CHECKING:
     from policyengine.engine.engine import Engine
-    from policyengine.engine.guarded_decider import GuardedDecider
 
 MAX_PENDING_DECISIONS = 1_024  # maximum number of decisions per commit
-
-
-class UnchargedDecision(NamedTuple):
-    """An allow from the fast path, with the charges that the store must still accept."""
-
-    decision: Decision
-    charges: tuple[Any, ...]
 
 
 class PendingDecision(NamedTuple):
     """A decision that is complete except for the store's answer."""
 
     position: int  # index of its question in the batch
-    question: dict[str, object] | Request
+    question: Request
     commit: CommitRequest
     decision: Decision
-    moment: int | None  # nanoseconds; None for the fast path, whose decision contains the time
+    moment: int  # nanoseconds since 1970
     call: bytes
     compiled: CompiledPolicies
 
@@ -53,9 +41,8 @@ class PendingDecision(NamedTuple):
 class BatchDecider:
     """Decides many questions with one engine."""
 
-    def __init__(self, engine: Engine, guarded: GuardedDecider) -> None:
-        self._engine, self._guarded = engine, guarded
-        self._uncharged: tuple[CompiledPolicies, Callable[[dict[str, object]], Any]] | None = None
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Decide each question as `Engine.decide` does, in order, even if they share limits."""
@@ -83,50 +70,27 @@ class BatchDecider:
         """Return the pending decision, or None if it depends on state in the store. Raises RequestError."""
         compiled = self._engine.decider.compiled
         try:
-            members = question.members
-            fast = None if members is None else self._prepare_fast(position, members, compiled)
-            return fast or self._prepare_request(position, reject_raw_credentials(question.request), compiled)
+            return self._prepare_request(position, reject_raw_credentials(question.request), compiled)
         except RequestError:
             raise
         except Exception:
             return None  # `Engine.decide` will raise and report it again
 
-    def _prepare_fast(
-        self, position: int, members: dict[str, object], compiled: CompiledPolicies
-    ) -> PendingDecision | None:
-        if self._engine.decider.ids is not new_id:
-            return None
-        found = self._fast_path(compiled)(members)
-        if found is None:
-            return None
-        decision, charges = found if isinstance(found, UnchargedDecision) else (found, ())
-        limits = tuple(map(to_limit_charge, charges))
-        gives_back = any(type(limit.charge) is not RateCharge for limit in limits)
-        commit = CommitRequest(Effects(limits=limits), outcome_key(decision.id) if gives_back else "")
-        return PendingDecision(position, members, commit, decision, None, b"decide", compiled)
-
-    def _fast_path(self, compiled: CompiledPolicies) -> Callable[[dict[str, object]], Any]:
-        """Return the fast path that does not ask the store, which is created on first use."""
-        known = self._uncharged
-        if known is None or known[0] is not compiled:
-            known = self._uncharged = compiled, compiled.evaluator.charging(cast(Charge, leave_uncharged)).__call__
-        return known[1]
-
     def _prepare_request(self, position: int, request: Request, compiled: CompiledPolicies) -> PendingDecision | None:
         decider = self._engine.decider
-        spends, now = request.options.consume, decider.clock()
+        spends, moment = request.options.consume, decider.nanoseconds()
         if compiled.entities.lookups is not None:
             return None
-        planned = compiled.evaluator.plan(request, now)
+        planned = compiled.evaluator.plan(request, moment)
         if isinstance(planned, Needs) or request.options.at is not None:
             return None
         decision, effects = planned
-        decision = decision.with_id(decider.ids(now))
+        decision = decision.with_id(decider.new_id(moment))
         if effects.excess:
             self._engine.recorder.count_excess(decision, effects.excess)
         commit = CommitRequest(effects, outcome_key(decision.id), not spends)
         call = b"decide" if spends else b"evaluate"
-        return PendingDecision(position, request, commit, decision, epoch_nanoseconds(now), call, compiled)
+        return PendingDecision(position, request, commit, decision, moment, call, compiled)
 
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
         """Commit all pending decisions, and insert their answers at the indexes of their questions."""
@@ -157,16 +121,7 @@ class BatchDecider:
 
     def _record(self, pending: PendingDecision, decision: Decision) -> Decision:
         engine = self._engine
-        if isinstance(pending.question, dict):
-            return self._guarded.finish_fast(pending.question, decision, pending.call, pending.compiled)
         if pending.commit.peek:
             decision = with_consume_obligation(decision, pending.commit.effects)
         mark = pending.compiled.entities_mark
         return engine.recorder.record(pending.question, decision, pending.call, mark, pending.moment)
-
-
-def leave_uncharged(
-    answer: Answer, principal: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]
-) -> UnchargedDecision:
-    """Return an allow with its charges, instead of committing them."""
-    return UnchargedDecision(Decision(answer, principal, stamp), charges)

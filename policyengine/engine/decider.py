@@ -1,24 +1,25 @@
-"""The decider: it decides one question and commits the decision in one step of the store, on the fast path if
-possible."""
+"""The decider: it decides one question and commits the decision in one step of the store."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from policyengine.clock import EPOCH, Clock, epoch_microseconds, epoch_nanoseconds, nanosecond_clock
+from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
-from policyengine.engine.charges import StoreCharger, apply_charges
+from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.question import new_id
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.entities.lookup import LookupEntityStore
 from policyengine.entities.store import EntityStore
+from policyengine.evaluator.decide import NOTHING_SPENT
+from policyengine.evaluator.verdicts import NO_EFFECTS
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.identity.verified import PROVABLE_ROOTS
 from policyengine.kernel import Kernel
@@ -39,7 +40,6 @@ from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.stores.base import Store
-from policyengine.stores.memory.store import MemoryStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -55,7 +55,7 @@ class DecisionBasis(NamedTuple):
     """A decision and the state that it depends on, for the log."""
 
     decision: Decision
-    moment: datetime
+    moment: int  # nanoseconds since 1970
     spent: frozenset[str]  # approvals in the request that were already used
     spends: tuple[str, ...] = ()
     history: bytes = b""  # further members for its log line
@@ -83,7 +83,8 @@ class Decider:
         self.kernel, self._tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
-        self._recorder, self._charger = recorder, StoreCharger(store, clock, ids)
+        self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
+        self._recorder = recorder
         self.compiled = self._compile(entities)
 
     @property
@@ -91,27 +92,8 @@ class Decider:
         return self._recorder.log
 
     def _compile(self, entities: EntityStore) -> CompiledPolicies:
-        own = self.store if isinstance(self.store, MemoryStore) else None
-        # The log must record the histories of each decision: with a log, these decisions take the slow path.
-        recalls = own is not None and bool(self.kernel.watches) and self._log is None
-        evaluator = Evaluator(
-            self.kernel,
-            entities,
-            tree=self._tree,
-            now=self.nanoseconds,
-            taking=None if own is None else own.taking,
-            recall=own.recall if own is not None and recalls else None,
-        )
         mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
-        charger = self._charger
-        return CompiledPolicies(
-            entities,
-            evaluator,
-            evaluator.charging(charger.charge, charger.note).__call__,  # bound once, because each lookup takes time
-            evaluator.quick.__call__,
-            evaluator.charging(charger.charge, charger.note, at_once=True).__call__,
-            mark,
-        )
+        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self._tree), mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
@@ -132,41 +114,42 @@ class Decider:
         """Decide and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
-            now = self.clock()
-            spent = self._spent_approvals(request)
+            moment = self.nanoseconds()
+            spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
             compiled = self.compiled
-            decision, effects, history = self._resolve(compiled, request, now, spent)
+            decision, effects, history = self._resolve(compiled, request, moment, spent)
             if claim is not None:
-                proved = self._encode_proved(request)
-                draft = encode_draft(decision, effects, spent, history, epoch_nanoseconds(now), proved)
+                draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
-            basis = DecisionBasis(decision, now, spent, (), history, compiled.entities_mark)
-            if not effects:
+            basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
+            if effects is NO_EFFECTS or not effects:
                 return basis
-            result = self.store.commit(effects, outcome_key(decision.id), epoch_microseconds(now))
+            result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
                 return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
-            if claim is not None and (record := self.store.claim(claim, epoch_microseconds(now))) is not None:
+            if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
-        now = self._moment(request)
-        spent = self._spent_approvals(request)
+        moment = self._moment(request)
+        spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
         compiled = self.compiled
-        decision, effects, history = self._resolve(compiled, request, now, spent)
-        decision = self._peek_limits(decision, effects, now)
-        return DecisionBasis(decision, now, spent, (), history, compiled.entities_mark)
+        decision, effects, history = self._resolve(compiled, request, moment, spent)
+        if effects is not NO_EFFECTS:
+            decision = self._peek_limits(decision, effects, moment)
+        return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
 
     def explain(self, request: Request) -> Explanation:
         """Return the decision of `evaluate` with its full trace. Raises StoreError."""
         spent = self._spent_approvals(request)
-        now = self._moment(request)
+        moment = self._moment(request)
+        now = from_epoch_nanoseconds(moment)
         compiled = self.compiled
         lookup = compiled.entities.looking()
         needs_state = self.kernel.watches or lookup is not None
-        planned = self._plan(compiled, request, now, lookup) if needs_state else None
+        planned = self._plan(compiled, request, moment, lookup, "") if needs_state else None
         history = self._fetch_history(planned) if isinstance(planned, Needs) else {}
         snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
         facts = build_facts(self.kernel, request, snapshot, now)
@@ -176,7 +159,7 @@ class Decider:
             facts = build_facts(self.kernel, request, snapshot, now)
             trace = trace_request(facts, snapshot)
         decision, effects = conclude(facts, trace)
-        return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, now), facts, trace)
+        return explain(self._peek_limits(decision.with_id(self.ids(now)), effects, moment), facts, trace)
 
     def restore(self, claim: IdempotencyClaim, record: IdempotencyRecord) -> DecisionBasis:
         """Return the decision that was made with the same key. Raises KeyReuseError and KeyInProgressError."""
@@ -185,58 +168,75 @@ class Decider:
         if record.draft is None or record.settled is None:
             raise KeyInProgressError("the same question is being decided")
         draft = decode_draft(record.draft)
-        moment = EPOCH + timedelta(microseconds=draft.moment // 1_000)
         decision = restore_decision(draft, record.settled)
         mark = self.compiled.entities_mark
-        return DecisionBasis(decision, moment, frozenset(draft.spent), draft.spends, draft.past, mark)
+        return DecisionBasis(decision, draft.moment, frozenset(draft.spent), draft.spends, draft.past, mark)
 
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _resolve(
-        self, compiled: CompiledPolicies, request: Request, now: datetime, spent: frozenset[str]
+        self, compiled: CompiledPolicies, request: Request, moment: int, spent: frozenset[str]
     ) -> tuple[Decision, Effects, bytes]:
         """Return the decision, its effects, and the log members of the history and the rows that it depends on."""
-        lookup, evaluator = compiled.entities.looking(), compiled.evaluator
-        planned, members = self._plan(compiled, request, now, lookup), b""
+        stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
+        lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
+        planned = self._plan(compiled, request, moment, lookup, stamp)
+        members = b""
         if isinstance(planned, Needs):
-            history = self._fetch_history(planned)
-            snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
-            decision, effects = evaluator.resume(planned, snapshot, now)
-            while lookup is not None and lookup.lacking:
-                lookup.fetch()
-                decision, effects = evaluator.resume(planned, snapshot, now)
-            members = self._encode_history(evaluator, request, snapshot, now) if history else b""
-            relied = tuple((key, window.version) for key, window in history.items())
-            planned = decision, dataclasses.replace(effects, relied=relied) if effects and relied else effects
-        decision, effects = planned
+            (decision, effects), members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+        else:
+            decision, effects = planned
         if lookup is not None and lookup.found and self._log is not None:
             members += self._log.looked_up(lookup.found, lookup.types)
-        decision = decision.with_id(self._stamp(now))
+        if not self._makes_ids:
+            decision = decision.with_id(self.new_id(moment))
         if effects.excess:
             self._recorder.count_excess(decision, effects.excess)
         return decision, effects, members
 
-    def _stamp(self, now: datetime) -> Stamp:
-        """Return the id that the engine is given, or the values from which the id of a decision is made when it is
-        first read."""
-        return (epoch_nanoseconds(now), next(serials)) if self.ids is new_id else self.ids(now)
+    def new_id(self, moment: int) -> Stamp:
+        """Return the id of a decision at this time."""
+        return (moment, next(serials)) if self._makes_ids else self.ids(from_epoch_nanoseconds(moment))
+
+    def _resume(
+        self, compiled: CompiledPolicies, needs: Needs, moment: int, spent: frozenset[str],
+        lookup: LookupEntityStore | None, stamp: Stamp,
+    ) -> tuple[tuple[Decision, Effects], bytes]:  # fmt: skip
+        """Fetch the state that the decision needs; return the decision and the log members of its history."""
+        history = self._fetch_history(needs)
+        snapshot = Snapshot(compiled.entities if lookup is None else lookup, spent, history)
+        decision, effects = compiled.evaluator.resume(needs, snapshot, moment, stamp)
+        while lookup is not None and lookup.lacking:
+            lookup.fetch()
+            decision, effects = compiled.evaluator.resume(needs, snapshot, moment, stamp)
+        members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
+        if effects and history:
+            relied = tuple([(key, window.version) for key, window in history.items()])
+            effects = dataclasses.replace(effects, relied=relied)
+        return (decision, effects), members
 
     def _plan(
-        self, compiled: CompiledPolicies, request: Request, now: datetime, lookup: LookupEntityStore | None
+        self,
+        compiled: CompiledPolicies,
+        request: Request,
+        moment: int,
+        lookup: LookupEntityStore | None,
+        stamp: Stamp,
     ) -> tuple[Decision, Effects] | Needs:
         """Plan the decision, and fetch the rows that it needs until it needs no more."""
-        planned = compiled.evaluator.plan(request, now, lookup)
+        planned = compiled.evaluator.plan(request, moment, lookup, stamp)
         while lookup is not None and isinstance(planned, Needs) and planned.rows:
             lookup.fetch()
-            planned = compiled.evaluator.plan(request, now, lookup)
+            planned = compiled.evaluator.plan(request, moment, lookup, stamp)
         return planned
 
-    def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, now: datetime) -> bytes:
+    def _encode_history(self, evaluator: Evaluator, request: Request, snapshot: Snapshot, moment: int) -> bytes:
         """Encode the history before anything is spent, because the decision did not know later reports."""
         if self._log is None:
             return b""
         part = evaluator.slices.of(request)
-        return self._log.past(evaluator.slices.histories_in(part), build_facts(part, request, snapshot, now))
+        facts = build_facts(part, request, snapshot, from_epoch_nanoseconds(moment))
+        return self._log.past(evaluator.slices.histories_in(part), facts)
 
     def _encode_proved(self, request: Request) -> bytes:
         if not self.keeps_proofs:
@@ -250,12 +250,13 @@ class Decider:
     def _spent_approvals(self, request: Request) -> frozenset[str]:
         return self.store.spent_among(approval.id for approval in request.approvals)
 
-    def _moment(self, request: Request) -> datetime:
-        return request.options.at or self.clock()
+    def _moment(self, request: Request) -> int:
+        at = request.options.at
+        return self.nanoseconds() if at is None else epoch_nanoseconds(at)
 
-    def _peek_limits(self, decision: Decision, effects: Effects, now: datetime) -> Decision:
+    def _peek_limits(self, decision: Decision, effects: Effects, moment: int) -> Decision:
         if effects.limits:
-            result = self.store.commit(effects, decision.id, epoch_microseconds(now), peek=True)
+            result = self.store.commit(effects, decision.id, moment // 1_000, peek=True)
             decision = decision if result is None else apply_charges(decision, effects, result)
         return with_consume_obligation(decision, effects)
 

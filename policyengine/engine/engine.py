@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
-from policyengine.compiler.show import show
+from policyengine.compiler.show import show_program
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -84,8 +84,7 @@ class Engine:
             store.follow(lambda: self.decider.nanoseconds() // 1_000)
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
-        self._batch = BatchDecider(self, self._guarded)
-        self._returns_fast = ids is new_id and self.recorder.is_idle  # for decisions of the fast path
+        self._batch = BatchDecider(self)
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -195,24 +194,10 @@ class Engine:
         Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        # Most questions take this path, where each call costs time.
         if type(question) is dict and self._authenticator is None:
-            members: dict[str, object] | None = question
-            asked: Question | None = None
+            request = reject_raw_credentials(Request.from_mapping(question))
         else:
-            asked = self.authenticate(question)
-            members = asked.members
-        if members is not None:
-            compiled = self.decider.compiled
-            try:
-                decision = (compiled.decide_without_waiting if without_waiting else compiled.decide)(members)
-            except Exception as error:  # something may already be spent, so the question is not decided again
-                return self._guarded.record_failure(members, error, b"decide")
-            if decision is not None:
-                if self._returns_fast:
-                    return decision
-                return self._guarded.finish_fast(members, decision, b"decide", compiled)
-        request = reject_raw_credentials((asked or Question.of(question)).request)
+            request = reject_raw_credentials(self.authenticate(question).request)
         if without_waiting and self.forecast.takes_long_to_decide(request):
             raise WouldBlockError("it may take long")
         if not request.options.consume:
@@ -225,11 +210,7 @@ class Engine:
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
-        asked = self.authenticate(question)
-        decision = None if asked.members is None else self._guarded.evaluate_fast(asked.members)
-        if decision is not None:
-            return decision
-        request = reject_raw_credentials(asked.request)
+        request = reject_raw_credentials(self.authenticate(question).request)
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
@@ -399,7 +380,7 @@ class Engine:
 
     def generated_code(self) -> str:
         """The code generated from the policies, each line with its policy line."""
-        return show(self.decider.compiled.evaluator)
+        return show_program(self.decider.compiled.evaluator.program)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
 
@@ -422,7 +403,7 @@ class Engine:
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
 
     def _use_observer(self, observer: Observer) -> None:
-        self.recorder.observer, self._returns_fast = observer, False
+        self.recorder.observer = observer
 
     @property
     def observing(self) -> Observe | None:

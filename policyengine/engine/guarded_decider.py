@@ -6,10 +6,7 @@ from collections.abc import Callable
 
 from msgspec.json import encode
 
-from policyengine.clock import epoch_nanoseconds
-from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import Decider, DecisionBasis
-from policyengine.engine.question import new_id
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency import IdempotencyKeyError
@@ -38,35 +35,10 @@ class GuardedDecider:
         spent = b""
         if basis.spent or basis.spends:
             spent = b'"spent":%b,"spends":%b,' % (encode(sorted(basis.spent)), encode(basis.spends))
-        state, moment = basis.entities_mark + spent + basis.history, epoch_nanoseconds(basis.moment)
-        return self._recorder.record(request, basis.decision, call, state, moment)
+        state = basis.entities_mark + spent + basis.history
+        return self._recorder.record(request, basis.decision, call, state, basis.moment)
 
-    def evaluate_fast(self, members: dict[str, object]) -> Decision | None:
-        """Return the recorded decision of the fast path, which spends nothing, or None if the slow path is needed."""
-        compiled = self._decider.compiled
-        try:
-            decision = compiled.evaluate(members)
-        except StoreError:  # the slow path reports what is missing
-            return None
-        except Exception as error:
-            return self.record_failure(members, error, b"evaluate")
-        return None if decision is None else self.finish_fast(members, decision, b"evaluate", compiled)
-
-    def finish_fast(
-        self, members: dict[str, object], decision: Decision, call: bytes, compiled: CompiledPolicies
-    ) -> Decision:
-        """Return the recorded decision of the fast path, with an id of this engine."""
-        stamp = decision.stamp
-        moment = None if isinstance(stamp, str) else stamp[0]
-        if self._decider.ids is not new_id and (moment is None or isinstance(stamp[1], int)):
-            try:
-                named = self._decider.ids(self._decider.clock())
-            except Exception as error:
-                return self.record_failure(members, error, call)
-            decision = decision.with_id(named if moment is None else (moment, named))
-        return self._recorder.record(members, decision, call, compiled.entities_mark, moment)
-
-    def record_failure(self, question: dict[str, object] | Request, error: Exception, call: bytes) -> Decision:
+    def record_failure(self, question: Request, error: Exception, call: bytes) -> Decision:
         """Record and return a deny for the exception that is being handled."""
         if isinstance(error, StoreError):
             denied = self._recorder.deny_unavailable(error)

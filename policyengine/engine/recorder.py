@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING
 
-from policyengine.compiler.show import place_of
 from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.question import new_id
@@ -67,10 +65,9 @@ class DecisionRecorder:
         """Return a denial for the exception that is being handled, and count and log the failure. The id does not
         depend on the engine's clock, because the clock may have failed."""
         self.failures.add()
-        place = place_of(sys.exc_info()[2])
         denied = self._deny(FAILED)
         members = {"event": "decision_failed", "decision": denied.id}
-        _LOG.exception("a decision failed and was denied%s", f", at {place}" if place else "", extra=members)
+        _LOG.exception("a decision failed and was denied", extra=members)
         return denied
 
     def deny_unavailable(self, error: StoreError) -> Decision:

@@ -18,8 +18,9 @@ from policyengine.evaluator.reads import ReadRecorder
 from policyengine.evaluator.relation_nodes import element_of
 from policyengine.evaluator.state import ApprovalFacts, State
 from policyengine.runtime.canonical_form import OMIT_NOTHING, canonical_bytes, write_value
+from policyengine.runtime.fact_access import fact_at, get_member
 from policyengine.runtime.pending_facts import HEADERS_PATH
-from policyengine.runtime.request import Approval, fact_at, get_member
+from policyengine.runtime.request import Approval
 from policyengine.runtime.values import ABSENT, Cause, Unknown, coerce
 from policyengine.spec.approval_digest import (
     CALLER_FACTS,

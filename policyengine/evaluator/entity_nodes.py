@@ -8,7 +8,7 @@ from typing import Any
 from policyengine import kernel as k
 from policyengine.evaluator.nodes import Condition, FunctionValue, Node, merge
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
-from policyengine.runtime.request import get_member
+from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Membership
 from policyengine.runtime.values import ABSENT, Unknown, coerce
 from policyengine.spec.facts import ROW_NOT_KNOWN

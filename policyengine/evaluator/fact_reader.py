@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from policyengine import typesystem
 from policyengine.evaluator.nodes import is_absent, merge, quick_strings
 from policyengine.evaluator.state import ChainMember, State
+from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
-from policyengine.runtime.request import fact_at
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
 from policyengine.spec.issuer_users import mask_foreign_user
@@ -112,9 +112,8 @@ def pending_attributes(st: State) -> dict[tuple[EntityRef, str], object]:
 
 def read_hops(st: State) -> None:
     """Set the agents before the presenter, from first to last; Unknown if they cannot be read."""
-    if "chain" in st.facts:
-        raw = fact_at(st.facts, ("chain", "hops"))
-        st.hops = () if raw is ABSENT else hops_of(st, raw)
+    raw = fact_at(st.facts, ("chain", "hops"))
+    st.hops = () if raw is ABSENT else hops_of(st, raw)
 
 
 def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
@@ -136,7 +135,9 @@ def hop_of(given: Mapping[str, object], number: int, now: datetime) -> ChainMemb
         text_of(given.get("issuer"), f"{name}.issuer"),
         texts_of(given.get("scopes"), f"{name}.scopes"),
         texts_of(given.get("groups"), f"{name}.groups"),
-        age_since(given.get("issued_at"), now, name),
+        given.get("issued_at"),
+        name,
+        now,
     )
 
 

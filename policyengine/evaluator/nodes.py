@@ -13,10 +13,11 @@ from decimal import Decimal
 from typing import Any, Final
 
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
-from policyengine.runtime.request import fact_at, get_member
+from policyengine.runtime.fact_access import fact_at, get_member
 from policyengine.runtime.values import (
     ABSENT,
     DECIMAL_CONTEXT,
+    MAX_ELEMENTS,
     MAX_INT,
     MAX_STRING_LENGTH,
     MIN_INT,
@@ -35,6 +36,7 @@ NUMBER: Final = 3
 BOOL: Final = 4
 REFERENCE: Final = 5
 STRINGS: Final = 6
+NUMBERS: Final = 7
 
 # The location of a raw fact: a member of a trusted root, a member that clients name, a deeper member, or not in the
 # request.
@@ -97,7 +99,7 @@ class FactNode(Node):
 class Slot(FactNode):
     """A fact that the request contains or that a pattern binds. It is read once in a decision."""
 
-    __slots__ = ("access", "bindable", "given", "kind", "member", "missing", "only", "outer", "root")
+    __slots__ = ("access", "bindable", "direct", "given", "kind", "member", "missing", "only", "outer", "root")
 
     def __init__(
         self, index: int, path: Path, type: Type, fact: str, kind: int, access: int, only: str, bindable: bool
@@ -112,6 +114,8 @@ class Slot(FactNode):
         self.member = self.given[1] if len(self.given) > 1 else ""
         self.outer = path[:-1] if access == DEEP and len(path) > 2 and path[0] in ("body", "args", "context") else ()
         self.missing: Any = Unknown.missing(fact)
+        # Such a fact is a member of a root, whatever the endpoint is.
+        self.direct = not bindable and self.root != "user" and access in (TRUSTED, CLIENT)
 
     def raw(self, st: State) -> Any:
         if self.bindable and st.bindings is not None:
@@ -148,7 +152,17 @@ class Slot(FactNode):
         return value
 
     def read(self, st: State) -> Any:
-        raw = self.raw(st)
+        raw: Any = None
+        if self.direct:
+            holder = st.facts.get(self.root)
+            if type(holder) is dict:
+                raw = holder.get(self.member)
+                if raw is None and self.access == CLIENT and holder:
+                    raw = fact_at(st.facts, self.given)
+            elif holder is not None:
+                raw = fact_at(st.facts, self.given)
+        else:
+            raw = self.raw(st)
         if raw is None or raw is ABSENT:
             return self.missing
         kind = self.kind
@@ -176,6 +190,11 @@ class Slot(FactNode):
             known = quick_strings(raw)
             if known is not None:
                 return known
+        elif kind == NUMBERS and type(raw) is tuple and len(raw) <= MAX_ELEMENTS:
+            for number in raw:
+                if type(number) is not int or not MIN_INT <= number <= MAX_INT:
+                    return coerce(raw, self.type, self.fact)
+            return raw
         return coerce(raw, self.type, self.fact)
 
 

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from policyengine import kernel as k
 from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path, merge, test_has
 from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, set_of, test_value
-from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
+from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, State
+from policyengine.runtime.decision import Answer, Outcome
+from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
+from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
 from policyengine.spec.tasks import TaskConstraint
@@ -464,7 +467,7 @@ class Effect:
     `binding` describes the binding of an approval of a confirm; `fixed` means that its text shows no fact.
     """
 
-    __slots__ = ("binding", "bit", "condition", "effect", "fixed", "guard", "index", "kind", "message", "proofs")
+    __slots__ = ("binding", "bit", "condition", "effect", "fixed", "guard", "index", "key", "kind", "message", "proofs")
 
     def __init__(
         self,
@@ -482,6 +485,7 @@ class Effect:
         self.bit = bit
         self.guard = guard
         self.index = index
+        self.key = (guard.package, guard.name, index)
         self.effect = effect
         self.condition = condition
         self.message = message
@@ -589,16 +593,46 @@ class TaskRule:
         self.outside = outside
 
 
+class PathBranch:
+    """A set of places in the patterns of paths that a path can be at.
+
+    `next` are the branches after a literal segment, `wild` the one after any other. `cased` are the literals by their
+    folded text: a segment that is not in `next` may be another spelling of one. The rules are by method: `ends` of a
+    path that ends here, `rest` of one that goes on beyond all patterns, `last` of one whose last segment is not in
+    `next`, if it does not matter which it is. `places` are the nodes of the tree with the least folding by which a path
+    comes there; `rests` are patterns that end in `**` and match, `loose` those that match with a folding that is not
+    theirs, and bind something.
+    """
+
+    __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")
+
+    def __init__(self, places: tuple[Any, ...], rests: tuple[int, ...], loose: tuple[int, ...]) -> None:
+        self.places = places
+        self.rests = rests
+        self.loose = loose
+        self.next: dict[str, PathBranch] = {}
+        self.cased: dict[str, list[Any]] = {}
+        self.wild: PathBranch | None = None
+        self.ends: dict[str, EndpointRules] = {}
+        self.rest: dict[str, EndpointRules] = {}
+        self.last: dict[str, EndpointRules] = {}
+        self.grown = False
+
+
+MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
+
+
 class EndpointRules:
     """All rules of the policy at one endpoint. `bindings` are the bindings of patterns for guards, which ignore letter
     case; `exact_bindings` are those for grants, None if both are the same. `windows` are the patterns of past requests
     that rules of the endpoint read. `covering` has the numbers of the rules in the kernel, and `conditional_grants` are
-    pairs of a block and its grant.
+    pairs of a block and its grant. A decision at an endpoint that `is_stateless` changes nothing, unless it uses
+    approvals.
     """
 
     __slots__ = (
         "agents", "anyones", "bindings", "conditional_grants", "covering", "delegators", "effects", "exact_bindings",
-        "is_action", "limits", "records", "tasks", "users", "verdicts", "windows",
+        "hop_steps", "is_action", "is_stateless", "limits", "records", "sizes", "tasks", "users", "windows",
     )  # fmt: skip
 
     def __init__(
@@ -633,20 +667,24 @@ class EndpointRules:
         self.bindings = bindings
         self.exact_bindings = exact_bindings
         self.windows = windows
-        self.verdicts: dict[Any, Any] = {}
+        self.is_stateless = not limits and not records
+        self.hop_steps = -1  # the most steps of one hop of a chain; computed for the first chain
+        self.sizes: Any = UNREAD  # how large a question may be; computed for the first question
 
 
 class PolicyProgram:
-    """A policy that is ready to decide. `rules_at` returns the rules of an endpoint, which are created at its first
-    request.
+    """A policy that is ready to decide. `make_rules` creates the rules of an endpoint at its first request; `heads` has
+    the branches of paths without their last segment.
 
     `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ
-    from hop to hop, and `holders` the facts whose attributes may be pending.
+    from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer without obligations,
+    and `verdicts` caches other answers by the inputs on which they depend.
     """
 
     __slots__ = (
-        "agent_groups", "agent_id", "agent_issuer", "blank", "credential_issuer", "delegation", "everyone", "everyuser",
-        "holders", "hop_slots", "issuers", "kernel", "masks_users", "rules_at", "scopes", "user_id", "user_slots",
+        "agent_groups", "agent_id", "agent_issuer", "allow", "blank", "blocks_read_history", "credential_issuer",
+        "delegation", "everyone", "everyuser", "heads", "holders", "hop_slots", "issuers", "kernel", "make_rules",
+        "masks_users", "scopes", "user_id", "user_slots", "verdicts",
     )  # fmt: skip
 
     def __init__(self, kernel: k.Kernel) -> None:
@@ -654,11 +692,15 @@ class PolicyProgram:
         self.issuers = {name: TrustAnchor(issuer) for name, issuer in kernel.issuers.items()}
         self.masks_users = any(issuer.users_like for issuer in kernel.issuers.values())
         self.delegation = kernel.delegation
+        self.blocks_read_history = bool(kernel.watches)
+        self.allow = Answer(Outcome.ALLOW, package=kernel.package, revision=kernel.revision)
+        self.verdicts: dict[Any, Answer] = {}
         self.blank: list[Any] = []
         self.user_slots: tuple[int, ...] = ()
         self.hop_slots: tuple[int, ...] = ()
         self.holders: dict[str, Node] = {}
-        self.rules_at: Any = None
+        self.make_rules: Any = None
+        self.heads: dict[str, PathBranch] = {}
         self.everyone: Any = None
         self.everyuser: Any = None
         self.agent_id: Any = None
@@ -667,3 +709,30 @@ class PolicyProgram:
         self.credential_issuer: Any = None
         self.scopes: Any = None
         self.user_id: Any = None
+
+    def rules_at(self, endpoint: Endpoint) -> EndpointRules:
+        """Return the rules at an endpoint. Many paths differ only in their last segment, so the branch before it is
+        kept.
+        """
+        if type(endpoint) is HttpEndpoint and endpoint.segments:
+            path = endpoint.path
+            branch = self.heads.get(path[: path.rindex("/")])
+            if branch is not None:
+                tail = endpoint.segments[-1]
+                then = branch.next.get(tail)
+                found: EndpointRules | None = None
+                if then is not None:
+                    found = then.ends.get(endpoint.method)
+                elif not branch.cased or fold_case(tail) not in branch.cased:
+                    found = branch.last.get(endpoint.method)
+                if found is not None:
+                    return found
+        made: EndpointRules = self.make_rules(endpoint)
+        return made
+
+    def keep_head(self, head: str, branch: PathBranch) -> None:
+        """Keep the branch of a path without its last segment."""
+        if len(head) <= MAX_HEAD_LENGTH:
+            if len(self.heads) >= MAX_HEADS:
+                self.heads.clear()
+            self.heads[head] = branch

@@ -29,8 +29,13 @@ def make_records(st: State, *, denied: bool) -> tuple[HistoryRecord, ...]:
     return tuple(found)
 
 
+NO_WINDOWS: frozenset[WindowKey] = frozenset()
+
+
 def needed_windows(st: State) -> frozenset[WindowKey]:
     """Return the windows of the history that rules relevant to the request read; no window for an unknown key."""
+    if not st.rules.windows and not st.program.blocks_read_history:
+        return NO_WINDOWS
     found: set[WindowKey] = set()
     add_windows(st, st.rules.windows, found)
     for block in st.rules.anyones:

@@ -5,13 +5,15 @@ stores.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from policyengine.clock import EPOCH
 from policyengine.runtime.history import History, PastEvent, WindowKey
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.value_sets import ValueSet
 from policyengine.runtime.values import Unknown
+from policyengine.spec.facts import age_since
 from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
@@ -34,16 +36,29 @@ UNREAD: Final = Unread()
 
 
 class ChainMember:
-    """An agent of the chain: issuer and name, and the scopes, groups and age of its credential."""
+    """An agent of the chain: issuer and name, and the scopes, groups and age of its credential. The age is computed on
+    first access, because few rules read it.
+    """
 
-    __slots__ = ("age", "groups", "id", "issuer", "scopes")
+    __slots__ = ("_age", "groups", "id", "issued_at", "issuer", "name", "now", "scopes")
 
-    def __init__(self, id: Any, issuer: Any, scopes: Any, groups: Any, age: Any) -> None:
+    def __init__(
+        self, id: Any, issuer: Any, scopes: Any, groups: Any, issued_at: Any, name: str, now: datetime
+    ) -> None:
         self.id = id
         self.issuer = issuer
         self.scopes = scopes
         self.groups = groups
-        self.age = age
+        self.issued_at = issued_at
+        self.name = name
+        self.now = now
+        self._age: Any = UNREAD
+
+    @property
+    def age(self) -> Any:
+        if self._age is UNREAD:
+            self._age = age_since(self.issued_at, self.now, self.name)
+        return self._age
 
 
 class ApprovalFacts:
@@ -69,6 +84,7 @@ class State:
       is the state of the presenter
     - `recorder` collects the facts that an approval is bound to
     - `past` is the event on which a condition about the past is tested
+    - `moment` is the time in nanoseconds since 1970; `now` is the same as a datetime
     """
 
     approval: ApprovalFacts | None = None
@@ -82,6 +98,7 @@ class State:
     issuer: Any = None
     masked: object = None
     name: Any = None
+    instant: datetime | None = None
     past: PastEvent | None = None
     presenter: State | None = None
     recorder: ReadRecorder | None = None
@@ -97,7 +114,7 @@ class State:
         program: PolicyProgram,
         rules: EndpointRules,
         request: Request,
-        now: datetime,
+        moment: int,
         entities: Entities,
         history: Mapping[WindowKey, History],
         kept: dict[int, dict[EntityRef, Any]] | None,
@@ -105,7 +122,7 @@ class State:
         self.program = program
         self.rules = rules
         self.request = request
-        self.now = now
+        self.moment = moment
         self.entities = entities
         self.history = history
         self.kept = kept
@@ -114,6 +131,13 @@ class State:
         self.values: list[Any] = program.blank.copy()
         self.doubts: list[Unknown] = []
         self.variables: list[Any] = []
+
+    @property
+    def now(self) -> datetime:
+        """The time, converted on first access."""
+        if self.instant is None:
+            self.instant = EPOCH + timedelta(microseconds=self.moment // 1_000)
+        return self.instant
 
     def grow(self, index: int) -> Unread:
         """Add slots for rules that were created since the decision began; they are unread."""
@@ -134,7 +158,8 @@ class State:
 
     def branch(self) -> State:
         """Return a new state of the same request and principal, in which no fact has been read."""
-        other = State(self.program, self.rules, self.request, self.now, self.entities, self.history, self.kept)
+        other = State(self.program, self.rules, self.request, self.moment, self.entities, self.history, self.kept)
+        other.instant = self.instant
         other.facts, other.segments, other.masked = self.facts, self.segments, self.masked
         other.tool = self.tool
         other.bindings, other.claims, other.approval = self.bindings, self.claims, self.approval

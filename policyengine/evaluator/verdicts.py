@@ -41,6 +41,7 @@ from policyengine.runtime.decision import (
     UnknownFact,
 )
 from policyengine.runtime.format_values import format_value
+from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown
 from policyengine.spec.reason_texts import (
@@ -56,7 +57,7 @@ from policyengine.time_formats import format_duration
 STRENGTH: Final = {outcome: place for place, outcome in enumerate(Outcome)}  # deny beats throttle beats confirm
 NO_CAUSES: Final[frozenset[Cause]] = frozenset()
 NO_EFFECTS: Final = Effects()
-MAX_VERDICTS: Final = 1_024  # maximum answers that are cached for each endpoint
+MAX_VERDICTS: Final = 4_096  # maximum cached answers; reasons for unknown facts may contain texts of callers
 
 
 class StopReason:
@@ -103,8 +104,8 @@ class Verdict:
         self.approvals = approvals
         self.limits: list[LimitInputs] | None = None
 
-    def conclude(self) -> tuple[Decision, Effects]:
-        passage, verdicts = self.passage, self.st.rules.verdicts
+    def conclude(self, stamp: Stamp) -> tuple[Decision, Effects]:
+        st, verdicts = self.st, self.st.program.verdicts
         key = self._key()
         answer: Answer | None = None if key is None else verdicts.get(key)
         if answer is None or (answer.outcome is not Outcome.DENY and self._lacks_inputs()):
@@ -113,24 +114,26 @@ class Verdict:
                 if len(verdicts) >= MAX_VERDICTS:
                     verdicts.clear()
                 verdicts[key] = answer
-        return Decision(answer, principal_of(self.st, passage.refused)), self._effects(answer.outcome)
+        effects = NO_EFFECTS if st.rules.is_stateless and not self.approvals else self._effects(answer.outcome)
+        return Decision(answer, principal_of(st, self.passage.refused), stamp), effects
 
     def _key(self) -> Any:
-        """Return the inputs on which the answer depends; None if they include facts of this request."""
+        """Return the inputs on which the answer depends; None if they include other facts of this request."""
         passage = self.passage
-        if passage.chain or passage.task or passage.closed or passage.user_closed or passage.lacking:
+        if passage.chain or passage.task or passage.lacking:
             return None
-        bits = 0
-        for acting in passage.acting:
-            effect = acting.effect
-            if acting.doubts or not effect.fixed or effect.proofs or effect.kind == CONFIRM:
+        acting: tuple[Any, ...] = ()
+        for one in passage.acting:
+            effect = one.effect
+            if not effect.fixed or effect.proofs or effect.kind == CONFIRM:
                 return None
-            bits |= 1 << effect.bit
-        supported = self.st.request.options.obligations_supported if bits else None
+            acting += (effect.key, one.doubts)
+        supported = self.st.request.options.obligations_supported if acting else None
         if supported is not None:  # only these kinds matter; others are any texts of the caller
             supported = supported.intersection(FOR_THE_GATEWAY)
-        doors = passage.identified, passage.closed is None, passage.user_closed is None, passage.open_to_anyone
-        return doors, passage.refused, bits, supported
+        if passage.open_to_anyone:
+            return acting, supported
+        return acting, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
 
     def _lacks_inputs(self) -> bool:
         """Return whether a limit cannot count because an input is unknown."""
@@ -421,8 +424,12 @@ def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:
     """Return the principal; an empty one if the credential was refused."""
     if refused is not None:
         return Principal()
-    agent = known_name(st.name) if st.by_agent else None
-    user, issuer, hops = known_name(st.user), known_name(st.issuer), st.hops
+    name, user, issuer, hops = st.name, st.user, st.issuer, st.hops
+    agent = name if st.by_agent and type(name) is str else None
+    if type(user) is not str:
+        user = None
+    if type(issuer) is not str:
+        issuer = None
     if type(hops) is Unknown or not hops:
         return agent, issuer, user
     names = [user, *(known_name(hop.id) for hop in hops), agent]
@@ -430,4 +437,4 @@ def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:
 
 
 def known_name(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if type(value) is str else None

@@ -5,7 +5,7 @@ gate by gate (`spec/gates.py`), but visits only rules that can affect the result
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.fact_reader import records_chains
@@ -23,7 +23,7 @@ from policyengine.evaluator.program import (
 )
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, State
 from policyengine.runtime.credential_errors import parse_refusal_code
-from policyengine.runtime.request import fact_at
+from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.values import PENDING, MissingValue, Unknown
 from policyengine.spec.facts import NOT_RECORDED
 from policyengine.spec.issuer_users import mask_foreign_user
@@ -64,11 +64,16 @@ class Passage:
     closed: Doubts | None = None
     lacking: int = 0
     user_closed: Doubts | None = None
+    chain: tuple[ChainStop, ...] = ()
+    task: tuple[tuple[TaskRule, Doubts], ...] = ()
+    acting: tuple[ActingEffect, ...] = ()
 
-    def __init__(self) -> None:
-        self.chain: list[ChainStop] = []
-        self.task: list[tuple[TaskRule, Doubts]] = []
-        self.acting: list[ActingEffect] = []
+    @property
+    def is_open(self) -> bool:
+        """Whether no gate before the guards stops the question."""
+        if not self.identified or self.closed is not None or self.user_closed is not None:
+            return False
+        return not self.chain and not self.task
 
 
 def take_doubts(st: State) -> Doubts:
@@ -91,9 +96,12 @@ def walk(st: State, exact: State, approved: State) -> Passage:
     if found.open_to_anyone:
         found.identified = True
     elif pass_doors(exact, rules, found):
-        pass_chain(exact, found)
-        pass_task(st, exact, rules, found)
-    pass_guards(approved, rules, found)
+        if exact.hops != () or exact.program.delegation:
+            pass_chain(exact, found)
+        if rules.tasks and "task" in st.facts:
+            pass_task(st, exact, rules, found)
+    if rules.effects:
+        pass_guards(approved, rules, found)
     return found
 
 
@@ -180,55 +188,77 @@ def pass_chain(st: State, found: Passage) -> None:
     if not st.by_agent:
         if type(st.hops) is Unknown or st.hops:
             why = st.hops if type(st.hops) is Unknown else Unknown.of("chain.hops", "no agent received a delegation")
-            found.chain.append(ChainStop("unknown", (why,)))
+            found.chain = (ChainStop("unknown", (why,)),)
         return
     recorded, hops = records_chains(st.trust), st.hops
     if type(hops) is Unknown or (hops and not recorded):
         why = hops if type(hops) is Unknown else Unknown.of("chain.hops", NOT_RECORDED)
-        found.chain.append(ChainStop("unknown", (why,)))
+        found.chain = (ChainStop("unknown", (why,)),)
         return
     if hops:
-        presenter = ChainMember(st.name, st.issuer, UNREAD, st.groups_known(), None)
+        presenter = ChainMember(st.name, st.issuer, UNREAD, st.groups_known(), None, "", st.now)
+        own = state_of_hops(st)
         for hop, then in zip(hops, (*hops[1:], presenter), strict=True):
-            pass_hop(st, hop, then, found)
+            enter_hop(own, hop)
+            pass_hop(own, hop, then, found)
     for limits in st.program.delegation:
         pass_limits(st, limits, recorded, found)
 
 
-def pass_hop(st: State, hop: ChainMember, then: ChainMember, found: Passage) -> None:
-    own, rules = state_of_hop(st, hop), st.rules
+def pass_hop(own: State, hop: ChainMember, then: ChainMember, found: Passage) -> None:
+    rules = own.rules
     if not rules.agents.enter(own, hop.id, False) & OPENS:
         scopes = hop.scopes
         own.doubts += [one for one in (scopes if type(scopes) is tuple else (scopes,)) if type(one) is Unknown]
-        found.chain.append(ChainStop("own", tuple(own.doubts), hop))
+        found.chain += (ChainStop("own", tuple(own.doubts), hop),)
     own.doubts.clear()
     if not rules.delegators.hands_on(own, hop.id, then):
-        found.chain.append(ChainStop("delegation", tuple(own.doubts), hop, then))
+        found.chain += (ChainStop("delegation", tuple(own.doubts), hop, then),)
+    own.doubts.clear()
 
 
 def state_of_hop(st: State, hop: ChainMember) -> State:
     """Return the state in which a hop is the presenter. Proofs of the presenter do not apply to the hop."""
+    own = state_of_hops(st)
+    enter_hop(own, hop)
+    return own
+
+
+def state_of_hops(st: State) -> State:
+    """Return a state that `enter_hop` sets to each hop in turn."""
     own = st.branch()
-    if st.claims is None:  # else attributes of the presenter may be claimed, through whichever fact names the presenter
+    own.values = st.values.copy()
+    own.presenter = st
+    facts: dict[str, object] = dict(st.facts)
+    facts.pop("attestation", None)
+    own.facts = facts
+    return own
+
+
+def enter_hop(own: State, hop: ChainMember) -> None:
+    """Make a hop the presenter of the state."""
+    st, program = own.presenter, own.program
+    assert st is not None
+    if st.claims is None:
         own.values = st.values.copy()
-        for slot in st.program.hop_slots:
+        for slot in program.hop_slots:
             if slot < len(own.values):
                 own.values[slot] = UNREAD
-    facts: dict[str, object] = dict(st.facts)
+    else:  # attributes of the presenter may be claimed, through whichever fact names the presenter
+        own.values = program.blank.copy()
+        own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
+    facts: Any = own.facts
     facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
     facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
-    facts.pop("attestation", None)
-    own.facts, own.presenter, own.hop = facts, st, hop
+    own.hop = hop
     own.name, own.issuer, own.scopes, own.groups = hop.id, hop.issuer, hop.scopes, hop.groups
-    own.trust = st.program.issuers.get(hop.issuer) if type(hop.issuer) is str else None
-    if st.program.masks_users and type(hop.issuer) is str:
-        masked = mask_foreign_user(st.program.kernel.issuers, (hop.issuer,), st.user)
+    own.trust = program.issuers.get(hop.issuer) if type(hop.issuer) is str else None
+    if program.masks_users:
+        own.masked, own.user = st.masked, st.user
+        masked = mask_foreign_user(program.kernel.issuers, (hop.issuer,), st.user) if type(hop.issuer) is str else {}
         if masked:
             own.masked = masked["user", "id"]
-            own.user = st.program.user_id.get(own)
-    if st.claims is not None:
-        own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
-    return own
+            own.user = program.user_id.get(own)
 
 
 def pass_limits(st: State, limits: k.DelegationLimits, recorded: bool, found: Passage) -> None:
@@ -238,7 +268,7 @@ def pass_limits(st: State, limits: k.DelegationLimits, recorded: bool, found: Pa
         value = holds if recorded else Unknown.of("chain.depth", NOT_RECORDED)
         if value is not True:
             doubts = (value,) if type(value) is Unknown else NO_DOUBTS
-            found.chain.append(ChainStop("limit", doubts, words=words, limits=limits))
+            found.chain += (ChainStop("limit", doubts, words=words, limits=limits),)
 
 
 def delegation_limits(
@@ -264,17 +294,15 @@ def delegation_limits(
 
 def pass_task(st: State, exact: State, rules: EndpointRules, found: Passage) -> None:
     """Pass the bounds of the task, unless a package that opens the endpoint leaves them to guards."""
-    if not rules.tasks or "task" not in st.facts:
-        return
     for rule in rules.tasks:
         if rule.outside.test(st) != NO:
-            found.task.append((rule, take_doubts(st)))
+            found.task += ((rule, take_doubts(st)),)
     st.doubts.clear()
     advisory = st.program.kernel.advisory
     if found.task and advisory:
         side = rules.agents if st.by_agent else rules.users
         if any(package in advisory for package in opening_packages(exact, side)):
-            found.task.clear()
+            found.task = ()
 
 
 def pass_guards(st: State, rules: EndpointRules, found: Passage) -> None:
@@ -283,6 +311,6 @@ def pass_guards(st: State, rules: EndpointRules, found: Passage) -> None:
         condition = effect.condition
         result = YES if condition is None else condition.test(st)
         if result != NO:
-            found.acting.append(ActingEffect(effect, take_doubts(st) if result == MAYBE else NO_DOUBTS))
+            found.acting += (ActingEffect(effect, take_doubts(st) if result == MAYBE else NO_DOUBTS),)
         if st.doubts:
             st.doubts.clear()

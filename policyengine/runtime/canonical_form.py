@@ -91,8 +91,8 @@ def write_other(value: object, parts: list[bytes]) -> None:
         case Invalid(why, given):
             write_text(b"invalid", why, parts)
             write_value(given, OMIT_NOTHING, parts)
-        case Unknown(causes):
-            write_all(b"unknown", sorted((one.fact, one.why) for one in causes), parts)
+        case Unknown():
+            write_all(b"unknown", sorted((one.fact, one.why) for one in value.causes), parts)
         case Set():
             forms = sorted(map(canonical_bytes, value))
             parts += [b"set%d:" % len(forms), *forms]
@@ -104,8 +104,8 @@ def write_other(value: object, parts: list[bytes]) -> None:
             write_text(b"duration", str(value // timedelta(microseconds=1)), parts)
         case IPv4Address() | IPv6Address() | IPv4Network() | IPv6Network():
             write_text(type(value).__name__.encode(), str(value), parts)
-        case EntityRef(type_, id_):
-            write_all(b"entity", (type_, id_), parts)
+        case EntityRef():
+            write_all(b"entity", (value.type, value.id), parts)
         case _:
             write_text(b"other", type(value).__name__, parts)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any, TypeAlias
 
-from policyengine.runtime.decode import clean
+from policyengine.runtime.decode import MAX_DEPTH, clean
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.paths import MAX_PATH_LENGTH, MAX_SEGMENTS, METHOD
@@ -21,6 +20,7 @@ from policyengine.vocabulary import HOP_MEMBERS, ROOTS
 
 MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
 OTHER_ROOTS = frozenset({"approvals", "entities", "pending", "options"})
+COMMON_METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 # Segments that are already canonical; all others are decoded and checked.
 SEGMENT = r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*"
 PLAIN_PATH = re.compile(f"(?:/{SEGMENT})+|/").fullmatch
@@ -52,8 +52,8 @@ class NotOrdinaryError(Exception):
     """A part of the question is not ordinary."""
 
 
-def read_members(members: dict[Any, object]) -> PlainFacts:
-    """Return the members with plain values. Raises NotOrdinaryError and DecodeError."""
+def read_members(members: dict[Any, Any]) -> PlainFacts:
+    """Return the members of a root with plain values. Raises NotOrdinaryError and DecodeError."""
     if len(members) > MAX_ELEMENTS:
         raise NotOrdinaryError
     found: PlainFacts = {}
@@ -62,15 +62,45 @@ def read_members(members: dict[Any, object]) -> PlainFacts:
             raise NotOrdinaryError
         kind = type(value)
         if kind is str:
-            if not value.isascii() or len(value) > MAX_STRING_LENGTH:  # type: ignore[attr-defined, arg-type]
+            if not value.isascii() or len(value) > MAX_STRING_LENGTH:
                 value = clean(value)
         elif kind is int:
-            if not MIN_INT <= value <= MAX_INT:  # type: ignore[operator]
+            if not MIN_INT <= value <= MAX_INT:
                 value = clean(value)
         elif kind is not bool and value is not None:
-            value = clean(value, 2) if kind is not Decimal else clean(value)
+            value = read_value(value, 2)
         found[name] = value
     return found
+
+
+def read_value(value: Any, depth: int) -> Any:
+    """Return a value as `clean` does, which reads what is not ordinary. Raises DecodeError."""
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() and len(value) <= MAX_STRING_LENGTH else clean(value)
+    if kind is int:
+        return value if MIN_INT <= value <= MAX_INT else clean(value)
+    if kind is bool or value is None:
+        return value
+    if (kind is list or kind is tuple) and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
+        for one in value:
+            of = type(one)
+            if of is str:
+                if not one.isascii() or len(one) > MAX_STRING_LENGTH:
+                    break
+            elif of is not int or not MIN_INT <= one <= MAX_INT:
+                break
+        else:
+            return tuple(value)
+        return tuple([read_value(one, depth + 1) for one in value])
+    if kind is dict and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
+        found: PlainFacts = {}
+        for name, one in value.items():
+            if type(name) is not str or not name.isascii() or len(name) > MAX_STRING_LENGTH:
+                return clean(value, depth)
+            found[name] = read_value(one, depth + 1)
+        return found
+    return clean(value, depth)
 
 
 def read_plain_endpoint(facts: PlainFacts) -> Endpoint | None:
@@ -90,7 +120,9 @@ def read_plain_endpoint(facts: PlainFacts) -> Endpoint | None:
 
 
 def read_plain_http(facts: PlainFacts, request: PlainFacts, method: object, path: object) -> HttpEndpoint | None:
-    if type(method) is not str or type(path) is not str or METHOD.fullmatch(method) is None:
+    if type(method) is not str or type(path) is not str:
+        return None
+    if method not in COMMON_METHODS and METHOD.fullmatch(method) is None:
         return None
     if len(path) > MAX_PATH_LENGTH or not PLAIN_PATH(path) or not normalize_http_facts(request):
         return None

@@ -19,9 +19,9 @@ from policyengine.runtime.endpoints import (
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, read_entity_rows
-from policyengine.runtime.header_names import OTHER_SPELLING, has_other_spelling
+from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.pending_facts import HEADERS_PATH, mark_pending
+from policyengine.runtime.pending_facts import mark_pending
 from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
@@ -33,11 +33,7 @@ from policyengine.runtime.structure_checks import (
     iterate_items,
 )
 from policyengine.runtime.values import (
-    ABSENT,
-    PENDING,
     Invalid,
-    MissingValue,
-    PartialObject,
     coerce_time,
     describe_raw_value,
 )
@@ -82,7 +78,7 @@ class Options:
     at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; filling a frozen one takes five times as long
 class Request:
     """A question: may this endpoint be reached, with these facts?
 
@@ -130,60 +126,8 @@ class Request:
         return fact_at(self.facts, path)
 
 
-def fact_at(facts: Mapping[str, object], path: tuple[str, ...]) -> object:
-    """Return the raw fact at a path of these facts by root."""
-    if path[:2] == HEADERS_PATH and len(path) > 2:
-        return header_at(facts, path[2].lower(), path[3:])
-    current: object = facts
-    ours = path[0] not in CLIENT_ROOTS
-    for name in path:
-        current = current.get(name, ABSENT) if ours and type(current) is dict else get_member(current, name)
-    return ABSENT if current is None else current
-
-
-def header_at(facts: Mapping[str, object], name: str, path: tuple[str, ...]) -> object:
-    """Return a header. A missing header is Invalid if another spelling of its name is present, because some servers
-    accept that spelling.
-    """
-    headers = fact_at(facts, HEADERS_PATH)
-    current = get_member(headers, name)
-    if current in (ABSENT, None) and isinstance(headers, dict) and has_other_spelling(headers, name):
-        return OTHER_SPELLING
-    for step in path:
-        current = get_member(current, step)
-    return ABSENT if current is None else current
-
-
-def get_member(raw: object, name: str) -> object:
-    """Return a member. A missing member is Invalid if its name is present in another letter case, because some readers
-    accept that.
-    """
-    match raw:
-        case dict():  # objects of a clean tree are dicts, and this runs at every step of every path
-            found = raw.get(name, PENDING if type(raw) is PartialObject else ABSENT)
-            return OTHER_CASE if (found is ABSENT or found is None) and has_other_case(raw, name) else found
-        case Invalid() | MissingValue():
-            return raw
-        case None:
-            return ABSENT
-        case _:
-            return Invalid(f"expected an object, got {describe_raw_value(raw)}")
-
-
-def has_other_case(members: Mapping[str, object], name: str) -> bool:
-    if not members:
-        return False
-    folded = name.casefold()
-    for member in members:  # noqa: SIM110  # a generator takes longer for the few that there are
-        if member != name and member.casefold() == folded:
-            return True
-    return False
-
-
 # ── From raw tree to request ─────────────────────────────────────────────────────────────────
 
-CLIENT_ROOTS = frozenset({"body", "args", "context", "request"})  # roots whose member names the client chooses
-OTHER_CASE = Invalid("absent, but present in another letter case")
 NON_FACT_MEMBERS = ("credentials", "approvals", "entities", "pending", "options")
 CHAIN_HOP_MEMBERS = tuple(HOP_MEMBERS)
 APPROVAL_MEMBERS = ("id", "by", "granted_at", "binding")
@@ -213,22 +157,30 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
     if found is None:
         return None
     endpoint, facts = found
-    pending: frozenset[str] = frozenset()
-    try:
-        if raw.get("pending") is not None:
-            pending = read_pending(wire.clean(raw["pending"], 1), facts)
-        given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
-        approvals = tuple(
-            read_approval(item, place) for place, item in iterate_items(given.get("approvals"), "approvals")
-        )
-        rows = read_entity_rows(given.get("entities"), "entities") if "entities" in given else ()
-        options = read_options(given["options"]) if "options" in given else NO_OPTIONS
-    except Exception:  # `read_request` reports the error, if there is one
-        return None
     request = object.__new__(Request)  # the facts are plain and need no check
-    for name, value in zip(REQUEST_FIELDS, (endpoint, facts, approvals, rows, pending, options, None), strict=True):
-        object.__setattr__(request, name, value)
+    request.endpoint, request.facts = endpoint, facts
+    request.approvals, request.entities, request.pending = (), (), NOTHING_PENDING
+    request.options, request.credentials = NO_OPTIONS, None
+    if len(raw) > len(facts):
+        try:
+            add_other_parts(request, raw, facts)
+        except Exception:  # `read_request` reports the error, if there is one
+            return None
     return request
+
+
+def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, object]) -> None:
+    """Add pending facts, approvals, entity rows and options. Raises RequestError and DecodeError."""
+    if raw.get("pending") is not None:
+        request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
+    given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
+    if "approvals" in given:
+        approvals = iterate_items(given["approvals"], "approvals")
+        request.approvals = tuple(read_approval(item, place) for place, item in approvals)
+    if "entities" in given:
+        request.entities = read_entity_rows(given["entities"], "entities")
+    if "options" in given:
+        request.options = read_options(given["options"])
 
 
 def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
@@ -241,7 +193,7 @@ def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
 
 ORDINARY_LISTS = ("approvals", "entities", "options")
 NO_OPTIONS = Options()
-REQUEST_FIELDS = tuple(one.name for one in fields(Request))
+NOTHING_PENDING: frozenset[str] = frozenset()
 
 
 def read_request(raw: Mapping[str, object]) -> Request:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import NoneType
@@ -24,24 +24,43 @@ def measure_extent(value: object, depth: int = 0) -> int:
     whichever is greater.
     """
     kind = type(value)
+    if kind is str:
+        return len(value) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
     if kind in CONSTANT_SIZE_TYPES:
         return 0
     if kind is EntityRef:
         return len(value.id) // CHARACTERS_PER_STEP  # type: ignore[attr-defined]  # it is one
-    if kind is str:
-        return len(value) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
     if depth > MAX_DEPTH:
         return UNKNOWN_EXTENT
     if issubclass(kind, Mapping):
-        return max(name_lookup_steps(value), max((measure_extent(one, depth + 1) for one in value.values()), default=0))  # type: ignore[arg-type, attr-defined]
+        return max(name_lookup_steps(value), largest_extent(value.values(), depth + 1))  # type: ignore[arg-type, attr-defined]
     if issubclass(kind, list | tuple | Set):
-        return max(len(value), max((measure_extent(one, depth + 1) for one in value), default=0))  # type: ignore[arg-type, attr-defined]
+        return max(len(value), largest_extent(value, depth + 1))  # type: ignore[arg-type]
     return UNKNOWN_EXTENT
+
+
+def largest_extent(values: Iterable[object], depth: int) -> int:
+    largest = 0
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            extent = len(value) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
+        elif kind is int or kind is bool or value is None:
+            continue
+        else:
+            extent = measure_extent(value, depth)
+        if extent > largest:
+            largest = extent
+    return largest
 
 
 def name_lookup_steps(members: Mapping[Any, object]) -> int:
     """Return the steps to find a member that may be present in another letter case."""
-    return sum(4 + len(name) for name in members if isinstance(name, str)) // CHARACTERS_PER_STEP
+    characters = 0
+    for name in members:
+        if isinstance(name, str):
+            characters += 4 + len(name)
+    return characters // CHARACTERS_PER_STEP
 
 
 def is_large(value: object) -> bool:

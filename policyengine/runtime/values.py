@@ -15,6 +15,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import NoneType
 from typing import Final, TypeAlias, assert_never
 
+from msgspec import Struct
+
 from policyengine import typesystem
 from policyengine.runtime.literals import parse_cidr, parse_ip, unmap_address, unmap_network
 from policyengine.runtime.value_keys import value_key
@@ -73,7 +75,7 @@ class Invalid:
         return cls(why, f"{kind} {hashlib.sha256(content).hexdigest()}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)  # never changed; creating a frozen one takes four times as long
 class Cause:
     """Why one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may see it, because
     it may come from the entity store.
@@ -85,8 +87,7 @@ class Cause:
     entity: EntityRef | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """An unknown value and all its causes."""
 
     causes: frozenset[Cause]

@@ -10,9 +10,9 @@ from itertools import islice
 from policyengine import kernel as k
 from policyengine.runtime.canonical_form import CANONICAL_TYPES, OMIT_NOTHING, LeftOut, canonical_bytes
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
+from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.format_values import format_fact_path
 from policyengine.runtime.pending_facts import HEADERS_PATH
-from policyengine.runtime.request import get_member
 from policyengine.runtime.snapshot import NOT_ANSWERED
 from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown
 from policyengine.spec import trace as w

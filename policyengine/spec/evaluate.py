@@ -10,8 +10,9 @@ from typing import assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime import arithmetic, calendar_windows, functions
+from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.format_values import format_bare_value, format_value
-from policyengine.runtime.request import Request, get_member
+from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
 from policyengine.runtime.value_size import name_lookup_steps

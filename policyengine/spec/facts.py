@@ -11,10 +11,11 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
+from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.format_values import format_fact_path
 from policyengine.runtime.history import History, PastEvent, WindowKey
 from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
-from policyengine.runtime.request import Request, get_member
+from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Entities
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
 from policyengine.spec.inherited_sets import InheritanceLevel, unite_levels

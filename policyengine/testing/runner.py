@@ -8,19 +8,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
-from policyengine.compiler.quick import Quick
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.entities.store import EntityStore
 from policyengine.explain.explanation import explain
-from policyengine.runtime.decision import Answer, Decision, Effects, PrincipalTuple
+from policyengine.runtime.decision import Decision
 from policyengine.runtime.entities import EntityData
-from policyengine.runtime.ids import Stamp
-from policyengine.runtime.limits import LimitCharge, LimitState, to_limit_charge
+from policyengine.runtime.limits import LimitCharge, LimitState
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.runtime.snapshot import Entities, Snapshot
@@ -101,9 +99,7 @@ class CaseRunner:
     kernel: k.Kernel
     tree: Tree
     sequences: dict[tuple[str, str, int], CaseSequence] = field(default_factory=dict)
-    evaluators: deque[tuple[Rows, Evaluator, Quick]] = field(default_factory=lambda: deque(maxlen=MAX_EVALUATORS))
-    now: int = 0
-    asking: Case | None = None  # the case on the fast path, if it counts something
+    evaluators: deque[tuple[Rows, Evaluator]] = field(default_factory=lambda: deque(maxlen=MAX_EVALUATORS))
     histories: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
 
     @classmethod
@@ -159,14 +155,10 @@ class CaseRunner:
 
     def _decided(self, case: Case) -> Decision:
         """Decide by the evaluator; without approvals only limits have state."""
-        evaluator, quickly = self._evaluator(case.rows)
-        if not case.attributes:
-            self.now, self.asking = epoch_nanoseconds(case.now), case
-            if (quick := quickly(dict(case.question))) is not None:
-                return quick.with_id("")  # results must be the same in every run
         request = Request.from_mapping(case.question)
         snapshot = self._remembering(case, request, Snapshot(self._directory(case, request)))
-        decision, effects = evaluator.resume(Needs(request, frozenset()), snapshot, case.now)
+        needs, moment = Needs(request), epoch_nanoseconds(case.now)
+        decision, effects = self._evaluator(case.rows).resume(needs, snapshot, moment)
         return self._sequence(case).made(decision, effects, case)[0] if effects else decision
 
     def _remembering(self, case: Case, request: Request, plain: Snapshot) -> Snapshot:
@@ -179,30 +171,20 @@ class CaseRunner:
         looked_at = history_windows(self.histories, build_facts(self.kernel, request, plain, case.now))
         return replace(plain, history=self._sequence(case).fetched(looked_at, case.now))
 
-    def _charged(self, answer: Answer, asker: PrincipalTuple, stamp: Stamp, charges: tuple[Any, ...]) -> Decision:
-        """Return the decision of an allow on the fast path, after its sequence has charged its limits."""
-        decision = Decision(answer, asker, stamp)
-        if not charges:
-            return decision
-        assert self.asking is not None
-        effects = Effects(limits=tuple(map(to_limit_charge, charges)))
-        return self._sequence(self.asking).made(decision, effects, self.asking)[0]
-
     # ── Directories ───────────────────────────────────────────────────────────────────────────
 
-    def _evaluator(self, rows: Rows) -> tuple[Evaluator, Quick]:
-        """Return the evaluator for entity rows and its fast path; most cases share them with a recent case."""
-        for known, evaluator, quickly in self.evaluators:
+    def _evaluator(self, rows: Rows) -> Evaluator:
+        """Return the evaluator for entity rows; most cases share it with a recent case."""
+        for known, evaluator in self.evaluators:
             if known is rows or known == rows:
-                return evaluator, quickly
-        made = Evaluator(self.kernel, EntityStore(rows.values()), tree=self.tree, now=lambda: self.now)
-        quick = made.charging(self._charged) if self.kernel.limits else made.quick
-        self.evaluators.appendleft((rows, made, quick))
-        return made, quick
+                return evaluator
+        made = Evaluator(self.kernel, EntityStore(rows.values()), tree=self.tree)
+        self.evaluators.appendleft((rows, made))
+        return made
 
     def _directory(self, case: Case, request: Request) -> Entities:
         """Return the rows of the case, with the attributes it sets on the entities of this request."""
-        plain = self._evaluator(case.rows)[0].entities
+        plain = self._evaluator(case.rows).entities
         if not case.attributes:
             return plain
         facts = build_facts(self.kernel, request, Snapshot(plain), case.now)

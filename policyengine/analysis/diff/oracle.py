@@ -40,24 +40,19 @@ SpecificationResult: TypeAlias = tuple[Decision, Effects, DecisionTrace]
 
 @dataclass(eq=False)
 class PolicyOracle:
-    """One policy as an oracle. `now` is the time of the next question."""
+    """One policy as an oracle."""
 
     kernel: k.Kernel
     of: Callable[[Decision, Iterable[DutyKey]], AnswerKey] = answer_of
     directory: EntityStore = field(default_factory=EntityStore)
-    now: int = 0
 
     def __post_init__(self) -> None:
-        self.evaluator = Evaluator(self.kernel, self.directory, now=lambda: self.now)
+        self.evaluator = Evaluator(self.kernel, self.directory)
 
     def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
         """Decide as a production engine does."""
-        self.now = epoch_nanoseconds(now)
-        quick = self.evaluator.quick(dict(question))
-        if quick is not None:
-            return quick
-        request = Request.from_mapping(question)
-        return self.evaluator.resume(Needs(request, frozenset()), Snapshot(self.directory), now)[0]
+        needs = Needs(Request.from_mapping(question))
+        return self.evaluator.resume(needs, Snapshot(self.directory), epoch_nanoseconds(now))[0]
 
     def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
         """Decide with the specification, and return its trace."""

@@ -31,10 +31,8 @@ from policyengine.analysis.diff.specialize import (
     rewrite_condition,
 )
 from policyengine.checker.patterns.overlap import overlaps
-from policyengine.compiler.leaf import Covering
-from policyengine.compiler.leaves import Leaves
-from policyengine.compiler.tree import tree_of
-from policyengine.entities.store import EntityStore
+from policyengine.compiler.build_program import ProgramBuilder
+from policyengine.compiler.tree import Covering, tree_of
 from policyengine.kernel.fingerprint import CanonicalWriters
 from policyengine.source import Span
 from policyengine.spec.match_endpoint import match_pattern, place_covers
@@ -70,8 +68,8 @@ class PolicyView:
     places: dict[int, tuple[k.Place, ...]] = field(default_factory=dict)
 
     @cached_property
-    def leaves(self) -> Leaves:
-        return Leaves(self.kernel, tree_of(self.kernel), EntityStore())
+    def builder(self) -> ProgramBuilder:
+        return ProgramBuilder(self.kernel, tree_of(self.kernel))
 
     @cached_property
     def recorded(self) -> tuple[str, ...]:
@@ -87,7 +85,8 @@ class PolicyView:
         return any(one.depth is not None or one.lifetime is not None or one.no_cycles for one in self.kernel.delegation)
 
     def covering(self, at: EndpointClass) -> Covering:
-        return self.leaves.at(at.endpoint).covering
+        covering: Covering = self.builder.rules_at(at.endpoint).covering
+        return covering
 
     def text(self, part: object) -> str:
         found = self.texts.get(id(part))
