@@ -51,6 +51,9 @@ class WouldBlockError(Exception):
     """The decision may take too long for an event loop; nothing was decided."""
 
 
+NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
+
+
 class DecisionBasis(NamedTuple):
     """A decision and the state that it depends on, for the log."""
 
@@ -114,10 +117,9 @@ class Decider:
         """Decide and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
-            moment = self.nanoseconds()
-            spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-            compiled = self.compiled
-            decision, effects, history = self._resolve(compiled, request, moment, spent)
+            moment, compiled = self.nanoseconds(), self.compiled
+            decision, effects, state = self._resolve(compiled, request, moment)
+            spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
@@ -133,10 +135,8 @@ class Decider:
 
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
-        moment = self._moment(request)
-        spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-        compiled = self.compiled
-        decision, effects, history = self._resolve(compiled, request, moment, spent)
+        moment, compiled = self._moment(request), self.compiled
+        decision, effects, (spent, history) = self._resolve(compiled, request, moment)
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
         return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
@@ -175,24 +175,26 @@ class Decider:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _resolve(
-        self, compiled: CompiledPolicies, request: Request, moment: int, spent: frozenset[str]
-    ) -> tuple[Decision, Effects, bytes]:
-        """Return the decision, its effects, and the log members of the history and the rows that it depends on."""
+        self, compiled: CompiledPolicies, request: Request, moment: int
+    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
+        """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
+        the log members of the history and the rows."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
         lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
         planned = self._plan(compiled, request, moment, lookup, stamp)
-        members = b""
-        if isinstance(planned, Needs):
-            (decision, effects), members = self._resume(compiled, planned, moment, spent, lookup, stamp)
-        else:
-            decision, effects = planned
+        state = NO_STATE
+        if type(planned) is Needs:
+            spent = self._spent_approvals(request)
+            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+            state = spent, members
+        decision, effects = planned  # type: ignore[misc]  # no Needs
         if lookup is not None and lookup.found and self._log is not None:
-            members += self._log.looked_up(lookup.found, lookup.types)
+            state = state[0], state[1] + self._log.looked_up(lookup.found, lookup.types)
         if not self._makes_ids:
             decision = decision.with_id(self.new_id(moment))
         if effects.excess:
             self._recorder.count_excess(decision, effects.excess)
-        return decision, effects, members
+        return decision, effects, state
 
     def new_id(self, moment: int) -> Stamp:
         """Return the id of a decision at this time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -98,7 +98,7 @@ class Request:
 
     def __post_init__(self) -> None:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
-        if not wire.is_clean([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
+        if not wire.is_clean([*(getattr(self.endpoint, name) for name in self.endpoint.__struct_fields__), *named]):
             raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)

@@ -218,7 +218,7 @@ def unknown_if_absent(found: Value) -> Value:
     """
     if not isinstance(found, Unknown) or not found.absent:
         return found
-    return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
+    return Unknown(frozenset(cause.as_present() for cause in found.causes))
 
 
 @lru_cache(maxsize=4_096)
