@@ -16,6 +16,7 @@ from policyengine.runtime.endpoints import (
     HttpEndpoint,
     MalformedEndpoint,
     ToolEndpoint,
+    has_own_segments,
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, read_entity_rows
@@ -100,6 +101,8 @@ class Request:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
         if not wire.is_clean([*(getattr(self.endpoint, name) for name in self.endpoint.__struct_fields__), *named]):
             raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
+        if isinstance(self.endpoint, HttpEndpoint) and not has_own_segments(self.endpoint):
+            raise RequestError("", "the path of the endpoint and its segments differ", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
