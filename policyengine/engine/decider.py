@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
@@ -122,7 +121,7 @@ class Decider:
             spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
-                effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
+                effects = structs.replace(effects, claim=claim._replace(draft=draft))
             basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             if effects is NO_EFFECTS or not effects:
                 return basis
@@ -214,7 +213,7 @@ class Decider:
         members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
-            effects = dataclasses.replace(effects, relied=relied)
+            effects = structs.replace(effects, relied=relied)
         return (decision, effects), members
 
     def _plan(
@@ -269,5 +268,5 @@ def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
     consume = Obligation("consume", (), rule, at="")
-    answer = replace(decision.answer, obligations=(*decision.obligations, consume), written={})
-    return replace(decision, answer=answer)
+    answer = structs.replace(decision.answer, obligations=(*decision.obligations, consume), written={})
+    return structs.replace(decision, answer=answer)

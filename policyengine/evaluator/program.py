@@ -524,7 +524,7 @@ class ApprovalScope:
     …`, if it has one.
     """
 
-    __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
+    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
 
     def __init__(
         self,
@@ -539,7 +539,6 @@ class ApprovalScope:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
-        self.head: bytes | None = None  # canonical bytes of the parts that are the same for every request
 
 
 class LimitRule:

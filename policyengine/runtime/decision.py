@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -347,8 +346,7 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedApproval:
+class OpenedApproval(Struct, frozen=True):
     """An approval that a confirm requests; `summary` is the message for the approver."""
 
     rule: str
@@ -359,8 +357,7 @@ class OpenedApproval:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.idempotency import (
@@ -34,7 +35,9 @@ OTHER = MINE._replace(token="other")
 def keyed(claim: IdempotencyClaim, effects: Effects = LIMITS) -> Effects:
     """What a decision does that was asked by the key, and is kept under it."""
     decision = Decision.of(Outcome.ALLOW, id=claim.token)
-    return replace(effects, claim=claim._replace(draft=encode_draft(decision, effects, frozenset(), b"", START)))
+    return structs.replace(
+        effects, claim=claim._replace(draft=encode_draft(decision, effects, frozenset(), b"", START))
+    )
 
 
 def committed(store: Store, claim: IdempotencyClaim, at: int = START, effects: Effects = LIMITS) -> ChargeResult | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import redis
-from msgspec import msgpack
+from msgspec import msgpack, structs
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
@@ -189,7 +188,7 @@ class ClusterStore:
         `done`, because a later part may fail."""
         refused = False
         for part in self._parts(effects):
-            asked = replace(part.effects, denied=effects.denied or (refused and not peek))
+            asked = structs.replace(part.effects, denied=effects.denied or (refused and not peek))
             told = self._ask(asked, decision, now, peek=peek)
             if told is None:
                 return None
@@ -266,7 +265,7 @@ class ClusterStore:
         for place, one in enumerate(effects.limits):
             slots.setdefault(key_slot(state_key(one.charge).encode()), []).append(place)
         limits = [
-            SlotEffects(replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
+            SlotEffects(structs.replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
             for _, places in sorted(slots.items())
         ]
         return spends + limits
