@@ -423,6 +423,10 @@ class PrincipalRules:
                 st.doubts.append(st.groups_known())
             return False
         found = False
+        if not self.has_more:
+            for block in self.named(name):
+                found = block.hands_on(st, then) or found
+            return found
         for block in self.applying(st, name):
             found = block.hands_on(st, then) or found
         for block, unknown in self._in_doubt(st):
