@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS, Answer, Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.limits import STORE_UNANSWERED, BudgetCharge, LimitCharge, LimitResult, LimitState
+from policyengine.runtime.limits import STORE_UNANSWERED, BudgetCharge, LimitCharge, LimitState
 from policyengine.time_formats import format_duration
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -21,8 +21,8 @@ def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: S
     not a deny.
     """
     answer = decision.answer
-    stood = tuple(map(LimitResult, limits, standings))
-    full = [one for one in zip(limits, standings, strict=True) if not one[1][0]]
+    stood = tuple(zip(limits, standings, strict=True))
+    full = [one for one in stood if not one[1][0]]
     if full and answer.outcome is not Outcome.DENY:
         answer = throttle_answer(answer, full)
     return Decision(answer, decision.asker, decision.stamp, stood)

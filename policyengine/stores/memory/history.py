@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -136,7 +136,6 @@ class MemoryHistory:
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, EventSeries] = {}
         self._of_watch: Counter[str] = Counter()  # lines of each watch
-        self.line: Callable[[WindowKey], EventSeries | None] = self._lines.get
         self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
 
