@@ -17,6 +17,8 @@ from policyengine.runtime.limits import (
     ChargeResult,
     ConcurrencyCharge,
     CountKey,
+    LimitCharge,
+    LimitState,
     RateCharge,
     SlotHolders,
     TokenBucket,
@@ -37,6 +39,7 @@ MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys that is worth a search for 
 
 
 LimitStates: TypeAlias = dict[CountKey | str, Any]
+SteadyLevel: TypeAlias = tuple[int, int, int, int, int]  # level (units), then `most`, `drain`, `token` and `tick`
 
 
 @dataclass(slots=True)
@@ -89,6 +92,10 @@ class MemoryStore:
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         with self._lock:
             now = self._peeked(now) if peek else self._agreed(now)
+            if has_only_limits(effects):
+                settled = self._charge_steady_rates(effects.limits, now, peek=peek)
+                if settled is not None:
+                    return settled
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
             if effects.claim is not None and not self._claims.holds(effects.claim):
@@ -162,6 +169,45 @@ class MemoryStore:
             return self._memories.report(decision, report, self._moved(now))
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
+
+    def _charge_steady_rates(
+        self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False
+    ) -> ChargeResult | None:
+        """Charge rates of a constant pace as the general step does, but without its objects, because most decisions
+        charge nothing else. Return None, and change nothing, if there is another charge."""
+        levels: list[tuple[LimitStates, CountKey | str, int, SteadyLevel]] = []
+        grown: list[LimitStates] = []
+        admitted = True
+        for limited in limits:
+            charge = limited[0]
+            if type(charge) is not RateCharge:
+                return None
+            rule, key, cost, (most, drain), token, tick, clamps, counts, steady, _ = charge
+            if not steady or cost != 1 or most < 1 or clamps or counts:
+                return None
+            known = self._rules.get((rule, token, tick, drain))
+            states = self._counts(charge).states if known is None else known.states
+            compact = key[0] if len(key) == 1 else key
+            stored, empty = states.get(compact), now // tick * drain
+            if stored is None:
+                grown.append(states)
+            level = stored - empty if stored is not None and stored > empty else 0
+            if level + token > most * token:
+                admitted = False
+            levels.append((states, compact, empty, (level, most, drain, token, tick)))
+        if not admitted:
+            return ChargeResult(tuple([state_beside_others(level) for _, _, _, level in levels]), now)
+        if grown and not peek:
+            self._make_room(grown, now)
+        found = []
+        for states, compact, empty, (level, most, drain, token, tick) in levels:
+            after = level + token
+            if not peek:
+                if compact not in states:
+                    self._keys += 1
+                states[compact] = empty + after
+            found.append(LimitState(True, most, (most * token - after) // token, -(-after // drain) * tick, 0))
+        return ChargeResult(tuple(found), now)
 
     def _paid(self, effects: Effects, now: int) -> list[int]:
         """Return the tokens of each limit that earlier confirms of this decision already paid."""
@@ -261,6 +307,27 @@ class MemoryStore:
             for key in [key for key, state in rule.states.items() if not is_significant(state, rule.like, now)]:
                 del rule.states[key]
         self._keys = sum(len(rule.states) for rule in self._rules.values())
+
+
+def has_only_limits(effects: Effects) -> bool:
+    """Return whether limits that are charged in the ordinary way are all that a decision changes."""
+    return not (
+        effects.spends
+        or effects.opens
+        or effects.denied
+        or effects.records
+        or effects.relied
+        or effects.claim is not None
+        or effects.confirms
+    )
+
+
+def state_beside_others(of: SteadyLevel) -> LimitState:
+    """Return the state of a rate for a request that was charged to none: it had no room here, or in another rate."""
+    level, most, drain, token, tick = of
+    over = level + token - most * token
+    remaining, reset = max(0, most * token - level) // token, -(-level // drain) * tick
+    return LimitState(over <= 0, most, remaining, reset, -(-over // drain) * tick if over > 0 else 0)
 
 
 def rule_identity(charge: Charge) -> object:
