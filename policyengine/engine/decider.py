@@ -121,12 +121,12 @@ class Decider:
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
-            basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             if effects is NO_EFFECTS or not effects:
-                return basis
+                return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
-                return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
+                decision = apply_charges(decision, effects, result)
+                return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
