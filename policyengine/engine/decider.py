@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,7 +119,7 @@ class Decider:
             decision, effects, history = self._resolve(compiled, request, moment, spent)
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
-                effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
+                effects = replace(effects, claim=claim._replace(draft=draft))
             if effects is NO_EFFECTS or not effects:
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
@@ -212,7 +211,7 @@ class Decider:
         members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
-            effects = dataclasses.replace(effects, relied=relied)
+            effects = replace(effects, relied=relied)
         return (decision, effects), members
 
     def _plan(

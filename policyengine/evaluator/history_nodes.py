@@ -21,7 +21,6 @@ from policyengine.spec.history import (
     fold_fields,
     join_key,
 )
-from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Type
 
@@ -39,7 +38,7 @@ class EventRules:
     def __init__(
         self,
         pattern: k.EventPattern,
-        keys: tuple[tuple[k.Expr, Node], ...] | None,
+        keys: tuple[Node, ...] | None,
         where: Condition | None,
         equalities: tuple[tuple[int, Node], ...],
         noted: tuple[Node, ...],
@@ -56,7 +55,7 @@ class EventRules:
     def key(self, st: State) -> str | Unknown:
         """Return the key of the history as text; unknown if a part of the key is unknown."""
         if self.keys is not None:
-            return join_key([count_key(expression, node.get(st)) for expression, node in self.keys])
+            return join_key([node.get(st) for node in self.keys])
         owner = st if st.presenter is None else st.presenter
         agent: Any = owner.name if owner.by_agent else Unknown.missing("agent.id")
         user = self.user.get(st)

@@ -357,8 +357,7 @@ class OpenedApproval:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from policyengine.runtime import history
 from policyengine.runtime.decision import Effects
