@@ -106,7 +106,9 @@ class Evaluator:
         if request.approvals or looking is not None or self._counts_steps(request):
             return self._plan_with_state(request, moment, looking, stamp)
         made = walker.plan(self.program, request, self.entities, moment, self._kept, stamp)
-        return Needs(request, windows=made) if isinstance(made, frozenset) else made
+        if isinstance(made, walker.StartedDecision):
+            return Needs(request, windows=made.windows, started=made)
+        return made
 
     def _plan_with_state(
         self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp
@@ -123,6 +125,8 @@ class Evaluator:
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
         """Return the decision with the state that was fetched, and the effects of committing it."""
+        if needs.started is not None and snapshot.entities is self.entities:
+            return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
         if self._counts_steps(request):
             now = EPOCH + moment // 1_000 * MICROSECOND

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
+from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.engine.charges import apply_charges
@@ -101,7 +101,7 @@ class Decider:
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""
-        return epoch_microseconds(self.clock())
+        return self.nanoseconds() // 1_000
 
     def seconds(self) -> int:
         """Return the current time in seconds since 1970."""

@@ -343,10 +343,11 @@ class Verdict:
         if outcome not in (Outcome.ALLOW, Outcome.DENY):
             return ()
         st = self.unapproved
-        granted = approval_facts(list(self.approvals.values()), st)
-        if granted.granted:
-            st = st.branch()
-            st.approval = granted
+        if self.approvals:
+            granted = approval_facts(list(self.approvals.values()), st)
+            if granted.granted:
+                st = st.branch()
+                st.approval = granted
         return make_records(st, denied=outcome is Outcome.DENY)
 
 

@@ -96,6 +96,8 @@ class MemoryStore:
                 settled = self._charge_steady_rates(effects.limits, now, peek=peek)
                 if settled is not None:
                     return settled
+            elif has_only_records(effects):
+                return self._record(effects, decision, now, peek=peek)
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
             if effects.claim is not None and not self._claims.holds(effects.claim):
@@ -209,6 +211,15 @@ class MemoryStore:
             found.append(LimitState(True, most, (most * token - after) // token, -(-after // drain) * tick, 0))
         return ChargeResult(tuple(found), now)
 
+    def _record(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
+        """Record the events of a decision as the general step does, without its objects."""
+        if not peek:
+            if not self._memories.are(effects.relied):
+                return None
+            self._memories.make_room(effects.records, now)
+            self._memories.keep(effects.records, decision, now)
+        return ChargeResult((), now)
+
     def _paid(self, effects: Effects, now: int) -> list[int]:
         """Return the tokens of each limit that earlier confirms of this decision already paid."""
         name = receipt_name(effects.confirms)
@@ -320,6 +331,11 @@ def has_only_limits(effects: Effects) -> bool:
         or effects.claim is not None
         or effects.confirms
     )
+
+
+def has_only_records(effects: Effects) -> bool:
+    """Return whether records in the history are all that a decision changes."""
+    return not (effects.limits or effects.spends or effects.opens or effects.claim is not None or effects.confirms)
 
 
 def state_beside_others(of: SteadyLevel) -> LimitState:
