@@ -14,6 +14,8 @@ from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
+from policyengine.evaluator.charges import prepare_charge
+from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.history_nodes import EventRules
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -398,16 +400,17 @@ class ProgramBuilder:
     def _limit(self, limit: k.Limit) -> p.LimitRule:
         value = self.nodes.value
         condition = None if limit.when is None else value(limit.when)
-        keys = tuple((key, value(key)) for key in limit.keys)
+        keys = tuple(count_key_node(key, value(key)) for key in limit.keys)
+        charge = prepare_charge(limit)
         if isinstance(limit, k.Budget):
             quotas = tuple(
                 (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
             )
-            return p.LimitRule(limit, condition, keys, None, None, (), quotas)
+            return p.LimitRule(limit, condition, keys, None, None, (), quotas, charge)
         cost = None if limit.cost is None else value(limit.cost)
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
-        return p.LimitRule(limit, condition, keys, cost, count, moves, ())
+        return p.LimitRule(limit, condition, keys, cost, count, moves, (), charge)
 
     def _record(self, retention: k.EventRetention) -> p.RecordRule:
         event = retention.event

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
+from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.engine.charges import apply_charges
@@ -104,7 +104,7 @@ class Decider:
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""
-        return epoch_microseconds(self.clock())
+        return self.nanoseconds() // 1_000
 
     def seconds(self) -> int:
         """Return the current time in seconds since 1970."""
@@ -122,12 +122,12 @@ class Decider:
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
                 effects = structs.replace(effects, claim=claim._replace(draft=draft))
-            basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             if effects is NO_EFFECTS or not effects:
-                return basis
+                return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
-                return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
+                decision = apply_charges(decision, effects, result)
+                return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")

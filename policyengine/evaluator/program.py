@@ -13,6 +13,7 @@ from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, St
 from policyengine.runtime.decision import Answer, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.runtime.letter_case import fold_case
+from policyengine.runtime.limits import LimitCharge
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
 from policyengine.spec.tasks import TaskConstraint
@@ -546,21 +547,25 @@ class ApprovalScope:
 
 
 class LimitRule:
-    """A rate or budget at an endpoint: its condition, its keys with their expressions, and its inputs as nodes."""
+    """A rate or budget at an endpoint: its condition, its key and its inputs as nodes. `charge` is complete but for its
+    key, if all of it is constant.
+    """
 
-    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
+    __slots__ = ("charge", "condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
 
     def __init__(
         self,
         limit: k.Limit,
         condition: Node | None,
-        keys: tuple[tuple[k.Expr, Node], ...],
+        keys: tuple[Node, ...],
         cost: Node | None,
         count: Node | None,
         moves: tuple[Node, ...],
         quotas: tuple[tuple[Node, Node | None], ...],
+        charge: LimitCharge | None,
     ) -> None:
         self.limit = limit
+        self.charge = charge
         self.condition = condition
         self.keys = keys
         self.cost = cost

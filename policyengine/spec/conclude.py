@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from msgspec.structs import replace as with_members
+from msgspec.structs import replace
 
 from policyengine import kernel as k
 from policyengine.runtime.credential_errors import describe_refusal
@@ -63,7 +63,7 @@ class Obstacle:
     def named(self) -> Reason:
         """The reason, with the unknown facts in its message."""
         unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
-        return with_members(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
+        return replace(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
@@ -283,7 +283,7 @@ def _effects(facts: Facts, seen: w.DecisionTrace, outcome: Outcome) -> Effects:
         () if denied or not any(isinstance(one.charge, RateCharge) for one in limits) else _approval_digests(seen)
     )
     denied = denied and bool(limits or remembered)
-    return with_members(found, limits=limits, denied=denied, records=remembered, confirms=confirms)
+    return replace(found, limits=limits, denied=denied, records=remembered, confirms=confirms)
 
 
 def _approval_digests(seen: w.DecisionTrace) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec.structs import replace
 
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.idempotency import (
@@ -35,9 +35,7 @@ OTHER = MINE._replace(token="other")
 def keyed(claim: IdempotencyClaim, effects: Effects = LIMITS) -> Effects:
     """What a decision does that was asked by the key, and is kept under it."""
     decision = Decision.of(Outcome.ALLOW, id=claim.token)
-    return structs.replace(
-        effects, claim=claim._replace(draft=encode_draft(decision, effects, frozenset(), b"", START))
-    )
+    return replace(effects, claim=claim._replace(draft=encode_draft(decision, effects, frozenset(), b"", START)))
 
 
 def committed(store: Store, claim: IdempotencyClaim, at: int = START, effects: Effects = LIMITS) -> ChargeResult | None:

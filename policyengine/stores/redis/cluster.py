@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
-from msgspec import msgpack, structs
+from msgspec import msgpack
+from msgspec.structs import replace
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
@@ -188,7 +189,7 @@ class ClusterStore:
         `done`, because a later part may fail."""
         refused = False
         for part in self._parts(effects):
-            asked = structs.replace(part.effects, denied=effects.denied or (refused and not peek))
+            asked = replace(part.effects, denied=effects.denied or (refused and not peek))
             told = self._ask(asked, decision, now, peek=peek)
             if told is None:
                 return None
@@ -265,7 +266,7 @@ class ClusterStore:
         for place, one in enumerate(effects.limits):
             slots.setdefault(key_slot(state_key(one.charge).encode()), []).append(place)
         limits = [
-            SlotEffects(structs.replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
+            SlotEffects(replace(asked, limits=tuple(effects.limits[place] for place in places)), tuple(places))
             for _, places in sorted(slots.items())
         ]
         return spends + limits
