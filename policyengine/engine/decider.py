@@ -82,7 +82,7 @@ class Decider:
         ids: Callable[[datetime], str],
         keeps_proofs: bool = False,
     ) -> None:
-        self.kernel, self._tree, self.store = kernel, tree, store
+        self.kernel, self.tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
@@ -95,7 +95,7 @@ class Decider:
 
     def _compile(self, entities: EntityStore) -> CompiledPolicies:
         mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
-        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self._tree), mark)
+        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self.tree), mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
