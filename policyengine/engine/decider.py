@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
@@ -50,6 +50,9 @@ class WouldBlockError(Exception):
     """The decision may take too long for an event loop; nothing was decided."""
 
 
+NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
+
+
 class DecisionBasis(NamedTuple):
     """A decision and the state that it depends on, for the log."""
 
@@ -79,7 +82,7 @@ class Decider:
         ids: Callable[[datetime], str],
         keeps_proofs: bool = False,
     ) -> None:
-        self.kernel, self._tree, self.store = kernel, tree, store
+        self.kernel, self.tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
@@ -92,7 +95,7 @@ class Decider:
 
     def _compile(self, entities: EntityStore) -> CompiledPolicies:
         mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
-        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self._tree), mark)
+        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self.tree), mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
@@ -113,13 +116,12 @@ class Decider:
         """Decide and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
-            moment = self.nanoseconds()
-            spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-            compiled = self.compiled
-            decision, effects, history = self._resolve(compiled, request, moment, spent)
+            moment, compiled = self.nanoseconds(), self.compiled
+            decision, effects, state = self._resolve(compiled, request, moment)
+            spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
-                effects = replace(effects, claim=claim._replace(draft=draft))
+                effects = structs.replace(effects, claim=claim._replace(draft=draft))
             if effects is NO_EFFECTS or not effects:
                 return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
@@ -132,10 +134,8 @@ class Decider:
 
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
-        moment = self._moment(request)
-        spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-        compiled = self.compiled
-        decision, effects, history = self._resolve(compiled, request, moment, spent)
+        moment, compiled = self._moment(request), self.compiled
+        decision, effects, (spent, history) = self._resolve(compiled, request, moment)
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
         return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
@@ -174,24 +174,26 @@ class Decider:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _resolve(
-        self, compiled: CompiledPolicies, request: Request, moment: int, spent: frozenset[str]
-    ) -> tuple[Decision, Effects, bytes]:
-        """Return the decision, its effects, and the log members of the history and the rows that it depends on."""
+        self, compiled: CompiledPolicies, request: Request, moment: int
+    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
+        """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
+        the log members of the history and the rows."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
         lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
         planned = self._plan(compiled, request, moment, lookup, stamp)
-        members = b""
-        if isinstance(planned, Needs):
-            (decision, effects), members = self._resume(compiled, planned, moment, spent, lookup, stamp)
-        else:
-            decision, effects = planned
+        state = NO_STATE
+        if type(planned) is Needs:
+            spent = self._spent_approvals(request)
+            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+            state = spent, members
+        decision, effects = planned  # type: ignore[misc]  # no Needs
         if lookup is not None and lookup.found and self._log is not None:
-            members += self._log.looked_up(lookup.found, lookup.types)
+            state = state[0], state[1] + self._log.looked_up(lookup.found, lookup.types)
         if not self._makes_ids:
             decision = decision.with_id(self.new_id(moment))
         if effects.excess:
             self._recorder.count_excess(decision, effects.excess)
-        return decision, effects, members
+        return decision, effects, state
 
     def new_id(self, moment: int) -> Stamp:
         """Return the id of a decision at this time."""
@@ -211,7 +213,7 @@ class Decider:
         members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
-            effects = replace(effects, relied=relied)
+            effects = structs.replace(effects, relied=relied)
         return (decision, effects), members
 
     def _plan(
@@ -266,5 +268,5 @@ def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
     consume = Obligation("consume", (), rule, at="")
-    answer = replace(decision.answer, obligations=(*decision.obligations, consume), written={})
-    return replace(decision, answer=answer)
+    answer = structs.replace(decision.answer, obligations=(*decision.obligations, consume), written={})
+    return structs.replace(decision, answer=answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from policyengine import kernel as k
@@ -142,42 +142,51 @@ class ValidityTest(Condition):
 
 
 class Requirement:
-    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof."""
+    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof; `source` is
+    the requirement in the kernel.
+    """
 
-    __slots__ = ("condition", "kind", "need")
+    __slots__ = ("condition", "kind", "need", "source")
 
-    def __init__(self, condition: Condition, kind: str | None, need: str) -> None:
+    def __init__(self, condition: Condition, kind: str | None, need: str, source: k.Requirement) -> None:
         self.condition = condition
         self.kind = kind
         self.need = need
+        self.source = source
 
 
 # ── Blocks ────────────────────────────────────────────────────────────────────────────────────
 
 
 class Grant:
-    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order."""
+    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order;
+    `source` is the grant in the kernel.
+    """
 
-    __slots__ = ("carriers", "when")
+    __slots__ = ("carriers", "source", "when")
 
-    def __init__(self, carriers: tuple[str, ...], when: Condition | None) -> None:
+    def __init__(self, carriers: tuple[str, ...], when: Condition | None, source: k.Grant) -> None:
         self.carriers = carriers
         self.when = when
+        self.source = source
 
 
 class DelegationGrant:
-    """One `may delegate` at an endpoint: to a name, a glob of names or a group, with its lifetime and condition."""
+    """One `may delegate` at an endpoint: to a name, a glob of names or a group, with its lifetime and condition.
+    `source` is the delegation in the kernel.
+    """
 
-    __slots__ = ("glob", "group", "lifetime", "name", "when")
+    __slots__ = ("glob", "group", "lifetime", "name", "source", "when")
 
     def __init__(
-        self, name: str | None, glob: Glob | None, group: str | None, lifetime: timedelta | None, when: Condition | None
+        self, name: str | None, glob: Glob | None, group: str | None, when: Condition | None, source: k.DelegationGrant
     ) -> None:
         self.name = name
         self.glob = glob
         self.group = group
-        self.lifetime = lifetime
+        self.lifetime = source.lifetime
         self.when = when
+        self.source = source
 
     def test(self, st: State, then: ChainMember) -> int:
         """Test whether the delegation names the next agent, has not expired, and its condition is true. Leave the
@@ -409,6 +418,16 @@ class PrincipalRules:
         found += [self.block(number) for number in self.others]
         return sorted(found, key=block_number)
 
+    def blocks_by_head(self) -> list[tuple[str, Block]]:
+        """Return every block with the way it is found: by name, by group, by a glob of names, by its condition, or
+        always.
+        """
+        found = [("by name", block) for name in list(self._names) for block in self.named(name)]
+        found += [("by group", block) for group in list(self.groups) for block in self.grouped(group)]
+        found += [("by glob", self.block(number)) for _, number in self.globs]
+        others = [self.block(number) for number in self.others]
+        return [*found, *(("always" if block.where is None else "by condition", block) for block in others)]
+
     def all_blocks(self) -> list[Block]:
         found = [block for name in list(self._names) for block in self.named(name)]
         found += [block for group in list(self.groups) for block in self.grouped(group)]
@@ -424,6 +443,10 @@ class PrincipalRules:
                 st.doubts.append(st.groups_known())
             return False
         found = False
+        if not self.has_more:
+            for block in self.named(name):
+                found = block.hands_on(st, then) or found
+            return found
         for block in self.applying(st, name):
             found = block.hands_on(st, then) or found
         for block, unknown in self._in_doubt(st):
@@ -525,7 +548,7 @@ class ApprovalScope:
     …`, if it has one.
     """
 
-    __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
+    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
 
     def __init__(
         self,
@@ -540,7 +563,6 @@ class ApprovalScope:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
-        self.head: bytes | None = None  # canonical bytes of the parts that are the same for every request
 
 
 class LimitRule:

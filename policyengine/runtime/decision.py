@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -345,8 +344,7 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedApproval:
+class OpenedApproval(Struct, frozen=True):
     """An approval that a confirm requests; `summary` is the message for the approver."""
 
     rule: str

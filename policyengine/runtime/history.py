@@ -205,8 +205,8 @@ def _to_json_value(value: object) -> object:
             return [_to_json_value(one) for one in value]
         case Mapping():
             return {"object": {str(name): _to_json_value(one) for name, one in value.items()}}
-        case Unknown(causes):
-            found = sorted((cause.fact, cause.why, cause.absent) for cause in causes)
+        case Unknown():
+            found = sorted((cause.fact, cause.why, cause.absent) for cause in value.causes)
             return {"unknown": [list(one) for one in found]}
         case _:
             return {"unknown": [["", f"values of type {type(value).__name__} are not recorded", False]]}
