@@ -179,8 +179,12 @@ class Decider:
         """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
         the log members of the history and the rows."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
-        lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
-        planned = self._plan(compiled, request, moment, lookup, stamp)
+        lookup: LookupEntityStore | None = None
+        if compiled.entities.lookups is None:
+            planned = compiled.evaluator.plan(request, moment, None, stamp)
+        else:
+            lookup = compiled.entities.looking()
+            planned = self._plan(compiled, request, moment, lookup, stamp)
         state = NO_STATE
         if type(planned) is Needs:
             spent = self._spent_approvals(request)
