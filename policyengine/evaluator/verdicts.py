@@ -138,8 +138,8 @@ class Verdict:
     def _lacks_inputs(self) -> bool:
         """Return whether a limit cannot count because an input is unknown."""
         if self.st.rules.limits:
-            for one in self._limited():
-                if one.unknown:
+            for inputs in self._limited():
+                if inputs.unknown:
                     return True
         return False
 
@@ -334,9 +334,9 @@ class Verdict:
         if denied and not any(rule.counts_denials for rule in self.st.rules.limits):
             return ()
         found: list[LimitCharge] = []
-        for one in self._limited():
-            if not one.unknown and (not denied or one.rule.counts_denials):
-                found += limit_charges(one)
+        for inputs in self._limited():
+            if not inputs.unknown and (not denied or inputs.rule.counts_denials):
+                found += limit_charges(inputs)
         return tuple([one for one in found if not denied or isinstance(one.charge, RateCharge)])
 
     def _records(self, outcome: Outcome) -> tuple[Any, ...]:
