@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
@@ -53,7 +53,7 @@ class WouldBlockError(Exception):
 NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
 
 
-class DecisionBasis(NamedTuple):
+class DecisionBasis(Struct, frozen=True, gc=False):
     """A decision and the state that it depends on, for the log."""
 
     decision: Decision
