@@ -43,7 +43,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.idempotent_decision import IdempotentDecision
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.request import NO_OPTIONS, Request, RequestError, read_ordinary_request
 from policyengine.source import Source
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
@@ -195,14 +195,17 @@ class Engine:
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
         if type(question) is dict and self._authenticator is None:
-            request = reject_raw_credentials(Request.from_mapping(question))
+            request = read_ordinary_request(question) or Request.from_mapping(question)
         else:
-            request = reject_raw_credentials(self.authenticate(question).request)
+            request = self.authenticate(question).request
+        if request.credentials is not None:
+            reject_raw_credentials(request)
         if without_waiting and self.forecast.takes_long_to_decide(request):
             raise WouldBlockError("it may take long")
-        if not request.options.consume:
-            return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
-        reject_chosen_time(request)
+        if request.options is not NO_OPTIONS:
+            if not request.options.consume:
+                return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+            reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
     def evaluate(self, question: QuestionLike) -> Decision:
