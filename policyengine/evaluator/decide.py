@@ -99,7 +99,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
         approved.approval = approval_facts(list(approvals.values()), st)
     passage = walk(st, exact, approved)
     if passage.is_open and not passage.acting and rules.is_stateless:
-        return Decision(program.allow, principal_of(st, None), stamp), NO_EFFECTS
+        return Decision(program.allow, principal_of(st, passage.refused), stamp), NO_EFFECTS
     for acting in passage.acting:
         effect = acting.effect
         if effect.kind == CONFIRM and effect.bit not in approvals:
