@@ -114,16 +114,19 @@ class ProgramBuilder:
                 return self._made("http", ())
 
     def _walk_path(self, endpoint: HttpEndpoint) -> p.EndpointRules:
-        """Return the rules at a path, segment by segment, and keep the branch before the last segment."""
+        """Return the rules at a path, segment by segment, and keep the branch before the last segment. A caller can
+        make an endpoint whose path and segments differ; its branch is not kept under the path.
+        """
         method, segments = endpoint.method, endpoint.segments
         branch, last = self.paths.root, len(segments) - 1
         head = endpoint.path.rpartition("/")[0]
+        keeps = endpoint.path == f"/{'/'.join(segments)}" and endpoint.path.count("/") == len(segments)
         for place, segment in enumerate(segments):
-            if place == last:
+            if place == last and keeps:
                 self.program.keep_head(head, branch)
             then = branch.next.get(segment) or self.paths.step(branch, segment)
             if then is None:
-                if place < last:
+                if place < last and keeps:
                     self.program.keep_head(head, self.paths.beyond(branch))
                 return self.paths.at(branch, method, ended=False)
             branch = then
