@@ -54,36 +54,40 @@ class Evaluator:
         """Return the same as `takes_long` for a question that is not large: only loops and chains take long then."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
-        sizes = self._size_limit(self.program.rules_at(request.endpoint))
+        rules = self.program.rules_at(request.endpoint)
+        sizes = self._size_limit(rules)
         if sizes is not None and (request.entities or sizes.takes_long(objects_of(request))):
             return True
-        return "chain" in request.facts and self._has_long_chain(request, MAX_UNNOTICED_STEPS)
+        return "chain" in request.facts and self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS)
 
-    def _has_long_chain(self, request: Request, most: int) -> bool:
+    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int) -> bool:
         """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        if len(hops) * self._hop_steps(request) * (1 + measure_extent(request.facts)) <= most:
-            return False
-        names = Counter(hop.get("agent") for hop in hops if isinstance(hop, Mapping) and type(hop.get("agent")) is str)
-        others, each, steps = len(hops) - names.total(), 1 + measure_extent(request.facts), 0
+        given = (hop.get("agent") if isinstance(hop, Mapping) else None for hop in hops)
+        names = [name for name in given if isinstance(name, str)]
+        each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
+        if len(names) == len(hops):
+            steps = sum([of_names.get(name, 0) for name in names]) + len(hops) * self._steps_of_others(rules)
+            if steps * each <= most:
+                return False
+        times, others, steps = Counter(names), len(hops) - len(names), 0
         for block in self.slices.of(request).agents:
             who = block.who
-            times = names[who.name] + others if isinstance(who, k.ExactName) else len(hops)
-            steps += times * each * (head_steps(block) + hop_steps(block))
+            matches = times[who.name] + others if isinstance(who, k.ExactName) else len(hops)
+            steps += matches * each * (head_steps(block) + hop_steps(block))
             if steps > most:
                 return True
         return False
 
-    def _hop_steps(self, request: Request) -> int:
-        """Return the most steps of one hop at the endpoint for each element that it reads."""
-        rules: EndpointRules = self.program.rules_at(request.endpoint)
+    def _steps_of_others(self, rules: EndpointRules) -> int:
+        """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
         if rules.hop_steps < 0:
-            of_names, covering = self._steps_by_name, rules.covering
+            covering = rules.covering
             blocks = (self.kernel.agents[number] for number in covering.agents | covering.hands)
-            others = sum(head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName))
-            rules.hop_steps = others + max(of_names.values(), default=0)
+            others = (head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName))
+            rules.hop_steps = sum(others)
         return rules.hop_steps
 
     @cached_property
@@ -103,10 +107,13 @@ class Evaluator:
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows that are known
         so far: as long as some are lacking, rows are all that is needed.
         """
-        if request.approvals or looking is not None or self._counts_steps(request):
+        rules = self.program.rules_at(request.endpoint)
+        if request.approvals or looking is not None or self._counts_steps(request, rules):
             return self._plan_with_state(request, moment, looking, stamp)
-        made = walker.plan(self.program, request, self.entities, moment, self._kept, stamp)
-        return Needs(request, windows=made) if isinstance(made, frozenset) else made
+        made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp)
+        if isinstance(made, walker.StartedDecision):
+            return Needs(request, windows=made.windows, started=made)
+        return made
 
     def _plan_with_state(
         self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp
@@ -123,22 +130,25 @@ class Evaluator:
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
         """Return the decision with the state that was fetched, and the effects of committing it."""
+        if needs.started is not None and snapshot.entities is self.entities:
+            return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
-        if self._counts_steps(request):
+        rules = self.program.rules_at(request.endpoint)
+        if self._counts_steps(request, rules):
             now = EPOCH + moment // 1_000 * MICROSECOND
             decision, effects = decide(self.slices.of(request), request, snapshot, now)
             return decision.with_id(stamp), effects
         kept = self._kept if snapshot.entities is self.entities else None
         return walker.decide(self.program, request, snapshot, moment, kept, stamp)
 
-    def _counts_steps(self, request: Request) -> bool:
+    def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
         """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings:
         the specification counts them, and the walker does not."""
-        if type(request.endpoint) is MalformedEndpoint:
-            return False
-        rules: EndpointRules = self.program.rules_at(request.endpoint)
-        sizes, has_chain = self._size_limit(rules), "chain" in request.facts
+        sizes = rules.sizes if rules.sizes is not UNREAD else self._size_limit(rules)
+        has_chain = "chain" in request.facts
         if sizes is None and not has_chain and not request.approvals:
+            return False
+        if type(request.endpoint) is MalformedEndpoint:
             return False
         if sizes is not None:
             if request.entities:
@@ -149,7 +159,7 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, left // 2)
+        return has_chain and self._has_long_chain(request, rules, left // 2)
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""

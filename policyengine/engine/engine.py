@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
-from policyengine.compiler.show import show_program
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -44,7 +43,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.idempotent_decision import IdempotentDecision
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.request import NO_OPTIONS, Request, RequestError, read_ordinary_request
 from policyengine.source import Source
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
@@ -52,6 +51,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.compiler.description.model import ProgramDescription
 
 
 class Engine:
@@ -195,14 +195,17 @@ class Engine:
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
         if type(question) is dict and self._authenticator is None:
-            request = reject_raw_credentials(Request.from_mapping(question))
+            request = read_ordinary_request(question) or Request.from_mapping(question)
         else:
-            request = reject_raw_credentials(self.authenticate(question).request)
+            request = self.authenticate(question).request
+        if request.credentials is not None:
+            reject_raw_credentials(request)
         if without_waiting and self.forecast.takes_long_to_decide(request):
             raise WouldBlockError("it may take long")
-        if not request.options.consume:
-            return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
-        reject_chosen_time(request)
+        if request.options is not NO_OPTIONS:
+            if not request.options.consume:
+                return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+            reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
     def evaluate(self, question: QuestionLike) -> Decision:
@@ -378,9 +381,12 @@ class Engine:
         """The revision, `sha256:…`: equal for the same meaning, whatever the order of files and declarations."""
         return self.kernel.revision
 
-    def generated_code(self) -> str:
-        """The code generated from the policies, each line with its policy line."""
-        return show_program(self.decider.compiled.evaluator.program)
+    def describe_program(self) -> ProgramDescription:
+        """Describe the rules that decide at each endpoint, with their source places; it takes as long as deciding at
+        every endpoint once."""
+        from policyengine.compiler.description.program import describe_program
+
+        return describe_program(self.kernel, self.decider.tree)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
 

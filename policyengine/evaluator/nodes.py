@@ -8,7 +8,6 @@ are needed for unknowns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -256,7 +255,7 @@ class ResourceFact(FactNode):
 
 
 def never_absent(value: Unknown) -> Unknown:
-    return Unknown(frozenset(replace(cause, absent=False) for cause in value.causes)) if value.absent else value
+    return Unknown(frozenset([cause.as_present() for cause in value.causes])) if value.absent else value
 
 
 class ComputedFact(FactNode):
@@ -636,12 +635,13 @@ class ResourceValue(BoundValue):
 
 
 class ExpressionValue(BoundValue):
-    """The value of an expression of `with`."""
+    """The value of an expression of `with`; `source` is the expression in the kernel."""
 
-    __slots__ = ("node",)
+    __slots__ = ("node", "source")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, source: Any) -> None:
         self.node = node
+        self.source = source
 
     def raw(self, st: State) -> Any:
         return self.node.get(st)

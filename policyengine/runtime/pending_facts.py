@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 from policyengine.diagnostics.suggest import did_you_mean
-from policyengine.runtime.structure_checks import RequestError, quote_input
+from policyengine.runtime.structure_checks import RequestError, get_text, iterate_items, quote_input
 from policyengine.runtime.values import PENDING, PartialObject
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -30,11 +30,34 @@ def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
 
 
-def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
+def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
+    """Mark the pending facts, and return their names. Raises RequestError."""
+    texts = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
+    for name, place in texts:
+        mark_pending(facts, name, place, parse_pending_path(name.removesuffix(PENDING_WILDCARD), place))
+    return frozenset(name for name, _ in texts)
+
+
+def mark_plain_pending(names: tuple[str, ...], facts: dict[str, object]) -> frozenset[str]:
+    """Mark pending facts as `read_pending` does. Gateways send the same few names with every question, so their paths
+    are kept together. Raises RequestError.
+    """
+    paths, all_names = parse_pending_paths(names)
+    for name, path in paths:
+        mark_pending(facts, name, "pending", path)
+    return all_names
+
+
+@lru_cache(maxsize=256)
+def parse_pending_paths(names: tuple[str, ...]) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], frozenset[str]]:
+    paths = [(name, parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending")) for name in names]
+    return tuple(paths), frozenset(names)
+
+
+def mark_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
     if name.endswith(PENDING_WILDCARD):
-        return mark_others_pending(facts, name, place)
-    path = parse_pending_path(name, place)
+        return mark_others_pending(facts, name, place, path)
     if is_entity_attribute(path):
         return
     holder = ensure_object(facts, path[:-1], name, place)
@@ -56,9 +79,8 @@ def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[s
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
 
-def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
+def mark_others_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Handle `body.*`: the given members stay, and all others are pending."""
-    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(
             place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,12 +16,13 @@ from policyengine.runtime.endpoints import (
     HttpEndpoint,
     MalformedEndpoint,
     ToolEndpoint,
+    has_own_segments,
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.pending_facts import mark_pending
+from policyengine.runtime.pending_facts import mark_plain_pending, read_pending
 from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
@@ -98,8 +99,10 @@ class Request:
 
     def __post_init__(self) -> None:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
-        if not wire.is_clean([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
+        if not wire.is_clean([*(getattr(self.endpoint, name) for name in self.endpoint.__struct_fields__), *named]):
             raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
+        if isinstance(self.endpoint, HttpEndpoint) and not has_own_segments(self.endpoint):
+            raise RequestError("", "the path of the endpoint and its segments differ", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
@@ -171,8 +174,11 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
 
 def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, object]) -> None:
     """Add pending facts, approvals, entity rows and options. Raises RequestError and DecodeError."""
-    if raw.get("pending") is not None:
-        request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
+    names = raw.get("pending")
+    if type(names) is list and len(names) <= MAX_PLAIN_PENDING and all(type(name) is str for name in names):
+        request.pending = mark_plain_pending(tuple(names), facts)
+    elif names is not None:
+        request.pending = read_pending(wire.clean(names, 1), facts)
     given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
     if "approvals" in given:
         approvals = iterate_items(given["approvals"], "approvals")
@@ -183,14 +189,7 @@ def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, o
         request.options = read_options(given["options"])
 
 
-def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
-    """Mark the pending facts, and return their names. Raises RequestError."""
-    found = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
-    for name, place in found:
-        mark_pending(facts, name, place)
-    return frozenset(name for name, _ in found)
-
-
+MAX_PLAIN_PENDING = 32
 ORDINARY_LISTS = ("approvals", "entities", "options")
 NO_OPTIONS = Options()
 NOTHING_PENDING: frozenset[str] = frozenset()

@@ -32,7 +32,9 @@ def measure_extent(value: object, depth: int = 0) -> int:
         return len(value.id) // CHARACTERS_PER_STEP  # type: ignore[attr-defined]  # it is one
     if depth > MAX_DEPTH:
         return UNKNOWN_EXTENT
-    if issubclass(kind, Mapping):
+    if kind is tuple or kind is list:
+        return max(len(value), largest_extent(value, depth + 1))  # type: ignore[arg-type]
+    if kind is dict or issubclass(kind, Mapping):
         return max(name_lookup_steps(value), largest_extent(value.values(), depth + 1))  # type: ignore[arg-type, attr-defined]
     if issubclass(kind, list | tuple | Set):
         return max(len(value), largest_extent(value, depth + 1))  # type: ignore[arg-type]
@@ -58,7 +60,7 @@ def name_lookup_steps(members: Mapping[Any, object]) -> int:
     """Return the steps to find a member that may be present in another letter case."""
     characters = 0
     for name in members:
-        if isinstance(name, str):
+        if type(name) is str or isinstance(name, str):
             characters += 4 + len(name)
     return characters // CHARACTERS_PER_STEP
 

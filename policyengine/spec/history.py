@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ from policyengine.runtime import arithmetic
 from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.history import History, PastEvent, unread_reason
 from policyengine.runtime.value_keys import value_key as hash_key
-from policyengine.runtime.values import Unknown, Value, coerce
+from policyengine.runtime.values import Cause, Unknown, Value, coerce
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.kleene import conjunction, describe, disjunction, is_absent, lift, negate
 from policyengine.spec.limit_keys import count_key
@@ -219,7 +218,7 @@ def as_past_fact(found: Value, name: str) -> Value:
     """Return a past fact; an unknown one gets the name of the current fact, and an absent one stays absent."""
     if not isinstance(found, Unknown):
         return found
-    return Unknown(frozenset(replace(cause, fact=name) for cause in found.causes))
+    return Unknown(frozenset(Cause(name, cause.why, cause.absent, cause.entity) for cause in found.causes))
 
 
 def describe_history(node: k.Expr) -> str:
