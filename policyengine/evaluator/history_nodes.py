@@ -72,12 +72,16 @@ class EventRules:
         if self.keys is not None:
             return key_of([node.get(st) for node in self.keys])
         owner = st if st.presenter is None else st.presenter
-        agent: Any = owner.name if owner.by_agent else NO_AGENT
         user = self.user.get(st)
+        if owner.caller_key is not None and owner.caller_key[0] is user:
+            return owner.caller_key[1]
+        agent: Any = owner.name if owner.by_agent else NO_AGENT
         parts = ["" if type(one) is not str and is_absent(one) else one for one in (owner.issuer, agent, user)]
         if not parts[1] and not parts[2] and is_absent(agent) and is_absent(user):
             return Unknown.of("agent.id", NOBODY)
-        return key_of(parts)
+        key = key_of(parts)
+        owner.caller_key = user, key
+        return key
 
     def fetched(self, st: State, fact: str) -> Any:
         """Return the history that the store returned, or Unknown."""

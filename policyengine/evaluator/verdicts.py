@@ -122,18 +122,18 @@ class Verdict:
         passage = self.passage
         if passage.chain or passage.task or passage.lacking:
             return None
-        acting: tuple[Any, ...] = ()
-        for one in passage.acting:
-            effect = one.effect
+        effects: tuple[Any, ...] = ()
+        for acting in passage.acting:
+            effect = acting.effect
             if not effect.fixed or effect.proofs or effect.kind == CONFIRM:
                 return None
-            acting += (effect.key, one.doubts)
-        supported = self.st.request.options.obligations_supported if acting else None
+            effects += (effect.key, acting.doubts)
+        supported = self.st.request.options.obligations_supported if effects else None
         if supported is not None:  # only these kinds matter; others are any texts of the caller
             supported = supported.intersection(FOR_THE_GATEWAY)
         if passage.open_to_anyone:
-            return acting, supported
-        return acting, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
+            return effects, supported
+        return effects, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
 
     def _lacks_inputs(self) -> bool:
         """Return whether a limit cannot count because an input is unknown."""

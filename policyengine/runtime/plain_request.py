@@ -102,16 +102,16 @@ def read_value(value: Any, depth: int) -> Any:
     if kind is bool or value is None:
         return value
     if (kind is list or kind is tuple) and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
-        for one in value:
-            of = type(one)
+        for element in value:
+            of = type(element)
             if of is str:
-                if not one.isascii() or len(one) > MAX_STRING_LENGTH:
+                if not element.isascii() or len(element) > MAX_STRING_LENGTH:
                     break
-            elif of is not int or not MIN_INT <= one <= MAX_INT:
+            elif of is not int or not MIN_INT <= element <= MAX_INT:
                 break
         else:
             return tuple(value)
-        return tuple([read_value(one, depth + 1) for one in value])
+        return tuple([read_value(element, depth + 1) for element in value])
     if kind is dict and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
         found: PlainFacts = {}
         for name, one in value.items():
