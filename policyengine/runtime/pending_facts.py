@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
 
 from policyengine.diagnostics.suggest import did_you_mean
 from policyengine.runtime.structure_checks import RequestError, quote_input
@@ -23,6 +25,83 @@ FREE_OBJECTS = frozenset(
 # Facts that identify the endpoint, which must be known.
 ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
 ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
+
+# Lists of names that are prepared: longer ones are rare, and would take much memory.
+MAX_PREPARED_NAMES = 64
+MAX_PREPARED_CHARACTERS = 2_000
+TEXT_ONLY = {str}
+
+
+class PendingGroup(NamedTuple):
+    """Names in a row whose facts are members of one object: the path of the object, its pending members, and the names
+    with their places.
+
+    Without a path, these are names of other forms, which `mark_pending` handles.
+    """
+
+    holder: tuple[str, ...]
+    members: dict[str, object]
+    places: tuple[tuple[str, str], ...]
+
+
+class PendingNames(NamedTuple):
+    """The names of pending facts, parsed."""
+
+    names: frozenset[str]
+    groups: tuple[PendingGroup, ...]
+
+    def mark(self, facts: dict[str, object]) -> None:
+        """Do the same as `mark_pending` for each name. Raises RequestError."""
+        for path, members, places in self.groups:
+            holder = find_object(facts, path) if path else None
+            if holder is not None and holder.keys().isdisjoint(members):
+                holder.update(members)
+                continue
+            for name, place in places:
+                mark_pending(facts, name, place)
+
+
+def prepared_names(raw: object) -> PendingNames | None:
+    """Return the prepared names of a list; None if it is not an ordinary list of names."""
+    if (type(raw) is not list and type(raw) is not tuple) or len(raw) > MAX_PREPARED_NAMES:
+        return None
+    if set(map(type, raw)) != TEXT_ONLY or sum(map(len, raw)) > MAX_PREPARED_CHARACTERS:
+        return None
+    return prepare_names(tuple(raw))
+
+
+@lru_cache(maxsize=256)  # each adapter of a gateway sends the same few lists
+def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
+    """Return the names, parsed; None if one of them is malformed or has to be cleaned."""
+    if not all(map(str.isascii, names)):
+        return None
+    try:
+        places = [(name, f"pending[{index}]") for index, name in enumerate(names)]
+        paths = [member_path(name, place) for name, place in places]
+    except RequestError:
+        return None
+    groups = [
+        PendingGroup(holder, {path[-1]: PENDING for path, _ in rows if path}, tuple(place for _, place in rows))
+        for holder, row in groupby(zip(paths, places, strict=True), lambda one: one[0][:-1])
+        if (rows := list(row))
+    ]
+    return PendingNames(frozenset(names), tuple(groups))
+
+
+def member_path(name: str, place: str) -> tuple[str, ...]:
+    """Return the path of a fact that is a member of an object; empty for every other name. Raises RequestError."""
+    if name.endswith(PENDING_WILDCARD):
+        return ()
+    path = parse_pending_path(name, place)
+    return () if len(path) < 2 or is_entity_attribute(path) else path
+
+
+def find_object(facts: dict[str, object], path: tuple[str, ...]) -> dict[str, object] | None:
+    """Return the object at a path; None if there is none yet."""
+    holder: object = facts
+    for step in path:
+        holder = holder.get(step) if type(holder) is dict else None
+    return holder if type(holder) is dict else None
 
 
 def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
