@@ -24,6 +24,7 @@ from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import RequestError
+from policyengine.server.adapters.gateways import GatewayAdapters
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache
 from policyengine.server.authzen.untranslatable import DenialReporter
@@ -147,8 +148,10 @@ def build_app(
     tokens = None if token is None else BearerTokens.of(token)
     consume = frozenset(authzen_consume)
     hosts = HostCheck(AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))), tally)
+    names = gateway or GatewayHeaders()
     told = (
-        gateway or GatewayHeaders(),
+        names,
+        GatewayAdapters.of(names, body_timeout, own=tokens is None),
         tally,
         drain or Drain(),
         public_url,

@@ -15,7 +15,6 @@ from starlette.responses import HTMLResponse
 from policyengine.engine import Engine
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.gateway_headers import GatewayHeaders
-from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import current_caller, enter_caller
@@ -23,9 +22,8 @@ from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input
-from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
-from policyengine.server.adapters.forward_auth import ForwardAuthAdapter, build_nginx_response, build_response
-from policyengine.server.adapters.responses import HttpVerdict
+from policyengine.server.adapters.gateways import GatewayAdapters
+from policyengine.server.adapters.responses import build_response, to_nginx_verdict
 from policyengine.server.authzen import adapter as authzen
 from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, TranslatorCache
 from policyengine.server.authzen.untranslatable import DenialReporter
@@ -70,6 +68,7 @@ class DecisionApi:
     tokens: BearerTokens | None
     body_timeout: float
     gateway: GatewayHeaders
+    gateways: GatewayAdapters
     tally: ServerCounters
     drain: Drain
     public_url: str | None
@@ -141,27 +140,21 @@ class DecisionApi:
         """Decide whether a request may pass, for Caddy and Traefik, which describe the request and its caller in
         headers."""
         self._authenticate(http)
-        return build_response(await self._forward_auth(http, GatewayAdapter.FORWARD_AUTH))
+        headers = http.scope["headers"]
+        return build_response(await self.gateways.forward_auth.decide(self._at("forward_auth"), headers))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """Decide whether a request may pass, for nginx, which turns all statuses except 2xx, 401 and 403 into 500: the
         actual status is in `X-Status`."""
         self._authenticate(http)
-        return build_nginx_response(await self._forward_auth(http, GatewayAdapter.NGINX))
-
-    async def _forward_auth(self, http: Request, adapter: GatewayAdapter) -> HttpVerdict:
-        door = self._door("forward_auth")
-        return await ForwardAuthAdapter(door, self.gateway, adapter, own=self.tokens is None).told(http)
+        verdict = await self.gateways.nginx.decide(self._at("forward_auth"), http.scope["headers"])
+        return build_response(to_nginx_verdict(verdict))
 
     async def envoy(self, http: Request) -> Response:
         """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
         below this one."""
         self._authenticate(http)
-        return build_response(await self._envoy(http))
-
-    async def _envoy(self, http: Request) -> HttpVerdict:
-        door = self._door("envoy_http")
-        return await EnvoyHttpAdapter(door, self.gateway, self.body_timeout, own=self.tokens is None).told(http)
+        return build_response(await self.gateways.envoy.decide(self._at("envoy_http"), http))
 
     async def healthz(self, http: Request) -> Response:
         """Report that the process is alive."""
