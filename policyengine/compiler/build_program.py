@@ -14,6 +14,8 @@ from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
+from policyengine.evaluator.charges import prepare_charge
+from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.history_nodes import EventRules
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -48,13 +50,15 @@ KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
 
 
 class ProgramBuilder:
-    """Makes the program of a kernel, and the rules of each endpoint when it is first met."""
+    """Makes the program of a kernel, and the rules of each endpoint when it is first met. `rules` are those that were
+    made, by the kind of endpoint, the patterns that match it, and those that match only in another letter case.
+    """
 
     def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
         self.kernel, self.tree = kernel, tree
         self.nodes = NodeBuilder()
         self.program = p.PolicyProgram(kernel)
-        self._rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
+        self.rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
         self._requirements: dict[int, tuple[k.Node, p.Requirement]] = {}
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
         self._tools = tuple((Glob(tool.glob), number) for tool, number in tree.tools if "*" in tool.glob)
@@ -132,13 +136,13 @@ class ProgramBuilder:
     def _made(self, kind: str, patterns: Iterable[int], loose: Iterable[int] = ()) -> p.EndpointRules:
         """Return the rules where these patterns match; what the `loose` ones bind is known to guards alone."""
         key = (kind, tuple(sorted(set(patterns))), tuple(sorted(set(loose))))
-        found = self._rules.get(key)
+        found = self.rules.get(key)
         if found is None:
             with self._lock:
                 found = self._make(*key)
                 self._renew()
-                if len(self._rules) < MOST_BRANCHES:
-                    self._rules[key] = found
+                if len(self.rules) < MOST_BRANCHES:
+                    self.rules[key] = found
         return found
 
     def _make(self, kind: str, patterns: Numbers, loose: Numbers) -> p.EndpointRules:
@@ -211,7 +215,7 @@ class ProgramBuilder:
         if binder.resource is not None:
             yield RESOURCE, n.ResourceValue(binder.resource[0], captures[binder.resource[1]])
         for path, expression in binder.facts:
-            yield path, n.ExpressionValue(self.nodes.value(expression, GIVEN))
+            yield path, n.ExpressionValue(self.nodes.value(expression, GIVEN), expression)
 
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
@@ -274,17 +278,17 @@ class ProgramBuilder:
 
     def _grant(self, grant: k.Grant, openings: Sequence[int]) -> p.Grant:
         carriers = dict.fromkeys(scope for place in openings for scope in grant.openings[place].carriers)
-        return p.Grant(tuple(carriers), None if grant.when is None else self.nodes.condition(grant.when))
+        return p.Grant(tuple(carriers), None if grant.when is None else self.nodes.condition(grant.when), grant)
 
     def _delegate(self, delegate: k.DelegationGrant) -> p.DelegationGrant:
         when = None if delegate.when is None else self.nodes.condition(delegate.when)
         match delegate.to:
             case k.ExactName(name):
-                return p.DelegationGrant(name, None, None, delegate.lifetime, when)
+                return p.DelegationGrant(name, None, None, when, delegate)
             case k.NamePattern(glob):
-                return p.DelegationGrant(None, Glob(glob), None, delegate.lifetime, when)
+                return p.DelegationGrant(None, Glob(glob), None, when, delegate)
             case k.InGroup(group):
-                return p.DelegationGrant(None, None, group, delegate.lifetime, when)
+                return p.DelegationGrant(None, None, group, when, delegate)
             case _:
                 assert_never(delegate.to)
 
@@ -294,7 +298,7 @@ class ProgramBuilder:
             kind = None
             if not isinstance(requirement, ON_HOPS):
                 kind = "attestation" if isinstance(requirement, k.AttestedBy) else "credential"
-            made = p.Requirement(self._required(requirement), kind, requirement.span.text)
+            made = p.Requirement(self._required(requirement), kind, requirement.span.text, requirement)
             known = self._requirements[id(requirement)] = requirement, made
         return known[1]
 
@@ -398,16 +402,17 @@ class ProgramBuilder:
     def _limit(self, limit: k.Limit) -> p.LimitRule:
         value = self.nodes.value
         condition = None if limit.when is None else value(limit.when)
-        keys = tuple((key, value(key)) for key in limit.keys)
+        keys = tuple(count_key_node(key, value(key)) for key in limit.keys)
+        charge = prepare_charge(limit)
         if isinstance(limit, k.Budget):
             quotas = tuple(
                 (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
             )
-            return p.LimitRule(limit, condition, keys, None, None, (), quotas)
+            return p.LimitRule(limit, condition, keys, None, None, (), quotas, charge)
         cost = None if limit.cost is None else value(limit.cost)
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
-        return p.LimitRule(limit, condition, keys, cost, count, moves, ())
+        return p.LimitRule(limit, condition, keys, cost, count, moves, (), charge)
 
     def _record(self, retention: k.EventRetention) -> p.RecordRule:
         event = retention.event

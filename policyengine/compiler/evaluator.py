@@ -111,7 +111,9 @@ class Evaluator:
         if request.approvals or looking is not None or self._counts_steps(request, rules):
             return self._plan_with_state(request, moment, looking, stamp)
         made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp)
-        return Needs(request, windows=made) if type(made) is frozenset else made  # type: ignore[return-value]
+        if isinstance(made, walker.StartedDecision):
+            return Needs(request, windows=made.windows, started=made)
+        return made
 
     def _plan_with_state(
         self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp
@@ -128,6 +130,8 @@ class Evaluator:
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
         """Return the decision with the state that was fetched, and the effects of committing it."""
+        if needs.started is not None and snapshot.entities is self.entities:
+            return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
         rules = self.program.rules_at(request.endpoint)
         if self._counts_steps(request, rules):

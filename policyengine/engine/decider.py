@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec.structs import replace
+from msgspec import structs
 
-from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
+from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.engine.charges import apply_charges
@@ -83,7 +82,7 @@ class Decider:
         ids: Callable[[datetime], str],
         keeps_proofs: bool = False,
     ) -> None:
-        self.kernel, self._tree, self.store = kernel, tree, store
+        self.kernel, self.tree, self.store = kernel, tree, store
         self.clock, self.ids, self.nanoseconds = clock, ids, nanosecond_clock(clock)
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
@@ -96,7 +95,7 @@ class Decider:
 
     def _compile(self, entities: EntityStore) -> CompiledPolicies:
         mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
-        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self._tree), mark)
+        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self.tree), mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
@@ -105,7 +104,7 @@ class Decider:
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""
-        return epoch_microseconds(self.clock())
+        return self.nanoseconds() // 1_000
 
     def seconds(self) -> int:
         """Return the current time in seconds since 1970."""
@@ -122,13 +121,13 @@ class Decider:
             spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
-                effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
-            basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
+                effects = structs.replace(effects, claim=claim._replace(draft=draft))
             if effects is NO_EFFECTS or not effects:
-                return basis
+                return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
-                return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
+                decision = apply_charges(decision, effects, result)
+                return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
@@ -214,7 +213,7 @@ class Decider:
         members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
-            effects = dataclasses.replace(effects, relied=relied)
+            effects = structs.replace(effects, relied=relied)
         return (decision, effects), members
 
     def _plan(
@@ -269,5 +268,5 @@ def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
     consume = Obligation("consume", (), rule, at="")
-    answer = replace(decision.answer, obligations=(*decision.obligations, consume), written={})
-    return replace(decision, answer=answer)
+    answer = structs.replace(decision.answer, obligations=(*decision.obligations, consume), written={})
+    return structs.replace(decision, answer=answer)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self, Unpack
 from policyengine.check import compile_sources
 from policyengine.clock import utc_now
 from policyengine.compiler.bundle.file import Keys, read_bundle
-from policyengine.compiler.show import show_program
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.engine.authenticate import Authenticator, reject_raw_credentials
@@ -52,6 +51,7 @@ from policyengine.stores.resilient_store import ResilientStore
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.compiler.description.model import ProgramDescription
 
 
 class Engine:
@@ -378,9 +378,12 @@ class Engine:
         """The revision, `sha256:…`: equal for the same meaning, whatever the order of files and declarations."""
         return self.kernel.revision
 
-    def generated_code(self) -> str:
-        """The code generated from the policies, each line with its policy line."""
-        return show_program(self.decider.compiled.evaluator.program)
+    def describe_program(self) -> ProgramDescription:
+        """Describe the rules that decide at each endpoint, with their source places; it takes as long as deciding at
+        every endpoint once."""
+        from policyengine.compiler.description.program import describe_program
+
+        return describe_program(self.kernel, self.decider.tree)
 
     # ── Recording ─────────────────────────────────────────────────────────────────────────────
 

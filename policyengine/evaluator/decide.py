@@ -42,6 +42,16 @@ def decide(
     return finish(st, snapshot.spent, stamp)
 
 
+class StartedDecision:
+    """A decision that depends on the history: `resume` finishes it when the windows have been fetched."""
+
+    __slots__ = ("state", "windows")
+
+    def __init__(self, state: State, windows: frozenset[WindowKey]) -> None:
+        self.state = state
+        self.windows = windows
+
+
 def plan(
     program: PolicyProgram,
     rules: EndpointRules,
@@ -50,13 +60,21 @@ def plan(
     moment: int,
     kept: KeptAttributes | None,
     stamp: Stamp,
-) -> tuple[Decision, Effects] | frozenset[WindowKey]:
-    """Return the decision as `decide` does, or the windows of the history that it depends on."""
+) -> tuple[Decision, Effects] | StartedDecision:
+    """Return the decision as `decide` does, or a started one if it depends on the history."""
     st = start(program, rules, request, entities, NO_HISTORY, moment, kept)
     if program.kernel.watches and type(request.endpoint) is not MalformedEndpoint:
         windows = needed_windows(st)
         if windows:
-            return windows
+            return StartedDecision(st, windows)
+    return finish(st, NOTHING_SPENT, stamp)
+
+
+def resume(started: StartedDecision, history: Any, stamp: Stamp) -> tuple[Decision, Effects]:
+    """Return the decision with the history that was fetched. The facts read so far do not depend on the history."""
+    st = started.state
+    st.history = history
+    st.doubts.clear()
     return finish(st, NOTHING_SPENT, stamp)
 
 
@@ -109,7 +127,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
         approved.approval = approval_facts(list(approvals.values()), st)
     passage = walk(st, exact, approved)
     if passage.is_open and not passage.acting and rules.is_stateless:
-        return Decision(program.allow, principal_of(st, None), stamp), NO_EFFECTS
+        return Decision(program.allow, principal_of(st, passage.refused), stamp), NO_EFFECTS
     for acting in passage.acting:
         effect = acting.effect
         if effect.kind == CONFIRM and effect.bit not in approvals:

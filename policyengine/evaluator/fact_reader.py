@@ -117,7 +117,7 @@ def read_hops(st: State) -> None:
 
 
 def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
-    given: Any = coerce(raw, HOPS, "chain.hops")
+    given: Any = raw if is_list_of_objects(raw) else coerce(raw, HOPS, "chain.hops")
     if type(given) is Unknown:
         return () if given.absent else given
     if len(given) > MAX_HOPS:
@@ -126,6 +126,15 @@ def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
     if unknown:
         return merge(unknown)
     return tuple([hop_of(one, number, st.now) for number, one in enumerate(given)])
+
+
+def is_list_of_objects(raw: Any) -> bool:
+    if type(raw) is not tuple or len(raw) > MAX_HOPS:
+        return False
+    for one in raw:  # noqa: SIM110  # a generator takes longer
+        if type(one) is not dict:
+            return False
+    return True
 
 
 def hop_of(given: Mapping[str, object], number: int, now: datetime) -> ChainMember:

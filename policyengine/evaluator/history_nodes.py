@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
@@ -14,6 +15,7 @@ from policyengine.evaluator.state import MAYBE, YES, State
 from policyengine.runtime.history import History, PastEvent, unread_reason
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.spec.history import (
+    MAX_KEY_LENGTH,
     NOBODY,
     NOT_REPORTED,
     TOO_SHORT,
@@ -21,9 +23,21 @@ from policyengine.spec.history import (
     fold_fields,
     join_key,
 )
-from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Type
+
+NO_AGENT: Final = Unknown.missing("agent.id")
+
+
+def key_of(parts: list[Any]) -> str | Unknown:
+    """Return the key of a history as `join_key` does, which is slower."""
+    texts = []
+    for part in parts:
+        if type(part) is not str:
+            return join_key(parts)
+        texts.append(encode_basestring_ascii(part))
+    text = f"[{', '.join(texts)}]"
+    return text if len(text) <= MAX_KEY_LENGTH else join_key(parts)
 
 
 class EventRules:
@@ -39,7 +53,7 @@ class EventRules:
     def __init__(
         self,
         pattern: k.EventPattern,
-        keys: tuple[tuple[k.Expr, Node], ...] | None,
+        keys: tuple[Node, ...] | None,
         where: Condition | None,
         equalities: tuple[tuple[int, Node], ...],
         noted: tuple[Node, ...],
@@ -56,13 +70,14 @@ class EventRules:
     def key(self, st: State) -> str | Unknown:
         """Return the key of the history as text; unknown if a part of the key is unknown."""
         if self.keys is not None:
-            return join_key([count_key(expression, node.get(st)) for expression, node in self.keys])
+            return key_of([node.get(st) for node in self.keys])
         owner = st if st.presenter is None else st.presenter
-        agent: Any = owner.name if owner.by_agent else Unknown.missing("agent.id")
+        agent: Any = owner.name if owner.by_agent else NO_AGENT
         user = self.user.get(st)
-        if is_absent(agent) and is_absent(user):
+        if type(user) is not str and is_absent(user) and is_absent(agent):
             return Unknown.of("agent.id", NOBODY)
-        return join_key(["" if is_absent(one) else one for one in (owner.issuer, agent, user)])
+        parts = (owner.issuer, agent, user)
+        return key_of(["" if type(part) is not str and is_absent(part) else part for part in parts])
 
     def fetched(self, st: State, fact: str) -> Any:
         """Return the history that the store returned, or Unknown."""
@@ -109,6 +124,14 @@ class HistoryNode(Condition):
         self.within = to_microseconds(within)
         self.fact = fact
 
+    def count(self, st: State) -> Any:
+        """Return the number of events of the window if all of its events count; Unknown if that is unknown."""
+        main = self.event.fetched(st, self.fact)
+        if type(main) is Unknown:
+            return main
+        start, until = self._bounds(st, main)
+        return Unknown.of(self.fact, TOO_SHORT) if main.complete_after > start else main.count_between(start, until)
+
     def events(self, st: State) -> tuple[list[tuple[PastEvent, Any]], list[Unknown]] | Unknown:
         """Return the events of the window and the gaps among them; Unknown if the history is unknown."""
         main = self.event.fetched(st, self.fact)
@@ -124,10 +147,14 @@ class HistoryNode(Condition):
 
     def _window(self, st: State, event: EventRules, history: History) -> tuple[int, list[PastEvent]]:
         """Return the start of the window and its events. A question about an earlier time sees no later events."""
-        asked = None if st.request.options.at is None else epoch_microseconds(st.now)
-        start = (history.now if asked is None else asked) - self.within
+        start, asked = self._bounds(st, history)
         found = event.candidates(st, history)
         return start, [one for one in found if one.at > start and (asked is None or one.at <= asked)]
+
+    def _bounds(self, st: State, history: History) -> tuple[int, int | None]:
+        """Return the time after which the window starts, and the time of the question if it is an earlier one."""
+        asked = None if st.request.options.at is None else epoch_microseconds(st.now)
+        return (history.now if asked is None else asked) - self.within, asked
 
     def _after_last_since(
         self, st: State, found: list[tuple[PastEvent, Any]], since: History
@@ -168,7 +195,7 @@ class HistoryTest(HistoryNode):
 class AggregateValue(HistoryNode):
     """`count of …`, `sum past.f of …`, `distinct past.f of …`."""
 
-    __slots__ = ("field", "node")
+    __slots__ = ("counts_all", "field", "node")
 
     def __init__(
         self, event: EventRules, since: EventRules | None, within: timedelta, fact: str, node: k.Aggregate,
@@ -177,11 +204,14 @@ class AggregateValue(HistoryNode):
         super().__init__(event, since, within, fact)
         self.node = node
         self.field = field
+        self.counts_all = node.function == "count" and event.where is None and since is None
 
     def test(self, st: State) -> int:
         raise TypeError("an aggregate is not a condition")
 
     def get(self, st: State) -> Any:
+        if self.counts_all:
+            return self.count(st)
         found = self.events(st)
         if isinstance(found, Unknown):
             return found

@@ -635,12 +635,13 @@ class ResourceValue(BoundValue):
 
 
 class ExpressionValue(BoundValue):
-    """The value of an expression of `with`."""
+    """The value of an expression of `with`; `source` is the expression in the kernel."""
 
-    __slots__ = ("node",)
+    __slots__ = ("node", "source")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, source: Any) -> None:
         self.node = node
+        self.source = source
 
     def raw(self, st: State) -> Any:
         return self.node.get(st)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from policyengine import kernel as k
@@ -13,6 +13,7 @@ from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, St
 from policyengine.runtime.decision import Answer, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.runtime.letter_case import fold_case
+from policyengine.runtime.limits import LimitCharge
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
 from policyengine.spec.tasks import TaskConstraint
@@ -141,42 +142,51 @@ class ValidityTest(Condition):
 
 
 class Requirement:
-    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof."""
+    """A requirement of a block. `need` is its text if it requires a proof, and `kind` is the kind of proof; `source` is
+    the requirement in the kernel.
+    """
 
-    __slots__ = ("condition", "kind", "need")
+    __slots__ = ("condition", "kind", "need", "source")
 
-    def __init__(self, condition: Condition, kind: str | None, need: str) -> None:
+    def __init__(self, condition: Condition, kind: str | None, need: str, source: k.Requirement) -> None:
         self.condition = condition
         self.kind = kind
         self.need = need
+        self.source = source
 
 
 # ── Blocks ────────────────────────────────────────────────────────────────────────────────────
 
 
 class Grant:
-    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order."""
+    """One `may` at an endpoint. `carriers` are the scopes of all its patterns that cover the endpoint, in order;
+    `source` is the grant in the kernel.
+    """
 
-    __slots__ = ("carriers", "when")
+    __slots__ = ("carriers", "source", "when")
 
-    def __init__(self, carriers: tuple[str, ...], when: Condition | None) -> None:
+    def __init__(self, carriers: tuple[str, ...], when: Condition | None, source: k.Grant) -> None:
         self.carriers = carriers
         self.when = when
+        self.source = source
 
 
 class DelegationGrant:
-    """One `may delegate` at an endpoint: to a name, a glob of names or a group, with its lifetime and condition."""
+    """One `may delegate` at an endpoint: to a name, a glob of names or a group, with its lifetime and condition.
+    `source` is the delegation in the kernel.
+    """
 
-    __slots__ = ("glob", "group", "lifetime", "name", "when")
+    __slots__ = ("glob", "group", "lifetime", "name", "source", "when")
 
     def __init__(
-        self, name: str | None, glob: Glob | None, group: str | None, lifetime: timedelta | None, when: Condition | None
+        self, name: str | None, glob: Glob | None, group: str | None, when: Condition | None, source: k.DelegationGrant
     ) -> None:
         self.name = name
         self.glob = glob
         self.group = group
-        self.lifetime = lifetime
+        self.lifetime = source.lifetime
         self.when = when
+        self.source = source
 
     def test(self, st: State, then: ChainMember) -> int:
         """Test whether the delegation names the next agent, has not expired, and its condition is true. Leave the
@@ -408,6 +418,16 @@ class PrincipalRules:
         found += [self.block(number) for number in self.others]
         return sorted(found, key=block_number)
 
+    def blocks_by_head(self) -> list[tuple[str, Block]]:
+        """Return every block with the way it is found: by name, by group, by a glob of names, by its condition, or
+        always.
+        """
+        found = [("by name", block) for name in list(self._names) for block in self.named(name)]
+        found += [("by group", block) for group in list(self.groups) for block in self.grouped(group)]
+        found += [("by glob", self.block(number)) for _, number in self.globs]
+        others = [self.block(number) for number in self.others]
+        return [*found, *(("always" if block.where is None else "by condition", block) for block in others)]
+
     def all_blocks(self) -> list[Block]:
         found = [block for name in list(self._names) for block in self.named(name)]
         found += [block for group in list(self.groups) for block in self.grouped(group)]
@@ -423,6 +443,10 @@ class PrincipalRules:
                 st.doubts.append(st.groups_known())
             return False
         found = False
+        if not self.has_more:
+            for block in self.named(name):
+                found = block.hands_on(st, then) or found
+            return found
         for block in self.applying(st, name):
             found = block.hands_on(st, then) or found
         for block, unknown in self._in_doubt(st):
@@ -524,7 +548,7 @@ class ApprovalScope:
     …`, if it has one.
     """
 
-    __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
+    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
 
     def __init__(
         self,
@@ -539,25 +563,28 @@ class ApprovalScope:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
-        self.head: bytes | None = None  # canonical bytes of the parts that are the same for every request
 
 
 class LimitRule:
-    """A rate or budget at an endpoint: its condition, its keys with their expressions, and its inputs as nodes."""
+    """A rate or budget at an endpoint: its condition, its key and its inputs as nodes. `charge` is complete but for its
+    key, if all of it is constant.
+    """
 
-    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
+    __slots__ = ("charge", "condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
 
     def __init__(
         self,
         limit: k.Limit,
         condition: Node | None,
-        keys: tuple[tuple[k.Expr, Node], ...],
+        keys: tuple[Node, ...],
         cost: Node | None,
         count: Node | None,
         moves: tuple[Node, ...],
         quotas: tuple[tuple[Node, Node | None], ...],
+        charge: LimitCharge | None,
     ) -> None:
         self.limit = limit
+        self.charge = charge
         self.condition = condition
         self.keys = keys
         self.cost = cost

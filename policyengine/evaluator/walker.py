@@ -231,6 +231,7 @@ def state_of_hops(st: State) -> State:
     own.presenter = st
     facts: dict[str, object] = dict(st.facts)
     facts.pop("attestation", None)
+    facts["agent"], facts["credential"] = {}, {}
     own.facts = facts
     return own
 
@@ -240,16 +241,19 @@ def enter_hop(own: State, hop: ChainMember) -> None:
     st, program = own.presenter, own.program
     assert st is not None
     if st.claims is None:
-        own.values = st.values.copy()
+        if program.masks_users:
+            own.values = st.values.copy()
+        values = own.values
         for slot in program.hop_slots:
-            if slot < len(own.values):
-                own.values[slot] = UNREAD
+            if slot < len(values):
+                values[slot] = UNREAD
     else:  # attributes of the presenter may be claimed, through whichever fact names the presenter
         own.values = program.blank.copy()
         own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
     facts: Any = own.facts
-    facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
-    facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
+    agent, credential = facts["agent"], facts["credential"]
+    agent["id"], agent["groups"], agent["issuer"] = hop.id, hop.groups, hop.issuer
+    credential["issuer"], credential["scopes"] = hop.issuer, hop.scopes
     own.hop = hop
     own.name, own.issuer, own.scopes, own.groups = hop.id, hop.issuer, hop.scopes, hop.groups
     own.trust = program.issuers.get(hop.issuer) if type(hop.issuer) is str else None

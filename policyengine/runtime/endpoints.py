@@ -132,6 +132,13 @@ def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEn
     return HttpEndpoint(verb, place.path, place.segments)
 
 
+def has_own_segments(endpoint: HttpEndpoint) -> bool:
+    """Return whether the segments are those of the path."""
+    return endpoint.path == "/" + "/".join(endpoint.segments) and all(
+        one and "/" not in one for one in endpoint.segments
+    )
+
+
 def malformed_path(of: str, why: str) -> paths.MalformedPath:
     return paths.MalformedPath(f"the {of} is not canonical: {why}")
 

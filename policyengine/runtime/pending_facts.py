@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from policyengine.diagnostics.suggest import did_you_mean
-from policyengine.runtime.structure_checks import RequestError, quote_input
+from policyengine.runtime.structure_checks import RequestError, get_text, iterate_items, quote_input
 from policyengine.runtime.values import PENDING, PartialObject
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -33,15 +33,13 @@ TEXT_ONLY = {str}
 
 
 class PendingGroup(NamedTuple):
-    """Names in a row whose facts are members of one object: the path of the object, its pending members, and the names
-    with their places.
-
-    Without a path, these are names of other forms, which `mark_pending` handles.
+    """Names in a row whose facts are members of one object: the path of the object, its pending members, and the
+    arguments of `mark_pending` for each name. Without a path, these are names of other forms.
     """
 
     holder: tuple[str, ...]
     members: dict[str, object]
-    places: tuple[tuple[str, str], ...]
+    names: tuple[tuple[str, str, tuple[str, ...]], ...]
 
 
 class PendingNames(NamedTuple):
@@ -52,13 +50,13 @@ class PendingNames(NamedTuple):
 
     def mark(self, facts: dict[str, object]) -> None:
         """Do the same as `mark_pending` for each name. Raises RequestError."""
-        for path, members, places in self.groups:
-            holder = find_object(facts, path) if path else None
+        for holder_path, members, names in self.groups:
+            holder = find_object(facts, holder_path) if holder_path else None
             if holder is not None and holder.keys().isdisjoint(members):
                 holder.update(members)
                 continue
-            for name, place in places:
-                mark_pending(facts, name, place)
+            for name, place, path in names:
+                mark_pending(facts, name, place, path)
 
 
 def prepared_names(raw: object) -> PendingNames | None:
@@ -76,24 +74,27 @@ def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
     if not all(map(str.isascii, names)):
         return None
     try:
-        places = [(name, f"pending[{index}]") for index, name in enumerate(names)]
-        paths = [member_path(name, place) for name, place in places]
+        places = [
+            (name, f"pending[{index}]", pending_path(name, f"pending[{index}]")) for index, name in enumerate(names)
+        ]
     except RequestError:
         return None
-    groups = [
-        PendingGroup(holder, {path[-1]: PENDING for path, _ in rows if path}, tuple(place for _, place in rows))
-        for holder, row in groupby(zip(paths, places, strict=True), lambda one: one[0][:-1])
-        if (rows := list(row))
-    ]
+    groups = []
+    for holder, row in groupby(places, holder_path):
+        rows = tuple(row)
+        groups.append(PendingGroup(holder, {path[-1]: PENDING for *_, path in rows}, rows))
     return PendingNames(frozenset(names), tuple(groups))
 
 
-def member_path(name: str, place: str) -> tuple[str, ...]:
-    """Return the path of a fact that is a member of an object; empty for every other name. Raises RequestError."""
-    if name.endswith(PENDING_WILDCARD):
-        return ()
-    path = parse_pending_path(name, place)
-    return () if len(path) < 2 or is_entity_attribute(path) else path
+def pending_path(name: str, place: str) -> tuple[str, ...]:
+    """Return the path of a pending fact, or of the object whose other members are pending. Raises RequestError."""
+    return parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
+
+
+def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the path of the object of which a pending fact is a member; empty for all other names."""
+    name, _, path = pending
+    return () if name.endswith(PENDING_WILDCARD) or is_entity_attribute(path) else path[:-1]
 
 
 def find_object(facts: dict[str, object], path: tuple[str, ...]) -> dict[str, object] | None:
@@ -109,11 +110,18 @@ def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
 
 
-def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
+def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
+    """Mark the pending facts, and return their names. Raises RequestError."""
+    texts = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
+    for name, place in texts:
+        mark_pending(facts, name, place, pending_path(name, place))
+    return frozenset(name for name, _ in texts)
+
+
+def mark_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
     if name.endswith(PENDING_WILDCARD):
-        return mark_others_pending(facts, name, place)
-    path = parse_pending_path(name, place)
+        return mark_others_pending(facts, name, place, path)
     if is_entity_attribute(path):
         return
     holder = ensure_object(facts, path[:-1], name, place)
@@ -135,9 +143,8 @@ def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[s
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
 
-def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
+def mark_others_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Handle `body.*`: the given members stay, and all others are pending."""
-    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(
             place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"

@@ -17,12 +17,13 @@ from policyengine.runtime.endpoints import (
     HttpEndpoint,
     MalformedEndpoint,
     ToolEndpoint,
+    has_own_segments,
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.pending_facts import mark_pending, prepared_names
+from policyengine.runtime.pending_facts import prepared_names, read_pending
 from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
@@ -101,6 +102,8 @@ class Request:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
         if not wire.is_clean([*(getattr(self.endpoint, name) for name in self.endpoint.__struct_fields__), *named]):
             raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
+        if isinstance(self.endpoint, HttpEndpoint) and not has_own_segments(self.endpoint):
+            raise RequestError("", "the path of the endpoint and its segments differ", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
@@ -186,14 +189,6 @@ def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, o
         request.entities = read_entity_rows(wire.clean(raw["entities"], 1), "entities")
     if raw.get("options") is not None:
         request.options = prepared_options(raw["options"]) or read_options(wire.clean(raw["options"], 1))
-
-
-def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
-    """Mark the pending facts, and return their names. Raises RequestError."""
-    found = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
-    for name, place in found:
-        mark_pending(facts, name, place)
-    return frozenset(name for name, _ in found)
 
 
 NO_OPTIONS = Options()

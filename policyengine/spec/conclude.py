@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
-from msgspec.structs import replace as reworded
+from msgspec.structs import replace
 
 from policyengine import kernel as k
 from policyengine.runtime.credential_errors import describe_refusal
@@ -63,7 +63,7 @@ class Obstacle:
     def named(self) -> Reason:
         """The reason, with the unknown facts in its message."""
         unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
-        return reworded(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
+        return replace(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
@@ -35,8 +37,7 @@ REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
 MAX_HOPS = 32  # maximum, because each hop is checked against every agent block that may match it
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFact:
+class ReadFact(Struct, frozen=True, eq=False):
     """A fact that was read: its raw form and its value. `unordered` marks a set."""
 
     given: object

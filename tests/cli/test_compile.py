@@ -98,17 +98,22 @@ def test_compile_requires_either_an_output_or_show(run, project, options):
     assert "either `-o FILE` or `--show`" in ended.err
 
 
-def test_compile_show_prints_the_generated_code_with_source_lines(run, project, tmp_path):
+def test_compile_show_prints_the_rules_at_each_endpoint_with_source_lines(run, project, tmp_path):
     ended = run("compile", "project", "--show")
     assert (ended.code, ended.err) == (0, "")
-    assert "def driver(" in ended.out
-    assert re.search(r"# documents\.policy:\d+$", ended.out, re.MULTILINE)
-    assert run("compile", "project", "--show").out == ended.out
+    assert ended.out == Engine.load(project).describe_program().render()
+    assert re.search(r"  documents\.policy:\d+$", ended.out, re.MULTILINE)
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
 
 
-def test_compile_show_prints_the_generated_code_as_json(run, project):
-    assert run("compile", "project", "--show", "--format", "json").json.keys() == {"code"}
+def test_compile_show_prints_the_rules_as_json(run, project):
+    shown = run("compile", "project", "--show", "--format", "json").json
+    assert shown == Engine.load(project).describe_program().to_dict()
+
+
+def test_compile_show_prints_the_same_for_a_bundle(run, project):
+    run("compile", "project", "-o", "p.policybundle")
+    assert run("compile", "p.policybundle", "--show").out == run("compile", "project", "--show").out
 
 
 # ── Where it is written ───────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from random import Random
 
+from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.tree import tree_of
 from policyengine.evaluator.decide import KeptAttributes, decide
@@ -42,7 +43,7 @@ class Walked:
         past = self.specified.remembered(request, moment, asking.now)
         snapshot = replace(before, history=past)
         expected, effects = reference.decide(self.asked.kernel, request, snapshot, moment)
-        found, done = decide(self.builder.program, request, snapshot, moment, self.kept)
+        found, done = decide(self.builder.program, request, snapshot, epoch_nanoseconds(moment), self.kept)
         assert (said(found), done) == (said(expected), effects), (
             f"\nspecified: {said(expected)}\n{effects}\n    found: {said(found)}\n{done}\n{asking}\n\n{self.asked}"
         )

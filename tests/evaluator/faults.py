@@ -206,12 +206,19 @@ def a_gateway_meets_every_obligation(patch: Patch) -> None:
 
 
 def an_unknown_key_is_counted_by(patch: Patch) -> None:
-    patch.setattr(verdicts, "unknown_inputs", lambda one: ())
+    read = charges.read_limit
+
+    def known(st: Part, rule: Part) -> charges.LimitInputs:
+        found = read(st, rule)
+        found.unknown = ()
+        return found
+
+    patch.setattr(charges, "read_limit", known)
 
 
 def a_charge_forgets_its_condition(patch: Patch) -> None:
     def read(st: Part) -> list[charges.LimitInputs]:
-        return [charges.LimitInputs(rule, charges.read_limit(st, rule)) for rule in st.rules.limits]
+        return [charges.read_limit(st, rule) for rule in st.rules.limits]
 
     patch.setattr(verdicts, "read_limits", read)
 

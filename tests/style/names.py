@@ -19,7 +19,7 @@ TREES = (
 )  # AST, kernel and program: one notion may have one name in each
 # What the evaluator of another issue replaces keeps its names until then; its bundle and its drawing stay.
 EXEMPT = "compiler/"
-NOT_EXEMPT = ("compiler/bundle/", "compiler/graph/")
+NOT_EXEMPT = ("compiler/bundle/", "compiler/description/", "compiler/graph/")
 BANNED = set("told said found seen kept asked made given one who what plain quick tame again apart hands once".split())
 # Irregular participles that class names ended in; regular ones end in `ed` and `ing`.
 PARTICIPLES = (

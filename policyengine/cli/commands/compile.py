@@ -33,7 +33,9 @@ def compile_policies(
         Path | None,
         typer.Option("--key", metavar="PEM", help="Sign with this private Ed25519 key.", show_default=False),
     ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the generated code, and write nothing.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the rules that decide at each endpoint, and write nothing.")
+    ] = False,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
@@ -43,7 +45,7 @@ def compile_policies(
     compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
     `…_test.policy`. If PATH is a bundle, it is written again: use this to sign it on another machine.
 
-    Exit code 0: the bundle was written, or the code shown; 1: a policy or the key has errors, or the file cannot be
+    Exit code 0: the bundle was written, or the rules printed; 1: a policy or the key has errors, or the file cannot be
     written.
 
     \b
@@ -56,14 +58,26 @@ def compile_policies(
         raise CommandError("usage", "give either `-o FILE` or `--show`", code=2)
     signing = None if key is None else _signing_key(key)
     engine = load_engine(paths, None, trust)
-    facts = {"code": engine.generated_code()} if output is None else _compile_bundle(engine, output, signing)
+    if output is None:
+        _print_program(engine, format)
+        return 0
+    facts = _compile_bundle(engine, output, signing)
     if format is OutputFormat.JSON:
         print_json(facts)
-    elif output is None:
-        Screen().text(facts["code"].rstrip("\n"))
     else:
         _print_summary(facts)
     return 0
+
+
+def _print_program(engine: Engine, format: OutputFormat) -> None:
+    with show_progress("describing the rules at each endpoint"):
+        program = engine.describe_program()
+    if format is OutputFormat.JSON:
+        print_json(program.to_dict())
+        return
+    screen = Screen()
+    for line in program.lines():
+        screen.line(line)
 
 
 def _compile_bundle(engine: Engine, output: Path, key: BundleSigningKey | None) -> dict[str, Any]:

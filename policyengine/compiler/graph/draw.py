@@ -46,7 +46,7 @@ def _title(kernel: k.Kernel, reach: AgentReach | None) -> str:
 
 
 def _selected_uses(tree: Tree, endpoint: k.Pattern | None, reach: AgentReach | None) -> dict[int, Uses]:
-    patterns = dict(_patterns(tree))
+    patterns = dict(tree_patterns(tree))
     kept = {number: tree.uses[number] for number, pattern in patterns.items() if _meets(pattern, endpoint)}
     return kept if reach is None else _uses_of_agent(kept, patterns, reach)
 
@@ -219,7 +219,7 @@ def natural_sort_key(text: str) -> list[tuple[str, int]]:
 # ── Patterns of the tree ──────────────────────────────────────────────────────────────────────
 
 
-def _patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
+def tree_patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
     """Yield each pattern with its number, derived from the position of the number in the tree."""
     yield from ((number, k.ToolPattern(tool.glob, span=NOWHERE)) for tool, number in tree.tools)
     yield from ((number, k.ActionPattern(a.verb, a.type, span=NOWHERE)) for a, number in tree.actions)

@@ -79,7 +79,7 @@ class EndpointView:
         for opening in (grant.openings[number] for number in opens.openings):
             where = self._at((opening.pattern,))
             where = "" if where == f"on {source_words(opening)}" else where
-            detail = ", ".join(filter(None, (where, _needed_scopes(block, opening.carriers))))
+            detail = ", ".join(filter(None, (where, describe_carriers(block, opening.carriers))))
             found.append(Box(BoxKind.MAY, f"may {source_words(opening)}{when}", detail, grant.span.at))
         return found
 
@@ -181,7 +181,7 @@ def _distinct_numbers(found: Iterable[Iterable[int]]) -> list[int]:
     return list(dict.fromkeys(number for numbers in found for number in numbers))
 
 
-def _needed_scopes(block: Block, carriers: Sequence[str]) -> str:
+def describe_carriers(block: Block, carriers: Sequence[str]) -> str:
     """Return the requirements on the credential; those of a user apply only without an agent."""
     if isinstance(block, k.AnyoneBlock):
         return ""

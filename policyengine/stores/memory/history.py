@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -18,6 +18,7 @@ from policyengine.runtime.history import (
     PastEvent,
     ReportStatus,
     WindowKey,
+    count_events,
     reported_values,
 )
 from policyengine.runtime.values import Unknown, Value
@@ -76,11 +77,18 @@ class EventSeries:
                 found.setdefault(index_key(event.facts[place]), deque()).append(number)
         return found
 
-    def among(self, place: int, wanted: Value) -> list[PastEvent]:
+    def among(self, place: int, wanted: Value, end: int | None = None) -> list[PastEvent]:
+        """Return the events before number `end` whose fact at `place` is, or may be, `wanted`."""
         found = self.index(place)
         surely, unsure = found.get(wanted, ()), found.get(None, ())
         numbers = sorted((*surely, *unsure)) if unsure else surely
-        return [self.events[number - self.first] for number in numbers]
+        first = self.first
+        return [self.events[number - first] for number in numbers if end is None or number < end]
+
+    def replace(self, event: PastEvent) -> None:
+        """Keep this event instead of all earlier ones."""
+        self.first += len(self.events)
+        self.events, self.places = [event], {}
 
 
 def index_key(fact: Value) -> Any:
@@ -95,26 +103,25 @@ class EventSeriesView:
     """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
     in the meantime, `commit` detects that by the version."""
 
-    __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
+    __slots__ = ("_end", "_line", "_lock", "complete_after", "now", "version")
 
     def __init__(self, line: EventSeries, lock: Lock, now: int) -> None:
         self._line, self._lock, self.now = line, lock, now
         self.complete_after, self.version = line.complete_after, line.version
-        self._serial = line.events[-1].serial if line.events else 0
+        self._end = line.first + len(line.events)  # the number of the next event
 
     @property
     def events(self) -> Sequence[PastEvent]:
         with self._lock:
-            return self._before(self._line.events.copy())
+            return self._line.events[: max(0, self._end - self._line.first)]
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         with self._lock:
-            return self._before(self._line.among(place, wanted))
+            return self._line.among(place, wanted, self._end)
 
-    def _before(self, found: list[PastEvent]) -> list[PastEvent]:
-        while found and found[-1].serial > self._serial:
-            found.pop()
-        return found
+    def count_between(self, start: int, until: int | None) -> int:
+        with self._lock:
+            return count_events(self._line.events, start, until, 0, max(0, self._end - self._line.first))
 
 
 @dataclass(slots=True)
@@ -136,7 +143,6 @@ class MemoryHistory:
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, EventSeries] = {}
         self._of_watch: Counter[str] = Counter()  # lines of each watch
-        self.line: Callable[[WindowKey], EventSeries | None] = self._lines.get
         self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
 
@@ -164,7 +170,11 @@ class MemoryHistory:
 
     def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
         """Return whether these histories still have these versions."""
-        return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
+        for key, version in relied:
+            line = self._lines.get(key)
+            if version != (0 if line is None else line.version):
+                return False
+        return True
 
     def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
         """Make room for new lines. Raises StoreFullError, and then changes nothing."""
@@ -193,7 +203,7 @@ class MemoryHistory:
             event = PastEvent(now, self.changes, decision, record.facts)
             line.version, line.within = self.changes, max(line.within, record.within)
             if record.latest:
-                line.events = [event]
+                line.replace(event)
             else:
                 line.add(event)
                 line.shorten(now)

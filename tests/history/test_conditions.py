@@ -1,4 +1,4 @@
-"""The quick way through histories: what it decides by itself, and that it then says what the specification says."""
+"""Conditions on the history through the engine: decided as specified, with many events too, recorded in one step."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from threading import Thread
 
 import pytest
 
-from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
 from policyengine.runtime.history import MAX_EVENTS_PER_KEY, OutcomeReport
-from policyengine.runtime.needs import Needs
-from policyengine.runtime.request import Request
-from policyengine.stores.memory.history_view import EAGER_EVENTS
 from policyengine.stores.memory.store import MemoryStore
 from tests.history.plainly import HEAD, Trace, user
 from tests.history.test_engine import Playing
@@ -54,22 +50,8 @@ def both(rules: str) -> tuple[Playing, Trace]:
     return playing, Trace.of(rules)
 
 
-@pytest.fixture
-def with_care(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
-    """The requests that were not decided the quick way."""
-    found: list[Request] = []
-
-    def plan(evaluator: Evaluator, request: Request, *rest: object) -> Needs:
-        found.append(request)
-        return planned(evaluator, request, *rest)  # type: ignore[arg-type,return-value]
-
-    planned = Evaluator.plan
-    monkeypatch.setattr(Evaluator, "plan", plan)
-    return found
-
-
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_the_fast_path_decides_known_history_as_specified(condition: str, with_care: list[Request]) -> None:
+def test_a_known_history_is_decided_as_specified(condition: str) -> None:
     rules = FACTS + f'guard "g" on POST /doc/{{id}}/pay {{ {condition} }}'
     playing, trace = both(rules)
     said: list[str] = []
@@ -83,40 +65,34 @@ def test_the_fast_path_decides_known_history_as_specified(condition: str, with_c
         said.append(verdict(found))
         playing.engine.report(found.id, status=200 + amount * 30, output={"by": who})
         trace.history.report(told.id, OutcomeReport(200 + amount * 30, {"by": who}))
-    assert with_care == []
     paid = {one for one, (what, *_) in zip(said, STEPS, strict=True) if what == "pay"}
     assert len(paid) == 2, "a condition that every request meets, or none, shows little"
 
 
-# ── What is left to care ──────────────────────────────────────────────────────────────────────
+# ── What is not known ─────────────────────────────────────────────────────────────────────────
 
 
-def test_possibly_missing_history_takes_the_slow_path(with_care: list[Request]) -> None:
+def test_a_later_event_decides_although_history_may_be_missing() -> None:
     playing = Playing('guard "g" on POST /pay { require after POST /review within 1h }', store=MemoryStore())
     assert playing.ask("POST /pay").unknown != ()
-    assert len(with_care) == 1
     playing.ask("POST /review")
     assert playing.says("POST /pay") == "allow"
-    assert len(with_care) == 1
 
 
-def test_an_unreported_outcome_takes_the_slow_path_unless_another_event_decides(with_care: list[Request]) -> None:
+def test_an_unreported_outcome_is_unknown_unless_another_event_decides() -> None:
     playing = Playing('guard "g" on POST /pay { require after (POST /review where past.status < 400) within 1h }')
     first = playing.ask("POST /review")
     assert playing.says("POST /pay") == 'deny by "g"'
-    assert len(with_care) == 1
     playing.ask("POST /review")
     assert playing.engine.report(first.id, status=200)
     assert playing.says("POST /pay") == "allow"
-    assert len(with_care) == 1
 
 
-def test_a_denied_request_is_recorded_in_history(with_care: list[Request]) -> None:
+def test_a_denied_request_is_recorded_in_history() -> None:
     playing = Playing('guard "g" on TOOL mail { deny when count of (denied TOOL mail) within 1h > 0 }',
                       'guard "no" on TOOL mail { deny when context.risk > 5 }',
                       "facts { context.risk: number? }")  # fmt: skip
     assert playing.says("TOOL mail", context={"risk": 1}) == "allow"
-    assert with_care == []
     assert playing.says("TOOL mail", context={"risk": 9}) == 'deny by "no"'
     assert playing.says("TOOL mail", context={"risk": 1}) == 'deny by "g"'
 
@@ -153,11 +129,10 @@ def test_an_id_object_that_equals_every_string_cannot_use_the_history_of_another
     assert not playing.engine.decide(asked).allowed
 
 
-def test_a_full_history_store_denies(with_care: list[Request]) -> None:
+def test_a_full_history_store_denies() -> None:
     playing = Playing('guard "g" on POST /pay { require no POST /pay within 1h per (user.id) }',
                       store=MemoryStore(history_complete=True, most_keys=4))  # fmt: skip
     assert [playing.says("POST /pay", user(name)) for name in ("a", "b", "c")] == ["allow", "allow", "deny by failure"]
-    assert not with_care  # nobody knows what of it was kept
     playing.after(hours=1)
     assert playing.says("POST /pay", user("c")) == "allow"
 
@@ -170,8 +145,8 @@ ONE_ID = (
 )
 
 
-@pytest.mark.parametrize("events", [EAGER_EVENTS - 1, EAGER_EVENTS, EAGER_EVENTS + 1, 5 * EAGER_EVENTS])
-def test_the_oldest_of_many_events_is_found(events: int, with_care: list[Request]) -> None:
+@pytest.mark.parametrize("events", [1, 8, 40])
+def test_the_oldest_of_many_events_is_found(events: int) -> None:
     playing = Playing(ONE_ID)
     first = playing.ask("POST /doc/1/review")
     playing.engine.report(first.id, status=200)
@@ -182,7 +157,6 @@ def test_the_oldest_of_many_events_is_found(events: int, with_care: list[Request
     assert playing.says("POST /doc/2/pay") == 'deny by "g"'
     playing.now = NOW + timedelta(hours=1)
     assert playing.says("POST /doc/1/pay") == 'deny by "g"'
-    assert with_care == []
 
 
 def test_evicted_history_is_unknown() -> None:
@@ -199,28 +173,12 @@ def test_evicted_history_is_unknown() -> None:
 # ── One step ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_fast_path_retries_when_history_changes_before_the_write() -> None:
-    class Quicker(MemoryStore):
-        raced = False
-
-        def note(self, *arguments: object) -> bool:  # type: ignore[override]
-            if not self.raced:
-                self.raced = True
-                assert playing.says("POST /pay") == "allow"
-            return super().note(*arguments)  # type: ignore[arg-type]
-
-    playing = Playing('guard "g" on POST /pay { require count of POST /pay within 1h < 1 }',
-                      store=Quicker(history_complete=True))  # fmt: skip
-    assert playing.says("POST /pay") == 'deny by "g"'
-
-
-def test_a_rate_and_history_are_recorded_in_one_step(with_care: list[Request]) -> None:
+def test_a_rate_and_history_are_recorded_in_one_step() -> None:
     playing = Playing(
         'guard "g" on POST /pay { deny when count of POST /pay within 1h > 9 }',
         'rate "r" per user.id on POST /pay { 2/1h }',
     )
     assert [playing.says("POST /pay") for _ in range(3)] == ["allow", "allow", 'throttle by "r"']
-    assert with_care == []
     playing.after(minutes=30)
     kernel = playing.engine.kernel
     assert len(kernel.watches) == 1
@@ -228,7 +186,7 @@ def test_a_rate_and_history_are_recorded_in_one_step(with_care: list[Request]) -
     assert len(line.events) == 2
 
 
-def test_concurrent_requests_never_exceed_a_correlated_count(with_care: list[Request]) -> None:
+def test_concurrent_requests_never_exceed_a_correlated_count() -> None:
     playing = Playing(
         'guard "g" on POST /doc/{id}/pay {\n'
         "  require count of (POST /doc/{id}/pay where past.params.id == params.id) within 1h < 30\n}"

@@ -1,0 +1,82 @@
+"""How the nodes of a program test conditions, in words: the facts that they read, and the kind of test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policyengine.evaluator import entity_nodes as e
+from policyengine.evaluator import history_nodes as h
+from policyengine.evaluator import nodes as n
+from policyengine.evaluator import program as p
+from policyengine.evaluator import relation_nodes as r
+
+TEST_WORDS: dict[type[n.Node], str] = {
+    n.Truth: "truth test",
+    n.Equal: "equality test",
+    n.OrderTest: "order test",
+    n.OneOf: "string set test",
+    n.Present: "presence test",
+    n.All: "all of",
+    n.AnyOf: "any of",
+    n.Not: "not",
+    n.QuantifierTest: "loop",
+    r.SameText: "equality test",
+    r.SameValue: "equality test",
+    r.OrderRelation: "order test",
+    r.HasText: "element test",
+    r.HasElement: "element test",
+    r.CompareSets: "set test",
+    e.HasRowTest: "row test",
+    e.MemberOfEntity: "hierarchy test",
+    h.HistoryTest: "history test",
+    p.IssuedByTest: "issuer test",
+    p.ActsAloneTest: "subject test",
+    p.ActsForTest: "user test",
+    p.ValidityTest: "time test",
+}
+
+
+def describe_test(node: n.Node) -> str:
+    """Return how a condition is tested: `slot 12, order test`. The condition of a limit may be a value alone."""
+    slots = list(dict.fromkeys(slots_of(node)))
+    read = [] if not slots else [f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"]
+    if any(isinstance(part, h.AggregateValue) for part in parts_of(node)):
+        read.append("history")
+    if isinstance(node, n.Truth) and isinstance(node.node, n.FunctionValue):
+        return ", ".join([*read, "function test"])
+    return ", ".join([*read, TEST_WORDS.get(type(node), "value")])
+
+
+def slots_of(node: n.Node) -> Iterator[int]:
+    """Yield the slots that a node reads. An attribute of an entity that differs in a decision has no slot."""
+    match node:
+        case n.FactNode(index=index):
+            yield index
+        case e.EntityAttribute(index=index) if index >= 0:
+            yield index
+        case _:
+            for part in parts_of(node):
+                yield from slots_of(part)
+
+
+def parts_of(node: n.Node) -> tuple[n.Node, ...]:
+    """Return the nodes inside a node, without conditions that have a description of their own: those of a loop, of
+    `acts for users where`, and of patterns of past requests.
+    """
+    match node:
+        case n.Connective(items=items) | n.CollectionValue(items=items) | n.FunctionValue(items=items):
+            return items
+        case n.Not(operand=inner) | n.RecordedFact(node=inner) | e.EntityAttribute(base=inner):
+            return (inner,)
+        case n.Truth(node=inner) | n.Equal(node=inner) | n.OrderTest(node=inner) | n.OneOf(node=inner):
+            return (inner,)
+        case n.Present(node=inner) | r.HasText(node=inner) | e.HasRowTest(node=inner):
+            return (inner,)
+        case n.DefaultValue(operand=left, fallback=right) | r.Binary(left=left, right=right):
+            return (left, right)
+        case e.MemberOfEntity(item=left, ancestor=right):
+            return (left, right)
+        case n.QuantifierTest(domain=inner) | p.ActsAloneTest(subject=inner) | p.ActsForTest(subject=inner):
+            return (inner,)
+        case _:
+            return ()
