@@ -74,15 +74,15 @@ def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
     if not all(map(str.isascii, names)):
         return None
     try:
-        places = [
-            (name, f"pending[{index}]", pending_path(name, f"pending[{index}]")) for index, name in enumerate(names)
-        ]
+        places = [(name, f"pending[{index}]") for index, name in enumerate(names)]
+        paths = [(*place, pending_path(*place)) for place in places]
     except RequestError:
         return None
     groups = []
-    for holder, row in groupby(places, holder_path):
+    for holder, row in groupby(paths, holder_path):
         rows = tuple(row)
-        groups.append(PendingGroup(holder, {path[-1]: PENDING for *_, path in rows}, rows))
+        members: dict[str, object] = {path[-1]: PENDING for *_, path in rows} if holder else {}
+        groups.append(PendingGroup(holder, members, rows))
     return PendingNames(frozenset(names), tuple(groups))
 
 
