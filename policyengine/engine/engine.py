@@ -194,10 +194,7 @@ class Engine:
         Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        if type(question) is dict and self._authenticator is None:
-            request = reject_raw_credentials(Request.from_mapping(question))
-        else:
-            request = reject_raw_credentials(self.authenticate(question).request)
+        request = self._read(question)
         if without_waiting and self.forecast.takes_long_to_decide(request):
             raise WouldBlockError("it may take long")
         if not request.options.consume:
@@ -205,12 +202,15 @@ class Engine:
         reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
-    def evaluate(self, question: QuestionLike) -> Decision:
-        """Decide without spending: the same question gets the same answer. Raises RequestError.
+    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+        """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
+        `decide` does.
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
-        request = reject_raw_credentials(self.authenticate(question).request)
+        request = self._read(question)
+        if without_waiting and self.forecast.takes_long_to_decide(request):
+            raise WouldBlockError("it may take long")
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
@@ -419,9 +419,15 @@ class Engine:
         """The number of answers that passed in observe mode, by the outcome that they would have had."""
         return {} if self.recorder.observer is None else dict(self.recorder.observer.counts)
 
+    def _read(self, question: QuestionLike) -> Request:
+        """Return the authenticated request. Raises RequestError."""
+        if type(question) is dict and self._authenticator is None:
+            return reject_raw_credentials(Request.from_mapping(question))
+        return reject_raw_credentials(self.authenticate(question).request)
+
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""
-        return reject_raw_credentials(self.authenticate(question).request)
+        return self._read(question)
 
 
 def compile_or_raise(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:

@@ -84,7 +84,7 @@ def read_forwarded_target(given: HeaderValues) -> RequestTarget:
 
 
 class HeaderKind(NamedTuple):
-    """What a header name means: `folded` is the spelling that some servers make of it."""
+    """The meaning of a header name; `folded` is the spelling that some servers make of it."""
 
     folded: str
     is_withheld: bool  # it is never a fact
