@@ -46,7 +46,7 @@ from tests.server.fast_exchanges import (
     usual_ids,
 )
 
-FINGERPRINT = re.compile(rb"(?<=redacted:)[0-9a-f]{16}")  # by a key of the log
+FINGERPRINT = re.compile(rb"(?<=[:\"])[0-9a-f]{16}(?=\")")  # by a key of the log
 
 # ── Equal ─────────────────────────────────────────────────────────────────────────────────────
 
