@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.http.gateway_headers import RequestTarget, add_credentials
+from policyengine.http.gateway_questions import RequestTarget, add_credentials
 from policyengine.runtime.structure_checks import RequestError
 from tests.identity.bound_world import field_of, pem, workload
 

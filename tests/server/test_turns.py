@@ -65,8 +65,8 @@ class Spied:
     def decide(self, question: Any, **options: Any) -> Any:
         return self._noted(self._engine.decide(question, **options))
 
-    def evaluate(self, question: Any) -> Any:
-        return self._noted(self._engine.evaluate(question))
+    def evaluate(self, question: Any, **options: Any) -> Any:
+        return self._noted(self._engine.evaluate(question, **options))
 
     def decide_many(self, questions: Any) -> Any:
         return self._noted(self._engine.decide_many(questions))

@@ -19,16 +19,9 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import status_pb2
 
 from policyengine.executor import Requester, enter_requester
-from policyengine.http.gateway_headers import (
-    OWN_HEADERS,
-    GatewayHeaders,
-    RequestTarget,
-    add_credentials,
-    build_question,
-    collect_headers,
-    read_spiffe_facts,
-)
+from policyengine.http.gateway_headers import OWN_HEADERS, GatewayHeaders, collect_headers, read_spiffe_facts
 from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter, HeaderValues
+from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget, add_credentials
 from policyengine.http.trace_context import TraceContext, parse_trace_context, trace_scope
 from policyengine.runtime.current_caller import NO_CALLER, caller_scope
 from policyengine.runtime.request import RequestError
@@ -133,7 +126,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
             target = RequestTarget(http.method, http.path, http.host or None)
             hands_on = forwarded_headers(http, self.door.names)
             vouched = read_spiffe_facts(attributes.source.principal, self.door.names)
-            question = build_question(target, given, self.door.names, hands_on, content, vouched)
+            question = GatewayQuestionBuilder(self.door.names, hands_on).build(target, given, content, vouched)
             if engine.identity is not None:
                 seen = (
                     PEER_CERTIFICATE_HEADER if attributes.source.certificate else None
