@@ -16,6 +16,7 @@ from bench import (
     decide,
     directory,
     faults,
+    first,
     growth,
     guard,
     history,
@@ -38,7 +39,7 @@ from bench.peers import PEERS
 from bench.report import Report, Section, show
 from bench.serving import connections, doors, frames, serve
 
-WIDTH = 132  # of a file or a pipe
+WIDTH = 160  # of a file or a pipe
 
 Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
@@ -49,6 +50,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "socket": lambda _, say: frames.run(say),
     "doors": lambda _, say: doors.run(say),
     "connections": lambda _, say: connections.run(say),
+    "first": lambda _, say: first.run(say),
     "compile": lambda options, say: startup.run_compile(tuple(options.sizes) or startup.SIZES, say),
     "memory": lambda options, say: startup.run_memory(tuple(options.sizes) or startup.SIZES, say),
     "rates": lambda _, say: rates.rates(say),
