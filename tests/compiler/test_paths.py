@@ -127,7 +127,7 @@ guard "all" on /** { audit full when request.method == "GET" }
     builder = program.make_rules.__self__
 
     def kept() -> list[int]:
-        rules = builder._rules.values()
+        rules = builder.rules.values()
         return [
             len(builder.paths._branches), len(rules), sum(len(one.agents._blocks) for one in rules),
             sum(len(one.agents._names) for one in rules), len(program.verdicts), len(builder.nodes.slots),

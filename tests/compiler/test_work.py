@@ -45,7 +45,8 @@ def engine(rules: str, **rows: Any) -> Engine:
 
 def is_small(tested: Engine, body: dict[str, object]) -> bool:
     """Return whether the question is certainly below the limit, so that its steps are not counted."""
-    small = not tested.decider.compiled.evaluator._counts_steps(Request.from_mapping(asked(body)))
+    evaluator, request = tested.decider.compiled.evaluator, Request.from_mapping(asked(body))
+    small = not evaluator._counts_steps(request, evaluator.program.rules_at(request.endpoint))
     assert not small or tested.decide(asked(body)).gate is not Gate.FAILURE
     return small
 

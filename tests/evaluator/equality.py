@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import structs
+
 from policyengine import kernel as k
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
@@ -61,7 +63,7 @@ class RecordingStore(MemoryStore):
 
     def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:  # type: ignore[override]
         if not peek:
-            self.committed.append(replace(effects, relied=()))
+            self.committed.append(structs.replace(effects, relied=()))
         return super().commit(effects, decision, now, peek=peek)
 
 
@@ -94,9 +96,10 @@ class UnderTest:
 
     def walk(self, request: Request, snapshot: Snapshot) -> tuple[Said, Effects] | None:
         """Return the decision of the walker, if `conclude` leaves this question to the specification."""
-        if not self.evaluator._counts_steps(request):
+        program = self.evaluator.program
+        if not self.evaluator._counts_steps(request, program.rules_at(request.endpoint)):
             return None
-        return told(walker.decide(self.evaluator.program, request, snapshot, self._moment(request)))
+        return told(walker.decide(program, request, snapshot, self._moment(request)))
 
     def _moment(self, request: Request) -> int:
         return epoch_nanoseconds(request.options.at or self.now)

@@ -222,12 +222,13 @@ def an_unknown_element_of_a_set_is_another_value(patch: Patch) -> None:
 
 
 def a_window_has_no_beginning(patch: Patch) -> None:
-    window = history_nodes.HistoryNode._window
-    patch.setattr(
-        history_nodes.HistoryNode,
-        "_window",
-        lambda self, st, event, history: (window(self, st, event, history)[0], list(history.events)),
-    )
+    bounds = history_nodes.HistoryNode._bounds
+
+    def found(self: Part, st: Part, history: Part) -> tuple[int, Any]:
+        start, asked = bounds(self, st, history)
+        return start - 10**12, asked
+
+    patch.setattr(history_nodes.HistoryNode, "_bounds", found)
 
 
 # ── At the doors ──────────────────────────────────────────────────────────────────────────────
