@@ -61,11 +61,27 @@ class PendingNames(NamedTuple):
 
 def prepared_names(raw: object) -> PendingNames | None:
     """Return the prepared names of a list; None if it is not an ordinary list of names."""
-    if (type(raw) is not list and type(raw) is not tuple) or len(raw) > MAX_PREPARED_NAMES:
+    if (type(raw) is not list and type(raw) is not tuple) or set(map(type, raw)) != TEXT_ONLY:
         return None
-    if set(map(type, raw)) != TEXT_ONLY or sum(map(len, raw)) > MAX_PREPARED_CHARACTERS:
-        return None
-    return prepare_names(tuple(raw))
+    return prepare_names(tuple(raw)) if are_few(raw) else None
+
+
+def are_few(names: Collection[str]) -> bool:
+    """Return whether the names may be kept in memory."""
+    return len(names) <= MAX_PREPARED_NAMES and sum(map(len, names)) <= MAX_PREPARED_CHARACTERS
+
+
+def pending_entity_members(names: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pending members of entities: the root of the entity, and the member."""
+    return prepare_entity_members(names) if are_few(names) else find_entity_members(names)
+
+
+def find_entity_members(names: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    paths = [pending_path(name, "pending") for name in names]
+    return tuple((path[0], path[1]) for path in paths if path[0] in ENTITY_ROOTS and len(path) > 1)
+
+
+prepare_entity_members = lru_cache(maxsize=256)(find_entity_members)
 
 
 @lru_cache(maxsize=256)  # each adapter of a gateway sends the same few lists

@@ -82,6 +82,8 @@ def is_large(value: object) -> bool:
         elif kind in OWN:
             parts += len(one)  # type: ignore[arg-type]
             pending += one if len(one) <= LARGE_EXTENT else ()  # type: ignore[arg-type]
+        elif kind in CONSTANT_SIZE_TYPES:
+            continue
         elif issubclass(kind, str | Mapping | list | tuple | Set):
             return True
         if parts > LARGE_EXTENT:

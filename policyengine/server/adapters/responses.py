@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import Question
 from policyengine.executor import run_in_thread, run_in_turn, submit_long
 from policyengine.fair_queue import WorkRefusedError
@@ -76,6 +77,8 @@ def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
 def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
     """Decide and spend, in a thread of the caller; long work waits for its turn."""
     try:
+        if engine.identity is None and not engine.forecast.awaits_issuer(question):
+            return decide_at_once(engine, question)
         asked = Question.of(question)
         if engine.forecast.takes_long(asked):
             return submit_long(decide_blocking, engine, asked).result()
@@ -84,6 +87,15 @@ def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> H
         return problem_to_verdict(ProblemError.of(error))
     except WorkRefusedError as error:
         return problem_to_verdict(ProblemError.of_refused(error))
+
+
+def decide_at_once(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
+    """Decide and spend as `decide_in_turn` does, with an engine that verifies no credentials. Raises RequestError and
+    WorkRefusedError."""
+    try:
+        return to_verdict(engine.decide(question, without_waiting=True))
+    except WouldBlockError:
+        return submit_long(decide_blocking, engine, Question.of(question)).result()
 
 
 def to_verdict(decision: Decision, identity: CredentialAuthenticator | None = None) -> HttpVerdict:
