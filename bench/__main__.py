@@ -1,5 +1,4 @@
-"""The command line, `python -m bench decide paper serve …`: runs measurements, prints tables, and writes JSON and a
-chart."""
+"""The command line, `python -m bench decide paper serve …`: runs measurements, prints tables, and writes JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
-    chart,
     commands,
     decide,
     directory,
@@ -29,6 +27,7 @@ from bench import (
     planted_faults,
     policy_tests,
     rates,
+    results,
     simulate,
     startup,
     stores,
@@ -92,8 +91,8 @@ def _run(options: argparse.Namespace, report: Report, console: Console) -> int:
         show(section, report.machine, console)
         if options.json:
             report.write(options.json)
-        if options.svg and name == "decide":
-            options.svg.write_text(chart.svg(section, report.machine), encoding="utf-8")
+        if options.save:
+            Report(report.machine, (section,)).write(results.file_of(name, str(report.machine["build"])))
     return 0
 
 
@@ -117,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write every measurement, the machine and the versions to a file"
     )
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart of `decide`")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write each section to bench/results/, from which `make docs` makes its tables",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=(), metavar="N", help="other numbers of rules")
     parser.add_argument(
         "--full", action="store_true", help="include 100,000 rules; allow slow peers ten minutes to verify"
