@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine import kernel as k
-from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
 from policyengine.engine.question import parse_request
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
+from policyengine.testing.slices import Slices
 from tests.compiler.equality import Pair, hold
 from tests.generate import vocabulary as v
 from tests.generate.asking import Asking, Setting, askings, chosen, complete, setting
@@ -164,7 +164,7 @@ def test_generated_questions_are_about_rules_with_every_form_of_a_condition() ->
     """Counted are only the rules that can matter to a question."""
     met: Counter[str] = Counter()
     for seed in SEEDS:
-        slices = pair(seed).tested.evaluator.slices
+        slices = Slices(pair(seed).tested.evaluator)
         for asking in askings(seed, 10):
             met.update(type(part).__name__ for one in rules_for(slices, asking) for part in k.walk(one))
     forms = {form.__name__ for form in k.Expr.__args__}  # type: ignore[attr-defined]
