@@ -16,7 +16,7 @@ from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
-from policyengine.evaluator.state import UNREAD
+from policyengine.evaluator.state import UNREAD, State
 from policyengine.evaluator.verdicts import principal_of
 from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
@@ -29,7 +29,7 @@ from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_exte
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
-from policyengine.spec.step_count import count_steps
+from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
@@ -138,6 +138,8 @@ class Evaluator:
         entities = self.entities if looking is None else looking
         windows = NO_WINDOWS
         if self.kernel.watches:
+            if denied := self._deny_long_bindings(request, entities, moment, stamp):
+                return lacked(request, looking) or denied
             windows = walker.find_windows(self.program, request, entities, moment)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), windows)
         if needs.approvals or needs.windows:
@@ -156,10 +158,22 @@ class Evaluator:
             return walker.decide(self.program, request, snapshot, moment, kept, stamp)
         state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, kept)
         count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
-        if count.exceeded:
-            decision = Decision(excess_answer(self.kernel), principal_of(state, refusal_code(state)), stamp)
-            return decision, Effects(excess=describe_excess(count))
-        return walker.finish(state, snapshot.spent, stamp)
+        return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
+
+    def _deny_long_bindings(
+        self, request: Request, entities: Entities, moment: int, stamp: Stamp
+    ) -> tuple[Decision, Effects] | None:
+        """Return a deny if the bindings of the endpoint take too many steps, as the keys of histories may read them."""
+        rules = self.program.rules_at(request.endpoint)
+        if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):
+            return None
+        state = walker.start(self.program, rules, request, entities, walker.NO_HISTORY, moment, None)
+        count = count_bindings(StartedRequest(self._step_nodes, state, walker.NOTHING_SPENT))
+        return self._deny(state, count, stamp) if count.exceeded else None
+
+    def _deny(self, state: State, count: StepCount, stamp: Stamp) -> tuple[Decision, Effects]:
+        decision = Decision(excess_answer(self.kernel), principal_of(state, refusal_code(state)), stamp)
+        return decision, Effects(excess=describe_excess(count))
 
     def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
         """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.

@@ -27,11 +27,15 @@ from policyengine.spec.facts import (
     pending_attributes,
     presenter_of,
 )
+from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
 from policyengine.spec.match_endpoint import Captures, match_pattern
+from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES
+
+TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
 
 
 def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
@@ -62,13 +66,32 @@ def _with_bindings(facts: Facts) -> Facts:
     endpoint = facts.request.endpoint
     found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
     loosely = [(one, captures) for one, captures in found if captures is not None]
+    read = evaluate if may_evaluate_bindings((one for one, _ in loosely), facts) else too_many_steps
     strictly = [(one, captures) for one, captures in loosely if match_pattern(one.pattern, endpoint) is not None]
-    bound = bound_facts(loosely, facts)
-    loose = (frozenset(bound), bound_facts(strictly, facts)) if len(strictly) < len(loosely) else None
+    bound = bound_facts(loosely, facts, read)
+    loose = (frozenset(bound), bound_facts(strictly, facts, read)) if len(strictly) < len(loosely) else None
     return replace(facts.bind(bound), loose=loose)
 
 
-def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
+def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
+    """Return whether the expressions of `with` take no more steps than a decision has."""
+    count, reader = StepCount(), FactsReader(facts, evaluate)
+    try:
+        for binder in binders:
+            count_all(binder_expressions(binder), lambda: reader, count)
+    except TooManyStepsError:
+        return False
+    return True
+
+
+def too_many_steps(node: k.Expr, facts: Facts) -> Value:
+    """Return the value of bindings that take too many steps. The decision is a deny, whatever the value is."""
+    return TOO_MANY_STEPS
+
+
+def bound_facts(
+    matching: Iterable[tuple[k.Binder, Captures]], facts: Facts, read: history.Evaluator
+) -> dict[Path, object]:
     """Return the bindings of patterns: captures, the resource, and facts of `with`. Two different bindings of a fact
     give Invalid.
     """
@@ -85,7 +108,7 @@ def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> 
             captured = captures[binder.resource[1]]
             bind(("resource",), EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured)
         for path, expression in binder.facts:
-            bind(path, evaluate(expression, facts))
+            bind(path, read(expression, facts))
     return found
 
 

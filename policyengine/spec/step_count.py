@@ -9,6 +9,7 @@ value is read only after the steps to find it were counted, so the work of count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, assert_never
 
@@ -198,15 +199,22 @@ class StepCount:
 
 def count_steps(request: CountedRequest) -> StepCount:
     """Return the steps of a decision, up to the limit."""
+    count = count_bindings(request)
+    if not count.exceeded:
+        with suppress(TooManyStepsError):
+            count_blocks(request, count)
+            count_hops(request, count)
+            count_guards(request, count)
+            count_limits(request, count)
+    return count
+
+
+def count_bindings(request: CountedRequest) -> StepCount:
+    """Return the steps of the bindings of the endpoint, which are counted before everything else."""
     count = StepCount()
-    try:
-        count_bindings(request, count)
-        count_blocks(request, count)
-        count_hops(request, count)
-        count_guards(request, count)
-        count_limits(request, count)
-    except TooManyStepsError:
-        pass
+    with suppress(TooManyStepsError):
+        for binder in request.binders():
+            count_all(binder_expressions(binder), lambda: request.given, count)
     return count
 
 
@@ -220,9 +228,8 @@ def count_all(nodes: Iterable[k.Expr | None], reader: Callable[[], RuleReader], 
             count_expression(node, reader(), count, looping=False)
 
 
-def count_bindings(request: CountedRequest, count: StepCount) -> None:
-    for binder in request.binders():
-        count_all((expression for _, expression in binder.facts), lambda: request.given, count)
+def binder_expressions(binder: k.Binder) -> Iterable[k.Expr]:
+    return (expression for _, expression in binder.facts)
 
 
 def count_blocks(request: CountedRequest, count: StepCount) -> None:

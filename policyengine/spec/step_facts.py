@@ -1,68 +1,23 @@
-"""Reads the values for the step count as the specification reads them."""
+"""Requests as the step count of the specification reads them: with all rules of the policy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from policyengine import kernel as k
 from policyengine.runtime.endpoints import Endpoint
-from policyengine.runtime.history import PastEvent
 from policyengine.runtime.request import Approval
-from policyengine.runtime.snapshot import Entities, Snapshot
-from policyengine.runtime.values import MissingValue, Unknown, Value
-from policyengine.spec import history
+from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.values import MissingValue, Unknown
 from policyengine.spec.approvals import approval_facts, trace_approval
 from policyengine.spec.evaluate import evaluate, given_facts
-from policyengine.spec.facts import Facts, Path, has_agent, hop_facts, hops_of, presenter_of, records_chains
+from policyengine.spec.facts import Facts, has_agent, hop_facts, hops_of, presenter_of, records_chains
+from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.match_endpoint import match_pattern, place_covers
-from policyengine.spec.step_count import CountedAgent, Families, HistoryWindow, RuleReader
+from policyengine.spec.step_count import CountedAgent, RuleReader
 from policyengine.spec.trace import ChainAgent
-
-
-@dataclass(slots=True)
-class FactsReader:
-    """Reads facts of the specification. `bindings` and `variable` are those of the loop around the expression."""
-
-    facts: Facts
-    families: Families = field(default_factory=dict)
-    bindings: dict[Path, object] = field(default_factory=dict)
-    variable: str = ""
-
-    @property
-    def user(self) -> Value:
-        return self.facts.read(("user", "id"))
-
-    @property
-    def entities(self) -> Entities:
-        return self.facts.entities
-
-    def value(self, node: k.Expr) -> Value:
-        return evaluate(node, self.facts)
-
-    def in_loop(self, variable: str) -> FactsReader:
-        inside, bindings = self.facts.in_loop()
-        return FactsReader(inside, self.families, bindings, variable)
-
-    def assign(self, item: Value) -> None:
-        self.bindings["", self.variable] = item
-
-    def at_event(self, pattern: k.EventPattern, event: PastEvent) -> FactsReader:
-        return FactsReader(self.facts.at_event(pattern, event), self.families)
-
-    def window(self, node: k.HistoryCondition | k.Aggregate) -> HistoryWindow | None:
-        main = history.fetched_history(node, node.event, self.facts, evaluate)
-        if isinstance(main, Unknown):
-            return None
-        _, events = history.events_since(main, node.event, node.within, self.facts, evaluate)
-        if node.since is None:
-            return HistoryWindow(events)
-        since = history.fetched_history(node, node.since, self.facts, evaluate)
-        if isinstance(since, Unknown):
-            return None
-        _, resets = history.events_since(since, node.since, node.within, self.facts, evaluate)
-        return HistoryWindow(events, resets, len(since.events))
 
 
 @dataclass
@@ -91,20 +46,20 @@ class SpecifiedRequest:
     @cached_property
     def given(self) -> FactsReader:
         facts = self.facts
-        return FactsReader(given_facts(facts.kernel, facts.request, self.snapshot, facts.now))
+        return FactsReader(given_facts(facts.kernel, facts.request, self.snapshot, facts.now), evaluate)
 
     @cached_property
     def guards(self) -> FactsReader:
-        return FactsReader(self.facts)
+        return FactsReader(self.facts, evaluate)
 
     @cached_property
     def grants(self) -> FactsReader:
         exact = self.facts.by_the_letter
-        return self.guards if exact is self.facts else FactsReader(exact)
+        return self.guards if exact is self.facts else FactsReader(exact, evaluate)
 
     def at_hop(self, hop: CountedAgent) -> FactsReader:
         assert isinstance(hop, ChainAgent)
-        return FactsReader(hop_facts(self.grants.facts, hop))
+        return FactsReader(hop_facts(self.grants.facts, hop), evaluate)
 
     def approved(self) -> FactsReader:
         found = [
@@ -113,7 +68,8 @@ class SpecifiedRequest:
             for index, effect in enumerate(guard.effects)
             if isinstance(effect, k.Confirm)
         ]
-        return FactsReader(self.facts.bind(approval_facts(found, self.facts.now)), self.guards.families)
+        facts = self.facts.bind(approval_facts(found, self.facts.now))
+        return FactsReader(facts, evaluate, self.guards.families)
 
     def binders(self) -> Iterable[k.Binder]:
         for binder in self.facts.kernel.binders:

@@ -10,11 +10,12 @@ import pytest
 
 from policyengine.check import check_text
 from policyengine.engine import Engine
+from policyengine.evaluator import decide as walker
 from policyengine.lint.rules import loops
 from policyengine.runtime.decision import Effects, Gate, Reason
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec import work
+from policyengine.spec import evaluate, work
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.step_count import count_steps
 from policyengine.spec.step_facts import SpecifiedRequest
@@ -270,6 +271,20 @@ def test_the_size_of_entity_store_sets_is_shown_only_to_the_operator() -> None:
     found, effects = spending(policy, {**asked({}), "user": {"id": "alice"}}, rows)
     assert found.reasons == (Reason(Gate.FAILURE, TOO_MANY),)
     assert effects.excess.endswith("guard `g`: `user.roles` has 30 elements")
+
+
+@pytest.mark.usefixtures("few")
+def test_no_loop_is_evaluated_if_a_decision_exceeds_the_step_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "evaluate_quantifier", lambda *_: 1 / 0)
+    large = asked({"a": ints(2_000), "b": ints(2_000)})
+    history = 'guard "g" on POST /x { warn when after POST /x within 1h per (body.found) }\n'
+    for policy in (WITH, WITH + history, HEAD + guard(PAIRS)):
+        assert decide(policy, large).gate is Gate.FAILURE
+        engine = Engine.from_text(policy, clock=lambda: NOW)
+        assert engine.explain(large).decision.gate is Gate.FAILURE
+        for step in ("finish", "find_windows"):
+            monkeypatch.setattr(walker, step, lambda *_: 1 / 0)
+        assert engine.decide(large).reasons == (Reason(Gate.FAILURE, TOO_MANY),)
 
 
 # ── The engine ────────────────────────────────────────────────────────────────────────────────
