@@ -36,7 +36,7 @@ from bench import (
 )
 from bench.peers import PEERS
 from bench.report import Report, Section, show
-from bench.serving import connections, doors, frames, serve
+from bench.serving import adapters, connections, doors, frames, serve
 
 WIDTH = 160  # of a file or a pipe
 
@@ -48,6 +48,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "serve": lambda _, say: serve.run(say),
     "socket": lambda _, say: frames.run(say),
     "doors": lambda _, say: doors.run(say),
+    "adapters": lambda _, say: adapters.run(say),
     "connections": lambda _, say: connections.run(say),
     "first": lambda _, say: first.run(say),
     "compile": lambda options, say: startup.run_compile(tuple(options.sizes) or startup.SIZES, say),

@@ -41,9 +41,9 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
             allowed = MEMBERS[root]
             if allowed is None:
                 facts[root] = read_members(members)
-            elif allowed.issuperset(members):
-                facts[root] = read_known_members(members)
-            else:
+                continue
+            found = facts[root] = read_known_members(members)  # names of a caller's own class are not compared
+            if not allowed.issuperset(found):
                 return None
         endpoint = read_plain_endpoint(facts)
     except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
@@ -77,7 +77,7 @@ def read_members(members: dict[Any, Any]) -> PlainFacts:
 
 
 def read_known_members(members: dict[Any, Any]) -> PlainFacts:
-    """Return the members as `read_members` does; their names are known to be plain, if they are texts."""
+    """Return the members as `read_members` does. The caller checks the names, which are texts."""
     found: PlainFacts = {}
     for name, value in members.items():
         if type(name) is not str:
