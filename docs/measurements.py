@@ -179,11 +179,10 @@ def targets() -> str:
 
 def pictures() -> dict[Path, str]:
     """Return the charts, and the rules of the example `payments` at one endpoint."""
-    decided, kinds_pure, kinds_compiled = (
-        read_result(*one) for one in (("decide", "pure"), ("kinds", "pure"), ("kinds", "compiled"))
-    )
+    decided, compiled = (read_result("decide", build) for build in BUILDS)
+    kinds_pure, kinds_compiled = (read_result("kinds", build) for build in BUILDS)
     return {
-        DOCS / "decide.svg": chart.svg(decided.data, decided.machine),
+        DOCS / "decide.svg": chart.svg([*decided.data, *chart.in_run(compiled.data, decided.data)], decided.machine),
         DOCS / "program.svg": program(),
         DOCS / "kinds.svg": kind_chart.svg(SIZE, kinds_pure.data, kinds_compiled.data, kinds_compiled.machine),
     }
