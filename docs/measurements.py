@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import chart, kind_chart
+from bench.paper import NAMES
 from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
 from bench.results import BUILDS, read_result
 from bench.trial import format_number
@@ -136,7 +137,7 @@ def applications() -> str:
     names = list(dict.fromkeys(one["application"] for one in found["pure"]))
     rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, name))) for name in names)] for build in BUILDS[::-1]]
     rows.append(["Cedar, called from Python", *(timed(cells.get(("pure", "cedar", name))) for name in names)])
-    return table(("engine", *names), rows)
+    return table(("engine", *(NAMES[name] for name in names)), rows)
 
 
 def first() -> str:
