@@ -1,4 +1,4 @@
-"""What all doors share: their counters, the decision of one question, and which headers are simple."""
+"""The parts of every door on the fast path: its counters, the decision of one question, and which headers are simple."""
 
 from __future__ import annotations
 
