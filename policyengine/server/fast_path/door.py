@@ -1,4 +1,4 @@
-"""The parts of every door on the fast path: its counters, the decision of one question, and which headers are simple."""
+"""The parts of every door on the fast path: counters, the decision of one question, and simple headers."""
 
 from __future__ import annotations
 
