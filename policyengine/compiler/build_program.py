@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
-from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
+from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder, Scope
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
@@ -90,7 +90,7 @@ class ProgramBuilder:
         program.make_rules = self.rules_at
         if program.blocks_read_history:
             kernel = self.kernel
-            program.blocks_read_history = bool(self._history([kernel.agents, kernel.users, kernel.anyones]))
+            program.blocks_read_history = bool(self.histories_in([kernel.agents, kernel.users, kernel.anyones]))
         self._renew()
 
     def _renew(self) -> None:
@@ -99,6 +99,13 @@ class ProgramBuilder:
         self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
         self.program.hop_slots = tuple(self.nodes.hop_slots)
         self.program.blank = [UNREAD] * self.nodes.count
+
+    def value_node(self, expression: k.Expr, scope: Scope) -> n.Node:
+        """Return the node of an expression in a scope."""
+        with self._lock:
+            found = self.nodes.value(expression, scope)
+            self._renew()  # it may have new slots
+            return found
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
@@ -433,12 +440,13 @@ class ProgramBuilder:
 
     def _events(self, parts: object) -> Iterator[EventRules]:
         """Yield the patterns of past requests in parts of the kernel, each once."""
-        found = {event.watch: event for node in self._history(parts) for event in event_patterns(node)}
+        found = {event.watch: event for node in self.histories_in(parts) for event in event_patterns(node)}
         yield from (self.nodes.event(event, PLAIN) for event in found.values())
 
-    def _history(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
+    def histories_in(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
+        """Return the conditions about past requests in parts of the kernel."""
         if isinstance(part, tuple | list):
-            return tuple(node for one in part for node in self._history(one))
+            return tuple(node for one in part for node in self.histories_in(one))
         found = self._histories.get(id(part))
         if found is None:  # parts of the kernel stay, so their ids do
             found = self._histories[id(part)] = tuple(history_conditions(part))

@@ -8,15 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.clock import EPOCH, MICROSECOND
+from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
 from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.sizes import Limiting, SizeLimit
-from policyengine.compiler.slices import Slices
+from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
-from policyengine.evaluator.state import UNREAD
+from policyengine.evaluator.state import UNREAD, State
+from policyengine.evaluator.verdicts import principal_of
+from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.ids import Stamp
@@ -27,8 +29,9 @@ from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_exte
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
-from policyengine.spec.reference import decide
+from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
+from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
 
 class Evaluator:
@@ -37,9 +40,10 @@ class Evaluator:
     def __init__(self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None) -> None:
         self.kernel = kernel
         self.entities = entities
-        tree = tree or tree_of(kernel)
-        self.program = ProgramBuilder(kernel, tree).program
-        self.slices = Slices(kernel, tree, self.program)
+        self.tree = tree = tree or tree_of(kernel)
+        self._builder = ProgramBuilder(kernel, tree)
+        self.program = self._builder.program
+        self._step_nodes = StepNodes(self._builder, tree)
         self._kept: walker.KeptAttributes = {}
         self._limiting = Limiting(kernel, entities)
 
@@ -58,10 +62,13 @@ class Evaluator:
         sizes = self._size_limit(rules)
         if sizes is not None and (request.entities or sizes.takes_long(objects_of(request))):
             return True
-        return "chain" in request.facts and self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS)
+        if "chain" not in request.facts:
+            return False
+        return self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS, self._steps_of_others(rules))
 
-    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int) -> bool:
-        """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long."""
+    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: int) -> bool:
+        """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long.
+        `others` are the steps of a hop in blocks that do not name an agent."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
@@ -69,34 +76,44 @@ class Evaluator:
         names = [name for name in given if isinstance(name, str)]
         each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
         if len(names) == len(hops):
-            steps = sum([of_names.get(name, 0) for name in names]) + len(hops) * self._steps_of_others(rules)
+            steps = sum([of_names.get(name, 0) for name in names]) + len(hops) * others
             if steps * each <= most:
                 return False
-        times, others, steps = Counter(names), len(hops) - len(names), 0
-        for block in self.slices.of(request).agents:
-            who = block.who
-            matches = times[who.name] + others if isinstance(who, k.ExactName) else len(hops)
-            steps += matches * each * (head_steps(block) + hop_steps(block))
-            if steps > most:
-                return True
+        covering, steps = rules.covering.agents | rules.covering.hands, 0
+        for hop in hops:
+            for number in self._step_nodes.agents.matching(*hop_agent(hop), covering):
+                steps += each * self._block_steps[number]
+                if steps > most:
+                    return True
         return False
 
     def _steps_of_others(self, rules: EndpointRules) -> int:
         """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
         if rules.hop_steps < 0:
-            covering = rules.covering
-            blocks = (self.kernel.agents[number] for number in covering.agents | covering.hands)
-            others = (head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName))
-            rules.hop_steps = sum(others)
+            numbers = rules.covering.agents | rules.covering.hands
+            rules.hop_steps = sum(self._block_steps[one] for one in numbers if not self._names_agent(one))
         return rules.hop_steps
+
+    @cached_property
+    def _steps_of_all_others(self) -> int:
+        """The steps of a hop in all blocks of the policy that do not name an agent."""
+        return sum(steps for number, steps in enumerate(self._block_steps) if not self._names_agent(number))
+
+    def _names_agent(self, number: int) -> bool:
+        return isinstance(self.kernel.agents[number].who, k.ExactName)
+
+    @cached_property
+    def _block_steps(self) -> list[int]:
+        """The steps of a hop in each block."""
+        return [head_steps(block) + hop_steps(block) for block in self.kernel.agents]
 
     @cached_property
     def _steps_by_name(self) -> Counter[str]:
         """The steps of a hop in all blocks for its name, wherever their grants are."""
         found = Counter[str]()
-        for block in self.kernel.agents:
+        for block, steps in zip(self.kernel.agents, self._block_steps, strict=True):
             if isinstance(block.who, k.ExactName):
-                found[block.who.name] += head_steps(block) + hop_steps(block)
+                found[block.who.name] += steps
         return found
 
     def plan(
@@ -121,6 +138,8 @@ class Evaluator:
         entities = self.entities if looking is None else looking
         windows = NO_WINDOWS
         if self.kernel.watches:
+            if denied := self._deny_long_bindings(request, entities, moment, stamp):
+                return lacked(request, looking) or denied
             windows = walker.find_windows(self.program, request, entities, moment)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), windows)
         if needs.approvals or needs.windows:
@@ -134,16 +153,31 @@ class Evaluator:
             return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
         rules = self.program.rules_at(request.endpoint)
-        if self._counts_steps(request, rules):
-            now = EPOCH + moment // 1_000 * MICROSECOND
-            decision, effects = decide(self.slices.of(request), request, snapshot, now)
-            return decision.with_id(stamp), effects
         kept = self._kept if snapshot.entities is self.entities else None
-        return walker.decide(self.program, request, snapshot, moment, kept, stamp)
+        if not self._counts_steps(request, rules):
+            return walker.decide(self.program, request, snapshot, moment, kept, stamp)
+        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, kept)
+        count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
+        return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
+
+    def _deny_long_bindings(
+        self, request: Request, entities: Entities, moment: int, stamp: Stamp
+    ) -> tuple[Decision, Effects] | None:
+        """Return a deny if the bindings of the endpoint take too many steps, as the keys of histories may read them."""
+        rules = self.program.rules_at(request.endpoint)
+        if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):
+            return None
+        state = walker.start(self.program, rules, request, entities, walker.NO_HISTORY, moment, None)
+        count = count_bindings(StartedRequest(self._step_nodes, state, walker.NOTHING_SPENT))
+        return self._deny(state, count, stamp) if count.exceeded else None
+
+    def _deny(self, state: State, count: StepCount, stamp: Stamp) -> tuple[Decision, Effects]:
+        decision = Decision(excess_answer(self.kernel), principal_of(state, refusal_code(state)), stamp)
+        return decision, Effects(excess=describe_excess(count))
 
     def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
-        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings:
-        the specification counts them, and the walker does not."""
+        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.
+        Only then are the steps counted."""
         sizes = rules.sizes if rules.sizes is not UNREAD else self._size_limit(rules)
         has_chain = "chain" in request.facts
         if sizes is None and not has_chain and not request.approvals:
@@ -159,7 +193,7 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, rules, left // 2)
+        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_all_others)
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""
@@ -177,6 +211,27 @@ class Evaluator:
             ]
             found = rules.sizes = self._limiting.limit(parts, list(rules.conditional_grants))
         return found  # type: ignore[no-any-return]
+
+    def histories_read(self, request: Request) -> list[k.HistoryCondition | k.Aggregate]:
+        """Return the conditions about past requests in the rules that may be about the caller and the endpoint."""
+        kernel, numbers, found = self.kernel, self.program.rules_at(request.endpoint).covering, self._step_nodes
+        agents, user = set[int](), agent_name(request.fact("user", "id"))
+        if "agent" in request.facts:
+            for name, groups in presenter_and_hops(request):
+                agents |= found.agents.matching(name, groups, numbers.agents | numbers.hands)
+        users = found.users.named(user) if isinstance(user, str) else numbers.users
+        parts = [
+            *(kernel.agents[number] for number in sorted(agents)),
+            *(kernel.users[number] for number in sorted(users)),
+            *(kernel.anyones[number] for number in sorted(numbers.anyones)),
+            *(kernel.guards[number] for number in numbers.guards),
+            *(kernel.limits[number] for number in numbers.limits),
+        ]
+        return list(self._builder.histories_in(parts))
+
+    def binders_at(self, request: Request) -> tuple[k.Binder, ...]:
+        """Return the bindings of the endpoint."""
+        return tuple(self.kernel.binders[one] for one in self.program.rules_at(request.endpoint).covering.binders)
 
 
 def objects_of(request: Request) -> dict[str, Mapping[str, object]]:

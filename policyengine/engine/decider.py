@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -239,9 +240,9 @@ class Decider:
         """Encode the history before anything is spent, because the decision did not know later reports."""
         if self._log is None:
             return b""
-        part = evaluator.slices.of(request)
-        facts = build_facts(part, request, snapshot, from_epoch_nanoseconds(moment))
-        return self._log.past(evaluator.slices.histories_in(part), facts)
+        kernel = replace(self.kernel, binders=evaluator.binders_at(request))
+        facts = build_facts(kernel, request, snapshot, from_epoch_nanoseconds(moment))
+        return self._log.past(evaluator.histories_read(request), facts)
 
     def _encode_proved(self, request: Request) -> bytes:
         if not self.keeps_proofs:

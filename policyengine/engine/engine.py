@@ -195,12 +195,7 @@ class Engine:
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
         try:
-            if type(question) is dict and self._authenticator is None:
-                request = read_ordinary_request(question) or Request.from_mapping(question)
-            else:
-                request = self.authenticate(question).request
-            if request.credentials is not None:
-                reject_raw_credentials(request)
+            request = self._read(question)
             if without_waiting and self.forecast.takes_long_to_decide(request):
                 raise WouldBlockError("it may take long")
         except (RequestError, WouldBlockError):
@@ -213,14 +208,17 @@ class Engine:
             reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
-    def evaluate(self, question: QuestionLike) -> Decision:
-        """Decide without spending: the same question gets the same answer. Raises RequestError.
+    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+        """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
+        `decide` does.
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
         try:
-            request = self._authenticated_request(Question.of(question))
-        except RequestError:
+            request = self._read(question)
+            if without_waiting and self.forecast.takes_long_to_decide(request):
+                raise WouldBlockError("it may take long")
+        except (RequestError, WouldBlockError):
             raise
         except Exception as error:
             return self._guarded.record_failure(None, error, b"evaluate")
@@ -441,9 +439,16 @@ class Engine:
         """The number of answers that passed in observe mode, by the outcome that they would have had."""
         return {} if self.recorder.observer is None else dict(self.recorder.observer.counts)
 
+    def _read(self, question: QuestionLike) -> Request:
+        """Return the authenticated request. Raises RequestError."""
+        if type(question) is dict and self._authenticator is None:
+            request = read_ordinary_request(question) or Request.from_mapping(question)
+            return request if request.credentials is None else reject_raw_credentials(request)
+        return reject_raw_credentials(self.authenticate(question).request)
+
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""
-        return reject_raw_credentials(self.authenticate(question).request)
+        return self._read(question)
 
 
 def compile_or_raise(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:

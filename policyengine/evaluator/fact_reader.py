@@ -10,12 +10,11 @@ from policyengine import typesystem
 from policyengine.evaluator.nodes import is_absent, merge, quick_strings
 from policyengine.evaluator.state import ChainMember, State
 from policyengine.runtime.fact_access import fact_at
-from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
+from policyengine.runtime.pending_facts import pending_entity_members
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.typesystem import EntityRef, Scalar
-from policyengine.vocabulary import ENTITY_ROOTS
 
 if TYPE_CHECKING:
     from policyengine.evaluator.program import TrustAnchor
@@ -98,12 +97,10 @@ def read_claims(st: State) -> None:
 def pending_attributes(st: State) -> dict[tuple[EntityRef, str], object]:
     """Return the attributes of entities that the caller reports as pending."""
     found: dict[tuple[EntityRef, str], object] = {}
-    for name in st.request.pending:
-        root, *steps = parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending")
-        if root in ENTITY_ROOTS and steps:
-            holder = st.program.holders[root].get(st)
-            if isinstance(holder, EntityRef):
-                found[holder, steps[0]] = PENDING
+    for root, member in pending_entity_members(st.request.pending):
+        holder = st.program.holders[root].get(st)
+        if isinstance(holder, EntityRef):
+            found[holder, member] = PENDING
     return found
 
 

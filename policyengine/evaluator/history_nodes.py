@@ -144,6 +144,18 @@ class HistoryNode(Condition):
         gap = [Unknown.of(self.fact, TOO_SHORT)] if main.complete_after > start else []
         return found, gap
 
+    def window(self, st: State) -> tuple[Sequence[PastEvent], Sequence[PastEvent], int] | None:
+        """Return the events of the window, those of `since`, and how many of `since` the store has; None if one of the
+        histories is unknown."""
+        main = self.event.fetched(st, self.fact)
+        since = None if self.since is None else self.since.fetched(st, self.fact)
+        if type(main) is Unknown or type(since) is Unknown:
+            return None
+        events = self._window(st, self.event, main)[1]
+        if self.since is None or since is None:
+            return events, [], 0
+        return events, self._window(st, self.since, since)[1], len(since.events)
+
     def _window(self, st: State, event: EventRules, history: History) -> tuple[int, Sequence[PastEvent]]:
         """Return the start of the window and its events. A question about an earlier time sees no later events."""
         start, asked = self._bounds(st, history)

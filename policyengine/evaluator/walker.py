@@ -88,10 +88,7 @@ def take_doubts(st: State) -> Doubts:
 def walk(st: State, exact: State, approved: State) -> Passage:
     """Return how the question passes the gates. Grants read facts in the state `exact`, guards in `approved`."""
     rules, found = st.rules, Passage()
-    credential = st.facts.get("credential")
-    if credential is not None and (type(credential) is not dict or "refused" in credential):
-        raw = fact_at(st.facts, ("credential", "refused"))
-        found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
+    found.refused = refusal_code(st)
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
     if found.open_to_anyone:
         found.identified = True
@@ -103,6 +100,15 @@ def walk(st: State, exact: State, approved: State) -> Passage:
     if rules.effects:
         pass_guards(approved, rules, found)
     return found
+
+
+def refusal_code(st: State) -> str | None:
+    """Return the code of a refused credential; None if it was not refused."""
+    credential = st.facts.get("credential")
+    if credential is None or (type(credential) is dict and "refused" not in credential):
+        return None
+    raw = fact_at(st.facts, ("credential", "refused"))
+    return None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
 
 
 # ── Grants ────────────────────────────────────────────────────────────────────────────────────

@@ -131,7 +131,7 @@ class RateState(Struct, frozen=True, omit_defaults=True):
 
 class Answer(Struct, frozen=True, eq=False):
     """The answer to a request, independent of the caller. Requests with the same result share one object, so it is
-    encoded once: `written` caches the encoded form by format and is not part of the content. `would_be` is the enforced
+    encoded once: `written` caches encoded forms by format and is not part of the content. `would_be` is the enforced
     outcome in observe mode; None otherwise.
     """
 
@@ -143,7 +143,7 @@ class Answer(Struct, frozen=True, eq=False):
     unknown: tuple[UnknownFact, ...] = ()
     package: str = ""
     revision: str = ""
-    written: dict[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    written: dict[str, Any] = field(default_factory=dict)
     would_be: Outcome | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -292,6 +292,12 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         if agent is None:
             return Principal(None, issuer, user, () if user is None else (user,))
         return Principal(agent, issuer, user, (agent,) if user is None else (user, agent), agent)
+
+    @property
+    def agent_and_user(self) -> tuple[str | None, str | None]:
+        """The presenting agent and the user."""
+        asker = self.asker
+        return (asker.agent, asker.user) if isinstance(asker, Principal) else (asker[0], asker[2])
 
     @property
     def allowed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from policyengine.runtime import decode as wire
@@ -22,7 +23,7 @@ from policyengine.runtime.endpoints import (
 from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.pending_facts import mark_plain_pending, read_pending
+from policyengine.runtime.pending_facts import prepared_names, read_pending
 from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
@@ -174,25 +175,45 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
 
 def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, object]) -> None:
     """Add pending facts, approvals, entity rows and options. Raises RequestError and DecodeError."""
-    names = raw.get("pending")
-    if type(names) is list and len(names) <= MAX_PLAIN_PENDING and all(type(name) is str for name in names):
-        request.pending = mark_plain_pending(tuple(names), facts)
-    elif names is not None:
-        request.pending = read_pending(wire.clean(names, 1), facts)
-    given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
-    if "approvals" in given:
-        approvals = iterate_items(given["approvals"], "approvals")
+    if raw.get("pending") is not None:
+        prepared = prepared_names(raw["pending"])
+        if prepared is None:
+            request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
+        else:
+            prepared.mark(facts)
+            request.pending = prepared.names
+    if raw.get("approvals") is not None:
+        approvals = iterate_items(wire.clean(raw["approvals"], 1), "approvals")
         request.approvals = tuple(read_approval(item, place) for place, item in approvals)
-    if "entities" in given:
-        request.entities = read_entity_rows(given["entities"], "entities")
-    if "options" in given:
-        request.options = read_options(given["options"])
+    if raw.get("entities") is not None:
+        request.entities = read_entity_rows(wire.clean(raw["entities"], 1), "entities")
+    if raw.get("options") is not None:
+        request.options = prepared_options(raw["options"]) or read_options(wire.clean(raw["options"], 1))
 
 
-MAX_PLAIN_PENDING = 32
-ORDINARY_LISTS = ("approvals", "entities", "options")
 NO_OPTIONS = Options()
 NOTHING_PENDING: frozenset[str] = frozenset()
+ONLY_SUPPORTED = {"obligations_supported"}
+MAX_PREPARED_KINDS = 16  # kinds of obligations in options that are prepared, and the characters of each
+MAX_PREPARED_LENGTH = 64
+
+
+def prepared_options(raw: object) -> Options | None:
+    """Return options that only list the supported obligations, as gateways send them; None for all others."""
+    if type(raw) is not dict or raw.keys() != ONLY_SUPPORTED or set(map(type, raw)) != {str}:
+        return None
+    kinds = raw["obligations_supported"]
+    if (type(kinds) is not list and type(kinds) is not tuple) or len(kinds) > MAX_PREPARED_KINDS:
+        return None
+    for kind in kinds:
+        if type(kind) is not str or not kind or not kind.isascii() or len(kind) > MAX_PREPARED_LENGTH:
+            return None
+    return supporting_options(tuple(kinds))
+
+
+@lru_cache(maxsize=64)
+def supporting_options(kinds: tuple[str, ...]) -> Options:
+    return Options(obligations_supported=frozenset(kinds))
 
 
 def read_request(raw: Mapping[str, object]) -> Request:

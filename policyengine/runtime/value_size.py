@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any
 
-from policyengine.runtime.values import Invalid, MissingValue
+from policyengine.runtime.values import Invalid, MissingValue, PartialObject
 from policyengine.typesystem import EntityRef
 
 CHARACTERS_PER_STEP = 64  # characters; comparing them takes about one step
@@ -76,12 +76,14 @@ def is_large(value: object) -> bool:
         parts += 1
         if kind is str:
             parts += len(one) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
-        elif kind is dict:
+        elif kind is dict or kind is PartialObject:
             parts += len(one)  # type: ignore[arg-type]
             pending += one.values() if len(one) <= LARGE_EXTENT else ()  # type: ignore[attr-defined, arg-type]
         elif kind in OWN:
             parts += len(one)  # type: ignore[arg-type]
             pending += one if len(one) <= LARGE_EXTENT else ()  # type: ignore[arg-type]
+        elif kind in CONSTANT_SIZE_TYPES:
+            continue
         elif issubclass(kind, str | Mapping | list | tuple | Set):
             return True
         if parts > LARGE_EXTENT:

@@ -45,7 +45,7 @@ from policyengine.spec.reason_texts import (
     OPERATOR_OBLIGATIONS,
     PROOFS,
 )
-from policyengine.spec.work_exceeded import deny_excess
+from policyengine.spec.work_exceeded import deny_excess, describe_excess
 from policyengine.time_formats import format_duration
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
@@ -67,16 +67,9 @@ class Obstacle:
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
-    """Return the decision for a trace, and its effects. Return a deny if the decision or its effects exceed the step
-    limit.
-    """
-    found = None if facts.work.exceeded else _conclude_within_steps(facts, seen)
-    if found is not None and not facts.work.exceeded:
-        return found
-    return deny_excess(facts, _known_principal(facts, seen), identified=seen.identified)
-
-
-def _conclude_within_steps(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
+    """Return the decision for a trace, and its effects."""
+    if seen.excess is not None:
+        return deny_excess(facts.kernel, _known_principal(facts, seen)), Effects(excess=describe_excess(seen.excess))
     stops = tuple(_obstacles(facts, seen))
     outcome = min((stop.reason.outcome for stop in stops), key=STRENGTH.index, default=Outcome.ALLOW)
     if outcome is Outcome.ALLOW and (unmet := tuple(_unsupported_obligations(facts, seen))):
@@ -184,7 +177,6 @@ def _deny_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, deny: k.De
 
 def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
     """Yield the proofs that would remove the deny."""
-    facts.work.rule = guard
     reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
     for kind, need, fact, better in PROOFS:
         if fact in reads and evaluate(condition, facts.bind({fact: better})) is False:

@@ -17,6 +17,7 @@ from policyengine.evaluator.program import MAX_HEADS
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.reference import decide
+from policyengine.testing.slices import Slices
 
 CROSSING = "\n".join(
     f'guard "{"".join(way)}" on GET /{"/".join(way)} {{ warn message "{"".join(way)}" }}'
@@ -174,7 +175,7 @@ def test_a_slice_contains_only_what_affects_one_request() -> None:
     asked = Request.from_mapping(
         {"request": {"method": "GET", "path": "/x7/1", "size": 0.5}, "agent": {"id": "a7", "issuer": "i"}}
     )
-    small = engine.decider.compiled.evaluator.slices.of(asked)
+    small = Slices(engine.decider.compiled.evaluator).of(asked)
     assert [block.label for block in small.agents] == ['agent "a7"']
     assert [guard.name for guard in small.guards] == ["g7"]
     now = datetime(2027, 1, 4, tzinfo=UTC)

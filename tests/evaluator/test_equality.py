@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine import kernel as k
-from policyengine.compiler.slices import Slices
 from policyengine.engine import Engine
 from policyengine.engine.question import parse_request
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
+from policyengine.testing.slices import Slices
 from tests.evaluator.equality import Pair
 from tests.evaluator.sources import SOURCES, hold
 from tests.evaluator.tallies import LEAST, SHARES, Share, cases_of
@@ -180,7 +180,7 @@ def test_generated_questions_are_about_rules_with_every_form_of_a_condition() ->
     """Count only the rules that can affect the decision of a question."""
     met: Counter[str] = Counter()
     for seed in (*range(1_000, 1_036), 1_053, 1_057):  # the last negate a number, which is rare
-        slices = pair_of(seed).tested.evaluator.slices
+        slices = Slices(pair_of(seed).tested.evaluator)
         for asking in askings(seed, 10):
             met.update(type(part).__name__ for one in rules_for(slices, asking) for part in k.walk(one))
     forms = {form.__name__ for form in k.Expr.__args__}  # type: ignore[attr-defined]

@@ -67,8 +67,8 @@ class Spied:
     def decide(self, question: Any, **options: Any) -> Any:
         return self._noted(self._engine.decide(question, **options))
 
-    def evaluate(self, question: Any) -> Any:
-        return self._noted(self._engine.evaluate(question))
+    def evaluate(self, question: Any, **options: Any) -> Any:
+        return self._noted(self._engine.evaluate(question, **options))
 
     def decide_many(self, questions: Any) -> Any:
         return self._noted(self._engine.decide_many(questions))
@@ -248,18 +248,21 @@ def test_a_slow_socket_list_is_not_decided_in_the_event_loop(asked: list[object]
         socket_answers.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
-@pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
+MANY = 2 * socket_answers.MAX_INLINE_QUESTIONS + 8
+
+
+@pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, MANY)], ids=["quick", "loops"])
 def test_a_long_socket_list_is_decided_in_pieces(policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
     begin = socket_answers.submit_long
     monkeypatch.setattr(
         socket_answers, "submit_long", lambda *work, **given: begun.append(work) or begin(*work, **given)
     )
-    asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
+    asked = [*([SMALL] * (MANY - 2)), {"no": "question"}, SMALL]
     _, status, answers = msgpack.unpackb(socket_answers.answer_frame(Engine.from_text(policy), payload(asked))[0])
     assert (status, len(begun)) == (200, pieces)
-    assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
-    assert answers[38]["error"]["member"].startswith("[38]")
+    assert [one["allowed"] for one in answers] == [True] * (MANY - 2) + [False, True]
+    assert answers[MANY - 2]["error"]["member"].startswith(f"[{MANY - 2}]")
 
 
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])

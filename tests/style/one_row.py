@@ -144,12 +144,13 @@ def fact_documents() -> dict[str, Any]:
 
 
 def fact_at_gateways() -> list[str]:
-    from policyengine.http.gateway_headers import GatewayHeaders, RequestTarget, build_question
+    from policyengine.http.gateway_headers import GatewayHeaders
     from policyengine.http.gateway_omissions import ForwardedParts
+    from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget
 
     given = {"x-agent-id": ("bot",), "x-agent-issuer": ("acme",)}
     target = RequestTarget("GET", "/a", "api.example")
-    return build_question(target, given, GatewayHeaders(), ForwardedParts(None, False))["pending"]  # type: ignore[return-value]
+    return GatewayQuestionBuilder(GatewayHeaders(), ForwardedParts(None, False)).build(target, given)["pending"]  # type: ignore[return-value]
 
 
 def fact_only_proved() -> list[str]:

@@ -16,10 +16,10 @@ pytest.importorskip("mcp")
 
 from bench.machine import cores, pinned
 from bench.report import Section
-from bench.serving import doors
+from bench.serving import adapters
+from bench.serving.adapters import CONSTANT, DECIDED, WrongAnswerError
 from bench.serving.door_load import is_complete, parse_answer
 from bench.serving.door_requests import ALLOW, UNKNOWN, WAYS_IN, Port, WayIn
-from bench.serving.doors import CONSTANT, DECIDED, WrongAnswerError
 from bench.serving.servers import process_seconds
 
 CELLS = [(way.title, asked.title) for way in WAYS_IN for asked in way.questions]
@@ -27,20 +27,20 @@ DECIDE = WAYS_IN[0]
 
 
 def summary_of(costs: list[float]) -> dict[str, object]:
-    return doors.summary([{"decisions": 1_000_000, "rate": 1_000.0, "cpu_s": cost} for cost in costs])
+    return adapters.summary([{"decisions": 1_000_000, "rate": 1_000.0, "cpu_s": cost} for cost in costs])
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[doors.Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[adapters.Servers]:
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doors, "CONNECTIONS", 2)
-        yield doors.start_servers(tmp_path_factory.mktemp("doors"), stack)
+        patch.setattr(adapters, "CONNECTIONS", 2)
+        yield adapters.start_servers(tmp_path_factory.mktemp("adapters"), stack)
 
 
 @pytest.fixture(scope="module")
-def measured(servers: doors.Servers) -> Section:
+def measured(servers: adapters.Servers) -> Section:
     """Every way in by a few questions."""
-    return doors.measure_all(servers, rounds=1, seconds=0, say=lambda words: None)
+    return adapters.measure_all(servers, rounds=1, seconds=0, say=lambda words: None)
 
 
 @pytest.mark.parametrize(("way", "asked"), CELLS)
@@ -57,16 +57,16 @@ def test_the_table_has_a_row_for_each_question_of_each_way_in(measured: Section)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS_IN if way.port is not Port.MCP], ids=lambda way: way.title)
-def test_constant_mode_repeats_the_previous_decision(servers: doors.Servers, way: WayIn) -> None:
-    with doors.open_trial(servers, way) as trial:
+def test_constant_mode_repeats_the_previous_decision(servers: adapters.Servers, way: WayIn) -> None:
+    with adapters.open_trial(servers, way) as trial:
         trial.switch(CONSTANT, UNKNOWN)
         assert trial.outcomes(ALLOW) == ["deny"] * way.size
         trial.switch(DECIDED, UNKNOWN)
         assert trial.outcomes(ALLOW) == ["allow"] * way.size
 
 
-def test_constant_mode_repeats_one_decision_id(servers: doors.Servers) -> None:
-    with doors.open_trial(servers, DECIDE) as trial:
+def test_constant_mode_repeats_one_decision_id(servers: adapters.Servers) -> None:
+    with adapters.open_trial(servers, DECIDE) as trial:
         bodies = {}
         for mode in (CONSTANT, DECIDED):
             trial.switch(mode, ALLOW)
@@ -76,30 +76,30 @@ def test_constant_mode_repeats_one_decision_id(servers: doors.Servers) -> None:
 
 
 def test_a_server_that_does_not_switch_to_constant_mode_is_not_timed(
-    servers: doors.Servers, monkeypatch: pytest.MonkeyPatch
+    servers: adapters.Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(doors.SIGNALS, CONSTANT, signal.SIGUSR2)
-    with doors.open_trial(servers, DECIDE) as trial:
+    monkeypatch.setitem(adapters.SIGNALS, CONSTANT, signal.SIGUSR2)
+    with adapters.open_trial(servers, DECIDE) as trial:
         with pytest.raises(WrongAnswerError, match="answers `fact unknown` with deny, not allow"):
             trial.switch(CONSTANT, ALLOW)
-        row = doors.measure_question(trial, ALLOW, 1, 0, lambda words: None)
+        row = adapters.measure_question(trial, ALLOW, 1, 0, lambda words: None)
     assert row["skipped"].startswith("/decide answers `fact unknown`")
 
 
-def test_a_way_in_with_a_wrong_outcome_is_not_timed(servers: doors.Servers) -> None:
+def test_a_way_in_with_a_wrong_outcome_is_not_timed(servers: adapters.Servers) -> None:
     wrong = replace(ALLOW, outcome="confirm")
-    with doors.open_trial(servers, DECIDE) as trial:
-        row = doors.measure_question(trial, wrong, 1, 0, lambda words: None)
+    with adapters.open_trial(servers, DECIDE) as trial:
+        row = adapters.measure_question(trial, wrong, 1, 0, lambda words: None)
     assert row["skipped"] == "/decide answers `allow` with allow, not confirm"
 
 
-def test_wrong_answers_under_load_are_counted(servers: doors.Servers) -> None:
-    with doors.open_trial(servers, DECIDE) as trial:
+def test_wrong_answers_under_load_are_counted(servers: adapters.Servers) -> None:
+    with adapters.open_trial(servers, DECIDE) as trial:
         trial.switch(DECIDED, ALLOW)
         right = trial.client.load(trial.lanes(ALLOW), DECIDE.right_answer("allow"), 0)
         wrong = trial.client.load(trial.lanes(ALLOW), DECIDE.right_answer("deny"), 0)
     assert (right.failed, wrong.failed) == (0, wrong.answers)
-    assert wrong.answers == doors.CONNECTIONS
+    assert wrong.answers == adapters.CONNECTIONS
 
 
 def test_a_batch_is_right_when_all_its_decisions_are() -> None:
@@ -130,28 +130,28 @@ def test_a_chunked_answer_is_parsed_as_one_body() -> None:
 
 def test_the_added_time_is_the_median_of_the_differences_per_round() -> None:
     decided, constant = summary_of([60.0, 130.0, 61.0]), summary_of([50.0, 100.0, 50.0])
-    row = doors.compare(decided, constant)
+    row = adapters.compare(decided, constant)
     assert (row["added_us"], row["ratio"]) == (11.0, 1.22)
 
 
 def test_a_ratio_to_zero_is_none() -> None:
-    assert doors.compare(summary_of([10.0]), summary_of([0.0]))["ratio"] is None
+    assert adapters.compare(summary_of([10.0]), summary_of([0.0]))["ratio"] is None
 
 
 def test_a_summary_has_medians_of_the_rounds() -> None:
     runs = [{"decisions": 100, "rate": rate, "cpu_s": cpu} for rate, cpu in ((10.0, 0.01), (30.0, 0.02), (20.0, 0.06))]
-    assert doors.summary(runs) == {"rate": 20, "cpu_us": 200.0, "cpu_us_rounds": [100.0, 200.0, 600.0]}
+    assert adapters.summary(runs) == {"rate": 20, "cpu_us": 200.0, "cpu_us_rounds": [100.0, 200.0, 600.0]}
 
 
 def test_the_target_is_missed_by_the_way_in_that_pays_most() -> None:
-    cheap = {"way": "a", "question": "allow", **doors.compare(summary_of([60.0]), summary_of([50.0]))}
-    dear = {"way": "b", "question": "allow", **doors.compare(summary_of([650.0]), summary_of([50.0]))}
-    assert doors.section([cheap]).targets[0].holds is True
-    assert doors.section([cheap, dear]).targets[0].holds is False
+    cheap = {"way": "a", "question": "allow", **adapters.compare(summary_of([60.0]), summary_of([50.0]))}
+    dear = {"way": "b", "question": "allow", **adapters.compare(summary_of([650.0]), summary_of([50.0]))}
+    assert adapters.section([cheap]).targets[0].holds is True
+    assert adapters.section([cheap, dear]).targets[0].holds is False
 
 
 def test_the_notes_below_the_table_state_why_a_row_is_left_out() -> None:
-    section = doors.section([{"way": "a", "question": "allow", "skipped": "a answers wrongly"}])
+    section = adapters.section([{"way": "a", "question": "allow", "skipped": "a answers wrongly"}])
     assert section.rows[0][:3] == ("a", "allow", "left out")
     assert "Left out: a answers wrongly" in section.notes
 
