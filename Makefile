@@ -97,7 +97,7 @@ define compile
 @command -v $${CC:-cc} >/dev/null || { echo 'compiling needs a C compiler (on Debian: `apt install gcc`)' >&2; exit 1; }
 @$(1) -c 'import venv' && $(1) -m venv --clear $(2)
 @echo 'compiling the evaluator into $(2): two minutes, after each change of it'
-@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc setuptools
+@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc msgspec setuptools
 @rm -rf $(3) && mkdir -p $(3)/source
 @cp -R policyengine grammar policies pyproject.toml README.md LICENSE $(3)/source
 @cd $(3)/source && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 "$(CURDIR)/$(2)/bin/python" -m pip wheel -q \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ def test_observe_mode_still_denies_after_an_internal_failure(
     def fails(*given: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(observing.decider, "compiled", replace(observing.decider.compiled, decide=fails))
+    monkeypatch.setattr(observing.decider.compiled.evaluator, "plan", fails)
     decision = observing.decide(asked("/v1/x"))
     assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
 

@@ -1,7 +1,8 @@
-"""The part of a policy that can matter to one request: small, so that deciding with care costs the same at any size.
+"""The part of a policy that can affect one request, so that the specification decides it at the same speed for any size
+of policy.
 
-Left out are blocks that are surely about somebody else, and blocks that neither stand for anybody in the request nor
-cover its endpoint: they open nothing, hand nothing on, and are no reason for doubt.
+It leaves out blocks that certainly match another principal, and blocks that match no principal of the request and do
+not cover its endpoint.
 """
 
 from __future__ import annotations

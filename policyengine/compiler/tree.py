@@ -1,7 +1,7 @@
-"""Kernel → decision tree: the endpoint first, then who asks, and there only the rules that can still change the answer.
+"""Kernel → decision tree: an index of the rules by endpoint pattern and by principal.
 
-A tree is a value: the same policy gives an equal one. It holds no rule itself but their numbers in the kernel, so it is
-small and cheap to write down; `leaves.py` walks it and gathers what stands at an endpoint.
+A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules,
+so it is small and can be stored in a bundle. `build_program.py` collects the rules of each endpoint from it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from policyengine import kernel as k
 from policyengine.spec.trace import Block
 
 Numbers: TypeAlias = tuple[int, ...]
-Affix: TypeAlias = tuple[str, str]  # what a segment begins and ends with; ("", "") is any segment
+Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A place in the paths: the segments that may come next, the patterns that end here, and those that end in `**`."""
+    """A node of the trie of paths: the next segments, the patterns that end here, and those that end here in `**`."""
 
     literals: tuple[tuple[str, Node], ...]
     affixes: tuple[tuple[Affix, Node], ...]
@@ -41,7 +41,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Opens:
-    """Openings of one `may`, by their numbers in it; `kind` says in which of the kernel's lists the block is."""
+    """Openings of one `may`, by their numbers in it; `kind` is the list of the kernel that contains the block."""
 
     kind: str  # "agents", "users", "anyones"
     block: int
@@ -51,8 +51,8 @@ class Opens:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What stands at one pattern. `hands` are blocks and the number of their `may delegate`; what `excepts` is to the
-    guards, `spared` is to the limits. What happens there is remembered by `watches`."""
+    """The rules that use one pattern. `hands` are pairs of a block and the number of its `may delegate`. `excepts` are
+    guards that except the pattern, `spared` limits that do. `watches` record the requests that match it."""
 
     opens: tuple[Opens, ...] = ()
     hands: tuple[tuple[int, int], ...] = ()
@@ -66,7 +66,7 @@ class Uses:
 
 @dataclass(frozen=True, slots=True)
 class Principals:
-    """Which blocks are about whom: by name, by group, by a glob of names; `others` must be asked each time."""
+    """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition."""
 
     names: tuple[tuple[str, Numbers], ...]
     groups: tuple[tuple[str, Numbers], ...]
@@ -76,8 +76,8 @@ class Principals:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """`uses` by the number of a pattern; `methods` (None: every method) and `foldings` too. `binding` are the patterns
-    that bind something. Guards `everywhere` have no pattern, and nor have the limits of `always`."""
+    """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are by the number of a pattern.
+    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern."""
 
     package: str
     revision: str
@@ -129,11 +129,11 @@ def tree_of(kernel: k.Kernel) -> Tree:
     )
 
 
-# ── What stands at each pattern ───────────────────────────────────────────────────────────────
+# ── Rules by pattern ───────────────────────────────────────────────────────────────────────────
 
 
 def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
-    """By pattern, in the order in which the kernel names them."""
+    """Return the uses by pattern, in the order in which the kernel names the patterns."""
     opens: dict[k.Pattern, list[Opens]] = defaultdict(list)
     hands: dict[k.Pattern, list[tuple[int, int]]] = defaultdict(list)
     guards, excepts = placed([guard.place for guard in kernel.guards])
@@ -156,7 +156,7 @@ def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
 
 
 def placed(places: Iterable[k.Place]) -> tuple[dict[k.Pattern, list[int]], dict[k.Pattern, list[int]]]:
-    """By pattern the numbers of the places that it is in, and of those that leave it out."""
+    """Return by pattern the numbers of the places that include it, and of those that except it."""
     inside: dict[k.Pattern, list[int]] = defaultdict(list)
     outside: dict[k.Pattern, list[int]] = defaultdict(list)
     for number, place in enumerate(places):
@@ -181,7 +181,7 @@ def _openings(kernel: k.Kernel) -> Iterator[tuple[k.Pattern, Opens]]:
                     yield pattern, Opens(kind, number, which, tuple(places))
 
 
-# ── The paths ─────────────────────────────────────────────────────────────────────────────────
+# ── Paths ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
@@ -215,7 +215,7 @@ def _paths(patterns: Iterable[tuple[k.HttpPattern, int]]) -> Node:
     return root.grown()
 
 
-# ── Who asks ──────────────────────────────────────────────────────────────────────────────────
+# ── Principals ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _principals(blocks: Iterable[k.AgentBlock | k.UserBlock]) -> Principals:

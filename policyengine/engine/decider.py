@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
@@ -53,7 +53,7 @@ class WouldBlockError(Exception):
 NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
 
 
-class DecisionBasis(NamedTuple):
+class DecisionBasis(Struct, frozen=True, gc=False):
     """A decision and the state that it depends on, for the log."""
 
     decision: Decision
@@ -179,8 +179,12 @@ class Decider:
         """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
         the log members of the history and the rows."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
-        lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
-        planned = self._plan(compiled, request, moment, lookup, stamp)
+        lookup: LookupEntityStore | None = None
+        if compiled.entities.lookups is None:
+            planned = compiled.evaluator.plan(request, moment, None, stamp)
+        else:
+            lookup = compiled.entities.looking()
+            planned = self._plan(compiled, request, moment, lookup, stamp)
         state = NO_STATE
         if type(planned) is Needs:
             spent = self._spent_approvals(request)

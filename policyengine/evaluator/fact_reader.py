@@ -128,8 +128,8 @@ def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
 def is_list_of_objects(raw: Any) -> bool:
     if type(raw) is not tuple or len(raw) > MAX_HOPS:
         return False
-    for one in raw:  # noqa: SIM110  # a generator takes longer
-        if type(one) is not dict:
+    for hop in raw:  # noqa: SIM110  # a generator takes longer
+        if type(hop) is not dict:
             return False
     return True
 

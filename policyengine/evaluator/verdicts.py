@@ -122,24 +122,24 @@ class Verdict:
         passage = self.passage
         if passage.chain or passage.task or passage.lacking:
             return None
-        acting: tuple[Any, ...] = ()
-        for one in passage.acting:
-            effect = one.effect
+        effects: tuple[Any, ...] = ()
+        for acting in passage.acting:
+            effect = acting.effect
             if not effect.fixed or effect.proofs or effect.kind == CONFIRM:
                 return None
-            acting += (effect.key, one.doubts)
-        supported = self.st.request.options.obligations_supported if acting else None
+            effects += (effect.key, acting.doubts)
+        supported = self.st.request.options.obligations_supported if effects else None
         if supported is not None:  # only these kinds matter; others are any texts of the caller
             supported = supported.intersection(FOR_THE_GATEWAY)
         if passage.open_to_anyone:
-            return acting, supported
-        return acting, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
+            return effects, supported
+        return effects, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
 
     def _lacks_inputs(self) -> bool:
         """Return whether a limit cannot count because an input is unknown."""
         if self.st.rules.limits:
-            for one in self._limited():
-                if one.unknown:
+            for inputs in self._limited():
+                if inputs.unknown:
                     return True
         return False
 
@@ -334,9 +334,9 @@ class Verdict:
         if denied and not any(rule.counts_denials for rule in self.st.rules.limits):
             return ()
         found: list[LimitCharge] = []
-        for one in self._limited():
-            if not one.unknown and (not denied or one.rule.counts_denials):
-                found += limit_charges(one)
+        for inputs in self._limited():
+            if not inputs.unknown and (not denied or inputs.rule.counts_denials):
+                found += limit_charges(inputs)
         return tuple([one for one in found if not denied or isinstance(one.charge, RateCharge)])
 
     def _records(self, outcome: Outcome) -> tuple[Any, ...]:

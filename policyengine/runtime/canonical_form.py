@@ -70,13 +70,13 @@ def is_plain_tree(value: object) -> bool:
     if kind is bool or value is None:
         return True
     if kind is dict:
-        for name, one in value.items():  # type: ignore[attr-defined]
-            if type(name) is not str or not name.isascii() or not is_plain_tree(one):
+        for name, member in value.items():  # type: ignore[attr-defined]
+            if type(name) is not str or not name.isascii() or not is_plain_tree(member):
                 return False
         return True
     if kind is tuple or kind is list:
-        for one in value:  # type: ignore[attr-defined]  # noqa: SIM110  # a generator takes longer
-            if not is_plain_tree(one):
+        for item in value:  # type: ignore[attr-defined]  # noqa: SIM110  # a generator takes longer
+            if not is_plain_tree(item):
                 return False
         return True
     return False

@@ -66,6 +66,12 @@ class History(Protocol):
         ...
 
 
+def events_between(events: Sequence[PastEvent], start: int, until: int | None) -> Sequence[PastEvent]:
+    """Return the events after `start` and not after `until`, of events that are oldest first."""
+    end = len(events) if until is None else bisect_right(events, until, key=EVENT_TIME)
+    return events[bisect_right(events, start, 0, end, key=EVENT_TIME) : end]
+
+
 def count_events(
     events: Sequence[tuple[Any, ...]], start: int, until: int | None, first: int = 0, end: int | None = None
 ) -> int:

@@ -41,9 +41,9 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
             allowed = MEMBERS[root]
             if allowed is None:
                 facts[root] = read_members(members)
-            elif allowed.issuperset(members):
-                facts[root] = read_known_members(members)
-            else:
+                continue
+            found = facts[root] = read_known_members(members)  # names of a caller's own class are not compared
+            if not allowed.issuperset(found):
                 return None
         endpoint = read_plain_endpoint(facts)
     except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
@@ -77,7 +77,7 @@ def read_members(members: dict[Any, Any]) -> PlainFacts:
 
 
 def read_known_members(members: dict[Any, Any]) -> PlainFacts:
-    """Return the members as `read_members` does; their names are known to be plain, if they are texts."""
+    """Return the members as `read_members` does. The caller checks the names, which are texts."""
     found: PlainFacts = {}
     for name, value in members.items():
         if type(name) is not str:
@@ -102,16 +102,16 @@ def read_value(value: Any, depth: int) -> Any:
     if kind is bool or value is None:
         return value
     if (kind is list or kind is tuple) and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
-        for one in value:
-            of = type(one)
+        for element in value:
+            of = type(element)
             if of is str:
-                if not one.isascii() or len(one) > MAX_STRING_LENGTH:
+                if not element.isascii() or len(element) > MAX_STRING_LENGTH:
                     break
-            elif of is not int or not MIN_INT <= one <= MAX_INT:
+            elif of is not int or not MIN_INT <= element <= MAX_INT:
                 break
         else:
             return tuple(value)
-        return tuple([read_value(one, depth + 1) for one in value])
+        return tuple([read_value(element, depth + 1) for element in value])
     if kind is dict and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
         found: PlainFacts = {}
         for name, one in value.items():

@@ -454,7 +454,7 @@ AS_CODE = ['" + str(told(1)) + "', "' + str(told(1)) + '", "{told(1)}", 'a"] + t
 
 
 def test_no_text_of_a_bundle_becomes_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every text of a bundle in turn is one that would call `told`, were it pasted into generated code."""
+    """Replace every text of a bundle in turn by one that would call `told` if it were executed as Python."""
     called: list[int] = []
     monkeypatch.setattr(builtins, "told", called.append, raising=False)
     members = members_of(write_bundle(Engine.from_text(BENIGN).kernel, "0.1.0"))

@@ -9,7 +9,7 @@ import pytest
 from policyengine import Engine
 from policyengine.engine.engine import compile_or_raise
 from policyengine.entities.store import EntityStore
-from policyengine.runtime.decision import Decision, Gate
+from policyengine.runtime.decision import Decision, Gate, Principal
 from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
@@ -135,3 +135,20 @@ def test_an_entity_under_two_names_is_named_as_each_rule_reads_it() -> None:
         "request": {"method": "GET", "path": "/box/1"}, "agent": {"id": "A", "issuer": "acme"}, "user": {"id": "al"},
     }  # fmt: skip
     assert {one.fact for one in decided([policy], question, rows).unknown} == {"user.team", "resource.owner.team"}
+
+
+@pytest.mark.parametrize("chain", [{}, {"chain": {"hops": [{"agent": "B", "issuer": "acme"}]}}])
+def test_a_decision_with_a_refused_credential_names_nobody(chain: dict[str, Any]) -> None:
+    policy = """
+    issuer acme { scopes none   records chains }
+    agent "A" { issued by acme   acts for any user   may GET /b }
+    user any { may GET /b }
+    anyone { may GET /a }
+    """
+    question = {
+        "request": {"method": "GET", "path": "/a"}, "agent": {"id": "A", "issuer": "acme"}, "user": {"id": "al"},
+        "credential": {"issuer": "acme", "refused": "expired"}, **chain,
+    }  # fmt: skip
+    found = decided([policy], question)
+    assert found.allowed
+    assert found.principal == Principal()

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.runtime.decision import Effects
 from policyengine.runtime.limits import Charge, ChargeResult, LimitCharge
 from policyengine.stores.base import StoreError, StoreFullError
 from policyengine.stores.memory.store import MemoryStore
-from tests.depth import scaled
+from tests.depth import examples, scaled
 from tests.stores.charges import SECOND, START, asks, budget, places, rate
 
 HOUR = 3_600 * SECOND
@@ -37,10 +37,11 @@ class CountingStore(MemoryStore):
         return found
 
 
-KEYS = st.sampled_from([("ann",), ("bob",), ("ann", "bob"), ("ann, bob",)])
+KEYS = st.sampled_from([("ann",), ("ann",), ("ann",), ("bob",), ("ann", "bob"), ("ann, bob",)])
 STEADY = st.sampled_from([
     rate(3, SECOND, rule="a"),
     rate(3, SECOND, 7, rule="a"),  # the same levels at another burst
+    rate(1_000_000, SECOND, 2, rule="quick"),  # a level of one unit
     rate(4, SECOND, rule="a"),
     rate(5, 7 * SECOND, 2, rule="b"),
     rate(60, HOUR, 4, rule="c"),
@@ -54,11 +55,15 @@ OTHERS = st.sampled_from([
     budget(2, HOUR, rule="budget"),
     places(2, HOUR, rule="places"),
 ])  # fmt: skip
-CHARGES = st.builds(lambda charge, key: charge._replace(key=key), st.one_of(STEADY, STEADY, STEADY, OTHERS), KEYS)
-STEPS = st.sampled_from([0, 0, 0, 1, 999, 1_000, SECOND // 3, SECOND, 9 * SECOND, HOUR, -1, -999, -SECOND, -6 * SECOND])
-ASKED = st.lists(
-    st.tuples(st.lists(CHARGES, max_size=4), STEPS, st.sampled_from([False, False, True])), min_size=1, max_size=30
+CHARGES = st.builds(lambda charge, key: charge._replace(key=key), STEADY, KEYS)
+OTHER_CHARGES = st.builds(lambda charge, key: charge._replace(key=key), OTHERS, KEYS)
+LIMITS = st.one_of(
+    CHARGES.map(lambda charge: [charge]),
+    st.lists(CHARGES, min_size=1, max_size=3),
+    st.lists(st.one_of(CHARGES, OTHER_CHARGES), max_size=3),
 )
+STEPS = st.sampled_from([0, 0, 0, 1, 999, 1_000, SECOND // 3, SECOND, 9 * SECOND, HOUR, -1, -999, -SECOND, -6 * SECOND])
+ASKED = st.lists(st.tuples(LIMITS, STEPS, st.sampled_from([False, False, True])), min_size=1, max_size=50)
 
 
 def answer(store: MemoryStore, effects: Effects, number: int, now: int, *, peek: bool) -> object:
@@ -73,6 +78,7 @@ def content(store: MemoryStore) -> object:
 
 
 @scaled
+@settings(max_examples=examples(200, 3_000))
 @given(asked=ASKED, most_keys=st.sampled_from([2, 5, 1_000_000]), sweep_at=st.sampled_from([0, 10_000]))
 def test_steady_rates_are_charged_as_by_the_general_step(
     asked: list[tuple[list[Charge], int, bool]], most_keys: int, sweep_at: int
@@ -128,6 +134,17 @@ def test_a_refused_charge_shows_the_other_rates_without_it() -> None:
     free, full = told.standings
     assert (free.admitted, free.remaining, free.reset, free.retry) == (True, 5, 0, 0)
     assert (full.admitted, full.remaining, full.reset, full.retry) == (False, 0, HOUR, HOUR)
+
+
+def test_a_level_above_a_smaller_burst_leaves_nothing() -> None:
+    stores = MemoryStore(), GeneralStore()
+    for number in range(7):
+        for store in stores:
+            store.commit(asks(rate(3, SECOND, 7)), f"d{number}", START)
+    first, second = (store.commit(asks(rate(3, SECOND)), "d", START) for store in stores)
+    assert first == second
+    assert first is not None
+    assert first.standings[0].remaining == 0
 
 
 def test_a_full_store_rejects_a_new_key_and_charges_nothing() -> None:

@@ -19,6 +19,8 @@ from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.wait_forecast import WaitForecast
 from policyengine.fair_queue import FairQueue, WorkRefusedError
+from policyengine.runtime.decision import Gate
+from policyengine.runtime.request import RequestError
 from policyengine.server.adapters import responses
 from policyengine.server.decide_requests import MAX_ITEMS_PER_COMMIT, decide_together
 from policyengine.server.socket import answers as socket_answers
@@ -273,10 +275,20 @@ def test_a_slow_socket_question_is_decided_in_the_long_thread_with_a_shared_stor
 
 
 @pytest.mark.parametrize("name", ["long" * 20_000, "\ud800"], ids=["too long", "no Unicode"])
-def test_a_member_that_no_rule_reads_does_not_hide_that_a_question_is_slow(name: str) -> None:
-    """The fast path does not look at it, and decides; who parses the question refuses it."""
+def test_a_malformed_question_is_refused_at_once(name: str) -> None:
     engine = Engine.from_text(POLICY)
-    hiding = {**LONG, "body": {**LONG["body"], name: 1}}
-    assert engine.decide(dict(hiding)).allowed
-    assert (engine.forecast.takes_long(LONG), engine.forecast.takes_long(hiding)) == (True, True)
+    malformed = {**LONG, "body": {**LONG["body"], name: 1}}
+    with pytest.raises(RequestError):
+        engine.decide(dict(malformed))
+    assert (engine.forecast.takes_long(LONG), engine.forecast.takes_long(malformed)) == (True, False)
     assert not engine.forecast.takes_long({**SMALL, "body": {}})
+
+
+def test_a_question_whose_size_cannot_be_measured_waits_for_a_thread_and_is_denied_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine.from_text(POLICY)
+    monkeypatch.setattr(engine.decider.compiled.evaluator, "takes_long", lambda *_: 1 / 0)
+    assert engine.forecast.takes_long({**LONG, "user": {"id": "alice"}})
+    assert engine.decide(dict(LONG), without_waiting=True).gate is Gate.FAILURE
+    assert engine.failures == 1

@@ -58,7 +58,6 @@ def outcome(answer: httpx.Response) -> Any:
 
 @pytest.mark.parametrize("options", [None, {"consume": True}, {"obligations_supported": []}])
 def test_an_unwritable_decision_is_500_and_spends_once(engine: Engine, options: Any) -> None:
-    """Quickly or with care; before, the quick way left it to the other one, which spent it a second time."""
     answers = three_times(engine, "/decide", json=PAY if options is None else {**PAY, "options": options})
     assert [outcome(one) for one in answers] == [500, "allow", "throttle"]
     assert answers[0].json() == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -81,9 +82,10 @@ class EventSeries:
         """Return the events before number `end` whose fact at `place` is, or may be, `wanted`."""
         found = self.index(place)
         surely, unsure = found.get(wanted, ()), found.get(None, ())
-        numbers = sorted((*surely, *unsure)) if unsure else surely
-        first = self.first
-        return [self.events[number - first] for number in numbers if end is None or number < end]
+        numbers = sorted((*surely, *unsure)) if unsure else list(surely)
+        if end is not None:
+            del numbers[bisect_left(numbers, end) :]
+        return [self.events[number - self.first] for number in numbers]
 
     def replace(self, event: PastEvent) -> None:
         """Keep this event instead of all earlier ones."""
@@ -155,7 +157,6 @@ class MemoryHistory:
                 self._drop(key for key in list(self._lines) if key[0] == watch)
 
     def end(self, watches: frozenset[str]) -> None:
-        self.changes += 1  # decisions in progress that rely on recorded events are decided again
         for watch in watches:
             self._begun[watch] = NEVER
         self._drop(key for key in list(self._lines) if key[0] in watches)
@@ -166,7 +167,14 @@ class MemoryHistory:
             self._of_watch[key[0]] -= 1
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> dict[WindowKey, History]:
-        return {key: self._history(key, now) for key in keys}
+        found: dict[WindowKey, History] = {}
+        for key in keys:
+            line = self._lines.get(key)
+            if line is None:
+                found[key] = HistoryList((), self.since(key[0]), now)
+            else:
+                found[key] = EventSeriesView(line, self._lock, now)
+        return found
 
     def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
         """Return whether these histories still have these versions."""
@@ -179,7 +187,7 @@ class MemoryHistory:
     def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
         """Make room for new lines. Raises StoreFullError, and then changes nothing."""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
-        if self._has_room(grown):
+        if not grown or self._has_room(grown):
             return
         if self._sweeps.due(now):
             self.forget(now)
@@ -192,22 +200,27 @@ class MemoryHistory:
         """Return whether each watch may add a line: it may have at most as many lines as would remain free, so that
         others have room."""
         free = self._most - len(self._lines) - len(grown)
-        return not grown or all(self._of_watch[watch] <= free for watch in grown)
+        return all(self._of_watch[watch] <= free for watch in grown)
 
     def keep(self, records: tuple[HistoryRecord, ...], decision: str, now: int) -> None:
         if not records:
             return
         self.changes += 1
+        awaits = False
         for record in records:
             line = self._line(record)
             event = PastEvent(now, self.changes, decision, record.facts)
-            line.version, line.within = self.changes, max(line.within, record.within)
+            line.version = self.changes
+            if record.within > line.within:
+                line.within = record.within
+            awaits = awaits or record.awaits
             if record.latest:
                 line.replace(event)
             else:
                 line.add(event)
                 line.shorten(now)
-        if awaiting := tuple(one for one in records if one.awaits):
+        if awaits:
+            awaiting = tuple(one for one in records if one.awaits)
             self._awaited[decision] = PendingOutcome(now + max(one.within for one in awaiting), awaiting)
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
@@ -249,12 +262,6 @@ class MemoryHistory:
             found = self._lines[key] = EventSeries(self.since(record.watch), record.within)
             self._of_watch[record.watch] += 1
         return found
-
-    def _history(self, key: WindowKey, now: int) -> History:
-        line = self._lines.get(key)
-        if line is None:
-            return HistoryList((), self.since(key[0]), now)
-        return EventSeriesView(line, self._lock, now)
 
     def since(self, watch: str) -> int:
         """Return the time after which the history of a key without events is complete."""

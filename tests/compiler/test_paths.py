@@ -1,4 +1,4 @@
-"""The tree as it is walked: every pattern that matches is found, and strangers do not fill its memory."""
+"""The rules of a path: every pattern that matches is found, and requests of strangers do not fill the memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from policyengine.compiler import branches
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
+from policyengine.evaluator.program import MAX_HEADS
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.reference import decide
@@ -38,7 +39,7 @@ def test_patterns_that_cross_in_every_way_are_all_found_however_few_branches_are
     for way in product("ab", repeat=5):
         names = ["".join(one) for one in product(*("a*" if part == "a" else "*" for part in way))]
         assert sorted(map(str, warned(engine, "/" + "/".join(way)))) == sorted(names)
-    assert len(engine.decider.compiled.evaluator.leaves.paths._branches) <= most
+    assert len(engine.decider.compiled.evaluator.program.make_rules.__self__.paths._branches) <= most
 
 
 def test_a_walk_finds_a_literal_a_capture_an_affix_and_the_rest_at_once() -> None:
@@ -106,7 +107,6 @@ def test_grants_read_exact_bindings_and_guards_read_bindings_in_any_case(
     asked = {"request": {"method": "GET", "path": path}, "user": {"id": user}, "credential": {"issuer": "i"}}
     for _ in range(2):
         assert engine.decide(asked).allowed is allowed
-    assert not allowed or engine.decider.compiled.evaluator.quick(asked) is not None
 
 
 def test_another_spelling_is_looked_up_even_if_no_pattern_distinguishes_the_segments() -> None:
@@ -123,13 +123,14 @@ agent "bot" { issued by acme  acts alone  may GET /things/{id}, TOOL mail/*, ACT
 entity thing {}
 guard "all" on /** { audit full when request.method == "GET" }
 """)
-    leaves, quick = engine.decider.compiled.evaluator.leaves, engine.decider.compiled.evaluator.quick
+    program = engine.decider.compiled.evaluator.program
+    builder = program.make_rules.__self__
 
     def kept() -> list[int]:
-        sides = [leaf.agents.names for leaf in leaves._leaves.values()]
+        rules = builder.rules.values()
         return [
-            len(leaves.paths._branches), len(leaves._leaves), len(leaves._tool_leaves), len(quick._places),
-            sum(map(len, sides)), len(leaves.shapes.codes),
+            len(builder.paths._branches), len(rules), sum(len(one.agents._blocks) for one in rules),
+            sum(len(one.agents._names) for one in rules), len(program.verdicts), len(builder.nodes.slots),
         ]  # fmt: skip
 
     def respelled(text: str, n: int) -> str:
@@ -153,24 +154,17 @@ guard "all" on /** { audit full when request.method == "GET" }
     for n in range(20, 1_000):
         ask(n)
     assert kept() == before
-    assert len(quick._heads) <= 8_192
+    assert len(program.heads) <= MAX_HEADS
 
 
-def test_collections_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.compiler.quick.MOST_HEADS", 50)
+def test_heads_of_paths_are_forgotten_before_they_fill_the_memory() -> None:
     engine = Engine.from_text("package p\nanyone { may GET /** }")
-    for n in range(500):
+    heads, most = engine.decider.compiled.evaluator.program.heads, 0
+    for n in range(MAX_HEADS + 50):
         assert engine.decide({"request": {"method": "GET", "path": f"/a{n}/b{n}/c"}}).allowed
-        assert len(engine.decider.compiled.evaluator.quick._heads) <= 50
-
-
-def test_forms_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policyengine.compiler.quick.MOST_FORMS", 3)
-    engine = Engine.from_text("package p\nanyone { may GET /** }")
-    ask = {"request": {"method": "GET", "path": "/x"}}
-    for name in ("kind", "issuer", "subject", "scopes", "age", "bound", "lifetime", "claims"):
-        assert engine.decide({**ask, "credential": {name: None}}).allowed
-        assert len(engine.decider.compiled.evaluator.quick._drivers) <= 3
+        most = max(most, len(heads))
+    assert most == MAX_HEADS
+    assert len(heads) <= 50
 
 
 def test_a_slice_contains_only_what_affects_one_request() -> None:

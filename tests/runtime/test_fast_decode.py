@@ -1,4 +1,4 @@
-"""The quick way reads what the careful way reads, or says that it is not certain."""
+"""The fast decoder returns what the decoder does, or None if it is not certain."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def lists(levels: int) -> list[object]:
     return [lists(levels - 1)] if levels > 1 else []
 
 
-def agrees(found: dict[str, Any] | None, careful: Callable[[Any], object], data: bytes) -> None:
-    """Nothing was claimed, or just what the careful way reads, which then is no error."""
-    assert found is None or spelled(decode.from_python(found)) == spelled(careful(data))
+def agrees(found: dict[str, Any] | None, decoder: Callable[[Any], object], data: bytes) -> None:
+    """Check that the fast decoder returned nothing, or the tree of the decoder, which then raises no error."""
+    assert found is None or spelled(decode.from_python(found)) == spelled(decoder(data))
 
 
 @given(text=objects())
