@@ -42,7 +42,7 @@ WIDTH = 160  # of a file or a pipe
 
 Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
-    "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say),
+    "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say, options.engines),
     "kinds": lambda options, say: kinds.run(tuple(options.sizes) or kinds.SIZES, say),
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write each section to bench/results/, from which `make docs` makes its tables",
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=(), metavar="N", help="other numbers of rules")
+    parser.add_argument("--engines", nargs="+", default=(), metavar="NAME", help="only these engines, in `decide`")
     parser.add_argument(
         "--full", action="store_true", help="include 100,000 rules; allow slow peers ten minutes to verify"
     )

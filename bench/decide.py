@@ -23,11 +23,13 @@ COMPILED_RATIO, PURE_RATIO = 1.5, 5.0  # relative to the floor
 CAP, CAP_FULL = 20.0, 600.0  # seconds to load, and again to verify all requests
 
 
-def run(sizes: Sequence[int], full: bool, say: Callable[[str], None]) -> Section:
-    """Measure every engine at every size, each in its own child process."""
+def run(sizes: Sequence[int], full: bool, say: Callable[[str], None], engines: Sequence[str] = ()) -> Section:
+    """Measure every engine, or only some, at every size, each in its own child process."""
     cap = CAP_FULL if full else CAP
     found = []
     for entry in (OURS, FLOOR, BARE, *PEERS):
+        if engines and entry.name not in engines:
+            continue
         largest = (LARGEST,) if full and entry in (OURS, FLOOR) else ()
         for size in (*sizes, *largest):
             say(f"decide: {entry.title}, {size:,} rules")

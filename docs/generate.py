@@ -31,7 +31,7 @@ APPLICATION: dict[str, Any] = get_command(build_application(COMMANDS, alone=Fals
 
 
 MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
-MEASURED = ("on", "decisions", "kinds", "applications", "first", "targets")
+MEASURED = ("on", "decisions", "kinds", "applications", "first", "targets", "summary")
 
 
 def cell(text: object) -> str:
@@ -211,7 +211,7 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     with_parts = ("cli", "language", "lint", "test-language", "configuration", "identity", "issuing", "performance")
-    named = [DOCS / f"{name}.md" for name in with_parts]
+    named = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in with_parts)]
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},
         DOCS / "diagnostics.md": diagnostics(),

@@ -83,7 +83,42 @@ def kinds() -> str:
     ]  # fmt: skip
     head = ("kind", "outcome", "compiled", "pure", *(entry.title for entry in KIND_PEERS))
     lines = [f"{number}. {text}" for text, number in notes.items()]
-    return "\n".join([table(head, rows), "", *lines])
+    return "\n".join([table(head, rows), "", *lines, "", faster(ours, peers)])
+
+
+SUMMARIZED = {
+    "allow": "an allow", "deny": "a deny", "fact absent": "a question that lacks a fact", "confirm": "a confirm",
+    "chain of 2": "a chain of two hops",
+}  # fmt: skip
+
+
+def summary() -> str:
+    """Return a sentence about the most common kinds of questions."""
+    ours = {build: at_size(read_result("kinds", build).data) for build in BUILDS}
+    listed = [
+        f"{title} {format_number(ours['compiled'][kind]['p50_us'])} µs ({format_number(ours['pure'][kind]['p50_us'])})"
+        for kind, title in SUMMARIZED.items()
+    ]
+    return (
+        f"In process, at {SIZE:,} rules, the median decision takes this long with the compiled evaluator, and in "
+        f"parentheses interpreted: {', '.join(listed)}."
+    )
+
+
+def faster(ours: Mapping[str, Mapping[str, Row]], peers: Mapping[str, Mapping[str, Row]]) -> str:
+    """Return a sentence that names the kinds at which a peer took a smaller multiple of the floor than a build."""
+    found = []
+    for build in BUILDS[::-1]:
+        for entry in KIND_PEERS:
+            rows = peers.get(entry.name, {})
+            names = [
+                kind
+                for kind, row in ours[build].items()
+                if rows.get(kind, {}).get("ratio", row["ratio"]) < row["ratio"]
+            ]
+            if names:
+                found.append(f"{entry.title} was faster than the {build} build at {', '.join(names)}.")
+    return " ".join(found) or "No peer was faster than either build at any kind."
 
 
 def at_size(data: Iterable[Row]) -> dict[str, Row]:
