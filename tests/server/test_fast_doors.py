@@ -259,3 +259,31 @@ def test_a_slow_question_is_left_to_a_thread_undecided(exchange: Exchange) -> No
     assert isinstance(app.now(exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body), dict)
     assert effects(app) == before
     assert answered(app, exchange)[0] in (200, 401)
+
+
+WIDE = (b"x-a", b"x" * 900)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (json_exchange("/decide", OPEN), json_exchange("/decide", {**OPEN, "body": {"a": "x" * 900}})),
+        (json_exchange("/evaluate", OPEN), json_exchange("/evaluate", {**OPEN, "body": {"a": "x" * 900}})),
+        *(
+            (SIMPLE[name], replace(SIMPLE[name], headers=(*SIMPLE[name].headers, WIDE)))
+            for name in ("forward-auth", "nginx", "envoy")
+        ),
+    ],
+)
+def test_a_question_of_few_bytes_is_not_measured(
+    small: Exchange, large: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a loop could take long, which is found out without measuring it."""
+    app, _ = two_apps()
+    measured: list[object] = []
+    evaluator = app.api.engine.decider.compiled.evaluator
+    monkeypatch.setattr(evaluator, "takes_long", lambda request: bool(measured.append(request)))
+    for exchange in (small, large):
+        found = app.now(exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body)
+        assert isinstance(found, FastAnswer)
+        assert len(measured) == (exchange is large)
