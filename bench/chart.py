@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
+from textwrap import wrap
 
 from bench.child import Data
 from bench.peers import ENTRIES, FLOOR, OURS
 from bench.report import machine_words, version_words
 from bench.trial import format_number
 
-WIDTH, HEIGHT = 790, 476
-LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 80
+WIDTH, HEIGHT = 790, 504
+LEFT, RIGHT, TOP, BOTTOM = 64, 246, 56, 108
 LINE = 15  # px between two labels
+COMPILED = "policyengine-compiled"  # engine of points that another run measured, with the compiled build
+TITLES = {name: entry.title for name, entry in ENTRIES.items()}
+BUILD_TITLES = {OURS.name: "policyengine, pure", COMPILED: "policyengine, compiled"}
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328 } .title { font-size: 15px; font-weight: 600 }
 .small { font-size: 10px; fill: #59636e } .grid { stroke: #d1d9e0; stroke-width: 1 }
@@ -48,6 +52,7 @@ class Scale:
 def svg(data: Sequence[Data], machine: dict[str, object]) -> str:
     """Return the chart of the data of `decide`; an engine has no point at a size where it was not timed."""
     lines = _points_by_engine(data)
+    titles = TITLES | BUILD_TITLES if COMPILED in lines else TITLES
     values = [one["p50_us"] for points in lines.values() for one in points]
     sizes = sorted({one["size"] for points in lines.values() for one in points})
     if len(sizes) < 2:
@@ -58,11 +63,11 @@ def svg(data: Sequence[Data], machine: dict[str, object]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'role="img" aria-labelledby="t">',
         f"<style>{STYLE}</style>",
-        f'<title id="t">{escape(_summary(lines))}</title>',
+        f'<title id="t">{escape(_summary(lines, titles))}</title>',
         f'<text class="title" x="{LEFT - 48}" y="24">One decision, µs (median, request in, verdict out)</text>',
         *_grid(sizes, across, up),
-        *_draw_lines(lines, across, up),
-        *_footnotes(machine_words(machine), version_words(machine)),
+        *_draw_lines(lines, titles, across, up),
+        *_footnotes(machine_words(machine), *wrap(version_words(machine), 140)),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -77,18 +82,28 @@ def _footnotes(*lines: str) -> list[str]:
     ]
 
 
+def in_run(ours: Sequence[Data], run: Sequence[Data]) -> list[Data]:
+    """Return the points of the compiled build as they would be in another run: multiples of the floor of that run."""
+    floors = {one["size"]: one["p50_us"] for one in run if one["engine"] == FLOOR.name and "p50_us" in one}
+    return [
+        {"engine": COMPILED, "size": one["size"], "p50_us": one["ratio"] * floors[one["size"]]}
+        for one in ours
+        if one["engine"] == OURS.name and "ratio" in one and one["size"] in floors
+    ]
+
+
 def _points_by_engine(data: Sequence[Data]) -> dict[str, list[Data]]:
     """Return the points by engine, ours last so that it is drawn on top."""
     found: dict[str, list[Data]] = {}
-    for one in sorted(data, key=lambda one: (one["engine"] == OURS.name, one["engine"] == FLOOR.name)):
+    for one in sorted(data, key=lambda one: (one["engine"] in (OURS.name, COMPILED), one["engine"] == FLOOR.name)):
         if "p50_us" in one:
             found.setdefault(one["engine"], []).append(one)
     return found
 
 
-def _summary(lines: dict[str, list[Data]]) -> str:
+def _summary(lines: dict[str, list[Data]], titles: dict[str, str]) -> str:
     """Return the text alternative for screen readers: the last point of every line."""
-    ends = [f"{ENTRIES[name].title} {format_number(points[-1]['p50_us'])}" for name, points in lines.items()]
+    ends = [f"{titles[name]} {format_number(points[-1]['p50_us'])}" for name, points in lines.items()]
     return f"Microseconds a decision at the most rules measured: {', '.join(reversed(ends))}"
 
 
@@ -106,7 +121,7 @@ def _grid(sizes: Sequence[int], across: Scale, up: Scale) -> list[str]:
     return parts
 
 
-def _draw_lines(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[str]:
+def _draw_lines(lines: dict[str, list[Data]], titles: dict[str, str], across: Scale, up: Scale) -> list[str]:
     parts = []
     for name, points in lines.items():
         kind = _line_class(name)
@@ -118,7 +133,7 @@ def _draw_lines(lines: dict[str, list[Data]], across: Scale, up: Scale) -> list[
     ends = {name: up(points[-1]["p50_us"]) for name, points in lines.items()}
     for name, y in _spread_labels(ends).items():
         last = lines[name][-1]
-        words = f"{ENTRIES[name].title}  {format_number(last['p50_us'])}" + _largest_size_note(last, lines)
+        words = f"{titles[name]}  {format_number(last['p50_us'])}" + _largest_size_note(last, lines)
         x = WIDTH - RIGHT + 12
         parts.append(f'<text class="label {_line_class(name)}" x="{x}" y="{y + 4}">{escape(words)}</text>')
     return parts
@@ -131,7 +146,7 @@ def _largest_size_note(last: Data, lines: dict[str, list[Data]]) -> str:
 
 
 def _line_class(name: str) -> str:
-    return {OURS.name: "ours", FLOOR.name: "floor"}.get(name, "peer")
+    return {OURS.name: "ours", COMPILED: "ours", FLOOR.name: "floor"}.get(name, "peer")
 
 
 def _spread_labels(wanted: dict[str, float]) -> dict[str, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import ceil, floor, log10
+from math import floor, log10
+from textwrap import wrap
 from typing import TypeAlias
 
 from bench.chart import STYLE, Scale
@@ -34,8 +35,9 @@ def svg(size: int, pure: Sequence[Data], compiled: Sequence[Data], machine: dict
     kinds = list(builds["pure"])
     ratios = [row["ratio"] for rows in (*builds.values(), *peers.values()) for row in rows.values() if "ratio" in row]
     bottom = TOP + ROW * len(kinds)
-    across = Scale(floor(log10(min(1.0, *ratios))), ceil(log10(max(ratios))), LEFT, WIDTH - RIGHT)
-    height = bottom + 64
+    across = Scale(min(0.0, log10(min(ratios))), log10(max(ratios) * 1.2), LEFT, WIDTH - RIGHT)
+    notes = [machine_words(machine), *wrap(version_words(machine), 140)]
+    height = bottom + 24 + 14 * len(notes)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'role="img" aria-labelledby="t">',
@@ -47,7 +49,7 @@ def svg(size: int, pure: Sequence[Data], compiled: Sequence[Data], machine: dict
         *_grid(across, bottom),
         f'<text class="label" x="{WIDTH - RIGHT + 12}" y="{TOP - 14}">compiled, pure: µs</text>',
         *(part for place, kind in enumerate(kinds) for part in _row(kind, place, across, builds, peers)),
-        *_footnotes(height, machine_words(machine), version_words(machine)),
+        *_footnotes(height, *notes),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -79,7 +81,7 @@ def _legend() -> list[str]:
 
 def _grid(across: Scale, bottom: int) -> list[str]:
     parts = []
-    for power in range(round(across.low), round(across.high) + 1):
+    for power in range(floor(across.high) + 1):
         x = across(10.0**power)
         kind = "line floor" if power == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{TOP - 8}" y2="{bottom}"/>')

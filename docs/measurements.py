@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import chart, kind_chart
+from bench.paper import NAMES
 from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
 from bench.results import BUILDS, read_result
 from bench.trial import format_number
@@ -136,7 +137,7 @@ def applications() -> str:
     names = list(dict.fromkeys(one["application"] for one in found["pure"]))
     rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, name))) for name in names)] for build in BUILDS[::-1]]
     rows.append(["Cedar, called from Python", *(timed(cells.get(("pure", "cedar", name))) for name in names)])
-    return table(("engine", *names), rows)
+    return table(("engine", *(NAMES[name] for name in names)), rows)
 
 
 def first() -> str:
@@ -179,11 +180,10 @@ def targets() -> str:
 
 def pictures() -> dict[Path, str]:
     """Return the charts, and the rules of the example `payments` at one endpoint."""
-    decided, kinds_pure, kinds_compiled = (
-        read_result(*one) for one in (("decide", "pure"), ("kinds", "pure"), ("kinds", "compiled"))
-    )
+    decided, compiled = (read_result("decide", build) for build in BUILDS)
+    kinds_pure, kinds_compiled = (read_result("kinds", build) for build in BUILDS)
     return {
-        DOCS / "decide.svg": chart.svg(decided.data, decided.machine),
+        DOCS / "decide.svg": chart.svg([*decided.data, *chart.in_run(compiled.data, decided.data)], decided.machine),
         DOCS / "program.svg": program(),
         DOCS / "kinds.svg": kind_chart.svg(SIZE, kinds_pure.data, kinds_compiled.data, kinds_compiled.machine),
     }

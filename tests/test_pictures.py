@@ -12,7 +12,7 @@ import pytest
 from tests import browser
 
 DOCS = Path(__file__).parents[1] / "docs"
-NAMES = ("pipeline", "gates", "chain", "doors")
+NAMES = ("pipeline", "gates", "chain", "doors", "decide", "kinds", "program")
 SVG = "{http://www.w3.org/2000/svg}"
 # Each text that leaves the picture, or lies partly inside and partly outside of a rectangle.
 STICKS_OUT = """{out: all("text").map(text => [text.textContent, text.getBBox()]).filter(([, t]) =>

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import chart, decide
+from bench import chart
 from bench.peers import ENTRIES
 
 VERSIONS = {"agent-policyengine": "0.1.0", "cedarpy": "4.12.2"}
@@ -34,7 +34,7 @@ SKIPPED = {"engine": "oso", "size": 1_000, "skipped": "not verified"}
 
 
 def drawn(points: list[dict[str, Any]]) -> str:
-    return chart.svg(decide.section(points).data, MACHINE)
+    return chart.svg(points, MACHINE)
 
 
 def test_the_chart_is_well_formed_and_names_machine_and_engines() -> None:
@@ -62,6 +62,16 @@ def test_chart_labels_do_not_overlap() -> None:
 
 def test_a_chart_line_that_ends_early_shows_its_last_size() -> None:
     assert "at 100<" in drawn([*POINTS, SKIPPED, point("policyengine", 1_000, 1.0)])
+
+
+def test_the_compiled_build_is_drawn_by_its_multiples_of_the_floor() -> None:
+    run = [point("floor", 10, 2.0), point("policyengine", 10, 8.0)]
+    other = [{**point("policyengine", 10, 9.0), "ratio": 1.5}, {**point("policyengine", 99, 9.0), "ratio": 1.5}]
+    assert chart.in_run(other, run) == [{"engine": chart.COMPILED, "size": 10, "p50_us": 3.0}]
+    both = [point(name, size, 2.0 * size) for name in ("policyengine", chart.COMPILED, "floor") for size in (10, 100)]
+    text = drawn(both)
+    assert "policyengine, pure" in text
+    assert "policyengine, compiled" in text
 
 
 def test_a_chart_of_one_size_is_rejected() -> None:
