@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from policyengine import kernel as k
@@ -38,10 +37,12 @@ class Evaluator:
         self.kernel = kernel
         self.entities = entities
         tree = tree or tree_of(kernel)
+        self._named = tree.agents.names
         self.program = ProgramBuilder(kernel, tree).program
         self.slices = Slices(kernel, tree, self.program)
         self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(kernel, entities)
+        self._limiting = Limiting(kernel, entities, tree)
+        self._steps_by_name: dict[str, int] = {}
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -64,10 +65,13 @@ class Evaluator:
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        if len(hops) * self._hop_steps(request) * (1 + measure_extent(request.facts)) <= most:
+        each = 1 + measure_extent(request.facts)
+        agents = [hop.get("agent") for hop in hops if isinstance(hop, Mapping)]
+        names = Counter(name for name in agents if type(name) is str)
+        others = len(hops) - names.total()
+        if len(hops) * self._hop_steps(request, self._named if others else names) * each <= most:
             return False
-        names = Counter(hop.get("agent") for hop in hops if isinstance(hop, Mapping) and type(hop.get("agent")) is str)
-        others, each, steps = len(hops) - names.total(), 1 + measure_extent(request.facts), 0
+        steps = 0
         for block in self.slices.of(request).agents:
             who = block.who
             times = names[who.name] + others if isinstance(who, k.ExactName) else len(hops)
@@ -76,24 +80,27 @@ class Evaluator:
                 return True
         return False
 
-    def _hop_steps(self, request: Request) -> int:
-        """Return the most steps of one hop at the endpoint for each element that it reads."""
+    def _hop_steps(self, request: Request, names: Iterable[str]) -> int:
+        """Return the most steps of one hop at the endpoint for each element that it reads; its name is one of these."""
         rules: EndpointRules = self.program.rules_at(request.endpoint)
         if rules.hop_steps < 0:
-            of_names, covering = self._steps_by_name, rules.covering
+            covering = rules.covering
             blocks = (self.kernel.agents[number] for number in covering.agents | covering.hands)
-            others = sum(head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName))
-            rules.hop_steps = others + max(of_names.values(), default=0)
-        return rules.hop_steps
+            rules.hop_steps = sum(
+                head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName)
+            )
+        return rules.hop_steps + max(map(self._steps_of_name, names), default=0)
 
-    @cached_property
-    def _steps_by_name(self) -> Counter[str]:
-        """The steps of a hop in all blocks for its name, wherever their grants are."""
-        found = Counter[str]()
-        for block in self.kernel.agents:
-            if isinstance(block.who, k.ExactName):
-                found[block.who.name] += head_steps(block) + hop_steps(block)
-        return found
+    def _steps_of_name(self, name: str) -> int:
+        """Return the steps of a hop in all blocks for its name, wherever their grants are."""
+        numbers = self._named.get(name)
+        if numbers is None:
+            return 0
+        steps = self._steps_by_name.get(name)
+        if steps is None:
+            blocks = [self.kernel.agents[number] for number in numbers]
+            steps = self._steps_by_name[name] = sum(head_steps(one) + hop_steps(one) for one in blocks)
+        return steps
 
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.compiler.tree import Tree
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
@@ -104,6 +105,7 @@ class Limiting:
 
     kernel: k.Kernel
     entities: Entities
+    tree: Tree
     _steps: dict[int, Steps] = field(default_factory=dict)
     _asking: list[tuple[Block, object]] | None = None
 
@@ -129,7 +131,8 @@ class Limiting:
 
     def _asked(self) -> Iterator[tuple[Block, object]]:
         """What blocks ask of who asks, wherever their doors are."""
-        blocks: tuple[k.AgentBlock | k.UserBlock, ...] = (*self.kernel.agents, *self.kernel.users)
+        blocks: list[k.AgentBlock | k.UserBlock] = [self.kernel.agents[number] for number in self.tree.agents.asking]
+        blocks += [self.kernel.users[number] for number in self.tree.users.asking]
         for block in blocks:
             if isinstance(block.who, k.PrincipalCondition):
                 yield block, block.who

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from policyengine import kernel as k
-from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
+from policyengine.compiler.tree import Covering, Principals, Tree
 from policyengine.evaluator.program import PolicyProgram
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.patterns import Glob
@@ -90,8 +90,8 @@ class Known:
     """Which blocks can be about somebody."""
 
     def __init__(self, principals: Principals) -> None:
-        self._names: dict[str, Numbers] = dict(principals.names)
-        self._groups: dict[str, Numbers] = dict(principals.groups)
+        self._names = principals.names
+        self._groups = principals.groups
         self._globs = tuple((Glob(glob), number) for glob, number in principals.globs)
         self._others = principals.others
         self.in_groups = frozenset(number for numbers in self._groups.values() for number in numbers)
