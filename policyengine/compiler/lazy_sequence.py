@@ -12,14 +12,21 @@ Item = TypeVar("Item")
 class LazySequence(Sequence[Item]):
     """Items that are decoded at first use and kept. Threads may share the sequence: all get the same item.
 
-    `may_read_history` is False only if no item contains a condition on the history.
+    `read_head` decodes only the head of an item. `may_read_history` is False only if no item contains a condition on
+    the history.
     """
 
-    __slots__ = ("_items", "_lock", "_read", "may_read_history")
+    __slots__ = ("_items", "_lock", "_read", "_read_head", "may_read_history")
 
-    def __init__(self, data: list[bytes], read: Callable[[int, bytes], Item], may_read_history: bool = True) -> None:
+    def __init__(
+        self,
+        data: list[bytes],
+        read: Callable[[int, bytes], Item],
+        read_head: Callable[[int, bytes], Item] | None = None,
+        may_read_history: bool = True,
+    ) -> None:
         self._items: list[bytes | Item] = [*data]
-        self._read, self._lock = read, Lock()
+        self._read, self._read_head, self._lock = read, read_head or read, Lock()
         self.may_read_history = may_read_history
 
     def __len__(self) -> int:
@@ -53,3 +60,13 @@ class LazySequence(Sequence[Item]):
             if isinstance(item, bytes):
                 item = self._items[index] = self._read(index, item)
             return item
+
+    def head(self, index: int) -> Item:
+        """Return the item, or the head of an item that is not decoded yet; the head is not kept."""
+        item = self._items[index]
+        return self._read_head(index, item) if isinstance(item, bytes) else item
+
+
+def head_at(items: Sequence[Item], index: int) -> Item:
+    """Return an item of which only the head is needed."""
+    return items.head(index) if isinstance(items, LazySequence) else items[index]

@@ -234,8 +234,22 @@ def test_questions_decode_only_the_blocks_that_they_need(tmp_path: Path, monkeyp
     question = {"request": {"method": "GET", "path": "/b"}, "agent": {"id": "z", "issuer": "idp"}}
     for chain in ({}, {"chain": {"hops": [{"agent": "z", "issuer": "idp"}]}}):
         engine.decide({**question, **chain})
-        # `z`, and those with a condition in their requirements, which the limit of steps counts
-        assert read.count(k.AgentBlock) == 10
+        assert read.count(k.AgentBlock) == 1  # of the others, the limit of steps needs only the requirements
+
+
+def test_the_head_of_a_block_is_decoded_without_its_grants() -> None:
+    kernel = kernel_from("""
+    issuer idp { scopes none }
+    user any { may GET /a }
+    agent where agent.id == "x" { issued by idp  acts for users where user.id != "u"  may GET /a }
+    """)
+    agents = decode_bundle(write_bundle(kernel, "0.1.0")).kernel.agents
+    assert isinstance(agents, LazySequence)
+    head = agents.head(0)
+    assert (head.who, head.requirements) == (kernel.agents[0].who, kernel.agents[0].requirements)
+    assert head.grants == ()
+    assert agents[0].grants == kernel.agents[0].grants
+    assert agents.head(0) is agents[0]
 
 
 # ── What is refused ───────────────────────────────────────────────────────────────────────────

@@ -85,6 +85,8 @@ KINDS: Mapping[str, Any] = {
     "watches": k.EventRetention,
     "maps": k.MapItem,
 }
+# Blocks that have requirements, and the members after them.
+HEADS: Mapping[str, dict[str, object]] = {"agents": {"grants": (), "delegates": ()}, "users": {"grants": ()}}
 CONTENT: msgpack.Decoder[BundleContent] = msgpack.Decoder(BundleContent)
 RULES: msgpack.Decoder[RuleData] = msgpack.Decoder(RuleData)
 
@@ -183,16 +185,24 @@ def lazy_parts(name: str, rules: RuleData, context: DecodeContext, refuse: Refus
     kind, data = KINDS[name], getattr(rules, name)
 
     def read(index: int, raw: bytes) -> object:
+        return read_part(index, lambda fresh: bundle_schema().read(kind, raw, fresh))
+
+    def read_head(index: int, raw: bytes) -> object:
+        return read_part(
+            index, lambda fresh: bundle_schema().read_head(kind, "requirements", raw, fresh, **HEADS[name])
+        )
+
+    def read_part(index: int, decode: Callable[[DecodeContext], object]) -> object:
         fresh = replace(context, unbound=[], depth=0)
         try:
-            made = bundle_schema().read(kind, raw, fresh)
+            made = decode(fresh)
             require(not fresh.unbound, "an unbound variable")
         except BundleDataError as error:
             raise refuse(f"{name} {index + 1}: {error}") from None
         return made
 
     may_read_history = bool(rules.watches) and any(HISTORY_BYTES in raw for raw in data)
-    return LazySequence(data, read, may_read_history)
+    return LazySequence(data, read, read_head if name in HEADS else None, may_read_history)
 
 
 def read_named(name: str, data: list[bytes], context: DecodeContext) -> Any:

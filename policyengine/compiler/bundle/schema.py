@@ -18,7 +18,7 @@ from msgspec import MsgspecError, Raw, defstruct, msgpack
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.compiler.bundle import forms
-from policyengine.compiler.bundle.forms import Form
+from policyengine.compiler.bundle.forms import Form, Read
 from policyengine.compiler.bundle.tables import BundleDataError, DecodeContext, EncodeContext, Index
 from policyengine.kernel.fingerprint import SEMANTICS_VERSION
 from policyengine.source import Span
@@ -112,6 +112,7 @@ class ClassForm:
     number: int
     names: tuple[str, ...] = ()
     parts: tuple[Form, ...] = ()
+    reads: tuple[tuple[str, Read | None], ...] = ()
     struct: Any = None
     check: Check | None = None
 
@@ -129,9 +130,9 @@ class ClassForm:
 
     def read(self, raw: Any, context: DecodeContext) -> Any:
         members = {}
-        for name, part in zip(self.names, self.parts, strict=True):
+        for name, read in self.reads:
             member = getattr(raw, name)
-            members[name] = member if part.read is None else part.read(member, context)
+            members[name] = member if read is None else read(member, context)
         made = self.kind(**members)
         if self.check is not None:
             self.check(made, context)
@@ -199,6 +200,23 @@ class BundleSchema:
         made: Item = guarded(lambda: converted(form.read, self._decoder(kind, form).decode(raw), context))
         return made
 
+    def read_head(self, kind: type[Item], last: str, raw: bytes, context: DecodeContext, **others: object) -> Item:
+        """Decode the fields of a class up to `last`; the others have these values. Raises BundleDataError."""
+        found = self.classes[kind]
+        reads = found.reads[: found.names.index(last) + 1]
+
+        def read() -> Item:
+            decoder = self._decoders.get((kind, last))
+            if decoder is None:
+                wires = {name: self.form(kind, name).wire() for name, _ in reads}
+                decoder = self._decoders[kind, last] = msgpack.Decoder(self.prefix(kind, **wires))
+            head = decoder.decode(raw)
+            members = {name: converted(part, getattr(head, name), context) for name, part in reads}
+            return kind(**members, **others)
+
+        made: Item = guarded(read)
+        return made
+
     def _decoder(self, key: Any, form: Form) -> msgpack.Decoder[Any]:
         found = self._decoders.get(key)
         if found is None:
@@ -253,6 +271,7 @@ class BundleSchema:
             hints = get_type_hints(kind)
             known.names = tuple(one.name for one in fields(kind))
             known.parts = tuple(self._form(hints[name]) for name in known.names)
+            known.reads = tuple((name, part.read) for name, part in zip(known.names, known.parts, strict=True))
             known.struct = self._struct(known)
         return known
 

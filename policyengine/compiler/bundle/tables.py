@@ -102,19 +102,27 @@ class PatternTable:
     def __init__(self, chunks: list[bytes], check: Callable[[k.Pattern, DecodeContext], None]) -> None:
         self._chunks, self._check = chunks, check
         self._patterns: dict[int, k.Pattern] = {}
+        self._latest: tuple[int, list[PatternRow]] = (-1, [])  # a chunk; rules often have patterns of one
 
     def pattern(self, number: int, span: Span, context: DecodeContext) -> k.Pattern:
         """Return the pattern with this number, used at this place. Raises BundleDataError."""
         known = self._patterns.get(number)
         if known is None:
             chunk, place = divmod(number, CHUNK)
-            rows = ROWS.decode(self._chunks[chunk]) if chunk < len(self._chunks) else []
+            rows = self._rows(chunk)
             if place >= len(rows):
                 raise BundleDataError("a reference to a missing pattern")
             known = pattern_of(rows[place], span)
             self._check(known, context)
             self._patterns[number] = known
         return known if known.span == span else replace(known, span=span)
+
+    def _rows(self, chunk: int) -> list[PatternRow]:
+        latest, rows = self._latest
+        if latest != chunk:
+            rows = ROWS.decode(self._chunks[chunk]) if chunk < len(self._chunks) else []
+            self._latest = chunk, rows
+        return rows
 
 
 # ── Contexts ──────────────────────────────────────────────────────────────────────────────────
