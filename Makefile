@@ -28,15 +28,13 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled check fmt docs table readers tools vendor
+.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled wheels check fmt docs table readers tools vendor
 help:
-	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | check | fmt | docs | table | readers | tools | vendor | bench'
+	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | wheels | check | fmt | docs | table | readers | tools | vendor | bench'
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,$(PYTHON),.venv)
-.venv-313/.installed: pyproject.toml constraints.txt
-	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
 	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
@@ -92,35 +90,49 @@ test-deep: install
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -m 'hypothesis and not deep and not scaled' -n 2 --dist worksteal
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m 'deep or scaled' -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
-# The same suite on the newest supported Python; the peers of `bench` are built for one version.
-test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
-
 # The evaluator compiled by mypyc, in an environment and a folder of its own: a checkout always runs its own source.
-# `make bench BUILD=compiled` and `make test-compiled` use it.
+# `make bench BUILD=compiled` and `make test-compiled` use it. `dist` gets the wheels.
+# $(call compile,PYTHON,ENVIRONMENT,FOLDER)
+define compile
+@command -v $${CC:-cc} >/dev/null || { echo 'compiling needs a C compiler (on Debian: `apt install gcc`)' >&2; exit 1; }
+@$(1) -c 'import venv' && $(1) -m venv --clear $(2)
+@echo 'compiling the evaluator into $(2): two minutes, after each change of it'
+@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc msgspec setuptools
+@rm -rf $(3) && mkdir -p $(3)/source
+@cp -R policyengine grammar policies pyproject.toml README.md LICENSE $(3)/source
+@cd $(3)/source && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 "$(CURDIR)/$(2)/bin/python" -m pip wheel -q \
+  --disable-pip-version-check --no-build-isolation --no-deps -w ../wheel .
+@rm -rf $(3)/source
+@$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$(ls $(3)/wheel/*.whl)[dev]"
+@for each in bench deploy docs grammar policies tests .ci Makefile README.md CHANGELOG.md CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml; do \
+  ln -sfn "$(CURDIR)/$$each" $(3)/$$each; done
+@ln -sfn "$$($(2)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/policyengine" $(3)/policyengine
+@ln -sfn "$(CURDIR)/$(2)" $(3)/.venv
+@touch $@
+endef
+SOURCES := $(wildcard policyengine/evaluator/*.py policyengine/runtime/*.py) pyproject.toml
 COMPILED := build/compiled
+COMPILED313 := build/compiled-313
 compiled: $(COMPILED)/.built
-$(COMPILED)/.built: .venv/.installed $(wildcard policyengine/evaluator/*.py policyengine/runtime/*.py) pyproject.toml
-	@command -v $${CC:-cc} >/dev/null || { echo 'compiling needs a C compiler (on Debian: `apt install gcc`)' >&2; exit 1; }
-	@$(BIN)/python -c 'import venv' && $(BIN)/python -m venv --clear .venv-compiled
-	@echo 'compiling the evaluator: two minutes, after each change of it'
-	@.venv-compiled/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc setuptools
-	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)/source
-	@cp -R policyengine grammar policies pyproject.toml README.md LICENSE $(COMPILED)/source
-	@cd $(COMPILED)/source && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 "$(CURDIR)/.venv-compiled/bin/python" -m pip wheel -q \
-	  --disable-pip-version-check --no-build-isolation --no-deps -w ../wheel .
-	@rm -rf $(COMPILED)/source
-	@.venv-compiled/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$(ls $(COMPILED)/wheel/*.whl)[dev]"
-	@for each in bench deploy docs grammar policies tests .ci Makefile README.md CHANGELOG.md CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml; do \
-	  ln -sfn "$(CURDIR)/$$each" $(COMPILED)/$$each; done
-	@ln -sfn "$$(.venv-compiled/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/policyengine" $(COMPILED)/policyengine
-	@ln -sfn "$(CURDIR)/.venv-compiled" $(COMPILED)/.venv
-	@touch $@
+$(COMPILED)/.built: .venv/.installed $(SOURCES)
+	$(call compile,$(BIN)/python,.venv-compiled,$(COMPILED))
+$(COMPILED313)/.built: $(SOURCES) constraints.txt
+	$(call compile,$(PYTHON313),.venv-compiled-313,$(COMPILED313))
 
-# The tests of what is compiled, and of what decides by it.
+# A wheel with the compiled evaluator for each Python of this machine, and a pure one for all others.
+wheels: $(COMPILED)/.built
+	@rm -rf dist && mkdir dist && cp $(COMPILED)/wheel/*.whl dist
+	@if $(PYTHON313) -c '' 2>/dev/null; then $(MAKE) $(COMPILED313)/.built && cp $(COMPILED313)/wheel/*.whl dist; \
+	  else echo '$(PYTHON313) is missing: no wheel is built for it'; fi
+	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist .
+	@ls dist
+
+# The suite with the compiled evaluator, and the same on the newest supported Python. `bench` has no peers for that one.
 test-compiled: compiled
-	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal \
-	  tests/evaluator tests/compiler tests/history tests/limits tests/once tests/security tests/spec tests/test_engine.py
+	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900
+test-313: $(COMPILED313)/.built
+	cd $(COMPILED313) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
+	  --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .

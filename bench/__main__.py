@@ -1,5 +1,4 @@
-"""The command line, `python -m bench decide paper serve …`: runs measurements, prints tables, and writes JSON and a
-chart."""
+"""The command line, `python -m bench decide paper serve …`: runs measurements, prints tables, and writes JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
-    chart,
     commands,
     decide,
     directory,
     faults,
+    first,
     growth,
     guard,
     history,
@@ -28,6 +27,7 @@ from bench import (
     planted_faults,
     policy_tests,
     rates,
+    results,
     simulate,
     startup,
     stores,
@@ -36,19 +36,21 @@ from bench import (
 )
 from bench.peers import PEERS
 from bench.report import Report, Section, show
-from bench.serving import connections, doors, frames, serve
+from bench.serving import adapters, connections, doors, frames, serve
 
-WIDTH = 132  # of a file or a pipe
+WIDTH = 160  # of a file or a pipe
 
 Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
-    "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say),
+    "decide": lambda options, say: decide.run(tuple(options.sizes) or decide.SIZES, options.full, say, options.engines),
     "kinds": lambda options, say: kinds.run(tuple(options.sizes) or kinds.SIZES, say),
     "paper": lambda _, say: paper.run(say),
     "serve": lambda _, say: serve.run(say),
     "socket": lambda _, say: frames.run(say),
     "doors": lambda _, say: doors.run(say),
+    "adapters": lambda _, say: adapters.run(say),
     "connections": lambda _, say: connections.run(say),
+    "first": lambda _, say: first.run(say),
     "compile": lambda options, say: startup.run_compile(tuple(options.sizes) or startup.SIZES, say),
     "memory": lambda options, say: startup.run_memory(tuple(options.sizes) or startup.SIZES, say),
     "rates": lambda _, say: rates.rates(say),
@@ -89,8 +91,8 @@ def _run(options: argparse.Namespace, report: Report, console: Console) -> int:
         show(section, report.machine, console)
         if options.json:
             report.write(options.json)
-        if options.svg and name == "decide":
-            options.svg.write_text(chart.svg(section, report.machine), encoding="utf-8")
+        if options.save:
+            Report(report.machine, (section,)).write(results.file_of(name, str(report.machine["build"])))
     return 0
 
 
@@ -114,8 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write every measurement, the machine and the versions to a file"
     )
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a chart of `decide`")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write each section to bench/results/, from which `make docs` makes its tables",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=(), metavar="N", help="other numbers of rules")
+    parser.add_argument("--engines", nargs="+", default=(), metavar="NAME", help="only these engines, in `decide`")
     parser.add_argument(
         "--full", action="store_true", help="include 100,000 rules; allow slow peers ten minutes to verify"
     )

@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 
 from bench.child import Data
 from bench.peers import ENTRIES, FLOOR, OURS
-from bench.report import Section, machine_words, version_words
+from bench.report import machine_words, version_words
 from bench.trial import format_number
 
 WIDTH, HEIGHT = 790, 476
@@ -45,9 +45,9 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def svg(section: Section, machine: dict[str, object]) -> str:
-    """Return the chart of a `decide` section; an engine has no point at a size where it was not timed."""
-    lines = _points_by_engine(section.data)
+def svg(data: Sequence[Data], machine: dict[str, object]) -> str:
+    """Return the chart of the data of `decide`; an engine has no point at a size where it was not timed."""
+    lines = _points_by_engine(data)
     values = [one["p50_us"] for points in lines.values() for one in points]
     sizes = sorted({one["size"] for points in lines.values() for one in points})
     if len(sizes) < 2:

@@ -14,7 +14,7 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.report import Section, Target
 from bench.trial import format_number
@@ -31,7 +31,8 @@ WITHOUT, WITH = "decide without membership", "decide with `user in resource.appr
 CACHED_ROW, FETCHED_ROW = "decide by a row looked up before", "decide by a row looked up each time, SQLite"
 MAX_LOAD_SECONDS, MAX_ADDED_MICROSECONDS = 3.0, 0.2
 Say = Callable[[str], None]
-Team, User = tuple[str, str], tuple[str, str, str, str]  # id and parent; id, team, plan, tenant
+Team: TypeAlias = tuple[str, str]  # id and parent
+User: TypeAlias = tuple[str, str, str, str]  # id, team, plan, tenant
 
 POLICY = """language 1
 package bench.directory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from math import log
@@ -15,6 +14,7 @@ from typing import Any
 from bench.axes import AXES, Axis, GrownPolicy
 from bench.child import Data, in_child
 from bench.machine import rss_mb
+from bench.measure import intern_keys
 from bench.peers.own import FloorPeer
 from bench.report import Section, Target
 from bench.trial import format_number, trial
@@ -65,21 +65,10 @@ class _EnginePeer:
         self.ask = engine.decide
 
     def question(self, asked: dict[str, Any]) -> Any:
-        return _intern_keys(asked)
+        return intern_keys(asked)
 
     def allowed(self, answer: Decision) -> bool:
         return answer.allowed
-
-
-def _intern_keys(tree: Any) -> Any:
-    """Return the same tree with interned member names, as literals in a program are."""
-    match tree:
-        case dict():
-            return {sys.intern(name): _intern_keys(value) for name, value in tree.items()}
-        case list():
-            return [_intern_keys(value) for value in tree]
-        case _:
-            return tree
 
 
 def _engine(grown: GrownPolicy) -> Engine:

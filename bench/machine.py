@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 
+from policyengine.evaluator import is_compiled
+
 LIBRARIES = ("agent-policyengine", "msgspec", "uvicorn", "uvloop", "httptools", "fastapi")
 
 
@@ -26,6 +28,7 @@ def describe(peers: tuple[str, ...] = ()) -> dict[str, object]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "timer_ns": timer_ns(),
+        "build": "compiled" if is_compiled() else "pure",
         "versions": {name: version for name in (*LIBRARIES, *peers) if (version := _version(name))},
     }
 

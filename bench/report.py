@@ -110,5 +110,5 @@ def version_words(machine: dict[str, Any]) -> str:
 
 def machine_words(machine: dict[str, Any]) -> str:
     """Return one line about the machine of the run."""
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}"
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}, {machine['build']}"
     return f"{where}, load {machine['load']}, timer {machine['timer_ns']} ns, {machine['at']}"

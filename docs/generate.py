@@ -30,6 +30,10 @@ DOCS = Path(__file__).parent
 APPLICATION: dict[str, Any] = get_command(build_application(COMMANDS, alone=False)).commands  # type: ignore[attr-defined]
 
 
+MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
+MEASURED = ("on", "decisions", "kinds", "applications", "first", "targets", "summary")
+
+
 def cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
@@ -192,6 +196,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "refusals": refusals,
     "unissued": unissued,
     "identity_settings": identity_settings,
+    **{f"measured_{name}": MEASUREMENTS[name] for name in MEASURED},
 }
 
 
@@ -205,8 +210,8 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = ("cli", "language", "lint", "test-language", "configuration", "identity", "issuing")
-    named = [DOCS / f"{name}.md" for name in with_parts]
+    with_parts = ("cli", "language", "lint", "test-language", "configuration", "identity", "issuing", "performance")
+    named = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in with_parts)]
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},
         DOCS / "diagnostics.md": diagnostics(),
@@ -216,7 +221,7 @@ def pages() -> dict[Path, str]:
 
 def pictures() -> dict[Path, str]:
     drawn = run_path(str(DOCS / "pictures.py"))
-    return {DOCS / f"{name}.svg": drawn["svg"](name) for name in drawn["PICTURES"]}
+    return {**{DOCS / f"{name}.svg": drawn["svg"](name) for name in drawn["PICTURES"]}, **MEASUREMENTS["pictures"]()}
 
 
 def main(check: bool) -> int:

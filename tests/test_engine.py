@@ -6,14 +6,13 @@ import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from policyengine.compiler import evaluator
+from policyengine.audit import DecisionLog, read_records
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.engine import decider as module
@@ -23,6 +22,7 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.request import Approval, Request, RequestError
 from policyengine.stores.memory.store import MemoryStore
+from policyengine.stores.sqlite.store import SqliteStore
 from tests.spec.deciding import row
 
 NOW = datetime(2027, 1, 4, 12, tzinfo=UTC)
@@ -143,30 +143,7 @@ def test_the_error_for_a_malformed_question_names_its_member(shop, question, mem
     assert shop.failures == 0
 
 
-# ── Failing closed ────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("secret"), RecursionError(), KeyError("x"), AssertionError(), MemoryError()]
-)
-@pytest.mark.parametrize("way", ["decide", "evaluate"])
-@pytest.mark.parametrize("part", ["quick", "careful"])
-def test_an_internal_failure_is_a_deny_that_is_counted_and_logged(shop, monkeypatch, caplog, error, way, part):
-    def broken(*_: object) -> None:
-        raise error
-
-    if part == "quick":
-        monkeypatch.setattr(shop.decider, "compiled", replace(shop.decider.compiled, **{way: broken}))
-    else:
-        monkeypatch.setattr(evaluator.walker, "decide", broken)
-    with caplog.at_level(logging.ERROR, logger="policyengine"):
-        decision = getattr(shop, way)(HEALTH if part == "quick" else json.dumps(HEALTH))
-    assert (decision.outcome, decision.gate) == (Outcome.DENY, Gate.FAILURE)
-    assert "secret" not in str(decision.to_dict())
-    assert (decision.revision, decision.package) == (shop.revision, "shop")
-    assert len(decision.id) == 26
-    assert shop.failures == 1
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+# ── Failing closed: tests/test_engine_failures.py has more ───────────────────────────────────
 
 
 def test_a_failing_explanation_explains_a_deny(shop, monkeypatch, caplog):
@@ -196,7 +173,7 @@ def test_a_clock_without_a_time_zone_denies():
 
 
 def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
-    monkeypatch.setattr(shop.decider, "compiled", replace(shop.decider.compiled, decide=lambda *_: 1 / 0))
+    monkeypatch.setattr(shop.decider.compiled.evaluator, "plan", lambda *_: 1 / 0)
     logging.getLogger("policyengine").setLevel(logging.CRITICAL + 1)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -205,6 +182,78 @@ def test_failures_of_many_threads_are_all_counted(shop, monkeypatch):
         logging.getLogger("policyengine").setLevel(logging.NOTSET)
     assert {one.gate for one in decisions} == {Gate.FAILURE}
     assert shop.failures == 80
+
+
+# ── Ids and times ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("make", [MemoryStore, lambda: SqliteStore(":memory:")], ids=["memory", "shared"])
+def test_each_decision_takes_one_id_from_a_source_of_ids(make):
+    times: list[datetime] = []
+
+    def ids(now: datetime) -> str:
+        times.append(now)
+        return f"id-{len(times)}"
+
+    engine = Engine.from_text(POLICY, directory=STAFF, clock=lambda: NOW, ids=ids, store=make())
+    ask = approved(engine, pay())
+    times.clear()
+    found = [engine.decide(HEALTH), engine.evaluate(ask), engine.decide(ask), *engine.decide_many([HEALTH, ask])]
+    assert [one.id for one in found] == [f"id-{number}" for number in range(1, 6)]
+    assert times == [NOW] * 5
+
+
+RATE = 'rate "r" per request.ip on POST /pay { 5/1m }\n'
+
+
+def test_a_batch_counts_a_decision_with_too_many_steps_once(monkeypatch):
+    monkeypatch.setattr("policyengine.spec.work.MAX_STEPS", 10)
+    policy = (
+        POLICY
+        + "facts on POST /pay { body.a: list<int>? }\n"
+        + (f'{RATE}guard "loop" on POST /pay {{ deny when any x in body.a: x in body.a }}')
+    )
+    engine = Engine.from_text(policy, store=SqliteStore(":memory:"), clock=lambda: NOW)
+    found = engine.decide_many([{**pay(5), "body": {"amount": 5, "a": list(range(50))}}, HEALTH])
+    assert [one.gate for one in found] == [Gate.FAILURE, None]
+    assert engine.failures == 1
+
+
+def test_the_decisions_of_a_batch_name_the_entities_that_they_read(tmp_path, monkeypatch):
+    log = tmp_path / "log.jsonl"
+    engine = Engine.from_text(POLICY + RATE, directory=STAFF, store=SqliteStore(":memory:"), log=DecisionLog(log))
+    commit = engine.store.commit_many
+
+    def replacing(*given):
+        engine.replace_directory(EntityStore([row("user fin", {"roles": []})]))
+        return commit(*given)
+
+    monkeypatch.setattr(engine.store, "commit_many", replacing)
+    limited = pay(5)
+    limited["request"] = {"method": "POST", "path": "/pay", "ip": "8.8.8.8"}
+    engine.decide_many([limited, limited])
+    engine.decide(limited)
+    *first, last = read_records(log)
+    assert [[one.attributes["roles"] for one in record.directory] for record in first] == [[("finance",)]] * 2
+    assert [one.attributes["roles"] for one in last.directory] == [()]
+
+
+def test_the_id_of_a_decision_has_the_time_of_the_decision(shop):
+    at = NOW - timedelta(days=30)
+    now, then = (shop.evaluate({**HEALTH, "options": {"at": one.isoformat()}}).id for one in (NOW, at))
+    assert shop.decide(HEALTH).id[:10] == now[:10] > then[:10]
+
+
+def test_a_question_about_another_time_is_refused_where_it_would_spend(shop):
+    ask = {**approved(shop, pay()), "options": {"at": NOW.isoformat()}}
+    for question in (ask, json.dumps(ask), Request.from_mapping(ask)):
+        with pytest.raises(RequestError, match="cannot spend"):
+            shop.decide(question)
+    (found,) = shop.decide_many([ask])
+    assert isinstance(found, RequestError)
+    assert shop.evaluate(ask).allowed
+    assert shop.decide({**ask, "options": {"at": NOW.isoformat(), "consume": False}}).allowed
+    assert shop.store.spent_among(["a1"]) == frozenset()
 
 
 # ── Spending and peeking ──────────────────────────────────────────────────────────────────────

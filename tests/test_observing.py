@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -152,8 +153,11 @@ def test_the_http_client_reads_would_be(observing: Engine) -> None:
 
 
 def test_envoy_sends_would_be_to_its_log_and_the_server_but_not_to_the_client(observing: Engine) -> None:
-    pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
-    from policyengine.server.adapters.envoy_grpc import build_check_response
+    external_auth_pb2 = pytest.importorskip("envoy.service.auth.v3.external_auth_pb2", reason="pip install '.[envoy]'")
+    from policyengine.server.adapters.check_response import encode_check_response
+
+    def build_check_response(verdict: Any, gone: tuple[str, ...]) -> Any:
+        return external_auth_pb2.CheckResponse.FromString(encode_check_response(verdict, gone))
 
     for path, would_be in (("/v1/shut", "deny"), ("/v1/x", "allow")):
         found = build_check_response(to_verdict(observing.decide(asked(path))), ())
@@ -219,7 +223,7 @@ def test_observe_mode_still_denies_after_an_internal_failure(
     def fails(*given: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(observing.decider, "compiled", replace(observing.decider.compiled, decide=fails))
+    monkeypatch.setattr(observing.decider.compiled.evaluator, "plan", fails)
     decision = observing.decide(asked("/v1/x"))
     assert (outcomes(decision), str(decision.gate)) == (("deny", "deny"), "failure")
 

@@ -25,7 +25,7 @@ class Peer(Protocol):
     def allowed(self, answer: Any) -> bool: ...
 
 
-Load: TypeAlias = Callable[[Workload], Peer]
+Load: TypeAlias = Callable[[Workload], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +72,11 @@ PEERS = (
     PeerEntry("cel-python-sliced", "cel-python, sliced", "celpy", "CelpySlicedPeer", "cel-python", False, True),
     PeerEntry("cel-python", "cel-python", "celpy", "CelpyPeer", "cel-python"),
     PeerEntry("oso", "Oso", "oso", "OsoPeer", "oso", True),
+)
+# Asked by `kinds` about each kind of question: a `KindPeer` each.
+KIND_PEERS = (
+    PeerEntry("cel-sliced", "CEL in Rust", "cel_kinds", "CelKindPeer", "common-expression-language", True, True),
+    PeerEntry("rego-data", "Rego (regorus)", "rego_kinds", "RegoKindPeer", "opa-eval", True, True),
+    PeerEntry("cedar-sliced", "Cedar", "cedar_kinds", "CedarKindPeer", "cedarpy", True, True),
 )
 ENTRIES = {entry.name: entry for entry in (OURS, FLOOR, BARE, *PEERS)}

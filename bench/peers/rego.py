@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import opa_eval
 
 from bench.peers.shapes import by_base, flat_request, quoted
@@ -45,13 +46,13 @@ forbidden if { input.method == "DELETE"; not input.attested; data.closed[base] }
 
 class RegoRulesPeer:
     def __init__(self, work: Workload) -> None:
-        self.engine = _engine(rules(work), None)
+        self.engine = load_rego(rules(work), None)
 
     def question(self, asked: WorkloadRequest) -> dict[str, Any]:
         return flat_request(asked)
 
     def ask(self, question: dict[str, Any]) -> str:
-        return str(self.engine.evaluate(json.dumps(question)))
+        return str(self.engine.evaluate(msgspec.json.encode(question).decode()))
 
     def allowed(self, answer: str) -> bool:
         return answer == "true"
@@ -59,15 +60,15 @@ class RegoRulesPeer:
 
 class RegoDataPeer(RegoRulesPeer):
     def __init__(self, work: Workload) -> None:
-        self.engine = _engine(OVER_DATA, json.dumps(data(work)))
+        self.engine = load_rego(OVER_DATA, json.dumps(data(work)))
 
 
-def _engine(text: str, facts: str | None) -> Any:
+def load_rego(text: str, facts: str | None, query: str = "data.authz.allow") -> Any:
     """Return an engine with the policy in a file, because the binding reads policies from files."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "authz.rego")
         file.write_text(text)
-        return opa_eval.OpaEval(str(file), facts, "data.authz.allow")
+        return opa_eval.OpaEval(str(file), facts, query)
 
 
 def rules(work: Workload) -> str:

@@ -37,7 +37,7 @@ def cerbos(work: Workload, folder: Path, program: Path) -> Iterator[Server]:
     command = [str(program), "server", "--config", str(settings), "--log-level", "error"]
     with start_process(command, folder / "cerbos.log", GOMAXPROCS="1", CERBOS_NO_TELEMETRY="1") as process:
         wait_for_http(port, "/_cerbos/health", process)
-        yield Server("cerbos", "Cerbos", process.pid, f"http://127.0.0.1:{port}/api/check/resources", question, allowed)
+        yield Server("cerbos", "Cerbos", process.pid, port, "/api/check/resources", question, allowed)
 
 
 def _settings(policies: Path, port: int, inner: int) -> dict[str, Any]:

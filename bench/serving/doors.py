@@ -1,39 +1,29 @@
-"""`doors`: the cost of a decision at each adapter, compared with the same server answering a constant."""
+"""`doors`: requests per second at each door, compared with a floor that reads the same messages and decides nothing."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from socket import AF_INET
 from statistics import median
 from sys import executable
-from typing import Any, TypeAlias
+from typing import NamedTuple
 
-from bench.child import Data
-from bench.machine import cores, pinned
+from bench import policy
+from bench.child import Data, in_child
+from bench.machine import cores
 from bench.report import Section, Target
-from bench.serving.door_load import GrpcClient, HttpClient
-from bench.serving.door_requests import (
-    ALLOW,
-    INITIALIZE,
-    INITIALIZED,
-    POLICY,
-    SESSION_HEADER,
-    UNKNOWN,
-    WAYS_IN,
-    DoorQuestion,
-    Port,
-    WayIn,
-    http_request,
-    mcp_request,
-)
+from bench.serving import door_requests as requests
+from bench.serving import frames, load
+from bench.serving.door_load import HttpClient
+from bench.serving.grpc_load import CHECK_VARIANTS, serialized_answer
 from bench.serving.servers import (
-    ServerProcess,
+    POLICYENGINE,
     ServerStartError,
     free_port,
     process_seconds,
@@ -42,239 +32,263 @@ from bench.serving.servers import (
     wait_for_socket,
 )
 from bench.trial import format_number
+from bench.workload import Workload, workload
 
-CONNECTIONS = 8
-VARIANTS = 64  # distinct paths or arguments of each question
-ROUNDS, SECONDS, WARM_UP_SECONDS = 5, 0.12, 0.03
-MAX_ADDED_US = 15.0  # microseconds that a decision may add
-PROGRAM = (executable, "-m", "bench.serving.constant")
-DECIDED, CONSTANT = "decided", "constant"
-SIGNALS = {DECIDED: signal.SIGUSR2, CONSTANT: signal.SIGUSR1}
-HEALTH = http_request("GET", "/healthz", {})
+RULES = 1_000
+CONNECTIONS = (1, 32)
+ROUNDS, SECONDS = 3, 1.0
+BATCH_SIZE = 10
+GRPC, FRAMES = "ext_authz, gRPC", f"frames of {frames.BATCH_SIZE}"
+HAS_GRPC = find_spec("grpc") is not None
+OURS, ASGI, BARE, ECHO = "policyengine", "raw ASGI", "bare protocol", "echo"
+TIMES_ASGI = "× raw ASGI"
 Say = Callable[[str], None]
 
 
-class WrongAnswerError(Exception):
-    """An answer differs from the expected one, so the adapter is not timed."""
+@dataclass(frozen=True, slots=True)
+class DoorCase:
+    """A kind of request. `of_workload`: it is asked of the policy with many rules, otherwise of that for gateways."""
+
+    name: str
+    messages: tuple[bytes, ...]
+    mark: bytes  # what a right answer has
+    of_workload: bool
+    is_question: bool = False  # its body has the shape of one question of the workload
+    denied: bool = False
+
+
+def http_cases(work: Workload) -> Iterator[DoorCase]:
+    questions = [policy.question(asked) for asked, right in zip(work.requests, work.expected, strict=True) if right]
+    batches = [questions[at : at + BATCH_SIZE] for at in range(0, len(questions) - BATCH_SIZE, BATCH_SIZE)]
+    for path in ("/decide", "/evaluate"):
+        asked = tuple(requests.json_request(path, question) for question in questions)
+        yield DoorCase(path, asked, b'"allowed":true', True, is_question=True)
+    asked = tuple(requests.json_request("/decide/batch", {"requests": batch}) for batch in batches)
+    yield DoorCase(f"/decide/batch, {BATCH_SIZE}", asked, b'"allowed":true', True)
+    for name, write, mark in (
+        ("/forward-auth", requests.write_forward_auth, b"x-decision: allow"),
+        ("/envoy/…", requests.write_envoy, b"x-decision: allow"),
+        ("AuthZEN evaluation", requests.write_evaluation, b'"decision":true'),
+        ("AuthZEN evaluations, 16", requests.write_evaluations, b'"decision":true'),
+    ):
+        yield DoorCase(name, tuple(write(requests.ALLOW, number) for number in range(CHECK_VARIANTS)), mark, False)
+    denied = tuple(requests.write_forward_auth(requests.UNKNOWN, number) for number in range(CHECK_VARIANTS))
+    yield DoorCase("/forward-auth, denied", denied, b"x-decision: deny", False, denied=True)
 
 
 def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
-    say("doors: starting the servers")
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    work = workload(RULES)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        say(f"doors: starting the servers, {RULES:,} rules")
         try:
-            servers = start_servers(Path(folder), stack)
+            servers = DoorServers.start(work, folder, stack)
+            found = [
+                row for case in http_cases(work) for row in measure_case(case, servers, folder, rounds, seconds, say)
+            ]
+            found += measure_grpc(servers, folder, stack, rounds, seconds, say)
         except ServerStartError as problem:
-            return section([{"skipped": str(problem)}])
-        with pinned(cores()[0]):
-            return measure_all(servers, rounds, seconds, say)
-
-
-def measure_all(servers: Servers, rounds: int, seconds: float, say: Say) -> Section:
-    return section([one for way in WAYS_IN for one in measure_way(servers, way, rounds, seconds, say)])
+            return section([{"door": "doors", "skipped": str(problem)}])
+    frame_rows = frames.run(say, rounds, seconds).data
+    return section([*found, *map(frame_row, frame_rows)])
 
 
 # ── Servers ───────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class DoorServer:
-    """One port of a process."""
+class LoadedPort(NamedTuple):
+    """A port, and the process that listens on it."""
 
-    process: ServerProcess
     port: int
+    pid: int
 
 
-Servers: TypeAlias = Mapping[Port, DoorServer]
+@dataclass(frozen=True, slots=True)
+class DoorServers:
+    """Our servers: the port for the workload, that for gateways, and that for Envoy by gRPC."""
+
+    of_workload: LoadedPort
+    of_gateways: LoadedPort
+    grpc: LoadedPort
+
+    @classmethod
+    def start(cls, work: Workload, folder: Path, stack: ExitStack) -> DoorServers:
+        """Start both, on one core. Raises ServerStartError."""
+        (folder / "rules.policy").write_text(policy.policy(work))
+        (folder / "doors.policy").write_text(requests.POLICY)
+        ports = [free_port() for _ in range(3)]
+        envoy = ["--envoy-grpc", str(ports[2])] if HAS_GRPC else []
+        pids = []
+        for file, port, more in (("rules", ports[0], []), ("doors", ports[1], envoy)):
+            command = [*POLICYENGINE, "serve", str(folder / f"{file}.policy"), "--port", str(port), *more]
+            process = stack.enter_context(start_process(command, folder / f"{file}.log"))
+            wait_for_http(port, "/healthz", process)
+            pids.append(process.pid)
+        return cls(*map(LoadedPort, ports, (pids[0], pids[1], pids[1])))
+
+    def port(self, case: DoorCase) -> LoadedPort:
+        return self.of_workload if case.of_workload else self.of_gateways
 
 
-def start_servers(folder: Path, stack: ExitStack) -> dict[Port, DoorServer]:
-    """Start the decision API with Envoy's port and the MCP gateway, both on one core, and a server behind the gateway
-    on another core. Raises ServerStartError."""
-    policy = folder / "doors.policy"
-    policy.write_text(POLICY)
-    http, grpc = free_port(), free_port()
-    words = ["serve", str(policy), "--port", str(http), "--envoy-grpc", str(grpc)]
-    process = stack.enter_context(start_process([*PROGRAM, *words], folder / "serve.log"))
-    wait_for_http(http, "/healthz", process)
-    return {
-        Port.HTTP: DoorServer(process, http),
-        Port.GRPC: DoorServer(process, grpc),
-        Port.MCP: stack.enter_context(_mcp_gateway(policy, folder)),
-    }
+def start_floors(case: DoorCase, size: int, folder: Path, stack: ExitStack) -> dict[str, LoadedPort]:
+    """Start a raw ASGI application and a bare protocol that answer with as many bytes."""
+    found = {}
+    ports = {name: free_port() for name in (ASGI, BARE)}
+    options = ["--no-access-log", "--log-level", "warning", "--lifespan", "off", "--port", str(ports[ASGI])]
+    environment = {"ANSWER": str(size), "SHAPE": "question" if case.is_question else "any"}
+    for name, command in (
+        (ASGI, [executable, "-m", "uvicorn", "bench.serving.floor:app", *options]),
+        (BARE, [executable, "-m", "bench.serving.bare_http", str(ports[BARE])]),
+    ):
+        process = stack.enter_context(start_process(command, folder / "floor.log", **environment))
+        wait_for_socket(AF_INET, ("127.0.0.1", ports[name]), process)
+        found[name] = LoadedPort(ports[name], process.pid)
+    return found
 
 
-@contextmanager
-def _mcp_gateway(policy: Path, folder: Path) -> Iterator[DoorServer]:
-    behind, port = free_port(), free_port()
-    options = ["--no-access-log", "--log-level", "warning", "--lifespan", "off", "--port", str(behind)]
-    upstream = [executable, "-m", "uvicorn", "bench.serving.mcp_upstream:app", *options]
-    caller = ["--as", "agent=reader", "--as", "issuer=acme", "--as", "user=alice"]
-    words = ["mcp-gateway", str(policy), "--server", "files", "--upstream", f"http://127.0.0.1:{behind}/mcp", *caller]
-    with start_process(upstream, folder / "upstream.log", core=cores()[0]) as server:
-        wait_for_socket(socket.AF_INET, ("127.0.0.1", behind), server)
-        with start_process([*PROGRAM, *words, "--port", str(port)], folder / "mcp.log") as process:
-            wait_for_socket(socket.AF_INET, ("127.0.0.1", port), process)
-            yield DoorServer(process, port)
+# ── HTTP ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def begin_sessions(client: HttpClient) -> list[str]:
-    """Start an MCP session for each connection, because ids are unique within a session."""
-    sessions = []
-    for lane in range(CONNECTIONS):
-        session = client.ask(mcp_request(INITIALIZE), lane).headers[SESSION_HEADER]
-        client.ask(mcp_request(INITIALIZED, session), lane)
-        sessions.append(session)
-    return sessions
+def measure_case(
+    case: DoorCase, servers: DoorServers, folder: Path, rounds: int, seconds: float, say: Say
+) -> Iterator[Data]:
+    """Measure our server and both floors in turns, so that other load on the machine affects all of them."""
+    with closing(HttpClient(servers.port(case).port, 1)) as client:
+        answers = [client.ask(message) for message in case.messages]
+        head = b"".join(f"{name}: {value}\r\n".encode() for name, value in answers[0].headers.items())
+        wrong = sum(case.mark not in raw_answer(answer.headers, answer.body) for answer in answers)
+    if wrong:
+        yield {"door": case.name, "skipped": f"wrong: {wrong:,} of {len(answers):,} answers, such as {head!r}"}
+        return
+    file = load.write_requests(folder / "requests", case.messages)
+    runs: dict[tuple[str, int], list[Data]] = {}
+    with ExitStack() as stack:
+        floors = start_floors(case, len(answers[0].body), folder, stack)
+        ports = {OURS: servers.port(case), **floors}
+        for turn, connections, (name, target) in product(range(rounds + 1), CONNECTIONS, ports.items()):
+            say(f"doors: {case.name}, {name}, {connections} connections, round {turn} of {rounds}")
+            before = process_seconds(target.pid)
+            one = load.run(target.port, file, connections, seconds, denied=case.denied)
+            if turn:  # the first round warms up
+                spent = process_seconds(target.pid) - before
+                runs.setdefault((name, connections), []).append({**one, "cpu_s": spent})
+    yield from (summary(case.name, name, connections, each) for (name, connections), each in runs.items())
 
 
-# ── One way in ────────────────────────────────────────────────────────────────────────────────
+def raw_answer(headers: Mapping[str, str], body: bytes) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode() + body
 
 
-class DoorTrial:
-    """An adapter, its connections, and the server process, which decides or answers a constant as switched."""
-
-    def __init__(self, way: WayIn, process: ServerProcess, client: HttpClient | GrpcClient, main: HttpClient) -> None:
-        self.way, self.process, self.client = way, process, client
-        self._main = main  # a request that the main thread of the process answers
-        self._sessions = begin_sessions(main) if way.port is Port.MCP else []
-        self._lanes: dict[DoorQuestion, list[list[Any]]] = {}
-
-    def lanes(self, asked: DoorQuestion) -> list[list[Any]]:
-        """Return the messages of each connection."""
-        if asked not in self._lanes:
-            self._lanes[asked] = self._write(asked)
-        return self._lanes[asked]
-
-    def _write(self, asked: DoorQuestion) -> list[list[Any]]:
-        messages = [self.way.write(asked, number) for number in range(VARIANTS)]
-        if self.way.port is not Port.MCP:
-            return [messages] * CONNECTIONS
-        return [[mcp_request(message, session) for message in messages] for session in self._sessions]
-
-    def outcomes(self, asked: DoorQuestion) -> list[str]:
-        return self.way.read(self.client.ask(self.lanes(asked)[0][0]))
-
-    def switch(self, mode: str, asked: DoorQuestion) -> None:
-        """Switch the process to deciding, or to the decision about `asked` as a constant. Raises WrongAnswerError if
-        the switch fails."""
-        os.kill(self.process.pid, SIGNALS[mode])
-        self._main.ask(HEALTH)  # the main thread answers this request, so it has handled the signal by then
-        other = other_question(asked)
-        self.expect(asked, asked.outcome)
-        self.expect(other, asked.outcome if mode == CONSTANT else other.outcome)
-
-    def expect(self, asked: DoorQuestion, outcome: str) -> None:
-        """Check that the question gets this outcome. Raises WrongAnswerError."""
-        outcomes = self.outcomes(asked)
-        if outcomes != [outcome] * self.way.size:
-            words = f"{self.way.title} answers `{asked.title}` with {', '.join(outcomes)}, not {outcome}"
-            raise WrongAnswerError(words)
-
-    def load(self, asked: DoorQuestion, seconds: float) -> Data:
-        lanes, is_right = self.lanes(asked), self.way.right_answer(asked.outcome)
-        self.client.load(lanes, is_right, min(seconds, WARM_UP_SECONDS))
-        before = process_seconds(self.process.pid)
-        count = self.client.load(lanes, is_right, seconds)
-        spent = process_seconds(self.process.pid) - before
-        decisions = count.answers * self.way.size
-        return {"decisions": decisions, "rate": decisions / count.seconds, "cpu_s": spent, "failed": count.failed}
+# ── gRPC ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def other_question(asked: DoorQuestion) -> DoorQuestion:
-    """Return a question with another outcome, which shows whether the process answers a constant."""
-    return UNKNOWN if asked.outcome == ALLOW.outcome else ALLOW
-
-
-@contextmanager
-def open_trial(servers: Servers, way: WayIn) -> Iterator[DoorTrial]:
-    server = servers[way.port]
-    main = servers[Port.HTTP] if way.port is Port.GRPC else server
-    with closing(HttpClient(main.port, CONNECTIONS)) as http:
-        if way.port is not Port.GRPC:
-            yield DoorTrial(way, server.process, http, http)
+def measure_grpc(
+    servers: DoorServers, folder: Path, stack: ExitStack, rounds: int, seconds: float, say: Say
+) -> Iterator[Data]:
+    """Measure Envoy's door by gRPC beside an echo of the same messages, with a client in another process."""
+    if not HAS_GRPC:
+        yield {"door": GRPC, "skipped": "not installed: pip install 'agent-policyengine[envoy]'"}
+        return
+    port, answer = free_port(), folder / "answer"
+    answer.write_bytes(serialized_answer(servers.grpc.port))
+    command = [executable, "-m", "bench.serving.grpc_echo", str(port), str(answer)]
+    process = stack.enter_context(start_process(command, folder / "echo.log"))
+    wait_for_socket(AF_INET, ("127.0.0.1", port), process)
+    runs: dict[tuple[str, int], list[Data]] = {}
+    ports = {OURS: servers.grpc, ECHO: LoadedPort(port, process.pid)}
+    for turn, connections, (name, target) in product(range(rounds + 1), CONNECTIONS, ports.items()):
+        say(f"doors: {GRPC}, {name}, {connections} in flight, round {turn} of {rounds}")
+        before = process_seconds(target.pid)
+        arguments = {"port": target.port, "lanes": connections, "seconds": seconds}
+        one = in_child("bench.serving.grpc_load:measure", seconds + 60, arguments, core=cores()[0])
+        if "error" in one:
+            yield {"door": GRPC, "skipped": one["error"]}
             return
-        with closing(GrpcClient(server.port, CONNECTIONS)) as grpc:
-            yield DoorTrial(way, server.process, grpc, http)
+        if turn:
+            spent = process_seconds(target.pid) - before
+            runs.setdefault((name, connections), []).append({**one, "cpu_s": spent})
+    yield from (summary(GRPC, name, lanes, each) for (name, lanes), each in runs.items())
 
 
-def measure_way(servers: Servers, way: WayIn, rounds: int, seconds: float, say: Say) -> list[Data]:
-    with open_trial(servers, way) as trial:
-        return [measure_question(trial, asked, rounds, seconds, say) for asked in way.questions]
+# ── Results ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measure_question(trial: DoorTrial, asked: DoorQuestion, rounds: int, seconds: float, say: Say) -> Data:
-    """Measure in turns, reversing the order every round, so that other load on the machine affects both equally."""
-    runs: dict[str, list[Data]] = {mode: [] for mode in SIGNALS}
-    name = {"way": trial.way.title, "question": asked.title}
-    try:
-        for turn in range(rounds):
-            say(f"doors: {trial.way.title}, {asked.title}, round {turn + 1} of {rounds}")
-            for mode in sorted(SIGNALS, reverse=turn % 2 == 0):
-                trial.switch(mode, asked)
-                runs[mode].append(trial.load(asked, seconds * trial.way.time_factor))
-    except WrongAnswerError as problem:
-        return {**name, "skipped": str(problem)}
-    failed = sum(run["failed"] for each in runs.values() for run in each)
-    if failed:
-        return {**name, "skipped": f"wrong: {failed:,} answers"}
-    return {**name, **compare(summary(runs[DECIDED]), summary(runs[CONSTANT]))}
-
-
-def summary(runs: Sequence[Data]) -> Data:
+def summary(door: str, server: str, connections: int, runs: Sequence[Data]) -> Data:
     """Return medians of the rounds, and the rounds in order, because they are compared round by round."""
-    costs = [round(run["cpu_s"] / run["decisions"] * 1e6, 2) for run in runs]
     return {
-        "rate": round(median(run["rate"] for run in runs)),
-        "cpu_us": round(median(costs), 2),
-        "cpu_us_rounds": costs,
+        "door": door,
+        "server": server,
+        "connections": connections,
+        "rps": round(median(run["rps"] for run in runs)),
+        "p50_us": median(run["p50_us"] for run in runs),
+        "p99_us": median(run["p99_us"] for run in runs),
+        "cpu_us": round(median(run["cpu_s"] / run["requests"] * 1e6 for run in runs), 1),
+        "failed": sum(run["failed"] for run in runs),
+        "rps_rounds": [run["rps"] for run in runs],
     }
 
 
-def compare(decided: Data, constant: Data) -> Data:
-    """Return medians of the rounds' differences and ratios; None where a value was not measured."""
-    pairs = list(zip(decided["cpu_us_rounds"], constant["cpu_us_rounds"], strict=True))
-    ratios = [ours / theirs for ours, theirs in pairs if theirs]
+def frame_row(one: Data) -> Data:
+    door = f"frames of {one.get('a_frame', frames.BATCH_SIZE)}"
+    if "skipped" in one:
+        return {"door": door, "skipped": one["skipped"]}
+    server = OURS if one["engine"] == "policyengine" else ECHO
+    rates = {"rps": one["rate"], "rps_rounds": [one["rate"]], "failed": 0}
     return {
-        DECIDED: decided,
-        CONSTANT: constant,
-        "added_us": round(median(ours - theirs for ours, theirs in pairs), 2),
-        "ratio": round(median(ratios), 3) if ratios else None,
+        "door": door, "server": server, "connections": 1, "p50_us": one["p50_us"], "p99_us": one["p99_us"],
+        "cpu_us": one["cpu_us"], **rates,
+    }  # fmt: skip
+
+
+def ratio(found: Sequence[Data], door: str, floor: str, connections: int) -> float | None:
+    """Return requests per second as a multiple of a floor's: the median of the rounds' multiples."""
+    rounds = {
+        one["server"]: one["rps_rounds"]
+        for one in found
+        if (one["door"], one.get("connections")) == (door, connections)
     }
-
-
-# ── The table ─────────────────────────────────────────────────────────────────────────────────
+    if OURS not in rounds or floor not in rounds:
+        return None
+    return round(median(ours / theirs for ours, theirs in zip(rounds[OURS], rounds[floor], strict=True)), 3)
 
 
 def section(found: Sequence[Data]) -> Section:
-    added = [one["added_us"] for one in found if "added_us" in one]
+    busy = max(CONNECTIONS)
+    measured = [one for one in found if "skipped" not in one]
+    skipped = [(str(one["door"]), "left out", *[""] * 7) for one in found if "skipped" in one]
+    many = [one["rps"] for one in measured if one["door"] == FRAMES and one["server"] == OURS]
     return Section(
         name="doors",
-        title=f"Each adapter, {CONNECTIONS} connections, one core for the server, audit off, versus a constant answer",
+        title=f"Each door, {RULES:,} rules at /decide, one core for the server, audit off, beside floors",
         columns=(
-            "way in", "question", "decisions/s", "CPU, µs", "constant: decisions/s", "CPU, µs", "deciding, µs", "ratio",
+            "door", "server", "connections", "req/s", "of raw ASGI", "of the floor", "p50, µs", "p99, µs", "CPU, µs",
         ),
-        rows=tuple(map(_row, found)),
+        rows=(*(_row(one, measured) for one in measured), *skipped),
         data=tuple(found),
-        targets=(Target("cost of deciding, at most", MAX_ADDED_US, max(added, default=None), "µs"),),
+        targets=(
+            *(
+                Target(f"{door}, {busy} connections", 1.0, ratio(measured, door, ASGI, busy), TIMES_ASGI, at_least=True)
+                for door in ("/decide", "/forward-auth", "/envoy/…")
+            ),
+            Target(f"{GRPC}, {busy} in flight", 0.7, ratio(measured, GRPC, ECHO, busy), "× echo", at_least=True),
+            Target(FRAMES, 150_000, max(many, default=None), "decisions/s", at_least=True),
+        ),
         notes=(
-            "Constant: the same process and connections, but the engine returns one decision from before for each "
-            "question.",
-            "CPU: processor time of the server's process for a decision; medians of rounds. What deciding adds, and",
-            "the ratio, are of the two figures of each round. Decisions of a batch count one by one. Full garbage",
-            "collections of the MCP gateway are left out: one takes as long as fifty calls. Rates by gRPC and MCP are",
-            "limited by our load in Python, too.",
-            *(f"Left out: {one['skipped']}" for one in found if "skipped" in one),
+            f"Load by {load.generator()} on another core. Raw ASGI, on uvicorn, and the bare protocol, on httptools,",
+            "decode the same body and answer as many bytes. The floor of gRPC is an echo of the same messages, that of",
+            "frames an asyncio protocol. Rates by gRPC are limited by our client in Python, too; those of frames are",
+            "decisions per second.",
+            *(f"Left out: {one['door']}: {one['skipped']}" for one in found if "skipped" in one),
         ),
     )  # fmt: skip
 
 
-def _row(one: Data) -> tuple[str, ...]:
-    if "skipped" in one:
-        return (one.get("way", "doors"), one.get("question", ""), "left out", *[""] * 5)
-    figures = [cell for mode in (DECIDED, CONSTANT) for cell in (f"{one[mode]['rate']:,}", _us(one[mode]["cpu_us"]))]
-    ratio = "–" if one["ratio"] is None else f"{one['ratio']:.2f}×"
-    return (one["way"], one["question"], *figures, _us(one["added_us"]), ratio)
-
-
-def _us(value: float) -> str:
-    return format_number(value)
+def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
+    title = f"policyengine {one['door']}" if one["server"] == OURS else str(one["door"])
+    shares = [ratio(found, one["door"], ASGI, one["connections"])]
+    shares.append(
+        ratio(found, one["door"], BARE, one["connections"]) or ratio(found, one["door"], ECHO, one["connections"])
+    )
+    shown = ["–" if share is None or one["server"] != OURS else f"{share:.2f}×" for share in shares]
+    times = (format_number(one[name]) for name in ("p50_us", "p99_us", "cpu_us"))
+    return (title, one["server"], str(one["connections"]), f"{one['rps']:,}", *shown, *times)

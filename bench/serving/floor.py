@@ -1,5 +1,5 @@
-"""The floor of `serve`: a raw ASGI callable that decodes the same body into types and sends as many bytes as our
-server.
+"""The floor of `serve` and `doors`: a raw ASGI callable that decodes the same body and sends as many bytes as our
+server. A question is decoded into types; for bodies of another shape, SHAPE=any decodes into dicts.
 
 ANSWER=… uvicorn bench.serving.floor:app
 """
@@ -20,7 +20,8 @@ START = {
     "status": 200,
     "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(ANSWER)).encode())],
 }
-decode = msgspec.json.Decoder(QuestionShape).decode
+SHAPE: Any = dict if os.environ.get("SHAPE") == "any" else QuestionShape
+decode = msgspec.json.Decoder(SHAPE).decode
 Message: TypeAlias = dict[str, Any]
 
 
@@ -32,6 +33,7 @@ async def app(
     while message["more_body"]:
         message = await receive()
         body += message["body"]
-    decode(body)
+    if body:
+        decode(body)
     await send(START)
     await send({"type": "http.response.body", "body": ANSWER})

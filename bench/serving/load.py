@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +21,20 @@ from bench.machine import cores
 from bench.measure import percentile
 
 SCRIPT = """
-local bodies = {}
-for line in io.lines(os.getenv("BODIES")) do bodies[#bodies + 1] = line end
 local requests, place = {}, 0
-init = function()
-  for number, body in ipairs(bodies) do
-    requests[number] = wrk.format("POST", nil, {["Content-Type"] = "application/json"}, body)
-  end
+local file = io.open(os.getenv("REQUESTS"), "rb")
+local size = file:read("*n")
+while size do
+  file:read(1)
+  requests[#requests + 1] = file:read(size)
+  size = file:read("*n")
 end
 request = function() place = place % #requests + 1 return requests[place] end
 done = function(summary, latency)
   local failed = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout
   io.write(string.format('{"rps": %.1f, "p50_us": %.1f, "p99_us": %.1f, "requests": %d, "failed": %d}',
     summary.requests / summary.duration * 1e6, latency:percentile(50), latency:percentile(99), summary.requests,
-    failed + summary.errors.status), "\\n")
+    failed + (os.getenv("DENIED") and 0 or summary.errors.status)), "\\n")
 end
 """
 
@@ -44,26 +44,49 @@ def generator() -> str:
     return "wrk" if shutil.which("wrk") else "our own loop in Python, which may be the bottleneck: install wrk"
 
 
-def run(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, Any]:
-    """Load the server with `bodies`, one JSON body a line. Returns requests per second, percentiles in µs, requests and
-    failures."""
+def post_request(path: str, body: bytes) -> bytes:
+    lines = f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}"
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def write_requests(file: Path, requests: Iterable[bytes]) -> Path:
+    """Write requests as they are sent, each after a line with its length."""
+    file.write_bytes(b"".join(b"%d\n%b\n" % (len(one), one) for one in requests))
+    return file
+
+
+def read_requests(file: Path) -> list[bytes]:
+    data, found = file.read_bytes(), []
+    while data:
+        size, _, rest = data.partition(b"\n")
+        found.append(rest[: int(size)])
+        data = rest[int(size) + 1 :]
+    return found
+
+
+def run(port: int, requests: Path, connections: int, seconds: float, *, denied: bool = False) -> dict[str, Any]:
+    """Load the server with the requests of a file in turn. Returns requests per second, percentiles in µs, requests and
+    failures. `denied`: an answer with an error status is no failure."""
     if shutil.which("wrk"):
-        return _wrk(url, bodies, connections, seconds)
-    arguments = {"url": url, "bodies": str(bodies), "connections": connections, "seconds": seconds}
+        return _wrk(port, requests, connections, seconds, denied)
+    arguments = {
+        "port": port, "requests": str(requests), "connections": connections, "seconds": seconds, "denied": denied,
+    }  # fmt: skip
     return in_child("bench.serving.load:loop", seconds + 30, arguments, core=cores()[0])
 
 
-def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, Any]:
+def _wrk(port: int, requests: Path, connections: int, seconds: float, denied: bool) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT)
         script.flush()
+        url = f"http://127.0.0.1:{port}/"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", script.name, url]
         done = subprocess.run(
             [*pin_command(cores()[0]), *command],
             capture_output=True,
             text=True,
             timeout=seconds + 30,
-            env={**os.environ, "BODIES": str(bodies)},
+            env={**os.environ, "REQUESTS": str(requests), **({"DENIED": "1"} if denied else {})},
             check=True,
         )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -78,18 +101,16 @@ def pin_command(core: int) -> list[str]:
 # ── Our own: one thread, as many connections as asked, each sends when it has its answer ──────
 
 
-def loop(url: str, bodies: str, connections: int, seconds: float) -> dict[str, Any]:
+def loop(port: int, requests: str, connections: int, seconds: float, denied: bool = False) -> dict[str, Any]:
     """Generate load over raw HTTP/1.1 in a child process, because a library would be slower than the server."""
-    host, port, path = _split_url(url)
-    requests = [_request(host, path, body) for body in Path(bodies).read_bytes().splitlines()]
     if not hasattr(select, "epoll"):
         return {"error": "our own load generator needs epoll: install wrk"}
-    state = _LoadState(requests)
+    state = _LoadState(read_requests(Path(requests)), denied)
     with ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
         sockets = {}
         for _ in range(connections):
-            one = stack.enter_context(socket.create_connection((host, port)))
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sockets[one.fileno()] = one
             poll.register(one, select.EPOLLIN)
@@ -114,6 +135,7 @@ def loop(url: str, bodies: str, connections: int, seconds: float) -> dict[str, A
 @dataclass(slots=True)
 class _LoadState:
     requests: Sequence[bytes]
+    denied: bool = False
     place: int = 0
     failed: int = 0
     times: list[int] = field(default_factory=list)
@@ -132,7 +154,7 @@ class _LoadState:
             self.partly[number] = data
             return
         self.times.append(perf_counter_ns() - self.sent[number])
-        self.failed += not data.startswith(b"HTTP/1.1 200")
+        self.failed += not self.denied and not data.startswith(b"HTTP/1.1 200")
         self.send(one)
 
 
@@ -144,16 +166,3 @@ def _is_complete(data: bytes) -> bool:
     at = data[:head].lower().find(b"content-length:")
     length = int(data[at + 15 : data.find(b"\r\n", at)])
     return len(data) >= head + 4 + length
-
-
-def _split_url(url: str) -> tuple[str, int, str]:
-    host, _, rest = url.removeprefix("http://").partition(":")
-    port, _, path = rest.partition("/")
-    return host, int(port), f"/{path}"
-
-
-def _request(host: str, path: str, body: bytes) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body

@@ -86,11 +86,10 @@ def _verify_servers(started: Sequence[Server], work: Workload, say: Say) -> tupl
 
 
 def _ask_all(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
-    host, _, path = server.url.removeprefix("http://").partition("/")
-    connection = http.client.HTTPConnection(host, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     answers = []
     for body in bodies:
-        connection.request("POST", f"/{path}", body, {"Content-Type": "application/json"})
+        connection.request("POST", server.path, body, {"Content-Type": "application/json"})
         answers.append(connection.getresponse().read())
     return answers
 
@@ -98,15 +97,15 @@ def _ask_all(server: Server, bodies: Sequence[bytes]) -> list[bytes]:
 def _measure(
     verified: Sequence[Server], work: Workload, folder: Path, rounds: int, seconds: float, say: Say
 ) -> list[Data]:
-    bodies = {}
+    requests = {}
     for server in verified:
-        bodies[server.name] = folder / f"{server.name}.bodies"
-        bodies[server.name].write_bytes(b"\n".join(server.body(asked) for asked in work.requests) + b"\n")
+        asked = (load.post_request(server.path, server.body(one)) for one in work.requests)
+        requests[server.name] = load.write_requests(folder / f"{server.name}.requests", asked)
     found: dict[tuple[str, int], list[Data]] = {}
     for turn, connections, server in product(range(rounds + 1), CONNECTIONS, verified):  # the first round warms up
         say(f"serve: {server.title}, {connections} connections, round {turn} of {rounds}")
         with _processor_time(server) as spent:
-            one = load.run(server.url, bodies[server.name], connections, seconds if turn else 1)
+            one = load.run(server.port, requests[server.name], connections, seconds if turn else 1)
         if turn:
             found.setdefault((server.name, connections), []).append({**one, "cpu_s": spent[0]})
     return [summary(name, connections, runs) for (name, connections), runs in found.items()]

@@ -32,7 +32,8 @@ class Server:
     name: str
     title: str
     pid: int
-    url: str
+    port: int
+    path: str
     body: Callable[[WorkloadRequest], bytes]
     allowed: Callable[[WorkloadRequest, Any], bool] | None
 
@@ -47,8 +48,11 @@ def policyengine_server(work: Workload, folder: Path, workers: int = 1) -> Itera
     command = [*POLICYENGINE, "serve", str(file), "--port", str(port), "--workers", str(workers)]
     with start_process(command, folder / f"{name}.log") as process:
         wait_for_http(port, "/healthz", process)
-        url = f"http://127.0.0.1:{port}/decide"
-        yield Server(name, "policyengine serve", process.pid, url, question, lambda _, answer: bool(answer["allowed"]))
+        yield Server(name, "policyengine serve", process.pid, port, "/decide", question, is_allowed)
+
+
+def is_allowed(_: WorkloadRequest, answer: Any) -> bool:
+    return bool(answer["allowed"])
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def floor_server(size: int, folder: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "uvicorn", "bench.serving.floor:app", "--port", str(port), *quick]
     with start_process(command, folder / "floor.log", ANSWER=str(size)) as process:
         wait_for_socket(socket.AF_INET, ("127.0.0.1", port), process)
-        yield Server("floor", "floor: raw ASGI", process.pid, f"http://127.0.0.1:{port}/", question, None)
+        yield Server("floor", "floor: raw ASGI", process.pid, port, "/", question, None)
 
 
 def question(asked: WorkloadRequest) -> bytes:

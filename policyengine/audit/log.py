@@ -157,10 +157,10 @@ class DecisionLog:
         try:
             writer = self._writer_for(decision) if decision.obligations else self._writer
             line = writer.line(decision, moment, call, trace_member() + state, writer.question(question))
+            return self._append(line) or self.lets_pass
         except Exception:
             self._not_put("a decision")
             return self.lets_pass
-        return self._append(line) or self.lets_pass
 
     def note(self, what: TokenEventKind, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""

@@ -1,8 +1,9 @@
-"""The paths of the tree as they are walked: made deterministic when they are met, so that one walk finds every pattern.
+"""The automaton of paths: the trie of the tree, made deterministic as requests need it, so that one walk finds every
+pattern.
 
-A branch stands for all places of the trie that a path can be at. It is made when first needed, and kept; what a policy
-does not name is never kept, so what strangers ask for cannot fill the memory. Patterns that fold are found by the same
-walk: a place remembers which folding it took to come there.
+A branch is a set of places in the trie. It is created at the first request and kept. Segments that the policy does not
+name create no branches, so that callers cannot fill the memory. Patterns that ignore letter case are found by the same
+walk: each place has the least folding by which a path comes there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from policyengine.evaluator.program import EndpointRules, PathBranch
 from policyengine.runtime.letter_case import fold_case
 from policyengine.spec.match_endpoint import least_folding
 
-MOST_BRANCHES = 100_000  # kept; a policy whose patterns cross in more ways is walked without keeping more
-Place: TypeAlias = tuple[Node, int]  # with the least folding by which a path comes there, by its number
+MOST_BRANCHES = 100_000  # maximum number that are kept; further branches are created for each walk
+Place: TypeAlias = tuple[Node, int]  # a node, and the number of the least folding by which a path comes there
 
 
 class Paths:
-    """Makes branches out of the trie, and leaves at them."""
+    """Creates the branches of a tree, and the rules at them."""
 
     def __init__(self, tree: Tree, rules: Callable[[str, Iterable[int], Iterable[int]], EndpointRules]) -> None:
         self._methods = tree.methods
@@ -35,7 +36,7 @@ class Paths:
         self.start.next[""], self.start.grown = self.root, True
 
     def step(self, branch: PathBranch, segment: str) -> PathBranch | None:
-        """Where a segment leads that `next` may not tell of; None where no pattern goes on."""
+        """Return the branch after a segment, which need not be in `next`; None if no pattern continues."""
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
         known = branch.next.get(segment)
@@ -52,7 +53,7 @@ class Paths:
         return reached
 
     def at(self, branch: PathBranch, method: str, *, ended: bool) -> EndpointRules:
-        """The leaf for a method, where the path ends or goes on beyond."""
+        """Return the rules for a method, where the path ends, or where it goes on beyond all patterns."""
         known = branch.ends if ended else branch.rest
         name = "GET" if method == "HEAD" else method
         found = known.get(name)
@@ -67,7 +68,7 @@ class Paths:
         return found
 
     def beyond(self, branch: PathBranch) -> PathBranch:
-        """A branch where every segment goes on beyond."""
+        """Return a branch in which every segment goes on beyond all patterns."""
         found = PathBranch((), branch.rests, branch.loose)
         found.rest = found.last = branch.rest
         return found
@@ -77,7 +78,7 @@ class Paths:
         return methods is None or method in methods
 
     def _sorted(self, places: Iterable[Place], name: str) -> tuple[list[int], list[int]]:
-        """Of the patterns that end at the places those that fold as much as it took, and those that only bind."""
+        """Return the patterns that end at the places: those that match with the folding, and those that only bind."""
         fitting: list[int] = []
         loose: list[int] = []
         for node, folding in places:
@@ -123,7 +124,7 @@ def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
 
 
 def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
-    """The places after a segment that no literal stands for; None is one that fits no beginning and no end."""
+    """Return the places after a segment that no literal matches; None is one that has no prefix or suffix of any."""
     found: list[Place] = []
     for node, folding in branch.places:
         for (before, after), then in node.affixes.items():

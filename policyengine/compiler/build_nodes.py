@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.evaluator import nodes as n
+from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.entity_nodes import (
     EntityAttribute,
     HasRowTest,
@@ -297,7 +298,9 @@ class NodeBuilder:
         known = self._events.get((id(event), scope.strict)) if shared else None
         if known is not None:
             return known[1]
-        keys = None if event.keys is None else tuple((key, self.value(key, scope)) for key in event.keys)
+        keys = None
+        if event.keys is not None:
+            keys = tuple(count_key_node(key, self.value(key, scope)) for key in event.keys)
         where = None if event.where is None else self.condition(event.where, scope.at_event(event))
         noted = tuple(self.value(one, scope) for one in noted_reads(event)) if scope.strict else ()
         equalities = tuple(self._equalities(event, scope))

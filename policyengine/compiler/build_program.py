@@ -10,11 +10,13 @@ from typing import Any, TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
-from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder
+from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder, Scope
 from policyengine.compiler.lazy_sequence import LazySequence
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
+from policyengine.evaluator.charges import prepare_charge
+from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.history_nodes import EventRules
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -99,6 +101,13 @@ class ProgramBuilder:
         self.program.user_slots = (*slots.get(("user", "id"), ()), *slots.get(("user",), ()))
         self.program.hop_slots = tuple(self.nodes.hop_slots)
         self.program.blank = [UNREAD] * self.nodes.count
+
+    def value_node(self, expression: k.Expr, scope: Scope) -> n.Node:
+        """Return the node of an expression in a scope."""
+        with self._lock:
+            found = self.nodes.value(expression, scope)
+            self._renew()  # it may have new slots
+            return found
 
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
@@ -402,16 +411,17 @@ class ProgramBuilder:
     def _limit(self, limit: k.Limit) -> p.LimitRule:
         value = self.nodes.value
         condition = None if limit.when is None else value(limit.when)
-        keys = tuple((key, value(key)) for key in limit.keys)
+        keys = tuple(count_key_node(key, value(key)) for key in limit.keys)
+        charge = prepare_charge(limit)
         if isinstance(limit, k.Budget):
             quotas = tuple(
                 (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
             )
-            return p.LimitRule(limit, condition, keys, None, None, (), quotas)
+            return p.LimitRule(limit, condition, keys, None, None, (), quotas, charge)
         cost = None if limit.cost is None else value(limit.cost)
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
-        return p.LimitRule(limit, condition, keys, cost, count, moves, ())
+        return p.LimitRule(limit, condition, keys, cost, count, moves, (), charge)
 
     def _record(self, retention: k.EventRetention) -> p.RecordRule:
         event = retention.event
@@ -432,16 +442,17 @@ class ProgramBuilder:
 
     def _events(self, parts: object) -> Iterator[EventRules]:
         """Yield the patterns of past requests in parts of the kernel, each once."""
-        found = {event.watch: event for node in self._history(parts) for event in event_patterns(node)}
+        found = {event.watch: event for node in self.histories_in(parts) for event in event_patterns(node)}
         yield from (self.nodes.event(event, PLAIN) for event in found.values())
 
     def _may_read_history(self, blocks: Sequence[KernelBlock]) -> bool:
         """Return whether a block may have a condition on the history; blocks of a bundle are not decoded for that."""
-        return blocks.may_read_history if isinstance(blocks, LazySequence) else bool(self._history(blocks))
+        return blocks.may_read_history if isinstance(blocks, LazySequence) else bool(self.histories_in(blocks))
 
-    def _history(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
+    def histories_in(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
+        """Return the conditions about past requests in parts of the kernel."""
         if isinstance(part, tuple | list):
-            return tuple(node for one in part for node in self._history(one))
+            return tuple(node for one in part for node in self.histories_in(one))
         found = self._histories.get(id(part))
         if found is None:  # parts of the kernel stay, so their ids do
             found = self._histories[id(part)] = tuple(history_conditions(part))

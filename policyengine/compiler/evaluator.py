@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.clock import EPOCH, MICROSECOND
+from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
 from policyengine.compiler.build_program import ProgramBuilder
+from policyengine.compiler.lazy_sequence import peek_at
 from policyengine.compiler.sizes import Limiting, SizeLimit
-from policyengine.compiler.slices import Slices
+from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
-from policyengine.evaluator.state import UNREAD
+from policyengine.evaluator.state import UNREAD, State
+from policyengine.evaluator.verdicts import principal_of
+from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.ids import Stamp
@@ -26,8 +29,9 @@ from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_exte
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
-from policyengine.spec.reference import decide
+from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
+from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
 
 class Evaluator:
@@ -36,13 +40,14 @@ class Evaluator:
     def __init__(self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None) -> None:
         self.kernel = kernel
         self.entities = entities
-        tree = tree or tree_of(kernel)
-        self._named = tree.agents.names
-        self.program = ProgramBuilder(kernel, tree).program
-        self.slices = Slices(kernel, tree, self.program)
+        self.tree = tree = tree or tree_of(kernel)
+        self._builder = ProgramBuilder(kernel, tree)
+        self.program = self._builder.program
+        self._step_nodes = StepNodes(self._builder, tree)
         self._kept: walker.KeptAttributes = {}
         self._limiting = Limiting(kernel, entities, tree)
-        self._steps_by_name: dict[str, int] = {}
+        self._block_steps = BlockSteps(kernel.agents)
+        self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -55,52 +60,55 @@ class Evaluator:
         """Return the same as `takes_long` for a question that is not large: only loops and chains take long then."""
         if isinstance(request.endpoint, MalformedEndpoint):
             return False
-        sizes = self._size_limit(self.program.rules_at(request.endpoint))
+        rules = self.program.rules_at(request.endpoint)
+        sizes = self._size_limit(rules)
         if sizes is not None and (request.entities or sizes.takes_long(objects_of(request))):
             return True
-        return "chain" in request.facts and self._has_long_chain(request, MAX_UNNOTICED_STEPS)
+        if "chain" not in request.facts:
+            return False
+        return self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS, self._steps_of_others(rules))
 
-    def _has_long_chain(self, request: Request, most: int) -> bool:
-        """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long."""
+    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: int) -> bool:
+        """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long.
+        `others` are the steps of a hop in blocks that do not name an agent."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        each = 1 + measure_extent(request.facts)
-        agents = [hop.get("agent") for hop in hops if isinstance(hop, Mapping)]
-        names = Counter(name for name in agents if type(name) is str)
-        others = len(hops) - names.total()
-        if len(hops) * self._hop_steps(request, self._named if others else names) * each <= most:
-            return False
-        steps = 0
-        for block in self.slices.of(request).agents:
-            who = block.who
-            times = names[who.name] + others if isinstance(who, k.ExactName) else len(hops)
-            steps += times * each * (head_steps(block) + hop_steps(block))
-            if steps > most:
-                return True
+        given = (hop.get("agent") if isinstance(hop, Mapping) else None for hop in hops)
+        names = [name for name in given if isinstance(name, str)]
+        each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
+        if len(names) == len(hops):
+            steps = sum([of_names[name] for name in names]) + len(hops) * others
+            if steps * each <= most:
+                return False
+        covering, steps = rules.covering.agents | rules.covering.hands, 0
+        for hop in hops:
+            for number in self._step_nodes.agents.matching(*hop_agent(hop), covering):
+                steps += each * self._block_steps[number]
+                if steps > most:
+                    return True
         return False
 
-    def _hop_steps(self, request: Request, names: Iterable[str]) -> int:
-        """Return the most steps of one hop at the endpoint for each element that it reads; its name is one of these."""
-        rules: EndpointRules = self.program.rules_at(request.endpoint)
+    def _steps_of_others(self, rules: EndpointRules) -> int:
+        """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
         if rules.hop_steps < 0:
-            covering = rules.covering
-            blocks = (self.kernel.agents[number] for number in covering.agents | covering.hands)
-            rules.hop_steps = sum(
-                head_steps(one) + hop_steps(one) for one in blocks if not isinstance(one.who, k.ExactName)
-            )
-        return rules.hop_steps + max(map(self._steps_of_name, names), default=0)
+            numbers = rules.covering.agents | rules.covering.hands
+            named = self._named_blocks
+            rules.hop_steps = sum(self._block_steps[number] for number in numbers if number not in named)
+        return rules.hop_steps
 
-    def _steps_of_name(self, name: str) -> int:
-        """Return the steps of a hop in all blocks for its name, wherever their grants are."""
-        numbers = self._named.get(name)
-        if numbers is None:
-            return 0
-        steps = self._steps_by_name.get(name)
-        if steps is None:
-            blocks = [self.kernel.agents[number] for number in numbers]
-            steps = self._steps_by_name[name] = sum(head_steps(one) + hop_steps(one) for one in blocks)
-        return steps
+    @cached_property
+    def _named_blocks(self) -> frozenset[int]:
+        """The blocks that name an agent."""
+        return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
+
+    @cached_property
+    def _steps_of_all_others(self) -> int:
+        """The steps of a hop in all blocks of the policy that do not name an agent. Blocks of a bundle that are decoded
+        for that are not kept."""
+        agents = self.kernel.agents
+        blocks = (peek_at(agents, number) for number in range(len(agents)) if number not in self._named_blocks)
+        return sum(head_steps(block) + hop_steps(block) for block in blocks)
 
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
@@ -110,10 +118,13 @@ class Evaluator:
         `moment` is the time in nanoseconds since 1970. If entities are looked up, `looking` has the rows that are known
         so far: as long as some are lacking, rows are all that is needed.
         """
-        if request.approvals or looking is not None or self._counts_steps(request):
+        rules = self.program.rules_at(request.endpoint)
+        if request.approvals or looking is not None or self._counts_steps(request, rules):
             return self._plan_with_state(request, moment, looking, stamp)
-        made = walker.plan(self.program, request, self.entities, moment, self._kept, stamp)
-        return Needs(request, windows=made) if isinstance(made, frozenset) else made
+        made = walker.plan(self.program, rules, request, self.entities, moment, self._kept, stamp)
+        if isinstance(made, walker.StartedDecision):
+            return Needs(request, windows=made.windows, started=made)
+        return made
 
     def _plan_with_state(
         self, request: Request, moment: int, looking: LookupEntities | None, stamp: Stamp
@@ -121,6 +132,8 @@ class Evaluator:
         entities = self.entities if looking is None else looking
         windows = NO_WINDOWS
         if self.kernel.watches:
+            if denied := self._deny_long_bindings(request, entities, moment, stamp):
+                return lacked(request, looking) or denied
             windows = walker.find_windows(self.program, request, entities, moment)
         needs = Needs(request, frozenset(approval.id for approval in request.approvals), windows)
         if needs.approvals or needs.windows:
@@ -130,22 +143,40 @@ class Evaluator:
 
     def resume(self, needs: Needs, snapshot: Snapshot, moment: int, stamp: Stamp = "") -> tuple[Decision, Effects]:
         """Return the decision with the state that was fetched, and the effects of committing it."""
+        if needs.started is not None and snapshot.entities is self.entities:
+            return walker.resume(needs.started, snapshot.history, stamp)
         request = needs.request
-        if self._counts_steps(request):
-            now = EPOCH + moment // 1_000 * MICROSECOND
-            decision, effects = decide(self.slices.of(request), request, snapshot, now)
-            return decision.with_id(stamp), effects
+        rules = self.program.rules_at(request.endpoint)
         kept = self._kept if snapshot.entities is self.entities else None
-        return walker.decide(self.program, request, snapshot, moment, kept, stamp)
+        if not self._counts_steps(request, rules):
+            return walker.decide(self.program, request, snapshot, moment, kept, stamp)
+        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, kept)
+        count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
+        return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
 
-    def _counts_steps(self, request: Request) -> bool:
-        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings:
-        the specification counts them, and the walker does not."""
-        if type(request.endpoint) is MalformedEndpoint:
-            return False
-        rules: EndpointRules = self.program.rules_at(request.endpoint)
-        sizes, has_chain = self._size_limit(rules), "chain" in request.facts
+    def _deny_long_bindings(
+        self, request: Request, entities: Entities, moment: int, stamp: Stamp
+    ) -> tuple[Decision, Effects] | None:
+        """Return a deny if the bindings of the endpoint take too many steps, as the keys of histories may read them."""
+        rules = self.program.rules_at(request.endpoint)
+        if type(request.endpoint) is MalformedEndpoint or not self._counts_steps(request, rules):
+            return None
+        state = walker.start(self.program, rules, request, entities, walker.NO_HISTORY, moment, None)
+        count = count_bindings(StartedRequest(self._step_nodes, state, walker.NOTHING_SPENT))
+        return self._deny(state, count, stamp) if count.exceeded else None
+
+    def _deny(self, state: State, count: StepCount, stamp: Stamp) -> tuple[Decision, Effects]:
+        decision = Decision(excess_answer(self.kernel), principal_of(state, refusal_code(state)), stamp)
+        return decision, Effects(excess=describe_excess(count))
+
+    def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
+        """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.
+        Only then are the steps counted."""
+        sizes = rules.sizes if rules.sizes is not UNREAD else self._size_limit(rules)
+        has_chain = "chain" in request.facts
         if sizes is None and not has_chain and not request.approvals:
+            return False
+        if type(request.endpoint) is MalformedEndpoint:
             return False
         if sizes is not None:
             if request.entities:
@@ -156,7 +187,7 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, left // 2)
+        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_all_others)
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""
@@ -175,6 +206,27 @@ class Evaluator:
             found = rules.sizes = self._limiting.limit(parts, list(rules.conditional_grants))
         return found  # type: ignore[no-any-return]
 
+    def histories_read(self, request: Request) -> list[k.HistoryCondition | k.Aggregate]:
+        """Return the conditions about past requests in the rules that may be about the caller and the endpoint."""
+        kernel, numbers, found = self.kernel, self.program.rules_at(request.endpoint).covering, self._step_nodes
+        agents, user = set[int](), agent_name(request.fact("user", "id"))
+        if "agent" in request.facts:
+            for name, groups in presenter_and_hops(request):
+                agents |= found.agents.matching(name, groups, numbers.agents | numbers.hands)
+        users = found.users.named(user) if isinstance(user, str) else numbers.users
+        parts = [
+            *(kernel.agents[number] for number in sorted(agents)),
+            *(kernel.users[number] for number in sorted(users)),
+            *(kernel.anyones[number] for number in sorted(numbers.anyones)),
+            *(kernel.guards[number] for number in numbers.guards),
+            *(kernel.limits[number] for number in numbers.limits),
+        ]
+        return list(self._builder.histories_in(parts))
+
+    def binders_at(self, request: Request) -> tuple[k.Binder, ...]:
+        """Return the bindings of the endpoint."""
+        return tuple(self.kernel.binders[one] for one in self.program.rules_at(request.endpoint).covering.binders)
+
 
 def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
     """Return the roots that are objects; others are unknown."""
@@ -184,3 +236,31 @@ def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
     """The rows that the decision would have to know, if there are any."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
+
+
+class BlockSteps(dict[int, int]):
+    """The steps of a hop in each block, by its number, computed when first needed."""
+
+    def __init__(self, agents: Sequence[k.AgentBlock]) -> None:
+        super().__init__()
+        self._agents = agents
+
+    def __missing__(self, number: int) -> int:
+        block = self._agents[number]
+        self[number] = steps = head_steps(block) + hop_steps(block)
+        return steps
+
+
+class NamedSteps(dict[str, int]):
+    """The steps of a hop in all blocks for its name, wherever their grants are, computed when first needed."""
+
+    def __init__(self, names: Mapping[str, Sequence[int]], block_steps: BlockSteps) -> None:
+        super().__init__()
+        self._names, self._block_steps = names, block_steps
+
+    def __missing__(self, name: str) -> int:
+        numbers = self._names.get(name)
+        if numbers is None:
+            return 0  # not kept: callers can send any name
+        self[name] = steps = sum(self._block_steps[number] for number in numbers)
+        return steps

@@ -1,7 +1,7 @@
 """How large what a question brings may be, so that no rule at an endpoint takes more steps than a decision has.
 
-Where rules are so few and so plain that any question is small enough, nothing is asked. Else larger ones are decided
-with care, which counts.
+Where rules are so few and so plain that any question is small enough, nothing is asked. Else the steps of larger ones
+are counted (`spec/step_count.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Kernel → decision tree: the endpoint first, then who asks, and there only the rules that can still change the answer.
+"""Kernel → decision tree: an index of the rules by endpoint pattern and by principal.
 
-A tree is a value: the same policy gives an equal one. It holds no rules but their numbers in the kernel. `TreeBuilder`
-needs of a rule only where it stands, so that a bundle builds its tree without decoding conditions.
+A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules.
+`build_program.py` collects the rules of each endpoint from it. `TreeBuilder` needs of a rule only where it stands, so
+that a bundle builds its tree without decoding conditions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec import Struct
 from policyengine import kernel as k
 
 Numbers: TypeAlias = tuple[int, ...]
-Affix: TypeAlias = tuple[str, str]  # what a segment begins and ends with; ("", "") is any segment
+Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
 Item = TypeVar("Item")
 WildStep: TypeAlias = Affix | tuple[str, str, str | None, str | None]
 Methods: TypeAlias = tuple[str, ...] | None
@@ -31,7 +32,7 @@ FIRST = (0,)
 # Structs, because a tree of ten thousand rules is built in the time of loading: they are created and read faster, and
 # are smaller, than dataclasses.
 class Node(Struct):
-    """A place in the paths: the segments that may come next, the patterns that end here, and those that end in `**`."""
+    """A node of the trie of paths: the next segments, the patterns that end here, and those that end here in `**`."""
 
     literals: dict[str, Node] = NO_NODES
     affixes: dict[Affix, Node] = NO_NODES
@@ -51,7 +52,7 @@ class Action:
 
 
 class Opens(Struct, frozen=True, gc=False):
-    """Openings of one `may`, by their numbers in it; `kind` says in which of the kernel's lists the block is."""
+    """Openings of one `may`, by their numbers in it; `kind` is the list of the kernel that contains the block."""
 
     kind: str  # "agents", "users", "anyones"
     block: int
@@ -60,8 +61,8 @@ class Opens(Struct, frozen=True, gc=False):
 
 
 class Uses(Struct):
-    """What stands at one pattern. `hands` are blocks and the number of their `may delegate`; what `excepts` is to the
-    guards, `spared` is to the limits. What happens there is remembered by `watches`."""
+    """The rules that use one pattern. `hands` are pairs of a block and the number of its `may delegate`. `excepts` are
+    guards that except the pattern, `spared` limits that do. `watches` record the requests that match it."""
 
     opens: Sequence[Opens] = ()
     hands: Sequence[tuple[int, int]] = ()
@@ -74,8 +75,8 @@ class Uses(Struct):
 
 
 class Principals(Struct, frozen=True):
-    """Which blocks are about whom: by name, by group, by a glob of names; `others` must be asked each time. `asking`
-    are the blocks with a condition in their head or in their requirements.
+    """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition or
+    match everyone. `asking` are the blocks with a condition in their head or in their requirements.
     """
 
     names: dict[str, list[int]]
@@ -86,8 +87,8 @@ class Principals(Struct, frozen=True):
 
 
 class Tree(Struct, frozen=True):
-    """`uses` by the number of a pattern; `methods` (None: every method) and `foldings` too. `binding` are the patterns
-    that bind something. Guards `everywhere` have no pattern, and nor have the limits of `always`."""
+    """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are by the number of a pattern.
+    `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern."""
 
     package: str
     revision: str

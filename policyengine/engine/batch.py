@@ -9,15 +9,16 @@ from policyengine.engine.authenticate import reject_raw_credentials
 from policyengine.engine.charges import apply_charges
 from policyengine.engine.compiled import CompiledPolicies
 from policyengine.engine.decider import with_consume_obligation
-from policyengine.engine.question import Question, QuestionLike
+from policyengine.engine.question import Question, QuestionLike, parse_request
 from policyengine.runtime.current_caller import outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request, RequestError
-from policyengine.stores.base import CommitRequest, CommitResult, StoreError
+from policyengine.stores.base import CommitRequest, CommitResult
 
 if TYPE_CHECKING:
     from policyengine.engine.engine import Engine
+    from policyengine.engine.guarded_decider import GuardedDecider
 
 MAX_PENDING_DECISIONS = 1_024  # maximum number of decisions per commit
 
@@ -41,8 +42,8 @@ class PendingDecision(NamedTuple):
 class BatchDecider:
     """Decides many questions with one engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, guarded: GuardedDecider) -> None:
+        self._engine, self._guarded = engine, guarded
 
     def decide(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Decide each question as `Engine.decide` does, in order, even if they share limits."""
@@ -51,7 +52,7 @@ class BatchDecider:
         pending: list[PendingDecision] = []
         for position, question in enumerate(list(questions)):
             try:
-                authenticated = engine.authenticate(question)
+                authenticated = self._authenticate(question)
                 prepared = self._prepare(position, authenticated) if engine.state.is_shared else None
                 if prepared is None:  # the decision may depend on earlier questions
                     self._settle(pending, answers)
@@ -66,15 +67,24 @@ class BatchDecider:
         self._settle(pending, answers)
         return answers
 
-    def _prepare(self, position: int, question: Question) -> PendingDecision | None:
-        """Return the pending decision, or None if it depends on state in the store. Raises RequestError."""
-        compiled = self._engine.decider.compiled
+    def _authenticate(self, question: QuestionLike) -> QuestionLike:
+        """Return the authenticated question. Raises RequestError."""
         try:
-            return self._prepare_request(position, reject_raw_credentials(question.request), compiled)
+            return self._engine.authenticate(question)
         except RequestError:
             raise
         except Exception:
-            return None  # `Engine.decide` will raise and report it again
+            return question  # `Engine.decide` fails again, and records it
+
+    def _prepare(self, position: int, question: QuestionLike) -> PendingDecision | None:
+        """Return the pending decision, or None if it depends on state in the store. Raises RequestError."""
+        compiled = self._engine.decider.compiled
+        try:
+            return self._prepare_request(position, reject_raw_credentials(parse_request(question)), compiled)
+        except RequestError:
+            raise
+        except Exception:
+            return None  # `Engine.decide` fails again, and records it
 
     def _prepare_request(self, position: int, request: Request, compiled: CompiledPolicies) -> PendingDecision | None:
         decider = self._engine.decider
@@ -95,28 +105,34 @@ class BatchDecider:
     def _settle(self, pending: list[PendingDecision], answers: list[Decision | RequestError]) -> None:
         """Commit all pending decisions, and insert their answers at the indexes of their questions."""
         asking = [item for item in pending if item.asks_store]
-        decider = self._engine.decider
-        results: list[CommitResult] = []
-        try:
-            if asking:
-                results += decider.store.commit_many([item.commit for item in asking], decider.now())
-        except StoreError as error:
-            results += [error] * len(asking)
+        results = self._commit([item.commit for item in asking]) if asking else []
         settled = {item.position: result for item, result in zip(asking, results, strict=True)}
         for item in pending:
-            if item.position in settled:
-                answers[item.position] = self._answer(item, settled[item.position])
-            else:
-                answers[item.position] = self._record(item, item.decision)
+            try:
+                if item.position in settled:
+                    answers[item.position] = self._answer(item, settled[item.position])
+                else:
+                    answers[item.position] = self._record(item, item.decision)
+            except Exception as error:
+                answers[item.position] = self._guarded.record_failure(item.question, error, item.call)
         pending.clear()
 
-    def _answer(self, pending: PendingDecision, result: CommitResult) -> Decision:
+    def _commit(self, requests: list[CommitRequest]) -> Sequence[CommitResult | Exception]:
+        """Return the store's answer to each request; if it fails, the exception for each of them."""
+        decider = self._engine.decider
+        try:
+            results: Sequence[CommitResult | Exception] = decider.store.commit_many(requests, decider.now())
+            if len(results) != len(requests):
+                raise RuntimeError(f"the store answered {len(results)} of {len(requests)} requests")
+        except Exception as error:
+            results = [error] * len(requests)
+        return results
+
+    def _answer(self, pending: PendingDecision, result: CommitResult | Exception) -> Decision:
         if result is None:  # another decision has changed the state that this one depends on
             return self._engine.decide(Question(pending.question, is_authenticated=True))
-        if isinstance(result, StoreError):
-            denied = self._engine.recorder.deny_unavailable(result)
-            mark = pending.compiled.entities_mark
-            return self._engine.recorder.record(pending.question, denied, pending.call, mark)
+        if isinstance(result, Exception):
+            raise result
         return self._record(pending, apply_charges(pending.decision, pending.commit.effects, result))
 
     def _record(self, pending: PendingDecision, decision: Decision) -> Decision:

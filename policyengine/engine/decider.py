@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+from msgspec import Struct, structs
 
-from policyengine.clock import Clock, epoch_microseconds, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
+from policyengine.clock import Clock, epoch_nanoseconds, from_epoch_nanoseconds, nanosecond_clock
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.engine.charges import apply_charges
@@ -51,7 +51,10 @@ class WouldBlockError(Exception):
     """The decision may take too long for an event loop; nothing was decided."""
 
 
-class DecisionBasis(NamedTuple):
+NO_STATE: tuple[frozenset[str], bytes] = NOTHING_SPENT, b""
+
+
+class DecisionBasis(Struct, frozen=True, gc=False):
     """A decision and the state that it depends on, for the log."""
 
     decision: Decision
@@ -102,7 +105,7 @@ class Decider:
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""
-        return epoch_microseconds(self.clock())
+        return self.nanoseconds() // 1_000
 
     def seconds(self) -> int:
         """Return the current time in seconds since 1970."""
@@ -114,29 +117,26 @@ class Decider:
         """Decide and commit what the decision spends. With a claim, return the decision that another request with the
         same key has made in the meantime, if there is one. Raises StoreError, KeyReuseError and KeyInProgressError."""
         for _ in range(MAX_COMMIT_TRIES):
-            moment = self.nanoseconds()
-            spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-            compiled = self.compiled
-            decision, effects, history = self._resolve(compiled, request, moment, spent)
+            moment, compiled = self.nanoseconds(), self.compiled
+            decision, effects, state = self._resolve(compiled, request, moment)
+            spent, history = state
             if claim is not None:
                 draft = encode_draft(decision, effects, spent, history, moment, self._encode_proved(request))
-                effects = dataclasses.replace(effects, claim=claim._replace(draft=draft))
-            basis = DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
+                effects = structs.replace(effects, claim=claim._replace(draft=draft))
             if effects is NO_EFFECTS or not effects:
-                return basis
+                return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
             result = self.store.commit(effects, outcome_key(decision.id), moment // 1_000)
             if result is not None:
-                return basis._replace(decision=apply_charges(decision, effects, result), spends=effects.spends)
+                decision = apply_charges(decision, effects, result)
+                return DecisionBasis(decision, moment, spent, effects.spends, history, compiled.entities_mark)
             if claim is not None and (record := self.store.claim(claim, moment // 1_000)) is not None:
                 return self.restore(claim, record)  # another request with this key was decided first
         raise RuntimeError(f"the state of the decision changed {MAX_COMMIT_TRIES} times while it was made")
 
     def evaluate(self, request: Request) -> DecisionBasis:
         """Decide without spending anything. Raises StoreError."""
-        moment = self._moment(request)
-        spent = self._spent_approvals(request) if request.approvals else NOTHING_SPENT
-        compiled = self.compiled
-        decision, effects, history = self._resolve(compiled, request, moment, spent)
+        moment, compiled = self._moment(request), self.compiled
+        decision, effects, (spent, history) = self._resolve(compiled, request, moment)
         if effects is not NO_EFFECTS:
             decision = self._peek_limits(decision, effects, moment)
         return DecisionBasis(decision, moment, spent, (), history, compiled.entities_mark)
@@ -175,24 +175,30 @@ class Decider:
     # ── Steps ─────────────────────────────────────────────────────────────────────────────────
 
     def _resolve(
-        self, compiled: CompiledPolicies, request: Request, moment: int, spent: frozenset[str]
-    ) -> tuple[Decision, Effects, bytes]:
-        """Return the decision, its effects, and the log members of the history and the rows that it depends on."""
+        self, compiled: CompiledPolicies, request: Request, moment: int
+    ) -> tuple[Decision, Effects, tuple[frozenset[str], bytes]]:
+        """Return the decision, its effects, and the state that it depends on: the approvals that were already used, and
+        the log members of the history and the rows."""
         stamp: Stamp = (moment, next(serials)) if self._makes_ids else ""
-        lookup = None if compiled.entities.lookups is None else compiled.entities.looking()
-        planned = self._plan(compiled, request, moment, lookup, stamp)
-        members = b""
-        if isinstance(planned, Needs):
-            (decision, effects), members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+        lookup: LookupEntityStore | None = None
+        if compiled.entities.lookups is None:
+            planned = compiled.evaluator.plan(request, moment, None, stamp)
         else:
-            decision, effects = planned
+            lookup = compiled.entities.looking()
+            planned = self._plan(compiled, request, moment, lookup, stamp)
+        state = NO_STATE
+        if type(planned) is Needs:
+            spent = self._spent_approvals(request)
+            planned, members = self._resume(compiled, planned, moment, spent, lookup, stamp)
+            state = spent, members
+        decision, effects = planned  # type: ignore[misc]  # no Needs
         if lookup is not None and lookup.found and self._log is not None:
-            members += self._log.looked_up(lookup.found, lookup.types)
+            state = state[0], state[1] + self._log.looked_up(lookup.found, lookup.types)
         if not self._makes_ids:
             decision = decision.with_id(self.new_id(moment))
         if effects.excess:
             self._recorder.count_excess(decision, effects.excess)
-        return decision, effects, members
+        return decision, effects, state
 
     def new_id(self, moment: int) -> Stamp:
         """Return the id of a decision at this time."""
@@ -212,7 +218,7 @@ class Decider:
         members = self._encode_history(compiled.evaluator, needs.request, snapshot, moment) if history else b""
         if effects and history:
             relied = tuple([(key, window.version) for key, window in history.items()])
-            effects = dataclasses.replace(effects, relied=relied)
+            effects = structs.replace(effects, relied=relied)
         return (decision, effects), members
 
     def _plan(
@@ -234,9 +240,9 @@ class Decider:
         """Encode the history before anything is spent, because the decision did not know later reports."""
         if self._log is None:
             return b""
-        part = evaluator.slices.of(request)
-        facts = build_facts(part, request, snapshot, from_epoch_nanoseconds(moment))
-        return self._log.past(evaluator.slices.histories_in(part), facts)
+        kernel = replace(self.kernel, binders=evaluator.binders_at(request))
+        facts = build_facts(kernel, request, snapshot, from_epoch_nanoseconds(moment))
+        return self._log.past(evaluator.histories_read(request), facts)
 
     def _encode_proved(self, request: Request) -> bytes:
         if not self.keeps_proofs:
@@ -267,5 +273,5 @@ def with_consume_obligation(decision: Decision, effects: Effects) -> Decision:
         return decision
     rule = "approval" if effects.spends else effects.limits[0].name if effects.limits else "history"
     consume = Obligation("consume", (), rule, at="")
-    answer = replace(decision.answer, obligations=(*decision.obligations, consume), written={})
-    return replace(decision, answer=answer)
+    answer = structs.replace(decision.answer, obligations=(*decision.obligations, consume), written={})
+    return structs.replace(decision, answer=answer)

@@ -41,9 +41,9 @@ from policyengine.policy_files import load_sources
 from policyengine.runtime.current_caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
-from policyengine.runtime.idempotency import IdempotencyKey
+from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
-from policyengine.runtime.request import Request, RequestError
+from policyengine.runtime.request import NO_OPTIONS, Request, RequestError, read_ordinary_request
 from policyengine.source import Source
 from policyengine.stores.base import Store, StoreError
 from policyengine.stores.memory.store import MemoryStore
@@ -84,7 +84,7 @@ class Engine:
             store.follow(lambda: self.decider.nanoseconds() // 1_000)
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
-        self._batch = BatchDecider(self)
+        self._batch = BatchDecider(self, self._guarded)
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -194,23 +194,34 @@ class Engine:
         Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
         WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
         """
-        if type(question) is dict and self._authenticator is None:
-            request = reject_raw_credentials(Request.from_mapping(question))
-        else:
-            request = reject_raw_credentials(self.authenticate(question).request)
-        if without_waiting and self.forecast.takes_long_to_decide(request):
-            raise WouldBlockError("it may take long")
-        if not request.options.consume:
-            return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
-        reject_chosen_time(request)
+        try:
+            request = self._read(question)
+            if without_waiting and self.forecast.takes_long_to_decide(request):
+                raise WouldBlockError("it may take long")
+        except (RequestError, WouldBlockError):
+            raise
+        except Exception as error:
+            return self._guarded.record_failure(None, error, b"decide")
+        if request.options is not NO_OPTIONS:
+            if not request.options.consume:
+                return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
+            reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
-    def evaluate(self, question: QuestionLike) -> Decision:
-        """Decide without spending: the same question gets the same answer. Raises RequestError.
+    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+        """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
+        `decide` does.
 
         An allow that would spend has the obligation `consume`: call `decide` before acting on it.
         """
-        request = reject_raw_credentials(self.authenticate(question).request)
+        try:
+            request = self._read(question)
+            if without_waiting and self.forecast.takes_long_to_decide(request):
+                raise WouldBlockError("it may take long")
+        except (RequestError, WouldBlockError):
+            raise
+        except Exception as error:
+            return self._guarded.record_failure(None, error, b"evaluate")
         return self._guarded.decide(request, self.decider.evaluate, b"evaluate")
 
     def decide_once(self, question: QuestionLike, key: IdempotencyKey) -> IdempotentDecision:
@@ -222,13 +233,18 @@ class Engine:
         KeyInProgressError or KeyReuseError: then nothing was decided.
         """
         asked = Question.of(question)
-        request = asked.request
-        if not request.options.consume:
-            return IdempotentDecision(self.evaluate(asked), False)
-        reject_chosen_time(request)
-        if self._authenticator is None:
-            reject_raw_credentials(request)
-        return self._idempotent.decide(asked, key.claim(self.revision, secrets.token_hex(8)))
+        try:
+            request = asked.request
+            if not request.options.consume:
+                return IdempotentDecision(self.evaluate(asked), False)
+            reject_chosen_time(request)
+            if self._authenticator is None:
+                reject_raw_credentials(request)
+            return self._idempotent.decide(asked, key.claim(self.revision, secrets.token_hex(8)))
+        except (RequestError, IdempotencyKeyError):
+            raise
+        except Exception as error:
+            return IdempotentDecision(self._guarded.record_failure(None, error, b"decide"), False)
 
     def decide_many(self, questions: Sequence[QuestionLike]) -> list[Decision | RequestError]:
         """Decide each question as `decide` does, in order, with one request to a remote store for many of them. The
@@ -238,13 +254,17 @@ class Engine:
     def explain(self, question: QuestionLike) -> Explanation:
         """Return the decision of `evaluate` with its trace: every rule considered, and why it applied or not. Raises
         RequestError."""
-        request = self._authenticated_request(Question.of(question))
+        words = ""
         try:
+            request = self._authenticated_request(Question.of(question))
+            words = endpoint_words(request.endpoint)
             return self.decider.explain(request)
+        except RequestError:
+            raise
         except StoreError as error:
-            return Explanation(self.recorder.deny_unavailable(error), endpoint_words(request.endpoint), ())
+            return Explanation(self.recorder.deny_unavailable(error), words, ())
         except Exception:
-            return Explanation(self.recorder.deny_failure(), endpoint_words(request.endpoint), ())
+            return Explanation(self.recorder.deny_failure(), words, ())
 
     def report(
         self,
@@ -419,9 +439,16 @@ class Engine:
         """The number of answers that passed in observe mode, by the outcome that they would have had."""
         return {} if self.recorder.observer is None else dict(self.recorder.observer.counts)
 
+    def _read(self, question: QuestionLike) -> Request:
+        """Return the authenticated request. Raises RequestError."""
+        if type(question) is dict and self._authenticator is None:
+            request = read_ordinary_request(question) or Request.from_mapping(question)
+            return request if request.credentials is None else reject_raw_credentials(request)
+        return reject_raw_credentials(self.authenticate(question).request)
+
     def _authenticated_request(self, question: Question) -> Request:
         """Return the authenticated request. Raises RequestError."""
-        return reject_raw_credentials(self.authenticate(question).request)
+        return self._read(question)
 
 
 def compile_or_raise(sources: Sequence[Source], problems: Sequence[Diagnostic]) -> Kernel:

@@ -38,10 +38,11 @@ class GuardedDecider:
         state = basis.entities_mark + spent + basis.history
         return self._recorder.record(request, basis.decision, call, state, basis.moment)
 
-    def record_failure(self, question: Request, error: Exception, call: bytes) -> Decision:
-        """Record and return a deny for the exception that is being handled."""
+    def record_failure(self, request: Request | None, error: Exception, call: bytes) -> Decision:
+        """Record and return a deny for the exception that is being handled. Without a request, because it could not be
+        read, the log line has an empty one: the question may contain credentials."""
         if isinstance(error, StoreError):
             denied = self._recorder.deny_unavailable(error)
         else:
             denied = self._recorder.deny_failure()
-        return self._recorder.record(question, denied, call, self._decider.compiled.entities_mark)
+        return self._recorder.record(request or {}, denied, call, self._decider.compiled.entities_mark)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from policyengine.stores.base import StoreError
 if TYPE_CHECKING:
     from policyengine.engine.decider import Decider, DecisionBasis
 
+_LOG = logging.getLogger("policyengine")
 Guard = Callable[[Request, Callable[[Request], "DecisionBasis"]], Decision]
 
 
@@ -60,9 +61,17 @@ class IdempotentDecider:
             keeps = keeps and decision.gate is not Gate.FAILURE
         finally:  # unless another request with this key was faster, which then owns the claim
             if request is None or not keeps:
-                with suppress(StoreError):
-                    self._decider.store.release(claim, self._decider.now())
+                self._release(claim)
         return decision
+
+    def _release(self, claim: IdempotencyClaim) -> None:
+        """Release the claim; otherwise it ends after some time."""
+        try:
+            self._decider.store.release(claim, self._decider.now())
+        except StoreError:  # the circuit breaker logs it
+            pass
+        except Exception:
+            _LOG.exception("the claim to an idempotency key could not be released")
 
 
 def _raise(error: Exception, request: Request) -> DecisionBasis:

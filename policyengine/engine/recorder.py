@@ -53,11 +53,15 @@ class DecisionRecorder:
         `state` holds the log members of the state that the decision depends on. `moment` is the time of the decision in
         nanoseconds; a failed decision has none, and is logged with the current time.
         """
-        log, observer = self.log, self.observer
-        given = decision if observer is None else observer.given(decision, question)
+        log, given = self.log, decision
+        if self.observer is not None:
+            try:
+                given = self.observer.given(decision, question)
+            except Exception:
+                decision = given = self.deny_failure()
         if log is not None:
             state = (b'"observed":true,' if given.observed else b"") + state
-            if not log.keep(decision, moment or time_ns(), call, state, question):
+            if not log.keep(decision, time_ns() if moment is None else moment, call, state, question):
                 return self._deny(UNRECORDED)
         return given
 

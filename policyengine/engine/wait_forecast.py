@@ -22,7 +22,8 @@ MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
 
 class WaitForecast:
     """Forecasts from data in memory, without deciding. A malformed question never waits, because deciding it raises
-    RequestError immediately."""
+    RequestError immediately. A question for which the forecast fails is expected to wait; deciding it reports the
+    failure."""
 
     def __init__(self, decider: Decider, state: StateUse, authenticator: Authenticator | None) -> None:
         self._decider, self._state, self._authenticator = decider, state, authenticator
@@ -44,6 +45,8 @@ class WaitForecast:
             return self._authenticator.needs_issuer(Question.of(question))
         except RequestError:
             return False
+        except Exception:
+            return True
 
     def takes_long(self, question: QuestionLike) -> bool:
         """Return whether the decision may calculate for longer than an event loop should wait.
@@ -54,9 +57,13 @@ class WaitForecast:
         if self.awaits_issuer(question):
             return False
         try:
-            asked = Question.of(question)
+            return self._takes_long(Question.of(question))
         except RequestError:
             return False
+        except Exception:
+            return True
+
+    def _takes_long(self, asked: Question) -> bool:
         unproved = None if asked.is_authenticated else self._authenticator
         members = asked.members
         if members is not None and unproved is None:
@@ -64,10 +71,7 @@ class WaitForecast:
                 return True
             if measure_extent(members) <= MAX_SMALL_EXTENT and "chain" not in members:
                 return False
-        try:
-            return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
-        except RequestError:  # the fast path may still decide it, if no rule reads the malformed member
-            return self.has_loops
+        return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
 
     def takes_long_to_decide(self, request: Request) -> bool:
         """Return the same as `takes_long`, for a request whose credentials are proved."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from itertools import islice
 from types import NoneType
 from typing import TYPE_CHECKING, Any, assert_never
@@ -17,7 +15,7 @@ from policyengine.evaluator.program import Effect
 from policyengine.evaluator.reads import ReadRecorder
 from policyengine.evaluator.relation_nodes import element_of
 from policyengine.evaluator.state import ApprovalFacts, State
-from policyengine.runtime.canonical_form import OMIT_NOTHING, canonical_bytes, write_value
+from policyengine.runtime.canonical_form import binding_digest, binding_form, canonical_bytes
 from policyengine.runtime.fact_access import fact_at, get_member
 from policyengine.runtime.pending_facts import HEADERS_PATH
 from policyengine.runtime.request import Approval
@@ -29,6 +27,7 @@ from policyengine.spec.approval_digest import (
     VOLATILE,
     digest_form,
     endpoint_parts,
+    identity_form,
     resource_ref,
     unknown_elements,
     unseen_below,
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     from policyengine.evaluator.nodes import Path
 
 RESOURCE = ("resource",)
+ABSENT_FORM = canonical_bytes(ABSENT)
+NOTHING_UNSEEN: frozenset[Cause] = frozenset()
 SEEN_TYPES = frozenset({str, bool, int, Decimal, NoneType})  # a raw value of these types is complete and known
 # Facts that the engine binds for every request; they do not come from the request.
 ALWAYS_BOUND = frozenset(
@@ -79,7 +80,9 @@ class ConfirmApproval:
     def unseen(self) -> frozenset[Cause]:
         """The bound facts that are unknown. A request with such a fact cannot be approved."""
         if self._unseen is None:
-            self._unseen = frozenset(islice(all_unseen(self.st, self.effect, self.read), MAX_UNSEEN))
+            self._unseen = NOTHING_UNSEEN
+            if not all_seen(self.st, self.effect, self.read):
+                self._unseen = frozenset(islice(all_unseen(self.st, self.effect, self.read), MAX_UNSEEN))
         return self._unseen
 
     @property
@@ -153,44 +156,29 @@ def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts
 
 
 def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
-    """Return the digest of everything for which an approval is valid. It is the SHA-256 of the canonical bytes of one
-    list; the parts of the list that never change are encoded once.
-    """
+    """Return the digest of everything for which an approval is valid."""
     binding = effect.binding
     assert binding is not None
-    if binding.head is None:
-        binding.head = canonical_head(st.program.kernel.revision, effect)
-    parts = [binding.head]
-    write_value(caller_identity(st), OMIT_NOTHING, parts)
-    write_value((endpoint_parts(st.request.endpoint), raw_resource(st), claimed_resource_row(st)), OMIT_NOTHING, parts)
-    parts.append(b"list%d:" % len(binding.objects))
+    facts, objects, seen = st.facts, [], []
     for one, left_out in binding.objects:
-        content = canonical_bytes(fact_at(st.facts, one.path), left_out)
-        parts += [b"list2:", canonical_path(one.path), b"bytes%d:" % len(content), content]
-    parts.append(b"list%d:" % len(read))
-    for key, fact in sorted(read.items()):
-        parts += [b"list2:", canonical_path(key)]
-        write_value(digest_form(fact), OMIT_NOTHING, parts)
-    return f"sha256:{hashlib.sha256(b''.join(parts)).hexdigest()}"
-
-
-def canonical_head(revision: str, effect: Effect) -> bytes:
-    """Return the canonical bytes of the first five of the nine parts of an approval binding, which are the same for
-    every request.
-    """
-    named = ("approval", revision, effect.guard.package, effect.guard.name, effect.index)
-    return b"list9:" + b"".join(map(canonical_bytes, named))
-
-
-def canonical_path(path: Path) -> bytes:
-    """Return the canonical bytes of the name of a fact, kept unless it contains the id of an entity, which is any text
-    of a caller."""
-    return canonical_bytes(path) if " " in path[0] else kept_canonical_path(path)
-
-
-@lru_cache(maxsize=4_096)
-def kept_canonical_path(path: Path) -> bytes:
-    return canonical_bytes(path)
+        raw = fact_at(facts, one.path)
+        objects.append((one.path, ABSENT_FORM if raw is ABSENT else canonical_bytes(raw, left_out)))
+    for key in sorted(read):
+        fact = read[key]
+        if type(fact.value) is Unknown or type(fact.value) is tuple:
+            seen.append((key, *digest_form(fact)))
+        else:
+            seen.append((key, "known", binding_form(fact.value)))
+    raw, rows = raw_resource(st), claimed_resource_row(st)
+    resource = ABSENT_FORM if raw is ABSENT else canonical_bytes(raw)
+    target = endpoint_parts(st.request.endpoint), resource, None if rows == () else canonical_bytes(rows)
+    guard = effect.guard
+    return binding_digest(
+        (
+            "approval", st.program.kernel.revision, guard.package, guard.name, effect.index,
+            caller_identity(st), target, tuple(objects), tuple(seen),
+        )
+    )  # fmt: skip
 
 
 def facts_read(st: State, effect: Effect) -> dict[Path, ReadFact]:
@@ -219,9 +207,11 @@ def caller_identity(st: State) -> object:
         st.user,
         *(one for pair in (chain if isinstance(chain, tuple) else ((chain,),)) for one in pair),
     )
-    unsure = any(type(one) is Unknown for one in parts)
-    given = tuple([fact_at(st.facts, path) for path in CALLER_FACTS]) if unsure else None
-    return st.by_agent, st.issuer, st.name, st.user, chain, given
+    given = None
+    if any_hidden(parts):
+        given = canonical_bytes(tuple([fact_at(st.facts, path) for path in CALLER_FACTS]))
+    form = None if chain == () else canonical_bytes(chain)
+    return st.by_agent, identity_form(st.issuer), identity_form(st.name), identity_form(st.user), form, given
 
 
 def raw_resource(st: State) -> object:
@@ -254,6 +244,43 @@ def all_unseen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> Iter
     yield from unseen_below(claimed_resource_row(st), RESOURCE)
     for key, one in sorted(read.items()):
         yield from unseen_in_fact(st, key, one)
+
+
+def all_seen(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> bool:
+    """Return whether all bound facts are certainly complete and known, so that `all_unseen` yields nothing."""
+    assert effect.binding is not None
+    if st.request.entities:
+        return False
+    facts = st.facts
+    for one, _ in effect.binding.objects:
+        if not is_seen(fact_at(facts, one.path)):
+            return False
+    for root, name in CALLER_FACTS:
+        holder = facts.get(root)
+        if holder is not None and (type(holder) is not dict or not is_seen(holder.get(name))):
+            return False
+    if (st.bindings is None or RESOURCE not in st.bindings) and not is_seen(raw_resource(st)):
+        return False
+    for fact in read.values():
+        value = fact.value
+        if type(value) is Unknown or (type(value) is tuple and has_unknown(value)) or not is_seen(fact.given):
+            return False
+    return True
+
+
+def any_hidden(values: tuple[Any, ...]) -> bool:
+    """Return whether a value is unknown but not absent."""
+    for value in values:  # noqa: SIM110  # a generator takes longer
+        if type(value) is Unknown and not value.absent:
+            return True
+    return False
+
+
+def has_unknown(values: tuple[Any, ...]) -> bool:
+    for value in values:  # noqa: SIM110  # a generator takes longer
+        if type(value) is Unknown:
+            return True
+    return False
 
 
 def is_seen(raw: object) -> bool:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from policyengine import kernel as k
 from policyengine.evaluator.program import LimitRule
 from policyengine.evaluator.state import State
-from policyengine.runtime.limits import LimitCharge
+from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Unknown
 from policyengine.spec import limits as spec_limits
-from policyengine.spec.limit_keys import count_key
-from policyengine.spec.limits import budget_amount, request_count
+from policyengine.spec.limits import budget_amount, key_text, request_count
 from policyengine.spec.trace import LimitTrace
 
 
 class LimitInputs:
-    """The inputs of a limit that acts on a request."""
+    """The inputs of a limit that acts on a request: its key, and for a limit without a prepared charge its trace.
+    `unknown` are the unknowns among them without which the limit cannot count.
+    """
 
-    __slots__ = ("rule", "trace")
+    __slots__ = ("keys", "rule", "trace", "unknown")
 
-    def __init__(self, rule: LimitRule, trace: LimitTrace) -> None:
+    def __init__(
+        self, rule: LimitRule, keys: tuple[Any, ...], trace: LimitTrace | None, unknown: tuple[Unknown, ...]
+    ) -> None:
         self.rule = rule
+        self.keys = keys
         self.trace = trace
+        self.unknown = unknown
+
+
+def prepare_charge(limit: k.Limit) -> LimitCharge | None:
+    """Return the charge to a rate of a constant pace and a cost of one, complete but for its key; None for others."""
+    if isinstance(limit, k.Budget) or not isinstance(limit.pace, k.Pace):
+        return None
+    if limit.cost is not None or limit.raises or limit.clamps or limit.at_once is not None:
+        return None
+    (charge,) = spec_limits.limit_charges(LimitTrace(limit, True))
+    return charge
 
 
 def read_limits(st: State) -> list[LimitInputs]:
@@ -31,13 +45,20 @@ def read_limits(st: State) -> list[LimitInputs]:
     found = []
     for rule in st.rules.limits:
         if rule.condition is None or rule.condition.get(st) is not False:
-            found.append(LimitInputs(rule, read_limit(st, rule)))
+            found.append(read_limit(st, rule))
     return found
 
 
-def read_limit(st: State, rule: LimitRule) -> LimitTrace:
+def read_limit(st: State, rule: LimitRule) -> LimitInputs:
+    keys = tuple([node.get(st) for node in rule.keys])
+    if rule.charge is not None:
+        return LimitInputs(rule, keys, None, tuple([key for key in keys if type(key) is Unknown]))
+    trace = trace_limit(st, rule, keys)
+    return LimitInputs(rule, keys, trace, spec_limits.unknown_limit_inputs(trace))
+
+
+def trace_limit(st: State, rule: LimitRule, keys: tuple[Any, ...]) -> LimitTrace:
     limit = rule.limit
-    keys = tuple([count_key(expression, node.get(st)) for expression, node in rule.keys])
     if isinstance(limit, k.Budget):
         quotas = tuple(
             [
@@ -57,10 +78,14 @@ def read_limit(st: State, rule: LimitRule) -> LimitTrace:
     return LimitTrace(limit, True, True, keys, cost, count, tuple([move.get(st) for move in rule.moves]))
 
 
-def unknown_inputs(one: LimitInputs) -> tuple[Unknown, ...]:
-    """Return the unknowns among the inputs without which the limit cannot count."""
-    return spec_limits.unknown_limit_inputs(one.trace)
-
-
-def limit_charges(one: LimitInputs) -> Iterable[LimitCharge]:
-    return spec_limits.limit_charges(one.trace)
+def limit_charges(one: LimitInputs) -> list[LimitCharge]:
+    """Return the charges for the store. All inputs must be known."""
+    if one.rule.charge is None:
+        assert one.trace is not None
+        return list(spec_limits.limit_charges(one.trace))
+    prepared, name, at, words = one.rule.charge
+    assert isinstance(prepared, RateCharge)
+    rule, _, cost, flow, token, tick, clamps, counts, steady, failing = prepared
+    key = tuple([part if type(part) is str else key_text(part) for part in one.keys])
+    charge = RateCharge(rule, key, cost, flow, token, tick, clamps, counts, steady, failing)
+    return [LimitCharge(charge, name, at, words)]

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, find_approval
 from policyengine.evaluator.fact_reader import read_claims, read_hops, read_presenter
-from policyengine.evaluator.program import CONFIRM, PolicyProgram
+from policyengine.evaluator.program import CONFIRM, EndpointRules, PolicyProgram
 from policyengine.evaluator.records import NO_WINDOWS, needed_windows
 from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import NO_EFFECTS, Verdict, principal_of
@@ -37,19 +37,44 @@ def decide(
     `moment` is the time in nanoseconds since 1970. `kept` caches attributes of the snapshot's entities; None if the
     entities belong only to this request.
     """
-    st = start(program, request, snapshot.entities, snapshot.history, moment, kept)
+    rules = program.rules_at(request.endpoint)
+    st = start(program, rules, request, snapshot.entities, snapshot.history, moment, kept)
     return finish(st, snapshot.spent, stamp)
 
 
+class StartedDecision:
+    """A decision that depends on the history: `resume` finishes it when the windows have been fetched."""
+
+    __slots__ = ("state", "windows")
+
+    def __init__(self, state: State, windows: frozenset[WindowKey]) -> None:
+        self.state = state
+        self.windows = windows
+
+
 def plan(
-    program: PolicyProgram, request: Request, entities: Entities, moment: int, kept: KeptAttributes | None, stamp: Stamp
-) -> tuple[Decision, Effects] | frozenset[WindowKey]:
-    """Return the decision as `decide` does, or the windows of the history that it depends on."""
-    st = start(program, request, entities, NO_HISTORY, moment, kept)
+    program: PolicyProgram,
+    rules: EndpointRules,
+    request: Request,
+    entities: Entities,
+    moment: int,
+    kept: KeptAttributes | None,
+    stamp: Stamp,
+) -> tuple[Decision, Effects] | StartedDecision:
+    """Return the decision as `decide` does, or a started one if it depends on the history."""
+    st = start(program, rules, request, entities, NO_HISTORY, moment, kept)
     if program.kernel.watches and type(request.endpoint) is not MalformedEndpoint:
         windows = needed_windows(st)
         if windows:
-            return windows
+            return StartedDecision(st, windows)
+    return finish(st, NOTHING_SPENT, stamp)
+
+
+def resume(started: StartedDecision, history: Any, stamp: Stamp) -> tuple[Decision, Effects]:
+    """Return the decision with the history that was fetched. The facts read so far do not depend on the history."""
+    st = started.state
+    st.history = history
+    st.doubts.clear()
     return finish(st, NOTHING_SPENT, stamp)
 
 
@@ -57,11 +82,14 @@ def find_windows(program: PolicyProgram, request: Request, entities: Entities, m
     """Return the windows of the history that the rules of the endpoint read."""
     if isinstance(request.endpoint, MalformedEndpoint):
         return NO_WINDOWS
-    return needed_windows(start(program, request, entities, NO_HISTORY, moment, None))
+    return needed_windows(
+        start(program, program.rules_at(request.endpoint), request, entities, NO_HISTORY, moment, None)
+    )
 
 
 def start(
     program: PolicyProgram,
+    rules: EndpointRules,
     request: Request,
     entities: Entities,
     history: Any,
@@ -72,7 +100,7 @@ def start(
     endpoint = request.endpoint
     if request.entities:
         entities, kept = entities.with_rows(request.entities), None
-    st = State(program, program.rules_at(endpoint), request, moment, entities, history, kept)
+    st = State(program, rules, request, moment, entities, history, kept)
     if type(endpoint) is HttpEndpoint:
         st.segments = endpoint.segments
     elif type(endpoint) is ToolEndpoint:
@@ -99,7 +127,7 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
         approved.approval = approval_facts(list(approvals.values()), st)
     passage = walk(st, exact, approved)
     if passage.is_open and not passage.acting and rules.is_stateless:
-        return Decision(program.allow, principal_of(st, None), stamp), NO_EFFECTS
+        return Decision(program.allow, principal_of(st, passage.refused), stamp), NO_EFFECTS
     for acting in passage.acting:
         effect = acting.effect
         if effect.kind == CONFIRM and effect.bit not in approvals:

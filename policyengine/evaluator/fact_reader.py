@@ -10,12 +10,11 @@ from policyengine import typesystem
 from policyengine.evaluator.nodes import is_absent, merge, quick_strings
 from policyengine.evaluator.state import ChainMember, State
 from policyengine.runtime.fact_access import fact_at
-from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
+from policyengine.runtime.pending_facts import pending_entity_members
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, coerce
 from policyengine.spec.facts import MAX_HOPS, NO_AGE, NOT_RECORDED, STRINGS, age_since
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.typesystem import EntityRef, Scalar
-from policyengine.vocabulary import ENTITY_ROOTS
 
 if TYPE_CHECKING:
     from policyengine.evaluator.program import TrustAnchor
@@ -98,12 +97,10 @@ def read_claims(st: State) -> None:
 def pending_attributes(st: State) -> dict[tuple[EntityRef, str], object]:
     """Return the attributes of entities that the caller reports as pending."""
     found: dict[tuple[EntityRef, str], object] = {}
-    for name in st.request.pending:
-        root, *steps = parse_pending_path(name.removesuffix(PENDING_WILDCARD), "pending")
-        if root in ENTITY_ROOTS and steps:
-            holder = st.program.holders[root].get(st)
-            if isinstance(holder, EntityRef):
-                found[holder, steps[0]] = PENDING
+    for root, member in pending_entity_members(st.request.pending):
+        holder = st.program.holders[root].get(st)
+        if isinstance(holder, EntityRef):
+            found[holder, member] = PENDING
     return found
 
 
@@ -117,7 +114,7 @@ def read_hops(st: State) -> None:
 
 
 def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
-    given: Any = coerce(raw, HOPS, "chain.hops")
+    given: Any = raw if is_list_of_objects(raw) else coerce(raw, HOPS, "chain.hops")
     if type(given) is Unknown:
         return () if given.absent else given
     if len(given) > MAX_HOPS:
@@ -126,6 +123,15 @@ def hops_of(st: State, raw: object) -> tuple[ChainMember, ...] | Unknown:
     if unknown:
         return merge(unknown)
     return tuple([hop_of(one, number, st.now) for number, one in enumerate(given)])
+
+
+def is_list_of_objects(raw: Any) -> bool:
+    if type(raw) is not tuple or len(raw) > MAX_HOPS:
+        return False
+    for hop in raw:  # noqa: SIM110  # a generator takes longer
+        if type(hop) is not dict:
+            return False
+    return True
 
 
 def hop_of(given: Mapping[str, object], number: int, now: datetime) -> ChainMember:

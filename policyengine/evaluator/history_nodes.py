@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
 from policyengine.evaluator.nodes import Condition, Node, is_absent, merge
 from policyengine.evaluator.relation_nodes import fold
 from policyengine.evaluator.state import MAYBE, YES, State
-from policyengine.runtime.history import History, PastEvent, unread_reason
+from policyengine.runtime.history import History, PastEvent, events_between, unread_reason
 from policyengine.runtime.values import Unknown, coerce
 from policyengine.spec.history import (
+    MAX_KEY_LENGTH,
     NOBODY,
     NOT_REPORTED,
     TOO_SHORT,
@@ -21,9 +23,21 @@ from policyengine.spec.history import (
     fold_fields,
     join_key,
 )
-from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import to_microseconds
 from policyengine.typesystem import EntityRef, Type
+
+NO_AGENT: Final = Unknown.missing("agent.id")
+
+
+def key_of(parts: list[Any]) -> str | Unknown:
+    """Return the key of a history as `join_key` does, which is slower."""
+    texts = []
+    for part in parts:
+        if type(part) is not str:
+            return join_key(parts)
+        texts.append(encode_basestring_ascii(part))
+    text = f"[{', '.join(texts)}]"
+    return text if len(text) <= MAX_KEY_LENGTH else join_key(parts)
 
 
 class EventRules:
@@ -39,7 +53,7 @@ class EventRules:
     def __init__(
         self,
         pattern: k.EventPattern,
-        keys: tuple[tuple[k.Expr, Node], ...] | None,
+        keys: tuple[Node, ...] | None,
         where: Condition | None,
         equalities: tuple[tuple[int, Node], ...],
         noted: tuple[Node, ...],
@@ -56,13 +70,18 @@ class EventRules:
     def key(self, st: State) -> str | Unknown:
         """Return the key of the history as text; unknown if a part of the key is unknown."""
         if self.keys is not None:
-            return join_key([count_key(expression, node.get(st)) for expression, node in self.keys])
+            return key_of([node.get(st) for node in self.keys])
         owner = st if st.presenter is None else st.presenter
-        agent: Any = owner.name if owner.by_agent else Unknown.missing("agent.id")
         user = self.user.get(st)
-        if is_absent(agent) and is_absent(user):
+        if owner.caller_key is not None and owner.caller_key[0] is user:
+            return owner.caller_key[1]
+        agent: Any = owner.name if owner.by_agent else NO_AGENT
+        parts = ["" if type(one) is not str and is_absent(one) else one for one in (owner.issuer, agent, user)]
+        if not parts[1] and not parts[2] and is_absent(agent) and is_absent(user):
             return Unknown.of("agent.id", NOBODY)
-        return join_key(["" if is_absent(one) else one for one in (owner.issuer, agent, user)])
+        key = key_of(parts)
+        owner.caller_key = user, key
+        return key
 
     def fetched(self, st: State, fact: str) -> Any:
         """Return the history that the store returned, or Unknown."""
@@ -99,15 +118,18 @@ def value_at(st: State, event: PastEvent, node: Node) -> Any:
 
 
 class HistoryNode(Condition):
-    """A history condition or an aggregate: the events of its window, latest first, each with whether it counts."""
+    """A history condition or an aggregate: the events of its window, latest first, each with whether it counts. If
+    `counts_all`, every event of the window does.
+    """
 
-    __slots__ = ("event", "fact", "since", "within")
+    __slots__ = ("counts_all", "event", "fact", "since", "within")
 
     def __init__(self, event: EventRules, since: EventRules | None, within: timedelta, fact: str) -> None:
         self.event = event
         self.since = since
         self.within = to_microseconds(within)
         self.fact = fact
+        self.counts_all = event.where is None and since is None
 
     def events(self, st: State) -> tuple[list[tuple[PastEvent, Any]], list[Unknown]] | Unknown:
         """Return the events of the window and the gaps among them; Unknown if the history is unknown."""
@@ -122,12 +144,27 @@ class HistoryNode(Condition):
         gap = [Unknown.of(self.fact, TOO_SHORT)] if main.complete_after > start else []
         return found, gap
 
-    def _window(self, st: State, event: EventRules, history: History) -> tuple[int, list[PastEvent]]:
+    def window(self, st: State) -> tuple[Sequence[PastEvent], Sequence[PastEvent], int] | None:
+        """Return the events of the window, those of `since`, and how many of `since` the store has; None if one of the
+        histories is unknown."""
+        main = self.event.fetched(st, self.fact)
+        since = None if self.since is None else self.since.fetched(st, self.fact)
+        if type(main) is Unknown or type(since) is Unknown:
+            return None
+        events = self._window(st, self.event, main)[1]
+        if self.since is None or since is None:
+            return events, [], 0
+        return events, self._window(st, self.since, since)[1], len(since.events)
+
+    def _window(self, st: State, event: EventRules, history: History) -> tuple[int, Sequence[PastEvent]]:
         """Return the start of the window and its events. A question about an earlier time sees no later events."""
+        start, asked = self._bounds(st, history)
+        return start, events_between(event.candidates(st, history), start, asked)
+
+    def _bounds(self, st: State, history: History) -> tuple[int, int | None]:
+        """Return the time after which the window starts, and the time of the question if it is an earlier one."""
         asked = None if st.request.options.at is None else epoch_microseconds(st.now)
-        start = (history.now if asked is None else asked) - self.within
-        found = event.candidates(st, history)
-        return start, [one for one in found if one.at > start and (asked is None or one.at <= asked)]
+        return (history.now if asked is None else asked) - self.within, asked
 
     def _after_last_since(
         self, st: State, found: list[tuple[PastEvent, Any]], since: History
@@ -151,11 +188,32 @@ class HistoryTest(HistoryNode):
     __slots__ = ()
 
     def get(self, st: State) -> Any:
-        found = self.events(st)
-        if isinstance(found, Unknown):
-            return found
-        counting, gap = found
-        return fold([*(counts for _, counts in counting), *gap], settling=True)
+        if self.since is not None:
+            found = self.events(st)
+            if isinstance(found, Unknown):
+                return found
+            counting, gap = found
+            return fold([*(counts for _, counts in counting), *gap], settling=True)
+        main = self.event.fetched(st, self.fact)
+        return main if type(main) is Unknown else self._happened(st, main)
+
+    def _happened(self, st: State, main: History) -> Any:
+        """Return whether any event of the window counts; the latest one usually does."""
+        start, asked = self._bounds(st, main)
+        unknown: list[Any] = []
+        if self.counts_all:
+            if main.count_between(start, asked):
+                return True
+        else:
+            for event in reversed(self._window(st, self.event, main)[1]):
+                counts = self.event.counts(st, event)
+                if counts is True:
+                    return True
+                if type(counts) is Unknown:
+                    unknown.append(counts)
+        if main.complete_after > start:
+            unknown.append(Unknown.of(self.fact, TOO_SHORT))
+        return merge(unknown) if unknown else False
 
     def test(self, st: State) -> int:
         value = self.get(st)
@@ -182,6 +240,8 @@ class AggregateValue(HistoryNode):
         raise TypeError("an aggregate is not a condition")
 
     def get(self, st: State) -> Any:
+        if self.counts_all and self.node.function == "count":
+            return self.count(st)
         found = self.events(st)
         if isinstance(found, Unknown):
             return found
@@ -190,6 +250,14 @@ class AggregateValue(HistoryNode):
         fields = [self._field(st, event) for event, _ in some]
         unknown = [one for one in (*fields, *(counts for _, counts in some), *gap) if type(one) is Unknown]
         return merge(unknown) if unknown else fold_fields(self.node, tuple(fields))
+
+    def count(self, st: State) -> Any:
+        """Return the number of events of the window; Unknown if that is unknown."""
+        main = self.event.fetched(st, self.fact)
+        if type(main) is Unknown:
+            return main
+        start, asked = self._bounds(st, main)
+        return Unknown.of(self.fact, TOO_SHORT) if main.complete_after > start else main.count_between(start, asked)
 
     def _field(self, st: State, event: PastEvent) -> Any:
         if self.field is None:

@@ -8,7 +8,6 @@ are needed for unknowns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -256,7 +255,7 @@ class ResourceFact(FactNode):
 
 
 def never_absent(value: Unknown) -> Unknown:
-    return Unknown(frozenset(replace(cause, absent=False) for cause in value.causes)) if value.absent else value
+    return Unknown(frozenset([cause.as_present() for cause in value.causes])) if value.absent else value
 
 
 class ComputedFact(FactNode):

@@ -13,6 +13,7 @@ from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, St
 from policyengine.runtime.decision import Answer, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.runtime.letter_case import fold_case
+from policyengine.runtime.limits import LimitCharge
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.values import Unknown
 from policyengine.spec.tasks import TaskConstraint
@@ -442,6 +443,10 @@ class PrincipalRules:
                 st.doubts.append(st.groups_known())
             return False
         found = False
+        if not self.has_more:
+            for block in self.named(name):
+                found = block.hands_on(st, then) or found
+            return found
         for block in self.applying(st, name):
             found = block.hands_on(st, then) or found
         for block, unknown in self._in_doubt(st):
@@ -543,7 +548,7 @@ class ApprovalScope:
     …`, if it has one.
     """
 
-    __slots__ = ("approvers", "bound", "head", "objects", "reads", "sources")
+    __slots__ = ("approvers", "bound", "objects", "reads", "sources")
 
     def __init__(
         self,
@@ -558,25 +563,28 @@ class ApprovalScope:
         self.reads = reads
         self.sources = sources
         self.approvers = approvers
-        self.head: bytes | None = None  # canonical bytes of the parts that are the same for every request
 
 
 class LimitRule:
-    """A rate or budget at an endpoint: its condition, its keys with their expressions, and its inputs as nodes."""
+    """A rate or budget at an endpoint: its condition, its key and its inputs as nodes. `charge` is complete but for its
+    key, if all of it is constant.
+    """
 
-    __slots__ = ("condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
+    __slots__ = ("charge", "condition", "cost", "count", "counts_denials", "keys", "limit", "moves", "quotas")
 
     def __init__(
         self,
         limit: k.Limit,
         condition: Node | None,
-        keys: tuple[tuple[k.Expr, Node], ...],
+        keys: tuple[Node, ...],
         cost: Node | None,
         count: Node | None,
         moves: tuple[Node, ...],
         quotas: tuple[tuple[Node, Node | None], ...],
+        charge: LimitCharge | None,
     ) -> None:
         self.limit = limit
+        self.charge = charge
         self.condition = condition
         self.keys = keys
         self.cost = cost

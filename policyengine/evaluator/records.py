@@ -38,6 +38,8 @@ def needed_windows(st: State) -> frozenset[WindowKey]:
         return NO_WINDOWS
     found: set[WindowKey] = set()
     add_windows(st, st.rules.windows, found)
+    if not st.program.blocks_read_history:
+        return frozenset(found)
     for block in st.rules.anyones:
         add_windows(st, block.events, found)
     if st.by_agent:

@@ -82,6 +82,7 @@ class State:
     - `claims` are attributes that override the entity store
     - `hops` are the agents before the presenter, or Unknown; `hop` is set in the state of a hop, `presenter` then
       is the state of the presenter
+    - `caller_key` is a user with the key of the histories of this principal and that user
     - `recorder` collects the facts that an approval is bound to
     - `past` is the event on which a condition about the past is tested
     - `moment` is the time in nanoseconds since 1970; `now` is the same as a datetime
@@ -90,6 +91,7 @@ class State:
     approval: ApprovalFacts | None = None
     bindings: dict[tuple[str, ...], BoundValue] | None
     by_agent: bool = False
+    caller_key: tuple[Any, str | Unknown] | None = None
     claims: dict[tuple[EntityRef, str], object] | None = None
     facts: Mapping[str, object]
     groups: Any = UNREAD

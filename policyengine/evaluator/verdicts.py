@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
-from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits, unknown_inputs
+from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits
 from policyengine.evaluator.program import (
     CONFIRM,
     LACKS_PROOF,
@@ -122,22 +122,26 @@ class Verdict:
         passage = self.passage
         if passage.chain or passage.task or passage.lacking:
             return None
-        acting: tuple[Any, ...] = ()
-        for one in passage.acting:
-            effect = one.effect
+        effects: tuple[Any, ...] = ()
+        for acting in passage.acting:
+            effect = acting.effect
             if not effect.fixed or effect.proofs or effect.kind == CONFIRM:
                 return None
-            acting += (effect.key, one.doubts)
-        supported = self.st.request.options.obligations_supported if acting else None
+            effects += (effect.key, acting.doubts)
+        supported = self.st.request.options.obligations_supported if effects else None
         if supported is not None:  # only these kinds matter; others are any texts of the caller
             supported = supported.intersection(FOR_THE_GATEWAY)
         if passage.open_to_anyone:
-            return acting, supported
-        return acting, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
+            return effects, supported
+        return effects, passage.identified, passage.closed, passage.user_closed, passage.refused, supported
 
     def _lacks_inputs(self) -> bool:
         """Return whether a limit cannot count because an input is unknown."""
-        return bool(self.st.rules.limits) and any(unknown_inputs(one) for one in self._limited())
+        if self.st.rules.limits:
+            for inputs in self._limited():
+                if inputs.unknown:
+                    return True
+        return False
 
     def _answer(self) -> Answer:
         passage = self.passage
@@ -274,11 +278,10 @@ class Verdict:
     def _uncountable(self) -> Iterator[StopReason]:
         """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
         for inputs in self._limited() if self.st.rules.limits else ():
-            unknown = unknown_inputs(inputs)
-            if unknown:
+            if inputs.unknown:
                 limit, words = inputs.rule.limit, "its cost or its key is not known"
                 gate = Gate.BUDGET if isinstance(limit, k.Budget) else Gate.RATE
-                yield StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(unknown))
+                yield StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown))
 
     # ── Effects ───────────────────────────────────────────────────────────────────────────────
 
@@ -330,22 +333,21 @@ class Verdict:
         denied = outcome is Outcome.DENY
         if denied and not any(rule.counts_denials for rule in self.st.rules.limits):
             return ()
-        found = [
-            charge
-            for one in self._limited()
-            if (not denied or one.rule.counts_denials) and not unknown_inputs(one)
-            for charge in limit_charges(one)
-        ]
+        found: list[LimitCharge] = []
+        for inputs in self._limited():
+            if not inputs.unknown and (not denied or inputs.rule.counts_denials):
+                found += limit_charges(inputs)
         return tuple([one for one in found if not denied or isinstance(one.charge, RateCharge)])
 
     def _records(self, outcome: Outcome) -> tuple[Any, ...]:
         if outcome not in (Outcome.ALLOW, Outcome.DENY):
             return ()
         st = self.unapproved
-        granted = approval_facts(list(self.approvals.values()), st)
-        if granted.granted:
-            st = st.branch()
-            st.approval = granted
+        if self.approvals:
+            granted = approval_facts(list(self.approvals.values()), st)
+            if granted.granted:
+                st = st.branch()
+                st.approval = granted
         return make_records(st, denied=outcome is Outcome.DENY)
 
 

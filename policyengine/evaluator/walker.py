@@ -88,10 +88,7 @@ def take_doubts(st: State) -> Doubts:
 def walk(st: State, exact: State, approved: State) -> Passage:
     """Return how the question passes the gates. Grants read facts in the state `exact`, guards in `approved`."""
     rules, found = st.rules, Passage()
-    credential = st.facts.get("credential")
-    if credential is not None and (type(credential) is not dict or "refused" in credential):
-        raw = fact_at(st.facts, ("credential", "refused"))
-        found.refused = None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
+    found.refused = refusal_code(st)
     found.open_to_anyone = bool(rules.anyones) and opens_to_anyone(exact, rules.anyones)
     if found.open_to_anyone:
         found.identified = True
@@ -103,6 +100,15 @@ def walk(st: State, exact: State, approved: State) -> Passage:
     if rules.effects:
         pass_guards(approved, rules, found)
     return found
+
+
+def refusal_code(st: State) -> str | None:
+    """Return the code of a refused credential; None if it was not refused."""
+    credential = st.facts.get("credential")
+    if credential is None or (type(credential) is dict and "refused" not in credential):
+        return None
+    raw = fact_at(st.facts, ("credential", "refused"))
+    return None if isinstance(raw, MissingValue) else parse_refusal_code(raw)
 
 
 # ── Grants ────────────────────────────────────────────────────────────────────────────────────
@@ -231,6 +237,7 @@ def state_of_hops(st: State) -> State:
     own.presenter = st
     facts: dict[str, object] = dict(st.facts)
     facts.pop("attestation", None)
+    facts["agent"], facts["credential"] = {}, {}
     own.facts = facts
     return own
 
@@ -240,16 +247,19 @@ def enter_hop(own: State, hop: ChainMember) -> None:
     st, program = own.presenter, own.program
     assert st is not None
     if st.claims is None:
-        own.values = st.values.copy()
+        if program.masks_users:
+            own.values = st.values.copy()
+        values = own.values
         for slot in program.hop_slots:
-            if slot < len(own.values):
-                own.values[slot] = UNREAD
+            if slot < len(values):
+                values[slot] = UNREAD
     else:  # attributes of the presenter may be claimed, through whichever fact names the presenter
         own.values = program.blank.copy()
         own.claims = {key: raw for key, raw in st.claims.items() if key[0].type != "agent" or raw is PENDING}
     facts: Any = own.facts
-    facts["agent"] = {"id": hop.id, "groups": hop.groups, "issuer": hop.issuer}
-    facts["credential"] = {"issuer": hop.issuer, "scopes": hop.scopes}
+    agent, credential = facts["agent"], facts["credential"]
+    agent["id"], agent["groups"], agent["issuer"] = hop.id, hop.groups, hop.issuer
+    credential["issuer"], credential["scopes"] = hop.issuer, hop.scopes
     own.hop = hop
     own.name, own.issuer, own.scopes, own.groups = hop.id, hop.issuer, hop.scopes, hop.groups
     own.trust = program.issuers.get(hop.issuer) if type(hop.issuer) is str else None

@@ -22,6 +22,7 @@ from policyengine.spec.approval_digest import bound_objects, describe_bound, exc
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, has_agent, hop_facts, presenter_of
 from policyengine.spec.match_endpoint import match_pattern
+from policyengine.spec.work_exceeded import describe_excess
 from policyengine.vocabulary import SECRET_HEADERS
 
 OTHER_CASE = "not about this endpoint: its path differs in letter case (`paths ignore case` treats both as the same)"
@@ -56,6 +57,9 @@ def explain(decision: Decision, facts: Facts, seen: w.DecisionTrace) -> Explanat
         return Explanation(
             decision, endpoint_words(endpoint), (ExplanationLine(Mark.NO, "malformed_path", seen.malformed),)
         )
+    if seen.excess is not None:
+        line = ExplanationLine(Mark.NO, "failure", describe_excess(seen.excess))
+        return Explanation(decision, endpoint_words(endpoint), (line,))
     task = (_task(facts, seen),) if seen.task else ()
     before = (_identity(facts, seen), _grants_line(facts, seen), _user(facts, seen), _chain(facts, seen))
     gates = (*before, *task, _guards(facts, seen))

@@ -3,13 +3,12 @@ unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from policyengine.http.client_credentials import CREDENTIAL_SECRET_HEADERS
-from policyengine.runtime.header_names import AMBIGUOUS_NAME, ambiguous_names
 from policyengine.runtime.values import Invalid
 
 HeaderValues = Mapping[str, tuple[str, ...]]
@@ -76,26 +75,6 @@ class ForwardedParts:
     def shows_absence(self, header: str) -> bool:
         """Whether a header that did not arrive is absent."""
         return header not in UNKNOWABLE_HEADERS and (self.headers is None or header in self.headers)
-
-
-def header_facts(given: HeaderValues, hands_on: ForwardedParts, ours: Collection[str]) -> dict[str, object]:
-    """Return the client's headers as facts of the request; None for a header that is known to be absent. `ours` are
-    headers that only the gateway sets."""
-    told: dict[str, object] = {
-        name: get_header_value(name, values, hands_on) for name, values in given.items() if not is_withheld(name, ours)
-    }
-    twice = dict.fromkeys(ambiguous_names(told), AMBIGUOUS_NAME)
-    lacking = (name for name in sorted(hands_on.headers or ()) if name not in given and not is_withheld(name, ours))
-    return {**told, **twice, **dict.fromkeys(lacking)}
-
-
-def unknown_headers(given: HeaderValues, hands_on: ForwardedParts, ours: Collection[str]) -> Iterator[str]:
-    """Yield, in the spelling of `pending`, the headers that may or may not be present."""
-    if hands_on.headers is not None:
-        yield "request.headers.*"
-        return
-    arrived = {name for name in given if is_withheld(name, ours) and '"' not in name and "\\" not in name}
-    yield from (f'request.headers["{name}"]' for name in sorted(UNKNOWABLE_HEADERS | arrived))
 
 
 def is_withheld(name: str, ours: Collection[str]) -> bool:

@@ -63,8 +63,11 @@ class AllowedHosts:
     def at_once(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether none of these headers is repeated and all are those of an ordinary client. If False, `refusal`
         decides."""
-        known = is_named(headers.get(b"host", b""), self.names)
-        return known and b"origin" not in headers and b"sec-fetch-site" not in headers
+        return self.has_own_name(headers) and b"origin" not in headers and b"sec-fetch-site" not in headers
+
+    def has_own_name(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether `Host`, which is not repeated, is a name of this server. If False, `host_refusal` decides."""
+        return is_named(headers.get(b"host", b""), self.names)
 
     def answers(self, host: bytes, own: str | None = None) -> bool:
         """Whether a `Host` is allowed. `own` is the address of the listener, which cannot be rebound."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from policyengine.runtime.decision import Decision, Outcome, RateState
-from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, LimitResult, LimitState, SteadyRate
+from policyengine.runtime.limits import MICRO, BudgetCharge, ConcurrencyCharge, LimitResult, LimitState
 
 MAX_INTEGER = 999_999_999_999_999  # maximum of a structured field
 MAX_NAME_LENGTH = 64
@@ -38,23 +38,20 @@ def rate_limit_headers(decision: Decision) -> HeaderFields:
     return told if wait is None else (*told, ("retry-after", str(wait)))
 
 
-def to_rate_limit_field(one: RateState | tuple[object, ...]) -> RateLimitField:
+def to_rate_limit_field(one: RateState | LimitResult) -> RateLimitField:
     if isinstance(one, RateState):
         standing = LimitState(one.remaining > 0, one.limit, one.remaining, one.reset_ms * 1_000, None, one.factor)
         return RateLimitField(one.rule, standing, None)
-    stood = LimitResult(*one)  # type: ignore[arg-type]  # what a decision keeps of it
-    charge, standing = stood.limited if isinstance(stood.limited, SteadyRate) else stood.limited.charge, stood.standing
+    (charge, name, *_), standing = one
     match charge:
-        case SteadyRate(drain=drain, full=full, tick=tick):
-            return RateLimitField(stood.name, standing, -(-full // drain) * tick)
         case BudgetCharge(within=within):
-            return RateLimitField(stood.name, standing, within)
+            return RateLimitField(name, standing, within)
         case ConcurrencyCharge():
-            return RateLimitField(stood.name, standing, None, at_once=True)
+            return RateLimitField(name, standing, None, at_once=True)
         case _:
             # the current rate, which may be lower than the rate at the time of the charge
             drain = max(1, round(charge.flow.drain * standing.base))
-            return RateLimitField(stood.name, standing, -(-standing.limit * charge.token // drain) * charge.tick)
+            return RateLimitField(name, standing, -(-standing.limit * charge.token // drain) * charge.tick)
 
 
 def tightness(limit: RateLimitField) -> tuple[bool, float, float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS, Answer, Decision, Gate, Outcome, Reason, Remedy
-from policyengine.runtime.limits import STORE_UNANSWERED, BudgetCharge, LimitCharge, LimitResult, LimitState
+from policyengine.runtime.limits import STORE_UNANSWERED, BudgetCharge, LimitCharge, LimitState
 from policyengine.time_formats import format_duration
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -21,10 +21,11 @@ def apply_limits(decision: Decision, limits: Sequence[LimitCharge], standings: S
     not a deny.
     """
     answer = decision.answer
-    stood = tuple(map(LimitResult, limits, standings))
-    full = [one for one in zip(limits, standings, strict=True) if not one[1][0]]
-    if full and answer.outcome is not Outcome.DENY:
-        answer = throttle_answer(answer, full)
+    stood = tuple(zip(limits, standings, strict=True))
+    for state in standings:
+        if not state[0] and answer.outcome is not Outcome.DENY:
+            answer = throttle_answer(answer, [one for one in stood if not one[1][0]])
+            break
     return Decision(answer, decision.asker, decision.stamp, stood)
 
 
@@ -35,13 +36,14 @@ MAX_CACHED_THROTTLES = 1_024
 
 def throttle_answer(answer: Answer, full: Sequence[tuple[LimitCharge, LimitState]]) -> Answer:
     """Return the throttle that replaces `answer` when these limits have no capacity left."""
-    told = tuple([throttle_reason(*one) for one in full])
-    key = (id(answer), told)
+    parts = tuple([throttle_parts(*one) for one in full])
+    key = (id(answer), parts)
     known = _throttle_cache.get(key)
     if known is not None:  # the entry keeps its answer alive, so the id still belongs to it
         return known[1]
     if len(_throttle_cache) >= MAX_CACHED_THROTTLES:
         _throttle_cache.clear()
+    told = [ThrottleReason(*one) for one in parts]
     made = Answer(
         Outcome.THROTTLE,
         told[0].gate,
@@ -66,11 +68,12 @@ class ThrottleReason(NamedTuple):
     wait: int | None
 
 
-def throttle_reason(limited: LimitCharge, standing: LimitState) -> ThrottleReason:
+def throttle_parts(limited: LimitCharge, state: LimitState) -> tuple[Gate, str, str, str, int | None]:
+    """Return the members of a ThrottleReason, which is created only for a new answer."""
     charge, name, at, words = limited
-    wait = standing[4]
-    gate = Gate.BUDGET if isinstance(charge, BudgetCharge) else Gate.RATE
-    return ThrottleReason(gate, name, at, words, None if wait is None else -(-wait // 1_000))
+    wait = state[4]
+    gate = Gate.BUDGET if type(charge) is BudgetCharge else Gate.RATE
+    return gate, name, at, words, None if wait is None else -(-wait // 1_000)
 
 
 def format_throttle_reason(told: ThrottleReason) -> Reason:

@@ -6,20 +6,25 @@ a list are ordered.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType, NoneType
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
-from policyengine.runtime.values import Invalid, MissingValue, Unknown
+import msgspec
+
+from policyengine.runtime.values import MAX_INT, MIN_INT, Invalid, MissingValue, Unknown
 from policyengine.typesystem import EntityRef
 
 # The members of an object to omit: each name maps to the omitted parts of its member, an empty mapping omits the whole
 # member.
 LeftOut: TypeAlias = Mapping[str, "LeftOut"]
 OMIT_NOTHING: LeftOut = MappingProxyType({})
+PLAIN: Final = b"plain:"  # no kind has this name
+SORTED: Final = msgspec.msgpack.Encoder(order="sorted").encode
 # Other Python types have no canonical form: two different objects could share one.
 CANONICAL_TYPES = (
     NoneType, str, bool, int, Decimal, Mapping, tuple, list, MissingValue, Invalid, Unknown, Set, bytes,
@@ -30,18 +35,67 @@ CANONICAL_TYPES = (
 def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
     """Return the canonical form of a raw fact or a value without the members in `left_out`.
 
-    Each part begins with its kind and its length or number of parts, so no two values share a form.
+    A plain tree, which most are, is sorted MessagePack: that is one form for each tree, and encoded at once. In any
+    other form, each part begins with its kind and its length or number of parts. So no two values share a form.
     """
+    if is_plain_tree(value):
+        return PLAIN + SORTED(without_members(value, left_out) if left_out else value)
     parts: list[bytes] = []
     write_value(value, left_out, parts)
     return b"".join(parts)
 
 
+def binding_form(value: object) -> object:
+    """Return a value for `binding_digest`: itself if it is a plain text, a whole number, a bool or null, else its
+    canonical bytes.
+    """
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value if is_plain_tree(value) else canonical_bytes(value)
+    return canonical_bytes(value)
+
+
+def binding_digest(parts: tuple[object, ...]) -> str:
+    """Return the digest of nested tuples of texts, whole numbers, bools, nulls and bytes."""
+    return f"sha256:{hashlib.sha256(SORTED(parts)).hexdigest()}"
+
+
+def is_plain_tree(value: object) -> bool:
+    """Return whether a value consists of ASCII texts, 64-bit whole numbers, bools, nulls, lists and objects only."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii()  # type: ignore[attr-defined, no-any-return]  # a text
+    if kind is int:
+        return MIN_INT <= value <= MAX_INT  # type: ignore[operator]
+    if kind is bool or value is None:
+        return True
+    if kind is dict:
+        for name, member in value.items():  # type: ignore[attr-defined]
+            if type(name) is not str or not name.isascii() or not is_plain_tree(member):
+                return False
+        return True
+    if kind is tuple or kind is list:
+        for item in value:  # type: ignore[attr-defined]  # noqa: SIM110  # a generator takes longer
+            if not is_plain_tree(item):
+                return False
+        return True
+    return False
+
+
+def without_members(value: Any, left_out: LeftOut) -> Any:
+    """Return an object without the members in `left_out`; any other value unchanged."""
+    if type(value) is not dict:
+        return value
+    return {
+        name: without_members(one, left_out.get(name, OMIT_NOTHING))
+        for name, one in value.items()
+        if left_out.get(name) != OMIT_NOTHING
+    }
+
+
 def write_value(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
     kind = type(value)
-    if kind is str and value.isascii():  # type: ignore[attr-defined]  # the commonest value
-        parts.append(b"text%d:%b" % (len(value), value.encode()))  # type: ignore[arg-type, attr-defined]
-    elif kind is tuple or kind is list:
+    if kind is tuple or kind is list:
         parts.append(b"list%d:" % len(value))  # type: ignore[arg-type]
         for item in value:  # type: ignore[attr-defined]
             write_value(item, OMIT_NOTHING, parts)
@@ -49,8 +103,6 @@ def write_value(value: object, left_out: LeftOut, parts: list[bytes]) -> None:
         parts.append(b"null:")
     elif kind is dict:
         write_members(value, left_out, parts)  # type: ignore[arg-type]
-    elif kind is MissingValue:
-        write_text(b"missing", value.value, parts)  # type: ignore[attr-defined]
     else:
         write_other_class(value, left_out, parts)
 

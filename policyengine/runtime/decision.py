@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -12,7 +11,7 @@ from msgspec import Struct, field
 from policyengine.runtime.history import HistoryRecord, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim
 from policyengine.runtime.ids import Stamp, id_of
-from policyengine.runtime.limits import LimitCharge, LimitResult
+from policyengine.runtime.limits import LimitCharge, LimitResult, LimitState
 
 
 class Outcome(StrEnum):
@@ -123,10 +122,8 @@ class RateState(Struct, frozen=True, omit_defaults=True):
     factor: float
 
     @staticmethod
-    def of(stood: LimitResult) -> RateState:
-        """Return the state for a limit result."""
-        how = stood.standing
-        return RateState(stood.name, how.limit, how.remaining, -(-how.reset // 1_000), how.base)
+    def of(limited: LimitCharge, state: LimitState) -> RateState:
+        return RateState(limited.name, state.limit, state.remaining, -(-state.reset // 1_000), state.base)
 
 
 # ── The answer ────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +131,7 @@ class RateState(Struct, frozen=True, omit_defaults=True):
 
 class Answer(Struct, frozen=True, eq=False):
     """The answer to a request, independent of the caller. Requests with the same result share one object, so it is
-    encoded once: `written` caches the encoded form by format and is not part of the content. `would_be` is the enforced
+    encoded once: `written` caches encoded forms by format and is not part of the content. `would_be` is the enforced
     outcome in observe mode; None otherwise.
     """
 
@@ -146,7 +143,7 @@ class Answer(Struct, frozen=True, eq=False):
     unknown: tuple[UnknownFact, ...] = ()
     package: str = ""
     revision: str = ""
-    written: dict[str, tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    written: dict[str, Any] = field(default_factory=dict)
     would_be: Outcome | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -191,7 +188,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     answer: Answer
     asker: Principal | PrincipalTuple = Principal()
     stamp: Stamp = ""
-    standings: tuple[Any, ...] = ()  # states of its limits, or tuples for LimitResult
+    standings: tuple[RateState | LimitResult, ...] = ()  # its limits with their states
 
     @classmethod
     def of(
@@ -268,7 +265,7 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     @property
     def rates(self) -> tuple[RateState, ...]:
         """The rates and budgets that apply, with their state after the decision."""
-        return tuple(one if isinstance(one, RateState) else RateState.of(LimitResult(*one)) for one in self.standings)
+        return tuple(one if isinstance(one, RateState) else RateState.of(*one) for one in self.standings)
 
     @property
     def unknown(self) -> tuple[UnknownFact, ...]:
@@ -295,6 +292,12 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
         if agent is None:
             return Principal(None, issuer, user, () if user is None else (user,))
         return Principal(agent, issuer, user, (agent,) if user is None else (user, agent), agent)
+
+    @property
+    def agent_and_user(self) -> tuple[str | None, str | None]:
+        """The presenting agent and the user."""
+        asker = self.asker
+        return (asker.agent, asker.user) if isinstance(asker, Principal) else (asker[0], asker[2])
 
     @property
     def allowed(self) -> bool:
@@ -347,8 +350,7 @@ def _encode_msgpack(answer: Answer) -> tuple[bytes, bytes, bytes]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedApproval:
+class OpenedApproval(Struct, frozen=True):
     """An approval that a confirm requests; `summary` is the message for the approver."""
 
     rule: str
@@ -359,8 +361,7 @@ class OpenedApproval:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
+class Effects(Struct, frozen=True):
     """The state changes of a decision, which the store commits in one atomic step or not at all.
 
     An allow charges all `limits` and spends the approvals `spends` (ids). A confirm, which `opens` approvals, needs

@@ -13,7 +13,7 @@ from decimal import Decimal, DecimalException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 from types import NoneType
-from typing import Any
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgpack  # type: ignore[import-untyped]
@@ -32,7 +32,7 @@ from policyengine.runtime.values import (
 )
 from policyengine.typesystem import EntityRef
 
-MAX_DEPTH = 32
+MAX_DEPTH: Final = 32
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,5})?")
 NUMBER_EXTENSION = (
     1  # MessagePack extension of `client/socket.py`: the text of a number that MessagePack cannot represent

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from policyengine.runtime import paths
 from policyengine.runtime.decode import DUPLICATE_KEY
@@ -15,8 +16,7 @@ ENDPOINTS = "`request.method` and `request.path`, or `tool`, or `action` with `r
 Facts: TypeAlias = dict[str, dict[str, object]]
 
 
-@dataclass(frozen=True, slots=True)
-class HttpEndpoint:
+class HttpEndpoint(Struct, frozen=True, gc=False):
     """An HTTP endpoint in canonical spelling; HEAD is already GET. `segments` are the decoded parts of `path`."""
 
     method: str
@@ -24,8 +24,7 @@ class HttpEndpoint:
     segments: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ToolEndpoint:
+class ToolEndpoint(Struct, frozen=True, gc=False):
     server: str | None
     name: str
 
@@ -35,16 +34,14 @@ class ToolEndpoint:
         return self.name if self.server is None else f"{self.server}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ActionEndpoint:
+class ActionEndpoint(Struct, frozen=True, gc=False):
     """An action on a resource of a type; the fact `resource` says which one."""
 
     verb: str
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class MalformedEndpoint:
+class MalformedEndpoint(Struct, frozen=True, gc=False):
     """An HTTP endpoint without a canonical spelling, or with a member that names another method.
 
     `why` is a sentence; `path` is the raw path and may contain anything.
@@ -133,6 +130,13 @@ def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEn
     if isinstance(place, paths.MalformedPath):
         return malformed_path("path", place.why)
     return HttpEndpoint(verb, place.path, place.segments)
+
+
+def has_own_segments(endpoint: HttpEndpoint) -> bool:
+    """Return whether the segments are those of the path."""
+    return endpoint.path == "/" + "/".join(endpoint.segments) and all(
+        one and "/" not in one for one in endpoint.segments
+    )
 
 
 def malformed_path(of: str, why: str) -> paths.MalformedPath:

@@ -15,12 +15,13 @@ OTHER_CASE: Final = Invalid("absent, but present in another letter case")
 
 def fact_at(facts: Mapping[str, object], path: tuple[str, ...]) -> object:
     """Return the raw fact at a path of these facts by root."""
-    if path[:2] == HEADERS_PATH and len(path) > 2:
+    root = path[0]
+    if root == "request" and len(path) > 2 and path[1] == "headers":
         return header_at(facts, path[2].lower(), path[3:])
-    current: object = facts
-    ours = path[0] not in CLIENT_ROOTS
-    for name in path:
-        current = current.get(name, ABSENT) if ours and type(current) is dict else get_member(current, name)
+    current: object = facts.get(root)  # the names of roots are the engine's, in one spelling
+    ours = root not in CLIENT_ROOTS
+    for name in path[1:]:
+        current = current.get(name) if ours and type(current) is dict else get_member(current, name)
     return ABSENT if current is None else current
 
 

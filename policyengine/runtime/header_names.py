@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from policyengine.runtime.structure_checks import RequestError
 from policyengine.runtime.values import Invalid
@@ -37,16 +38,41 @@ def ambiguous_names(headers: Collection[str]) -> frozenset[str]:
     return frozenset(name for name in headers if counts[fold_header_name(name)] > 1)
 
 
-def check_spellings(headers: Mapping[str, object], reserved: Iterable[str]) -> None:
+def check_spellings(headers: Iterable[str], reserved: Iterable[str]) -> None:
     """Check that no header is another spelling of a reserved header, or of a header with a gateway's prefix.
 
     A server may treat `X_Agent_Id` or `X.Agent.Id` as `X-Agent-Id`, which it trusts. Names are in lower case. Raises
     RequestError.
     """
-    known = frozenset(reserved)
-    folded = frozenset(map(fold_header_name, known))
+    known = ReservedNames.of(frozenset(reserved))
     for name in headers:
+        if known.has_spelling(name):
+            raise spelling_error(name)
+
+
+class ReservedNames(NamedTuple):
+    """Headers that only a gateway may set, and their folded spellings."""
+
+    names: frozenset[str]
+    folded: frozenset[str]
+
+    @classmethod
+    def of(cls, names: frozenset[str]) -> ReservedNames:
+        return cls(names, folded_names(names))
+
+    def has_spelling(self, name: str) -> bool:
+        """Return whether the name is another spelling of one of these names, or of a name with a gateway's prefix."""
         same = fold_header_name(name)
-        if name not in known and (same in folded or (same != name and same.startswith(GATEWAY_PREFIXES))):
-            why = f"the header `{name}` is another spelling of `{same}`, which some servers treat as that name"
-            raise RequestError(f"headers.{name}", why)
+        respelled = same in self.folded or (same != name and same.startswith(GATEWAY_PREFIXES))
+        return respelled and name not in self.names
+
+
+@lru_cache(maxsize=64)  # each adapter has one set
+def folded_names(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(fold_header_name, names))
+
+
+def spelling_error(name: str) -> RequestError:
+    same = fold_header_name(name)
+    why = f"the header `{name}` is another spelling of `{same}`, which some servers treat as that name"
+    return RequestError(f"headers.{name}", why)

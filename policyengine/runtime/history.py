@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from typing import Literal as Word
 
@@ -20,6 +22,7 @@ MAX_EVENTS_PER_KEY = 10_000  # maximum events kept for one key; the oldest are d
 MAX_FACT_BYTES = 256  # maximum for each fact; a longer fact is unknown later
 NOT_READ = "this part of the history was not read"
 ALWAYS = -1  # `complete_after` of a complete history
+EVENT_TIME = itemgetter(0)
 
 
 class PastEvent(NamedTuple):
@@ -58,6 +61,27 @@ class History(Protocol):
         """Return the events whose fact at `place` is `wanted` or unknown; all others differ from it."""
         ...
 
+    def count_between(self, start: int, until: int | None) -> int:
+        """Return the number of events after `start`, and not after `until` if it is given (microseconds)."""
+        ...
+
+
+def events_between(events: Sequence[PastEvent], start: int, until: int | None) -> Sequence[PastEvent]:
+    """Return the events after `start` and not after `until`, of events that are oldest first."""
+    end = len(events) if until is None else bisect_right(events, until, key=EVENT_TIME)
+    return events[bisect_right(events, start, 0, end, key=EVENT_TIME) : end]
+
+
+def count_events(
+    events: Sequence[tuple[Any, ...]], start: int, until: int | None, first: int = 0, end: int | None = None
+) -> int:
+    """Return the number of events after `start` and not after `until`, among those from index `first` to `end`. The
+    events are oldest first; each begins with its time.
+    """
+    end = len(events) if end is None else end
+    last = end if until is None else bisect_right(events, until, first, end, key=EVENT_TIME)
+    return max(0, last - bisect_right(events, start, first, end, key=EVENT_TIME))
+
 
 class HistoryList(NamedTuple):
     """A history as a plain list."""
@@ -69,6 +93,9 @@ class HistoryList(NamedTuple):
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         return [one for one in self.events if one.facts[place] == wanted or isinstance(one.facts[place], Unknown)]
+
+    def count_between(self, start: int, until: int | None) -> int:
+        return count_events(self.events, start, until)
 
 
 class UnreadHistories(dict[WindowKey, History]):
@@ -178,8 +205,8 @@ def _to_json_value(value: object) -> object:
             return [_to_json_value(one) for one in value]
         case Mapping():
             return {"object": {str(name): _to_json_value(one) for name, one in value.items()}}
-        case Unknown(causes):
-            found = sorted((cause.fact, cause.why, cause.absent) for cause in causes)
+        case Unknown():
+            found = sorted((cause.fact, cause.why, cause.absent) for cause in value.causes)
             return {"unknown": [list(one) for one in found]}
         case _:
             return {"unknown": [["", f"values of type {type(value).__name__} are not recorded", False]]}

@@ -317,54 +317,8 @@ class LimitCharge(NamedTuple):
     words: str
 
 
-class SteadyRate:
-    """A rate with a constant pace and a cost of one: everything except its key."""
-
-    __slots__ = ("drain", "full", "limited", "rule", "tick", "token")
-
-    def __init__(self, limited: LimitCharge) -> None:
-        charge = limited.charge
-        assert isinstance(charge, RateCharge)
-        self.limited, self.rule, self.token, self.tick = limited, charge.rule, charge.token, charge.tick
-        self.drain, self.full = charge.flow.drain, charge.flow.most * charge.token
-
-    def by(self, key: CountKey) -> LimitCharge:
-        """Return the charge to a key."""
-        charge, *words = self.limited
-        rule, _, *pace = charge
-        return LimitCharge(RateCharge(rule, key, *pace), *words)  # `_replace` is three times slower
-
-    def standing(self, level: int, admitted: bool) -> LimitState:
-        reset = -(-level // self.drain) * self.tick
-        after = level + self.token - self.full
-        retry = 0 if admitted else -(-after // self.drain) * self.tick
-        return LimitState(admitted, self.full // self.token, max(0, self.full - level) // self.token, reset, retry)
-
-
-def to_limit_charge(charge: LimitCharge | tuple[SteadyRate, CountKey | str]) -> LimitCharge:
-    """Return the full charge of a steady rate."""
-    if isinstance(charge, LimitCharge):
-        return charge
-    meter, key = charge
-    return meter.by((key,) if isinstance(key, str) else key)
-
-
-class LimitResult(NamedTuple):
-    """The state of a limit after a decision: only the `level` for a steady rate that admitted the request."""
-
-    limited: LimitCharge | SteadyRate
-    how: LimitState | int
-
-    @property
-    def name(self) -> str:
-        return self.limited.limited.name if isinstance(self.limited, SteadyRate) else self.limited.name
-
-    @property
-    def standing(self) -> LimitState:
-        if isinstance(self.how, LimitState):
-            return self.how
-        assert isinstance(self.limited, SteadyRate)
-        return self.limited.standing(self.how, True)
+# A limit of a decision with its state after it.
+LimitResult: TypeAlias = tuple[LimitCharge, LimitState]
 
 
 class ChargeResult(NamedTuple):

@@ -19,7 +19,7 @@ _observed_answers: dict[tuple[int, bool], tuple[Answer, Answer]] = {}
 
 def is_anonymous(decision: Decision) -> bool:
     """Return whether the caller is anonymous."""
-    return decision.principal.agent is None and decision.principal.user is None
+    return decision.agent_and_user == (None, None)
 
 
 def needs_challenge(decision: Decision) -> bool:

@@ -11,13 +11,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from policyengine.runtime.header_names import fold_header_name
 
-MAX_PATH_LENGTH = 8_192
-MAX_SEGMENTS = 128
+MAX_PATH_LENGTH: Final = 8_192
+MAX_SEGMENTS: Final = 128
 METHOD = re.compile(r"[A-Z]{1,16}")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 HAZARDS = {

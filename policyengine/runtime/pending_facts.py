@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
 
 from policyengine.diagnostics.suggest import did_you_mean
-from policyengine.runtime.structure_checks import RequestError, quote_input
+from policyengine.runtime.structure_checks import RequestError, get_text, iterate_items, quote_input
 from policyengine.runtime.values import PENDING, PartialObject
 from policyengine.vocabulary import ENTITY_ROOTS, FACTS, REQUEST_MEMBERS, ROOTS, FactOrigin
 
@@ -24,17 +26,118 @@ FREE_OBJECTS = frozenset(
 ENDPOINT_FACTS = frozenset(fact.path for fact in FACTS if fact.origin is FactOrigin.ENDPOINT)
 ENDPOINT_PATHS = ENDPOINT_FACTS | {("request",), ("tool",), ("action",), ("action", "name")}
 
+# Lists of names that are prepared: longer ones are rare, and would take much memory.
+MAX_PREPARED_NAMES = 64
+MAX_PREPARED_CHARACTERS = 2_000
+TEXT_ONLY = {str}
+
+
+class PendingGroup(NamedTuple):
+    """Names in a row whose facts are members of one object: the path of the object, its pending members, and the
+    arguments of `mark_pending` for each name. Without a path, these are names of other forms.
+    """
+
+    holder: tuple[str, ...]
+    members: dict[str, object]
+    names: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+
+class PendingNames(NamedTuple):
+    """The names of pending facts, parsed."""
+
+    names: frozenset[str]
+    groups: tuple[PendingGroup, ...]
+
+    def mark(self, facts: dict[str, object]) -> None:
+        """Do the same as `mark_pending` for each name. Raises RequestError."""
+        for holder_path, members, names in self.groups:
+            holder = find_object(facts, holder_path) if holder_path else None
+            if holder is not None and holder.keys().isdisjoint(members):
+                holder.update(members)
+                continue
+            for name, place, path in names:
+                mark_pending(facts, name, place, path)
+
+
+def prepared_names(raw: object) -> PendingNames | None:
+    """Return the prepared names of a list; None if it is not an ordinary list of names."""
+    if (type(raw) is not list and type(raw) is not tuple) or set(map(type, raw)) != TEXT_ONLY:
+        return None
+    return prepare_names(tuple(raw)) if are_few(raw) else None
+
+
+def are_few(names: Collection[str]) -> bool:
+    """Return whether the names may be kept in memory."""
+    return len(names) <= MAX_PREPARED_NAMES and sum(map(len, names)) <= MAX_PREPARED_CHARACTERS
+
+
+def pending_entity_members(names: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pending members of entities: the root of the entity, and the member."""
+    return prepare_entity_members(names) if are_few(names) else find_entity_members(names)
+
+
+def find_entity_members(names: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    paths = [pending_path(name, "pending") for name in names]
+    return tuple((path[0], path[1]) for path in paths if path[0] in ENTITY_ROOTS and len(path) > 1)
+
+
+prepare_entity_members = lru_cache(maxsize=256)(find_entity_members)
+
+
+@lru_cache(maxsize=256)  # each adapter of a gateway sends the same few lists
+def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
+    """Return the names, parsed; None if one of them is malformed or has to be cleaned."""
+    if not all(map(str.isascii, names)):
+        return None
+    try:
+        places = [(name, f"pending[{index}]") for index, name in enumerate(names)]
+        paths = [(*place, pending_path(*place)) for place in places]
+    except RequestError:
+        return None
+    groups = []
+    for holder, row in groupby(paths, holder_path):
+        rows = tuple(row)
+        members: dict[str, object] = {path[-1]: PENDING for *_, path in rows} if holder else {}
+        groups.append(PendingGroup(holder, members, rows))
+    return PendingNames(frozenset(names), tuple(groups))
+
+
+def pending_path(name: str, place: str) -> tuple[str, ...]:
+    """Return the path of a pending fact, or of the object whose other members are pending. Raises RequestError."""
+    return parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
+
+
+def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the path of the object of which a pending fact is a member; empty for all other names."""
+    name, _, path = pending
+    return () if name.endswith(PENDING_WILDCARD) or is_entity_attribute(path) else path[:-1]
+
+
+def find_object(facts: dict[str, object], path: tuple[str, ...]) -> dict[str, object] | None:
+    """Return the object at a path; None if there is none yet."""
+    holder: object = facts
+    for step in path:
+        holder = holder.get(step) if type(holder) is dict else None
+    return holder if type(holder) is dict else None
+
 
 def fact_path(path: tuple[str, ...]) -> tuple[str, ...]:
     """Return the path as `facts` spell it, with header names in lower case."""
     return (*path[:2], *(name.lower() for name in path[2:])) if path[:2] == HEADERS_PATH else path
 
 
-def mark_pending(facts: dict[str, object], name: str, place: str) -> None:
+def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
+    """Mark the pending facts, and return their names. Raises RequestError."""
+    texts = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
+    for name, place in texts:
+        mark_pending(facts, name, place, pending_path(name, place))
+    return frozenset(name for name, _ in texts)
+
+
+def mark_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Put PENDING at the place of the fact. Pending attributes of entities are only in `Request.pending`."""
     if name.endswith(PENDING_WILDCARD):
-        return mark_others_pending(facts, name, place)
-    path = parse_pending_path(name, place)
+        return mark_others_pending(facts, name, place, path)
     if is_entity_attribute(path):
         return
     holder = ensure_object(facts, path[:-1], name, place)
@@ -56,9 +159,8 @@ def pending_outside(names: Iterable[str], roots: Collection[str]) -> frozenset[s
     return frozenset(name for name, path in paths.items() if path[0] not in roots or is_entity_attribute(path))
 
 
-def mark_others_pending(facts: dict[str, object], name: str, place: str) -> None:
+def mark_others_pending(facts: dict[str, object], name: str, place: str, path: tuple[str, ...]) -> None:
     """Handle `body.*`: the given members stay, and all others are pending."""
-    path = parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
     if path not in FREE_OBJECTS and (path[0],) not in FREE_OBJECTS and path[:2] not in FREE_OBJECTS:
         raise RequestError(
             place, f"`{name}` is pending, but the members of `{path[-1]}` are fixed", "name the pending members"

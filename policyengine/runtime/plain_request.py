@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from policyengine.runtime.decode import MAX_DEPTH, clean
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
@@ -18,12 +18,12 @@ from policyengine.runtime.paths import MAX_PATH_LENGTH, MAX_SEGMENTS, METHOD
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_INT, MAX_STRING_LENGTH, MIN_INT
 from policyengine.vocabulary import HOP_MEMBERS, ROOTS
 
-MEMBERS = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
-OTHER_ROOTS = frozenset({"approvals", "entities", "pending", "options"})
-COMMON_METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
+MEMBERS: Final = {root: None if members is None else frozenset(members) for root, members in ROOTS.items()}
+OTHER_ROOTS: Final = frozenset({"approvals", "entities", "pending", "options"})
+COMMON_METHODS: Final = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 # Segments that are already canonical; all others are decoded and checked.
 SEGMENT = r"[A-Za-z0-9_~@:!$&'()*+,=-]+(?:\.+[A-Za-z0-9_~@:!$&'()*+,=-]+)*"
-PLAIN_PATH = re.compile(f"(?:/{SEGMENT})+|/").fullmatch
+PLAIN_PATH: Final = re.compile(f"(?:/{SEGMENT})+|/").fullmatch
 PlainFacts: TypeAlias = dict[str, Any]
 
 
@@ -39,9 +39,12 @@ def read_plain(raw: dict[str, object]) -> tuple[Endpoint, PlainFacts] | None:
             if root not in MEMBERS or type(members) is not dict:
                 return None
             allowed = MEMBERS[root]
-            if allowed is not None and not allowed.issuperset(members):
+            if allowed is None:
+                facts[root] = read_members(members)
+                continue
+            found = facts[root] = read_known_members(members)  # names of a caller's own class are not compared
+            if not allowed.issuperset(found):
                 return None
-            facts[root] = read_members(members)
         endpoint = read_plain_endpoint(facts)
     except Exception:  # a class that the caller supplies may raise any error; `read_request` reports it
         return None
@@ -73,6 +76,22 @@ def read_members(members: dict[Any, Any]) -> PlainFacts:
     return found
 
 
+def read_known_members(members: dict[Any, Any]) -> PlainFacts:
+    """Return the members as `read_members` does. The caller checks the names, which are texts."""
+    found: PlainFacts = {}
+    for name, value in members.items():
+        if type(name) is not str:
+            raise NotOrdinaryError
+        kind = type(value)
+        if kind is str:
+            if not value.isascii() or len(value) > MAX_STRING_LENGTH:
+                value = clean(value)
+        elif kind is not bool and value is not None:
+            value = read_value(value, 2)
+        found[name] = value
+    return found
+
+
 def read_value(value: Any, depth: int) -> Any:
     """Return a value as `clean` does, which reads what is not ordinary. Raises DecodeError."""
     kind = type(value)
@@ -83,16 +102,16 @@ def read_value(value: Any, depth: int) -> Any:
     if kind is bool or value is None:
         return value
     if (kind is list or kind is tuple) and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
-        for one in value:
-            of = type(one)
+        for element in value:
+            of = type(element)
             if of is str:
-                if not one.isascii() or len(one) > MAX_STRING_LENGTH:
+                if not element.isascii() or len(element) > MAX_STRING_LENGTH:
                     break
-            elif of is not int or not MIN_INT <= one <= MAX_INT:
+            elif of is not int or not MIN_INT <= element <= MAX_INT:
                 break
         else:
             return tuple(value)
-        return tuple([read_value(one, depth + 1) for one in value])
+        return tuple([read_value(element, depth + 1) for element in value])
     if kind is dict and depth < MAX_DEPTH and len(value) <= MAX_ELEMENTS:
         found: PlainFacts = {}
         for name, one in value.items():

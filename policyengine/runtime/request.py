@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 from policyengine.runtime import decode as wire
@@ -16,12 +17,13 @@ from policyengine.runtime.endpoints import (
     HttpEndpoint,
     MalformedEndpoint,
     ToolEndpoint,
+    has_own_segments,
     read_endpoint,
 )
 from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
-from policyengine.runtime.pending_facts import mark_pending
+from policyengine.runtime.pending_facts import prepared_names, read_pending
 from policyengine.runtime.plain_request import read_plain
 from policyengine.runtime.structure_checks import (
     RequestError,
@@ -98,8 +100,10 @@ class Request:
 
     def __post_init__(self) -> None:
         named = self.endpoint.segments if isinstance(self.endpoint, HttpEndpoint) else ()
-        if not wire.is_clean([*(getattr(self.endpoint, one.name) for one in fields(self.endpoint)), *named]):
+        if not wire.is_clean([*(getattr(self.endpoint, name) for name in self.endpoint.__struct_fields__), *named]):
             raise RequestError("", "the endpoint contains values that are not plain strings", FROM_OBJECTS)
+        if isinstance(self.endpoint, HttpEndpoint) and not has_own_segments(self.endpoint):
+            raise RequestError("", "the path of the endpoint and its segments differ", FROM_OBJECTS)
         if not wire.is_clean(self.facts):
             raise RequestError("", "the facts are not plain values", FROM_OBJECTS)
 
@@ -172,28 +176,44 @@ def read_ordinary_request(raw: dict[str, object]) -> Request | None:
 def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, object]) -> None:
     """Add pending facts, approvals, entity rows and options. Raises RequestError and DecodeError."""
     if raw.get("pending") is not None:
-        request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
-    given = {name: wire.clean(raw[name], 1) for name in ORDINARY_LISTS if raw.get(name) is not None}
-    if "approvals" in given:
-        approvals = iterate_items(given["approvals"], "approvals")
+        prepared = prepared_names(raw["pending"])
+        if prepared is None:
+            request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
+        else:
+            prepared.mark(facts)
+            request.pending = prepared.names
+    if raw.get("approvals") is not None:
+        approvals = iterate_items(wire.clean(raw["approvals"], 1), "approvals")
         request.approvals = tuple(read_approval(item, place) for place, item in approvals)
-    if "entities" in given:
-        request.entities = read_entity_rows(given["entities"], "entities")
-    if "options" in given:
-        request.options = read_options(given["options"])
+    if raw.get("entities") is not None:
+        request.entities = read_entity_rows(wire.clean(raw["entities"], 1), "entities")
+    if raw.get("options") is not None:
+        request.options = prepared_options(raw["options"]) or read_options(wire.clean(raw["options"], 1))
 
 
-def read_pending(names: object, facts: dict[str, object]) -> frozenset[str]:
-    """Mark the pending facts, and return their names. Raises RequestError."""
-    found = [(get_text(item, place), place) for place, item in iterate_items(names, "pending")]
-    for name, place in found:
-        mark_pending(facts, name, place)
-    return frozenset(name for name, _ in found)
-
-
-ORDINARY_LISTS = ("approvals", "entities", "options")
 NO_OPTIONS = Options()
 NOTHING_PENDING: frozenset[str] = frozenset()
+ONLY_SUPPORTED = {"obligations_supported"}
+MAX_PREPARED_KINDS = 16  # kinds of obligations in options that are prepared, and the characters of each
+MAX_PREPARED_LENGTH = 64
+
+
+def prepared_options(raw: object) -> Options | None:
+    """Return options that only list the supported obligations, as gateways send them; None for all others."""
+    if type(raw) is not dict or raw.keys() != ONLY_SUPPORTED or set(map(type, raw)) != {str}:
+        return None
+    kinds = raw["obligations_supported"]
+    if (type(kinds) is not list and type(kinds) is not tuple) or len(kinds) > MAX_PREPARED_KINDS:
+        return None
+    for kind in kinds:
+        if type(kind) is not str or not kind or not kind.isascii() or len(kind) > MAX_PREPARED_LENGTH:
+            return None
+    return supporting_options(tuple(kinds))
+
+
+@lru_cache(maxsize=64)
+def supporting_options(kinds: tuple[str, ...]) -> Options:
+    return Options(obligations_supported=frozenset(kinds))
 
 
 def read_request(raw: Mapping[str, object]) -> Request:

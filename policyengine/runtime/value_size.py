@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any
 
-from policyengine.runtime.values import Invalid, MissingValue
+from policyengine.runtime.values import Invalid, MissingValue, PartialObject
 from policyengine.typesystem import EntityRef
 
 CHARACTERS_PER_STEP = 64  # characters; comparing them takes about one step
@@ -32,7 +32,9 @@ def measure_extent(value: object, depth: int = 0) -> int:
         return len(value.id) // CHARACTERS_PER_STEP  # type: ignore[attr-defined]  # it is one
     if depth > MAX_DEPTH:
         return UNKNOWN_EXTENT
-    if issubclass(kind, Mapping):
+    if kind is tuple or kind is list:
+        return max(len(value), largest_extent(value, depth + 1))  # type: ignore[arg-type]
+    if kind is dict or issubclass(kind, Mapping):
         return max(name_lookup_steps(value), largest_extent(value.values(), depth + 1))  # type: ignore[arg-type, attr-defined]
     if issubclass(kind, list | tuple | Set):
         return max(len(value), largest_extent(value, depth + 1))  # type: ignore[arg-type]
@@ -58,7 +60,7 @@ def name_lookup_steps(members: Mapping[Any, object]) -> int:
     """Return the steps to find a member that may be present in another letter case."""
     characters = 0
     for name in members:
-        if isinstance(name, str):
+        if type(name) is str or isinstance(name, str):
             characters += 4 + len(name)
     return characters // CHARACTERS_PER_STEP
 
@@ -74,12 +76,14 @@ def is_large(value: object) -> bool:
         parts += 1
         if kind is str:
             parts += len(one) // CHARACTERS_PER_STEP  # type: ignore[arg-type]  # it is a text
-        elif kind is dict:
+        elif kind is dict or kind is PartialObject:
             parts += len(one)  # type: ignore[arg-type]
             pending += one.values() if len(one) <= LARGE_EXTENT else ()  # type: ignore[attr-defined, arg-type]
         elif kind in OWN:
             parts += len(one)  # type: ignore[arg-type]
             pending += one if len(one) <= LARGE_EXTENT else ()  # type: ignore[arg-type]
+        elif kind in CONSTANT_SIZE_TYPES:
+            continue
         elif issubclass(kind, str | Mapping | list | tuple | Set):
             return True
         if parts > LARGE_EXTENT:

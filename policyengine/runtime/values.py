@@ -15,23 +15,22 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import NoneType
 from typing import Final, TypeAlias, assert_never
 
-from msgspec import Struct
-
 from policyengine import typesystem
 from policyengine.runtime.literals import parse_cidr, parse_ip, unmap_address, unmap_network
 from policyengine.runtime.value_keys import value_key
 from policyengine.time_formats import parse_duration, parse_time, to_utc
 from policyengine.typesystem import EntityRef
 
-MAX_ELEMENTS = 10_000
-MAX_STRING_LENGTH = 65_536
-MIN_INT, MAX_INT = -(2**63), 2**63 - 1
+MAX_ELEMENTS: Final = 10_000
+MAX_STRING_LENGTH: Final = 65_536
+MIN_INT: Final = -(2**63)
+MAX_INT: Final = 2**63 - 1
 # Decimals of 34 digits, as in IEEE 754 decimal128; rounding raises an error.
-DECIMAL_CONTEXT = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
+DECIMAL_CONTEXT: Final = Context(prec=34, Emin=-6143, Emax=6144, traps=[Inexact, InvalidOperation, Overflow])
 TOO_MANY_DIGITS = "beyond 34 digits"
 TOO_LARGE_INT = "beyond 64 bits"
 TOO_MANY_ELEMENTS = "more than 10,000 elements"
-SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 ID_NAMES = frozenset({"id", "issuer"})
 
 
@@ -75,43 +74,78 @@ class Invalid:
         return cls(why, f"{kind} {hashlib.sha256(content).hexdigest()}")
 
 
-@dataclass(slots=True, unsafe_hash=True)  # never changed; creating a frozen one takes four times as long
 class Cause:
     """Why one fact is unknown. `entity` is the entity whose row lacks the fact. Only the operator may see it, because
-    it may come from the entity store.
+    it may come from the entity store; it is not compared.
     """
 
-    fact: str
-    why: str
-    absent: bool = False
-    entity: EntityRef | None = field(default=None, compare=False)
+    __slots__ = ("absent", "entity", "fact", "why")
+
+    def __init__(self, fact: str, why: str, absent: bool = False, entity: EntityRef | None = None) -> None:
+        self.fact = fact
+        self.why = why
+        self.absent = absent
+        self.entity = entity
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cause):
+            return NotImplemented
+        return self.why == other.why and self.fact == other.fact and self.absent == other.absent
+
+    def __hash__(self) -> int:
+        return hash((self.fact, self.why, self.absent))
+
+    def __repr__(self) -> str:
+        return f"Cause({self.fact!r}, {self.why!r}, absent={self.absent})"
+
+    def as_present(self) -> Cause:
+        """Return the same cause of a fact that `else` must not replace."""
+        return Cause(self.fact, self.why, False, self.entity)
 
 
-class Unknown(Struct, frozen=True):
-    """An unknown value and all its causes."""
+class Unknown:
+    """An unknown value and all its causes. It is `absent` if exactly one fact is the cause and that fact is absent:
+    the only unknown that `else` may replace.
+    """
 
-    causes: frozenset[Cause]
+    __slots__ = ("absent", "causes")
 
-    @classmethod
-    def of(cls, fact: str, why: str, entity: EntityRef | None = None) -> Unknown:
-        return cls(frozenset({Cause(fact, why, entity=entity)}))
+    def __init__(self, causes: frozenset[Cause]) -> None:
+        self.causes = causes
+        self.absent = False
+        if len(causes) == 1:
+            for cause in causes:
+                self.absent = cause.absent
+
+    def __eq__(self, other: object) -> bool:
+        return self.causes == other.causes if isinstance(other, Unknown) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.causes)
+
+    def __repr__(self) -> str:
+        return f"Unknown({set(self.causes)!r})"
 
     @staticmethod
-    @lru_cache(maxsize=4_096)  # the most common cause
+    def of(fact: str, why: str, entity: EntityRef | None = None) -> Unknown:
+        return Unknown(frozenset({Cause(fact, why, False, entity)}))
+
+    @staticmethod
     def missing(fact: str) -> Unknown:
-        return Unknown(frozenset({Cause(fact, "absent", absent=True)}))
+        """Return the unknown of an absent fact, the commonest one."""
+        return missing_fact(fact)
 
-    @classmethod
-    def merge(cls, *unknowns: Unknown) -> Unknown:
-        return cls(frozenset().union(*(unknown.causes for unknown in unknowns)))
+    @staticmethod
+    def merge(*unknowns: Unknown) -> Unknown:
+        causes: frozenset[Cause] = frozenset()
+        for unknown in unknowns:
+            causes |= unknown.causes
+        return Unknown(causes)
 
-    @property
-    def absent(self) -> bool:
-        """Whether exactly one fact is the cause and it is absent: the only unknown that `else` may replace."""
-        if len(self.causes) != 1:
-            return False
-        (cause,) = self.causes
-        return cause.absent
+
+@lru_cache(maxsize=4_096)
+def missing_fact(fact: str) -> Unknown:
+    return Unknown(frozenset({Cause(fact, "absent", True)}))
 
 
 Known: TypeAlias = (

@@ -24,13 +24,16 @@ from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.idempotency import IdempotencyKeyError
 from policyengine.runtime.request import RequestError
+from policyengine.server.adapters.gateways import GatewayAdapters
 from policyengine.server.authzen import schema as authzen_schema
 from policyengine.server.authzen.adapter import TranslatorCache
 from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.connections.http_connection import peer_address
 from policyengine.server.content_negotiation import MAX_BODY_SECONDS
-from policyengine.server.fast_path import FastPathApp
+from policyengine.server.fast_path.app import FastPathApp, ScopeEntries
+from policyengine.server.fast_path.exchange import FastAnswer
+from policyengine.server.fast_path.table import build_doors
 from policyengine.server.handlers import DecisionApi, handle_problem
 from policyengine.server.host_guard import HostCheck
 from policyengine.server.middleware import ExchangeMiddleware
@@ -60,9 +63,11 @@ class DecisionApp(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
-    def now(self, scope: Scope, body: bytes) -> tuple[bytes, bytes] | None:
-        """Return header lines and content for a simple question whose body is complete, or None."""
-        return self.hot.now(scope, body) if self.bare else None
+    def now(
+        self, method: str, url: bytes, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> FastAnswer | ScopeEntries:
+        """Return the answer to a simple request that has arrived completely, or entries for the scope of another."""
+        return self.hot.now(method, url, headers, body) if self.bare else {}
 
     @property
     def bare(self) -> bool:
@@ -147,8 +152,10 @@ def build_app(
     tokens = None if token is None else BearerTokens.of(token)
     consume = frozenset(authzen_consume)
     hosts = HostCheck(AllowedHosts.of((*allowed_hosts, *url_host_names(public_url))), tally)
+    names = gateway or GatewayHeaders()
     told = (
-        gateway or GatewayHeaders(),
+        names,
+        GatewayAdapters.of(names, body_timeout, own=tokens is None),
         tally,
         drain or Drain(),
         public_url,
@@ -172,8 +179,8 @@ def build_app(
     )
     add_routes(app, api)
     add_token_routes(app, api)
-    counts = tally.counter("decide"), tally.apart("decide")
-    app.hot = FastPathApp(super(DecisionApp, app).__call__, reloading, tokens, hosts.allowed, body_timeout, *counts)
+    careful = super(DecisionApp, app).__call__
+    app.hot = FastPathApp(careful, reloading, tokens, hosts.allowed, body_timeout, build_doors(api))
     app.api = api
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -29,7 +29,9 @@ from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 MAX_BATCH_ITEMS = 1_000
+MAX_INLINE_ITEMS = 16  # items that an event loop decides at once, without letting other requests run between them
 MAX_ITEMS_PER_COMMIT = 250  # items per store commit, after which the batch checks that the client is still connected
+SIMPLE_OPTIONS = frozenset({"obligations_supported"})
 AnswerDocument = dict[str, object]
 T = TypeVar("T")
 
@@ -49,6 +51,11 @@ class BatchSemantics(StrEnum):
                 return not allowed
             case BatchSemantics.PERMIT_ON_FIRST_PERMIT:
                 return allowed
+
+
+def are_simple_options(options: object) -> bool:
+    """Return whether the options of a question change nothing in how it is decided and answered."""
+    return options is None or (isinstance(options, dict) and options.keys() <= SIMPLE_OPTIONS)
 
 
 # ── Single questions ──────────────────────────────────────────────────────────────────────────
@@ -107,6 +114,11 @@ def parse_batch(body: bytes, form: BodyFormat) -> DecisionBatch:
         raw = decode.json_tree(body) if form is BodyFormat.JSON else decode.msgpack_tree(body)
     except decode.DecodeError as error:
         raise RequestError("", str(error)) from None
+    return read_batch(raw)
+
+
+def read_batch(raw: object) -> DecisionBatch:
+    """Read a decoded batch. Raises RequestError."""
     if not isinstance(raw, dict):
         raise RequestError("", "a batch must be an object", 'send `{"requests": […]}`')
     check_members({str(name): value for name, value in raw.items()}, ("requests", "semantics"), "")
@@ -250,9 +262,53 @@ def decide_item(
         return error_answer(engine, error, place)
 
 
-def asks_to_spend(raw: Mapping[str, object]) -> bool:
+def read_small_batch(engine: EngineInterface, batch: DecisionBatch) -> list[Request | RequestError] | None:
+    """Return the requests of a batch that an event loop may decide at once, or what is wrong with them; None for every
+    other batch."""
+    if len(batch.items) > MAX_INLINE_ITEMS:
+        return None
+    found: list[Request | RequestError] = []
+    for raw in batch.items:
+        try:
+            request = read_item(raw)
+        except RequestError as error:
+            found.append(error)
+            continue
+        if request.options.explain or request.credentials is not None:
+            return None
+        if engine.forecast.takes_long_to_decide(request):
+            return None
+        found.append(request)
+    return found
+
+
+def read_item(raw: object) -> Request:
+    """Read an item of a batch. Raises RequestError."""
+    if not isinstance(raw, dict):
+        raise RequestError("", "a request must be an object")
+    return Request.from_mapping(raw)
+
+
+def decide_small_batch(
+    engine: EngineInterface, batch: DecisionBatch, requests: Sequence[Request | RequestError]
+) -> Iterator[Decision | AnswerDocument]:
+    """Decide the items in order, up to and including the one that ends the batch."""
+    for index, (raw, request) in enumerate(zip(batch.items, requests, strict=True)):
+        answer: Decision | AnswerDocument
+        try:
+            if isinstance(request, RequestError):
+                raise request
+            answer = engine.decide(request) if asks_to_spend(raw) else engine.evaluate(request)
+        except RequestError as error:
+            answer = error_answer(engine, error, f"requests[{index}]")
+        yield answer
+        if batch.semantics.ends_with(isinstance(answer, Decision) and answer.allowed):
+            break
+
+
+def asks_to_spend(raw: object) -> bool:
     """Return whether an item of a batch requests to spend, which is not its default."""
-    options = raw.get("options")
+    options = raw.get("options") if isinstance(raw, Mapping) else None
     return isinstance(options, Mapping) and options.get("consume") is True
 
 

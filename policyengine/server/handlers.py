@@ -15,7 +15,6 @@ from starlette.responses import HTMLResponse
 from policyengine.engine import Engine
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.gateway_headers import GatewayHeaders
-from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.install_hints import install_command
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import current_caller, enter_caller
@@ -23,11 +22,16 @@ from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request as Question
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.structure_checks import quote_input
-from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
-from policyengine.server.adapters.forward_auth import ForwardAuthAdapter, build_nginx_response, build_response
-from policyengine.server.adapters.responses import HttpVerdict
+from policyengine.server.adapters.gateways import GatewayAdapters
+from policyengine.server.adapters.responses import build_response, to_nginx_verdict
 from policyengine.server.authzen import adapter as authzen
-from policyengine.server.authzen.adapter import AuthzenAdapter, AuthzenRequest, TranslatorCache
+from policyengine.server.authzen.adapter import AuthzenAdapter, TranslatorCache
+from policyengine.server.authzen.requests import (
+    AuthzenRequest,
+    parse_evaluation_body,
+    parse_evaluations_body,
+    require_json,
+)
 from policyengine.server.authzen.untranslatable import DenialReporter
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.content_negotiation import (
@@ -43,10 +47,11 @@ from policyengine.server.decide_requests import (
     decide_with_headers,
     parse_batch,
     parse_question,
+    read_batch,
     run_off_loop,
 )
 from policyengine.server.events import parse_event, record_outcome
-from policyengine.server.fast_path import DECODED_KEY
+from policyengine.server.fast_path.exchange import DECODED_KEY
 from policyengine.server.host_guard import HostCheck
 from policyengine.server.idempotency import key_problem, read_key_header
 from policyengine.server.openapi.page import CONTENT_SECURITY_POLICY, render_page
@@ -70,6 +75,7 @@ class DecisionApi:
     tokens: BearerTokens | None
     body_timeout: float
     gateway: GatewayHeaders
+    gateways: GatewayAdapters
     tally: ServerCounters
     drain: Drain
     public_url: str | None
@@ -104,7 +110,9 @@ class DecisionApi:
     async def decide_batch(self, http: Request) -> Response:
         """Decide several questions in order. An invalid question is denied and does not affect the others."""
         sent = await self._body(http)
-        batch, once = await parse_body(parse_batch, *sent), self._once(http, *sent)
+        decoded = http.scope.pop(DECODED_KEY, None)
+        batch = await parse_body(parse_batch, *sent) if decoded is None else read_batch(decoded)
+        once = self._once(http, *sent)
         return build_answer(http, {"decisions": await decide_batch(self._at("batch"), batch, once)})
 
     async def explain(self, http: Request) -> Response:
@@ -123,12 +131,12 @@ class DecisionApi:
     async def evaluation(self, http: Request) -> Response:
         """Answer one AuthZEN 1.0 evaluation. It spends only if `context.consume` is true or the settings say so for the
         caller."""
-        return await self.authzen.one(*await self._asked(http, authzen.parse_evaluation_body))
+        return await self.authzen.one(*await self._asked(http, parse_evaluation_body))
 
     async def evaluations(self, http: Request) -> Response:
         """Answer several AuthZEN 1.0 evaluations in order; without `evaluations`, the body is a single evaluation. An
         invalid item is denied and does not affect the others."""
-        return await self.authzen.many(*await self._asked(http, authzen.parse_evaluations_body))
+        return await self.authzen.many(*await self._asked(http, parse_evaluations_body))
 
     async def search(self, http: Request) -> Response:
         raise authzen.search_not_supported(quote_input(http.path_params["what"]))
@@ -141,27 +149,21 @@ class DecisionApi:
         """Decide whether a request may pass, for Caddy and Traefik, which describe the request and its caller in
         headers."""
         self._authenticate(http)
-        return build_response(await self._forward_auth(http, GatewayAdapter.FORWARD_AUTH))
+        headers = http.scope["headers"]
+        return build_response(await self.gateways.forward_auth.decide(self._at("forward_auth"), headers))
 
     async def forward_auth_nginx(self, http: Request) -> Response:
         """Decide whether a request may pass, for nginx, which turns all statuses except 2xx, 401 and 403 into 500: the
         actual status is in `X-Status`."""
         self._authenticate(http)
-        return build_nginx_response(await self._forward_auth(http, GatewayAdapter.NGINX))
-
-    async def _forward_auth(self, http: Request, adapter: GatewayAdapter) -> HttpVerdict:
-        door = self._door("forward_auth")
-        return await ForwardAuthAdapter(door, self.gateway, adapter, own=self.tokens is None).told(http)
+        verdict = await self.gateways.nginx.decide(self._at("forward_auth"), http.scope["headers"])
+        return build_response(to_nginx_verdict(verdict))
 
     async def envoy(self, http: Request) -> Response:
         """Decide whether a request may pass, for `ext_authz` of Envoy: with any method, and the path of the request
         below this one."""
         self._authenticate(http)
-        return build_response(await self._envoy(http))
-
-    async def _envoy(self, http: Request) -> HttpVerdict:
-        door = self._door("envoy_http")
-        return await EnvoyHttpAdapter(door, self.gateway, self.body_timeout, own=self.tokens is None).told(http)
+        return build_response(await self.gateways.envoy.decide(self._at("envoy_http"), http))
 
     async def healthz(self, http: Request) -> Response:
         """Report that the process is alive."""
@@ -239,7 +241,7 @@ class DecisionApi:
         self, http: Request, read: Callable[[bytes], AuthzenRequest]
     ) -> tuple[AuthzenRequest, IdempotencyKey | None]:
         self._authenticate(http)
-        authzen.require_json(http)
+        require_json(http)
         body = await read_body(http, self.body_timeout)
         return await parse_body(read, body), self._once(http, body, BodyFormat.JSON)
 

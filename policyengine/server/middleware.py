@@ -16,6 +16,7 @@ from policyengine.server.problems import DENY_HINT, NO_ANSWER, ProblemError
 from policyengine.server.telemetry.server_log import REQUEST_ID
 from policyengine.server.telemetry.trace_headers import parse_trace, trace_response_headers
 
+ANSWER_FAILED_KEY = "policyengine.unanswered"  # in the scope of a question that is already decided: the error
 LABEL = re.compile(r"[\x21-\x7e]{1,128}")
 LOGGER = logging.getLogger("policyengine")
 
@@ -46,6 +47,8 @@ class ExchangeMiddleware:
         try:
             if refused is not None:
                 return await build_problem_answer(Request(scope), refused)(scope, receive, framed)
+            if ANSWER_FAILED_KEY in scope:
+                raise scope[ANSWER_FAILED_KEY]
             await self.app(scope, receive, framed)
         except Exception:
             if started:

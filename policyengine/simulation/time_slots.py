@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from policyengine.clock import MICROSECONDS_PER_SECOND
 from policyengine.runtime.decision import Decision, Gate, Outcome, Principal, PrincipalTuple, RateState
-from policyengine.runtime.limits import LimitResult, SteadyRate
 
 # Each width is a multiple of the one before, so slots can be merged into wider ones.
 SLOT_WIDTHS_US = tuple(
@@ -104,15 +103,11 @@ class Series:
         outcome = decision.answer.outcome
         passed = outcome is Outcome.ALLOW
         for standing in decision.standings:
-            if (
-                type(standing) is tuple and type(standing[0]) is SteadyRate
-            ):  # a steady rate that admitted the request: no text is needed
-                meter, level = standing
-                rule, limit, remaining = meter.limited.name, meter.full // meter.token, meter.full - level
-                remaining = remaining // meter.token if remaining > 0 else 0
+            if isinstance(standing, RateState):
+                rule, limit, remaining = standing.rule, standing.limit, standing.remaining
             else:
-                state = standing if isinstance(standing, RateState) else RateState.of(LimitResult(*standing))
-                rule, limit, remaining = state.rule, state.limit, state.remaining
+                limited, state = standing
+                rule, limit, remaining = limited.name, state.limit, state.remaining
             line = slot.rules.get(rule)
             if line is None:
                 line = slot.rules[rule] = LimitCounts()
@@ -120,7 +115,7 @@ class Series:
                 line.last = number
                 line.asked += 1
                 line.admitted += passed
-            if limit != line.limit or remaining < line.remaining:
+            if line.remaining is None or limit != line.limit or remaining < line.remaining:
                 line.left(remaining, limit)
         if passed:
             slot.allow += 1

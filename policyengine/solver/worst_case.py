@@ -12,14 +12,13 @@ from policyengine import typesystem
 from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.reason_texts import PROOFS
-from policyengine.spec.work import count_elements, event_weight, is_fixed, weight
+from policyengine.spec.work import count_elements, event_weight, is_collection, is_fixed, is_hashed, weight
 
 Steps: TypeAlias = tuple[int, ...]  # coefficients of the powers of n, the lowest first
 
 NO_STEPS: Steps = ()
 ANY_SIZE: Steps = (0, 1)
 MAX_EVENTS_PER_KEY = 10_000  # of one key
-HASHED = (typesystem.Scalar, typesystem.EnumType, typesystem.RefType)
 
 
 class Sizes(Protocol):
@@ -216,16 +215,6 @@ def nesting(type: typesystem.Type | None) -> tuple[int, typesystem.Type | None]:
     while isinstance(type, typesystem.SetType | typesystem.ListType):
         levels, type = levels + 1, type.element
     return levels, type
-
-
-def is_collection(node: k.Expr) -> bool:
-    return isinstance(node.type, typesystem.SetType | typesystem.ListType)
-
-
-def is_hashed(node: k.Expr) -> bool:
-    """Return whether elements are certainly looked up by hash. Records have no hash, nor do lists with unknown
-    elements."""
-    return isinstance(getattr(node.type, "element", None), HASHED)
 
 
 # ── Steps of a rule ─────────────────────────────────────────────────────────────────────────

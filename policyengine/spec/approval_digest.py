@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
 from policyengine import kernel as k
-from policyengine.runtime.canonical_form import CANONICAL_TYPES, OMIT_NOTHING, LeftOut, canonical_bytes
+from policyengine.runtime.canonical_form import (
+    CANONICAL_TYPES,
+    OMIT_NOTHING,
+    LeftOut,
+    binding_digest,
+    binding_form,
+    canonical_bytes,
+)
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.format_values import format_fact_path
 from policyengine.runtime.pending_facts import HEADERS_PATH
 from policyengine.runtime.snapshot import NOT_ANSWERED
-from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown
+from policyengine.runtime.values import PENDING, Cause, Invalid, PartialObject, Unknown, Value
 from policyengine.spec import trace as w
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, ReadFact, has_agent, hops_of, presenter_of
@@ -41,14 +47,15 @@ def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts
     every fact that the rule and its message read.
     """
     read, objects = facts_read(confirm, facts), bound_objects(confirm, facts.request.endpoint)
-    everything = (
-        "approval", facts.kernel.revision, guard.package, guard.name, index,
-        principal_identity(facts), request_target(facts),
-        tuple((one.path, canonical_bytes(raw_object(one, facts), exclusions_of(one))) for one in objects),
-        tuple((key, digest_form(one)) for key, one in sorted(read.items())),
+    digest = binding_digest(
+        (
+            "approval", facts.kernel.revision, guard.package, guard.name, index,
+            principal_identity(facts), request_target(facts),
+            tuple((one.path, canonical_bytes(raw_object(one, facts), exclusions_of(one))) for one in objects),
+            tuple((key, *digest_form(one)) for key, one in sorted(read.items())),
+        )
     )  # fmt: skip
-    digest = hashlib.sha256(canonical_bytes(everything)).hexdigest()
-    return w.ApprovalDigest(f"sha256:{digest}", frozenset(islice(all_unseen(objects, read, facts), MAX_UNSEEN)))
+    return w.ApprovalDigest(digest, frozenset(islice(all_unseen(objects, read, facts), MAX_UNSEEN)))
 
 
 def all_unseen(objects: tuple[k.BoundObject, ...], read: Mapping[Path, ReadFact], facts: Facts) -> Iterator[Cause]:
@@ -141,17 +148,26 @@ def unseen_below(raw: object, path: Path, left_out: LeftOut = OMIT_NOTHING) -> I
 
 
 def principal_identity(facts: Facts) -> object:
-    """Return presenter, user and chain; if one of them is unknown, also the given facts."""
+    """Return presenter, user and chain; if one of them is unknown but not absent, also the given
+    facts."""
     presenter, hops, user = presenter_of(facts), hops_of(facts), facts.read(("user", "id"))
     chain = hops if isinstance(hops, Unknown) else tuple((hop.issuer, hop.id) for hop in hops)
     known = (presenter.issuer, presenter.id, user, *(chain if isinstance(chain, tuple) else (chain,)))
-    unsure = any(isinstance(one, Unknown) for part in known for one in elements(part))
-    given = tuple(facts.request.fact(*path) for path in CALLER_FACTS) if unsure else None
-    return has_agent(facts.request), presenter.issuer, presenter.id, user, chain, given
+    unsure = any(isinstance(one, Unknown) and not one.absent for part in known for one in elements(part))
+    given = canonical_bytes(tuple(facts.request.fact(*path) for path in CALLER_FACTS)) if unsure else None
+    forms = tuple(map(identity_form, (presenter.issuer, presenter.id, user)))
+    return has_agent(facts.request), *forms, None if chain == () else canonical_bytes(chain), given
+
+
+def identity_form(value: Value) -> object:
+    """Return the form of an issuer or id: None if it is absent."""
+    return None if isinstance(value, Unknown) and value.absent else binding_form(value)
 
 
 def request_target(facts: Facts) -> object:
-    return endpoint_parts(facts.request.endpoint), facts.raw(("resource",)), claimed_resource_row(facts)
+    rows = claimed_resource_row(facts)
+    form = None if rows == () else canonical_bytes(rows)
+    return endpoint_parts(facts.request.endpoint), canonical_bytes(facts.raw(("resource",))), form
 
 
 def endpoint_parts(endpoint: Endpoint) -> tuple[str | None, ...]:
@@ -209,12 +225,14 @@ def binding_sources(read: frozenset[Path], facts: Facts) -> Iterator[k.Expr]:
             yield expression
 
 
-def digest_form(one: ReadFact) -> object:
+def digest_form(one: ReadFact) -> tuple[object, ...]:
     """Return the form of a fact in the digest: its value if known, otherwise the unknown and the given fact."""
     known: object = one.value
     if one.unordered and isinstance(known, tuple):
         known = tuple(sorted({canonical_bytes(item) for item in known}))
-    return ("known", known) if not unknown_elements(one) else ("unknown", known, one.given)
+    if unknown_elements(one):
+        return "unknown", canonical_bytes(known), canonical_bytes(one.given)
+    return "known", binding_form(known)
 
 
 def unknown_elements(one: ReadFact) -> tuple[Unknown, ...]:

@@ -22,7 +22,6 @@ from policyengine.typesystem import EntityRef
 
 def trace_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts, snapshot: Snapshot) -> w.ApprovalTrace:
     """Return the valid approvals: bound to exactly this request, fresh, unspent, and by enough permitted approvers."""
-    facts.work.rule = guard
     bound = cache(partial(digest_approval, guard, index, confirm, facts))
     if not facts.request.approvals or bound().unseen:
         return w.ApprovalTrace(bound, (), False)
@@ -69,7 +68,7 @@ def _may_approve(approval: Approval, confirm: k.Confirm, facts: Facts) -> bool:
             fits = lift(lambda known: is_element(known, role, facts), roles)
         case k.MemberOf(expression):
             among = evaluate(expression, facts)
-            fits = lift(lambda known: is_in_any(elements(known), person, facts, "membership", expression), among)
+            fits = lift(lambda known: is_in_any(elements(known), person, facts, "membership"), among)
         case _:
             assert_never(confirm.approvers.of)
     return fits is True and approval.by not in {user, *involved}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
-from msgspec.structs import replace as reworded
+from msgspec.structs import replace
 
 from policyengine import kernel as k
 from policyengine.runtime.credential_errors import describe_refusal
@@ -45,7 +45,7 @@ from policyengine.spec.reason_texts import (
     OPERATOR_OBLIGATIONS,
     PROOFS,
 )
-from policyengine.spec.work_exceeded import deny_excess
+from policyengine.spec.work_exceeded import deny_excess, describe_excess
 from policyengine.time_formats import format_duration
 
 STRENGTH = tuple(Outcome)  # deny beats throttle beats confirm beats allow
@@ -63,20 +63,13 @@ class Obstacle:
     def named(self) -> Reason:
         """The reason, with the unknown facts in its message."""
         unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
-        return reworded(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
+        return replace(self.reason, message=f"{self.reason.message} ({unknown})") if unknown else self.reason
 
 
 def conclude(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
-    """Return the decision for a trace, and its effects. Return a deny if the decision or its effects exceed the step
-    limit.
-    """
-    found = None if facts.work.exceeded else _conclude_within_steps(facts, seen)
-    if found is not None and not facts.work.exceeded:
-        return found
-    return deny_excess(facts, _known_principal(facts, seen), identified=seen.identified)
-
-
-def _conclude_within_steps(facts: Facts, seen: w.DecisionTrace) -> tuple[Decision, Effects]:
+    """Return the decision for a trace, and its effects."""
+    if seen.excess is not None:
+        return deny_excess(facts.kernel, _known_principal(facts, seen)), Effects(excess=describe_excess(seen.excess))
     stops = tuple(_obstacles(facts, seen))
     outcome = min((stop.reason.outcome for stop in stops), key=STRENGTH.index, default=Outcome.ALLOW)
     if outcome is Outcome.ALLOW and (unmet := tuple(_unsupported_obligations(facts, seen))):
@@ -184,7 +177,6 @@ def _deny_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, deny: k.De
 
 def _proof_remedies(condition: k.Expr, guard: k.Guard, facts: Facts) -> Iterator[Remedy]:
     """Yield the proofs that would remove the deny."""
-    facts.work.rule = guard
     reads = {node.path for node in k.walk(condition) if isinstance(node, k.Fact)}
     for kind, need, fact, better in PROOFS:
         if fact in reads and evaluate(condition, facts.bind({fact: better})) is False:

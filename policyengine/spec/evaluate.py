@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
@@ -15,7 +15,6 @@ from policyengine.runtime.format_values import format_bare_value, format_value
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NOT_ANSWERED, Membership, Snapshot
 from policyengine.runtime.value_sets import family_of
-from policyengine.runtime.value_size import name_lookup_steps
 from policyengine.runtime.values import Invalid, Known, Unknown, Value, coerce
 from policyengine.spec import history
 from policyengine.spec.facts import (
@@ -28,23 +27,31 @@ from policyengine.spec.facts import (
     pending_attributes,
     presenter_of,
 )
+from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
 from policyengine.spec.match_endpoint import Captures, match_pattern
-from policyengine.spec.work import STEPS_EXCEEDED, count_elements, is_fixed, reading_steps, weight
+from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES
+
+TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
 
 
 def build_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
     """Return the facts of a request: the given ones, and those that follow from time, path and chain."""
-    entities = snapshot.entities.with_rows(request.entities)
-    times = {("time",): now, **credential_ages(request, now), ("approval", "granted"): False}
-    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL_VALUES}, {}, history=snapshot.history)
-    facts = _with_bindings(_with_user(facts))
+    facts = _with_bindings(given_facts(kernel, request, snapshot, now))
     presenter, hops = presenter_of(facts), hops_of(facts)
     facts = facts.bind({("cluster", "id"): presenter.id}, who=(presenter, hops))
     return facts.bind(chain_facts(facts), claims={**claimed_attributes(facts), **pending_attributes(facts)})
+
+
+def given_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
+    """Return the facts of a request before patterns bind any."""
+    entities = snapshot.entities.with_rows(request.entities)
+    times = {("time",): now, **credential_ages(request, now), ("approval", "granted"): False}
+    facts = Facts(kernel, request, entities, now, {**times, **NEUTRAL_VALUES}, {}, history=snapshot.history)
+    return _with_user(facts)
 
 
 def _with_user(facts: Facts) -> Facts:
@@ -59,13 +66,32 @@ def _with_bindings(facts: Facts) -> Facts:
     endpoint = facts.request.endpoint
     found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
     loosely = [(one, captures) for one, captures in found if captures is not None]
+    read = evaluate if may_evaluate_bindings((one for one, _ in loosely), facts) else too_many_steps
     strictly = [(one, captures) for one, captures in loosely if match_pattern(one.pattern, endpoint) is not None]
-    bound = bound_facts(loosely, facts)
-    loose = (frozenset(bound), bound_facts(strictly, facts)) if len(strictly) < len(loosely) else None
+    bound = bound_facts(loosely, facts, read)
+    loose = (frozenset(bound), bound_facts(strictly, facts, read)) if len(strictly) < len(loosely) else None
     return replace(facts.bind(bound), loose=loose)
 
 
-def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> dict[Path, object]:
+def may_evaluate_bindings(binders: Iterable[k.Binder], facts: Facts) -> bool:
+    """Return whether the expressions of `with` take no more steps than a decision has."""
+    count, reader = StepCount(), FactsReader(facts, evaluate)
+    try:
+        for binder in binders:
+            count_all(binder_expressions(binder), lambda: reader, count)
+    except TooManyStepsError:
+        return False
+    return True
+
+
+def too_many_steps(node: k.Expr, facts: Facts) -> Value:
+    """Return the value of bindings that take too many steps. The decision is a deny, whatever the value is."""
+    return TOO_MANY_STEPS
+
+
+def bound_facts(
+    matching: Iterable[tuple[k.Binder, Captures]], facts: Facts, read: history.Evaluator
+) -> dict[Path, object]:
     """Return the bindings of patterns: captures, the resource, and facts of `with`. Two different bindings of a fact
     give Invalid.
     """
@@ -82,7 +108,7 @@ def bound_facts(matching: Iterable[tuple[k.Binder, Captures]], facts: Facts) -> 
             captured = captures[binder.resource[1]]
             bind(("resource",), EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured)
         for path, expression in binder.facts:
-            bind(path, evaluate(expression, facts))
+            bind(path, read(expression, facts))
     return found
 
 
@@ -93,15 +119,15 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
         return node.value
     match node:
         case k.Attribute(base):
-            return count_loop_read(
-                node, lift(lambda entity: facts.attribute(entity, node), evaluate(base, facts)), facts
-            )
+            return lift(lambda entity: facts.attribute(entity, node), evaluate(base, facts))
         case k.Relation(_, left, right):
             return evaluate_relation(node, evaluate(left, facts), evaluate(right, facts), facts)
         case k.And(items):
             return conjunction([evaluate(item, facts) for item in items])
         case k.Member(base):
-            return lift(lambda record: read_member(record, node, facts), evaluate(base, facts))
+            return lift(
+                lambda record: coerce(get_member(record, node.name), node.type, describe(node)), evaluate(base, facts)
+            )
         case k.Variable(name):
             return facts.bound["", name]  # type: ignore[return-value]  # bound below, by its quantifier
         case k.Collection(items):
@@ -133,7 +159,7 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
             return lift(lambda known: coerce(known, type_, describe(node)), evaluate(id_, facts))
         case k.Call(function, arguments):
             given = [evaluate(argument, facts) for argument in arguments]
-            return lift_in_loop(lambda *known: functions.call_function(function, known), facts, *given)
+            return lift(lambda *known: functions.call_function(function, known), *given)
         case k.PastFact():
             return history.evaluate_past(node, facts)
         case k.HistoryCondition():
@@ -146,11 +172,7 @@ def evaluate(node: k.Expr, facts: Facts) -> Value:
 
 def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Facts) -> Value:
     """Return the value of a quantifier: `any` folds like `or`, `all` like `and`; an unknown element is unknown."""
-    lacking = facts.work.lacks(len(items) * weight(node.condition), (node.domain, items))
-    if lacking is not None:
-        return lacking
     inside, bound = facts.in_loop()
-
     found: list[Value] = []
     for item in items:
         if isinstance(item, Unknown):
@@ -158,45 +180,12 @@ def evaluate_quantifier(node: k.Quantifier, items: tuple[Value, ...], facts: Fac
             continue
         bound["", node.variable] = item
         found.append(evaluate(node.condition, inside))
-        if facts.work.exceeded:
-            return STEPS_EXCEEDED
     return disjunction(found) if node.word == "any" else conjunction(found)
 
 
-def count_loop_read(node: k.Attribute | k.Member, found: Value, facts: Facts) -> Value:
-    """Return the value. Reading it for each element of a loop takes steps in proportion to its size."""
-    if not facts.looping or is_fixed(node):
-        return found
-    return facts.work.lacks(reading_steps(found)) or found
-
-
-def read_member(record: Mapping[str, object], node: k.Member, facts: Facts) -> Value:
-    lacking = facts.work.lacks(name_lookup_steps(record)) if facts.looping else None
-    if lacking is not None:
-        return lacking
-    return count_loop_read(node, coerce(get_member(record, node.name), node.type, describe(node)), facts)
-
-
-def lift_in_loop(function: Callable[..., Value], facts: Facts, *values: Value) -> Value:
-    """Apply a function like `lift`; in a loop, reading texts and collections takes steps in proportion to their
-    size.
-    """
-
-    def counted(*known: Value) -> Value:
-        return facts.work.lacks(reading_steps(*known)) or function(*known)
-
-    return lift(counted if facts.looping else function, *values)
-
-
-def evaluate_comparison(node: k.Relation, left: Value, right: Value, facts: Facts) -> Value:
+def evaluate_comparison(node: k.Relation, left: Value, right: Value) -> Value:
     operator = node.operator
     if operator in ("==", "!="):
-        if isinstance(left, tuple) and isinstance(right, tuple):
-            lacking = facts.work.lacks(
-                count_elements(left) + count_elements(right), (node.left, left), (node.right, right)
-            )
-            if lacking is not None:
-                return lacking
         is_set = any(isinstance(side.type, typesystem.SetType) for side in (node.left, node.right))
         same = arithmetic.equal(left, right, ordered=not is_set, fact=node.span.text)  # type: ignore[arg-type]
         return negate(same) if operator == "!=" else same
@@ -207,36 +196,23 @@ def evaluate_comparison(node: k.Relation, left: Value, right: Value, facts: Fact
 
 def contains_item(node: k.Relation, collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
     if node.operator == "holds" and isinstance(item, EntityRef):
-        return is_in_any(collection, item, facts, node.span.text, node.left)
-    if facts.looping and not is_fixed(node.left):
-        lacking = facts.work.lacks(count_elements(collection), (node.left, collection))
-        if lacking is not None:
-            return lacking
+        return is_in_any(collection, item, facts, node.span.text)
     return is_element(collection, item, facts)
 
 
 def is_element(collection: tuple[Value, ...], item: Known, facts: Facts) -> Value:
     """Return whether the item is an element. Uses hashes if the values have them."""
-    lacking = facts.work.lacks(count_elements(item)) if isinstance(item, tuple) else None
-    lacking = lacking or facts.work.lacks_to_hash(collection)
-    if lacking is not None:
-        return lacking
-    elements = facts.work.set_of(collection)
-    if elements.decides(family_of(item)):
-        return elements.has(item)
-    return facts.work.lacks(count_elements(collection)) or equals_any(collection, item)
+    elements = facts.set_of(collection)
+    return elements.has(item) if elements.decides(family_of(item)) else equals_any(collection, item)
 
 
 def equals_any(collection: Iterable[Value], item: Value) -> Value:
     return disjunction(lift(lambda a, b: arithmetic.equal(a, b), one, item) for one in collection)
 
 
-def is_in_any(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str, node: k.Expr) -> Value:
+def is_in_any(collection: tuple[Value, ...], item: EntityRef, facts: Facts, fact: str) -> Value:
     """Return whether an entity is one of the elements, or a member of one at any depth."""
     above = facts.entities.ancestors(item)
-    lacking = facts.work.lacks(len(collection) + len(above.refs), (node, collection))
-    if lacking is not None:
-        return lacking
     higher = frozenset(above.refs)
 
     def found(one: Value) -> Value:
@@ -251,18 +227,18 @@ def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts)
     row = node.row
     match row.operands:
         case k.Operands.VALUES:
-            return lift(lambda a, b: evaluate_comparison(node, a, b, facts), left, right)
+            return lift(lambda a, b: evaluate_comparison(node, a, b), left, right)
         case k.Operands.ELEMENT:
             return lift(lambda c, i: contains_item(node, c, i, facts), left, right)
         case k.Operands.ENTITIES:
             strict, direct = node.operator == "below", node.operator == "child of"
             return lift(lambda i, a: is_member_of(i, a, facts, node.span.text, strict, direct), left, right)
         case k.Operands.NETWORKS:
-            return lift_in_loop(in_networks, facts, left, right)
+            return lift(in_networks, left, right)
         case k.Operands.PATTERN:
-            return lift_in_loop(lambda text: row.holds(text, right), facts, left)
+            return lift(lambda text: row.holds(text, right), left)
         case k.Operands.STRINGS:
-            return lift_in_loop(row.holds, facts, left, right)
+            return lift(row.holds, left, right)
         case k.Operands.COLLECTIONS:
             return lift(lambda a, b: compare_sets(node, a, b, facts), left, right)
         case _:
@@ -271,16 +247,11 @@ def evaluate_relation(node: k.Relation, left: Value, right: Value, facts: Facts)
 
 def compare_sets(node: k.Relation, left: tuple[Value, ...], right: tuple[Value, ...], facts: Facts) -> Value:
     """Compare each element with each until the result is clear. Uses hashes if the values have them."""
-    many, others = count_elements(left), count_elements(right)
-    lacking = facts.work.lacks(many + others, (node.left, left), (node.right, right))
-    if lacking is not None:
-        return lacking
-    one, other = facts.work.set_of(left), facts.work.set_of(right)
+    one, other = facts.set_of(left), facts.set_of(right)
     if other.decides(one.family):
         return one.overlaps(other) if node.operator == "overlaps" else one.within(other)
     fold = disjunction if node.operator == "overlaps" else conjunction
-    pairs = min(len(left) * others, len(right) * many)
-    return facts.work.lacks(pairs) or fold(equals_any(right, item) for item in left)
+    return fold(equals_any(right, item) for item in left)
 
 
 def is_member_of(
@@ -291,8 +262,7 @@ def is_member_of(
     if item == ancestor and not strict and not direct:
         return True
     above = facts.entities.parents(item) if direct else facts.entities.ancestors(item)
-    lacking = facts.work.lacks(len(above.refs)) if facts.looping else None
-    return lacking or is_among_ancestors(ancestor, above.refs, above, item, facts, fact)
+    return is_among_ancestors(ancestor, above.refs, above, item, facts, fact)
 
 
 def is_among_ancestors(

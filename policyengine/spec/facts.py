@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.runtime.endpoints import ActionEndpoint, ToolEndpoint
@@ -17,12 +19,12 @@ from policyengine.runtime.history import History, PastEvent, WindowKey
 from policyengine.runtime.pending_facts import PENDING_WILDCARD, parse_pending_path
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Entities
+from policyengine.runtime.value_sets import ValueSet
 from policyengine.runtime.values import ABSENT, PENDING, Invalid, Unknown, Value, coerce
 from policyengine.spec.inherited_sets import InheritanceLevel, unite_levels
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import describe, elements, is_absent, lift
 from policyengine.spec.trace import ChainAgent
-from policyengine.spec.work import StepCounter
 from policyengine.typesystem import EntityRef, Scalar
 from policyengine.vocabulary import CREDENTIAL_ROOTS, ENTITY_ROOTS, FACTS
 
@@ -35,8 +37,7 @@ REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
 MAX_HOPS = 32  # maximum, because each hop is checked against every agent block that may match it
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFact:
+class ReadFact(Struct, frozen=True, eq=False):
     """A fact that was read: its raw form and its value. `unordered` marks a set."""
 
     given: object
@@ -56,7 +57,7 @@ class Facts:
     - `known` caches values, as several rules read most of them
     - `loose` holds the paths that patterns bind only without regard to case, as guards read them, and their exact
         bindings; None if there are none
-    - `work` counts the steps of the decision; `looping` is True inside a loop
+    - `sets` caches collections as sets, by identity
     """
 
     kernel: k.Kernel
@@ -70,8 +71,7 @@ class Facts:
     history: Mapping[WindowKey, History] = field(default_factory=dict)
     past: tuple[k.EventPattern, PastEvent] | None = None
     loose: tuple[frozenset[Path], Mapping[Path, object]] | None = None
-    work: StepCounter = field(default_factory=StepCounter, repr=False, compare=False)
-    looping: bool = False
+    sets: dict[int, tuple[object, ValueSet]] = field(default_factory=dict, repr=False, compare=False)
     known: dict[Path | tuple[EntityRef, str] | tuple[EntityRef, str, str], tuple[typesystem.Type, Value]] = field(
         init=False, default_factory=dict, repr=False, compare=False
     )
@@ -86,26 +86,33 @@ class Facts:
         """Return the facts with more bindings, and with `claims` or `who` if given."""
         bound, claims = {**self.bound, **more}, self.claims if claims is None else claims
         made = (self.kernel, self.request, self.entities, self.now, bound, claims, self.seen, who or self.who)
-        return Facts(*made, self.history, self.past, self.loose, self.work, self.looping)
+        return Facts(*made, self.history, self.past, self.loose, self.sets)
 
     def in_loop(self) -> tuple[Facts, dict[Path, object]]:
         """Return the facts for the condition of a loop, and the bindings where its variable is set for each element."""
         bound = dict(self.bound)
-        inside = replace(self, bound=bound, looping=True)
+        inside = replace(self, bound=bound)
         object.__setattr__(inside, "known", self.known)
         return inside, bound
 
     def at_event(self, event: k.EventPattern, happening: PastEvent) -> Facts:
         """Return the facts for the condition of a history at one event. Approvals are not bound to past facts."""
-        inside = replace(self, past=(event, happening), seen=None, looping=True)
+        inside = replace(self, past=(event, happening), seen=None)
         if self.seen is None:
             object.__setattr__(inside, "known", self.known)
         return inside
 
     @property
     def looked_at_anew(self) -> Facts:
-        """Return the facts for an explanation after the decision, with a separate step counter."""
-        return replace(self, work=StepCounter())
+        """Return the facts with caches of their own."""
+        return replace(self, sets={})
+
+    def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
+        """Return the elements as a set, cached for each tuple."""
+        known = self.sets.get(id(elements))
+        if known is None:
+            known = self.sets[id(elements)] = elements, ValueSet.of(elements)
+        return known[1]
 
     @property
     def by_the_letter(self) -> Facts:
@@ -218,7 +225,7 @@ def unknown_if_absent(found: Value) -> Value:
     """
     if not isinstance(found, Unknown) or not found.absent:
         return found
-    return Unknown(frozenset(replace(cause, absent=False) for cause in found.causes))
+    return Unknown(frozenset(cause.as_present() for cause in found.causes))
 
 
 @lru_cache(maxsize=4_096)

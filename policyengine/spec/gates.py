@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine.runtime.credential_errors import parse_refusal_code
@@ -23,14 +23,23 @@ from policyengine.spec.evaluate import evaluate, is_element
 from policyengine.spec.facts import NOT_RECORDED, Facts, has_agent, hop_facts, hops_of, presenter_of, records_chains
 from policyengine.spec.kleene import conjunction, disjunction, is_absent, lift
 from policyengine.spec.match_endpoint import match_pattern, place_covers
-from policyengine.spec.work import head_steps, hop_steps
+from policyengine.spec.step_count import count_steps, matters
+from policyengine.spec.step_facts import SpecifiedRequest
+from policyengine.spec.work import takes_steps
 from policyengine.typesystem import Scalar
+
+ConditionReader: TypeAlias = Callable[[k.Expr, Facts], Value]
+NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
 
 
 def trace_request(facts: Facts, snapshot: Snapshot) -> w.DecisionTrace:
+    """Trace a request. Nothing is evaluated before its steps were counted, and nothing if there are too many."""
     kernel, request = facts.kernel, facts.request
     if isinstance(request.endpoint, MalformedEndpoint):
         return w.DecisionTrace(request.endpoint.why)
+    counted = count_steps(SpecifiedRequest.of(facts, snapshot))
+    if counted.exceeded:
+        return w.DecisionTrace(None, refused=_refusal_code(request), excess=counted)
     presenter, by_agent, letter = presenter_of(facts), has_agent(request), facts.by_the_letter
     anyone = tuple(_trace_block(block, letter, presenter, True, carried=True) for block in kernel.anyones)
     refused = _refusal_code(request)
@@ -75,26 +84,17 @@ def _trace_block(
     asked = [
         r for r in requirements if presents or isinstance(r, k.IssuedBy | k.ActsAlone | k.ActsFor | k.ValidityPeriod)
     ]
-    facts.work.rule = block
     applies = _applies_to(block, facts, agent) if applies is None else applies
-    with facts.work.only_if(_can_matter(block, applies, facts)):
-        seen = tuple(w.RequirementTrace(r, _requirement_holds(r, facts, agent, presents)) for r in asked)
-        grants = tuple(_trace_grant(grant, facts, agent, carried) for grant in block.grants)
+    read = evaluate if matters(block, applies, facts.request.endpoint) else evaluate_for_others
+    seen = tuple(w.RequirementTrace(r, _requirement_holds(r, facts, agent, presents, read)) for r in asked)
+    grants = tuple(_trace_grant(grant, facts, agent, carried, read) for grant in block.grants)
     return w.BlockTrace(block, applies, seen, grants)
 
 
-def _can_matter(block: w.Block, applies: Value, facts: Facts) -> bool:
-    """Return whether a block can affect the decision: it may match the caller, and if that is unknown, it covers the
-    endpoint.
-    """
-    return _covers_endpoint(block, facts) if isinstance(applies, Unknown) else applies is True
-
-
-def _covers_endpoint(block: w.Block, facts: Facts) -> bool:
-    patterns = [opening.pattern for grant in block.grants for opening in grant.openings]
-    if isinstance(block, k.AgentBlock):
-        patterns += [pattern for delegate in block.delegates for pattern in delegate.patterns]
-    return any(match_pattern(pattern, facts.request.endpoint) is not None for pattern in patterns)
+def evaluate_for_others(condition: k.Expr, facts: Facts) -> Value:
+    """Return the value of a condition of a block about other callers; unknown if it takes steps, as they are not
+    counted."""
+    return NOT_CONCERNED if takes_steps(condition, False) else evaluate(condition, facts)
 
 
 def _applies_to(block: w.Block, facts: Facts, agent: w.ChainAgent) -> Value:
@@ -124,7 +124,9 @@ def _matches_agent(agent: w.ChainAgent, who: k.ExactName | k.NamePattern | k.InG
             assert_never(who)
 
 
-def _requirement_holds(requirement: k.Requirement, facts: Facts, agent: w.ChainAgent, presents: bool) -> Value:
+def _requirement_holds(
+    requirement: k.Requirement, facts: Facts, agent: w.ChainAgent, presents: bool, read: ConditionReader
+) -> Value:
     match requirement:
         case k.IssuedBy(issuers):
             return lift(lambda issuer: issuer in issuers, agent.issuer)
@@ -134,7 +136,7 @@ def _requirement_holds(requirement: k.Requirement, facts: Facts, agent: w.ChainA
             return conjunction([is_absent(user), own]) if is_absent(user) or isinstance(user, str) else user
         case k.ActsFor(condition):
             user, subject = facts.read(("user", "id")), facts.read(("credential", "subject"))
-            acts = lift(lambda _: True if condition is None else evaluate(condition, facts), user)
+            acts = lift(lambda _: True if condition is None else read(condition, facts), user)
             named = lift(lambda one, *others: one in others, subject, agent.id, user)
             return conjunction([acts, True if not presents or is_absent(subject) else named])
         case k.ValidityPeriod(start, end):
@@ -172,17 +174,19 @@ def is_attested_by(attester: k.Attester, by: Value, facts: Facts) -> Value:
     return conjunction(tests)
 
 
-def _trace_grant(grant: k.Grant, facts: Facts, agent: w.ChainAgent, carried: bool) -> w.GrantTrace:
+def _trace_grant(
+    grant: k.Grant, facts: Facts, agent: w.ChainAgent, carried: bool, read: ConditionReader
+) -> w.GrantTrace:
     """Trace a `may`: the credential must carry its scope, unless its issuer says `scopes none`.
 
     The condition of a grant that does not cover the endpoint is not evaluated.
     """
     endpoint, issuer = facts.request.endpoint, facts.kernel.issuers.get(str(agent.issuer))
     covering = [opening for opening in grant.openings if match_pattern(opening.pattern, endpoint) is not None]
-    held = facts.work.set_of(agent.scopes).keys if isinstance(agent.scopes, tuple) else ()
+    held = facts.set_of(agent.scopes).keys if isinstance(agent.scopes, tuple) else ()
     named = any(scope in held for opening in covering for scope in opening.carriers)
     carries = carried or (issuer is not None and (issuer.scopes_none or named))
-    condition = True if grant.when is None or not covering else evaluate(grant.when, facts)
+    condition = True if grant.when is None or not covering else read(grant.when, facts)
     return w.GrantTrace(grant, bool(covering), carries, condition)
 
 
@@ -197,7 +201,7 @@ def _trace_chain(
         return (), agents if isinstance(agents, Unknown) else Unknown.of("chain.hops", why), ()
     if not by_agent:
         return (), True, ()
-    speakers = tuple(HopBlock.of(block, facts) for block in facts.kernel.agents) if agents else ()
+    speakers = tuple(HopBlock.of(block) for block in facts.kernel.agents) if agents else ()
     hops = tuple(_trace_hop(one, then, speakers, facts) for one, then in pairwise((*agents, presenter)))
     limits = [
         seen for limits in facts.kernel.delegation for seen in _trace_delegation_limits(limits, agents, presenter)
@@ -209,21 +213,14 @@ def _trace_chain(
 
 @dataclass(frozen=True, slots=True)
 class HopBlock:
-    """A block that may match hops: whether it covers the endpoint, and its steps for each hop.
-
-    `other` is its trace for a hop with another name.
-    """
+    """A block that may match hops. `other` is its trace for a hop with another name."""
 
     block: k.AgentBlock
-    covers: bool
-    who_steps: int
-    steps: int
     other: w.BlockTrace
 
     @staticmethod
-    def of(block: k.AgentBlock, facts: Facts) -> HopBlock:
-        other = w.BlockTrace(block, False, (), ())
-        return HopBlock(block, _covers_endpoint(block, facts), head_steps(block), hop_steps(block), other)
+    def of(block: k.AgentBlock) -> HopBlock:
+        return HopBlock(block, w.BlockTrace(block, False, (), ()))
 
     def may_be_about(self, agent: w.ChainAgent) -> bool:
         """Return whether the block may match the agent: False only for an exact name that differs."""
@@ -232,25 +229,21 @@ class HopBlock:
 
 
 def _trace_hop(agent: w.ChainAgent, then: w.ChainAgent, speakers: Iterable[HopBlock], facts: Facts) -> w.HopTrace:
-    """Trace a hop. Reading facts for each hop takes steps, as in a loop."""
-    facts = replace(hop_facts(facts, agent), looping=True)
-    seen = [_trace_hop_block(one, agent, then, facts) if one.may_be_about(agent) else one.other for one in speakers]
+    facts = hop_facts(facts, agent)
+    seen = [
+        _trace_hop_block(one.block, agent, then, facts) if one.may_be_about(agent) else one.other for one in speakers
+    ]
     return w.HopTrace(agent, then, tuple(seen))
 
 
-def _trace_hop_block(speaker: HopBlock, agent: w.ChainAgent, then: w.ChainAgent, facts: Facts) -> w.BlockTrace:
+def _trace_hop_block(block: k.AgentBlock, agent: w.ChainAgent, then: w.ChainAgent, facts: Facts) -> w.BlockTrace:
     """Trace a block for a hop. A block that does not match, or only may match and does not cover the endpoint, is not
     evaluated further."""
-    facts.work.rule = block = speaker.block
-    evaluated = isinstance(block.who, k.PrincipalCondition) and not isinstance(agent.id, Unknown)
-    lacking = facts.work.lacks(speaker.who_steps) if evaluated else None
-    applies = lacking or _applies_to(block, facts, agent)
-    if lacking is None and (applies is True or (isinstance(applies, Unknown) and speaker.covers)):
-        lacking = facts.work.lacks(speaker.steps)
-        if lacking is None:
-            seen = _trace_block(block, facts, agent, False, applies=applies)
-            return replace(seen, delegates=_trace_delegations(block, agent, then, facts))
-    return w.BlockTrace(block, lacking or applies, (), ())
+    applies = _applies_to(block, facts, agent)
+    if not matters(block, applies, facts.request.endpoint):
+        return w.BlockTrace(block, applies, (), ())
+    seen = _trace_block(block, facts, agent, False, applies=applies)
+    return replace(seen, delegates=_trace_delegations(block, agent, then, facts))
 
 
 def _trace_delegations(
@@ -285,7 +278,6 @@ def _trace_delegation_limits(
 def _trace_task(facts: Facts) -> tuple[w.TaskTrace, ...]:
     if "task" not in facts.request.facts:
         return ()
-    facts.work.rule = None
     bounds = tasks.endpoint_task_constraints(facts.request.endpoint, facts.bound, facts.kernel.entities)
     return tuple(w.TaskTrace(one, evaluate(one.outside, facts)) for one in bounds)
 
@@ -312,7 +304,6 @@ def _trace_guards(facts: Facts, snapshot: Snapshot) -> tuple[w.GuardTrace, ...]:
         return w.EffectTrace(effect, condition, approval)
 
     def of(guard: k.Guard) -> w.GuardTrace:
-        facts.work.rule = guard
         return w.GuardTrace(guard, True, tuple(seen(guard, *numbered) for numbered in enumerate(guard.effects)))
 
     covers = {id(guard) for guard in covering}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -18,12 +17,11 @@ from policyengine.runtime import arithmetic
 from policyengine.runtime.format_values import canonical_json
 from policyengine.runtime.history import History, PastEvent, unread_reason
 from policyengine.runtime.value_keys import value_key as hash_key
-from policyengine.runtime.values import Unknown, Value, coerce
+from policyengine.runtime.values import Cause, Unknown, Value, coerce
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.kleene import conjunction, describe, disjunction, is_absent, lift, negate
 from policyengine.spec.limit_keys import count_key
 from policyengine.spec.rate_units import to_microseconds
-from policyengine.spec.work import event_weight
 from policyengine.typesystem import EntityRef
 
 Evaluator: TypeAlias = Callable[[k.Expr, Facts], Value]
@@ -80,20 +78,11 @@ def events_in_window(node: k.HistoryCondition | k.Aggregate, facts: Facts, value
     if isinstance(main, Unknown) or isinstance(since, Unknown):
         return main if isinstance(main, Unknown) else since  # type: ignore[return-value]  # one of them is
     start, events = events_since(main, node.event, node.within, facts, value)
-    lacking = facts.work.lacks(window_steps(node, events, since)) if facts.looping else None
-    if lacking is not None:
-        return lacking
     found = [(event, event_matches(node.event, event, facts, value)) for event in reversed(events)]
     if since is not None:
         found = list(after_last_since(found, since, node, facts, value))
     gap = [Unknown.of(describe_history(node), TOO_SHORT)] if main.complete_after > start else []
     return found, gap
-
-
-def window_steps(node: k.HistoryCondition | k.Aggregate, events: list[PastEvent], since: History | None) -> int:
-    """Return the steps for a scan of all these events inside a loop."""
-    resets = 0 if since is None or node.since is None else len(since.events) * event_weight(node.since)
-    return len(events) * event_weight(node.event) + resets
 
 
 def events_since(
@@ -219,7 +208,7 @@ def as_past_fact(found: Value, name: str) -> Value:
     """Return a past fact; an unknown one gets the name of the current fact, and an absent one stays absent."""
     if not isinstance(found, Unknown):
         return found
-    return Unknown(frozenset(replace(cause, fact=name) for cause in found.causes))
+    return Unknown(frozenset(Cause(name, cause.why, cause.absent, cause.entity) for cause in found.causes))
 
 
 def describe_history(node: k.Expr) -> str:

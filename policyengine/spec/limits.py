@@ -39,7 +39,6 @@ def trace_limits(facts: Facts) -> tuple[w.LimitTrace, ...]:
     def seen(one: k.Limit) -> w.LimitTrace:
         if not place_covers(one.place, facts.request.endpoint):
             return w.LimitTrace(one, False)
-        facts.work.rule = one
         condition: Value = True if one.when is None else evaluate(one.when, facts)
         keys = tuple(count_key(key, evaluate(key, facts)) for key in one.keys)
         if isinstance(one, k.Budget):

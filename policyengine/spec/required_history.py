@@ -10,7 +10,7 @@ from policyengine.runtime.endpoints import MalformedEndpoint
 from policyengine.runtime.history import HistoryRecord, WindowKey, bounded_value
 from policyengine.runtime.values import Unknown
 from policyengine.spec.evaluate import evaluate
-from policyengine.spec.facts import Facts
+from policyengine.spec.facts import Facts, hop_facts, hops_of
 from policyengine.spec.history import history_key
 from policyengine.spec.kleene import describe
 from policyengine.spec.match_endpoint import place_covers
@@ -47,10 +47,14 @@ def event_patterns(node: k.HistoryCondition | k.Aggregate) -> tuple[k.EventPatte
 
 
 def history_windows(nodes: Iterable[k.HistoryCondition | k.Aggregate], facts: Facts) -> frozenset[WindowKey]:
-    """Return the windows that these conditions read. A condition with an unknown key reads no window."""
+    """Return the windows that these conditions read for the presenter and for each hop. A condition with an unknown key
+    reads no window.
+    """
     events = {event.watch: event for node in nodes for event in event_patterns(node)}
-    keys = ((watch, history_key(event, facts, evaluate)) for watch, event in events.items())
-    return frozenset((watch, key) for watch, key in keys if not isinstance(key, Unknown))
+    hops = hops_of(facts)
+    readers = [facts, *(() if isinstance(hops, Unknown) else (hop_facts(facts, hop) for hop in hops))]
+    keys = [(name, history_key(event, one, evaluate)) for one in readers for name, event in events.items()]
+    return frozenset((name, key) for name, key in keys if not isinstance(key, Unknown))
 
 
 def make_records(facts: Facts, *, denied: bool) -> tuple[HistoryRecord, ...]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from policyengine import kernel as k
 from policyengine.runtime.request import Approval
 from policyengine.runtime.values import Cause, Value
+from policyengine.spec.step_count import StepCount
 from policyengine.spec.tasks import TaskConstraint
 
 
@@ -221,7 +222,7 @@ class DecisionTrace:
     `refused` is the code of a refused credential; in that case there is no principal, and only grants of `anyone` open.
     `presenter` holds the blocks that may open the endpoint: agent blocks, or user blocks if there is no agent. `user`
     is None if no agent acts for a user. `advisory` are the packages with `tasks advisory`, which leave the bounds of
-    tasks to guards.
+    tasks to guards. `excess` are the steps if there are too many; in that case, too, nothing else is traced.
     """
 
     malformed: str | None
@@ -237,6 +238,7 @@ class DecisionTrace:
     guards: tuple[GuardTrace, ...] = ()
     refused: str | None = None
     limiting: Callable[[], tuple[LimitTrace, ...]] = tuple  # lazy: a deny is rarely charged
+    excess: StepCount | None = None
 
     @property
     def limited(self) -> tuple[LimitTrace, ...]:

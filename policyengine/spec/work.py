@@ -1,100 +1,24 @@
 """The work of one decision in steps, which are limited. Steps are counted from the sizes of collections, never with a
 clock. The policy bounds the work outside loops. For each element, a loop takes as many steps as its condition has
 parts. Other operations whose time depends on the size of a collection or text take steps in proportion to that size.
+`step_count.py` counts the steps of a decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from policyengine import kernel as k
-from policyengine.kernel.base import Node
-from policyengine.runtime.value_sets import ValueSet
+from policyengine import typesystem
 from policyengine.runtime.value_size import CHARACTERS_PER_STEP
-from policyengine.runtime.values import Unknown, Value
 
 MAX_STEPS = 200_000
 MAX_UNNOTICED_STEPS = 10_000  # too few for a noticeable delay
 STEPS_PER_BLOCK_PART = 4  # steps of a part of a block, which takes longer than a part of a condition
-
-STEPS_EXCEEDED = Unknown.of("the decision", f"it takes more than {MAX_STEPS:,} steps")
-NOT_CONCERNED = Unknown.of("the rule", "it applies to other callers")
-
-
-@dataclass(slots=True)
-class RuleSteps:
-    """The steps of one rule, and the largest size of each of its collections by expression."""
-
-    steps: int = 0
-    sizes: dict[int, tuple[k.Expr, int]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class StepCounter:
-    """The steps of one decision. `rule` is the current rule.
-
-    Above `most` steps, every loop is unknown, so that the rest takes no time; the result is then discarded.
-    """
-
-    most: int = field(default_factory=lambda: MAX_STEPS)
-    steps: int = 0
-    rule: Node | None = None
-    concerned: bool = True
-    tallies: dict[int, tuple[Node | None, RuleSteps]] = field(default_factory=dict)
-    sets: dict[int, tuple[object, ValueSet]] = field(default_factory=dict)
-    hashed: dict[int, object] = field(default_factory=dict)
-
-    @property
-    def exceeded(self) -> bool:
-        return self.steps > self.most
-
-    def lacks(self, steps: int, *sized: tuple[k.Expr, Sized]) -> Unknown | None:
-        """Count steps before they are taken. Return the Unknown that replaces the result if too few are left; else
-        None."""
-        if not self.concerned:
-            return NOT_CONCERNED
-        if self.exceeded:
-            return STEPS_EXCEEDED
-        self.steps += steps
-        _, tally = self.tallies.setdefault(id(self.rule), (self.rule, RuleSteps()))
-        tally.steps += steps
-        for node, value in sized:
-            before = tally.sizes.get(id(node))
-            if before is None or before[1] < len(value):
-                tally.sizes[id(node)] = node, len(value)
-        return STEPS_EXCEEDED if self.steps > self.most else None
-
-    def set_of(self, elements: tuple[Value, ...]) -> ValueSet:
-        """Return the elements as a set, cached for each tuple."""
-        known = self.sets.get(id(elements))
-        if known is None:
-            known = self.sets[id(elements)] = elements, ValueSet.of(elements)
-        return known[1]
-
-    def lacks_to_hash(self, elements: tuple[Value, ...]) -> Unknown | None:
-        """Count the elements of nested collections, once for each tuple."""
-        if id(elements) in self.hashed:
-            return None
-        inner = count_elements(elements) - len(elements)
-        lacking = self.lacks(inner) if inner else None
-        if lacking is None:
-            self.hashed[id(elements)] = elements
-        return lacking
-
-    @contextmanager
-    def only_if(self, concerned: bool) -> Iterator[None]:
-        """Disable loops inside the block unless `concerned`, so that rules about other callers take no steps."""
-        self.concerned = concerned
-        yield
-        self.concerned = True
-
-    @property
-    def dearest(self) -> tuple[Node | None, RuleSteps]:
-        """The rule with the most steps; the first one if several have the same number."""
-        return max(self.tallies.values(), key=lambda one: one[1].steps)
+HASHED = (typesystem.Scalar, typesystem.EnumType, typesystem.RefType)  # types of elements that are found by hash
+CONSTANT_SIZE = frozenset(typesystem.Scalar) - {typesystem.Scalar.STRING}  # types whose values take no steps to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +42,77 @@ def weight(condition: k.Expr) -> int:
 @lru_cache(maxsize=4_096)
 def _weight(condition: ExpressionIdentity) -> int:
     return 1 + sum(weight(part) for part in parts_evaluated_once(condition.node))
+
+
+def takes_steps(node: k.Expr, looping: bool) -> bool:
+    """Return whether an evaluation may take steps, whatever the values are. `looping` is whether it is inside a loop or
+    in the condition on a past request."""
+    return _takes_steps(ExpressionIdentity(node), looping)
+
+
+@lru_cache(maxsize=65_536)
+def _takes_steps(expression: ExpressionIdentity, looping: bool) -> bool:
+    node = expression.node
+    match node:
+        case k.Quantifier():
+            return True
+        case k.HistoryCondition(event, _, since) | k.Aggregate(_, _, event, _, since):
+            several = [one for one in (event, since) if one is not None]
+            wheres = [one.where for one in several if one.where is not None]
+            keys = [key for one in several for key in one.keys or ()]
+            return (
+                looping or any(takes_steps(one, True) for one in wheres) or any(takes_steps(one, False) for one in keys)
+            )
+        case k.Attribute():
+            own = looping and is_read_in_loop(node)
+        case k.Member():
+            own = looping
+        case k.Call(_, arguments):
+            own = looping and any(map(is_sized, arguments))
+        case k.Relation():
+            own = relation_takes_steps(node, looping)
+        case _:
+            own = False
+    return own or any(takes_steps(part, looping) for part in k.children(node))
+
+
+def relation_takes_steps(node: k.Relation, looping: bool) -> bool:
+    match node.row.operands:
+        case k.Operands.VALUES:
+            return node.operator in ("==", "!=") and is_collection(node.left) and is_collection(node.right)
+        case k.Operands.ELEMENT:
+            if node.operator == "holds" and isinstance(node.right.type, typesystem.RefType):
+                return True
+            return (looping and not is_fixed(node.left)) or not (is_hashed(node.left) and is_atom(node.right))
+        case k.Operands.COLLECTIONS:
+            return True
+        case _:
+            return looping
+
+
+def is_read_in_loop(node: k.Attribute | k.Member) -> bool:
+    """Return whether each element of a loop reads the value again, which takes steps in proportion to its size."""
+    return is_sized(node) and not is_fixed(node)
+
+
+def is_sized(node: k.Expr) -> bool:
+    """Return whether values of the type may be texts or collections."""
+    return node.type not in CONSTANT_SIZE and not isinstance(node.type, typesystem.RefType)
+
+
+def is_collection(node: k.Expr) -> bool:
+    return isinstance(node.type, typesystem.SetType | typesystem.ListType)
+
+
+def is_hashed(node: k.Expr) -> bool:
+    """Return whether elements are certainly looked up by hash. Records have no hash, nor do lists with unknown
+    elements."""
+    return isinstance(getattr(node.type, "element", None), HASHED)
+
+
+def is_atom(node: k.Expr) -> bool:
+    """Return whether the value is neither a collection nor a record."""
+    return isinstance(node.type, HASHED)
 
 
 def event_weight(event: k.EventPattern) -> int:

@@ -14,6 +14,7 @@ from policyengine.runtime.history import (
     OutcomeReport,
     PastEvent,
     WindowKey,
+    count_events,
     decode_values,
     encode_values,
     reported_values,
@@ -58,6 +59,9 @@ class StoredHistory:
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         return HistoryList(self.events, self.complete_after, self.now).among(place, wanted)
+
+    def count_between(self, start: int, until: int | None) -> int:
+        return count_events(self._rows, start, until)
 
 
 def history_key(key: WindowKey) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from dataclasses import replace
+from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -198,9 +198,15 @@ def test_a_log_that_works_again_continues_after_a_half_written_line(path, full, 
 
 def test_a_failed_decision_is_logged(path, monkeypatch):
     asked = engine(path)
-    monkeypatch.setattr(asked.decider, "compiled", replace(asked.decider.compiled, decide=lambda question: 1 / 0))
+    monkeypatch.setattr(asked.decider.compiled.evaluator, "plan", lambda *_: 1 / 0)
     decision = asked.decide(OPEN)
     assert (decision.gate, ids(path)) == ("failure", [decision.id])
+
+
+@pytest.mark.parametrize("at", ["1969-12-31T23:59:59Z", "1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z"])
+def test_a_decision_for_a_chosen_time_is_logged_with_that_time(path, at):
+    engine(path).decide({**OPEN, "options": {"consume": False, "at": at}})
+    assert [record.time for record in read_records(path)] == [datetime.fromisoformat(at)]
 
 
 def test_a_directory_is_rejected_as_a_log(tmp_path):

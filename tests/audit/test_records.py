@@ -216,14 +216,15 @@ def test_replay_of_random_decisions_gives_the_same_decisions(tmp_path_factory, s
         assert said(again.decision) == said(decision)._replace(obligations=without)
 
 
-def test_a_record_with_an_unread_too_deep_value_can_be_replayed(path):
+def test_a_question_with_a_too_deep_value_is_refused_and_not_logged(path):
     deep: Any = "x"
     for _ in range(40):
         deep = [deep]
-    request = {"request": {"method": "GET", "path": "/health"}, "context": {"deep": deep}}
-    assert engine(path).decide(request).allowed
-    (record,) = read_records(path)
-    assert replay_decision(record, Engine.from_text(POLICY).kernel).decision.allowed
+    asked = engine(path)
+    with pytest.raises(RequestError, match="nested more than 32 levels deep"):
+        asked.decide({"request": {"method": "GET", "path": "/health"}, "context": {"deep": deep}})
+    assert asked.failures == 0
+    assert path.read_bytes() == b""
 
 
 # ── Secrets ───────────────────────────────────────────────────────────────────────────────────

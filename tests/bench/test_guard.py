@@ -10,6 +10,8 @@ import pytest
 from bench import __main__ as command
 from bench import guard, machine
 from bench.guard import BAND, MEASUREMENTS, Finding
+from bench.kind_questions import APPROVED, kinds
+from bench.workload import workload
 
 
 def silent(_: str) -> None:
@@ -92,11 +94,24 @@ def test_the_baseline_keeps_medians_bands_and_machine(kept: Path) -> None:
     assert plain["machine"]["python"]
 
 
+def test_every_guarded_kind_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(guard, "in_child", lambda function, seconds, asked_for: asked.append(asked_for["kind"]) or {})
+    monkeypatch.setattr(guard, "decided", lambda *_: {})
+    functions = guard._measure_functions()
+    for name in functions:
+        if name.startswith(guard.KIND_PREFIX):
+            functions[name]()
+    assert set(asked) == set(guard.KINDS) <= {kind.name for kind in kinds(workload(12, 40))} | set(APPROVED)
+
+
 def test_update_fails_when_a_measurement_fails(kept: Path) -> None:
     with pytest.raises(ValueError, match="request 7"):
         guard.update(silent, machine.describe(), measured({"skipped": "wrong: request 7 should be denied"}))
 
 
-def test_loading_has_a_wider_band() -> None:
+def test_loading_and_kinds_of_questions_have_wider_bands() -> None:
+    assert not Finding("kind, confirm", 1.0, 1.3).worse
+    assert Finding("kind, confirm", 1.0, 1.4).worse
     assert not Finding("load 1,000 rules from text", 1.0, 1.5).worse
     assert Finding("load 1,000 rules from text", 1.0, 1.7).worse

@@ -1,5 +1,7 @@
 """Timing: percentiles are those of the calls, and every question is new."""
 
+import sys
+
 import pytest
 
 from bench import measure
@@ -34,3 +36,24 @@ def test_both_sides_of_a_duel_take_turns(monkeypatch: pytest.MonkeyPatch) -> Non
     found = measure.duel(asked.append, lambda: ["ours"], asked.append, lambda: ["floor"], 0.0)
     assert found.rounds == measure.MIN_ROUNDS
     assert asked[2:8] == ["ours", "ours", "floor", "floor", "ours", "ours"]
+
+
+@pytest.mark.parametrize(("interrupted", "quiet"), [(0, 5), (2, 3), (3, 2)])
+def test_interrupted_rounds_are_left_out_where_enough_others_remain(
+    monkeypatch: pytest.MonkeyPatch, interrupted: int, quiet: int
+) -> None:
+    timings = [measure.Timing(9.0, 90.0, 9.0, preempted=True)] * interrupted
+    timings += [measure.Timing(1.0, 2.0, 1.0)] * (5 - interrupted)
+    rounds = iter([one for timing in timings for one in (timing, measure.Timing(1.0, 2.0, 1.0))])
+    monkeypatch.setattr(measure, "time_calls", lambda *_: next(rounds))
+    monkeypatch.setattr(measure, "MAX_ROUNDS", 5)
+    found = measure.duel(list.append, list, list.append, list, 60.0)
+    assert (found.rounds, found.quiet) == (5, quiet)
+    assert found.ours.p99 == (90.0 if quiet < measure.MIN_ROUNDS else 2.0)
+
+
+def test_member_names_are_interned() -> None:
+    name = "".join(["mem", "ber"])
+    found = measure.intern_keys({name: [{name: 1}]})
+    assert found == {"member": [{"member": 1}]}
+    assert next(iter(found)) is next(iter(found["member"][0])) is sys.intern("member")

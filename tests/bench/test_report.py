@@ -20,6 +20,7 @@ MACHINE = {
     "python": "CPython",
     "load": 0.1,
     "timer_ns": 40,
+    "build": "pure",
     "at": "now",
 }
 
@@ -120,6 +121,6 @@ def test_the_json_file_keeps_its_shape(tmp_path: Path) -> None:
 
 def test_the_machine_is_described_with_its_versions() -> None:
     found = machine.describe(("no-such-package",))
-    assert set(found) == {"at", "cpu", "cores", "system", "python", "load", "timer_ns", "versions"}
+    assert set(found) == {"at", "cpu", "cores", "system", "python", "load", "timer_ns", "build", "versions"}
     assert found["versions"]["agent-policyengine"]
     assert "no-such-package" not in found["versions"]

@@ -227,7 +227,7 @@ def failing_engine(monkeypatch):
     def fail(*_: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("policyengine.evaluator.decide.decide", fail)
+    monkeypatch.setattr("policyengine.compiler.evaluator.Evaluator.plan", fail)
 
 
 def test_an_internal_failure_is_a_deny_and_reported_in_one_line(run, policy, failing_engine):

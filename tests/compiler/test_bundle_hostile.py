@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -431,3 +433,46 @@ def test_a_length_beyond_the_file_is_refused(head: bytes) -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_a_bundle_changed_by_chance_is_refused_or_decides_without_failing(seed: int) -> None:
     assert refused_or_sound(seed, changes=12) > 0
+
+
+# ── Data stays data ───────────────────────────────────────────────────────────────────────────
+
+BENIGN = """issuer idp { scopes none }
+facts { context.s: string }
+agent "x" { issued by idp  acts alone  may GET /a/{id} when context.s == "v" }
+guard "g" on /a/** { deny when context.s like "b*" and context.s matches "[a-c]+"  deny when params.id == "9" }
+"""
+AS_CODE = ['" + str(told(1)) + "', "' + str(told(1)) + '", "{told(1)}", 'a"] + told(1) + ["', "a\ntold(1)\n", "\\"]
+
+
+def test_no_text_of_a_bundle_becomes_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace every text of a bundle in turn by one that would call `told` if it were executed as Python."""
+    called: list[int] = []
+    monkeypatch.setattr(builtins, "told", called.append, raising=False)
+    members = members_of(write_bundle(Engine.from_text(BENIGN).kernel, "0.1.0"))
+    texts = sum(isinstance(holder[key], str) for holder, key in places_in(members))
+    decided = 0
+    for number in range(texts):
+        for text in AS_CODE:
+            changed = copy_of(members)
+            holder, key = [(h, one) for h, one in places_in(changed) if isinstance(h[one], str)][number]
+            holder[key] = text
+            (tmp_path / "x.policybundle").write_bytes(bundled(changed))
+            try:
+                engine = Engine.from_bundle(tmp_path / "x.policybundle")
+            except BundleError:
+                continue
+            for path in ("/a/1", "/a/9"):
+                engine.decide(asked_for(path, text))
+                decided += 1
+    assert called == []
+    assert decided > 2 * texts
+
+
+def asked_for(path: str, text: str) -> dict[str, Any]:
+    return {
+        "request": {"method": "GET", "path": path},
+        "agent": {"id": "x", "issuer": "idp"},
+        "credential": {"scopes": []},
+        "context": {"s": "v", text: "v"},
+    }

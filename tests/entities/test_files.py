@@ -13,6 +13,7 @@ from policyengine import EntitiesError
 from policyengine.diagnostics.catalog import CODES
 from policyengine.engine import Engine
 from policyengine.entities import json_files
+from policyengine.entities.store import EntityStore
 from policyengine.runtime import decode
 from policyengine.runtime.entities import read_entity_row
 from policyengine.typesystem import EntityRef
@@ -268,18 +269,16 @@ PLAIN = [
 @pytest.mark.parametrize("row", PLAIN)
 def test_the_fast_row_parser_agrees_with_the_slow_one(row):
     tree = decode.json_tree(json.dumps(row))
-    quick = json_files.parse_plain_row(tree)
-    if quick is not None:
-        assert quick == read_entity_row(decode.clean(tree), "")
-        assert type(next(iter(quick.attributes.values()), None)) is not list
-    assert (quick is not None) == (row in ROWS or row == PLAIN[12])
+    plain = json_files.parse_plain_row(tree)
+    if plain is not None:
+        assert plain == read_entity_row(decode.clean(tree), "")
+        assert type(next(iter(plain.attributes.values()), None)) is not list
+    assert (plain is not None) == (row in ROWS or row == PLAIN[12])
 
 
-def test_a_decision_with_loaded_entities_takes_the_fast_path(tmp_path):
-    engine = shop(read(tables(tmp_path / "csv")))
-    found = engine.decider.compiled.decide(PAY)
-    assert found is not None
-    assert found.allowed
+def test_a_decision_reads_loaded_entities(tmp_path):
+    assert shop(read(tables(tmp_path / "csv"))).decide(PAY).allowed
+    assert not shop(EntityStore(loaded=False)).decide(PAY).allowed
 
 
 def test_an_entity_file_in_a_missing_folder_is_reported(tmp_path: Path) -> None:

@@ -289,7 +289,11 @@ def test_the_lookup_timeout_applies_to_the_whole_decision(known, clock, each, gi
 def test_an_entity_store_knows_no_looked_up_rows_before_a_lookup(known, clock):
     _, directory = looked_up(known, clock, "user")
     assert "not looked up" in str(directory.attribute(EntityRef("user", "alice"), "plan"))
-    assert shop(directory).decider.compiled.decide(READ) is None
+    assert directory.looking().lacking == set()
+    evaluator = shop(directory).decider.compiled.evaluator
+    planned = evaluator.plan(Request.from_mapping(READ), 0, directory.looking())
+    assert isinstance(planned, Needs)
+    assert planned.rows
 
 
 # ── Whether there is a row ────────────────────────────────────────────────────────────────────

@@ -1,33 +1,42 @@
-"""A fault in the walker is found: each of a table of seeded faults, by generated questions and sequences."""
+"""Each fault of a table of seeded faults is found, by generated questions and some of them by Cedar.
+
+Without a fault the same comparisons find nothing: `test_equality.py` and `tests/oracle` say so.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
-from random import Random
 
 import pytest
 
 from policyengine.evaluator import is_compiled
-from policyengine.runtime.decision import Outcome
-from tests.compiler.equality import followed
-from tests.evaluator.equality import Walked
-from tests.evaluator.faults import FAULTS, Patch
-from tests.generate.asking import Asking, askings, setting
+from tests.evaluator import sources
+from tests.evaluator.faults import FAULTS, IN_PYTHON, Found, Patch
+from tests.oracle.test_cedar import hold_equal
 
-QUESTIONS = 40
+QUESTIONS, POLICIES = 40, 60
+CEDAR = [fault for fault, found in FAULTS.items() if found.by_cedar]
 
 
-@pytest.mark.skipif(is_compiled(), reason="compiled functions call each other directly, so none can be replaced")
-@pytest.mark.parametrize(("fault", "seed"), FAULTS.items(), ids=lambda one: getattr(one, "__name__", str(one)))
-def test_generated_questions_find_a_seeded_fault_of_the_walker(
-    fault: Callable[[Patch], None], seed: int, monkeypatch: pytest.MonkeyPatch
+def plant(fault: Callable[[Patch], None], patch: pytest.MonkeyPatch) -> None:
+    if is_compiled() and fault not in IN_PYTHON:
+        pytest.skip("compiled functions call each other directly, so none can be replaced")
+    fault(patch)
+
+
+@pytest.mark.parametrize(("fault", "found"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
+def test_generated_questions_find_a_seeded_fault(
+    fault: Callable[[Patch], None], found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault(monkeypatch)
-    walked, random, later = Walked.of(setting(seed)), Random(seed), deque[Asking]()
-    with pytest.raises(AssertionError, match="specified: "):  # noqa: PT012  # any question may be the one
-        for generated in islice(askings(seed, QUESTIONS), QUESTIONS):
-            asking = later.popleft() if later and random.random() < 0.5 else generated
-            if walked.compare(asking) == Outcome.CONFIRM:
-                later.extend(followed(random, asking, walked.specified.evaluate(asking.question, asking.now)))
+    plant(fault, monkeypatch)
+    monkeypatch.setattr(sources, "shrink_difference", lambda asked, asking: None)
+    with pytest.raises(AssertionError, match="specified: ") as caught:
+        sources.SOURCES[found.source](found.seed, QUESTIONS)
+    assert "positional argument" not in str(caught.value), "the fault does not fit what it changes"
+
+
+@pytest.mark.parametrize("fault", CEDAR, ids=lambda fault: fault.__name__)
+def test_cedar_finds_a_seeded_fault(fault: Callable[[Patch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(fault, monkeypatch)
+    with pytest.raises(AssertionError, match=r"Cedar: |gate=<Gate\."):
+        hold_equal(range(POLICIES), QUESTIONS)

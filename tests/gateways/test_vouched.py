@@ -8,15 +8,12 @@ from datetime import UTC, datetime
 import pytest
 
 from policyengine.http.gateway_headers import (
-    BODY_AS_TEXT,
     GatewayHeaders,
-    RequestTarget,
-    build_question,
     collect_headers,
-    read_query,
     read_spiffe_facts,
 )
 from policyengine.http.gateway_omissions import ForwardedParts, GatewayAdapter
+from policyengine.http.gateway_questions import BODY_AS_TEXT, GatewayQuestionBuilder, RequestTarget, read_query
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
 from policyengine.runtime.values import ABSENT, PENDING, Invalid
 
@@ -34,8 +31,8 @@ def asked(
 ) -> Request:
     raw = [(name.encode(), value.encode()) for name, value in lines]
     named = names or GatewayHeaders(request_size="x-agent-size")
-    question = build_question(target, collect_headers(raw), named, hands_on or ForwardedParts(None), content)
-    return Request.from_mapping(question)
+    builder = GatewayQuestionBuilder(named, hands_on or ForwardedParts(None))
+    return Request.from_mapping(builder.build(target, collect_headers(raw), content))
 
 
 def refusal(*lines: tuple[str, str], names: GatewayHeaders | None = None) -> str:
@@ -85,8 +82,9 @@ def test_an_unreadable_fact_header_is_rejected(value: str) -> None:
 
 
 def test_a_fact_header_that_is_not_utf_8_is_rejected() -> None:
+    builder = GatewayQuestionBuilder(GatewayHeaders(), ForwardedParts())
     with pytest.raises(RequestError):
-        build_question(TARGET, collect_headers([(b"x-agent-id", b"\xff")]), GatewayHeaders(), ForwardedParts())
+        builder.build(TARGET, collect_headers([(b"x-agent-id", b"\xff")]))
 
 
 @pytest.mark.parametrize("value", ["yes", "1", "True", "true,true"])

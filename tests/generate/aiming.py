@@ -58,9 +58,14 @@ def _hop(random: Random, kernel: k.Kernel, issuer: str) -> Question:
 
 def _endpoint(random: Random, block: k.AgentBlock, asked: Question) -> Question:
     patterns = [opening.pattern for grant in block.grants for opening in grant.openings]
+    return endpoint_of(random, random.choice(patterns), asked)
+
+
+def endpoint_of(random: Random, pattern: k.Pattern, asked: Question) -> Question:
+    """Return members of the question about an endpoint that the pattern matches."""
     facts = {name: value for name, value in asked.get("request", {}).items() if name not in ("method", "path")}
     nothing: Question = {"tool": None, "action": None}
-    match random.choice(patterns):
+    match pattern:
         case k.HttpPattern(methods, segments, rest):
             parts = [s.prefix + random.choice(CAPTURED) + s.suffix if s.wild else s.prefix for s in segments]
             path = "/" + "/".join([*parts, *(["7"] if rest and random.random() < 0.7 else [])])

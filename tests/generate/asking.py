@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -116,13 +116,30 @@ def begun(seed: int) -> tuple[list[Question], tuple[Any, ...]]:
 def chosen(random: Random, seed: int) -> list[Question]:
     """Return questions that fit, some for every gate: few random ones would pass the first gate."""
     asked = setting(seed)
-    text = "\n".join(one for file in asked.policy.files for one in file.declarations if one != v.ENTITIES)
+    text = rules_of(asked.policy)
+    return spread(asked, (lean(random, fitting(random, asked.kernel), text) for _ in range(CANDIDATES)))
+
+
+def rules_of(policy: Policy) -> str:
+    return "\n".join(one for file in policy.files for one in file.declarations if one != v.ENTITIES)
+
+
+def spread(asked: Setting, candidates: Iterable[Question]) -> list[Question]:
+    """Return some of the questions: some that are allowed, and some that are stopped at each gate."""
     found: dict[Gate | None, list[Question]] = defaultdict(list)
-    for _ in range(CANDIDATES):
-        one = lean(random, fitting(random, asked.kernel), text)
-        decision, _effects = decide(asked.kernel, Request.from_mapping(one), Snapshot(asked.directory), NOW)
-        found[decision.gate].append(one)
+    for one in candidates:
+        found[gate_of(asked, one)].append(one)
     return [one for gate in found for one in found[gate][: SHARES.get(gate, BASES)]]
+
+
+def passing(asked: Setting, candidates: Iterable[Question]) -> list[Question]:
+    """Return the questions that only guards and limits can stop; if there is none, all questions."""
+    given = list(candidates)
+    return [one for one in given if gate_of(asked, one) in (None, Gate.GUARD, Gate.RATE, Gate.BUDGET)] or given
+
+
+def gate_of(asked: Setting, one: Question) -> Gate | None:
+    return decide(asked.kernel, Request.from_mapping(one), Snapshot(asked.directory), NOW)[0].gate
 
 
 def fitting(random: Random, kernel: k.Kernel) -> Question:

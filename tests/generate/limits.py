@@ -14,7 +14,7 @@ WITHIN = ("1m", "1h", "24h")
 KINDS_OF_KEYS = ("string", "int", "number", "plan", "ip", "user", "invoice", "bool")
 USUAL_KEYS = ("agent.id", "user.id", "request.ip", "address(request.ip)", "(user.tenant, agent.id)",
               "(user.id, request.method)")  # fmt: skip
-CHANCE = 0.4  # of a policy that it limits anything: what is under way costs the quick way and the careful one
+CHANCE = 0.4  # share of the policies with limits
 
 
 def limits(random: Random, places: dict[str, tuple[str, ...]], plain: bool = False) -> Iterator[str]:

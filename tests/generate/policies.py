@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tests.generate import vocabulary as v
 from tests.generate.expressions import Writer, atoms_at
-from tests.generate.history import histories
+from tests.generate.history import Past, histories
 from tests.generate.limits import limits
 
 ABOUT_AGENTS = frozenset({"agent", "time", "context"})
@@ -109,8 +109,31 @@ def remembering(random: Random) -> Policy:
     return Policy((replace(head, declarations=(*head.declarations, *asking)), *others))
 
 
+def recalling(random: Random) -> Policy:
+    """Return a policy that opens a few endpoints to everybody, with guards there that read the history of the same
+    endpoints."""
+    opened = f"may {', '.join(RECALLED)}"
+    if random.random() < 0.4:
+        opened = "\n  ".join(
+            f"may {place} when {Past(random, RECALLED[place], RECALLED).condition()}" for place in RECALLED
+        )
+    declarations = (
+        v.ENTITIES, *(f"define {name} = context.flag" for name in v.DEFINED), *_anchors(random), *_scopes(random),
+        _block("user any", [opened]), _block('agent "*"', ["issued by open, c.partner", "acts for any user", opened]),
+        *histories(random, RECALLED, RECALLED), *limits(random, RECALLED, plain=True),
+    )  # fmt: skip
+    heads = "package acme.app\nimport acme.common as c"
+    return Policy((File(heads, declarations), File("package acme.common", tuple(_common(random)))))
+
+
+RECALLED: dict[str, tuple[str, ...]] = {
+    place: ENDPOINTS[place]
+    for place in ("GET /notes/**", "GET|POST /v1/invoices", "GET|DELETE /v1/invoices/{id: invoice}", "TOOL mail/*")
+}
+
+
 def gateway(random: Random) -> Policy:
-    """Return a policy of many short rules of few shapes, as at gateways; the fast path decides most questions to it."""
+    """Return a policy of many short rules of few shapes, as at gateways."""
     heads = "package acme.app\nimport acme.common as c"
     return Policy((File(heads, tuple(_gateway(random))), File("package acme.common", tuple(_common(random)))))
 

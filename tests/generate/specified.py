@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import NamedTuple
 
+from msgspec import structs
+
 from policyengine import kernel as k
 from policyengine.engine.authenticate import reject_raw_credentials
 from policyengine.engine.question import parse_request
@@ -102,7 +104,7 @@ class Specified:
         decision, self.effects = reference.decide(self.kernel, request, replace(self.snapshot, history=self.past), at)
         self.unsettled = said(decision)
         if self.effects.limits or self.effects.records:
-            stood = self.store.commit(replace(self.effects, spends=()), self.number, micros(at), peek=peek)
+            stood = self.store.commit(structs.replace(self.effects, spends=()), self.number, micros(at), peek=peek)
             assert stood is not None
             decision = apply_limits(decision, self.effects.limits, stood.standings)
         return said(decision)

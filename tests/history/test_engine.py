@@ -25,12 +25,6 @@ AFTER_REVIEW = 'guard "g" on POST /pay { require after POST /review within 1h }'
 PAY_ONCE = 'guard "g" on POST /pay { require count of POST /pay within 1h < 1 }'
 
 
-class Elsewhere(MemoryStore):
-    """Its histories are fetched, as those of a store that is no part of this process."""
-
-    recall = None  # type: ignore[assignment]
-
-
 class Playing:
     """An engine, its store, and the time."""
 
@@ -176,8 +170,8 @@ def test_an_engine_from_a_bundle_records_history(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_without_history_does_not_read_the_store() -> None:
-    class Shut(Elsewhere):
-        def fetch(self, keys: Any) -> Mapping[WindowKey, History]:
+    class Shut(MemoryStore):
+        def fetch(self, keys: Any, now: int) -> Mapping[WindowKey, History]:
             raise AssertionError("nobody needs it")
 
     playing = Playing(AFTER_REVIEW, store=Shut(history_complete=True))
@@ -190,7 +184,7 @@ def test_an_endpoint_without_history_does_not_read_the_store() -> None:
 
 
 def test_a_decision_is_retried_when_its_history_changed_before_the_commit() -> None:
-    class Quicker(Elsewhere):
+    class Quicker(MemoryStore):
         """Another request is quicker than the first commit."""
 
         raced = False

@@ -71,7 +71,7 @@ def filled(engine: Engine, value: Callable[[int], object], events: int) -> int:
         asked = {"agent": {"id": "bot", "issuer": "acme"}, "user": {"id": "alice"}, "credential": {},
                  "request": {"method": "POST", "path": "/a"}, "body": body}  # fmt: skip
         decider = engine.decider
-        _, effects, _ = decider._resolve(decider.compiled, read(asked), decider.clock(), frozenset())
+        _, effects, _ = decider._resolve(decider.compiled, read(asked), decider.nanoseconds())
         memories.keep(effects.records, f"decision-{number:017d}", number)
         del asked, body, effects
     gc.collect()

@@ -78,8 +78,8 @@ def test_tokens_signed_by_our_withdrawn_key_are_rejected_immediately(tmp_path: P
             credentials = {"authorization": f"DPoP {token}", "url": URL, "dpop": proof_of(token, now)}
         decision = engine.decide({"request": {"method": "GET", "path": "/v1/invoices"}, "credentials": credentials})
         assert engine.identity is not None
-        quickly = engine.identity.known(credentials, engine.decider.seconds()) is not None
-        assert quickly == (by != "proof" and decision.allowed)
+        is_cached = engine.identity.known(credentials, engine.decider.seconds()) is not None
+        assert is_cached == (by != "proof" and decision.allowed)
         return decision
 
     assert asked().allowed

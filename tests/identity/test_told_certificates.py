@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policyengine.http.gateway_headers import RequestTarget, add_credentials
+from policyengine.http.gateway_questions import RequestTarget, add_credentials
 from policyengine.runtime.structure_checks import RequestError
 from tests.identity.bound_world import field_of, pem, workload
 
@@ -43,11 +43,11 @@ def test_the_envoy_grpc_adapter_reads_the_certificate_from_the_peer_not_from_hea
 
     from envoy.service.auth.v3 import attribute_context_pb2
 
-    from policyengine.server.adapters.envoy_grpc import PEER_CERTIFICATE_HEADER, headers_with_peer
+    from policyengine.server.adapters.check_request import PEER_CERTIFICATE_HEADER, headers_with_peer, request_headers
 
     http = attribute_context_pb2.AttributeContext.HttpRequest()
     http.headers["client-cert"] = FORGED
     http.headers["x-forwarded-client-cert"] = FORGED
-    seen = headers_with_peer(http, "10.1.2.3", quote(pem(workload()), safe=""))
+    seen = headers_with_peer(request_headers(http), "10.1.2.3", quote(pem(workload()), safe=""))
     assert told(seen, PEER_CERTIFICATE_HEADER) == pem(workload())
-    assert told(headers_with_peer(http, "10.1.2.3"), None) is None
+    assert told(headers_with_peer(request_headers(http), "10.1.2.3"), None) is None

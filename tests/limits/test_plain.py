@@ -17,7 +17,6 @@ from policyengine.runtime.limits import (
     ConcurrencyCharge,
     LimitCharge,
     RateCharge,
-    SteadyRate,
     rate_unit,
 )
 from policyengine.stores.memory.store import MemoryStore
@@ -127,24 +126,3 @@ class Forgetting(Stores):
 TestStores = Stores.TestCase
 TestForgetting = Forgetting.TestCase
 TestStores.settings = TestForgetting.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
-
-
-def test_the_fast_charge_of_the_memory_store_agrees_with_a_full_commit() -> None:
-    """The quick way into the store, and the step in full, on one state."""
-    store, plain, now = MemoryStore(), PlainStore(), START
-    one = takes(("a",), 1, False, 0, False)["plain"]
-    other = one._replace(rule="other", key=("a", "b"))
-    limited = [LimitCharge(charge, charge.rule, "x:1", charge.rule) for charge in (one, other)]
-    meters = tuple(map(SteadyRate, limited))
-    taking = store.taking(meters)
-    for number, pause in enumerate([0, 0, 0, 0, 0, 1, 300_000, 200_000, 5, 9 * SECOND, 0, 0] * 5):
-        now += pause
-        expected = plain.commit(Effects(limits=tuple(limited)), "d", now)
-        assert expected is not None
-        if number % 3:
-            stood = taking(("a", ("a", "b")), now * 1_000)
-            assert (stood is not None) == expected.admitted
-            if stood is not None:
-                assert [meter.standing(level, True) for meter, level in stood] == [*expected.standings]
-        else:
-            assert store.commit(Effects(limits=tuple(limited)), "d", now) == expected

@@ -252,8 +252,10 @@ def test_a_reload_is_rejected_when_the_log_cannot_store_the_entities(
     assert [len(record.directory or ()) for record in read_records(tmp_path / "log.jsonl")] == [1]
 
 
-def test_a_prepared_candidate_uses_the_fast_path(folder: Path) -> None:
-    """The plain way is taken: nothing of it is left to the careful one."""
+def test_a_prepared_candidate_decides_when_it_is_swapped_in(folder: Path) -> None:
     held = ReloadableEngine.load(folder, rules=QUIET)
+    before = held.current
     held.replace(held.engine_of(prepare_candidate(held.origin)))  # type: ignore[arg-type]
-    assert held.current.decider.compiled.decide(ASK) is not None
+    assert held.current is not before
+    assert held.current.decide(ASK).allowed
+    assert held.current.failures == 0

@@ -10,9 +10,12 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policyengine.runtime import decode
 from policyengine.runtime.canonical_form import canonical_bytes
+from policyengine.runtime.pending_facts import prepared_names
 from policyengine.runtime.request import Request, RequestError, decode_request, read_ordinary_request
 from policyengine.runtime.values import PENDING, Invalid
 from tests.generate.asking import askings
@@ -84,6 +87,51 @@ def test_an_ordinary_request_has_canonical_facts() -> None:
     assert found.facts["agent"]["groups"] == ("ops",)  # type: ignore[index]
     assert found.facts["context"] == {"risk": 3, "ratio": Decimal("0.5")}
     assert found.facts["body"] == {"amount": PENDING}
+
+
+PENDING_NAMES = (
+    "body", "body.*", "body.amount", "body.card", "body.card.limit", 'body["é"]', "context", "context.risk",
+    "request.ip", "request.headers", "request.headers.*", 'request.headers["cookie"]', 'request.headers["X-Trace"]',
+    'request.headers["x-trace"]', "request.query", "request.query.page", "agent.groups", "agent.model", "user",
+    "user.roles", "user.id", "chain.hops", "resource", "bdy", "body..x", "tool.name", "",
+)  # fmt: skip
+BODIES: list[Any] = [None, {}, {"amount": 5}, {"amount": None}, {"card": 5}, {"card": {}}, [], "text"]
+OPTIONS: list[Any] = [
+    None, {}, {"obligations_supported": []}, {"obligations_supported": ["audit", "audit"]},
+    {"obligations_supported": ("notify",)}, {"obligations_supported": [""]}, {"obligations_supported": [5]},
+    {"obligations_supported": None}, {"obligations_supported": "audit"}, {"obligations_supported": ["é" * 70]},
+    {"obligations_supported": ["a"] * 20}, {"consume": False}, {"obligations_supported": [], "consume": False}, [],
+]  # fmt: skip
+
+
+@given(
+    names=st.lists(st.sampled_from(PENDING_NAMES), max_size=6) | st.permutations(PENDING_NAMES[:20]),
+    repeated=st.sampled_from([1, 1, 1, 20]),
+    body=st.sampled_from(BODIES),
+    options=st.sampled_from(OPTIONS),
+    listed=st.booleans(),
+)
+def test_pending_facts_and_options_are_read_to_the_same_request(
+    names: list[str], repeated: int, body: Any, options: Any, listed: bool
+) -> None:
+    pending = names * repeated if listed else tuple(names * repeated)
+    question = {**ASKED, "pending": pending, "body": body, "options": options}
+    before = deepcopy(question)
+    hold_equal(question)
+    assert question == before
+
+
+def test_pending_facts_in_an_ordinary_list_are_prepared() -> None:
+    names = ["body", 'request.headers["cookie"]', 'request.headers["expect"]', "agent.model"]
+    prepared = prepared_names(names)
+    assert prepared is not None
+    assert prepared is prepared_names([*names])
+    assert [len(group.members) for group in prepared.groups] == [0, 2, 1]
+
+
+@pytest.mark.parametrize("names", [["body"] * 65, ["body." + "x" * 990] * 3, ['body["é"]'], ["bdy"], [5], "body", []])
+def test_long_and_unusual_lists_of_pending_facts_are_not_prepared(names: Any) -> None:
+    assert prepared_names(names) is None
 
 
 class Lying(str):

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from policyengine.runtime.value_size import UNKNOWN_EXTENT, measure_extent
+from policyengine.runtime.value_size import LARGE_EXTENT, UNKNOWN_EXTENT, is_large, measure_extent
+from policyengine.runtime.values import PartialObject
 from policyengine.typesystem import EntityRef
 
 
@@ -24,3 +25,16 @@ def nested(depth: int) -> object:
 )  # fmt: skip
 def test_the_largest_part_counts(value: object, extent: int) -> None:
     assert measure_extent(value) == extent
+
+
+@pytest.mark.parametrize(
+    ("value", "large"),
+    [
+        ({"a": [1, 2]}, False), ([0] * LARGE_EXTENT, True), ("x" * 64 * LARGE_EXTENT, True),
+        ({"headers": PartialObject(a="b")}, False), (PartialObject(a=[0] * LARGE_EXTENT), True),
+        (PartialObject.fromkeys(map(str, range(LARGE_EXTENT))), True),
+    ],
+)  # fmt: skip
+def test_a_partly_known_object_is_as_large_as_its_parts(value: object, large: bool) -> None:
+    """Gateways that do not show every header have one in each question."""
+    assert is_large(value) is large

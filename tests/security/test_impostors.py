@@ -17,7 +17,7 @@ from policyengine.engine import Engine
 from policyengine.runtime.decision import Outcome
 from policyengine.runtime.request import HttpEndpoint, Request, RequestError
 from policyengine.typesystem import EntityRef
-from tests.compiler.equality import Refusal, UnderTest, answer
+from tests.evaluator.equality import Refusal, UnderTest, answer
 from tests.generate.asking import chosen, setting
 from tests.generate.impostors import ASKED, Agreeable, Changing, Elements, impostor, with_impostor
 from tests.generate.requests import NOW, Question
@@ -187,7 +187,7 @@ def test_an_unreadable_body_raises_a_request_error() -> None:
     assert engine.failures == 0
 
 
-# ── Nothing that is asked about is asked ──────────────────────────────────────────────────────
+# ── Methods of objects in a question ──────────────────────────────────────────────────────
 
 LEAVES = [
     f"{root}.{name}" for root, members in PAY.items() for name, value in members.items() if isinstance(value, str)
@@ -196,7 +196,7 @@ LEAVES = [
 
 @pytest.mark.parametrize("question", [PAY, {**PAY, "tool": {"server": "files", "name": "read"}}], ids=["http", "tool"])
 @pytest.mark.parametrize("place", [*LEAVES, "tool.server", "tool.name", "body.amount", "context.risk"])
-def test_the_fast_path_calls_no_methods_of_question_objects(place: str, question: Question) -> None:
+def test_an_engine_calls_no_methods_of_question_objects(place: str, question: Question) -> None:
     asked = {name: one for name, one in question.items() if name != "request" or "tool" not in question}
     root, _, member = place.partition(".")
     if root not in asked:
@@ -207,7 +207,7 @@ def test_the_fast_path_calls_no_methods_of_question_objects(place: str, question
     for one in (put(asked, place, impostor(value, value)), {**asked, **lists}):
         for named in (one, put(asked, place, value, impostor(member, member))):
             ASKED.clear()
-            engine.decider.compiled.decide(named)
+            engine.decide(named)
             assert not ASKED
 
 

@@ -60,8 +60,8 @@ class Watched:
     def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
         return self._call("decide", question, without_waiting=without_waiting)
 
-    def evaluate(self, question: QuestionLike) -> Decision:
-        return self._call("evaluate", question)
+    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+        return self._call("evaluate", question, without_waiting=without_waiting)
 
     def explain(self, question: QuestionLike) -> Explanation:
         return self._call("explain", question)

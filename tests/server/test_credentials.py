@@ -395,14 +395,15 @@ def test_the_client_certificate_header_identifies_a_workload_only_if_configured(
 
 
 def test_only_a_complete_body_has_digests(doors: Doors) -> None:
-    from policyengine.http.gateway_headers import RequestTarget, add_credentials, build_question, collect_headers
+    from policyengine.http.gateway_headers import collect_headers
     from policyengine.http.gateway_omissions import ForwardedParts
+    from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget, add_credentials
 
     def digests(*more: tuple[bytes, bytes], content: bytes = b"{}") -> object:
         given = collect_headers([(b"signature", b"sig1=:AA==:"), (b"content-digest", b"sha-256=:AA==:"), *more])
         target = RequestTarget("POST", PATH, HOST)
         question = add_credentials(
-            build_question(target, given, GatewayHeaders(), ForwardedParts()),
+            GatewayQuestionBuilder(GatewayHeaders(), ForwardedParts()).build(target, given),
             target,
             given,
             own=True,

@@ -11,18 +11,27 @@ import pytest
 
 grpc = pytest.importorskip("grpc")
 
+from envoy.config.core.v3 import base_pb2  # noqa: E402
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc  # noqa: E402
+from envoy.type.v3 import http_status_pb2  # noqa: E402
+from google.protobuf.struct_pb2 import Struct  # noqa: E402
+from google.rpc import status_pb2  # noqa: E402
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 from policyengine.engine import Engine  # noqa: E402
-from policyengine.http.gateway_headers import GatewayHeaders  # noqa: E402
+from policyengine.http.gateway_headers import OWN_HEADERS, GatewayHeaders  # noqa: E402
 from policyengine.http.gateway_omissions import ForwardedParts  # noqa: E402
 from policyengine.reload import ReloadableEngine  # noqa: E402
-from policyengine.server.adapters.envoy_grpc import (  # noqa: E402
-    EnvoyGrpcAdapter,
-    check_address,
+from policyengine.server.adapters.check_request import (  # noqa: E402
     forwarded_headers,
+    header_form,
     headers_with_peer,
+    request_headers,
 )
+from policyengine.server.adapters.check_response import encode_check_response  # noqa: E402
+from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address  # noqa: E402
+from policyengine.server.adapters.responses import WOULD_BE_HEADER, HeaderPairs, HttpVerdict  # noqa: E402
 from policyengine.server.bearer_tokens import BearerTokens  # noqa: E402
 from policyengine.server.connections.limits import ConnectionBounds, ConnectionLimits  # noqa: E402
 from policyengine.server.listeners import ServeError  # noqa: E402
@@ -48,6 +57,8 @@ guard "from here" on GET /here { require request.ip within 10.0.0.0/8 }
 BOT = "spiffe://acme.example/ns/shop/sa/bot"
 TRUSTING = GatewayHeaders(trust_domains=(("acme.example", "acme"), ("other.example", "other")))
 JSON = {"content_type": "application/json", "x_envoy_auth_partial_body": "false"}
+LOG_HEADERS = ("x-decision-id", "x-decision", WOULD_BE_HEADER)
+UPSTREAM = (*OWN_HEADERS, "x-decision-id", WOULD_BE_HEADER)
 Ask = Callable[..., Any]
 
 
@@ -153,20 +164,78 @@ def message(*headers: tuple[str, bytes], raw: bool, pseudo: bool = True) -> Any:
 @pytest.mark.parametrize("pseudo", [True, False])
 def test_headers_count_as_complete_if_envoy_sends_pseudo_headers(raw: bool, pseudo: bool) -> None:
     http = message(("x-role", b"guest"), raw=raw, pseudo=pseudo)
-    assert forwarded_headers(http, GatewayHeaders()) == ForwardedParts(None if pseudo else frozenset(), joins=not raw)
-    assert forwarded_headers(http, GatewayHeaders(hands_on_envoy_grpc=("x-role",))).headers == {"x-role"}
-    assert headers_with_peer(http, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
+    lines = request_headers(http)
+    form = header_form(http, lines)
+    assert forwarded_headers(GatewayHeaders(), *form) == ForwardedParts(None if pseudo else frozenset(), joins=not raw)
+    assert forwarded_headers(GatewayHeaders(hands_on_envoy_grpc=("x-role",)), *form).headers == {"x-role"}
+    assert headers_with_peer(lines, "10.0.0.1") == {"x-role": ("guest",), "x-forwarded-for": ("10.0.0.1",)}
 
 
 def test_a_repeated_header_keeps_both_values_if_envoy_does_not_join_them() -> None:
     http = message(("x-role", b"a"), ("x-role", b"b"), ("x-bytes", b"\xff"), ("x-empty", b""), raw=True)
-    given = headers_with_peer(http, "")
+    given = headers_with_peer(request_headers(http), "")
     assert (given["x-role"], given["x-bytes"], given["x-empty"]) == (("a", "b"), ("\udcff",), ("",))
 
 
 def test_a_header_text_with_bytes_that_envoy_replaced_is_unreadable() -> None:
-    (value,) = headers_with_peer(message(("x-role", b"a!"), raw=False), "")["x-role"]
+    (value,) = headers_with_peer(request_headers(message(("x-role", b"a!"), raw=False)), "")["x-role"]
     assert not value.isprintable()
+
+
+# ── The bytes of answers ──────────────────────────────────────────────────────────────────────
+
+
+def as_message(verdict: HttpVerdict, gone: tuple[str, ...]) -> Any:
+    """The answer as the library builds it."""
+    metadata = Struct()
+    metadata.update({name.replace("-", "_"): value for name, value in verdict.headers if name in LOG_HEADERS})
+    public = tuple(one for one in verdict.headers if one[0] not in (*OWN_HEADERS, WOULD_BE_HEADER))
+    if verdict.status != 200:
+        denied = external_auth_pb2.DeniedHttpResponse(
+            status=http_status_pb2.HttpStatus(code=verdict.status),
+            headers=options((*public, ("content-type", "application/problem+json"))),
+            body=verdict.problem.decode(),
+        )
+        return external_auth_pb2.CheckResponse(
+            status=status_pb2.Status(code=7), denied_response=denied, dynamic_metadata=metadata
+        )
+    behind = {WOULD_BE_HEADER: "", **{name: value for name, value in verdict.headers if name in UPSTREAM}}.items()
+    passed = external_auth_pb2.OkHttpResponse(
+        headers=options(tuple(one for one in behind if one[1])),
+        headers_to_remove=[*gone, *(name for name, value in behind if not value)],
+        response_headers_to_add=options(public),
+    )
+    return external_auth_pb2.CheckResponse(
+        status=status_pb2.Status(code=0), ok_response=passed, dynamic_metadata=metadata
+    )
+
+
+def options(pairs: HeaderPairs) -> list[Any]:
+    overwrite = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    return [
+        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=overwrite)
+        for name, value in pairs
+    ]
+
+
+VISIBLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+TEXTS = st.text(VISIBLE, max_size=300) | st.sampled_from(["é", "x" * 5_000])
+NAMES = st.sampled_from([*LOG_HEADERS, *OWN_HEADERS, "ratelimit", "retry-after", "www-authenticate", "Retry-After"])
+VERDICTS = st.builds(
+    lambda status, pairs, problem: HttpVerdict(
+        status, tuple(pairs.items()), b"" if status == 200 else problem.encode()
+    ),
+    st.sampled_from([200, 200, 400, 401, 403, 429, 503]),
+    st.dictionaries(NAMES, TEXTS),
+    TEXTS | st.sampled_from(["{}" * 1_000, "é" * 100_000]),
+)
+
+
+@given(verdict=VERDICTS, gone=st.lists(st.sampled_from(["x-agent-id", "x-agent-groups"]), unique=True))
+def test_an_answer_has_the_bytes_of_the_same_message(verdict: HttpVerdict, gone: list[str]) -> None:
+    written, expected = encode_check_response(verdict, tuple(gone)), as_message(verdict, tuple(gone))
+    assert external_auth_pb2.CheckResponse.FromString(written) == expected
+    assert len(written) == expected.ByteSize()
 
 
 def test_a_grpc_call_without_a_valid_token_is_unauthenticated() -> None:

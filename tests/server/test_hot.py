@@ -23,7 +23,10 @@ from policyengine.server import create_app
 from policyengine.server.app import DecisionApp
 from policyengine.server.bearer_tokens import BearerTokens
 from policyengine.server.content_negotiation import MAX_BODY_BYTES
-from policyengine.server.fast_path import FastPathApp
+from policyengine.server.fast_path.app import DoorTable, FastPathApp
+from policyengine.server.fast_path.door import DoorCounts
+from policyengine.server.fast_path.question_door import QuestionDoor
+from policyengine.server.telemetry.shared_counters import ServerCounters
 from tests.server.conftest import OPEN, ORDER, SHUT, TOKEN, Watched, small
 
 ENGINE = small()
@@ -215,6 +218,9 @@ def uncounted(answer: object, took: int) -> None:
     pass
 
 
+DOORS = DoorTable({b"/decide": QuestionDoor(DoorCounts(ServerCounters(), uncounted, uncounted), spends=True)}, {})
+
+
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     pytest.fail("it went the careful way")
 
@@ -243,14 +249,12 @@ def test_an_ordinary_question_takes_the_fast_path(headers: Any, question: object
     body = msgpack.packb(question) if MSGPACK in headers else json.dumps(question).encode()
     size = len(body) // parts + 1
     cut = tuple(body[at : at + size] for at in range(0, len(body), size))
-    hot = FastPathApp(refuse, ReloadableEngine(ENGINE), None, AllowedHosts(), 30.0, uncounted, uncounted)
+    hot = FastPathApp(refuse, ReloadableEngine(ENGINE), None, AllowedHosts(), 30.0, DOORS)
     assert status(hot, Exchange(tuple(headers), cut, late=late)) == 200
 
 
 def test_a_question_with_a_token_takes_the_fast_path() -> None:
-    hot = FastPathApp(
-        refuse, ReloadableEngine(ENGINE), BearerTokens.of(TOKEN), AllowedHosts(), 30.0, uncounted, uncounted
-    )
+    hot = FastPathApp(refuse, ReloadableEngine(ENGINE), BearerTokens.of(TOKEN), AllowedHosts(), 30.0, DOORS)
     headers = ((b"host", b"gateway.example"), JSON, (b"authorization", f"Bearer {TOKEN}".encode()))
     exchange = Exchange(headers, (json.dumps(OPEN).encode(),))
     assert status(hot, exchange) == 200

@@ -8,7 +8,6 @@ import json
 import logging
 import signal
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,9 +60,9 @@ def test_the_text_log_omits_routine_events() -> None:
     assert said == ["the policies were reloaded: b", "e"]
 
 
-def test_the_log_of_a_failed_decision_has_its_id() -> None:
+def test_the_log_of_a_failed_decision_has_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_text(POLICY)
-    engine.decider.compiled = replace(engine.decider.compiled, decide=lambda _: 1 / 0)
+    monkeypatch.setattr(engine.decider.compiled.evaluator, "plan", lambda *_: 1 / 0)
     given: list[str] = []
     (line,) = lines(LogFormat.JSON, lambda: given.append(engine.decide(OPEN).id))
     found = json.loads(line)

@@ -19,6 +19,8 @@ from policyengine.engine import Engine
 from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.wait_forecast import WaitForecast
 from policyengine.fair_queue import FairQueue, WorkRefusedError
+from policyengine.runtime.decision import Gate
+from policyengine.runtime.request import RequestError
 from policyengine.server.adapters import responses
 from policyengine.server.decide_requests import MAX_ITEMS_PER_COMMIT, decide_together
 from policyengine.server.socket import answers as socket_answers
@@ -65,8 +67,8 @@ class Spied:
     def decide(self, question: Any, **options: Any) -> Any:
         return self._noted(self._engine.decide(question, **options))
 
-    def evaluate(self, question: Any) -> Any:
-        return self._noted(self._engine.evaluate(question))
+    def evaluate(self, question: Any, **options: Any) -> Any:
+        return self._noted(self._engine.evaluate(question, **options))
 
     def decide_many(self, questions: Any) -> Any:
         return self._noted(self._engine.decide_many(questions))
@@ -246,18 +248,21 @@ def test_a_slow_socket_list_is_not_decided_in_the_event_loop(asked: list[object]
         socket_answers.answer_frame(Engine.from_text(POLICY), payload(asked), at_once=True)
 
 
-@pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, 40)], ids=["quick", "loops"])
+MANY = 2 * socket_answers.MAX_INLINE_QUESTIONS + 8
+
+
+@pytest.mark.parametrize(("policy", "pieces"), [("anyone { may POST /x }", 3), (POLICY, MANY)], ids=["quick", "loops"])
 def test_a_long_socket_list_is_decided_in_pieces(policy: str, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[object] = []
     begin = socket_answers.submit_long
     monkeypatch.setattr(
         socket_answers, "submit_long", lambda *work, **given: begun.append(work) or begin(*work, **given)
     )
-    asked = [*([SMALL] * 38), {"no": "question"}, SMALL]
+    asked = [*([SMALL] * (MANY - 2)), {"no": "question"}, SMALL]
     _, status, answers = msgpack.unpackb(socket_answers.answer_frame(Engine.from_text(policy), payload(asked))[0])
     assert (status, len(begun)) == (200, pieces)
-    assert [one["allowed"] for one in answers] == [True] * 38 + [False, True]
-    assert answers[38]["error"]["member"].startswith("[38]")
+    assert [one["allowed"] for one in answers] == [True] * (MANY - 2) + [False, True]
+    assert answers[MANY - 2]["error"]["member"].startswith(f"[{MANY - 2}]")
 
 
 @pytest.mark.parametrize("asked", [LONG, [SMALL, LONG]])
@@ -270,10 +275,20 @@ def test_a_slow_socket_question_is_decided_in_the_long_thread_with_a_shared_stor
 
 
 @pytest.mark.parametrize("name", ["long" * 20_000, "\ud800"], ids=["too long", "no Unicode"])
-def test_a_member_that_no_rule_reads_does_not_hide_that_a_question_is_slow(name: str) -> None:
-    """The fast path does not look at it, and decides; who parses the question refuses it."""
+def test_a_malformed_question_is_refused_at_once(name: str) -> None:
     engine = Engine.from_text(POLICY)
-    hiding = {**LONG, "body": {**LONG["body"], name: 1}}
-    assert engine.decide(dict(hiding)).allowed
-    assert (engine.forecast.takes_long(LONG), engine.forecast.takes_long(hiding)) == (True, True)
+    malformed = {**LONG, "body": {**LONG["body"], name: 1}}
+    with pytest.raises(RequestError):
+        engine.decide(dict(malformed))
+    assert (engine.forecast.takes_long(LONG), engine.forecast.takes_long(malformed)) == (True, False)
     assert not engine.forecast.takes_long({**SMALL, "body": {}})
+
+
+def test_a_question_whose_size_cannot_be_measured_waits_for_a_thread_and_is_denied_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine.from_text(POLICY)
+    monkeypatch.setattr(engine.decider.compiled.evaluator, "takes_long", lambda *_: 1 / 0)
+    assert engine.forecast.takes_long({**LONG, "user": {"id": "alice"}})
+    assert engine.decide(dict(LONG), without_waiting=True).gate is Gate.FAILURE
+    assert engine.failures == 1

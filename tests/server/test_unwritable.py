@@ -22,8 +22,8 @@ from policyengine.engine import Engine
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.decision import Decision
-from policyengine.server import fast_path
 from policyengine.server.adapters.envoy_grpc import EnvoyGrpcAdapter, check_address
+from policyengine.server.fast_path import exchange
 from policyengine.server.socket.answers import answer_frame
 from tests.server.conftest import client_of
 from tests.server.processes import started
@@ -58,7 +58,6 @@ def outcome(answer: httpx.Response) -> Any:
 
 @pytest.mark.parametrize("options", [None, {"consume": True}, {"obligations_supported": []}])
 def test_an_unwritable_decision_is_500_and_spends_once(engine: Engine, options: Any) -> None:
-    """Quickly or with care; before, the quick way left it to the other one, which spent it a second time."""
     answers = three_times(engine, "/decide", json=PAY if options is None else {**PAY, "options": options})
     assert [outcome(one) for one in answers] == [500, "allow", "throttle"]
     assert answers[0].json() == {
@@ -125,7 +124,7 @@ def test_an_unwritable_decision_is_logged_once(tmp_path: Path, monkeypatch: pyte
     log = DecisionLog(tmp_path / "decisions.jsonl")
     engine = Engine.from_text(POLICY, log=log)
     with monkeypatch.context() as patch:
-        patch.setitem(fast_path.CODECS, fast_path.JSON.media_type, replace(fast_path.JSON, write=failing))
+        patch.setitem(exchange.CODECS, exchange.JSON.media_type, replace(exchange.JSON, write=failing))
         assert three_times(engine, "/decide", json=PAY)[0].status_code == 500
     assert [record.decision["outcome"] for record in read_records(tmp_path / "decisions.jsonl")] == [
         "allow", "allow", "throttle",

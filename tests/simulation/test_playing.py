@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from policyengine.compiler.reads import nanoseconds
+from policyengine.clock import epoch_nanoseconds
 from policyengine.simulation import Series, TooManySlotsError, TrafficEvent, TrafficLineError, VirtualClock, simulate
 from policyengine.simulation.time_slots import MAX_SLOTS, SLOT_WIDTHS_US
 from tests.simulation.playing import MAIL, POLICY, SEARCH, SECOND, START, engine, flow, plan, played
@@ -66,7 +66,7 @@ def test_the_simulated_clock_decides_time_conditions():
 
 def test_the_virtual_clock_returns_the_same_time_in_both_forms():
     clock = VirtualClock(START + 123_456)
-    assert clock.nanoseconds() == nanoseconds(clock())
+    assert clock.nanoseconds() == epoch_nanoseconds(clock())
 
 
 def test_the_error_names_the_line_of_an_invalid_request():

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from policyengine import kernel as k
-from policyengine.compiler import reads
 from policyengine.entities.store import EntityStore
 from policyengine.runtime import canonical_form
 from policyengine.runtime.request import Request
@@ -427,7 +426,7 @@ def test_an_exclusion_below_another_exclusion_changes_nothing(excepts: tuple[tup
     assert canonical_form.OMIT_NOTHING == {}
 
 
-@pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match_endpoint.NOTHING, reads.NOTHING])
+@pytest.mark.parametrize("shared", [canonical_form.OMIT_NOTHING, match_endpoint.NOTHING])
 def test_shared_empty_objects_are_read_only(shared: Any) -> None:
     with pytest.raises(TypeError):
         shared["id"] = {}

@@ -10,10 +10,9 @@ import pytest
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Snapshot
-from policyengine.spec import reference, work
-from policyengine.spec.evaluate import build_facts
-from tests.spec.deciding import NOW, bot, chain, decide, directory, hop, kernel, question
+from policyengine.spec import work
+from tests.spec.deciding import NOW, bot, chain, decide, hop, question, spending
+from tests.spec.test_work import counted
 
 HEAD = """
 facts { body.text: string? }
@@ -35,10 +34,7 @@ def asked(*names: object, **body: object) -> dict[str, object]:
 
 
 def steps(blocks: str, *names: object, **body: object) -> int:
-    meant, snapshot = kernel(HEAD + blocks), Snapshot(directory(None))
-    facts = build_facts(meant, Request.from_mapping(asked(*names, **body)), snapshot, NOW)
-    reference.trace_request(facts, snapshot)
-    return facts.work.steps
+    return counted(HEAD + blocks, asked(*names, **body))
 
 
 def many(count: int, scope: str = "s") -> str:
@@ -81,11 +77,11 @@ def test_blocks_of_other_names_take_no_steps() -> None:
     assert decide(HEAD + blocks, found).allowed
 
 
-def test_the_denial_of_a_chain_with_too_many_steps_names_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_learns_the_block_of_a_chain_with_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "MAX_STEPS", 500)
     assert decide(HEAD + many(8), asked("a", "b")).gate is Gate.IDENTITY
-    found = decide(HEAD + block('"bot"') + many(10), asked("a", "b"))
-    assert (found.gate, "`agent where" in found.reasons[0].message) == (Gate.FAILURE, True)
+    found, effects = spending(HEAD + block('"bot"') + many(10), asked("a", "b"))
+    assert (found.gate, "`agent where" in effects.excess) == (Gate.FAILURE, True)
 
 
 def test_a_long_chain_through_many_conditional_blocks_is_denied() -> None:

@@ -29,13 +29,12 @@ GUARDS = {
     "tool": "on TOOL bank/pay { deny when args.to is present }",
 }
 ENGINES = {name: Engine.from_text(f'{POLICY} guard "{name}" {guard}') for name, guard in GUARDS.items()}
-QUICK = ("to", "to is there", "page", "context", "tool")  # decided by generated code, where that is sure
 ALICE = {"user": {"id": "alice"}, "credential": {"issuer": "acme"}}
 PAY = {"request": {"method": "POST", "path": "/pay"}}
 
 
 def closes(guard: str, **asked: Any) -> bool:
-    """Whether it does; both ways of deciding say the same."""
+    """Return whether the guard denies the question, which is decided in both forms."""
     question = {**PAY, **ALICE, **asked}
     given = {name: root for name, root in question.items() if root is not None}
     ways = (given, Request.from_mapping(given))
@@ -81,14 +80,6 @@ def test_query_context_and_args_members_in_another_case_are_unknown() -> None:
     tool = {"request": None, "tool": {"server": "bank", "name": "pay"}}
     assert not closes("tool", **tool, args={})
     assert closes("tool", **tool, args={"TO": "x"})
-
-
-@pytest.mark.parametrize("guard", QUICK)
-def test_the_fast_path_decides_if_no_spelling_of_a_member_exists(guard: str) -> None:
-    """And so the tests above are tests of it, too."""
-    evaluator = ENGINES[guard].decider.compiled.evaluator
-    where: dict[str, Any] = {"tool": {"server": "bank", "name": "pay"}} if guard == "tool" else PAY
-    assert evaluator.quick({**ALICE, **where, "body": {"for": "x"}, "args": {"for": "x"}, "context": {"for": "x"}})
 
 
 @pytest.mark.parametrize("name", ["ta\u017fk", "tas\u212a", "TASK"])

@@ -43,7 +43,9 @@ def opened(redis_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Op
 
 
 def read(history: History) -> Any:
-    return list(history.events), history.complete_after, history.version, history.now, list(history.among(0, "a"))
+    starts = (START - 1, START, history.now - 5 * SECOND)
+    read_by = list(history.among(0, "a")), [history.count_between(start, None) for start in starts]
+    return list(history.events), history.complete_after, history.version, history.now, *read_by
 
 
 STEPS = st.lists(
@@ -110,6 +112,7 @@ def test_an_earlier_history_view_does_not_change(opened: Opened) -> None:
         past(store)
     assert [one.decision for one in before.events] == [str(number) for number in range(10)]
     assert [one.decision for one in before.among(0, "a")] == [str(number) for number in range(10)]
+    assert (before.count_between(START, None), before.count_between(START - 1, START + 3)) == (9, 4)
 
 
 def test_concurrent_threads_read_a_consistent_history(opened: Opened) -> None:

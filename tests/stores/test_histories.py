@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from policyengine.runtime import history
 from policyengine.runtime.decision import Effects
@@ -105,6 +105,14 @@ def test_histories_of_different_keys_are_separate(begun: Store) -> None:
     keys = [LINE, ("paid", "bob"), ("seen", "alice")]
     found = begun.fetch(keys, START)
     assert [len(found[key].events) for key in keys] == [1, 0, 0]
+
+
+def test_events_are_counted_between_two_times(begun: Store) -> None:
+    for number in range(5):
+        assert happens(begun, record(), name=f"{number}", at=START + number)
+    found = past(begun)
+    assert [found.count_between(START + after, None) for after in (-1, 0, 3, 4)] == [5, 4, 1, 0]
+    assert [found.count_between(START, START + until) for until in (-1, 0, 3, 9)] == [0, 0, 3, 4]
 
 
 def test_a_peek_records_no_event(begun: Store) -> None:

@@ -48,7 +48,7 @@ def command(*arguments: str, **files: str) -> str:
 
 
 def decisions(text: str, question: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the decisions of the specification and of the compiled policy."""
+    """Return the decisions of the specification and of the engine."""
     from policyengine.engine import Engine
     from policyengine.entities.store import EntityStore
     from policyengine.runtime.request import Request
@@ -110,14 +110,14 @@ def fact_decisions() -> dict[str, tuple[str, str]]:
     return {name: decisions(FACT_POLICY, question) for name, question in asked.items()}
 
 
-def fact_on_the_compiled_way() -> bool:
-    """Return whether the evaluator answers itself: it returns None if the specification has to."""
-    from policyengine.compiler.evaluator import Evaluator
+def fact_in_the_program() -> list[str]:
+    """Return the added facts for which the program has slots."""
     from policyengine.engine import Engine
-    from policyengine.entities.store import EntityStore
 
-    evaluator = Evaluator(Engine.from_text(FACT_POLICY).kernel, EntityStore())
-    return evaluator.quick({**CALLER, "request": HTTP2}) is not None
+    engine = Engine.from_text(FACT_POLICY)
+    engine.decide({**CALLER, "request": HTTP2})
+    builder = engine.decider.compiled.evaluator.program.make_rules.__self__
+    return sorted(".".join(path) for path in builder.nodes.by_path)
 
 
 def fact_reading() -> str:
@@ -144,12 +144,13 @@ def fact_documents() -> dict[str, Any]:
 
 
 def fact_at_gateways() -> list[str]:
-    from policyengine.http.gateway_headers import GatewayHeaders, RequestTarget, build_question
+    from policyengine.http.gateway_headers import GatewayHeaders
     from policyengine.http.gateway_omissions import ForwardedParts
+    from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget
 
     given = {"x-agent-id": ("bot",), "x-agent-issuer": ("acme",)}
     target = RequestTarget("GET", "/a", "api.example")
-    return build_question(target, given, GatewayHeaders(), ForwardedParts(None, False))["pending"]  # type: ignore[return-value]
+    return GatewayQuestionBuilder(GatewayHeaders(), ForwardedParts(None, False)).build(target, given)["pending"]  # type: ignore[return-value]
 
 
 def fact_only_proved() -> list[str]:
@@ -170,7 +171,7 @@ FACT_SURFACES: dict[str, Callable[[], Any]] = {
     "formatting": fact_formatting,
     "mistakes": fact_mistakes,
     "decisions": fact_decisions,
-    "compiled": fact_on_the_compiled_way,
+    "compiled": fact_in_the_program,
     "tests": lambda: command("test", "--coverage", "@p.policy", p=FACT_POLICY + FACT_TEST),
     "mutation": lambda: command("test", "--mutate", "@p.policy", p=FACT_POLICY + FACT_TEST),
     "property": lambda: command(

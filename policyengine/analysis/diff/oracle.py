@@ -24,6 +24,7 @@ from policyengine.source import Span
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
+from policyengine.testing.slices import Slices
 from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
 
@@ -48,6 +49,7 @@ class PolicyOracle:
 
     def __post_init__(self) -> None:
         self.evaluator = Evaluator(self.kernel, self.directory)
+        self.slices = Slices(self.evaluator)
 
     def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
         """Decide as a production engine does."""
@@ -57,7 +59,7 @@ class PolicyOracle:
     def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
         """Decide with the specification, and return its trace."""
         request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
-        facts = build_facts(self.evaluator.slices.of(request), request, snapshot, now)
+        facts = build_facts(self.slices.of(request), request, snapshot, now)
         seen = trace_request(facts, snapshot)
         return *conclude(facts, seen), seen
 

@@ -9,16 +9,8 @@ from policyengine import kernel as k
 from policyengine.diagnostics.model import Diagnostic
 from policyengine.runtime.value_size import CHARACTERS_PER_STEP
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
-from policyengine.solver.worst_case import (
-    ANY_SIZE,
-    Steps,
-    evaluate_steps,
-    expressions,
-    is_collection,
-    largest_size,
-    steps_of,
-)
-from policyengine.spec.work import MAX_STEPS, parts_evaluated_once
+from policyengine.solver.worst_case import ANY_SIZE, Steps, evaluate_steps, expressions, largest_size, steps_of
+from policyengine.spec.work import MAX_STEPS, is_collection, parts_evaluated_once
 
 USE_SET_OPERATION = "compare sets with `overlaps` or `subset of`, or search a set with `in`"
 MOVE_OUT_OF_LOOP = "move the parts that do not depend on the element out of the loop"

@@ -9,36 +9,29 @@ from functools import partial
 from starlette.requests import Request
 
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.gateway_headers import (
-    GatewayHeaders,
-    RequestTarget,
-    add_credentials,
-    build_question,
-    collect_headers,
-    get_only_value,
-)
-from policyengine.http.gateway_omissions import GatewayAdapter, HeaderValues
+from policyengine.http.gateway_headers import RawHeaderPairs, collect_headers, get_only_value
+from policyengine.http.gateway_questions import GatewayQuestionBuilder, RequestTarget, add_credentials
 from policyengine.runtime.request import RequestError
 from policyengine.server.adapters.responses import HttpVerdict, decide_for_gateway, problem_to_verdict
 from policyengine.server.content_negotiation import parse_body, read_body
 from policyengine.server.problems import ProblemError
-from policyengine.server.telemetry.metered_engine import EngineInterface, EngineProvider
+from policyengine.server.telemetry.metered_engine import EngineInterface
 
 PREFIX = "/envoy"
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyHttpAdapter:
-    reloading: EngineProvider
-    names: GatewayHeaders
+    builder: GatewayQuestionBuilder
     body_timeout: float
     own: bool = False  # `Authorization` is the client's, because the gateway needs no token
 
-    async def told(self, http: Request) -> HttpVerdict:
-        engine, given = self.reloading.current, collect_headers(http.scope["headers"])
+    async def decide(self, engine: EngineInterface, http: Request) -> HttpVerdict:
+        scope, verifies = http.scope, engine.identity is not None
         content = await read_body(http, self.body_timeout)
+        build = partial(self.question, http.method, scope["raw_path"], scope["query_string"], scope["headers"])
         try:
-            question = await parse_body(partial(self.question, engine, http, given), content)
+            question = await parse_body(partial(build, verifies=verifies), content)
         except RequestError as error:
             return problem_to_verdict(ProblemError.of(error))
         except WorkRefusedError as error:
@@ -46,19 +39,17 @@ class EnvoyHttpAdapter:
         return await decide_for_gateway(engine, question)
 
     def question(
-        self, engine: EngineInterface, http: Request, given: HeaderValues, content: bytes
+        self, method: str, path: bytes, query: bytes, headers: RawHeaderPairs, content: bytes, *, verifies: bool
     ) -> Mapping[str, object]:
-        """Build the question from the HTTP request. Raises RequestError."""
-        target = request_target(http, given)
-        question = build_question(target, given, self.names, self.names.hands_on(GatewayAdapter.ENVOY), content)
-        if engine.identity is None:
+        """Build the question from the HTTP request, with raw credentials if the engine `verifies` them. Escapes in the
+        path are not decoded. Raises RequestError."""
+        given = collect_headers(headers)
+        uri = path.decode("latin-1").removeprefix(PREFIX)
+        target = RequestTarget(
+            method, f"{uri}?{query.decode('latin-1')}" if query else uri, get_only_value(given, "host")
+        )
+        question = self.builder.build(target, given, content)
+        if not verifies:
             return question
-        told_by = self.names.client_certificate
-        return add_credentials(question, target, given, own=self.own, certificate=told_by, content=content)
-
-
-def request_target(http: Request, given: HeaderValues) -> RequestTarget:
-    """Return the target with the raw path, without decoding escapes."""
-    path = http.scope["raw_path"].decode("latin-1").removeprefix(PREFIX)
-    query = http.scope["query_string"].decode("latin-1")
-    return RequestTarget(http.method, f"{path}?{query}" if query else path, get_only_value(given, "host"))
+        certificate = self.builder.names.client_certificate
+        return add_credentials(question, target, given, own=self.own, certificate=certificate, content=content)

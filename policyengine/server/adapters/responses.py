@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
+from starlette.responses import Response
+
+from policyengine.engine.decider import WouldBlockError
 from policyengine.engine.question import Question
 from policyengine.executor import run_in_thread, run_in_turn, submit_long
 from policyengine.fair_queue import WorkRefusedError
@@ -14,7 +18,7 @@ from policyengine.http.gateway_headers import OWN_HEADERS
 from policyengine.http.rate_limit_headers import rate_limit_headers
 from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.challenges import challenge_headers
-from policyengine.runtime.decision import Decision, Gate, Outcome, Reason, Remedy
+from policyengine.runtime.decision import Answer, Decision, Gate, Outcome, Reason, Remedy
 from policyengine.runtime.observe import needs_challenge
 from policyengine.runtime.request import RequestError
 from policyengine.runtime.value_size import is_large
@@ -26,7 +30,13 @@ HeaderPairs = tuple[tuple[str, str], ...]
 
 WOULD_BE_HEADER = "x-would-be"  # for the operator; gateways do not send it to clients
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+SUBJECT_HEADER, USER_HEADER = OWN_HEADERS
 SAFE_CHARACTERS = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+PLAIN_NAME = re.compile(r"[!-$&-~]*").fullmatch  # a name of safe characters
+USUAL_ID = re.compile(r"[0-9A-Z]{26}").fullmatch
+# Keys of `Answer.written`.
+OUTCOME_KEY = "outcome headers"
+PROBLEM_KEYS = {status: f"problem {status}" for status in (401, 403, 429, 503)}
 MAX_PROBLEM_BYTES = 2_048  # maximum bytes in a header of a gateway
 MAX_DETAIL_LENGTH = 512
 OUTCOME_TITLES = {Outcome.CONFIRM: "Approval Needed", Outcome.THROTTLE: "Too Many Requests"}
@@ -67,6 +77,8 @@ def decide_blocking(engine: EngineInterface, question: Question) -> HttpVerdict:
 def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
     """Decide and spend, in a thread of the caller; long work waits for its turn."""
     try:
+        if engine.identity is None and not engine.forecast.awaits_issuer(question):
+            return decide_at_once(engine, question)
         asked = Question.of(question)
         if engine.forecast.takes_long(asked):
             return submit_long(decide_blocking, engine, asked).result()
@@ -77,23 +89,51 @@ def decide_in_turn(engine: EngineInterface, question: Mapping[str, object]) -> H
         return problem_to_verdict(ProblemError.of_refused(error))
 
 
+def decide_at_once(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
+    """Decide and spend as `decide_in_turn` does, with an engine that verifies no credentials. Raises RequestError and
+    WorkRefusedError."""
+    try:
+        return to_verdict(engine.decide(question, without_waiting=True))
+    except WouldBlockError:
+        return submit_long(decide_blocking, engine, Question.of(question)).result()
+
+
 def to_verdict(decision: Decision, identity: CredentialAuthenticator | None = None) -> HttpVerdict:
-    observed = () if decision.would_be is None else ((WOULD_BE_HEADER, decision.would_be.value),)
-    named = (
-        ("x-decision-id", decision.id),
-        ("x-decision", decision.outcome.value),
-        *observed,
-        *rate_limit_headers(decision),
-    )
-    if decision.allowed:
+    answer, id = decision.answer, decision.id
+    limits = rate_limit_headers(decision) if decision.standings else ()
+    named = (("x-decision-id", id), *outcome_headers(answer), *limits)
+    if answer.outcome is Outcome.ALLOW:
         return HttpVerdict(200, (*named, *identity_headers(decision)))
     status = http_status(decision)
     challenges = challenge_headers(decision, identity) if status == 401 else ()
-    return HttpVerdict(status, (*named, *challenges), encode_problem(problem_document(decision, status)))
+    return HttpVerdict(status, (*named, *challenges), problem_of(answer, status, id))
 
 
 def problem_to_verdict(problem: ProblemError) -> HttpVerdict:
     return HttpVerdict(problem.status, tuple(problem.headers.items()), encode_problem(problem.to_dict()))
+
+
+def to_nginx_verdict(verdict: HttpVerdict) -> HttpVerdict:
+    """Return the verdict for nginx, which turns statuses except 2xx, 401 and 403 into 500 and drops bodies: both are
+    sent as headers for its `error_page`."""
+    if verdict.status == 200:
+        return verdict
+    more = (("x-status", str(verdict.status)), ("x-problem", verdict.problem.decode()))
+    return HttpVerdict(401 if verdict.status == 401 else 403, (*verdict.headers, *more), verdict.problem)
+
+
+def build_response(verdict: HttpVerdict) -> Response:
+    media_type = PROBLEM_MEDIA_TYPE if verdict.problem else None
+    return Response(verdict.problem, verdict.status, headers=dict(verdict.headers), media_type=media_type)
+
+
+def outcome_headers(answer: Answer) -> HeaderPairs:
+    """Return the outcome and, in observe mode, the enforced one."""
+    known: HeaderPairs | None = answer.written.get(OUTCOME_KEY)
+    if known is None:
+        observed = () if answer.would_be is None else ((WOULD_BE_HEADER, answer.would_be.value),)
+        known = answer.written[OUTCOME_KEY] = (("x-decision", answer.outcome.value), *observed)
+    return known
 
 
 def http_status(decision: Decision) -> int:
@@ -111,30 +151,46 @@ def http_status(decision: Decision) -> int:
 
 def identity_headers(decision: Decision) -> HeaderPairs:
     """Return both headers, even if they are empty, so that no value from the client takes their place."""
-    principal = decision.principal
-    return tuple(zip(OWN_HEADERS, map(escape_header, (principal.agent, principal.user)), strict=True))
+    agent, user = decision.agent_and_user
+    return (SUBJECT_HEADER, escape_header(agent)), (USER_HEADER, escape_header(user))
 
 
 def escape_header(name: str | None) -> str:
     """Return the name in visible ASCII, percent-encoded otherwise, so that different names stay different."""
-    return quote(name or "", safe=SAFE_CHARACTERS)
+    if not name or PLAIN_NAME(name):
+        return name or ""
+    return quote(name, safe=SAFE_CHARACTERS)
 
 
 # ── Problems ──────────────────────────────────────────────────────────────────────────────────
 
 
-def problem_document(decision: Decision, status: int) -> dict[str, object]:
+def problem_of(answer: Answer, status: int, id: str) -> bytes:
+    """Return the encoded problem of a decision. It is encoded once for each answer, around an id of the usual form."""
+    if not USUAL_ID(id):
+        return encode_problem(problem_document(answer, status, id))
+    key = PROBLEM_KEYS[status]
+    known: tuple[bytes, bytes] | None = answer.written.get(key)
+    if known is None:
+        before, _, after = encode_problem(problem_document(answer, status, id)).partition(
+            b'"decision":"%b"' % id.encode()
+        )
+        known = answer.written[key] = before + b'"decision":"', b'"' + after
+    return b"%b%b%b" % (known[0], id.encode(), known[1])
+
+
+def problem_document(answer: Answer, status: int, id: str) -> dict[str, object]:
     """Return RFC 9457 problem details with only what the client may know, which excludes the location of rules."""
-    first = decision.reasons[0].message if decision.reasons else "not allowed"
+    first = answer.reasons[0].message if answer.reasons else "not allowed"
     return {
         "type": "about:blank",
-        "title": OUTCOME_TITLES.get(decision.outcome) or STATUS_TITLES.get(status, "Forbidden"),
+        "title": OUTCOME_TITLES.get(answer.outcome) or STATUS_TITLES.get(status, "Forbidden"),
         "status": status,
         "detail": first[:MAX_DETAIL_LENGTH],
-        "outcome": decision.outcome.value,
-        "decision": decision.id,
-        "remedies": [remedy_document(one) for one in decision.remedies],
-        "reasons": [reason_document(one) for one in decision.reasons],
+        "outcome": answer.outcome.value,
+        "decision": id,
+        "remedies": [remedy_document(one) for one in answer.remedies],
+        "reasons": [reason_document(one) for one in answer.reasons],
     }
 
 

@@ -1,4 +1,4 @@
-"""The OpenID AuthZEN Authorization API 1.0: parse its bodies, ask the engine, and build its answers.
+"""The OpenID AuthZEN Authorization API 1.0: ask the engine, and build its answers.
 
 An evaluation spends nothing, so that the same question gets the same answer, unless `context.consume` is true or the
 settings say so for the caller. An allow that would have to spend, although the question does not permit it, becomes a
@@ -14,25 +14,22 @@ from functools import partial
 from typing import NamedTuple
 
 import msgspec
-from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
-from policyengine.engine.wait_forecast import MAX_SMALL_EXTENT
 from policyengine.executor import run_in_turn
 from policyengine.explain.explanation import endpoint_words
 from policyengine.fair_queue import WorkRefusedError
-from policyengine.http.rate_limit_headers import rate_limit_headers
+from policyengine.http.rate_limit_headers import HeaderFields, rate_limit_headers
 from policyengine.kernel import Kernel
-from policyengine.runtime import decode
 from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.decision import Decision, Gate, Obligation, Outcome, Reason, Remedy
 from policyengine.runtime.idempotency import IdempotencyKey
 from policyengine.runtime.request import Request
-from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
-from policyengine.runtime.value_size import is_large, measure_extent
+from policyengine.runtime.structure_checks import RequestError, wrong_type_error
 from policyengine.server.adapters.responses import WOULD_BE_HEADER
+from policyengine.server.authzen.requests import AuthzenRequest, item_context, read_evaluation, takes_long
 from policyengine.server.authzen.translator import (
     CONSUME,
     MEMBERS,
@@ -44,8 +41,8 @@ from policyengine.server.authzen.translator import (
 )
 from policyengine.server.authzen.untranslatable import ignore_denial
 from policyengine.server.bearer_tokens import EVERY_CALLER, NAMED_CALLER_PREFIX
-from policyengine.server.content_negotiation import BodyFormat, request_format
-from policyengine.server.decide_requests import MAX_BATCH_ITEMS, BatchSemantics, parse_semantics, run_off_loop
+from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.decide_requests import MAX_INLINE_ITEMS, run_off_loop
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.metered_engine import MeteredEngine
 
@@ -55,94 +52,6 @@ LANGUAGE = "en"
 REASON_CODES = {Outcome.DENY: "denied", Outcome.CONFIRM: "approval_required", Outcome.THROTTLE: "throttled"}
 INVALID, UNMAPPED, FAILED, CONSUME_UNSET = "invalid", "unmapped", "failed", "consume_unset"
 HISTORY = "history"  # the rule name of a consume obligation
-
-
-# ── Bodies ────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class AuthzenRequest:
-    """A parsed body. Its raw `items` are parsed in turn; without items the body is a single question."""
-
-    members: Mapping[str, object]
-    items: tuple[object, ...] = ()
-    semantics: BatchSemantics = BatchSemantics.EXECUTE_ALL
-
-    def merged(self, item: Mapping[str, object]) -> dict[str, object]:
-        """Return the members of an item: a member of the item replaces the shared one as a whole."""
-        return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
-
-
-def takes_long(raw: object) -> bool:
-    """Return whether deciding may take so long that the event loop should not wait."""
-    return is_large(raw) or measure_extent(raw) > MAX_SMALL_EXTENT
-
-
-def item_context(asked: AuthzenRequest, item: object) -> Mapping[str, object] | None:
-    """Return the context of an item, which may contain credentials."""
-    context = asked.merged(item).get("context") if isinstance(item, dict) else None
-    return context if isinstance(context, dict) else None
-
-
-def require_json(http: HttpRequest) -> None:
-    """Check that the body is JSON: AuthZEN answers other formats with 400. Raises ProblemError."""
-    try:
-        form = request_format(http.headers)
-    except ProblemError as problem:
-        raise ProblemError(400, str(problem), hint=problem.hint) from None
-    if form is not BodyFormat.JSON:
-        raise ProblemError(400, "AuthZEN requires JSON", hint="send `Content-Type: application/json`")
-
-
-def parse_evaluation_body(body: bytes) -> AuthzenRequest:
-    """Parse a body of `evaluation`. Raises RequestError."""
-    return AuthzenRequest(parse_body_object(body))
-
-
-def parse_evaluations_body(body: bytes) -> AuthzenRequest:
-    """Parse a body of `evaluations`. Raises RequestError."""
-    members = parse_body_object(body)
-    options = get_object(members.get("options"), "options") or {}
-    semantics = parse_semantics(options.get("evaluations_semantic"), "options.evaluations_semantic")
-    items = parse_evaluation_items(members.get("evaluations"))
-    for name in MEMBERS if items else ():
-        get_object(members.get(name), name)
-    return AuthzenRequest(members, items, semantics)
-
-
-def parse_body_object(body: bytes) -> dict[str, object]:
-    try:
-        raw = decode.json_tree(body)
-    except decode.DecodeError as error:
-        raise RequestError("", str(error)) from None
-    if not isinstance(raw, dict):
-        raise RequestError("", "the body is not an object", 'send `{"subject": {…}, "action": {…}, "resource": {…}}`')
-    return raw
-
-
-def parse_evaluation_items(raw: object) -> tuple[object, ...]:
-    match raw:
-        case None:
-            return ()
-        case list() if len(raw) > MAX_BATCH_ITEMS:
-            raise RequestError(
-                "evaluations", f"a question may have at most {MAX_BATCH_ITEMS:,} evaluations, got {len(raw):,}"
-            )
-        case list():
-            return tuple(raw)
-        case _:
-            raise wrong_type_error(raw, "evaluations", "a list")
-
-
-def read_evaluation(raw: Mapping[str, object], place: str = "", *, consumes: bool = False) -> AccessEvaluation:
-    """Parse an evaluation, which spends if `consumes` is true, unless the evaluation specifies otherwise. Raises
-    RequestError."""
-    try:
-        clean = decode.from_python({name: raw[name] for name in MEMBERS if name in raw})
-    except decode.DecodeError as error:
-        raise RequestError(place.rstrip("."), str(error)) from None
-    assert isinstance(clean, dict)
-    return AccessEvaluation.read(clean, place, consumes=consumes)
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -195,13 +104,10 @@ class AuthzenAdapter:
         reading = partial(read_evaluation, asked.members, consumes=self.consumes)
         evaluation = await run_in_turn(reading) if long else reading()
         once = once if evaluation.spends else None
-        found = await run_off_loop(
-            self.engine, partial(self.decided, evaluation, once), once, evaluation.context, long=long
+        answer, headers = await run_off_loop(
+            self.engine, partial(self.answer, evaluation, once), once, evaluation.context, long=long
         )
-        return json_response(
-            evaluation_answer(found, evaluation.spends),
-            dict((*decision_headers(found.decision), *rate_limit_headers(found.decision))),
-        )
+        return json_response(answer, dict(headers))
 
     async def many(self, asked: AuthzenRequest, once: IdempotencyKey | None) -> Response:
         if not asked.items:
@@ -220,6 +126,37 @@ class AuthzenAdapter:
                 break
             await asyncio.sleep(0)  # lets other requests run during a long batch
         return json_response({"evaluations": answers})
+
+    def may_answer_at_once(self, asked: AuthzenRequest) -> bool:
+        """Return whether an event loop may answer, because nothing has to wait or takes long."""
+        if len(asked.items) > MAX_INLINE_ITEMS or takes_long({name: asked.members.get(name) for name in MEMBERS}):
+            return False
+        if any(map(takes_long, asked.items)):
+            return False
+        contexts = (
+            [item_context(asked, item) for item in asked.items] if asked.items else [asked.members.get("context")]
+        )
+        return not any(
+            isinstance(context, dict) and ("credentials" in context or self.engine.forecast.takes_long(context))
+            for context in contexts
+        )
+
+    def answer(
+        self, evaluation: AccessEvaluation, once: IdempotencyKey | None = None
+    ) -> tuple[JsonObject, HeaderFields]:
+        """Return the answer to a single evaluation, and its headers. Raises IdempotencyKeyError."""
+        found = self.decided(evaluation, once)
+        headers = (*decision_headers(found.decision), *rate_limit_headers(found.decision))
+        return evaluation_answer(found, evaluation.spends), headers
+
+    def answer_items(self, asked: AuthzenRequest) -> list[JsonObject]:
+        """Answer the items in order, up to and including the one that ends the batch."""
+        answers: list[JsonObject] = []
+        for number, item in enumerate(asked.items):
+            answers.append(self.item(asked, item, f"evaluations[{number}]", None))
+            if asked.semantics.ends_with(answers[-1]["decision"] is True):
+                break
+        return answers
 
     def item(self, asked: AuthzenRequest, raw: object, place: str, once: IdempotencyKey | None) -> JsonObject:
         """Answer one item; an invalid item is denied and does not affect the others."""

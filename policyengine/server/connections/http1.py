@@ -2,8 +2,8 @@
 
 llhttp refuses every request whose end two servers could find at different places. It does not limit the size of a head
 or a trailer; uvicorn treats trailers as headers; and httptools reads no body after `Upgrade`, so the body would become
-the next request. It is faster because uvicorn creates a task for each request, whereas a simple question that has
-arrived completely is answered here without one.
+the next request. It is faster because uvicorn creates an exchange and a task for each request, whereas a simple request
+that has arrived completely is answered here without them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 import httptools
-from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from policyengine.server.connections.connection_table import CloseReason, ConnectionStage, ConnectionTable
 from policyengine.server.connections.h11_protocol import H11Connection
@@ -28,8 +27,14 @@ FIELD_OVERHEAD_BYTES = 4  # bytes of a header line in addition to its name and v
 VERSIONS = ("1.1", "1.0")
 MAX_PIPELINED_REQUESTS = 128  # maximum number of requests that wait for earlier answers
 PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may ask for
-OK = b"HTTP/1.1 200 OK\r\n"
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
+
+
+# Method, URL, headers and body to the answer (status, header lines, content), or to entries of the scope for the
+# application.
+AnswerFunction: TypeAlias = Callable[
+    [str, bytes, list[tuple[bytes, bytes]], bytes], tuple[int, bytes, bytes] | dict[str, Any]
+]
 
 
 class PipelineFlow(FlowControl):
@@ -48,13 +53,18 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     """A connection parsed by llhttp. `quiet` counts the bytes since the last complete head, piece of a body, or
     message.
 
-    `begun` is the exchange whose body has not arrived. `unwanted` counts the bytes of a body that arrived after its
-    answer. `last`: no later request is handled; `passing`: this one is not handled; `closing`: nothing more is read.
+    `waiting`: the head of a request has arrived, and uvicorn's exchange is created only if the request cannot be
+    answered without one; `content` is its body so far. `begun` is an exchange whose body has not arrived. `unwanted`
+    counts the bytes of a body that arrived after its answer. `last`: no later request is handled; `passing`: this one
+    is not handled; `closing`: nothing more is read.
     """
 
     app: Any
     quiet = 0
     large = False  # whether the received bytes may contain a head beyond the bound
+    waiting = False
+    content = b""
+    version = "1.1"
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
     unwanted = 0
@@ -67,7 +77,8 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def __init__(self, table: ConnectionTable, **given: Any) -> None:
         super().__init__(table, **given)
-        self.now: Callable[[Scope, bytes], tuple[bytes, bytes] | None] | None = getattr(self.app, "now", None)
+        self.now: AnswerFunction | None = getattr(self.app, "now", None)
+        self.dated = self.server_state.default_headers, b""  # the headers of every answer, and their lines
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -93,13 +104,15 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         else:
             if self.quiet > MAX_HEAD_BYTES:
                 self.refuse()
+        if self.waiting:
+            self.create_exchange({})
         self.start_task()
         if self.held:
             self.account()
 
     def refuse(self) -> None:
         """Refuse bytes that cannot be parsed, and everything after them."""
-        self.closing = True
+        self.closing, self.waiting = True, False
         self.logger.warning("Invalid HTTP request received.")
         if not self.in_body and self.waits_for_answer:
             self.cycle.keep_alive = False  # a 400 sent now would take the place of an earlier answer
@@ -127,13 +140,16 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             return ConnectionStage.BODY
         if self.waits_for_answer:
             return ConnectionStage.BUSY
-        return ConnectionStage.HEAD if self.quiet or self.cycle is None else ConnectionStage.IDLE
+        return ConnectionStage.HEAD if self.quiet or self.unproved else ConnectionStage.IDLE
 
     def linger(self) -> None:
         self.closing = self.passing = True
         super().linger()
 
     # ── Requests ──────────────────────────────────────────────────────────────────────────────
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header. Trailers are dropped. Raises ValueError, which refuses the request."""
@@ -149,7 +165,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        version = self.parser.get_http_version()
+        version = self.version = self.parser.get_http_version()
         if version not in VERSIONS:
             raise ValueError("this HTTP version is not supported")
         if self.hosts != 1 and (self.hosts or version != "1.0"):
@@ -168,14 +184,31 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.end()
         self.passing = self.last or self.closing
         self.upgrading = self.parser.should_upgrade()
-        if not self.upgrading and not self.passing:
-            self.starting = True
-            super().on_headers_complete()
-            self.starting = False
-            if self.table.draining or self.spare:
-                self.cycle.keep_alive = False
-            if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
-                self.last, self.cycle.keep_alive = True, False
+        if self.upgrading or self.passing:
+            return
+        self.content = b""
+        self.waiting = self.now is not None and not self.expect_100_continue and not self.waits_for_answer
+        if not self.waiting:
+            self.create_exchange({})
+
+    def create_exchange(self, entries: dict[str, Any]) -> None:
+        """Create uvicorn's scope and exchange for the request whose head has arrived. `entries` go into the scope."""
+        self.waiting = False
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # the list is that of the new scope
+        self.scope.update(entries)  # type: ignore[typeddict-item]  # keys of our own
+        self.starting = True
+        super().on_headers_complete()
+        self.starting = False
+        if self.table.draining or self.spare:
+            self.cycle.keep_alive = False
+        if len(self.pipeline) >= MAX_PIPELINED_REQUESTS:
+            self.last, self.cycle.keep_alive = True, False
+        if self.content:
+            self.held += len(self.content)
+            super().on_body(self.content)
 
     def head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.headers)
@@ -191,6 +224,9 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.quiet = 0
         if self.passing:
             return
+        if self.waiting:
+            self.content += body
+            return
         if not self.cycle.response_complete:
             self.held += len(body)
             super().on_body(body)
@@ -205,10 +241,10 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if self.unproved:
             self.unproved = False
             self.table.prove(self)
-        if not self.upgrading and not self.passing:
-            super().on_message_complete()
-            self.answer_now()
-            self.start_task()
+        if self.upgrading or self.passing or (self.waiting and self.answer_now()):
+            return
+        super().on_message_complete()
+        self.start_task()
 
     # ── Answers ───────────────────────────────────────────────────────────────────────────────
 
@@ -237,23 +273,36 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.wire.write(busy_response(NO_ROOM_DETAIL))
             self.wire.close()
 
-    def answer_now(self) -> None:
-        """Answer the exchange without a task if it waits for nothing; otherwise leave it to a task."""
-        cycle = self.cycle
-        if self.begun is None or self.now is None or self.flow.write_paused or cycle.waiting_for_100_continue:
-            return
-        answer = self.now(cast(Scope, cycle.scope), bytes(cycle.body))
-        if answer is None:
-            return
-        self.begun = None
-        cycle.response_started = cycle.response_complete = True
+    def answer_now(self) -> bool:
+        """Answer a request without an exchange, and return True, if it waits for nothing; otherwise create one."""
+        if self.flow.write_paused:
+            self.create_exchange({})
+            return False
+        assert self.now is not None
+        method = self.parser.get_method().decode("ascii")
+        answer = self.now(method, self.url, self.headers, self.content)
+        if isinstance(answer, dict):
+            self.create_exchange(answer)
+            return False
+        self.waiting = False
+        status, lines, content = answer
+        keeps = self.version != "1.0" and self.parser.should_keep_alive() and not self.table.draining and not self.spare
+        end = b"\r\n" if keeps else b"connection: close\r\n\r\n"
         # As uvicorn does, but in one write: one system call instead of two.
-        dated = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
-        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        self.transport.write(b"%b%b%b%b%b" % (OK, dated, answer[0], end, answer[1]))
-        if not cycle.keep_alive:
+        head = b"%b%b%b%b" % (STATUS_LINE[status], self.dated_lines(), lines, end)
+        self.transport.write(head if method == "HEAD" else head + content)
+        self.server_state.total_requests += 1
+        if not keeps:
+            self.last = True
             self.transport.close()
-        cycle.on_response()
+        return True
+
+    def dated_lines(self) -> bytes:
+        """Return the lines of the headers of every answer, which uvicorn replaces once a second."""
+        headers = self.server_state.default_headers
+        if headers is not self.dated[0] or not self.dated[1]:
+            self.dated = headers, b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self.dated[1]
 
     def on_response_complete(self) -> None:
         """Finish as uvicorn does, but without setting a timer."""

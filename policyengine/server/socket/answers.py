@@ -17,9 +17,8 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.request import Request, RequestError
 from policyengine.server.content_negotiation import LONG_BODY_BYTES
-from policyengine.server.decide_requests import decide_question, error_answer, parse_items
+from policyengine.server.decide_requests import are_simple_options, decide_question, error_answer, parse_items
 from policyengine.server.events import OutcomeEvent, event_from_tree, record_outcome
-from policyengine.server.fast_path import are_simple_options
 from policyengine.server.idempotency import build_key, key_problem
 from policyengine.server.problems import DENY_HINT, NO_ANSWER, ProblemError
 from policyengine.server.socket.frames import (
@@ -35,7 +34,7 @@ from policyengine.server.socket.frames import (
 from policyengine.server.telemetry.metered_engine import EngineInterface
 
 LOGGER = logging.getLogger("policyengine")
-MAX_INLINE_QUESTIONS = 16  # questions in a list; on the slow path each takes milliseconds
+MAX_INLINE_QUESTIONS = 64  # questions in a list that the event loop decides at once: about a millisecond
 DecideFunction: TypeAlias = Callable[[dict[str, Any]], Decision]
 
 

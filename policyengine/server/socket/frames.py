@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from policyengine.runtime import decode, fast_decode
-from policyengine.server.fast_path import are_simple_options
+from policyengine.server.decide_requests import are_simple_options
 from policyengine.server.problems import ProblemError
 
 MAX_FRAME_ID = 2**63 - 1

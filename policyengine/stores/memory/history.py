@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -18,6 +19,7 @@ from policyengine.runtime.history import (
     PastEvent,
     ReportStatus,
     WindowKey,
+    count_events,
     reported_values,
 )
 from policyengine.runtime.values import Unknown, Value
@@ -76,11 +78,19 @@ class EventSeries:
                 found.setdefault(index_key(event.facts[place]), deque()).append(number)
         return found
 
-    def among(self, place: int, wanted: Value) -> list[PastEvent]:
+    def among(self, place: int, wanted: Value, end: int | None = None) -> list[PastEvent]:
+        """Return the events before number `end` whose fact at `place` is, or may be, `wanted`."""
         found = self.index(place)
         surely, unsure = found.get(wanted, ()), found.get(None, ())
-        numbers = sorted((*surely, *unsure)) if unsure else surely
+        numbers = sorted((*surely, *unsure)) if unsure else list(surely)
+        if end is not None:
+            del numbers[bisect_left(numbers, end) :]
         return [self.events[number - self.first] for number in numbers]
+
+    def replace(self, event: PastEvent) -> None:
+        """Keep this event instead of all earlier ones."""
+        self.first += len(self.events)
+        self.events, self.places = [event], {}
 
 
 def index_key(fact: Value) -> Any:
@@ -95,26 +105,25 @@ class EventSeriesView:
     """A view of the events that existed when they were fetched, without later ones. If reports or evictions change them
     in the meantime, `commit` detects that by the version."""
 
-    __slots__ = ("_line", "_lock", "_serial", "complete_after", "now", "version")
+    __slots__ = ("_end", "_line", "_lock", "complete_after", "now", "version")
 
     def __init__(self, line: EventSeries, lock: Lock, now: int) -> None:
         self._line, self._lock, self.now = line, lock, now
         self.complete_after, self.version = line.complete_after, line.version
-        self._serial = line.events[-1].serial if line.events else 0
+        self._end = line.first + len(line.events)  # the number of the next event
 
     @property
     def events(self) -> Sequence[PastEvent]:
         with self._lock:
-            return self._before(self._line.events.copy())
+            return self._line.events[: max(0, self._end - self._line.first)]
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         with self._lock:
-            return self._before(self._line.among(place, wanted))
+            return self._line.among(place, wanted, self._end)
 
-    def _before(self, found: list[PastEvent]) -> list[PastEvent]:
-        while found and found[-1].serial > self._serial:
-            found.pop()
-        return found
+    def count_between(self, start: int, until: int | None) -> int:
+        with self._lock:
+            return count_events(self._line.events, start, until, 0, max(0, self._end - self._line.first))
 
 
 @dataclass(slots=True)
@@ -136,7 +145,6 @@ class MemoryHistory:
         self._begun: dict[str, int] = {}
         self._lines: dict[WindowKey, EventSeries] = {}
         self._of_watch: Counter[str] = Counter()  # lines of each watch
-        self.line: Callable[[WindowKey], EventSeries | None] = self._lines.get
         self._awaited: dict[str, PendingOutcome] = {}
         self.changes = 0
 
@@ -149,7 +157,6 @@ class MemoryHistory:
                 self._drop(key for key in list(self._lines) if key[0] == watch)
 
     def end(self, watches: frozenset[str]) -> None:
-        self.changes += 1  # decisions in progress that rely on recorded events are decided again
         for watch in watches:
             self._begun[watch] = NEVER
         self._drop(key for key in list(self._lines) if key[0] in watches)
@@ -160,16 +167,27 @@ class MemoryHistory:
             self._of_watch[key[0]] -= 1
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> dict[WindowKey, History]:
-        return {key: self._history(key, now) for key in keys}
+        found: dict[WindowKey, History] = {}
+        for key in keys:
+            line = self._lines.get(key)
+            if line is None:
+                found[key] = HistoryList((), self.since(key[0]), now)
+            else:
+                found[key] = EventSeriesView(line, self._lock, now)
+        return found
 
     def are(self, relied: Iterable[tuple[WindowKey, int]]) -> bool:
         """Return whether these histories still have these versions."""
-        return all((line.version if (line := self._lines.get(key)) else 0) == version for key, version in relied)
+        for key, version in relied:
+            line = self._lines.get(key)
+            if version != (0 if line is None else line.version):
+                return False
+        return True
 
     def make_room(self, records: tuple[HistoryRecord, ...], now: int) -> None:
         """Make room for new lines. Raises StoreFullError, and then changes nothing."""
         grown = [one.watch for one in records if (one.watch, one.key) not in self._lines]
-        if self._has_room(grown):
+        if not grown or self._has_room(grown):
             return
         if self._sweeps.due(now):
             self.forget(now)
@@ -182,22 +200,27 @@ class MemoryHistory:
         """Return whether each watch may add a line: it may have at most as many lines as would remain free, so that
         others have room."""
         free = self._most - len(self._lines) - len(grown)
-        return not grown or all(self._of_watch[watch] <= free for watch in grown)
+        return all(self._of_watch[watch] <= free for watch in grown)
 
     def keep(self, records: tuple[HistoryRecord, ...], decision: str, now: int) -> None:
         if not records:
             return
         self.changes += 1
+        awaits = False
         for record in records:
             line = self._line(record)
             event = PastEvent(now, self.changes, decision, record.facts)
-            line.version, line.within = self.changes, max(line.within, record.within)
+            line.version = self.changes
+            if record.within > line.within:
+                line.within = record.within
+            awaits = awaits or record.awaits
             if record.latest:
-                line.events = [event]
+                line.replace(event)
             else:
                 line.add(event)
                 line.shorten(now)
-        if awaiting := tuple(one for one in records if one.awaits):
+        if awaits:
+            awaiting = tuple(one for one in records if one.awaits)
             self._awaited[decision] = PendingOutcome(now + max(one.within for one in awaiting), awaiting)
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
@@ -239,12 +262,6 @@ class MemoryHistory:
             found = self._lines[key] = EventSeries(self.since(record.watch), record.within)
             self._of_watch[record.watch] += 1
         return found
-
-    def _history(self, key: WindowKey, now: int) -> History:
-        line = self._lines.get(key)
-        if line is None:
-            return HistoryList((), self.since(key[0]), now)
-        return EventSeriesView(line, self._lock, now)
 
     def since(self, watch: str) -> int:
         """Return the time after which the history of a key without events is complete."""

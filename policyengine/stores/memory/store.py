@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, TypeAlias, assert_never
 
 from policyengine.runtime.decision import Effects
-from policyengine.runtime.history import History, HistoryRecord, OutcomeReport, ReportStatus, WindowKey
+from policyengine.runtime.history import History, OutcomeReport, ReportStatus, WindowKey
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import (
     BudgetCharge,
@@ -17,10 +17,10 @@ from policyengine.runtime.limits import (
     ChargeResult,
     ConcurrencyCharge,
     CountKey,
+    LimitCharge,
     LimitState,
     RateCharge,
     SlotHolders,
-    SteadyRate,
     TokenBucket,
 )
 from policyengine.stores.base import CommitRequest, CommitResult, commit_individually
@@ -29,18 +29,17 @@ from policyengine.stores.credential_marks import MemoryMarks
 from policyengine.stores.memory.capacity import CapacityAlarm
 from policyengine.stores.memory.eviction import SweepSchedule
 from policyengine.stores.memory.history import MemoryHistory
-from policyengine.stores.memory.history_view import HistoryLookup
 from policyengine.stores.memory.idempotency import MemoryIdempotencyKeys
 from policyengine.stores.memory.prepaid_tokens import PrepaidTokens, PrepaymentReceipts
-from policyengine.stores.memory.rates import SteadyRateCharger, charge_steady_rates, compile_charger
 from policyengine.stores.transition import StoreTransition, apply_charges, receipt_name, reportable_until
 
 MAX_KEYS = 1_000_000  # keys of all rules together
-BETWEEN_THREADS = 1_000_000  # nanoseconds: threads may arrive in a different order than they read the clock
+BETWEEN_THREADS = 1_000  # microseconds: threads may arrive in a different order than they read the clock
 MIN_KEYS_TO_SWEEP = 10_000  # minimum number of keys that is worth a search for keys to evict
 
 
 LimitStates: TypeAlias = dict[CountKey | str, Any]
+SteadyLevel: TypeAlias = tuple[int, int, int, int, int]  # level (units), then `most`, `drain`, `token` and `tick`
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class MemoryStore:
         self._rules: dict[object, RuleStates] = {}
         # By decision: when its outcome can no longer be reported, and its charges, which are empty after the report.
         self._made: dict[str, tuple[int, tuple[Charge, ...]]] = {}
-        self._clock, self._keys = [0], 0  # nanoseconds
+        self._clock = self._keys = 0
         self._most, self._sweep_at = most_keys, MIN_KEYS_TO_SWEEP
         self._sweeps = SweepSchedule()
         self._lock, self._claims = Lock(), MemoryIdempotencyKeys()
@@ -85,35 +84,20 @@ class MemoryStore:
 
     def check(self, now: int) -> None:
         with self._lock:
-            self._agreed(now * 1_000)
+            self._agreed(now)
 
     def spent_among(self, approvals: Iterable[str]) -> frozenset[str]:
         return frozenset(self._spent.intersection(approvals))
 
-    @property
-    def recall(self) -> HistoryLookup:
-        """Return a HistoryLookup, which reads like `fetch` but without its objects; see `history_view.py`."""
-        return HistoryLookup(self._memories, self._lock, self._clock, self._agreed)
-
-    def note(self, records: tuple[HistoryRecord, ...], decision: str, now: int, changes: int) -> bool:
-        """Record events as `commit` does, for a decision without other effects. Return False, and change nothing, if
-        the histories have changed since `changes` was read. Raises StoreError."""
+    def commit(self, effects: Effects, decision: str, now: int, *, peek: bool = False) -> ChargeResult | None:
         with self._lock:
-            if self._memories.changes != changes:
-                return False
-            now = self._agreed(now * 1_000) // 1_000
-            self._memories.make_room(records, now)
-            self._memories.keep(records, decision, now)
-            return True
-
-    def commit(
-        self, effects: Effects, decision: str, now: int, *, peek: bool = False, changes: int | None = None
-    ) -> ChargeResult | None:
-        """Commit a decision as `Store.commit` does; `changes` is the same as for `note`."""
-        with self._lock:
-            now = self._peeked(now) if peek else self._agreed(now * 1_000) // 1_000
-            if changes is not None and self._memories.changes != changes:
-                return None
+            now = self._peeked(now) if peek else self._agreed(now)
+            if has_only_limits(effects):
+                settled = self._charge_steady_rates(effects.limits, now, peek=peek)
+                if settled is not None:
+                    return settled
+            elif has_only_records(effects):
+                return self._record(effects, decision, now, peek=peek)
             if not self._spent.isdisjoint(effects.spends) or (not peek and not self._memories.are(effects.relied)):
                 return None
             if effects.claim is not None and not self._claims.holds(effects.claim):
@@ -137,53 +121,29 @@ class MemoryStore:
     def commit_many(self, asked: Sequence[CommitRequest], now: int) -> list[CommitResult]:
         return commit_individually(self, asked, now)
 
-    def taking(self, meters: tuple[SteadyRate, ...]) -> SteadyRateCharger:
-        """Return a function that charges steady rates as `commit` does, but without its objects; see `rates.py`."""
-        states = [self._plain(meter) for meter in meters]
-        return compile_charger(meters, states, self._lock, self._clock, self._agreed, self._room_for)
-
-    def plainly(self, charges: Sequence[tuple[SteadyRate, CountKey | str]], moment: int) -> tuple[LimitState, ...]:
-        """Charge steady rates only and return their states, as `commit` does; see `rates.py`."""
-        with self._lock:
-            return charge_steady_rates(charges, self._plain, self._counted_in, self._agreed(moment))
-
-    def _counted_in(self, grown: Sequence[LimitStates]) -> None:
-        self._make_room(grown, self._clock[0] // 1_000)
-        self._keys += len(grown)
-
-    def _plain(self, meter: SteadyRate) -> LimitStates:
-        """Return the states of a steady rate: always the same object."""
-        return self._counts(meter.limited.charge).states
-
     def _peeked(self, now: int) -> int:
         """Return the time for a caller that only peeks, perhaps at another time; does not move the store's clock."""
-        return max(self._clock[0] // 1_000, now)
+        return max(self._clock, now)
 
     def _moved(self, now: int) -> int:
         """Move the store's clock, which never runs backwards, and return its time."""
-        self._clock[0] = moved = max(self._clock[0], now * 1_000)
-        return moved // 1_000
+        self._clock = moved = max(self._clock, now)
+        return moved
 
-    def _agreed(self, moment: int) -> int:
-        """Move the store's clock and return its time in nanoseconds, for decisions. Raises ClockSkewError."""
-        latest = self._clock[0]
-        if moment >= latest:
-            self._clock[0] = latest = moment
-        if latest - moment > BETWEEN_THREADS or self.skew.exceeded:
-            self.skew.between(moment // 1_000, latest // 1_000, moment // 1_000)
+    def _agreed(self, now: int) -> int:
+        """Move the store's clock and return its time, for decisions. Raises ClockSkewError."""
+        latest = self._clock
+        if now >= latest:
+            self._clock = latest = now
+        if latest - now > BETWEEN_THREADS or self.skew.exceeded:
+            self.skew.between(now, latest, now)
             self.skew.check()
         return latest
-
-    def _room_for(self, grown: Sequence[LimitStates]) -> bool:
-        """Reserve room for one new key in each state; return False if there is not enough."""
-        has_room = self._overfull(grown, self._clock[0] // 1_000) is None
-        self._keys += len(grown) if has_room else 0
-        return has_room
 
     def finish(self, decision: str, now: int, *, refund: bool = False) -> ReportStatus | None:
         with self._lock:
             until, charges = self._made.get(decision, (0, ()))
-            if until <= max(now, self._clock[0] // 1_000):
+            if until <= max(now, self._clock):
                 return None
             for charge in charges:
                 state = self._state(charge)
@@ -204,13 +164,61 @@ class MemoryStore:
 
     def fetch(self, keys: Iterable[WindowKey], now: int) -> Mapping[WindowKey, History]:
         with self._lock:
-            return self._memories.fetch(keys, self._agreed(now * 1_000) // 1_000)
+            return self._memories.fetch(keys, self._agreed(now))
 
     def report(self, decision: str, report: OutcomeReport, now: int) -> ReportStatus | None:
         with self._lock:
             return self._memories.report(decision, report, self._moved(now))
 
     # ── One step ──────────────────────────────────────────────────────────────────────────────
+
+    def _charge_steady_rates(
+        self, limits: Sequence[LimitCharge], now: int, *, peek: bool = False
+    ) -> ChargeResult | None:
+        """Charge rates of a constant pace as the general step does, but without its objects, because most decisions
+        charge nothing else. Return None, and change nothing, if there is another charge."""
+        levels: list[tuple[LimitStates, CountKey | str, int, SteadyLevel]] = []
+        grown: list[LimitStates] = []
+        admitted = True
+        for limited in limits:
+            charge = limited[0]
+            if type(charge) is not RateCharge:
+                return None
+            rule, key, cost, (most, drain), token, tick, clamps, counts, steady, _ = charge
+            if not steady or cost != 1 or most < 1 or clamps or counts:
+                return None
+            known = self._rules.get((rule, token, tick, drain))
+            states = self._counts(charge).states if known is None else known.states
+            compact = key[0] if len(key) == 1 else key
+            stored, empty = states.get(compact), now // tick * drain
+            if stored is None:
+                grown.append(states)
+            level = stored - empty if stored is not None and stored > empty else 0
+            if level + token > most * token:
+                admitted = False
+            levels.append((states, compact, empty, (level, most, drain, token, tick)))
+        if not admitted:
+            return ChargeResult(tuple([state_beside_others(level) for _, _, _, level in levels]), now)
+        if grown and not peek:
+            self._make_room(grown, now)
+        found = []
+        for states, compact, empty, (level, most, drain, token, tick) in levels:
+            after = level + token
+            if not peek:
+                if compact not in states:
+                    self._keys += 1
+                states[compact] = empty + after
+            found.append(LimitState(True, most, (most * token - after) // token, -(-after // drain) * tick, 0))
+        return ChargeResult(tuple(found), now)
+
+    def _record(self, effects: Effects, decision: str, now: int, *, peek: bool) -> ChargeResult | None:
+        """Record the events of a decision as the general step does, without its objects."""
+        if not peek:
+            if not self._memories.are(effects.relied):
+                return None
+            self._memories.make_room(effects.records, now)
+            self._memories.keep(effects.records, decision, now)
+        return ChargeResult((), now)
 
     def _paid(self, effects: Effects, now: int) -> list[int]:
         """Return the tokens of each limit that earlier confirms of this decision already paid."""
@@ -253,7 +261,7 @@ class MemoryStore:
     def _state(self, charge: Charge) -> Any:
         found = self._counts(charge).states.get(compact_key(charge))
         if isinstance(charge, RateCharge) and charge.steady and found is not None:
-            at = self._clock[0] // 1_000 // charge.tick
+            at = self._clock // charge.tick
             return TokenBucket(max(0, found - at * charge.flow.drain), at, charge.flow.drain)
         return found
 
@@ -310,6 +318,32 @@ class MemoryStore:
             for key in [key for key, state in rule.states.items() if not is_significant(state, rule.like, now)]:
                 del rule.states[key]
         self._keys = sum(len(rule.states) for rule in self._rules.values())
+
+
+def has_only_limits(effects: Effects) -> bool:
+    """Return whether limits that are charged in the ordinary way are all that a decision changes."""
+    return not (
+        effects.spends
+        or effects.opens
+        or effects.denied
+        or effects.records
+        or effects.relied
+        or effects.claim is not None
+        or effects.confirms
+    )
+
+
+def has_only_records(effects: Effects) -> bool:
+    """Return whether records in the history are all that a decision changes."""
+    return not (effects.limits or effects.spends or effects.opens or effects.claim is not None or effects.confirms)
+
+
+def state_beside_others(of: SteadyLevel) -> LimitState:
+    """Return the state of a rate for a request that was charged to none: it had no room here, or in another rate."""
+    level, most, drain, token, tick = of
+    over = level + token - most * token
+    remaining, reset = max(0, most * token - level) // token, -(-level // drain) * tick
+    return LimitState(over <= 0, most, remaining, reset, -(-over // drain) * tick if over > 0 else 0)
 
 
 def rule_identity(charge: Charge) -> object:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import redis
 from msgspec import msgpack
+from msgspec.structs import replace
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 

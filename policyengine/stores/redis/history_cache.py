@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from msgspec import msgpack
 
-from policyengine.runtime.history import History, PastEvent
+from policyengine.runtime.history import History, PastEvent, count_events
 from policyengine.stores.history_rows import EventRow, StoredHistory
 from policyengine.stores.memory.history import EventSeries
 from policyengine.typesystem import EntityRef
@@ -71,6 +71,10 @@ class CachedHistory:
             events = self._followed.line.events
             first, last = events[self._start].serial, events[self._end - 1].serial
             return [one for one in self._followed.line.among(place, wanted) if first <= one.serial <= last]
+
+    def count_between(self, start: int, until: int | None) -> int:
+        with self._lock:
+            return count_events(self._followed.line.events, start, until, self._start, self._end)
 
 
 class HistoryCache:

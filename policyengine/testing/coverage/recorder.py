@@ -33,9 +33,9 @@ class CoverageRecorder:
         self.endpoints: dict[Endpoint, frozenset[Point]] = {}
 
     def shown(self, asked: CaseTrace) -> frozenset[Point]:
-        """Return the points that a case showed; none for a malformed path."""
+        """Return the points that a case showed; none for a malformed path, and none if it takes too many steps."""
         facts, walk = asked.facts.looked_at_anew, asked.walk
-        if walk.malformed is not None:
+        if walk.malformed is not None or walk.excess is not None:
             return frozenset()
         found = set(self.decided(facts.request.endpoint))
         for block in (*walk.anyone, *walk.presenter, *(walk.user or ())):

@@ -28,6 +28,7 @@ from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 from policyengine.testing.mutation.outcome_key import outcome_key
 from policyengine.testing.runner import given_approvals, root_entity
+from policyengine.testing.slices import Slices
 
 RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
 HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # conditions about history
@@ -190,7 +191,7 @@ def baseline_cases(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[Baseline
     Raises CaseSetupError and RequestError."""
     sequences: dict[tuple[str, str, int], CaseSequence] = {}
     directories: dict[int, tuple[object, EntityStore]] = {}
-    slices = Evaluator(kernel, EntityStore(())).slices
+    slices = Slices(Evaluator(kernel, EntityStore(())))
     numbers = {id(rule): (name, number) for name in RULE_LISTS for number, rule in enumerate(getattr(kernel, name))}
     for case in chain.from_iterable(case.requests for case in cases):
         _, plain = directories.setdefault(id(case.rows), (case.rows, EntityStore(case.rows.values())))

@@ -37,7 +37,10 @@ def answer_incrementally(
         asked = list(history_conditions(tuple(changed.values())))
         facts = with_history(facts, asked, sequence, frozenset(facts.history))
     anew = replace(facts.looked_at_anew, kernel=mutant.parts[made_from])
-    seen = splice_walk(question, changed, trace_request(anew, Snapshot(facts.entities, question.spent)))
+    traced = trace_request(anew, Snapshot(facts.entities, question.spent))
+    if traced.excess is not None:
+        return CaseAnswer.of(*conclude(facts, traced))
+    seen = splice_walk(question, changed, traced)
     if outcome_key(seen) == question.comes_to and "watches" not in mutant.whole:
         return question.answer
     if any(name == "limits" for name, _ in changed):

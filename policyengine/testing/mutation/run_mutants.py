@@ -150,7 +150,7 @@ class MutantRunner:
         approvals = question.case.approvals and ("guards" in lists or sequence.spent != question.spent)
         waived = self.kernel.unrestricted and "agents" in lists
         past = not same_past and question.asks_of_the_past
-        if same_facts and not approvals and not waived and not past:
+        if same_facts and not approvals and not waived and not past and question.seen.excess is None:
             return answer_incrementally(question, changed, mutant, sequence)
         kernel = mutant.kernel
         if same_facts:

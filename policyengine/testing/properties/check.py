@@ -27,6 +27,7 @@ from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.render_test import request_text
 from policyengine.testing.runner import CaseSetupError, given_approvals, root_entity
+from policyengine.testing.slices import Slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,23 @@ class ClaimChecker:
     """Decides generated requests for one claim."""
 
     prop: Property
-    evaluator: Evaluator
+    slices: Slices
 
     @classmethod
     def of(cls, prop: Property, kernel: k.Kernel, tree: Tree) -> ClaimChecker:
-        return cls(prop, Evaluator(kernel, EntityStore(), tree=tree))
+        return cls(prop, Slices(Evaluator(kernel, EntityStore(), tree=tree)))
 
     def decided(self, sketch: DraftRequest) -> Decision | None:
         """Return the decision; None if the claim does not apply to the request, or the request is invalid."""
         case = draft_case(sketch, self.prop)
         try:
             request = Request.from_mapping(case.question)
-            kernel = self.evaluator.slices.of(request)
+            kernel = self.slices.of(request)
             snapshot = Snapshot(case_directory(case, kernel, request))
         except (RequestError, CaseSetupError):
             return None
         facts = build_facts(kernel, request, snapshot, case.now)
-        if asked := self.evaluator.slices.histories_in(kernel):  # the history is empty
+        if asked := self.slices.histories_in(kernel):  # the history is empty
             snapshot = replace(snapshot, history=CaseSequence().fetched(history_windows(asked, facts), case.now))
             facts = replace(facts, history=snapshot.history)
         if not case.approvals and not self.concerns(facts):

@@ -1,0 +1,195 @@
+"""The tables and charts of docs/performance.md, from the saved results of `bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import chart, kind_chart
+from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
+from bench.results import BUILDS, read_result
+from bench.trial import format_number
+from policyengine import Engine
+from policyengine.compiler.graph.collapse import collapse
+from policyengine.compiler.graph.draw import draw
+from policyengine.compiler.graph.selection import read_endpoint
+from policyengine.compiler.graph.svg import render
+from policyengine.compiler.tree import tree_of
+
+DOCS = Path(__file__).parent
+SIZE = 1_000
+ENDPOINT = "POST /v1/invoices/42/refunds"
+TITLES = {"compiled": "**policyengine, compiled**", "pure": "**policyengine, pure Python**"}
+ROWS = ("cel-sliced", "rego-data", "cedar-sliced", "cedar", "casbin-sliced", "oso")
+Row = Mapping[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def timed(row: Row | None) -> str:
+    """Return `3.7 (1.8×)`, or a dash where nothing was timed."""
+    if row is None or "p50_us" not in row:
+        return "—"
+    return f"{format_number(row['p50_us'])} ({format_number(row['ratio'])}×)"
+
+
+def on() -> str:
+    """Return when and where the results were measured."""
+    machines = {build: read_result("kinds", build).machine for build in BUILDS}
+    days = sorted({machine["at"][:10] for machine in machines.values()})
+    loads = " and ".join(f"{machines[build]['load']:.1f} ({build})" for build in BUILDS)
+    machine = machines["pure"]
+    return (
+        f"Measured on {' and '.join(days)} on {machine['cores']} shared cores of an {machine['cpu']} virtual machine, "
+        f"{machine['python']}, with a load of {loads}. Machines differ, and this one is shared: compare multiples of "
+        "[the floor](#how-to-repeat-each-figure), which are measured by turns in one process, and not times."
+    )
+
+
+def decisions() -> str:
+    found = {build: read_result("decide", build).data for build in BUILDS}
+    cells = {(build, one["engine"], one["size"]): one for build in BUILDS for one in found[build]}
+    sizes = sorted({one["size"] for one in found["pure"]})
+    rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, size))) for size in sizes)] for build in BUILDS[::-1]]
+    floors = [cells["pure", FLOOR.name, size]["p50_us"] for size in sizes]
+    rows.append([FLOOR.title, *map(format_number, floors)])
+    rows += [[ENTRIES[name].title, *(timed(cells.get(("pure", name, size))) for size in sizes)] for name in ROWS]
+    return table(("engine", *(f"{size:,} rules" for size in sizes)), rows)
+
+
+def kinds() -> str:
+    """Return a row for each kind: both builds, and the peers, with notes about what they lack."""
+    ours = {build: at_size(read_result("kinds", build).data) for build in BUILDS}
+    peers = {one["peer"]: by_kind(one) for one in read_result("kinds", "pure").data if "peer" in one}
+    notes: dict[str, int] = {}
+
+    def noted(text: str | None) -> str:
+        return "" if text is None else f" <sup>{notes.setdefault(text, len(notes) + 1)}</sup>"
+
+    def peer_cell(row: Row | None) -> str:
+        if row is not None and "cannot" in row:
+            return f"cannot say{noted(row['cannot'])}"
+        return timed(row) + noted(None if row is None else row.get("partial"))
+
+    rows = [
+        [kind, row["outcome"], timed(ours["compiled"].get(kind)), timed(row),
+         *(peer_cell(peers.get(entry.name, {}).get(kind)) for entry in KIND_PEERS)]
+        for kind, row in ours["pure"].items()
+    ]  # fmt: skip
+    head = ("kind", "outcome", "compiled", "pure", *(entry.title for entry in KIND_PEERS))
+    lines = [f"{number}. {text}" for text, number in notes.items()]
+    return "\n".join([table(head, rows), "", *lines, "", faster(ours, peers)])
+
+
+SUMMARIZED = {
+    "allow": "an allow", "deny": "a deny", "fact absent": "a question that lacks a fact", "confirm": "a confirm",
+    "chain of 2": "a chain of two hops",
+}  # fmt: skip
+
+
+def summary() -> str:
+    """Return a sentence about the most common kinds of questions."""
+    ours = {build: at_size(read_result("kinds", build).data) for build in BUILDS}
+    listed = [
+        f"{title} {format_number(ours['compiled'][kind]['p50_us'])} µs ({format_number(ours['pure'][kind]['p50_us'])})"
+        for kind, title in SUMMARIZED.items()
+    ]
+    return (
+        f"In process, at {SIZE:,} rules, the median decision takes this long with the compiled evaluator, and in "
+        f"parentheses interpreted: {', '.join(listed)}."
+    )
+
+
+def faster(ours: Mapping[str, Mapping[str, Row]], peers: Mapping[str, Mapping[str, Row]]) -> str:
+    """Return a sentence that names the kinds at which a peer took a smaller multiple of the floor than a build."""
+    found = []
+    for build in BUILDS[::-1]:
+        for entry in KIND_PEERS:
+            rows = peers.get(entry.name, {})
+            names = [
+                kind
+                for kind, row in ours[build].items()
+                if rows.get(kind, {}).get("ratio", row["ratio"]) < row["ratio"]
+            ]
+            if names:
+                found.append(f"{entry.title} was faster than the {build} build at {', '.join(names)}.")
+    return " ".join(found) or "No peer was faster than either build at any kind."
+
+
+def at_size(data: Iterable[Row]) -> dict[str, Row]:
+    return by_kind(next(one for one in data if "peer" not in one and one["size"] == SIZE))
+
+
+def by_kind(one: Row) -> dict[str, Row]:
+    return {row["kind"]: row for row in one["kinds"]}
+
+
+def applications() -> str:
+    """Return the applications of the Cedar paper."""
+    found = {build: read_result("paper", build).data for build in BUILDS}
+    cells = {(build, one["engine"], one["application"]): one for build in BUILDS for one in found[build]}
+    names = list(dict.fromkeys(one["application"] for one in found["pure"]))
+    rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, name))) for name in names)] for build in BUILDS[::-1]]
+    rows.append(["Cedar, called from Python", *(timed(cells.get(("pure", "cedar", name))) for name in names)])
+    return table(("engine", *names), rows)
+
+
+def first() -> str:
+    found = {build: read_result("first", build).data for build in BUILDS}
+    rows = []
+    for place, name in enumerate(("load_ms", "very_first_us", "very_first_from_bundle_us", "first_p50_us")):
+        title = (
+            "load 10,000 rules from text", "the very first question, 10,000 rules from text", "… from a bundle",
+            "the first question at another endpoint, p50",
+        )[place]  # fmt: skip
+        values = [found[build][0][name] for build in BUILDS[::-1]]
+        rows.append([title, *(f"{format_number(one if name == 'load_ms' else one / 1e3)} ms" for one in values)])
+    for place, one in enumerate(found["pure"][1:], 1):
+        title = f"swap of the {one['what']}, {one['size']:,} {'rule' if one['size'] == 1 else 'rules'}"
+        rows.append([title, *(swap_words(found[build][place]) for build in BUILDS[::-1])])
+    return table(("what", "compiled", "pure"), rows)
+
+
+def swap_words(one: Row) -> str:
+    before, after = (
+        f"{format_number(one[f'{name}_p50_us'])} / {format_number(one[f'{name}_p99_us'])}"
+        for name in ("before", "after")
+    )
+    return f"{format_number(one['swap_ms'])} ms, then {after} µs, before {before} µs"
+
+
+def targets() -> str:
+    """Return every target of the saved sections, and whether it is met."""
+    rows = []
+    for section in ("decide", "paper", "kinds", "first"):
+        for build in BUILDS[::-1]:
+            for one in read_result(section, build).targets:
+                if section == "paper" and build == "pure":
+                    continue  # the target is that of the compiled build
+                limit = f"≤ {one['limit']:,g} {one['unit']}"
+                met = {True: "yes", False: "no", None: "not measured"}[one["holds"]]
+                rows.append([f"`{section}`: {one['what']}", build, limit, format_number(one["seen"]), met])
+    return table(("what", "build", "target", "measured", "met"), rows)
+
+
+def pictures() -> dict[Path, str]:
+    """Return the charts, and the rules of the example `payments` at one endpoint."""
+    decided, kinds_pure, kinds_compiled = (
+        read_result(*one) for one in (("decide", "pure"), ("kinds", "pure"), ("kinds", "compiled"))
+    )
+    return {
+        DOCS / "decide.svg": chart.svg(decided.data, decided.machine),
+        DOCS / "program.svg": program(),
+        DOCS / "kinds.svg": kind_chart.svg(SIZE, kinds_pure.data, kinds_compiled.data, kinds_compiled.machine),
+    }
+
+
+def program() -> str:
+    """Return what `policyengine graph` draws of the example `payments` at one endpoint."""
+    kernel = Engine.load(DOCS.parent / "policies" / "examples" / "payments").kernel
+    return render(collapse(draw(kernel, tree_of(kernel), read_endpoint(ENDPOINT), None), None, whole=True))

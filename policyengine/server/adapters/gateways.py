@@ -1,0 +1,32 @@
+"""The adapters for gateways that speak HTTP, prepared for the header names of the settings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from policyengine.http.gateway_headers import GatewayHeaders
+from policyengine.http.gateway_omissions import GatewayAdapter
+from policyengine.http.gateway_questions import GatewayQuestionBuilder
+from policyengine.server.adapters.envoy_http import EnvoyHttpAdapter
+from policyengine.server.adapters.forward_auth import ForwardAuthAdapter
+
+
+class GatewayAdapters(NamedTuple):
+    """One adapter for each kind of gateway."""
+
+    forward_auth: ForwardAuthAdapter
+    nginx: ForwardAuthAdapter
+    envoy: EnvoyHttpAdapter
+
+    @classmethod
+    def of(cls, names: GatewayHeaders, body_timeout: float, *, own: bool) -> GatewayAdapters:
+        """Return the adapters for these header names. `own`: `Authorization` is the client's."""
+        forward_auth, nginx, envoy = (
+            GatewayQuestionBuilder(names, names.hands_on(one))
+            for one in (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
+        )
+        return cls(
+            ForwardAuthAdapter(forward_auth, own),
+            ForwardAuthAdapter(nginx, own),
+            EnvoyHttpAdapter(envoy, body_timeout, own),
+        )

@@ -1,0 +1,291 @@
+"""The ASGI application in front of the other one: it answers simple requests itself, and passes on all others.
+
+The application documents every path and could answer alone. The fast path answers byte for byte what the application
+would answer, and passes on unusual requests, above all invalid ones, with their body intact. If a decision was made but
+its answer failed, something may have been spent. The question is then not decided again, and the application only
+reports the failure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Generator, Mapping
+from dataclasses import dataclass
+from types import coroutine
+from typing import Any, NamedTuple, TypeAlias
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from policyengine.engine import Engine
+from policyengine.engine.decider import WouldBlockError
+from policyengine.executor import run_in_turn
+from policyengine.fair_queue import WorkRefusedError
+from policyengine.http.host_check import AllowedHosts
+from policyengine.http.trace_context import TraceContext, enter_trace, trace_scope
+from policyengine.reload import ReloadableEngine
+from policyengine.runtime.current_caller import enter_caller
+from policyengine.server.bearer_tokens import BearerTokens
+from policyengine.server.content_negotiation import LONG_BODY_BYTES, MAX_BODY_BYTES, read_body
+from policyengine.server.fast_path.door import FastDoor
+from policyengine.server.fast_path.exchange import (
+    DECODED_KEY,
+    FastAnswer,
+    HeaderMap,
+    RawHeaderLines,
+    SimpleRequest,
+)
+from policyengine.server.middleware import ANSWER_FAILED_KEY, LABEL
+from policyengine.server.problems import ProblemError
+from policyengine.server.telemetry.server_log import REQUEST_ID
+from policyengine.server.telemetry.shared_counters import CountFunction
+from policyengine.server.telemetry.trace_headers import parse_trace, trace_response_headers
+
+LABEL_BYTES = re.compile(LABEL.pattern.encode()).fullmatch
+SAFE_URL = re.compile(rb"/[!-\"$-~]*").fullmatch  # a URL that every parser splits at the first `?`
+ESCAPED_LINE_BREAK = re.compile(rb"%0a", re.IGNORECASE).search  # which a route does not match
+ScopeEntries: TypeAlias = dict[str, Any]  # for the application that answers instead
+
+
+@dataclass(frozen=True, slots=True)
+class DoorTable:
+    """The doors by their exact path, and those for every path with a prefix."""
+
+    exact: Mapping[bytes, FastDoor]
+    prefixed: Mapping[bytes, FastDoor]
+
+    def find(self, path: bytes) -> FastDoor | None:
+        """Return the door at a path, which still has its escapes."""
+        door = self.exact.get(path)
+        if door is not None:
+            return door
+        for prefix, found in self.prefixed.items():
+            if path.startswith(prefix) and not ESCAPED_LINE_BREAK(path):
+                return found
+        return None
+
+
+class EnteredRequest(NamedTuple):
+    """A request that a door accepts, and the ends of its answer's header lines."""
+
+    door: FastDoor
+    request: SimpleRequest
+    label: bytes | None
+    trace: TraceContext | None
+
+    @property
+    def lines(self) -> bytes:
+        """The header lines that echo the label and continue the trace."""
+        label = b"" if self.label is None else b"x-request-id: %b\r\n" % self.label
+        return label + b"".join([b"%b: %b\r\n" % pair for pair in trace_response_headers(self.trace)])
+
+
+@dataclass(frozen=True, slots=True)
+class FastPathApp:
+    """An ASGI application in front of `careful`, which gets everything that is not simple."""
+
+    careful: ASGIApp
+    reloading: ReloadableEngine
+    tokens: BearerTokens | None
+    hosts: AllowedHosts  # set if there are no tokens
+    body_timeout: float
+    doors: DoorTable
+
+    # ── For the server's own protocol ─────────────────────────────────────────────────────────
+
+    def now(self, method: str, url: bytes, lines: RawHeaderLines, body: bytes) -> FastAnswer | ScopeEntries:
+        """Return the answer to a request that has arrived completely and waits for nothing.
+
+        For all others, return entries for the scope with which the ASGI application has to be called.
+        """
+        path, _, query = url.partition(b"?")
+        door = self.doors.find(path)
+        if door is None or (url not in self.doors.exact and not SAFE_URL(url)):
+            return {}
+        engine = self.reloading.current
+        if engine.forecast.may_wait or len(body) > LONG_BODY_BYTES:
+            return {}
+        entered = self.enter(door, SimpleRequest(method, path, query, dict(lines), lines, body))
+        if entered is None:
+            return {}
+        try:
+            answer = self.answer(entered, engine, door.counts.on_loop, at_once=True)
+        except WouldBlockError:
+            return {}
+        except Exception as error:
+            return {ANSWER_FAILED_KEY: AnswerFailedError(error)}
+        return entries_for_application(entered.request) if answer is None else answer
+
+    # ── For every server ──────────────────────────────────────────────────────────────────────
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        enter_trace(None)
+        entered = None if ANSWER_FAILED_KEY in scope else self.enter_scope(scope)
+        if entered is None:
+            return await self.careful(scope, receive, send)
+        door, request = entered.door, entered.request
+        try:
+            request.body = await receive_body(scope, receive, self.body_timeout) if door.has_body else b""
+        except ProblemError as problem:
+            return await self.careful(scope, raise_on_receive(problem), send)
+        engine = self.reloading.current
+        waits = engine.forecast.may_wait or len(request.body) > LONG_BODY_BYTES
+        if len(request.body) > MAX_BODY_BYTES or (waits and not door.has_threads):
+            return await self.careful(scope, receive_again(entered, receive), send)
+        try:
+            answer = await self.answer_in_task(entered, engine)
+        except WorkRefusedError:  # nothing was decided
+            answer = None
+        except Exception as error:
+            scope[ANSWER_FAILED_KEY] = AnswerFailedError(error)
+            return await self.careful(scope, receive, send)
+        if answer is None:
+            scope.update(entries_for_application(request))
+            return await self.careful(scope, receive_again(entered, receive), send)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    async def answer_in_task(self, entered: EnteredRequest, engine: Engine) -> FastAnswer | None:
+        """Answer on the event loop, in a thread if a store is needed, or in turn if the decision takes long."""
+        door, body = entered.door, entered.request.body
+        in_threads = door.counts.in_threads
+        if len(body) > LONG_BODY_BYTES:
+            return await run_in_turn(self.answer, entered, engine, in_threads, at_once=False)
+        try:
+            if engine.forecast.may_wait:  # the event loop must not wait for a store
+                return await run_in_threadpool(self.answer, entered, engine, in_threads, at_once=True)
+            return self.answer(entered, engine, door.counts.on_loop, at_once=True)
+        except WouldBlockError:
+            if not door.has_threads:
+                return None
+            return await run_in_turn(self.answer, entered, engine, in_threads, at_once=False)
+
+    # ── Both ──────────────────────────────────────────────────────────────────────────────────
+
+    def enter_scope(self, scope: Scope) -> EnteredRequest | None:
+        """Return the request of a scope if it is simple, without its body."""
+        if scope["type"] != "http" or scope.get("root_path"):
+            return None
+        path: bytes | None = scope.get("raw_path")
+        door = None if path is None else self.doors.find(path)
+        if door is None:
+            return None
+        query, lines = scope.get("query_string", b""), scope["headers"]
+        return self.enter(door, SimpleRequest(scope["method"], path or b"", query, dict(lines), lines))
+
+    def enter(self, door: FastDoor, request: SimpleRequest) -> EnteredRequest | None:
+        """Enter the caller of a request and its label; None if the request is not simple, or not admitted."""
+        headers = request.headers
+        if (
+            (door.method is not None and request.method != door.method)
+            or len(headers) != len(request.lines)
+            or not door.accepts(headers)
+            or not self.admits(door, headers)
+        ):
+            return None
+        label = headers.get(b"x-request-id")
+        if label is not None and not LABEL_BYTES(label):
+            return None
+        trace = parse_trace(request.lines) if b"traceparent" in headers else None
+        REQUEST_ID.set(None if label is None else label.decode("ascii"))
+        return EnteredRequest(door, request, label, trace)
+
+    def admits(self, door: FastDoor, headers: HeaderMap) -> bool:
+        """Return whether the caller may ask, and enter the caller."""
+        if self.tokens is None:
+            return door.admits(self.hosts, headers)
+        caller = self.tokens.gateway(headers.get(b"authorization", b"").decode("latin-1"))
+        if caller is None:
+            return False
+        enter_caller(caller)
+        return True
+
+    def answer(
+        self, entered: EnteredRequest, engine: Engine, count: CountFunction, *, at_once: bool
+    ) -> FastAnswer | None:
+        """Return the answer; None if the application has to answer. Raises the errors of `FastDoor.answer`."""
+        door, request, label, trace = entered
+        if trace is None:
+            answer = door.answer(request, engine, count, at_once=at_once)
+        else:
+            with trace_scope(trace):
+                answer = door.answer(request, engine, count, at_once=at_once)
+        if answer is None or (label is None and trace is None):
+            return answer
+        return answer._replace(lines=answer.lines + entered.lines)
+
+
+def entries_for_application(request: SimpleRequest) -> ScopeEntries:
+    """Return what the application need not do again."""
+    return {} if request.decoded is None else {DECODED_KEY: request.decoded}
+
+
+# ── The body ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def receive_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
+    """Return the body. It has usually arrived already, so that no timeout is set. Raises ProblemError."""
+    steps = receive().__await__()
+    try:
+        waiting = next(steps)
+    except StopIteration as done:
+        message: Message = done.value
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            return message.get("body", b"")  # type: ignore[no-any-return]
+        first = ready_message(message)
+    else:
+        first = resume_receive(waiting, steps)
+    return await read_body(Request(scope, prepend_message(first, receive)), seconds)
+
+
+@coroutine
+def resume_receive(waiting: object, steps: Generator[Any, Any, Message]) -> Generator[Any, Any, Message]:
+    """Continue a coroutine that is waiting for `waiting`."""
+    yield waiting
+    return (yield from steps)
+
+
+async def ready_message(message: Message) -> Message:
+    return message
+
+
+# ── Passing on to the application ─────────────────────────────────────────────────────────────
+
+
+def receive_again(entered: EnteredRequest, receive: Receive) -> Receive:
+    """Return a `receive` that begins with the body that was received."""
+    if not entered.door.has_body:
+        return receive
+    return prepend_message(ready_message(body_message(entered.request.body)), receive)
+
+
+def body_message(body: bytes) -> Message:
+    return {"type": "http.request", "body": body, "more_body": False}
+
+
+def prepend_message(first: Awaitable[Message], receive: Receive) -> Receive:
+    """Return a `receive` whose first message is already known."""
+    waiting = [first]
+
+    async def again() -> Message:
+        return await (waiting.pop() if waiting else receive())
+
+    return again
+
+
+class AnswerFailedError(Exception):
+    """A question was decided, but its answer failed."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(f"{type(why).__name__}: {why}")
+        self.__cause__ = why
+
+
+def raise_on_receive(problem: ProblemError) -> Receive:
+    """Return a `receive` that raises the problem."""
+
+    async def failing() -> Message:
+        raise problem
+
+    return failing

@@ -1,0 +1,97 @@
+"""The parts of every door on the fast path: counters, the decision of one question, and simple headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Protocol
+
+from policyengine.engine import Engine
+from policyengine.engine.question import QuestionLike
+from policyengine.http.host_check import AllowedHosts
+from policyengine.runtime.decision import Decision
+from policyengine.server.fast_path.exchange import FastAnswer, HeaderMap, SimpleRequest
+from policyengine.server.telemetry.shared_counters import CountFunction, ServerCounters, TimingTurns, time_sampled
+
+MAX_LENGTH_DIGITS = 6  # of a content-length
+
+
+@dataclass(frozen=True, slots=True)
+class DoorCounts:
+    """How a door counts its decisions: on the event loop, and in threads."""
+
+    tally: ServerCounters
+    on_loop: CountFunction
+    in_threads: CountFunction
+    timed: TimingTurns = field(default_factory=time_sampled)
+
+    @classmethod
+    def of(cls, tally: ServerCounters, door: str) -> DoorCounts:
+        return cls(tally, tally.counter(door), tally.apart(door))
+
+
+class FastDoor(Protocol):
+    """One kind of request that needs no application. It answers what the application would answer, to the byte.
+
+    `method` is the only one that it accepts; None for every method. `has_body`: the application reads the body.
+    `has_threads`: a thread may answer, for a store or for long work; otherwise the application does it.
+    """
+
+    @property
+    def counts(self) -> DoorCounts: ...
+    @property
+    def method(self) -> str | None: ...
+    @property
+    def has_body(self) -> bool: ...
+    @property
+    def has_threads(self) -> bool: ...
+
+    def accepts(self, headers: HeaderMap) -> bool:
+        """Return whether the headers are those of a simple request at this door."""
+
+    def admits(self, hosts: AllowedHosts, headers: HeaderMap) -> bool:
+        """Return whether `Host` and `Origin` are those of an ordinary client; only asked if there are no tokens."""
+
+    def answer(
+        self, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
+    ) -> FastAnswer | None:
+        """Return the answer; None if the application has to answer, and nothing was decided.
+
+        Raises WouldBlockError if `at_once` is impossible. After other errors, something may have been spent.
+        """
+
+
+def is_simple_body(headers: HeaderMap) -> bool:
+    """Return whether the body is not compressed, not very long, and not sent again under the same key."""
+    return (
+        b"content-encoding" not in headers
+        and b"idempotency-key" not in headers
+        and len(headers.get(b"content-length", b"")) <= MAX_LENGTH_DIGITS
+    )
+
+
+def decide(
+    engine: Engine,
+    question: dict[str, object],
+    counts: DoorCounts,
+    count: CountFunction,
+    *,
+    at_once: bool,
+    spends: bool = True,
+) -> Decision | None:
+    """Decide, and spend unless `spends` is false; return None if the credentials of the question have to be verified,
+    which may wait for an issuer.
+
+    Raises RequestError and WouldBlockError: then nothing was decided.
+    """
+    known: QuestionLike = question
+    if "credentials" in question:
+        cached = engine.authenticate_cached(question)
+        if cached is None:
+            return None
+        known = cached
+    began = perf_counter_ns() if next(counts.timed) else 0
+    ask = engine.decide if spends else engine.evaluate
+    decision = ask(known, without_waiting=at_once)
+    count(decision.answer, began)
+    return decision

@@ -1,0 +1,83 @@
+"""A simple request as a door reads it, and its answer as lines of HTTP/1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from policyengine.runtime.decision import Decision
+from policyengine.runtime.fast_decode import decode_json_fast, decode_msgpack_fast
+from policyengine.server.adapters.responses import PROBLEM_MEDIA_TYPE, HeaderPairs
+from policyengine.server.content_negotiation import BodyFormat
+
+DECODED_KEY = "policyengine.decoded"  # in the scope of a request for the application: its decoded body
+HeaderMap = dict[bytes, bytes]
+RawHeaderLines = list[tuple[bytes, bytes]]
+
+COMMON_LINES = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"  # of every answer, in this order
+PROBLEM_LINES = b"content-type: %b\r\n%b" % (PROBLEM_MEDIA_TYPE.encode(), COMMON_LINES)
+
+
+@dataclass(slots=True)
+class SimpleRequest:
+    """A request in which no header occurs twice. `headers` has them by name, `lines` in order.
+
+    `decoded` is the decoded body, for the application if the door leaves the request to it.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: HeaderMap
+    lines: RawHeaderLines
+    body: bytes = b""
+    decoded: dict[str, Any] | None = None
+
+
+class FastAnswer(NamedTuple):
+    """An answer: its status, its header lines, and its content."""
+
+    status: int
+    lines: bytes
+    content: bytes
+
+    @property
+    def headers(self) -> RawHeaderLines:
+        """The headers as ASGI has them."""
+        pairs = [line.partition(b": ") for line in self.lines.split(b"\r\n")[:-1]]
+        return [(name, value) for name, _, value in pairs]
+
+
+@dataclass(frozen=True)
+class FastPathCodec:
+    """How to decode questions and encode answers of one media type."""
+
+    media_type: bytes
+    form: BodyFormat
+    read: Callable[[bytes], dict[str, Any] | None]
+    write: Callable[[Decision], bytes]
+    lines: bytes = field(init=False)  # the last header lines of every answer
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", b"content-type: %b\r\n%b" % (self.media_type, COMMON_LINES))
+
+    def accepts(self, headers: HeaderMap) -> bool:
+        """Return whether the client accepts the media type of its question for the answer."""
+        return headers.get(b"accept", b"*/*") in (b"*/*", self.media_type)
+
+
+def build_answer(content: bytes, more: bytes, lines: bytes) -> FastAnswer:
+    """Return the answer to a question: `more` are header lines of its own, `lines` those of its media type."""
+    return FastAnswer(200, b"%bcontent-length: %d\r\n%b" % (more, len(content), lines), content)
+
+
+def header_lines(pairs: HeaderPairs) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in pairs]).encode("latin-1") if pairs else b""
+
+
+JSON = FastPathCodec(BodyFormat.JSON.value[0].encode(), BodyFormat.JSON, decode_json_fast, Decision.to_json)
+MSGPACK = FastPathCodec(
+    BodyFormat.MSGPACK.value[0].encode(), BodyFormat.MSGPACK, decode_msgpack_fast, Decision.to_msgpack
+)
+CODECS = {JSON.media_type: JSON, b"application/json; charset=utf-8": JSON, MSGPACK.media_type: MSGPACK}
