@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from policyengine import kernel as k
 from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
 from policyengine.compiler.build_program import ProgramBuilder
+from policyengine.compiler.lazy_sequence import peek_at
 from policyengine.compiler.sizes import Limiting, SizeLimit
 from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
@@ -45,7 +45,9 @@ class Evaluator:
         self.program = self._builder.program
         self._step_nodes = StepNodes(self._builder, tree)
         self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(kernel, entities)
+        self._limiting = Limiting(kernel, entities, tree)
+        self._block_steps = BlockSteps(kernel.agents)
+        self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -76,7 +78,7 @@ class Evaluator:
         names = [name for name in given if isinstance(name, str)]
         each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
         if len(names) == len(hops):
-            steps = sum([of_names.get(name, 0) for name in names]) + len(hops) * others
+            steps = sum([of_names[name] for name in names]) + len(hops) * others
             if steps * each <= most:
                 return False
         covering, steps = rules.covering.agents | rules.covering.hands, 0
@@ -91,30 +93,22 @@ class Evaluator:
         """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
         if rules.hop_steps < 0:
             numbers = rules.covering.agents | rules.covering.hands
-            rules.hop_steps = sum(self._block_steps[one] for one in numbers if not self._names_agent(one))
+            named = self._named_blocks
+            rules.hop_steps = sum(self._block_steps[number] for number in numbers if number not in named)
         return rules.hop_steps
 
     @cached_property
+    def _named_blocks(self) -> frozenset[int]:
+        """The blocks that name an agent."""
+        return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
+
+    @cached_property
     def _steps_of_all_others(self) -> int:
-        """The steps of a hop in all blocks of the policy that do not name an agent."""
-        return sum(steps for number, steps in enumerate(self._block_steps) if not self._names_agent(number))
-
-    def _names_agent(self, number: int) -> bool:
-        return isinstance(self.kernel.agents[number].who, k.ExactName)
-
-    @cached_property
-    def _block_steps(self) -> list[int]:
-        """The steps of a hop in each block."""
-        return [head_steps(block) + hop_steps(block) for block in self.kernel.agents]
-
-    @cached_property
-    def _steps_by_name(self) -> Counter[str]:
-        """The steps of a hop in all blocks for its name, wherever their grants are."""
-        found = Counter[str]()
-        for block, steps in zip(self.kernel.agents, self._block_steps, strict=True):
-            if isinstance(block.who, k.ExactName):
-                found[block.who.name] += steps
-        return found
+        """The steps of a hop in all blocks of the policy that do not name an agent. Blocks of a bundle that are decoded
+        for that are not kept."""
+        agents = self.kernel.agents
+        blocks = (peek_at(agents, number) for number in range(len(agents)) if number not in self._named_blocks)
+        return sum(head_steps(block) + hop_steps(block) for block in blocks)
 
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
@@ -242,3 +236,31 @@ def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
     """The rows that the decision would have to know, if there are any."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
+
+
+class BlockSteps(dict[int, int]):
+    """The steps of a hop in each block, by its number, computed when first needed."""
+
+    def __init__(self, agents: Sequence[k.AgentBlock]) -> None:
+        super().__init__()
+        self._agents = agents
+
+    def __missing__(self, number: int) -> int:
+        block = self._agents[number]
+        self[number] = steps = head_steps(block) + hop_steps(block)
+        return steps
+
+
+class NamedSteps(dict[str, int]):
+    """The steps of a hop in all blocks for its name, wherever their grants are, computed when first needed."""
+
+    def __init__(self, names: Mapping[str, Sequence[int]], block_steps: BlockSteps) -> None:
+        super().__init__()
+        self._names, self._block_steps = names, block_steps
+
+    def __missing__(self, name: str) -> int:
+        numbers = self._names.get(name)
+        if numbers is None:
+            return 0  # not kept: callers can send any name
+        self[name] = steps = sum(self._block_steps[number] for number in numbers)
+        return steps
