@@ -161,16 +161,22 @@ table: install
 # Installing the peers takes another half minute the first time. make bench WHAT="decide paper serve"
 WHAT ?= decide paper serve
 BUILD ?= pure
+PEERS := [dev,bench]
+# `xds-protos` contains a package `cel` too; the one installed last wins. $(call peers,ENVIRONMENT,PACKAGE)
+define peers
+@$(1)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt $(2)
+@$(1)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall common-expression-language
+@touch $@
+endef
 .PHONY: bench
 ifeq ($(BUILD),compiled)
-bench: compiled
+bench: .venv-compiled/.bench
 	cd $(COMPILED) && .venv/bin/python -m bench $(WHAT)
+.venv-compiled/.bench: $(COMPILED)/.built
+	$(call peers,.venv-compiled,"$$(ls $(COMPILED)/wheel/*.whl)$(PEERS)")
 else
 bench: .venv/.bench
 	$(BIN)/python -m bench $(WHAT)
 endif
 .venv/.bench: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
-	@# `xds-protos` contains a package `cel` too; the one installed last wins
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall common-expression-language
-	@touch $@
+	$(call peers,.venv,--no-build-isolation -e '.$(PEERS)')
