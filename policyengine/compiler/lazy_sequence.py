@@ -61,11 +61,6 @@ class LazySequence(Sequence[Item]):
                 item = self._items[index] = self._read(index, item)
             return item
 
-    def peek(self, index: int) -> Item:
-        """Return the item; do not keep one that is not decoded yet."""
-        item = self._items[index]
-        return self._read(index, item) if isinstance(item, bytes) else item
-
     def head(self, index: int) -> Item:
         """Return the item, or the head of an item that is not decoded yet; the head is not kept."""
         item = self._items[index]
@@ -75,8 +70,3 @@ class LazySequence(Sequence[Item]):
 def head_at(items: Sequence[Item], index: int) -> Item:
     """Return an item of which only the head is needed."""
     return items.head(index) if isinstance(items, LazySequence) else items[index]
-
-
-def peek_at(items: Sequence[Item], index: int) -> Item:
-    """Return an item that is needed only now."""
-    return items.peek(index) if isinstance(items, LazySequence) else items[index]
