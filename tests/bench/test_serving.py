@@ -14,7 +14,7 @@ import pytest
 
 from bench import policy
 from bench.serving import cerbos, connections, floor, frames, load, serve, servers
-from bench.serving.load import loop
+from bench.serving.load import loop, post_request, write_requests
 from bench.serving.socket_floor import HEADER, FloorProtocol
 from bench.workload import workload
 
@@ -92,9 +92,8 @@ def port() -> Iterator[int]:
 
 
 def test_the_load_generator_counts_answers_and_failures(port: int, tmp_path: Path) -> None:
-    bodies = tmp_path / "bodies"
-    bodies.write_bytes(b"{}\n")
-    found = loop(f"http://127.0.0.1:{port}/decide", str(bodies), 1, 0.05)
+    requests = write_requests(tmp_path / "requests", [post_request("/decide", b"{}")])
+    found = loop(port, str(requests), 1, 0.05)
     assert found["requests"] > 1
     assert found["failed"] == 1
     assert found["p99_us"] >= found["p50_us"] > 0
