@@ -35,6 +35,8 @@ help:
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,$(PYTHON),.venv)
+.venv-313/.installed: pyproject.toml constraints.txt
+	$(call install,$(PYTHON313),.venv-313)
 
 serve: install
 	@$(BIN)/policyengine serve $(EXAMPLES)/$(EXAMPLE) $(ENTITIES) --host 127.0.0.1 --port $(PORT) $(ARGS)
@@ -127,12 +129,14 @@ wheels: $(COMPILED)/.built
 	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 	@ls dist
 
-# The suite with the compiled evaluator, and the same on the newest supported Python. `bench` has no peers for that one.
+# The tests of what is compiled, and of what decides by it.
 test-compiled: compiled
-	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900
-test-313: $(COMPILED313)/.built
-	cd $(COMPILED313) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
-	  --ignore=tests/bench/test_peers.py
+	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
+	  tests/evaluator tests/compiler tests/history tests/limits tests/once tests/security tests/spec tests/test_engine.py
+
+# The suite on the newest supported Python; the peers of `bench` are built for one version.
+test-313: .venv-313/.installed
+	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
@@ -19,24 +20,30 @@ class Source:
     name: str
     text: str = field(repr=False)
     label: str = field(default="", repr=False, compare=False)
-    _line_starts: list[int] = field(init=False, repr=False, compare=False)
+    _known_starts: list[array[int]] = field(init=False, repr=False, compare=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_line_starts", [0, *(found.end() for found in re.finditer("\n", self.text))])
+    @property
+    def _line_starts(self) -> array[int]:
+        """The offset of each line, found when first needed."""
+        if not self._known_starts:
+            self._known_starts.append(array("I", [0, *(found.end() for found in re.finditer("\n", self.text))]))
+        return self._known_starts[0]
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return the 1-based (line, column) of a character offset; columns count characters."""
-        line = bisect_right(self._line_starts, offset)
-        return line, offset - self._line_starts[line - 1] + 1
+        starts = self._line_starts
+        line = bisect_right(starts, offset)
+        return line, offset - starts[line - 1] + 1
 
     def line(self, number: int) -> str:
         """Return the text of a 1-based line without its line break, or an empty string for a number after the last
         line.
         """
-        if not 1 <= number <= len(self._line_starts):
+        starts = self._line_starts
+        if not 1 <= number <= len(starts):
             return ""
-        start = self._line_starts[number - 1]
-        end = self._line_starts[number] - 1 if number < len(self._line_starts) else len(self.text)
+        start = starts[number - 1]
+        end = starts[number] - 1 if number < len(starts) else len(self.text)
         return self.text[start:end].rstrip("\r")
 
 

@@ -34,10 +34,10 @@ def decide_each(*_: object) -> None:
     _replace(DECIDE, EVALUATE)
 
 
-def _keep_next(engine: Engine, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
-    decision = DECIDE(engine, question, without_waiting=without_waiting)
+def _keep_next(engine: Engine, question: QuestionLike, **how: Any) -> Decision:
+    decision = DECIDE(engine, question, **how)
 
-    def answer(engine: Engine, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+    def answer(engine: Engine, question: QuestionLike, **how: Any) -> Decision:
         return decision
 
     _replace(answer, answer)

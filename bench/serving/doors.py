@@ -12,6 +12,7 @@ from pathlib import Path
 from socket import AF_INET
 from statistics import median
 from sys import executable
+from typing import NamedTuple
 
 from bench import policy
 from bench.child import Data, in_child
@@ -25,6 +26,7 @@ from bench.serving.servers import (
     POLICYENGINE,
     ServerStartError,
     free_port,
+    process_seconds,
     start_process,
     wait_for_http,
     wait_for_socket,
@@ -94,13 +96,20 @@ def run(say: Say, rounds: int = ROUNDS, seconds: float = SECONDS) -> Section:
 # ── Servers ───────────────────────────────────────────────────────────────────────────────────
 
 
+class LoadedPort(NamedTuple):
+    """A port, and the process that listens on it."""
+
+    port: int
+    pid: int
+
+
 @dataclass(frozen=True, slots=True)
 class DoorServers:
     """Our servers: the port for the workload, that for gateways, and that for Envoy by gRPC."""
 
-    of_workload: int
-    of_gateways: int
-    grpc: int
+    of_workload: LoadedPort
+    of_gateways: LoadedPort
+    grpc: LoadedPort
 
     @classmethod
     def start(cls, work: Workload, folder: Path, stack: ExitStack) -> DoorServers:
@@ -109,18 +118,21 @@ class DoorServers:
         (folder / "doors.policy").write_text(requests.POLICY)
         ports = [free_port() for _ in range(3)]
         envoy = ["--envoy-grpc", str(ports[2])] if HAS_GRPC else []
+        pids = []
         for file, port, more in (("rules", ports[0], []), ("doors", ports[1], envoy)):
             command = [*POLICYENGINE, "serve", str(folder / f"{file}.policy"), "--port", str(port), *more]
             process = stack.enter_context(start_process(command, folder / f"{file}.log"))
             wait_for_http(port, "/healthz", process)
-        return cls(*ports)
+            pids.append(process.pid)
+        return cls(*map(LoadedPort, ports, (pids[0], pids[1], pids[1])))
 
-    def port(self, case: DoorCase) -> int:
+    def port(self, case: DoorCase) -> LoadedPort:
         return self.of_workload if case.of_workload else self.of_gateways
 
 
-def start_floors(case: DoorCase, size: int, folder: Path, stack: ExitStack) -> dict[str, int]:
-    """Start a raw ASGI application and a bare protocol that answer with as many bytes; return their ports."""
+def start_floors(case: DoorCase, size: int, folder: Path, stack: ExitStack) -> dict[str, LoadedPort]:
+    """Start a raw ASGI application and a bare protocol that answer with as many bytes."""
+    found = {}
     ports = {name: free_port() for name in (ASGI, BARE)}
     options = ["--no-access-log", "--log-level", "warning", "--lifespan", "off", "--port", str(ports[ASGI])]
     environment = {"ANSWER": str(size), "SHAPE": "question" if case.is_question else "any"}
@@ -130,7 +142,8 @@ def start_floors(case: DoorCase, size: int, folder: Path, stack: ExitStack) -> d
     ):
         process = stack.enter_context(start_process(command, folder / "floor.log", **environment))
         wait_for_socket(AF_INET, ("127.0.0.1", ports[name]), process)
-    return ports
+        found[name] = LoadedPort(ports[name], process.pid)
+    return found
 
 
 # ── HTTP ──────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +153,7 @@ def measure_case(
     case: DoorCase, servers: DoorServers, folder: Path, rounds: int, seconds: float, say: Say
 ) -> Iterator[Data]:
     """Measure our server and both floors in turns, so that other load on the machine affects all of them."""
-    with closing(HttpClient(servers.port(case), 1)) as client:
+    with closing(HttpClient(servers.port(case).port, 1)) as client:
         answers = [client.ask(message) for message in case.messages]
         head = b"".join(f"{name}: {value}\r\n".encode() for name, value in answers[0].headers.items())
         wrong = sum(case.mark not in raw_answer(answer.headers, answer.body) for answer in answers)
@@ -152,11 +165,13 @@ def measure_case(
     with ExitStack() as stack:
         floors = start_floors(case, len(answers[0].body), folder, stack)
         ports = {OURS: servers.port(case), **floors}
-        for turn, connections, (name, port) in product(range(rounds + 1), CONNECTIONS, ports.items()):
+        for turn, connections, (name, target) in product(range(rounds + 1), CONNECTIONS, ports.items()):
             say(f"doors: {case.name}, {name}, {connections} connections, round {turn} of {rounds}")
-            one = load.run(port, file, connections, seconds, denied=case.denied)
+            before = process_seconds(target.pid)
+            one = load.run(target.port, file, connections, seconds, denied=case.denied)
             if turn:  # the first round warms up
-                runs.setdefault((name, connections), []).append(one)
+                spent = process_seconds(target.pid) - before
+                runs.setdefault((name, connections), []).append({**one, "cpu_s": spent})
     yield from (summary(case.name, name, connections, each) for (name, connections), each in runs.items())
 
 
@@ -175,21 +190,23 @@ def measure_grpc(
         yield {"door": GRPC, "skipped": "not installed: pip install 'agent-policyengine[envoy]'"}
         return
     port, answer = free_port(), folder / "answer"
-    answer.write_bytes(serialized_answer(servers.grpc))
+    answer.write_bytes(serialized_answer(servers.grpc.port))
     command = [executable, "-m", "bench.serving.grpc_echo", str(port), str(answer)]
     process = stack.enter_context(start_process(command, folder / "echo.log"))
     wait_for_socket(AF_INET, ("127.0.0.1", port), process)
     runs: dict[tuple[str, int], list[Data]] = {}
-    ports = {OURS: servers.grpc, ECHO: port}
+    ports = {OURS: servers.grpc, ECHO: LoadedPort(port, process.pid)}
     for turn, connections, (name, target) in product(range(rounds + 1), CONNECTIONS, ports.items()):
         say(f"doors: {GRPC}, {name}, {connections} in flight, round {turn} of {rounds}")
-        arguments = {"port": target, "lanes": connections, "seconds": seconds}
+        before = process_seconds(target.pid)
+        arguments = {"port": target.port, "lanes": connections, "seconds": seconds}
         one = in_child("bench.serving.grpc_load:measure", seconds + 60, arguments, core=cores()[0])
         if "error" in one:
             yield {"door": GRPC, "skipped": one["error"]}
             return
         if turn:
-            runs.setdefault((name, connections), []).append(one)
+            spent = process_seconds(target.pid) - before
+            runs.setdefault((name, connections), []).append({**one, "cpu_s": spent})
     yield from (summary(GRPC, name, lanes, each) for (name, lanes), each in runs.items())
 
 
@@ -205,6 +222,7 @@ def summary(door: str, server: str, connections: int, runs: Sequence[Data]) -> D
         "rps": round(median(run["rps"] for run in runs)),
         "p50_us": median(run["p50_us"] for run in runs),
         "p99_us": median(run["p99_us"] for run in runs),
+        "cpu_us": round(median(run["cpu_s"] / run["requests"] * 1e6 for run in runs), 1),
         "failed": sum(run["failed"] for run in runs),
         "rps_rounds": [run["rps"] for run in runs],
     }
@@ -217,7 +235,8 @@ def frame_row(one: Data) -> Data:
     server = OURS if one["engine"] == "policyengine" else ECHO
     rates = {"rps": one["rate"], "rps_rounds": [one["rate"]], "failed": 0}
     return {
-        "door": door, "server": server, "connections": 1, "p50_us": one["p50_us"], "p99_us": one["p99_us"], **rates,
+        "door": door, "server": server, "connections": 1, "p50_us": one["p50_us"], "p99_us": one["p99_us"],
+        "cpu_us": one["cpu_us"], **rates,
     }  # fmt: skip
 
 
@@ -236,12 +255,14 @@ def ratio(found: Sequence[Data], door: str, floor: str, connections: int) -> flo
 def section(found: Sequence[Data]) -> Section:
     busy = max(CONNECTIONS)
     measured = [one for one in found if "skipped" not in one]
-    skipped = [(str(one["door"]), "left out", *[""] * 6) for one in found if "skipped" in one]
+    skipped = [(str(one["door"]), "left out", *[""] * 7) for one in found if "skipped" in one]
     many = [one["rps"] for one in measured if one["door"] == FRAMES and one["server"] == OURS]
     return Section(
         name="doors",
         title=f"Each door, {RULES:,} rules at /decide, one core for the server, audit off, beside floors",
-        columns=("door", "server", "connections", "req/s", "of raw ASGI", "of the floor", "p50, µs", "p99, µs"),
+        columns=(
+            "door", "server", "connections", "req/s", "of raw ASGI", "of the floor", "p50, µs", "p99, µs", "CPU, µs",
+        ),
         rows=(*(_row(one, measured) for one in measured), *skipped),
         data=tuple(found),
         targets=(
@@ -269,5 +290,5 @@ def _row(one: Data, found: Sequence[Data]) -> tuple[str, ...]:
         ratio(found, one["door"], BARE, one["connections"]) or ratio(found, one["door"], ECHO, one["connections"])
     )
     shown = ["–" if share is None or one["server"] != OURS else f"{share:.2f}×" for share in shares]
-    times = format_number(one["p50_us"]), format_number(one["p99_us"])
+    times = (format_number(one[name]) for name in ("p50_us", "p99_us", "cpu_us"))
     return (title, one["server"], str(one["connections"]), f"{one['rps']:,}", *shown, *times)

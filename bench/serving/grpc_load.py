@@ -37,6 +37,7 @@ def measure(port: int, lanes: int, seconds: float) -> Data:
         "rps": round(len(times) / took, 1),
         "p50_us": round(percentile(times, 0.5) / 1e3, 1),
         "p99_us": round(percentile(times, 0.99) / 1e3, 1),
+        "requests": len(times),
         "failed": sum(failed for _, failed in found),
     }
 

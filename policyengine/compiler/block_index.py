@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeGuard
 
-from policyengine.compiler.tree import Numbers, Principals
+from policyengine.compiler.tree import Principals
 from policyengine.runtime.patterns import Glob
 from policyengine.runtime.request import Request
 from policyengine.runtime.values import ABSENT, Unknown, Value, coerce
@@ -18,8 +18,8 @@ class BlockIndex:
     groups."""
 
     def __init__(self, principals: Principals) -> None:
-        self._names: dict[str, Numbers] = dict(principals.names)
-        self._groups: dict[str, Numbers] = dict(principals.groups)
+        self._names = principals.names
+        self._groups = principals.groups
         self._globs = tuple((Glob(glob), number) for glob, number in principals.globs)
         self.others = principals.others
         self.in_groups = frozenset(number for numbers in self._groups.values() for number in numbers)

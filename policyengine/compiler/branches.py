@@ -40,9 +40,17 @@ class Paths:
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
         known = branch.next.get(segment)
-        if known is None and branch.wild is not None and fold_case(segment) not in branch.cased:
-            known = branch.wild
-        return known or self._reached(branch, segment)
+        if known is not None:
+            return known
+        if not branch.grown:
+            return self._onward(branch, literals(branch), segment)
+        alike = branch.cased.get(fold_case(segment), ())
+        if not alike and branch.wild is not None:
+            return branch.wild
+        reached = self._onward(branch, alike, segment)
+        if reached is not None and any(text == segment for text, _ in alike):
+            branch.next[segment] = reached  # only texts of the policy are kept
+        return reached
 
     def at(self, branch: PathBranch, method: str, *, ended: bool) -> EndpointRules:
         """Return the rules for a method, where the path ends, or where it goes on beyond all patterns."""
@@ -84,10 +92,6 @@ class Paths:
     def _grow(self, branch: PathBranch) -> None:
         for text, place in literals(branch):
             branch.cased.setdefault(fold_case(text), []).append((text, place))
-        for text in dict.fromkeys(text for several in branch.cased.values() for text, _ in several):
-            reached = self._onward(branch, branch.cased[fold_case(text)], text)
-            assert reached is not None  # the literal itself
-            branch.next[text] = reached
         plain = affixed(branch, None)
         if len(plain) == sum(len(node.affixes) for node, _ in branch.places) and plain:
             branch.wild = self._branch(plain, branch.rests, branch.loose)
@@ -95,10 +99,6 @@ class Paths:
         elif not any(node.affixes for node, _ in branch.places):
             branch.last = branch.rest
         branch.grown = True
-
-    def _reached(self, branch: PathBranch, segment: str) -> PathBranch | None:
-        alike = branch.cased.get(fold_case(segment), ()) if branch.grown else literals(branch)
-        return self._onward(branch, alike, segment)
 
     def _onward(self, branch: PathBranch, alike: Iterable[tuple[str, Place]], segment: str) -> PathBranch | None:
         folded = ((place, least_folding(k.Segment(text), segment)) for text, place in alike)
@@ -120,14 +120,14 @@ class Paths:
 
 def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
     for node, folding in branch.places:
-        yield from ((text, (then, folding)) for text, then in node.literals)
+        yield from ((text, (then, folding)) for text, then in node.literals.items())
 
 
 def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
     """Return the places after a segment that no literal matches; None is one that has no prefix or suffix of any."""
     found: list[Place] = []
     for node, folding in branch.places:
-        for (before, after), then in node.affixes:
+        for (before, after), then in node.affixes.items():
             anything = 0 if not (before or after) else None
             took = anything if segment is None else least_folding(k.Segment(before, True, after), segment)
             if took is not None:

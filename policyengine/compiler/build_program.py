@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.compiler.branches import MOST_BRANCHES, Paths
 from policyengine.compiler.build_nodes import GIVEN, PLAIN, STRICT, NodeBuilder, Scope
+from policyengine.compiler.lazy_sequence import LazySequence
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
@@ -90,7 +91,8 @@ class ProgramBuilder:
         program.make_rules = self.rules_at
         if program.blocks_read_history:
             kernel = self.kernel
-            program.blocks_read_history = bool(self.histories_in([kernel.agents, kernel.users, kernel.anyones]))
+            blocks: tuple[Sequence[KernelBlock], ...] = (kernel.agents, kernel.users, kernel.anyones)
+            program.blocks_read_history = any(map(self._may_read_history, blocks))
         self._renew()
 
     def _renew(self) -> None:
@@ -262,7 +264,7 @@ class ProgramBuilder:
         """Return the rules of every block of a kind, without grants: they tell whether any accepts a principal."""
         globs = [(Glob(glob), number) for glob, number in principals.globs]
         make = partial(self._block, kind, opens={}, hands={})
-        return self._rules_by_head(dict(principals.names), dict(principals.groups), globs, principals.others, make)
+        return self._rules_by_head(principals.names, principals.groups, globs, principals.others, make)
 
     def _block(self, kind: str, number: int, *, opens: Opened, hands: Mapping[int, Iterable[int]]) -> p.Block:
         block: KernelBlock = getattr(self.kernel, kind)[number]
@@ -443,6 +445,10 @@ class ProgramBuilder:
         found = {event.watch: event for node in self.histories_in(parts) for event in event_patterns(node)}
         yield from (self.nodes.event(event, PLAIN) for event in found.values())
 
+    def _may_read_history(self, blocks: Sequence[KernelBlock]) -> bool:
+        """Return whether a block may have a condition on the history; blocks of a bundle are not decoded for that."""
+        return blocks.may_read_history if isinstance(blocks, LazySequence) else bool(self.histories_in(blocks))
+
     def histories_in(self, part: object) -> tuple[k.HistoryCondition | k.Aggregate, ...]:
         """Return the conditions about past requests in parts of the kernel."""
         if isinstance(part, tuple | list):
@@ -479,7 +485,7 @@ def captured_by(segment: k.Segment) -> Callable[[str], Any]:
 def about(principals: Principals) -> dict[int, tuple[str, str]]:
     """Return by number whom each block is about, except those that are asked each time."""
     return {
-        **{number: ("name", name) for name, numbers in principals.names for number in numbers},
-        **{number: ("group", group) for group, numbers in principals.groups for number in numbers},
+        **{number: ("name", name) for name, numbers in principals.names.items() for number in numbers},
+        **{number: ("group", group) for group, numbers in principals.groups.items() for number in numbers},
         **{number: ("glob", glob) for glob, number in principals.globs},
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 from policyengine import kernel as k
 from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
 from policyengine.compiler.build_program import ProgramBuilder
+from policyengine.compiler.lazy_sequence import LazySequence
 from policyengine.compiler.sizes import Limiting, SizeLimit
 from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
@@ -26,7 +26,7 @@ from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
 from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_extent
-from policyengine.runtime.values import MAX_ELEMENTS
+from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.step_count import StepCount, count_bindings, count_steps
@@ -45,7 +45,10 @@ class Evaluator:
         self.program = self._builder.program
         self._step_nodes = StepNodes(self._builder, tree)
         self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(kernel, entities)
+        self._limiting = Limiting(kernel, entities, tree)
+        self._block_steps = BlockSteps(kernel.agents)
+        self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
+        self._steps_by_group = NamedSteps(tree.agents.groups, self._block_steps)
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -66,17 +69,19 @@ class Evaluator:
             return False
         return self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS, self._steps_of_others(rules))
 
-    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: int) -> bool:
+    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: int | None) -> bool:
         """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long.
-        `others` are the steps of a hop in blocks that do not name an agent."""
+        `others` are the steps of a hop in blocks that do not name an agent; None if they are found by the groups."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
         given = (hop.get("agent") if isinstance(hop, Mapping) else None for hop in hops)
-        names = [name for name in given if isinstance(name, str)]
+        # Another text may be no valid name: then the hop may be any agent.
+        names = [name for name in given if type(name) is str and name.isascii() and 0 < len(name) <= MAX_STRING_LENGTH]
         each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
         if len(names) == len(hops):
-            steps = sum([of_names.get(name, 0) for name in names]) + len(hops) * others
+            steps = sum([of_names[name] for name in names])
+            steps += self._steps_in_groups(hops, rules) if others is None else len(hops) * others
             if steps * each <= most:
                 return False
         covering, steps = rules.covering.agents | rules.covering.hands, 0
@@ -87,34 +92,44 @@ class Evaluator:
                     return True
         return False
 
+    def _steps_in_groups(self, hops: Sequence[Mapping[str, object]], rules: EndpointRules) -> int:
+        """Return the most steps of the hops in blocks that do not name an agent."""
+        steps = len(hops) * self._steps_of_conditions
+        for hop in hops:
+            groups = hop.get("groups")
+            known = [group for group in groups if is_plain_text(group)] if isinstance(groups, tuple) else []
+            steps += sum([self._steps_by_group[group] for group in known])
+            if not isinstance(groups, tuple) or len(known) < len(groups):
+                steps += self._steps_of_others(rules)  # some group is unknown
+        return steps
+
     def _steps_of_others(self, rules: EndpointRules) -> int:
         """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
         if rules.hop_steps < 0:
             numbers = rules.covering.agents | rules.covering.hands
-            rules.hop_steps = sum(self._block_steps[one] for one in numbers if not self._names_agent(one))
+            named = self._named_blocks
+            rules.hop_steps = sum(self._block_steps[number] for number in numbers if number not in named)
         return rules.hop_steps
 
     @cached_property
-    def _steps_of_all_others(self) -> int:
-        """The steps of a hop in all blocks of the policy that do not name an agent."""
-        return sum(steps for number, steps in enumerate(self._block_steps) if not self._names_agent(number))
-
-    def _names_agent(self, number: int) -> bool:
-        return isinstance(self.kernel.agents[number].who, k.ExactName)
+    def _named_blocks(self) -> frozenset[int]:
+        """The blocks that name an agent."""
+        return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
 
     @cached_property
-    def _block_steps(self) -> list[int]:
-        """The steps of a hop in each block."""
-        return [head_steps(block) + hop_steps(block) for block in self.kernel.agents]
+    def _steps_of_all_others(self) -> int | None:
+        """The steps of a hop in all blocks of the policy that do not name an agent; None for a bundle, whose blocks are
+        not decoded for that."""
+        agents, named = self.kernel.agents, self._named_blocks
+        if isinstance(agents, LazySequence):
+            return None
+        return sum(self._block_steps[number] for number in range(len(agents)) if number not in named)
 
     @cached_property
-    def _steps_by_name(self) -> Counter[str]:
-        """The steps of a hop in all blocks for its name, wherever their grants are."""
-        found = Counter[str]()
-        for block, steps in zip(self.kernel.agents, self._block_steps, strict=True):
-            if isinstance(block.who, k.ExactName):
-                found[block.who.name] += steps
-        return found
+    def _steps_of_conditions(self) -> int:
+        """The steps of a hop in all blocks that are found neither by a name nor by a group."""
+        agents = self.tree.agents
+        return sum(self._block_steps[number] for number in (*(one for _, one in agents.globs), *agents.others))
 
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
@@ -242,3 +257,36 @@ def objects_of(request: Request) -> dict[str, Mapping[str, object]]:
 def lacked(request: Request, looking: LookupEntities | None) -> Needs | None:
     """The rows that the decision would have to know, if there are any."""
     return Needs(request, rows=frozenset(looking.lacking)) if looking is not None and looking.lacking else None
+
+
+def is_plain_text(raw: object) -> TypeGuard[str]:
+    """Return whether a text is certainly valid as the name of a group."""
+    return type(raw) is str and raw.isascii() and 0 < len(raw) <= MAX_STRING_LENGTH
+
+
+class BlockSteps(dict[int, int]):
+    """The steps of a hop in each block, by its number, computed when first needed."""
+
+    def __init__(self, agents: Sequence[k.AgentBlock]) -> None:
+        super().__init__()
+        self._agents = agents
+
+    def __missing__(self, number: int) -> int:
+        block = self._agents[number]
+        self[number] = steps = head_steps(block) + hop_steps(block)
+        return steps
+
+
+class NamedSteps(dict[str, int]):
+    """The steps of a hop in all blocks for a name or a group, wherever their grants are, computed when first needed."""
+
+    def __init__(self, names: Mapping[str, Sequence[int]], block_steps: BlockSteps) -> None:
+        super().__init__()
+        self._names, self._block_steps = names, block_steps
+
+    def __missing__(self, name: str) -> int:
+        numbers = self._names.get(name)
+        if numbers is None:
+            return 0  # not kept: callers can send any name
+        self[name] = steps = sum(self._block_steps[number] for number in numbers)
+        return steps

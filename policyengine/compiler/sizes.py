@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.compiler.lazy_sequence import head_at
+from policyengine.compiler.tree import Tree
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
@@ -104,6 +106,7 @@ class Limiting:
 
     kernel: k.Kernel
     entities: Entities
+    tree: Tree
     _steps: dict[int, Steps] = field(default_factory=dict)
     _asking: list[tuple[Block, object]] | None = None
 
@@ -128,8 +131,11 @@ class Limiting:
         return SizeLimit(largest_size(worst, work.MAX_STEPS), largest_size(worst, MAX_UNNOTICED_STEPS), members)
 
     def _asked(self) -> Iterator[tuple[Block, object]]:
-        """What blocks ask of who asks, wherever their doors are."""
-        blocks: tuple[k.AgentBlock | k.UserBlock, ...] = (*self.kernel.agents, *self.kernel.users)
+        """What blocks ask of who asks, wherever their doors are. Their grants are not needed."""
+        blocks: list[k.AgentBlock | k.UserBlock] = [
+            head_at(self.kernel.agents, number) for number in self.tree.agents.asking
+        ]
+        blocks += [head_at(self.kernel.users, number) for number in self.tree.users.asking]
         for block in blocks:
             if isinstance(block.who, k.PrincipalCondition):
                 yield block, block.who

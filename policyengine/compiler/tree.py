@@ -1,31 +1,43 @@
 """Kernel → decision tree: an index of the rules by endpoint pattern and by principal.
 
-A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules,
-so it is small and can be stored in a bundle. `build_program.py` collects the rules of each endpoint from it.
+A tree is a value: equal policies have equal trees. It contains the numbers of the rules in the kernel, not the rules.
+`build_program.py` collects the rules of each endpoint from it. `TreeBuilder` needs of a rule only where it stands, so
+that a bundle builds its tree without decoding conditions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from policyengine import kernel as k
-from policyengine.spec.trace import Block
 
 Numbers: TypeAlias = tuple[int, ...]
 Affix: TypeAlias = tuple[str, str]  # the prefix and suffix of a segment; ("", "") matches any segment
+Item = TypeVar("Item")
+WildStep: TypeAlias = Affix | tuple[str, str, str | None, str | None]
+Methods: TypeAlias = tuple[str, ...] | None
+# How a block is found: by "name", "group" or "glob", with the text; by its "condition"; or "always".
+Head: TypeAlias = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+NO_NODES: Any = MappingProxyType({})  # shared by all nodes that end a pattern
+FIRST = (0,)
+
+
+# Structs, because a tree of ten thousand rules is built in the time of loading: they are created and read faster, and
+# are smaller, than dataclasses.
+class Node(Struct):
     """A node of the trie of paths: the next segments, the patterns that end here, and those that end here in `**`."""
 
-    literals: tuple[tuple[str, Node], ...]
-    affixes: tuple[tuple[Affix, Node], ...]
-    ends: Numbers
-    rests: Numbers
+    literals: dict[str, Node] = NO_NODES
+    affixes: dict[Affix, Node] = NO_NODES
+    ends: Sequence[int] = ()
+    rests: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,7 @@ class Action:
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Opens:
+class Opens(Struct, frozen=True, gc=False):
     """Openings of one `may`, by their numbers in it; `kind` is the list of the kernel that contains the block."""
 
     kind: str  # "agents", "users", "anyones"
@@ -49,47 +60,47 @@ class Opens:
     openings: Numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Uses:
+class Uses(Struct):
     """The rules that use one pattern. `hands` are pairs of a block and the number of its `may delegate`. `excepts` are
     guards that except the pattern, `spared` limits that do. `watches` record the requests that match it."""
 
-    opens: tuple[Opens, ...] = ()
-    hands: tuple[tuple[int, int], ...] = ()
-    guards: Numbers = ()
-    excepts: Numbers = ()
-    binders: Numbers = ()
-    limits: Numbers = ()
-    spared: Numbers = ()
-    watches: Numbers = ()
+    opens: Sequence[Opens] = ()
+    hands: Sequence[tuple[int, int]] = ()
+    guards: Sequence[int] = ()
+    excepts: Sequence[int] = ()
+    binders: Sequence[int] = ()
+    limits: Sequence[int] = ()
+    spared: Sequence[int] = ()
+    watches: Sequence[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Principals:
-    """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition."""
+class Principals(Struct, frozen=True):
+    """Blocks by the principals that they match: by name, by group, by a glob of names; `others` have a condition or
+    match everyone. `asking` are the blocks with a condition in their head or in their requirements.
+    """
 
-    names: tuple[tuple[str, Numbers], ...]
-    groups: tuple[tuple[str, Numbers], ...]
-    globs: tuple[tuple[str, int], ...]
-    others: Numbers
+    names: dict[str, list[int]]
+    groups: dict[str, list[int]]
+    globs: Sequence[tuple[str, int]]
+    others: Sequence[int]
+    asking: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """The index of a policy. `uses`, `methods` (None: every method) and `foldings` are by the number of a pattern.
     `binding` are the patterns that bind facts. Guards in `everywhere` and limits in `always` have no pattern."""
 
     package: str
     revision: str
     paths: Node
-    methods: tuple[tuple[str, ...] | None, ...]
-    foldings: tuple[k.Folding, ...]
-    binding: Numbers
-    tools: tuple[tuple[Tool, int], ...]
-    actions: tuple[tuple[Action, int], ...]
-    uses: tuple[Uses, ...]
-    everywhere: Numbers
-    always: Numbers
+    methods: Sequence[Methods]
+    foldings: Sequence[k.Folding]
+    binding: Sequence[int]
+    tools: Sequence[tuple[Tool, int]]
+    actions: Sequence[tuple[Action, int]]
+    uses: Sequence[Uses]
+    everywhere: Sequence[int]
+    always: Sequence[int]
     agents: Principals
     users: Principals
 
@@ -108,130 +119,278 @@ class Covering:
     watches: Numbers
 
 
+# ── From a kernel ─────────────────────────────────────────────────────────────────────────────
+
+
 def tree_of(kernel: k.Kernel) -> Tree:
-    uses = _uses(kernel)
-    patterns = list(uses)
-    numbered = list(enumerate(patterns))
-    return Tree(
-        kernel.package,
-        kernel.revision,
-        _paths((pattern, number) for number, pattern in numbered if isinstance(pattern, k.HttpPattern)),
-        tuple(pattern.methods if isinstance(pattern, k.HttpPattern) else None for pattern in patterns),
-        tuple(pattern.folding if isinstance(pattern, k.HttpPattern) else "none" for pattern in patterns),
-        tuple(number for number, use in enumerate(uses.values()) if use.binders),
-        tuple((Tool(p.glob), number) for number, p in numbered if isinstance(p, k.ToolPattern)),
-        tuple((Action(p.verb, p.type), number) for number, p in numbered if isinstance(p, k.ActionPattern)),
-        tuple(uses.values()),
-        tuple(number for number, guard in enumerate(kernel.guards) if guard.place.patterns is None),
-        tuple(number for number, limit in enumerate(kernel.limits) if limit.place.patterns is None),
-        _principals(kernel.agents),
-        _principals(kernel.users),
-    )
-
-
-# ── Rules by pattern ───────────────────────────────────────────────────────────────────────────
-
-
-def _uses(kernel: k.Kernel) -> dict[k.Pattern, Uses]:
-    """Return the uses by pattern, in the order in which the kernel names the patterns."""
-    opens: dict[k.Pattern, list[Opens]] = defaultdict(list)
-    hands: dict[k.Pattern, list[tuple[int, int]]] = defaultdict(list)
-    guards, excepts = placed([guard.place for guard in kernel.guards])
-    limits, spared = placed([limit.place for limit in kernel.limits])
-    binders: dict[k.Pattern, list[int]] = defaultdict(list)
-    for pattern, opening in _openings(kernel):
-        opens[pattern].append(opening)
-    for number, block in enumerate(kernel.agents):
-        for which, delegate in enumerate(block.delegates):
-            for pattern in dict.fromkeys(delegate.patterns):
-                hands[pattern].append((number, which))
-    for number, binder in enumerate(kernel.binders):
-        binders[binder.pattern].append(number)
-    watches, _ = placed([watch.event.place for watch in kernel.watches])
-    every = (opens, hands, guards, excepts, binders, limits, spared, watches)
-    return {
-        pattern: Uses(*(tuple(found.get(pattern, ())) for found in every))  # type: ignore[arg-type]
-        for pattern in dict.fromkeys(pattern for found in every for pattern in found)
-    }
-
-
-def placed(places: Iterable[k.Place]) -> tuple[dict[k.Pattern, list[int]], dict[k.Pattern, list[int]]]:
-    """Return by pattern the numbers of the places that include it, and of those that except it."""
-    inside: dict[k.Pattern, list[int]] = defaultdict(list)
-    outside: dict[k.Pattern, list[int]] = defaultdict(list)
-    for number, place in enumerate(places):
-        for pattern in dict.fromkeys(place.patterns or ()):
-            inside[pattern].append(number)
-        for pattern in dict.fromkeys(place.excepts):
-            outside[pattern].append(number)
-    return inside, outside
-
-
-def _openings(kernel: k.Kernel) -> Iterator[tuple[k.Pattern, Opens]]:
-    lists: tuple[tuple[str, tuple[Block, ...]], ...] = (
-        ("agents", kernel.agents), ("users", kernel.users), ("anyones", kernel.anyones),
-    )  # fmt: skip
-    for kind, blocks in lists:
-        for number, block in enumerate(blocks):
-            for which, grant in enumerate(block.grants):
-                found: dict[k.Pattern, list[int]] = defaultdict(list)
-                for place, opening in enumerate(grant.openings):
-                    found[opening.pattern].append(place)
-                for pattern, places in found.items():
-                    yield pattern, Opens(kind, number, which, tuple(places))
-
-
-# ── Paths ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(slots=True)
-class _Growing:
-    literals: dict[str, _Growing] = field(default_factory=dict)
-    affixes: dict[Affix, _Growing] = field(default_factory=dict)
-    ends: list[int] = field(default_factory=list)
-    rests: list[int] = field(default_factory=list)
-
-    def next(self, segment: k.Segment) -> _Growing:
-        if segment.wild:
-            return self.affixes.setdefault((segment.prefix, segment.suffix), _Growing())
-        return self.literals.setdefault(segment.prefix, _Growing())
-
-    def grown(self) -> Node:
-        return Node(
-            tuple((text, self.literals[text].grown()) for text in sorted(self.literals)),
-            tuple((affix, self.affixes[affix].grown()) for affix in sorted(self.affixes)),
-            tuple(self.ends),
-            tuple(self.rests),
+    builder = TreeBuilder(kernel.package, kernel.revision)
+    of = PatternNumbers(builder.add_pattern)
+    for agent in kernel.agents:
+        asks = any(isinstance(one, k.ActsFor) and one.condition is not None for one in agent.requirements)
+        grants = [[of(target.pattern) for target in grant.openings] for grant in agent.grants]
+        builder.add_agent(
+            head_of(agent.who), asks, grants, [list(map(of, delegate.patterns)) for delegate in agent.delegates]
         )
+    for user in kernel.users:
+        builder.add_user(
+            head_of(user.who), [[of(target.pattern) for target in grant.openings] for grant in user.grants]
+        )
+    for anyone in kernel.anyones:
+        builder.add_anyone([[of(target.pattern) for target in grant.openings] for grant in anyone.grants])
+    for guard in kernel.guards:
+        builder.add_guard(*numbers_in(guard.place, of))
+    for binder in kernel.binders:
+        builder.add_binder(of(binder.pattern))
+    for limit in kernel.limits:
+        builder.add_limit(*numbers_in(limit.place, of))
+    for watch in kernel.watches:
+        builder.add_watch(numbers_in(watch.event.place, of)[0] or ())
+    return builder.tree()
 
 
-def _paths(patterns: Iterable[tuple[k.HttpPattern, int]]) -> Node:
-    root = _Growing()
-    for pattern, number in patterns:
-        node = root
-        for segment in pattern.segments:
-            node = node.next(segment)
-        (node.rests if pattern.rest else node.ends).append(number)
-    return root.grown()
+def placed_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:
+    """Yield the patterns at which rules stand, in the order in which `tree_of` numbers them."""
+    for agent in kernel.agents:
+        yield from (target.pattern for grant in agent.grants for target in grant.openings)
+        yield from (pattern for delegate in agent.delegates for pattern in delegate.patterns)
+    others: tuple[k.UserBlock | k.AnyoneBlock, ...] = (*kernel.users, *kernel.anyones)
+    for block in others:
+        yield from (target.pattern for grant in block.grants for target in grant.openings)
+    yield from (pattern for guard in kernel.guards for pattern in patterns_in(guard.place))
+    yield from (binder.pattern for binder in kernel.binders)
+    yield from (pattern for limit in kernel.limits for pattern in patterns_in(limit.place))
+    yield from (pattern for watch in kernel.watches for pattern in patterns_in(watch.event.place))
 
 
-# ── Principals ─────────────────────────────────────────────────────────────────────────────────
+def patterns_in(place: k.Place) -> tuple[k.Pattern, ...]:
+    return (*(place.patterns or ()), *place.excepts)
 
 
-def _principals(blocks: Iterable[k.AgentBlock | k.UserBlock]) -> Principals:
-    names: dict[str, list[int]] = defaultdict(list)
-    groups: dict[str, list[int]] = defaultdict(list)
-    globs: list[tuple[str, int]] = []
-    others: list[int] = []
-    for number, block in enumerate(blocks):
-        match block.who:
-            case k.ExactName(name):
-                names[name].append(number)
-            case k.InGroup(group):
-                groups[group].append(number)
-            case k.NamePattern(glob):
-                globs.append((glob, number))
-            case k.PrincipalCondition() | k.AnyUser():
-                others.append(number)
-    by_name, by_group = ((tuple((n, tuple(found[n])) for n in sorted(found))) for found in (names, groups))
-    return Principals(by_name, by_group, tuple(globs), tuple(others))
+def numbers_in(place: k.Place, of: PatternNumbers) -> tuple[list[int] | None, list[int]]:
+    """Return the numbers of the patterns in a place, and of those that it excludes."""
+    return None if place.patterns is None else list(map(of, place.patterns)), list(map(of, place.excepts))
+
+
+class PatternNumbers:
+    """Numbers patterns in the order in which they are first asked for; `add` is called with each new one. Patterns are
+    looked up by identity first, because to hash one takes longer; they belong to a kernel that stays.
+    """
+
+    def __init__(self, add: Callable[[k.Pattern], None]) -> None:
+        self._add = add
+        self._numbers: dict[k.Pattern, int] = {}
+        self._by_identity: dict[int, int] = {}
+
+    def __call__(self, pattern: k.Pattern) -> int:
+        number = self._by_identity.get(id(pattern))
+        if number is None:
+            number = self._numbers.get(pattern)
+            if number is None:
+                number = self._numbers[pattern] = len(self._numbers)
+                self._add(pattern)
+            self._by_identity[id(pattern)] = number
+        return number
+
+
+# ── Building ──────────────────────────────────────────────────────────────────────────────────
+
+
+class TreeBuilder:
+    """Builds a tree: first the patterns are added, in the order of their numbers, then the rules of each kind, in the
+    order of the kernel.
+    """
+
+    def __init__(self, package: str, revision: str) -> None:
+        self.package, self.revision = package, revision
+        self.uses: list[Uses] = []
+        self._root = Node()
+        self._methods: list[Methods] = []
+        self._same_methods: dict[Methods, Methods] = {}
+        self._foldings: list[k.Folding] = []
+        self._tools: list[tuple[Tool, int]] = []
+        self._actions: list[tuple[Action, int]] = []
+        self._everywhere: list[int] = []
+        self._always: list[int] = []
+        self._agents, self._users = PrincipalIndex(), PrincipalIndex()
+        self._counts = dict.fromkeys(("anyones", "guards", "binders", "limits", "watches"), 0)
+
+    def tree(self) -> Tree:
+        binding = [number for number, uses in enumerate(self.uses) if uses.binders]
+        return Tree(
+            self.package, self.revision, self._root, self._methods, self._foldings, binding, self._tools, self._actions,
+            self.uses, self._everywhere, self._always, self._agents.principals(), self._users.principals(),
+        )  # fmt: skip
+
+    # ── Patterns ──────────────────────────────────────────────────────────────────────────────
+
+    def add_pattern(self, pattern: k.Pattern) -> None:
+        match pattern:
+            case k.HttpPattern(methods, segments, rest, folding):
+                self.add_path(methods, [segment_step(segment) for segment in segments], rest, folding)
+            case k.ToolPattern(glob):
+                self.add_tool(glob)
+            case k.ActionPattern(verb, type_):
+                self.add_action(verb, type_)
+
+    def add_path(self, methods: Methods, steps: Iterable[str | WildStep], rest: bool, folding: k.Folding) -> None:
+        """Add a pattern of paths; a step is the text of a literal segment, or a tuple that begins with the ends of a
+        wild one.
+        """
+        node = self._root
+        for step in steps:
+            if isinstance(step, str):
+                then = node.literals.get(step)
+                if then is None:
+                    then = Node()
+                    if node.literals is NO_NODES:
+                        node.literals = {step: then}
+                    else:
+                        node.literals[step] = then
+            else:
+                affix = step[0], step[1]
+                then = node.affixes.get(affix)
+                if then is None:
+                    then = Node()
+                    node.affixes = {**node.affixes, affix: then}
+            node = then
+        number = self._add_number(self._same_methods.setdefault(methods, methods), folding)
+        if rest:
+            node.rests = appended(node.rests, number)
+        else:
+            node.ends = appended(node.ends, number)
+
+    def add_tool(self, glob: str) -> None:
+        self._tools.append((Tool(glob), self._add_number(None, "none")))
+
+    def add_action(self, verb: str, type_: str) -> None:
+        self._actions.append((Action(verb, type_), self._add_number(None, "none")))
+
+    def _add_number(self, methods: Methods, folding: k.Folding) -> int:
+        self._methods.append(methods)
+        self._foldings.append(folding)
+        self.uses.append(Uses())
+        return len(self.uses) - 1
+
+    # ── Rules ─────────────────────────────────────────────────────────────────────────────────
+
+    def add_agent(
+        self, head: Head, asks: bool, grants: Iterable[Sequence[int]], delegates: Iterable[Iterable[int]]
+    ) -> None:
+        """Add an agent block: its head, whether a requirement has a condition, and the patterns of each grant and
+        delegation.
+        """
+        number = self._agents.add(head, asks)
+        self._add_grants("agents", number, grants)
+        for which, patterns in enumerate(delegates):
+            for pattern in dict.fromkeys(patterns):
+                uses = self.uses[pattern]
+                uses.hands = appended(uses.hands, (number, which))
+
+    def add_user(self, head: Head, grants: Iterable[Sequence[int]]) -> None:
+        self._add_grants("users", self._users.add(head, False), grants)
+
+    def add_anyone(self, grants: Iterable[Sequence[int]]) -> None:
+        self._add_grants("anyones", self._count("anyones"), grants)
+
+    def add_guard(self, patterns: Iterable[int] | None, excepts: Iterable[int]) -> None:
+        number = self._count("guards")
+        if patterns is None:
+            self._everywhere.append(number)
+        for pattern in dict.fromkeys(patterns or ()):
+            self.uses[pattern].guards = appended(self.uses[pattern].guards, number)
+        for pattern in dict.fromkeys(excepts):
+            self.uses[pattern].excepts = appended(self.uses[pattern].excepts, number)
+
+    def add_limit(self, patterns: Iterable[int] | None, excepts: Iterable[int]) -> None:
+        number = self._count("limits")
+        if patterns is None:
+            self._always.append(number)
+        for pattern in dict.fromkeys(patterns or ()):
+            self.uses[pattern].limits = appended(self.uses[pattern].limits, number)
+        for pattern in dict.fromkeys(excepts):
+            self.uses[pattern].spared = appended(self.uses[pattern].spared, number)
+
+    def add_binder(self, pattern: int) -> None:
+        self.uses[pattern].binders = appended(self.uses[pattern].binders, self._count("binders"))
+
+    def add_watch(self, patterns: Iterable[int]) -> None:
+        number = self._count("watches")
+        for pattern in dict.fromkeys(patterns):
+            self.uses[pattern].watches = appended(self.uses[pattern].watches, number)
+
+    def _count(self, kind: str) -> int:
+        self._counts[kind] += 1
+        return self._counts[kind] - 1
+
+    def _add_grants(self, kind: str, block: int, grants: Iterable[Sequence[int]]) -> None:
+        for which, targets in enumerate(grants):
+            if len(targets) == 1:
+                self._add_opens(targets[0], Opens(kind, block, which, FIRST))
+            else:
+                places: dict[int, list[int]] = {}
+                for place, pattern in enumerate(targets):
+                    places.setdefault(pattern, []).append(place)
+                for pattern, numbers in places.items():
+                    self._add_opens(pattern, Opens(kind, block, which, tuple(numbers)))
+
+    def _add_opens(self, pattern: int, opens: Opens) -> None:
+        uses = self.uses[pattern]
+        uses.opens = appended(uses.opens, opens)
+
+
+class PrincipalIndex:
+    """The blocks of one kind by their heads."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[int]] = {}
+        self._groups: dict[str, list[int]] = {}
+        self._globs: list[tuple[str, int]] = []
+        self._others: list[int] = []
+        self._asking: list[int] = []
+        self._count = 0
+
+    def add(self, head: Head, asks: bool) -> int:
+        number = self._count
+        self._count += 1
+        how, text = head
+        if how == "name":
+            self._names.setdefault(text, []).append(number)
+        elif how == "group":
+            self._groups.setdefault(text, []).append(number)
+        elif how == "glob":
+            self._globs.append((text, number))
+        else:
+            self._others.append(number)
+        if asks or how == "condition":
+            self._asking.append(number)
+        return number
+
+    def principals(self) -> Principals:
+        names, groups = dict(sorted(self._names.items())), dict(sorted(self._groups.items()))
+        return Principals(names, groups, self._globs, self._others, self._asking)
+
+
+def head_of(who: k.ExactName | k.NamePattern | k.InGroup | k.AnyUser | k.PrincipalCondition) -> Head:
+    match who:
+        case k.ExactName(name):
+            return "name", name
+        case k.InGroup(group):
+            return "group", group
+        case k.NamePattern(glob):
+            return "glob", glob
+        case k.PrincipalCondition():
+            return "condition", ""
+        case k.AnyUser():
+            return "always", ""
+
+
+def segment_step(segment: k.Segment) -> str | Affix:
+    return (segment.prefix, segment.suffix) if segment.wild else segment.prefix
+
+
+def appended(held: Sequence[Item], item: Item) -> Sequence[Item]:
+    """Return the sequence with one more item: the same one, unless it is the shared empty tuple."""
+    if isinstance(held, list):
+        held.append(item)
+        return held
+    return [item]

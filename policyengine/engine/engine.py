@@ -29,7 +29,7 @@ from policyengine.engine.question import (
 )
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.engine.state_use import StateUse
-from policyengine.engine.wait_forecast import WaitForecast
+from policyengine.engine.wait_forecast import UNKNOWN_SIZE, WaitForecast
 from policyengine.entities.sources import EntitySources, SourcesArgument
 from policyengine.entities.store import EntityStore
 from policyengine.executor import run_in_thread
@@ -188,15 +188,16 @@ class Engine:
 
     # ── Decisions ─────────────────────────────────────────────────────────────────────────────
 
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+    def decide(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
         """Decide and spend: an allow uses up the approvals that it needed. `options.consume: false` spends nothing.
 
-        Raises RequestError for a malformed question, and for one that sets `options.at` and would spend;
-        WouldBlockError if `without_waiting` is set and the decision may take long: then nothing was decided.
+        `size` is the number of bytes of the encoded question: a small one need not be measured. Raises RequestError for
+        a malformed question, and for one that sets `options.at` and would spend; WouldBlockError if `without_waiting`
+        is set and the decision may take long: then nothing was decided.
         """
         try:
             request = self._read(question)
-            if without_waiting and self.forecast.takes_long_to_decide(request):
+            if without_waiting and self.forecast.takes_long_to_decide(request, size):
                 raise WouldBlockError("it may take long")
         except (RequestError, WouldBlockError):
             raise
@@ -208,7 +209,7 @@ class Engine:
             reject_chosen_time(request)
         return self._guarded.decide(request, self.decider.decide)
 
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
+    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False, size: int = UNKNOWN_SIZE) -> Decision:
         """Decide without spending: the same question gets the same answer. Raises RequestError, and WouldBlockError as
         `decide` does.
 
@@ -216,7 +217,7 @@ class Engine:
         """
         try:
             request = self._read(question)
-            if without_waiting and self.forecast.takes_long_to_decide(request):
+            if without_waiting and self.forecast.takes_long_to_decide(request, size):
                 raise WouldBlockError("it may take long")
         except (RequestError, WouldBlockError):
             raise

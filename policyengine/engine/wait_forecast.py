@@ -17,6 +17,8 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.value_size import is_large, measure_extent
 
 T = TypeVar("T")
+MAX_SMALL_BYTES = 900  # of a question that cannot be large: `is_large` counts at most two parts for each byte
+UNKNOWN_SIZE = 2**31
 MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
 
 
@@ -73,9 +75,11 @@ class WaitForecast:
                 return False
         return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
 
-    def takes_long_to_decide(self, request: Request) -> bool:
-        """Return the same as `takes_long`, for a request whose credentials are proved."""
-        return self._decider.compiled.evaluator.takes_long(request)
+    def takes_long_to_decide(self, request: Request, size: int = UNKNOWN_SIZE) -> bool:
+        """Return the same as `takes_long`, for a request whose credentials are proved. `size` is the number of bytes of
+        the encoded question: if they are few, only loops can take long."""
+        evaluator = self._decider.compiled.evaluator
+        return evaluator.loops_long(request) if size <= MAX_SMALL_BYTES else evaluator.takes_long(request)
 
     @cached_property
     def has_loops(self) -> bool:

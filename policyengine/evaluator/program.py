@@ -623,12 +623,12 @@ class TaskRule:
 class PathBranch:
     """A set of places in the patterns of paths that a path can be at.
 
-    `next` are the branches after a literal segment, `wild` the one after any other. `cased` are the literals by their
-    folded text: a segment that is not in `next` may be another spelling of one. The rules are by method: `ends` of a
-    path that ends here, `rest` of one that goes on beyond all patterns, `last` of one whose last segment is not in
-    `next`, if it does not matter which it is. `places` are the nodes of the tree with the least folding by which a path
-    comes there; `rests` are patterns that end in `**` and match, `loose` those that match with a folding that is not
-    theirs, and bind something.
+    `next` are the branches after the literal segments that paths have had, `wild` the one after any other. `cased` are
+    the literals by their folded text: a segment that is not in `next` may be another spelling of one. The rules are by
+    method: `ends` of a path that ends here, `rest` of one that goes on beyond all patterns, `last` of one whose last
+    segment is not a literal, if it does not matter which it is. `places` are the nodes of the tree with the least
+    folding by which a path comes there; `rests` are patterns that end in `**` and match, `loose` those that match with
+    a folding that is not theirs, and bind something.
     """
 
     __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")
@@ -695,7 +695,9 @@ class EndpointRules:
         self.exact_bindings = exact_bindings
         self.windows = windows
         self.is_stateless = not limits and not records
-        self.hop_steps = -1  # the most steps of one hop of a chain; computed for the first chain
+        self.hop_steps = (
+            -1
+        )  # the steps of one hop of a chain in blocks for no single name; computed for the first chain
         self.sizes: Any = UNREAD  # how large a question may be; computed for the first question
 
 

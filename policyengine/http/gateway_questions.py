@@ -5,7 +5,7 @@ Facts that the gateway does not show are pending. A header that some server take
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -56,6 +56,7 @@ Content: TypeAlias = bytes | str
 
 BODY_AS_TEXT = Invalid("the body was sent as text, not as bytes (set `pack_as_bytes`)")
 PARTIAL_BODY = "x-envoy-auth-partial-body"
+FORWARDED_METHOD, FORWARDED_URI, FORWARDED_HOST = FORWARDED_HEADERS
 MAX_KNOWN_NAMES = 1_024  # header names that a builder remembers, and their characters
 MAX_KNOWN_LENGTH = 64
 MAX_KNOWN_LISTS = 256
@@ -73,9 +74,10 @@ class RequestTarget:
 
 def read_forwarded_target(given: HeaderValues) -> RequestTarget:
     """Read the target from the headers of Caddy, Traefik, or nginx as configured. Raises RequestError."""
-    method, uri, host = (get_only_value(given, name) for name in FORWARDED_HEADERS)
+    method, uri = get_only_value(given, FORWARDED_METHOD), get_only_value(given, FORWARDED_URI)
+    host = get_only_value(given, FORWARDED_HOST)
     if method is None or uri is None:
-        missing = FORWARDED_HEADERS[0] if method is None else FORWARDED_HEADERS[1]
+        missing = FORWARDED_METHOD if method is None else FORWARDED_URI
         raise header_error(missing, "is missing", "the gateway must set it to the client's request")
     return RequestTarget(method, uri, host)
 
@@ -92,12 +94,12 @@ class HeaderKind(NamedTuple):
 
 
 class StatedFact(NamedTuple):
-    """A fact that the gateway states in a header."""
+    """A fact that the gateway states in a header, and how to read it."""
 
-    key: str
     root: str
     member: str
     header: str
+    parse: Callable[[str, str], object]
 
 
 class GatewayQuestionBuilder:
@@ -109,7 +111,10 @@ class GatewayQuestionBuilder:
         of_gateway = (*names.facts.values(), *FORWARDED_HEADERS, *OWN_HEADERS, *OTHER_TARGET_HEADERS)
         self._ours = frozenset((*of_gateway, *CERTIFICATE_HEADERS, FORWARDED_AUTHORIZATION))
         self._reserved = ReservedNames.of(self._ours | TRUSTED_HEADERS)
-        self._stated = [StatedFact(key, *fact_place(key), header) for key, header in names.facts.items()]
+        self._stated = [
+            StatedFact(*fact_place(key), header, HEADER_PARSERS.get(key, parse_word))
+            for key, header in names.facts.items()
+        ]
         named = sorted(forwarded.headers or ())
         self._always = [name for name in named if not is_withheld(name, self._ours)]
         self._optional = [(*fact_place(key), getattr(names, key)) for key in OPTIONAL_FACTS]
@@ -181,10 +186,10 @@ class GatewayQuestionBuilder:
     def _read_stated_facts(self, given: HeaderValues) -> dict[str, dict[str, object]]:
         """Return the facts of all headers by root. Raises RequestError."""
         found: dict[str, dict[str, object]] = {}
-        for key, root, member, header in self._stated:
+        for root, member, header, parse in self._stated:
             value = get_only_value(given, header) if header in given else None
             if value is not None:
-                found.setdefault(root, {})[member] = HEADER_PARSERS.get(key, parse_word)(header, value)
+                found.setdefault(root, {})[member] = parse(header, value)
         return found
 
     # ── Pending facts ─────────────────────────────────────────────────────────────────────────

@@ -317,18 +317,20 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     def to_json(self) -> bytes:
         """Return the decision in JSON (UTF-8), the response of `/decide`."""
         before, between, after = self.answer.written.get("json") or _encode_json(self.answer)
-        return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, _JSON(self.rates), after))
+        rates = _JSON(self.rates) if self.standings else _EMPTY
+        return b"".join((before, _JSON(self.id), between, _JSON(self.principal), _RATES, rates, after))
 
     def to_msgpack(self) -> bytes:
         """Return the decision in MessagePack, the response of `/decide` and the socket."""
         before, between, after = self.answer.written.get("msgpack") or _encode_msgpack(self.answer)
-        rates = _PACKED_RATES, _MSGPACK(self.rates)
-        return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), *rates, after))
+        rates = _MSGPACK(self.rates) if self.standings else _PACKED_EMPTY
+        return b"".join((before, _MSGPACK(self.id), between, _MSGPACK(self.principal), _PACKED_RATES, rates, after))
 
 
 _JSON = msgspec.json.Encoder().encode
 _MSGPACK = msgspec.msgpack.Encoder().encode
 _RATES, _PACKED_RATES = b',"rates":', _MSGPACK("rates")
+_EMPTY, _PACKED_EMPTY = _JSON(()), _MSGPACK(())
 _MAP, _OWN = 0x80, 3  # a map of up to 15 members; id, principal and rates are not in the answer
 
 

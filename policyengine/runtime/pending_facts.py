@@ -34,10 +34,10 @@ TEXT_ONLY = {str}
 
 class PendingGroup(NamedTuple):
     """Names in a row whose facts are members of one object: the path of the object, its pending members, and the
-    arguments of `mark_pending` for each name. Without a path, these are names of other forms.
+    arguments of `mark_pending` for each name. None instead of a path: these are names of other forms.
     """
 
-    holder: tuple[str, ...]
+    holder: tuple[str, ...] | None
     members: dict[str, object]
     names: tuple[tuple[str, str, tuple[str, ...]], ...]
 
@@ -51,7 +51,7 @@ class PendingNames(NamedTuple):
     def mark(self, facts: dict[str, object]) -> None:
         """Do the same as `mark_pending` for each name. Raises RequestError."""
         for holder_path, members, names in self.groups:
-            holder = find_object(facts, holder_path) if holder_path else None
+            holder = None if holder_path is None else find_object(facts, holder_path)
             if holder is not None and holder.keys().isdisjoint(members):
                 holder.update(members)
                 continue
@@ -97,7 +97,7 @@ def prepare_names(names: tuple[str, ...]) -> PendingNames | None:
     groups = []
     for holder, row in groupby(paths, holder_path):
         rows = tuple(row)
-        members: dict[str, object] = {path[-1]: PENDING for *_, path in rows} if holder else {}
+        members: dict[str, object] = {path[-1]: PENDING for *_, path in rows} if holder is not None else {}
         groups.append(PendingGroup(holder, members, rows))
     return PendingNames(frozenset(names), tuple(groups))
 
@@ -107,10 +107,10 @@ def pending_path(name: str, place: str) -> tuple[str, ...]:
     return parse_pending_path(name.removesuffix(PENDING_WILDCARD), place)
 
 
-def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the path of the object of which a pending fact is a member; empty for all other names."""
+def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the path of the object of which a pending fact is a member; None for all other names."""
     name, _, path = pending
-    return () if name.endswith(PENDING_WILDCARD) or is_entity_attribute(path) else path[:-1]
+    return None if name.endswith(PENDING_WILDCARD) or is_entity_attribute(path) else path[:-1]
 
 
 def find_object(facts: dict[str, object], path: tuple[str, ...]) -> dict[str, object] | None:

@@ -262,9 +262,9 @@ def decide_item(
         return error_answer(engine, error, place)
 
 
-def read_small_batch(engine: EngineInterface, batch: DecisionBatch) -> list[Request | RequestError] | None:
+def read_small_batch(engine: EngineInterface, batch: DecisionBatch, size: int) -> list[Request | RequestError] | None:
     """Return the requests of a batch that an event loop may decide at once, or what is wrong with them; None for every
-    other batch."""
+    other batch. `size` is the number of its bytes."""
     if len(batch.items) > MAX_INLINE_ITEMS:
         return None
     found: list[Request | RequestError] = []
@@ -274,12 +274,17 @@ def read_small_batch(engine: EngineInterface, batch: DecisionBatch) -> list[Requ
         except RequestError as error:
             found.append(error)
             continue
-        if request.options.explain or request.credentials is not None:
-            return None
-        if engine.forecast.takes_long_to_decide(request):
+        if request.options.explain or request.credentials is not None or takes_long(engine, request, size):
             return None
         found.append(request)
     return found
+
+
+def takes_long(engine: EngineInterface, request: Request, size: int) -> bool:
+    try:
+        return engine.forecast.takes_long_to_decide(request, size)
+    except Exception:  # the engine denies a question that cannot be measured
+        return True
 
 
 def read_item(raw: object) -> Request:

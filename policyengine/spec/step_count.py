@@ -256,9 +256,9 @@ def count_block(block: Block, agent: CountedAgent, request: CountedRequest, coun
 def count_conditions(block: Block, reader: RuleReader, endpoint: Endpoint, count: StepCount, *, looping: bool) -> None:
     """Count the conditions of a block: of its requirements, and of its grants that cover the endpoint."""
     if not isinstance(block, k.AnyoneBlock) and not isinstance(reader.user, Unknown):
-        for one in block.requirements:
-            if isinstance(one, k.ActsFor) and one.condition is not None:
-                count_expression(one.condition, reader, count, looping=looping)
+        for requirement in block.requirements:
+            if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
+                count_expression(requirement.condition, reader, count, looping=looping)
     for grant in block.grants:
         if grant.when is not None and takes_steps(grant.when, looping) and grant_covers(grant, endpoint):
             count_expression(grant.when, reader, count, looping=looping)

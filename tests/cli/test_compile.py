@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from policyengine.compiler.bundle.file import read_bundle
 from policyengine.engine import Engine
+from tests.compiler.hostile import bundled, members_of
 
 
 @pytest.fixture
@@ -91,11 +92,13 @@ def test_compile_reports_an_unusable_key(run, project, tmp_path, name, kind, mes
     assert not (tmp_path / "p.policybundle").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["-o", "p.policybundle", "--show"]])
-def test_compile_requires_either_an_output_or_show(run, project, options):
+@pytest.mark.parametrize(
+    "options", [[], ["-o", "p.policybundle", "--show"], ["-o", "p.policybundle", "--verify"], ["--show", "--verify"]]
+)
+def test_compile_requires_exactly_one_action(run, project, options):
     ended = run("compile", "project", *options)
     assert ended.code == 2
-    assert "either `-o FILE` or `--show`" in ended.err
+    assert "give one of `-o FILE`, `--show` and `--verify`" in ended.err
 
 
 def test_compile_show_prints_the_rules_at_each_endpoint_with_source_lines(run, project, tmp_path):
@@ -114,6 +117,60 @@ def test_compile_show_prints_the_rules_as_json(run, project):
 def test_compile_show_prints_the_same_for_a_bundle(run, project):
     run("compile", "project", "-o", "p.policybundle")
     assert run("compile", "p.policybundle", "--show").out == run("compile", "project", "--show").out
+
+
+# ── Whether a bundle is what its texts say ────────────────────────────────────────────────────
+
+
+def test_verify_accepts_a_bundle_that_is_what_its_policy_texts_say(run, project, tmp_path, key):
+    (tmp_path / "public.key").write_bytes(key.public_key().public_bytes_raw())
+    written = run("compile", "project", "-o", "p.policybundle", "--key", "private.pem", "--format", "json").json
+    ended = run("compile", "p.policybundle", "--verify", "--trust", "public.key")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("verified: p.policybundle has exactly the 6 rules of its policy texts, main\n")
+    assert f"signed by:  {written['signed_by']}\n" in ended.out
+    shown = run("compile", "p.policybundle", "--verify", "--trust", "public.key", "--format", "json").json
+    assert shown == {
+        "file": "p.policybundle",
+        "packages": ["main"],
+        "rules": 6,
+        "revision": written["revision"],
+        "digest": written["digest"],
+        "signed_by": [written["signed_by"]],
+    }
+
+
+def test_verify_accepts_a_bundle_that_was_written_again(run, project):
+    run("compile", "project", "-o", "one.policybundle")
+    run("compile", "one.policybundle", "-o", "two.policybundle")
+    assert run("compile", "two.policybundle", "--verify").code == 0
+
+
+def test_verify_rejects_a_bundle_without_one_of_its_rules(run, project, tmp_path):
+    run("compile", "project", "-o", "p.policybundle")
+    members = members_of((tmp_path / "p.policybundle").read_bytes())
+    members["guards"].pop()
+    (tmp_path / "p.policybundle").write_bytes(bundled(members))
+    ended = run("compile", "p.policybundle", "--verify", "--format", "json")
+    assert (ended.code, ended.json["error"]["kind"]) == (1, "bundle")
+    assert ended.json["error"]["message"].startswith("`p.policybundle` is not what its policy texts say: ")
+    assert ended.json["error"]["file"] == "p.policybundle"
+
+
+def test_verify_rejects_a_bundle_that_no_trusted_key_signed(run, project, tmp_path, key):
+    (tmp_path / "public.key").write_bytes(key.public_key().public_bytes_raw())
+    run("compile", "project", "-o", "p.policybundle")
+    ended = run("compile", "p.policybundle", "--verify", "--trust", "public.key")
+    assert ended.code == 1
+    assert "E163" in ended.err
+
+
+@pytest.mark.parametrize("paths", [["project"], ["p.policybundle", "p.policybundle"]])
+def test_verify_requires_one_bundle(run, project, paths):
+    run("compile", "project", "-o", "p.policybundle")
+    ended = run("compile", *paths, "--verify")
+    assert ended.code == 2
+    assert "`--verify` needs one bundle: `….policybundle`" in ended.err
 
 
 # ── Where it is written ───────────────────────────────────────────────────────────────────────

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from policyengine import kernel as k
 from policyengine.compiler.bundle import file
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, read_bundle, write_bundle
-from policyengine.compiler.bundle.payload import LazySequence, bundle_codec, read_everything
+from policyengine.compiler.bundle.payload import bundle_schema, read_everything
+from policyengine.compiler.lazy_sequence import LazySequence
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.kernel.fingerprint import compute_revision
+from tests.compiler.hostile import bundled, members_of
 from tests.depth import examples, scaled
 from tests.generate import Case, cases, checked_policy, directory, kernel_of
 
@@ -52,7 +54,8 @@ def refused(data: bytes, **options: Any) -> BundleError:
 def test_a_bundle_holds_the_kernel_and_its_tree(name: str) -> None:
     kernel = Engine.load(EXAMPLES / name).kernel
     found = decode_bundle(write_bundle(kernel, "0.1.0"))
-    assert read_everything(found.kernel, found.tree) == (kernel, tree_of(kernel))
+    assert read_everything(found.kernel) == kernel
+    assert found.tree == tree_of(kernel)
 
 
 @scaled
@@ -62,8 +65,8 @@ def test_every_construct_comes_back_as_it_was(seed: int) -> None:
     kernel = kernel_of(checked_policy(Random(seed)))
     assert kernel is not None
     found = decode_bundle(write_bundle(kernel, "0.1.0"))
-    read, tree = read_everything(found.kernel, found.tree)
-    assert (read, tree) == (kernel, tree_of(kernel))
+    read = read_everything(found.kernel)
+    assert (read, found.tree) == (kernel, tree_of(kernel))
     assert compute_revision(read) == found.kernel.revision == kernel.revision
 
 
@@ -129,8 +132,10 @@ def test_where_policies_lie_changes_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_writing_what_was_read_gives_the_same_bytes() -> None:
-    data = write_bundle(Engine.load(EXAMPLES / "multi-tenant").kernel, "0.1.0")
-    assert write_bundle(decode_bundle(data).kernel, "0.1.0") == data
+    engine = Engine.load(EXAMPLES / "multi-tenant")
+    data = write_bundle(engine.kernel, "0.1.0", sources=engine.sources)
+    found = decode_bundle(data)
+    assert write_bundle(found.kernel, "0.1.0", sources=found.sources) == data
 
 
 def test_a_bundle_tells_nothing_of_the_machine_that_made_it(tmp_path: Path) -> None:
@@ -149,8 +154,8 @@ def test_another_policy_has_another_digest(small: bytes) -> None:
 
 def test_parts_are_read_when_they_are_first_needed(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[type] = []
-    original = bundle_codec().read
-    monkeypatch.setattr(bundle_codec(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
+    original = bundle_schema().read
+    monkeypatch.setattr(bundle_schema(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
     kernel = decode_bundle(small).kernel
     assert k.AgentBlock not in read
     assert kernel.agents[0] is kernel.agents[0]
@@ -184,20 +189,67 @@ def test_threads_that_ask_at_once_get_the_same_part() -> None:
     assert len({id(one) for one in found}) == 1
 
 
-def test_a_part_that_is_wrong_denies_when_it_is_needed(small: bytes, tmp_path: Path) -> None:
-    members = msgpack.unpackb(msgpack.unpackb(small)[5])
-    members["agents"] = [b"\xc0"]
-    (tmp_path / "broken.policybundle").write_bytes(packed_again(small, members))
+def test_a_part_that_is_wrong_denies_when_it_is_needed(tmp_path: Path) -> None:
+    members = members_of(write_bundle(kernel_from(SMALL), "0.1.0"))
+    grants = bundle_schema().classes[k.AgentBlock].names.index("grants") + 1
+    when = bundle_schema().classes[k.Grant].names.index("when") + 1
+    members["agents"][0][grants][0][when] = "nonsense"
+    (tmp_path / "broken.policybundle").write_bytes(bundled(members))
     engine = Engine.from_bundle(tmp_path / "broken.policybundle")
     decision = engine.decide({"request": {"method": "GET", "path": "/a"}, "agent": {"id": "x", "issuer": "idp"}})
     assert (str(decision.outcome), str(decision.gate), engine.failures) == ("deny", "failure", 1)
 
 
-def packed_again(data: bytes, members: object) -> bytes:
-    magic, number, made_by, shape, _, _, signatures = msgpack.unpackb(data)
-    inner = msgpack.packb(members)
-    digest = file.digest_of(number, made_by, shape, inner)
-    return msgpack.packb([magic, number, made_by, shape, digest, inner, signatures])  # type: ignore[no-any-return]
+HISTORY = """
+issuer idp { scopes none }
+agent "x" {
+  issued by idp  acts alone  may POST /a/{id}
+  may GET /a/{id} when after (POST /a/{id} where past.params.id == params.id) within 1h
+}
+"""
+
+
+def test_a_grant_of_a_bundle_reads_the_history(tmp_path: Path) -> None:
+    (tmp_path / "x.policybundle").write_bytes(write_bundle(kernel_from(HISTORY), "0.1.0"))
+    engine = Engine.from_bundle(tmp_path / "x.policybundle")
+    caller = {"agent": {"id": "x", "issuer": "idp"}, "credential": {"scopes": []}}
+    outcomes = [
+        str(engine.decide({"request": {"method": method, "path": path}, **caller}).outcome)
+        for method, path in (("GET", "/a/1"), ("POST", "/a/1"), ("GET", "/a/1"), ("GET", "/a/2"))
+    ]
+    assert outcomes == ["deny", "allow", "allow", "deny"]
+
+
+def test_questions_decode_only_the_blocks_that_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conditional = 'acts for users where user.id != "u"'
+    blocks = [f'agent "a{number}" {{ issued by idp  {conditional}  may see }}' for number in range(9)]
+    blocks += [f'agent "b{number}" {{ issued by idp  acts alone  may see }}' for number in range(9)]
+    head = "users unrestricted\nissuer idp { records chains }\nscope see { GET /a }\nscope other { GET /b }"
+    text = "\n".join([head, *blocks, 'agent "z" { issued by idp  acts alone  may other }'])
+    (tmp_path / "x.policybundle").write_bytes(write_bundle(kernel_from(text), "0.1.0"))
+    engine = Engine.from_bundle(tmp_path / "x.policybundle")
+    read: list[type] = []
+    original = bundle_schema().read
+    monkeypatch.setattr(bundle_schema(), "read", lambda kind, *rest: read.append(kind) or original(kind, *rest))
+    question = {"request": {"method": "GET", "path": "/b"}, "agent": {"id": "z", "issuer": "idp"}}
+    for chain in ({}, {"chain": {"hops": [{"agent": "z", "issuer": "idp"}]}}):
+        engine.decide({**question, **chain})
+        assert read.count(k.AgentBlock) == 1  # of the others, the limit of steps needs only the requirements
+
+
+def test_the_head_of_a_block_is_decoded_without_its_grants() -> None:
+    kernel = kernel_from("""
+    issuer idp { scopes none }
+    user any { may GET /a }
+    agent where agent.id == "x" { issued by idp  acts for users where user.id != "u"  may GET /a }
+    """)
+    agents = decode_bundle(write_bundle(kernel, "0.1.0")).kernel.agents
+    assert isinstance(agents, LazySequence)
+    head = agents.head(0)
+    assert (head.who, head.requirements) == (kernel.agents[0].who, kernel.agents[0].requirements)
+    assert head.grants == ()
+    assert agents[0].grants == kernel.agents[0].grants
+    assert agents.head(0) is agents[0]
 
 
 # ── What is refused ───────────────────────────────────────────────────────────────────────────
@@ -227,11 +279,18 @@ def test_a_bundle_with_any_byte_changed_is_refused(small: bytes) -> None:
 
 
 def test_a_newer_format_names_the_version_that_writes_it(small: bytes) -> None:
-    newer = msgpack.packb([file.MAGIC, 2, "7.5.1", {"all": "else"}])
+    newer = msgpack.packb([file.MAGIC, 3, "7.5.1", {"all": "else"}])
     error = refused(newer)
     assert error.code == "E161"
-    assert "format 2, from policyengine 7.5.1; this version reads 1" in error.message
+    assert "format 3, from policyengine 7.5.1; this version reads 2" in error.message
     assert error.hint
+
+
+def test_a_bundle_of_the_first_format_is_refused_with_a_hint_to_compile_again() -> None:
+    error = refused(msgpack.packb([file.MAGIC, 1, "0.1.0", "0123456789abcdef", b"\0" * 32, b"", []]))
+    assert error.code == "E161"
+    assert error.message == "this bundle has format 1, from policyengine 0.1.0; this version reads 2"
+    assert str(error.hint).startswith("compile the policy again with this version of policyengine")
 
 
 def test_a_bundle_with_rules_stored_otherwise_names_the_version_that_wrote_it() -> None:
@@ -243,16 +302,17 @@ def test_a_bundle_with_rules_stored_otherwise_names_the_version_that_wrote_it() 
 
 
 def test_a_version_that_is_none_is_not_shown(small: bytes) -> None:
-    error = refused(msgpack.packb([file.MAGIC, 2, "\x1b[31m evil"]))
+    error = refused(msgpack.packb([file.MAGIC, 3, "\x1b[31m evil"]))
     assert "evil" not in error.message
 
 
-def test_what_writes_alike_has_one_shape_on_every_python() -> None:
+def test_what_is_stored_alike_has_one_shape_on_every_python() -> None:
     """Another shape makes bundles of before unreadable: then this changes with it, knowingly."""
-    told = {record.kind.__name__: record.shape for record in bundle_codec().records.values()}
-    assert told["Relation"].startswith("21 Relation(span: place, operator: str, left: Constant | Fact | ")
-    assert told["ValidityPeriod"] == "46 ValidityPeriod(span: place, start: None | time, end: None | time)"
-    assert told["Daily"] == "34 Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
+    shapes = {one.kind.__name__: one.shape.partition(" ")[2] for one in bundle_schema().classes.values()}
+    assert shapes["Relation"].startswith("Relation(span: place, operator: str, left: Constant | Fact | ")
+    assert shapes["ValidityPeriod"] == "ValidityPeriod(span: place, start: None | time, end: None | time)"
+    assert shapes["Daily"] == "Daily(days: None | {int}, start_minute: int, end_minute: int, zone: zone)"
+    assert shapes["GrantTarget"] == "GrantTarget(span: place, pattern: pattern, carriers: (str, …))"
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import pytest
 
 from policyengine import kernel as k
 from policyengine.compiler.bundle.file import BundleError, decode_bundle, write_bundle
-from policyengine.compiler.bundle.payload import bundle_codec, read_everything
+from policyengine.compiler.bundle.payload import bundle_schema, read_everything
 from policyengine.engine import Engine
 from policyengine.server.authzen.adapter import FAILED, AuthzenAdapter, read_evaluation
 from tests.compiler.hostile import bundled, members_of
@@ -42,11 +42,11 @@ def members() -> Members:
 
 def at(kind: type, member: str) -> int:
     """Where a member stands: before it the number of its class."""
-    return bundle_codec().records[kind].names.index(member) + 1
+    return bundle_schema().classes[kind].names.index(member) + 1
 
 
 def item(members: Members, kind: type, **holding: object) -> list[Any]:
-    number = bundle_codec().records[kind].number
+    number = bundle_schema().classes[kind].number
     return next(
         one
         for one in members["maps"]
@@ -61,7 +61,7 @@ def endpoint(members: Members, name: str) -> list[Any]:
 
 def read_whole(members: Members) -> k.Kernel:
     bundle = decode_bundle(bundled(members))
-    return read_everything(bundle.kernel, bundle.tree)[0]
+    return read_everything(bundle.kernel)
 
 
 def refused(members: Members) -> str:
@@ -78,7 +78,7 @@ def test_the_bundle_as_it_was_written_is_read(members: Members) -> None:
 @pytest.mark.parametrize(
     ("kind", "holding", "member", "value", "why"),
     [
-        (k.MapSubject, {}, "becomes", "todo", "one of user, agent"),
+        (k.MapSubject, {}, "becomes", "todo", "Invalid enum value 'todo'"),
         (k.MapSubject, {}, "issuer", "elsewhere", "an issuer that is not declared"),
         (k.MapResource, {}, "entity", "spaceship", "a resource that is not an entity"),
         (k.MapFact, {"entity": True}, "path", ["spaceship", "role"], "an attribute without an entity"),
@@ -118,7 +118,7 @@ def test_a_segment_that_the_checker_could_not_have_made_is_refused(
     members: Members, member: str, value: object, why: str
 ) -> None:
     segments = endpoint(members, "a")[at(k.MapHttp, "segments")]
-    segments[-1][at(k.MapSegment, member) - 1] = value
+    segments[-1][at(k.MapSegment, member)] = value
     assert why in refused(members)
 
 

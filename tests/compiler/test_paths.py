@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from policyengine.analysis.slices import Slices
 from policyengine.compiler import branches
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
@@ -17,7 +18,6 @@ from policyengine.evaluator.program import MAX_HEADS
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.spec.reference import decide
-from policyengine.testing.slices import Slices
 
 CROSSING = "\n".join(
     f'guard "{"".join(way)}" on GET /{"/".join(way)} {{ warn message "{"".join(way)}" }}'

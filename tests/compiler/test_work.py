@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from policyengine.clock import epoch_nanoseconds
+from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.compiler.sizes import SizeLimit
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
@@ -210,6 +211,45 @@ def test_chains_are_decided_as_specified_whatever_the_bound(most: int, monkeypat
         outcomes.add(found.gate)
     assert (Gate.FAILURE in outcomes) == (most < 200_000)
     assert (None in outcomes, Gate.CHAIN in outcomes) == (True, most >= 200)
+
+
+MANY = """
+facts {{ context.n: int }}
+issuer acme {{ records chains  scopes none }}
+scope s {{ GET /x }}
+{blocks}
+"""
+HOPS = {
+    "an unknown name": {"agent": "e\u0301", "groups": []},
+    "an empty name": {"agent": "", "groups": []},
+    "another name": {"agent": "z", "groups": []},
+    "a name": {"agent": "a1", "groups": []},
+    "many groups": {"agent": "z", "groups": [f"g{number}" for number in range(200)]},
+    "a group": {"agent": "z", "groups": ["g1"]},
+    "another group": {"agent": "z", "groups": ["e\u0301"]},
+    "no groups": {"agent": "z"},
+    "a group that is a number": {"agent": "z", "groups": ["g1", 7]},
+}
+EXCEEDING = {"an unknown name", "an empty name", "many groups", "no groups", "a group that is a number"}
+
+
+@pytest.mark.parametrize("hop", HOPS)
+@pytest.mark.parametrize("from_bundle", [False, True])
+def test_blocks_that_may_match_a_hop_count_whatever_its_name_and_groups(hop: str, from_bundle: bool) -> None:
+    conditions = " and ".join(f"context.n > {number}" for number in range(9))
+    heads = [f'agent "a{number}"' for number in range(200)] + [f'agent group "g{number}"' for number in range(200)]
+    blocks = "\n".join(f"{head} {{ issued by acme  acts alone  may s when {conditions} }}" for head in heads)
+    tested = Engine.from_text(MANY.format(blocks=blocks))
+    if from_bundle:
+        bundle = decode_bundle(write_bundle(tested.kernel, "0.1.0"))
+        tested = Engine(bundle.kernel, tree=bundle.tree)
+    hops = [{"issuer": "acme", "scopes": ["s"], **HOPS[hop]}] * 32
+    asked = question("GET /x", **bot("a1", scopes=["s"]), context={"n": 20}, chain={"hops": hops})
+    found, expected = tested.evaluate(asked), tested.explain(asked).decision
+    assert (found.gate, [one.message for one in found.reasons]) == (
+        expected.gate, [one.message for one in expected.reasons],
+    )  # fmt: skip
+    assert (found.gate is Gate.FAILURE) == (hop in EXCEEDING)
 
 
 # ── Approvals, rows, chains and history together ──────────────────────────────────────────────

@@ -20,7 +20,6 @@ from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.engine import Engine
 from policyengine.engine.question import parse_request, plain_question
-from policyengine.evaluator import decide as walker
 from policyengine.runtime import decode
 from policyengine.runtime.decision import Decision, Effects, Gate, Outcome
 from policyengine.runtime.endpoints import HttpEndpoint
@@ -93,13 +92,6 @@ class UnderTest:
             assert planned.windows <= snapshot.history.keys(), "it reads histories that no rule names"
             planned = self.evaluator.resume(planned, snapshot, moment)
         return told(planned)
-
-    def walk(self, request: Request, snapshot: Snapshot) -> tuple[Said, Effects] | None:
-        """Return the decision of the walker, if `conclude` leaves this question to the specification."""
-        program = self.evaluator.program
-        if not self.evaluator._counts_steps(request, program.rules_at(request.endpoint)):
-            return None
-        return told(walker.decide(program, request, snapshot, self._moment(request)))
 
     def _moment(self, request: Request) -> int:
         return epoch_nanoseconds(request.options.at or self.now)
@@ -291,10 +283,7 @@ class Pair:
         spends = not peeks and request.options.consume
         self._same(asking, "commits", [effects] if spends and effects else [], self.tested.store.committed)
         snapshot = replace(before, history=self.specified.past)
-        settled = self.specified.unsettled, effects
-        self._same(asking, "plan", settled, self.tested.conclude(request, snapshot))
-        walked = None if effects.excess else self.tested.walk(request, snapshot)
-        self._same(asking, "walker", settled, settled if walked is None else walked)
+        self._same(asking, "plan", (self.specified.unsettled, effects), self.tested.conclude(request, snapshot))
         self.tally.count(expected, effects, features(self.asked.kernel, request, expected))
         return expected
 

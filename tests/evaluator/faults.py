@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import pytest
+from msgspec import structs
 
 from policyengine import kernel as k
 from policyengine.compiler import branches, build_nodes, build_program, tree
@@ -50,23 +51,27 @@ def change_tree(patch: Patch, change: Callable[[tree.Tree], tree.Tree]) -> None:
 
 
 def a_place_forgets_its_exceptions(patch: Patch) -> None:
-    change_tree(patch, lambda made: replace(made, uses=tuple(replace(one, excepts=()) for one in made.uses)))
+    change_tree(
+        patch, lambda made: structs.replace(made, uses=tuple(structs.replace(one, excepts=()) for one in made.uses))
+    )
 
 
 def a_limit_forgets_its_exceptions(patch: Patch) -> None:
-    change_tree(patch, lambda made: replace(made, uses=tuple(replace(one, spared=()) for one in made.uses)))
+    change_tree(
+        patch, lambda made: structs.replace(made, uses=tuple(structs.replace(one, spared=()) for one in made.uses))
+    )
 
 
 def a_guard_without_a_place_is_left_out(patch: Patch) -> None:
-    change_tree(patch, lambda made: replace(made, everywhere=()))
+    change_tree(patch, lambda made: structs.replace(made, everywhere=()))
 
 
 def globs_of_names_are_left_out(patch: Patch) -> None:
-    change_tree(patch, lambda made: replace(made, agents=replace(made.agents, globs=())))
+    change_tree(patch, lambda made: structs.replace(made, agents=structs.replace(made.agents, globs=())))
 
 
 def a_guard_matches_only_the_same_case(patch: Patch) -> None:
-    change_tree(patch, lambda made: replace(made, foldings=tuple("none" for _ in made.foldings)))
+    change_tree(patch, lambda made: structs.replace(made, foldings=tuple("none" for _ in made.foldings)))
 
 
 # ── In the rules of an endpoint ───────────────────────────────────────────────────────────────

@@ -33,12 +33,12 @@ FIRST_SEED = 500
 # The same for `make test-deep`: a million questions.
 DEEP_SHARES: dict[str, tuple[int, int, int]] = {
     "anything": (10, 50, 800),
-    "chains": (4, 50, 800),
+    "chains": (2, 50, 800),
     "bindings": (3, 50, 800),
-    "credentials": (2, 100, 500),
-    "elements": (1, 100, 500),
+    "credentials": (2, 140, 500),
+    "elements": (1, 160, 500),
     "history": (4, 75, 400),
-    "payments": (1, 200, 300),
+    "payments": (1, 200, 350),
 }
 FIRST_DEEP_SEED = 10_000
 

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine import kernel as k
+from policyengine.analysis.slices import Slices
 from policyengine.engine import Engine
 from policyengine.engine.question import parse_request
 from policyengine.runtime.decision import Gate, Outcome
 from policyengine.runtime.request import RequestError
-from policyengine.testing.slices import Slices
 from tests.evaluator.equality import Pair
 from tests.evaluator.sources import SOURCES, hold
 from tests.evaluator.tallies import LEAST, SHARES, Share, cases_of

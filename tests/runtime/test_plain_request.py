@@ -126,7 +126,7 @@ def test_pending_facts_in_an_ordinary_list_are_prepared() -> None:
     prepared = prepared_names(names)
     assert prepared is not None
     assert prepared is prepared_names([*names])
-    assert [len(group.members) for group in prepared.groups] == [0, 2, 1]
+    assert [len(group.members) for group in prepared.groups] == [1, 2, 1]
 
 
 @pytest.mark.parametrize("names", [["body"] * 65, ["body." + "x" * 990] * 3, ['body["é"]'], ["bdy"], [5], "body", []])

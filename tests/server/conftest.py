@@ -57,16 +57,16 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def decide(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
-        return self._call("decide", question, without_waiting=without_waiting)
+    def decide(self, question: QuestionLike, **how: Any) -> Decision:
+        return self._call("decide", question, **how)
 
-    def evaluate(self, question: QuestionLike, *, without_waiting: bool = False) -> Decision:
-        return self._call("evaluate", question, without_waiting=without_waiting)
+    def evaluate(self, question: QuestionLike, **how: Any) -> Decision:
+        return self._call("evaluate", question, **how)
 
     def explain(self, question: QuestionLike) -> Explanation:
         return self._call("explain", question)
 
-    def _call(self, name: str, question: QuestionLike, **how: bool) -> Any:
+    def _call(self, name: str, question: QuestionLike, **how: Any) -> Any:
         if self.broken is not None:
             raise self.broken
         answer = getattr(self.engine, name)(question, **how)

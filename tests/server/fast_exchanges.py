@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -124,10 +125,15 @@ def answered(app: ASGIApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, b
     return sent[0]["status"], neutral(sent[0]["headers"]), b"".join(one.get("body", b"") for one in sent[1:])
 
 
+def asked_now(app: DecisionApp, exchange: Exchange) -> FastAnswer | dict[str, Any]:
+    """Ask in a context of its own, because a request enters its caller and its label."""
+    arguments = exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body
+    return copy_context().run(app.now, *arguments)
+
+
 def answered_now(app: DecisionApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """As the protocol of this server asks: the application answers what the fast path does not."""
-    scope = exchange.scope
-    found = app.now(exchange.method, exchange.url.encode(), scope["headers"], exchange.body)
+    found = asked_now(app, exchange)
     if isinstance(found, FastAnswer):
         return found.status, neutral(found.headers), found.content
 

@@ -38,6 +38,7 @@ from tests.server.fast_exchanges import (
     Exchange,
     answered,
     answered_now,
+    asked_now,
     careful,
     effects,
     engine,
@@ -182,7 +183,7 @@ SIMPLE = {
 def test_a_simple_request_is_answered_without_the_application(exchange: Exchange, more: Any) -> None:
     fast, other = two_apps()
     exchange = replace(exchange, headers=(*exchange.headers, *more))
-    found = fast.now(exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body)
+    found = asked_now(fast, exchange)
     assert isinstance(found, FastAnswer)
     assert (found.status, neutral(found.headers), found.content) == answered(careful(other), exchange)
 
@@ -222,7 +223,7 @@ UNUSUAL = {
 def test_an_unusual_request_is_left_to_the_application_undecided(exchange: Exchange) -> None:
     app, _ = two_apps()
     before = effects(app)
-    found = app.now(exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body)
+    found = asked_now(app, exchange)
     assert isinstance(found, dict)
     assert effects(app) == before
 
@@ -256,6 +257,34 @@ def test_a_slow_question_is_left_to_a_thread_undecided(exchange: Exchange) -> No
     app = create_app(Engine.from_text(policy))
     assert isinstance(app, DecisionApp)
     before = effects(app)
-    assert isinstance(app.now(exchange.method, exchange.url.encode(), exchange.scope["headers"], exchange.body), dict)
+    assert isinstance(asked_now(app, exchange), dict)
     assert effects(app) == before
     assert answered(app, exchange)[0] in (200, 401)
+
+
+WIDE = (b"x-a", b"x" * 900)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (json_exchange("/decide", OPEN), json_exchange("/decide", {**OPEN, "body": {"a": "x" * 900}})),
+        (json_exchange("/evaluate", OPEN), json_exchange("/evaluate", {**OPEN, "body": {"a": "x" * 900}})),
+        *(
+            (SIMPLE[name], replace(SIMPLE[name], headers=(*SIMPLE[name].headers, WIDE)))
+            for name in ("forward-auth", "nginx", "envoy")
+        ),
+    ],
+)
+def test_a_question_of_few_bytes_is_not_measured(
+    small: Exchange, large: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a loop could take long, which is found out without measuring it."""
+    app, _ = two_apps()
+    measured: list[object] = []
+    evaluator = app.api.engine.decider.compiled.evaluator
+    monkeypatch.setattr(evaluator, "takes_long", lambda request: bool(measured.append(request)))
+    for exchange in (small, large):
+        found = asked_now(app, exchange)
+        assert isinstance(found, FastAnswer)
+        assert len(measured) == (exchange is large)

@@ -146,7 +146,7 @@ def of_gateways(path: str) -> Iterator[int]:
     yield status(Failing(decide=ZeroDivisionError()), "GET", path, headers=asked)
     failed = Decision.of(Outcome.DENY, Gate.FAILURE)
     broken = Failing()
-    broken.decide = lambda question, *, without_waiting=False: failed  # type: ignore[attr-defined]
+    broken.decide = lambda question, **how: failed  # type: ignore[attr-defined]
     yield status(broken, "GET", path, headers=asked)
 
 
@@ -161,7 +161,7 @@ def of_envoy() -> Iterator[int]:
     yield status(Failing(decide=ZeroDivisionError()), "GET", "/envoy/slow")
     failed = Decision.of(Outcome.DENY, Gate.FAILURE)
     broken = Failing()
-    broken.decide = lambda question, *, without_waiting=False: failed  # type: ignore[attr-defined]
+    broken.decide = lambda question, **how: failed  # type: ignore[attr-defined]
     yield status(broken, "GET", "/envoy/slow")
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, assert_never
 from policyengine import kernel as k
 from policyengine.analysis.diff.answer_order import OBLIGE, AnswerKey, answer_of, details_of
 from policyengine.analysis.diff.model import RuleExcerpt, WitnessVerdict, unique_items
+from policyengine.analysis.slices import Slices
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
@@ -24,7 +25,6 @@ from policyengine.source import Span
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
-from policyengine.testing.slices import Slices
 from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
 

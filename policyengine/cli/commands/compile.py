@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,8 @@ import typer
 
 from policyengine import __version__
 from policyengine.cli.commands.check import pluralize
-from policyengine.cli.errors import CommandError, file_error
-from policyengine.cli.load_engine import load_engine
+from policyengine.cli.errors import CommandError, file_error, policy_error
+from policyengine.cli.load_engine import BUNDLE, load_engine
 from policyengine.cli.options.common import PoliciesOrBundle, TextOrJson, TrustedKeys
 from policyengine.cli.output.serve_summary import count_rules
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
@@ -19,6 +20,7 @@ from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, s
 if TYPE_CHECKING:
     from policyengine.compiler.bundle.signature import BundleSigningKey
     from policyengine.engine import Engine
+    from policyengine.source import Source
 
 
 def compile_policies(
@@ -36,6 +38,9 @@ def compile_policies(
     show: Annotated[
         bool, typer.Option("--show", help="Print the rules that decide at each endpoint, and write nothing.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check that the rules of a bundle are those of its policy texts.")
+    ] = False,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
 ) -> int:
@@ -45,23 +50,28 @@ def compile_policies(
     compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
     `…_test.policy`. If PATH is a bundle, it is written again: use this to sign it on another machine.
 
-    Exit code 0: the bundle was written, or the rules printed; 1: a policy or the key has errors, or the file cannot be
-    written.
+    `--verify` reads every rule of a bundle and compiles the policy texts in it again: both must be equal.
+
+    Exit code 0: the bundle was written or verified, or the rules printed; 1: a policy, the bundle or the key has
+    errors, the rules of the bundle are not those of its texts, or the file cannot be written.
 
     \b
     Example:
       policyengine compile payments/ -o payments.policybundle
       policyengine compile payments/ -o payments.policybundle --key private.pem
+      policyengine compile payments.policybundle --verify --trust public.pem
       policyengine compile payments/ --show
     """
-    if (output is None) is not show:
-        raise CommandError("usage", "give either `-o FILE` or `--show`", code=2)
+    if [output is not None, show, verify].count(True) != 1:
+        raise CommandError("usage", "give one of `-o FILE`, `--show` and `--verify`", code=2)
+    if verify:
+        return _verify_bundle(paths, trust, format)
     signing = None if key is None else _signing_key(key)
     engine = load_engine(paths, None, trust)
     if output is None:
         _print_program(engine, format)
         return 0
-    facts = _compile_bundle(engine, output, signing)
+    facts = _compile_bundle(engine, output, signing, _policy_texts(engine, paths))
     if format is OutputFormat.JSON:
         print_json(facts)
     else:
@@ -80,23 +90,70 @@ def _print_program(engine: Engine, format: OutputFormat) -> None:
         screen.line(line)
 
 
-def _compile_bundle(engine: Engine, output: Path, key: BundleSigningKey | None) -> dict[str, Any]:
+def _policy_texts(engine: Engine, paths: Sequence[Path]) -> Sequence[Source]:
+    """Return the texts of all policy files; an engine from a bundle does not keep them."""
+    from policyengine.compiler.bundle.file import read_bundle
+
+    return engine.sources or read_bundle(paths[0]).sources
+
+
+def _compile_bundle(
+    engine: Engine, output: Path, key: BundleSigningKey | None, sources: Sequence[Source]
+) -> dict[str, Any]:
     """Write the bundle and return a summary of it."""
     from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 
     with show_progress("compiling the policies"):
-        data = write_bundle(engine.kernel, __version__, key)
+        data = write_bundle(engine.kernel, __version__, key, sources)
     _write(output, data)
     return {
         "file": str(output),
         "bytes": len(data),
         "packages": list(engine.packages),
-        "rules": count_rules(engine),
+        "rules": count_rules(engine.kernel, engine.decider.tree),
         "revision": engine.revision,
         "digest": f"sha256:{decode_bundle(data).digest}",
         "signed_by": None if key is None else key.id,
         "warnings": len(engine.warnings),
     }
+
+
+def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: OutputFormat) -> int:
+    """Compare the rules of a bundle with its policy texts. Raises CommandError if they differ."""
+    from policyengine.compiler.bundle.consistency import find_difference
+    from policyengine.compiler.bundle.file import read_bundle
+    from policyengine.diagnostics.model import PolicyError
+
+    if len(paths) != 1 or paths[0].suffix != BUNDLE:
+        raise CommandError("usage", f"`--verify` needs one bundle: `….{BUNDLE[1:]}`", code=2)
+    try:
+        with show_progress("verifying the bundle"):
+            bundle = read_bundle(paths[0], trust)
+            difference = find_difference(bundle)
+    except PolicyError as error:
+        raise policy_error(error) from None
+    facts: dict[str, Any] = {
+        "file": str(paths[0]),
+        "packages": list(bundle.kernel.packages),
+        "rules": count_rules(bundle.kernel, bundle.tree),
+        "revision": bundle.kernel.revision,
+        "digest": f"sha256:{bundle.digest}",
+        "signed_by": list(bundle.signed_by),
+    }
+    if difference is not None:
+        hint = "do not load it: another program than `policyengine compile` wrote it"
+        message = f"`{paths[0]}` is not what its policy texts say: {difference}"
+        raise CommandError("bundle", message, hint, tuple(facts.items()))
+    if format is OutputFormat.JSON:
+        print_json(facts)
+        return 0
+    screen = Screen()
+    rules, packages = pluralize(facts["rules"], "rule"), ", ".join(facts["packages"])
+    screen.line(f"verified: {facts['file']} has exactly the {rules} of its policy texts, {packages}")
+    rows = [(name, facts[name]) for name in ("revision", "digest")]
+    rows += [("signed by", one) for one in bundle.signed_by]
+    screen.table([(f"{name}:", value) for name, value in rows])
+    return 0
 
 
 def _signing_key(path: Path) -> BundleSigningKey:

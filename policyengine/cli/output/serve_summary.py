@@ -13,7 +13,9 @@ from policyengine.cli.commands.check import pluralize
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
 if TYPE_CHECKING:
+    from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
+    from policyengine.kernel import Kernel
 
 
 MEMORY_STATE_WARNING = (
@@ -39,7 +41,7 @@ class ServeSummary(NamedTuple):
 
 def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format: OutputFormat) -> None:
     """Print the summary and flush it, because the program that started the server may wait for the summary."""
-    rules, warnings = count_rules(engine), len(engine.warnings)
+    rules, warnings = count_rules(engine.kernel, engine.decider.tree), len(engine.warnings)
     if format is OutputFormat.JSON:
         listening = {"listening": served.url} if served.url else {}
         socket = {"socket": str(served.socket)} if served.socket else {}
@@ -99,10 +101,9 @@ def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:
     return f"$(head -n 1 {shlex.quote(str(token_file))})" if bare else "$TOKEN"
 
 
-def count_rules(engine: Engine) -> int:
-    """Count the grants, guard effects and limits of the policies."""
-    kernel = engine.kernel
-    agents = [len(block.grants) for block in kernel.agents]
-    users = [len(block.grants) for block in kernel.users]
-    anyones = [len(block.grants) for block in kernel.anyones]
-    return sum(agents + users + anyones + [len(guard.effects) for guard in kernel.guards]) + len(kernel.limits)
+def count_rules(kernel: Kernel, tree: Tree) -> int:
+    """Count the grants, guard effects and limits of the policies. Grants are counted in the tree, because a bundle does
+    not decode its blocks for that.
+    """
+    grants = {(opens.kind, opens.block, opens.grant) for uses in tree.uses for opens in uses.opens}
+    return len(grants) + sum(len(guard.effects) for guard in kernel.guards) + len(kernel.limits)

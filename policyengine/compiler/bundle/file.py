@@ -1,9 +1,12 @@
 """Bundles: a compiled policy as one signed file, which decides like its sources but loads faster.
 
 A file is a MessagePack array. In every format it begins with the magic word, the number of the format, and the version
-that wrote it. In this format, these items follow: `shape` (the encoding of the kernel's classes), the SHA-256 of
-everything before it and of the payload, the payload, and the signatures. Most of the payload is decoded and checked
-when a decision first needs it, so a large policy loads about as fast as it can be hashed: see `payload.py`.
+that wrote it. In this format, these items follow: `shape` (how the kernel's classes are stored), the SHA-256 of
+everything before it and of the payload, the payload, and the signatures.
+
+A bundle holds rules and their texts, and no program: the tree is built from the rules whenever a bundle is loaded, so
+that no bundle can decide otherwise than its rules say. Rules are decoded and checked when a decision first needs them:
+see `payload.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from policyengine.compiler.bundle.payload import bundle_codec, decode_payload, encode_payload, pack, unpack
-from policyengine.compiler.bundle.scalars import BundleDataError
+from msgspec import MsgspecError, msgpack
+
+from policyengine.compiler.bundle.payload import bundle_schema, decode_payload, encode_payload
 from policyengine.compiler.bundle.signature import BundleSignature, BundleSigningKey, KeyFileError, trusted_keys
-from policyengine.compiler.tree import Tree, tree_of
+from policyengine.compiler.bundle.tables import BundleDataError
+from policyengine.compiler.tree import Tree
 from policyengine.diagnostics.model import Diagnostic, PolicyError
 from policyengine.kernel import Kernel
 from policyengine.runtime.structure_checks import quote_input
@@ -29,7 +34,7 @@ from policyengine.syntax.gc_pause import gc_paused
 
 SUFFIX = ".policybundle"
 MAGIC = "policyengine bundle"
-FORMAT = 1
+FORMAT = 2
 MAX_BUNDLE_BYTES = 1 << 30  # a hundred thousand rules take about fifty million bytes
 RECOMPILE_HINT = "compile the policy again with this version of policyengine"
 
@@ -47,10 +52,13 @@ class BundleError(PolicyError):
 
 @dataclass(frozen=True, slots=True)
 class PolicyBundle:
-    """A loaded bundle. `digest` is 64 hexadecimal digits; `signed_by` are the ids of trusted keys that signed it."""
+    """A loaded bundle. `sources` are the policy texts; `digest` is 64 hexadecimal digits; `signed_by` are the ids of
+    trusted keys that signed it.
+    """
 
     kernel: Kernel
     tree: Tree
+    sources: tuple[Source, ...]
     digest: str
     made_by: str
     signed_by: tuple[str, ...] = ()
@@ -60,17 +68,20 @@ class PolicyBundle:
 
 
 @gc_paused()
-def write_bundle(kernel: Kernel, made_by: str, key: BundleSigningKey | None = None) -> bytes:
-    """Return the bundle of a policy: the same bytes for the same sources, wherever they are stored; `made_by` is the
-    version of this program."""
-    payload = encode_payload(kernel, tree_of(kernel))
-    digest = digest_of(FORMAT, made_by, bundle_codec().shape, payload)
+def write_bundle(
+    kernel: Kernel, made_by: str, key: BundleSigningKey | None = None, sources: Sequence[Source] = ()
+) -> bytes:
+    """Return the bundle of a policy: the same bytes for the same sources, wherever they are stored. `made_by` is the
+    version of this program; `sources` are all policy texts, also those that no rule refers to.
+    """
+    payload = encode_payload(kernel, sources)
+    digest = digest_of(FORMAT, made_by, bundle_schema().shape, payload)
     signatures = [] if key is None else [[one.key, one.bytes] for one in (key.sign(digest),)]
-    return pack([MAGIC, FORMAT, made_by, bundle_codec().shape, digest, payload, signatures])
+    return msgpack.encode([MAGIC, FORMAT, made_by, bundle_schema().shape, digest, payload, signatures])
 
 
 def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
-    found = hashlib.sha256(pack([MAGIC, number, made_by, shape]))
+    found = hashlib.sha256(msgpack.encode([MAGIC, number, made_by, shape]))
     found.update(payload)
     return found.digest()
 
@@ -80,7 +91,7 @@ def digest_of(number: int, made_by: str, shape: str, payload: bytes) -> bytes:
 
 def read_bundle(path: Path | str, keys: Keys | None = None) -> PolicyBundle:
     """Read the bundle in a file. With `keys` (files of public keys, or their bytes), one of them must have signed it.
-    Blocks, guards and binders are decoded when first needed. Raises BundleError, also at that time."""
+    Rules are decoded when first needed. Raises BundleError, also at that time."""
     return decode_bundle(read_file(path), str(path), keys)
 
 
@@ -90,10 +101,10 @@ def decode_bundle(data: bytes, name: str = "bundle", keys: Keys | None = None) -
     made_by, digest, payload, signatures = open_envelope(data, name)
     signed_by = () if keys is None else verify_signatures(digest, signatures, keys, name)
     try:
-        kernel, tree = decode_payload(payload, lambda why: invalid_bundle(name, why))
+        found = decode_payload(payload, lambda why: invalid_bundle(name, why))
     except BundleDataError as error:
         raise invalid_bundle(name, str(error)) from None
-    return PolicyBundle(kernel, tree, digest.hex(), made_by, signed_by)
+    return PolicyBundle(found.kernel, found.tree, found.sources, digest.hex(), made_by, signed_by)
 
 
 def read_file(path: Path | str) -> bytes:
@@ -107,7 +118,7 @@ def read_file(path: Path | str) -> bytes:
                 raise BundleError(
                     name, "E166", f"this bundle has {status.st_size:,} bytes; the limit is {MAX_BUNDLE_BYTES:,}"
                 )
-            return file.read(MAX_BUNDLE_BYTES + 1)
+            return file.read(status.st_size + 1)
     except FileNotFoundError:
         raise BundleError(name, "E151", "the file does not exist", "paths are relative to the current folder") from None
     except IsADirectoryError:
@@ -124,14 +135,14 @@ def is_bundle(path: Path) -> bool:
 
 
 def has_bundle_magic(data: bytes) -> bool:
-    return data[1:].startswith(pack(MAGIC))
+    return data[1:].startswith(msgpack.encode(MAGIC))
 
 
 def open_envelope(data: bytes, name: str) -> tuple[str, bytes, bytes, list[BundleSignature]]:
     """Return version, digest, payload and signatures of an undamaged bundle of this format. Raises BundleError."""
     try:
-        head = unpack(data)
-    except BundleDataError:
+        head = msgpack.decode(data)
+    except (MsgspecError, RecursionError, ValueError):  # truncated, too deep, not UTF-8
         head = None
     match head:
         case [str(magic), int(number), str(made_by), *rest] if magic == MAGIC:
@@ -161,7 +172,7 @@ def check_digest(digest: bytes, number: int, made_by: str, shape: str, payload: 
 
 
 def check_shape(made_by: str, shape: str, name: str) -> None:
-    if shape != bundle_codec().shape:
+    if shape != bundle_schema().shape:
         version = printable_version(made_by)
         message = f"policyengine {version} compiled this bundle, and this version stores policies in another format"
         raise BundleError(name, "E161", message, RECOMPILE_HINT)

@@ -6,7 +6,7 @@ grant everything, but every later stage must be able to process it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +15,7 @@ from policyengine.checker.lower import maps
 from policyengine.checker.lower.bound_objects import BINDABLE_OBJECTS, is_path_below
 from policyengine.checker.lower.trust import CLAIM_HOLDERS
 from policyengine.checker.patterns.endpoint_reader import tool_mistake
-from policyengine.compiler import tree
-from policyengine.compiler.bundle.scalars import DecodeContext
+from policyengine.compiler.bundle.tables import DecodeContext
 from policyengine.compiler.bundle.verify_expressions import (
     NAME,
     TERMS,
@@ -28,7 +27,7 @@ from policyengine.compiler.bundle.verify_expressions import (
 )
 from policyengine.runtime import paths
 from policyengine.spec.rate_units import is_countable
-from policyengine.typesystem import FieldType, ListType, RefType, Scalar, SetType
+from policyengine.typesystem import EnumType, FieldType, ListType, RefType, Scalar, SetType
 from policyengine.vocabulary import CREDENTIAL_KIND, OPEN_ROOTS
 
 DOTTED = re.compile(rf"{NAME.pattern}(?:\.{NAME.pattern})*")
@@ -72,6 +71,18 @@ def check_binder(binder: k.Binder, reading: DecodeContext) -> None:
     for path, expression in binder.facts:
         require(path == ("resource",) or (len(path) > 1 and path[0] in OPEN_ROOTS), "a fact that cannot be bound")
         require(path != ("resource",) or isinstance(expression.type, RefType), "a resource that is not an entity")
+
+
+def check_endpoint(pattern: k.Pattern, reading: DecodeContext) -> None:
+    match pattern:
+        case k.HttpPattern(_, segments):
+            for segment in segments:
+                check_segment(segment, reading)
+            check_http(pattern, reading)
+        case k.ToolPattern():
+            check_tool(pattern, reading)
+        case k.ActionPattern():
+            check_action(pattern, reading)
 
 
 # ── Doors and guards ──────────────────────────────────────────────────────────────────────────
@@ -221,55 +232,22 @@ def check_member_type(part: FieldType, _: DecodeContext) -> None:
     require(is_name(part.name) and sets, "an attribute without a name")
 
 
-# ── The tree: references by number ────────────────────────────────────────────────────────
+# ── Types ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_opens(opens: tree.Opens, reading: DecodeContext) -> None:
-    require(opens.kind in ("agents", "users", "anyones"), "a grant of an unknown kind")
-    require(check_numbers([opens.block], opens.kind, reading), "a reference to a missing block")
-    require(opens.grant >= 0 and all(number >= 0 for number in opens.openings), "a reference to a missing `may`")
+def check_enum(part: EnumType, _: DecodeContext) -> None:
+    require(bool(part.values) and len(set(part.values)) == len(part.values), "an enum without distinct values")
 
 
-def check_uses(uses: tree.Uses, reading: DecodeContext) -> None:
-    guards, hands = [*uses.guards, *uses.excepts], [block for block, _ in uses.hands]
-    require(
-        check_numbers(guards, "guards", reading) and check_numbers(uses.binders, "binders", reading),
-        "a reference to a missing guard",
-    )
-    require(check_numbers([*uses.limits, *uses.spared], "limits", reading), "a reference to a missing limit")
-    require(check_numbers(uses.watches, "watches", reading), "a reference to a missing history")
-    require(
-        check_numbers(hands, "agents", reading) and all(which >= 0 for _, which in uses.hands),
-        "a reference to a missing block",
-    )
-
-
-def check_node(node: tree.Node, reading: DecodeContext) -> None:
-    require(check_numbers([*node.ends, *node.rests], "uses", reading), "a reference to a missing pattern")
-
-
-def check_tree(found: tree.Tree, reading: DecodeContext) -> None:
-    alike = len(found.methods) == len(found.foldings) == reading.counts["uses"]
-    require(alike and check_numbers(found.binding, "uses", reading), "methods that belong to other patterns")
-    numbers = [number for _, number in (*found.tools, *found.actions)]
-    require(
-        check_numbers(numbers, "uses", reading) and check_numbers(found.everywhere, "guards", reading),
-        "a number of nothing",
-    )
-    require(check_numbers(found.always, "limits", reading), "a reference to a missing limit")
-    for field, principals in (("agents", found.agents), ("users", found.users)):
-        named = [number for _, some in (*principals.names, *principals.groups) for number in some]
-        numbers = [*named, *(number for _, number in principals.globs), *principals.others]
-        require(check_numbers(numbers, field, reading), "a reference to a missing block")
-
-
-def check_numbers(numbers: Iterable[int], field: str, reading: DecodeContext) -> bool:
-    return all(0 <= number < reading.counts[field] for number in numbers)
+def check_reference(part: RefType, _: DecodeContext) -> None:
+    require(bool(part.entities), "a reference to an entity of no type")
 
 
 CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     **TERMS,
     FieldType: check_member_type,
+    EnumType: check_enum,
+    RefType: check_reference,
     k.Pace: check_pace,
     k.PaceByFact: check_pace_by_fact,
     k.Raise: check_raise,
@@ -288,10 +266,6 @@ CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.EntityType: check_declared,
     k.Attester: check_declared,
     k.Issuer: check_issuer,
-    k.HttpPattern: check_http,
-    k.Segment: check_segment,
-    k.ToolPattern: check_tool,
-    k.ActionPattern: check_action,
     k.Binder: check_binder,
     k.PrincipalCondition: check_condition_of("condition"),
     k.ActsFor: check_condition_of("condition"),
@@ -306,8 +280,4 @@ CHECKS: Mapping[type, Callable[[Any, DecodeContext], None]] = {
     k.IssuedBy: check_issued_by,
     k.AttestedBy: check_attested_by,
     k.CredentialKinds: check_credential,
-    tree.Opens: check_opens,
-    tree.Uses: check_uses,
-    tree.Node: check_node,
-    tree.Tree: check_tree,
 }

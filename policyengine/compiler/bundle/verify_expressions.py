@@ -14,7 +14,7 @@ from policyengine.checker.names.symbols import BUILT_IN_ENTITIES
 from policyengine.checker.types.calls import FUNCTIONS_BY_NAME, accepts_type, join_all
 from policyengine.checker.types.compatibility import ADDRESSES, NUMBERS, are_comparable, is_assignable
 from policyengine.checker.types.operators import arithmetic_type, is_ordered
-from policyengine.compiler.bundle.scalars import BundleDataError, DecodeContext
+from policyengine.compiler.bundle.tables import BundleDataError, DecodeContext
 from policyengine.runtime import calendar_windows
 from policyengine.runtime.patterns import PatternError
 from policyengine.runtime.values import Unknown, coerce

@@ -89,9 +89,9 @@ class EndpointWalk:
 
     def _segments_after(self, branch: PathBranch) -> Iterator[tuple[str, str]]:
         """Yield segments that lead to different branches, each with its text in descriptions."""
-        for text in sorted({text for node, _ in branch.places for text, _ in node.literals}):
+        for text in sorted({text for node, _ in branch.places for text in node.literals}):
             yield text, text
-        yield from self._samples({affix for node, _ in branch.places for affix, _ in node.affixes})
+        yield from self._samples({affix for node, _ in branch.places for affix in node.affixes})
 
     def _samples(self, affixes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """Yield a text for each beginning and end that patterns have together, and last any other text."""
@@ -123,10 +123,10 @@ def unused_character(builder: ProgramBuilder) -> str:
     pending = [builder.tree.paths]
     while pending:
         node = pending.pop()
-        for text, child in node.literals:
+        for text, child in node.literals.items():
             used.update(text)
             pending.append(child)
-        for (head, tail), child in node.affixes:
+        for (head, tail), child in node.affixes.items():
             used.update(head, tail)
             pending.append(child)
     return next((chr(code) for code in FILLERS if chr(code) not in used), chr(FILLERS[0]))

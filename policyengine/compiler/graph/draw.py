@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from msgspec import structs
+
 from policyengine import kernel as k
 from policyengine.checker.patterns.overlap import PatternIndex, overlaps
 from policyengine.compiler.graph.box import Box, BoxKind
@@ -76,10 +78,10 @@ def _uses_of_agent(uses: Mapping[int, Uses], patterns: Mapping[int, k.Pattern], 
     for number, use in uses.items():
         users = tuple(opens for opens in use.opens if opens.kind == "users")
         if users and any(True for _ in doors.overlapping(patterns[number])):
-            kept[number] = replace(kept[number], opens=(*kept[number].opens, *users))
+            kept[number] = structs.replace(kept[number], opens=(*kept[number].opens, *users))
         shut = use.guards or use.excepts or use.limits
         if shut and any(True for _ in open_doors.overlapping(patterns[number])):
-            kept[number] = replace(kept[number], guards=use.guards, excepts=use.excepts, limits=use.limits)
+            kept[number] = structs.replace(kept[number], guards=use.guards, excepts=use.excepts, limits=use.limits)
     return kept
 
 
@@ -176,9 +178,9 @@ class _TreeDrawer:
             yield Box(BoxKind.PATH, label, children=(*methods, *below))
 
     def _ways(self, node: Node, trail: Trail) -> Iterator[tuple[str, Trail, Node]]:
-        for text, child in sorted(node.literals, key=lambda way: natural_sort_key(way[0])):
+        for text, child in sorted(node.literals.items(), key=lambda way: natural_sort_key(way[0])):
             yield f"/{text}", (*trail, k.Segment(text)), child
-        for affix, child in node.affixes:
+        for affix, child in sorted(node.affixes.items()):
             way = (*trail, _wild(affix))
             yield f"/{affix[0]}{self.captures.get(way, '*')}{affix[1]}", way, child
 
@@ -229,8 +231,8 @@ def tree_patterns(tree: Tree) -> Iterator[tuple[int, k.Pattern]]:
         for numbers, rest in ((node.ends, False), (node.rests, True)):
             for number in numbers:
                 yield number, k.HttpPattern(tree.methods[number], trail, rest, tree.foldings[number], span=NOWHERE)
-        pending += [(child, (*trail, k.Segment(text))) for text, child in node.literals]
-        pending += [(child, (*trail, _wild(affix))) for affix, child in node.affixes]
+        pending += [(child, (*trail, k.Segment(text))) for text, child in node.literals.items()]
+        pending += [(child, (*trail, _wild(affix))) for affix, child in node.affixes.items()]
 
 
 def _wild(affix: Affix) -> k.Segment:

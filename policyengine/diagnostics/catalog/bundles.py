@@ -47,7 +47,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E165",
         "a bundle with invalid contents",
         "Every part of a bundle is checked before it is used. This bundle is intact but contains something that the "
-        "compiler never writes, so another program made or changed it. The engine refuses to load it.",
+        "compiler never writes, so another program made or changed it. The engine refuses to load it, or to use the "
+        "part. `policyengine compile BUNDLE --verify` reads every part.",
         "",
         "",
     ),

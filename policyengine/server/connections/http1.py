@@ -26,6 +26,7 @@ MAX_HEAD_BYTES = 64 * 1024
 FIELD_OVERHEAD_BYTES = 4  # bytes of a header line in addition to its name and value
 VERSIONS = ("1.1", "1.0")
 MAX_PIPELINED_REQUESTS = 128  # maximum number of requests that wait for earlier answers
+FRAMING_HEADERS = frozenset((b"host", b"transfer-encoding", b"expect"))
 PROBES = (b"/healthz", b"/readyz")  # paths that connections beyond the bound may ask for
 ABSOLUTE = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*://(?P<authority>[^/?]*)")
 
@@ -156,13 +157,19 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if self.in_body:
             return
         name = name.lower()
+        if name in FRAMING_HEADERS:
+            self.read_framing(name, value)
+        self.headers.append((name, value))
+
+    def read_framing(self, name: bytes, value: bytes) -> None:
+        """Read a header on which the end of the request depends. Raises ValueError."""
         if name == b"host":
             self.hosts += 1
-        elif name == b"transfer-encoding" and (value.lower() != b"chunked" or self.parser.get_http_version() == "1.0"):
-            raise ValueError("the transfer coding of the body is not supported")
-        elif name == b"expect" and value.lower() == b"100-continue":
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+                raise ValueError("the transfer coding of the body is not supported")
+        elif value.lower() == b"100-continue":
             self.expect_100_continue = True
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         version = self.version = self.parser.get_http_version()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Generator, Mapping
 from dataclasses import dataclass
 from types import coroutine
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from policyengine.engine.decider import WouldBlockError
 from policyengine.executor import run_in_turn
 from policyengine.fair_queue import WorkRefusedError
 from policyengine.http.host_check import AllowedHosts
-from policyengine.http.trace_context import TraceContext, enter_trace, trace_scope
+from policyengine.http.trace_context import enter_trace, trace_scope
 from policyengine.reload import ReloadableEngine
 from policyengine.runtime.current_caller import enter_caller
 from policyengine.server.bearer_tokens import BearerTokens
@@ -40,7 +40,7 @@ from policyengine.server.middleware import ANSWER_FAILED_KEY, LABEL
 from policyengine.server.problems import ProblemError
 from policyengine.server.telemetry.server_log import REQUEST_ID
 from policyengine.server.telemetry.shared_counters import CountFunction
-from policyengine.server.telemetry.trace_headers import parse_trace, trace_response_headers
+from policyengine.server.telemetry.trace_headers import parse_trace
 
 LABEL_BYTES = re.compile(LABEL.pattern.encode()).fullmatch
 SAFE_URL = re.compile(rb"/[!-\"$-~]*").fullmatch  # a URL that every parser splits at the first `?`
@@ -66,21 +66,6 @@ class DoorTable:
         return None
 
 
-class EnteredRequest(NamedTuple):
-    """A request that a door accepts, and the ends of its answer's header lines."""
-
-    door: FastDoor
-    request: SimpleRequest
-    label: bytes | None
-    trace: TraceContext | None
-
-    @property
-    def lines(self) -> bytes:
-        """The header lines that echo the label and continue the trace."""
-        label = b"" if self.label is None else b"x-request-id: %b\r\n" % self.label
-        return label + b"".join([b"%b: %b\r\n" % pair for pair in trace_response_headers(self.trace)])
-
-
 @dataclass(frozen=True, slots=True)
 class FastPathApp:
     """An ASGI application in front of `careful`, which gets everything that is not simple."""
@@ -99,23 +84,25 @@ class FastPathApp:
 
         For all others, return entries for the scope with which the ASGI application has to be called.
         """
-        path, _, query = url.partition(b"?")
-        door = self.doors.find(path)
-        if door is None or (url not in self.doors.exact and not SAFE_URL(url)):
-            return {}
+        door, path, query = self.doors.exact.get(url), url, b""
+        if door is None:
+            path, _, query = url.partition(b"?")
+            door = self.doors.find(path)
+            if door is None or not SAFE_URL(url):
+                return {}
         engine = self.reloading.current
         if engine.forecast.may_wait or len(body) > LONG_BODY_BYTES:
             return {}
-        entered = self.enter(door, SimpleRequest(method, path, query, dict(lines), lines, body))
-        if entered is None:
+        request = SimpleRequest(method, path, query, lines, body)
+        if not self.enter(door, request):
             return {}
         try:
-            answer = self.answer(entered, engine, door.counts.on_loop, at_once=True)
+            answer = self.answer(door, request, engine, door.counts.on_loop, at_once=True)
         except WouldBlockError:
             return {}
         except Exception as error:
             return {ANSWER_FAILED_KEY: AnswerFailedError(error)}
-        return entries_for_application(entered.request) if answer is None else answer
+        return entries_for_application(request) if answer is None else answer
 
     # ── For every server ──────────────────────────────────────────────────────────────────────
 
@@ -124,7 +111,7 @@ class FastPathApp:
         entered = None if ANSWER_FAILED_KEY in scope else self.enter_scope(scope)
         if entered is None:
             return await self.careful(scope, receive, send)
-        door, request = entered.door, entered.request
+        door, request = entered
         try:
             request.body = await receive_body(scope, receive, self.body_timeout) if door.has_body else b""
         except ProblemError as problem:
@@ -132,9 +119,9 @@ class FastPathApp:
         engine = self.reloading.current
         waits = engine.forecast.may_wait or len(request.body) > LONG_BODY_BYTES
         if len(request.body) > MAX_BODY_BYTES or (waits and not door.has_threads):
-            return await self.careful(scope, receive_again(entered, receive), send)
+            return await self.careful(scope, receive_again(door, request, receive), send)
         try:
-            answer = await self.answer_in_task(entered, engine)
+            answer = await self.answer_in_task(door, request, engine)
         except WorkRefusedError:  # nothing was decided
             answer = None
         except Exception as error:
@@ -142,40 +129,39 @@ class FastPathApp:
             return await self.careful(scope, receive, send)
         if answer is None:
             scope.update(entries_for_application(request))
-            return await self.careful(scope, receive_again(entered, receive), send)
+            return await self.careful(scope, receive_again(door, request, receive), send)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.content})
 
-    async def answer_in_task(self, entered: EnteredRequest, engine: Engine) -> FastAnswer | None:
+    async def answer_in_task(self, door: FastDoor, request: SimpleRequest, engine: Engine) -> FastAnswer | None:
         """Answer on the event loop, in a thread if a store is needed, or in turn if the decision takes long."""
-        door, body = entered.door, entered.request.body
         in_threads = door.counts.in_threads
-        if len(body) > LONG_BODY_BYTES:
-            return await run_in_turn(self.answer, entered, engine, in_threads, at_once=False)
+        if len(request.body) > LONG_BODY_BYTES:
+            return await run_in_turn(self.answer, door, request, engine, in_threads, at_once=False)
         try:
             if engine.forecast.may_wait:  # the event loop must not wait for a store
-                return await run_in_threadpool(self.answer, entered, engine, in_threads, at_once=True)
-            return self.answer(entered, engine, door.counts.on_loop, at_once=True)
+                return await run_in_threadpool(self.answer, door, request, engine, in_threads, at_once=True)
+            return self.answer(door, request, engine, door.counts.on_loop, at_once=True)
         except WouldBlockError:
             if not door.has_threads:
                 return None
-            return await run_in_turn(self.answer, entered, engine, in_threads, at_once=False)
+            return await run_in_turn(self.answer, door, request, engine, in_threads, at_once=False)
 
     # ── Both ──────────────────────────────────────────────────────────────────────────────────
 
-    def enter_scope(self, scope: Scope) -> EnteredRequest | None:
-        """Return the request of a scope if it is simple, without its body."""
+    def enter_scope(self, scope: Scope) -> tuple[FastDoor, SimpleRequest] | None:
+        """Return the request of a scope, without its body, and its door; None if it is not simple."""
         if scope["type"] != "http" or scope.get("root_path"):
             return None
         path: bytes | None = scope.get("raw_path")
         door = None if path is None else self.doors.find(path)
         if door is None:
             return None
-        query, lines = scope.get("query_string", b""), scope["headers"]
-        return self.enter(door, SimpleRequest(scope["method"], path or b"", query, dict(lines), lines))
+        request = SimpleRequest(scope["method"], path or b"", scope.get("query_string", b""), scope["headers"])
+        return (door, request) if self.enter(door, request) else None
 
-    def enter(self, door: FastDoor, request: SimpleRequest) -> EnteredRequest | None:
-        """Enter the caller of a request and its label; None if the request is not simple, or not admitted."""
+    def enter(self, door: FastDoor, request: SimpleRequest) -> bool:
+        """Enter the caller of a request, its label and its trace; return False if it is not simple, or not admitted."""
         headers = request.headers
         if (
             (door.method is not None and request.method != door.method)
@@ -183,13 +169,14 @@ class FastPathApp:
             or not door.accepts(headers)
             or not self.admits(door, headers)
         ):
-            return None
-        label = headers.get(b"x-request-id")
+            return False
+        label = request.label = headers.get(b"x-request-id")
         if label is not None and not LABEL_BYTES(label):
-            return None
-        trace = parse_trace(request.lines) if b"traceparent" in headers else None
+            return False
+        if b"traceparent" in headers:
+            request.trace = parse_trace(request.lines)
         REQUEST_ID.set(None if label is None else label.decode("ascii"))
-        return EnteredRequest(door, request, label, trace)
+        return True
 
     def admits(self, door: FastDoor, headers: HeaderMap) -> bool:
         """Return whether the caller may ask, and enter the caller."""
@@ -202,18 +189,17 @@ class FastPathApp:
         return True
 
     def answer(
-        self, entered: EnteredRequest, engine: Engine, count: CountFunction, *, at_once: bool
+        self, door: FastDoor, request: SimpleRequest, engine: Engine, count: CountFunction, *, at_once: bool
     ) -> FastAnswer | None:
         """Return the answer; None if the application has to answer. Raises the errors of `FastDoor.answer`."""
-        door, request, label, trace = entered
-        if trace is None:
+        if request.trace is None:
             answer = door.answer(request, engine, count, at_once=at_once)
+            if answer is None or request.label is None:
+                return answer
         else:
-            with trace_scope(trace):
+            with trace_scope(request.trace):
                 answer = door.answer(request, engine, count, at_once=at_once)
-        if answer is None or (label is None and trace is None):
-            return answer
-        return answer._replace(lines=answer.lines + entered.lines)
+        return None if answer is None else answer._replace(lines=answer.lines + request.echoes)
 
 
 def entries_for_application(request: SimpleRequest) -> ScopeEntries:
@@ -253,11 +239,11 @@ async def ready_message(message: Message) -> Message:
 # ── Passing on to the application ─────────────────────────────────────────────────────────────
 
 
-def receive_again(entered: EnteredRequest, receive: Receive) -> Receive:
-    """Return a `receive` that begins with the body that was received."""
-    if not entered.door.has_body:
+def receive_again(door: FastDoor, request: SimpleRequest, receive: Receive) -> Receive:
+    """Return a `receive` that begins with the body, if it was received."""
+    if not door.has_body:
         return receive
-    return prepend_message(ready_message(body_message(entered.request.body)), receive)
+    return prepend_message(ready_message(body_message(request.body)), receive)
 
 
 def body_message(body: bytes) -> Message:

@@ -55,7 +55,7 @@ class BatchDoor:
         except RequestError:
             return None
         metered = MeteredEngine(engine, self.counts.tally, count, self.counts.timed)
-        requests = read_small_batch(metered, batch)
+        requests = read_small_batch(metered, batch, len(request.body))
         if requests is None:
             return None
         pieces = [

@@ -1,4 +1,4 @@
-"""What all doors share: their counters, the decision of one question, and which headers are simple."""
+"""The parts of every door on the fast path: counters, the decision of one question, and simple headers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 
 from policyengine.engine import Engine
 from policyengine.engine.question import QuestionLike
+from policyengine.engine.wait_forecast import UNKNOWN_SIZE
 from policyengine.http.host_check import AllowedHosts
 from policyengine.runtime.decision import Decision
 from policyengine.server.fast_path.exchange import FastAnswer, HeaderMap, SimpleRequest
@@ -77,10 +78,11 @@ def decide(
     count: CountFunction,
     *,
     at_once: bool,
+    size: int,
     spends: bool = True,
 ) -> Decision | None:
     """Decide, and spend unless `spends` is false; return None if the credentials of the question have to be verified,
-    which may wait for an issuer.
+    which may wait for an issuer. `size` is the number of bytes in which the question was sent.
 
     Raises RequestError and WouldBlockError: then nothing was decided.
     """
@@ -89,9 +91,9 @@ def decide(
         cached = engine.authenticate_cached(question)
         if cached is None:
             return None
-        known = cached
+        known, size = cached, UNKNOWN_SIZE  # proved facts may be larger
     began = perf_counter_ns() if next(counts.timed) else 0
     ask = engine.decide if spends else engine.evaluate
-    decision = ask(known, without_waiting=at_once)
+    decision = ask(known, without_waiting=at_once, size=size)
     count(decision.answer, began)
     return decision

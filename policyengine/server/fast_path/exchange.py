@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from policyengine.http.trace_context import TraceContext
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.fast_decode import decode_json_fast, decode_msgpack_fast
 from policyengine.server.adapters.responses import PROBLEM_MEDIA_TYPE, HeaderPairs
 from policyengine.server.content_negotiation import BodyFormat
+from policyengine.server.telemetry.trace_headers import trace_response_headers
 
 DECODED_KEY = "policyengine.decoded"  # in the scope of a request for the application: its decoded body
+OWN_PARTS = 100  # of a gateway's question: the pending facts that every one has
 HeaderMap = dict[bytes, bytes]
 RawHeaderLines = list[tuple[bytes, bytes]]
 
@@ -19,20 +22,34 @@ COMMON_LINES = b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
 PROBLEM_LINES = b"content-type: %b\r\n%b" % (PROBLEM_MEDIA_TYPE.encode(), COMMON_LINES)
 
 
-@dataclass(slots=True)
 class SimpleRequest:
     """A request in which no header occurs twice. `headers` has them by name, `lines` in order.
 
-    `decoded` is the decoded body, for the application if the door leaves the request to it.
+    `label` is to be echoed, and `trace` to be continued. `decoded` is the decoded body, for the application if the door
+    leaves the request to it.
     """
 
-    method: str
-    path: bytes
-    query: bytes
-    headers: HeaderMap
-    lines: RawHeaderLines
-    body: bytes = b""
-    decoded: dict[str, Any] | None = None
+    __slots__ = ("body", "decoded", "headers", "label", "lines", "method", "path", "query", "trace")
+
+    def __init__(self, method: str, path: bytes, query: bytes, lines: RawHeaderLines, body: bytes = b"") -> None:
+        self.method, self.path, self.query = method, path, query
+        self.lines, self.headers, self.body = lines, dict(lines), body
+        self.label: bytes | None = None
+        self.trace: TraceContext | None = None
+        self.decoded: dict[str, Any] | None = None
+
+    @property
+    def echoes(self) -> bytes:
+        """The header lines that echo the label and continue the trace."""
+        label = b"" if self.label is None else b"x-request-id: %b\r\n" % self.label
+        return label + b"".join([b"%b: %b\r\n" % pair for pair in trace_response_headers(self.trace)])
+
+    @property
+    def size(self) -> int:
+        """A bound of the parts of a gateway's question: a field of a query or a form may have several names, and a
+        header is a fact or a pending one."""
+        headers = len(self.headers) + sum(map(len, self.headers.values()))
+        return len(self.path) + 2 * headers + 4 * (len(self.query) + len(self.body)) + OWN_PARTS
 
 
 class FastAnswer(NamedTuple):

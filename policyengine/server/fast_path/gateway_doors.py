@@ -46,7 +46,7 @@ class ForwardAuthDoor:
     ) -> FastAnswer | None:
         try:
             question = self.adapter.question(request.lines, verifies=engine.identity is not None)
-            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once)
+            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once, size=request.size)
         except RequestError:
             return None
         if verdict is None:
@@ -76,17 +76,23 @@ class EnvoyDoor:
         sent = request.method, request.path, request.query, request.lines, request.body
         try:
             question = self.adapter.question(*sent, verifies=engine.identity is not None)
-            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once)
+            verdict = decide_verdict(engine, question, self.counts, count, at_once=at_once, size=request.size)
         except RequestError:
             return None
         return None if verdict is None else build_verdict_answer(verdict)
 
 
 def decide_verdict(
-    engine: Engine, question: Mapping[str, object], counts: DoorCounts, count: CountFunction, *, at_once: bool
+    engine: Engine,
+    question: Mapping[str, object],
+    counts: DoorCounts,
+    count: CountFunction,
+    *,
+    at_once: bool,
+    size: int,
 ) -> HttpVerdict | None:
     """Decide and spend; None if raw credentials have to be verified. Raises RequestError and WouldBlockError."""
-    decision = decide(engine, cast(dict[str, object], question), counts, count, at_once=at_once)
+    decision = decide(engine, cast(dict[str, object], question), counts, count, at_once=at_once, size=size)
     return None if decision is None else to_verdict(decision, engine.identity)
 
 

@@ -51,7 +51,8 @@ class QuestionDoor:
             request.decoded = question
             return None
         try:
-            decision = decide(engine, question, self.counts, count, at_once=at_once, spends=spends)
+            size = len(request.body)
+            decision = decide(engine, question, self.counts, count, at_once=at_once, size=size, spends=spends)
         except RequestError:
             return None
         if decision is None:

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TypeAlias
 
 from policyengine import kernel as k
+from policyengine.analysis.slices import Slices
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects
@@ -28,7 +29,6 @@ from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 from policyengine.testing.mutation.outcome_key import outcome_key
 from policyengine.testing.runner import given_approvals, root_entity
-from policyengine.testing.slices import Slices
 
 RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
 HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # conditions about history

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from policyengine import kernel as k
+from policyengine.analysis.slices import Slices
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.tree import Tree
 from policyengine.entities.store import EntityStore
@@ -27,7 +28,6 @@ from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.render_test import request_text
 from policyengine.testing.runner import CaseSetupError, given_approvals, root_entity
-from policyengine.testing.slices import Slices
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,48 @@
+"""Checks that the rules of a bundle are those of the policy texts in it: explanations quote the texts, so otherwise
+they could differ from the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+from policyengine import kernel as k
+from policyengine.check import compile_sources
+from policyengine.compiler.bundle.file import FORMAT, PolicyBundle, digest_of
+from policyengine.compiler.bundle.payload import bundle_schema, encode_payload, read_everything
+from policyengine.compiler.tree import tree_of
+
+
+def find_difference(bundle: PolicyBundle) -> str | None:
+    """Return how a bundle differs from what its own policy texts compile to, or None. Raises BundleError for a rule
+    that cannot be read.
+    """
+    stored = read_everything(bundle.kernel)
+    compiled, diagnostics = compile_sources(bundle.sources)
+    if compiled is None:
+        first = next(one for one in diagnostics if one.is_error)
+        return f"its policy texts do not compile: {first.code} {first.message}"
+    for difference in kernel_differences(stored, compiled):
+        return difference
+    if bundle.tree != tree_of(compiled):
+        return "its rules stand at other endpoints than those of its policy texts"
+    payload = encode_payload(compiled, bundle.sources)
+    if digest_of(FORMAT, bundle.made_by, bundle_schema().shape, payload).hex() != bundle.digest:
+        return "a rule refers to another place in the policy texts than the rule that is written there"
+    return None
+
+
+def kernel_differences(stored: k.Kernel, compiled: k.Kernel) -> Iterator[str]:
+    for name in (field.name for field in fields(k.Kernel)):
+        here, there = getattr(stored, name), getattr(compiled, name)
+        if here == there:
+            continue
+        if not isinstance(here, tuple) or not isinstance(there, tuple):
+            yield f"another {name} than its policy texts"
+        elif len(here) != len(there):
+            yield f"{len(here):,} {name}, where its policy texts have {len(there):,}"
+        else:
+            number = next(number for number, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
+            place = f" at {there[number].span.at}" if isinstance(there[number], k.Node) else ""
+            yield f"{name} {number + 1} is not what is written{place}"
