@@ -89,7 +89,8 @@ class ProgramBuilder:
         program.everyone = self._everybody("agents", self.tree.agents)
         program.everyuser = self._everybody("users", self.tree.users)
         program.make_rules = self.rules_at
-        if program.blocks_read_history:
+        program.reads_history = bool(self.kernel.watches)  # in a bundle not a tuple, which compiled code would require
+        if program.reads_history:
             kernel = self.kernel
             blocks: tuple[Sequence[KernelBlock], ...] = (kernel.agents, kernel.users, kernel.anyones)
             program.blocks_read_history = any(map(self._may_read_history, blocks))

@@ -63,7 +63,7 @@ def plan(
 ) -> tuple[Decision, Effects] | StartedDecision:
     """Return the decision as `decide` does, or a started one if it depends on the history."""
     st = start(program, rules, request, entities, NO_HISTORY, moment, kept)
-    if program.kernel.watches and type(request.endpoint) is not MalformedEndpoint:
+    if program.reads_history and type(request.endpoint) is not MalformedEndpoint:
         windows = needed_windows(st)
         if windows:
             return StartedDecision(st, windows)

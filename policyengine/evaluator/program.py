@@ -707,13 +707,13 @@ class PolicyProgram:
 
     `blank` has one UNREAD for each slot. `user_slots` are the slots of the user, `hop_slots` those of facts that differ
     from hop to hop, and `holders` the facts whose attributes may be pending. `allow` is the answer without obligations,
-    and `verdicts` caches other answers by the inputs on which they depend.
+    and `verdicts` caches other answers by the inputs on which they depend. `reads_history`: rules read past requests.
     """
 
     __slots__ = (
         "agent_groups", "agent_id", "agent_issuer", "allow", "blank", "blocks_read_history", "credential_issuer",
         "delegation", "everyone", "everyuser", "heads", "holders", "hop_slots", "issuers", "kernel", "make_rules",
-        "masks_users", "scopes", "user_id", "user_slots", "verdicts",
+        "masks_users", "reads_history", "scopes", "user_id", "user_slots", "verdicts",
     )  # fmt: skip
 
     def __init__(self, kernel: k.Kernel) -> None:
@@ -721,7 +721,8 @@ class PolicyProgram:
         self.issuers = {name: TrustAnchor(issuer) for name, issuer in kernel.issuers.items()}
         self.masks_users = any(issuer.users_like for issuer in kernel.issuers.values())
         self.delegation = kernel.delegation
-        self.blocks_read_history = bool(kernel.watches)
+        self.reads_history = False
+        self.blocks_read_history = False
         self.allow = Answer(Outcome.ALLOW, package=kernel.package, revision=kernel.revision)
         self.verdicts: dict[Any, Answer] = {}
         self.blank: list[Any] = []
