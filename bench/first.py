@@ -194,6 +194,7 @@ def section(found: Sequence[Data]) -> Section:
         notes=(
             f"A swap: the median of {SWAPS}, each after {WARM_UP} thousand decisions of the same questions.",
             f"Policies are swapped as a reload does it, from a bundle; entities are {directory.USERS:,} users.",
+            f"With {SIZE:,} rules, most of the thousand questions are the first at their endpoints.",
         ),
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,7 +19,7 @@ from policyengine.circuit_breaker import FAILURES_BEFORE_OPEN, PAUSE_SECONDS
 from policyengine.engine import Engine
 from policyengine.runtime.decision import Decision, Gate
 from policyengine.server import create_app
-from policyengine.stores.base import StoreError
+from policyengine.stores.base import Store, StoreError
 from policyengine.stores.circuit_breaker import StoreBreaker
 from policyengine.stores.clock_skew import ClockSkew
 from policyengine.stores.memory.store import MemoryStore
@@ -157,6 +157,22 @@ def test_each_charge_on_a_failing_store_follows_its_rule(guarded: ResilientStore
     assert denying.failed
 
 
+@dataclass
+class HeldStore:
+    """A store whose commits wait until it is released; it keeps whether that happened before each of them gave up."""
+
+    inner: MemoryStore
+    released: Event = field(default_factory=Event)
+    was_released: list[bool] = field(default_factory=list)
+
+    def commit(self, *args: Any, **options: Any) -> Any:
+        self.was_released.append(self.released.wait(timeout=20))
+        return self.inner.commit(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
 # ── Real servers ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -229,26 +245,37 @@ def test_a_report_that_cannot_be_stored_returns_503(engine: Engine, server: Serv
     assert (answer.status_code, answer.json()["title"]) == (503, "Service Unavailable")
 
 
-def test_a_paused_store_does_not_block_healthz(engine: Engine, server: Server) -> None:
-    """While the store is asked in vain, the process answers that it is alive, and that it is not ready."""
+def statuses_while_deciding(engine: Engine, alive: Callable[[], None] = lambda: None) -> list[int]:
+    """Ask `/healthz` while three questions are decided, call `alive`, and return the statuses of all answers; the last
+    is that of `/readyz`."""
 
-    async def asked() -> tuple[list[int], float]:
+    async def ask_all() -> list[int]:
         transport = httpx.ASGITransport(create_app(engine))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             deciding = [asyncio.create_task(client.post("/decide", json=ask("/deny"))) for _ in range(3)]
             await asyncio.sleep(0)
-            began = monotonic()
-            alive = await client.get("/healthz")
-            took = monotonic() - began
-            answers = [alive, *await asyncio.gather(*deciding), await client.get("/readyz")]
-            return [one.status_code for one in answers], took
+            answers = [await client.get("/healthz")]
+            alive()
+            answers += [*await asyncio.gather(*deciding), await client.get("/readyz")]
+            return [answer.status_code for answer in answers]
 
-    assert asyncio.run(asked())[0] == [200, 200, 200, 200, 200]
+    return asyncio.run(ask_all())
+
+
+def test_a_paused_store_makes_the_server_alive_and_not_ready(engine: Engine, server: Server) -> None:
+    assert statuses_while_deciding(engine) == [200, 200, 200, 200, 200]
     server.pause()
-    codes, took = asyncio.run(asked())
+    statuses = statuses_while_deciding(engine)
     server.resume()
-    assert codes == [200, 200, 200, 200, 503]
-    assert took < TIMEOUT_SECONDS
+    assert statuses == [200, 200, 200, 200, 503]
+
+
+def test_a_store_that_does_not_answer_does_not_block_healthz() -> None:
+    """The store answers only after `/healthz` has been answered."""
+    store = HeldStore(MemoryStore())
+    engine = Engine.from_text(POLICY, store=cast(Store, store))
+    assert statuses_while_deciding(engine, store.released.set) == [200, 200, 200, 200, 200]
+    assert store.was_released == [True, True, True]
 
 
 # ── Many at once ──────────────────────────────────────────────────────────────────────────────
