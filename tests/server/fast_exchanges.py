@@ -75,10 +75,11 @@ class Exchange:
     body: bytes = b""
     method: str = "POST"
     cut: bool = False
+    root: str = ""  # where another application mounts this one
 
     @property
     def scope(self) -> Scope:
-        path, _, query = self.url.partition("?")
+        path, _, query = f"{self.root}{self.url}".partition("?")
         headers = [*self.headers]
         return {
             "type": "http",
@@ -89,7 +90,7 @@ class Exchange:
             "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
-            "root_path": "",
+            "root_path": self.root,
             "headers": headers if b"host" in dict(headers) else [(b"host", b"127.0.0.1:8080"), *headers],
             "client": ("127.0.0.1", 50_000),
             "server": ("127.0.0.1", 8080),
@@ -132,8 +133,9 @@ def asked_now(app: DecisionApp, exchange: Exchange) -> FastAnswer | dict[str, An
 
 
 def answered_now(app: DecisionApp, exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """As the protocol of this server asks: the application answers what the fast path does not."""
-    found = asked_now(app, exchange)
+    """As the protocol of this server asks, which is never below a root: the application answers what the fast path does
+    not."""
+    found = asked_now(app, exchange) if not exchange.root else {}
     if isinstance(found, FastAnswer):
         return found.status, neutral(found.headers), found.content
 
@@ -290,6 +292,7 @@ OTHER_PATHS = st.sampled_from([
     "/forward%2Dauth", "/forward-auth/", "//forward-auth", "/forward-auth/nginx/", "/dec%69de", "/decide/", "//decide",
     "/access/v1/evaluation/", "/nowhere", "/healthz", "/evaluate/batch", "/Decide",
 ])  # fmt: skip
+ROOT = st.sampled_from([""] * 12 + ["/api", "/envoy", "/forward-auth", "/decide"])
 QUERY = st.sampled_from(["", "", "", "?", "?a=1", "?/decide", "??"])
 
 
@@ -301,7 +304,7 @@ def api_exchanges(draw: st.DrawFn) -> Exchange:
     body = draw(ODD_BODIES if draw(st.integers(0, 9)) == 0 else tree)
     headers = (MSGPACK if packed else JSON, *draw(st.lists(HEADER, max_size=3)))
     method = draw(st.sampled_from(["POST"] * 12 + ["GET", "HEAD", "OPTIONS"]))
-    return Exchange(path + draw(QUERY), headers, body, method, draw(st.booleans()))
+    return Exchange(path + draw(QUERY), headers, body, method, draw(st.booleans()), draw(ROOT))
 
 
 @st.composite
@@ -321,7 +324,7 @@ def gateway_exchanges(draw: st.DrawFn) -> Exchange:
         told += draw(st.sampled_from([[], [JSON]]))
     caller = [(b"x-agent-id", b"reader"), (b"x-agent-issuer", b"acme"), (b"x-agent-user", b"alice")]
     headers = [*told, *draw(st.sampled_from([[], caller])), *draw(st.lists(HEADER, max_size=4))]
-    return Exchange(path + draw(QUERY), tuple(headers), body, method, draw(st.booleans()))
+    return Exchange(path + draw(QUERY), tuple(headers), body, method, draw(st.booleans()), draw(ROOT))
 
 
 EXCHANGES = st.lists(api_exchanges() | gateway_exchanges(), min_size=1, max_size=4)

@@ -78,7 +78,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
 
     def __init__(self, table: ConnectionTable, **given: Any) -> None:
         super().__init__(table, **given)
-        self.now: AnswerFunction | None = getattr(self.app, "now", None)
+        self.now: AnswerFunction | None = None if self.root_path else getattr(self.app, "now", None)
         self.dated = self.server_state.default_headers, b""  # the headers of every answer, and their lines
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
