@@ -317,3 +317,13 @@ def test_arbitrary_bytes_at_each_door_cause_no_500_and_the_next_request_is_answe
         answer = b""
     assert set(statuses(answer)) <= {100, 200, 400, 401, 403, 404, 405, 413, 415}
     assert statuses(spoken(url, NEXT)) == [200]
+
+
+def test_a_body_of_many_small_chunks_is_read_in_linear_time(url: str) -> None:
+    """Within one read, too, where the pieces are collected without an exchange."""
+    body = json.dumps({**OPEN, "body": {"a": "x" * 30_000}}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    message = request(
+        b"POST", b"/decide", b"content-type: application/json", b"transfer-encoding: chunked", b"connection: close"
+    )
+    assert statuses(spoken(url, message + chunks)) == [200]

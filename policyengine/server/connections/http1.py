@@ -64,7 +64,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
     quiet = 0
     large = False  # whether the received bytes may contain a head beyond the bound
     waiting = False
-    content = b""
+    content: bytes | bytearray = b""
     version = "1.1"
     begun: tuple[RequestResponseCycle, Any] | None = None
     hosts = 0
@@ -215,7 +215,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             self.last, self.cycle.keep_alive = True, False
         if self.content:
             self.held += len(self.content)
-            super().on_body(self.content)
+            super().on_body(bytes(self.content))
 
     def head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in self.headers)
@@ -232,7 +232,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         if self.passing:
             return
         if self.waiting:
-            self.content += body
+            self.collect(body)
             return
         if not self.cycle.response_complete:
             self.held += len(body)
@@ -241,6 +241,15 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
         self.unwanted += len(body)
         if self.unwanted > MAX_BODY_BYTES:
             self.end()
+
+    def collect(self, body: bytes) -> None:
+        """Add a piece of the body: most bodies have one, and one of many pieces is not copied with each of them."""
+        if not self.content:
+            self.content = body
+            return
+        if isinstance(self.content, bytes):
+            self.content = bytearray(self.content)
+        self.content += body
 
     def on_message_complete(self) -> None:
         self.quiet = 0
@@ -287,7 +296,7 @@ class Http1Protocol(HttpConnection, HttpToolsProtocol):
             return False
         assert self.now is not None
         method = self.parser.get_method().decode("ascii")
-        answer = self.now(method, self.url, self.headers, self.content)
+        answer = self.now(method, self.url, self.headers, bytes(self.content))
         if isinstance(answer, dict):
             self.create_exchange(answer)
             return False
