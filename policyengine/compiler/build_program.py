@@ -47,12 +47,14 @@ KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("the path is bound in another case")
+MAX_SAMPLES, MAX_SAMPLE_LENGTH = 1_024, 512  # endpoints, and the characters of a path
 KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
 
 
 class ProgramBuilder:
     """Makes the program of a kernel, and the rules of each endpoint when it is first met. `rules` are those that were
     made, by the kind of endpoint, the patterns that match it, and those that match only in another letter case.
+    `samples` has an endpoint of each that was used since it was last full.
     """
 
     def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
@@ -60,6 +62,7 @@ class ProgramBuilder:
         self.nodes = NodeBuilder()
         self.program = p.PolicyProgram(kernel)
         self.rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
+        self.samples: dict[p.EndpointRules, Endpoint] = {}
         self._requirements: dict[int, tuple[k.Node, p.Requirement]] = {}
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
         self._tools = tuple((Glob(tool.glob), number) for tool, number in tree.tools if "*" in tool.glob)
@@ -113,7 +116,15 @@ class ProgramBuilder:
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
-        """Return the rules at an endpoint that has been read."""
+        """Return the rules at an endpoint that has been read, and keep the endpoint as a sample of them."""
+        found, samples = self._rules_at(endpoint), self.samples
+        if found not in samples and len(getattr(endpoint, "path", "")) <= MAX_SAMPLE_LENGTH:
+            if len(samples) >= MAX_SAMPLES:
+                samples.clear()
+            samples[found] = endpoint
+        return found
+
+    def _rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
         match endpoint:
             case HttpEndpoint():
                 return self._walk_path(endpoint)

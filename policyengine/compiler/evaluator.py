@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from policyengine import kernel as k
 from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
@@ -16,7 +17,7 @@ from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
-from policyengine.evaluator.state import UNREAD, State
+from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import principal_of
 from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
@@ -39,16 +40,37 @@ class Evaluator:
 
     def __init__(self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None) -> None:
         self.kernel = kernel
-        self.entities = entities
         self.tree = tree = tree or tree_of(kernel)
         self._builder = ProgramBuilder(kernel, tree)
         self.program = self._builder.program
         self._step_nodes = StepNodes(self._builder, tree)
-        self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(kernel, entities, tree)
         self._block_steps = BlockSteps(kernel.agents)
         self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
         self._steps_by_group = NamedSteps(tree.agents.groups, self._block_steps)
+        self._use_entities(entities)
+
+    def _use_entities(self, entities: Entities) -> None:
+        self.entities = entities
+        self._kept: walker.KeptAttributes = {}
+        self._limiting = Limiting(self.kernel, entities, self.tree)
+        self._own = object()  # marks the sizes that are computed with these entities
+
+    def with_entities(self, entities: Entities) -> Evaluator:
+        """Return an evaluator with other entities and the same program, so that no rule is built again."""
+        other = copy(self)
+        other._use_entities(entities)
+        return other
+
+    def prepare(self, previous: Evaluator) -> None:
+        """Build the rules that a previous evaluator has used last, so that the first decisions after a reload are not
+        slow. Rules that cannot be built are left to the decisions."""
+        for used, endpoint in list(previous._builder.samples.items()):
+            try:
+                rules = self.program.rules_at(endpoint)
+                self._size_limit(rules)
+                rules.build_used(used)
+            except Exception:
+                continue
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -193,7 +215,8 @@ class Evaluator:
     def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
         """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.
         Only then are the steps counted."""
-        sizes = rules.sizes if rules.sizes is not UNREAD else self._size_limit(rules)
+        known = rules.sizes
+        sizes: SizeLimit | None = known[1] if known[0] is self._own else self._size_limit(rules)
         has_chain = "chain" in request.facts
         if sizes is None and not has_chain and not request.approvals:
             return False
@@ -216,15 +239,20 @@ class Evaluator:
 
     def _size_limit(self, rules: EndpointRules) -> SizeLimit | None:
         """Return how large a question may be at an endpoint; None if any question is small enough."""
-        found: Any = rules.sizes
-        if found is UNREAD:
+        mark, found, depth = rules.sizes
+        if mark is not self._own:
+            now = self.entities.deepest
+            if found is None and now <= depth:  # with any question of these entities small enough, or with deeper ones
+                rules.sizes = self._own, None, depth
+                return None
             kernel, numbers = self.kernel, rules.covering
             parts = [
                 *(kernel.guards[number] for number in numbers.guards),
                 *(kernel.limits[number] for number in numbers.limits),
                 *(kernel.binders[number] for number in numbers.binders),
             ]
-            found = rules.sizes = self._limiting.limit(parts, list(rules.conditional_grants))
+            found = self._limiting.limit(parts, list(rules.conditional_grants))
+            rules.sizes = self._own, found, now
         return found  # type: ignore[no-any-return]
 
     def histories_read(self, request: Request) -> list[k.HistoryCondition | k.Aggregate]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from policyengine import kernel as k
 from policyengine.evaluator.nodes import BoundValue, Condition, Node, Path, merge, test_has
 from policyengine.evaluator.relation_nodes import MIN_HASHED, element_of, set_of, test_value
-from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, State
+from policyengine.evaluator.state import MAYBE, NO, YES, ChainMember, State
 from policyengine.runtime.decision import Answer, Outcome
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint
 from policyengine.runtime.letter_case import fold_case
@@ -363,6 +363,15 @@ class PrincipalRules:
             found = self.groups[group] = tuple([self.block(number) for number in found])
         return found  # type: ignore[no-any-return]
 
+    def build_used(self, other: PrincipalRules) -> None:
+        """Build the blocks that the other rules have built, by the names and groups that they are for."""
+        for name, found in list(other._names.items()):
+            if type(found[0]) is not int:
+                self.named(name)
+        for group, found in list(other.groups.items()):
+            if type(found[0]) is not int:
+                self.grouped(group)
+
     def enter(self, st: State, name: Any, carried: bool) -> int:
         """Return the combined bits of all blocks that may match the principal, up to the first block that opens."""
         if type(name) is Unknown:
@@ -646,6 +655,7 @@ class PathBranch:
         self.grown = False
 
 
+NO_SIZES: Final = (None, None, -1)
 MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
 
 
@@ -695,10 +705,16 @@ class EndpointRules:
         self.exact_bindings = exact_bindings
         self.windows = windows
         self.is_stateless = not limits and not records
-        self.hop_steps = (
-            -1
-        )  # the steps of one hop of a chain in blocks for no single name; computed for the first chain
-        self.sizes: Any = UNREAD  # how large a question may be; computed for the first question
+        # The steps of a hop of a chain in blocks that name no agent; computed for the first chain.
+        self.hop_steps = -1
+        # How large a question may be, between a mark of the entities with which that was computed, and their depth.
+        self.sizes: Any = NO_SIZES
+
+    def build_used(self, other: EndpointRules) -> None:
+        """Build the blocks that the rules of another program have built, by the names and groups that they are for."""
+        self.agents.build_used(other.agents)
+        self.users.build_used(other.users)
+        self.delegators.build_used(other.delegators)
 
 
 class PolicyProgram:

@@ -142,6 +142,7 @@ class ReloadableEngine:
         try:
             bundle = decode_bundle(candidate.bundle)
             engine = self.current.successor(bundle.kernel, directory=candidate.directory, tree=bundle.tree)
+            engine.prepare(self.current)
             self._taken = candidate.bundle
             return engine
         except DecisionLogError as error:
