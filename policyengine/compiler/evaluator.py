@@ -34,6 +34,8 @@ from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
+MAX_DECODED_BLOCKS = 200  # of a bundle, to find out how many steps a hop takes
+
 
 class Evaluator:
     """Decides by one policy and one entity store. It keeps no state of any request; threads may share it."""
@@ -97,12 +99,16 @@ class Evaluator:
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        given = (hop.get("agent") if isinstance(hop, Mapping) else None for hop in hops)
-        # Another text may be no valid name: then the hop may be any agent.
-        names = [name for name in given if type(name) is str and name.isascii() and 0 < len(name) <= MAX_STRING_LENGTH]
-        each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
-        if len(names) == len(hops):
-            steps = sum([of_names[name] for name in names])
+        steps, of_names, are_names = 0, self._steps_by_name, True
+        for hop in hops:
+            name = hop.get("agent") if type(hop) is dict else None
+            # Another text may be no valid name: then the hop may be any agent.
+            if type(name) is not str or not name.isascii() or not 0 < len(name) <= MAX_STRING_LENGTH:
+                are_names = False
+                break
+            steps += of_names[name]
+        each = 1 + measure_extent(request.facts)
+        if are_names:
             steps += self._steps_in_groups(hops, rules) if others is None else len(hops) * others
             if steps * each <= most:
                 return False
@@ -138,14 +144,13 @@ class Evaluator:
         """The blocks that name an agent."""
         return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
 
-    @cached_property
-    def _steps_of_all_others(self) -> int | None:
-        """The steps of a hop in all blocks of the policy that do not name an agent; None for a bundle, whose blocks are
-        not decoded for that."""
-        agents, named = self.kernel.agents, self._named_blocks
-        if isinstance(agents, LazySequence):
-            return None
-        return sum(self._block_steps[number] for number in range(len(agents)) if number not in named)
+    def _steps_of_few_others(self, rules: EndpointRules) -> int | None:
+        """Return the same as `_steps_of_others`; None where many blocks of a bundle would be decoded for it."""
+        if rules.hop_steps < 0 and isinstance(self.kernel.agents, LazySequence):
+            numbers = rules.covering
+            if len(numbers.agents) + len(numbers.hands) > MAX_DECODED_BLOCKS:
+                return None
+        return self._steps_of_others(rules)
 
     @cached_property
     def _steps_of_conditions(self) -> int:
@@ -231,7 +236,7 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_all_others)
+        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_few_others(rules))
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""

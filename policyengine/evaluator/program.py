@@ -496,11 +496,14 @@ OBLIGATION: Final = 2
 class Effect:
     """A line of a guard at an endpoint. `index` is its position in the guard, `bit` its position at the endpoint.
 
-    `proofs` are the better proofs that may lift a deny, as pairs of a remedy and the slots to change with their value.
+    `at` is its place in the source. `proofs` are the better proofs that may lift a deny, as pairs of a remedy and the
+    slots to change with their value.
     `binding` describes the binding of an approval of a confirm; `fixed` means that its text shows no fact.
     """
 
-    __slots__ = ("binding", "bit", "condition", "effect", "fixed", "guard", "index", "key", "kind", "message", "proofs")
+    __slots__ = (
+        "at", "binding", "bit", "condition", "effect", "fixed", "guard", "index", "key", "kind", "message", "proofs",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -520,6 +523,7 @@ class Effect:
         self.index = index
         self.key = (guard.package, guard.name, index)
         self.effect = effect
+        self.at: str = effect.span.at
         self.condition = condition
         self.message = message
         self.fixed = message is None or all(isinstance(part, str) for part in message)

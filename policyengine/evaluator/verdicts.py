@@ -145,61 +145,79 @@ class Verdict:
 
     def _answer(self) -> Answer:
         passage = self.passage
-        acting = [one for one in passage.acting if not self._is_granted(one)]
-        stops = list(self._stop_reasons(acting))
+        acting: list[ActingEffect] = list(passage.acting)
+        if self.approvals:
+            acting = [one for one in acting if not self._is_granted(one)]
         duties = [one for one in acting if one.effect.kind == OBLIGATION]
+        stops = self._stop_reasons(acting)
         outcome = Outcome.ALLOW
         for stop in stops:
             if STRENGTH[stop.reason.outcome] < STRENGTH[outcome]:
                 outcome = stop.reason.outcome
-        if outcome is Outcome.ALLOW and duties and (unmet := list(self._unsupported(duties))):
+        if outcome is Outcome.ALLOW and duties and (unmet := self._unsupported(duties)):
             stops, outcome = unmet, Outcome.DENY
-        if outcome is not Outcome.DENY and (uncounted := list(self._uncountable())):
+        if outcome is not Outcome.DENY and self.st.rules.limits and (uncounted := self._uncountable()):
             stops, outcome = [*uncounted, *stops], Outcome.DENY
         if len(stops) > 1:
             stops.sort(key=strength)
         duties = [one for one in duties if outcome is Outcome.ALLOW or one.effect.effect.kind in OPERATOR_OBLIGATIONS]
-        causes = NO_CAUSES
-        if passage.identified:
-            causes = frozenset().union(*(one.causes for one in stops), *(causes_of(one.doubts) for one in duties))
+        causes = self._causes(stops, duties) if passage.identified else NO_CAUSES
+        remedies: dict[Remedy, None] = {}
+        for stop in stops:
+            if stop.reason.outcome is outcome:
+                for remedy in stop.remedies:
+                    remedies[remedy] = None
         kernel = self.st.program.kernel
         return Answer(
             outcome,
             stops[0].reason.gate if stops else None,
             tuple([stop.named for stop in stops]),
-            tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
+            tuple(remedies),
             tuple([self._obligation(one) for one in duties]),
             tuple([UnknownFact(one.fact, one.why) for one in sorted(causes, key=fact_and_why)]) if causes else (),
             kernel.package,
             kernel.revision,
         )
 
+    def _causes(self, stops: list[StopReason], duties: list[ActingEffect]) -> frozenset[Cause]:
+        """Return the unknown facts of these reasons and obligations."""
+        found = NO_CAUSES
+        for stop in stops:
+            if stop.causes:
+                found |= stop.causes
+        for duty in duties:
+            if duty.doubts:
+                found |= causes_of(duty.doubts)
+        return found
+
     # ── Reasons ───────────────────────────────────────────────────────────────────────────────
 
-    def _stop_reasons(self, acting: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield every reason against the request, gate by gate."""
+    def _stop_reasons(self, acting: list[ActingEffect]) -> list[StopReason]:
+        """Return every reason against the request, gate by gate."""
         passage = self.passage
         if not passage.identified:
             code = passage.refused
             words = NO_BLOCK if code is None else f"the credential was refused: {describe_refusal(code)}"
-            yield StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)
-            return
+            return [StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)]
+        found: list[StopReason] = []
         if passage.closed is not None:
             words = NO_SCOPE if passage.lacking & LACKS_SCOPE else NOTHING_OPENS
             remedies = tuple(self._grant_remedies()) if passage.lacking else ()
-            yield StopReason(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies)
+            found.append(StopReason(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies))
         if passage.user_closed is not None:
-            yield StopReason(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed))
+            found.append(StopReason(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed)))
         for stop in passage.chain:
-            yield chain_reason(stop)
+            found.append(chain_reason(stop))
         for rule, doubts in passage.task:
             bound = rule.constraint
-            yield StopReason(Reason(Gate.TASK, bound.message), causes_of(doubts), (Remedy("task", need=bound.need),))
+            remedy = Remedy("task", need=bound.need)
+            found.append(StopReason(Reason(Gate.TASK, bound.message), causes_of(doubts), (remedy,)))
         for effect in acting:
             if effect.effect.kind == DENY_EFFECT:
-                yield self._deny_reason(effect)
+                found.append(self._deny_reason(effect))
             elif effect.effect.kind == CONFIRM:
-                yield self._confirm_reason(effect)
+                found.append(self._confirm_reason(effect))
+        return found
 
     def _grant_remedies(self) -> Iterator[Remedy]:
         """Yield the scopes, then the proofs, that would open the endpoint."""
@@ -218,7 +236,7 @@ class Verdict:
 
     def _deny_reason(self, one: ActingEffect) -> StopReason:
         effect = one.effect
-        reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.effect.span.at)
+        reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.at)
         return StopReason(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
 
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
@@ -240,9 +258,9 @@ class Verdict:
         if approval.unseen:
             names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
             need = f"{names}, or a rule that does not bind it: `bound to (…)`"
-            reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.effect.span.at)
+            reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.at)
             return StopReason(reason, approval.unseen, (Remedy("facts", guard, need=need),))
-        reason = Reason(Gate.GUARD, self._message(effect), guard, effect.effect.span.at, Outcome.CONFIRM)
+        reason = Reason(Gate.GUARD, self._message(effect), guard, effect.at, Outcome.CONFIRM)
         return StopReason(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
 
     def _message(self, effect: Effect) -> str:
@@ -257,31 +275,36 @@ class Verdict:
         effect = one.effect
         words = None if effect.message is None else render_message(self.unapproved, effect.message, to_caller=True)
         duty = effect.effect
-        return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
+        return Obligation(duty.kind, duty.arguments, effect.guard.name, effect.at, words)
 
-    def _unsupported(self, duties: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can
+    def _unsupported(self, duties: list[ActingEffect]) -> list[StopReason]:
+        """Return a reason for each obligation that the gateway cannot meet, if it states which obligations it can
         meet.
         """
         supported = self.st.request.options.obligations_supported
+        found: list[StopReason] = []
         for acting in duties if supported is not None else ():
-            duty = acting.effect.effect
-            if duty.kind in FOR_THE_GATEWAY and duty.kind not in (supported or ()):
-                words = f"the gateway cannot meet the obligation `{duty.kind}`"
-                yield StopReason(Reason(Gate.GUARD, words, acting.effect.guard.name, duty.span.at), NO_CAUSES)
+            effect = acting.effect
+            kind = effect.effect.kind
+            if kind in FOR_THE_GATEWAY and kind not in (supported or ()):
+                words = f"the gateway cannot meet the obligation `{kind}`"
+                found.append(StopReason(Reason(Gate.GUARD, words, effect.guard.name, effect.at), NO_CAUSES))
+        return found
 
     def _limited(self) -> list[LimitInputs]:
         if self.limits is None:
             self.limits = read_limits(self.unapproved)
         return self.limits
 
-    def _uncountable(self) -> Iterator[StopReason]:
-        """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
-        for inputs in self._limited() if self.st.rules.limits else ():
+    def _uncountable(self) -> list[StopReason]:
+        """Return a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
+        found: list[StopReason] = []
+        for inputs in self._limited():
             if inputs.unknown:
                 limit, words = inputs.rule.limit, "its cost or its key is not known"
                 gate = Gate.BUDGET if isinstance(limit, k.Budget) else Gate.RATE
-                yield StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown))
+                found.append(StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown)))
+        return found
 
     # ── Effects ───────────────────────────────────────────────────────────────────────────────
 
