@@ -44,7 +44,8 @@ ORDERS: dict[str, Callable[[Any, Any], bool]] = {"<": op.lt, "<=": op.le, ">": o
 HOW = {"<": n.LESS, "<=": n.AT_MOST, ">": n.MORE, ">=": n.AT_LEAST}
 ARITHMETIC = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}
 PRESENTER_ROOTS = frozenset({"agent", "user", "credential", "attestation"})
-BINDABLE = frozenset({"params", "resource", "body", "args", "context"})
+BOUND_BY_WITH = frozenset({"resource", "body", "args", "context"})
+BINDABLE = BOUND_BY_WITH | {"params"}
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Scope:
     """Where an expression stands.
 
     - `strict` expressions test every part and record what they read: an approval is bound to it
-    - `given` expressions read facts before patterns bind any
+    - `given` expressions read the captures of patterns, but no fact that `with` binds
     - `depths` are the variables of the quantifiers around it; `event` is the pattern of past requests around it
     """
 
@@ -98,7 +99,7 @@ class NodeBuilder:
         return n.RecordedFact(node) if scope.strict else node
 
     def slot(self, path: n.Path, type_: Type, *, given: bool = False) -> n.FactNode:
-        given = given and (path[0] in BINDABLE or (path in DERIVED and path not in BY_TIME))
+        given = given and (path[0] in BOUND_BY_WITH or (path in DERIVED and path not in BY_TIME))
         key = (path, type_, given)
         found = self.slots.get(key)
         if found is None:
