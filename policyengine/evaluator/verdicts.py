@@ -24,7 +24,6 @@ from policyengine.evaluator.program import DENY as DENY_EFFECT
 from policyengine.evaluator.records import make_records
 from policyengine.evaluator.state import NO, YES, State
 from policyengine.evaluator.walker import ActingEffect, ChainStop, Doubts, Passage
-from policyengine.runtime.credential_errors import describe_refusal
 from policyengine.runtime.decision import (
     OPERATOR_OBLIGATIONS,
     Answer,
@@ -40,7 +39,6 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.format_values import format_value
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown
@@ -49,8 +47,17 @@ from policyengine.spec.reason_texts import (
     NO_BLOCK,
     NO_SCOPE,
     NO_USER_BLOCK,
+    NOT_COUNTABLE,
+    NOT_SHOWN,
     NOTHING_OPENS,
     NOTHING_TO_APPROVE,
+    UNKNOWN_CHAIN,
+    approvable_facts,
+    broken_delegation_limit,
+    refused_credential,
+    undelegated_hop,
+    ungranted_hop,
+    unsupported_obligation,
 )
 from policyengine.time_formats import format_duration
 
@@ -197,7 +204,7 @@ class Verdict:
         passage = self.passage
         if not passage.identified:
             code = passage.refused
-            words = NO_BLOCK if code is None else f"the credential was refused: {describe_refusal(code)}"
+            words = NO_BLOCK if code is None else refused_credential(code)
             return [StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)]
         found: list[StopReason] = []
         if passage.closed is not None:
@@ -257,7 +264,7 @@ class Verdict:
         guard = effect.guard.name
         if approval.unseen:
             names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
-            need = f"{names}, or a rule that does not bind it: `bound to (…)`"
+            need = approvable_facts(names)
             reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.at)
             return StopReason(reason, approval.unseen, (Remedy("facts", guard, need=need),))
         reason = Reason(Gate.GUARD, self._message(effect), guard, effect.at, Outcome.CONFIRM)
@@ -287,7 +294,7 @@ class Verdict:
             effect = acting.effect
             kind = effect.effect.kind
             if kind in FOR_THE_GATEWAY and kind not in (supported or ()):
-                words = f"the gateway cannot meet the obligation `{kind}`"
+                words = unsupported_obligation(kind)
                 found.append(StopReason(Reason(Gate.GUARD, words, effect.guard.name, effect.at), NO_CAUSES))
         return found
 
@@ -301,7 +308,7 @@ class Verdict:
         found: list[StopReason] = []
         for inputs in self._limited():
             if inputs.unknown:
-                limit, words = inputs.rule.limit, "its cost or its key is not known"
+                limit, words = inputs.rule.limit, NOT_COUNTABLE
                 gate = Gate.BUDGET if isinstance(limit, k.Budget) else Gate.RATE
                 found.append(StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown)))
         return found
@@ -420,15 +427,15 @@ def chain_reason(stop: ChainStop) -> StopReason:
     causes = causes_of(stop.doubts)
     at = None
     if stop.kind == "unknown":
-        words = "the delegating agents are not known"
+        words = UNKNOWN_CHAIN
     elif stop.kind == "limit":
         assert stop.limits is not None
-        words, at = f"the delegation limit `{stop.words}` does not hold", stop.limits.span.at
+        words, at = broken_delegation_limit(stop.words), stop.limits.span.at
     else:
         assert stop.hop is not None
-        words = f"agent {format_value(stop.hop.id)} may not do this itself"
+        words = ungranted_hop(stop.hop.id)
         if stop.then is not None:
-            words = f"agent {format_value(stop.hop.id)} does not delegate this to agent {format_value(stop.then.id)}"
+            words = undelegated_hop(stop.hop.id, stop.then.id)
     return StopReason(Reason(Gate.CHAIN, words, at=at), causes)
 
 
@@ -439,7 +446,7 @@ def render_message(st: State, parts: tuple[str | MessagePart, ...], *, to_caller
         if isinstance(part, str):
             found.append(part)
         elif to_caller and not part.to_caller:
-            found.append("(not shown)")
+            found.append(NOT_SHOWN)
         else:
             found.append(part.show(part.node.get(st)))
     return "".join(found)

@@ -31,6 +31,7 @@ from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
 from policyengine.spec.match_endpoint import Captures, match_pattern
+from policyengine.spec.reason_texts import NOT_SHOWN
 from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES
@@ -315,7 +316,7 @@ def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
         if isinstance(one, str):
             return one
         if to_caller and not one.to_caller:
-            return "(not shown)"
+            return NOT_SHOWN
         show = format_bare_value if is_capture(one.expression) else format_value
         return show(evaluate(one.expression, facts))
 
