@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, find_approval
 from policyengine.evaluator.fact_reader import read_claims, read_hops, read_presenter
-from policyengine.evaluator.program import CONFIRM, EndpointRules, PolicyProgram
+from policyengine.evaluator.program import EndpointRules, PolicyProgram
 from policyengine.evaluator.records import NO_WINDOWS, needed_windows
+from policyengine.evaluator.rules import CONFIRM
 from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import NO_EFFECTS, Verdict, principal_of
 from policyengine.evaluator.walker import walk

@@ -7,21 +7,12 @@ from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
+from policyengine.evaluator.blocks import LACKS_PROOF, LACKS_SCOPE, STANDS, Block, carries
 from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits
-from policyengine.evaluator.program import (
-    CONFIRM,
-    LACKS_PROOF,
-    LACKS_SCOPE,
-    OBLIGATION,
-    STANDS,
-    Block,
-    Effect,
-    MessagePart,
-    PrincipalRules,
-    carries,
-)
-from policyengine.evaluator.program import DENY as DENY_EFFECT
+from policyengine.evaluator.principals import PrincipalRules
 from policyengine.evaluator.records import make_records
+from policyengine.evaluator.rules import CONFIRM, OBLIGATION, Effect, MessagePart
+from policyengine.evaluator.rules import DENY as DENY_EFFECT
 from policyengine.evaluator.state import NO, YES, State
 from policyengine.evaluator.walker import ActingEffect, ChainStop, Doubts, Passage
 from policyengine.runtime.decision import (
