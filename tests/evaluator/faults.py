@@ -380,7 +380,7 @@ def no_proof_helps(patch: Patch) -> None:
 
 
 def a_gateway_meets_every_obligation(patch: Patch) -> None:
-    patch.setattr(verdicts.Verdict, "_unsupported", lambda self, duties: iter(()))
+    patch.setattr(verdicts.Verdict, "_unsupported", lambda self, duties: [])
 
 
 def a_denied_request_has_every_obligation(patch: Patch) -> None:
