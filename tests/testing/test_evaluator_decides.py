@@ -4,18 +4,30 @@ fault into the walker and shows that the tool sees it. The specification sees no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policyengine.analysis.diff.compare import compare
+from policyengine.audit import DecisionLog, read_records
 from policyengine.check import CheckResult, check
+from policyengine.engine import Engine
 from policyengine.evaluator import is_compiled, walker
 from policyengine.evaluator.program import DENY, OBLIGATION
 from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.source import Source
+from policyengine.spec import work
 from policyengine.syntax.parse import parse
-from policyengine.testing import CaseResult, run
+from policyengine.testing import CaseResult, ResultStatus, run
+from policyengine.testing.coverage import measure
+from policyengine.testing.properties import PropertyResult, try_properties
+from policyengine.testing.properties.results import ClaimVerdict
+from policyengine.testing.recording.convert import RecordingResult, convert_log
+from policyengine.testing.repl_session import ReplSession, UndecidableRequestError
+from tests.evaluator.faults import an_old_approval_counts, the_user_needs_no_grant
 
 pytestmark = pytest.mark.skipif(is_compiled(), reason="compiled functions call each other directly")
 
@@ -45,6 +57,109 @@ def checked(text: str) -> CheckResult:
 def result(inside: str) -> CaseResult:
     made = checked(f'{POLICY}test "t" {{ {inside} }}')
     return run(made.cases, made.kernel).results[0]
+
+
+# ── Test cases ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_case_with_approvals_is_decided_by_the_evaluator(monkeypatch: Patch) -> None:
+    assert result(f"{OLD_APPROVAL} => allow").status is ResultStatus.FAILED
+    an_old_approval_counts(monkeypatch)
+    assert result(f"{OLD_APPROVAL} => allow").status is ResultStatus.PASSED
+
+
+def test_a_failed_case_errs_if_the_specification_explains_another_decision(monkeypatch: Patch) -> None:
+    assert result(f"{OLD_APPROVAL} => confirm").status is ResultStatus.PASSED
+    an_old_approval_counts(monkeypatch)
+    found = result(f"{OLD_APPROVAL} => confirm")
+    assert found.status is ResultStatus.ERRORED
+    assert found.problem == (
+        "internal error: POST /pay: the evaluator decides `allow`, but the specification decides "
+        '`confirm by guard "large"`; they differ in outcome, gate, reasons, remedies, effects: please report this bug'
+    )
+
+
+PAIRS = """
+entity user { roles: set<string> }
+anyone { may POST /pay }
+guard "pairs" on POST /pay { deny when any one in user.roles: any other in user.roles: one < other and other < one }
+"""
+ROLES = "[" + ", ".join(f'"r{number}"' for number in range(40)) + "]"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f'given entities {{ user "alice" {{ roles: {ROLES} }} }}', f"given user.roles {ROLES}"],
+    ids=["in a row", "as an attribute"],
+)
+def test_a_large_attribute_takes_as_many_steps_in_a_test_as_in_production(given: str, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(work, "MAX_STEPS", 1_000)
+    made = checked(f'{PAIRS}test "t" {{ given user "alice" {given} POST /pay => deny }}')
+    (found,) = run(made.cases, made.kernel).results
+    assert found.decision is not None
+    assert found.decision.gate == "failure"
+
+
+def test_coverage_reports_no_points_of_another_decision(monkeypatch: Patch) -> None:
+    made = checked(f'{POLICY}test "t" {{ {FOR_BOB} POST /pay {{ body.amount: 1 }} => deny }}')
+    assert measure(made.cases, made.kernel).hits
+    the_user_needs_no_grant(monkeypatch)
+    with pytest.raises(EngineDisagreementError, match="the evaluator decides `allow`"):
+        measure(made.cases, made.kernel)
+
+
+def test_a_session_answers_as_the_evaluator_decides_or_not_at_all(monkeypatch: Patch) -> None:
+    session = ReplSession.of(checked(POLICY))
+    session.take(FOR_BOB)
+    assert str(session.take("POST /pay { body.amount: 1 }")[0].decision.outcome) == "deny"
+    the_user_needs_no_grant(monkeypatch)
+    with pytest.raises(UndecidableRequestError, match="internal error: POST /pay: the evaluator decides `allow`"):
+        session.take("POST /pay { body.amount: 1 }")
+
+
+# ── Claims ────────────────────────────────────────────────────────────────────────────────────
+
+
+def claim(text: str) -> PropertyResult:
+    made = checked(f'{POLICY}test "t" {{ {GIVEN} {text} }}')
+    (found,) = try_properties(made.properties, made.kernel, examples=50)
+    return found
+
+
+def test_a_request_breaks_a_claim_if_the_evaluator_decides_so(monkeypatch: Patch) -> None:
+    text = 'forall request where user.id != "alice" => not allow'
+    assert claim(text).verdict is ClaimVerdict.PASSED
+    the_user_needs_no_grant(monkeypatch)
+    with pytest.raises(EngineDisagreementError, match="the evaluator decides `allow`"):
+        claim(text)
+
+
+# ── Recorded decisions ────────────────────────────────────────────────────────────────────────
+
+QUESTION: dict[str, Any] = {
+    "request": {"method": "POST", "path": "/pay"},
+    "agent": {"id": "bot", "issuer": "acme"},
+    "user": {"id": "bob"},
+    "body": {"amount": 1},
+}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "log"
+    clock: Callable[[], datetime] = lambda: datetime(2027, 1, 4, tzinfo=UTC)  # noqa: E731
+    Engine.from_text(POLICY, log=DecisionLog(path), clock=clock).decide(QUESTION)
+    return path
+
+
+def recorded(log: Path) -> RecordingResult:
+    return convert_log(read_records(log), checked(POLICY))
+
+
+def test_a_recorded_decision_becomes_a_test_only_if_the_evaluator_repeats_it(log: Path, monkeypatch: Patch) -> None:
+    assert "=> deny" in recorded(log).text
+    the_user_needs_no_grant(monkeypatch)
+    assert [one.why for one in recorded(log).left_out] == ["as a test, the request has another outcome"]
 
 
 # ── Differences of two policies ───────────────────────────────────────────────────────────────

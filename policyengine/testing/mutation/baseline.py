@@ -17,18 +17,18 @@ from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.history import WindowKey
-from policyengine.runtime.request import Request
+from policyengine.runtime.request import Approval, Request
 from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.spec.evaluate import build_facts
 from policyengine.spec.facts import Facts, has_agent, presenter_of
 from policyengine.spec.reference import conclude, trace_request
 from policyengine.spec.required_history import history_conditions, history_windows
 from policyengine.spec.trace import BlockTrace, DecisionTrace
-from policyengine.testcases import Case
+from policyengine.testcases import Case, GivenApproval
 from policyengine.testing.case_sequence import CaseSequence
+from policyengine.testing.decide_case import root_entity
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
 from policyengine.testing.mutation.outcome_key import outcome_key
-from policyengine.testing.runner import given_approvals, root_entity
 
 RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
 HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # conditions about history
@@ -168,6 +168,36 @@ def walk_with_approvals(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[F
         return facts, seen
     facts = replace(facts.looked_at_anew, request=replace(facts.request, approvals=given))
     return facts, trace_request(facts, snapshot)
+
+
+def given_approvals(case: Case, seen: DecisionTrace, facts: Facts, snapshot: Snapshot) -> Iterator[Approval]:
+    """Yield the given approvals, each bound to what its rule requires for this request, or for the earlier request it
+    names."""
+    for given in case.approvals:
+        walked = (
+            seen
+            if given.question is None
+            else trace_request(facts_of_request(given.question, facts, snapshot), snapshot)
+        )
+        bindings = [
+            effect.approval.binding
+            for guard in walked.guards
+            if guard.guard.name == given.rule
+            for effect in guard.effects
+            if effect.triggered and effect.approval is not None
+        ]
+        for number, binding in enumerate(bindings):
+            yield make_approval(given, number, binding, case)
+
+
+def facts_of_request(question: Mapping[str, object], facts: Facts, snapshot: Snapshot) -> Facts:
+    """Return the facts of another request with the same policy, entities and history."""
+    found = build_facts(facts.kernel, Request.from_mapping(question), snapshot, facts.now)
+    return replace(found, history=facts.history)
+
+
+def make_approval(given: GivenApproval, number: int, binding: str, case: Case) -> Approval:
+    return Approval(f"{given.id}/{number}", given.by, case.now - given.age, binding, given.rule)
 
 
 def _case_entities(case: Case, request: Request, plain: EntityStore, kernel: k.Kernel) -> Entities:

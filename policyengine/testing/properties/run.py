@@ -82,7 +82,7 @@ class PropertyContext:
         case = draft_case(sketch, prop)
         result = CaseRunner.of(self.kernel).result(case)
         if result.status is not ResultStatus.FAILED:
-            raise RuntimeError(f"evaluator and specification differ about {case.request}: please report this")
+            raise RuntimeError(f"the claim holds for {case.request} when it is run as a test: please report this bug")
         text = test_text(sketch, prop)
         return PropertyResult(prop, ClaimVerdict.FAILED, search.met, search.drawn, wanted, case, text, result)
 

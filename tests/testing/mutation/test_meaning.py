@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policyengine.check import CheckResult
 from policyengine.runtime.request import Request
 from policyengine.testing.case_sequence import CaseSequence
+from policyengine.testing.decide_case import CaseSetupError
 from policyengine.testing.mutation.baseline import CaseAnswer, decide_case
 from policyengine.testing.mutation.equivalent import is_equivalent
 from policyengine.testing.mutation.faults import Fault
@@ -19,7 +20,7 @@ from policyengine.testing.mutation.impact import can_affect
 from policyengine.testing.mutation.lowering_cache import LoweringCache
 from policyengine.testing.mutation.operators import find_faults
 from policyengine.testing.mutation.run_mutants import MutantRunner
-from policyengine.testing.runner import CaseSetupError, run
+from policyengine.testing.runner import run
 from tests.depth import examples, scaled
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
