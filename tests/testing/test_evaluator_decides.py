@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from policyengine import kernel as k
 from policyengine.analysis.diff.compare import compare
 from policyengine.audit import DecisionLog, read_records
 from policyengine.check import CheckResult, check
@@ -23,6 +24,7 @@ from policyengine.spec import work
 from policyengine.syntax.parse import parse
 from policyengine.testing import CaseResult, ResultStatus, run
 from policyengine.testing.coverage import measure
+from policyengine.testing.mutation import MutantResult, MutantStatus, mutate
 from policyengine.testing.properties import PropertyResult, try_properties
 from policyengine.testing.properties.results import ClaimVerdict
 from policyengine.testing.recording.convert import RecordingResult, convert_log
@@ -115,6 +117,52 @@ def test_a_session_answers_as_the_evaluator_decides_or_not_at_all(monkeypatch: P
     the_user_needs_no_grant(monkeypatch)
     with pytest.raises(UndecidableRequestError, match="internal error: POST /pay: the evaluator decides `allow`"):
         session.take("POST /pay { body.amount: 1 }")
+
+
+# ── Mutants ───────────────────────────────────────────────────────────────────────────────────
+
+BOUND = """
+facts on POST /pay { body.amount: number }
+anyone { may POST /pay }
+guard "large" on POST /pay { deny when body.amount > 500 }
+test "t" {
+  POST /pay { body.amount: 900 } => deny
+  POST /pay { body.amount: 100 } => allow
+}
+"""
+
+
+def reads_501(condition: k.Expr) -> bool:
+    return any(isinstance(node, k.Constant) and node.value == 501 for node in k.walk(condition))
+
+
+def a_rule_with_a_bound_of_501_is_forgotten(patch: Patch) -> None:
+    plain = walker.pass_guards
+
+    def forget(st: Any, rules: Any, found: walker.Passage) -> None:
+        plain(st, rules, found)
+        found.acting = tuple(one for one in found.acting if not reads_501(one.effect.effect.condition))
+
+    patch.setattr(walker, "pass_guards", forget)
+
+
+def mutant_of_501() -> MutantResult:
+    report = mutate(checked(BOUND))
+    (found,) = [one for one in report.outcomes if one.operator == "move a bound" and "501" in one.name]
+    return found
+
+
+def test_a_mutant_is_killed_if_its_evaluator_decides_differently(monkeypatch: Patch) -> None:
+    assert mutant_of_501().fate is MutantStatus.SURVIVED
+    a_rule_with_a_bound_of_501_is_forgotten(monkeypatch)
+    assert mutant_of_501().fate is MutantStatus.KILLED
+
+
+def test_no_mutant_is_tried_if_evaluator_and_specification_differ(monkeypatch: Patch) -> None:
+    made = checked(f'{POLICY}test "t" {{ {OLD_APPROVAL} => confirm }}')
+    an_old_approval_counts(monkeypatch)
+    with pytest.raises(EngineDisagreementError):
+        mutate(made)
 
 
 # ── Claims ────────────────────────────────────────────────────────────────────────────────────
