@@ -178,8 +178,11 @@ def test_a_request_breaks_a_claim_if_the_evaluator_decides_so(monkeypatch: Patch
     text = 'forall request where user.id != "alice" => not allow'
     assert claim(text).verdict is ClaimVerdict.PASSED
     the_user_needs_no_grant(monkeypatch)
-    with pytest.raises(EngineDisagreementError, match="the evaluator decides `allow`"):
-        claim(text)
+    found = claim(text)
+    assert found.verdict is ClaimVerdict.ERRORED
+    assert not found.ok
+    assert "internal error: POST /pay: the evaluator decides `allow`, but" in found.render()
+    assert found.to_dict()["problem"] == found.in_short == found.problem
 
 
 # ── Recorded decisions ────────────────────────────────────────────────────────────────────────
