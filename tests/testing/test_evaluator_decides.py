@@ -89,11 +89,14 @@ guard "pairs" on POST /pay { deny when any one in user.roles: any other in user.
 ROLES = "[" + ", ".join(f'"r{number}"' for number in range(40)) + "]"
 
 
-@pytest.mark.parametrize(
+WIDE = pytest.mark.parametrize(
     "given",
     [f'given entities {{ user "alice" {{ roles: {ROLES} }} }}', f"given user.roles {ROLES}"],
     ids=["in a row", "as an attribute"],
 )
+
+
+@WIDE
 def test_a_large_attribute_takes_as_many_steps_in_a_test_as_in_production(given: str, monkeypatch: Patch) -> None:
     monkeypatch.setattr(work, "MAX_STEPS", 1_000)
     made = checked(f'{PAIRS}test "t" {{ given user "alice" {given} POST /pay => deny }}')
@@ -156,6 +159,16 @@ def test_a_mutant_is_killed_if_its_evaluator_decides_differently(monkeypatch: Pa
     assert mutant_of_501().fate is MutantStatus.SURVIVED
     a_rule_with_a_bound_of_501_is_forgotten(monkeypatch)
     assert mutant_of_501().fate is MutantStatus.KILLED
+
+
+@WIDE
+def test_a_large_attribute_takes_as_many_steps_in_a_mutant(given: str, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(work, "MAX_STEPS", 1_000)
+    report = mutate(checked(f'{PAIRS}test "t" {{ given user "alice" {given} POST /pay => deny }}'))
+    fates = {(one.operator, one.fate) for one in report.outcomes}
+    assert ("drop a guard", MutantStatus.KILLED) in fates
+    assert ("flip a comparison", MutantStatus.SURVIVED) in fates  # the decision takes too many steps, as before
+    assert ("flip a comparison", MutantStatus.KILLED) not in fates
 
 
 def test_no_mutant_is_tried_if_evaluator_and_specification_differ(monkeypatch: Patch) -> None:
