@@ -15,17 +15,20 @@ from policyengine.compiler.sizes import Limiting, SizeLimit
 from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
+from policyengine.evaluator.approvals import ConfirmApproval
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
+from policyengine.evaluator.rules import CONFIRM, OBLIGATION
 from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import principal_of
 from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.history import WindowKey
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
+from policyengine.runtime.snapshot import Entities, EntitySizes, LookupEntities, Snapshot
 from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.spec import work
@@ -40,7 +43,10 @@ MAX_DECODED_BLOCKS = 200  # of a bundle, to find out how many steps a hop takes
 class Evaluator:
     """Decides by one policy and one entity store. It keeps no state of any request; threads may share it."""
 
-    def __init__(self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None) -> None:
+    def __init__(
+        self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, sizes: EntitySizes | None = None
+    ) -> None:
+        """`sizes` are those of all entity stores with which it decides; by default those of `entities`."""
         self.kernel = kernel
         self.tree = tree = tree or tree_of(kernel)
         self._builder = ProgramBuilder(kernel, tree)
@@ -49,18 +55,18 @@ class Evaluator:
         self._block_steps = BlockSteps(kernel.agents)
         self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
         self._steps_by_group = NamedSteps(tree.agents.groups, self._block_steps)
-        self._use_entities(entities)
+        self._use_entities(entities, entities if sizes is None else sizes)
 
-    def _use_entities(self, entities: Entities) -> None:
-        self.entities = entities
+    def _use_entities(self, entities: Entities, sizes: EntitySizes) -> None:
+        self.entities, self.sizes = entities, sizes
         self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(self.kernel, entities, self.tree)
+        self._limiting = Limiting(self.kernel, sizes, self.tree)
         self._own = object()  # marks the sizes that are computed with these entities
 
     def with_entities(self, entities: Entities) -> Evaluator:
         """Return an evaluator with other entities and the same program, so that no rule is built again."""
         other = copy(self)
-        other._use_entities(entities)
+        other._use_entities(entities, entities)
         return other
 
     def prepare(self, previous: Evaluator) -> None:
@@ -202,6 +208,42 @@ class Evaluator:
         count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
         return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
 
+    # ── For tests and comparisons ─────────────────────────────────────────────────────────────
+
+    def windows(self, request: Request, entities: Entities, moment: int) -> frozenset[WindowKey]:
+        """Return the windows of the history that the decision reads."""
+        if not self.kernel.watches or self._deny_long_bindings(request, entities, moment, ""):
+            return NO_WINDOWS
+        return walker.find_windows(self.program, request, entities, moment)
+
+    def required_approvals(self, request: Request, snapshot: Snapshot, moment: int) -> list[tuple[str, str]]:
+        """Return the guard and the binding of each approval that the request needs, whatever else stops it."""
+        state = self._start(request, snapshot, moment)
+        if state is None:
+            return []
+        confirms = [one.effect for one in walker.acting_effects(state) if one.effect.kind == CONFIRM]
+        return [(effect.guard.name, ConfirmApproval(state, effect).digest) for effect in confirms]
+
+    def due_obligations(self, request: Request, snapshot: Snapshot, moment: int) -> list[k.ObligationEffect]:
+        """Return the obligations that an allow of the request carries or, if it needs approvals, will carry."""
+        state = self._start(request, snapshot, moment)
+        acting = () if state is None else walker.acting_effects(state)
+        return [one.effect.effect for one in acting if one.effect.kind == OBLIGATION]
+
+    def _start(self, request: Request, snapshot: Snapshot, moment: int) -> State | None:
+        """Return the started state; None if the request reaches no guard: its path is malformed, or its decision takes
+        too many steps."""
+        if isinstance(request.endpoint, MalformedEndpoint):
+            return None
+        rules = self.program.rules_at(request.endpoint)
+        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, None)
+        if self._counts_steps(request, rules):
+            counted = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
+            return None if counted.exceeded else state
+        return state
+
+    # ── Steps ─────────────────────────────────────────────────────────────────────────────────
+
     def _deny_long_bindings(
         self, request: Request, entities: Entities, moment: int, stamp: Stamp
     ) -> tuple[Decision, Effects] | None:
@@ -240,13 +282,13 @@ class Evaluator:
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""
-        return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.entities.deepest)
+        return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.sizes.deepest)
 
     def _size_limit(self, rules: EndpointRules) -> SizeLimit | None:
         """Return how large a question may be at an endpoint; None if any question is small enough."""
         mark, found, depth = rules.sizes
         if mark is not self._own:
-            now = self.entities.deepest
+            now = self.sizes.deepest
             if found is None and now <= depth:  # with any question of these entities small enough, or with deeper ones
                 rules.sizes = self._own, None, depth
                 return None
