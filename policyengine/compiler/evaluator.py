@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from typing import TypeGuard
@@ -11,7 +11,7 @@ from policyengine import kernel as k
 from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
 from policyengine.compiler.build_program import ProgramBuilder
 from policyengine.compiler.lazy_sequence import LazySequence
-from policyengine.compiler.sizes import Limiting, SizeLimit
+from policyengine.compiler.sizes import LONGEST_CAPTURE, Limiting, SizeLimit, bound_expressions, largest_bound
 from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
@@ -29,14 +29,16 @@ from policyengine.runtime.ids import Stamp
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities, EntitySizes, LookupEntities, Snapshot
-from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_extent
+from policyengine.runtime.value_size import CHARACTERS_PER_STEP, LARGE_EXTENT, is_large, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
+from policyengine.solver.worst_case import Steps, UnlimitedSizes, add_steps, evaluate_steps, steps_of
 from policyengine.spec import work
 from policyengine.spec.facts import MAX_HOPS
 from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
+NOTHING: Steps = (0,)
 MAX_DECODED_BLOCKS = 200  # of a bundle, to find out how many steps a hop takes
 
 
@@ -52,9 +54,6 @@ class Evaluator:
         self._builder = ProgramBuilder(kernel, tree)
         self.program = self._builder.program
         self._step_nodes = StepNodes(self._builder, tree)
-        self._block_steps = BlockSteps(kernel.agents)
-        self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
-        self._steps_by_group = NamedSteps(tree.agents.groups, self._block_steps)
         self._use_entities(entities, entities if sizes is None else sizes)
 
     def _use_entities(self, entities: Entities, sizes: EntitySizes) -> None:
@@ -62,6 +61,11 @@ class Evaluator:
         self._kept: walker.KeptAttributes = {}
         self._limiting = Limiting(self.kernel, sizes, self.tree)
         self._own = object()  # marks the sizes that are computed with these entities
+        agents = self.tree.agents
+        self._block_steps = BlockSteps(self.kernel.agents, sizes.deepest)
+        self._steps_by_name = NamedSteps(agents.names, self._block_steps)
+        self._steps_by_group = NamedSteps(agents.groups, self._block_steps)
+        self._condition_steps: Steps | None = None
 
     def with_entities(self, entities: Entities) -> Evaluator:
         """Return an evaluator with other entities and the same program, so that no rule is built again."""
@@ -99,70 +103,91 @@ class Evaluator:
             return False
         return self._has_long_chain(request, rules, MAX_UNNOTICED_STEPS, self._steps_of_others(rules))
 
-    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: int | None) -> bool:
-        """Return whether so many blocks may match the hops, and read such large facts for each, that it takes long.
-        `others` are the steps of a hop in blocks that do not name an agent; None if they are found by the groups."""
+    def _has_long_chain(self, request: Request, rules: EndpointRules, most: int, others: Steps | None) -> bool:
+        """Return whether the blocks that may match the hops may take more than so many steps. `others` are the steps of
+        a hop in blocks that do not name an agent; None if they are found by the groups."""
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        steps, of_names, are_names = 0, self._steps_by_name, True
+        found: list[Steps] = []
+        of_names = self._steps_by_name
         for hop in hops:
             name = hop.get("agent") if type(hop) is dict else None
             # Another text may be no valid name: then the hop may be any agent.
             if type(name) is not str or not name.isascii() or not 0 < len(name) <= MAX_STRING_LENGTH:
-                are_names = False
                 break
-            steps += of_names[name]
-        each = 1 + measure_extent(request.facts)
-        if are_names:
-            steps += self._steps_in_groups(hops, rules) if others is None else len(hops) * others
-            if steps * each <= most:
+            found.append(of_names[name])
+        else:
+            found += self._steps_in_groups(hops, rules) if others is None else [others] * len(hops)
+            if self._evaluate(found, request, rules) <= most:
                 return False
-        covering, steps = rules.covering.agents | rules.covering.hands, 0
+        covering, several = rules.covering.agents | rules.covering.hands, list[Steps]()
         for hop in hops:
-            for number in self._step_nodes.agents.matching(*hop_agent(hop), covering):
-                steps += each * self._block_steps[number]
-                if steps > most:
-                    return True
-        return False
+            several += [
+                self._block_steps[number] for number in self._step_nodes.agents.matching(*hop_agent(hop), covering)
+            ]
+        return self._evaluate(several, request, rules) > most
 
-    def _steps_in_groups(self, hops: Sequence[Mapping[str, object]], rules: EndpointRules) -> int:
+    def _evaluate(self, several: Sequence[Steps], request: Request, rules: EndpointRules) -> int:
+        """Return the sum of these steps for the sizes of a request."""
+        constant = sum([steps[0] for steps in several])
+        varying = [steps for steps in several if len(steps) > 1]
+        if not varying:
+            return constant
+        size = self._largest_size(request, rules)
+        return constant + sum(evaluate_steps(steps, size) - steps[0] for steps in varying)
+
+    def _largest_size(self, request: Request, rules: EndpointRules) -> int:
+        """Return an upper bound for the size of every value that the conditions of blocks read."""
+        kernel, attributes = self.kernel, self._block_steps.attributes
+        sizes = [
+            measure_extent(request.facts), MAX_HOPS + 1, LONGEST_CAPTURE, *map(self.sizes.largest, list(attributes)),
+            *(measure_extent(row.attributes) for row in request.entities),
+        ]  # fmt: skip
+        bound = bound_expressions(kernel.binders[number] for number in rules.covering.binders)
+        return largest_bound(bound, UnlimitedSizes(self.sizes.deepest), max(sizes))
+
+    def _steps_in_groups(self, hops: Sequence[Mapping[str, object]], rules: EndpointRules) -> list[Steps]:
         """Return the most steps of the hops in blocks that do not name an agent."""
-        steps = len(hops) * self._steps_of_conditions
+        found = [self._steps_of_conditions] * len(hops)
         for hop in hops:
             groups = hop.get("groups")
             known = [group for group in groups if is_plain_text(group)] if isinstance(groups, tuple) else []
-            steps += sum([self._steps_by_group[group] for group in known])
+            found += [self._steps_by_group[group] for group in known]
             if not isinstance(groups, tuple) or len(known) < len(groups):
-                steps += self._steps_of_others(rules)  # some group is unknown
-        return steps
+                found.append(self._steps_of_others(rules))  # some group is unknown
+        return found
 
-    def _steps_of_others(self, rules: EndpointRules) -> int:
+    def _steps_of_others(self, rules: EndpointRules) -> Steps:
         """Return the steps of a hop in all blocks of the endpoint that do not name an agent."""
-        if rules.hop_steps < 0:
-            numbers = rules.covering.agents | rules.covering.hands
-            named = self._named_blocks
-            rules.hop_steps = sum(self._block_steps[number] for number in numbers if number not in named)
-        return rules.hop_steps
+        mark, found = rules.hop_steps
+        if mark is not self._own:
+            numbers, named = rules.covering.agents | rules.covering.hands, self._named_blocks
+            found = add_steps((0,), *(self._block_steps[number] for number in numbers if number not in named))
+            rules.hop_steps = self._own, found
+        return found  # type: ignore[no-any-return]
 
-    @cached_property
-    def _named_blocks(self) -> frozenset[int]:
-        """The blocks that name an agent."""
-        return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
-
-    def _steps_of_few_others(self, rules: EndpointRules) -> int | None:
+    def _steps_of_few_others(self, rules: EndpointRules) -> Steps | None:
         """Return the same as `_steps_of_others`; None where many blocks of a bundle would be decoded for it."""
-        if rules.hop_steps < 0 and isinstance(self.kernel.agents, LazySequence):
+        if rules.hop_steps[0] is not self._own and isinstance(self.kernel.agents, LazySequence):
             numbers = rules.covering
             if len(numbers.agents) + len(numbers.hands) > MAX_DECODED_BLOCKS:
                 return None
         return self._steps_of_others(rules)
 
     @cached_property
-    def _steps_of_conditions(self) -> int:
+    def _named_blocks(self) -> frozenset[int]:
+        """The blocks that name an agent."""
+        return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
+
+    @property
+    def _steps_of_conditions(self) -> Steps:
         """The steps of a hop in all blocks that are found neither by a name nor by a group."""
-        agents = self.tree.agents
-        return sum(self._block_steps[number] for number in (*(one for _, one in agents.globs), *agents.others))
+        if self._condition_steps is None:
+            agents = self.tree.agents
+            numbers = (*(one for _, one in agents.globs), *agents.others)
+            self._condition_steps = add_steps((0,), *(self._block_steps[number] for number in numbers))
+        return self._condition_steps
 
     def plan(
         self, request: Request, moment: int, looking: LookupEntities | None = None, stamp: Stamp = ""
@@ -275,6 +300,8 @@ class Evaluator:
             objects, more = objects_of(request), has_chain or bool(request.approvals)
             if sizes.exceeded(objects) or (more and sizes.takes_long(objects)):
                 return True
+            if any(len(approval.by) // CHARACTERS_PER_STEP > sizes.at_once for approval in request.approvals):
+                return True
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
@@ -339,29 +366,46 @@ def is_plain_text(raw: object) -> TypeGuard[str]:
     return type(raw) is str and raw.isascii() and 0 < len(raw) <= MAX_STRING_LENGTH
 
 
-class BlockSteps(dict[int, int]):
-    """The steps of a hop in each block, by its number, computed when first needed."""
+class BlockSteps(dict[int, Steps]):
+    """The steps of a hop in each block, by its number, computed when first needed. They bound what `count_hops` counts,
+    as a polynomial in the largest size of a value; `attributes` are those that the conditions read."""
 
-    def __init__(self, agents: Sequence[k.AgentBlock]) -> None:
+    def __init__(self, agents: Sequence[k.AgentBlock], deepest: int) -> None:
         super().__init__()
-        self._agents = agents
+        self._agents, self._sizes = agents, UnlimitedSizes(deepest)
+        self.attributes: set[str] = set()
 
-    def __missing__(self, number: int) -> int:
+    def __missing__(self, number: int) -> Steps:
         block = self._agents[number]
-        self[number] = steps = head_steps(block) + hop_steps(block)
+        conditions = list(conditions_of_hop(block))
+        for condition in conditions:
+            self.attributes.update(node.name for node in k.walk(condition) if isinstance(node, k.Attribute))
+        varying = (steps_of(condition, self._sizes, looping=True) for condition in conditions)
+        self[number] = steps = add_steps((head_steps(block) + hop_steps(block),), *varying)
         return steps
 
 
-class NamedSteps(dict[str, int]):
+def conditions_of_hop(block: k.AgentBlock) -> Iterator[k.Expr]:
+    """Yield the conditions of a block that may be evaluated for a hop."""
+    if isinstance(block.who, k.PrincipalCondition):
+        yield block.who.condition
+    for requirement in block.requirements:
+        if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
+            yield requirement.condition
+    yield from (grant.when for grant in block.grants if grant.when is not None)
+    yield from (delegate.when for delegate in block.delegates if delegate.when is not None)
+
+
+class NamedSteps(dict[str, Steps]):
     """The steps of a hop in all blocks for a name or a group, wherever their grants are, computed when first needed."""
 
     def __init__(self, names: Mapping[str, Sequence[int]], block_steps: BlockSteps) -> None:
         super().__init__()
         self._names, self._block_steps = names, block_steps
 
-    def __missing__(self, name: str) -> int:
+    def __missing__(self, name: str) -> Steps:
         numbers = self._names.get(name)
         if numbers is None:
-            return 0  # not kept: callers can send any name
-        self[name] = steps = sum(self._block_steps[number] for number in numbers)
+            return NOTHING  # not kept: callers can send any name
+        self[name] = steps = add_steps((0,), *(self._block_steps[number] for number in numbers))
         return steps

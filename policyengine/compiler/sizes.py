@@ -7,12 +7,12 @@ are counted (`spec/step_count.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.compiler.lazy_sequence import head_at
+from policyengine.compiler.lazy_sequence import LazySequence, head_at
 from policyengine.compiler.tree import Tree
 from policyengine.runtime.snapshot import EntitySizes
 from policyengine.runtime.value_size import measure_extent
@@ -28,6 +28,7 @@ from policyengine.solver.worst_case import (
     expressions,
     largest_size,
     max_steps,
+    size_of,
     steps_of_guard,
     steps_of_part,
 )
@@ -66,11 +67,11 @@ class SizeLimit:
 
 @dataclass(frozen=True, slots=True)
 class DirectorySizes:
-    """Sizes by a directory: `literal` is the largest that `with` binds, `claimed` are the attributes that a credential
-    may say, `attributes` those that are read at all."""
+    """Sizes by an entity store: `bound` is an upper bound for the facts that `with` binds, `claimed` are the attributes
+    that a credential may say, `attributes` those that are read at all."""
 
     entities: EntitySizes
-    literal: int
+    bound: Steps
     claimed: frozenset[str]
     attributes: frozenset[str]
 
@@ -85,7 +86,9 @@ class DirectorySizes:
     def attribute(self, node: k.Attribute) -> Steps:
         own = max(self.entities.largest(node.name), LONGEST_CAPTURE if node.name == "id" else 0)
         held = (own * (1 + self.above),) if node.inherited else (own,)
-        return add_steps(held, ANY_SIZE) if node.name in self.claimed or node.name == "id" else held
+        if node.name == "id":  # of a resource that `with` binds
+            return add_steps(held, max_steps(ANY_SIZE, self.bound))
+        return add_steps(held, ANY_SIZE) if node.name in self.claimed else held
 
     def other(self, node: k.Expr) -> Steps:
         match node:
@@ -94,11 +97,12 @@ class DirectorySizes:
             case k.Fact(("chain", *_)):
                 return (1, 1)
             case k.Fact():
-                return (self.literal, 1)
+                return max_steps(ANY_SIZE, self.bound)
             case k.PastFact():
                 return PAST
             case _:
-                return (self.literal + max(map(self.entities.largest, self.attributes), default=0), 1)
+                largest = (max(map(self.entities.largest, self.attributes), default=0),)
+                return add_steps(largest, max_steps(ANY_SIZE, self.bound))
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,12 @@ class Limiting:
         if self._asking is None:
             self._asking = list(self._asked())
         rules = [*self._asking, *grants, *((None, part) for part in parts)]
-        unlimited = UnlimitedSizes(self.entities.deepest)
-        if evaluate_steps(total(rules, self._known(unlimited)), MAX_ELEMENTS + LONGEST_CAPTURE) <= min(
-            work.MAX_STEPS, MAX_UNNOTICED_STEPS
-        ):
+        unlimited, bound = UnlimitedSizes(self.entities.deepest), list(bound_expressions(parts))
+        most = largest_bound(bound, unlimited, MAX_ELEMENTS + LONGEST_CAPTURE)
+        if evaluate_steps(total(rules, self._known(unlimited)), most) <= min(work.MAX_STEPS, MAX_UNNOTICED_STEPS):
             return None
         nodes = [node for _, part in rules for root in expressions(part) for node in k.walk(root)]
-        sizes = self._sizes(parts, nodes)
+        sizes = self._sizes(bound, nodes)
         worst = total(rules, lambda part: steps_of_any(part, sizes))
         members = tuple(sorted(set(self._members(nodes))))
         return SizeLimit(largest_size(worst, work.MAX_STEPS), largest_size(worst, MAX_UNNOTICED_STEPS), members)
@@ -184,26 +187,45 @@ class Limiting:
 
         return steps
 
-    def _sizes(self, parts: Iterable[k.Node], nodes: Iterable[k.Expr]) -> DirectorySizes:
-        literals = (
-            measure_extent(node.value)
-            for part in parts
-            if isinstance(part, k.Binder)
-            for root in expressions(part)
-            for node in k.walk(root)
-            if isinstance(node, k.Constant)
-        )
-        claimed = (attribute for issuer in self.kernel.issuers.values() for _, (_, attribute) in issuer.claims)
-        read = (node.name for node in nodes if isinstance(node, k.Attribute) and node.name != "id")
-        return DirectorySizes(self.entities, max(literals, default=0), frozenset(claimed), frozenset(read))
+    def _sizes(self, bound: Iterable[k.Expr], nodes: Iterable[k.Expr]) -> DirectorySizes:
+        claimed = frozenset(attribute for issuer in self.kernel.issuers.values() for _, (_, attribute) in issuer.claims)
+        read = frozenset(node.name for node in nodes if isinstance(node, k.Attribute) and node.name != "id")
+        given = DirectorySizes(self.entities, NO_STEPS, claimed, read)
+        return replace(given, bound=max_steps(*(size_of(one, given) for one in bound)))
 
     def _members(self, nodes: Iterable[k.Expr]) -> Iterator[tuple[str, str]]:
-        """Where a question says what these read."""
+        """Yield the members of a question that these expressions read."""
         for node in nodes:
-            if isinstance(node, k.Fact) and len(node.path) > 1:
-                yield node.path[0], node.path[1]
+            if isinstance(node, k.Fact):
+                yield from members_read(node.path)
         if any(issuer.claims for issuer in self.kernel.issuers.values()):
             yield CLAIMS
+
+
+def members_read(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the members of a question from which a fact is read."""
+    match path:
+        case ("chain", *_):
+            return (("chain", "hops"), ("agent", "id"))
+        case ("cluster", *_):
+            return (("agent", "id"),)
+        case ("tool", *_):
+            return (("tool", "name"), ("tool", "server"))
+        case (root,):
+            return ((root, "id"),)
+        case _:
+            return (path[:2],)  # type: ignore[return-value]  # it has at least two parts
+
+
+def bound_expressions(parts: Iterable[object]) -> Iterator[k.Expr]:
+    """Yield what `with` binds."""
+    return (expression for part in parts if isinstance(part, k.Binder) for _, expression in part.facts)
+
+
+def largest_bound(bound: Iterable[k.Expr], sizes: Sizes, largest: int) -> int:
+    """Return the largest size of a fact, if facts of the question have at most `largest`: `with` may bind larger
+    ones."""
+    return max([largest, *(evaluate_steps(size_of(one, sizes), largest) for one in bound)])
 
 
 def total(rules: Iterable[tuple[Block | None, object]], steps: Callable[[object], Steps]) -> Steps:
@@ -227,7 +249,10 @@ def steps_of_any(part: object, sizes: Sizes) -> Steps:
 
 
 def loops(kernel: k.Kernel) -> bool:
-    """Whether a rule alone may take so long that others should not wait, or the blocks that may speak for a chain."""
+    """Return whether a rule alone may take so long that others should not wait, or the blocks that may match a chain;
+    True for a bundle, whose rules are not decoded for that."""
+    if isinstance(kernel.guards, LazySequence):
+        return True
     if any(issuer.records_chains for issuer in kernel.issuers.values()):
         at_hops = sum(head_steps(block) + hop_steps(block) for block in kernel.agents)
         if MAX_HOPS * at_hops > MAX_UNNOTICED_STEPS:

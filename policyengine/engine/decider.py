@@ -101,7 +101,9 @@ class Decider:
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
         ones stay."""
-        self.compiled = self._compile(entities, self.compiled.evaluator.with_entities(entities))
+        evaluator = self.compiled.evaluator.with_entities(entities)
+        evaluator.prepare(self.compiled.evaluator)  # it measures the rows, which the event loop would wait for
+        self.compiled = self._compile(entities, evaluator)
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""

@@ -14,12 +14,11 @@ from policyengine.engine.question import Question, QuestionLike
 from policyengine.engine.state_use import StateUse
 from policyengine.executor import run_in_thread, run_in_turn
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.value_size import is_large, measure_extent
+from policyengine.runtime.value_size import is_large
 
 T = TypeVar("T")
 MAX_SMALL_BYTES = 900  # of a question that cannot be large: `is_large` counts at most two parts for each byte
 UNKNOWN_SIZE = 2**31
-MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
 
 
 class WaitForecast:
@@ -68,11 +67,8 @@ class WaitForecast:
     def _takes_long(self, asked: Question) -> bool:
         unproved = None if asked.is_authenticated else self._authenticator
         members = asked.members
-        if members is not None and unproved is None:
-            if is_large(members):
-                return True
-            if measure_extent(members) <= MAX_SMALL_EXTENT and "chain" not in members:
-                return False
+        if members is not None and unproved is None and is_large(members):
+            return True
         return self.takes_long_to_decide(asked.request if unproved is None else unproved.with_cached_facts(asked))
 
     def takes_long_to_decide(self, request: Request, size: int = UNKNOWN_SIZE) -> bool:

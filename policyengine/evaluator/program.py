@@ -57,6 +57,7 @@ class PathBranch:
 
 
 NO_SIZES: Final = (None, None, -1)
+NO_HOP_STEPS: Final = (None, None)
 MAX_HEADS, MAX_HEAD_LENGTH = 8_192, 256  # paths without their last segment, and their characters
 
 
@@ -106,8 +107,9 @@ class EndpointRules:
         self.exact_bindings = exact_bindings
         self.windows = windows
         self.is_stateless = not limits and not records
-        # The steps of a hop of a chain in blocks that name no agent; computed for the first chain.
-        self.hop_steps = -1
+        # The steps of a hop of a chain in blocks that name no agent, after a mark of the entities with which they were
+        # computed.
+        self.hop_steps: Any = NO_HOP_STEPS
         # How large a question may be, between a mark of the entities with which that was computed, and their depth.
         self.sizes: Any = NO_SIZES
 
@@ -165,13 +167,14 @@ class PolicyProgram:
             path = endpoint.path
             branch = self.heads.get(path[: path.rindex("/")])
             if branch is not None:
+                last = branch.last  # before `cased`, which another thread fills before it sets `last`
                 tail = endpoint.segments[-1]
                 then = branch.next.get(tail)
                 found: EndpointRules | None = None
                 if then is not None:
                     found = then.ends.get(endpoint.method)
                 elif not branch.cased or fold_case(tail) not in branch.cased:
-                    found = branch.last.get(endpoint.method)
+                    found = last.get(endpoint.method)
                 if found is not None:
                     return found
         made: EndpointRules = self.make_rules(endpoint)

@@ -38,8 +38,9 @@ def canonical_bytes(value: object, left_out: LeftOut = OMIT_NOTHING) -> bytes:
     A plain tree, which most are, is sorted MessagePack: that is one form for each tree, and encoded at once. In any
     other form, each part begins with its kind and its length or number of parts. So no two values share a form.
     """
-    if is_plain_tree(value):
-        return PLAIN + SORTED(without_members(value, left_out) if left_out else value)
+    kept = without_members(value, left_out) if left_out else value
+    if is_plain_tree(kept):
+        return PLAIN + SORTED(kept)
     parts: list[bytes] = []
     write_value(value, left_out, parts)
     return b"".join(parts)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias, assert_never, get_args, get_type_hi
 
 from policyengine import kernel as k
 from policyengine import typesystem
-from policyengine.runtime.value_size import CHARACTERS_PER_STEP
+from policyengine.runtime.value_size import CHARACTERS_PER_STEP, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.spec.reason_texts import PROOFS
 from policyengine.spec.work import count_elements, event_weight, is_collection, is_fixed, is_hashed, weight
@@ -173,11 +173,11 @@ def size_of(node: k.Expr, sizes: Sizes) -> Steps:
         case k.Constant(str() as text):
             return (len(text) // CHARACTERS_PER_STEP,)
         case k.Constant(tuple() as items):
-            return (len(items),)
+            return (measure_extent(items),)
         case k.Constant():
             return NO_STEPS
-        case k.Collection(items):
-            return (len(items),)
+        case k.Collection(items):  # its texts may be longer than it has elements
+            return max_steps((len(items),), *(size_of(item, sizes) for item in items))
         case k.DefinitionRef(_, inner):
             return size_of(inner, sizes)
         case k.Attribute():

@@ -64,10 +64,9 @@ def test_a_chart_line_that_ends_early_shows_its_last_size() -> None:
     assert "at 100<" in drawn([*POINTS, SKIPPED, point("policyengine", 1_000, 1.0)])
 
 
-def test_the_compiled_build_is_drawn_by_its_multiples_of_the_floor() -> None:
-    run = [point("floor", 10, 2.0), point("policyengine", 10, 8.0)]
-    other = [{**point("policyengine", 10, 9.0), "ratio": 1.5}, {**point("policyengine", 99, 9.0), "ratio": 1.5}]
-    assert chart.in_run(other, run) == [{"engine": chart.COMPILED, "size": 10, "p50_us": 3.0}]
+def test_the_compiled_build_is_drawn_with_its_measured_times() -> None:
+    run = [point("floor", 10, 2.0), point("policyengine", 10, 9.0), point("cedar", 10, 40.0)]
+    assert chart.compiled_points(run) == [point(chart.COMPILED, 10, 9.0)]
     both = [point(name, size, 2.0 * size) for name in ("policyengine", chart.COMPILED, "floor") for size in (10, 100)]
     text = drawn(both)
     assert "policyengine, pure" in text

@@ -228,3 +228,27 @@ def test_heads_of_paths_that_callers_write_are_kept_up_to_a_length() -> None:
     heads = engine.decider.compiled.evaluator.program.heads
     assert len(heads) == 20
     assert not [head for head in heads if len(head) > 256]
+
+
+def test_a_path_that_another_thread_makes_known_is_read_after_it_is_whole() -> None:
+    """A thread reads the rules for other segments before the segments that the policy names: the second are complete
+    as soon as there are any of the first."""
+    engine = Engine.from_text("""
+    anyone { may GET /files/{name} }
+    guard "secret" on GET /files/secret { deny }
+    """)
+    assert engine.decide(ask("/files/x")).allowed
+    program = evaluator_of(engine).program
+    branch = program.heads["/files"]
+    whole = dict(branch.cased)
+
+    class Growing(dict[str, Any]):
+        """Segments that another thread adds while they are read."""
+
+        def __bool__(self) -> bool:
+            branch.cased, branch.last = whole, last
+            return False
+
+    last, branch.last = branch.last, {}
+    branch.cased = Growing()
+    assert engine.decide(ask("/files/secret")).outcome is Outcome.DENY

@@ -435,3 +435,11 @@ def test_shared_empty_objects_are_read_only(shared: Any) -> None:
 def test_the_bound_to_clause_is_part_of_the_revision() -> None:
     texts = [policy(one) for one in ("", "bound to (body)", "bound to (body except body.a)", "bound to (body.to)")]
     assert len({kernel(one).revision for one in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("note", ["a", "\u00e9", 1.5, {"x": 2.5}, [0.1], None])
+def test_an_excluded_member_of_any_kind_changes_no_binding(note: Any) -> None:
+    text = policy("bound to (body except body.note)")
+    asked = question("POST /pay/7", **bot(), body={**PAID, "note": note})
+    plain = question("POST /pay/7", **bot(), body={**PAID, "note": "b"})
+    assert decide(text, asked, ROWS).remedies[0].binding == decide(text, plain, ROWS).remedies[0].binding

@@ -103,6 +103,7 @@ class AuthzenAdapter:
         long = takes_long(asked.members)
         reading = partial(read_evaluation, asked.members, consumes=self.consumes)
         evaluation = await run_in_turn(reading) if long else reading()
+        long = long or self.loops_long(evaluation)
         once = once if evaluation.spends else None
         answer, headers = await run_off_loop(
             self.engine, partial(self.answer, evaluation, once), once, evaluation.context, long=long
@@ -117,7 +118,7 @@ class AuthzenAdapter:
         for number, item in enumerate(asked.items):
             mine = None if once is None else once._replace(item=number)
             work = partial(self.item, asked, item, f"evaluations[{number}]", mine)
-            long = shared or takes_long(item)
+            long = shared or takes_long(item) or self.item_loops_long(asked, item)
             try:
                 answers.append(await run_off_loop(self.engine, work, mine, item_context(asked, item), long=long))
             except WorkRefusedError as error:  # earlier items keep their decisions
@@ -133,6 +134,8 @@ class AuthzenAdapter:
             return False
         if any(map(takes_long, asked.items)):
             return False
+        if any(self.item_loops_long(asked, item) for item in asked.items or ({},)):
+            return False
         contexts = (
             [item_context(asked, item) for item in asked.items] if asked.items else [asked.members.get("context")]
         )
@@ -140,6 +143,27 @@ class AuthzenAdapter:
             isinstance(context, dict) and ("credentials" in context or self.engine.forecast.takes_long(context))
             for context in contexts
         )
+
+    def item_loops_long(self, asked: AuthzenRequest, item: object) -> bool:
+        """Return whether the rules may loop for long for an item; False for an item that cannot be read."""
+        if not self.engine.forecast.has_loops or not isinstance(item, dict):
+            return False
+        try:
+            return self.loops_long(read_evaluation(asked.merged(item)))
+        except RequestError:
+            return False
+
+    def loops_long(self, evaluation: AccessEvaluation) -> bool:
+        """Return whether the rules may loop for long, for example over attributes; False for an evaluation that cannot
+        be translated."""
+        if not self.engine.forecast.has_loops:
+            return False
+        try:
+            return self.engine.forecast.takes_long_to_decide(Request.from_mapping(self.question(evaluation)))
+        except (UnmappedError, RequestError, PolicyError):
+            return False
+        except Exception:  # the engine denies a question that cannot be measured
+            return True
 
     def answer(
         self, evaluation: AccessEvaluation, once: IdempotencyKey | None = None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from starlette.requests import Request as HttpRequest
 
-from policyengine.engine.wait_forecast import MAX_SMALL_EXTENT
 from policyengine.runtime import decode
 from policyengine.runtime.structure_checks import RequestError, get_object, wrong_type_error
 from policyengine.runtime.value_size import is_large, measure_extent
@@ -30,8 +29,11 @@ class AuthzenRequest:
         return {name: item.get(name, self.members.get(name)) for name in MEMBERS if name in {*item, *self.members}}
 
 
+MAX_SMALL_EXTENT = 8  # elements: a loop over at most this many is fast
+
+
 def takes_long(raw: object) -> bool:
-    """Return whether deciding may take so long that the event loop should not wait."""
+    """Return whether reading and deciding may take so long that the event loop should not wait, by what it brings."""
     return is_large(raw) or measure_extent(raw) > MAX_SMALL_EXTENT
 
 
