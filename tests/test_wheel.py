@@ -19,23 +19,25 @@ EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
 OURS = "agent-policyengine"
 UNAIDED = ("--no-deps", "--no-index", "--no-compile")  # a module that is used is compiled then
 ELSEWHERE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+NO_COMPILER = {"CC": "/bin/false", "HATCH_BUILD_HOOK_ENABLE_MYPYC": "0"}
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, env=ELSEWHERE, capture_output=True, text=True)
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env={**ELSEWHERE, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as a packager gets it: from the unpacked sdist, without network."""
+    """The wheel as a packager gets it: from the unpacked sdist, without network and without a C compiler."""
     work = tmp_path_factory.mktemp("build")
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", work, cwd=CHECKOUT)
     with tarfile.open(next(work.glob("*.tar.gz"))) as sdist:
         sdist.extractall(work, filter="data")
     source = next(path for path in work.iterdir() if path.is_dir())
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work, source, cwd=work)
+    words = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work, source)
+    run(sys.executable, *words, cwd=work, **NO_COMPILER)
     return next(work.glob("*.whl"))
 
 
@@ -61,8 +63,10 @@ def test_the_installed_package_comes_from_the_wheel(installed, tmp_path):
     assert Path(where.strip()).is_relative_to(installed.parent)
 
 
-def test_the_installed_command_prints_its_version(installed, tmp_path):
-    assert __version__ in run(installed / "policyengine", "--version", cwd=tmp_path)
+def test_a_wheel_built_without_a_compiler_is_for_every_python_and_says_that_it_is_pure(wheel, installed, tmp_path):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    said = run(installed / "policyengine", "--version", cwd=tmp_path)
+    assert said == f"policyengine {__version__} (pure Python)\n"
 
 
 def test_the_installed_command_checks_a_policy_outside_the_checkout(installed, tmp_path):
