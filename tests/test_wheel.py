@@ -14,7 +14,7 @@ import pytest
 from deploy.ci import vendor
 from policyengine import __version__
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = (Path(__file__).parent.parent / "pyproject.toml").resolve().parent  # also if links lead to it
 EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
 OURS = "agent-policyengine"
 UNAIDED = ("--no-deps", "--no-index", "--no-compile")  # a module that is used is compiled then
