@@ -1,5 +1,9 @@
 """What runs is the build that is said: a checkout its own source, and a compiled build every compiled module."""
 
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,3 +46,34 @@ def test_either_every_module_of_the_hook_is_compiled_or_none(path):
     assert spec is not None
     assert spec.origin is not None
     assert spec.origin.endswith(".py") is not is_compiled()
+
+
+# ── Without a compiler ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run a target of the Makefile, which takes what is installed as it is and writes into another folder."""
+    program = shutil.which("make") or pytest.skip("make is missing")
+    folders = [f"BIN={Path(sys.executable).parent}", f"DIST={tmp_path / 'dist'}", f"COMPILED={tmp_path / 'compiled'}"]
+    words = [program, "-o", ".venv/.installed", *folders, "PYTHON313=nonesuch"]
+
+    def run(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        given = {**os.environ, "CI": "", "CC": "/bin/false", **environment}
+        return subprocess.run([*words, target], cwd=CHECKOUT, env=given, capture_output=True, text=True)
+
+    return run
+
+
+def test_compiling_without_a_compiler_says_what_to_install(make):
+    done = make("compiled")
+    assert done.returncode != 0
+    assert "compiling needs a C compiler and the headers of Python (on Debian: `apt install gcc" in done.stderr
+
+
+@pytest.mark.parametrize(("ci", "fails"), [("", False), ("true", True)])
+def test_without_a_compiler_only_the_pure_wheel_is_built_and_ci_fails(make, tmp_path, ci, fails):
+    done = make("wheels", CI=ci)
+    assert (done.returncode != 0) is fails, done.stderr
+    assert "a compiled wheel needs a C compiler" in done.stderr
+    assert [path.name.split("-", 2)[2] for path in (tmp_path / "dist").iterdir()] == ["py3-none-any.whl"]
