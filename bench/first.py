@@ -110,7 +110,9 @@ def _policy_swaps(size: int) -> Swaps:
     def swap() -> None:
         turn[0] = 1 - turn[0]
         bundle = decode_bundle(bundles[turn[0]])
-        current[0] = current[0].successor(bundle.kernel, tree=bundle.tree)
+        successor = current[0].successor(bundle.kernel, tree=bundle.tree)
+        successor.prepare(current[0])
+        current[0] = successor
 
     return lambda question: current[0].decide(question), fresh_questions(policy.question, work.requests), swap
 
@@ -194,7 +196,6 @@ def section(found: Sequence[Data]) -> Section:
         notes=(
             f"A swap: the median of {SWAPS}, each after {WARM_UP} thousand decisions of the same questions.",
             f"Policies are swapped as a reload does it, from a bundle; entities are {directory.USERS:,} users.",
-            f"With {SIZE:,} rules, most of the thousand questions are the first at their endpoints.",
         ),
     )
 

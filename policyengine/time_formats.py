@@ -48,7 +48,13 @@ def format_duration(value: timedelta) -> str:
 
 def parse_time(text: str) -> datetime | None:
     """Parse an RFC 3339 time with a zone to UTC; None if invalid. Digits beyond microseconds are dropped."""
-    match = RFC3339.fullmatch(text) if len(text) <= MAX_TEXT_LENGTH else None
+    return parse_short_time(text) if len(text) <= MAX_TEXT_LENGTH else None
+
+
+@lru_cache(maxsize=4_096)  # an agent asks many questions with one credential
+def parse_short_time(text: str) -> datetime | None:
+    """Parse a time whose length has been checked."""
+    match = RFC3339.fullmatch(text)
     if match is None:
         return None
     date, clock, fraction, _, sign, hours, minutes = match.groups()

@@ -4,7 +4,7 @@ revoked token. The engine writes it, and so does the server that issues tokens."
 from policyengine.audit.fsync import Sync
 from policyengine.audit.log import DecisionLog, DecisionLogError, OnFailure
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
-from policyengine.audit.replay import ReplayError, ReplayResult, replay_decision
+from policyengine.audit.replay import ReplayError, ReplayResult, confirm_replay, replay_decision
 from policyengine.audit.rotation import Rotation
 from policyengine.audit.token_events import TokenEvent, TokenEventKind
 
@@ -20,6 +20,7 @@ __all__ = [
     "Sync",
     "TokenEvent",
     "TokenEventKind",
+    "confirm_replay",
     "read_log",
     "read_records",
     "replay_decision",

@@ -14,7 +14,15 @@ import msgspec
 
 from policyengine import kernel as k
 from policyengine.audit.redaction import Redaction
-from policyengine.runtime.history import History, HistoryList, PastEvent, WindowKey, encode_values, values_from_json
+from policyengine.runtime.history import (
+    History,
+    HistoryList,
+    PastEvent,
+    WindowKey,
+    count_events,
+    encode_values,
+    values_from_json,
+)
 from policyengine.runtime.values import Invalid, Unknown, Value
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts
@@ -36,6 +44,9 @@ class LoggedHistory(NamedTuple):
 
     def among(self, place: int, wanted: str | EntityRef) -> Sequence[PastEvent]:
         return HistoryList(self.events or (), self.complete_after, self.now).among(place, wanted)
+
+    def count_between(self, start: int, until: int | None) -> int:
+        return count_events(self.events or (), start, until)
 
 
 # ── Encoding ──────────────────────────────────────────────────────────────────────────────────

@@ -11,12 +11,17 @@ from typing import Any
 from policyengine.audit.logged_history import LoggedHistories
 from policyengine.audit.reader import DecisionRecord
 from policyengine.audit.redaction import REDACTED
+from policyengine.clock import epoch_nanoseconds
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import AnySizes
+from policyengine.explain.agreement import check_agreement
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.kernel import Kernel
 from policyengine.runtime.apply_limits import apply_limits
-from policyengine.runtime.decision import Decision
+from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.limits import LimitCharge, LimitState
+from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Approval, RequestError
 from policyengine.runtime.snapshot import Entities, Membership, Snapshot
 from policyengine.runtime.values import Cause, Unknown
@@ -125,10 +130,27 @@ def decide_from_record(record: DecisionRecord, kernel: Kernel) -> ReplayResult:
         seen = trace_request(facts, snapshot)
     if past.lacking and seen.identified:  # otherwise no history was recorded
         raise ReplayError("the log does not contain the history that this decision used")
-    decision, effects = conclude(facts, seen)
+    decision = settle_from_record(*conclude(facts, seen), record)
+    return ReplayResult(record, decision, facts, seen, frozenset(entities.asked))
+
+
+def confirm_replay(again: ReplayResult, kernel: Kernel) -> ReplayResult:
+    """Return the result with the decision of the evaluator, as the policy decides in production. Raises
+    EngineDisagreementError."""
+    record, entities = again.record, again.record.directory
+    assert entities is not None
+    snapshot = Snapshot(entities, record.spent, again.facts.history)
+    needs, moment = Needs(again.facts.request), epoch_nanoseconds(record.time)
+    decision, effects = Evaluator(kernel, entities, sizes=AnySizes()).resume(needs, snapshot, moment)
+    check_agreement(again.facts, again.seen, decision, effects)
+    return replace(again, decision=settle_from_record(decision, effects, record))
+
+
+def settle_from_record(decision: Decision, effects: Effects, record: DecisionRecord) -> Decision:
+    """Return the decision with the recorded states of its limits."""
     if effects.limits:
         decision = apply_limits(decision, effects.limits, tuple(recorded_limit_states(record.decision, effects.limits)))
-    return ReplayResult(record, decision.with_id(record.id), facts, seen, frozenset(entities.asked))
+    return decision.with_id(record.id)
 
 
 def recorded_approvals(record: DecisionRecord, seen: DecisionTrace) -> Iterator[Approval]:

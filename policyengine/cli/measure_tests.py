@@ -64,8 +64,8 @@ class MeasureOptions:
     def _mutated(self, sets: Sequence[CheckResult], selection: Selection, seed: int, jobs: int) -> MutationReport:
         from policyengine.runtime.request import RequestError
         from policyengine.testing import Selection, collect
+        from policyengine.testing.decide_case import CaseSetupError
         from policyengine.testing.mutation import FailingTestError, MutationReport, mutate, sample
-        from policyengine.testing.runner import CaseSetupError
 
         reports = []
         total = sum(len(sample(checked, seed, self.limit)) for checked in sets)

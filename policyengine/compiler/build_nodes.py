@@ -11,6 +11,22 @@ from typing import Any, assert_never
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.evaluator import nodes as n
+from policyengine.evaluator.conditions import (
+    AT_LEAST,
+    AT_MOST,
+    LESS,
+    MORE,
+    All,
+    AnyOf,
+    Condition,
+    Equal,
+    Not,
+    OneOf,
+    OrderTest,
+    Present,
+    QuantifierTest,
+    Truth,
+)
 from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.entity_nodes import (
     EntityAttribute,
@@ -41,10 +57,11 @@ from policyengine.vocabulary import NEUTRAL_VALUES, STRINGS
 
 SCALAR_KINDS = {Scalar.STRING: n.STRING, Scalar.INT: n.INT, Scalar.NUMBER: n.NUMBER, Scalar.BOOL: n.BOOL}
 ORDERS: dict[str, Callable[[Any, Any], bool]] = {"<": op.lt, "<=": op.le, ">": op.gt, ">=": op.ge}
-HOW = {"<": n.LESS, "<=": n.AT_MOST, ">": n.MORE, ">=": n.AT_LEAST}
+HOW = {"<": LESS, "<=": AT_MOST, ">": MORE, ">=": AT_LEAST}
 ARITHMETIC = {"+": arithmetic.add, "-": arithmetic.sub, "*": arithmetic.mul}
 PRESENTER_ROOTS = frozenset({"agent", "user", "credential", "attestation"})
-BINDABLE = frozenset({"params", "resource", "body", "args", "context"})
+BOUND_BY_WITH = frozenset({"resource", "body", "args", "context"})
+BINDABLE = BOUND_BY_WITH | {"params"}
 
 
 @dataclass(slots=True)
@@ -52,7 +69,7 @@ class Scope:
     """Where an expression stands.
 
     - `strict` expressions test every part and record what they read: an approval is bound to it
-    - `given` expressions read facts before patterns bind any
+    - `given` expressions read the captures of patterns, but no fact that `with` binds
     - `depths` are the variables of the quantifiers around it; `event` is the pattern of past requests around it
     """
 
@@ -84,7 +101,7 @@ class NodeBuilder:
         self.count = 0
         self.places = 0
         self._nodes: dict[tuple[int, bool], tuple[k.Expr, n.Node]] = {}
-        self._conditions: dict[tuple[int, bool], tuple[k.Expr, n.Condition]] = {}
+        self._conditions: dict[tuple[int, bool], tuple[k.Expr, Condition]] = {}
         self._events: dict[tuple[int, bool], tuple[k.EventPattern, EventRules]] = {}
 
     def _new_slot(self) -> int:
@@ -98,7 +115,7 @@ class NodeBuilder:
         return n.RecordedFact(node) if scope.strict else node
 
     def slot(self, path: n.Path, type_: Type, *, given: bool = False) -> n.FactNode:
-        given = given and (path[0] in BINDABLE or (path in DERIVED and path not in BY_TIME))
+        given = given and (path[0] in BOUND_BY_WITH or (path in DERIVED and path not in BY_TIME))
         key = (path, type_, given)
         found = self.slots.get(key)
         if found is None:
@@ -195,7 +212,7 @@ class NodeBuilder:
 
     # ── Conditions ────────────────────────────────────────────────────────────────────────────
 
-    def condition(self, node: k.Expr, scope: Scope = PLAIN) -> n.Condition:
+    def condition(self, node: k.Expr, scope: Scope = PLAIN) -> Condition:
         shared = not scope.depths and scope.event is None and not scope.given
         known = self._conditions.get((id(node), scope.strict)) if shared else None
         if known is not None:
@@ -205,39 +222,39 @@ class NodeBuilder:
             self._conditions[id(node), scope.strict] = node, made
         return made
 
-    def _condition(self, node: k.Expr, scope: Scope) -> n.Condition:
+    def _condition(self, node: k.Expr, scope: Scope) -> Condition:
         match node:
             case k.DefinitionRef(_, expression):
                 return self.condition(expression, scope)
             case k.And(items):
-                return n.All(tuple(self.condition(item, scope) for item in items), scope.strict)
+                return All(tuple(self.condition(item, scope) for item in items), scope.strict)
             case k.Or(items):
-                return n.AnyOf(tuple(self.condition(item, scope) for item in items), scope.strict)
+                return AnyOf(tuple(self.condition(item, scope) for item in items), scope.strict)
             case k.Not(operand):
-                return n.Not(self.condition(operand, scope))
+                return Not(self.condition(operand, scope))
             case k.IsPresent(operand):
-                return n.Present(self.value(operand, scope))
+                return Present(self.value(operand, scope))
             case k.HasRow(entity):
                 return HasRowTest(self.value(entity, scope), node.span.text)
             case k.InWindow(instant, window):
                 function = lambda moment: calendar_windows.contains(window, moment)  # noqa: E731
-                return n.Truth(n.FunctionValue(function, (self.value(instant, scope),)))
+                return Truth(n.FunctionValue(function, (self.value(instant, scope),)))
             case k.Relation():
                 return self.relation(node, scope)
             case k.Quantifier(word, variable, domain, condition):
                 inner = self.condition(condition, scope.inside(variable))
-                return n.QuantifierTest(word, len(scope.depths), self.value(domain, scope), inner, scope.strict)
+                return QuantifierTest(word, len(scope.depths), self.value(domain, scope), inner, scope.strict)
             case k.HistoryCondition(event, within, since):
                 return HistoryTest(*self._event_rules(event, since, scope), within, describe_history(node))
             case (
                 k.Constant() | k.Fact() | k.Attribute() | k.Member() | k.Variable() | k.Collection() | k.Default()
                 | k.Arithmetic() | k.UnaryMinus() | k.Call() | k.PastFact() | k.Aggregate()
             ):  # fmt: skip
-                return n.Truth(self.value(node, scope))
+                return Truth(self.value(node, scope))
             case _:
                 assert_never(node)
 
-    def relation(self, node: k.Relation, scope: Scope) -> n.Condition:
+    def relation(self, node: k.Relation, scope: Scope) -> Condition:
         left, right = self.value(node.left, scope), self.value(node.right, scope)
         row, text = node.row, node.span.text
         match row.operands:
@@ -248,42 +265,42 @@ class NodeBuilder:
             case k.Operands.ENTITIES:
                 return MemberOfEntity(left, right, text, node.operator == "below", node.operator == "child of")
             case k.Operands.NETWORKS:
-                return n.Truth(n.FunctionValue(in_networks, (left, right)))
+                return Truth(n.FunctionValue(in_networks, (left, right)))
             case k.Operands.PATTERN:
                 assert isinstance(right, n.Const)  # a literal
                 holds, pattern = row.holds, right.value
-                return n.Truth(n.FunctionValue(lambda known: holds(known, pattern), (left,)))
+                return Truth(n.FunctionValue(lambda known: holds(known, pattern), (left,)))
             case k.Operands.STRINGS:
-                return n.Truth(n.FunctionValue(row.holds, (left, right)))
+                return Truth(n.FunctionValue(row.holds, (left, right)))
             case k.Operands.COLLECTIONS:
                 return CompareSets(left, right, node.operator == "overlaps")
             case _:
                 assert_never(row.operands)
 
-    def _comparison(self, node: k.Relation, left: n.Node, right: n.Node) -> n.Condition:
+    def _comparison(self, node: k.Relation, left: n.Node, right: n.Node) -> Condition:
         operator, types = node.operator, (node.left.type, node.right.type)
         constant = right.value if isinstance(right, n.Const) else None
         if operator in ("==", "!="):
             negated = operator == "!="
             if is_simple(types[0]) and is_simple(types[1]) and type(constant) in (str, int, bool):
-                return n.Equal(left, constant, negated)
+                return Equal(left, constant, negated)
             if all(type_ is Scalar.STRING for type_ in types):
                 return SameText(left, right, negated)
             ordered = not any(isinstance(type_, SetType) for type_ in types)
             return SameValue(left, right, negated, ordered, node.span.text)
         ranks = next((type_.values for type_ in types if isinstance(type_, EnumType)), ())
         if not ranks and type(constant) in (int, timedelta):
-            return n.OrderTest(left, constant, HOW[operator])
+            return OrderTest(left, constant, HOW[operator])
         return OrderRelation(left, right, ORDERS[operator], ranks)
 
-    def _element(self, node: k.Relation, left: n.Node, right: n.Node) -> n.Condition:
+    def _element(self, node: k.Relation, left: n.Node, right: n.Node) -> Condition:
         of, item = node.left.type, node.right.type
         texts = isinstance(of, typesystem.SetType | typesystem.ListType) and of.element is Scalar.STRING
         texts = texts and item is Scalar.STRING
         if texts and isinstance(right, n.Const) and isinstance(right.value, str):
             return HasText(left, right.value)
         if texts and isinstance(left, n.Const) and all(type(one) is str for one in left.value):
-            return n.OneOf(right, frozenset(left.value))
+            return OneOf(right, frozenset(left.value))
         return HasElement(left, right, node.operator == "holds", texts, node.span.text)
 
     # ── History ───────────────────────────────────────────────────────────────────────────────

@@ -15,9 +15,27 @@ from policyengine.compiler.lazy_sequence import LazySequence
 from policyengine.compiler.tree import Covering, Numbers, Principals, Tree
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
+from policyengine.evaluator.bindings import AgreedValue, CaptureValue, ConstantValue, ExpressionValue, ResourceValue
+from policyengine.evaluator.blocks import Block, DelegationGrant, Grant
 from policyengine.evaluator.charges import prepare_charge
+from policyengine.evaluator.conditions import AT_MOST, All, AnyOf, Condition, Equal, OneOf, OrderTest, Truth
 from policyengine.evaluator.count_keys import count_key_node
 from policyengine.evaluator.history_nodes import EventRules
+from policyengine.evaluator.nodes import BoundValue
+from policyengine.evaluator.principals import PrincipalRules
+from policyengine.evaluator.requirements import ActsAloneTest, ActsForTest, IssuedByTest, Requirement, ValidityTest
+from policyengine.evaluator.rules import (
+    CONFIRM,
+    DENY,
+    OBLIGATION,
+    ApprovalScope,
+    Effect,
+    LimitRule,
+    MessagePart,
+    ProofRemedy,
+    RecordRule,
+    TaskRule,
+)
 from policyengine.evaluator.state import UNREAD
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_bare_value, format_value
@@ -47,12 +65,14 @@ KernelBlock: TypeAlias = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 Opened: TypeAlias = Mapping[int, Mapping[int, Iterable[int]]]
 CONFLICT = Invalid("two patterns bind it differently")
 OTHER_CASE_BINDING = Invalid("the path is bound in another case")
-KINDS = {k.Deny: p.DENY, k.Confirm: p.CONFIRM, k.ObligationEffect: p.OBLIGATION}
+MAX_SAMPLES, MAX_SAMPLE_LENGTH = 1_024, 512  # endpoints, and the characters of a path
+KINDS = {k.Deny: DENY, k.Confirm: CONFIRM, k.ObligationEffect: OBLIGATION}
 
 
 class ProgramBuilder:
     """Makes the program of a kernel, and the rules of each endpoint when it is first met. `rules` are those that were
     made, by the kind of endpoint, the patterns that match it, and those that match only in another letter case.
+    `samples` has an endpoint of each that was used since it was last full.
     """
 
     def __init__(self, kernel: k.Kernel, tree: Tree) -> None:
@@ -60,7 +80,8 @@ class ProgramBuilder:
         self.nodes = NodeBuilder()
         self.program = p.PolicyProgram(kernel)
         self.rules: dict[tuple[str, Numbers, Numbers], p.EndpointRules] = {}
-        self._requirements: dict[int, tuple[k.Node, p.Requirement]] = {}
+        self.samples: dict[p.EndpointRules, Endpoint] = {}
+        self._requirements: dict[int, tuple[k.Node, Requirement]] = {}
         self._histories: dict[int, tuple[k.HistoryCondition | k.Aggregate, ...]] = {}
         self._tools = tuple((Glob(tool.glob), number) for tool, number in tree.tools if "*" in tool.glob)
         self._exact_tools: dict[str, list[int]] = defaultdict(list)
@@ -113,7 +134,15 @@ class ProgramBuilder:
     # ── Endpoints ─────────────────────────────────────────────────────────────────────────────
 
     def rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
-        """Return the rules at an endpoint that has been read."""
+        """Return the rules at an endpoint that has been read, and keep the endpoint as a sample of them."""
+        found, samples = self._rules_at(endpoint), self.samples
+        if found not in samples and len(getattr(endpoint, "path", "")) <= MAX_SAMPLE_LENGTH:
+            if len(samples) >= MAX_SAMPLES:
+                samples.clear()
+            samples[found] = endpoint
+        return found
+
+    def _rules_at(self, endpoint: Endpoint) -> p.EndpointRules:
         match endpoint:
             case HttpEndpoint():
                 return self._walk_path(endpoint)
@@ -173,7 +202,7 @@ class ProgramBuilder:
         exact = self._bindings([kernel.binders[number] for number in binders])
         bindings = self._bindings([kernel.binders[number] for number in more])
         if len(more) > len(binders) and RESOURCE in bindings and RESOURCE not in exact:
-            exact = {**exact, RESOURCE: n.ConstantValue(OTHER_CASE_BINDING)}
+            exact = {**exact, RESOURCE: ConstantValue(OTHER_CASE_BINDING)}
         word = kind.partition(" ")[0]
         sources = [kernel.binders[number] for number in more]
         covering = Covering(
@@ -204,32 +233,31 @@ class ProgramBuilder:
 
     # ── Bindings ──────────────────────────────────────────────────────────────────────────────
 
-    def _bindings(self, binders: Sequence[k.Binder]) -> dict[n.Path, n.BoundValue]:
-        found: dict[n.Path, list[n.BoundValue]] = defaultdict(list)
+    def _bindings(self, binders: Sequence[k.Binder]) -> dict[n.Path, BoundValue]:
+        found: dict[n.Path, list[BoundValue]] = defaultdict(list)
         for binder in binders:
             for path, binding in self._bound(binder):
                 found[path].append(binding)
         return {
-            path: several[0] if len(several) == 1 else n.AgreedValue(several, CONFLICT)
-            for path, several in found.items()
+            path: several[0] if len(several) == 1 else AgreedValue(several, CONFLICT) for path, several in found.items()
         }
 
-    def _bound(self, binder: k.Binder) -> Iterator[tuple[n.Path, n.BoundValue]]:
-        captures: dict[str, n.CaptureValue] = {}
+    def _bound(self, binder: k.Binder) -> Iterator[tuple[n.Path, BoundValue]]:
+        captures: dict[str, CaptureValue] = {}
         if isinstance(binder.pattern, k.HttpPattern):
             for index, segment in enumerate(binder.pattern.segments):
                 if segment.capture is not None:
-                    captures[segment.capture] = n.CaptureValue(index, captured_by(segment))
+                    captures[segment.capture] = CaptureValue(index, captured_by(segment))
         for name, capture in captures.items():
             yield ("params", name), capture
         if binder.resource is not None:
-            yield RESOURCE, n.ResourceValue(binder.resource[0], captures[binder.resource[1]])
+            yield RESOURCE, ResourceValue(binder.resource[0], captures[binder.resource[1]])
         for path, expression in binder.facts:
-            yield path, n.ExpressionValue(self.nodes.value(expression, GIVEN), expression)
+            yield path, ExpressionValue(self.nodes.value(expression, GIVEN), expression)
 
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
-    def _principals(self, kind: str, opens: Opened, hands: Mapping[int, Iterable[int]]) -> p.PrincipalRules:
+    def _principals(self, kind: str, opens: Opened, hands: Mapping[int, Iterable[int]]) -> PrincipalRules:
         """Return the rules of these blocks, by the heads that the tree has of them."""
         names: dict[str, list[int]] = defaultdict(list)
         groups: dict[str, list[int]] = defaultdict(list)
@@ -249,9 +277,9 @@ class ProgramBuilder:
 
     def _rules_by_head(
         self, names: Mapping[str, Sequence[int]], groups: Mapping[str, Sequence[int]],
-        globs: Iterable[tuple[Glob, int]], others: Iterable[int], make: Callable[[int], p.Block],
-    ) -> p.PrincipalRules:  # fmt: skip
-        def made(number: int) -> p.Block:
+        globs: Iterable[tuple[Glob, int]], others: Iterable[int], make: Callable[[int], Block],
+    ) -> PrincipalRules:  # fmt: skip
+        def made(number: int) -> Block:
             with self._lock:
                 found = make(number)
                 self._renew()  # its conditions may have new slots
@@ -259,15 +287,15 @@ class ProgramBuilder:
 
         by_name = {name: tuple(numbers) for name, numbers in names.items()}
         by_group = {group: tuple(numbers) for group, numbers in groups.items()}
-        return p.PrincipalRules(by_name, by_group, tuple(globs), tuple(others), made)
+        return PrincipalRules(by_name, by_group, tuple(globs), tuple(others), made)
 
-    def _everybody(self, kind: str, principals: Principals) -> p.PrincipalRules:
+    def _everybody(self, kind: str, principals: Principals) -> PrincipalRules:
         """Return the rules of every block of a kind, without grants: they tell whether any accepts a principal."""
         globs = [(Glob(glob), number) for glob, number in principals.globs]
         make = partial(self._block, kind, opens={}, hands={})
         return self._rules_by_head(principals.names, principals.groups, globs, principals.others, make)
 
-    def _block(self, kind: str, number: int, *, opens: Opened, hands: Mapping[int, Iterable[int]]) -> p.Block:
+    def _block(self, kind: str, number: int, *, opens: Opened, hands: Mapping[int, Iterable[int]]) -> Block:
         block: KernelBlock = getattr(self.kernel, kind)[number]
         opened, delegated = opens.get(number, {}), sorted(hands.get(number, ()))
         who = None if isinstance(block, k.AnyoneBlock) else block.who
@@ -275,7 +303,7 @@ class ProgramBuilder:
         asked = () if isinstance(block, k.AnyoneBlock) else block.requirements
         granted = [block.grants[which] for which in sorted(opened)]
         delegates = [block.delegates[which] for which in delegated] if isinstance(block, k.AgentBlock) else []
-        return p.Block(
+        return Block(
             number,
             block.package,
             where,
@@ -286,82 +314,82 @@ class ProgramBuilder:
             tuple(self._events((who, asked, granted, delegates))) if self.kernel.watches else (),
         )
 
-    def _grant(self, grant: k.Grant, openings: Sequence[int]) -> p.Grant:
+    def _grant(self, grant: k.Grant, openings: Sequence[int]) -> Grant:
         carriers = dict.fromkeys(scope for place in openings for scope in grant.openings[place].carriers)
-        return p.Grant(tuple(carriers), None if grant.when is None else self.nodes.condition(grant.when), grant)
+        return Grant(tuple(carriers), None if grant.when is None else self.nodes.condition(grant.when), grant)
 
-    def _delegate(self, delegate: k.DelegationGrant) -> p.DelegationGrant:
+    def _delegate(self, delegate: k.DelegationGrant) -> DelegationGrant:
         when = None if delegate.when is None else self.nodes.condition(delegate.when)
         match delegate.to:
             case k.ExactName(name):
-                return p.DelegationGrant(name, None, None, when, delegate)
+                return DelegationGrant(name, None, None, when, delegate)
             case k.NamePattern(glob):
-                return p.DelegationGrant(None, Glob(glob), None, when, delegate)
+                return DelegationGrant(None, Glob(glob), None, when, delegate)
             case k.InGroup(group):
-                return p.DelegationGrant(None, None, group, when, delegate)
+                return DelegationGrant(None, None, group, when, delegate)
             case _:
                 assert_never(delegate.to)
 
-    def _requirement(self, requirement: k.Requirement) -> p.Requirement:
+    def _requirement(self, requirement: k.Requirement) -> Requirement:
         known = self._requirements.get(id(requirement))
         if known is None:
             kind = None
             if not isinstance(requirement, ON_HOPS):
                 kind = "attestation" if isinstance(requirement, k.AttestedBy) else "credential"
-            made = p.Requirement(self._required(requirement), kind, requirement.span.text, requirement)
+            made = Requirement(self._required(requirement), kind, requirement.span.text, requirement)
             known = self._requirements[id(requirement)] = requirement, made
         return known[1]
 
-    def _required(self, requirement: k.Requirement) -> n.Condition:
+    def _required(self, requirement: k.Requirement) -> Condition:
         fact = self.nodes.slot
         match requirement:
             case k.IssuedBy(issuers):
-                return p.IssuedByTest(issuers)
+                return IssuedByTest(issuers)
             case k.ActsAlone():
-                return p.ActsAloneTest(fact(("credential", "subject"), Scalar.STRING))
+                return ActsAloneTest(fact(("credential", "subject"), Scalar.STRING))
             case k.ActsFor(condition):
                 when = None if condition is None else self.nodes.condition(condition)
-                return p.ActsForTest(fact(("credential", "subject"), Scalar.STRING), when)
+                return ActsForTest(fact(("credential", "subject"), Scalar.STRING), when)
             case k.ValidityPeriod(start, end):
-                return p.ValidityTest(start, end)
+                return ValidityTest(start, end)
             case k.CredentialKinds(kinds):
-                return n.OneOf(fact(("credential", "kind"), Scalar.STRING), frozenset(kinds))
+                return OneOf(fact(("credential", "kind"), Scalar.STRING), frozenset(kinds))
             case k.CredentialLifetime(limit):
-                return n.OrderTest(fact(("credential", "lifetime"), Scalar.DURATION), limit, n.AT_MOST)
+                return OrderTest(fact(("credential", "lifetime"), Scalar.DURATION), limit, AT_MOST)
             case k.CredentialAge(limit):
-                return n.OrderTest(fact(("credential", "age"), Scalar.DURATION), limit, n.AT_MOST)
+                return OrderTest(fact(("credential", "age"), Scalar.DURATION), limit, AT_MOST)
             case k.ProofOfPossession():
-                return n.Truth(fact(("credential", "bound"), Scalar.BOOL))
+                return Truth(fact(("credential", "bound"), Scalar.BOOL))
             case k.AttestedBy(names):
-                verified = n.Truth(fact(("attestation", "verified"), Scalar.BOOL))
-                trusted = n.AnyOf(tuple(self._attested(self.kernel.attesters[name]) for name in names))
-                return n.All((verified, trusted))
+                verified = Truth(fact(("attestation", "verified"), Scalar.BOOL))
+                trusted = AnyOf(tuple(self._attested(self.kernel.attesters[name]) for name in names))
+                return All((verified, trusted))
             case _:
                 assert_never(requirement)
 
-    def _attested(self, attester: k.Attester) -> n.Condition:
+    def _attested(self, attester: k.Attester) -> Condition:
         def text(name: str) -> n.FactNode:
             return self.nodes.slot(("attestation", name), Scalar.STRING)
 
-        tests: list[n.Condition] = [n.Equal(text("by"), attester.name, False)]
+        tests: list[Condition] = [Equal(text("by"), attester.name, False)]
         if attester.age is not None:
             age = self.nodes.slot(("attestation", "age"), Scalar.DURATION)
-            tests.append(n.OrderTest(age, attester.age, n.AT_MOST))
+            tests.append(OrderTest(age, attester.age, AT_MOST))
         if attester.models:
-            tests.append(n.AnyOf(tuple(self._model(*model) for model in attester.models)))
+            tests.append(AnyOf(tuple(self._model(*model) for model in attester.models)))
         if attester.environments:
-            tests.append(n.OneOf(text("environment"), frozenset(attester.environments)))
-        return n.All(tuple(tests))
+            tests.append(OneOf(text("environment"), frozenset(attester.environments)))
+        return All(tuple(tests))
 
-    def _model(self, name: str, digest: str | None) -> n.Condition:
-        named = n.Equal(self.nodes.slot(("attestation", "model"), Scalar.STRING), name, False)
+    def _model(self, name: str, digest: str | None) -> Condition:
+        named = Equal(self.nodes.slot(("attestation", "model"), Scalar.STRING), name, False)
         if digest is None:
             return named
-        return n.All((named, n.Equal(self.nodes.slot(("attestation", "model_hash"), Scalar.STRING), digest, False)))
+        return All((named, Equal(self.nodes.slot(("attestation", "model_hash"), Scalar.STRING), digest, False)))
 
     # ── Guards ────────────────────────────────────────────────────────────────────────────────
 
-    def _effects(self, guards: Iterable[k.Guard], word: str, binders: Sequence[k.Binder]) -> Iterator[p.Effect]:
+    def _effects(self, guards: Iterable[k.Guard], word: str, binders: Sequence[k.Binder]) -> Iterator[Effect]:
         bit = 0
         for guard in guards:
             for index, effect in enumerate(guard.effects):
@@ -369,16 +397,16 @@ class ProgramBuilder:
                 message = None if effect.message is None else tuple(map(self._message_part, effect.message))
                 proofs = tuple(self._proofs(effect)) if isinstance(effect, k.Deny) else ()
                 binding = self._binding(effect, word, binders) if isinstance(effect, k.Confirm) else None
-                yield p.Effect(KINDS[type(effect)], bit, guard, index, effect, condition, message, proofs, binding)
+                yield Effect(KINDS[type(effect)], bit, guard, index, effect, condition, message, proofs, binding)
                 bit += 1
 
-    def _message_part(self, part: str | k.MessageFact) -> str | p.MessagePart:
+    def _message_part(self, part: str | k.MessageFact) -> str | MessagePart:
         if isinstance(part, str):
             return part
         show = format_bare_value if is_capture(part.expression) else format_value
-        return p.MessagePart(self.nodes.value(part.expression), show, part.to_caller)
+        return MessagePart(self.nodes.value(part.expression), show, part.to_caller)
 
-    def _proofs(self, deny: k.Deny) -> Iterator[p.ProofRemedy]:
+    def _proofs(self, deny: k.Deny) -> Iterator[ProofRemedy]:
         """Yield the better proofs that may lift a deny: those whose fact its condition reads."""
         if deny.condition is None:
             return
@@ -386,9 +414,9 @@ class ProgramBuilder:
         for kind, need, path, better in PROOFS:
             if path in types:
                 slots = tuple(self.nodes.by_path.get(path, ()))
-                yield p.ProofRemedy(kind, need, slots, coerce(better, types[path], ".".join(path)))
+                yield ProofRemedy(kind, need, slots, coerce(better, types[path], ".".join(path)))
 
-    def _binding(self, confirm: k.Confirm, word: str, binders: Sequence[k.Binder]) -> p.ApprovalScope:
+    def _binding(self, confirm: k.Confirm, word: str, binders: Sequence[k.Binder]) -> ApprovalScope:
         objects = {"tool": TOOL_OBJECTS, "action": ACTION_OBJECTS}.get(word, HTTP_OBJECTS)
         if confirm.bound is not None:
             objects = confirm.bound.objects
@@ -402,14 +430,14 @@ class ProgramBuilder:
         )
         of = confirm.approvers.of
         approvers = self.nodes.value(of.expression) if isinstance(of, k.MemberOf) else None
-        return p.ApprovalScope(
+        return ApprovalScope(
             tuple((one, exclusions_of(one)) for one in objects), tuple(described) or ("resource",), tuple(reads),
             sources, approvers,
         )  # fmt: skip
 
     # ── Limits, history, tasks ────────────────────────────────────────────────────────────────
 
-    def _limit(self, limit: k.Limit) -> p.LimitRule:
+    def _limit(self, limit: k.Limit) -> LimitRule:
         value = self.nodes.value
         condition = None if limit.when is None else value(limit.when)
         keys = tuple(count_key_node(key, value(key)) for key in limit.keys)
@@ -418,21 +446,21 @@ class ProgramBuilder:
             quotas = tuple(
                 (value(quota.bound), None if quota.fact is None else value(quota.fact)) for quota in limit.quotas
             )
-            return p.LimitRule(limit, condition, keys, None, None, (), quotas, charge)
+            return LimitRule(limit, condition, keys, None, None, (), quotas, charge)
         cost = None if limit.cost is None else value(limit.cost)
         count = value(limit.pace.count) if isinstance(limit.pace, k.PaceByFact) else None
         moves = tuple(map(value, (*(up.when for up in limit.raises), *(down.when for down in limit.clamps))))
-        return p.LimitRule(limit, condition, keys, cost, count, moves, (), charge)
+        return LimitRule(limit, condition, keys, cost, count, moves, (), charge)
 
-    def _record(self, retention: k.EventRetention) -> p.RecordRule:
+    def _record(self, retention: k.EventRetention) -> RecordRule:
         event = retention.event
         facts = tuple((self.nodes.value(fact), describe(fact)) for fact in event.facts)
         within = to_microseconds(retention.within)
-        return p.RecordRule(retention, self.nodes.event(event), facts, within, awaits_outcome(event))
+        return RecordRule(retention, self.nodes.event(event), facts, within, awaits_outcome(event))
 
-    def _tasks(self, word: str, binds_resource: bool) -> Iterator[p.TaskRule]:
+    def _tasks(self, word: str, binds_resource: bool) -> Iterator[TaskRule]:
         for constraint in task_constraints(word, binds_resource, self.kernel.entities):
-            yield p.TaskRule(constraint, self.nodes.condition(constraint.outside))
+            yield TaskRule(constraint, self.nodes.condition(constraint.outside))
 
     def _windows(self, guards: Numbers, limits: Numbers) -> tuple[EventRules, ...]:
         """Return the patterns of past requests that guards and limits of an endpoint look at."""

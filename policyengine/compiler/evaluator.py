@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from policyengine import kernel as k
 from policyengine.compiler.block_index import agent_name, hop_agent, presenter_and_hops
@@ -14,17 +15,20 @@ from policyengine.compiler.sizes import Limiting, SizeLimit
 from policyengine.compiler.step_state import StartedRequest, StepNodes
 from policyengine.compiler.tree import Tree, tree_of
 from policyengine.evaluator import decide as walker
+from policyengine.evaluator.approvals import ConfirmApproval
 from policyengine.evaluator.program import EndpointRules
 from policyengine.evaluator.records import NO_WINDOWS
-from policyengine.evaluator.state import UNREAD, State
+from policyengine.evaluator.rules import CONFIRM, OBLIGATION
+from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import principal_of
 from policyengine.evaluator.walker import refusal_code
 from policyengine.runtime.decision import Decision, Effects
 from policyengine.runtime.endpoints import MalformedEndpoint
+from policyengine.runtime.history import WindowKey
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.needs import Needs
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, LookupEntities, Snapshot
+from policyengine.runtime.snapshot import Entities, EntitySizes, LookupEntities, Snapshot
 from policyengine.runtime.value_size import LARGE_EXTENT, is_large, measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS, MAX_STRING_LENGTH
 from policyengine.spec import work
@@ -33,22 +37,48 @@ from policyengine.spec.step_count import StepCount, count_bindings, count_steps
 from policyengine.spec.work import MAX_UNNOTICED_STEPS, head_steps, hop_steps
 from policyengine.spec.work_exceeded import describe_excess, excess_answer
 
+MAX_DECODED_BLOCKS = 200  # of a bundle, to find out how many steps a hop takes
+
 
 class Evaluator:
     """Decides by one policy and one entity store. It keeps no state of any request; threads may share it."""
 
-    def __init__(self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None) -> None:
+    def __init__(
+        self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, sizes: EntitySizes | None = None
+    ) -> None:
+        """`sizes` are those of all entity stores with which it decides; by default those of `entities`."""
         self.kernel = kernel
-        self.entities = entities
         self.tree = tree = tree or tree_of(kernel)
         self._builder = ProgramBuilder(kernel, tree)
         self.program = self._builder.program
         self._step_nodes = StepNodes(self._builder, tree)
-        self._kept: walker.KeptAttributes = {}
-        self._limiting = Limiting(kernel, entities, tree)
         self._block_steps = BlockSteps(kernel.agents)
         self._steps_by_name = NamedSteps(tree.agents.names, self._block_steps)
         self._steps_by_group = NamedSteps(tree.agents.groups, self._block_steps)
+        self._use_entities(entities, entities if sizes is None else sizes)
+
+    def _use_entities(self, entities: Entities, sizes: EntitySizes) -> None:
+        self.entities, self.sizes = entities, sizes
+        self._kept: walker.KeptAttributes = {}
+        self._limiting = Limiting(self.kernel, sizes, self.tree)
+        self._own = object()  # marks the sizes that are computed with these entities
+
+    def with_entities(self, entities: Entities) -> Evaluator:
+        """Return an evaluator with other entities and the same program, so that no rule is built again."""
+        other = copy(self)
+        other._use_entities(entities, entities)
+        return other
+
+    def prepare(self, previous: Evaluator) -> None:
+        """Build the rules that a previous evaluator has used last, so that the first decisions after a reload are not
+        slow. Rules that cannot be built are left to the decisions."""
+        for used, endpoint in list(previous._builder.samples.items()):
+            try:
+                rules = self.program.rules_at(endpoint)
+                self._size_limit(rules)
+                rules.build_used(used)
+            except Exception:
+                continue
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""
@@ -75,12 +105,16 @@ class Evaluator:
         hops = request.fact("chain", "hops")
         if not isinstance(hops, tuple) or not 0 < len(hops) <= MAX_HOPS:
             return False
-        given = (hop.get("agent") if isinstance(hop, Mapping) else None for hop in hops)
-        # Another text may be no valid name: then the hop may be any agent.
-        names = [name for name in given if type(name) is str and name.isascii() and 0 < len(name) <= MAX_STRING_LENGTH]
-        each, of_names = 1 + measure_extent(request.facts), self._steps_by_name
-        if len(names) == len(hops):
-            steps = sum([of_names[name] for name in names])
+        steps, of_names, are_names = 0, self._steps_by_name, True
+        for hop in hops:
+            name = hop.get("agent") if type(hop) is dict else None
+            # Another text may be no valid name: then the hop may be any agent.
+            if type(name) is not str or not name.isascii() or not 0 < len(name) <= MAX_STRING_LENGTH:
+                are_names = False
+                break
+            steps += of_names[name]
+        each = 1 + measure_extent(request.facts)
+        if are_names:
             steps += self._steps_in_groups(hops, rules) if others is None else len(hops) * others
             if steps * each <= most:
                 return False
@@ -116,14 +150,13 @@ class Evaluator:
         """The blocks that name an agent."""
         return frozenset(number for numbers in self.tree.agents.names.values() for number in numbers)
 
-    @cached_property
-    def _steps_of_all_others(self) -> int | None:
-        """The steps of a hop in all blocks of the policy that do not name an agent; None for a bundle, whose blocks are
-        not decoded for that."""
-        agents, named = self.kernel.agents, self._named_blocks
-        if isinstance(agents, LazySequence):
-            return None
-        return sum(self._block_steps[number] for number in range(len(agents)) if number not in named)
+    def _steps_of_few_others(self, rules: EndpointRules) -> int | None:
+        """Return the same as `_steps_of_others`; None where many blocks of a bundle would be decoded for it."""
+        if rules.hop_steps < 0 and isinstance(self.kernel.agents, LazySequence):
+            numbers = rules.covering
+            if len(numbers.agents) + len(numbers.hands) > MAX_DECODED_BLOCKS:
+                return None
+        return self._steps_of_others(rules)
 
     @cached_property
     def _steps_of_conditions(self) -> int:
@@ -175,6 +208,42 @@ class Evaluator:
         count = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
         return self._deny(state, count, stamp) if count.exceeded else walker.finish(state, snapshot.spent, stamp)
 
+    # ── For tests and comparisons ─────────────────────────────────────────────────────────────
+
+    def windows(self, request: Request, entities: Entities, moment: int) -> frozenset[WindowKey]:
+        """Return the windows of the history that the decision reads."""
+        if not self.kernel.watches or self._deny_long_bindings(request, entities, moment, ""):
+            return NO_WINDOWS
+        return walker.find_windows(self.program, request, entities, moment)
+
+    def required_approvals(self, request: Request, snapshot: Snapshot, moment: int) -> list[tuple[str, str]]:
+        """Return the guard and the binding of each approval that the request needs, whatever else stops it."""
+        state = self._start(request, snapshot, moment)
+        if state is None:
+            return []
+        confirms = [one.effect for one in walker.acting_effects(state) if one.effect.kind == CONFIRM]
+        return [(effect.guard.name, ConfirmApproval(state, effect).digest) for effect in confirms]
+
+    def due_obligations(self, request: Request, snapshot: Snapshot, moment: int) -> list[k.ObligationEffect]:
+        """Return the obligations that an allow of the request carries or, if it needs approvals, will carry."""
+        state = self._start(request, snapshot, moment)
+        acting = () if state is None else walker.acting_effects(state)
+        return [one.effect.effect for one in acting if one.effect.kind == OBLIGATION]
+
+    def _start(self, request: Request, snapshot: Snapshot, moment: int) -> State | None:
+        """Return the started state; None if the request reaches no guard: its path is malformed, or its decision takes
+        too many steps."""
+        if isinstance(request.endpoint, MalformedEndpoint):
+            return None
+        rules = self.program.rules_at(request.endpoint)
+        state = walker.start(self.program, rules, request, snapshot.entities, snapshot.history, moment, None)
+        if self._counts_steps(request, rules):
+            counted = count_steps(StartedRequest(self._step_nodes, state, snapshot.spent))
+            return None if counted.exceeded else state
+        return state
+
+    # ── Steps ─────────────────────────────────────────────────────────────────────────────────
+
     def _deny_long_bindings(
         self, request: Request, entities: Entities, moment: int, stamp: Stamp
     ) -> tuple[Decision, Effects] | None:
@@ -193,7 +262,8 @@ class Evaluator:
     def _counts_steps(self, request: Request, rules: EndpointRules) -> bool:
         """Return whether the rules may take more steps than a decision has, by the sizes of what the question brings.
         Only then are the steps counted."""
-        sizes = rules.sizes if rules.sizes is not UNREAD else self._size_limit(rules)
+        known = rules.sizes
+        sizes: SizeLimit | None = known[1] if known[0] is self._own else self._size_limit(rules)
         has_chain = "chain" in request.facts
         if sizes is None and not has_chain and not request.approvals:
             return False
@@ -208,23 +278,28 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_all_others)
+        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_few_others(rules))
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""
-        return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.entities.deepest)
+        return len(request.approvals) * len(rules.effects) * (MAX_ELEMENTS + self.sizes.deepest)
 
     def _size_limit(self, rules: EndpointRules) -> SizeLimit | None:
         """Return how large a question may be at an endpoint; None if any question is small enough."""
-        found: Any = rules.sizes
-        if found is UNREAD:
+        mark, found, depth = rules.sizes
+        if mark is not self._own:
+            now = self.sizes.deepest
+            if found is None and now <= depth:  # with any question of these entities small enough, or with deeper ones
+                rules.sizes = self._own, None, depth
+                return None
             kernel, numbers = self.kernel, rules.covering
             parts = [
                 *(kernel.guards[number] for number in numbers.guards),
                 *(kernel.limits[number] for number in numbers.limits),
                 *(kernel.binders[number] for number in numbers.binders),
             ]
-            found = rules.sizes = self._limiting.limit(parts, list(rules.conditional_grants))
+            found = self._limiting.limit(parts, list(rules.conditional_grants))
+            rules.sizes = self._own, found, now
         return found  # type: ignore[no-any-return]
 
     def histories_read(self, request: Request) -> list[k.HistoryCondition | k.Aggregate]:

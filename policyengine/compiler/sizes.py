@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from policyengine import kernel as k
 from policyengine.compiler.lazy_sequence import head_at
 from policyengine.compiler.tree import Tree
-from policyengine.runtime.snapshot import Entities
+from policyengine.runtime.snapshot import EntitySizes
 from policyengine.runtime.value_size import measure_extent
 from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.solver.worst_case import (
@@ -68,7 +69,7 @@ class DirectorySizes:
     """Sizes by a directory: `literal` is the largest that `with` binds, `claimed` are the attributes that a credential
     may say, `attributes` those that are read at all."""
 
-    entities: Entities
+    entities: EntitySizes
     literal: int
     claimed: frozenset[str]
     attributes: frozenset[str]
@@ -100,12 +101,41 @@ class DirectorySizes:
                 return (self.literal + max(map(self.entities.largest, self.attributes), default=0), 1)
 
 
+@dataclass(frozen=True)
+class LargestSizes:
+    """The sizes of several entity stores together."""
+
+    stores: tuple[EntitySizes, ...]
+    _largest: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def largest(self, name: str) -> int:
+        if name not in self._largest:
+            self._largest[name] = max((store.largest(name) for store in self.stores), default=0)
+        return self._largest[name]
+
+    @cached_property
+    def deepest(self) -> int:
+        return max((store.deepest for store in self.stores), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class AnySizes:
+    """The sizes of entity stores that are not known yet."""
+
+    def largest(self, name: str) -> int:
+        return MAX_ELEMENTS
+
+    @property
+    def deepest(self) -> int:
+        return MAX_ELEMENTS
+
+
 @dataclass(slots=True)
 class Limiting:
     """Finds the limit of each leaf."""
 
     kernel: k.Kernel
-    entities: Entities
+    entities: EntitySizes
     tree: Tree
     _steps: dict[int, Steps] = field(default_factory=dict)
     _asking: list[tuple[Block, object]] | None = None

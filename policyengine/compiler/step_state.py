@@ -17,7 +17,7 @@ from policyengine.evaluator.decide import exact_state
 from policyengine.evaluator.fact_reader import records_chains
 from policyengine.evaluator.history_nodes import HistoryNode
 from policyengine.evaluator.nodes import Node
-from policyengine.evaluator.program import CONFIRM
+from policyengine.evaluator.rules import CONFIRM
 from policyengine.evaluator.state import ChainMember, State
 from policyengine.evaluator.walker import refusal_code, state_of_hop
 from policyengine.runtime.endpoints import Endpoint

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 from msgspec import Struct
 
@@ -146,6 +146,27 @@ def tree_of(kernel: k.Kernel) -> Tree:
     for watch in kernel.watches:
         builder.add_watch(numbers_in(watch.event.place, of)[0] or ())
     return builder.tree()
+
+
+def indexed_parts(rule: k.AgentBlock | k.UserBlock | k.AnyoneBlock | k.Guard | k.Limit) -> tuple[object, ...]:
+    """Return all of a rule that its tree depends on: the tree stays the same if another rule with equal parts takes
+    its place."""
+    match rule:
+        case k.Guard() | k.Rate() | k.Budget():
+            return rule.place.patterns, rule.place.excepts
+        case k.AnyoneBlock():
+            return (grant_patterns(rule),)
+        case k.UserBlock():
+            return head_of(rule.who), grant_patterns(rule)
+        case k.AgentBlock():
+            asks = any(isinstance(one, k.ActsFor) and one.condition is not None for one in rule.requirements)
+            return head_of(rule.who), asks, grant_patterns(rule), [delegate.patterns for delegate in rule.delegates]
+        case _:
+            assert_never(rule)
+
+
+def grant_patterns(block: k.AgentBlock | k.UserBlock | k.AnyoneBlock) -> list[list[k.Pattern]]:
+    return [[target.pattern for target in grant.openings] for grant in block.grants]
 
 
 def placed_patterns(kernel: k.Kernel) -> Iterator[k.Pattern]:

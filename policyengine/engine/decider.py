@@ -88,20 +88,20 @@ class Decider:
         self.keeps_proofs = keeps_proofs  # whether drafts of idempotent decisions contain proved facts
         self._makes_ids = ids is new_id  # from the time and a serial number, when they are first read
         self._recorder = recorder
-        self.compiled = self._compile(entities)
+        self.compiled = self._compile(entities, Evaluator(kernel, entities, tree=tree))
 
     @property
     def _log(self) -> DecisionLog | None:
         return self._recorder.log
 
-    def _compile(self, entities: EntityStore) -> CompiledPolicies:
+    def _compile(self, entities: EntityStore, evaluator: Evaluator) -> CompiledPolicies:
         mark = self._log.directory(entities) if self._log is not None and entities.loaded else b""
-        return CompiledPolicies(entities, Evaluator(self.kernel, entities, tree=self.tree), mark)
+        return CompiledPolicies(entities, evaluator, mark)
 
     def replace_entities(self, entities: EntityStore) -> None:
         """Decide with other entities from now on. Raises DecisionLogError if they cannot be logged; then the previous
         ones stay."""
-        self.compiled = self._compile(entities)
+        self.compiled = self._compile(entities, self.compiled.evaluator.with_entities(entities))
 
     def now(self) -> int:
         """Return the current time in microseconds since 1970, as stores use it."""

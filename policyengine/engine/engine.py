@@ -169,6 +169,11 @@ class Engine:
             successor._use_observer(observer.successor(kernel))
         return successor
 
+    def prepare(self, previous: Engine) -> None:
+        """Build the rules that a previous engine has used last, so that the first decisions after a reload are not
+        slow."""
+        self.decider.compiled.evaluator.prepare(previous.decider.compiled.evaluator)
+
     def verify_credentials(self, identity: IdentitySource | None) -> Self:
         """Verify raw credentials from now on; return this engine. Raises IdentityConfigError."""
         if identity is not None:

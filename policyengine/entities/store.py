@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from policyengine.entities.errors import EntitiesError
@@ -118,7 +117,7 @@ class EntityStore:
         MembershipBoundError."""
         shared: dict[tuple[EntityRef, ...], Ancestors] = {}
         found: dict[EntityRef, Ancestors] = {}
-        left = MAX_MEMBERSHIPS
+        left, deepest = MAX_MEMBERSHIPS, 0
         for ref, row in self._rows.items():
             above = shared.get(row.parents)
             if above is None:
@@ -126,7 +125,9 @@ class EntityStore:
                 left -= len(above.refs)
                 if left < 0:
                     raise MembershipBoundError(ref)
-            found[ref] = with_parents(row, above)
+            found[ref] = above = with_parents(row, above)
+            deepest = max(deepest, len(above.refs))
+        self._deepest = deepest
         return found
 
     def largest(self, name: str) -> int:
@@ -139,11 +140,10 @@ class EntityStore:
             self._largest[name] = max(found, default=0)
         return self._largest[name]
 
-    @cached_property
+    @property
     def deepest(self) -> int:
         """The largest number of ancestors of an entity."""
-        closures = {id(above): len(above.refs) for above in self._ancestors.values()}
-        return MAX_ELEMENTS if self.lookups is not None else max(closures.values(), default=0)
+        return MAX_ELEMENTS if self.lookups is not None else self._deepest
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from policyengine import kernel as k
 from policyengine.evaluator.entity_nodes import in_any
-from policyengine.evaluator.program import Effect
 from policyengine.evaluator.reads import ReadRecorder
 from policyengine.evaluator.relation_nodes import element_of
+from policyengine.evaluator.rules import Effect
 from policyengine.evaluator.state import ApprovalFacts, State
 from policyengine.runtime.canonical_form import binding_digest, binding_form, canonical_bytes
 from policyengine.runtime.fact_access import fact_at, get_member

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.evaluator.program import LimitRule
+from policyengine.evaluator.rules import LimitRule
 from policyengine.evaluator.state import State
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Unknown

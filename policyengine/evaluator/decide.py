@@ -6,11 +6,12 @@ from typing import Any, TypeAlias
 
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts, find_approval
 from policyengine.evaluator.fact_reader import read_claims, read_hops, read_presenter
-from policyengine.evaluator.program import CONFIRM, EndpointRules, PolicyProgram
+from policyengine.evaluator.program import EndpointRules, PolicyProgram
 from policyengine.evaluator.records import NO_WINDOWS, needed_windows
+from policyengine.evaluator.rules import CONFIRM
 from policyengine.evaluator.state import State
 from policyengine.evaluator.verdicts import NO_EFFECTS, Verdict, principal_of
-from policyengine.evaluator.walker import walk
+from policyengine.evaluator.walker import ActingEffect, Passage, pass_guards, walk
 from policyengine.runtime.decision import Answer, Decision, Effects, Gate, Outcome, Reason
 from policyengine.runtime.endpoints import HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.history import WindowKey
@@ -133,6 +134,13 @@ def finish(st: State, spent: frozenset[str], stamp: Stamp) -> tuple[Decision, Ef
         if effect.kind == CONFIRM and effect.bit not in approvals:
             approvals[effect.bit] = find_approval(st, effect, spent)
     return Verdict(approved, exact, st, passage, approvals).conclude(stamp)
+
+
+def acting_effects(st: State) -> tuple[ActingEffect, ...]:
+    """Return the lines of guards that apply to a started request, whatever its grants and approvals."""
+    passage = Passage()
+    pass_guards(st, st.rules, passage)
+    return passage.acting
 
 
 def exact_state(st: State) -> State:

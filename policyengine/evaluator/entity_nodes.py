@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from policyengine import kernel as k
-from policyengine.evaluator.nodes import Condition, FunctionValue, Node, merge
+from policyengine.evaluator.conditions import Condition
+from policyengine.evaluator.nodes import FunctionValue, Node, merge
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
 from policyengine.runtime.fact_access import get_member
 from policyengine.runtime.snapshot import NO_ROW, NOT_ANSWERED, PARTIAL_ROW, Membership

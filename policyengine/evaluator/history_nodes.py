@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.clock import epoch_microseconds
-from policyengine.evaluator.nodes import Condition, Node, is_absent, merge
+from policyengine.evaluator.conditions import Condition
+from policyengine.evaluator.nodes import Node, is_absent, merge
 from policyengine.evaluator.relation_nodes import fold
 from policyengine.evaluator.state import MAYBE, YES, State
 from policyengine.runtime.history import History, PastEvent, events_between, unread_reason

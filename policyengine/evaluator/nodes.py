@@ -1,9 +1,4 @@
-"""Nodes of the program: values, which are known or Unknown, and conditions, which are NO, YES or MAYBE.
-
-`get` returns a value. `test` returns the result of a condition and leaves the unknowns that made it MAYBE on the stack
-of the state; `All`, `AnyOf` and `Quantifier` truncate the stack if another part settles the result. So no extra objects
-are needed for unknowns.
-"""
+"""Nodes of the program: values, which are known or Unknown. `get` returns the value."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
-from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, State
+from policyengine.evaluator.state import UNREAD, State
 from policyengine.runtime.fact_access import fact_at, get_member
 from policyengine.runtime.values import (
     ABSENT,
@@ -56,6 +51,15 @@ class Node:
 
     def get(self, st: State) -> Any:
         """Return the value."""
+        raise NotImplementedError
+
+
+class BoundValue:
+    """A value that a pattern binds at one endpoint, before it has a type."""
+
+    __slots__ = ()
+
+    def raw(self, st: State) -> Any:
         raise NotImplementedError
 
 
@@ -286,9 +290,6 @@ class RecordedFact(Node):
         return value
 
 
-# ── Values ────────────────────────────────────────────────────────────────────────────────────
-
-
 class FunctionValue(Node):
     """A function of known values; unknown if a value is unknown."""
 
@@ -354,320 +355,3 @@ class VariableValue(Node):
 
     def get(self, st: State) -> Any:
         return st.variables[self.depth]
-
-
-# ── Conditions ────────────────────────────────────────────────────────────────────────────────
-
-
-class Condition(Node):
-    """A condition with three possible values."""
-
-    __slots__ = ()
-
-    def test(self, st: State) -> int:
-        raise NotImplementedError
-
-    def get(self, st: State) -> Any:
-        mark = len(st.doubts)
-        result = self.test(st)
-        if result == MAYBE:
-            causes = merge(st.doubts[mark:])
-            del st.doubts[mark:]
-            return causes
-        return result == YES
-
-
-class Truth(Condition):
-    """A value of type bool as a condition."""
-
-    __slots__ = ("node",)
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if value is True:
-            return YES
-        if value is False:
-            return NO
-        st.doubts.append(value)
-        return MAYBE
-
-    def get(self, st: State) -> Any:
-        return self.node.get(st)
-
-
-class Equal(Condition):
-    """The equality of a fact and a constant of one class: string, enum, int or bool."""
-
-    __slots__ = ("node", "otherwise", "same", "value")
-
-    def __init__(self, node: Node, value: Any, negated: bool) -> None:
-        self.node = node
-        self.value = value
-        self.same = NO if negated else YES
-        self.otherwise = YES if negated else NO
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if type(value) is Unknown:
-            st.doubts.append(value)
-            return MAYBE
-        return self.same if value == self.value else self.otherwise
-
-
-LESS, AT_MOST, MORE, AT_LEAST = range(4)
-
-
-class OrderTest(Condition):
-    """The order of a number or duration and a constant."""
-
-    __slots__ = ("how", "node", "value")
-
-    def __init__(self, node: Node, value: Any, how: int) -> None:
-        self.node = node
-        self.value = value
-        self.how = how
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if type(value) is Unknown:
-            st.doubts.append(value)
-            return MAYBE
-        how = self.how
-        if how == 0:
-            return YES if value < self.value else NO
-        if how == 1:
-            return YES if value <= self.value else NO
-        if how == 2:
-            return YES if value > self.value else NO
-        return YES if value >= self.value else NO
-
-
-class OneOf(Condition):
-    """Whether a string is one of several constants."""
-
-    __slots__ = ("node", "values")
-
-    def __init__(self, node: Node, values: frozenset[str]) -> None:
-        self.node = node
-        self.values = values
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if type(value) is Unknown:
-            st.doubts.append(value)
-            return MAYBE
-        return YES if value in self.values else NO
-
-
-def test_has(st: State, items: Any, wanted: str) -> int:
-    """Test whether strings, some of which may be unknown, include this string."""
-    if wanted in items:
-        return YES
-    found = NO
-    for item in items:
-        if type(item) is Unknown:
-            st.doubts.append(item)
-            found = MAYBE
-    return found
-
-
-class Not(Condition):
-    """The negation of a condition."""
-
-    __slots__ = ("operand",)
-
-    def __init__(self, operand: Condition) -> None:
-        self.operand = operand
-
-    def test(self, st: State) -> int:
-        result = self.operand.test(st)
-        if result == MAYBE:
-            return MAYBE
-        return NO if result == YES else YES
-
-
-class Connective(Condition):
-    """Kleene's and or or: the first part with the `settling` result decides, else an unknown part makes it MAYBE.
-
-    `strict` tests every part, as the facts that an approval is bound to are recorded on the way.
-    """
-
-    __slots__ = ("items", "neutral", "settling", "strict")
-
-    def __init__(self, items: tuple[Condition, ...], settling: int, strict: bool) -> None:
-        self.items = items
-        self.settling = settling
-        self.neutral = NO if settling == YES else YES
-        self.strict = strict
-
-    def test(self, st: State) -> int:
-        mark, settling = len(st.doubts), self.settling
-        found = self.neutral
-        for item in self.items:
-            result = item.test(st)
-            if result == settling:
-                found = settling
-                if not self.strict:
-                    break
-            elif result == MAYBE and found != settling:
-                found = MAYBE
-        if found == settling and len(st.doubts) > mark:
-            del st.doubts[mark:]
-        return found
-
-
-class All(Connective):
-    """Kleene's and."""
-
-    __slots__ = ()
-
-    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
-        super().__init__(items, NO, strict)
-
-
-class AnyOf(Connective):
-    """Kleene's or."""
-
-    __slots__ = ()
-
-    def __init__(self, items: tuple[Condition, ...], strict: bool = False) -> None:
-        super().__init__(items, YES, strict)
-
-
-class Present(Condition):
-    """`x is present`."""
-
-    __slots__ = ("node",)
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def test(self, st: State) -> int:
-        value = self.node.get(st)
-        if type(value) is not Unknown:
-            return YES
-        if value.absent:
-            return NO
-        st.doubts.append(value)
-        return MAYBE
-
-
-class QuantifierTest(Condition):
-    """`any x in s: …` folds like `or`, `all` like `and`; an unknown element is unknown."""
-
-    __slots__ = ("condition", "depth", "domain", "settling", "strict")
-
-    def __init__(self, word: str, depth: int, domain: Node, condition: Condition, strict: bool) -> None:
-        self.settling = YES if word == "any" else NO
-        self.depth = depth
-        self.domain = domain
-        self.condition = condition
-        self.strict = strict
-
-    def test(self, st: State) -> int:
-        items = self.domain.get(st)
-        if type(items) is Unknown:
-            st.doubts.append(items)
-            return MAYBE
-        mark, settling = len(st.doubts), self.settling
-        found = NO if settling == YES else YES
-        depth, variables = self.depth, st.variables
-        if len(variables) <= depth:
-            variables += [None] * (depth + 1 - len(variables))
-        for item in items:
-            if type(item) is Unknown:
-                st.doubts.append(item)
-                result = MAYBE
-            else:
-                variables[depth] = item
-                result = self.condition.test(st)
-            if result == settling:
-                found = settling
-                if not self.strict:
-                    break
-            elif result == MAYBE and found != settling:
-                found = MAYBE
-        if found == settling and len(st.doubts) > mark:
-            del st.doubts[mark:]
-        return found
-
-
-# ── Bindings of patterns ──────────────────────────────────────────────────────────────────────
-
-
-class BoundValue:
-    """A value that a pattern binds at one endpoint, before it has a type."""
-
-    __slots__ = ()
-
-    def raw(self, st: State) -> Any:
-        raise NotImplementedError
-
-
-class CaptureValue(BoundValue):
-    """The text of a wildcard, which `match` returns for the segment."""
-
-    __slots__ = ("index", "match")
-
-    def __init__(self, index: int, match: Callable[[str], Any]) -> None:
-        self.index = index
-        self.match = match
-
-    def raw(self, st: State) -> Any:
-        return self.match(st.segments[self.index])
-
-
-class ResourceValue(BoundValue):
-    """The entity that a capture names."""
-
-    __slots__ = ("capture", "type")
-
-    def __init__(self, type: str, capture: CaptureValue) -> None:
-        self.type = type
-        self.capture = capture
-
-    def raw(self, st: State) -> Any:
-        text = self.capture.raw(st)
-        return EntityRef(self.type, text) if isinstance(text, str) else text
-
-
-class ExpressionValue(BoundValue):
-    """The value of an expression of `with`; `source` is the expression in the kernel."""
-
-    __slots__ = ("node", "source")
-
-    def __init__(self, node: Node, source: Any) -> None:
-        self.node = node
-        self.source = source
-
-    def raw(self, st: State) -> Any:
-        return self.node.get(st)
-
-
-class AgreedValue(BoundValue):
-    """Bindings of several patterns, which must all be equal."""
-
-    __slots__ = ("conflict", "several")
-
-    def __init__(self, several: list[BoundValue], conflict: object) -> None:
-        self.several = several
-        self.conflict = conflict
-
-    def raw(self, st: State) -> Any:
-        found = [one.raw(st) for one in self.several]
-        return self.conflict if any(one != found[0] for one in found) else found[0]
-
-
-class ConstantValue(BoundValue):
-    """A path that is bound, but in another letter case."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def raw(self, st: State) -> Any:
-        return self.value

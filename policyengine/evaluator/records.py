@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from policyengine.evaluator.history_nodes import EventRules
-from policyengine.evaluator.program import PrincipalRules
+from policyengine.evaluator.principals import PrincipalRules
 from policyengine.evaluator.state import ChainMember, State
 from policyengine.evaluator.walker import state_of_hop
 from policyengine.runtime.history import HistoryRecord, WindowKey, bounded_value

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from policyengine.evaluator.conditions import Condition, test_has
 from policyengine.evaluator.entity_nodes import in_any
-from policyengine.evaluator.nodes import Condition, Node, merge, test_has
+from policyengine.evaluator.nodes import Node, merge
 from policyengine.evaluator.state import MAYBE, NO, YES, State
 from policyengine.runtime import arithmetic
 from policyengine.runtime.value_sets import ValueSet, family_of

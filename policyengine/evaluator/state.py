@@ -12,9 +12,8 @@ from policyengine.clock import EPOCH
 from policyengine.runtime.history import History, PastEvent, WindowKey
 from policyengine.runtime.snapshot import Entities
 from policyengine.runtime.value_sets import ValueSet
-from policyengine.runtime.values import Unknown
-from policyengine.spec.facts import age_since
-from policyengine.typesystem import EntityRef
+from policyengine.runtime.values import Unknown, coerce
+from policyengine.typesystem import EntityRef, Scalar
 
 if TYPE_CHECKING:
     from policyengine.evaluator.nodes import BoundValue
@@ -57,7 +56,13 @@ class ChainMember:
     @property
     def age(self) -> Any:
         if self._age is UNREAD:
-            self._age = age_since(self.issued_at, self.now, self.name)
+            issued: Any = coerce(self.issued_at, Scalar.TIME, f"{self.name}.issued_at")
+            if type(issued) is Unknown:
+                self._age = issued
+            elif issued <= self.now:
+                self._age = self.now - issued
+            else:
+                self._age = Unknown.of(f"{self.name}.age", "issued in the future")
         return self._age
 
 

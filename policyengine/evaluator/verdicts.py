@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from policyengine import kernel as k
 from policyengine.evaluator.approvals import ConfirmApproval, approval_facts
+from policyengine.evaluator.blocks import LACKS_PROOF, LACKS_SCOPE
 from policyengine.evaluator.charges import LimitInputs, limit_charges, read_limits
-from policyengine.evaluator.program import (
-    CONFIRM,
-    LACKS_PROOF,
-    LACKS_SCOPE,
-    OBLIGATION,
-    STANDS,
-    Block,
-    Effect,
-    MessagePart,
-    PrincipalRules,
-    carries,
+from policyengine.evaluator.principals import PrincipalRules
+from policyengine.evaluator.reasons import (
+    NO_CAUSES,
+    STRENGTH,
+    ApprovalRemedy,
+    StopReason,
+    causes_of,
+    chain_reason,
+    fact_and_why,
+    lacking_scopes,
+    render_message,
+    strength,
 )
-from policyengine.evaluator.program import DENY as DENY_EFFECT
 from policyengine.evaluator.records import make_records
+from policyengine.evaluator.rules import CONFIRM, OBLIGATION, Effect
+from policyengine.evaluator.rules import DENY as DENY_EFFECT
 from policyengine.evaluator.state import NO, YES, State
-from policyengine.evaluator.walker import ActingEffect, ChainStop, Doubts, Passage
-from policyengine.runtime.credential_errors import describe_refusal
+from policyengine.evaluator.walker import ActingEffect, Passage
 from policyengine.runtime.decision import (
     OPERATOR_OBLIGATIONS,
     Answer,
@@ -40,7 +42,6 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.format_values import format_value
 from policyengine.runtime.ids import Stamp
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown
@@ -49,41 +50,16 @@ from policyengine.spec.reason_texts import (
     NO_BLOCK,
     NO_SCOPE,
     NO_USER_BLOCK,
+    NOT_COUNTABLE,
     NOTHING_OPENS,
     NOTHING_TO_APPROVE,
+    approvable_facts,
+    refused_credential,
+    unsupported_obligation,
 )
-from policyengine.time_formats import format_duration
 
-STRENGTH: Final = {outcome: place for place, outcome in enumerate(Outcome)}  # deny beats throttle beats confirm
-NO_CAUSES: Final[frozenset[Cause]] = frozenset()
 NO_EFFECTS: Final = Effects()
 MAX_VERDICTS: Final = 4_096  # maximum cached answers; reasons for unknown facts may contain texts of callers
-
-
-class StopReason:
-    """One reason against the request, the unknown facts that caused it, and its remedies."""
-
-    __slots__ = ("causes", "reason", "remedies")
-
-    def __init__(self, reason: Reason, causes: frozenset[Cause], remedies: Iterable[Remedy] = ()) -> None:
-        self.reason = reason
-        self.causes = causes
-        self.remedies = remedies
-
-    @property
-    def named(self) -> Reason:
-        """The reason, with the unknown facts in its message."""
-        if not self.causes:
-            return self.reason
-        unknown = "; ".join(sorted(f"`{cause.fact}` is unknown: {cause.why}" for cause in self.causes))
-        one = self.reason
-        return Reason(one.gate, f"{one.message} ({unknown})", one.rule, one.at, one.outcome, one.code)
-
-
-def causes_of(doubts: Doubts) -> frozenset[Cause]:
-    if not doubts:
-        return NO_CAUSES
-    return doubts[0].causes if len(doubts) == 1 else frozenset().union(*(one.causes for one in doubts))
 
 
 class Verdict:
@@ -145,61 +121,79 @@ class Verdict:
 
     def _answer(self) -> Answer:
         passage = self.passage
-        acting = [one for one in passage.acting if not self._is_granted(one)]
-        stops = list(self._stop_reasons(acting))
+        acting: list[ActingEffect] = list(passage.acting)
+        if self.approvals:
+            acting = [one for one in acting if not self._is_granted(one)]
         duties = [one for one in acting if one.effect.kind == OBLIGATION]
+        stops = self._stop_reasons(acting)
         outcome = Outcome.ALLOW
         for stop in stops:
             if STRENGTH[stop.reason.outcome] < STRENGTH[outcome]:
                 outcome = stop.reason.outcome
-        if outcome is Outcome.ALLOW and duties and (unmet := list(self._unsupported(duties))):
+        if outcome is Outcome.ALLOW and duties and (unmet := self._unsupported(duties)):
             stops, outcome = unmet, Outcome.DENY
-        if outcome is not Outcome.DENY and (uncounted := list(self._uncountable())):
+        if outcome is not Outcome.DENY and self.st.rules.limits and (uncounted := self._uncountable()):
             stops, outcome = [*uncounted, *stops], Outcome.DENY
         if len(stops) > 1:
             stops.sort(key=strength)
         duties = [one for one in duties if outcome is Outcome.ALLOW or one.effect.effect.kind in OPERATOR_OBLIGATIONS]
-        causes = NO_CAUSES
-        if passage.identified:
-            causes = frozenset().union(*(one.causes for one in stops), *(causes_of(one.doubts) for one in duties))
+        causes = self._causes(stops, duties) if passage.identified else NO_CAUSES
+        remedies: dict[Remedy, None] = {}
+        for stop in stops:
+            if stop.reason.outcome is outcome:
+                for remedy in stop.remedies:
+                    remedies[remedy] = None
         kernel = self.st.program.kernel
         return Answer(
             outcome,
             stops[0].reason.gate if stops else None,
             tuple([stop.named for stop in stops]),
-            tuple(dict.fromkeys(r for stop in stops if stop.reason.outcome is outcome for r in stop.remedies)),
+            tuple(remedies),
             tuple([self._obligation(one) for one in duties]),
             tuple([UnknownFact(one.fact, one.why) for one in sorted(causes, key=fact_and_why)]) if causes else (),
             kernel.package,
             kernel.revision,
         )
 
+    def _causes(self, stops: list[StopReason], duties: list[ActingEffect]) -> frozenset[Cause]:
+        """Return the unknown facts of these reasons and obligations."""
+        found = NO_CAUSES
+        for stop in stops:
+            if stop.causes:
+                found |= stop.causes
+        for duty in duties:
+            if duty.doubts:
+                found |= causes_of(duty.doubts)
+        return found
+
     # ── Reasons ───────────────────────────────────────────────────────────────────────────────
 
-    def _stop_reasons(self, acting: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield every reason against the request, gate by gate."""
+    def _stop_reasons(self, acting: list[ActingEffect]) -> list[StopReason]:
+        """Return every reason against the request, gate by gate."""
         passage = self.passage
         if not passage.identified:
             code = passage.refused
-            words = NO_BLOCK if code is None else f"the credential was refused: {describe_refusal(code)}"
-            yield StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)
-            return
+            words = NO_BLOCK if code is None else refused_credential(code)
+            return [StopReason(Reason(Gate.IDENTITY, words, code=code), NO_CAUSES)]
+        found: list[StopReason] = []
         if passage.closed is not None:
             words = NO_SCOPE if passage.lacking & LACKS_SCOPE else NOTHING_OPENS
             remedies = tuple(self._grant_remedies()) if passage.lacking else ()
-            yield StopReason(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies)
+            found.append(StopReason(Reason(Gate.DEFAULT, words), causes_of(passage.closed), remedies))
         if passage.user_closed is not None:
-            yield StopReason(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed))
+            found.append(StopReason(Reason(Gate.USER, NO_USER_BLOCK), causes_of(passage.user_closed)))
         for stop in passage.chain:
-            yield chain_reason(stop)
+            found.append(chain_reason(stop))
         for rule, doubts in passage.task:
             bound = rule.constraint
-            yield StopReason(Reason(Gate.TASK, bound.message), causes_of(doubts), (Remedy("task", need=bound.need),))
+            remedy = Remedy("task", need=bound.need)
+            found.append(StopReason(Reason(Gate.TASK, bound.message), causes_of(doubts), (remedy,)))
         for effect in acting:
             if effect.effect.kind == DENY_EFFECT:
-                yield self._deny_reason(effect)
+                found.append(self._deny_reason(effect))
             elif effect.effect.kind == CONFIRM:
-                yield self._confirm_reason(effect)
+                found.append(self._confirm_reason(effect))
+        return found
 
     def _grant_remedies(self) -> Iterator[Remedy]:
         """Yield the scopes, then the proofs, that would open the endpoint."""
@@ -218,7 +212,7 @@ class Verdict:
 
     def _deny_reason(self, one: ActingEffect) -> StopReason:
         effect = one.effect
-        reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.effect.span.at)
+        reason = Reason(Gate.GUARD, self._message(effect), effect.guard.name, effect.at)
         return StopReason(reason, causes_of(one.doubts), self._proof_remedies(effect) if effect.proofs else ())
 
     def _proof_remedies(self, effect: Effect) -> tuple[Remedy, ...]:
@@ -239,10 +233,10 @@ class Verdict:
         guard = effect.guard.name
         if approval.unseen:
             names = ", ".join(sorted(f"`{cause.fact}`" for cause in approval.unseen))
-            need = f"{names}, or a rule that does not bind it: `bound to (…)`"
-            reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.effect.span.at)
+            need = approvable_facts(names)
+            reason = Reason(Gate.GUARD, NOTHING_TO_APPROVE, guard, effect.at)
             return StopReason(reason, approval.unseen, (Remedy("facts", guard, need=need),))
-        reason = Reason(Gate.GUARD, self._message(effect), guard, effect.effect.span.at, Outcome.CONFIRM)
+        reason = Reason(Gate.GUARD, self._message(effect), guard, effect.at, Outcome.CONFIRM)
         return StopReason(reason, causes_of(one.doubts), ApprovalRemedy(effect, approval))
 
     def _message(self, effect: Effect) -> str:
@@ -257,31 +251,36 @@ class Verdict:
         effect = one.effect
         words = None if effect.message is None else render_message(self.unapproved, effect.message, to_caller=True)
         duty = effect.effect
-        return Obligation(duty.kind, duty.arguments, effect.guard.name, duty.span.at, words)
+        return Obligation(duty.kind, duty.arguments, effect.guard.name, effect.at, words)
 
-    def _unsupported(self, duties: list[ActingEffect]) -> Iterator[StopReason]:
-        """Yield a reason for each obligation that the gateway cannot meet, if it states which obligations it can
+    def _unsupported(self, duties: list[ActingEffect]) -> list[StopReason]:
+        """Return a reason for each obligation that the gateway cannot meet, if it states which obligations it can
         meet.
         """
         supported = self.st.request.options.obligations_supported
+        found: list[StopReason] = []
         for acting in duties if supported is not None else ():
-            duty = acting.effect.effect
-            if duty.kind in FOR_THE_GATEWAY and duty.kind not in (supported or ()):
-                words = f"the gateway cannot meet the obligation `{duty.kind}`"
-                yield StopReason(Reason(Gate.GUARD, words, acting.effect.guard.name, duty.span.at), NO_CAUSES)
+            effect = acting.effect
+            kind = effect.effect.kind
+            if kind in FOR_THE_GATEWAY and kind not in (supported or ()):
+                words = unsupported_obligation(kind)
+                found.append(StopReason(Reason(Gate.GUARD, words, effect.guard.name, effect.at), NO_CAUSES))
+        return found
 
     def _limited(self) -> list[LimitInputs]:
         if self.limits is None:
             self.limits = read_limits(self.unapproved)
         return self.limits
 
-    def _uncountable(self) -> Iterator[StopReason]:
-        """Yield a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
-        for inputs in self._limited() if self.st.rules.limits else ():
+    def _uncountable(self) -> list[StopReason]:
+        """Return a reason for each limit whose key or cost is unknown; such a limit lets nothing through."""
+        found: list[StopReason] = []
+        for inputs in self._limited():
             if inputs.unknown:
-                limit, words = inputs.rule.limit, "its cost or its key is not known"
+                limit, words = inputs.rule.limit, NOT_COUNTABLE
                 gate = Gate.BUDGET if isinstance(limit, k.Budget) else Gate.RATE
-                yield StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown))
+                found.append(StopReason(Reason(gate, words, limit.name, limit.span.at), causes_of(inputs.unknown)))
+        return found
 
     # ── Effects ───────────────────────────────────────────────────────────────────────────────
 
@@ -349,77 +348,6 @@ class Verdict:
                 st = st.branch()
                 st.approval = granted
         return make_records(st, denied=outcome is Outcome.DENY)
-
-
-class ApprovalRemedy:
-    """The approval that would lift a confirm, created when the remedies are read."""
-
-    __slots__ = ("approval", "effect")
-
-    def __init__(self, effect: Effect, approval: ConfirmApproval) -> None:
-        self.effect = effect
-        self.approval = approval
-
-    def __iter__(self) -> Iterator[Remedy]:
-        confirm: k.Confirm = self.effect.effect
-        assert self.effect.binding is not None
-        yield Remedy(
-            "approval",
-            self.effect.guard.name,
-            by=confirm.approvers.words,
-            within=None if confirm.within is None else format_duration(confirm.within),
-            binding=self.approval.digest,
-            bound=self.effect.binding.bound,
-        )
-
-
-def strength(stop: StopReason) -> int:
-    return STRENGTH[stop.reason.outcome]
-
-
-def fact_and_why(cause: Cause) -> tuple[str, str]:
-    return cause.fact, cause.why
-
-
-def lacking_scopes(st: State, block: Block) -> list[str]:
-    """Return the scopes with one of which the credential would open a grant."""
-    mark = len(st.doubts)
-    found: list[str] = []
-    if block.enter(st, True) & STANDS:
-        for grant in block.grants:
-            if (grant.when is None or grant.when.test(st) == YES) and not carries(st, grant.carriers):
-                found.extend(grant.carriers)
-    del st.doubts[mark:]
-    return found
-
-
-def chain_reason(stop: ChainStop) -> StopReason:
-    causes = causes_of(stop.doubts)
-    at = None
-    if stop.kind == "unknown":
-        words = "the delegating agents are not known"
-    elif stop.kind == "limit":
-        assert stop.limits is not None
-        words, at = f"the delegation limit `{stop.words}` does not hold", stop.limits.span.at
-    else:
-        assert stop.hop is not None
-        words = f"agent {format_value(stop.hop.id)} may not do this itself"
-        if stop.then is not None:
-            words = f"agent {format_value(stop.hop.id)} does not delegate this to agent {format_value(stop.then.id)}"
-    return StopReason(Reason(Gate.CHAIN, words, at=at), causes)
-
-
-def render_message(st: State, parts: tuple[str | MessagePart, ...], *, to_caller: bool) -> str:
-    """Return a message with its facts. The caller sees only those of the request; the approver sees all."""
-    found: list[str] = []
-    for part in parts:
-        if isinstance(part, str):
-            found.append(part)
-        elif to_caller and not part.to_caller:
-            found.append("(not shown)")
-        else:
-            found.append(part.show(part.node.get(st)))
-    return "".join(found)
 
 
 def principal_of(st: State, refused: str | None) -> Principal | PrincipalTuple:

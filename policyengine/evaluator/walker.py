@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policyengine import kernel as k
+from policyengine.evaluator.blocks import LACKS_PROOF, LACKS_SCOPE, OPENS, STANDS, Block
 from policyengine.evaluator.fact_reader import records_chains
 from policyengine.evaluator.nodes import is_absent
-from policyengine.evaluator.program import (
-    LACKS_PROOF,
-    LACKS_SCOPE,
-    OPENS,
-    STANDS,
-    Block,
-    Effect,
-    EndpointRules,
-    PrincipalRules,
-    TaskRule,
-)
+from policyengine.evaluator.principals import PrincipalRules
+from policyengine.evaluator.program import EndpointRules
+from policyengine.evaluator.rules import Effect, TaskRule
 from policyengine.evaluator.state import MAYBE, NO, UNREAD, YES, ChainMember, State
 from policyengine.runtime.credential_errors import parse_refusal_code
 from policyengine.runtime.fact_access import fact_at

@@ -12,7 +12,6 @@ from policyengine.control_characters import one_line
 from policyengine.explain.effect_words import is_requirement
 from policyengine.explain.limits import limits_line
 from policyengine.explain.lines import ExplanationLine, Mark, expression_line, fact_line, mark_of, note_of, source_text
-from policyengine.runtime.credential_errors import describe_refusal
 from policyengine.runtime.decision import Decision, Remedy
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, MalformedEndpoint, ToolEndpoint
 from policyengine.runtime.format_values import format_fact_path, format_value
@@ -22,6 +21,7 @@ from policyengine.spec.approval_digest import bound_objects, describe_bound, exc
 from policyengine.spec.evaluate import evaluate
 from policyengine.spec.facts import Facts, Path, has_agent, hop_facts, presenter_of
 from policyengine.spec.match_endpoint import match_pattern
+from policyengine.spec.reason_texts import refused_credential
 from policyengine.spec.work_exceeded import describe_excess
 from policyengine.vocabulary import SECRET_HEADERS
 
@@ -117,9 +117,7 @@ def _identity(facts: Facts, seen: w.DecisionTrace) -> ExplanationLine:
     who = f"{kind} {format_value(presenter.id)} of issuer {format_value(presenter.issuer)}"
     lines = tuple(_block(block, facts) for block in seen.presenter)
     if seen.refused is not None:
-        return ExplanationLine(
-            mark_of(seen.identified), "identity", f"the credential was refused: {describe_refusal(seen.refused)}"
-        )
+        return ExplanationLine(mark_of(seen.identified), "identity", refused_credential(seen.refused))
     note = who if seen.presenter else f"{who}; no block is for {kind}s"
     return ExplanationLine(mark_of(seen.identified), "identity", note, parts=lines)
 

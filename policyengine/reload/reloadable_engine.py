@@ -19,6 +19,7 @@ from policyengine.engine import Engine
 from policyengine.engine.observe_mode import ObserveError
 from policyengine.engine.question import new_id
 from policyengine.entities.sources import EntitySources, SourcesArgument
+from policyengine.gc_freeze import release_after_reload
 from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.factory import IdentitySource
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
@@ -142,6 +143,7 @@ class ReloadableEngine:
         try:
             bundle = decode_bundle(candidate.bundle)
             engine = self.current.successor(bundle.kernel, directory=candidate.directory, tree=bundle.tree)
+            engine.prepare(self.current)
             self._taken = candidate.bundle
             return engine
         except DecisionLogError as error:
@@ -187,6 +189,7 @@ class ReloadableEngine:
         )  # fmt: skip
         if self.origin is not None:
             self.gate.swapped(before, engine)
+        release_after_reload()
         return before
 
     def begin(self, before: Engine) -> None:

@@ -21,6 +21,8 @@ def format_value(value: object) -> str:
     """Return a value for a message: strings are quoted, escaped and truncated; the result contains no line breaks or
     control characters.
     """
+    if type(value) is int:  # most values in messages are amounts
+        return str(value)
     match value:
         case Unknown():
             return "(unknown)"

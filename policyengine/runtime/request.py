@@ -24,7 +24,7 @@ from policyengine.runtime.entities import EntityData, read_entity_rows
 from policyengine.runtime.fact_access import fact_at
 from policyengine.runtime.host_names import parse_host
 from policyengine.runtime.pending_facts import prepared_names, read_pending
-from policyengine.runtime.plain_request import read_plain
+from policyengine.runtime.plain_request import read_plain, read_value
 from policyengine.runtime.structure_checks import (
     RequestError,
     check_members,
@@ -178,17 +178,17 @@ def add_other_parts(request: Request, raw: dict[str, object], facts: dict[str, o
     if raw.get("pending") is not None:
         prepared = prepared_names(raw["pending"])
         if prepared is None:
-            request.pending = read_pending(wire.clean(raw["pending"], 1), facts)
+            request.pending = read_pending(read_value(raw["pending"], 1), facts)
         else:
             prepared.mark(facts)
             request.pending = prepared.names
     if raw.get("approvals") is not None:
-        approvals = iterate_items(wire.clean(raw["approvals"], 1), "approvals")
+        approvals = iterate_items(read_value(raw["approvals"], 1), "approvals")
         request.approvals = tuple(read_approval(item, place) for place, item in approvals)
     if raw.get("entities") is not None:
-        request.entities = read_entity_rows(wire.clean(raw["entities"], 1), "entities")
+        request.entities = read_entity_rows(read_value(raw["entities"], 1), "entities")
     if raw.get("options") is not None:
-        request.options = prepared_options(raw["options"]) or read_options(wire.clean(raw["options"], 1))
+        request.options = prepared_options(raw["options"]) or read_options(read_value(raw["options"], 1))
 
 
 NO_OPTIONS = Options()

@@ -30,7 +30,18 @@ class Membership(Protocol):
     def answered(self) -> bool: ...
 
 
-class Entities(Protocol):
+class EntitySizes(Protocol):
+    """How large an entity store is, or several: the work of a decision is bounded by it."""
+
+    def largest(self, name: str) -> int:
+        """Return the maximum size of that attribute, in the unit of `measure_extent`."""
+
+    @property
+    def deepest(self) -> int:
+        """The maximum number of ancestors of an entity."""
+
+
+class Entities(EntitySizes, Protocol):
     """The interface of an entity store for one decision."""
 
     def __contains__(self, ref: EntityRef) -> bool: ...
@@ -46,13 +57,6 @@ class Entities(Protocol):
     def ancestors(self, ref: EntityRef) -> Membership: ...
 
     def with_rows(self, rows: Sequence[EntityData]) -> Entities: ...
-
-    def largest(self, name: str) -> int:
-        """Return the maximum size of that attribute, in the unit of `measure_extent`."""
-
-    @property
-    def deepest(self) -> int:
-        """The maximum number of ancestors of an entity."""
 
 
 class LookupEntities(Entities, Protocol):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from itertools import zip_longest
-from typing import Protocol, TypeAlias, assert_never
+from typing import Any, Protocol, TypeAlias, assert_never, get_args, get_type_hints
 
 from policyengine import kernel as k
 from policyengine import typesystem
@@ -228,9 +229,28 @@ def expressions(part: object) -> Iterable[k.Expr]:
     elif isinstance(part, EXPRESSIONS):
         yield part
     elif is_dataclass(part):
-        for field in fields(part):
-            if field.name not in ("span", "type"):
-                yield from expressions(getattr(part, field.name))
+        for name in fields_with_expressions(type(part)):  # type: ignore[arg-type]  # mypy asks instances for a hash
+            yield from expressions(getattr(part, name))
+
+
+@cache
+def fields_with_expressions(kind: type) -> tuple[str, ...]:
+    """Return the fields of a part of the kernel that may hold expressions, by their annotations."""
+    hints = get_type_hints(kind)
+    return tuple(
+        one.name for one in fields(kind) if one.name not in ("span", "type") and may_hold_expressions(hints[one.name])
+    )
+
+
+def may_hold_expressions(annotation: Any) -> bool:
+    """Return whether a value of an annotated type may be an expression, or hold one."""
+    if arguments := get_args(annotation):
+        return any(map(may_hold_expressions, arguments))
+    if not isinstance(annotation, type):
+        return not (annotation is ... or isinstance(annotation, str))  # a string is one of a `Literal`
+    if not is_dataclass(annotation):
+        return annotation in (object, tuple)
+    return issubclass(annotation, EXPRESSIONS) or bool(fields_with_expressions(annotation))
 
 
 def steps_of_part(part: object, sizes: Sizes) -> Steps:

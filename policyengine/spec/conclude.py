@@ -9,7 +9,6 @@ from itertools import islice
 from msgspec.structs import replace
 
 from policyengine import kernel as k
-from policyengine.runtime.credential_errors import describe_refusal
 from policyengine.runtime.decision import (
     Decision,
     Effects,
@@ -22,7 +21,6 @@ from policyengine.runtime.decision import (
     Remedy,
     UnknownFact,
 )
-from policyengine.runtime.format_values import format_value
 from policyengine.runtime.history import HistoryRecord
 from policyengine.runtime.limits import LimitCharge, RateCharge
 from policyengine.runtime.values import Cause, Unknown, Value
@@ -40,10 +38,18 @@ from policyengine.spec.reason_texts import (
     NO_BLOCK,
     NO_SCOPE,
     NO_USER_BLOCK,
+    NOT_COUNTABLE,
     NOTHING_OPENS,
     NOTHING_TO_APPROVE,
     OPERATOR_OBLIGATIONS,
     PROOFS,
+    UNKNOWN_CHAIN,
+    approvable_facts,
+    broken_delegation_limit,
+    refused_credential,
+    undelegated_hop,
+    ungranted_hop,
+    unsupported_obligation,
 )
 from policyengine.spec.work_exceeded import deny_excess, describe_excess
 from policyengine.time_formats import format_duration
@@ -124,7 +130,7 @@ def _obstacles(facts: Facts, seen: w.DecisionTrace) -> Iterator[Obstacle]:
 
 
 def identity_message(seen: w.DecisionTrace) -> str:
-    return NO_BLOCK if seen.refused is None else f"the credential was refused: {describe_refusal(seen.refused)}"
+    return NO_BLOCK if seen.refused is None else refused_credential(seen.refused)
 
 
 def _no_grant(facts: Facts, seen: w.DecisionTrace) -> Obstacle:
@@ -155,17 +161,17 @@ def _proof_kind(requirement: k.Requirement) -> str:
 
 def _chain_obstacles(seen: w.DecisionTrace) -> Iterator[Obstacle]:
     if seen.chain_known is not True:
-        yield Obstacle(Reason(Gate.CHAIN, "the delegating agents are not known"), _unknown_causes(seen.chain_known))
+        yield Obstacle(Reason(Gate.CHAIN, UNKNOWN_CHAIN), _unknown_causes(seen.chain_known))
     for hop in seen.hops:
         if not hop.opens:
             causes = _unknown_causes(*w.unknown_inputs(hop.blocks), *elements(hop.agent.scopes))
-            yield Obstacle(Reason(Gate.CHAIN, f"agent {format_value(hop.agent.id)} may not do this itself"), causes)
+            yield Obstacle(Reason(Gate.CHAIN, ungranted_hop(hop.agent.id)), causes)
         if not hop.hands_on:
-            words = f"agent {format_value(hop.agent.id)} does not delegate this to agent {format_value(hop.next.id)}"
+            words = undelegated_hop(hop.agent.id, hop.next.id)
             yield Obstacle(Reason(Gate.CHAIN, words), _unknown_causes(*w.unknown_inputs(hop.blocks, handing_on=True)))
     for limit in seen.limits:
         if limit.holds is not True:
-            words = f"the delegation limit `{limit.words}` does not hold"
+            words = broken_delegation_limit(limit.words)
             yield Obstacle(Reason(Gate.CHAIN, words, at=limit.limits.span.at), _unknown_causes(limit.holds))
 
 
@@ -194,7 +200,7 @@ def _confirm_obstacle(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm
 
 def _missing_fact_remedies(guard: k.Guard, unseen: frozenset[Cause]) -> Iterator[Remedy]:
     names = ", ".join(sorted(f"`{cause.fact}`" for cause in unseen))
-    yield Remedy("facts", guard.name, need=f"{names}, or a rule that does not bind it: `bound to (…)`")
+    yield Remedy("facts", guard.name, need=approvable_facts(names))
 
 
 def _approval_remedies(facts: Facts, guard: k.Guard, seen: w.EffectTrace, confirm: k.Confirm) -> Iterator[Remedy]:
@@ -234,7 +240,7 @@ def _unsupported_obligations(facts: Facts, seen: w.DecisionTrace) -> Iterator[Ob
     supported = facts.request.options.obligations_supported
     for limit in _due_obligations(seen) if supported is not None else ():
         if limit.duty.kind in FOR_THE_GATEWAY and limit.duty.kind not in (supported or ()):
-            words = f"the gateway cannot meet the obligation `{limit.duty.kind}`"
+            words = unsupported_obligation(limit.duty.kind)
             yield Obstacle(Reason(Gate.GUARD, words, limit.guard.name, limit.duty.span.at))
 
 
@@ -243,7 +249,7 @@ def _uncountable_limits(seen: w.DecisionTrace) -> Iterator[Obstacle]:
     for effect in seen.limited:
         if effect.acts and (unknown := spending.unknown_limit_inputs(effect)):
             gate = Gate.BUDGET if isinstance(effect.limit, k.Budget) else Gate.RATE
-            words = "its cost or its key is not known"
+            words = NOT_COUNTABLE
             yield Obstacle(Reason(gate, words, effect.limit.name, effect.limit.span.at), _unknown_causes(*unknown))
 
 

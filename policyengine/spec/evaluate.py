@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from policyengine import kernel as k
 from policyengine import typesystem
@@ -31,10 +31,12 @@ from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.issuer_users import mask_foreign_user
 from policyengine.spec.kleene import conjunction, describe, disjunction, elements, is_absent, lift, negate
 from policyengine.spec.match_endpoint import Captures, match_pattern
+from policyengine.spec.reason_texts import NOT_SHOWN
 from policyengine.spec.step_count import StepCount, TooManyStepsError, binder_expressions, count_all
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import NEUTRAL_VALUES
 
+Bindings: TypeAlias = dict[Path, object]
 TOO_MANY_STEPS = Unknown.of("the decision", "it takes too many steps")
 
 
@@ -61,13 +63,24 @@ def _with_user(facts: Facts) -> Facts:
     return facts.bind(foreign) if foreign else facts
 
 
+def captured_facts(kernel: k.Kernel, request: Request, snapshot: Snapshot, now: datetime) -> Facts:
+    """Return the facts that `with` reads: the given ones, and the captures of all patterns that match."""
+    facts = given_facts(kernel, request, snapshot, now)
+    return bind_params(facts, bound_captures(matching_binders(facts)))
+
+
+def matching_binders(facts: Facts, folding: k.Folding | None = "full") -> list[tuple[k.Binder, Captures]]:
+    """Return the binders whose pattern matches, with its captures; a `folding` of None is the pattern's own."""
+    endpoint = facts.request.endpoint
+    found = [(one, match_pattern(one.pattern, endpoint, folding)) for one in facts.kernel.binders]
+    return [(one, captures) for one, captures in found if captures is not None]
+
+
 def _with_bindings(facts: Facts) -> Facts:
     """Return the facts with the bindings of patterns: guards match without letter case, grants exactly."""
-    endpoint = facts.request.endpoint
-    found = [(one, match_pattern(one.pattern, endpoint, "full")) for one in facts.kernel.binders]
-    loosely = [(one, captures) for one, captures in found if captures is not None]
-    read = evaluate if may_evaluate_bindings((one for one, _ in loosely), facts) else too_many_steps
-    strictly = [(one, captures) for one, captures in loosely if match_pattern(one.pattern, endpoint) is not None]
+    loosely, strictly = matching_binders(facts), matching_binders(facts, None)
+    captured = bind_params(facts, bound_captures(loosely))
+    read = evaluate if may_evaluate_bindings((one for one, _ in loosely), captured) else too_many_steps
     bound = bound_facts(loosely, facts, read)
     loose = (frozenset(bound), bound_facts(strictly, facts, read)) if len(strictly) < len(loosely) else None
     return replace(facts.bind(bound), loose=loose)
@@ -89,27 +102,41 @@ def too_many_steps(node: k.Expr, facts: Facts) -> Value:
     return TOO_MANY_STEPS
 
 
-def bound_facts(
-    matching: Iterable[tuple[k.Binder, Captures]], facts: Facts, read: history.Evaluator
-) -> dict[Path, object]:
-    """Return the bindings of patterns: captures, the resource, and facts of `with`. Two different bindings of a fact
-    give Invalid.
+def bound_facts(matching: Sequence[tuple[k.Binder, Captures]], facts: Facts, read: history.Evaluator) -> Bindings:
+    """Return the bindings of patterns: captures, the resource, and the facts of `with`, which reads the captures. Two
+    different bindings of a fact give Invalid.
     """
-    found: dict[Path, object] = {}
+    found = bound_captures(matching)
+    captured = bind_params(facts, found)
+    for binder, _ in matching:
+        for path, expression in binder.facts:
+            bind_fact(found, path, read(expression, captured))
+    return found
 
-    def bind(path: Path, value: object) -> None:
-        differs = path in found and found[path] != value
-        found[path] = Invalid("two patterns bind it differently") if differs else value
 
+def bound_captures(matching: Iterable[tuple[k.Binder, Captures]]) -> Bindings:
+    """Return the captures of patterns, and the resource that a typed capture names."""
+    found: Bindings = {}
     for binder, captures in matching:
         for name, text in captures.items():
-            bind(("params", name), text)
+            bind_fact(found, ("params", name), text)
         if binder.resource is not None:
             captured = captures[binder.resource[1]]
-            bind(("resource",), EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured)
-        for path, expression in binder.facts:
-            bind(path, read(expression, facts))
+            entity = EntityRef(binder.resource[0], captured) if isinstance(captured, str) else captured
+            bind_fact(found, ("resource",), entity)
     return found
+
+
+def bind_params(facts: Facts, found: Bindings) -> Facts:
+    """Return the facts with the captures among these bindings."""
+    params = {path: text for path, text in found.items() if path[0] == "params"}
+    return facts.bind(params) if params else facts
+
+
+def bind_fact(found: Bindings, path: Path, value: object) -> None:
+    """Bind a fact. Another binding of it with another value makes it Invalid."""
+    differs = path in found and found[path] != value
+    found[path] = Invalid("two patterns bind it differently") if differs else value
 
 
 def evaluate(node: k.Expr, facts: Facts) -> Value:
@@ -289,7 +316,7 @@ def render_message(parts: k.Message, facts: Facts, *, to_caller: bool) -> str:
         if isinstance(one, str):
             return one
         if to_caller and not one.to_caller:
-            return "(not shown)"
+            return NOT_SHOWN
         show = format_bare_value if is_capture(one.expression) else format_value
         return show(evaluate(one.expression, facts))
 

@@ -12,7 +12,7 @@ from policyengine.runtime.request import Approval
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.runtime.values import MissingValue, Unknown
 from policyengine.spec.approvals import approval_facts, trace_approval
-from policyengine.spec.evaluate import evaluate, given_facts
+from policyengine.spec.evaluate import captured_facts, evaluate
 from policyengine.spec.facts import Facts, has_agent, hop_facts, hops_of, presenter_of, records_chains
 from policyengine.spec.facts_reader import FactsReader
 from policyengine.spec.match_endpoint import match_pattern, place_covers
@@ -46,7 +46,7 @@ class SpecifiedRequest:
     @cached_property
     def given(self) -> FactsReader:
         facts = self.facts
-        return FactsReader(given_facts(facts.kernel, facts.request, self.snapshot, facts.now), evaluate)
+        return FactsReader(captured_facts(facts.kernel, facts.request, self.snapshot, facts.now), evaluate)
 
     @cached_property
     def guards(self) -> FactsReader:

@@ -10,6 +10,7 @@ from datetime import datetime
 from policyengine.check import CheckResult
 from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.explain.explanation import Explanation, explain
 from policyengine.explain.lines import ExplanationLine, Mark
 from policyengine.runtime.decision import Decision
@@ -19,9 +20,10 @@ from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testcases import Case
 from policyengine.testing.adhoc import AdhocTestReader
+from policyengine.testing.decide_case import CaseSetupError
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.properties.render_test import quote_string as quoted
-from policyengine.testing.runner import CaseRunner, CaseSetupError, CaseTrace
+from policyengine.testing.runner import CaseRunner, CaseTrace
 
 HEAD = 'test "session" {\n'
 # A request begins with a method, `TOOL` or `ACTION`, optionally after a move of the clock.
@@ -166,9 +168,11 @@ class ReplSession:
         met, came = True, list[str]()
         for request in case.requests:
             try:
-                seen = self.runner.specified(request)
+                seen = self.runner.traced(request)
             except (CaseSetupError, RequestError) as problem:
                 raise UndecidableRequestError(str(problem)) from None
+            except EngineDisagreementError as problem:
+                raise UndecidableRequestError(f"internal error: {problem}") from None
             came.append(self.expected(seen.decision))
             shown = seen if met or shown is None else shown
             met = met and meets_expectation(request.expected, seen.decision)

@@ -46,14 +46,14 @@ budget "spent" per user.id on pay { sum body.amount <= 1_000 within 24h }
 
 
 def changed(old: str, new: str) -> Diff:
-    """Each request that is told is answered as is told, by both specifications."""
+    """Each request that is told is answered as is told, by both policies."""
     assert BASE.count(old) == 1, old
     kernels = [Engine.from_text(text).kernel for text in (BASE, BASE.replace(old, new))]
     found = compare(*kernels, samples=0)
     for difference in found.differences:
         for witness in difference.witnesses:
-            concluded = [PolicyOracle(kernel).concluded(witness.question, witness.at) for kernel in kernels]
-            outcomes = [decision.outcome for decision, _, _ in concluded]
+            traced = [PolicyOracle(kernel).traced(witness.question, witness.at) for kernel in kernels]
+            outcomes = [decision.outcome for decision, _, _ in traced]
             assert outcomes == [difference.old.outcome, difference.new.outcome]
     return found
 

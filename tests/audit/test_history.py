@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from policyengine.analysis.replay import replay
-from policyengine.audit import DecisionLog, DecisionRecord, ReplayError, logged_history, read_records, replay_decision
+from policyengine.audit import (
+    DecisionLog,
+    DecisionRecord,
+    ReplayError,
+    confirm_replay,
+    logged_history,
+    read_records,
+    replay_decision,
+)
 from policyengine.engine import Engine
 from policyengine.stores.memory.store import MemoryStore
 
@@ -51,7 +59,7 @@ class Playing:
 
     def again(self) -> Iterator[tuple[DecisionRecord, bool]]:
         for record in read_records(self.path):
-            found = replay_decision(record, self.engine.kernel)
+            found = confirm_replay(replay_decision(record, self.engine.kernel), self.engine.kernel)
             yield record, found.decision.to_dict() == record.decision
 
 

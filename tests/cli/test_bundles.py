@@ -97,3 +97,27 @@ def test_commands_that_need_source_policies_reject_a_bundle(run, bundles, comman
     ended = run(command, "plain.policybundle")
     assert ended.code in (1, 4)
     assert "plain.policybundle:1:1: E152 this is a bundle, not a policy" in ended.out + ended.err
+
+
+def test_compile_signs_no_bundle_whose_rules_are_not_those_of_its_texts(run, bundles, tmp_path):
+    """The key holder confirms what the texts say, so a bundle that says otherwise is refused before it is signed."""
+    members = members_of((tmp_path / "plain.policybundle").read_bytes())
+    [(name, text), *others] = members["sources"]
+    members["sources"] = [[name, text.replace("sharing outside", "sharing inside")], *others]
+    assert members["sources"][0][1] != text
+    (tmp_path / "other.policybundle").write_bytes(bundled(members))
+    refused = run("compile", "other.policybundle", "-o", "signed-other.policybundle", "--key", "ours.pem")
+    assert (refused.code, "is not what its policy texts say" in refused.err) == (1, True)
+    assert not (tmp_path / "signed-other.policybundle").exists()
+
+
+def test_compile_says_that_it_signed_or_copied_a_bundle(run, bundles):
+    signed = run("compile", "plain.policybundle", "-o", "again.policybundle", "--key", "ours.pem")
+    assert signed.out.startswith("verified and signed ")
+    assert run("compile", "plain.policybundle", "-o", "copy.policybundle").out.startswith("verified and copied ")
+
+
+def test_verify_says_whether_signatures_were_checked(run, bundles):
+    assert "not checked: no key is trusted" in run("compile", "signed.policybundle", "--verify").out
+    checked = run("compile", "signed.policybundle", "--verify", "--trust", "ours.pub").out
+    assert "not checked" not in checked

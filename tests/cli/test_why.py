@@ -6,6 +6,7 @@ import pytest
 
 from policyengine.audit import DecisionLog
 from policyengine.engine import Engine
+from policyengine.evaluator import is_compiled, walker
 
 
 @pytest.fixture
@@ -62,6 +63,26 @@ def test_why_shows_the_record_without_policies(run, log, decided):
     assert ended.code == 0
     assert f"revision: {decided.revision}" in ended.out
     assert "pass the policies as arguments to see the explanation" in ended.out
+
+
+@pytest.mark.skipif(is_compiled(), reason="compiled functions call each other directly")
+def test_why_reports_the_decision_of_the_evaluator_or_an_error(run, project, log, decided, monkeypatch):
+    no_caller_is_identified(monkeypatch)
+    ended = run("why", decided.id, project, "--log", log)
+    assert ended.code == 1
+    assert "the evaluator decides `" in ended.err
+    assert "but the specification decides `" in ended.err
+
+
+def no_caller_is_identified(patch):
+    plain = walker.pass_doors
+
+    def passed(st, rules, found):
+        plain(st, rules, found)
+        found.identified, found.closed = False, None
+        return False
+
+    patch.setattr(walker, "pass_doors", passed)
 
 
 def test_why_json_contains_the_record_and_the_walk(run, project, log, decided):

@@ -14,6 +14,7 @@ from typing import Any
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.compiler.step_state import StartedRequest
+from policyengine.entities.store import EntityStore
 from policyengine.evaluator import decide as walker
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.endpoints import MalformedEndpoint
@@ -51,6 +52,7 @@ class Stepped:
             return "refused"
         moment = request.options.at or asking.now
         snapshot = replace(self.specified.snapshot, history=self.specified.remembered(request, moment, asking.now))
+        self.use_entities_again(request, moment)
         expected, effects = reference.decide(self.asked.kernel, request, snapshot, moment)
         found, done = planned_and_resumed(self.evaluator, request, snapshot, moment)
         assert (said(found), done) == (said(expected), effects), (
@@ -62,6 +64,12 @@ class Stepped:
             with suppress(RequestError):  # a question that spends and is about another time
                 self.specified.decide(request, asking.now)
         return str(expected.outcome)
+
+    def use_entities_again(self, request: Request, moment: datetime) -> None:
+        """Plan the request with no entities, then continue with an evaluator that has the former ones."""
+        other = self.evaluator.with_entities(EntityStore())
+        other.plan(request, epoch_nanoseconds(moment))
+        self.evaluator = other.with_entities(self.asked.directory)
 
     def compare_steps(self, request: Request, snapshot: Snapshot, moment: datetime, asking: Asking) -> None:
         """Count on both sides, whether or not the sizes of the question call for it."""

@@ -113,14 +113,14 @@ def with_broken_text(members: dict[str, Any]) -> None:
 
 TAMPERINGS = {
     without_guard: "1 guards, where its policy texts have 2",
-    with_other_place: "guards 2 is not what is written at acme.policy:9",
-    with_other_pattern: "guards 2 is not what is written at acme.policy:9",
-    with_other_condition: "guards 1 is not what is written at acme.policy:10",
-    with_other_head: "agents 1 is not what is written at acme.policy:7",
-    with_other_grant: "agents 1 is not what is written at acme.policy:7",
+    with_other_place: 'guard "shut" at acme.policy:9 is not what is written there',
+    with_other_pattern: 'guard "shut" at acme.policy:9 is not what is written there',
+    with_other_condition: 'guard "late" at acme.policy:10 is not what is written there',
+    with_other_head: '`agent "x"` at acme.policy:7 is not what is written there',
+    with_other_grant: '`agent "x"` at acme.policy:7 is not what is written there',
     with_other_revision: "another revision than its policy texts",
     with_other_place_in_text: "a rule refers to another place in the policy texts",
-    with_other_text: "guards 2 is not what is written at acme.policy:9",
+    with_other_text: 'guard "shut" at acme.policy:9 is not what is written there',
     with_broken_text: "its policy texts do not compile: E102",
 }
 

@@ -23,8 +23,8 @@ from policyengine.compiler.graph.draw import draw
 from policyengine.compiler.graph.selection import read_endpoint
 from policyengine.compiler.tree import tree_of
 from policyengine.engine import Engine
+from policyengine.evaluator.conditions import Condition, Connective
 from policyengine.evaluator.history_nodes import AggregateValue, HistoryNode
-from policyengine.evaluator.nodes import Condition, Connective
 from policyengine.evaluator.relation_nodes import Binary
 from policyengine.runtime.endpoints import Endpoint, HttpEndpoint, MalformedEndpoint
 from tests.depth import examples, scaled

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policyengine.audit import DecisionLog, read_records
-from policyengine.audit.replay import replay_decision
+from policyengine.audit.replay import confirm_replay, replay_decision
 from policyengine.engine import Engine
 from policyengine.entities import lookup as module
 from policyengine.entities.lookup import EntityLookups, RowLookupError
@@ -350,7 +350,7 @@ def test_a_replay_distinguishes_a_missing_row_from_an_unavailable_one(clock, tmp
     log.close()
     assert asked == [{"known", "public", "free"}, {"new"}, set()]
     for record in read_records(tmp_path / "log.jsonl"):
-        again = replay_decision(record, engine.kernel)
+        again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
         assert again.decision.to_dict() == record.decision
 
 
@@ -409,7 +409,7 @@ def test_a_replay_decides_the_same_with_recorded_lookups(known, clock, tmp_path)
     records = list(read_records(tmp_path / "log.jsonl"))
     assert [record.outcome for record in records] == told == ["allow", "allow", "deny", "deny", "deny"]
     for record in records:
-        again = replay_decision(record, engine.kernel)
+        again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
         assert again.same
         assert again.decision.to_dict().get("unknown") == record.decision.get("unknown")
 

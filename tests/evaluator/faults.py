@@ -19,15 +19,19 @@ from policyengine.compiler import branches, build_nodes, build_program, tree
 from policyengine.engine import decider, engine
 from policyengine.evaluator import (
     approvals,
+    blocks,
     charges,
+    conditions,
     decide,
     entity_nodes,
     fact_reader,
     history_nodes,
     nodes,
+    principals,
     program,
     records,
     relation_nodes,
+    requirements,
     verdicts,
     walker,
 )
@@ -161,13 +165,15 @@ def a_member_in_another_case_is_absent(patch: Patch) -> None:
 
 
 def a_limit_itself_is_too_much(patch: Patch) -> None:
-    test = nodes.OrderTest.test
-    patch.setattr(nodes.OrderTest, "test", lambda self, st: NO if self.node.get(st) == self.value else test(self, st))
+    test = conditions.OrderTest.test
+    patch.setattr(
+        conditions.OrderTest, "test", lambda self, st: NO if self.node.get(st) == self.value else test(self, st)
+    )
 
 
 def an_unknown_part_of_a_conjunction_counts_as_true(patch: Patch) -> None:
-    test = nodes.All.test
-    patch.setattr(nodes.All, "test", lambda self, st: YES if test(self, st) == MAYBE else test(self, st))
+    test = conditions.All.test
+    patch.setattr(conditions.All, "test", lambda self, st: YES if test(self, st) == MAYBE else test(self, st))
 
 
 def a_settled_disjunction_leaves_its_doubts(patch: Patch) -> None:
@@ -175,11 +181,11 @@ def a_settled_disjunction_leaves_its_doubts(patch: Patch) -> None:
         results = [item.test(st) for item in self.items]
         return YES if YES in results else MAYBE if MAYBE in results else NO
 
-    patch.setattr(nodes.AnyOf, "test", test)
+    patch.setattr(conditions.AnyOf, "test", test)
 
 
 def an_unknown_element_is_skipped(patch: Patch) -> None:
-    test = nodes.QuantifierTest.test
+    test = conditions.QuantifierTest.test
 
     def known(self: Part, st: Part) -> int:
         domain, items = self.domain, self.domain.get(st)
@@ -190,7 +196,7 @@ def an_unknown_element_is_skipped(patch: Patch) -> None:
         self.domain = domain
         return found
 
-    patch.setattr(nodes.QuantifierTest, "test", known)
+    patch.setattr(conditions.QuantifierTest, "test", known)
 
 
 def else_replaces_what_is_wrong_too(patch: Patch) -> None:
@@ -240,15 +246,15 @@ def a_window_has_no_beginning(patch: Patch) -> None:
 
 
 def a_scope_is_not_asked_for(patch: Patch) -> None:
-    patch.setattr(program, "carries", lambda st, carriers: True)
+    patch.setattr(blocks, "carries", lambda st, carriers: True)
 
 
 def groups_count_only_by_name(patch: Patch) -> None:
-    patch.setattr(program.PrincipalRules, "_enter_groups", lambda self, st, carried: 0)
+    patch.setattr(principals.PrincipalRules, "_enter_groups", lambda self, st, carried: 0)
 
 
 def a_subject_is_not_looked_at(patch: Patch) -> None:
-    test = program.ActsForTest.test
+    test = requirements.ActsForTest.test
 
     def of_a_hop(self: Part, st: Part) -> int:
         hop, st.hop = st.hop, st.hop or object()
@@ -256,11 +262,11 @@ def a_subject_is_not_looked_at(patch: Patch) -> None:
         st.hop = hop
         return found
 
-    patch.setattr(program.ActsForTest, "test", of_a_hop)
+    patch.setattr(requirements.ActsForTest, "test", of_a_hop)
 
 
 def a_block_stands_after_its_end(patch: Patch) -> None:
-    patch.setattr(program.ValidityTest, "test", lambda self, st: YES)
+    patch.setattr(requirements.ValidityTest, "test", lambda self, st: YES)
 
 
 def grants_read_other_spellings_of_a_path(patch: Patch) -> None:
@@ -288,7 +294,7 @@ def hops_need_no_grant(patch: Patch) -> None:
 
 
 def a_delegation_never_expires(patch: Patch) -> None:
-    patch.setattr(program.DelegationGrant, "test", lambda self, st, then: self._names(st, then))
+    patch.setattr(blocks.DelegationGrant, "test", lambda self, st, then: self._names(st, then))
 
 
 def a_delegation_has_no_limits(patch: Patch) -> None:
@@ -374,7 +380,7 @@ def no_proof_helps(patch: Patch) -> None:
 
 
 def a_gateway_meets_every_obligation(patch: Patch) -> None:
-    patch.setattr(verdicts.Verdict, "_unsupported", lambda self, duties: iter(()))
+    patch.setattr(verdicts.Verdict, "_unsupported", lambda self, duties: [])
 
 
 def a_denied_request_has_every_obligation(patch: Patch) -> None:

@@ -8,10 +8,19 @@ from typing import Any
 import pytest
 
 from policyengine import Engine
+from policyengine.compiler import build_program, sizes
+from policyengine.compiler.build_program import ProgramBuilder
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import LONGEST_CAPTURE
 from policyengine.entities.store import EntityStore
-from policyengine.runtime.decision import Outcome
+from policyengine.evaluator.program import EndpointRules
+from policyengine.runtime.decision import Gate, Outcome
+from policyengine.runtime.endpoints import HttpEndpoint
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request
+from policyengine.runtime.values import MAX_ELEMENTS
+from policyengine.solver.worst_case import UnlimitedSizes, evaluate_steps, steps_of_guard
+from policyengine.spec import work
 from policyengine.typesystem import EntityRef
 
 POLICY = """
@@ -20,7 +29,7 @@ package kept
 entity user { plan: string }
 facts { context.risk: int?   context.note: string? }
 issuer acme { scopes none }
-agent "bot" { issued by acme   acts for any user   may GET /a, GET /b/{id} when user.plan == "paid" }
+agent "bot" { issued by acme   acts for any user   may GET /a, GET /b/{id} when user.plan == "paid"   may GET /c/d/e }
 agent group "night" { issued by acme   acts for any user   may GET /a }
 users unrestricted
 guard "risk" on GET /a {
@@ -42,6 +51,45 @@ def ask(path: str = "/a", **context: object) -> dict[str, Any]:
     }  # fmt: skip
 
 
+TEAMS = """
+language 1
+package kept
+entity team in team
+entity user in team
+facts { body.users: list<user>? }
+issuer acme { scopes none }
+agent "bot" { issued by acme   acts for any user   may GET /teams }
+users unrestricted
+guard "teams" on GET /teams { deny when (any one in body.users: one in team "top") }
+"""
+
+
+def teams(above: int) -> EntityStore:
+    """Return a user in a team that has so many teams above it."""
+    refs = [EntityRef("team", f"t{number}") for number in range(above + 1)]
+    rows = [EntityData(one, {}, tuple(refs[number + 1 : number + 2])) for number, one in enumerate(refs)]
+    return EntityStore([*rows, EntityData(EntityRef("user", "alice"), {}, (refs[0],))])
+
+
+def evaluator_of(engine: Engine) -> Evaluator:
+    return engine.decider.compiled.evaluator
+
+
+def rules_of(engine: Engine, path: str) -> EndpointRules:
+    return evaluator_of(engine).program.rules_at(Request.from_mapping(ask(path)).endpoint)
+
+
+def limits_sizes(engine: Engine) -> bool:
+    return evaluator_of(engine)._size_limit(rules_of(engine, "/teams")) is not None
+
+
+def largest_steps(engine: Engine) -> int:
+    """Return the steps of the guard for the largest question."""
+    [number] = rules_of(engine, "/teams").covering.guards
+    unlimited = UnlimitedSizes(engine.directory.deepest)
+    return evaluate_steps(steps_of_guard(engine.kernel.guards[number], unlimited), MAX_ELEMENTS + LONGEST_CAPTURE)
+
+
 @pytest.fixture
 def engine() -> Engine:
     return Engine.from_text(POLICY, directory=entities("paid"))
@@ -53,6 +101,69 @@ def test_a_kept_attribute_goes_with_the_entities(engine: Engine) -> None:
     assert engine.decide(ask(risk=1)).outcome is Outcome.DENY
     engine.decider.replace_entities(entities("paid"))
     assert engine.decide(ask(risk=1)).allowed
+
+
+def test_other_entities_keep_the_program(engine: Engine) -> None:
+    before = evaluator_of(engine)
+    before.program.rules_at(Request.from_mapping(ask()).endpoint)
+    engine.replace_directory(entities("free"))
+    assert evaluator_of(engine).program is before.program
+
+
+@pytest.mark.parametrize(("above", "limited"), [(0, False), (3, False), (4, True)])
+def test_sizes_go_with_the_depth_of_the_entities(above: int, limited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint where any question was small enough with some entities is measured again with deeper ones."""
+    engine = Engine.from_text(TEAMS, directory=teams(3))
+    most = largest_steps(engine)
+    monkeypatch.setattr(work, "MAX_STEPS", most)
+    monkeypatch.setattr(sizes, "MAX_UNNOTICED_STEPS", most)
+    assert not limits_sizes(engine)
+    engine.replace_directory(teams(above))
+    assert limits_sizes(engine) == limited
+    engine.replace_directory(teams(3))
+    assert not limits_sizes(engine)
+
+
+def test_rules_that_were_used_before_a_reload_are_built_before_the_first_decision(engine: Engine) -> None:
+    questions = [ask(path, risk=1) for path in ("/a", "/b/7", "/none")]
+    for question in questions:
+        engine.decide(question)
+    successor = Engine.from_text(POLICY.replace("> 5", "> 7"), directory=entities("paid"))
+    successor.prepare(engine)
+    built = evaluator_of(successor)
+    made = {rules: dict(rules.agents._blocks) for rules in built._builder.rules.values()}
+    assert len(made) == 3
+    assert sum(len(blocks) for blocks in made.values()) == 2
+    assert [successor.decide(question).outcome for question in questions] == ["allow", "allow", "deny"]
+    assert {rules: dict(rules.agents._blocks) for rules in built._builder.rules.values()} == made
+
+
+def test_rules_that_cannot_be_built_are_left_to_the_decisions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.decide(ask())
+    successor = Engine.from_text(POLICY, directory=entities("paid"))
+
+    def fail(*_: object) -> None:
+        raise ValueError("no such rule")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgramBuilder, "_make", fail)
+        successor.prepare(engine)
+        assert successor.decide(ask(risk=1)).gate is Gate.FAILURE
+    assert successor.decide(ask(risk=1)).allowed
+
+
+def test_samples_of_endpoints_are_kept_up_to_a_number_and_a_length(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_program, "MAX_SAMPLES", 2)
+    samples = evaluator_of(engine)._builder.samples
+    engine.decide(ask("/b/" + "x" * 600))
+    assert not samples
+    kept = []
+    for path in ("/a", "/none", "/c/d/e"):
+        engine.decide(ask(path))
+        kept.append([endpoint.path for endpoint in samples.values() if isinstance(endpoint, HttpEndpoint)])
+    assert kept == [["/a"], ["/a", "/none"], ["/c/d/e"]]
 
 
 def test_a_row_of_one_request_is_not_kept_for_the_next(engine: Engine) -> None:

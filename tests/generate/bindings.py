@@ -16,6 +16,8 @@ MORE_PATHS = ("/v1/7/7", "/v1/8/7", "/v1/invoices/invoices", "/v1/INVOICES", "/v
 SCOPES = (
     'scope zoned { GET|POST /v1/invoices/{id: invoice} with context.zone = request.query["page"] }',
     'scope zoned { GET|POST /V1/{which}/{what} with context.zone = request.headers["x-trace"] }',
+    "scope zoned { GET|POST /V1/{which}/{what} with context.zone = lower(params.what) }",
+    "scope zoned { GET|POST /v1/{which}/{what} with context.zone = params.which, resource = invoice(params.what) }",
 )
 
 

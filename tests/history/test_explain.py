@@ -21,7 +21,7 @@ def told(guard: str, lines: str) -> list[str]:
     checked = check([module] if module else [], found)
     assert checked.kernel is not None, [one.render() for one in checked.diagnostics]
     runner = CaseRunner.of(checked.kernel)
-    *_, asked = [runner.specified(one) for case in checked.cases for one in case.requests]
+    *_, asked = [runner.traced(one) for case in checked.cases for one in case.requests]
     return list(condition(explain(asked.decision, asked.facts, asked.walk).gates).render())
 
 

@@ -399,3 +399,39 @@ def test_entities_are_looked_up_by_type_and_id():
     asked = question("GET /docs/7", **bot())
     assert not decide(policy, asked, {"user 7": {"tenant": "acme"}}).allowed
     assert decide(policy, asked, {"user 7": {"tenant": "evil"}, "doc 7": {"tenant": "acme"}}).allowed
+
+
+CAPTURED = """
+entity invoice { tenant: string }
+facts { body.label: string? }
+scope labels {
+  POST /labels/{name} with body.label = lower(params.name)
+  POST /tenants/{tenant}/invoices/{number} with resource = invoice(params.number), body.label = params.tenant
+}
+anyone { may labels }
+guard "label" on POST /labels/* { deny when body.label == "secret" }
+guard "tenant" on POST /tenants/** { require body.label == resource.tenant }
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/labels/public", True),
+        ("/labels/SECRET", False),
+        ("/LABELS/secret", False),
+        ("/tenants/acme/invoices/7", True),
+        ("/tenants/evil/invoices/7", False),
+        ("/tenants/acme/invoices/8", False),
+    ],
+)
+def test_with_reads_the_captures_of_its_pattern(path, allowed):
+    """A label in the body, which a caller could choose, is not read."""
+    rows = {"invoice 7": {"tenant": "acme"}, "invoice 8": {"tenant": "evil"}}
+    assert decide(CAPTURED, question(f"POST {path}", body={"label": "acme"}), rows).allowed == allowed
+
+
+def test_an_approval_binds_the_captures_that_with_reads():
+    policy = CAPTURED + 'entity user { roles: set<string> } guard "ask" { confirm by role boss bound to (body.label) }'
+    bindings = [decide(policy, question(f"POST /labels/{name}")).remedies[0].binding for name in ("a", "b", "a")]
+    assert bindings[0] == bindings[2] != bindings[1]

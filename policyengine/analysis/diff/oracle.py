@@ -1,4 +1,4 @@
-"""Decide a question with both policies, each with the production evaluator and with the specification."""
+"""Decide a question with both policies, each with the evaluator as production does; the specification traces it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from policyengine.analysis.slices import Slices
 from policyengine.clock import epoch_nanoseconds
 from policyengine.compiler.evaluator import Evaluator
 from policyengine.entities.store import EntityStore
+from policyengine.explain.agreement import EngineDisagreementError, check_agreement
 from policyengine.runtime.decision import Decision, Effects, Outcome
 from policyengine.runtime.limits import BudgetCharge, Charge, ConcurrencyCharge, RateCharge, charge_budget, charge_rate
 from policyengine.runtime.needs import Needs
@@ -23,7 +24,7 @@ from policyengine.runtime.request import Request, RequestError
 from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Span
 from policyengine.spec.evaluate import build_facts
-from policyengine.spec.reference import conclude, trace_request
+from policyengine.spec.reference import trace_request
 from policyengine.spec.trace import BlockTrace, DecisionTrace
 from policyengine.time_formats import format_duration, format_rfc3339
 from policyengine.typesystem import EntityRef
@@ -31,12 +32,8 @@ from policyengine.typesystem import EntityRef
 MAX_RULE_LENGTH = 160
 
 
-class EngineDisagreementError(Exception):
-    """The evaluator and the specification answer differently, which is a bug in policyengine."""
-
-
 DutyKey: TypeAlias = tuple[str, ...]
-SpecificationResult: TypeAlias = tuple[Decision, Effects, DecisionTrace]
+TracedDecision: TypeAlias = tuple[Decision, Effects, DecisionTrace]
 
 
 @dataclass(eq=False)
@@ -51,52 +48,58 @@ class PolicyOracle:
         self.evaluator = Evaluator(self.kernel, self.directory)
         self.slices = Slices(self.evaluator)
 
-    def decide(self, question: Mapping[str, Any], now: datetime) -> Decision:
-        """Decide as a production engine does."""
-        needs = Needs(Request.from_mapping(question))
-        return self.evaluator.resume(needs, Snapshot(self.directory), epoch_nanoseconds(now))[0]
-
-    def concluded(self, question: Mapping[str, Any], now: datetime) -> SpecificationResult:
-        """Decide with the specification, and return its trace."""
-        request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
-        facts = build_facts(self.slices.of(request), request, snapshot, now)
-        seen = trace_request(facts, snapshot)
-        return *conclude(facts, seen), seen
-
-    def verdict(self, question: Mapping[str, Any], now: datetime, decided: AnswerKey) -> WitnessVerdict:
-        """Return the verdict of the specification, which must equal the evaluator's `decided`. Raises
-        EngineDisagreementError."""
-        specified, effects, seen = self.concluded(question, now)
-        answer = self.of(specified, pending_duties(specified, seen))
-        if answer != decided:
-            raise EngineDisagreementError(
-                f"for {question}, the evaluator decides {decided}, but the specification decides {answer}"
-            )
-        full = tuple(unique_items(one.name for one in effects.limits if exceeds_capacity(one.charge)))
-        return WitnessVerdict(
-            specified.outcome, details_of(decided), unique_items(responsible_rules(specified, seen)), full
-        )
-
     def answer(self, question: Mapping[str, Any], now: datetime) -> AnswerKey | None:
-        """Return the answer of a production engine; None if the question is invalid. The duties after a confirm come
-        from the specification."""
+        """Return the answer of a production engine; None if the question is invalid."""
         try:
-            decision = self.decide(question, now)
-            if decision.outcome is not Outcome.CONFIRM:
-                return self.of(decision, ())
-            return self.of(decision, pending_duties(*self.concluded(question, now)[::2]))
+            request = Request.from_mapping(question)
+            return self._answer(request, now, self._decide(request, now)[0])
         except RequestError:
             return None
 
+    def verdict(self, question: Mapping[str, Any], now: datetime) -> WitnessVerdict:
+        """Return the answer of a production engine with the rules that led to it. Raises EngineDisagreementError."""
+        decision, effects, seen = self.traced(question, now)
+        answer = self._answer(Request.from_mapping(question), now, decision)
+        if answer != self.of(decision, pending_duties(decision, seen)):
+            raise EngineDisagreementError(
+                f"for {question}, the evaluator and the specification oblige to different things after an approval: "
+                "please report this bug"
+            )
+        full = tuple(unique_items(one.name for one in effects.limits if exceeds_capacity(one.charge)))
+        rules = unique_items(responsible_rules(decision, seen))
+        return WitnessVerdict(decision.outcome, details_of(answer), rules, full)
+
+    def traced(self, question: Mapping[str, Any], now: datetime) -> TracedDecision:
+        """Return the decision of a production engine with its trace. Raises EngineDisagreementError."""
+        request, snapshot = Request.from_mapping(question), Snapshot(self.directory)
+        decision, effects = self._decide(request, now)
+        facts = build_facts(self.slices.of(request), request, snapshot, now)
+        seen = trace_request(facts, snapshot)
+        check_agreement(facts, seen, decision, effects)
+        return decision, effects, seen
+
+    def _decide(self, request: Request, now: datetime) -> tuple[Decision, Effects]:
+        return self.evaluator.resume(Needs(request), Snapshot(self.directory), epoch_nanoseconds(now))
+
+    def _answer(self, request: Request, now: datetime, decision: Decision) -> AnswerKey:
+        duties: Iterable[k.ObligationEffect] = ()
+        if decision.outcome is Outcome.CONFIRM:
+            duties = self.evaluator.due_obligations(request, Snapshot(self.directory), epoch_nanoseconds(now))
+        return self.of(decision, map(duty_key, duties))
+
+
+def duty_key(duty: k.ObligationEffect) -> DutyKey:
+    return (OBLIGE, duty.kind, *duty.arguments)
+
 
 def pending_duties(decision: Decision, seen: DecisionTrace) -> Iterator[DutyKey]:
-    """Return the obligations that an allow will carry once it is approved."""
+    """Return the obligations that an allow will carry once it is approved, according to the trace."""
     if decision.outcome is not Outcome.CONFIRM:
         return
     for guard in seen.guards:
         for effect in guard.effects:
             if effect.acts and isinstance(effect.effect, k.ObligationEffect):
-                yield (OBLIGE, effect.effect.kind, *effect.effect.arguments)
+                yield duty_key(effect.effect)
 
 
 def exceeds_capacity(charge: Charge) -> bool:

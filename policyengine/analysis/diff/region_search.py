@@ -283,7 +283,7 @@ class RegionSearch:
     def tell(
         self, comparison: RegionComparison, caller: CallerKind, path: StatePath, question: dict[str, Any], now: datetime
     ) -> bool:
-        """Record a difference that both engines show; return False if no difference exists or it is already known."""
+        """Record a difference that the evaluators show; return False if no difference exists or it is already known."""
         question = to_json_value(question)  # report exactly the question that was decided
         before, after = (one.answer(question, now) for one in self.comparing.asked)
         if before is None or after is None or before == after:
@@ -292,7 +292,7 @@ class RegionSearch:
         if pair in self.seen:
             return False
         old, new = self.comparing.asked
-        verdicts = old.verdict(question, now, before), new.verdict(question, now, after)
+        verdicts = old.verdict(question, now), new.verdict(question, now)
         self.seen.add(pair)
         condition = describe_condition(comparison, path, self.changed_by(caller))
         region = RequestRegion(self.at.words, caller.words, condition)

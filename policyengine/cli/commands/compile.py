@@ -18,6 +18,7 @@ from policyengine.cli.output.serve_summary import count_rules
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
 
 if TYPE_CHECKING:
+    from policyengine.compiler.bundle.file import PolicyBundle
     from policyengine.compiler.bundle.signature import BundleSigningKey
     from policyengine.engine import Engine
     from policyengine.source import Source
@@ -48,7 +49,7 @@ def compile_policies(
 
     The bundle decides as its policies do and loads without parsing and checking them again. The same policies always
     compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
-    `…_test.policy`. If PATH is a bundle, it is written again: use this to sign it on another machine.
+    `…_test.policy`. If PATH is a bundle, it is verified and written again: use this to sign it on another machine.
 
     `--verify` reads every rule of a bundle and compiles the policy texts in it again: both must be equal.
 
@@ -67,6 +68,9 @@ def compile_policies(
     if verify:
         return _verify_bundle(paths, trust, format)
     signing = None if key is None else _signing_key(key)
+    is_bundle = len(paths) == 1 and paths[0].suffix == BUNDLE
+    if output is not None and is_bundle:
+        _verified_bundle(paths[0], trust)
     engine = load_engine(paths, None, trust)
     if output is None:
         _print_program(engine, format)
@@ -75,7 +79,8 @@ def compile_policies(
     if format is OutputFormat.JSON:
         print_json(facts)
     else:
-        _print_summary(facts)
+        done = "compiled" if not is_bundle else "verified and signed" if key is not None else "verified and copied"
+        _print_summary(facts, done)
     return 0
 
 
@@ -118,22 +123,21 @@ def _compile_bundle(
     }
 
 
-def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: OutputFormat) -> int:
-    """Compare the rules of a bundle with its policy texts. Raises CommandError if they differ."""
+def _verified_bundle(path: Path, trust: Sequence[Path] | None) -> tuple[PolicyBundle, dict[str, Any]]:
+    """Return a bundle whose rules are those of its policy texts, and a summary of it. Raises CommandError for any
+    other."""
     from policyengine.compiler.bundle.consistency import find_difference
     from policyengine.compiler.bundle.file import read_bundle
     from policyengine.diagnostics.model import PolicyError
 
-    if len(paths) != 1 or paths[0].suffix != BUNDLE:
-        raise CommandError("usage", f"`--verify` needs one bundle: `….{BUNDLE[1:]}`", code=2)
     try:
         with show_progress("verifying the bundle"):
-            bundle = read_bundle(paths[0], trust)
+            bundle = read_bundle(path, trust)
             difference = find_difference(bundle)
     except PolicyError as error:
         raise policy_error(error) from None
     facts: dict[str, Any] = {
-        "file": str(paths[0]),
+        "file": str(path),
         "packages": list(bundle.kernel.packages),
         "rules": count_rules(bundle.kernel, bundle.tree),
         "revision": bundle.kernel.revision,
@@ -142,8 +146,16 @@ def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: 
     }
     if difference is not None:
         hint = "do not load it: another program than `policyengine compile` wrote it"
-        message = f"`{paths[0]}` is not what its policy texts say: {difference}"
+        message = f"`{path}` is not what its policy texts say: {difference}"
         raise CommandError("bundle", message, hint, tuple(facts.items()))
+    return bundle, facts
+
+
+def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: OutputFormat) -> int:
+    """Compare the rules of a bundle with its policy texts. Raises CommandError if they differ."""
+    if len(paths) != 1 or paths[0].suffix != BUNDLE:
+        raise CommandError("usage", f"`--verify` needs one bundle: `….{BUNDLE[1:]}`", code=2)
+    bundle, facts = _verified_bundle(paths[0], trust)
     if format is OutputFormat.JSON:
         print_json(facts)
         return 0
@@ -152,6 +164,8 @@ def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: 
     screen.line(f"verified: {facts['file']} has exactly the {rules} of its policy texts, {packages}")
     rows = [(name, facts[name]) for name in ("revision", "digest")]
     rows += [("signed by", one) for one in bundle.signed_by]
+    if trust is None:
+        rows.append(("signed by", "not checked: no key is trusted (`--trust FILE`)"))
     screen.table([(f"{name}:", value) for name, value in rows])
     return 0
 
@@ -195,10 +209,10 @@ def _refuse_to_replace(output: Path) -> None:
         )
 
 
-def _print_summary(facts: dict[str, Any]) -> None:
+def _print_summary(facts: dict[str, Any], done: str) -> None:
     screen = Screen()
     rules, packages = pluralize(facts["rules"], "rule"), ", ".join(facts["packages"])
-    screen.line(f"compiled {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
+    screen.line(f"{done} {rules} of {packages} into {facts['file']}: {facts['bytes']:,} bytes")
     rows = [(name, facts[name]) for name in ("revision", "digest", "signed_by") if facts[name] is not None]
     screen.table([(f"{name.replace('_', ' ')}:", value) for name, value in rows])
     if facts["warnings"]:

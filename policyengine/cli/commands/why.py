@@ -64,14 +64,14 @@ def why(
     Example:
       policyengine why 01K4QJ6V1N3W8Y5T2R9ZXBCDEF payments/ --log decisions.jsonl
     """
-    from policyengine.audit import ReplayError, replay_decision
+    from policyengine.audit import ReplayError, confirm_replay, replay_decision
 
     record, issued = _find_record(id, log)
     if not paths:
         return _show_record(record, issued, format)
     engine = load_engine(paths, None, trust)
     try:
-        again = replay_decision(record, engine.kernel)
+        again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
     except ReplayError as problem:
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None

@@ -12,6 +12,12 @@ from policyengine.check import compile_sources
 from policyengine.compiler.bundle.file import FORMAT, PolicyBundle, digest_of
 from policyengine.compiler.bundle.payload import bundle_schema, encode_payload, read_everything
 from policyengine.compiler.tree import tree_of
+from policyengine.runtime.format_values import format_value
+
+RULE_NOUNS = {
+    "agents": "agent", "users": "user", "anyones": "`anyone` block", "guards": "guard", "limits": "limit",
+    "binders": "pattern", "watches": "record", "maps": "map",
+}  # fmt: skip
 
 
 def find_difference(bundle: PolicyBundle) -> str | None:
@@ -44,5 +50,15 @@ def kernel_differences(stored: k.Kernel, compiled: k.Kernel) -> Iterator[str]:
             yield f"{len(here):,} {name}, where its policy texts have {len(there):,}"
         else:
             number = next(number for number, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
-            place = f" at {there[number].span.at}" if isinstance(there[number], k.Node) else ""
-            yield f"{name} {number + 1} is not what is written{place}"
+            yield f"{describe_rule(name, number, there[number])} is not what is written there"
+
+
+def describe_rule(collection: str, number: int, rule: object) -> str:
+    """Return a rule of the kernel with its name and its place in the policy texts: `guard "shut" at acme.policy:9`."""
+    noun = RULE_NOUNS.get(collection)
+    if noun is None or not isinstance(rule, k.Node):
+        return f"number {number + 1} of the {collection}"
+    if isinstance(rule, k.AgentBlock | k.UserBlock | k.AnyoneBlock):
+        return f"`{rule.label}` at {rule.span.at}"
+    name = getattr(rule, "name", None)
+    return f"{noun} {format_value(name)} at {rule.span.at}" if name else f"the {noun} at {rule.span.at}"

@@ -7,19 +7,31 @@ from collections.abc import Iterator
 from policyengine.evaluator import entity_nodes as e
 from policyengine.evaluator import history_nodes as h
 from policyengine.evaluator import nodes as n
-from policyengine.evaluator import program as p
 from policyengine.evaluator import relation_nodes as r
+from policyengine.evaluator.conditions import (
+    All,
+    AnyOf,
+    Connective,
+    Equal,
+    Not,
+    OneOf,
+    OrderTest,
+    Present,
+    QuantifierTest,
+    Truth,
+)
+from policyengine.evaluator.requirements import ActsAloneTest, ActsForTest, IssuedByTest, ValidityTest
 
 TEST_WORDS: dict[type[n.Node], str] = {
-    n.Truth: "truth test",
-    n.Equal: "equality test",
-    n.OrderTest: "order test",
-    n.OneOf: "string set test",
-    n.Present: "presence test",
-    n.All: "all of",
-    n.AnyOf: "any of",
-    n.Not: "not",
-    n.QuantifierTest: "loop",
+    Truth: "truth test",
+    Equal: "equality test",
+    OrderTest: "order test",
+    OneOf: "string set test",
+    Present: "presence test",
+    All: "all of",
+    AnyOf: "any of",
+    Not: "not",
+    QuantifierTest: "loop",
     r.SameText: "equality test",
     r.SameValue: "equality test",
     r.OrderRelation: "order test",
@@ -29,10 +41,10 @@ TEST_WORDS: dict[type[n.Node], str] = {
     e.HasRowTest: "row test",
     e.MemberOfEntity: "hierarchy test",
     h.HistoryTest: "history test",
-    p.IssuedByTest: "issuer test",
-    p.ActsAloneTest: "subject test",
-    p.ActsForTest: "user test",
-    p.ValidityTest: "time test",
+    IssuedByTest: "issuer test",
+    ActsAloneTest: "subject test",
+    ActsForTest: "user test",
+    ValidityTest: "time test",
 }
 
 
@@ -42,7 +54,7 @@ def describe_test(node: n.Node) -> str:
     read = [] if not slots else [f"slot{'s' if len(slots) > 1 else ''} {', '.join(map(str, slots))}"]
     if any(isinstance(part, h.AggregateValue) for part in parts_of(node)):
         read.append("history")
-    if isinstance(node, n.Truth) and isinstance(node.node, n.FunctionValue):
+    if isinstance(node, Truth) and isinstance(node.node, n.FunctionValue):
         return ", ".join([*read, "function test"])
     return ", ".join([*read, TEST_WORDS.get(type(node), "value")])
 
@@ -64,19 +76,19 @@ def parts_of(node: n.Node) -> tuple[n.Node, ...]:
     `acts for users where`, and of patterns of past requests.
     """
     match node:
-        case n.Connective(items=items) | n.CollectionValue(items=items) | n.FunctionValue(items=items):
+        case Connective(items=items) | n.CollectionValue(items=items) | n.FunctionValue(items=items):
             return items
-        case n.Not(operand=inner) | n.RecordedFact(node=inner) | e.EntityAttribute(base=inner):
+        case Not(operand=inner) | n.RecordedFact(node=inner) | e.EntityAttribute(base=inner):
             return (inner,)
-        case n.Truth(node=inner) | n.Equal(node=inner) | n.OrderTest(node=inner) | n.OneOf(node=inner):
+        case Truth(node=inner) | Equal(node=inner) | OrderTest(node=inner) | OneOf(node=inner):
             return (inner,)
-        case n.Present(node=inner) | r.HasText(node=inner) | e.HasRowTest(node=inner):
+        case Present(node=inner) | r.HasText(node=inner) | e.HasRowTest(node=inner):
             return (inner,)
         case n.DefaultValue(operand=left, fallback=right) | r.Binary(left=left, right=right):
             return (left, right)
         case e.MemberOfEntity(item=left, ancestor=right):
             return (left, right)
-        case n.QuantifierTest(domain=inner) | p.ActsAloneTest(subject=inner) | p.ActsForTest(subject=inner):
+        case QuantifierTest(domain=inner) | ActsAloneTest(subject=inner) | ActsForTest(subject=inner):
             return (inner,)
         case _:
             return ()

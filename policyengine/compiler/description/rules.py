@@ -11,7 +11,14 @@ from policyengine.compiler.graph.endpoint_view import describe_carriers, source_
 from policyengine.compiler.tree import Uses
 from policyengine.evaluator import nodes as n
 from policyengine.evaluator import program as p
+from policyengine.evaluator.bindings import AgreedValue, CaptureValue, ExpressionValue, ResourceValue
+from policyengine.evaluator.blocks import Block, DelegationGrant, Grant
+from policyengine.evaluator.conditions import Connective, Not, QuantifierTest
 from policyengine.evaluator.history_nodes import EventRules
+from policyengine.evaluator.nodes import BoundValue
+from policyengine.evaluator.principals import PrincipalRules
+from policyengine.evaluator.requirements import ActsForTest, Requirement
+from policyengine.evaluator.rules import CONFIRM, DENY, OBLIGATION, Effect, LimitRule, RecordRule, TaskRule
 from policyengine.runtime.format_values import format_fact_path, format_value
 from policyengine.spec.limits import format_pace
 from policyengine.time_formats import format_duration
@@ -53,7 +60,7 @@ class RuleDescriber:
     # ── Blocks ────────────────────────────────────────────────────────────────────────────────
 
     def _blocks(
-        self, kind: str, side: p.PrincipalRules, delegators: p.PrincipalRules | None, uses: Sequence[Uses]
+        self, kind: str, side: PrincipalRules, delegators: PrincipalRules | None, uses: Sequence[Uses]
     ) -> Iterator[ProgramItem]:
         """Yield the blocks by head: names, groups, globs, then conditions. An agent block that delegates here has no
         grant here if only `delegators` holds it.
@@ -67,7 +74,7 @@ class RuleDescriber:
                 yield self._block(kind, head, block, block.delegates, uses)
 
     def _block(
-        self, kind: str, head: str, block: p.Block, delegates: Iterable[p.DelegationGrant], uses: Sequence[Uses]
+        self, kind: str, head: str, block: Block, delegates: Iterable[DelegationGrant], uses: Sequence[Uses]
     ) -> ProgramItem:
         source: KernelBlock = getattr(self.kernel, kind)[block.number]
         parts = [*condition_parts(head_condition(source), block.where)]
@@ -78,7 +85,7 @@ class RuleDescriber:
         test = "" if kind == "anyones" else head
         return ProgramItem(kind.removesuffix("s"), source.label, test, source.span.at, tuple(parts))
 
-    def _grant(self, kind: str, source: KernelBlock, number: int, grant: p.Grant, uses: Sequence[Uses]) -> ProgramItem:
+    def _grant(self, kind: str, source: KernelBlock, number: int, grant: Grant, uses: Sequence[Uses]) -> ProgramItem:
         index = next(index for index, one in enumerate(source.grants) if one is grant.source)
         targets = [
             grant.source.openings[place]
@@ -100,26 +107,26 @@ def head_condition(block: KernelBlock) -> k.Expr | None:
     return block.who.condition
 
 
-def requirement_item(requirement: p.Requirement) -> ProgramItem:
+def requirement_item(requirement: Requirement) -> ProgramItem:
     source, condition = requirement.source, requirement.condition
     parts: list[ProgramItem] = []
-    if isinstance(source, k.ActsFor) and isinstance(condition, p.ActsForTest):
+    if isinstance(source, k.ActsFor) and isinstance(condition, ActsForTest):
         parts += condition_parts(source.condition, condition.condition)
     return ProgramItem("requirement", source_words(source), describe_test(condition), source.span.at, tuple(parts))
 
 
-def delegation_item(delegate: p.DelegationGrant) -> ProgramItem:
+def delegation_item(delegate: DelegationGrant) -> ProgramItem:
     source = delegate.source
     parts = condition_parts(source.when, delegate.when)
     return ProgramItem("delegation", source_words(source), "", source.span.at, tuple(parts))
 
 
-def task_item(task: p.TaskRule) -> ProgramItem:
+def task_item(task: TaskRule) -> ProgramItem:
     return ProgramItem("task", f"bounds of {format_fact_path(task.constraint.path)}", describe_test(task.outside))
 
 
-def guard_items(effects: Iterable[p.Effect]) -> Iterator[ProgramItem]:
-    guards: dict[int, list[p.Effect]] = {}
+def guard_items(effects: Iterable[Effect]) -> Iterator[ProgramItem]:
+    guards: dict[int, list[Effect]] = {}
     for effect in effects:
         guards.setdefault(id(effect.guard), []).append(effect)
     for group in guards.values():
@@ -127,16 +134,16 @@ def guard_items(effects: Iterable[p.Effect]) -> Iterator[ProgramItem]:
         yield ProgramItem("guard", f"guard {format_value(guard.name)}", "", guard.span.at, parts)
 
 
-def effect_item(effect: p.Effect) -> ProgramItem:
+def effect_item(effect: Effect) -> ProgramItem:
     source: k.Effect = effect.effect
-    kind = {p.DENY: "deny", p.CONFIRM: "confirm", p.OBLIGATION: "obligation"}[effect.kind]
+    kind = {DENY: "deny", CONFIRM: "confirm", OBLIGATION: "obligation"}[effect.kind]
     parts = list(condition_parts(source.condition, effect.condition))
     if effect.binding is not None:
         parts.append(ProgramItem("approval", f"an approval is bound to {', '.join(effect.binding.bound)}"))
     return ProgramItem(kind, " ".join(source.words.split()), "", source.span.at, tuple(parts))
 
 
-def limit_item(rule: p.LimitRule) -> ProgramItem:
+def limit_item(rule: LimitRule) -> ProgramItem:
     limit = rule.limit
     kind = "budget" if isinstance(limit, k.Budget) else "rate"
     keys = ", ".join(source_words(key) for key in limit.keys)
@@ -149,7 +156,7 @@ def budget_parts(budget: k.Budget) -> Iterator[ProgramItem]:
     yield from (ProgramItem("limit", quota.words, "", quota.span.at) for quota in budget.quotas)
 
 
-def rate_parts(rate: k.Rate, rule: p.LimitRule) -> Iterator[ProgramItem]:
+def rate_parts(rate: k.Rate, rule: LimitRule) -> Iterator[ProgramItem]:
     if rate.pace is not None:
         yield ProgramItem("limit", format_pace(rate.pace), "", rate.span.at)
     if rate.cost is not None:
@@ -170,7 +177,7 @@ def history_item(event: EventRules) -> ProgramItem:
     return ProgramItem("history", f"reads the history of {source_words(pattern)}", "", pattern.span.at, parts)
 
 
-def record_item(record: p.RecordRule) -> ProgramItem:
+def record_item(record: RecordRule) -> ProgramItem:
     """Return the item of the record that a decision adds to the history."""
     pattern, within = record.retention.event, format_duration(record.retention.within)
     facts = ", ".join(name for _, name in record.facts)
@@ -178,21 +185,21 @@ def record_item(record: p.RecordRule) -> ProgramItem:
     return ProgramItem("record", words, "", pattern.span.at)
 
 
-def binding_item(path: n.Path, value: n.BoundValue, whom: str) -> ProgramItem:
+def binding_item(path: n.Path, value: BoundValue, whom: str) -> ProgramItem:
     words = f"binds {format_fact_path(path)} to {bound_words(value)}{whom}"
-    source = value.source if isinstance(value, n.ExpressionValue) else None
+    source = value.source if isinstance(value, ExpressionValue) else None
     return ProgramItem("binding", words, "", "" if source is None else source.span.at)
 
 
-def bound_words(value: n.BoundValue) -> str:
+def bound_words(value: BoundValue) -> str:
     match value:
-        case n.CaptureValue(index=index):
+        case CaptureValue(index=index):
             return f"segment {index + 1}"
-        case n.ResourceValue(type=type_, capture=capture):
+        case ResourceValue(type=type_, capture=capture):
             return f"{type_} of {bound_words(capture)}"
-        case n.ExpressionValue(source=source):
+        case ExpressionValue(source=source):
             return source_words(source)
-        case n.AgreedValue(several=several):
+        case AgreedValue(several=several):
             words = dict.fromkeys(map(bound_words, several))
             return " and ".join(words) + (", unknown if they differ" if len(words) > 1 else "")
         case _:
@@ -219,12 +226,12 @@ def condition_parts(source: k.Expr | None, node: n.Node | None) -> Iterator[Prog
             return
         case k.DefinitionRef(_, inner), _:
             yield from condition_parts(inner, node)
-        case ((k.And() | k.Or()), n.Connective(items=nodes)):
+        case ((k.And() | k.Or()), Connective(items=nodes)):
             tests = tuple(part for pair in zip(source.items, nodes, strict=True) for part in condition_parts(*pair))
             yield ProgramItem("test", TEST_WORDS[type(node)], "", source.span.at, tests)
-        case k.Not(inner), n.Not(operand=test):
+        case k.Not(inner), Not(operand=test):
             yield ProgramItem("test", TEST_WORDS[type(node)], "", source.span.at, (*condition_parts(inner, test),))
-        case k.Quantifier(word, variable, domain, inner), n.QuantifierTest(condition=test):
+        case k.Quantifier(word, variable, domain, inner), QuantifierTest(condition=test):
             words = f"{word} {variable} in {source_words(domain)}"
             tests = tuple(condition_parts(inner, test))
             yield ProgramItem("test", words, describe_test(node), source.span.at, tests)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import uvicorn
 from starlette.types import ASGIApp
 
+from policyengine.gc_freeze import freeze_startup, unfreeze
 from policyengine.server.connections.acceptor import Acceptor
 from policyengine.server.connections.connection_table import ConnectionTable
 from policyengine.server.connections.http_connection import HttpConnection
@@ -62,6 +63,7 @@ class BoundedServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
+        freeze_startup()
         self.table.accept()
         for listener, protocol in self.listens(sockets or []):
             self.acceptors.append(Acceptor(listener, protocol, self.table, self.board))
@@ -117,6 +119,7 @@ class BoundedServer(uvicorn.Server):
             await asyncio.sleep(POLL_SECONDS)
         await self.give_up()
         await self.lifespan.shutdown()
+        unfreeze()
 
     @property
     def is_at_work(self) -> bool:

@@ -16,7 +16,8 @@ from policyengine.testcases import Case
 from policyengine.testing.coverage.points import Point, PointKind, UnreachablePoint, sort_points
 from policyengine.testing.coverage.policy_points import find_points
 from policyengine.testing.coverage.recorder import CoverageRecorder
-from policyengine.testing.runner import CaseRunner, CaseSetupError
+from policyengine.testing.decide_case import CaseSetupError
+from policyengine.testing.runner import CaseRunner
 
 CaseKey: TypeAlias = tuple[str, str, int]  # package, test, number
 
@@ -123,8 +124,9 @@ def spans_overlap(point: Span, span: Span) -> bool:
 
 
 def measure(cases: Iterable[Case], kernel: k.Kernel) -> Coverage:
-    """Decide the cases in order with the specification, which evaluates every rule. Cases that are skipped or fail to
-    set up show nothing.
+    """Decide the cases in order and record what their traces show, because a trace evaluates every rule and the
+    evaluator only those that matter. Cases that are skipped or fail to set up show nothing. Raises
+    EngineDisagreementError.
     """
     sights = find_points(kernel)
     watcher, runner = CoverageRecorder(sights), CaseRunner.of(kernel)
@@ -141,8 +143,8 @@ def points_shown(case: Case, runner: CaseRunner, watcher: CoverageRecorder) -> f
         return frozenset()
     try:
         if case.repeated is None:
-            return watcher.shown(runner.specified(case))
-        return frozenset().union(*(watcher.shown(runner.specified(one)) for one in case.requests))
+            return watcher.shown(runner.traced(case))
+        return frozenset().union(*(watcher.shown(runner.traced(one)) for one in case.requests))
     except (CaseSetupError, RequestError):
         return frozenset()
 

@@ -1,41 +1,41 @@
 """Decide the cases of a policy without faults and record the rules that each case depends on, so that a mutant runs
-only the cases that it may affect.
+only the cases that it may affect. The evaluator decides; the trace of the specification tells which rules matter.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 
 from policyengine import kernel as k
 from policyengine.analysis.slices import Slices
 from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import LargestSizes
+from policyengine.compiler.tree import Tree
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Effects
-from policyengine.runtime.entities import EntityData
-from policyengine.runtime.history import WindowKey
 from policyengine.runtime.request import Request
-from policyengine.runtime.snapshot import Entities, Snapshot
-from policyengine.spec.evaluate import build_facts
-from policyengine.spec.facts import Facts, has_agent, presenter_of
-from policyengine.spec.reference import conclude, trace_request
-from policyengine.spec.required_history import history_conditions, history_windows
+from policyengine.runtime.snapshot import Entities
+from policyengine.spec.facts import has_agent, presenter_of
 from policyengine.spec.trace import BlockTrace, DecisionTrace
 from policyengine.testcases import Case
 from policyengine.testing.case_sequence import CaseSequence
+from policyengine.testing.decide_case import (
+    CaseDecision,
+    case_entities,
+    decide_case,
+    trace_case,
+    traced_snapshot,
+)
 from policyengine.testing.mutation.lowering_cache import RULE_LISTS
-from policyengine.testing.mutation.outcome_key import outcome_key
-from policyengine.testing.runner import given_approvals, root_entity
 
 RuleKey: TypeAlias = tuple[str, int]  # a list of the kernel, and an index in it
-HistoryExpressions: TypeAlias = list[k.HistoryCondition | k.Aggregate]  # conditions about history
 LITERAL_PATTERN = re.compile(r'\d[\w.:/-]*|"[^"]*"')
 DELEGATION_KEY: RuleKey = ("delegation", 0)  # stands for all delegation limits
 NO_IDS: frozenset[str] = frozenset()
-NO_KEYS: frozenset[WindowKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,9 @@ class CaseAnswer:
     counted: Effects | None = None
 
     @classmethod
-    def of(cls, decision: Decision, effects: Effects) -> CaseAnswer:
-        return cls(decision, frozenset(effects.spends), effects if effects.limits or effects.records else None)
+    def of(cls, asked: CaseDecision) -> CaseAnswer:
+        effects = asked.effects
+        return cls(asked.decision, frozenset(effects.spends), effects if effects.limits or effects.records else None)
 
     @property
     def rests_on_limits(self) -> bool:
@@ -65,155 +66,106 @@ class CaseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class CaseQuestion:
+    """A case with its request and its entity store; `plain` is the store without the attributes that the case sets."""
+
+    case: Case
+    request: Request
+    plain: Entities
+    entities: Entities
+
+    def decided(self, evaluator: Evaluator, sequence: CaseSequence, *, same_facts: bool = True) -> CaseDecision:
+        """Return the decision of an evaluator; without the `same_facts`, the case may set attributes of other
+        entities. Raises CaseSetupError and RequestError, as a test run does."""
+        entities = self.entities
+        if self.case.attributes and not same_facts:
+            entities = case_entities(self.case, self.request, self.plain, evaluator.kernel)
+        return decide_case(self.case, self.request, entities, evaluator, sequence)
+
+
+@dataclass(frozen=True, slots=True)
 class BaselineCase:
-    """A case with its entity store and its trace. `rules` are the rules that may apply, by list and index, each with
-    its index in the trace `seen`. `opening` rules granted access; `refusing` rules refused it or had an effect.
-    `issuers` are the issuers of the presenter and of the hops, `spent` the approvals spent before, `literals` the
+    """A case, and how the policy without faults decided it. `rules` are the rules that may apply, by list and index.
+    `opening` rules granted access; `refusing` rules refused it or had an effect. `issuers` are the issuers of the
+    presenter and of the hops, `binders` those at its endpoint, `spent` the approvals spent before, `literals` the
     values written in the case. `answer` is the answer of the case alone, `came` its decision in its sequence.
     """
 
-    case: Case
-    plain: EntityStore
-    facts: Facts
-    seen: DecisionTrace
-    rules: Mapping[RuleKey, int]
+    question: CaseQuestion
+    rules: frozenset[RuleKey]
     opening: frozenset[RuleKey]
     refusing: frozenset[RuleKey]
     issuers: frozenset[str]
+    binders: tuple[k.Binder, ...]
     by_agent: bool
+    has_hops: bool
+    asks_of_the_past: bool
     spent: frozenset[str]
-    comes_to: Hashable
     literals: frozenset[str]
     answer: CaseAnswer
     came: Decision
 
     @property
+    def case(self) -> Case:
+        return self.question.case
+
+    @property
     def request(self) -> Request:
-        return self.facts.request
-
-    @property
-    def binders(self) -> tuple[k.Binder, ...]:
-        """The binders at its endpoint."""
-        return self.facts.kernel.binders
-
-    @property
-    def asks_of_the_past(self) -> bool:
-        return bool(self.facts.history)
-
-    def part_of(self, kernel: k.Kernel, changed: Mapping[RuleKey, object], base: k.Kernel) -> k.Kernel:
-        """Return the mutated policy without the rules that cannot affect this case."""
-        rules = {key: getattr(base, key[0])[key[1]] for key in self.rules} | dict(changed)
-        return restrict_kernel(kernel, rules)
+        return self.question.request
 
 
-def restrict_kernel(
-    kernel: k.Kernel, rules: Mapping[RuleKey, object], whole: Mapping[str, object] | None = None
-) -> k.Kernel:
-    """Return the kernel with only these rules, in order; None means no rule. `whole` replaces other members."""
-    found: dict[str, list[object]] = {name: [] for name in RULE_LISTS}
-    for (name, _), rule in sorted(rules.items(), key=lambda item: item[0]):
-        found[name] += [] if rule is None else [rule]
-    members = {**(whole or {}), **{name: tuple(some) for name, some in found.items()}}
-    return replace(kernel, **members)  # type: ignore[arg-type]  # its members
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The cases without faults, in order. `tree` is that of the policy, `sizes` are those of the entity stores."""
+
+    cases: tuple[BaselineCase, ...]
+    tree: Tree
+    sizes: LargestSizes
+
+    @classmethod
+    def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> Baseline:
+        """Decide the cases; repetitions are separate cases. Raises CaseSetupError, RequestError and
+        EngineDisagreementError."""
+        questions = list(case_questions(cases, kernel))
+        stores = {id(one.entities): one.entities for one in questions}
+        sizes = LargestSizes(tuple(stores.values()))
+        evaluator = Evaluator(kernel, EntityStore(()), sizes=sizes)
+        return cls(tuple(baseline_cases(questions, evaluator)), evaluator.tree, sizes)
 
 
-def decide_case(
-    case: Case, request: Request, plain: EntityStore, kernel: k.Kernel, sequence: CaseSequence
-) -> CaseAnswer:
-    """Decide a case with a policy. Raises CaseSetupError and RequestError, as a test run does."""
-    return CaseAnswer.of(*conclude(*facts_and_walk(case, request, plain, kernel, kernel_histories(kernel), sequence)))
-
-
-def decide_again(question: BaselineCase, kernel: k.Kernel, sequence: CaseSequence) -> CaseAnswer:
-    """Decide a case with a policy and the same facts; approvals are bound and spent again."""
-    facts = replace(question.facts, kernel=kernel, request=replace(question.request, approvals=()))
-    facts = with_history(facts, kernel_histories(kernel), sequence)
-    return CaseAnswer.of(
-        *conclude(*walk_with_approvals(question.case, facts, Snapshot(facts.entities, sequence.spent)))
-    )
-
-
-def facts_and_walk(
-    case: Case,
-    request: Request,
-    plain: EntityStore,
-    kernel: k.Kernel,
-    asked: HistoryExpressions,
-    sequence: CaseSequence,
-) -> tuple[Facts, DecisionTrace]:
-    snapshot = Snapshot(_case_entities(case, request, plain, kernel), sequence.spent)
-    facts = build_facts(kernel, request, snapshot, case.now)
-    return walk_with_approvals(case, with_history(facts, asked, sequence), snapshot)
-
-
-def kernel_histories(kernel: k.Kernel) -> HistoryExpressions:
-    """Return all conditions of a policy about history."""
-    return list(history_conditions(tuple(getattr(kernel, name) for name in RULE_LISTS))) if kernel.watches else []
-
-
-def with_history(
-    facts: Facts, asked: HistoryExpressions, sequence: CaseSequence, keys: frozenset[WindowKey] = NO_KEYS
-) -> Facts:
-    """Return the facts with the history that the conditions and keys need, from the sequence."""
-    if not asked and not keys:
-        return facts
-    return replace(facts, history=sequence.fetched(history_windows(asked, facts) | keys, facts.now))
-
-
-def walk_with_approvals(case: Case, facts: Facts, snapshot: Snapshot) -> tuple[Facts, DecisionTrace]:
-    """Bind the given approvals to the requirements that a first trace reports, then trace the request again."""
-    seen = trace_request(facts, snapshot)
-    given = tuple(given_approvals(case, seen, facts, snapshot)) if case.approvals else ()
-    if not given:
-        return facts, seen
-    facts = replace(facts.looked_at_anew, request=replace(facts.request, approvals=given))
-    return facts, trace_request(facts, snapshot)
-
-
-def _case_entities(case: Case, request: Request, plain: EntityStore, kernel: k.Kernel) -> Entities:
-    """Return the entities with the attributes that the case sets on `user` or `resource`."""
-    if not case.attributes:
-        return plain
-    facts = build_facts(kernel, request, Snapshot(plain), case.now)
-    rows = dict(case.rows)
-    for (root, name), value in case.attributes.items():
-        ref = root_entity(root, name, facts)
-        row = rows.get(ref, EntityData(ref, {}))
-        rows[ref] = replace(row, attributes={**row.attributes, name: value})
-    return EntityStore(rows.values())
-
-
-# ── The policy as it is ───────────────────────────────────────────────────────────────────────
-
-
-def baseline_cases(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[BaselineCase]:
-    """Yield the cases in order, because that determines what a sequence has spent; repetitions are separate cases.
-    Raises CaseSetupError and RequestError."""
-    sequences: dict[tuple[str, str, int], CaseSequence] = {}
+def case_questions(cases: Iterable[Case], kernel: k.Kernel) -> Iterator[CaseQuestion]:
     directories: dict[int, tuple[object, EntityStore]] = {}
-    slices = Slices(Evaluator(kernel, EntityStore(())))
-    numbers = {id(rule): (name, number) for name in RULE_LISTS for number, rule in enumerate(getattr(kernel, name))}
     for case in chain.from_iterable(case.requests for case in cases):
         _, plain = directories.setdefault(id(case.rows), (case.rows, EntityStore(case.rows.values())))
         request = Request.from_mapping(case.question)
-        sequence = sequences.setdefault(sequence_key(case), CaseSequence())
-        part, before = slices.of(request), sequence.spent
-        facts, seen = facts_and_walk(case, request, plain, part, slices.histories_in(part), sequence)
-        answer = CaseAnswer.of(*conclude(facts, seen))
+        yield CaseQuestion(case, request, plain, case_entities(case, request, plain, kernel))
+
+
+def baseline_cases(questions: Iterable[CaseQuestion], evaluator: Evaluator) -> Iterator[BaselineCase]:
+    """Yield the cases in order, because that determines what a sequence has spent."""
+    sequences: dict[tuple[str, str, int], CaseSequence] = {}
+    kernel, slices = evaluator.kernel, Slices(evaluator)
+    numbers = {id(rule): (name, number) for name in RULE_LISTS for number, rule in enumerate(getattr(kernel, name))}
+    for question in questions:
+        case, sequence = question.case, sequences.setdefault(sequence_key(question.case), CaseSequence())
+        part, before = slices.of(question.request), sequence.spent
+        asked = question.decided(evaluator, sequence)
+        conditions = slices.histories_in(part)
+        history = traced_snapshot(asked.snapshot, asked.request, case, part, conditions, sequence)
+        facts, seen = trace_case(asked, part, history)
+        answer = CaseAnswer.of(asked)
         came = answer.made(sequence, case)
-        rules = {numbers[id(rule)]: place for name in RULE_LISTS for place, rule in enumerate(getattr(part, name))}
         yield BaselineCase(
-            case,
-            plain,
-            facts,
-            seen,
-            rules,
+            question,
+            frozenset(numbers[id(rule)] for name in RULE_LISTS for rule in getattr(part, name)),
             frozenset(numbers[id(one.block)] for one in block_traces(seen) if one.opens),
             frozenset(refusing_rules(seen, came, numbers)),
             frozenset(str(one.issuer) for one in (presenter_of(facts), *(hop.agent for hop in seen.hops))),
-            has_agent(request),
+            part.binders,
+            has_agent(question.request),
+            bool(seen.hops),
+            bool(facts.history),
             before,
-            outcome_key(seen),
             literals_in(case.span.text),
             answer,
             came,

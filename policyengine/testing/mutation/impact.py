@@ -61,7 +61,7 @@ def agent_change_affects(
     if ("agents", number) not in question.rules:
         return False
     endpoint = question.request.endpoint
-    handed = bool(question.seen.hops) and delegation_conditions(old, endpoint) != delegation_conditions(new, endpoint)
+    handed = question.has_hops and delegation_conditions(old, endpoint) != delegation_conditions(new, endpoint)
     return old.requirements != new.requirements or handed or opens_differently(old, new, endpoint, memo)
 
 
@@ -214,16 +214,3 @@ def blocks_trusting(question: BaselineCase, base: k.Kernel, attesters: set[str])
 
 def required_attesters(block: k.AgentBlock) -> Iterable[str]:
     return (name for one in block.requirements if isinstance(one, k.AttestedBy) for name in one.attesters)
-
-
-def changed_rules_for(mutant: Mutant, question: BaselineCase) -> dict[tuple[str, int], KernelRule | None]:
-    """Return the changed rules, and the rules that trust a changed issuer or attester."""
-    rules = dict(mutant.rules)
-    if "issuers" in mutant.whole:
-        doors = [key for key in question.rules if key[0] in ("agents", "users")]
-        rules = {(name, number): getattr(mutant.base, name)[number] for name, number in doors} | rules
-    if "attesters" in mutant.whole:
-        names = changed_names(mutant.base.attesters, mutant.whole["attesters"])
-        for number in blocks_trusting(question, mutant.base, names):
-            rules.setdefault(("agents", number), mutant.base.agents[number])
-    return rules

@@ -66,7 +66,6 @@ class Mutant:
     rules: dict[tuple[str, int], KernelRule | None]
     whole: dict[str, object]
     moved: frozenset[tuple[str, int]] = field(init=False, compare=False)  # `rules` that may cover other requests now
-    parts: dict[tuple[object, ...], k.Kernel] = field(default_factory=dict, compare=False)  # by their content
 
     def __post_init__(self) -> None:
         old = ((key, getattr(self.base, key[0])[key[1]], new) for key, new in self.rules.items())

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 from policyengine import kernel as k
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import LargestSizes
+from policyengine.compiler.tree import Tree, indexed_parts
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
 from policyengine.spec.match_endpoint import place_covers
@@ -15,17 +20,14 @@ from policyengine.testing.case_sequence import CaseSequence
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.mutation.baseline import (
     DELEGATION_KEY,
+    Baseline,
     BaselineCase,
     CaseAnswer,
     RuleKey,
-    baseline_cases,
-    decide_again,
-    decide_case,
     literals_in,
     sequence_key,
 )
-from policyengine.testing.mutation.impact import Memo, binds_differently, can_affect, changed_rules_for, keeps_facts
-from policyengine.testing.mutation.incremental import answer_incrementally, record_with_watches
+from policyengine.testing.mutation.impact import Memo, binds_differently, can_affect, keeps_facts
 from policyengine.testing.mutation.lowering_cache import KernelRule, Mutant
 
 
@@ -54,25 +56,29 @@ class MutantRunner:
     """
 
     kernel: k.Kernel
+    tree: Tree
+    sizes: LargestSizes
     groups: tuple[tuple[BaselineCase, ...], ...]
     by_rule: Mapping[RuleKey, Several[int]]
     by_endpoint: Mapping[Endpoint, tuple[BaselineCase, Several[int]]]
 
     @classmethod
     def of(cls, cases: Iterable[Case], kernel: k.Kernel) -> MutantRunner:
-        """Decide all cases without faults. Raises FailingTestError, CaseSetupError and RequestError."""
-        questions = list(baseline_cases((case for case in cases if case.skip is None), kernel))
-        for question in questions:
+        """Decide all cases without faults. Raises FailingTestError, CaseSetupError, RequestError and
+        EngineDisagreementError."""
+        baseline = Baseline.of((case for case in cases if case.skip is None), kernel)
+        for question in baseline.cases:
             if not meets_expectation(question.case.expected, question.came):
                 raise FailingTestError(question.case)
-        groups = tuple(group_by_sequence(questions, counting=bool(kernel.limits or kernel.watches)))
-        return cls(kernel, groups, groups_by_rule(groups), groups_by_endpoint(groups))
+        groups = tuple(group_by_sequence(baseline.cases, counting=bool(kernel.limits or kernel.watches)))
+        return cls(kernel, baseline.tree, baseline.sizes, groups, groups_by_rule(groups), groups_by_endpoint(groups))
 
     def examine(self, mutant: Mutant) -> MutantTrial:
         memo: Memo = {}
         asked: list[Case] = []
+        deciding = self.evaluator_of(mutant)
         for group in self._touched(mutant, memo):
-            for case, passed in self._answers(group, mutant, memo):
+            for case, passed in self._answers(group, mutant, deciding, memo):
                 asked.append(case)
                 if not passed:
                     return MutantTrial(tuple(asked), case)
@@ -103,7 +109,12 @@ class MutantRunner:
                 numbers.update(some)
         return [self.groups[number] for number in sorted(numbers)]
 
-    def _answers(self, group: Several[BaselineCase], mutant: Mutant, memo: Memo) -> Iterator[tuple[Case, bool]]:
+    def evaluator_of(self, mutant: Mutant) -> MutantEvaluator:
+        return MutantEvaluator(mutant, self.tree, self.sizes)
+
+    def _answers(
+        self, group: Several[BaselineCase], mutant: Mutant, deciding: MutantEvaluator, memo: Memo
+    ) -> Iterator[tuple[Case, bool]]:
         """Yield whether each case of a group still passes. A case that the mutant does not affect keeps its decision,
         but its limits and history may differ because of other cases.
         """
@@ -111,14 +122,13 @@ class MutantRunner:
         for question in group:
             case = question.case
             untouched = len(group) > 1 and not can_affect(mutant, question, memo)  # known for a single case
-            if untouched and self._comes_to_the_same(question, sequence, same_past):
-                answer = record_with_watches(question, mutant.whole)
-                came = answer.made(sequence, case)
-                if answer.rests_on_limits:
+            if untouched and self._comes_to_the_same(question, mutant, sequence, same_past):
+                came = question.answer.made(sequence, case)
+                if question.answer.rests_on_limits:
                     yield case, meets_expectation(case.expected, came)
             else:
                 try:
-                    answer = self.answer(question, mutant, sequence, memo, same_past=same_past)
+                    answer = self.answer(question, deciding, sequence, memo)
                 except Exception:
                     # As in a test run: a case that cannot be decided fails its test.
                     yield case, False
@@ -127,8 +137,12 @@ class MutantRunner:
                 yield case, meets_expectation(case.expected, came)
             same_past = same_past and self._enters_alike(question, came, mutant, memo)
 
-    def _comes_to_the_same(self, question: BaselineCase, sequence: CaseSequence, same_past: bool) -> bool:
-        """Return whether an unaffected case depends on no changed state."""
+    def _comes_to_the_same(
+        self, question: BaselineCase, mutant: Mutant, sequence: CaseSequence, same_past: bool
+    ) -> bool:
+        """Return whether an unaffected case depends on no changed state, and records the same events."""
+        if "watches" in mutant.whole:
+            return False
         approvals = self.kernel.limits and question.case.approvals and sequence.spent != question.spent
         return not approvals and (same_past or not question.asks_of_the_past)
 
@@ -142,20 +156,35 @@ class MutantRunner:
         )
 
     def answer(
-        self, question: BaselineCase, mutant: Mutant, sequence: CaseSequence, memo: Memo, *, same_past: bool = True
+        self, question: BaselineCase, deciding: MutantEvaluator, sequence: CaseSequence, memo: Memo
     ) -> CaseAnswer:
-        changed = changed_rules_for(mutant, question)
-        lists = {name for name, _ in changed}
-        same_facts = keeps_facts(mutant, question, memo)
-        approvals = question.case.approvals and ("guards" in lists or sequence.spent != question.spent)
-        waived = self.kernel.unrestricted and "agents" in lists
-        past = not same_past and question.asks_of_the_past
-        if same_facts and not approvals and not waived and not past and question.seen.excess is None:
-            return answer_incrementally(question, changed, mutant, sequence)
-        kernel = mutant.kernel
-        if same_facts:
-            return decide_again(question, question.part_of(kernel, mutant.rules, mutant.base), sequence)
-        return decide_case(question.case, replace(question.request, approvals=()), question.plain, kernel, sequence)
+        """Return the answer of the mutant's evaluator. Raises CaseSetupError."""
+        same_facts = keeps_facts(deciding.mutant, question, memo)
+        return CaseAnswer.of(question.question.decided(deciding.evaluator, sequence, same_facts=same_facts))
+
+
+@dataclass
+class MutantEvaluator:
+    """The evaluator of one mutant, as production builds it, made when a case first needs it. `tree` is that of the
+    policy without the fault, `sizes` are those of the entity stores of all cases."""
+
+    mutant: Mutant
+    tree: Tree
+    sizes: LargestSizes
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        tree = self.tree if keeps_tree(self.mutant) else None
+        return Evaluator(self.mutant.kernel, EntityStore(()), tree=tree, sizes=self.sizes)
+
+
+def keeps_tree(mutant: Mutant) -> bool:
+    """Return whether the mutant has the tree of the policy: most faults change neither an endpoint nor a caller. To
+    build the tree of a large policy takes longer than to decide its cases."""
+    if not mutant.whole.keys().isdisjoint({"binders", "watches"}):
+        return False
+    pairs = ((getattr(mutant.base, name)[number], new) for (name, number), new in mutant.rules.items())
+    return all(new is not None and indexed_parts(old) == indexed_parts(new) for old, new in pairs)
 
 
 @dataclass(frozen=True, slots=True)

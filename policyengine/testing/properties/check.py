@@ -1,33 +1,38 @@
-"""Decide whether a generated request breaks a claim. The claim's `where` needs the facts of the specification, so the
-specification decides, with the rules that can apply to the endpoint and caller. A request that breaks a claim is then
-decided by the full evaluator, like any test."""
+"""Decide whether a generated request breaks a claim. The evaluator decides the request, like any test. The claim's
+`where` is no rule, so no program contains it: it reads the facts of the specification, with the rules that can apply to
+the endpoint and caller."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from policyengine import kernel as k
 from policyengine.analysis.slices import Slices
 from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import AnySizes
 from policyengine.compiler.tree import Tree
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.entities import EntityData
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.snapshot import Snapshot
+from policyengine.runtime.snapshot import Entities, Snapshot
 from policyengine.spec.approvals import approval_facts
 from policyengine.spec.evaluate import build_facts, evaluate
 from policyengine.spec.facts import Facts
-from policyengine.spec.reference import conclude, trace_request
-from policyengine.spec.required_history import history_windows
 from policyengine.spec.trace import ApprovalTrace, DecisionTrace
 from policyengine.testcases import Case, Property
 from policyengine.testing.case_sequence import CaseSequence, settle_alone
+from policyengine.testing.decide_case import (
+    CaseDecision,
+    CaseSetupError,
+    case_entities,
+    decide_case,
+    trace_case,
+    traced_snapshot,
+)
 from policyengine.testing.expectations import meets_expectation
 from policyengine.testing.properties.draft_request import DraftRequest
 from policyengine.testing.properties.render_test import request_text
-from policyengine.testing.runner import CaseSetupError, given_approvals, root_entity
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +41,44 @@ class ClaimChecker:
 
     prop: Property
     slices: Slices
+    evaluator: Evaluator
 
     @classmethod
     def of(cls, prop: Property, kernel: k.Kernel, tree: Tree) -> ClaimChecker:
-        return cls(prop, Slices(Evaluator(kernel, EntityStore(), tree=tree)))
+        evaluator = Evaluator(kernel, EntityStore(), tree=tree, sizes=AnySizes())
+        return cls(prop, Slices(evaluator), evaluator)
 
     def decided(self, sketch: DraftRequest) -> Decision | None:
-        """Return the decision; None if the claim does not apply to the request, or the request is invalid."""
-        case = draft_case(sketch, self.prop)
+        """Return the decision; None if the claim does not apply to the request, or the request is invalid. Raises
+        EngineDisagreementError."""
+        case, sequence = draft_case(sketch, self.prop), CaseSequence()
         try:
             request = Request.from_mapping(case.question)
             kernel = self.slices.of(request)
-            snapshot = Snapshot(case_directory(case, kernel, request))
+            entities = case_entities(case, request, EntityStore(case.rows.values()), kernel)
         except (RequestError, CaseSetupError):
             return None
-        facts = build_facts(kernel, request, snapshot, case.now)
-        if asked := self.slices.histories_in(kernel):  # the history is empty
-            snapshot = replace(snapshot, history=CaseSequence().fetched(history_windows(asked, facts), case.now))
-            facts = replace(facts, history=snapshot.history)
-        if not case.approvals and not self.concerns(facts):
+        if not case.approvals and not self.concerns(self._facts(case, kernel, request, entities)):
             return None
-        seen = trace_request(facts, snapshot)
-        if approvals := tuple(given_approvals(case, seen, facts, snapshot)):
-            facts = build_facts(kernel, replace(request, approvals=approvals), snapshot, case.now)
-            seen = trace_request(facts, snapshot)
-        if case.approvals and not self.concerns(facts.bind(approval_facts(approval_traces(seen), case.now))):
+        asked = decide_case(case, request, entities, self.evaluator, sequence)
+        if case.approvals and not self.concerns(self._approved_facts(asked, kernel)):
             return None
-        return settle_alone(*conclude(facts, seen), case)
+        return settle_alone(asked.decision, asked.effects, case)
+
+    def _facts(self, case: Case, kernel: k.Kernel, request: Request, entities: Entities) -> Facts:
+        snapshot = self._snapshot(case, kernel, request, Snapshot(entities))
+        return build_facts(kernel, request, snapshot, case.now)
+
+    def _approved_facts(self, asked: CaseDecision, kernel: k.Kernel) -> Facts:
+        """Return the facts with those of the approvals that count, which only a trace has."""
+        snapshot = self._snapshot(asked.case, kernel, asked.request, asked.snapshot)
+        facts, seen = trace_case(asked, kernel, snapshot)
+        return facts.bind(approval_facts(approval_traces(seen), asked.case.now))
+
+    def _snapshot(self, case: Case, kernel: k.Kernel, request: Request, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with the history that the rules and the claim may read, which is empty."""
+        conditions = self.slices.histories_in(kernel)
+        return traced_snapshot(snapshot, request, case, kernel, conditions, CaseSequence()) if conditions else snapshot
 
     def concerns(self, facts: Facts) -> bool:
         """Return whether the claim applies to the request."""
@@ -82,19 +98,6 @@ class ClaimChecker:
 def approval_traces(seen: DecisionTrace) -> Iterator[ApprovalTrace]:
     for guard in seen.guards:
         yield from (effect.approval for effect in guard.effects if effect.approval is not None)
-
-
-def case_directory(case: Case, kernel: k.Kernel, request: Request) -> EntityStore:
-    """Return the entity rows, with the attributes that the case sets on the user or resource of this request."""
-    plain = EntityStore(case.rows.values())
-    if not case.attributes:
-        return plain
-    facts, rows = build_facts(kernel, request, Snapshot(plain), case.now), dict(case.rows)
-    for (root, name), raw in case.attributes.items():
-        ref = root_entity(root, name, facts)
-        row = rows.get(ref, EntityData(ref, {}))
-        rows[ref] = replace(row, attributes={**row.attributes, name: raw})
-    return EntityStore(rows.values())
 
 
 def draft_case(sketch: DraftRequest, prop: Property) -> Case:

@@ -16,10 +16,12 @@ from policyengine.testing.report import CaseResult, ResultStatus, reason_lines
 
 
 class ClaimVerdict(StrEnum):
-    """UNDECIDED: `where` was true for too few of the generated requests."""
+    """UNDECIDED: `where` was true for too few of the generated requests. ERRORED: a generated request could not be
+    decided."""
 
     PASSED = "passed"
     FAILED = "failed"
+    ERRORED = "errored"
     UNDECIDED = "undecided"
     SKIPPED = "skipped"
 
@@ -28,7 +30,7 @@ class ClaimVerdict(StrEnum):
 class PropertyResult:
     """The result of one claim. `drawn` is the number of generated requests, `examples` the number of those to which the
     claim applied. If the claim failed, `counterexample` is the smallest request that breaks it, `text` is that request
-    as a test, and `result` its result.
+    as a test, and `result` its result. `problem` says why the claim errored.
     """
 
     prop: Property
@@ -39,6 +41,7 @@ class PropertyResult:
     counterexample: Case | None = None
     text: str | None = None
     result: CaseResult | None = None
+    problem: str | None = None
     seconds: float = 0.0  # time of the trial
 
     @property
@@ -66,6 +69,8 @@ class PropertyResult:
     @property
     def in_short(self) -> str:
         """The failure in one line."""
+        if self.problem is not None:
+            return self.problem
         if self.verdict is ClaimVerdict.UNDECIDED:
             return self._undecided
         decision = self.result.decision if self.result is not None else None
@@ -88,6 +93,9 @@ class PropertyResult:
         return "\n".join(map(one_line, [*lines, *self._details()]))
 
     def _details(self) -> Iterator[str]:
+        if self.problem is not None:
+            yield f"  problem:  {self.problem}"
+            return
         if self.verdict is ClaimVerdict.UNDECIDED:
             yield f"  problem:  {self._undecided}"
             yield "  hint:     fix more facts: the agent, the user, the resource (`given …`, `use …`)"
@@ -122,6 +130,7 @@ class PropertyResult:
         }
         found |= {} if prop.skip is None else {"reason": prop.skip}
         found |= {"problem": self._undecided} if self.verdict is ClaimVerdict.UNDECIDED else {}
+        found |= {} if self.problem is None else {"problem": self.problem}
         if self.result is not None:
             found |= {"counterexample": self.text, "result": self.result.to_dict()}
         return found

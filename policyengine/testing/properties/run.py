@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from policyengine import kernel as k
+from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.install_hints import install_command
 from policyengine.solver.witness.pools import ValuePools
 from policyengine.testcases import Property
@@ -51,7 +52,10 @@ def try_properties(
             continue
         trial = trial or PropertyContext.of(kernel)
         begun = perf_counter()
-        result = trial.tried(prop, seed, examples)
+        try:
+            result = trial.tried(prop, seed, examples)
+        except EngineDisagreementError as error:
+            result = PropertyResult(prop, ClaimVerdict.ERRORED, problem=f"internal error: {error}")
         results.append(replace(result, seconds=perf_counter() - begun))
     return tuple(results)
 
@@ -82,7 +86,7 @@ class PropertyContext:
         case = draft_case(sketch, prop)
         result = CaseRunner.of(self.kernel).result(case)
         if result.status is not ResultStatus.FAILED:
-            raise RuntimeError(f"evaluator and specification differ about {case.request}: please report this")
+            raise RuntimeError(f"the claim holds for {case.request} when it is run as a test: please report this bug")
         text = test_text(sketch, prop)
         return PropertyResult(prop, ClaimVerdict.FAILED, search.met, search.drawn, wanted, case, text, result)
 

@@ -12,11 +12,13 @@ from policyengine import kernel as k
 from policyengine.audit import DecisionRecord, ReplayResult
 from policyengine.audit.encoder import to_raw_request
 from policyengine.check import CheckResult
+from policyengine.compiler.evaluator import Evaluator
+from policyengine.compiler.sizes import AnySizes
+from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Gate
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.values import Invalid
 from policyengine.source import Source, Span
-from policyengine.spec.required_history import history_conditions
 from policyengine.testcases.fact_catalogue import CatalogueAttribute, CatalogueFact, FactCatalogue, FactGroup
 from policyengine.testcases.fixtures import has_type
 from policyengine.testing.adhoc import AdhocTestReader
@@ -71,14 +73,13 @@ class RecordedCase:
 
 @dataclass(frozen=True, slots=True)
 class CaseWriter:
-    """Writes records for one policy. `read` are the facts that its rules read, `asked` are its conditions about
-    history."""
+    """Writes records for one policy. `read` are the facts that its rules read; `evaluator` decides what was written."""
 
     kernel: k.Kernel
     scratch: AdhocTestReader
     spelling: TestNameWriter
     read: frozenset[tuple[str, ...]]
-    asked: tuple[k.HistoryCondition | k.Aggregate, ...] = ()
+    evaluator: Evaluator
 
     @classmethod
     def of(cls, checked: CheckResult) -> CaseWriter:
@@ -87,9 +88,8 @@ class CaseWriter:
         scratch = AdhocTestReader.of(checked, kernel.package)
         aliases = {one.package: one.alias for one in scratch.package.imports.values()}
         read = frozenset(fact.path for fact in facts_read(kernel))
-        rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
-        asked = tuple(history_conditions(rules)) if kernel.watches else ()
-        return cls(kernel, scratch, TestNameWriter(kernel.package, aliases, kernel), read, asked)
+        evaluator = Evaluator(kernel, EntityStore(), sizes=AnySizes())
+        return cls(kernel, scratch, TestNameWriter(kernel.package, aliases, kernel), read, evaluator)
 
     @property
     def catalogue(self) -> FactCatalogue:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from policyengine import kernel as k
@@ -17,20 +17,15 @@ from policyengine.checker.names.symbols import MAIN_PACKAGE
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Decision, Outcome
 from policyengine.runtime.request import Request, RequestError
-from policyengine.runtime.snapshot import Snapshot
 from policyengine.source import Source
-from policyengine.spec.evaluate import build_facts
 from policyengine.spec.match_endpoint import match_pattern
-from policyengine.spec.reference import conclude, trace_request
-from policyengine.spec.required_history import history_windows
 from policyengine.syntax import nodes as ast
 from policyengine.syntax.format import format_module
 from policyengine.testcases import Case
-from policyengine.testing.case_sequence import CaseSequence as Begun
-from policyengine.testing.case_sequence import settle_alone
+from policyengine.testing.case_sequence import CaseSequence, settle_alone
+from policyengine.testing.decide_case import decide_case
 from policyengine.testing.properties.render_test import quote_string
 from policyengine.testing.recording.case_writer import CaseWriter, InexpressibleError, RecordedCase
-from policyengine.testing.runner import given_approvals
 from policyengine.typesystem import EntityRef
 from policyengine.vocabulary import GROUPED_ROOTS, ROOTS
 
@@ -322,7 +317,7 @@ def faithful_case(again: ReplayResult, sayer: CaseWriter) -> RecordedCase:
     unsaid: dict[str, None] = {}
     for said in sayer.says(again):
         case, mistake = parse_case(said, sayer)
-        comes_to = None if case is None else decide_case(case, sayer)
+        comes_to = None if case is None else decide_written(case, sayer)
         if comes_to is not None and comparable_outcome(comes_to) == comparable_outcome(again.decision):
             return said
         unsaid |= dict.fromkeys([mistake] if mistake else [f"`{one}`" for one in said.unsaid])
@@ -351,22 +346,14 @@ def parse_case(said: RecordedCase, sayer: CaseWriter) -> tuple[Case | None, str 
     return cases[0], None
 
 
-def decide_case(case: Case, sayer: CaseWriter) -> Decision | None:
-    """Return the decision of a request without attributes and history; None if the request is invalid."""
+def decide_written(case: Case, sayer: CaseWriter) -> Decision | None:
+    """Return the evaluator's decision of a request without attributes and history; None if the request is invalid."""
     try:
         request = Request.from_mapping(case.question)
     except RequestError:
         return None
-    snapshot = Snapshot(EntityStore(case.rows.values()))
-    facts = build_facts(sayer.kernel, request, snapshot, case.now)
-    if sayer.asked:
-        snapshot = replace(snapshot, history=Begun().fetched(history_windows(sayer.asked, facts), case.now))
-        facts = replace(facts, history=snapshot.history)
-    seen = trace_request(facts, snapshot)
-    if given := tuple(given_approvals(case, seen, facts, snapshot)):
-        facts = build_facts(sayer.kernel, replace(request, approvals=given), snapshot, case.now)
-        seen = trace_request(facts, snapshot)
-    return settle_alone(*conclude(facts, seen), case)
+    asked = decide_case(case, request, EntityStore(case.rows.values()), sayer.evaluator, CaseSequence())
+    return settle_alone(asked.decision, asked.effects, case)
 
 
 def comparable_outcome(decision: Decision) -> tuple[object, ...]:

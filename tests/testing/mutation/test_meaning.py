@@ -10,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyengine.check import CheckResult
-from policyengine.runtime.request import Request
+from policyengine.compiler.tree import tree_of
+from policyengine.kernel import Kernel
+from policyengine.testcases import Case
 from policyengine.testing.case_sequence import CaseSequence
-from policyengine.testing.mutation.baseline import CaseAnswer, decide_case
+from policyengine.testing.decide_case import CaseSetupError, trace_case
+from policyengine.testing.mutation.baseline import CaseAnswer, sequence_key
 from policyengine.testing.mutation.equivalent import is_equivalent
 from policyengine.testing.mutation.faults import Fault
 from policyengine.testing.mutation.impact import can_affect
 from policyengine.testing.mutation.lowering_cache import LoweringCache
 from policyengine.testing.mutation.operators import find_faults
-from policyengine.testing.mutation.run_mutants import MutantRunner
-from policyengine.testing.runner import CaseSetupError, run
+from policyengine.testing.mutation.run_mutants import MutantRunner, keeps_tree
+from policyengine.testing.runner import CaseRunner, run
 from tests.depth import examples, scaled
 from tests.generate import checked_policy
 from tests.testing.mutation.faulty import EXAMPLE_NAMES, checked, example, kernel_of_text, meaning
@@ -67,6 +70,15 @@ def test_the_text_of_a_fault_compiles_to_its_mutant_in_hundreds_of_policies(seed
     so_in_a_policy(seed)
 
 
+def answer_of_a_test_run(case: Case, kernel: Kernel, begun: CaseSequence) -> CaseAnswer:
+    """The answer when the whole policy is run, which its trace confirms."""
+    runner = CaseRunner.of(kernel)
+    runner.sequences[sequence_key(case)] = begun
+    asked, before = runner.decide(case)
+    trace_case(asked, kernel, before)
+    return CaseAnswer.of(asked)
+
+
 def answered(ask_it: Callable[..., CaseAnswer], *arguments: object) -> CaseAnswer | None:
     """None where the case cannot be asked any more, such as one that gives `resource.tenant` and finds no resource."""
     try:
@@ -94,13 +106,13 @@ def test_the_mutant_runner_agrees_with_deciding_every_case_by_the_whole_policy(n
     questions = [question for group in examiner.groups for question in group]
     for fault in Random(name).sample(find_faults(policy.program), 8):
         mutant = workshop.mutant(fault)
+        deciding = examiner.evaluator_of(mutant)
         candidates = {id(one) for group in examiner.candidates(mutant, {}) for one in group} if mutant else set()
         for question in questions if mutant is not None else ():
-            kernel, case = mutant.kernel, question.case
-            begun = CaseSequence(question.spent)
-            whole = answered(decide_case, case, Request.from_mapping(case.question), question.plain, kernel, begun)
+            case, begun = question.case, CaseSequence(question.spent)
+            whole = answered(answer_of_a_test_run, case, mutant.kernel, begun)
             asked = id(question) in candidates and can_affect(mutant, question, {})
-            found = answered(examiner.answer, question, mutant, begun, {}) if asked else question.answer
+            found = answered(examiner.answer, question, deciding, begun, {}) if asked else question.answer
             assert told(found) == told(whole), (fault.name, case.request)
             assert not is_equivalent(mutant) or told(whole)[0] == told(question.answer)[0], (
                 fault.name,
@@ -121,6 +133,17 @@ def test_a_mutant_of_a_policy_with_limits_is_killed_when_the_test_run_fails(name
             if mutant is not None:
                 killed = examiner.examine(mutant).killer is not None
                 assert killed != run(cases, mutant.kernel).ok, (fault.name, test)
+
+
+@pytest.mark.parametrize("name", EXAMPLE_NAMES)
+def test_a_mutant_keeps_the_tree_only_if_it_would_be_the_same(name: str) -> None:
+    policy = example(name)
+    workshop = LoweringCache.of(policy)
+    before = tree_of(workshop.kernel)
+    mutants = [one for fault in find_faults(policy.program) if (one := workshop.mutant(fault)) is not None]
+    kept = [one for one in mutants if keeps_tree(one)]
+    assert all(tree_of(one.kernel) == before for one in kept)
+    assert kept
 
 
 POLICY = """
