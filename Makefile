@@ -96,7 +96,8 @@ test-deep: install
 
 # The evaluator compiled by mypyc, in an environment and a folder of its own: a checkout always runs its own source.
 # `make bench BUILD=compiled` and `make test-compiled` use it. In that folder, `policyengine` leads to the compiled package,
-# and every other name into this checkout; `beside.pth` lets programs import `tests`, as an editable install does. Mypyc uses the types of all modules, so each change of one compiles again.
+# and every other name into this checkout; `beside.pth` lets programs import `tests`, as an editable install does. Each
+# change of a module compiles again, because mypyc uses the types of all of them.
 # $(call c_compiler,PYTHON)
 c_compiler = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -x c \
   "-I$$($(1) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null

@@ -35,6 +35,15 @@ def test_a_pure_build_is_the_checkout_and_a_compiled_one_is_not():
     assert own is not is_compiled()
 
 
+def test_the_build_that_is_tested_has_the_source_of_the_checkout():
+    tested, source = (
+        {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")}
+        for package in (Path(policyengine.__file__).parent, CHECKOUT / "policyengine")
+    )
+    stale = sorted(str(path) for path in tested.keys() | source.keys() if tested.get(path) != source.get(path))
+    assert stale == [], "remove build/, then `make compiled`"
+
+
 def test_the_hook_names_modules():
     assert len(COMPILED) >= 20
     assert HOOK["enable-by-default"] is False
