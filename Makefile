@@ -28,11 +28,13 @@ endef
 
 ENTITIES   = $(addprefix --entities ,$(wildcard $(EXAMPLES)/$(EXAMPLE)/entities.json))
 
-.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled wheels check fmt docs table readers tools vendor
+.PHONY: help install serve demo-identity test test-all test-deep test-313 compiled test-compiled test-compiled-313 wheels test-wheels check fmt docs table readers tools vendor
 help:
-	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | wheels | check | fmt | docs | table | readers | tools | vendor | bench'
+	@echo 'make serve | demo-identity | test | test-all | test-deep | test-313 | compiled | test-compiled | test-compiled-313 | wheels | test-wheels | check | fmt | docs | table | readers | tools | vendor | bench'
 
+# Binaries of `HATCH_BUILD_HOOK_ENABLE_MYPYC=1 pip install -e .` would shadow the source.
 install: .venv/.installed
+	@find . -maxdepth 1 -name '*__mypyc.*' -delete; find policyengine \( -name '*.so' -o -name '*.pyd' \) -delete
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,$(PYTHON),.venv)
 .venv-313/.installed: pyproject.toml constraints.txt
@@ -93,50 +95,79 @@ test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m 'deep or scaled' -n 2 --dist worksteal --timeout=1800 --session-timeout=1800 --durations=12
 
 # The evaluator compiled by mypyc, in an environment and a folder of its own: a checkout always runs its own source.
-# `make bench BUILD=compiled` and `make test-compiled` use it. `dist` gets the wheels.
+# `make bench BUILD=compiled` and `make test-compiled` use it. In that folder, `policyengine` leads to the compiled package,
+# and every other name into this checkout; `beside.pth` lets programs import `tests`, as an editable install does. Each
+# change of a module compiles again, because mypyc uses the types of all of them.
+# $(call c_compiler,PYTHON)
+c_compiler = echo '\#include <Python.h>' | $${CC:-cc} -fsyntax-only -x c \
+  "-I$$($(1) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null
+LACKS_COMPILER := needs a C compiler and the headers of Python (on Debian: `apt install gcc libc6-dev python3-dev`)
 # $(call compile,PYTHON,ENVIRONMENT,FOLDER)
 define compile
-@command -v $${CC:-cc} >/dev/null || { echo 'compiling needs a C compiler (on Debian: `apt install gcc`)' >&2; exit 1; }
-@$(1) -c 'import venv' && $(1) -m venv --clear $(2)
-@echo 'compiling the evaluator into $(2): two minutes, after each change of it'
+@$(call c_compiler,$(1)) || { echo 'compiling $(LACKS_COMPILER)' >&2; exit 1; }
+@$(2)/bin/python -c 'import pip' 2>/dev/null || { rm -rf $(2) && $(1) -m venv $(2); }
+@echo 'compiling the evaluator into $(2): a minute or two, after each change of policyengine/'
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt editables hatchling hatch-mypyc msgspec setuptools
 @rm -rf $(3) && mkdir -p $(3)/source
 @cp -R policyengine grammar policies pyproject.toml README.md LICENSE $(3)/source
 @cd $(3)/source && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 "$(CURDIR)/$(2)/bin/python" -m pip wheel -q \
   --disable-pip-version-check --no-build-isolation --no-deps -w ../wheel .
 @rm -rf $(3)/source
+@$(2)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall $(3)/wheel/*.whl
 @$(2)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$(ls $(3)/wheel/*.whl)[dev]"
-@for each in bench deploy docs grammar policies tests .ci Makefile README.md CHANGELOG.md CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml; do \
-  ln -sfn "$(CURDIR)/$$each" $(3)/$$each; done
-@ln -sfn "$$($(2)/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/policyengine" $(3)/policyengine
+@for each in $(BESIDE_PACKAGE); do ln -sfn "$(CURDIR)/$$each" $(3)/$$each; done
+@site="$$($(2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+  ln -sfn "$$site/policyengine" $(3)/policyengine; echo "$(CURDIR)/$(3)" > "$$site/beside.pth"
 @ln -sfn "$(CURDIR)/$(2)" $(3)/.venv
 @touch $@
 endef
-SOURCES := $(wildcard policyengine/evaluator/*.py policyengine/runtime/*.py) pyproject.toml
+BESIDE_PACKAGE := bench deploy docs grammar policies tests .ci .dockerignore .pre-commit-hooks.yaml Makefile README.md CHANGELOG.md \
+  CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml \
+  .venv-gateways .venv-tools .venv-readers .npm-readers .npm-identity .go-readers
+SOURCES := $(shell find policyengine grammar policies -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml constraints.txt
 COMPILED := build/compiled
 COMPILED313 := build/compiled-313
 compiled: $(COMPILED)/.built
 $(COMPILED)/.built: .venv/.installed $(SOURCES)
 	$(call compile,$(BIN)/python,.venv-compiled,$(COMPILED))
-$(COMPILED313)/.built: $(SOURCES) constraints.txt
+$(COMPILED313)/.built: $(SOURCES)
 	$(call compile,$(PYTHON313),.venv-compiled-313,$(COMPILED313))
 
-# A wheel with the compiled evaluator for each Python of this machine, and a pure one for all others.
-wheels: $(COMPILED)/.built
-	@rm -rf dist && mkdir dist && cp $(COMPILED)/wheel/*.whl dist
-	@if $(PYTHON313) -c '' 2>/dev/null; then $(MAKE) $(COMPILED313)/.built && cp $(COMPILED313)/wheel/*.whl dist; \
-	  else echo '$(PYTHON313) is missing: no wheel is built for it'; fi
-	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist .
-	@ls dist
+# A pure wheel for every Python, and one with the compiled evaluator for each Python of this machine. A machine without
+# a compiler gets the pure one only.
+DIST := dist
+wheels: install
+	@rm -rf $(DIST) && mkdir $(DIST)
+	@$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w $(DIST) .
+	@if $(call c_compiler,$(BIN)/python); then $(MAKE) compiled && cp $(COMPILED)/wheel/*.whl $(DIST); \
+	  else echo 'a compiled wheel $(LACKS_COMPILER)' >&2; [ "$$CI" != true ]; fi
+	@if ! $(PYTHON313) -c '' 2>/dev/null; then echo '$(PYTHON313) is missing: no wheel is built for it'; \
+	  elif $(call c_compiler,$(PYTHON313)); then $(MAKE) $(COMPILED313)/.built && cp $(COMPILED313)/wheel/*.whl $(DIST); \
+	  else echo 'a compiled wheel for $(PYTHON313) $(LACKS_COMPILER)' >&2; [ "$$CI" != true ]; fi
+	@ls $(DIST)
 
-# The tests of what is compiled, and of what decides by it.
+# Each wheel of `dist`, installed into a fresh environment with its dependencies.
+test-wheels: wheels
+	PYTHON313=$(PYTHON313) $(BIN)/python -m pytest -m wheels tests/test_dist.py
+
+# The whole suite, on the compiled evaluator.
 test-compiled: compiled
 	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
-	  tests/evaluator tests/compiler tests/history tests/limits tests/once tests/security tests/spec tests/test_engine.py
+	  $(WITHOUT_PEERS)
 
-# The suite on the newest supported Python; the peers of `bench` are built for one version.
+# What decides by the compiled evaluator, on the newest supported Python.
+test-compiled-313: $(COMPILED313)/.built
+	cd $(COMPILED313) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
+	  tests/compiler tests/evaluator tests/spec tests/test_build.py tests/test_engine.py
+
+# The suite on the newest supported Python.
 test-313: .venv-313/.installed
-	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 --ignore=tests/bench/test_peers.py
+	.venv-313/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 $(WITHOUT_PEERS)
+
+# The peers of `bench` are installed into .venv only: these tests compare other engines with each other.
+WITHOUT_PEERS := --deselect=tests/bench/test_peers.py::test_a_peer_agrees_with_every_label \
+  --deselect=tests/bench/test_kinds.py::test_a_peer_agrees_on_every_kind_that_it_can_say \
+  --deselect=tests/bench/test_kinds.py::test_a_peer_checks_what_a_chain_and_an_amount_say
 
 check: install
 	$(BIN)/ruff format --check .

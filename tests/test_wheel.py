@@ -6,36 +6,43 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploy.ci import vendor
 from policyengine import __version__
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = (Path(__file__).parent.parent / "pyproject.toml").resolve().parent  # also if links lead to it
 EXAMPLE = CHECKOUT / "policies" / "examples" / "payments"
 OURS = "agent-policyengine"
 UNAIDED = ("--no-deps", "--no-index", "--no-compile")  # a module that is used is compiled then
 ELSEWHERE = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+CONFIRM = 11  # the exit code
+NO_COMPILER = {"CC": "/bin/false", "HATCH_BUILD_HOOK_ENABLE_MYPYC": "0"}
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, env=ELSEWHERE, capture_output=True, text=True)
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env={**ELSEWHERE, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as a packager gets it: from the unpacked sdist, without network."""
+    """The wheel as a packager gets it: from the unpacked sdist, without network and without a C compiler."""
     work = tmp_path_factory.mktemp("build")
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", work, cwd=CHECKOUT)
     with tarfile.open(next(work.glob("*.tar.gz"))) as sdist:
         sdist.extractall(work, filter="data")
     source = next(path for path in work.iterdir() if path.is_dir())
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work, source, cwd=work)
+    words = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work, source)
+    run(sys.executable, *words, cwd=work, **NO_COMPILER)
     return next(work.glob("*.whl"))
 
 
@@ -50,10 +57,25 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(sys.executable, "-m", "pip", "--python", home, "install", "-q", *UNAIDED, wheel),
         cwd=home,
     )
-    # Listed in a .pth, a folder is searched for packages after this one, and its own .pth files (our editable
-    # install among them) are not read: what is imported as policyengine can only be the wheel's.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    for borrowed in dependencies():
+        for top in {Path(file).parts[0] for file in metadata.files(borrowed) or ()} - {"..", "__pycache__"}:
+            (site / top).symlink_to(metadata.distribution(borrowed).locate_file(top))
     return Path(paths["scripts"])
+
+
+def dependencies() -> set[str]:
+    """The distributions that pip installs with ours if no extra is asked for."""
+    found, waiting = (
+        set(),
+        [*tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]],
+    )
+    while waiting:
+        needed = Requirement(waiting.pop())
+        name = canonicalize_name(needed.name)
+        if name not in found and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+            found.add(name)
+            waiting += metadata.requires(name) or []
+    return found
 
 
 def test_the_installed_package_comes_from_the_wheel(installed, tmp_path):
@@ -61,13 +83,24 @@ def test_the_installed_package_comes_from_the_wheel(installed, tmp_path):
     assert Path(where.strip()).is_relative_to(installed.parent)
 
 
-def test_the_installed_command_prints_its_version(installed, tmp_path):
-    assert __version__ in run(installed / "policyengine", "--version", cwd=tmp_path)
+def test_a_wheel_built_without_a_compiler_is_for_every_python_and_says_that_it_is_pure(wheel, installed, tmp_path):
+    assert wheel.name.endswith("-py3-none-any.whl")
+    said = run(installed / "policyengine", "--version", cwd=tmp_path)
+    assert said == f"policyengine {__version__} (pure Python)\n"
 
 
 def test_the_installed_command_checks_a_policy_outside_the_checkout(installed, tmp_path):
     shutil.copytree(EXAMPLE, tmp_path / "payments")
     run(installed / "policyengine", "check", "payments", cwd=tmp_path)
+
+
+def test_the_installed_command_decides_outside_the_checkout(installed, tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "payments")
+    words = ("decide", "payments", "-r", "payments/request.json", "-e", "payments/entities.json")
+    done = subprocess.run(
+        [installed / "policyengine", *words], cwd=tmp_path, env=ELSEWHERE, capture_output=True, text=True
+    )
+    assert done.returncode == CONFIRM, done.stdout + done.stderr
 
 
 def test_the_installed_command_renders_its_templates(installed, tmp_path):

@@ -105,12 +105,12 @@ def test_the_plan_requests_only_the_rows_that_a_decision_needs(known, clock):
     looking = directory.looking()
     assert looking is not None
     asked, found = Request.from_mapping(PAY), []
-    planned = evaluator.plan(asked, None, looking)  # type: ignore[arg-type]
+    planned = evaluator.plan(asked, 0, looking)
     while isinstance(planned, Needs):
         assert not planned.windows
         found.append(sorted(map(str, planned.rows)))
         looking.fetch()
-        planned = evaluator.plan(asked, None, looking)  # type: ignore[arg-type]
+        planned = evaluator.plan(asked, 0, looking)
     assert found == [
         ['invoice "42"', 'user "alice"'],
         ['team "emea"', 'user "bob"'],

@@ -26,6 +26,7 @@ from policyengine.evaluator import (
     entity_nodes,
     fact_reader,
     history_nodes,
+    is_compiled,
     nodes,
     principals,
     program,
@@ -39,6 +40,8 @@ from policyengine.evaluator.state import MAYBE, NO, YES
 from policyengine.runtime import fact_access, plain_request
 from policyengine.runtime.values import ABSENT, Unknown
 
+CALLS_DIRECTLY = "compiled functions call each other directly, so none can be replaced"
+interpreted_only = pytest.mark.skipif(is_compiled(), reason=CALLS_DIRECTLY)
 Patch: TypeAlias = pytest.MonkeyPatch
 Part: TypeAlias = Any  # the fault's own function stands in for a method, whatever its signature
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policyengine.clock import epoch_nanoseconds
 from policyengine.engine import Engine
 from policyengine.entities.store import EntityStore
 from policyengine.runtime.decision import Outcome
@@ -290,9 +291,8 @@ def test_a_full_memory_store_is_scanned_at_a_bounded_rate(monkeypatch: pytest.Mo
 
 def test_a_commit_without_room_leaves_the_store_unchanged() -> None:
     store, made = MemoryStore(most_keys=2), engine(RULES[1])
-    limits = [
-        made.decider.compiled.evaluator.plan(Request.from_mapping(asking(agent)), NOW)[1] for agent in ("bot", "bee")
-    ]  # type: ignore[index]
+    moment, evaluator = epoch_nanoseconds(NOW), made.decider.compiled.evaluator
+    limits = [evaluator.plan(Request.from_mapping(asking(agent)), moment)[1] for agent in ("bot", "bee")]  # type: ignore[index]
     assert store.commit(limits[0], "one", 1) is not None
     with pytest.raises(StoreError, match=r"`shop/.*` holds 1 of at most 2 keys"):
         store.commit(limits[1], "two", 1)

@@ -13,7 +13,6 @@ from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from time import process_time
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -62,13 +61,15 @@ def patterns(name: str) -> Iterator[tuple[str, re.Pattern[Any], frozenset[str]]]
     module = importlib.import_module(f"policyengine.{name}")
     for variable, value in vars(module).items():
         if isinstance(value, re.Pattern):
-            yield variable, value, uses_in(module, variable)
+            yield variable, value, uses_in(name, variable)
         elif isinstance(bound := getattr(value, "__self__", None), re.Pattern):  # `PLAIN = re.compile(…).fullmatch`
             yield variable, bound, frozenset({value.__name__})
 
 
-def uses_in(module: ModuleType, name: str) -> frozenset[str]:
-    return frozenset(re.findall(USE.format(name), Path(module.__file__ or "").read_text(encoding="utf-8")))
+def uses_in(module: str, name: str) -> frozenset[str]:
+    """Return what the source calls; `__file__` of a compiled module is a binary."""
+    source = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return frozenset(re.findall(USE.format(name), source.read_text(encoding="utf-8")))
 
 
 @cache

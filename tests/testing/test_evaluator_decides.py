@@ -16,7 +16,7 @@ from policyengine.analysis.diff.compare import compare
 from policyengine.audit import DecisionLog, read_records
 from policyengine.check import CheckResult, check
 from policyengine.engine import Engine
-from policyengine.evaluator import is_compiled, walker
+from policyengine.evaluator import walker
 from policyengine.evaluator.rules import DENY, OBLIGATION
 from policyengine.explain.agreement import EngineDisagreementError
 from policyengine.source import Source
@@ -29,9 +29,9 @@ from policyengine.testing.properties import PropertyResult, try_properties
 from policyengine.testing.properties.results import ClaimVerdict
 from policyengine.testing.recording.convert import RecordingResult, convert_log
 from policyengine.testing.repl_session import ReplSession, UndecidableRequestError
-from tests.evaluator.faults import an_old_approval_counts, the_user_needs_no_grant
+from tests.evaluator.faults import an_old_approval_counts, interpreted_only, the_user_needs_no_grant
 
-pytestmark = pytest.mark.skipif(is_compiled(), reason="compiled functions call each other directly")
+pytestmark = interpreted_only
 
 Patch = pytest.MonkeyPatch
 POLICY = """
