@@ -152,12 +152,12 @@ test-wheels: wheels
 
 # The whole suite, on the compiled evaluator.
 test-compiled: compiled
-	cd $(COMPILED) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
+	cd $(COMPILED) && .venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 \
 	  $(WITHOUT_PEERS)
 
 # What decides by the compiled evaluator, on the newest supported Python.
 test-compiled-313: $(COMPILED313)/.built
-	cd $(COMPILED313) && .venv/bin/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal --session-timeout=900 \
+	cd $(COMPILED313) && .venv/bin/python -m pytest -n $(WORKERS) --dist worksteal --session-timeout=900 \
 	  tests/compiler tests/evaluator tests/spec tests/test_build.py tests/test_engine.py
 
 # The suite on the newest supported Python.

@@ -82,14 +82,9 @@ def _footnotes(*lines: str) -> list[str]:
     ]
 
 
-def in_run(ours: Sequence[Data], run: Sequence[Data]) -> list[Data]:
-    """Return the points of the compiled build as they would be in another run: multiples of the floor of that run."""
-    floors = {one["size"]: one["p50_us"] for one in run if one["engine"] == FLOOR.name and "p50_us" in one}
-    return [
-        {"engine": COMPILED, "size": one["size"], "p50_us": one["ratio"] * floors[one["size"]]}
-        for one in ours
-        if one["engine"] == OURS.name and "ratio" in one and one["size"] in floors
-    ]
+def compiled_points(data: Sequence[Data]) -> list[Data]:
+    """Return the measured points of the compiled build, as another engine of the chart."""
+    return [{**one, "engine": COMPILED} for one in data if one["engine"] == OURS.name and "p50_us" in one]
 
 
 def _points_by_engine(data: Sequence[Data]) -> dict[str, list[Data]]:

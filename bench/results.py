@@ -25,7 +25,10 @@ def file_of(section: str, build: str) -> Path:
 
 
 def read_result(section: str, build: str) -> SavedResult:
-    """Return the saved section of a build. Raises FileNotFoundError."""
-    saved = json.loads(file_of(section, build).read_text(encoding="utf-8"))
+    """Return the saved section of a build. Raises FileNotFoundError, and ValueError if another build was measured."""
+    file = file_of(section, build)
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved["machine"]["build"] != build:
+        raise ValueError(f"{file.name} holds figures of the {saved['machine']['build']} build")
     found = saved["sections"][section]
     return SavedResult(found["data"], found["targets"], saved["machine"])

@@ -31,7 +31,7 @@ APPLICATION: dict[str, Any] = get_command(build_application(COMMANDS, alone=Fals
 
 
 MEASUREMENTS = run_path(str(DOCS / "measurements.py"))
-MEASURED = ("on", "decisions", "kinds", "applications", "first", "targets", "summary")
+MEASURED = ("on", "decisions", "kinds", "applications", "first", "doors", "ways", "targets", "summary")
 
 
 def cell(text: object) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench import chart, kind_chart
 from bench.paper import NAMES
 from bench.peers import ENTRIES, FLOOR, KIND_PEERS, OURS
 from bench.results import BUILDS, read_result
+from bench.serving.adapters import CONSTANT
+from bench.serving.doors import ASGI, BARE, ECHO, ratio
+from bench.serving.doors import OURS as SERVER
 from bench.trial import format_number
 from policyengine import Engine
 from policyengine.compiler.graph.collapse import collapse
@@ -39,16 +43,28 @@ def timed(row: Row | None) -> str:
     return f"{format_number(row['p50_us'])} ({format_number(row['ratio'])}×)"
 
 
+def tail(row: Row | None) -> str:
+    """Return the p99 in microseconds, or a dash."""
+    return "—" if row is None or "p99_us" not in row else format_number(row["p99_us"])
+
+
+SECTIONS = ("kinds", "decide", "paper", "first", "doors")
+
+
 def on() -> str:
-    """Return when and where the results were measured."""
-    machines = {build: read_result("kinds", build).machine for build in BUILDS}
+    """Return when and where the results were measured, and how busy the machine was."""
+    machines = {(name, build): read_result(name, build).machine for name in SECTIONS for build in BUILDS}
     days = sorted({machine["at"][:10] for machine in machines.values()})
-    loads = " and ".join(f"{machines[build]['load']:.1f} ({build})" for build in BUILDS)
-    machine = machines["pure"]
+    machine = machines["kinds", "pure"]
+    loads = ", ".join(
+        f"`{name}` {machines[name, 'compiled']['load']:.1f} and {machines[name, 'pure']['load']:.1f}"
+        for name in SECTIONS
+    )
     return (
         f"Measured on {' and '.join(days)} on {machine['cores']} shared cores of an {machine['cpu']} virtual machine, "
-        f"{machine['python']}, with a load of {loads}. Machines differ, and this one is shared: compare multiples of "
-        "[the floor](#how-to-repeat-each-figure), which are measured by turns in one process, and not times."
+        f"{machine['python']}. The load of the machine before each run, compiled and pure: {loads}. Machines differ, "
+        "and this one is shared: compare multiples of [the floor](#how-to-repeat-each-figure), which are measured by "
+        "turns in one process, and not times."
     )
 
 
@@ -57,8 +73,9 @@ def decisions() -> str:
     cells = {(build, one["engine"], one["size"]): one for build in BUILDS for one in found[build]}
     sizes = sorted({one["size"] for one in found["pure"]})
     rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, size))) for size in sizes)] for build in BUILDS[::-1]]
-    floors = [cells["pure", FLOOR.name, size]["p50_us"] for size in sizes]
-    rows.append([FLOOR.title, *map(format_number, floors)])
+    for build in BUILDS[::-1]:
+        floors = (cells[build, FLOOR.name, size]["p50_us"] for size in sizes)
+        rows.append([f"{FLOOR.title}, beside the {build} build", *map(format_number, floors)])
     rows += [[ENTRIES[name].title, *(timed(cells.get(("pure", name, size))) for size in sizes)] for name in ROWS]
     return table(("engine", *(f"{size:,} rules" for size in sizes)), rows)
 
@@ -72,19 +89,22 @@ def kinds() -> str:
     def noted(text: str | None) -> str:
         return "" if text is None else f" <sup>{notes.setdefault(text, len(notes) + 1)}</sup>"
 
-    def peer_cell(row: Row | None) -> str:
+    def peer_cell(row: Row | None, own: Row | None) -> str:
         if row is not None and "cannot" in row:
             return f"cannot say{noted(row['cannot'])}"
-        return timed(row) + noted(None if row is None else row.get("partial"))
+        words = timed(row)
+        if row is not None and own is not None and row.get("ratio", own["ratio"]) < own["ratio"]:
+            words = f"**{words}**"
+        return words + noted(None if row is None else row.get("partial"))
 
     rows = [
-        [kind, row["outcome"], timed(ours["compiled"].get(kind)), timed(row),
-         *(peer_cell(peers.get(entry.name, {}).get(kind)) for entry in KIND_PEERS)]
+        [kind, row["outcome"], timed(ours["compiled"].get(kind)), tail(ours["compiled"].get(kind)), timed(row),
+         *(peer_cell(peers.get(entry.name, {}).get(kind), ours["compiled"].get(kind)) for entry in KIND_PEERS)]
         for kind, row in ours["pure"].items()
     ]  # fmt: skip
-    head = ("kind", "outcome", "compiled", "pure", *(entry.title for entry in KIND_PEERS))
+    head = ("kind", "outcome", "compiled", "p99", "pure", *(entry.title for entry in KIND_PEERS))
     lines = [f"{number}. {text}" for text, number in notes.items()]
-    return "\n".join([table(head, rows), "", *lines, "", faster(ours, peers)])
+    return "\n".join([table(head, rows), "", *lines])
 
 
 SUMMARIZED = {
@@ -104,22 +124,6 @@ def summary() -> str:
         f"In process, at {SIZE:,} rules, the median decision takes this long with the compiled evaluator, and in "
         f"parentheses interpreted: {', '.join(listed)}."
     )
-
-
-def faster(ours: Mapping[str, Mapping[str, Row]], peers: Mapping[str, Mapping[str, Row]]) -> str:
-    """Return a sentence that names the kinds at which a peer took a smaller multiple of the floor than a build."""
-    found = []
-    for build in BUILDS[::-1]:
-        for entry in KIND_PEERS:
-            rows = peers.get(entry.name, {})
-            names = [
-                kind
-                for kind, row in ours[build].items()
-                if rows.get(kind, {}).get("ratio", row["ratio"]) < row["ratio"]
-            ]
-            if names:
-                found.append(f"{entry.title} was faster than the {build} build at {', '.join(names)}.")
-    return " ".join(found) or "No peer was faster than either build at any kind."
 
 
 def at_size(data: Iterable[Row]) -> dict[str, Row]:
@@ -164,15 +168,57 @@ def swap_words(one: Row) -> str:
     return f"{format_number(one['swap_ms'])} ms, then {after} µs, before {before} µs"
 
 
+def doors() -> str:
+    """Return requests per second at each door with 32 connections, and their share of the floors'."""
+    found = {build: [one for one in read_result("doors", build).data if "skipped" not in one] for build in BUILDS}
+    rows = []
+    for door in dict.fromkeys(one["door"] for one in found["pure"]):
+        busy = max(one["connections"] for one in found["pure"] if one["door"] == door)
+        cells = []
+        for build in BUILDS[::-1]:
+            [ours] = [one for one in found[build] if door_key(one) == (door, SERVER, busy)]
+            cells += [f"{ours['rps']:,}", f"{format_number(ours['cpu_us'])}"]
+            shares = (ratio(found[build], door, floor, busy) for floor in (ASGI, BARE, ECHO))
+            cells += [f"{share:.2f}×" for share in shares if share is not None][:1] or ["—"]
+        rows.append([door if door.startswith(("AuthZEN", "ext_authz", "frames")) else f"`{door}`", *cells])
+    head = [f"{name}, {build}" for build in BUILDS[::-1] for name in ("requests/s", "CPU in µs", "of the floor")]
+    return table(("door", *head), rows)
+
+
+def door_key(one: Row) -> tuple[str, str, int]:
+    return one["door"], one["server"], one["connections"]
+
+
+def ways() -> str:
+    """Return the CPU time of a constant answer at each way in, and what deciding adds, by kind of question."""
+    found = [one for one in read_result("adapters", "pure").data if "skipped" not in one]
+    names = list(dict.fromkeys(one["question"] for one in found))
+    rows = []
+    for way in dict.fromkeys(one["way"] for one in found):
+        of_way = {one["question"]: one for one in found if one["way"] == way}
+        constant = median(one[CONSTANT]["cpu_us"] for one in of_way.values())
+        rows.append([way, format_number(constant), *(added(of_way.get(name)) for name in names)])
+    return table(("way in", "constant", *names), rows)
+
+
+def added(one: Row | None) -> str:
+    """Return `+9.2 (1.2×)`, or a dash where the way in cannot ask such a question."""
+    if one is None:
+        return "—"
+    if one["added_us"] <= 0:
+        return "below the noise"
+    return f"+{format_number(one['added_us'])} ({one['ratio']:.1f}×)"
+
+
 def targets() -> str:
     """Return every target of the saved sections, and whether it is met."""
     rows = []
-    for section in ("decide", "paper", "kinds", "first"):
+    for section in SECTIONS:
         for build in BUILDS[::-1]:
             for one in read_result(section, build).targets:
                 if section == "paper" and build == "pure":
                     continue  # the target is that of the compiled build
-                limit = f"≤ {one['limit']:,g} {one['unit']}"
+                limit = f"{'≥' if one.get('at_least') else '≤'} {one['limit']:,g} {one['unit']}"
                 met = {True: "yes", False: "no", None: "not measured"}[one["holds"]]
                 rows.append([f"`{section}`: {one['what']}", build, limit, format_number(one["seen"]), met])
     return table(("what", "build", "target", "measured", "met"), rows)
@@ -183,7 +229,7 @@ def pictures() -> dict[Path, str]:
     decided, compiled = (read_result("decide", build) for build in BUILDS)
     kinds_pure, kinds_compiled = (read_result("kinds", build) for build in BUILDS)
     return {
-        DOCS / "decide.svg": chart.svg([*decided.data, *chart.in_run(compiled.data, decided.data)], decided.machine),
+        DOCS / "decide.svg": chart.svg([*decided.data, *chart.compiled_points(compiled.data)], decided.machine),
         DOCS / "program.svg": program(),
         DOCS / "kinds.svg": kind_chart.svg(SIZE, kinds_pure.data, kinds_compiled.data, kinds_compiled.machine),
     }
