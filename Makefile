@@ -120,6 +120,7 @@ define compile
   ln -sfn "$$site/policyengine" $(3)/policyengine; echo "$(CURDIR)/$(3)" > "$$site/beside.pth"
 @ln -sfn "$(CURDIR)/$(2)" $(3)/.venv
 @touch $@
+@echo "$(2)/bin/policyengine is the compiled build: `$(2)/bin/policyengine --version`"
 endef
 BESIDE_PACKAGE := bench deploy docs grammar policies tests .ci .dockerignore .pre-commit-hooks.yaml Makefile README.md CHANGELOG.md \
   CONTRIBUTING.md Dockerfile LICENSE constraints.txt pyproject.toml \
