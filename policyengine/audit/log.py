@@ -298,7 +298,7 @@ class DecisionLog:
 
 
 def trace_member() -> bytes:
-    """Return the member with the current trace; empty if there is none."""
+    """Return the member with the current trace; empty without a trace."""
     trace = current_trace()
     return b"" if trace is None else b'"trace":"%b",' % trace.parent.encode()
 

@@ -54,7 +54,7 @@ def read_client_credentials(
     """Return the member `credentials` of a question; empty if there are none.
 
     `own`: whether `Authorization` is the client's. `certificate`: the header with the client's certificate, set by a
-    trusted gateway; None if there is none. `content`: the whole body, if available. Raises RequestError for a repeated
+    trusted gateway, or None. `content`: the whole body, if available. Raises RequestError for a repeated
     or respelled header, because it is unknown which of two values is right.
     """
     check_spellings(given, (*CREDENTIAL_HEADERS, *CREDENTIAL_SECRET_HEADERS))

@@ -60,7 +60,7 @@ class JsonSchemaReader:
                 yield name, (type_, name in required and not nullable)
 
     def type(self, node: DocumentNode, level: int) -> tuple[str | None, bool]:
-        """Return the type in the language (None if there is none), and whether null is allowed."""
+        """Return the type in the language (None if no type fits), and whether null is allowed."""
         node = node.followed()
         self.left -= 1
         if self.left < 0 or not isinstance(node.value, dict):

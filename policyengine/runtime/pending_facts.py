@@ -114,7 +114,7 @@ def holder_path(pending: tuple[str, str, tuple[str, ...]]) -> tuple[str, ...] | 
 
 
 def find_object(facts: dict[str, object], path: tuple[str, ...]) -> dict[str, object] | None:
-    """Return the object at a path; None if there is none yet."""
+    """Return the object at a path; None if the path has no object yet."""
     holder: object = facts
     for step in path:
         holder = holder.get(step) if type(holder) is dict else None

@@ -79,7 +79,7 @@ def evaluate_steps(steps: Steps, size: int) -> int:
 
 
 def largest_size(steps: Steps, most: int) -> int:
-    """Return the largest n for which the polynomial is at most `most`, or -1 if there is none."""
+    """Return the largest n for which the polynomial is at most `most`; -1 if it is larger for every n."""
     low, high = -1, MAX_ELEMENTS
     while low < high:
         middle = (low + high + 1) // 2

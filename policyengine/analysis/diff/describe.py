@@ -31,7 +31,7 @@ ChangedUnits: TypeAlias = tuple[UnitsOfPolicy, UnitsOfPolicy]
 
 
 def describe_condition(comparison: RegionComparison, path: StatePath, changed: ChangedUnits) -> str:
-    """Return the condition on the facts of changed rules; empty if there is none."""
+    """Return the condition on the facts of changed rules; empty if they have no condition."""
     asked, ends = newly_read_facts(changed), leaf_values(comparison, path)
     said: list[str] = []
     for place, subject in enumerate(comparison.space.subjects):

@@ -49,5 +49,5 @@ CODES_BY_NAME: Mapping[str, DiagnosticDoc] = MappingProxyType({code.name: code f
 
 
 def find_code(word: str) -> DiagnosticDoc | None:
-    """Return the documentation for a code or short name, ignoring case, or None if there is none."""
+    """Return the documentation for a code or short name, ignoring case; None for an unknown code."""
     return CODES_BY_NAME.get(word.lower()) or CODES.get(word.upper())

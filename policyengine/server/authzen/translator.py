@@ -238,7 +238,7 @@ class QuestionTranslator:
     # ── Endpoint ──────────────────────────────────────────────────────────────────────────────
 
     def action(self, asked: AccessEvaluation) -> k.MapAction | None:
-        """Return the map of the action on this resource type or, if there is none, on every type. Raises
+        """Return the map of the action on this resource type, otherwise the one on every type. Raises
         UnmappedError."""
         name, type_ = asked.action.name, asked.resource.type
         found = self.actions.get((name, type_)) or self.actions.get((name, None))

@@ -66,9 +66,9 @@ DECISION_HEADERS = {
 }
 IDENTITY_HEADERS = {
     **response_header(
-        "X-Auth-Subject", "The agent, for the server behind the gateway; empty if there is none.", "invoice-bot"
+        "X-Auth-Subject", "The agent, for the server behind the gateway; empty without an agent.", "invoice-bot"
     ),
-    **response_header("X-Auth-User", "The user that the agent acts for; empty if there is none.", "alice"),
+    **response_header("X-Auth-User", "The user that the agent acts for; empty without a user.", "alice"),
 }
 NGINX_HEADERS = {
     **response_header("X-Status", "The status that the client should get.", "429"),

@@ -168,7 +168,7 @@ def neutral_operand(term: k.Arithmetic) -> object:
 
 
 def solve_term(term: k.Arithmetic, side: k.Expr, other: Any, value: Any) -> Any:
-    """Return the value of one side that gives the term the required value, or None if there is none."""
+    """Return the value of one side that gives the term the required value; None if no value does."""
     match term.operator:
         case "+":
             return compute("-", value, other)
