@@ -160,9 +160,7 @@ def read_file(file: Path) -> Source | Diagnostic:
     """Read the policy in a file; return a Diagnostic if it cannot be read."""
     name = display_name(file)
     if file.suffix == BUNDLE_SUFFIX:
-        hint = (
-            "only `decide`, `explain` and `serve` accept a bundle, without other policies; check and test its sources"
-        )
+        hint = "pass the policies that it was compiled from; in Python, `Engine.from_bundle` loads a bundle"
         return file_diagnostic("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()

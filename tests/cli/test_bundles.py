@@ -97,3 +97,11 @@ def test_commands_that_need_source_policies_reject_a_bundle(run, bundles, comman
     ended = run(command, "plain.policybundle")
     assert ended.code in (1, 4)
     assert "plain.policybundle:1:1: E152 this is a bundle, not a policy" in ended.out + ended.err
+    assert "hint: pass the policies that it was compiled from; in Python, `Engine.from_bundle`" in ended.out + ended.err
+    assert "in 0 files" not in ended.out
+
+
+def test_commands_take_a_bundle_exactly_if_their_path_says_so(run, bundles):
+    """The arguments of `graph`; other tests show the rest."""
+    assert "or one bundle" in run("graph", "--help").out
+    assert run("graph", "plain.policybundle").out == run("graph", "project").out

@@ -141,7 +141,7 @@ def print_findings(found: Sequence[Diagnostic], files: int) -> None:
     number = count_severities(found)
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
     says = ", ".join(pluralize(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
-    screen.line((says, style), f" in {pluralize(files, 'file')}")
+    screen.line((says, style), f" in {pluralize(files, 'file')}" if files else "")
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:

@@ -11,7 +11,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
-from policyengine.cli.options.common import Policies
+from policyengine.cli.options.common import PoliciesOrBundle
 from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ SUFFIXES = {
 
 
 def graph(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     agent: Annotated[
         str | None, typer.Option("--agent", metavar="NAME", help="Draw only what this agent can reach.")
     ] = None,
