@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyengine.cli.absence_warnings import ABSENCE_HINT, HiddenAbsences
+from policyengine.cli.absence_warnings import ABSENCE_HINT, UNSENT_HINT, HiddenAbsences, UnsentFacts
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
 
@@ -27,8 +27,8 @@ SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
 
 class ServeSummary(NamedTuple):
     """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
-    conditions that depend on absences which gateways do not show. `lone`: other machines can connect, and state is kept
-    in memory.
+    conditions that depend on absences which gateways do not show; `unsent` holds facts that gateways never send, if
+    `policyengine.toml` configures gateways. `lone`: other machines can connect, and state is kept in memory.
     """
 
     url: str | None
@@ -36,6 +36,7 @@ class ServeSummary(NamedTuple):
     workers: int
     tests: int | None
     hidden: HiddenAbsences
+    unsent: UnsentFacts
     lone: bool
 
 
@@ -51,8 +52,11 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
+        unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
         lone = {"state_in_memory": True} if served.lone else {}
-        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **lone}, indent=None)
+        print_json(
+            {**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **unsent, **lone}, indent=None
+        )
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -77,11 +81,12 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     if served.lone:
         screen.line((MEMORY_STATE_WARNING, "yellow"))
         screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
-    if served.hidden:
-        screen.line((served.hidden.message, "yellow"))
-        for line in served.hidden.lines():
-            screen.line(f"  {line}")
-        screen.line(f"  hint: {ABSENCE_HINT}")
+    for unknown, hint in ((served.hidden, ABSENCE_HINT), (served.unsent, UNSENT_HINT)):
+        if unknown:
+            screen.line((unknown.message, "yellow"))
+            for line in unknown.lines():
+                screen.line(f"  {line}")
+            screen.line(f"  hint: {hint}")
     if curl is not None:
         screen.line(f"try:      {curl}")
     screen.stream.flush()
