@@ -349,7 +349,9 @@ def _choices(s: ErrorContext) -> list[str]:
 
 def explain_unexpected(s: ErrorContext) -> Diagnostic | None:
     got = f"`{shorten_text(s.found)}`" if s.found else "the end of the file"
-    return s.report("E101", f"expected {join_alternatives(_choices(s))}, got {got}", foreign_syntax_hint(s) or _with_hint(s))
+    return s.report(
+        "E101", f"expected {join_alternatives(_choices(s))}, got {got}", foreign_syntax_hint(s) or _with_hint(s)
+    )
 
 
 def _with_hint(s: ErrorContext) -> str | None:
