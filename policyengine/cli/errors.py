@@ -82,12 +82,14 @@ def file_error(path: object, error: OSError) -> CommandError:
 
 def policy_error(error: Any, code: int = 1) -> CommandError:
     """Return a CommandError with the diagnostics of a PolicyError and their number."""
+    from policyengine.policy_files import other_file_hint
+
     errors = [diagnostic for diagnostic in error.diagnostics if diagnostic.is_error]
     count = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
     return CommandError(
         "policy",
         f"the policy cannot be used: {count}",
-        "`policyengine explain-code CODE` explains each one",
+        other_file_hint(errors) or "`policyengine explain-code CODE` explains each one",
         (("diagnostics", [diagnostic.to_dict() for diagnostic in error.diagnostics]),),
         code,
         "\n\n".join(diagnostic.render() for diagnostic in errors),

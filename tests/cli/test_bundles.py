@@ -101,6 +101,14 @@ def test_commands_that_need_source_policies_reject_a_bundle(run, bundles, comman
     assert "in 0 files" not in ended.out
 
 
+def test_a_bundle_with_another_name_is_recognized_and_warned_about(run, bundles):
+    made = run("compile", "project", "-o", "out.txt")
+    assert (made.code, made.err) == (0, "warning: commands accept a bundle only if its name ends in `.policybundle`\n")
+    ended = run("decide", "out.txt", *ASKED)
+    assert "E152 this is a bundle, but its name does not end in `.policybundle`" in ended.err
+    assert "hint: rename it to `out.policybundle`" in ended.err
+
+
 def test_commands_take_a_bundle_exactly_if_their_path_says_so(run, bundles):
     """The arguments of `graph`; other tests show the rest."""
     assert "or one bundle" in run("graph", "--help").out

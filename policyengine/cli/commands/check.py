@@ -136,10 +136,14 @@ def count_severities(found: Iterable[Diagnostic]) -> dict[str, int]:
 
 
 def print_findings(found: Sequence[Diagnostic], files: int) -> None:
+    from policyengine.policy_files import other_file_hint
+
     screen = Screen()
     for diagnostic in found:
         screen.findings(diagnostic.render())
         screen.line()
+    if hint := other_file_hint(found):
+        screen.line(f"hint: {hint}")
     number = count_severities(found)
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
     says = ", ".join(pluralize(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"

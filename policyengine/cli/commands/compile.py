@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +73,9 @@ def compile_policies(
         _print_program(engine, format)
         return 0
     facts = _compile_bundle(engine, output, signing, _policy_texts(engine, paths))
+    if output.suffix != BUNDLE:
+        message = f"commands accept a bundle only if its name ends in `{BUNDLE}`"
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
     if format is OutputFormat.JSON:
         print_json(facts)
     else:
