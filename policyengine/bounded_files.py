@@ -11,6 +11,8 @@ from typing import BinaryIO, Protocol
 
 MAX_SETTINGS_BYTES = 2**20  # maximum bytes of files that people write: settings, tokens, table maps
 
+MISSING_FILE_HINT = "paths are relative to the current folder"
+
 
 class ByteStream(Protocol):
     def read(self, size: int, /) -> bytes: ...

@@ -62,7 +62,7 @@ class ServeSummaryPrinter:
         from policyengine.server.listeners import is_reachable_remotely, resolve_address
 
         engine, listen = self.loaded.engine, self.listen
-        curl = curl_command(url, self.setup.paths, listen.token_file, self.tokens) if url else None
+        curl = curl_command(url, self.setup.paths, engine.kernel, listen.token_file, self.tokens) if url else None
         lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(listen.host, 0))
         hidden = self.hidden_absences(url)
         summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, self.unsent_facts(url), lone)

@@ -217,3 +217,14 @@ def test_graph_colours_boxes_and_wraps_long_rows_on_a_terminal(run, policy, monk
     number = lines.index("      │  │     └─ may GET /things/{id} when request.size < 10 —")
     assert lines[number + 1] == "      │  │            an issuer that says `scopes none`"
     assert max(map(len, lines)) <= 63
+
+
+def test_a_cut_drawing_says_how_to_see_more(run, tmp_path):
+    (tmp_path / "a.policy").write_text(
+        'issuer a { scopes none }\nagent "b" { issued by a   acts alone   may GET /x }\nanyone { may GET /y }\n'
+    )
+    whole = run("graph", "a.policy", "--depth", 1).out
+    assert "folded: use `--endpoint`, `--agent` or a larger `--depth` to see more" in whole
+    assert "1 agent below" in whole
+    part = run("graph", "a.policy", "--depth", 1, "--agent", "b", "--endpoint", "GET /x").out
+    assert "folded: use a larger `--depth` to see more" in part

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine import __version__
+from policyengine.bounded_files import MISSING_FILE_HINT
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.load_engine import BUNDLE, load_engine
@@ -166,7 +167,8 @@ def _signing_key(path: Path) -> BundleSigningKey:
     try:
         return BundleSigningKey.read(path)
     except KeyFileError as error:
-        raise CommandError("key", f"`{error.file}`: {error.message}", error.hint, (("file", error.file),)) from None
+        hint = error.hint or (None if path.exists() else MISSING_FILE_HINT)
+        raise CommandError("key", f"`{error.file}`: {error.message}", hint, (("file", error.file),)) from None
 
 
 def _write(output: Path, data: bytes) -> None:

@@ -125,7 +125,17 @@ def _draw_tree(
         reach = None if agent is None else agent_reach(kernel, agent, groups)
     except SelectionError as error:
         raise CommandError(error.kind, error.message, error.hint) from None
-    return collapse(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole)
+    more = _options_that_show_more(endpoint is None, agent is None, depth is not None)
+    return collapse(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole, more=more)
+
+
+def _options_that_show_more(endpoint: bool, agent: bool, depth: bool) -> str:
+    """Return how to see folded boxes: `endpoint` and `agent` say whether these can still be selected, and `depth`
+    whether it is limited.
+    """
+    options = [*(["`--endpoint`"] if endpoint else []), *(["`--agent`"] if agent else [])]
+    last = "a larger `--depth`" if depth else "`--all`"
+    return f"use {', '.join(options)}{' or ' if options else ''}{last} to see more"
 
 
 def _render(kernel: Kernel, box: Box, picture: GraphFormat, *, ascii: bool) -> str:
