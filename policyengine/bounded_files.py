@@ -11,13 +11,17 @@ from typing import BinaryIO, Protocol
 
 MAX_SETTINGS_BYTES = 2**20  # maximum bytes of files that people write: settings, tokens, table maps
 
-MISSING_FILE_HINT = "paths are relative to the current folder"
-
 
 class ByteStream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
     def readline(self, size: int, /) -> bytes: ...
+
+
+def missing_file_hint(path: object, error: OSError) -> str | None:
+    """Return a hint for a file that does not exist, if its path is relative."""
+    missing = isinstance(error, FileNotFoundError) and not os.path.isabs(str(path))
+    return "paths are relative to the current folder" if missing else None
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:

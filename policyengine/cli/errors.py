@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from policyengine.bounded_files import MISSING_FILE_HINT
+from policyengine.bounded_files import missing_file_hint
 from policyengine.cli.output.terminal import Screen, print_json
 
 TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
@@ -78,8 +78,7 @@ def short_log_messages() -> Iterator[None]:
 def file_error(path: object, error: OSError) -> CommandError:
     """Return a CommandError with the path and the reason, such as `no such file or directory`."""
     words = (error.strerror or type(error).__name__).lower()
-    hint = MISSING_FILE_HINT if isinstance(error, FileNotFoundError) else None
-    return CommandError("file", f"`{path}`: {words}", hint, (("file", str(path)),))
+    return CommandError("file", f"`{path}`: {words}", missing_file_hint(path, error), (("file", str(path)),))
 
 
 def policy_error(error: Any, code: int = 1) -> CommandError:

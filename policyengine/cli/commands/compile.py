@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine import __version__
-from policyengine.bounded_files import MISSING_FILE_HINT
+from policyengine.bounded_files import missing_file_hint
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.load_engine import BUNDLE, load_engine
@@ -167,7 +167,7 @@ def _signing_key(path: Path) -> BundleSigningKey:
     try:
         return BundleSigningKey.read(path)
     except KeyFileError as error:
-        hint = error.hint or (None if path.exists() else MISSING_FILE_HINT)
+        hint = error.hint or (None if path.exists() else missing_file_hint(path, FileNotFoundError()))
         raise CommandError("key", f"`{error.file}`: {error.message}", hint, (("file", error.file),)) from None
 
 
