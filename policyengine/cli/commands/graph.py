@@ -1,4 +1,4 @@
-"""`policyengine graph`: draw the decision tree."""
+"""`policyengine graph`: draw the rules of the program."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def graph(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
     ] = None,
 ) -> int:
-    """Draw the decision tree.
+    """Draw the rules of the program.
 
-    The tree shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
+    The drawing shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
     Large parts are folded; `--agent`, `--group` and `--endpoint` draw a part of the tree.
 
     \b
