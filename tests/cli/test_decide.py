@@ -344,3 +344,13 @@ def test_decide_and_explain_describe_a_rejected_token(run, tmp_path):
 def test_a_missing_file_has_a_hint(run, project, options):
     ended = run("decide", "project", *options, *(() if "--request" in options else ("--request", "-")), stdin=b"{}")
     assert "`nope`: no such file or directory\nhint: paths are relative to the current folder" in ended.err
+
+
+def test_explain_without_an_issuer_does_not_blame_the_issuer_for_an_unknown_chain(run, tmp_path):
+    (tmp_path / "a.policy").write_text(
+        "issuer acme { records chains }\ndelegation { depth <= 2 }\nscope x { GET /x }\nuser any { may x }\n"
+        'agent "b" { issued by acme   acts for any user   may x }\n'
+    )
+    question = json.dumps({"request": {"method": "GET", "path": "/x"}, "agent": {"id": "b"}}).encode()
+    out = run("explain", "a.policy", "--request", "-", stdin=question).out
+    assert "`chain.depth` is unknown: the caller has no issuer that records chains" in out
