@@ -1,4 +1,4 @@
-"""A sample upstream to try the gateways with: returns each request that it receives as JSON."""
+"""A sample upstream to try the gateways with: prints each request that it receives, and returns it as JSON."""
 
 import json
 import sys
@@ -18,6 +18,7 @@ class Echo(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         got = {"method": self.command, "path": self.path, "headers": [list(one) for one in self.headers.items()]}
+        print(self.command, self.path, flush=True)
         body = json.dumps(got).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

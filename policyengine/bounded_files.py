@@ -18,6 +18,12 @@ class ByteStream(Protocol):
     def readline(self, size: int, /) -> bytes: ...
 
 
+def missing_file_hint(path: object, error: OSError) -> str | None:
+    """Return a hint for a file that does not exist, if its path is relative."""
+    missing = isinstance(error, FileNotFoundError) and not os.path.isabs(str(path))
+    return "paths are relative to the current folder" if missing else None
+
+
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:
     """Read a whole regular file; devices and pipes, which may never end, are refused. Raises OSError."""
     file: BinaryIO

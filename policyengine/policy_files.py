@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -160,9 +160,7 @@ def read_file(file: Path) -> Source | Diagnostic:
     """Read the policy in a file; return a Diagnostic if it cannot be read."""
     name = display_name(file)
     if file.suffix == BUNDLE_SUFFIX:
-        hint = (
-            "only `decide`, `explain` and `serve` accept a bundle, without other policies; check and test its sources"
-        )
+        hint = "pass the policies that it was compiled from; in Python, `Engine.from_bundle` loads a bundle"
         return file_diagnostic("E152", name, "this is a bundle, not a policy", hint)
     try:
         status = file.stat()
@@ -175,17 +173,33 @@ def read_file(file: Path) -> Source | Diagnostic:
             return file_diagnostic("E153", name, message, "split it into several packages")
         with file.open("rb") as stream:
             before = FileVersion.of(stream.fileno())
-            found = read_source(name, stream.read(MAX_POLICY_BYTES + 1))
-            return (
-                found
-                if FileVersion.of(stream.fileno()) == before
-                else file_diagnostic("E152", name, FILE_CHANGED, FILE_CHANGED_HINT)
-            )
+            data = stream.read(MAX_POLICY_BYTES + 1)
+            found = read_source(name, data)
+            if FileVersion.of(stream.fileno()) != before:
+                return file_diagnostic("E152", name, FILE_CHANGED, FILE_CHANGED_HINT)
+            return renamed_bundle(name, data) or found if isinstance(found, Diagnostic) else found
     except FileNotFoundError:
         return file_diagnostic("E151", name, "the file does not exist", "paths are relative to the current folder")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return file_diagnostic("E152", name, f"this file cannot be read: {why.lower()}", None)
+
+
+def renamed_bundle(name: str, data: bytes) -> Diagnostic | None:
+    """Return an E152 if the data are a bundle, which is recognized by the name of its file."""
+    from policyengine.compiler.bundle.file import has_bundle_magic
+
+    if not has_bundle_magic(data):
+        return None
+    hint = f"rename it to `{Path(name).stem}{BUNDLE_SUFFIX}`"
+    return file_diagnostic("E152", name, f"this is a bundle, but its name does not end in `{BUNDLE_SUFFIX}`", hint)
+
+
+def other_file_hint(diagnostics: Iterable[Diagnostic]) -> str | None:
+    """Return a hint if a file with an error was read as a policy, but its name is not that of a policy."""
+    sources = (one.span.source for one in diagnostics if one.is_error)
+    name = next((one.name for one in sources if one.text and not one.name.endswith(POLICY_SUFFIX)), None)
+    return None if name is None else f"`{name}` is not a `{POLICY_SUFFIX}` file: is it a policy?"
 
 
 def file_diagnostic(code: str, name: str, message: str, hint: str | None) -> Diagnostic:

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -408,3 +409,30 @@ def test_the_built_image_runs_unprivileged_and_read_only(shared: str) -> None:
     finally:
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
         shutil.rmtree(folder)
+
+
+def test_the_sample_upstream_prints_each_request_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, str(CHECKOUT / "deploy" / "upstream.py"), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as upstream:
+        try:
+            assert upstream.stdout is not None
+            connect_and_send(port, b"POST /v1/refunds?a=1 HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            assert upstream.stdout.readline() == "POST /v1/refunds?a=1\n"
+        finally:
+            upstream.terminate()
+
+
+def connect_and_send(port: int, request: bytes) -> None:
+    """Send a request to a server that may still be starting."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(request)
+                assert connection.recv(1)
+                return
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -154,6 +154,15 @@ def test_commands_print_what_the_page_shows(
             assert not wrong, f"{block.place}: `{wrong[0].line}` prints\n{ran(wrong[0].line, folder, served)}"
 
 
+def test_the_whole_testing_tutorial_passes(tmp_path: Path) -> None:
+    """All files of the page together, each with everything that the page appends to it."""
+    for block in blocks(DOCS / "testing.md"):
+        if block.marked("file") or block.marked("append"):
+            put(block, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert ran("policyengine test .", tmp_path) == "29 passed\n"
+
+
 def put(block: Block, folder: Path) -> None:
     name, mode = (block.marked("file"), "w") if block.marked("file") else (block.marked("append"), "a")
     with (folder / str(name)).open(mode, encoding="utf-8") as file:

@@ -1,4 +1,5 @@
-"""Warnings of `serve` and `doctor` about conditions that depend on an absence that a gateway cannot show."""
+"""Warnings of `serve` and `doctor` about conditions that a gateway leaves unknown: those that depend on an absence that
+the gateway cannot show, and those that read a fact that it never sends."""
 
 from __future__ import annotations
 
@@ -8,13 +9,18 @@ from dataclasses import dataclass
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
 from policyengine.kernel import Kernel
-from policyengine.lint.presence_checks import Absence, absences_over_http
+from policyengine.lint.presence_checks import Absence, FactUse, absences_over_http, fact_uses_over_http
+from policyengine.runtime.format_values import format_fact_path
 from policyengine.vocabulary import CREDENTIAL_ROOTS
 
 MAX_LISTED_CONDITIONS = 6
 HTTP_ADAPTERS = (GatewayAdapter.FORWARD_AUTH, GatewayAdapter.NGINX, GatewayAdapter.ENVOY)
 ABSENCE_HINT = (
     "forward the fact and declare it in `[gateway]` (docs/gateways.md), or avoid `else`, `is present` and `is absent`"
+)
+UNSENT_HINT = (
+    "if your gateway is one of these, forward the fact and declare it in `[gateway]` (docs/gateways.md), or enforce "
+    "these endpoints behind Envoy or in process"
 )
 
 
@@ -67,6 +73,55 @@ class HiddenAbsences:
             for one, adapters in self.found[:MAX_LISTED_CONDITIONS]
         ]
         return {"count": len(self.found), "conditions": shown}
+
+
+@dataclass(frozen=True, slots=True)
+class UnsentFacts:
+    """The facts that rules read and that some adapters never receive, each with these adapters, in source order."""
+
+    uses: tuple[tuple[FactUse, tuple[GatewayAdapter, ...]], ...]
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, names: GatewayHeaders, adapters: Iterable[GatewayAdapter], *, proves: bool
+    ) -> UnsentFacts:
+        """Return the facts of `kernel` that never reach one of `adapters`; for `proves` see HiddenAbsences."""
+        open_adapters = tuple(adapters)
+        uses = [one for one in fact_uses_over_http(kernel) if not (proves and one.path[0] in CREDENTIAL_ROOTS)]
+        unsent = [(one, tuple(at for at in open_adapters if names.never_sends(at, one.path))) for one in uses]
+        return cls(tuple((one, at) for one, at in unsent if at))
+
+    def __bool__(self) -> bool:
+        return bool(self.uses)
+
+    @property
+    def message(self) -> str:
+        many = len(self.uses)
+        what = "1 rule reads a fact" if many == 1 else f"rules read {many:,} facts"
+        return f"{what} that a gateway never sends: behind it, a guard on such a fact denies, a grant allows nothing"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the first facts, grouped by the adapters that never receive them."""
+        last: tuple[GatewayAdapter, ...] = ()
+        for use, adapters in sorted(self.uses[:MAX_LISTED_CONDITIONS], key=lambda one: one[1]):
+            if adapters != last:
+                yield f"at {join_names([one.place for one in adapters])}"
+                last = adapters
+            yield f"  {use.span.at}  {use.rule}: `{format_fact_path(use.path)}`"
+        if len(self.uses) > MAX_LISTED_CONDITIONS:
+            yield f"and {len(self.uses) - MAX_LISTED_CONDITIONS:,} more"
+
+    def to_dict(self) -> dict[str, object]:
+        shown = [
+            {
+                "at": use.span.at,
+                "rule": use.rule,
+                "fact": format_fact_path(use.path),
+                "unknown_at": [str(at) for at in adapters],
+            }
+            for use, adapters in self.uses[:MAX_LISTED_CONDITIONS]
+        ]
+        return {"count": len(self.uses), "facts": shown}
 
 
 def join_names(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from policyengine.bounded_files import missing_file_hint
 from policyengine.cli.output.terminal import Screen, print_json
 
 TRACEBACK_VARIABLE = "POLICYENGINE_TRACEBACK"
@@ -77,17 +78,19 @@ def short_log_messages() -> Iterator[None]:
 def file_error(path: object, error: OSError) -> CommandError:
     """Return a CommandError with the path and the reason, such as `no such file or directory`."""
     words = (error.strerror or type(error).__name__).lower()
-    return CommandError("file", f"`{path}`: {words}", facts=(("file", str(path)),))
+    return CommandError("file", f"`{path}`: {words}", missing_file_hint(path, error), (("file", str(path)),))
 
 
 def policy_error(error: Any, code: int = 1) -> CommandError:
     """Return a CommandError with the diagnostics of a PolicyError and their number."""
+    from policyengine.policy_files import other_file_hint
+
     errors = [diagnostic for diagnostic in error.diagnostics if diagnostic.is_error]
     count = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
     return CommandError(
         "policy",
         f"the policy cannot be used: {count}",
-        "`policyengine explain-code CODE` explains each one",
+        other_file_hint(errors) or "`policyengine explain-code CODE` explains each one",
         (("diagnostics", [diagnostic.to_dict() for diagnostic in error.diagnostics]),),
         code,
         "\n\n".join(diagnostic.render() for diagnostic in errors),

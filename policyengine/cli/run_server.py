@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policyengine.cli import EXIT_INTERRUPTED
-from policyengine.cli.absence_warnings import HTTP_ADAPTERS, HiddenAbsences
+from policyengine.cli.absence_warnings import HTTP_ADAPTERS, HiddenAbsences, UnsentFacts
 from policyengine.cli.errors import CommandError
 from policyengine.cli.options.serve import ServerLogFormat
 from policyengine.cli.output.serve_summary import MEMORY_STATE_WARNING, ServeSummary, curl_command, print_summary
 from policyengine.cli.output.terminal import OutputFormat, Screen
 from policyengine.cli.served_engine import EngineSetup, LoadedEngine, ServedEngine, load_for_serving, prepare_serving
+from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class ServeSummaryPrinter:
         from policyengine.server.listeners import is_reachable_remotely, resolve_address
 
         engine, listen = self.loaded.engine, self.listen
-        curl = curl_command(url, self.setup.paths, listen.token_file, self.tokens) if url else None
+        curl = curl_command(url, self.setup.paths, engine.kernel, listen.token_file, self.tokens) if url else None
         lone = engine.state.is_ephemeral and url is not None and is_reachable_remotely(resolve_address(listen.host, 0))
         hidden = self.hidden_absences(url)
-        summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, lone)
+        summary = ServeSummary(url, listen.socket, listen.workers, self.tests, hidden, self.unsent_facts(url), lone)
         print_summary(engine, summary, curl, self.format)
         if lone:
             _LOG.warning("%s", MEMORY_STATE_WARNING, extra={"event": "state_in_memory"})
@@ -72,10 +73,18 @@ class ServeSummaryPrinter:
             _LOG.info(hidden.message, extra={"event": "hidden_absences", **hidden.to_dict()})
 
     def hidden_absences(self, url: str | None) -> HiddenAbsences:
+        kernel, names = self.loaded.engine.kernel, self.loaded.settings.gateway
+        return HiddenAbsences.of(kernel, names, self.open_adapters(url), proves=self.setup.identity is not None)
+
+    def unsent_facts(self, url: str | None) -> UnsentFacts:
+        """Return the facts that gateways never send. Without settings for gateways there may be none."""
+        kernel, names = self.loaded.engine.kernel, self.loaded.settings.gateway
+        adapters = [] if names == GatewayHeaders() else self.open_adapters(url)
+        return UnsentFacts.of(kernel, names, adapters, proves=self.setup.identity is not None)
+
+    def open_adapters(self, url: str | None) -> list[GatewayAdapter]:
         envoy = [] if self.listen.envoy_grpc is None else [GatewayAdapter.ENVOY_GRPC]
-        adapters = [*(HTTP_ADAPTERS if url else ()), *envoy]
-        proves = self.setup.identity is not None
-        return HiddenAbsences.of(self.loaded.engine.kernel, self.loaded.settings.gateway, adapters, proves=proves)
+        return [*(HTTP_ADAPTERS if url else ()), *envoy]
 
 
 def run_server(setup: EngineSetup, listen: ListenOptions, format: OutputFormat) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from policyengine.bounded_files import missing_file_hint
 from policyengine.entities.errors import EntitiesError
 from policyengine.entities.merge import NumberedRows, RowCollector, RowOrigin
 from policyengine.file_version import FILE_CHANGED, FILE_CHANGED_HINT, FileVersion
@@ -186,7 +187,8 @@ def _open_regular_file(path: Path) -> BinaryIO:
     except ValueError as error:
         raise EntitiesError(str(path), "", "a file name cannot contain NUL", code="E180") from error
     except OSError as error:
-        raise EntitiesError(str(path), "", (error.strerror or "cannot be read").lower(), code="E180") from error
+        hint = missing_file_hint(path, error)
+        raise EntitiesError(str(path), "", (error.strerror or "cannot be read").lower(), hint, code="E180") from error
 
 
 def bounded_lines(name: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -116,6 +116,21 @@ class GatewayHeaders:
             case _:
                 return False
 
+    def never_sends(self, adapter: GatewayAdapter, path: tuple[str, ...]) -> bool:
+        """Whether a fact cannot reach this adapter, so that it is unknown there in every request."""
+        match path:
+            case ("body", *_):
+                return not adapter.sends_bodies
+            case ("request", "size"):
+                return not adapter.sends_bodies and not self.request_size
+            case ("request", "headers", name):
+                headers = self.hands_on(adapter).headers
+                return name in WITHHELD_HEADERS or (headers is not None and name not in headers)
+            case ("context", *_):
+                return True
+            case _:
+                return ".".join(path) in UNCARRIED_FACTS
+
     @property
     def facts(self) -> dict[str, str]:
         """The header of each fact that has one, by the key of the fact."""

@@ -1,4 +1,5 @@
-"""Presence checks: `is present`, `is absent` and `else` of facts that are known only if the gateway forwards them."""
+"""Facts that are known only if the gateway forwards them: presence checks (`is present`, `is absent` and `else`), and
+all other conditions, which read the value."""
 
 from __future__ import annotations
 
@@ -25,6 +26,27 @@ class Absence:
     def words(self) -> str:
         text = " ".join(self.span.text.split())
         return text[1:-1] if text[:1] == "(" and text[-1:] == ")" else text
+
+
+@dataclass(frozen=True, slots=True)
+class FactUse:
+    """A fact whose value a rule reads. `rule` names the rule, `span` is the first place that reads the fact."""
+
+    path: Path
+    rule: str
+    span: Span
+
+
+def fact_uses_over_http(kernel: k.Kernel) -> tuple[FactUse, ...]:
+    """Return the facts whose values the conditions of rules over HTTP read, each once a rule, in source order; empty if
+    no grant opens an HTTP endpoint. Presence checks and messages do not count."""
+    if not opens_http(kernel):
+        return ()
+    uses: dict[tuple[Path, str], FactUse] = {}
+    for rule, part in rules_over_http(kernel):
+        for fact in facts_used(part):
+            uses.setdefault((fact.path, rule), FactUse(fact.path, rule, fact.span))
+    return tuple(sorted(uses.values(), key=lambda use: (use.span.source.name, use.span.start)))
 
 
 def absences_over_http(kernel: k.Kernel) -> tuple[Absence, ...]:
@@ -75,6 +97,24 @@ def presence_checks(part: object) -> Iterator[tuple[Path, Span]]:
         for field in fields(part):
             if field.name not in ("span", "type"):
                 yield from presence_checks(getattr(part, field.name))
+
+
+def facts_used(part: object) -> Iterator[k.Fact]:
+    """Yield each fact whose value a part of the kernel reads."""
+    match part:
+        case k.Fact():
+            yield part
+        case k.IsPresent() | k.MessageFact():
+            return
+        case k.Default(operand, fallback) if base_fact(operand) is not None:
+            yield from facts_used(fallback)
+        case tuple():
+            for item in part:
+                yield from facts_used(item)
+        case _ if is_dataclass(part) and not isinstance(part, type):
+            for field in fields(part):
+                if field.name not in ("span", "type"):
+                    yield from facts_used(getattr(part, field.name))
 
 
 def base_fact(operand: k.Expr) -> k.Fact | None:

@@ -183,8 +183,9 @@ class ReloadableEngine:
         """Decide with this engine from now on, and return the previous one."""
         before, self.current = self.current, engine
         self.reloads = replace(self.reloads, done=self.reloads.done + 1, why=None, at=None, widens=None, proved=None)
+        same = before.revision == engine.revision  # only entities or comments changed
         _LOG.info(
-            "the policies were reloaded: %s", engine.revision,
+            "reloaded, and no rule has changed: %s" if same else "the policies were reloaded: %s", engine.revision,
             extra={"event": "reload", "revision": engine.revision, "before": before.revision},
         )  # fmt: skip
         if self.origin is not None:

@@ -126,7 +126,7 @@ def canonical_endpoint(method: str, path: str | Invalid, facts: Facts) -> HttpEn
         return paths.MalformedPath(overridden)
     verb, place = paths.canonical_method(method), paths.canonical_path(path)
     if isinstance(verb, paths.MalformedPath):
-        return malformed_path("method", verb.why)
+        return verb
     if isinstance(place, paths.MalformedPath):
         return malformed_path("path", place.why)
     return HttpEndpoint(verb, place.path, place.segments)

@@ -136,7 +136,8 @@ def find_odd_edges(segment: str) -> str | None:
 def canonical_method(text: str) -> str | MalformedPath:
     """Return an upper-case token; HEAD becomes GET."""
     if not METHOD.fullmatch(text):
-        return MalformedPath("a method that is not an upper-case word")
+        meant = text.upper() if METHOD.fullmatch(text.upper()) else "GET"
+        return MalformedPath(f"the method is not an upper-case word: write `{meant}`")
     return "GET" if text == "HEAD" else text
 
 

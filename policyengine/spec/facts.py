@@ -31,7 +31,7 @@ from policyengine.vocabulary import CREDENTIAL_ROOTS, ENTITY_ROOTS, FACTS
 Path: TypeAlias = tuple[str, ...]
 RESOURCE: Path = ("resource",)
 STRINGS = typesystem.SetType(Scalar.STRING)
-NOT_RECORDED = "the issuer does not record chains"
+NOT_RECORDED = "the caller has no issuer that records chains"
 ROW_NOT_KNOWN = "whether the entity has a row is unknown"
 REQUEST_ROOTS = frozenset({"request", *CREDENTIAL_ROOTS})
 MAX_HOPS = 32  # maximum, because each hop is checked against every agent block that may match it

@@ -7,6 +7,7 @@ import pytest
 
 from policyengine.check import check_text
 from policyengine.diagnostics.model import Diagnostic
+from policyengine.engine import Engine
 
 # What other rooms say about the same text is theirs to test.
 OURS = re.compile(r"E15|E[345]|E90[3-9]|E91|W[345]2")
@@ -396,3 +397,23 @@ BINDINGS = [
 @pytest.mark.parametrize(("text", "findings"), BINDINGS)
 def test_a_mistake_in_a_binding_is_reported(text: str, findings: list[tuple[str, ...]]) -> None:
     assert told(check_text(BINDINGS_WORLD + text)) == findings
+
+
+def test_a_mistake_in_the_value_of_a_binding_names_what_with_can_read() -> None:
+    text = "facts on GET /e { body.x: string }\nscope s { GET /d/{id} with resource = invoice(%s) }"
+    [fact] = [f for f in check_text(BINDINGS_WORLD + text % "body.x") if f.code == "E241"]
+    assert fact.message == "`body.x` exists only on `GET /e`, but this `with` is at another endpoint"
+    assert fact.hint == "declare the fact for the endpoint of this `with`, too"
+    [capture] = [f for f in check_text(BINDINGS_WORLD + text % "id") if f.code == "E202"]
+    assert capture.hint == "write `params.id` for the segment that `{id}` captures"
+
+
+def test_a_bound_fact_replaces_the_fact_that_the_caller_sends() -> None:
+    engine = Engine.from_text(
+        "facts on GET /d/{id}, GET /e { body.x: string? }\nissuer acme { scopes none }\n"
+        "scope s { GET /d/{id} with body.x = params.id }\nanyone { may s, GET /e }\n"
+        'guard "g" on GET /d/{id} { deny when body.x == "a" }\n'
+    )
+    sent = {"body": {"x": "b"}}
+    assert str(engine.decide({"request": {"method": "GET", "path": "/d/a"}, **sent}).outcome) == "deny"
+    assert str(engine.decide({"request": {"method": "GET", "path": "/d/b"}, "body": {"x": "a"}}).outcome) == "allow"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from policyengine.cli.absence_warnings import MAX_LISTED_CONDITIONS, HiddenAbsences
+from policyengine.cli.absence_warnings import MAX_LISTED_CONDITIONS, HiddenAbsences, UnsentFacts
 from policyengine.engine import Engine
 from policyengine.http.gateway_headers import GatewayHeaders
 from policyengine.http.gateway_omissions import GatewayAdapter
@@ -109,3 +109,60 @@ def test_doctor_reports_hidden_absences(run, tmp_path):
     assert "· gateways: 4 conditions depend on an absence that a gateway does not show" in ended.out
     (tmp_path / "policyengine.toml").write_text('[gateway]\nhands_on_nginx = "all"\nhands_on_envoy = "all"\n')
     assert "gateways: 3 conditions depend on" in run("doctor", "a.policy", "--port", 0).out
+
+
+READING = """
+facts on POST /pay, TOOL pay { body.amount: number   body.note: string? }
+facts { context.risk: number? }
+issuer acme { scopes none }
+anyone { may POST /pay, TOOL pay, GET /x }
+guard "large" on POST /pay { deny when body.amount > 500 message "{body.note}" }
+guard "note" on POST /pay { deny when (body.note else "") == "urgent" }
+guard "role" on GET /x { deny when request.headers["x-role"] == "root" }
+guard "tool" on TOOL pay { deny when body.amount > 500 }
+user where user.id != "eve" { may GET /x when context.risk < 5 }
+agent where agent.model != "bad" { issued by acme   acts alone   may GET /x }
+"""
+
+
+def unsent(
+    names: GatewayHeaders | None = None, *adapters: GatewayAdapter, proves: bool = False
+) -> dict[str, list[str]]:
+    kernel = Engine.from_text(READING).kernel
+    uses = UnsentFacts.of(kernel, names or GatewayHeaders(), adapters or tuple(GatewayAdapter), proves=proves).uses
+    return {f"{use.rule}: {'.'.join(use.path)}": [str(at) for at in adapters] for use, adapters in uses}
+
+
+def test_the_facts_that_a_gateway_never_sends_are_listed_with_the_rules_that_read_them():
+    assert unsent() == {
+        'guard "large": body.amount': ["forward_auth", "nginx"],
+        'guard "role": request.headers.x-role': ["nginx", "envoy"],
+        "`may`: context.risk": EVERY,
+        "caller: agent.model": EVERY,
+    }
+
+
+def test_a_fact_that_a_header_or_a_credential_carries_is_sent():
+    assert 'guard "role": request.headers.x-role' not in unsent(
+        GatewayHeaders(hands_on_nginx=("x-role",), hands_on_envoy=("all",))
+    )
+    assert "caller: agent.model" not in unsent(proves=True)
+    assert 'guard "large": body.amount' not in unsent(None, GatewayAdapter.ENVOY)
+
+
+def test_doctor_and_a_server_with_configured_gateways_report_facts_that_are_never_sent(serving, project, run):  # noqa: F811
+    (project / "more.policy").write_text(f"language 1\npackage more\n{READING}")
+    ended = run("doctor", project, "--port", 0)
+    assert "facts that a gateway never sends" in ended.out
+    assert 'more.policy:8  guard "large": `body.amount`' in ended.out
+    said = json.loads(serving("--format", "json").stdout.readline())
+    assert "unsent_facts" not in said
+    (project / "policyengine.toml").write_text('[gateway]\nbodies = ["envoy"]\n')
+    told = json.loads(serving("--format", "json").stdout.readline())["unsent_facts"]
+    assert told["count"] == 5
+    assert told["facts"][1] == {
+        "at": "more.policy:8",
+        "rule": 'guard "large"',
+        "fact": "body.amount",
+        "unknown_at": ["forward_auth", "nginx"],
+    }

@@ -97,6 +97,8 @@ def test_commands_that_need_source_policies_reject_a_bundle(run, bundles, comman
     ended = run(command, "plain.policybundle")
     assert ended.code in (1, 4)
     assert "plain.policybundle:1:1: E152 this is a bundle, not a policy" in ended.out + ended.err
+    assert "hint: pass the policies that it was compiled from; in Python, `Engine.from_bundle`" in ended.out + ended.err
+    assert "in 0 files" not in ended.out
 
 
 def test_compile_signs_no_bundle_whose_rules_are_not_those_of_its_texts(run, bundles, tmp_path):
@@ -121,3 +123,17 @@ def test_verify_says_whether_signatures_were_checked(run, bundles):
     assert "not checked: no key is trusted" in run("compile", "signed.policybundle", "--verify").out
     checked = run("compile", "signed.policybundle", "--verify", "--trust", "ours.pub").out
     assert "not checked" not in checked
+
+
+def test_a_bundle_with_another_name_is_recognized_and_warned_about(run, bundles):
+    made = run("compile", "project", "-o", "out.txt")
+    assert (made.code, made.err) == (0, "warning: commands accept a bundle only if its name ends in `.policybundle`\n")
+    ended = run("decide", "out.txt", *ASKED)
+    assert "E152 this is a bundle, but its name does not end in `.policybundle`" in ended.err
+    assert "hint: rename it to `out.policybundle`" in ended.err
+
+
+def test_commands_take_a_bundle_exactly_if_their_path_says_so(run, bundles):
+    """The arguments of `graph`; other tests show the rest."""
+    assert "or one bundle" in run("graph", "--help").out
+    assert run("graph", "plain.policybundle").out == run("graph", "project").out

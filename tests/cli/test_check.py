@@ -178,3 +178,12 @@ def test_check_reports_the_memory_that_history_needs_as_json(run, files):
     files(remembering=REMEMBERING)
     (told,) = run("check", ".", "--format", "json").json["history"]
     assert told == {"event": "POST /b", "at": "remembering.policy:2", "within": "1h", "events": 1, "bytes": 1_472}
+
+
+def test_a_file_with_errors_that_is_no_policy_is_named(run, tmp_path):
+    (tmp_path / "tamper.py").write_text("import sys, os\n")
+    hint = "hint: `tamper.py` is not a `.policy` file: is it a policy?"
+    assert hint in run("check", "tamper.py").out
+    assert hint in run("explain", "tamper.py", "--request", "x.json").err
+    (tmp_path / "a.policy").write_text("import sys, os\n")
+    assert "is not a `.policy` file" not in run("check", "a.policy").out

@@ -158,7 +158,10 @@ def test_the_error_names_the_invalid_member_of_a_request(run, policy, tmp_path, 
 def test_a_missing_request_is_an_error(run, policy):
     ended = run("decide", policy, "--request", "nowhere.json")
     assert (ended.code, ended.out) == (1, "")
-    assert ended.err == "error: `nowhere.json`: no such file or directory\n"
+    assert (
+        ended.err
+        == "error: `nowhere.json`: no such file or directory\nhint: paths are relative to the current folder\n"
+    )
 
 
 def test_a_folder_as_request_is_an_error(run, policy):
@@ -310,7 +313,10 @@ def test_a_broken_entities_file_is_reported_with_a_hint(run, project, tmp_path, 
 
 def test_a_missing_entities_file_is_reported_in_one_line(run, project):
     ended = run("decide", project, "-r", "-", "-e", "nowhere.json", stdin=ask("/health"))
-    assert (ended.code, ended.err) == (1, "error: `nowhere.json`: no such file or directory\n")
+    assert (ended.code, ended.err) == (
+        1,
+        "error: `nowhere.json`: no such file or directory\nhint: paths are relative to the current folder\n",
+    )
 
 
 def test_a_denial_of_an_unknown_agent_suggests_explain(run, project):
@@ -332,3 +338,19 @@ def test_decide_and_explain_describe_a_rejected_token(run, tmp_path):
         assert says.startswith("  the token has: typ `at+jwt`, kid `ec`, iss ")
         assert has.endswith(" and audience `payments-api`")
         assert token(aud="x").split(".")[1] not in ended.out
+
+
+@pytest.mark.parametrize("options", [("--request", "nope"), ("--request", "-", "--identity", "nope"), ("-e", "nope")])
+def test_a_missing_file_has_a_hint(run, project, options):
+    ended = run("decide", "project", *options, *(() if "--request" in options else ("--request", "-")), stdin=b"{}")
+    assert "`nope`: no such file or directory\nhint: paths are relative to the current folder" in ended.err
+
+
+def test_explain_without_an_issuer_does_not_blame_the_issuer_for_an_unknown_chain(run, tmp_path):
+    (tmp_path / "a.policy").write_text(
+        "issuer acme { records chains }\ndelegation { depth <= 2 }\nscope x { GET /x }\nuser any { may x }\n"
+        'agent "b" { issued by acme   acts for any user   may x }\n'
+    )
+    question = json.dumps({"request": {"method": "GET", "path": "/x"}, "agent": {"id": "b"}}).encode()
+    out = run("explain", "a.policy", "--request", "-", stdin=question).out
+    assert "`chain.depth` is unknown: the caller has no issuer that records chains" in out

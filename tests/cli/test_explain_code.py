@@ -61,3 +61,9 @@ def test_explain_code_accepts_the_short_name_of_a_warning(run):
 def test_a_misspelled_short_name_gets_a_suggestion(run):
     ended = run("explain-code", "static-kye")
     assert (ended.code, "did you mean `static-key`?" in ended.err) == (1, True)
+
+
+def test_explain_code_prints_no_headings_for_a_code_without_examples(run):
+    ended = run("explain-code", "E152")
+    assert "Not like this" not in ended.out
+    assert "bundle" in ended.out

@@ -45,10 +45,10 @@ def test_graph_draws_the_tree_as_text(run, policy):
         "      │  ├─ GET",
         '      │  │  └─ agent "bot"  (small.policy:5)',
         "      │  │     └─ may GET /things/{id} when request.size < 10"
-        " — an issuer that says `scopes none`  (small.policy:5)",
+        " — an issuer with `scopes none`  (small.policy:5)",
         "      │  └─ DELETE",
         '      │     └─ agent "ops-bot"  (small.policy:6)',
-        "      │        └─ may DELETE /things/{id} — an issuer that says `scopes none`  (small.policy:6)",
+        "      │        └─ may DELETE /things/{id} — an issuer with `scopes none`  (small.policy:6)",
         "      └─ /**",
         "         └─ any method",
         '            └─ guard "small"  (small.policy:7)',
@@ -215,5 +215,16 @@ def test_graph_colours_boxes_and_wraps_long_rows_on_a_terminal(run, policy, monk
     assert "\x1b[1;32magent" in out
     lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
     number = lines.index("      │  │     └─ may GET /things/{id} when request.size < 10 —")
-    assert lines[number + 1] == "      │  │            an issuer that says `scopes none`"
+    assert lines[number + 1] == "      │  │            an issuer with `scopes none`"
     assert max(map(len, lines)) <= 63
+
+
+def test_a_cut_drawing_says_how_to_see_more(run, tmp_path):
+    (tmp_path / "a.policy").write_text(
+        'issuer a { scopes none }\nagent "b" { issued by a   acts alone   may GET /x }\nanyone { may GET /y }\n'
+    )
+    whole = run("graph", "a.policy", "--depth", 1).out
+    assert "folded: use `--endpoint`, `--agent` or a larger `--depth` to see more" in whole
+    assert "1 agent below" in whole
+    part = run("graph", "a.policy", "--depth", 1, "--agent", "b", "--endpoint", "GET /x").out
+    assert "folded: use a larger `--depth` to see more" in part

@@ -14,8 +14,10 @@ import pytest
 from policyengine.cli import main
 from policyengine.cli.load_engine import load_engine
 from policyengine.cli.options.observe import ObserveOptions, start_observing
+from policyengine.cli.output.serve_summary import sample_question
 from policyengine.cli.settings.file import load_settings
 from policyengine.client.socket import SocketClient
+from policyengine.engine import Engine
 from tests import forking
 
 
@@ -327,3 +329,21 @@ def test_serve_warns_about_state_in_memory_at_a_public_address(run, tmp_path, mo
     words = ("serve", "a.policy", "--host", host, "--token-file", "tokens", "--store", store)
     assert ("state is kept in memory: counts" in run(*words).out) is told
     assert json.loads(run(*words, "--format", "json").out).get("state_in_memory", False) is told
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [
+        ("anyone { may GET /health }", ("GET", "/health")),
+        ("issuer a { scopes none }\nuser any { may POST|PATCH /v1/{x}/y }\nanyone { may POST /h/** }", ("POST", "/h")),
+        (
+            'issuer a { scopes none }\nagent "b" { issued by a   acts alone   may PATCH /q/{id}:go }',
+            ("PATCH", "/q/1:go"),
+        ),
+        ("anyone { may TOOL x/y }", ("GET", "/")),
+    ],
+)
+def test_the_request_to_try_is_for_an_endpoint_of_the_policy(policy, asked):
+    method, path = asked
+    question = json.loads(sample_question(Engine.from_text(policy).kernel))
+    assert question == {"request": {"method": method, "path": path}}

@@ -139,7 +139,10 @@ def test_simulate_reports_an_invalid_trace_in_one_message(run, policy, tmp_path,
 
 def test_simulate_reports_a_missing_trace(run, policy):
     ended = run("simulate", policy, "--trace", "nowhere.jsonl")
-    assert (ended.code, ended.err) == (1, "error: `nowhere.jsonl`: no such file or directory\n")
+    assert (ended.code, ended.err) == (
+        1,
+        "error: `nowhere.jsonl`: no such file or directory\nhint: paths are relative to the current folder\n",
+    )
 
 
 def test_simulate_needs_a_request_if_the_policy_has_no_tests(run, tmp_path):

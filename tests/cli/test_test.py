@@ -145,4 +145,7 @@ def test_a_report_goes_to_stdout_or_to_the_output_file(run, policy, tmp_path, fo
 def test_a_report_that_cannot_be_written_is_reported_in_one_message(run, policy):
     policy(DOOR + PASSES)
     ended = run("test", "some.policy", "--format", "junit", "-o", "no/such/folder.xml")
-    assert (ended.code, ended.err) == (1, "error: `no/such/folder.xml`: no such file or directory\n")
+    assert (ended.code, ended.err) == (
+        1,
+        "error: `no/such/folder.xml`: no such file or directory\nhint: paths are relative to the current folder\n",
+    )

@@ -1,4 +1,4 @@
-"""The decision tree as boxes: what stands where, for everybody, for one agent, at one endpoint."""
+"""The rules of a program as boxes: what stands where, for everybody, for one agent, at one endpoint."""
 
 from collections.abc import Iterator
 from pathlib import Path

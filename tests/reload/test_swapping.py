@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,16 @@ def next_of(held: ReloadableEngine, text: str) -> Engine:
 
 def swapped(held: ReloadableEngine, text: str) -> None:
     held.replace(next_of(held, text))
+
+
+def test_the_log_says_whether_a_rule_has_changed(caplog: pytest.LogCaptureFixture) -> None:
+    held = ReloadableEngine(Engine.from_text(OPEN))
+    with caplog.at_level(logging.INFO, logger="policyengine"):
+        swapped(held, f"# the same rules\n{OPEN}")
+        swapped(held, SHUT)
+    same, other = [one.getMessage() for one in caplog.records if getattr(one, "event", "") == "reload"]
+    assert same.startswith("reloaded, and no rule has changed: sha256:")
+    assert other.startswith("the policies were reloaded: sha256:")
 
 
 @pytest.mark.parametrize("logged", [False, True])

@@ -390,7 +390,7 @@ def test_a_path_without_a_canonical_spelling_is_malformed(members, why):
 def test_a_method_that_is_not_an_upper_case_word_is_malformed():
     endpoint = http(method="get").endpoint
     assert isinstance(endpoint, MalformedEndpoint)
-    assert endpoint.why == "the method is not canonical: a method that is not an upper-case word"
+    assert endpoint.why == "the method is not an upper-case word: write `GET`"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,14 @@ def test_the_text_log_omits_routine_events() -> None:
     assert said == ["the policies were reloaded: b", "e"]
 
 
+def test_the_text_log_has_the_findings_of_a_refused_reload_on_indented_lines() -> None:
+    def refused() -> None:
+        _LOG.error("not reloaded: %s", "1 guard\n\na\rb\nhint: c", extra={"event": "reload_refused"})
+
+    assert lines(LogFormat.TEXT, refused) == ["not reloaded: 1 guard", "  a\\rb", "  hint: c"]
+    assert lines(LogFormat.TEXT, lambda: _LOG.error("a\nb")) == ["a\\nb"]
+
+
 def test_the_log_of_a_failed_decision_has_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.from_text(POLICY)
     monkeypatch.setattr(engine.decider.compiled.evaluator, "plan", lambda *_: 1 / 0)

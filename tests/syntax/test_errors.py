@@ -949,6 +949,20 @@ def test_a_missing_bracket_does_not_drop_other_declarations() -> None:
     assert ([d.code for d in found], len(module.declarations)) == (["E103"], 2)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "user any { may GET /x with body.a = 1 }",
+        'guard "a" on GET /x/{id}, TOOL a/b with body.a = 1 { deny }',
+        "user any { may ACTION view invoice with body.a = 1 }",
+    ],
+)
+def test_with_outside_a_scope_says_where_it_belongs(text: str) -> None:
+    [finding] = diagnostics(text)
+    assert (finding.code, finding.span.text) == ("E101", "with")
+    assert finding.hint == "`with` belongs in a scope: `scope NAME { GET /x with … }`"
+
+
 def test_mixing_and_with_or_is_not_a_syntax_error() -> None:
     assert diagnostics("define x = a and b or c") == []
 

@@ -69,5 +69,9 @@ def report_fact_elsewhere(declared: tuple[DeclaredFact, ...], span: Span, contex
         return
     places = [" ".join(fact.place.span.text.split()).removeprefix("on ") for fact in declared if fact.place]
     only = join_words(dict.fromkeys(places))
+    if context.here.binds:
+        message = f"`{name}` exists only on {only}, but this `with` is at another endpoint"
+        context.report("E241", message, span, "declare the fact for the endpoint of this `with`, too", where)
+        return
     message = f"`{name}` exists only on {only}, but this rule applies elsewhere too"
     context.report("E241", message, span, f"narrow the rule to {only}, or declare the fact for its place", where)

@@ -357,6 +357,8 @@ def report_unknown_name(reference: ast.Reference, expected: Type | None, context
         name, lambda: [*words, *FACT_ROOT_NAMES]
     )
     hint = f"did you mean `{meant}`?" if meant else f'write `"{name}"` for a string, or declare `let {name} = …`'
+    if name in context.here.params:
+        hint = f"write `params.{name}` for the segment that `{{{name}}}` captures"
     hint = bracket_hint(reference.span) or hint
     if name in FOREIGN_NULLS:
         hint = "test whether a fact is present: `x is present`, `x is absent`"

@@ -80,7 +80,7 @@ def facts_for_bindings(pattern: k.Pattern) -> AvailableFacts:
     params: dict[str, Type] = {
         name: RefType(frozenset({entity})) if entity else Scalar.STRING for name, (_, entity) in captures.items()
     }
-    return AvailableFacts(None, params, k.Place((pattern,), span=pattern.span))
+    return AvailableFacts(None, params, k.Place((pattern,), span=pattern.span), binds=True)
 
 
 # ── `with` ────────────────────────────────────────────────────────────────────────────────────

@@ -58,13 +58,15 @@ class AvailableFacts:
     """The facts that exist where a rule applies.
 
     `resource` is the type that may be bound there (None: not bound), `params` the captures with their types, and
-    `place` the place of the rule. `everywhere` is true for a `define` by itself, where any fact may exist.
+    `place` the place of the rule. `everywhere` is true for a `define` by itself, where any fact may exist; `binds` is
+    true for the values of a `with`.
     """
 
     resource: RefType | None = None
     params: Mapping[str, Type] = field(default_factory=dict)
     place: k.Place | None = None
     everywhere: bool = False
+    binds: bool = False
 
 
 EVERYWHERE = AvailableFacts(everywhere=True)

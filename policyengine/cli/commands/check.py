@@ -36,6 +36,8 @@ def check(
 ) -> int:
     """Check policies and report every mistake in one run.
 
+    While a file has syntax errors, unknown names are not reported, because the faulty declarations may contain them.
+
     With --entities, also report the attributes that the policies read but no row, claim or map supplies: such
     attributes are unknown for every caller.
 
@@ -134,14 +136,18 @@ def count_severities(found: Iterable[Diagnostic]) -> dict[str, int]:
 
 
 def print_findings(found: Sequence[Diagnostic], files: int) -> None:
+    from policyengine.policy_files import other_file_hint
+
     screen = Screen()
     for diagnostic in found:
         screen.findings(diagnostic.render())
         screen.line()
+    if hint := other_file_hint(found):
+        screen.line(f"hint: {hint}")
     number = count_severities(found)
     style = "bold red" if number["errors"] else "bold yellow" if number["warnings"] else "bold green"
     says = ", ".join(pluralize(count, what[:-1]) for what, count in number.items() if count) or "no mistakes"
-    screen.line((says, style), f" in {pluralize(files, 'file')}")
+    screen.line((says, style), f" in {pluralize(files, 'file')}" if files else "")
 
 
 def collect_footprints(sets: Iterable[tuple[CheckResult, int]]) -> list[MemoryEstimate]:

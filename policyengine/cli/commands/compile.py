@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from policyengine import __version__
+from policyengine.bounded_files import missing_file_hint
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.errors import CommandError, file_error, policy_error
 from policyengine.cli.load_engine import BUNDLE, load_engine
@@ -76,6 +78,9 @@ def compile_policies(
         _print_program(engine, format)
         return 0
     facts = _compile_bundle(engine, output, signing, _policy_texts(engine, paths))
+    if output.suffix != BUNDLE:
+        message = f"commands accept a bundle only if its name ends in `{BUNDLE}`"
+        Screen(sys.stderr).line(("warning: ", "bold yellow"), message)
     if format is OutputFormat.JSON:
         print_json(facts)
     else:
@@ -176,7 +181,8 @@ def _signing_key(path: Path) -> BundleSigningKey:
     try:
         return BundleSigningKey.read(path)
     except KeyFileError as error:
-        raise CommandError("key", f"`{error.file}`: {error.message}", error.hint, (("file", error.file),)) from None
+        hint = error.hint or (None if path.exists() else missing_file_hint(path, FileNotFoundError()))
+        raise CommandError("key", f"`{error.file}`: {error.message}", hint, (("file", error.file),)) from None
 
 
 def _write(output: Path, data: bytes) -> None:

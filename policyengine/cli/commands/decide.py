@@ -137,8 +137,12 @@ def print_token_claims(screen: Screen, engine: Engine, decision: Decision, quest
         screen.line(f"  {line}")
 
 
-def print_decision(screen: Screen, decision: Decision) -> None:
-    """Print one decision for a person: the outcome, the reasons, and what would change it."""
+def print_decision(
+    screen: Screen, decision: Decision, explain: str = "`policyengine explain` with the same arguments"
+) -> None:
+    """Print one decision for a person: the outcome, the reasons, and what would change it. `explain` is how to get an
+    explanation.
+    """
     from policyengine.explain.explanation import remedy_words
 
     screen.line(*_headline(decision))
@@ -147,7 +151,7 @@ def print_decision(screen: Screen, decision: Decision) -> None:
         at = "" if reason.at is None else f"  ({reason.at})"
         screen.line(f"  {reason.gate}{by}: {reason.message}{at}")
     if not print_refusal_code(screen, decision) and decision.gate == "identity":
-        screen.line("  would help: `policyengine explain` with the same arguments shows which block was void, and why")
+        screen.line(f"  would help: {explain} shows which block was void, and why")
     for fact in decision.unknown:
         screen.line(f"  unknown: {fact.fact} ({fact.why})")
     for remedy in decision.remedies:

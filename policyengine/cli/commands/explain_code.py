@@ -69,7 +69,8 @@ def _show(code: DiagnosticDoc) -> None:
         screen.line(f"rule `{code.name}`{told}")
     screen.line()
     screen.prose(code.explanation)
-    for title, example in (("Not like this:", code.bad), ("But like this:", code.good)):
+    examples = (("Not like this:", code.bad), ("But like this:", code.good)) if code.bad else ()
+    for title, example in examples:
         screen.line()
         screen.line((title, "bold"))
         screen.line()

@@ -1,4 +1,4 @@
-"""`policyengine graph`: draw the decision tree."""
+"""`policyengine graph`: draw the rules of the program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from policyengine.cli.errors import CommandError, file_error
 from policyengine.cli.load_engine import load_engine
-from policyengine.cli.options.common import Policies
+from policyengine.cli.options.common import PoliciesOrBundle
 from policyengine.cli.output.terminal import Screen, is_ascii_only, json_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ SUFFIXES = {
 
 
 def graph(
-    paths: Policies,
+    paths: PoliciesOrBundle,
     agent: Annotated[
         str | None, typer.Option("--agent", metavar="NAME", help="Draw only what this agent can reach.")
     ] = None,
@@ -87,9 +87,9 @@ def graph(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
     ] = None,
 ) -> int:
-    """Draw the decision tree.
+    """Draw the rules of the program.
 
-    The tree shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
+    The drawing shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
     Large parts are folded; `--agent`, `--group` and `--endpoint` draw a part of the tree.
 
     \b
@@ -125,7 +125,17 @@ def _draw_tree(
         reach = None if agent is None else agent_reach(kernel, agent, groups)
     except SelectionError as error:
         raise CommandError(error.kind, error.message, error.hint) from None
-    return collapse(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole)
+    more = _options_that_show_more(endpoint is None, agent is None, depth is not None)
+    return collapse(draw(kernel, tree_of(kernel), pattern, reach), depth, whole=whole, more=more)
+
+
+def _options_that_show_more(endpoint: bool, agent: bool, depth: bool) -> str:
+    """Return how to see folded boxes: `endpoint` and `agent` say whether these can still be selected, and `depth`
+    whether it is limited.
+    """
+    options = [*(["`--endpoint`"] if endpoint else []), *(["`--agent`"] if agent else [])]
+    last = "a larger `--depth`" if depth else "`--all`"
+    return f"use {', '.join(options)}{' or ' if options else ''}{last} to see more"
 
 
 def _render(kernel: Kernel, box: Box, picture: GraphFormat, *, ascii: bool) -> str:

@@ -175,7 +175,7 @@ class ReplLoop:
             decision = answer.decision.to_dict()
             print_json({"line": number, "request": answer.case.request, **expected, "decision": decision}, indent=None)
             return
-        print_decision(self.screen, answer.decision)
+        print_decision(self.screen, answer.decision, "`explain`")
         if answer.met is False:
             self.screen.line(("✗ ", "red"), f"expected: {answer.case.expected.text}")
 
@@ -202,7 +202,7 @@ class ReplLoop:
         elif answer.decision.allowed:
             self.screen.line("the request is allowed: nothing stops it")
         else:
-            print_decision(self.screen, answer.decision)
+            print_decision(self.screen, answer.decision, "`explain`")
             self.screen.findings("\n".join(lines))
 
     def time(self, rest: str, number: int) -> None:

@@ -126,7 +126,7 @@ def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | No
     with show_progress("looking for the decision"):
         found = _search_log(id.strip().upper(), log)
     if found is None:
-        hint = "each decision has its id; older decisions may be in a log that was moved away"
+        hint = f"is `{id}` the `X-Decision-Id` of the response? Older decisions may be in a log that was moved away"
         raise CommandError("log", f"no decision `{id}` in `{log}`", hint, (("file", str(log)),))
     return found
 

@@ -54,8 +54,14 @@ def policies_result(engine: Engine, paths: Sequence[Path]) -> DoctorResult:
 
 
 def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
-    """Report conditions that depend on the absence of a fact which the gateway of an open adapter does not show."""
-    from policyengine.cli.absence_warnings import ABSENCE_HINT, HTTP_ADAPTERS, HiddenAbsences
+    """Report conditions that the gateway of an open adapter leaves unknown."""
+    from policyengine.cli.absence_warnings import (
+        ABSENCE_HINT,
+        HTTP_ADAPTERS,
+        UNSENT_HINT,
+        HiddenAbsences,
+        UnsentFacts,
+    )
     from policyengine.http.gateway_omissions import GatewayAdapter
 
     named = {option for option, _ in plan.ports}
@@ -67,6 +73,9 @@ def check_absences(plan: ServePlan, engine: Engine) -> Iterator[DoctorResult]:
     found = HiddenAbsences.of(engine.kernel, names, adapters, proves=plan.identity is not None)
     if found:
         yield DoctorResult("gateways", DoctorStatus.NOTE, found.message, ABSENCE_HINT, tuple(found.lines()))
+    unsent = UnsentFacts.of(engine.kernel, names, adapters, proves=plan.identity is not None)
+    if unsent:
+        yield DoctorResult("gateways", DoctorStatus.NOTE, unsent.message, UNSENT_HINT, tuple(unsent.lines()))
 
 
 def check_entity_rows(engine: Engine, paths: Sequence[Path], entities: Sequence[str]) -> DoctorResult:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from policyengine.cli.absence_warnings import ABSENCE_HINT, HiddenAbsences
+from policyengine.cli.absence_warnings import ABSENCE_HINT, UNSENT_HINT, HiddenAbsences, UnsentFacts
 from policyengine.cli.commands.check import pluralize
 from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+from policyengine.kernel import HttpPattern
 
 if TYPE_CHECKING:
     from policyengine.compiler.tree import Tree
     from policyengine.engine import Engine
-    from policyengine.kernel import Kernel
+    from policyengine.kernel import AgentBlock, AnyoneBlock, Kernel, Pattern, UserBlock
 
 
 MEMORY_STATE_WARNING = (
     "state is kept in memory: counts, spent approvals and revocations are lost with this process, and another server "
     "or pod keeps its own state"
 )
-SAMPLE_QUESTION = '{"request": {"method": "GET", "path": "/"}}'
+DEFAULT_ENDPOINT = ("GET", "/")
+PLAIN_TEXT = re.compile(r"[A-Za-z0-9._~:@-]*")  # needs no quotes in a shell, and no escapes in JSON
 
 
 class ServeSummary(NamedTuple):
     """The facts in the summary. `tests` is the number of test requests, or None if tests were not run. `hidden` holds
-    conditions that depend on absences which gateways do not show. `lone`: other machines can connect, and state is kept
-    in memory.
+    conditions that depend on absences which gateways do not show; `unsent` holds facts that gateways never send, if
+    `policyengine.toml` configures gateways. `lone`: other machines can connect, and state is kept in memory.
     """
 
     url: str | None
@@ -36,6 +40,7 @@ class ServeSummary(NamedTuple):
     workers: int
     tests: int | None
     hidden: HiddenAbsences
+    unsent: UnsentFacts
     lone: bool
 
 
@@ -51,8 +56,11 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
         facts = {"packages": packages, "revision": engine.revision, "rules": rules, "warnings": warnings}
         observing = {"observing": engine.observing.to_dict()} if engine.observing else {}
         hidden = {"hidden_absences": served.hidden.to_dict()} if served.hidden else {}
+        unsent = {"unsent_facts": served.unsent.to_dict()} if served.unsent else {}
         lone = {"state_in_memory": True} if served.lone else {}
-        print_json({**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **lone}, indent=None)
+        print_json(
+            {**listening, **socket, **workers, **facts, **tests, **observing, **hidden, **unsent, **lone}, indent=None
+        )
         return
     screen = Screen()
     for place in (served.url, served.socket):
@@ -77,22 +85,48 @@ def print_summary(engine: Engine, served: ServeSummary, curl: str | None, format
     if served.lone:
         screen.line((MEMORY_STATE_WARNING, "yellow"))
         screen.line("  hint: share a store: `--store redis://HOST:6379`, or `--store sqlite:///FILE` on one machine")
-    if served.hidden:
-        screen.line((served.hidden.message, "yellow"))
-        for line in served.hidden.lines():
-            screen.line(f"  {line}")
-        screen.line(f"  hint: {ABSENCE_HINT}")
+    for unknown, hint in ((served.hidden, ABSENCE_HINT), (served.unsent, UNSENT_HINT)):
+        if unknown:
+            screen.line((unknown.message, "yellow"))
+            for line in unknown.lines():
+                screen.line(f"  {line}")
+            screen.line(f"  hint: {hint}")
     if curl is not None:
         screen.line(f"try:      {curl}")
     screen.stream.flush()
 
 
-def curl_command(url: str, paths: Sequence[Path], token_file: Path | None, tokens: Sequence[str] | None) -> str:
-    """Return a curl command to try, with the `request.json` beside the policies if there is one."""
+def curl_command(
+    url: str, paths: Sequence[Path], kernel: Kernel, token_file: Path | None, tokens: Sequence[str] | None
+) -> str:
+    """Return a curl command to try, with the `request.json` beside the policies if there is one, or with an endpoint
+    that the policies grant.
+    """
     beside = next((path / "request.json" for path in paths if (path / "request.json").is_file()), None)
-    asked = f"'{SAMPLE_QUESTION}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
+    asked = f"'{sample_question(kernel)}'" if beside is None else f"@{shlex.quote(beside.as_posix())}"
     token = "" if token_file is None else f' -H "authorization: Bearer {_token_expression(token_file, tokens or ())}"'
     return f"curl -s {url}/decide -H 'content-type: application/json'{token} -d {asked}"
+
+
+def sample_question(kernel: Kernel) -> str:
+    """Return a request to an endpoint that anyone may call, or else that some caller may call; `GET /` without one."""
+    blocks: Iterable[AnyoneBlock | UserBlock | AgentBlock]
+    blocks = chain(kernel.anyones, kernel.users, kernel.agents)  # decoded one by one, if they are from a bundle
+    openings = (opening for block in blocks for grant in block.grants for opening in grant.openings)
+    endpoints = (sample_endpoint(opening.pattern) for opening in openings)
+    method, path = next((endpoint for endpoint in endpoints if endpoint is not None), DEFAULT_ENDPOINT)
+    return json.dumps({"request": {"method": method, "path": path}})
+
+
+def sample_endpoint(pattern: Pattern) -> tuple[str, str] | None:
+    """Return a method and a path that the pattern matches, with `1` for each variable text."""
+    if not isinstance(pattern, HttpPattern):
+        return None
+    segments = [f"{one.prefix}{'1' if one.wild else ''}{one.suffix}" for one in pattern.segments]
+    if not all(PLAIN_TEXT.fullmatch(segment) for segment in segments):
+        return None
+    methods = pattern.methods or ("GET",)
+    return "GET" if "GET" in methods else methods[0], f"/{'/'.join(segments)}"
 
 
 def _token_expression(token_file: Path, tokens: Sequence[str]) -> str:

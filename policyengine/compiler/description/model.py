@@ -97,6 +97,7 @@ class ProgramDescription:
         if self.omitted:
             yield ""
             yield f"left out: the endpoints below {_count(self.omitted, 'more branch', 'more branches')} of paths"
+            yield "`policyengine graph --endpoint PATH/**` draws their rules"
 
 
 def _count(number: int, noun: str, plural: str | None = None) -> str:

@@ -52,6 +52,9 @@ def endpoint_words(endpoint: EndpointSet, methods: tuple[str, ...]) -> str:
         return {"TOOL": "any other tool", "ACTION": "any other action"}.get(kind, "any other path")
     if tuple(endpoint.methods) == methods:
         return endpoint.example
+    if "*" in endpoint.methods:
+        others = [method for method in methods if method not in endpoint.methods]
+        return f"any method except {'|'.join(others)} {endpoint.example}"
     return f"{'|'.join(endpoint.methods)} {endpoint.example}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from policyengine import kernel as k
 from policyengine.compiler.description.model import ProgramItem
@@ -23,6 +25,7 @@ from policyengine.runtime.format_values import format_fact_path, format_value
 from policyengine.spec.limits import format_pace
 from policyengine.time_formats import format_duration
 
+REQUIRED = re.compile(r"require\b|deny\s+unless\b")  # effects that the kernel writes as the denial of a `not`
 KernelBlock = k.AgentBlock | k.UserBlock | k.AnyoneBlock
 
 
@@ -138,6 +141,8 @@ def effect_item(effect: Effect) -> ProgramItem:
     source: k.Effect = effect.effect
     kind = {DENY: "deny", CONFIRM: "confirm", OBLIGATION: "obligation"}[effect.kind]
     parts = list(condition_parts(source.condition, effect.condition))
+    if REQUIRED.match(source.words) and isinstance(source.condition, k.Not):
+        parts = [replace(part, words="stops unless") for part in parts]
     if effect.binding is not None:
         parts.append(ProgramItem("approval", f"an approval is bound to {', '.join(effect.binding.bound)}"))
     return ProgramItem(kind, " ".join(source.words.split()), "", source.span.at, tuple(parts))

@@ -1,1 +1,1 @@
-"""Drawings of the decision tree: from tree and kernel to nested boxes, and to text, Mermaid, DOT, SVG or data."""
+"""Drawings of the rules of a program: from tree and kernel to nested boxes, and to text, Mermaid, DOT, SVG or data."""

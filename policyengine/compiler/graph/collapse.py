@@ -17,17 +17,21 @@ PLURALS = {
     BoxKind.MAY: "doors",
     BoxKind.DELEGATE: "delegations",
 }
+SINGULARS = {BoxKind.ANYONE: "block for anyone", BoxKind.MAY: "door", BoxKind.DELEGATE: "delegation"}
+SELECT_MORE = "use `--endpoint`, `--agent` or `--all` to see more"
 
 
-def collapse(root: Box, depth: int | None = None, *, whole: bool = False) -> Box:
-    """Return the drawing with at most `depth` levels below the root and, unless `whole`, at most `MAX_BOXES` boxes."""
+def collapse(root: Box, depth: int | None = None, *, whole: bool = False, more: str = SELECT_MORE) -> Box:
+    """Return the drawing with at most `depth` levels below the root and, unless `whole`, at most `MAX_BOXES` boxes.
+    `more` says how to see the folded boxes.
+    """
     box = root if whole or root.size <= MAX_BOXES else _ShapeIndex().folded(root)
     box = box if depth is None else _cut_below(box, depth)
     box = box if whole else _fit(box, MAX_BOXES)
     hidden = sum(part.hidden for part in box.walk())
     if not hidden:
         return box
-    told = f"{box.size:,} boxes drawn, {hidden:,} folded: select an endpoint or an agent to see more"
+    told = f"{box.size:,} boxes drawn, {hidden:,} folded: {more}"
     return replace(box, detail=f"{box.detail}; {told}" if box.detail else told)
 
 
@@ -35,7 +39,7 @@ def close_box(box: Box) -> Box:
     """Return the box without its children."""
     if not box.children:
         return box
-    told = f"{_rules(box.children) or f'{len(box.children):,} {_plural(box.children[0].kind)}'} below"
+    told = f"{_rules(box.children) or _counted(box.children)} below"
     detail = f"{box.detail}; {told}" if box.detail else told
     return replace(box, detail=detail, children=(), hidden=box.hidden + count_boxes(box.children))
 
@@ -141,6 +145,11 @@ def _rest_box(kind: BoxKind, boxes: tuple[Box, ...]) -> Box:
     return Box(
         BoxKind.MORE, f"{len(boxes):,} more {_plural(kind)}: {_range(boxes)}", detail, None, (), count_boxes(boxes)
     )
+
+
+def _counted(boxes: Sequence[Box]) -> str:
+    kind = boxes[0].kind
+    return f"1 {SINGULARS.get(kind, kind)}" if len(boxes) == 1 else f"{len(boxes):,} {_plural(kind)}"
 
 
 def _rules(boxes: tuple[Box, ...]) -> str:

@@ -186,8 +186,8 @@ def describe_carriers(block: Block, carriers: Sequence[str]) -> str:
     if isinstance(block, k.AnyoneBlock):
         return ""
     scopes = " or ".join(map(format_value, carriers))
-    needed = f"scope {scopes}" if carriers else "an issuer that says `scopes none`"
-    return f"without an agent: {needed}" if isinstance(block, k.UserBlock) else needed
+    needed = f"scope {scopes}" if carriers else "an issuer with `scopes none`"
+    return f"without an agent, the credential needs {needed}" if isinstance(block, k.UserBlock) else needed
 
 
 def _effect_kind(effect: k.Effect) -> BoxKind:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from policyengine.bounded_files import missing_file_hint
 from policyengine.identity.config.secret_references import LocalSecretReference, SecretReference, SigningKeysReference
 from policyengine.identity.url_compare import url_authority
 from policyengine.settings.mistakes import first_mistake
@@ -364,7 +365,8 @@ def read_identity_config(path: Path | str) -> IdentityConfig:
     except UntrustedPathError as error:
         raise IdentityConfigError(error.message, error.hint) from None
     except OSError as error:
-        raise IdentityConfigError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        message = f"cannot read `{path}`: {(error.strerror or str(error)).lower()}"
+        raise IdentityConfigError(message, missing_file_hint(path, error)) from None
     except SettingsError as error:
         raise IdentityConfigError(error.message, error.hint, error.detail) from None
 

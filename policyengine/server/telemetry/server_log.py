@@ -19,6 +19,7 @@ from policyengine.time_formats import format_rfc3339
 
 LOGGERS = ("policyengine", "uvicorn")
 INFO_EVENTS = frozenset({"reload", "reload_same", "reload_compared"})  # routine events that are also logged as text
+FINDINGS_EVENT = "reload_refused"  # its message has a line for each finding
 # Optional members of a line, which the caller of the logger may give.
 EXTRA_MEMBERS = (
     "revision",
@@ -72,10 +73,16 @@ def record_time(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """The message on one line, and below it the traceback of an exception, whose message is also on one line."""
+    """The message on one line, and below it the traceback of an exception, whose message is also on one line. The
+    findings of a refused reload are on indented lines, so that no part of them can look like another event.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record))
+        message = super().formatMessage(record)
+        if getattr(record, "event", "") != FINDINGS_EVENT:
+            return one_line(message)
+        first, *findings = message.split("\n")
+        return "\n".join([one_line(first), *(f"  {one_line(line)}" for line in findings if line)])
 
     def formatException(self, ei: ExceptionInfo) -> str:
         parts = (one.strip("\n") for one in format_exception(*ei))

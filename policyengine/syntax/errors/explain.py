@@ -349,7 +349,16 @@ def _choices(s: ErrorContext) -> list[str]:
 
 def explain_unexpected(s: ErrorContext) -> Diagnostic | None:
     got = f"`{shorten_text(s.found)}`" if s.found else "the end of the file"
-    return s.report("E101", f"expected {join_alternatives(_choices(s))}, got {got}", foreign_syntax_hint(s))
+    return s.report(
+        "E101", f"expected {join_alternatives(_choices(s))}, got {got}", foreign_syntax_hint(s) or _with_hint(s)
+    )
+
+
+def _with_hint(s: ErrorContext) -> str | None:
+    after_endpoint = s.stop.previous is not None and s.stop.previous.type in ("PATH", "TOOLPAT", "STRING", "NAME")
+    if s.found == "with" and after_endpoint and "," in s.accepted:
+        return "`with` belongs in a scope: `scope NAME { GET /x with … }`"
+    return None
 
 
 EXPLANATIONS: tuple[Explainer, ...] = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -181,6 +184,26 @@ def run_hypothesis(one: Callable[[RandomSource], bool], seed: str, examples: int
         backend="hypothesis",
     )
     try:
-        hypothesis.seed(seed)(settings(hypothesis.given(drawn())(attempt)))()
+        with hypothesis_cache():
+            hypothesis.seed(seed)(settings(hypothesis.given(drawn())(attempt)))()
     except (ClaimBrokenError, Unsatisfiable):
         return
+
+
+@contextmanager
+def hypothesis_cache() -> Iterator[None]:
+    """Let hypothesis keep its cache in the cache folder of the user instead of `.hypothesis` in the working folder,
+    unless another folder is configured or in use.
+    """
+    from hypothesis import configuration
+
+    in_use = getattr(configuration, "__hypothesis_home_directory", None)
+    if in_use is not None or os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY"):
+        yield
+        return
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    configuration.set_hypothesis_home_dir(caches / "policyengine" / "hypothesis")
+    try:
+        yield
+    finally:
+        configuration.set_hypothesis_home_dir(None)

@@ -13,6 +13,7 @@ from policyengine.diagnostics.model import format_location
 from policyengine.testcases import Case
 from policyengine.testing import ResultStatus, collect, run
 from policyengine.testing.properties import ClaimVerdict, HypothesisMissingError, PropertyResult, try_properties
+from tests.pages import ran
 from tests.testing.properties.trials import OF_PAYMENTS, PAYMENTS, checked, tried, with_hole
 
 BROKEN = with_hole((PAYMENTS,), "  require same_tenant\n", "  audit full\n")
@@ -201,7 +202,7 @@ def test_policies_without_claims_do_not_need_hypothesis(monkeypatch: pytest.Monk
 
 def test_the_page_shows_the_printed_output() -> None:
     page = (Path(__file__).parents[3] / "docs" / "properties.md").read_text(encoding="utf-8")
-    [policy] = re.findall(r"^```policy\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    policy, _ = re.findall(r"^```policy\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     found = checked(policy)
     assert found.kernel is not None
@@ -237,3 +238,15 @@ NEVER = """test "t" { forall request where request.method == "POST" => not allow
 def test_a_counterexample_can_need_a_weekend_years_ahead() -> None:
     (result,) = tried((IN_YEARS,), NEVER)
     assert result.verdict is ClaimVerdict.FAILED
+
+
+def test_claims_write_no_files_into_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "a.policy").write_text(
+        'anyone { may GET /a }\ntest "t" { forall request where request.path == "/c" => not allow }\n'
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("HYPOTHESIS_STORAGE_DIRECTORY", raising=False)
+    assert ran("policyengine test .", folder) == "1 passed\n"
+    assert [file.name for file in folder.iterdir()] == ["a.policy"]
