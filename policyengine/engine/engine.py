@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Self, Unpack
 
 from policyengine.check import compile_sources
@@ -85,6 +86,10 @@ class Engine:
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
+        self.directory_lock = RLock()
+        self.preceding_directory: EntityStore | None = (
+            None  # of a successor: that of the engine it succeeds, until then
+        )
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -159,14 +164,16 @@ class Engine:
         the new engine takes over. Raises DecisionLogError if the entities cannot be logged, ObserveError if an observed
         package is missing, and IdentityConfigError if the issuers of the new policies cannot be used.
         """
+        current = self.directory
         successor = type(self)(
-            kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
+            kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
             clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
             successor._use_observer(observer.successor(kernel))
+        successor.preceding_directory = current
         return successor
 
     def prepare(self, previous: Engine) -> None:
@@ -369,8 +376,12 @@ class Engine:
 
     def replace_directory(self, directory: EntityStore) -> None:
         """Decide with other entities from now on; each concurrent decision uses one entity store. Raises
-        DecisionLogError if they cannot be logged; then the previous ones stay."""
-        self.decider.replace_entities(directory)
+        DecisionLogError if they cannot be logged; then the previous ones stay.
+
+        Hold `directory_lock` to look at `directory` and replace it in one step.
+        """
+        with self.directory_lock:
+            self.decider.replace_entities(directory)
 
     def find_directory_failure(self) -> str | None:
         """Probe the sources of looked-up entities, and return the error, or None."""
