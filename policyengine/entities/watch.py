@@ -17,6 +17,7 @@ from policyengine.entities.store import EntityStore, describe_lost_types
 _LOG = logging.getLogger("policyengine")
 POLL_SECONDS = 1.0  # seconds between two checks
 MAX_READS = 3  # reads of one check, while reloads replace what they were read for
+MAX_STARTING_LOOKS = 4  # checks before the first decision, while the files keep changing
 
 
 class EntityKernel(Protocol):
@@ -126,6 +127,13 @@ class EntityWatcher:
         if why != self._told:
             self._told = why
             _LOG.error("the entities were not reloaded, the previous ones stay in use: %s", why)
+
+    def catch_up(self) -> None:
+        """Read what has changed since the engine was loaded, before its first decision: a worker that replaces another
+        begins with the entities of the supervisor, which does not watch them."""
+        for number in range(MAX_STARTING_LOOKS):
+            if (number and self._ended.wait(POLL_SECONDS)) or self.look() or self._seen == self._stamp:
+                return
 
     def started(self) -> EntityWatcher:
         """Check every second in a daemon thread."""

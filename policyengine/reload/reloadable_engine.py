@@ -158,7 +158,7 @@ class ReloadableEngine:
             bundle = decode_bundle(candidate.bundle)
             rows = self._newest(current, bundle.kernel, candidate.directory, allow)
             engine = current.successor(bundle.kernel, directory=rows, tree=bundle.tree)
-            engine.prepare(current)
+        engine.prepare(current)
         self._prepared = ref(engine), candidate.bundle
         return engine
 
@@ -178,14 +178,14 @@ class ReloadableEngine:
         now = current.directory
         if rows is None or rows is now:
             return now
-        found = rows
-        if not now.is_older_than(rows):
-            if rows.is_older_than(now) and copy_declarations(kernel.entities) == copy_declarations(
-                current.kernel.entities
-            ):
+        if now.is_older_than(rows):
+            found = rows
+        else:
+            declared, read_for = copy_declarations(kernel.entities), copy_declarations(current.kernel.entities)
+            if rows.is_older_than(now) and declared == read_for:
                 return now
             again = None if self.origin is None else self.origin.directory(kernel.entities)
-            if again is None:
+            if again is None:  # there are no sources
                 return now
             found = again
         self.gate.check_rows(now, found, kernel.revision, allow)
