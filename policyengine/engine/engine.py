@@ -20,7 +20,7 @@ from policyengine.engine.decider import Decider, WouldBlockError
 from policyengine.engine.guarded_decider import GuardedDecider
 from policyengine.engine.idempotency import IdempotentDecider
 from policyengine.engine.observe_mode import Observe, Observer
-from policyengine.engine.options import EngineOptions
+from policyengine.engine.options import EngineOptions, reject_unknown_options
 from policyengine.engine.question import (
     Question,
     QuestionLike,
@@ -75,6 +75,7 @@ class Engine:
         starts_history: bool = True,
         **options: Unpack[EngineOptions],
     ) -> None:
+        reject_unknown_options(Engine.__init__, options)
         clock, ids = options.get("clock", utc_now), options.get("ids", new_id)
         store: Store = options.get("store") or MemoryStore()
         self.kernel, self._sources = kernel, sources
@@ -111,6 +112,7 @@ class Engine:
         (`docs/identity.md`). Raises PolicyError with all errors, EntitiesError if the entities cannot be used, and
         IdentityConfigError if `identity` cannot be used.
         """
+        reject_unknown_options(cls.load, options)
         sources, problems = load_sources(paths, tests=False)
         kernel = compile_or_raise(sources, problems)
         directory = None if entities is None else EntitySources.of(entities).read(kernel.entities)
@@ -126,6 +128,7 @@ class Engine:
         **options: Unpack[EngineOptions],
     ) -> Self:
         """Load the text of one policy; `name` appears in messages and reasons. Raises PolicyError with all errors."""
+        reject_unknown_options(cls.from_text, options)
         sources = [Source(name, text)]
         return cls(compile_or_raise(sources, ()), sources=sources, directory=directory, **options)
 
@@ -146,6 +149,7 @@ class Engine:
         when a decision first needs it; a damaged one then denies at gate `failure`. Raises PolicyError if the bundle
         cannot be used, and EntitiesError and IdentityConfigError as `load` does.
         """
+        reject_unknown_options(cls.from_bundle, options)
         bundle = read_bundle(path, keys)
         directory = None if entities is None else EntitySources.of(entities).read(bundle.kernel.entities)
         return cls(bundle.kernel, directory=directory, tree=bundle.tree, **options).verify_credentials(identity)
