@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from policyengine.engine import Engine
+from policyengine.entities import sources
 from policyengine.entities.merge import RowCollector
 from policyengine.entities.sources import EntitySources
 from policyengine.entities.store import EntityStore
@@ -181,6 +182,15 @@ def test_a_successor_without_entities_of_its_own_takes_those_of_the_swap(shop: S
     assert (shop.reloaded, shop.allows) == (True, False)
 
 
+def test_a_successor_takes_the_entities_that_replaced_those_it_inherited_however_old_they_are(shop: Shop) -> None:
+    older = EntityStore()
+    shop.held.current.replace_directory(shop.sources.read(shop.held.current.kernel.entities))
+    engine = shop.held.current.successor(Engine.from_text(MORE).kernel)
+    shop.held.current.replace_directory(older)
+    shop.held.replace(engine)
+    assert (shop.reloaded, shop.held.current.directory) == (True, older)
+
+
 def test_entities_that_were_replaced_by_hand_during_a_reload_are_kept(shop: Shop) -> None:
     candidate = shop.prepare()
     shop.held.current.replace_directory(EntityStore())
@@ -215,6 +225,14 @@ def test_a_candidate_with_older_entities_and_the_same_policies_is_not_new(shop: 
     assert not shop.held.is_new(candidate)
 
 
+def test_a_candidate_that_was_prepared_but_not_swapped_in_is_new(shop: Shop) -> None:
+    candidate = shop.prepare()
+    engine = shop.held.engine_of(candidate)
+    shop.held.replace(shop.held.current.successor(shop.held.current.kernel))
+    assert shop.held.current is not engine
+    assert shop.held.is_new(candidate)
+
+
 def test_a_candidate_with_newer_entities_takes_effect(shop: Shop) -> None:
     shop.revoke()
     shop.write("clerk")
@@ -230,6 +248,27 @@ def test_reads_at_the_same_time_are_followed_by_a_third_read(
     during(shop.revoke)
     shop.policy.write_text(MORE)
     candidate = read_candidate(shop.origin)
+    shop.held.replace(shop.held.engine_of(candidate))
+    assert (shop.reloaded, shop.allows) == (True, False)
+
+
+def test_a_candidate_that_began_first_and_read_last_is_not_older(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, began = sources._read_source, False
+
+    def slow(*given: object) -> None:
+        nonlocal began
+        if not began:
+            began = True
+            assert shop.look()
+            shop.write()
+        read(*given)  # type: ignore[arg-type]
+
+    shop.write("clerk", "guest")
+    shop.policy.write_text(MORE)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_read_source", slow)
+        candidate = read_candidate(shop.origin)
+    assert (began, shop.allows) == (True, True)
     shop.held.replace(shop.held.engine_of(candidate))
     assert (shop.reloaded, shop.allows) == (True, False)
 
@@ -277,6 +316,19 @@ def test_entities_reach_the_engine_that_a_reload_installed_during_the_read(
     during(lambda: shop.held.replace(shop.held.engine_of(candidate)))
     assert shop.look()
     assert (shop.reloaded, shop.allows) == (True, False)
+
+
+def test_entities_that_were_replaced_by_hand_during_a_read_of_the_watcher_are_read_again(
+    shop: Shop, during: Callable[[Callable[[], object]], None]
+) -> None:
+    def revoke() -> None:
+        shop.write()
+        shop.held.current.replace_directory(shop.sources.read(shop.held.current.kernel.entities))
+
+    shop.write("clerk", "guest")
+    during(revoke)
+    assert shop.look()
+    assert not shop.allows
 
 
 def test_the_watcher_looks_again_when_every_read_was_overtaken(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
