@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from policyengine.audit import DecisionLog, read_records
+from policyengine.compiler.bundle.file import write_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.engine import decider as module
@@ -74,6 +75,36 @@ def test_from_text_raises_one_error_with_all_mistakes():
 def test_from_text_rejects_an_invalid_policy(text):
     with pytest.raises(PolicyError):
         Engine.from_text(text)
+
+
+def test_every_constructor_rejects_an_unknown_option(tmp_path):
+    (tmp_path / "shop.policy").write_text(POLICY)
+    kernel, bundle = Engine.from_text(POLICY).kernel, tmp_path / "shop.bundle"
+    bundle.write_bytes(write_bundle(kernel, "1"))
+    rejected = [
+        (lambda **more: Engine(kernel, **more), "Engine.__init__", "logs", "log"),
+        (lambda **more: Engine(kernel, **more), "Engine.__init__", "entities", "directory"),
+        (lambda **more: Engine.load(tmp_path, **more), "Engine.load", "stores", "store"),
+        (lambda **more: Engine.load(tmp_path, **more), "Engine.load", "directory", "entities"),
+        (lambda **more: Engine.load(tmp_path, **more), "Engine.load", "identiy", "identity"),
+        (lambda **more: Engine.from_text(POLICY, **more), "Engine.from_text", "entities", "directory"),
+        (lambda **more: Engine.from_text(POLICY, **more), "Engine.from_text", "clocks", "clock"),
+        (lambda **more: Engine.from_text(POLICY, **more), "Engine.from_text", "identity", None),
+        (lambda **more: Engine.from_bundle(bundle, **more), "Engine.from_bundle", "key", "keys"),
+        (lambda **more: Engine.from_bundle(bundle, **more), "Engine.from_bundle", "zzz", None),
+    ]
+    for make, function, name, meant in rejected:
+        make()
+        with pytest.raises(TypeError) as told:
+            make(**{name: None})
+        hint = "" if meant is None else f". Did you mean {meant!r}?"
+        assert str(told.value) == f"{function}() got an unexpected keyword argument {name!r}{hint}"
+
+
+def test_an_unknown_option_is_rejected_before_files_are_read(tmp_path):
+    for make in (Engine.load, Engine.from_bundle):
+        with pytest.raises(TypeError):
+            make(tmp_path / "missing", logs=None)
 
 
 def test_load_reads_files_or_folders_and_entities(tmp_path):

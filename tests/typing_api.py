@@ -38,6 +38,7 @@ def loading() -> Engine:
         assert_type(error.diagnostics, tuple[Diagnostic, ...])
     except EntitiesError as error:
         assert_type((error.file, error.member, error.message, error.hint), tuple[str, str, str, str | None])
+    Engine.from_text("anyone { may GET /health }", logs=None)  # type: ignore[call-arg]  # an unknown option
     engine = Engine.from_text("anyone { may GET /health }", name="health.policy")
     assert_type((engine.revision, engine.package, engine.failures), tuple[str, str, int])
     assert_type(engine.packages, tuple[str, ...])

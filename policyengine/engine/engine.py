@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Self, Unpack
 
 from policyengine.check import compile_sources
@@ -19,7 +20,7 @@ from policyengine.engine.decider import Decider, WouldBlockError
 from policyengine.engine.guarded_decider import GuardedDecider
 from policyengine.engine.idempotency import IdempotentDecider
 from policyengine.engine.observe_mode import Observe, Observer
-from policyengine.engine.options import EngineOptions
+from policyengine.engine.options import EngineOptions, reject_unknown_options
 from policyengine.engine.question import (
     Question,
     QuestionLike,
@@ -74,6 +75,7 @@ class Engine:
         starts_history: bool = True,
         **options: Unpack[EngineOptions],
     ) -> None:
+        reject_unknown_options(Engine.__init__, options)
         clock, ids = options.get("clock", utc_now), options.get("ids", new_id)
         store: Store = options.get("store") or MemoryStore()
         self.kernel, self._sources = kernel, sources
@@ -85,6 +87,10 @@ class Engine:
         self._guarded = GuardedDecider(self.decider, self.recorder)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
+        self.directory_lock = RLock()
+        self.preceding_directory: EntityStore | None = (
+            None  # of a successor: that of the engine it succeeds, until then
+        )
         self.use_identity(identity)
         if starts_history:
             self.state.start_history(self.decider.now)
@@ -106,6 +112,7 @@ class Engine:
         (`docs/identity.md`). Raises PolicyError with all errors, EntitiesError if the entities cannot be used, and
         IdentityConfigError if `identity` cannot be used.
         """
+        reject_unknown_options(cls.load, options)
         sources, problems = load_sources(paths, tests=False)
         kernel = compile_or_raise(sources, problems)
         directory = None if entities is None else EntitySources.of(entities).read(kernel.entities)
@@ -121,6 +128,7 @@ class Engine:
         **options: Unpack[EngineOptions],
     ) -> Self:
         """Load the text of one policy; `name` appears in messages and reasons. Raises PolicyError with all errors."""
+        reject_unknown_options(cls.from_text, options)
         sources = [Source(name, text)]
         return cls(compile_or_raise(sources, ()), sources=sources, directory=directory, **options)
 
@@ -141,6 +149,7 @@ class Engine:
         when a decision first needs it; a damaged one then denies at gate `failure`. Raises PolicyError if the bundle
         cannot be used, and EntitiesError and IdentityConfigError as `load` does.
         """
+        reject_unknown_options(cls.from_bundle, options)
         bundle = read_bundle(path, keys)
         directory = None if entities is None else EntitySources.of(entities).read(bundle.kernel.entities)
         return cls(bundle.kernel, directory=directory, tree=bundle.tree, **options).verify_credentials(identity)
@@ -159,14 +168,16 @@ class Engine:
         the new engine takes over. Raises DecisionLogError if the entities cannot be logged, ObserveError if an observed
         package is missing, and IdentityConfigError if the issuers of the new policies cannot be used.
         """
+        current = self.directory
         successor = type(self)(
-            kernel, sources=sources, directory=self.directory if directory is None else directory, tree=tree,
+            kernel, sources=sources, directory=current if directory is None else directory, tree=tree,
             identity=None if self.identity is None else self.identity.successor(kernel), starts_history=False,
             clock=self.decider.clock, ids=self.decider.ids, log=self.log, store=self.store,
         )  # fmt: skip
         observer = self.recorder.observer
         if observer is not None and observer.observing:
             successor._use_observer(observer.successor(kernel))
+        successor.preceding_directory = current
         return successor
 
     def prepare(self, previous: Engine) -> None:
@@ -369,8 +380,12 @@ class Engine:
 
     def replace_directory(self, directory: EntityStore) -> None:
         """Decide with other entities from now on; each concurrent decision uses one entity store. Raises
-        DecisionLogError if they cannot be logged; then the previous ones stay."""
-        self.decider.replace_entities(directory)
+        DecisionLogError if they cannot be logged; then the previous ones stay.
+
+        Hold `directory_lock` to look at `directory` and replace it in one step.
+        """
+        with self.directory_lock:
+            self.decider.replace_entities(directory)
 
     def find_directory_failure(self) -> str | None:
         """Probe the sources of looked-up entities, and return the error, or None."""

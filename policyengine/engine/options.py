@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from inspect import signature
 from typing import TYPE_CHECKING, TypedDict
 
 from policyengine.clock import Clock
+from policyengine.diagnostics.suggest import suggest
 from policyengine.stores.base import Store
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+
+SYNONYMS = {"entities": "directory", "directory": "entities"}  # constructors take either sources or an entity store
 
 
 class EngineOptions(TypedDict, total=False):
@@ -25,3 +29,16 @@ class EngineOptions(TypedDict, total=False):
     ids: Callable[[datetime], str]
     log: DecisionLog | None
     store: Store | None
+
+
+def reject_unknown_options(constructor: Callable[..., object], options: Mapping[str, object]) -> None:
+    """Raise TypeError for a keyword argument that is not an option, as Python does for a function without
+    `**options`."""
+    unknown = next((name for name in options if name not in EngineOptions.__optional_keys__), None)
+    if unknown is None:
+        return
+    known = {*signature(constructor).parameters, *EngineOptions.__optional_keys__} - {"self", "options"}
+    synonym = SYNONYMS.get(unknown)
+    meant = synonym if synonym in known else suggest(unknown, known)
+    hint = "" if meant is None else f". Did you mean {meant!r}?"
+    raise TypeError(f"{constructor.__qualname__}() got an unexpected keyword argument {unknown!r}{hint}")

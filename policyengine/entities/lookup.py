@@ -80,6 +80,7 @@ class LookupEntityStore(EntityStore):
         self, directory: EntityStore, lookups: EntityLookups, found: Mapping[EntityRef, RowResult] | None = None
     ) -> None:
         self.directory, self.lookups, self.notes, self.loaded = directory, lookups, (), directory.loaded
+        self.read_time = directory.read_time
         self.found: dict[EntityRef, RowResult] = dict(found or {})
         self.lacking: set[EntityRef] = set()
         self._lookups = lookups

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from time import monotonic_ns
 from typing import NamedTuple, TypeAlias
 
 from policyengine.entities.errors import EntitiesError
@@ -36,13 +37,14 @@ NumberedRows: TypeAlias = Generator[tuple[int, EntityData], None, None]
 
 @dataclass(slots=True)
 class RowCollector:
-    """The rows, lookups and notes collected from all sources so far."""
+    """The rows, lookups and notes collected from all sources so far. Create it before the first source is read."""
 
     rows: dict[EntityRef, EntityData] = field(default_factory=dict)
     where: list[tuple[RowOrigin, int]] = field(default_factory=list)  # the index of its first row in `rows`
     numbers: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lookups: list[RowSource] = field(default_factory=list)
+    since: int = field(default_factory=monotonic_ns)
 
     def add(self, place: RowOrigin, rows: NumberedRows) -> None:
         self.where.append((place, len(self.numbers)))
@@ -72,7 +74,7 @@ class RowCollector:
                     raise place.error(number, message, "remove it from one of them", "E184")
         lookups = EntityLookups(self.lookups) if self.lookups else None
         try:
-            return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes)
+            return EntityStore(self.rows.values(), lookups=lookups, notes=self.notes, read_since=self.since)
         except MembershipBoundError as error:
             place, number = self._place(list(self.rows).index(error.ref))
             raise place.error(number, error.message, error.hint, error.code) from None

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from time import monotonic_ns
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from policyengine.entities.errors import EntitiesError
 from policyengine.runtime.entities import EntityData
@@ -42,6 +43,14 @@ class Ancestors:
     refs: tuple[EntityRef, ...]
     complete: bool
     answered: bool = True
+
+
+class ReadTime(NamedTuple):
+    """When rows were read, from the first to the last, in nanoseconds of the clock that the processes of a system
+    share."""
+
+    begin: int
+    end: int
 
 
 class MembershipBoundError(EntitiesError):
@@ -95,7 +104,8 @@ class EntityStore:
 
     `lookups` finds rows of some types when a decision needs them (`looking`); without it their rows are unknown.
     `notes` are remarks about these rows from the modules that read them, for people. A store that is not `loaded` has
-    no source, so it never answers that a row does not exist.
+    no source, so it never answers that a row does not exist. `read_since` is when reading the rows began, by default
+    now (`ReadTime`).
     """
 
     def __init__(
@@ -105,12 +115,15 @@ class EntityStore:
         lookups: EntityLookups | None = None,
         notes: Sequence[str] = (),
         loaded: bool = True,
+        read_since: int | None = None,
     ) -> None:
+        begin = monotonic_ns() if read_since is None else read_since
         self._rows: dict[EntityRef, EntityData] = {row.ref: row for row in rows}
         self.lookups: EntityLookups | None = lookups
         self.notes, self.loaded = tuple(notes), loaded
         self._ancestors = self._closures()
         self._largest: dict[str, int] = {}
+        self.read_time = ReadTime(begin, monotonic_ns())
 
     def _closures(self) -> dict[EntityRef, Ancestors]:
         """Compute the ancestors of all entities. Entities with the same parents share one closure. Raises
@@ -168,6 +181,11 @@ class EntityStore:
         """Whether both stores have the same rows and the same lookups."""
         same = (self.lookups, self.loaded) == (other.lookups, other.loaded)
         return same and {row.ref: row for row in self} == {row.ref: row for row in other}
+
+    def is_older_than(self, other: EntityStore) -> bool:
+        """Whether these rows were all read before the first of the others. If neither store is older, they were read at
+        the same time, and either may have the older row of an entity."""
+        return self.read_time.end < other.read_time.begin
 
     def with_rows(self, rows: Iterable[EntityData]) -> EntityStore:
         """Return this store with the rows of one request. If both have a row for an entity, the row of this store is
@@ -236,6 +254,7 @@ class RequestEntityStore(EntityStore):
         self._rows = {row.ref: row for row in rows if row.ref not in below}
         self._climbed: dict[EntityRef, Ancestors] = {}
         self.lookups, self.notes, self.loaded = below.lookups, below.notes, below.loaded
+        self.read_time = below.read_time
 
     def __len__(self) -> int:
         return len(self._below) + len(self._rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from threading import Event, Thread
 from time import monotonic
 from typing import Protocol
@@ -15,6 +16,8 @@ from policyengine.entities.store import EntityStore, describe_lost_types
 
 _LOG = logging.getLogger("policyengine")
 POLL_SECONDS = 1.0  # seconds between two checks
+MAX_READS = 3  # reads of one check, while reloads replace what they were read for
+MAX_STARTING_LOOKS = 4  # checks before the first decision, while the files keep changing
 
 
 class EntityKernel(Protocol):
@@ -29,7 +32,17 @@ class EntityEngine(Protocol):
     def kernel(self) -> EntityKernel: ...
     @property
     def directory(self) -> EntityStore: ...
+    @property
+    def directory_lock(self) -> AbstractContextManager[object]: ...
     def replace_directory(self, directory: EntityStore) -> None: ...
+
+
+class LostTypesError(Exception):
+    """New entities have no row of a type that had rows."""
+
+    def __init__(self, gone: list[str]) -> None:
+        rows = ", ".join(gone)
+        super().__init__(f"{rows} would be removed; `--reload-allow removed-entities` allows it, and so does a restart")
 
 
 class EntityWatcher:
@@ -38,7 +51,8 @@ class EntityWatcher:
     An error is logged once, and the previous entities stay in use. `look` checks once; `started` checks in a thread
     until `stop`. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is
     missed. Without `files`, only databases are read again, at their configured interval. New entities are refused if
-    they have no row of a type that had rows, unless `may_lose` allows it.
+    they have no row of a type that had rows, unless `may_lose` allows it. If a reload replaces the engine or its
+    entities during a read, the sources are read again, because the reload may have read newer rows.
     """
 
     def __init__(
@@ -64,28 +78,42 @@ class EntityWatcher:
         """Check the sources once; return whether new entities took effect."""
         if not self._due_now():
             return False
-        stamp, self._due = self._seen, self._clock() + self._refresh
-        changed, self._stamp = stamp != self._stamp, stamp
+        before = self._stamp, self._due
+        self._stamp, self._due = self._seen, self._clock() + self._refresh
         try:
-            deciding = self._current()
-            directory = self.sources.read(deciding.kernel.entities)
-            if (gone := describe_lost_types(deciding.directory, directory)) and not self._may_lose():
-                rows = ", ".join(gone)
-                self._refused(
-                    f"{rows} would be removed; `--reload-allow removed-entities` allows it, and so does a restart"
-                )
-                return False
-            deciding.replace_directory(directory)
+            directory = self._replaced()
         except EntitiesError as error:
             self._refused(f"`{error.place}`" + (f" at `{error.member}`" if error.member else "") + f": {error.message}")
+            return False
+        except LostTypesError as error:
+            self._refused(str(error))
             return False
         except Exception as error:  # the previous entities stay in use until the next check
             self._refused(f"{type(error).__name__}: {error}")
             return False
-        if changed or self._told:
+        if directory is None:
+            self._stamp, self._due = before
+            return False
+        if self._stamp != before[0] or self._told:
             _LOG.warning("reloaded the entities: %d", len(directory))
         self._told = ""
         return True
+
+    def _replaced(self) -> EntityStore | None:
+        """Read the sources, and replace the entities of the current engine; return None if reloads always replaced them
+        first. Raises EntitiesError and LostTypesError."""
+        for _ in range(MAX_READS):
+            deciding = self._current()
+            before = deciding.directory
+            directory = self.sources.read(deciding.kernel.entities)
+            with deciding.directory_lock:  # a reload that replaces this engine holds it, too
+                if self._current() is not deciding or deciding.directory is not before:
+                    continue
+                if (gone := describe_lost_types(before, directory)) and not self._may_lose():
+                    raise LostTypesError(gone)
+                deciding.replace_directory(directory)
+                return directory
+        return None
 
     def _due_now(self) -> bool:
         """Return whether to read the sources. A change is accepted once two consecutive checks see the same files,
@@ -99,6 +127,13 @@ class EntityWatcher:
         if why != self._told:
             self._told = why
             _LOG.error("the entities were not reloaded, the previous ones stay in use: %s", why)
+
+    def catch_up(self) -> None:
+        """Read what has changed since the engine was loaded, before its first decision: a worker that replaces another
+        begins with the entities of the supervisor, which does not watch them."""
+        for number in range(MAX_STARTING_LOOKS):
+            if (number and self._ended.wait(POLL_SECONDS)) or self.look() or self._seen == self._stamp:
+                return
 
     def started(self) -> EntityWatcher:
         """Check every second in a daemon thread."""

@@ -95,9 +95,13 @@ def read_candidate(origin: ReloadSource) -> Candidate:
             f"{pluralize(len(found), 'error')} in the policies", [one.render() for one in found]
         ) from None
     except EntitiesError as error:
-        place = f" at `{error.member}`" if error.member else ""
-        told = f"`{error.place}`{place}: {error.message}"
-        raise ReloadRefusedError("the entities cannot be used", [told], RefusalKind.ENTITIES) from None
+        raise refuse_entities(error) from None
+
+
+def refuse_entities(error: EntitiesError) -> ReloadRefusedError:
+    place = f" at `{error.member}`" if error.member else ""
+    told = f"`{error.place}`{place}: {error.message}"
+    return ReloadRefusedError("the entities cannot be used", [told], RefusalKind.ENTITIES)
 
 
 def read_signed_bundle(path: Path, keys: tuple[Path, ...] | None) -> tuple[bytes, Kernel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,11 +12,12 @@ from policyengine.compiler.bundle.file import decode_bundle, write_bundle
 from policyengine.diagnostics.model import PolicyError
 from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError
 from policyengine.reload.comparison import MAX_LISTED_WIDENINGS, ComparisonProcess, PolicyComparison
-from policyengine.reload.policy_inventory import PolicyInventory, lost_rows, summarize_losses
+from policyengine.reload.policy_inventory import Loss, PolicyInventory, lost_rows, summarize_losses
 from policyengine.reload.rules import UNPROVED, WIDENING, ReloadRules
 
 if TYPE_CHECKING:
     from policyengine.engine import Engine
+    from policyengine.entities.store import EntityStore
 
 MAX_CACHED_BUNDLES = 4  # bundles by revision, of current policies and candidates
 _LOG = logging.getLogger("policyengine")
@@ -46,16 +47,17 @@ class ReloadGate:
         revision = self.remember(candidate)
         same = revision == engine.revision
         losses = [] if same else list(self._inventory(engine).losses(candidate.inventory))
-        if candidate.directory is not None:
+        if candidate.directory is not None and not candidate.directory.is_older_than(engine.directory):
             losses += lost_rows(engine.directory, candidate.directory)
-        refused = rules.refused(losses, revision)
-        if refused:
-            raise ReloadRefusedError(
-                summarize_losses(refused), [loss.words for loss in refused], RefusalKind.REMOVED,
-                allow_hint(sorted({loss.kind for loss in refused}), revision),
-            )  # fmt: skip
+        refuse_losses(rules, losses, revision)
         if rules.gate and not same:
             self._hold(engine, candidate, revision, rules)
+
+    def check_rows(self, before: EntityStore, after: EntityStore, revision: str, once: frozenset[str]) -> None:
+        """Check entity rows that are not those of a checked candidate. Raises ReloadRefusedError."""
+        losses = lost_rows(before, after)
+        if losses:
+            refuse_losses(ReloadRules(self._rules().allow | once), losses, revision)
 
     def _hold(self, engine: Engine, candidate: Candidate, revision: str, rules: ReloadRules) -> None:
         """Require a proof that the candidate widens nothing. Raises ReloadRefusedError."""
@@ -166,6 +168,16 @@ class ReloadGate:
             if self._running is not None:
                 self._running[1].stop()
             self._running = self._pending = None
+
+
+def refuse_losses(rules: ReloadRules, losses: Collection[Loss], revision: str) -> None:
+    """Raise ReloadRefusedError if the rules do not allow one of the losses."""
+    refused = rules.refused(losses, revision)
+    if refused:
+        raise ReloadRefusedError(
+            summarize_losses(refused), [loss.words for loss in refused], RefusalKind.REMOVED,
+            allow_hint(sorted({loss.kind for loss in refused}), revision),
+        )  # fmt: skip
 
 
 def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: ComparisonCallback) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from policyengine.clock import Clock, utc_now
 from policyengine.compiler.bundle.file import decode_bundle
@@ -18,11 +20,21 @@ from policyengine.diagnostics.model import PolicyError
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import ObserveError
 from policyengine.engine.question import new_id
+from policyengine.entities.cells import copy_declarations
+from policyengine.entities.errors import EntitiesError
 from policyengine.entities.sources import EntitySources, SourcesArgument
+from policyengine.entities.store import EntityStore
 from policyengine.gc_freeze import release_after_reload
 from policyengine.identity.config.model import IdentityConfigError
 from policyengine.identity.factory import IdentitySource
-from policyengine.reload.candidate import Candidate, RefusalKind, ReloadRefusedError, prepare_candidate
+from policyengine.kernel import Kernel
+from policyengine.reload.candidate import (
+    Candidate,
+    RefusalKind,
+    ReloadRefusedError,
+    prepare_candidate,
+    refuse_entities,
+)
 from policyengine.reload.gate import ReloadGate
 from policyengine.reload.rules import ReloadRules
 from policyengine.reload.source import ReloadSource
@@ -67,6 +79,9 @@ class ReloadableEngine:
 
     It is thread-safe. With an `origin` it can `reload`: invalid policies, and policies that remove more than the
     current `rules` allow, are refused, and the current ones stay in use.
+
+    Entities that replaced the current ones while a reload was reading are kept: new policies decide with the rows that
+    were read last. Where that is not certain, or where they were read for other declarations, they are read again.
     """
 
     def __init__(
@@ -77,6 +92,7 @@ class ReloadableEngine:
         self.reloads = ReloadStatus()
         self.gate = ReloadGate(rules)
         self._taken = b""  # the bundle of the last reload
+        self._prepared: tuple[ref[Engine], bytes] | None = None  # the last engine of a candidate, and its bundle
         self._one_at_a_time = Lock()
 
     @classmethod
@@ -128,39 +144,58 @@ class ReloadableEngine:
                 candidate = prepare(self.origin)
                 if self.is_new(candidate):
                     self.check(candidate, once)
-                    self.replace(self.engine_of(candidate))
+                    self.replace(self.engine_of(candidate, once), once)
             except ReloadRefusedError as refused:
                 self.refuse(refused)
                 return False
         self.gate.compare_beside(self.compared)
         return True
 
-    def engine_of(self, candidate: Candidate) -> Engine:
+    def engine_of(self, candidate: Candidate, allow: frozenset[str] = frozenset()) -> Engine:
         """Return an engine for the candidate with the store, clock and log of the current one. Raises
-        ReloadRefusedError."""
-        from policyengine.audit.log import DecisionLogError
-
-        try:
+        ReloadRefusedError, also if the current entities were replaced meanwhile by others that would be lost."""
+        with refusing(), self.holding_directory() as current:
             bundle = decode_bundle(candidate.bundle)
-            engine = self.current.successor(bundle.kernel, directory=candidate.directory, tree=bundle.tree)
-            engine.prepare(self.current)
-            self._taken = candidate.bundle
-            return engine
-        except DecisionLogError as error:
-            why = "the entities cannot be written to the decision log"
-            raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
-        except ObserveError as error:
-            raise ReloadRefusedError("an observed package or endpoint no longer exists", [str(error)]) from None
-        except IdentityConfigError as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            raise ReloadRefusedError("the issuers do not match `--identity`", [f"{error.message}{hint}"]) from None
-        except PolicyError as error:
-            raise ReloadRefusedError("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None
+            rows = self._newest(current, bundle.kernel, candidate.directory, allow)
+            engine = current.successor(bundle.kernel, directory=rows, tree=bundle.tree)
+        engine.prepare(current)
+        self._prepared = ref(engine), candidate.bundle
+        return engine
+
+    @contextmanager
+    def holding_directory(self) -> Iterator[Engine]:
+        """Hold the lock without which neither a reload nor a watcher replaces the current engine or its entities."""
+        while True:
+            current = self.current
+            with current.directory_lock:
+                if current is self.current:
+                    yield current
+                    return
+
+    def _newest(self, current: Engine, kernel: Kernel, rows: EntityStore | None, allow: frozenset[str]) -> EntityStore:
+        """Return the entities for a successor of the current engine: its own `rows`, or those that have replaced the
+        current ones since, or new ones if neither can be used. Raises ReloadRefusedError."""
+        now = current.directory
+        if rows is None or rows is now:
+            return now
+        if now.is_older_than(rows):
+            found = rows
+        else:
+            declared, read_for = copy_declarations(kernel.entities), copy_declarations(current.kernel.entities)
+            if rows.is_older_than(now) and declared == read_for:
+                return now
+            again = None if self.origin is None else self.origin.directory(kernel.entities)
+            if again is None:  # there are no sources
+                return now
+            found = again
+        self.gate.check_rows(now, found, kernel.revision, allow)
+        return found
 
     def is_new(self, candidate: Candidate) -> bool:
-        """Return whether the candidate differs from the last one that was accepted."""
+        """Return whether the candidate differs from the last one that was accepted. Rows older than the current ones
+        are not used."""
         rows, now = candidate.directory, self.current.directory
-        if candidate.bundle != self._taken or (rows is not None and not rows.same_as(now)):
+        if candidate.bundle != self._taken or not (rows is None or rows.is_older_than(now) or rows.same_as(now)):
             return True
         self.reloads = replace(self.reloads, why=None, at=None)
         _LOG.info("nothing has changed: %s is still used", self.current.revision, extra={"event": "reload_same"})
@@ -171,17 +206,18 @@ class ReloadableEngine:
         ReloadRefusedError."""
         self.gate.check(self.current, candidate, allow)
 
-    def replace(self, engine: Engine) -> None:
+    def replace(self, engine: Engine, allow: frozenset[str] = frozenset()) -> None:
         """Decide with this engine from now on. Histories that only its rules need start now, and histories that no rule
-        needs end."""
-        before = self.swap(engine)
+        needs end. Raises ReloadRefusedError as `swap` does."""
+        before = self.swap(engine, allow)
         self.begin(before)
 
     # ── Reloads in two steps, for several processes ───────────────────────────────────────────
 
-    def swap(self, engine: Engine) -> Engine:
-        """Decide with this engine from now on, and return the previous one."""
-        before, self.current = self.current, engine
+    def swap(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
+        """Decide with this engine from now on, and return the previous one. Raises ReloadRefusedError as `install`
+        does."""
+        before = self.install(engine, allow)
         self.reloads = replace(self.reloads, done=self.reloads.done + 1, why=None, at=None, widens=None, proved=None)
         same = before.revision == engine.revision  # only entities or comments changed
         _LOG.info(
@@ -191,6 +227,25 @@ class ReloadableEngine:
         if self.origin is not None:
             self.gate.swapped(before, engine)
         release_after_reload()
+        return before
+
+    def install(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
+        """Make this engine the current one, and return the previous one.
+
+        If the current entities were replaced since this engine was created as a successor, it takes those that were
+        read last. Raises ReloadRefusedError if these cannot be used: then the current engine stays.
+        """
+        with refusing(), self.holding_directory() as before:
+            preceding = engine.preceding_directory
+            if preceding is not None and preceding is not before.directory:
+                own = None if engine.directory is preceding else engine.directory
+                rows = self._newest(before, engine.kernel, own, allow)
+                if rows is not engine.directory:
+                    engine.replace_directory(rows)
+            engine.preceding_directory = None  # it must not keep the rows alive
+            self.current = engine
+        prepared, self._prepared = self._prepared, None
+        self._taken = prepared[1] if prepared is not None and prepared[0]() is engine else b""
         return before
 
     def begin(self, before: Engine) -> None:
@@ -221,3 +276,24 @@ class ReloadableEngine:
     def compared(self, widens: int, proved: bool) -> None:
         more = int(widens > 0)
         self.reloads = replace(self.reloads, widens=widens, proved=proved, widened=self.reloads.widened + more)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raise ReloadRefusedError for an error with which a candidate cannot be used."""
+    from policyengine.audit.log import DecisionLogError
+
+    try:
+        yield
+    except DecisionLogError as error:
+        why = "the entities cannot be written to the decision log"
+        raise ReloadRefusedError(why, [str(error)], RefusalKind.ENTITIES) from None
+    except EntitiesError as error:
+        raise refuse_entities(error) from None
+    except ObserveError as error:
+        raise ReloadRefusedError("an observed package or endpoint no longer exists", [str(error)]) from None
+    except IdentityConfigError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise ReloadRefusedError("the issuers do not match `--identity`", [f"{error.message}{hint}"]) from None
+    except PolicyError as error:
+        raise ReloadRefusedError("the bundle cannot be used", [one.render() for one in error.diagnostics]) from None

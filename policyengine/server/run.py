@@ -268,6 +268,8 @@ def run_server(
     app = apps(drain=drain())
     if line is not None:
         ReloadParticipant(reloading, line).start()
+    if following is not None:
+        following.catch_up()
     server = DecisionServer(app, places, shared, lifeline)
     beside = None if places.door is None else places.door.started()
     if following is not None:

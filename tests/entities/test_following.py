@@ -139,6 +139,34 @@ def test_the_watcher_thread_polls_until_it_is_stopped(folder, monkeypatch):
     following.stop()
 
 
+def test_a_watcher_catches_up_before_the_first_decision(folder, monkeypatch):
+    from policyengine.entities import watch as module
+
+    sources = EntitySources((folder,))
+    engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))
+    following, before = EntityWatcher(sources, lambda: engine), engine.directory
+    following.catch_up()
+    assert engine.directory is before
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    (folder / "user.csv").write_text(USER.replace("alice,emea", "alice,company"))
+    following.catch_up()
+    assert not engine.decide(READ).allowed
+    (folder / "user.csv").write_text("id,id\n")
+    following.catch_up()
+    assert following.refused == 1
+
+
+def test_a_watcher_that_catches_up_does_not_wait_for_files_that_keep_changing(folder, monkeypatch):
+    from policyengine.entities import watch as module
+
+    stamps = iter(range(1_000))
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(EntitySources, "stamp", lambda _: next(stamps))
+    engine = Engine.from_text(POLICY)
+    EntityWatcher(EntitySources((folder,)), lambda: engine).catch_up()
+    assert len(engine.directory) == 0
+
+
 def test_a_file_being_written_is_reloaded_only_once_it_is_stable(folder):
     sources = EntitySources((folder,))
     engine = Engine.from_text(POLICY, directory=sources.read(ENTITIES))

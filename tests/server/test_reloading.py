@@ -27,6 +27,12 @@ from tests.server.processes import started
 from tests.server.test_log import SERVE
 from tests.server.test_workers import workers_of
 
+CLERKS = """language 1
+package shop
+entity user { roles: set<string> }
+anyone { may GET /health }
+guard "clerks" on GET /health { require user.roles has "clerk" }
+"""
 OUTCOMES = {Engine.from_text(OPEN).revision: "allow", Engine.from_text(SHUT).revision: "deny"}
 # The server swaps by itself, as fast as it is asked to: what is answered meanwhile is what this is about.
 SWAPPING = f"""
@@ -70,8 +76,8 @@ def got(connection: http.client.HTTPConnection, path: str = "/readyz") -> dict[s
     return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
 
 
-def asked(connection: http.client.HTTPConnection) -> dict[str, Any]:
-    connection.request("POST", "/decide", json.dumps(ASK), {"content-type": "application/json"})
+def asked(connection: http.client.HTTPConnection, question: object = ASK) -> dict[str, Any]:
+    connection.request("POST", "/decide", json.dumps(question), {"content-type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200
     return json.loads(answer.read())  # type: ignore[no-any-return]
@@ -164,6 +170,26 @@ def test_watch_reloads_a_changed_policy_file(folder: Path) -> None:
         until(lambda: got(connection)["reloads"]["refused"] == 1)
         assert got(connection)["status"] == "ready"
         assert asked(connection)["outcome"] == "deny"
+
+
+def test_a_worker_that_replaces_another_does_not_bring_older_entities_back(folder: Path, tmp_path: Path) -> None:
+    rows, bob = tmp_path / "user.csv", {**ASK, "user": {"id": "bob"}}
+    (folder / "shop.policy").write_text(CLERKS)
+    rows.write_text("id,roles\nbob,clerk\n")
+    with serving(folder, "--workers", "2", "--entities", str(rows)) as (port, process), ExitStack() as closed:
+
+        def fresh() -> str:
+            return asked(closed.enter_context(closing(connected(port))), bob)["outcome"]  # type: ignore[no-any-return]
+
+        every = [closed.enter_context(closing(connected(port))) for _ in range(6)]
+        assert {asked(one, bob)["outcome"] for one in every} == {"allow"}
+        (tmp_path / "new").write_text("id,roles\nbob,guest\n")
+        (tmp_path / "new").rename(rows)
+        until(lambda: all(asked(one, bob)["outcome"] == "deny" for one in every))
+        until(lambda: {fresh() for _ in range(8)} == {"deny"})
+        for killed in workers_of(process):
+            os.kill(killed, signal.SIGKILL)
+        assert {fresh() for _ in range(8)} == {"deny"}
 
 
 # ── Several workers, without a server ─────────────────────────────────────────────────────────

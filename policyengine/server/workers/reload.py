@@ -10,6 +10,7 @@ import logging
 import pickle
 import socket
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from threading import Thread
 from time import monotonic
@@ -93,12 +94,14 @@ class WorkerChannel:
 
 
 class ReloadParticipant:
-    """Executes reload messages of the supervisor in a thread, and sends back the result."""
+    """Executes reload messages of the supervisor in a thread, and sends back the result. From the preparation until the
+    swap it lets no watcher replace the entities, so that no worker can fail to swap."""
 
     def __init__(self, reloading: ReloadableEngine, line: WorkerChannel) -> None:
         self._reloading, self._line = reloading, line
         self._next: Engine | None = None
         self._before: Engine | None = None
+        self._holding = ExitStack()
 
     def start(self) -> Thread:
         thread = Thread(target=self._run, name="reloading", daemon=True)
@@ -110,6 +113,7 @@ class ReloadParticipant:
             while True:
                 self._line.send(self._done(self._line.receive()))
         except (OSError, EOFError):  # the supervisor is gone, and this process ends soon
+            self._holding.close()
             self._line.close()
 
     def _done(self, order: object) -> ReloadRefusedError | None:
@@ -127,19 +131,32 @@ class ReloadParticipant:
         """Execute a message. Raises ReloadRefusedError."""
         match order:
             case PrepareReload(candidate):
-                self._next = self._reloading.engine_of(candidate)
+                self._drop()
+                self._holding.enter_context(self._reloading.holding_directory())
+                try:
+                    self._next = self._reloading.engine_of(candidate)
+                except BaseException:
+                    self._drop()
+                    raise
             case CommitReload(reloads):
                 assert self._next is not None, "no worker swaps before it is ready"
-                self._before, self._reloading.current = self._reloading.current, self._next
-                self._next, self._reloading.reloads = None, reloads
+                self._before = self._reloading.install(self._next)
+                self._reloading.reloads = reloads
+                self._drop()
             case BeginHistory():
                 assert self._before is not None, "nothing begins before it was swapped"
                 self._reloading.begin(self._before)
                 self._before = None
             case AbortReload(reloads):
-                self._next, self._reloading.reloads = None, reloads
+                self._reloading.reloads = reloads
+                self._drop()
             case _:
                 assert_never(order)
+
+    def _drop(self) -> None:
+        """Forget the prepared engine, and let a watcher replace the entities again."""
+        self._next = None
+        self._holding.close()
 
 
 # ── In the supervisor ─────────────────────────────────────────────────────────────────────────
@@ -159,17 +176,18 @@ class ReloadCoordinator:
 
         The supervisor also swaps, so that workers that it starts later begin with the candidate.
         """
-        try:
-            engine = self.reloading.engine_of(candidate)
-            for refused in self._told(
-                PrepareReload(replace(candidate, inventory=PolicyInventory()))
-            ):  # the supervisor alone compares inventories
-                raise refused
-        except ReloadRefusedError as refused:
-            self.reloading.refuse(refused)
-            self.drop()
-            return
-        before = self.reloading.swap(engine)
+        with self.reloading.holding_directory():
+            try:
+                engine = self.reloading.engine_of(candidate)
+                for refused in self._told(
+                    PrepareReload(replace(candidate, inventory=PolicyInventory()))
+                ):  # the supervisor alone compares inventories
+                    raise refused
+            except ReloadRefusedError as refused:
+                self.reloading.refuse(refused)
+                self.drop()
+                return
+            before = self.reloading.swap(engine)
         self._told(CommitReload(self.reloading.reloads))
         self.reloading.begin(before)
         self._told(BeginHistory())
