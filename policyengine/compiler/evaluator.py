@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from typing import TypeGuard
@@ -76,13 +77,14 @@ class Evaluator:
     def prepare(self, previous: Evaluator) -> None:
         """Build the rules that a previous evaluator has used last, so that the first decisions after a reload are not
         slow. Rules that cannot be built are left to the decisions."""
+        with suppress(Exception):
+            self.program.everyone.build_used(previous.program.everyone)
+            self.program.everyuser.build_used(previous.program.everyuser)
         for used, endpoint in list(previous._builder.samples.items()):
-            try:
+            with suppress(Exception):
                 rules = self.program.rules_at(endpoint)
                 self._size_limit(rules)
                 rules.build_used(used)
-            except Exception:
-                continue
 
     def takes_long(self, request: Request) -> bool:
         """Return whether the decision may calculate for so long that others should not wait for it."""

@@ -61,13 +61,21 @@ class PrincipalRules:
         return found  # type: ignore[no-any-return]
 
     def build_used(self, other: PrincipalRules) -> None:
-        """Build the blocks that the other rules have built, by the names and groups that they are for."""
+        """Build the blocks that the other rules have built, by the names, groups and globs that they are for."""
         for name, found in list(other._names.items()):
             if type(found[0]) is not int:
                 self.named(name)
         for group, found in list(other.groups.items()):
             if type(found[0]) is not int:
                 self.grouped(group)
+        built = other._blocks
+        globs = [glob.pattern for glob, number in other.globs if number in built]
+        for glob, number in self.globs:
+            if glob.pattern in globs:
+                self.block(number)
+        if any(number in built for number in other.others):
+            for number in self.others:
+                self.block(number)
 
     def enter(self, st: State, name: Any, carried: bool) -> int:
         """Return the combined bits of all blocks that may match the principal, up to the first block that opens."""

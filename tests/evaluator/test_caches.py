@@ -138,6 +138,28 @@ def test_rules_that_were_used_before_a_reload_are_built_before_the_first_decisio
     assert {rules: dict(rules.agents._blocks) for rules in built._builder.rules.values()} == made
 
 
+def test_blocks_that_tell_whom_the_policy_knows_are_built_before_the_first_decision() -> None:
+    """A caller without a grant at the endpoint is looked for in all blocks: by name, group, glob and condition."""
+    policy = """
+    issuer acme { scopes none }
+    agent "bot" { issued by acme   acts alone   may GET /a }
+    agent "bo*" { issued by acme   acts alone   may GET /b }
+    agent "other*" { issued by acme   acts alone   may GET /b }
+    agent group "night" { issued by acme   acts alone   may GET /c }
+    agent where agent.id == "x" { issued by acme   acts alone   may GET /d }
+    """
+    before = Engine.from_text(policy)
+    nobody = {**ask("/none"), "agent": {"id": "boy", "issuer": "acme", "groups": ["night"]}}
+    del nobody["user"]
+    expected = before.decide(nobody)
+    successor = Engine.from_text(policy)
+    successor.prepare(before)
+    built = [dict(evaluator_of(engine).program.everyone._blocks) for engine in (before, successor)]
+    assert built[0].keys() == built[1].keys() != set()
+    assert successor.decide(nobody).answer == expected.answer
+    assert evaluator_of(successor).program.everyone._blocks == built[1]
+
+
 def test_rules_that_cannot_be_built_are_left_to_the_decisions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.decide(ask())
     successor = Engine.from_text(POLICY, directory=entities("paid"))
