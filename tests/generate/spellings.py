@@ -14,7 +14,7 @@ LITERALS = ("ab", "is", "7a", "ss")
 FOREIGN = {"i": "ıİ"}  # …, and `ß` for `ss`
 CAPTURES = ("/{x}/{y}", "/{x}/{id: invoice}", "/ab/{y}", "/ab/{id: invoice}", "/{x}/is", "/a{x}/{y}", "/{x}/{y}b")
 WITHS = (
-    "body.label = params.{}", "body.label = params.{}", "body.label = lower(params.{})", "context.zone = params.{}",
+    "body.label = params.{}", "resource = invoice(params.{})", "body.label = lower(params.{})", "context.zone = params.{}",
 )  # fmt: skip
 RELATIONS = ("==", "==", "==", "!=", "<", "in", "like", "lower", "size")
 
@@ -37,8 +37,11 @@ def _pair(random: Random) -> tuple[Policy, Policy]:
     names = [one.split("}")[0] for one in pattern.split("{")[1:]]
     captures = [one for one in names if ":" not in one]
     bound = random.choice(WITHS).format(random.choice(captures)) if captures and random.random() < 0.4 else ""
-    facts = [*(f"params.{one}" for one in captures), *(["resource.id"] * 2 if len(captures) < len(names) else [])]
-    facts += [bound.split(" = ")[0]] * 2 if bound else []
+    facts = [
+        *(f"params.{one}" for one in captures),
+        *(["resource.id", "params.id.id"] if len(captures) < len(names) else []),
+    ]
+    facts += [bound.split(" = ")[0].replace("resource", "resource.id")] * 2 if bound else []
     other = random.choice([one for one in (*CAPTURES, "", "") if one != pattern])
     head = [
         "entity invoice { tenant: string? }\nentity user { roles: set<string> }",

@@ -186,16 +186,18 @@ def http_class(
     named = any(method in (one.methods or ()) for one in here)
     verb = method if named else "any other method" if any(one.methods for one in here) else "any method"
     tail = "/**" if gone and before else ""
-    words = f"{verb} /{'/'.join(step.words for step in (before[:-1] if tail else before))}{tail}"
-    free = tuple(number for number, step in enumerate(before) if step.free)
     captured = captured_segments(here)
-    spelled = {number: before[number].spelled for number in captured}
+    spelled = {number: one for number in captured if (one := before[number].spelled) is not None}
+    shown = [f"({step.text} or another spelling)" if number in spelled else step.words
+             for number, step in enumerate(before)]  # fmt: skip
+    words = f"{verb} /{'/'.join(shown[:-1] if tail else shown)}{tail}"
+    free = tuple(number for number, step in enumerate(before) if step.free)
     split = frozenset((number, *affix) for number in captured for affix in before[number].split)
     endpoint = HttpEndpoint(method, "/" + "/".join(segments), segments)
     settled: dict[tuple[str, ...], str] = {("request", "method"): method} if named else {}
     return EndpointClass(
         endpoint, words if here else "any other path", free,
-        {number: one for number, one in spelled.items() if one is not None}, split, settled=settled,
+        spelled, split, settled=settled,
     )  # fmt: skip
 
 

@@ -79,11 +79,10 @@ class SegmentSpellings:
         """Return whether there may be other spellings than the known one."""
         if any(one.folding == 0 for one in self.matches if not one.segment.wild):
             return False
-        count = 0
-        for count, one in enumerate(islice(spellings(self.literal, not known.isascii()), MAX_SPELLINGS), 1):
-            if one != known and one in self:
-                return True
-        return count == MAX_SPELLINGS
+        tried = spellings(self.literal, not known.isascii())
+        if any(one != known and one in self for one in islice(tried, MAX_SPELLINGS)):
+            return True
+        return next(tried, None) is not None
 
 
 def spellings(literal: str, foreign: bool = False) -> Iterator[str]:

@@ -196,8 +196,12 @@ class ConditionRewriter:
         return replace(event, watch=f"{self.side} {event.watch}") if self.reading.past else event
 
     def typed(self, found: k.Expr, node: k.Fact) -> k.Expr:
-        """Return a bound expression with the type of the fact; it stays separate if the types differ."""
+        """Return a bound expression with the type of the fact; it stays separate if the types differ. A capture of an
+        entity is bound as a text.
+        """
         found = rewrite_condition(found, self)
+        if node.path[0] == "params" and isinstance(node.type, typesystem.RefType):
+            return entity_expression(min(node.type.entities), found) or found
         if isinstance(found, k.Fact) and found.path[0] not in (SEGMENT, RESOURCE) and found.type != node.type:
             return make_fact((UNSURE, self.side, *node.path), node.type)
         return found
