@@ -14,8 +14,11 @@ LITERALS = ("ab", "is", "7a", "ss")
 FOREIGN = {"i": "ıİ"}  # …, and `ß` for `ss`
 CAPTURES = ("/{x}/{y}", "/{x}/{id: invoice}", "/ab/{y}", "/ab/{id: invoice}", "/{x}/is", "/a{x}/{y}", "/{x}/{y}b")
 WITHS = (
-    "body.label = params.{}", "resource = invoice(params.{})", "body.label = lower(params.{})", "context.zone = params.{}",
-)  # fmt: skip
+    "body.label = params.{}",
+    "resource = invoice(params.{})",
+    "body.label = lower(params.{})",
+    "context.zone = params.{}",
+)
 RELATIONS = ("==", "==", "==", "!=", "<", "in", "like", "lower", "size")
 
 
@@ -37,10 +40,8 @@ def _pair(random: Random) -> tuple[Policy, Policy]:
     names = [one.split("}")[0] for one in pattern.split("{")[1:]]
     captures = [one for one in names if ":" not in one]
     bound = random.choice(WITHS).format(random.choice(captures)) if captures and random.random() < 0.4 else ""
-    facts = [
-        *(f"params.{one}" for one in captures),
-        *(["resource.id", "params.id.id"] if len(captures) < len(names) else []),
-    ]
+    facts = [f"params.{one}" for one in captures]
+    facts += ["resource.id", "params.id.id"] if len(captures) < len(names) else []
     facts += [bound.split(" = ")[0].replace("resource", "resource.id")] * 2 if bound else []
     other = random.choice([one for one in (*CAPTURES, "", "") if one != pattern])
     head = [

@@ -256,8 +256,8 @@ def segment_choices(nodes: Sequence[TriePosition]) -> list[SegmentChoice]:
     respelled: list[str] = []
     if folds:
         cased: dict[str, list[str]] = {}
-        for one in literals:
-            cased.setdefault(fold_case(one), []).append(one)
+        for literal in literals:
+            cased.setdefault(fold_case(literal), []).append(literal)
         respelled = [text for same in cased.values() for text in respellings(same[0], affixes, same)]
         others += [text for one in texts for text in respellings(one, affixes, cased.get(fold_case(one), ()))]
     others += [text for one in affixes for text in splitting_texts(k.Segment(one[0], True, one[1]))] if folds else []

@@ -46,14 +46,14 @@ def spelled_segments(space: FactSpace, spelled: Mapping[int, SegmentSpellings]) 
         if segment is not None and segment in spelled:
             about.setdefault(segment, []).append(number)
     for segment, members in about.items():
-        states = joint_states(space, members, spelled[segment])
+        states = spelling_states(space, members, spelled[segment])
         if states is not None:
             yield CorrelatedConditions(
                 make_fact((SEGMENT, str(segment), "", "")), tuple(members), tuple(states), tuple(states.values())
             )
 
 
-def joint_states(
+def spelling_states(
     space: FactSpace, members: Sequence[int], spelled: SegmentSpellings
 ) -> dict[JointState, object] | None:
     """Return the joint states of the facts, each with a spelling for which they hold. If there are too many spellings
