@@ -15,11 +15,36 @@ from policyengine.spec.match_endpoint import match_pattern
 
 texts = st.sampled_from(["a", "b", "ab", "a.b", "x", "pre-x", "x-post", "pre-post", "pre-x-post", "aa"])
 spelled = texts | st.sampled_from(
-    ["A", "B", "Ab", "X", "PRE-x", "x-POST", "pre-x-POST", "iss", "ISS", "ıss", "iß", "Aa"]
+    [
+        "A",
+        "B",
+        "Ab",
+        "X",
+        "PRE-x",
+        "x-POST",
+        "pre-x-POST",
+        "iss",
+        "ISS",
+        "ıss",
+        "iß",
+        "Aa",
+        "SI",
+        "sı",
+        "pre-ß",
+        "ß-post",
+        "aßb",
+        "pre-ı-post",
+        "aB",
+    ]
 )
 segments = st.one_of(
-    st.builds(k.Segment, texts | st.sampled_from(["iss", "A"])),
-    st.builds(k.Segment, st.sampled_from(["", "pre-", "a"]), st.just(True), st.sampled_from(["", "-post", "b"])),
+    st.builds(k.Segment, texts | st.sampled_from(["iss", "Iss", "SI", "A", "aB", "Ab", "AB"])),
+    st.builds(
+        k.Segment,
+        st.sampled_from(["", "pre-", "a", "as", "A"]),
+        st.just(True),
+        st.sampled_from(["", "-post", "b", "B"]),
+    ),
 )
 methods = st.sampled_from([None, ("GET",), ("GET", "POST"), ("DELETE",)])
 http = st.builds(

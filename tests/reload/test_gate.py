@@ -267,6 +267,18 @@ def test_each_widening_change_names_its_rule(old: str, new: str, rules: list[str
     assert [one.rule for one in found.widenings] == rules
 
 
+def test_a_guard_at_a_path_in_another_letter_case_is_a_widening() -> None:
+    policy = "language 1\npackage a\nentity invoice { }\nanyone { may POST /inv/{id: invoice} }\n"
+    guard = 'guard "y" on POST /inv/ab { deny when resource.id == "aB" }\n'
+    for new in (policy, policy + guard.replace('"aB"', '"zz"')):
+        found = compare_bundles(*bundles(policy + guard, new), 30.0)
+        assert found.unproved == ()
+        (one,) = found.widenings
+        assert (one.rule, one.change) == ('guard "y"', "deny -> allow")
+        assert one.request is not None
+        assert one.request["request"]["path"] == "/inv/aB"
+
+
 def test_a_comparison_that_times_out_is_unproved() -> None:
     found = compare_bundles(*bundles(OPEN, SHUT), 1e-6)
     assert (found.widenings, found.unproved) == ((), ("not everything was compared within 1e-06 s",))

@@ -202,7 +202,7 @@ class EndpointUnits:
         reading = self.reading(NOBODY)
         here = (self.at.words,) if reading.tasks or settled or self.counted_by else ()
         bound = [repr(sorted(side.bound(self.at, opening=one).items())) for side, _ in sides for one in (True, False)]
-        return here, reading, tuple(bound), self.settled
+        return here, reading, tuple(bound), tuple(sorted(self.at.spelled.items(), key=repr)), self.settled
 
     @cached_property
     def counted_by(self) -> bool:

@@ -4,6 +4,7 @@ patterns. Their joint states are computed once, so no impossible combination is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
@@ -41,15 +42,17 @@ class CorrelatedConditions:
     values: tuple[object, ...]
 
 
-def find_correlated(space: FactSpace) -> Iterator[CorrelatedConditions]:
-    """Yield conditions about one operand, if there are several, or one and the operand itself."""
+def find_correlated(space: FactSpace, known: AbstractSet[int] = frozenset()) -> Iterator[CorrelatedConditions]:
+    """Yield conditions about one operand, if there are several, or one and the operand itself; none about the known
+    facts.
+    """
     about: dict[k.Expr, list[int]] = {}
     for number, subject in enumerate(space.subjects):
-        operand = operand_of(subject)
+        operand = None if number in known else operand_of(subject)
         if operand is not None:
             about.setdefault(operand, []).append(number)
     for operand, numbers in about.items():
-        own = space.numbers.get(operand)
+        own = None if (found := space.numbers.get(operand)) in known else found
         asked: list[CorrelatedNode] = [
             one for number in numbers if isinstance(one := space.subjects[number], CorrelatedNode)
         ]
@@ -78,11 +81,15 @@ def operand_of(subject: Subject) -> k.Expr | None:
 
 
 def states_without_value(operand: k.Expr, members: int, own: int | None, space: FactSpace) -> Iterator[JointState]:
-    if isinstance(operand, k.Fact) and (operand.path in NEVER_UNKNOWN or operand.path[0] == "segment"):
+    if isinstance(operand, k.Fact) and (operand.path in NEVER_UNKNOWN or is_known_segment(operand.path)):
         return
     yield (UNKNOWN,) * (members + (own is not None))
     if own is not None and own in space.absence:
         yield (*((UNKNOWN,) * members), SpecialValue.ABSENT)
+
+
+def is_known_segment(path: tuple[str, ...]) -> bool:
+    return path[0] == "segment" and path[-1] != "split"
 
 
 def joint_states(

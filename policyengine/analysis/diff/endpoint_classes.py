@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import islice, pairwise, product
+from math import prod
 from typing import TypeAlias
 
 from policyengine import kernel as k
+from policyengine.analysis.diff.segment_spellings import SegmentMatch, SegmentSpellings, spellings, splitting_texts
 from policyengine.checker.patterns.overlap import overlaps
 from policyengine.runtime import paths
 from policyengine.runtime.endpoints import ActionEndpoint, Endpoint, HttpEndpoint, ToolEndpoint
 from policyengine.runtime.letter_case import fold_case
 from policyengine.runtime.patterns import Glob
-from policyengine.spec.match_endpoint import least_folding
 from policyengine.spec.trace import Block
 
 MAX_CLASSES = 50_000
+MAX_RESPELLINGS = 1_000  # of one text
+DOUBLE_S = re.compile("ss", re.IGNORECASE | re.ASCII)
 FILLER_WORDS = ("x", "y", "z", "q", "other", "elsewhere", "something", "xyzzy")
 OTHER_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "LINK", "PURGE", "REPORT")
 
@@ -28,13 +32,16 @@ class TooManyClassesError(Exception):
 @dataclass(frozen=True, slots=True)
 class EndpointClass:
     """A class of endpoints, represented by `endpoint` and named by `words`. `free` are segments that can be any text,
-    and `settled` are the facts that are the same in the whole class. `exact` is False if patterns may overlap in a way
-    for which no representative was found.
+    `spelled` are captured segments that can be several spellings of a literal, and `split` are the segments, prefixes
+    and suffixes of captures that may be invalid. `settled` are the facts that are the same in the whole class. `exact`
+    is False if patterns may overlap in a way for which no representative was found.
     """
 
     endpoint: Endpoint
     words: str
     free: tuple[int, ...] = ()
+    spelled: Mapping[int, SegmentSpellings] = field(default_factory=dict, compare=False)
+    split: frozenset[tuple[int, str, str]] = frozenset()
     exact: bool = True
     settled: Mapping[tuple[str, ...], str] = field(default_factory=dict, compare=False)
 
@@ -81,7 +88,7 @@ def endpoint_classes(patterns: Sequence[k.Pattern]) -> Iterator[EndpointClass]:
 @dataclass(eq=False, slots=True)
 class PatternTrieNode:
     """A node of the pattern trie; `folding` is the strongest case folding of patterns here or below, `cased` the
-    literals by folded text."""
+    literals by folded text. `wild` are the segments of the path to this node that patterns can capture."""
 
     literals: dict[str, PatternTrieNode] = field(default_factory=dict)
     cased: dict[str, list[str]] = field(default_factory=dict)
@@ -89,15 +96,26 @@ class PatternTrieNode:
     ends: list[k.HttpPattern] = field(default_factory=list)
     rests: list[k.HttpPattern] = field(default_factory=list)
     folding: int = 0
+    wild: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentChoice:
-    """A segment that represents all segments with the same matches; `words` is their pattern."""
+    """A segment that represents all segments with the same matches; `words` is their pattern. These can be any text,
+    or several spellings of a literal, or only this text. `split` are the prefixes and suffixes of patterns that may
+    match only a part of a character.
+    """
 
     text: str
     words: str
     free: bool
+    spelled: SegmentSpellings | None = None
+    split: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def range(self) -> object:
+        """Return what the texts of a capture of this segment depend on."""
+        return self.spelled or (None if self.free else self.text), self.split
 
 
 TriePosition: TypeAlias = tuple[
@@ -110,13 +128,15 @@ def build_trie(patterns: Iterable[k.HttpPattern]) -> PatternTrieNode:
     for pattern in patterns:
         node, folding = root, k.FOLDINGS.index(pattern.folding)
         root.folding = max(root.folding, folding)
-        for segment in pattern.segments:
+        for number, segment in enumerate(pattern.segments):
             if not segment.wild and segment.prefix not in node.literals:
                 node.cased.setdefault(fold_case(segment.prefix), []).append(segment.prefix)
             below = (
                 node.affixes.setdefault((segment.prefix, segment.suffix), PatternTrieNode()) if segment.wild else None
             )
+            wild = node.wild | {number} if segment.wild else node.wild
             node = below or node.literals.setdefault(segment.prefix, PatternTrieNode())
+            node.wild = wild
             node.folding = max(node.folding, folding)
         (node.rests if pattern.rest else node.ends).append(pattern)
     return root
@@ -131,14 +151,16 @@ def http_classes(patterns: Sequence[k.HttpPattern]) -> Iterator[EndpointClass]:
     pattern names, or that only a pattern such as `/*/**` matches."""
     count, empty = 0, False
     short: tuple[SegmentChoice, ...] | None = None
-    met: set[object] = set()  # other spellings of several segments can have the same matches
+    met: set[object] = set()  # other spellings of several segments can have the same matches and captures
     pending: list[tuple[tuple[SegmentChoice, ...], tuple[TriePosition, ...], tuple[k.HttpPattern, ...]]]
     pending = [((), ((build_trie(patterns), 0),), ())]
     while pending:
         before, nodes, above = pending.pop()
         rests = (*above, *(one for node, folding in nodes for one in patterns_folding_at_least(node.rests, folding)))
         here = [*rests, *(one for node, folding in nodes for one in patterns_folding_at_least(node.ends, folding))]
-        state = frozenset((id(node), folding) for node, folding in nodes), rests
+        captured = sorted({number for node, _ in nodes for number in node.wild} | captured_segments(rests))
+        reached = frozenset((id(node), folding) for node, folding in nodes)
+        state = reached, rests, tuple((number, before[number].range) for number in captured)
         if nodes and state in met:
             continue
         met.add(state)
@@ -164,11 +186,24 @@ def http_class(
     named = any(method in (one.methods or ()) for one in here)
     verb = method if named else "any other method" if any(one.methods for one in here) else "any method"
     tail = "/**" if gone and before else ""
-    words = f"{verb} /{'/'.join(step.words for step in (before[:-1] if tail else before))}{tail}"
+    captured = captured_segments(here)
+    spelled = {number: one for number in captured if (one := before[number].spelled) is not None}
+    shown = [f"({step.text} or another spelling)" if number in spelled else step.words
+             for number, step in enumerate(before)]  # fmt: skip
+    words = f"{verb} /{'/'.join(shown[:-1] if tail else shown)}{tail}"
     free = tuple(number for number, step in enumerate(before) if step.free)
+    split = frozenset((number, *affix) for number in captured for affix in before[number].split)
     endpoint = HttpEndpoint(method, "/" + "/".join(segments), segments)
     settled: dict[tuple[str, ...], str] = {("request", "method"): method} if named else {}
-    return EndpointClass(endpoint, words if here else "any other path", free, settled=settled)
+    return EndpointClass(
+        endpoint, words if here else "any other path", free,
+        spelled, split, settled=settled,
+    )  # fmt: skip
+
+
+def captured_segments(patterns: Iterable[k.HttpPattern]) -> set[int]:
+    """Return the segments that patterns can capture."""
+    return {number for one in patterns for number, segment in enumerate(one.segments) if segment.wild}
 
 
 def sample_methods(here: Sequence[k.HttpPattern]) -> list[str]:
@@ -179,15 +214,28 @@ def sample_methods(here: Sequence[k.HttpPattern]) -> list[str]:
 
 def follow_segment(nodes: Iterable[TriePosition], text: str) -> tuple[TriePosition, ...]:
     """Return the nodes after a segment, if their patterns allow the folding it needs."""
-    found: list[TriePosition] = []
+    found = segment_matches(nodes, text)
+    return tuple((below, one.folding) for below, one in found if one.folding is not None)
+
+
+def segment_matches(nodes: Iterable[TriePosition], text: str) -> list[tuple[PatternTrieNode, SegmentMatch]]:
+    """Return how a segment matches each next segment of patterns, other literals excepted."""
+    found: list[tuple[PatternTrieNode, SegmentMatch]] = []
     for node, folding in nodes:
         ways = [(k.Segment(literal), node.literals[literal]) for literal in node.cased.get(fold_case(text), ())]
         ways += [(k.Segment(prefix, True, suffix), below) for (prefix, suffix), below in node.affixes.items()]
-        for segment, below in ways:
-            took = least_folding(segment, text)
-            if took is not None and below.folding >= max(took, folding):
-                found.append((below, max(took, folding)))
-    return tuple(found)
+        found += [(below, SegmentMatch.of(segment, folding, below.folding, text)) for segment, below in ways]
+    return found
+
+
+def segment_choice(nodes: Sequence[TriePosition], text: str, affixes: Sequence[tuple[str, str]]) -> SegmentChoice:
+    """Return the choice of a text, which represents all texts with the same matches."""
+    matches = tuple(dict.fromkeys(one for _, one in segment_matches(nodes, text)))
+    split = frozenset((one.segment.prefix, one.segment.suffix) for one in matches if one.splits)
+    if all(one.segment.wild or one.folding is None for one in matches):
+        return SegmentChoice(text, segment_pattern(text, affixes), True, None, split)
+    spelled = SegmentSpellings(fold_case(text), matches)
+    return SegmentChoice(text, text, False, spelled if spelled.several(text) else None, split)
 
 
 def has_affix(text: str, affix: tuple[str, str]) -> bool:
@@ -200,36 +248,56 @@ def segment_choices(nodes: Sequence[TriePosition]) -> list[SegmentChoice]:
     spelling if that reaches other nodes."""
     literals = sorted({text for node, _ in nodes for text in node.literals})
     affixes = sorted({affix for node, _ in nodes for affix in node.affixes})
-    taken, cased = set(literals), set(map(fold_case, literals))
-    found: dict[object, SegmentChoice] = {}
+    taken = set(literals)
+    found: dict[object, str] = {}
     texts = [text for affix in affix_combinations(affixes) for text in affix_texts(*affix, taken)]
     others = [*unmatched_texts(taken, affixes), *texts]
     folds = any(node.folding for node, _ in nodes)
-    respelled = [text for one in literals for text in respellings(one, affixes)] if folds else []
-    others += [text for one in texts for text in respellings(one, affixes)] if folds else []
+    respelled: list[str] = []
+    if folds:
+        cased: dict[str, list[str]] = {}
+        for literal in literals:
+            cased.setdefault(fold_case(literal), []).append(literal)
+        respelled = [text for same in cased.values() for text in respellings(same[0], affixes, same)]
+        others += [text for one in texts for text in respellings(one, affixes, cased.get(fold_case(one), ()))]
+    others += [text for one in affixes for text in splitting_texts(k.Segment(one[0], True, one[1]))] if folds else []
     for text in [*others, *respelled]:
         if text and text not in taken and not isinstance(paths.canonical_path(f"/{text}"), paths.MalformedPath):
-            free = fold_case(text) not in cased
-            found.setdefault(
-                position_keys(nodes, text), SegmentChoice(text, segment_pattern(text, affixes) if free else text, free)
-            )
+            found.setdefault(position_keys(nodes, text), text)
     named = (text for text in literals if position_keys(nodes, text) not in found)
-    return [*(SegmentChoice(text, text, False) for text in named), *found.values()]
+    return [segment_choice(nodes, text, affixes) for text in (*named, *found.values())]
 
 
 def position_keys(nodes: Sequence[TriePosition], text: str) -> frozenset[tuple[int, int]]:
     return frozenset((id(node), folding) for node, folding in follow_segment(nodes, text))
 
 
-def respellings(text: str, affixes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield other spellings that only some servers treat as equal, including spellings whose ends are written as in
-    patterns.
+def respellings(text: str, affixes: Iterable[tuple[str, str]], literals: Iterable[str]) -> Iterator[str]:
+    """Yield other spellings of a text. The ends of patterns that it matches, if letter case is ignored, divide it into
+    blocks; each block is written as in a pattern, as in no pattern, and with characters outside ASCII. `literals` are
+    the literals that only differ from the text in letter case.
     """
-    for other in (text.swapcase(), text.replace("ss", "ß").replace("i", "ı")):
-        yield other
-        for prefix, suffix in affix_combinations(affixes):
-            if has_affix(fold_case(other), (fold_case(prefix), fold_case(suffix))):
-                yield f"{prefix}{other[len(prefix) : len(other) - len(suffix)]}{suffix}"
+    folded, size = fold_case(text), len(text)
+    fitting = [(p, s) for p, s in affixes if has_affix(folded, (fold_case(p), fold_case(s)))]
+    cuts = {0, size, *(len(prefix) for prefix, _ in fitting), *(size - len(suffix) for _, suffix in fitting)}
+    writings = [text, *literals, *(p.ljust(size) for p, _ in fitting), *(s.rjust(size) for _, s in fitting)]
+    blocks = [
+        block_spellings(folded[start:end], {one[start:end] for one in writings})
+        for start, end in pairwise(sorted(cuts))
+    ]
+    if prod(map(len, blocks)) > MAX_RESPELLINGS:
+        raise TooManyClassesError
+    for parts in product(*blocks):
+        yield (spelled := "".join(parts))
+        yield DOUBLE_S.sub("ß", spelled)
+
+
+def block_spellings(folded: str, written: set[str]) -> list[str]:
+    same = [one for one in sorted(written) if fold_case(one) == folded]
+    tried = islice(spellings(folded), MAX_RESPELLINGS)
+    plain = next((one for one in tried if one.isascii() and one not in written), None)
+    foreign = next(spellings(folded, foreign=True))
+    return [*same, *([] if plain is None else [plain]), *([] if foreign.isascii() else [foreign])]
 
 
 def segment_pattern(text: str, affixes: Iterable[tuple[str, str]]) -> str:

@@ -11,13 +11,15 @@ from urllib.parse import quote
 
 from policyengine import kernel as k
 from policyengine.analysis.diff.endpoint_classes import EndpointClass
-from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption
+from policyengine.analysis.diff.segment_spellings import splitting_texts
+from policyengine.analysis.diff.specialize import DEPTH, SOUND, UNSURE, CallerAssumption, captured_path
 from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, ToolEndpoint
 from policyengine.solver.value_partition import SpecialValue
 from policyengine.solver.witness.draft_from_states import WRONG_TYPE
 from policyengine.solver.witness.editor import DraftEditor
 from policyengine.solver.witness.pools import Leaf, ValuePools
 from policyengine.solver.witness.values import MINUTE, MONDAY, default_value, sample_values
+from policyengine.spec.match_endpoint import match_segment
 from policyengine.typesystem import EntityRef, Type
 
 FactPath: TypeAlias = tuple[str, ...]
@@ -61,9 +63,10 @@ class RegionDraft:
 
     def read_fact(self, path: FactPath, type_: Type) -> Any:
         match path:
-            case ("segment", number, prefix, suffix):
+            case ("segment", number, prefix, suffix, *_):
                 text = self.segments.get(int(number)) or self.segment_text(int(number))
-                return text[len(prefix) : len(text) - len(suffix)]
+                captured = match_segment(k.Segment(prefix, True, suffix), text, "full")
+                return captured if isinstance(captured, str) else None
             case ("resource", name, *place) if place:
                 return EntityRef(name, str(self.read_fact(tuple(place), type_)))
             case ("resource", name):
@@ -92,10 +95,8 @@ class RegionDraft:
                 if self.settled.agent is not SpecialValue.ABSENT:
                     self._write(("agent", "issuer"), value)
                 return self._write(("credential", "issuer"), value)
-            case ("segment", number, prefix, suffix):
-                as_here = self.segment_text(int(number))  # in any case
-                self.segments[int(number)] = f"{as_here[: len(prefix)]}{value}{as_here[len(as_here) - len(suffix) :]}"
-                return True
+            case ("segment", number, prefix, suffix, *_):
+                return self.write_segment(int(number), prefix, suffix, value)
             case ("resource", _, *place) if place and isinstance(value, EntityRef):
                 return self.write_fact(tuple(place), value.id)
             case ("resource", _) if isinstance(value, EntityRef):
@@ -125,6 +126,29 @@ class RegionDraft:
         for name in path[:-1]:
             below = below.get(name) if isinstance(below, dict) else None
         return isinstance(below, dict) and below.pop(path[-1], None) is not None
+
+    def write_segment(self, number: int, prefix: str, suffix: str, value: object) -> bool:
+        as_here = self.segment_text(number)  # in any case
+        start, end = as_here[: len(prefix)], as_here[len(as_here) - len(suffix) :]
+        texts = [f"{start}{value}{end}", f"{prefix.replace('i', 'ı')}{value}{suffix.replace('i', 'ı')}"]
+        segment = k.Segment(prefix, True, suffix)
+        fitting = (text for text in texts if match_segment(segment, text, "full") == value)
+        return self.set_segment(number, next(fitting, texts[0]))
+
+    def split_capture(self, path: FactPath) -> bool:
+        """Make a capture invalid: it begins or ends within a character."""
+        captured = captured_path(path)
+        assert captured is not None
+        _, number, prefix, suffix, *_ = captured
+        texts = splitting_texts(k.Segment(prefix, True, suffix))
+        return any(self.set_segment(int(number), text) for text in texts)
+
+    def set_segment(self, number: int, text: str) -> bool:
+        spelled = self.at.spelled.get(number)
+        if spelled is not None and text not in spelled:
+            return False
+        self.segments[number] = text
+        return True
 
     def segment_text(self, number: int) -> str:
         endpoint = self.at.endpoint

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeGuard
 
 from policyengine import kernel as k
 from policyengine import typesystem
 from policyengine.analysis.diff.answer_order import AnswerKey
+from policyengine.analysis.diff.correlated_conditions import CorrelatedConditions
 from policyengine.analysis.diff.policy_view import AnswerConditions
 from policyengine.analysis.diff.rule_units import Key
-from policyengine.analysis.diff.specialize import RESOURCE
+from policyengine.analysis.diff.specialize import RESOURCE, SPLIT
 from policyengine.solver.formulas import FactPair, Subject, Truth
 from policyengine.solver.value_partition import AbstractValue, SpecialValue
 
@@ -88,3 +90,18 @@ def has_path_prefix(subject: Subject, *path: str) -> bool:
 
 def is_segment_resource(subject: Subject) -> bool:
     return isinstance(subject, k.Fact) and subject.path[0] == RESOURCE and len(subject.path) > 2
+
+
+def may_be_split(subject: Subject) -> TypeGuard[k.Fact]:
+    """Return whether a capture, or the resource of one, may be invalid."""
+    return isinstance(subject, k.Fact) and subject.path[-1] == SPLIT
+
+
+def values_on_path(
+    families: Iterable[CorrelatedConditions], path: Mapping[int, int]
+) -> Iterator[tuple[k.Expr, object]]:
+    """Yield the known values of operands for which the conditions are as on the path."""
+    for family in families:
+        place = path.get(family.members[0])
+        if place is not None and family.values[place] is not None:
+            yield family.operand, family.values[place]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,9 +12,11 @@ from policyengine.analysis.diff.callers import CallerKind
 from policyengine.analysis.diff.decision_diagrams import StatePath
 from policyengine.analysis.diff.policy_view import PolicyView
 from policyengine.analysis.diff.region_draft import RegionDraft
+from policyengine.analysis.diff.region_facts import may_be_split
 from policyengine.analysis.diff.regions import RegionComparison
 from policyengine.analysis.diff.sample_chains import sample_hops
 from policyengine.analysis.diff.specialize import CallerAssumption
+from policyengine.solver.value_partition import SpecialValue
 from policyengine.solver.witness.draft_from_states import StateFiller
 
 if TYPE_CHECKING:
@@ -38,7 +40,14 @@ class RegionRequests:
         whole = comparison.completed(path)
         if whole is None:
             return
-        path = whole
+        disordered = yield from self.filled(comparison, caller, whole, ordered=False)
+        if disordered:
+            yield from self.filled(comparison, caller, whole, ordered=True)
+
+    def filled(
+        self, comparison: RegionComparison, caller: CallerKind, path: StatePath, *, ordered: bool
+    ) -> Generator[TimedQuestion, None, bool]:
+        """Yield requests for a whole path; return whether a text is not in the order of its state."""
         states = {one: comparison.state(number, path) for number, one in enumerate(comparison.space.subjects)}
         wanted = {one: state for one, state in states.items() if state is not None}
         space = comparison.space
@@ -47,20 +56,27 @@ class RegionRequests:
             draft.editor,
             frozenset(space.subjects[number] for number in space.absence),
             {one: tuple(space.constants[number]) for number, one in enumerate(space.subjects)},
+            ordered,
         )
-        filler.fill(wanted)
+        for operand, text in comparison.segment_texts(path):
+            filler.editor.put(operand, text)
+        filler.fill({one: state for one, state in wanted.items() if one not in comparison.about_segments})
+        for one, state in wanted.items():
+            if state is SpecialValue.BROKEN and may_be_split(one):
+                draft.split_capture(one.path)
         for operand, value in comparison.values(path):
             filler.editor.put(operand, value)
         filler.complete(self.counted_by(caller.settled), wanted)
         now = draft.now
         if caller.settled.hops == 0:
             yield draft.request(), now
-            return
+            return filler.disordered
         chains = list(sample_hops(self.place.at, caller.settled, (*self.place.old, *self.place.new), self.limits, now))
         yield from (({**draft.request(), "chain": {"hops": hops}}, now) for hops in chains)
         for conditions in condition_subsets(list(dict.fromkeys(self.handed_on_when(caller.settled)))):
             if filler.meet(conditions, wanted):
                 yield from (({**draft.request(), "chain": {"hops": hops}}, now) for hops in chains)
+        return filler.disordered
 
     def counted_by(self, settled: CallerAssumption) -> tuple[k.Expr, ...]:
         """Return the facts that limits of both policies read there."""

@@ -141,8 +141,9 @@ class RegionSearch:
                 known.clear()
             said = self.said_anew(caller) if what == "anew" else self.said(caller)
             known[key] = RegionComparison(
-                caller.settled, *said, self.comparing.issuers, sound=sound, apart=what == "apart"
-            )
+                caller.settled, *said, self.comparing.issuers, sound=sound, apart=what == "apart",
+                spelled=self.at.spelled,
+            )  # fmt: skip
         return known[key]
 
     def said_anew(self, caller: CallerKind) -> tuple[AnswerConditions, AnswerConditions]:
@@ -193,7 +194,9 @@ class RegionSearch:
         old, new = self.said(self.caller)
         apart = replace(new, confirms={(*key, "reads more"): several for key, several in new.confirms.items()})
         try:
-            comparison = RegionComparison(self.caller.settled, old, apart, self.comparing.issuers, sound=None)
+            comparison = RegionComparison(
+                self.caller.settled, old, apart, self.comparing.issuers, sound=None, spelled=self.at.spelled
+            )
         except (DiagramTooLargeError, RecursionError):
             return self.open.append(TOO_MANY_COMBINATIONS)
         made = comparison.diagrams

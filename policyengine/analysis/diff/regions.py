@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from functools import cached_property
 from typing import assert_never
 
 from policyengine import kernel as k
@@ -26,11 +27,15 @@ from policyengine.analysis.diff.region_facts import (
     differing_keys,
     has_path_prefix,
     is_segment_resource,
+    may_be_split,
     required_operands,
     state_at_place,
+    values_on_path,
 )
 from policyengine.analysis.diff.rule_units import Key
+from policyengine.analysis.diff.segment_spellings import SegmentSpellings
 from policyengine.analysis.diff.specialize import DEPTH, ISSUER, SEGMENT, SOUND, UNSURE, CallerAssumption, make_fact
+from policyengine.analysis.diff.spelled_segments import spelled_segments
 from policyengine.runtime.decision import OPERATOR_OBLIGATIONS
 from policyengine.solver.formulas import (
     Atom,
@@ -73,10 +78,12 @@ class RegionComparison:
         *,
         sound: bool | None,
         apart: bool = False,
+        spelled: Mapping[int, SegmentSpellings] | None = None,
     ) -> None:
         """Build the diagrams. `sound`: whether chains can be valid (None: they can). `apart`: leave common rules
-        `beside`; the answers are then those of changed rules only, and each path must be `completed`."""
-        self.settled, self.sound = settled, sound
+        `beside`; the answers are then those of changed rules only, and each path must be `completed`. `spelled` are
+        the segments that can only be spellings of a literal."""
+        self.settled, self.sound, self.spelled = settled, sound, spelled or {}
         self.space = FactSpace()
         self._issuer = self.space.number(make_fact(ISSUER))
         self.space.constants[self._issuer].update(issuers)
@@ -87,6 +94,7 @@ class RegionComparison:
         self._states: dict[int, tuple[AbstractValue, ...]] = {}
         self.derived: dict[int, DerivedFact] = {}
         self.families: list[CorrelatedConditions] = []
+        self.segments: list[CorrelatedConditions] = []
         self._derive()
         self.diagrams = DiagramBuilder(self.states)
         self._when: dict[tuple[k.Expr, frozenset[Truth]], Diagram] = {}
@@ -229,18 +237,24 @@ class RegionComparison:
 
     def _derive(self) -> None:
         """Find derived facts: depths by issuer, correlated conditions by operand, comparisons by their operands."""
-        for family in find_correlated(self.space):
+        self.segments = list(spelled_segments(self.space, self.spelled))
+        for family in self.segments:
+            self._derive_family(family)
+        for family in find_correlated(self.space, frozenset(self.derived)):
             if not any(self.missing(self.space.subjects[number]) for number in family.members):
                 self.families.append(family)
-                first = family.members[0]
-                self._states[first] = tuple(Fraction(place) for place in range(len(family.states)))
-                for number, states in states_by_member(family).items():
-                    self.derived[number] = DerivedFact((first,), state_at_place(states))
+                self._derive_family(family)
         for number, subject in enumerate(self.space.subjects):
             if isinstance(subject, k.Fact) and subject.path[0] == DEPTH:
                 self.derived[number] = DerivedFact((self._issuer,), depth_by_issuer(subject.path[1:]))
             elif number not in self.derived and (asked := self._operands(subject)):
                 self.derived[number] = DerivedFact((number, *asked), self._strictly(number, subject, asked))
+
+    def _derive_family(self, family: CorrelatedConditions) -> None:
+        first = family.members[0]
+        self._states[first] = tuple(Fraction(place) for place in range(len(family.states)))
+        for number, states in states_by_member(family).items():
+            self.derived[number] = DerivedFact((first,), state_at_place(states))
 
     def _operands(self, subject: Subject) -> tuple[int, ...]:
         """Return the facts without which this one has no value, if they are in the space."""
@@ -330,10 +344,16 @@ class RegionComparison:
 
     def values(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
         """Yield values of operands for which correlated conditions are as on the path."""
-        for family in self.families:
-            place = path.get(family.members[0])
-            if place is not None and family.values[place] is not None:
-                yield family.operand, family.values[place]
+        yield from values_on_path(self.families, path)
+
+    def segment_texts(self, path: Mapping[int, int]) -> Iterator[tuple[k.Expr, object]]:
+        """Yield the spellings of segments for which conditions are as on the path."""
+        yield from values_on_path(self.segments, path)
+
+    @cached_property
+    def about_segments(self) -> frozenset[Subject]:
+        """The facts that follow from the spelling of a segment."""
+        return frozenset(self.space.subjects[number] for family in self.segments for number in family.members)
 
     def sources(self, number: int) -> tuple[int, ...]:
         derived = self.derived.get(number)
@@ -361,7 +381,9 @@ class RegionComparison:
         if has_path_prefix(subject, SOUND[0], SOUND[1]):
             return not without and (self.sound is not False or state is False)
         if has_path_prefix(subject, SEGMENT) or is_segment_resource(subject):
-            return not without and state != ""
+            if without:
+                return state is SpecialValue.BROKEN and may_be_split(subject)
+            return state != "" or "" not in self.space.constants[self.space.numbers[subject]]  # no capture is empty
         if (
             isinstance(subject, k.Fact)
             and subject.path in PRINCIPAL_PATHS

@@ -31,6 +31,7 @@ NOWHERE = Span(Source("", ""), 0, 0)
 ISSUER: FactPath = ("", "issuer")
 SOUND: FactPath = ("", "chain")
 SEGMENT, RESOURCE, UNSURE, DEPTH = "segment", "resource", "unsure", "depth"
+SPLIT = "split"  # marks a capture that may be invalid because it begins or ends within a character
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +120,32 @@ def entity_expression(type_: str, id_: k.Expr | None) -> k.Expr | None:
 
 
 def capture_expressions(pattern: k.Pattern, at: EndpointClass) -> dict[str, k.Expr | None]:
-    """Return the expression for each capture: the text of a settled segment, or the segment; None if unknown."""
+    """Return the expression for each capture: the text of a settled segment, or a fact if the segment can be several
+    texts; None if unknown."""
     texts = match_pattern(pattern, at.endpoint, "full") or {}
     if not isinstance(pattern, k.HttpPattern):
         return {}
 
     def captured(number: int, one: k.Segment) -> k.Expr | None:
-        text = texts.get(one.capture or "")
-        if not isinstance(text, str):
-            return None
-        return make_fact((SEGMENT, str(number), one.prefix, one.suffix)) if number in at.free else string_constant(text)
+        text, split = texts.get(one.capture or ""), (number, one.prefix, one.suffix) in at.split
+        if text is not None and (number in at.free or number in at.spelled):
+            return make_fact((SEGMENT, str(number), one.prefix, one.suffix, *((SPLIT,) if split else ())))
+        return string_constant(text) if isinstance(text, str) else None
 
     return {
         one.capture: captured(*numbered) for numbered in enumerate(pattern.segments) if (one := numbered[1]).capture
     }
+
+
+def captured_path(path: FactPath) -> FactPath | None:
+    """Return the path of the capture that a fact is, or that names the resource that it is."""
+    match path:
+        case ("segment", *_):
+            return path
+        case ("resource", _, "segment", *_):
+            return path[2:]
+        case _:
+            return None
 
 
 # ── Rewriting ─────────────────────────────────────────────────────────────────────────────────
@@ -183,8 +196,12 @@ class ConditionRewriter:
         return replace(event, watch=f"{self.side} {event.watch}") if self.reading.past else event
 
     def typed(self, found: k.Expr, node: k.Fact) -> k.Expr:
-        """Return a bound expression with the type of the fact; it stays separate if the types differ."""
+        """Return a bound expression with the type of the fact; it stays separate if the types differ. A capture of an
+        entity is bound as a text.
+        """
         found = rewrite_condition(found, self)
+        if node.path[0] == "params" and isinstance(node.type, typesystem.RefType):
+            return entity_expression(min(node.type.entities), found) or found
         if isinstance(found, k.Fact) and found.path[0] not in (SEGMENT, RESOURCE) and found.type != node.type:
             return make_fact((UNSURE, self.side, *node.path), node.type)
         return found

@@ -13,7 +13,7 @@ from policyengine.kernel.expressions import rewrite
 from policyengine.runtime.calendar_windows import Window
 from policyengine.solver.formulas import FactPair, FactSpace, Subject, to_formula
 from policyengine.solver.satisfiability import evaluate_formula, subject_states
-from policyengine.solver.value_partition import AbstractValue, SpecialValue
+from policyengine.solver.value_partition import AbstractValue, SpecialValue, texts_between
 from policyengine.solver.witness.editor import DraftEditor
 from policyengine.solver.witness.finder import WitnessFinder
 from policyengine.solver.witness.pools import underlying_leaf
@@ -27,6 +27,7 @@ States: TypeAlias = Mapping[Subject, AbstractValue]
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
 
 MAX_COMBINATIONS = 2_000
+OTHER_TEXTS = ("A", "0", "-", "!")  # later ones come before more constants
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
 # Parts come before the operands that are computed from them.
@@ -41,11 +42,14 @@ OTHER_RANK = FILL_ORDER.index(k.Quantifier)
 @dataclass(slots=True)
 class StateFiller:
     """Fills a draft. `absence` are the facts that conditions test for absence, `constants` those that facts are
-    compared with."""
+    compared with. With `ordered`, texts are in the order of their states, and less natural; `disordered` says that a
+    text is not."""
 
     editor: DraftEditor
     absence: frozenset[Subject] = frozenset()
     constants: Mapping[Subject, Sequence[AbstractValue]] = field(default_factory=dict)
+    ordered: bool = False
+    disordered: bool = False
 
     def fill(self, states: States) -> None:
         """Fill facts first, then memberships and quantifiers, then pairs of facts, equal ones first. Conditions on one
@@ -110,8 +114,18 @@ class StateFiller:
         if isinstance(state, Fraction):
             return state_value(rounded_state(state, constants, subject.type), subject.type)
         if isinstance(state, str) and state not in constants:
-            return "other" if state == "" else f"{state.rstrip(chr(0))}-other"
+            return self._other_text(state, constants)
         return state
+
+    def _other_text(self, state: str, constants: Sequence[AbstractValue]) -> str:
+        """Return a text that is no constant and, if required, between the same constants as the state."""
+        above = state.rstrip(chr(0))
+        natural = f"{above}-other" if above else "other"
+        texts = (natural, *(above + text for text in OTHER_TEXTS)) if self.ordered else (natural,)
+        cells = sorted(texts_between(constants), reverse=True)
+        found = next((text for text in texts if next(one for one in cells if one <= text) == state), None)
+        self.disordered = self.disordered or found is None
+        return natural if found is None else found
 
     def _order(self, pair: FactPair, state: AbstractValue) -> None:
         """Give two facts the required order, unless they already have it, preferably by changing the fact without a
