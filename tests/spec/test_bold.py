@@ -777,6 +777,21 @@ def test_guards_and_limits_ignore_the_case_of_paths_and_grants_do_not(ignoring):
     assert spending(limited, question("GET /A", request={"ip": "10.0.0.1"}))[1].limits
 
 
+# ── Bindings ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("path", "sent", "gate"), [("z", "y", Gate.GUARD), ("y", "z", None)])
+def test_a_bound_fact_replaces_the_one_that_the_caller_sends(path, sent, gate):
+    """**A bound fact replaces a fact of the same name that the caller sends.**"""
+    policy = """
+    facts { body.n: string? }
+    scope s { POST /b/{n} with body.n = params.n }
+    anyone { may s }
+    guard "z" on POST /b/* { deny when body.n == "z" }
+    """
+    assert decide(policy, question(f"POST /b/{path}", body={"n": sent})).gate == gate
+
+
 # ── Steps ─────────────────────────────────────────────────────────────────────────────────────
 
 
