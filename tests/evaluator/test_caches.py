@@ -22,6 +22,7 @@ from policyengine.runtime.values import MAX_ELEMENTS
 from policyengine.solver.worst_case import UnlimitedSizes, evaluate_steps, steps_of_guard
 from policyengine.spec import work
 from policyengine.typesystem import EntityRef
+from tests.evaluator.faults import interpreted_only
 
 POLICY = """
 language 1
@@ -252,6 +253,7 @@ def test_heads_of_paths_that_callers_write_are_kept_up_to_a_length() -> None:
     assert not [head for head in heads if len(head) > 256]
 
 
+@interpreted_only
 def test_a_path_that_another_thread_makes_known_is_read_after_it_is_whole() -> None:
     """A thread reads the rules for other segments before the segments that the policy names: the second are complete
     as soon as there are any of the first."""
