@@ -28,10 +28,10 @@ Rows: TypeAlias = dict[str, Data]
 
 
 def svg(size: int, pure: Sequence[Data], compiled: Sequence[Data], machine: dict[str, object]) -> str:
-    """Return the chart of both builds at one number of rules; peers are those of the compiled build's run, or else of
-    the other's."""
+    """Return the chart of both builds at one number of rules; peers are those of the pure build's run, or else of the
+    other's, in which they may not be installed."""
     builds = {"pure": _rows_at(pure, size), "compiled": _rows_at(compiled, size)}
-    peers = {one["peer"]: _by_kind(one) for one in (*pure, *compiled) if "peer" in one}
+    peers = {one["peer"]: _by_kind(one) for one in (*compiled, *pure) if "peer" in one}
     kinds = list(builds["pure"])
     ratios = [row["ratio"] for rows in (*builds.values(), *peers.values()) for row in rows.values() if "ratio" in row]
     bottom = TOP + ROW * len(kinds)
