@@ -15,6 +15,7 @@ from tests.evaluator.tallies import DEEP_SHARES, FIRST_DEEP_SEED, LEAST, Share, 
 
 pytestmark = pytest.mark.deep
 
+COMMON = 20  # occurrences in `make test`
 CASES = cases_of(DEEP_SHARES, FIRST_DEEP_SEED)
 
 
@@ -25,7 +26,13 @@ def test_generated_questions_are_decided_as_specified(
     tally = hold(SOURCES[source], share.seeds, share.questions)
     record_property("equality", json.dumps(tally.to_dict()))
     assert tally.decisions >= len(share.seeds) * share.questions
-    assert not tally.lacking(LEAST[source]), f"hardly occurred:\n{tally}"
+    assert not tally.lacking(common_cases(source)), f"hardly occurred:\n{tally}"
+
+
+def common_cases(source: str) -> dict[str, int]:
+    """Return the cases that each share must reach. A share asks many questions of few policies, so rare cases are
+    required of the policies of `make test` only."""
+    return {name: count // 2 for name, count in LEAST[source].items() if count >= COMMON}
 
 
 def test_at_least_a_million_questions_are_compared() -> None:
