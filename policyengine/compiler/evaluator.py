@@ -169,7 +169,7 @@ class Evaluator:
             rules.hop_steps = self._own, found
         return found  # type: ignore[no-any-return]
 
-    def _steps_of_few_others(self, rules: EndpointRules) -> Steps | None:
+    def _affordable_steps_of_others(self, rules: EndpointRules) -> Steps | None:
         """Return the same as `_steps_of_others`; None where many blocks of a bundle would be decoded for it."""
         if rules.hop_steps[0] is not self._own and isinstance(self.kernel.agents, LazySequence):
             numbers = rules.covering
@@ -307,7 +307,7 @@ class Evaluator:
         left = work.MAX_STEPS - MAX_UNNOTICED_STEPS
         if request.approvals and self._approval_steps(request, rules) > left // 2:
             return True
-        return has_chain and self._has_long_chain(request, rules, left // 2, self._steps_of_few_others(rules))
+        return has_chain and self._has_long_chain(request, rules, left // 2, self._affordable_steps_of_others(rules))
 
     def _approval_steps(self, request: Request, rules: EndpointRules) -> int:
         """Return the most steps to find out who may approve."""

@@ -115,12 +115,11 @@ def test_a_question_with_too_many_steps_is_denied_as_specified(name: str) -> Non
     assert process_time() - began < 5
 
 
-@pytest.mark.parametrize("name", CASES)
+# Every question to the endpoint of the other case loops over the list of the policy.
+@pytest.mark.parametrize("name", [name for name in CASES if name != "a list that `with` makes"])
 def test_the_same_rules_decide_a_small_question(name: str) -> None:
     """The estimate is not so large that every question would be counted and denied."""
     policy, question = CASES[name]
-    if name == "a list that `with` makes":
-        return  # every question to its endpoint loops over the list of the policy
     small = {**question, "context": {"words": ["w"]}, "body": {"label": "a", "src": "a", "a": "a", "b": "a"}}
     if "chain" in small:
         small["chain"] = chain(1)
