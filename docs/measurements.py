@@ -121,8 +121,8 @@ def summary() -> str:
         for kind, title in SUMMARIZED.items()
     ]
     return (
-        f"Median time of a decision in process, at {SIZE:,} rules, with the compiled evaluator and, in parentheses, the "
-        f"interpreted evaluator: {', '.join(listed)}."
+        f"Median time of a decision in process, at {SIZE:,} rules, with the compiled evaluator and, in parentheses, "
+        f"with the interpreted evaluator: {', '.join(listed)}."
     )
 
 
