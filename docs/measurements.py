@@ -108,7 +108,7 @@ def kinds() -> str:
 
 
 SUMMARIZED = {
-    "allow": "an allow", "deny": "a deny", "fact absent": "a question that lacks a fact", "confirm": "a confirm",
+    "allow": "an allow", "deny": "a deny", "fact absent": "a request that lacks a fact", "confirm": "a confirm",
     "chain of 2": "a chain of two hops",
 }  # fmt: skip
 
@@ -121,8 +121,8 @@ def summary() -> str:
         for kind, title in SUMMARIZED.items()
     ]
     return (
-        f"In process, at {SIZE:,} rules, the median decision takes this long with the compiled evaluator, and in "
-        f"parentheses interpreted: {', '.join(listed)}."
+        f"Median time of a decision in process, at {SIZE:,} rules, with the compiled evaluator and, in parentheses, "
+        f"with the interpreted evaluator: {', '.join(listed)}."
     )
 
 
