@@ -70,7 +70,7 @@ class ServeSettings(CommandSection):
         "none", "host names, besides loopback, that requests without a token may use", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
-    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
+    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum number of seconds for a shutdown")
     drain_delay: t.SecondsOrZero | None = setting(
         "0", "minimum number of seconds for which a stopping server still accepts connections"
     )
