@@ -61,7 +61,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W263",
         "an unused issuer or attester",
-        "A trust anchor that no agent needs is one more key that can be stolen.",
+        "Every issuer and attester is trusted. If no agent needs one, its keys are a risk without a benefit.",
         'issuer old { url "https://old.acme.example" }\n' + _DOOR,
         _DOOR,
         name="unused-anchor",
@@ -113,8 +113,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W457",
         "static keys are accepted",
-        "An API key or a password works for anyone who has seen it, and does not say for whom it was issued. Without "
-        "`credential { kind in … }` an agent may use any kind. A `bound` credential is not a static key.",
+        "An API key or a password works for anyone who has seen it, and does not state to whom it was issued. Without "
+        "`credential { kind in … }`, an agent may use any kind of credential. A `bound` credential is not a static "
+        "key.",
         _BOT + _agent("credential { lifetime <= 15m }"),
         _BOT + _agent(),
         name="static-key",
@@ -133,8 +134,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W459",
         "chains of unlimited depth",
-        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. A single "
-        "`delegation` block limits all chains.",
+        "Each agent may delegate to the next, so a user's request can reach an agent that the user does not expect. A "
+        "single `delegation` block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="no-depth",
@@ -143,7 +144,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W460",
         "delegation without a time limit",
-        "Without a limit, delegated authority outlives its task. `for 30m` limits it from the time when the hop was "
+        "Without a limit, delegated authority outlives its task. `for 30m` limits it to 30 minutes after the hop was "
         "issued; `delegation { lifetime <= 1h }` limits all chains.",
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
@@ -266,8 +267,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W556",
         "a limit that is off while the store is down",
         "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
-        "bring the store down is not limited. `local` continues counting in each process; without this line, such "
-        "requests are denied.",
+        "bring the store down is not limited. `local` continues to count in each process. Without `on store failure`, "
+        "requests are denied while the store is unreachable.",
         'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
         'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
         name="open-on-failure",
