@@ -287,7 +287,7 @@ def read_details(
     check_members_unique(written, reading.report)
     if not written.pairs:
         hint = f"name a detail that the decision must have: {join_words(list(DETAIL_MEMBERS)[:4], 'or')}"
-        reading.report("E618", "`with` claims nothing", written.span, hint)
+        reading.report("E618", "`with` states nothing", written.span, hint)
     found = [read_detail(pair, claimed, reading) for pair in written.pairs]
     return tuple(one for one in found if one is not None)
 
