@@ -309,7 +309,7 @@ def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? issuer: the keys of `acme` cannot be read: the server cannot be reached" in ended.out
-    assert "  hint: until then, its tokens are refused with the code `provider`" in ended.out
+    assert "  hint: until they can be read, its tokens are refused with the code `provider`" in ended.out
 
 
 def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
@@ -321,7 +321,7 @@ def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? attester: the keys of `lab` cannot be read: the server cannot be reached" in ended.out
-    assert "  hint: until then, its attestations are refused with the code `provider`" in ended.out
+    assert "  hint: until they can be read, its attestations are refused with the code `provider`" in ended.out
 
 
 def test_doctor_reports_that_identity_needs_policies(run, tmp_path, port):
