@@ -46,8 +46,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E144",
         "a character that changes the direction of writing",
-        "Editors show the text after such a character in a different order from the order in which the engine reads "
-        "it, so a reviewer sees a different policy.",
+        "Editors reorder the text after such a character, so a reviewer sees a different policy from the one that the "
+        "engine reads.",
         "# open \u202e desolc\n" + _DOOR,
         "# open or closed\n" + _DOOR,
     ),

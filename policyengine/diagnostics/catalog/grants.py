@@ -143,7 +143,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E417",
         "an empty name or string",
-        "An empty id is treated as absent, so no user or agent can have it.",
+        "An empty value has no meaning here. An empty id is treated as absent, so no user or agent can have it.",
         f'{_OPEN}agent "" {{ issued by acme   acts alone   may read }}\n',
         _agent("may read"),
     ),

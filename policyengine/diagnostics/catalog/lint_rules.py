@@ -255,9 +255,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W555",
         "a limit keyed by a value that the caller chooses",
         "Each value of a key has its own count. Facts of `body`, `args`, `context` and `request` come with the "
-        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` is "
-        "exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the owner of "
-        "an IPv6 network can send from any address in it.",
+        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` "
+        "is exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the "
+        "owner of an IPv6 network can send from any address in it.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
         'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
@@ -279,10 +279,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a presence test that a gateway may not support",
         "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
         "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
-        "them other facts are neither present nor absent, so the rule acts, or grants nothing, for every request. A "
-        "comparison by itself requires the fact to be present. If the fact may be missing, configure the gateway to "
-        "forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and similar settings "
-        "under `[gateway]`.",
+        "these gateways, all other facts are neither present nor absent, so the rule acts, or grants nothing, for "
+        "every request. A comparison by itself requires the fact to be present. If the fact may be missing, configure "
+        "the gateway to forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and "
+        "similar settings under `[gateway]`.",
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
         'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
@@ -308,10 +308,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`secret`. The path of a request is canonical and has no `..`; a string from `body`, `args`, the query or a "
         "header may contain `..`. Deny strings that contain `..`, or compare a value that does not name a file.",
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
-        'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "drafts alone" }\n',
+        'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "only drafts" }\n',
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
         'guard "drafts" on TOOL files/read {\n'
-        '  require args.path like "drafts/*" and not contains(args.path, "..") message "drafts alone"\n}\n',
+        '  require args.path like "drafts/*" and not contains(args.path, "..") message "only drafts"\n}\n',
         name="parent-folder",
         opinion=True,
     ),
@@ -321,10 +321,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`host(url)` returns the host for every scheme: `file://api.example/etc/passwd` has the same host as "
         "`https://api.example/`, and `http:` sends data unencrypted. Compare the scheme, too.",
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
-        'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "ours alone" }\n',
+        'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "only api.example" }\n',
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
         'guard "ours" on TOOL web/get {\n'
-        '  require host(args.url) == "api.example" and args.url like "https://*" message "ours alone"\n}\n',
+        '  require host(args.url) == "api.example" and args.url like "https://*" message "only api.example"\n}\n',
         name="any-scheme",
         opinion=True,
     ),

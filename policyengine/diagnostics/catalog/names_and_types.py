@@ -120,7 +120,7 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E215",
-        "a dotted name that must be plain",
+        "a name that must not contain dots",
         "Only scopes, packages and facts may have names with dots.",
         'let limits.age = 17\nguard "example" { require request.size < 5 }\n',
         'let limits_age = 17\nguard "example" { require request.size < limits_age }\n',
@@ -137,9 +137,9 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E217",
         "conflicting declarations of a fact",
-        "If two declarations of a fact overlap in their places, both must give it the same type, and a fact with "
-        "members must be a record. Split a rule that covers two places with different types. A set can be inherited "
-        "only from sets of its own type.",
+        "If the places of two declarations of a fact overlap, both declarations must give it the same type, and a "
+        "fact with members must be a record. Split a rule that covers two places with different types. A set can be "
+        "inherited only from sets of its own type.",
         'facts { body.amount: number }\nfacts { body.amount: string }\nguard "example" { require body.amount == 5 }\n',
         'facts { body.amount: number }\nguard "example" { require body.amount == 5 }\n',
     ),

@@ -162,7 +162,8 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E238",
         "an invalid duration",
-        "Durations have an upper limit, and the window of a history must be longer than zero.",
+        "A duration may be at most about 2.7 million years. The window of a history must be longer than zero and at "
+        "most 3,660 days.",
         'guard "example" { require credential.age < 99999999999999999999d }\n',
         'guard "example" { require credential.age < 30d }\n',
     ),

@@ -10,8 +10,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E100",
         "a file that is not valid UTF-8",
-        "A policy must be UTF-8 without a byte order mark, because different programs would read any other encoding "
-        "differently.",
+        "A policy must be UTF-8 without a byte order mark, because programs disagree on how to read any other "
+        "encoding.",
         "\ufeffanyone { may GET /health }\n",
         "anyone { may GET /health }\n",
     ),
@@ -54,7 +54,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E106",
         "quotes other than straight double quotes",
-        "Strings must use straight double quotes, so that a string is written in only one way.",
+        "Strings must use straight double quotes. Single and curly quotes do not begin a string.",
         "guard 'closed' { deny }\n",
         'guard "closed" { deny }\n',
     ),

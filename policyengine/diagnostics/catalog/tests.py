@@ -70,8 +70,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E608",
         "an unknown rule in a test",
-        'The name in quotes after `by` must be the name of a guard. Without such a guard, `deny by "…"` could never '
-        "hold. An approval can lift only a guard that has a `confirm`.",
+        'The name in quotes after `by` must be the name of a guard, a rate or a budget. Otherwise, `deny by "…"` '
+        "could never hold. An approval can lift only a guard that has a `confirm`.",
         'guard "small" { deny when request.size > 9 }\n' + _test('GET /a { request.size: 10 } => deny by "smal"'),
         'guard "small" { deny when request.size > 9 }\n' + _test('GET /a { request.size: 10 } => deny by "small"'),
     ),
