@@ -228,7 +228,7 @@ def test_an_expired_observe_period_enforces_everything(project, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--observe"], "observing needs an end, after which policies are enforced"),
+        (["--observe"], "observe mode needs an end, after which policies are enforced"),
         (["--observe-until", "1h"], "nothing is observed, so there is nothing to limit"),
         (["--no-observe", "--observe-package", "x"], "nothing is observed, so there is nothing to limit"),
         (["--observe", "--observe-until", "tomorrow"], "`tomorrow` is not a time or a duration"),
