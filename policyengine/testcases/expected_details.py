@@ -297,7 +297,7 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
     member = DETAIL_MEMBERS.get(name)
     if member is None:
         hint = did_you_mean(name, DETAIL_MEMBERS) or f"the known members are {join_words(DETAIL_MEMBERS)}"
-        reading.report("E611", f"a decision has no `{name}` to expect", pair.key.span, hint)
+        reading.report("E611", f"a decision has no detail `{name}`", pair.key.span, hint)
         return None
     found = read_values(member, pair.value, reading)
     if found is not None and check_possible(member, found, claimed, pair, reading):

@@ -50,7 +50,7 @@ def test_a_failed_check_exits_with_1_and_gives_a_hint(run, project, port):
     assert ended.code == 1
     assert "✗ port: `0.0.0.0` can be reached from other machines and no token is set" in ended.out
     assert "  hint: give the gateway a token with `--token-file FILE`" in ended.out
-    assert ended.out.endswith("not ready to serve: 1 failed, 0 with a warning\n")
+    assert ended.out.endswith("not ready to serve: 1 failed, 0 with warnings\n")
 
 
 def test_doctor_knows_every_extra():
