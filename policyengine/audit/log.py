@@ -347,7 +347,7 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file", "use a regular file: only there do the lines of several processes stay whole"
+            f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
         )
     return opened
 
