@@ -121,6 +121,13 @@ class DecisionLog:
         """Write a line about the seal itself. Return whether it was written."""
         return self.note(SEAL_MEMBER, told, int(time()))
 
+    def _note_deletion(self, file: Path) -> None:
+        """Write a line about a file that is about to be deleted, so that its lines are not missed."""
+        if self._sealer is not None:
+            from policyengine.audit.seal.line_digests import last_line_digest
+
+            self.note_seal({"event": "file_deleted", "file": file.name, "last": last_line_digest(file).hex()})
+
     def seal(self) -> bool:
         """Seal the lines that are written, without waiting for the interval. Return whether this process sealed them;
         another process with the same log may hold the lock."""
@@ -296,7 +303,7 @@ class DecisionLog:
                 extra={"event": "log_rotation"},
             )  # fmt: skip
             return False
-        tidy_in_thread(self.path, self.rotation)
+        tidy_in_thread(self.path, self.rotation, self._note_deletion)
         return True
 
     def _is_due(self) -> bool:

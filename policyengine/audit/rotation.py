@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
@@ -69,15 +69,20 @@ def rotation_lock(path: Path) -> Iterator[None]:
 
 
 def rename_aside(path: Path, now: float) -> Path:
-    """Rename the file with the current time, or the next free one. Raises OSError."""
+    """Rename the file with the current time, or with a later one if a rotated file has that time or a later one, as
+    after the clock was set back. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
-    taken = {name.removesuffix(COMPRESSED_SUFFIX) for name in os.listdir(path.parent)}
-    name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
-    while name in taken:
-        moment = moment.fromtimestamp(moment.timestamp() + 1e-6, UTC)
-        name = f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}"
-    path.rename(path.with_name(name))
-    return path.with_name(name)
+    if rotated := rotated_files(path):
+        moment = max(moment, named_time(path, rotated[-1]) + timedelta(microseconds=1))
+    new = path.with_name(f"{path.name}.{moment.strftime(TIMESTAMP_FORMAT)}")
+    path.rename(new)
+    return new
+
+
+def named_time(path: Path, rotated: Path) -> datetime:
+    """Return the time in the name of a rotated file."""
+    written = rotated.name.removeprefix(f"{path.name}.").removesuffix(COMPRESSED_SUFFIX)
+    return datetime.strptime(written, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 
 
 def rotated_files(path: Path) -> list[Path]:
@@ -86,11 +91,12 @@ def rotated_files(path: Path) -> list[Path]:
     return sorted(one for one in path.parent.iterdir() if named.fullmatch(one.name))
 
 
-def tidy(path: Path, rotation: Rotation) -> None:
+def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
     """Delete surplus files, and compress those that no process writes to. A failure is logged, and retried later."""
     try:
         files = rotated_files(path)
         for old in files_to_delete(files, rotation.keep):
+            before_deletion(old)
             old.unlink(missing_ok=True)
             files.remove(old)
         for file in files[:-1] if rotation.compress else ():
@@ -140,8 +146,8 @@ def compress(path: Path) -> None:
         new.unlink(missing_ok=True)
 
 
-def tidy_in_thread(path: Path, rotation: Rotation) -> Thread:
+def tidy_in_thread(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None]) -> Thread:
     """Tidy in a thread, so that no decision waits for it."""
-    thread = Thread(target=tidy, args=(path, rotation), name="log rotation", daemon=True)
+    thread = Thread(target=tidy, args=(path, rotation, before_deletion), name="log rotation", daemon=True)
     thread.start()
     return thread

@@ -80,3 +80,15 @@ def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, b
         if cut >= 0:
             return digest.digest(), chunk[cut + 1 :], length
     return digest.digest(), None, length
+
+
+def last_line_digest(path: Path) -> bytes:
+    """Return the digest of the last complete line of a file; empty if it has none or cannot be unpacked. Raises
+    OSError."""
+    last = b""
+    try:
+        for batch in line_batches(path):
+            last = last if batch.torn else batch.digests[-1]
+    except UnreadableFileError:
+        pass
+    return last
