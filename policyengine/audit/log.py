@@ -32,7 +32,7 @@ from policyengine.typesystem import EntityRef
 
 _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
-CHECK_INTERVAL_SECONDS = 1.0  # between checks whether the file was moved
+CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -45,7 +45,7 @@ class OnFailure(StrEnum):
 
 
 class DecisionLogError(Exception):
-    """A log cannot be used; `hint` says how to correct it."""
+    """The error for a log that cannot be used; `hint` says how to correct it."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} ({hint})")
@@ -78,7 +78,7 @@ class DecisionLog:
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
-            # A bounded number of encoders, by the redacted facts of guards.
+            # Encoders by the facts that guards redact; their number is bounded.
             self._writers: dict[tuple[str, ...], LogLineEncoder] = {}
         except ValueError as error:
             raise DecisionLogError(
@@ -96,7 +96,7 @@ class DecisionLog:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
 
     def close(self) -> None:
-        """Close the file; nothing may be written afterwards."""
+        """Close the file. Nothing may be written afterwards."""
         os.close(self._file)
 
     @property
@@ -106,7 +106,7 @@ class DecisionLog:
 
     @property
     def others_may_read(self) -> bool:
-        """Whether the file existed with a mode that permits others to read it."""
+        """Return whether the file existed with a mode that permits other users to read it."""
         return bool(os.fstat(self._file).st_mode & 0o077)
 
     def flush(self) -> None:
@@ -128,11 +128,13 @@ class DecisionLog:
                     f"`{self.path}`: the entities could not be written", "check that the disk has space"
                 )
             last = list(self._directories.items())[-1:]
-            self._directories = {**dict(last), name: line}  # decisions in progress may use the previous one
+            self._directories = {**dict(last), name: line}  # decisions in progress may use the previous rows
         return b'"directory":' + encode(name) + b","
 
     def _holds(self, line: bytes) -> bool:
-        """Whether the file already has the line: at its beginning, or near its end if the parent process wrote it."""
+        """Return whether the file already has the line, at its beginning, or near its end if the parent process wrote
+        it.
+        """
         if os.pread(self._file, len(line), 0) == line:
             return True
         size = os.fstat(self._file).st_size
@@ -173,7 +175,7 @@ class DecisionLog:
 
     @property
     def lets_pass(self) -> bool:
-        """Whether decisions that cannot be written are answered anyway."""
+        """Return whether decisions that cannot be written are answered anyway."""
         return self.on_failure is OnFailure.CONTINUE
 
     def _not_put(self, what: str) -> None:
@@ -265,12 +267,12 @@ class DecisionLog:
         return True
 
     def _is_due(self) -> bool:
-        """Whether rotation is due; never if the file has only entity rows."""
+        """Return whether rotation is due; never if the file has only entity rows."""
         found = os.fstat(self._file)
         return found.st_size > sum(map(len, self._directories.values())) and self.rotation.due(found, time())
 
     def _is_in_place(self) -> bool:
-        """Whether the path still names the open file, and it was not truncated."""
+        """Return whether the path still names the open file, and the file was not truncated."""
         with suppress(FileNotFoundError):
             before, self._size = self._size, os.fstat(self._file).st_size
             return file_identity(self.path) == self._place and self._size >= before
@@ -330,6 +332,6 @@ def write_beginning(file: int, lines: bytes) -> None:
 
 
 def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of a line."""
+    """Return whether the last line is complete: a killed process may have left part of a line."""
     size = os.fstat(file).st_size
     return not size or os.pread(file, 1, size - 1) == b"\n"
