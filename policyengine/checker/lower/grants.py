@@ -68,7 +68,7 @@ def lower_grant_condition(
     for node in ast.walk(written) if suspect else ():
         if isinstance(node, ast.Reference):
             report_not_for_grants(node.name.partition(".")[0], node.span, draft)
-    here = draft.places.here(place) if place.patterns else EVERYWHERE  # without patterns, all of them had errors
+    here = draft.places.here(place) if place.patterns else EVERYWHERE  # no patterns: all of them had errors
     found = draft.condition(written, package, here)
     for fact, span in facts_read(found) if found and suspect else ():
         report_not_for_grants(fact.path[0], span, draft)
