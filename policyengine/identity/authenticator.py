@@ -346,7 +346,7 @@ def reusable_members(credentials: Credentials) -> dict[str, object]:
 
 
 def is_reusable(credentials: Credentials) -> bool:
-    """Whether the credentials contain nothing that is valid for one request only."""
+    """Return whether the credentials contain nothing that is valid for one request only."""
     return (
         credentials.dpop is None
         and credentials.signature is None

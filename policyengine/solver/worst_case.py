@@ -19,7 +19,7 @@ Steps: TypeAlias = tuple[int, ...]  # coefficients of the powers of n, the lowes
 
 NO_STEPS: Steps = ()
 ANY_SIZE: Steps = (0, 1)
-MAX_EVENTS_PER_KEY = 10_000  # the steps of one key
+MAX_EVENTS_PER_KEY = 10_000  # maximum events of one key
 
 
 class Sizes(Protocol):

@@ -24,7 +24,7 @@ from policyengine.diagnostics.suggest import suggest
 from policyengine.source import Source, Span
 from policyengine.syntax import nodes as ast
 
-MAX_NAMES_LISTED = 3  # maximum issuers named in a hint
+MAX_NAMES_LISTED = 3  # maximum names in a hint
 EXAMPLES: Mapping[SymbolKind, str] = {
     "enum": "enum plan = free < team",
     "entity": "entity invoice { owner: user }",

@@ -17,7 +17,7 @@ from policyengine.kernel import FOLDINGS, ActionPattern, Folding, HttpPattern, P
 from policyengine.runtime.letter_case import fold_case, has_letters
 
 Item = TypeVar("Item")
-MAX_STEPS = 1_000_000  # base limit of the steps of one search
+MAX_STEPS = 1_000_000  # base limit of the steps of all searches in an index
 STEPS_PER_PATTERN = 500  # added to the limit for each pattern in the index
 
 

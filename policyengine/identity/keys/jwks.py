@@ -101,7 +101,7 @@ class JwkSet:
     unusable: Mapping[str, RefusalCode] = field(default_factory=dict)
 
     def knows(self, kid: str | None, now: int) -> bool:
-        """Whether the set has an answer for this key id, so that loading it again is pointless."""
+        """Return whether the set has an answer for this key id, so that loading it again is pointless."""
         return kid is None or kid in self.unusable or any(one.named(kid, now) for one in self.usable)
 
     def find(self, kid: str | None, alg: str, now: int = 0) -> tuple[VerifyingKey, ...]:

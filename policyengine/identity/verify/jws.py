@@ -169,7 +169,7 @@ def check_signature(jws: Jws, keys: Sequence[VerifyingKey], allowed: Collection[
 
 
 def supports_algorithm(key: VerifyingKey, alg: str) -> bool:
-    """Whether the key has the type, curve and use of the algorithm."""
+    """Return whether the key has the type, curve and use of the algorithm."""
     model = MODELS[alg]
     try:
         if alg == "EdDSA" and key.get("alg") == "EdDSA":

@@ -27,7 +27,7 @@ States: TypeAlias = Mapping[Subject, AbstractValue]
 Quantified: TypeAlias = tuple[k.Quantifier, bool]
 
 MAX_COMBINATIONS = 2_000
-OTHER_TEXTS = ("A", "0", "-", "!")  # maximum constants
+OTHER_TEXTS = ("A", "0", "-", "!")  # in falling usefulness: a later text sorts before more constants
 WRONG_TYPE: Mapping[str, object] = {"of": "another type"}
 ORDERED_SCALARS = frozenset((Scalar.INT, Scalar.NUMBER, Scalar.DURATION, Scalar.TIME, Scalar.STRING))
 # Parts are filled before the operands that are computed from them.

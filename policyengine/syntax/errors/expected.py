@@ -58,7 +58,7 @@ MAX_ALTERNATIVES = 4
 
 
 def continues_expression(accepted: frozenset[str]) -> bool:
-    """Whether an operand precedes this position, so that an operator may follow."""
+    """Return whether an operand precedes this position, so that an operator may follow."""
     return "*" in accepted or {"and", "or"} <= accepted
 
 

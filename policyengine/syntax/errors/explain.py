@@ -306,7 +306,8 @@ def _words(s: ErrorContext) -> list[str]:
 
 
 def explain_misspelled_keyword(s: ErrorContext) -> Diagnostic | None:
-    if not s.is_word or s.found in s.accepted or s.found == "unknown":  # maps words of the grammar back to terminals
+    # `unknown` is the opposite of `known`, not a misspelling.
+    if not s.is_word or s.found in s.accepted or s.found == "unknown":
         return None
     foreign = FOREIGN_WORDS.get(s.found)
     meant = foreign if foreign in s.accepted else suggest(s.found, _words(s))
