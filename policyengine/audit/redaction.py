@@ -45,7 +45,7 @@ class RedactedFact:
 @dataclass(frozen=True, slots=True)
 class Redaction:
     """The facts to redact: `paths` in addition to facts with secret names, and `patterns`, which contain stars.
-    Fingerprints use a random key that is never stored, so that nobody can guess values from them.
+    Fingerprints use a random key that is never stored, so that readers of the log cannot guess values from them.
     """
 
     paths: frozenset[Path] = frozenset()

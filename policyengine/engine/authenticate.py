@@ -23,9 +23,8 @@ from policyengine.runtime.values import Invalid, MissingValue
 from policyengine.stores.base import StoreError
 
 _LOG = logging.getLogger("policyengine")
-TRANSIENT_REFUSALS = frozenset(
-    {RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value}
-)  # refusals that may be temporary
+# Refusals that may be temporary.
+TRANSIENT_REFUSALS = frozenset({RefusalCode.PROVIDER.value, RefusalCode.STORE.value, RefusalCode.FAILURE.value})
 REPLACED_MEMBERS = frozenset({*PRINCIPAL_ROOTS, "credentials"})
 
 

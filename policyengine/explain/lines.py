@@ -83,9 +83,8 @@ def expression_line(node: k.Expr, facts: Facts) -> ExplanationLine:
             return history_line(node, node, facts)
         case k.Not(k.HistoryCondition() as operand) if source_text(node).startswith("no "):
             return history_line(node, operand, facts)
-        case k.Not(operand) if source_text(operand) != source_text(
-            node
-        ):  # `is absent` and `not in` show no separate operand
+        # `is absent` and `not in` show no separate operand.
+        case k.Not(operand) if source_text(operand) != source_text(node):
             parts = (expression_line(operand, facts),)
         case _:
             parts = tuple(fact_line(name, known) for name, known in _facts_in(node, facts))

@@ -34,9 +34,8 @@ class Operator:
     name: str | None = None
 
 
-EventActor: TypeAlias = (
-    Operator | AuthenticatedClient | VerifiedCredential
-)  # an operator, a client, or an agent with its token
+# An operator, a client, or an agent with its token.
+EventActor: TypeAlias = Operator | AuthenticatedClient | VerifiedCredential
 
 
 # ── Issued and refused tokens ─────────────────────────────────────────────────────────────────

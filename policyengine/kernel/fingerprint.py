@@ -61,9 +61,8 @@ def sort_declarations(declared: tuple[Declared, ...], write: CanonicalWriters) -
 def compute_revision(kernel: k.Kernel, write: CanonicalWriters | None = None) -> str:
     """Return `sha256:` and 64 hexadecimal digits. `write` may already have the text of some parts."""
     hashed = hashlib.sha256()
-    for piece in canonical_pieces(
-        kernel, write or CanonicalWriters()
-    ):  # hashed in pieces, because the whole text is longer than the policy
+    # Hashed in pieces, because the whole text is longer than the policy.
+    for piece in canonical_pieces(kernel, write or CanonicalWriters()):
         hashed.update(piece.encode("utf-8", "surrogatepass"))
     return f"sha256:{hashed.hexdigest()}"
 

@@ -47,8 +47,7 @@ class LiveEngine:
 def log_observed(decision: Decision, question: Facts) -> None:
     """Log one line, with texts from callers in quotes."""
     reasons = [one.message for one in decision.reasons if one.outcome is decision.would_be]
-    asked = parse_request(
-        {name: value for name, value in question.items() if name != "credentials"}
-    )  # proved facts replace the credentials
+    # Proved facts replace the credentials.
+    asked = parse_request({name: value for name, value in question.items() if name != "credentials"})
     words = format_value(endpoint_words(asked.endpoint)), decision.would_be, "; ".join(reasons)
     _LOG.warning("observing: %s passed; the outcome would be %s: %s", *words, extra={"event": "observed"})

@@ -17,11 +17,12 @@ from policyengine.syntax.parse import parse
 FILES, PACKAGES, GUARDS, LIMITS = "removed-files", "removed-packages", "removed-guards", "removed-limits"
 DELEGATION, ENTITIES, TRUNCATED_FILES = "removed-delegation-limits", "removed-entities", "cut-files"
 NOUNS = {FILES: "file", PACKAGES: "package", GUARDS: "guard", LIMITS: "limit", DELEGATION: "delegation limit"}
+# Kinds of items that restrict access.
 RESTRICTION_KINDS = {
     "guard": GUARDS,
     "rate": LIMITS,
     "budget": LIMITS,
-}  # kinds of items that restrict access
+}
 MAX_NAMED_ITEMS = 3
 ItemKey: TypeAlias = tuple[str, str, str]
 

@@ -1,4 +1,4 @@
-"""Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that nobody can guess them.
+"""Ids of decisions: ULIDs whose random part is a keyed hash of a serial number, so that callers cannot guess them.
 
 A report of an outcome names the id of the decision, so a caller who could guess ids could report outcomes for others.
 """

@@ -149,10 +149,11 @@ class Facts:
         """Return an attribute from the credential or else the entity store. An inherited set is the union over the
         entity and its ancestors.
         """
+        # Its causes name the fact as it is read here.
         key, own_key = (
             (entity, node.name),
             (entity, node.name, describe(node)),
-        )  # its causes name the fact as it is read here
+        )
         before = self.known.get(own_key)
         if before is not None and (before[0] is node.type or before[0] == node.type):
             return before[1]

@@ -26,9 +26,8 @@ from policyengine.typesystem import EntityRef
 
 SLACK_MICROSECONDS = 60_000_000  # microseconds
 NEVER = 2**62  # `complete_after` of a watch that has not begun, which records nothing
-AwaitedEvent: TypeAlias = tuple[
-    str, int, tuple[tuple[str, ...], ...]
-]  # a line, the number of an event in it, and the outputs that the event needs
+# A line, the number of an event in it, and the outputs that the event needs.
+AwaitedEvent: TypeAlias = tuple[str, int, tuple[tuple[str, ...], ...]]
 
 
 class EventRow(NamedTuple):

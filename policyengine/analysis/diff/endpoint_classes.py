@@ -120,9 +120,8 @@ class SegmentChoice:
         return self.spelled or (None if self.free else self.text), self.split
 
 
-TriePosition: TypeAlias = tuple[
-    PatternTrieNode, int
-]  # each with the index of the weakest folding with which a path reaches this node
+# Each with the index of the weakest folding with which a path reaches this node.
+TriePosition: TypeAlias = tuple[PatternTrieNode, int]
 
 
 def build_trie(patterns: Iterable[k.HttpPattern]) -> PatternTrieNode:

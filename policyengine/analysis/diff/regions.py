@@ -375,9 +375,8 @@ class RegionComparison:
         if number not in self._states:
             subject, every = self.space.subjects[number], subject_states(number, self.space)
             states = tuple(one for one in every if self.possible(subject, one)) or (every[-1],)
-            self._states[number] = (
-                states[::-1] if has_path_prefix(subject, UNSURE) else states
-            )  # states that a request can show come first
+            # States that a request can show come first.
+            self._states[number] = states[::-1] if has_path_prefix(subject, UNSURE) else states
         return self._states[number]
 
     def possible(self, subject: Subject, state: AbstractValue) -> bool:

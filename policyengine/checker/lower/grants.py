@@ -62,9 +62,8 @@ def lower_grant_condition(
 ) -> k.Expr | None:
     if written is None:
         return None
-    suspect = (
-        draft.keyless or MENTIONS_NOT_FOR_GRANTS.search(written.span.text) is not None
-    )  # most conditions do not need the walk
+    # Most conditions do not need the walk.
+    suspect = draft.keyless or MENTIONS_NOT_FOR_GRANTS.search(written.span.text) is not None
     for node in ast.walk(written) if suspect else ():
         if isinstance(node, ast.Reference):
             report_not_for_grants(node.name.partition(".")[0], node.span, draft)

@@ -330,9 +330,8 @@ def lower_lone_word(reference: ast.Reference, context: ExpressionContext) -> k.C
     """Lower a word where no enum is expected. It must be a value of exactly one enum."""
     enums = [one for one in context.schema.enums_in(context.program, context.package) if reference.name in one.values]
     if len(enums) > 1 and context.constant and context.here.everywhere:
-        return k.Constant(
-            reference.name, UNRESOLVED, span=reference.span
-        )  # in a `let`, the place where it is used decides which enum is meant
+        # In a `let`, the place where it is used decides which enum is meant.
+        return k.Constant(reference.name, UNRESOLVED, span=reference.span)
     if len(enums) > 1:
         message = f"`{reference.name}` is a value of {join_words(one.name for one in enums)}"
         context.report("E206", message, reference.span, "compare it with a fact whose type determines the enum")

@@ -245,9 +245,8 @@ def _captures(kernel: k.Kernel) -> dict[Trail, str]:
     """Return the text of each final wildcard segment as policies write it: `{id: invoice}`; several names if they
     differ."""
     found: dict[Trail, dict[str, str | None]] = defaultdict(dict)
-    once = {
-        id(pattern): pattern for pattern in _written_patterns(kernel)
-    }  # scopes share patterns, so most are the same object
+    # Scopes share patterns, so most are the same object.
+    once = {id(pattern): pattern for pattern in _written_patterns(kernel)}
     for pattern in once.values():
         trail: Trail = ()
         for segment in pattern.segments:

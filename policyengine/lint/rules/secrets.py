@@ -29,9 +29,8 @@ SECRET_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/@:\"]+:[^\s/@\"]{3,}@")),
 )
 QUOTED = re.compile(r'(?<=")[A-Za-z0-9+/_-]{32,}={0,2}(?=")')
-NOT_A_SECRET = re.compile(
-    r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+"
-)  # digests, UUIDs, names
+# Digests, UUIDs, names.
+NOT_A_SECRET = re.compile(r"[0-9A-Fa-f-]+|[A-Za-z]+(?:[-_/][A-Za-z]+)*|(?:[a-z0-9]+[-_/])+[a-z0-9]+")
 MIN_ENTROPY_BITS = 4.0  # minimum entropy in bits per character; words have less
 HINT = "remove it and rotate the secret: anyone who has seen the file has it"
 

@@ -22,9 +22,8 @@ import msgspec
 from policyengine.runtime.decision import Answer, Outcome
 
 CounterKey: TypeAlias = tuple[str, ...]
-CountFunction: TypeAlias = Callable[
-    [Answer, int], None
-]  # an answer, and its start (`perf_counter_ns`); 0 if it is not timed
+# An answer, and its start (`perf_counter_ns`); 0 if it is not timed.
+CountFunction: TypeAlias = Callable[[Answer, int], None]
 TimingTurns: TypeAlias = Iterator[int]  # whether to time the next decision
 CellValues: TypeAlias = Iterator[int]  # yields the next value of a cell
 AnswerCells: TypeAlias = tuple[int, CellValues, tuple[tuple[int, CellValues], ...]]  # a decision, and the rules in it
@@ -32,9 +31,8 @@ Places = TypeVar("Places")
 
 CELL_BYTES = 8  # bytes per cell
 REGION_BYTES = 512 * 1024  # bytes of a region; untouched pages take no memory
-RESERVED_BYTES = (
-    192 * 1024
-)  # bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room
+# Bytes of a region that are reserved for decisions: adapters, outcomes and gates are few, and always have room.
+RESERVED_BYTES = 192 * 1024
 HEAD = 2  # cells before a key: its length in bytes, and the number of its cells
 # The first bound of latencies is 2**10 nanoseconds, and each further bound is twice the previous one.
 MIN_LATENCY_BITS = 10

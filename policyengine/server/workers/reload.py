@@ -181,9 +181,8 @@ class ReloadCoordinator:
         with self.reloading.holding_directory():
             try:
                 engine = self.reloading.engine_of(candidate)
-                for refused in self._told(
-                    PrepareReload(replace(candidate, inventory=PolicyInventory()))
-                ):  # the supervisor alone compares inventories
+                # The supervisor alone compares inventories.
+                for refused in self._told(PrepareReload(replace(candidate, inventory=PolicyInventory()))):
                     raise refused
             except ReloadRefusedError as refused:
                 self.reloading.refuse(refused)
