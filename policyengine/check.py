@@ -1,5 +1,5 @@
-"""The complete check, from modules to a kernel and all diagnostics: checker, test cases, lint. Invalid policies never
-raise an exception.
+"""The complete check, from modules to a kernel and all diagnostics: checker, test cases, lint. It never raises an
+exception for an invalid policy.
 """
 
 from __future__ import annotations

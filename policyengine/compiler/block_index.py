@@ -16,8 +16,8 @@ from policyengine.vocabulary import STRINGS
 
 
 class BlockIndex:
-    """Finds blocks by name and group, and returns their numbers in the kernel. `others` are blocks that match everyone
-    or by a condition.
+    """Finds blocks by name and group, and returns their numbers in the kernel. `others` are the blocks that match
+    everyone or have a condition.
     """
 
     def __init__(self, principals: Principals) -> None:

@@ -36,7 +36,7 @@ class Paths:
         self.start.next[""], self.start.grown = self.root, True
 
     def step(self, branch: PathBranch, segment: str) -> PathBranch | None:
-        """Return the branch after a segment, also if it is not in `next` yet; None if no pattern continues."""
+        """Return the branch after a segment, even if it is not yet in `next`; None if no pattern continues."""
         if not branch.grown and len(self._branches) < MOST_BRANCHES:
             self._grow(branch)
         known = branch.next.get(segment)
@@ -128,8 +128,8 @@ def literals(branch: PathBranch) -> Iterator[tuple[str, Place]]:
 
 
 def affixed(branch: PathBranch, segment: str | None) -> tuple[Place, ...]:
-    """Return the places that wildcards reach with this segment. With None: a segment that has no prefix or suffix of a
-    wildcard.
+    """Return the places that wildcards reach with this segment; None stands for a segment without the prefix or suffix
+    of any wildcard.
     """
     found: list[Place] = []
     for node, folding in branch.places:

@@ -500,8 +500,8 @@ ON_HOPS = (k.IssuedBy, k.ActsAlone, k.ActsFor, k.ValidityPeriod)
 
 
 def numbers_of(always: Iterable[int], uses: Iterable[Any], inside: str, outside: str) -> Numbers:
-    """Return the numbers, in order, of the rules in the members `inside` of these `uses` and in `always`, without those
-    in the members `outside`.
+    """Return the numbers of the rules that cover an endpoint, in order: those in `always` and in the member `inside` of
+    each use, without those in the member `outside`.
     """
     uses = list(uses)
     excepted = {number for use in uses for number in getattr(use, outside)} if outside else set()

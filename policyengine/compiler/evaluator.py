@@ -44,7 +44,7 @@ MAX_DECODED_BLOCKS = 200  # maximum blocks of a bundle to decode to compute the 
 
 
 class Evaluator:
-    """Decides by one policy and one entity store. It keeps no state of requests, so threads may share it."""
+    """Decides with one policy and one entity store. It keeps no state of requests, so threads may share it."""
 
     def __init__(
         self, kernel: k.Kernel, entities: Entities, *, tree: Tree | None = None, sizes: EntitySizes | None = None
@@ -135,7 +135,7 @@ class Evaluator:
         return self._evaluate(several, request, rules) > most
 
     def _evaluate(self, several: Sequence[Steps], request: Request, rules: EndpointRules) -> int:
-        """Return the sum of `several` for the sizes of a request."""
+        """Return the sum of these polynomials of steps for the sizes of a request."""
         constant = sum([steps[0] for steps in several])
         varying = [steps for steps in several if len(steps) > 1]
         if not varying:

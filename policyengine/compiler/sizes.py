@@ -44,8 +44,8 @@ CLAIMS = ("credential", "claims")
 
 @dataclass(frozen=True, slots=True)
 class SizeLimit:
-    """The largest size of these members of a question with which a decision stays below the maximum steps (`most`), and
-    with which no other request has to wait (`at_once`).
+    """Limits for the size of these `members` of a question: up to `most`, a decision does not exceed its maximum steps;
+    up to `at_once`, no other request has to wait.
     """
 
     most: int

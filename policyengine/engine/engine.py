@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Decides by one set of policies. Threads may share it.
+    """Decides with one set of policies. Threads may share it.
 
     A method waits only for the store, for an issuer of credentials, and for entities that are looked up. Malformed
     questions raise RequestError; every other error inside a decision is a deny at gate `failure`, counted in `failures`
@@ -433,16 +433,12 @@ class Engine:
 
     @property
     def failures(self) -> int:
-        """Until `wanted.until`, report requests that these policies would stop, and let them pass; `docs/observe.md`
-        lists the exceptions. Call this method before the first question. Raises ObserveError.
-        """
+        """The number of decisions that were denied because of an internal failure."""
         return self.recorder.failures.count
 
     def observe(self, wanted: Observe) -> None:
         """Until `wanted.until`, report requests that these policies would stop, and let them pass; `docs/observe.md`
-        lists what never passes.
-
-        Call this method before the first question. Raises ObserveError.
+        lists the exceptions. Call this method before the first question. Raises ObserveError.
         """
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
 

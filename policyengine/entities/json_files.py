@@ -50,9 +50,7 @@ def read_json(path: Path, gathering: RowCollector) -> None:
 
 
 def _rows(tree: object) -> list[object] | tuple[object, ...]:
-    """Return the rows without validating them; they are not read like a list in a request, because a file may have more
-    rows.
-    """
+    """Return the rows without validating them: a file may have more rows than a list in a request may have elements."""
     if not isinstance(tree, dict):
         raise RequestError("", f"expected an object, got {describe_raw_value(tree)}", SHAPE)
     whole = get_object(tree, "") or {}

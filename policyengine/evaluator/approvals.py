@@ -156,7 +156,7 @@ def approval_facts(approvals: list[ConfirmApproval], st: State) -> ApprovalFacts
 
 
 def digest_approval(st: State, effect: Effect, read: Mapping[Path, ReadFact]) -> str:
-    """Return the digest of the request that an approval must be bound to."""
+    """Return the digest to which an approval of this request must be bound."""
     binding = effect.binding
     assert binding is not None
     facts, objects, seen = st.facts, [], []

@@ -143,8 +143,8 @@ class Not(Condition):
 
 
 class Connective(Condition):
-    """Kleene's and or or: a part with the result `settling` decides; without one, an unknown part makes it MAYBE.
-    `strict` tests every part, so that all facts to which an approval is bound are recorded.
+    """Kleene's `and` or `or`: a part with the result `settling` decides; without one, an unknown part makes the
+    condition MAYBE. `strict` tests every part, so that all facts to which an approval is bound are recorded.
     """
 
     __slots__ = ("items", "neutral", "settling", "strict")
@@ -172,7 +172,7 @@ class Connective(Condition):
 
 
 class All(Connective):
-    """Kleene's and."""
+    """Kleene's `and`."""
 
     __slots__ = ()
 
@@ -181,7 +181,7 @@ class All(Connective):
 
 
 class AnyOf(Connective):
-    """Kleene's or."""
+    """Kleene's `or`."""
 
     __slots__ = ()
 

@@ -41,9 +41,9 @@ class PathBranch:
     The rules are indexed by method: `ends` for a path that ends here, `rest` for a path that continues beyond all
     patterns, `last` for a path whose last segment is any non-literal, if its text does not matter.
 
-    `places` are the nodes of the tree, each with the least folding with which a path reaches it; `rests` are matching
-    patterns that end in `**`; `loose` are such patterns that match only with a folding that they do not allow, and bind
-    facts.
+    `places` are the nodes of the tree, each with the least folding with which a path reaches it. `rests` are matching
+    patterns that end in `**`; `loose` are patterns that end in `**` and bind facts, but match only with a folding that
+    they do not allow.
     """
 
     __slots__ = ("cased", "ends", "grown", "last", "loose", "next", "places", "rest", "rests", "wild")

@@ -64,7 +64,7 @@ class GatewayHeaders:
     each with its issuer in the policy. `hands_on_…` are the headers that reach an adapter whenever the client sends
     them, or `all`; `bodies` are the adapters whose gateway sends every body, or refuses the request.
     `client_certificate` is the header with the certificate of the client's connection; None if the gateway does not set
-    this header, because it would then pass on a header that the client sent.
+    this header: otherwise the client could set it itself.
     """
 
     agent_id: str = "x-agent-id"
@@ -188,7 +188,7 @@ def parse_scopes(name: str, value: str) -> list[str]:
 
 
 def parse_time_or_seconds(name: str, value: str) -> str | datetime:
-    """Parse a time, or seconds since 1970, the form in tokens."""
+    """Parse a time, or seconds since 1970, which tokens use."""
     if not SECONDS.fullmatch(value):
         return parse_word(name, value)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=float(value))

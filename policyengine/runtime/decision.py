@@ -43,12 +43,10 @@ class Gate(StrEnum):
 
 
 class Reason(Struct, frozen=True, omit_defaults=True):
-    """A change that would change the outcome.
+    """One reason why a request is not allowed: the rule, its place in the source (`payments.policy:47`), and a message.
 
-    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest to which it must be
-    bound (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope` lists
-    scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the `need` in
-    words. `wait` is the time until a rate has room again (`within`).
+    `outcome` is the outcome of this reason alone: a denied request may also need a confirmation. `code` is the refusal
+    code of a credential (`docs/identity.md`).
     """
 
     gate: Gate
@@ -60,7 +58,13 @@ class Reason(Struct, frozen=True, omit_defaults=True):
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):
-    """An obligation of the gateway: `kind` and its arguments, and the guard that requires it."""
+    """A change that would change the outcome.
+
+    `approval` names the approvers (`by`), how long an approval lasts (`within`: `15m`), the digest to which it must be
+    bound (`binding`) and the parts of the request in the digest (`bound`: `body except body.request_id`). `scope` lists
+    scopes; the credential needs one of them. `credential`, `attestation`, `task` and `facts` describe the `need` in
+    words. `wait` is the time until a rate has room again (`within`).
+    """
 
     kind: str
     rule: str | None = None

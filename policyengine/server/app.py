@@ -92,8 +92,8 @@ class DecisionApp(FastAPI):
 
 
 def caller_name(scope: Scope) -> str:
-    """Return the name that takes turns with other callers: the client of the token file or, without a token, the
-    address of the connection.
+    """Return the name with which a caller takes turns: the client of the token file or, without a token, the address of
+    the connection.
     """
     return current_caller() or peer_address(scope.get("client"))
 

@@ -23,7 +23,7 @@ class SettingsSection(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ValueDescription:
-    """Metadata of a type: `description` describes its values for messages; `example` is a TOML value, and `note`
+    """Metadata of a type: `values` describes its values for messages; `example` is a TOML value, and `note`
     follows it.
     """
 

@@ -44,7 +44,7 @@ MAX_UNSEEN = 5
 
 
 def digest_approval(guard: k.Guard, index: int, confirm: k.Confirm, facts: Facts) -> w.ApprovalDigest:
-    """Return the digest of the request that an approval must be bound to. It covers the rule, principal and chain,
+    """Return the digest to which an approval of this request must be bound. It covers the rule, principal and chain,
     endpoint and resource, the revision, the bound parts of the request, and every fact that the rule and its message
     read.
     """

@@ -277,7 +277,9 @@ def age_since(raw: object, now: datetime, root: str) -> Value:
 
 
 def claimed_attributes(facts: Facts) -> dict[tuple[EntityRef, str], object]:
-    """Return the attributes of agent and user that the credential claims, as its issuer declares them."""
+    """Return the attributes of agent and user from the claims of the credential, as the policy maps the claims of its
+    issuer.
+    """
     issuer = facts.kernel.issuers.get(str(presenter_of(facts).issuer))
     found: dict[tuple[EntityRef, str], object] = {}
     for claim, (root, attribute) in issuer.claims if issuer else ():

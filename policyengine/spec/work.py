@@ -47,8 +47,8 @@ def _weight(condition: ExpressionIdentity) -> int:
 
 
 def takes_steps(node: k.Expr, looping: bool) -> bool:
-    """Return whether an evaluation may take steps, for any values. `looping` says whether it is inside a loop or in the
-    condition on a past request.
+    """Return whether an evaluation may take steps, which does not depend on the values. `looping` says whether it is
+    inside a loop or in the condition on a past request.
     """
     return _takes_steps(ExpressionIdentity(node), looping)
 

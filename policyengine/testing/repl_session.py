@@ -183,7 +183,7 @@ class ReplSession:
         return SessionAnswer(case, explanation, met if expects else None, combined_expectation(came))
 
     def expected(self, decision: Decision) -> str:
-        """Return the outcome, and its first reason that is a rule or a gate."""
+        """Return the outcome, and the first rule or gate among its reasons."""
         reasons = [one for one in decision.reasons if one.outcome is decision.outcome]
         if decision.allowed or not reasons:
             return str(decision.outcome)

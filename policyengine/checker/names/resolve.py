@@ -226,7 +226,7 @@ def lower_bracketed(reference: ast.Reference, context: ExpressionContext) -> k.E
 
 
 def lower_foreign(reference: ast.Reference, path: Path, context: ExpressionContext) -> k.Expr | None:
-    """Lower a declared fact with brackets, or an undeclarable one, which is an optional string."""
+    """Lower a declared fact written with brackets, or a fact that cannot be declared, which is an optional string."""
     declared = context.schema.by_path.get(path)
     if declared:
         return declared_fact(declared, reference.span, context)

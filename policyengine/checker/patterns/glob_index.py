@@ -1,4 +1,4 @@
-"""An index of globs by their literal prefixes and suffixes, which finds globs that may overlap among many."""
+"""An index of globs by their literal prefixes and suffixes, which finds possible overlaps among many globs."""
 
 from __future__ import annotations
 

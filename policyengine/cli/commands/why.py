@@ -83,7 +83,7 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """Return whether other policies than the recorded ones decided, and may depend on redacted facts."""
+    """Return whether the replay used other policies than the record, and its decision may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 

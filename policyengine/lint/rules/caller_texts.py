@@ -28,8 +28,8 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\\?:", re.IGNORECASE)
 
 
 def parent_folders(kernel: k.Kernel) -> Iterator[Diagnostic]:
-    """Yield a W560 for each comparison of a caller's text with a folder that `..` can leave. If a rule checks the text
-    for `..`, it is not reported.
+    """Yield a W560 for each comparison of a caller's text with a folder that `..` can leave. A text that a rule checks
+    for `..` is not reported.
     """
     careful = subjects_compared(kernel, lambda text: ".." in text or r"\.\." in text)
     for condition, wanted in deciding_conditions(kernel):

@@ -51,8 +51,8 @@ class HttpVerdict(NamedTuple):
 
 
 async def decide_for_gateway(engine: EngineInterface, question: Mapping[str, object]) -> HttpVerdict:
-    """Decide and spend. An invalid question, or one that is refused because too many wait, is answered with
-    a problem.
+    """Decide and spend. An invalid question, or a question that is refused because too many others wait, is answered
+    with a problem.
     """
     try:
         asked = Question.of(question)

@@ -152,8 +152,9 @@ class BoundedServer(uvicorn.Server):
                 signal.signal(one, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the stop on the first signal, and stop immediately on the second. A worker can receive a signal each
-        from its terminal, its service manager and its supervisor, so only its supervisor can make it stop immediately.
+        """Begin the stop on the first signal, and stop immediately on the second. In a worker, a second signal has no
+        effect, because its terminal, its service manager and its supervisor may each send one; only the supervisor ends
+        it immediately.
         """
         if self.drain.begun is None:
             self.table.draining = True

@@ -283,7 +283,7 @@ def draft_modules(modules: Sequence[ast.Module]) -> DraftAndBinders:
 
 
 def names_mentioned(declaration: ast.Declaration) -> frozenset[str]:
-    """Return every name in a declaration, and every part of a dotted one."""
+    """Return every name in a declaration, and every part of a dotted name."""
     return dotted_names_in(declaration.span.text)
 
 
@@ -297,7 +297,7 @@ def dotted_names_in(text: str) -> frozenset[str]:
 
 
 def declared_names(declaration: ast.Declaration) -> set[str]:
-    """Return every name in a declaration, and every part of a dotted name."""
+    """Return the names by which other declarations refer to a declaration; empty if it has none."""
     return {declaration.name.text} if isinstance(declaration, NAMED_DECLARATIONS) else set()
 
 
@@ -329,6 +329,6 @@ def changed_rules(
 
 
 def binding_endpoints(declaration: ast.Declaration | None) -> list[ast.Endpoint]:
-    """Return the names by which other declarations refer to a declaration; empty if it has none."""
+    """Return the endpoints of a rule that bind facts; changing one may change all rules there."""
     found = binders.endpoints_of(declaration) if declaration is not None else ()
     return [endpoint for endpoint, _ in found if not isinstance(endpoint, ast.HttpPattern) or "{" in endpoint.path]

@@ -89,8 +89,9 @@ def mutate(
     jobs: int = 1,
     progress: Progress = lambda: None,
 ) -> MutationReport:
-    """Run the mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
-    scans only new objects.
+    """Try the faults of a policy without errors on its tests, or only on those of `tests` (package and name). The
+    report is the same for any number of `jobs` (0: one per processor); `progress` is called after each mutant. Raises
+    FailingTestError if a test fails without any fault, and CaseSetupError and RequestError as a test run does.
     """
     keeps = partial(is_chosen, tests)
     with gc_paused():
@@ -124,8 +125,9 @@ def _make_report(
 
 @gc_paused()
 def _run_here(bench: MutationRun, numbers: Sequence[int], progress: Progress) -> list[MutantResult]:
-    """Run mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
-    only scans new objects."""
+    """Run the mutants in this process. The policy stays alive and mutants do not, so garbage collection runs rarely and
+    scans only new objects.
+    """
     gc.freeze()
     try:
         found = []

@@ -194,8 +194,8 @@ class CaseWriter:
         return f"ACTION {verb} {self.spelling.entity(type_)}" + (f" {quote_string(id_)}" if id_ is not None else "")
 
     def expected(self, record: DecisionRecord) -> str:
-        """Return the expectation, such as `deny by "tenants are islands"`: the outcome, and its first reason that is a
-        rule or a gate.
+        """Return the expectation, such as `deny by "tenants are islands"`: the outcome, and the first rule or gate
+        among its reasons.
         """
         outcome = str(record.outcome)
         reasons = [one for one in record.decision.get("reasons", ()) if one["outcome"] == outcome]
