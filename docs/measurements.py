@@ -57,14 +57,13 @@ def on() -> str:
     days = sorted({machine["at"][:10] for machine in machines.values()})
     machine = machines["kinds", "pure"]
     loads = ", ".join(
-        f"`{name}` {machines[name, 'compiled']['load']:.1f} and {machines[name, 'pure']['load']:.1f}"
-        for name in SECTIONS
+        f"`{name}` {machines[name, 'compiled']['load']:.1f} ({machines[name, 'pure']['load']:.1f})" for name in SECTIONS
     )
     return (
-        f"Measured on {' and '.join(days)} on {machine['cores']} shared cores of an {machine['cpu']} virtual machine, "
-        f"{machine['python']}. The load of the machine before each run, compiled and pure: {loads}. Machines differ, "
-        "and this one is shared: compare multiples of [the floor](#how-to-repeat-each-figure), which are measured by "
-        "turns in one process, and not times."
+        f"Measured on {' and '.join(days)} with {machine['python']} on {machine['cores']} shared cores of an "
+        f"{machine['cpu']} virtual machine. The load of the machine before each run, compiled and in parentheses pure: "
+        f"{loads}. Because machines differ and this one is shared, do not compare times, but multiples of [the "
+        "floor](#how-to-repeat-each-figure): an engine and the floor take turns in one process."
     )
 
 
@@ -75,7 +74,7 @@ def decisions() -> str:
     rows = [[TITLES[build], *(timed(cells.get((build, OURS.name, size))) for size in sizes)] for build in BUILDS[::-1]]
     for build in BUILDS[::-1]:
         floors = (cells[build, FLOOR.name, size]["p50_us"] for size in sizes)
-        rows.append([f"{FLOOR.title}, beside the {build} build", *map(format_number, floors)])
+        rows.append([f"{FLOOR.title}, in the runs of the {build} build", *map(format_number, floors)])
     rows += [[ENTRIES[name].title, *(timed(cells.get(("pure", name, size))) for size in sizes)] for name in ROWS]
     return table(("engine", *(f"{size:,} rules" for size in sizes)), rows)
 
@@ -102,13 +101,13 @@ def kinds() -> str:
          *(peer_cell(peers.get(entry.name, {}).get(kind), ours["compiled"].get(kind)) for entry in KIND_PEERS)]
         for kind, row in ours["pure"].items()
     ]  # fmt: skip
-    head = ("kind", "outcome", "compiled", "p99", "pure", *(entry.title for entry in KIND_PEERS))
+    head = ("kind", "outcome", "compiled", "compiled, p99", "pure", *(entry.title for entry in KIND_PEERS))
     lines = [f"{number}. {text}" for text, number in notes.items()]
     return "\n".join([table(head, rows), "", *lines])
 
 
 SUMMARIZED = {
-    "allow": "an allow", "deny": "a deny", "fact absent": "a question that lacks a fact", "confirm": "a confirm",
+    "allow": "an allow", "deny": "a deny", "fact absent": "a request that lacks a fact", "confirm": "a confirm",
     "chain of 2": "a chain of two hops",
 }  # fmt: skip
 
@@ -121,8 +120,8 @@ def summary() -> str:
         for kind, title in SUMMARIZED.items()
     ]
     return (
-        f"In process, at {SIZE:,} rules, the median decision takes this long with the compiled evaluator, and in "
-        f"parentheses interpreted: {', '.join(listed)}."
+        f"Median time of a decision in process, at {SIZE:,} rules, with the compiled evaluator and, in parentheses, "
+        f"with the interpreted evaluator: {', '.join(listed)}."
     )
 
 
@@ -150,7 +149,7 @@ def first() -> str:
     for place, name in enumerate(("load_ms", "very_first_us", "very_first_from_bundle_us", "first_p50_us")):
         title = (
             "load 10,000 rules from text", "the very first question, 10,000 rules from text", "… from a bundle",
-            "the first question at another endpoint, p50",
+            "the first question at each other endpoint, p50",
         )[place]  # fmt: skip
         values = [found[build][0][name] for build in BUILDS[::-1]]
         rows.append([title, *(f"{format_number(one if name == 'load_ms' else one / 1e3)} ms" for one in values)])
@@ -165,7 +164,7 @@ def swap_words(one: Row) -> str:
         f"{format_number(one[f'{name}_p50_us'])} / {format_number(one[f'{name}_p99_us'])}"
         for name in ("before", "after")
     )
-    return f"{format_number(one['swap_ms'])} ms, then {after} µs, before {before} µs"
+    return f"{format_number(one['swap_ms'])} ms; before {before} µs, after {after} µs"
 
 
 def doors() -> str:
@@ -180,9 +179,15 @@ def doors() -> str:
             cells += [f"{ours['rps']:,}", f"{format_number(ours['cpu_us'])}"]
             shares = (ratio(found[build], door, floor, busy) for floor in (ASGI, BARE, ECHO))
             cells += [f"{share:.2f}×" for share in shares if share is not None][:1] or ["—"]
-        rows.append([door if door.startswith(("AuthZEN", "ext_authz", "frames")) else f"`{door}`", *cells])
+        rows.append([way_title(door), *cells])
     head = [f"{name}, {build}" for build in BUILDS[::-1] for name in ("requests/s", "CPU in µs", "of the floor")]
-    return table(("door", *head), rows)
+    return table(("way in", *head), rows)
+
+
+def way_title(way: str) -> str:
+    """Return the way in as the tables show it, with its path as code."""
+    path, comma, rest = way.partition(",")
+    return f"`{path}`{comma}{rest}" if path.startswith("/") else way
 
 
 def door_key(one: Row) -> tuple[str, str, int]:
@@ -197,7 +202,7 @@ def ways() -> str:
     for way in dict.fromkeys(one["way"] for one in found):
         of_way = {one["question"]: one for one in found if one["way"] == way}
         constant = median(one[CONSTANT]["cpu_us"] for one in of_way.values())
-        rows.append([way, format_number(constant), *(added(of_way.get(name)) for name in names)])
+        rows.append([way_title(way), format_number(constant), *(added(of_way.get(name)) for name in names)])
     return table(("way in", "constant", *names), rows)
 
 

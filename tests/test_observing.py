@@ -308,7 +308,7 @@ def test_only_denials_of_the_named_packages_are_observed(tmp_path: Path, clock: 
     ("what", "message", "hint"),
     [
         ({"packages": ("sites",)}, "there is no package `sites`", "did you mean `site`?"),
-        ({"packages": ("zzz",)}, "there is no package `zzz`", "there are `site`"),
+        ({"packages": ("zzz",)}, "there is no package `zzz`", "the packages are `site`"),
         ({"endpoints": ("GTE /v1",)}, "no policy names the method `GTE`", "common methods are GET, POST"),
         ({"endpoints": ("GET v1",)}, "`GET v1` is not an endpoint", ""),
         ({"endpoints": ('/a { deny } guard "b" on /b',)}, "is not an endpoint", "write it as after `on`"),

@@ -16,8 +16,8 @@ from bench.peers.shapes import base_of, quoted
 from bench.workload import Workload
 
 Question = dict[str, Any]
-STATIC = "An annotation of the policy that decided: it can show no facts."
-REDUCED = "The caller reduces the hops to a set of links, the scopes that all have, and the greatest age."
+STATIC = "The answer is an annotation of the deciding policy, which cannot show facts."
+REDUCED = "The caller reduces the hops to a set of links, the scopes that all hops have, and the greatest age."
 CANNOT = {
     **kind_peer.CANNOT,
     "quantifier over 100": "It has no expression over the elements of a set.",
@@ -51,9 +51,9 @@ PAY_OUTCOMES = {"policy0": "allow", "policy1": "confirm", "policy2": "deny"}  # 
 class CedarKindPeer(CedarSlicedPeer):
     cannot: ClassVar[Mapping[str, str]] = CANNOT
     partial: ClassVar[Mapping[str, str]] = {
-        "fact absent": "An error names the fact; a forbid with such an error would not apply.",
+        "fact absent": "An error names the fact; a `forbid` with this error would not apply.",
         "wrong type": kind_peer.UNNAMED,
-        "decimal": "With at most four places.",
+        "decimal": "The decimal has at most four places.",
         "confirm": f"{STATIC} Nothing binds an approval to the request.",
         "deny with message": STATIC,
         "obligations": STATIC,

@@ -11,17 +11,17 @@ from bench.kind_questions import APPROVED
 
 Question = dict[str, Any]
 
-NO_STATE = "It keeps no state: the caller has to count, to remember, or to make sure that an approval is used once."
-NO_PENDING = "It has no value for a fact that is known later."
+NO_STATE = "It keeps no state: the caller has to count, to remember, or to ensure that an approval is used only once."
+NO_PENDING = "It has no value for a fact that will be known later."
 CANNOT = {
     **dict.fromkeys(("throttle", "rate charged", "rate peeked at", "history"), NO_STATE),
     **dict.fromkeys(APPROVED, NO_STATE),
     "fact pending": NO_PENDING,
 }
-UNNAMED = "The outcome only: the answer does not name the fact."
-UNBOUND = "The outcome and the message: nothing binds an approval to the request."
-CHAIN_AS_DATA = "The caller adds the next agent to each hop, and passes times as numbers."
-BINARY = "As a binary fraction."
+UNNAMED = "Outcome only: the answer does not name the fact."
+UNBOUND = "Outcome and message only: nothing binds an approval to the request."
+CHAIN_AS_DATA = "The caller adds the next agent to each hop and passes times as numbers."
+BINARY = "The decimal is passed as a binary fraction."
 
 
 class KindPeer(Protocol):

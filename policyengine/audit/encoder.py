@@ -19,7 +19,7 @@ import msgspec
 from policyengine import kernel as k
 from policyengine.audit.logged_history import encode_histories as told_past
 from policyengine.audit.redaction import RedactedFact, Redaction
-from policyengine.audit.token_events import TokenEventKind, format_times
+from policyengine.audit.token_events import format_times
 from policyengine.control_characters import printable_json
 from policyengine.entities.store import RowResult, UnknownRow
 from policyengine.runtime.decision import Decision
@@ -254,7 +254,7 @@ class LogLineEncoder:
         )
         return escape_unprintable(line)
 
-    def event(self, what: TokenEventKind, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
+    def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
         """Return the line of a token event. `told` has facts under the names that questions use; the line redacts them
         as in questions.
         """

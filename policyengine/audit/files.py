@@ -6,10 +6,12 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from policyengine.audit.rotation import TIMESTAMP_PATTERN
+from policyengine.audit.rotation import TIMESTAMP_FORMAT, TIMESTAMP_PATTERN
 from policyengine.bounded_files import ByteStream, begins_with
 
 Report = Callable[[str], None]
@@ -21,17 +23,25 @@ MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large ent
 
 def log_files(path: Path) -> list[Path]:
     """Return the files, oldest first. A rotated file can also be named directly. Raises OSError if there is no file."""
-    ours = rf"\.{TIMESTAMP_PATTERN}"
+    ours = rf"\.(?P<time>{TIMESTAMP_PATTERN})"
     logrotates = r"\.[0-9]{1,5}|-[0-9]{8}(?:-?[0-9]{1,10})?"
     named = re.compile(rf"{re.escape(path.name)}(?:{ours}|{logrotates})(?:\.gz)?")
-    try:
-        others = [one for one in path.parent.iterdir() if named.fullmatch(one.name)]
-    except OSError:
-        others = []
-    if not others or path.exists():
+    rotated: list[tuple[float, str, Path]] = []
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if name := named.fullmatch(other.name):
+                with suppress(FileNotFoundError):  # renamed or deleted since
+                    rotated.append((rotation_time(other, name["time"]), other.name, other))
+    if not rotated or path.exists():
         begins_with(path, b"")
-    found = [*sorted(others, key=lambda one: (one.stat().st_mtime_ns, one.name)), *([path] if path.exists() else [])]
-    return without_duplicates(found)
+    return without_duplicates([*(file for _, _, file in sorted(rotated)), *([path] if path.exists() else [])])
+
+
+def rotation_time(file: Path, named: str | None) -> float:
+    """Return when the file was rotated, by its name, or else when it was last changed. Raises FileNotFoundError."""
+    if named is None:
+        return file.stat().st_mtime
+    return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()
 
 
 def without_duplicates(files: list[Path]) -> list[Path]:

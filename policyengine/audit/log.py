@@ -14,13 +14,14 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
-from policyengine.audit.token_events import TokenEventKind
+from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
@@ -30,10 +31,15 @@ from policyengine.spec.facts import Facts
 from policyengine.trusted_files import UntrustedPathError, open_trusted
 from policyengine.typesystem import EntityRef
 
+if TYPE_CHECKING:
+    from policyengine.audit.seal.sealer import Sealer
+
 _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
+SEALED = SealOptions()
+SEAL_HINT = "make it usable, name another folder with `--log-seal FOLDER`, or turn sealing off with `--log-seal off`"
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -68,6 +74,7 @@ class DecisionLog:
         redact: Iterable[str] = (),
         rotation: Rotation = NO_ROTATION,
         sync: Sync | str = Sync.NEVER,
+        seal: SealOptions | None = SEALED,
     ) -> None:
         self.path = Path(path)
         self.on_failure = OnFailure(on_failure)
@@ -94,9 +101,35 @@ class DecisionLog:
             self._ends_torn = not ends_with_newline(self._file)
         except OSError as error:
             raise DecisionLogError(f"`{self.path}`: {(error.strerror or str(error)).lower()}") from None
+        self._sealer = None if seal is None else self._open_sealer(seal)
+
+    def _open_sealer(self, options: SealOptions) -> Sealer:
+        """Raises DecisionLogError."""
+        from policyengine.audit.seal.keys import SealKeyError
+        from policyengine.audit.seal.sealer import Sealer, SealError
+
+        try:
+            return Sealer(self.path, options, self.note_seal)
+        except SealKeyError as error:
+            os.close(self._file)
+            raise DecisionLogError(error.message, error.hint) from None
+        except SealError as error:
+            os.close(self._file)
+            raise DecisionLogError(str(error), SEAL_HINT) from None
+
+    def note_seal(self, told: Mapping[str, object]) -> bool:
+        """Write a line about the seal itself. Return whether it was written."""
+        return self.note(SEAL_MEMBER, told, int(time()))
+
+    def seal(self) -> bool:
+        """Seal the lines that are written, without waiting for the interval. Return whether this process sealed them;
+        another process with the same log may hold the lock."""
+        return self._sealer is not None and self._sealer.seal()
 
     def close(self) -> None:
-        """Close the file. Nothing may be written afterwards."""
+        """Seal the lines that are written, and close the file. Nothing may be written afterwards."""
+        if self._sealer is not None:
+            self._sealer.stop()
         os.close(self._file)
 
     @property
@@ -164,7 +197,7 @@ class DecisionLog:
             self._not_put("a decision")
             return self.lets_pass
 
-    def note(self, what: TokenEventKind, told: Mapping[str, object], now: int) -> bool:
+    def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
         try:
             line = self._writer.event(what, told, now * 1_000_000_000, trace_member())
@@ -207,6 +240,8 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
+            if self._sealer is not None and not at_once:
+                self._sealer.wake()
         except OSError as error:
             self._failed(error)
             return False
@@ -314,7 +349,7 @@ def open_log(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
         raise DecisionLogError(
-            f"`{path}` is not a file", "use a regular file: only there do the lines of several processes stay whole"
+            f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
         )
     return opened
 

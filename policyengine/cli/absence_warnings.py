@@ -51,8 +51,8 @@ class HiddenAbsences:
         many = len(self.found)
         what = "1 condition depends" if many == 1 else f"{many:,} conditions depend"
         return (
-            f"{what} on an absence that a gateway does not show: behind that gateway, such a condition is unknown "
-            "and allows nothing"
+            f"{what} on whether a fact is absent, which a gateway does not report: behind that gateway, such a "
+            "condition is unknown and allows nothing"
         )
 
     def lines(self) -> Iterator[str]:
@@ -98,7 +98,9 @@ class UnsentFacts:
     def message(self) -> str:
         many = len(self.uses)
         what = "1 rule reads a fact" if many == 1 else f"rules read {many:,} facts"
-        return f"{what} that a gateway never sends: behind it, a guard on such a fact denies, a grant allows nothing"
+        return (
+            f"{what} that a gateway never sends: behind it, a guard on such a fact denies, and a grant allows nothing"
+        )
 
     def lines(self) -> Iterator[str]:
         """Yield the first facts, grouped by the adapters that never receive them."""

@@ -72,9 +72,14 @@ COMMAND_PATHS = {
     "suggest": "suggest.suggest",
     "why": "why.why",
     "init": "init.init",
+    "audit verify": "audit.verify.verify",
+    "audit prove": "audit.prove.prove",
+    "audit check": "audit.check.check",
+    "audit rotate-key": "audit.rotate_key.rotate_key",
     "keys": "keys.keys",
     "config": "config.config",
 }
+GROUPS = {"audit": "Verify, prove and query the decision log."}
 
 
 PATHS = "paths"  # the parameter with the paths of the policies
@@ -91,7 +96,7 @@ class LazyCommands(MutableMapping[str, Callable[..., int]]):
 
     def __getitem__(self, name: str) -> Callable[..., int]:
         if name not in self._loaded:
-            module, function = self._names[name].split(".")
+            module, _, function = self._names[name].rpartition(".")
             self._loaded[name] = getattr(import_module(f"policyengine.cli.commands.{module}"), function)
         return self._loaded[name]
 
@@ -132,8 +137,16 @@ def build_application(commands: Collection[str], *, alone: bool) -> typer.Typer:
     )
     if not alone:
         app.callback()(_shared_options)
+    groups: dict[str, typer.Typer] = {}
     for name in commands:
-        app.command(name)(COMMANDS[name])
+        group, _, command = name.rpartition(" ")
+        parent = app
+        if group and not alone:
+            if group not in groups:
+                groups[group] = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+                app.add_typer(groups[group], name=group, help=GROUPS[group])
+            parent = groups[group]
+        parent.command(command)(COMMANDS[name])
     return app
 
 
@@ -141,8 +154,10 @@ def _invoke(arguments: list[str]) -> int | None:
     """Run a command. If the first argument names it, only its options are built, because building the options of all
     commands takes 0.1 s.
     """
-    if arguments[:1] and arguments[0] in COMMANDS:
-        app, name, rest = build_application(arguments[:1], alone=True), f"policyengine {arguments[0]}", arguments[1:]
+    words = 2 if arguments[:1] and arguments[0] in GROUPS else 1
+    wanted = " ".join(arguments[:words])
+    if wanted in COMMANDS:
+        app, name, rest = build_application([wanted], alone=True), f"policyengine {wanted}", arguments[words:]
     else:
         app, name, rest = build_application(COMMANDS, alone=False), "policyengine", arguments
     command = get_command(app)

@@ -132,7 +132,7 @@ def check_time(until: datetime, now: datetime) -> None:
         raise ObserveError("the end of observe mode has no time zone", "write it as `2026-12-01T00:00Z`")
     if until - now > MAX_OBSERVE_TIME:
         raise ObserveError(
-            f"observing until {until.isoformat()} is longer than {format_duration(MAX_OBSERVE_TIME)}",
+            f"observe mode until {until.isoformat()} would last longer than {format_duration(MAX_OBSERVE_TIME)}",
             "choose an earlier end",
         )
 
@@ -140,7 +140,7 @@ def check_time(until: datetime, now: datetime) -> None:
 def check_packages(wanted: Iterable[str], known: tuple[str, ...]) -> None:
     for name in wanted:
         if name not in known:
-            hint = did_you_mean(name, known) or f"there are {', '.join(f'`{one}`' for one in known)}"
+            hint = did_you_mean(name, known) or f"the packages are {', '.join(f'`{one}`' for one in known)}"
             raise ObserveError(f"there is no package `{name}`", hint)
 
 

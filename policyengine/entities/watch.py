@@ -129,7 +129,7 @@ class EntityWatcher:
         self.refused += 1
         if why != self._told:
             self._told = why
-            _LOG.error("the entities were not reloaded, the previous ones stay in use: %s", why)
+            _LOG.error("the entities were not reloaded, and the previous ones stay in use: %s", why)
 
     def catch_up(self) -> None:
         """Read all changes since the engine was loaded, before its first decision. A worker that replaces another

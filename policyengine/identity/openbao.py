@@ -133,7 +133,7 @@ class OpenBaoClient:
         fields = get_member(self.ask(name, asked, now), "data", "data")
         text = fields.get(place.field) if isinstance(fields, dict) else None
         if not isinstance(text, str):
-            raise IdentityConfigError(f"`{name}` has no text `{place.field}`")
+            raise IdentityConfigError(f"`{name}` has no string `{place.field}`")
         return parse_secret(text.encode(), f"{name}#{place.field}")
 
     def ask(self, name: str, asks: Callable[[hvac.Client], Any], now: int) -> Any:

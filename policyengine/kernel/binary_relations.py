@@ -98,12 +98,14 @@ def is_subset(left: Sequence[object], right: Sequence[object]) -> bool:
 RELATIONS: dict[str, RelationRow] = {
     row.operator: row
     for row in (
-        RelationRow("==", Operands.VALUES, "both are equal", "user.tenant == resource.tenant", op.eq, flipped="!="),
+        RelationRow("==", Operands.VALUES, "they are equal", "user.tenant == resource.tenant", op.eq, flipped="!="),
         RelationRow("!=", Operands.VALUES, "they differ", 'user.tenant != "acme"', op.ne, flipped="=="),
-        RelationRow("<", Operands.VALUES, "the left is smaller", "body.amount < 500", op.lt, flipped="<="),
-        RelationRow("<=", Operands.VALUES, "the left is smaller or equal", "body.amount <= 500", op.le, flipped="<"),
-        RelationRow(">", Operands.VALUES, "the left is larger", "body.amount > 500", op.gt, flipped=">="),
-        RelationRow(">=", Operands.VALUES, "the left is larger or equal", "user.plan >= team", op.ge, flipped=">"),
+        RelationRow("<", Operands.VALUES, "the left side is smaller", "body.amount < 500", op.lt, flipped="<="),
+        RelationRow(
+            "<=", Operands.VALUES, "the left side is smaller or equal", "body.amount <= 500", op.le, flipped="<"
+        ),
+        RelationRow(">", Operands.VALUES, "the left side is larger", "body.amount > 500", op.gt, flipped=">="),
+        RelationRow(">=", Operands.VALUES, "the left side is larger or equal", "user.plan >= team", op.ge, flipped=">"),
         RelationRow(
             "has", Operands.ELEMENT, "the value is an element; `x in s` means the same, except for entities",
             'user.roles has "clerk"', has,
@@ -113,7 +115,8 @@ RELATIONS: dict[str, RelationRow] = {
             "user in resource.approvers", has, word="in",
         ),
         RelationRow(
-            "in", Operands.ENTITIES, "the first is the second, or is in it at any depth", 'user in team "legal"', op.eq
+            "in", Operands.ENTITIES, "the first is the second, or in the second at any depth", 'user in team "legal"',
+            op.eq,
         ),
         RelationRow(
             "below", Operands.ENTITIES, "the first is in the second at any depth, and is not the second itself",
@@ -135,13 +138,13 @@ RELATIONS: dict[str, RelationRow] = {
         ),
         RelationRow(
             "matches", Operands.PATTERN,
-            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. Patterns must run in linear time: "
-            "a pattern for which this cannot be shown needs the extra `re2`",
+            r"the whole string matches; `\d`, `\w`, `\s` are ASCII. A pattern must provably run in linear time, "
+            "or the extra `re2` must be installed",
             'body.code matches "[A-Z]{2}[0-9]+"', matches,
             samples=lambda pattern: dict.fromkeys(pattern_texts(pattern)), check_pattern=compile_regex,
         ),
         RelationRow(
-            "overlaps", Operands.COLLECTIONS, "an element is on both sides",
+            "overlaps", Operands.COLLECTIONS, "both sides share an element",
             'user.roles overlaps ["clerk", "finance"]', overlap, flipped="subset of",
         ),
         RelationRow(

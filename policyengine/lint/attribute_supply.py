@@ -143,7 +143,7 @@ def check_attribute(
     elif lacking and owned in reads.levels and not declared.else_empty:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])
         declaration = f"`{name}: {declared.type} inherited else []`"
-        hint = f"{declaration} makes them empty; otherwise values that no row holds are unknown"
+        hint = f"{declaration} makes the missing sets empty; otherwise values that no row holds are unknown"
         yield Diagnostic("W181", message, span, hint)
     elif lacking and not settled and owned not in mapped:
         message = describe_lack(owned, lacking, count, rows.lacking[owned])

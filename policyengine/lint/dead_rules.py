@@ -85,7 +85,7 @@ def block_conditions(block: Block) -> Iterator[tuple[k.Expr, str]]:
             if isinstance(requirement, k.ActsFor) and requirement.condition is not None:
                 yield requirement.condition, "this agent acts for no user"
         yield from ((d.when, "this `may delegate` delegates nothing") for d in block.delegates if d.when is not None)
-    yield from ((grant.when, "this `may` never opens") for grant in block.grants if grant.when is not None)
+    yield from ((grant.when, "this `may` opens nothing") for grant in block.grants if grant.when is not None)
 
 
 def check_grant_condition(condition: k.Expr, never: str, answers: SatisfiabilityCache) -> Iterator[Diagnostic]:
@@ -94,7 +94,7 @@ def check_grant_condition(condition: k.Expr, never: str, answers: Satisfiability
         message = f"{never}: its condition is {describe_always(truths)}"
         yield Diagnostic("E701", message, condition.span, contradicting_parts(condition))
     elif truths == {True}:
-        yield Diagnostic("W701", "this condition is always true", condition.span, "leave it out")
+        yield Diagnostic("W701", "this condition is always true", condition.span, "remove it")
     else:
         yield from parts_that_decide_nothing(condition, truths, answers)
 
@@ -223,8 +223,8 @@ def covered_among(grants: Sequence[k.Grant]) -> Iterator[Diagnostic]:
     for i, grant in enumerate(grants):
         for j, wider in enumerate(grants):
             if i != j and grant_covers(wider, grant) and (j < i or not grant_covers(grant, wider)):
-                related = (RelatedLocation("this one opens all of these endpoints", wider.span),)
-                yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "leave it out", related)
+                related = (RelatedLocation("this `may` opens all of these endpoints", wider.span),)
+                yield Diagnostic("W711", "this `may` opens nothing more", grant.span, "remove it", related)
                 break
 
 
@@ -252,7 +252,7 @@ def closed_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for grant in (grant for block in all_blocks(kernel) for grant in block.grants):
         by = [closer(opening.pattern) for opening in grant.openings]
         if by and all(by) and by[0] is not None:
-            message = f"this `may` never opens: guard `{by[0].name}` denies everything there"
+            message = f"this `may` opens nothing: guard `{by[0].name}` denies everything there"
             related = (RelatedLocation("this guard denies everything", by[0].span),)
             yield Diagnostic("W713", message, grant.span, "remove one of the two", related)
 
@@ -284,7 +284,7 @@ def shadowed_among(effects: Sequence[k.Effect]) -> Iterator[Diagnostic]:
         if by is not None:
             message = f"this `{effect_word(effect)}` changes nothing: `{effect_word(by)}` already acts whenever it does"
             related = (RelatedLocation("this rule of the same guard", by.span),)
-            yield Diagnostic("W712", message, effect.span, "leave it out, or narrow the other one", related)
+            yield Diagnostic("W712", message, effect.span, "remove it, or narrow the other one", related)
 
 
 def is_shadowed_by(other: k.Effect, effect: k.Effect, earlier: bool) -> bool:
@@ -350,14 +350,14 @@ def duplicate_rules(kernel: k.Kernel) -> Iterator[Diagnostic]:
         first = first_blocks.setdefault(block, block)
         if first is not block:
             related = (RelatedLocation("first written here", first.span),)
-            yield Diagnostic("W714", f"`{block.label}` repeats an earlier block", block.span, "leave it out", related)
+            yield Diagnostic("W714", f"`{block.label}` repeats an earlier block", block.span, "remove it", related)
     first_guards: dict[tuple[object, ...], k.Guard] = {}
     for guard in kernel.guards:
         same = first_guards.setdefault((guard.package, guard.place, guard.effects), guard)
         if same is not guard and guard.effects:
             message = f"guard `{guard.name}` is a copy of guard `{same.name}`"
             related = (RelatedLocation("first written here", same.span),)
-            yield Diagnostic("W714", message, guard.span, "leave it out", related)
+            yield Diagnostic("W714", message, guard.span, "remove it", related)
 
 
 CHECKS: tuple[Callable[[k.Kernel], Iterator[Diagnostic]], ...] = (

@@ -28,7 +28,7 @@ def laxer_twins(kernel: k.Kernel) -> Iterator[Diagnostic]:
 
 def laxer_twin_finding(lax: k.AgentBlock, door: k.Grant, missing: k.Requirement) -> Diagnostic:
     demand = " ".join(missing.span.text.split())
-    message = f"`{lax.label}` opens this without `{demand}`, which another block for the same agent requires"
+    message = f"`{lax.label}` grants this without `{demand}`, which another block for the same agent requires"
     hint = "require it in both blocks, or in a guard if it must hold for every caller"
     return Diagnostic("W450", message, door.span, hint, (RelatedLocation("required here", missing.span),))
 

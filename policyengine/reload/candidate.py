@@ -118,7 +118,7 @@ def candidate_from_sources(origin: ReloadSource) -> Candidate:
     if kernel is None:
         raise PolicyError(found)
     if not (kernel.agents or kernel.users or kernel.anyones):  # a truncated file or an emptied folder
-        raise ReloadRefusedError("nothing in the policies allows anything")
+        raise ReloadRefusedError("the policies allow nothing")
     tests = run_policy_tests(origin, sources) if origin.tested else 0
     bundle = write_bundle(kernel, version("agent-policyengine"))
     return Candidate(bundle, origin.directory(kernel.entities), PolicyInventory.of(kernel, sources), tests)

@@ -193,7 +193,7 @@ def find_widenings(found: Diff) -> Iterator[WideningChange]:
 
 def widening_of_difference(one: Difference) -> WideningChange:
     rules = [rule.name for rule in (*one.removed, *one.added)] or [rule.name for rule in one.new.rules]
-    named = ", ".join(dict.fromkeys(rules)) or "no rule alone"
+    named = ", ".join(dict.fromkeys(rules)) or "several rules together"
     places = tuple(witness.region.words for witness in one.witnesses)
     return WideningChange(named, places, f"{one.old.words} -> {one.new.words}", one.witnesses[0].request)
 

@@ -267,7 +267,7 @@ class ReloadableEngine:
         """Record and log a refusal; the current engine stays in use."""
         self.reloads = self.reloads.with_refusal(refused)
         _LOG.error(
-            "the policies were not reloaded, %s still decides: %s", self.current.revision, refused,
+            "the policies were not reloaded, and %s still decides: %s", self.current.revision, refused,
             extra={"event": "reload_refused", "revision": self.current.revision, "why": refused.why,
                    "reason": refused.reason.value},
         )  # fmt: skip

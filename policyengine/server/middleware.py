@@ -56,7 +56,7 @@ class ExchangeMiddleware:
             if started:
                 raise
             said = scope["method"], label or "(no X-Request-ID)"
-            LOGGER.exception("an answer failed: %s %s", *said, extra={"event": "answer_failed", "path": scope["path"]})
+            LOGGER.exception("failed to answer: %s %s", *said, extra={"event": "answer_failed", "path": scope["path"]})
             failed = ProblemError(500, NO_ANSWER, hint=DENY_HINT)
             await build_problem_answer(Request(scope), failed)(scope, receive, framed)
 

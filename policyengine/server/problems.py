@@ -27,7 +27,7 @@ STATUS_TITLES = {
 
 BUSY_CODE = "busy"
 NO_ANSWER = "the server failed to answer"
-DENY_HINT = "treat this as a deny: a decision that was made is not made again, and stays on record"
+DENY_HINT = "treat this as a deny: if a decision was made, it stays on record and is not made again"
 
 
 class ProblemError(Exception):

@@ -64,17 +64,17 @@ DECIDED_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("no value of an enum fits", "body.plan > team and body.plan < enterprise"),
     ("every value of an enum is named", "body.plan == free or body.plan == team or body.plan == enterprise"),
     ("lists without a common value", 'body.note in ["a", "b"] and body.note in ["c"]'),
-    ("a value outside a list that holds it", 'body.note == "a" and body.note not in ["a", "b"]'),
+    ("a value that must not be in a list that contains it", 'body.note == "a" and body.note not in ["a", "b"]'),
     ("a condition and its opposite", "body.urgent and not body.urgent"),
-    ("either a condition or its opposite", "body.urgent or not body.urgent"),
-    ("two facts equal and not", "body.note == context.note and body.note != context.note"),
+    ("a condition or its opposite", "body.urgent or not body.urgent"),
+    ("two facts that are equal and unequal", "body.note == context.note and body.note != context.note"),
     ("two facts in an impossible order", "body.amount < body.count and body.count <= body.amount"),
     ("a fact compared with itself", "body.amount < body.amount"),
-    ("present and absent", "body.note is present and body.note is absent"),
+    ("a fact that is present and absent", "body.note is present and body.note is absent"),
     ("an absent fact with a value", 'body.note is absent and body.note == "a"'),
-    ("a default that decides", "body.note is absent and (body.note else \"a\") == \"b\""),
+    ("a default value that decides", "body.note is absent and (body.note else \"a\") == \"b\""),
     ("a size below zero", "size(body.note) < 0"),
-    ("constants alone", "1 > 2"),
+    ("only constants", "1 > 2"),
 )  # fmt: skip
 
 

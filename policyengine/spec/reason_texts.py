@@ -10,8 +10,8 @@ from policyengine.runtime.format_values import format_value
 
 NO_BLOCK = "no block of the policy accepts this caller with these credentials"
 NOTHING_OPENS = "no block grants this to the caller"
-NO_SCOPE = "the credential carries no scope that opens this"
-NO_USER_BLOCK = "no user block opens this to the user served"
+NO_SCOPE = "the credential carries no scope that covers this"
+NO_USER_BLOCK = "no user block grants this to the user"
 NOTHING_TO_APPROVE = "an approval is needed, but a fact to which it would be bound is unknown"
 UNKNOWN_CHAIN = "the delegating agents are not known"
 NOT_COUNTABLE = "its cost or its key is not known"

@@ -146,7 +146,7 @@ def _scheme(url: str) -> str:
 
 
 def _list_schemes() -> str:
-    return "a store must be one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
+    return "use one of " + ", ".join(f"`{one}`" for one in KNOWN_URLS)
 
 
 # ── Opening ───────────────────────────────────────────────────────────────────────────────────

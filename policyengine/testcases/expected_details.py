@@ -289,7 +289,7 @@ def read_details(
     check_members_unique(written, reading.report)
     if not written.pairs:
         hint = f"name a detail that the decision must have: {join_words(list(DETAIL_MEMBERS)[:4], 'or')}"
-        reading.report("E618", "`with` claims nothing", written.span, hint)
+        reading.report("E618", "`with` states nothing", written.span, hint)
     found = [read_detail(pair, claimed, reading) for pair in written.pairs]
     return tuple(one for one in found if one is not None)
 
@@ -299,7 +299,7 @@ def read_detail(pair: ast.RecordEntry, claimed: ExpectedOutcome, reading: ValueC
     member = DETAIL_MEMBERS.get(name)
     if member is None:
         hint = did_you_mean(name, DETAIL_MEMBERS) or f"the known members are {join_words(DETAIL_MEMBERS)}"
-        reading.report("E611", f"a decision has no `{name}` to expect", pair.key.span, hint)
+        reading.report("E611", f"a decision has no detail `{name}`", pair.key.span, hint)
         return None
     found = read_values(member, pair.value, reading)
     if found is not None and check_possible(member, found, claimed, pair, reading):

@@ -74,8 +74,8 @@ def is_pattern(path: str, span: Span, reading: ValueContext) -> bool:
     typed = next((hole for hole in PLACEHOLDER.finditer(path) if ":" in hole[1]), None)
     if typed is None and "*" not in path:
         return False
-    what = f"`{typed[0]}` captures, but a test asks" if typed else "`*` matches many paths, but a test asks"
-    reading.report("E616", f"{what} for one", span, CONCRETE_HINT)
+    what = typed[0] if typed else "*"
+    reading.report("E616", f"`{what}` is not valid in the path of a test request", span, CONCRETE_HINT)
     return True
 
 
@@ -98,7 +98,7 @@ def variable_text(name: str, otherwise: str, reading: ValueContext) -> str:
 
 def tool_endpoints(pattern: str, span: Span, reading: ValueContext) -> tuple[CaseEndpoint, ...]:
     if "*" in pattern:
-        message = "`*` matches many tools, but a test asks for one"
+        message = "`*` is not valid in the tool of a test request"
         reading.report("E616", message, span, "write the name of one tool")
         return ()
     if (

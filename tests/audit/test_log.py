@@ -159,7 +159,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.usefixtures("full")
 def test_a_decision_that_cannot_be_logged_is_denied(path, caplog):
-    asked = engine(path)
+    asked = engine(path, seal=None)
     decision = asked.decide(OPEN)
     assert (decision.outcome, decision.gate) == ("deny", "failure")
     assert "could not be recorded" in decision.reasons[0].message
@@ -169,7 +169,7 @@ def test_a_decision_that_cannot_be_logged_is_denied(path, caplog):
 
 @pytest.mark.usefixtures("full")
 def test_on_failure_continue_allows_decisions_that_cannot_be_logged(path):
-    asked = engine(path, on_failure="continue")
+    asked = engine(path, on_failure="continue", seal=None)
     assert asked.decide(OPEN).allowed
     assert asked.log is not None
     assert asked.log.failures == 1
@@ -177,7 +177,7 @@ def test_on_failure_continue_allows_decisions_that_cannot_be_logged(path):
 
 @pytest.mark.usefixtures("full")
 def test_a_failing_log_is_reported_once_and_counts_each_failure(path, caplog):
-    asked = engine(path)
+    asked = engine(path, seal=None)
     for _ in range(3):
         asked.decide(OPEN)
     told = [record.getMessage() for record in caplog.records]
@@ -188,7 +188,7 @@ def test_a_failing_log_is_reported_once_and_counts_each_failure(path, caplog):
 
 def test_a_log_that_works_again_continues_after_a_half_written_line(path, full, caplog):
     caplog.set_level(logging.WARNING)
-    asked = engine(path)
+    asked = engine(path, seal=None)
     full[0] = 30
     assert not asked.decide(OPEN).allowed
     full[0] = 10_000

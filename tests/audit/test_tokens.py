@@ -149,7 +149,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("how", ["deny", "continue"])
 def test_note_returns_false_if_a_token_event_cannot_be_logged(path: Path, full: list[int], how: str) -> None:
-    found = DecisionLog(path, on_failure=how)
+    found = DecisionLog(path, on_failure=how, seal=None)
     assert not found.note(TokenEventKind.ISSUED, ISSUED, NOW)
     assert (found.failures, found.lets_pass) == (1, how == "continue")
     full[0] = 10_000

@@ -125,7 +125,7 @@ REFUNDS = f"`{PLACE}`"
             "/a/{x: invoice}, /b/{x: folder}",
             (
                 "E203",
-                "`invoice` has no attribute `title`, and `resource` may be one",
+                "`invoice` has no attribute `title`, but `resource` may be of this type",
                 "resource.title",
                 "`resource` is a reference to folder or invoice: declare `title` for each",
             ),

@@ -110,7 +110,7 @@ DOORS = [
         [
             (
                 "E407",
-                "this ends before it begins",
+                "this period ends before it begins",
                 "valid from 2026-02-01 until 2026-02-01",
                 "write the earlier date first",
             )

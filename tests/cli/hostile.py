@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from policyengine.audit import DecisionLog
+from policyengine.audit.seal.find_line import LogIndex
+from policyengine.audit.seal.proofs import prove_line
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
 
@@ -148,6 +150,9 @@ def write_log(odd: Path) -> str:
     ids = [engine.decide(one).id for one in (question(), question("/a"), question("/nothing"), question(name=LINES))]
     engine.decide({**question("/health"), "agent": {"id": ALL, "issuer": ALL}})
     log.close()
+    found = LogIndex(odd / "log.jsonl", odd / "log.jsonl.tlog").find(ids[0])
+    assert found is not None
+    (odd / "proof").write_text(str(prove_line(odd / "log.jsonl.tlog", found.line, found.index)))
     with (odd / "log.jsonl").open("a") as file:
         file.write(json.dumps({"v": ALL}) + "\n")
         file.write(json.dumps({"v": 1, "time": ALL, "call": ALL, ALL: ALL}) + "\n")

@@ -76,7 +76,7 @@ def test_hidden_absences_are_grouped_by_adapter_and_the_list_is_bounded():
     kernel = Engine.from_text(f"{RULES}{rules}", "shop.policy").kernel
     found = HiddenAbsences.of(kernel, GatewayHeaders(), HTTP, proves=False)
     lines = list(found.lines())
-    assert found.message.startswith("13 conditions depend on an absence that a gateway does not show")
+    assert found.message.startswith("13 conditions depend on whether a fact is absent, which a gateway does not report")
     assert lines[:4] == [
         "at /forward-auth, /forward-auth/nginx and /envoy",
         f'  shop.policy:6  guard "note": `{NOTE}`',
@@ -106,7 +106,7 @@ def test_serve_reports_hidden_absences_at_startup(serving, project):  # noqa: F8
 def test_doctor_reports_hidden_absences(run, tmp_path):
     (tmp_path / "a.policy").write_text(f"language 1\npackage more\n{RULES}")
     ended = run("doctor", "a.policy", "--port", 0)
-    assert "· gateways: 4 conditions depend on an absence that a gateway does not show" in ended.out
+    assert "· gateways: 4 conditions depend on whether a fact is absent, which a gateway does not report" in ended.out
     (tmp_path / "policyengine.toml").write_text('[gateway]\nhands_on_nginx = "all"\nhands_on_envoy = "all"\n')
     assert "gateways: 3 conditions depend on" in run("doctor", "a.policy", "--port", 0).out
 

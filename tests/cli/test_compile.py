@@ -153,7 +153,7 @@ def test_verify_rejects_a_bundle_without_one_of_its_rules(run, project, tmp_path
     (tmp_path / "p.policybundle").write_bytes(bundled(members))
     ended = run("compile", "p.policybundle", "--verify", "--format", "json")
     assert (ended.code, ended.json["error"]["kind"]) == (1, "bundle")
-    assert ended.json["error"]["message"].startswith("`p.policybundle` is not what its policy texts say: ")
+    assert ended.json["error"]["message"].startswith("the rules of `p.policybundle` differ from its policy texts: ")
     assert ended.json["error"]["file"] == "p.policybundle"
 
 

@@ -50,7 +50,7 @@ def test_a_failed_check_exits_with_1_and_gives_a_hint(run, project, port):
     assert ended.code == 1
     assert "✗ port: `0.0.0.0` can be reached from other machines and no token is set" in ended.out
     assert "  hint: give the gateway a token with `--token-file FILE`" in ended.out
-    assert ended.out.endswith("not ready to serve: 1 failed, 0 with a warning\n")
+    assert ended.out.endswith("not ready to serve: 1 failed, 0 with warnings\n")
 
 
 def test_doctor_knows_every_extra():
@@ -309,7 +309,7 @@ def test_doctor_warns_about_an_unreachable_issuer(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? issuer: the keys of `acme` cannot be read: the server cannot be reached" in ended.out
-    assert "  hint: until then, its tokens are refused with the code `provider`" in ended.out
+    assert "  hint: until they can be read, its tokens are refused with the code `provider`" in ended.out
 
 
 def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
@@ -321,7 +321,7 @@ def test_doctor_warns_about_an_unreachable_attester(run, tmp_path, port):
     ended = run("doctor", tmp_path, "--port", port, "--identity", tmp_path / "identity.toml")
     assert ended.code == 0
     assert "? attester: the keys of `lab` cannot be read: the server cannot be reached" in ended.out
-    assert "  hint: until then, its attestations are refused with the code `provider`" in ended.out
+    assert "  hint: until they can be read, its attestations are refused with the code `provider`" in ended.out
 
 
 def test_doctor_reports_that_identity_needs_policies(run, tmp_path, port):

@@ -72,6 +72,23 @@ ASKED: dict[str, tuple[str, ...]] = {
         "init new3 --openapi api.json --name NAME",
         "init good",
     ),
+    "audit verify": (
+        "audit verify log.jsonl",
+        "audit verify api.json",
+        "audit verify NAME",
+        "audit verify log.jsonl --key NAME",
+    ),
+    "audit prove": (
+        "audit prove ID --log log.jsonl",
+        "audit prove NAME --log log.jsonl",
+        "audit prove ID --log api.json",
+    ),
+    "audit check": (
+        "audit check api.json --key log.jsonl.tlog/vkey",
+        "audit check NAME --key NAME",
+        "audit check proof --key log.jsonl.tlog/vkey",
+    ),
+    "audit rotate-key": ("audit rotate-key log.jsonl", "audit rotate-key NAME"),
     "keys": ("keys list NAME", "keys list request.json", "keys new NAME/none"),
     "config": ("config check", "config show", "config check broken"),
     "repl": ("repl good", "repl broken"),

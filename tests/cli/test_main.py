@@ -15,8 +15,10 @@ from policyengine.evaluator import is_compiled
 COMMAND = (sys.executable, "-c", "import sys; from policyengine.cli import main; sys.exit(main())")
 COMMANDS = [
     *["check", "lint", "fmt", "test", "compile", "decide", "explain", "diff", "simulate", "graph"],
-    *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init", "keys", "config"],
+    *["explain-code", "serve", "doctor", "mcp-gateway", "repl", "record", "suggest", "why", "init"],
+    *["audit verify", "audit prove", "audit check", "audit rotate-key", "keys", "config"],
 ]
+GROUPS = {"audit"}
 VERSION = f"policyengine {__version__} ({'compiled' if is_compiled() else 'pure Python'})\n"
 HEAVY = {"fastapi", "lark", "pydantic", "rich", "uvicorn"}
 
@@ -44,7 +46,7 @@ def test_version_does_not_import_typer():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_a_command_shows_an_example(run, name):
-    ended = run(name, "--help")
+    ended = run(*name.split(), "--help")
     assert ended.code == 0
     assert f"\n    policyengine {name} " in ended.out
 
@@ -55,12 +57,21 @@ def test_the_help_explains_the_exit_codes(run):
 
 def test_the_help_lists_every_command(run):
     listed = run("--help").out.partition("Commands:")[2]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == COMMANDS
+    shown = [name for name in COMMANDS if " " not in name]
+    assert {line.split()[0] for line in listed.strip().splitlines()} == {*shown, *GROUPS}
+
+
+def test_the_help_of_a_group_lists_its_commands(run):
+    listed = run("audit", "--help").out.partition("Commands:")[2]
+    assert [f"audit {line.split()[0]}" for line in listed.strip().splitlines()] == [
+        name for name in COMMANDS if name.startswith("audit ")
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_of_commands_describes_each_in_a_full_sentence(run, name):
-    line = next(line for line in run("--help").out.splitlines() if line.startswith(f"  {name} "))
+    *group, command = name.split()
+    line = next(line for line in run(*group, "--help").out.splitlines() if line.startswith(f"  {command} "))
     assert line.endswith(".")
     assert not line.endswith("...")
 

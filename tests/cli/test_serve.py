@@ -228,12 +228,12 @@ def test_an_expired_observe_period_enforces_everything(project, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--observe"], "observing needs an end, after which policies are enforced"),
+        (["--observe"], "observe mode needs an end, after which policies are enforced"),
         (["--observe-until", "1h"], "nothing is observed, so there is nothing to limit"),
         (["--no-observe", "--observe-package", "x"], "nothing is observed, so there is nothing to limit"),
         (["--observe", "--observe-until", "tomorrow"], "`tomorrow` is not a time or a duration"),
         (["--observe", "--observe-until", "2026-12-01T00:00"], "`2026-12-01T00:00` is not a time or a duration"),
-        (["--observe", "--observe-until", "91d"], "is longer than 90d"),
+        (["--observe", "--observe-until", "91d"], "would last longer than 90d"),
         (["--observe", "--observe-until", "1h", "--observe-package", "nobody"], "there is no package `nobody`"),
         (["--observe", "--observe-until", "1h", "--observe-endpoint", "GET v1"], "`GET v1` is not an endpoint"),
     ],

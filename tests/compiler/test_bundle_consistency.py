@@ -112,16 +112,16 @@ def with_broken_text(members: dict[str, Any]) -> None:
 
 
 TAMPERINGS = {
-    without_guard: "1 guards, where its policy texts have 2",
-    with_other_place: 'guard "shut" at acme.policy:9 is not what is written there',
-    with_other_pattern: 'guard "shut" at acme.policy:9 is not what is written there',
-    with_other_condition: 'guard "late" at acme.policy:10 is not what is written there',
-    with_other_head: '`agent "x"` at acme.policy:7 is not what is written there',
-    with_other_grant: '`agent "x"` at acme.policy:7 is not what is written there',
-    with_other_revision: "another revision than its policy texts",
-    with_other_place_in_text: "a rule refers to another place in the policy texts",
-    with_other_text: 'guard "shut" at acme.policy:9 is not what is written there',
-    with_broken_text: "its policy texts do not compile: E102",
+    without_guard: "1 guards instead of 2",
+    with_other_place: 'guard "shut" at acme.policy:9 is not the rule that is written there',
+    with_other_pattern: 'guard "shut" at acme.policy:9 is not the rule that is written there',
+    with_other_condition: 'guard "late" at acme.policy:10 is not the rule that is written there',
+    with_other_head: '`agent "x"` at acme.policy:7 is not the rule that is written there',
+    with_other_grant: '`agent "x"` at acme.policy:7 is not the rule that is written there',
+    with_other_revision: "`revision` is different",
+    with_other_place_in_text: "a rule refers to the wrong place in the texts",
+    with_other_text: 'guard "shut" at acme.policy:9 is not the rule that is written there',
+    with_broken_text: "the texts do not compile: E102",
 }
 
 
@@ -172,4 +172,4 @@ def test_a_bundle_has_the_texts_that_no_rule_refers_to(tmp_path: Path) -> None:
     assert find_difference(whole) is None
     part = decode_bundle(write_bundle(engine.kernel, "0.1.0"))
     assert [source.name for source in part.sources] == ["rules.policy"]
-    assert "its policy texts do not compile" in str(find_difference(part))
+    assert "the texts do not compile" in str(find_difference(part))

@@ -90,7 +90,7 @@ def test_an_invalid_entity_file_is_refused_and_the_last_good_one_stays(folder, b
     assert (engine.directory is before, following.refused) == (True, 1)
     assert engine.decide(READ).allowed
     [told] = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"the entities were not reloaded, the previous ones stay in use: `{folder / 'user.csv'}")
+    assert told.startswith(f"the entities were not reloaded, and the previous ones stay in use: `{folder / 'user.csv'}")
     (folder / "user.csv").write_text(USER + "dora,legal,,,\n")
     assert following.look()
     assert engine.decide(asking("/v1/invoices/42", "dora")).allowed

@@ -193,8 +193,8 @@ def test_an_openbao_secret_is_cached_and_refreshed(openbao: OpenBao):
     ("reference", "token", "why"),
     [
         ("bao:secret/nowhere#x", ROOT_TOKEN, "not found in OpenBao"),
-        ("bao:secret/app/some#other", ROOT_TOKEN, "has no text `other`"),
-        ("bao:secret/app/some#number", ROOT_TOKEN, "has no text `number`"),
+        ("bao:secret/app/some#other", ROOT_TOKEN, "has no string `other`"),
+        ("bao:secret/app/some#number", ROOT_TOKEN, "has no string `number`"),
         ("bao:secret/app/some#empty", ROOT_TOKEN, "is empty"),
         ("bao:secret/app/some#password", "s.wrong", "does not permit this token to read it"),
         ("bao:cubbyhole/app/some#password", ROOT_TOKEN, "not found in OpenBao"),

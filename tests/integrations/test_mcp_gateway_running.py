@@ -183,7 +183,7 @@ def test_inconsistent_observe_and_log_options_are_a_usage_error(
 ) -> None:
     for options, told in (
         (["--observe-until", "7d"], "nothing is observed"),
-        (["--observe"], "observing needs an end"),
+        (["--observe"], "observe mode needs an end"),
         (["--redact", "args.amount"], "there is no decision log"),
     ):
         words = ["mcp-gateway", str(files / "billing.policy"), "--upstream", sys.executable, *SAID, *options]

@@ -47,12 +47,12 @@ EVER = "body.amount > 5 or body.amount < 10"
     [
         pytest.param(
             f"anyone {{ may GET /a when {NEVER} }}",
-            ("E701", "this `may` never opens: its condition is never true", NEVER, CLASH),
+            ("E701", "this `may` opens nothing: its condition is never true", NEVER, CLASH),
             id="may",
         ),
         pytest.param(
             "anyone { may GET /a when 1 > 2 }",
-            ("E701", "this `may` never opens: its condition is always false", "1 > 2", None),
+            ("E701", "this `may` opens nothing: its condition is always false", "1 > 2", None),
             id="constants",
         ),
         pytest.param(
@@ -84,7 +84,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             f"anyone {{ may GET /a when body.urgent and ({NEVER}) }}",
             (
                 "E701",
-                "this `may` never opens: its condition is never true",
+                "this `may` opens nothing: its condition is never true",
                 f"body.urgent and ({NEVER})",
                 CLASH,
             ),
@@ -94,7 +94,7 @@ EVER = "body.amount > 5 or body.amount < 10"
             "anyone { may GET /a when body.urgent and body.count > 2 and 1 > 2 }",
             (
                 "E701",
-                "this `may` never opens: its condition is always false",
+                "this `may` opens nothing: its condition is always false",
                 "body.urgent and body.count > 2 and 1 > 2",
                 "`1 > 2` is never true",
             ),
@@ -102,7 +102,7 @@ EVER = "body.amount > 5 or body.amount < 10"
         ),
         pytest.param(
             "anyone { may GET /a when time >= 2026-01-01 or time < 2027-01-01 }",
-            ("W701", "this condition is always true", "time >= 2026-01-01 or time < 2027-01-01", "leave it out"),
+            ("W701", "this condition is always true", "time >= 2026-01-01 or time < 2027-01-01", "remove it"),
             id="always true",
         ),
         pytest.param(
@@ -213,25 +213,25 @@ def test_a_condition_with_a_constant_result_is_reported(
     [
         pytest.param(
             "anyone { may GET /a   may GET /** }",
-            ("W711", "this `may` opens nothing more", "may GET /a", "leave it out"),
+            ("W711", "this `may` opens nothing more", "may GET /a", "remove it"),
             "may GET /**",
             id="a wider path",
         ),
         pytest.param(
             "anyone { may GET /a   may GET|POST /a when body.urgent   may ANY /a }",
-            ("W711", "this `may` opens nothing more", "may GET /a", "leave it out"),
+            ("W711", "this `may` opens nothing more", "may GET /a", "remove it"),
             "may ANY /a",
             id="more methods",
         ),
         pytest.param(
             "anyone { may GET /a when body.count > 5   may GET /a when body.count > 3 }",
-            ("W711", "this `may` opens nothing more", "may GET /a when body.count > 5", "leave it out"),
+            ("W711", "this `may` opens nothing more", "may GET /a when body.count > 5", "remove it"),
             "may GET /a when body.count > 3",
             id="a weaker condition",
         ),
         pytest.param(
             "anyone { may GET /a }\nanyone { may GET /b   may GET /b }",
-            ("W711", "this `may` opens nothing more", "may GET /b", "leave it out"),
+            ("W711", "this `may` opens nothing more", "may GET /b", "remove it"),
             "may GET /b",
             id="the same in one block",
         ),
@@ -241,7 +241,7 @@ def test_a_condition_with_a_constant_result_is_reported(
                 "W712",
                 "this `deny` changes nothing: `deny` already acts whenever it does",
                 "deny when body.count > 100",
-                "leave it out, or narrow the other one",
+                "remove it, or narrow the other one",
             ),
             "deny when body.count > 10",
             id="a stronger condition after a weaker one",
@@ -252,7 +252,7 @@ def test_a_condition_with_a_constant_result_is_reported(
                 "W712",
                 "this `require` changes nothing: `require` already acts whenever it does",
                 "require body.count <= 20",
-                "leave it out, or narrow the other one",
+                "remove it, or narrow the other one",
             ),
             "require body.count <= 10",
             id="a weaker demand after a stronger one",
@@ -263,7 +263,7 @@ def test_a_condition_with_a_constant_result_is_reported(
                 "W712",
                 "this `confirm` changes nothing: `deny` already acts whenever it does",
                 "confirm by user within 1h when body.count > 10",
-                "leave it out, or narrow the other one",
+                "remove it, or narrow the other one",
             ),
             "deny when body.count > 5",
             id="nobody is asked about what is denied",
@@ -274,7 +274,7 @@ def test_a_condition_with_a_constant_result_is_reported(
                 "W712",
                 "this `step_up` changes nothing: `deny` already acts whenever it does",
                 "step_up high when body.count > 7",
-                "leave it out, or narrow the other one",
+                "remove it, or narrow the other one",
             ),
             "deny when body.count > 5",
             id="a duty of what is denied",
@@ -285,7 +285,7 @@ def test_a_condition_with_a_constant_result_is_reported(
                 "W712",
                 "this `audit` changes nothing: `audit` already acts whenever it does",
                 "audit full when body.urgent",
-                "leave it out, or narrow the other one",
+                "remove it, or narrow the other one",
             ),
             "audit full",
             id="the same duty",
@@ -295,7 +295,7 @@ def test_a_condition_with_a_constant_result_is_reported(
             "when body.urgent   may GET /** }",
             (
                 "W713",
-                "this `may` never opens: guard `shut` denies everything there",
+                "this `may` opens nothing: guard `shut` denies everything there",
                 "may GET /a/** when body.urgent",
                 "remove one of the two",
             ),
@@ -332,7 +332,7 @@ def test_a_repeated_block_is_reported_at_the_second() -> None:
     assert (finding.code, finding.message, finding.hint) == (
         "W714",
         "`anyone` repeats an earlier block",
-        "leave it out",
+        "remove it",
     )
     assert finding.span.start > finding.related[0].span.start
 

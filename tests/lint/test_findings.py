@@ -168,7 +168,7 @@ HINT = "require it in both blocks, or in a guard if it must hold for every calle
 )
 def test_a_laxer_block_for_the_same_agent_is_reported_at_its_grant(lax: str, missing: str) -> None:
     (finding,) = found(BOT + bot(STRICT) + bot(lax))
-    message = f'`agent "bot"` opens this without `{missing}`, which another block for the same agent requires'
+    message = f'`agent "bot"` grants this without `{missing}`, which another block for the same agent requires'
     assert (finding.code, finding.message, finding.hint) == ("W450", message, HINT)
     assert (finding.span.text, [r.span.text for r in finding.related]) == ("may GET /a/b", [missing])
 

@@ -70,7 +70,7 @@ def test_a_default_the_caller_can_exploit_in_a_limit_is_reported(limit, loosens)
         way_around, none = none, way_around
     [found] = [one for one in told(LOADED + limit.format(way_around), lint_text) if one[0] == "W554"]
     does = "raises `calls`" if loosens else "keeps `calls` from acting"
-    assert found[:2] == ("W554", f"leaving `body.amount` out {does}")
+    assert found[:2] == ("W554", f"omitting `body.amount` {does}")
     assert [one for one in told(LOADED + limit.format(none), lint_text) if one[0] == "W554"] == []
 
 

@@ -60,7 +60,7 @@ def test_an_accepted_static_key_kind_is_reported_at_the_kinds(kind: str) -> None
     ((code, message, text, hint),) = told(BOT + bot(f"credential {{ kind in [jwt, {kind}]  lifetime <= 15m }}"))
     assert (code, text) == ("W457", f"kind in [jwt, {kind}]")
     assert message == f'`agent "bot"` accepts `{kind}`, a credential that anyone who has seen it can use'
-    assert hint == f"leave `{kind}` out, and issue tokens that expire"
+    assert hint == f"remove `{kind}`, and issue tokens that expire"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ SERVANT = f'agent "bot" {{ issued by acme  acts for any user  {ASKED}  may a  ma
 
 
 def test_an_agent_grant_without_a_user_grant_is_reported() -> None:
-    message = 'no user block opens any of this, so `agent "bot"` is always denied here'
+    message = 'no user block grants any of this, so `agent "bot"` is always denied here'
     hint = "grant it in a `user` block too, or remove it"
     assert told(SERVED + SERVANT + "user any { may b }\n") == [("W461", message, "may a", hint)]
 
@@ -238,8 +238,8 @@ def test_a_default_that_opens_a_grant_is_reported() -> None:
     policy = FACTS + "anyone { may GET /a when (body.amount else 0) <= 100 and not (args.force else false)\n"
     policy += '  and (body.kind else "x") == "y" }\n'
     assert told(policy) == [
-        ("W554", "leaving `body.amount` out opens this", "(body.amount else 0)", HINT),
-        ("W554", "leaving `args.force` out opens this", "(args.force else false)", HINT),
+        ("W554", "omitting `body.amount` makes this grant apply", "(body.amount else 0)", HINT),
+        ("W554", "omitting `args.force` makes this grant apply", "(args.force else false)", HINT),
     ]
 
 
@@ -253,7 +253,7 @@ def test_a_default_that_keeps_a_guard_from_acting_is_reported() -> None:
     for rule in rules:
         ((code, message, _, hint),) = told(FACTS + f'guard "g" {{ {rule} message "no" }}\n' + READ + DOOR)
         assert (code, hint) == ("W554", HINT)
-        assert message.endswith("out keeps `g` from acting")
+        assert message.endswith("` keeps `g` from acting")
 
 
 READ = 'guard "reads" { audit full when body.amount > 1 or body.kind == "a" or args.force }\n'

@@ -51,7 +51,7 @@ def test_shared_users_are_reported_at_the_later_issuer_with_agents_and_a_hint() 
     )
     assert found.hint == (
         'limit its users with `users like "*@partner.example"` in `partner`; or limit the agents, '
-        '`acts for users where user.org == "partner"`, if your entity store has it; or deny other issuers, '
+        '`acts for users where user.org == "partner"`, if your entity store has `org`; or deny other issuers, '
         '`deny unless credential.issuer == "login"`, in a guard'
     )
     related = [(one.message, one.span.line, one.span.text) for one in found.related]

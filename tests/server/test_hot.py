@@ -293,7 +293,7 @@ def test_a_failing_engine_is_a_500_and_logged_once(caplog: pytest.LogCaptureFixt
     engine = Watched(ENGINE, broken=TimeoutError("late"))
     exchange = Exchange((JSON,), (json.dumps(OPEN).encode(),))
     assert status(create_app(engine), exchange) == 500  # type: ignore[arg-type]
-    assert [record.message for record in caplog.records] == ["an answer failed: POST (no X-Request-ID)"]
+    assert [record.message for record in caplog.records] == ["failed to answer: POST (no X-Request-ID)"]
 
 
 def test_a_body_that_does_not_arrive_is_408_after_the_body_timeout() -> None:

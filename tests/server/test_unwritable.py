@@ -65,7 +65,7 @@ def test_an_unwritable_decision_is_500_and_spends_once(engine: Engine, options: 
         "title": "Internal Server Error",
         "status": 500,
         "detail": "the server failed to answer",
-        "hint": "treat this as a deny: a decision that was made is not made again, and stays on record",
+        "hint": "treat this as a deny: if a decision was made, it stays on record and is not made again",
     }
 
 

@@ -118,10 +118,10 @@ MEMBERS = (
 )
 MISTAKES = [
     # ── Members
-    ("GET /b => deny with { remdy: 1 }", "E611", "remdy", "a decision has no `remdy` to expect",
+    ("GET /b => deny with { remdy: 1 }", "E611", "remdy", "a decision has no detail `remdy`",
      "did you mean `remedy`?"),
-    ("GET /b => deny with { outcome.x: 1 }", "E611", "outcome.x", "a decision has no `outcome.x` to expect", MEMBERS),
-    ("GET /b => deny with { }", "E618", "{ }", "`with` claims nothing",
+    ("GET /b => deny with { outcome.x: 1 }", "E611", "outcome.x", "a decision has no detail `outcome.x`", MEMBERS),
+    ("GET /b => deny with { }", "E618", "{ }", "`with` states nothing",
      "name a detail that the decision must have: `message`, `reason`, `reasons` or `remedy`"),
     ("GET /b => deny with { user: absent, user: absent }", "E607", "user", "`user` is given twice",
      "remove one of the two"),

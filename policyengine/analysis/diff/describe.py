@@ -98,7 +98,7 @@ def describe_unproved(comparison: RegionComparison, ends: tuple[object, object])
     names = list(dict.fromkeys(subject_text(one) for one in hard))
     named = ", ".join(f"`{name}`" for name in names[:MAX_FACTS_SHOWN]) + (" …" if len(names) > MAX_FACTS_SHOWN else "")
     why = "a generated request has no history" if any(map(reads_history, asked)) else "no example request was found"
-    return f"the answers may differ by {named}, and {why}"
+    return f"the decisions may differ for some values of {named}, and {why}"
 
 
 def reads_history(subject: Subject) -> bool:

@@ -208,7 +208,7 @@ def lower_validity(item: ast.ValidityPeriod, draft: LoweringContext) -> k.Validi
     start = draft.moment(item.start) if item.start else None
     end = draft.moment(item.end) if item.end else None
     if start is not None and end is not None and start >= end:
-        draft.report("E407", "this ends before it begins", item.span, "write the earlier date first")
+        draft.report("E407", "this period ends before it begins", item.span, "write the earlier date first")
     return k.ValidityPeriod(start, end, span=item.span)
 
 

@@ -83,7 +83,7 @@ def navigate_attribute(
         report_no_member(span, name, known, "attribute", context, type_)
         return None
     if lacking and not lenient:
-        message = f"`{lacking[0]}` has no attribute `{name}`, and `{base.span.text}` may be one"
+        message = f"`{lacking[0]}` has no attribute `{name}`, but `{base.span.text}` may be of this type"
         context.report(
             "E203", message, span, f"`{base.span.text}` is {describe_type(type_)}: declare `{name}` for each"
         )

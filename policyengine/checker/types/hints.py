@@ -55,7 +55,7 @@ def one_sided_hint(mine: k.Expr, type_: Type, other: k.Expr, wanted: Type) -> st
             fact = f"declare {quote_source(mine.span)} as a duration, or compare it with a number"
             return f"write a unit: `{mine.span.text}m`" if isinstance(mine, k.Constant) else fact
         case Scalar.DURATION, Scalar.TIME:
-            return f"for a point in time, write `time -  {mine.span.text}`"
+            return f"for a point in time, write `time - {mine.span.text}`"
         case Scalar.IP, Scalar.CIDR:
             return f"write `{mine.span.text} within {other.span.text}`"
         case ((RecordType() | ListType(RecordType())), _):

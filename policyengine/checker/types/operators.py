@@ -186,7 +186,7 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
                 return k.Relation("has", operation.left, operation.right, span=operation.node.span)
             hint = sets_hint(operation.right, right, operation.left, left.element)
             hint = hint or one_sided_hint(operation.right, right, operation.left, left.element)
-            message = f"{describe_type(left)} cannot have {describe_type(right)}"
+            message = f"{describe_type(left)} cannot contain {describe_type(right)}"
             operation.refuse(
                 "E222",
                 message,
@@ -204,7 +204,7 @@ def lower_has(operation: OperatorApplication) -> k.Expr | None:
             turned = isinstance(right, SetType | ListType) and right.element == left
             hint = f"write `{part} has {whole}`" if turned else "the left side must be a set, a list or an entity"
             hint = f"use `==`, or `contains({whole}, {part})`" if texts else hint
-            operation.refuse("E222", f"{describe_type(left)} cannot have {describe_type(right)}", hint)
+            operation.refuse("E222", f"{describe_type(left)} cannot contain {describe_type(right)}", hint)
     return None
 
 

@@ -36,7 +36,7 @@ def check(
 ) -> int:
     """Check policies and report every mistake in one run.
 
-    While a file has syntax errors, unknown names are not reported, because the faulty declarations may contain them.
+    If a file has syntax errors, unknown names are not reported, because the faulty declarations may declare them.
 
     With --entities, also report the attributes that the policies read but no row, claim or map supplies: such
     attributes are unknown for every caller.

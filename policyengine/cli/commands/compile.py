@@ -42,7 +42,7 @@ def compile_policies(
         bool, typer.Option("--show", help="Print the rules that decide at each endpoint, and write nothing.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check that the rules of a bundle are those of its policy texts.")
+        bool, typer.Option("--verify", help="Check that the rules of a bundle match its policy texts.")
     ] = False,
     trust: TrustedKeys = None,
     format: TextOrJson = OutputFormat.TEXT,
@@ -53,10 +53,10 @@ def compile_policies(
     compile to the same file. It contains the text of the policies, because reasons cite it, but no tests from
     `…_test.policy`. If PATH is a bundle, it is verified and written again: use this to sign it on another machine.
 
-    `--verify` reads every rule of a bundle and compiles the policy texts in it again: both must be equal.
+    `--verify` reads every rule of a bundle and compiles the policy texts in it again: the results must be equal.
 
     Exit code 0: the bundle was written or verified, or the rules printed; 1: a policy, the bundle or the key has
-    errors, the rules of the bundle are not those of its texts, or the file cannot be written.
+    errors, the rules of the bundle differ from its texts, or the file cannot be written.
 
     \b
     Example:
@@ -151,8 +151,8 @@ def _verified_bundle(path: Path, trust: Sequence[Path] | None) -> tuple[PolicyBu
         "signed_by": list(bundle.signed_by),
     }
     if difference is not None:
-        hint = "do not load it: another program than `policyengine compile` wrote it"
-        message = f"`{path}` is not what its policy texts say: {difference}"
+        hint = "do not load it: `policyengine compile` did not write it"
+        message = f"the rules of `{path}` differ from its policy texts: {difference}"
         raise CommandError("bundle", message, hint, tuple(facts.items()))
     return bundle, facts
 
@@ -171,7 +171,7 @@ def _verify_bundle(paths: Sequence[Path], trust: Sequence[Path] | None, format: 
     rows = [(name, facts[name]) for name in ("revision", "digest")]
     rows += [("signed by", one) for one in bundle.signed_by]
     if trust is None:
-        rows.append(("signed by", "not checked: no key is trusted (`--trust FILE`)"))
+        rows.append(("signed by", "not checked: name a trusted key with `--trust FILE`"))
     screen.table([(f"{name}:", value) for name, value in rows])
     return 0
 

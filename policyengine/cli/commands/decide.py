@@ -51,7 +51,8 @@ def decide(
       11  confirm
       12  throttle
       1   no decision: an error in the policy or in a request
-    With several requests, the exit code is that of the strongest outcome: error, deny, throttle, confirm, allow.
+    With several requests, the exit code is that of the strongest outcome, in this order: error, deny, throttle,
+    confirm, allow.
 
     \b
     Example:

@@ -58,7 +58,7 @@ def diff(
         typer.Option(
             "--log",
             metavar="FILE",
-            help="A decision log whose requests are decided again with both.",
+            help="A decision log whose requests both policies decide again.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def diff(
 ) -> int:
     """Show which requests two policies decide differently.
 
-    Each difference names its endpoints and callers, its condition, its rules, and a request that both engines decided
+    Each difference names its endpoints and callers, its condition, its rules, and a request that the policies decide
     differently. Everything else is proved to be the same, or listed as not proved with its rules and the reason.
 
     \b

@@ -88,4 +88,4 @@ def print_results(found: list[DoctorResult]) -> None:
     screen.line("")
     failed, warnings = number["failed"], number["warnings"]
     verdict = ("not ready to serve", "bold red") if failed else ("ready to serve", "bold green")
-    screen.line(verdict, f": {failed} failed, {warnings} with a warning")
+    screen.line(verdict, f": {failed} failed, {warnings} with warnings")

@@ -87,7 +87,7 @@ def graph(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write instead of stdout.")
     ] = None,
 ) -> int:
-    """Draw the rules of the program.
+    """Draw the compiled rules as a tree.
 
     The drawing shows each endpoint and method, who may call it with which scopes and conditions, and the guards on it.
     Large parts are folded; `--agent`, `--group` and `--endpoint` draw a part of the tree.

@@ -57,8 +57,9 @@ def lint(
 ) -> int:
     """Find what could be safer or clearer in policies.
 
-    It also reports everything that `check` finds. RULE is a code or a short name: `policyengine explain-code` lists
-    them. A project selects its rules in `policyengine.toml`, and `# lint: allow RULE because …` allows one finding.
+    The command also reports everything that `check` finds. RULE is a code or a short name: `policyengine explain-code`
+    lists them. A project selects its rules in `policyengine.toml`, and `# lint: allow RULE because …` allows one
+    finding.
 
     Exit code 0: no errors (warnings are possible); 1: errors, or warnings with --strict.
 

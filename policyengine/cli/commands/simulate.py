@@ -61,12 +61,12 @@ def simulate(
     """Simulate traffic against rates and budgets.
 
     The clock is virtual and nothing is spent permanently, so a simulated day takes seconds and changes nothing. The
-    result shows what was admitted, throttled, denied or left to people to confirm, and how much of each limit remained.
+    result shows what was admitted, throttled, denied, or needed approval, and how much of each limit remained.
 
     \b
     Workflows:
-      steady    one after the other, evenly
-      burst     half of a minute's requests in its first second
+      steady    evenly spaced requests
+      burst     half of each minute's requests in its first second
       daily     a daily curve: quietest at 02:00, busiest at 14:00 UTC
       many      many callers, a few of which send most requests (Zipf)
       lockstep  all callers at the same instants

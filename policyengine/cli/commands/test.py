@@ -102,8 +102,8 @@ def run_tests(
 
     \b
     Exit codes:
-      0  all tests passed, and what was measured is sufficient
-      1  a test failed, coverage is too low, or a fault is noticed by no test
+      0  all tests passed, coverage is high enough, and no mutant survived
+      1  a test failed, coverage is too low, or a mutant survived
       3  there are no tests
       4  the policy has errors
 

@@ -111,7 +111,7 @@ def check_issuers(file: Path, engine: Engine) -> Iterator[DoctorResult]:
     for key_source in check_key_sources(configuration, engine.kernel):
         what = "tokens" if key_source.kind == "issuer" else "attestations"
         if key_source.problem is not None:
-            hint = f"until then, its {what} are refused with the code `provider`"
+            hint = f"until they can be read, its {what} are refused with the code `provider`"
             yield DoctorResult(
                 key_source.kind,
                 DoctorStatus.WARNING,

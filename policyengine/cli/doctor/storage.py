@@ -30,7 +30,7 @@ def check_log(path: Path) -> DoctorResult:
             "log",
             DoctorStatus.FAILED,
             f"`{path}` is not a regular file",
-            "use a regular file: only there do the lines of several processes stay whole",
+            "use a regular file: elsewhere, lines of several processes may be mixed",
         )
     if not os.access(place, os.W_OK):
         return DoctorResult(
@@ -48,7 +48,7 @@ def check_log(path: Path) -> DoctorResult:
             f"others can read `{path}`, which records requests",
             f"chmod 600 {shlex.quote(str(path))}",
         )
-    return DoctorResult("log", DoctorStatus.OK, f"`{path}` can be written to, {free // 1024**3:,} GiB are free")
+    return DoctorResult("log", DoctorStatus.OK, f"`{path}` can be written to, and {free // 1024**3:,} GiB are free")
 
 
 def check_store(url: str) -> DoctorResult:

@@ -44,7 +44,7 @@ def start_observing(engine: Engine, asked: ObserveOptions, configured: ObserveSe
     if not until:
         now = datetime.fromtimestamp(datetime.now(UTC).timestamp() + WEEK_SECONDS, UTC)
         hint = f"set it, at most 90 days ahead: `--observe-until {now:%Y-%m-%dT%H:%MZ}`"
-        raise CommandError("usage", "observing needs an end, after which policies are enforced", hint, code=2)
+        raise CommandError("usage", "observe mode needs an end, after which policies are enforced", hint, code=2)
     packages = asked.packages or (configured.packages if configured else ())
     endpoints = asked.endpoints or (configured.endpoints if configured else ())
     try:

@@ -119,7 +119,8 @@ MetricsPort: TypeAlias = Annotated[
     ),
 ]  # fmt: skip
 DrainSeconds: TypeAlias = Annotated[
-    float, typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Maximum seconds for a shutdown.")
+    float,
+    typer.Option("--drain-seconds", metavar="N", min=0, max=3600, help="Maximum number of seconds for a shutdown."),
 ]
 DrainDelay: TypeAlias = Annotated[
     float,
@@ -128,7 +129,7 @@ DrainDelay: TypeAlias = Annotated[
         metavar="N",
         min=0,
         max=3600,
-        help="Minimum seconds that a stopping server still accepts connections.",
+        help="Minimum number of seconds for which a stopping server still accepts connections.",
     ),
 ]
 MaxConnections: TypeAlias = Annotated[

@@ -72,15 +72,16 @@ class ServeSettings(CommandSection):
         "none", "host names, besides loopback, that requests without a token may use", option="allowed_host"
     )
     metrics_port: t.Port | None = setting("none", "port that serves `/metrics` without a token")
-    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum seconds for a shutdown")
+    drain_seconds: t.SecondsOrZero | None = setting("10", "maximum number of seconds for a shutdown")
     drain_delay: t.SecondsOrZero | None = setting(
         "0", "minimum number of seconds for which a stopping server still accepts connections"
     )
     max_connections: t.PositiveNumber | None = setting(
-        "from the open file limit, at most 4096", "maximum connections per worker"
+        "from the open file limit, at most 4096", "maximum number of connections per worker"
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
-        "a quarter of `max_connections`", "maximum connections per address that have not sent a request"
+        "a quarter of `max_connections`",
+        "maximum number of connections per address that have not sent a complete request",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
@@ -105,7 +106,7 @@ class LogSettings(CommandSection):
     )
     rotate: t.Rotation | None = setting("never", "when to start a new file: `100MB`, `1d`, or both")
     keep: t.WholeNumber | None = setting("all", "number of old files to keep")
-    compress: t.Boolean | None = setting("false", "whether to compress old files")
+    compress: t.Boolean | None = setting("false", "compress old files")
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
 
 
@@ -122,13 +123,13 @@ class StoreSettings(CommandSection):
 
 
 def fact_header(key: str) -> Any:
-    return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key}`")
+    return setting(GatewayHeaders().facts.get(key, "none"), f"header with the fact `{key.replace('_', '.', 1)}`")
 
 
 def forwarded_headers(adapter: GatewayAdapter) -> Any:
     headers = GatewayHeaders().hands_on(adapter).headers
     default = "all" if headers is None else ", ".join(sorted(headers)) or "none"
-    return setting(default, f"headers that always arrive at {adapter.place}")
+    return setting(default, f"request headers that gateways always forward to {adapter.place}")
 
 
 class GatewaySettings(CommandSection):
@@ -155,7 +156,7 @@ class GatewaySettings(CommandSection):
     bodies: t.BodyAdapters | None = setting(
         "none", "adapters that receive every body completely, or refuse the request"
     )
-    obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfil")
+    obligations: t.ObligationKinds | None = setting("none", "kinds of obligations that gateways fulfill")
     trust_domains: t.TrustDomains | None = setting("none", "issuer of each SPIFFE trust domain")
     client_certificate: CertificateHeader | None = setting(
         "none", "header with the client certificate of the connection"
@@ -209,7 +210,7 @@ class ObserveSettings(CommandSection):
     """`[observe]`: observe mode until a time or for a duration, for all or only for `packages` and `endpoints`."""
 
     until: t.Timestamp = setting(
-        "none", "until this time, let requests pass that policies would stop; `--observe-until`", value=""
+        "none", "until this time, let requests pass that the policies would stop; `--observe-until`", value=""
     )
     packages: t.Packages = setting("all", "observe only the rules of these packages; `--observe-package`", value=())
     endpoints: t.Endpoints = setting("all", "observe only these endpoints; `--observe-endpoint`", value=())

@@ -28,14 +28,14 @@ def find_difference(bundle: PolicyBundle) -> str | None:
     compiled, diagnostics = compile_sources(bundle.sources)
     if compiled is None:
         first = next(one for one in diagnostics if one.is_error)
-        return f"its policy texts do not compile: {first.code} {first.message}"
+        return f"the texts do not compile: {first.code} {first.message}"
     for difference in kernel_differences(stored, compiled):
         return difference
     if bundle.tree != tree_of(compiled):
-        return "its rules stand at other endpoints than those of its policy texts"
+        return "some of its rules apply at other endpoints"
     payload = encode_payload(compiled, bundle.sources)
     if digest_of(FORMAT, bundle.made_by, bundle_schema().shape, payload).hex() != bundle.digest:
-        return "a rule refers to another place in the policy texts than the rule that is written there"
+        return "a rule refers to the wrong place in the texts"
     return None
 
 
@@ -45,12 +45,12 @@ def kernel_differences(stored: k.Kernel, compiled: k.Kernel) -> Iterator[str]:
         if here == there:
             continue
         if not isinstance(here, tuple) or not isinstance(there, tuple):
-            yield f"another {name} than its policy texts"
+            yield f"`{name}` is different"
         elif len(here) != len(there):
-            yield f"{len(here):,} {name}, where its policy texts have {len(there):,}"
+            yield f"{len(here):,} {name} instead of {len(there):,}"
         else:
             number = next(number for number, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
-            yield f"{describe_rule(name, number, there[number])} is not what is written there"
+            yield f"{describe_rule(name, number, there[number])} is not the rule that is written there"
 
 
 def describe_rule(collection: str, number: int, rule: object) -> str:

@@ -27,8 +27,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W172",
         "an allowance that allows nothing",
-        "The warning that this comment allowed no longer occurs. If the comment stays, it silences the next mistake on "
-        "that line. `policyengine lint --fix` removes the comment.",
+        "The warning that this comment allowed no longer occurs. If the comment stays, it hides the next such mistake "
+        "on that line. `policyengine lint --fix` removes the comment.",
         "# lint: allow head because the probe of the load balancer uses it\n" + _DOOR,
         _DOOR,
         name="stale-allowance",

@@ -38,8 +38,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E164",
         "a key that cannot be used",
-        "Bundles are signed with Ed25519 keys: a private key in PEM signs, a public key in PEM or base64url verifies. "
-        "Both need the package `cryptography`, which the extra `sign` installs.",
+        "Bundles are signed with Ed25519 keys: a private key in PEM signs, and a public key in PEM or base64url "
+        "verifies. Both need the package `cryptography`, which the extra `sign` installs.",
         "",
         "",
     ),
@@ -47,8 +47,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E165",
         "a bundle with invalid contents",
         "Every part of a bundle is checked before it is used. This bundle is intact but contains something that the "
-        "compiler never writes, so another program made or changed it. The engine refuses to load it, or to use the "
-        "part. `policyengine compile BUNDLE --verify` reads every part.",
+        "compiler never writes, so another program made or changed it. The engine refuses to load the bundle, or to "
+        "use the invalid part. `policyengine compile BUNDLE --verify` reads every part.",
         "",
         "",
     ),

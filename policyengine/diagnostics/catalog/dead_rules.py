@@ -22,8 +22,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E141",
         "an escape for an invisible character",
-        "An id with such a character looks like another id wherever it is shown. Tests may use these escapes as "
-        "samples, but ids may not contain them.",
+        "An id with such a character looks like another id wherever it is shown. Tests may use these escapes in "
+        "sample values, but ids may not contain them.",
         'guard "a" { deny when user.id == "al\\u200bice" }\n' + _DOOR,
         'guard "a" { deny when user.id == "alice" }\n' + _DOOR,
     ),
@@ -46,8 +46,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E144",
         "a character that changes the direction of writing",
-        "Editors show the text after such a character in a different order from the order in which the engine reads "
-        "it, so a reviewer sees a different policy.",
+        "Editors reorder the text after such a character, so a reviewer sees a different policy from the one that the "
+        "engine reads.",
         "# open \u202e desolc\n" + _DOOR,
         "# open or closed\n" + _DOOR,
     ),
@@ -131,7 +131,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W455",
         "an empty block",
-        "The block has no effect, and makes readers look for what is missing.",
+        "The block has no effect, and readers wonder what is missing.",
         "anyone { }\n" + _DOOR,
         _DOOR,
         name="empty-block",
@@ -244,7 +244,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W713",
         "a `may` behind a guard that denies everything",
-        "A guard without a condition denies every request, even if a grant allows it.",
+        "A guard with `deny` and no condition denies every request at its place, even if a grant allows it.",
         'guard "a" on /a { deny }\nanyone { may GET /a   may GET /b }\n',
         "anyone { may GET /a   may GET /b }\n",
         name="closed-may",

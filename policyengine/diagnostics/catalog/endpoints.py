@@ -11,15 +11,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E301",
         "an empty segment in a path",
         "A request whose path has an empty segment is refused before any rule applies, so a pattern with an empty "
-        "segment never matches. One trailing slash of a request path is dropped, so no pattern is needed for it.",
+        "segment never matches. One trailing slash of a request path is dropped, so patterns need no trailing slash.",
         "anyone { may GET /a//b }\n",
         "anyone { may GET /a/b }\n",
     ),
     DiagnosticDoc(
         "E302",
         "a segment that no request can have",
-        "Decisions use canonical paths: without dot segments, and without anything that another server could read "
-        "differently.",
+        "Decisions use canonical paths, without dot segments and without anything that another server could read "
+        "differently. So no request path contains this segment.",
         "anyone { may GET /public/../secret }\n",
         "anyone { may GET /public/help }\n",
     ),
@@ -33,7 +33,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E304",
         "a percent escape in a pattern",
-        "Request paths are decoded once before they are compared, so patterns must be written decoded.",
+        "Request paths are decoded once before they are compared with patterns, so write the decoded characters in "
+        "patterns.",
         "anyone { may GET /%68ealth }\n",
         "anyone { may GET /health }\n",
     ),
@@ -47,7 +48,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E306",
         "a name that is captured twice",
-        "`params.id` can hold only one string.",
+        "Each capture of a path needs its own name, because `params.id` can hold only one value.",
         "anyone { may GET /{id}/copies/{id} }\n",
         "anyone { may GET /{id}/copies/{copy} }\n",
     ),
@@ -77,7 +78,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E310",
         "a path longer than any request",
-        "Requests with a longer path, in segments or in characters, are refused before any rule applies.",
+        "A path may have at most 128 segments and 8,192 characters. Requests with a longer path are refused before "
+        "any rule applies.",
         f"anyone {{ may GET {_LONG} }}\n",
         "anyone { may GET /a/** }\n",
     ),

@@ -40,7 +40,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E403",
         "an agent block with two `acts`",
-        "The agents of a block act either alone or for users. Write a separate block for each of the two.",
+        "The agents of a block act either alone or for users. To allow both, write two blocks.",
         _agent("acts alone   may read"),
         _agent("may read"),
     ),
@@ -143,7 +143,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E417",
         "an empty name or string",
-        "An empty id is treated as absent, so no user or agent can have it.",
+        "An empty value has no meaning here. An empty id is treated as absent, so no user or agent can have it.",
         f'{_OPEN}agent "" {{ issued by acme   acts alone   may read }}\n',
         _agent("may read"),
     ),
@@ -188,7 +188,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W462",
         "two issuers that name the same users",
-        "A user is identified by name alone, whichever issuer asserts it. If agents of two issuers borrow the "
+        "A user is identified by name alone, whichever issuer asserts the name. If agents of two issuers borrow the "
         "authority of the same users, a token of either issuer can name a user of the other: a partner's `alice` is "
         "treated as your `alice`. This policy does not separate the users of the two issuers: it has no condition "
         "about users that holds for only one of the issuers, and no guard on the issuer. Let the partner's agents act "

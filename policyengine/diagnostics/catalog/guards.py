@@ -138,8 +138,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E516",
         "not a valid binding of an approval",
         "`bound to (…)` may list `body`, `args`, `context`, `request.query` and `request.headers`, each as a whole or "
-        "with `except`, facts of the request or of the entity store, and `resource`, which every approval is bound to. "
-        "Nothing may be listed twice, and no fact that changes by itself may be listed.",
+        "with `except`, facts of the request or of the entity store, and `resource`, which every approval is bound "
+        "to. Nothing may be listed twice, and no fact that changes by itself, such as `time`, may be listed.",
         _guard(f"confirm by role boss bound to (body, body.amount) {_LARGE}", _TEAM),
         _guard(f"confirm by role boss bound to (body) {_LARGE}", _TEAM),
     ),

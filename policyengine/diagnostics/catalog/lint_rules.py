@@ -61,7 +61,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W263",
         "an unused issuer or attester",
-        "A trust anchor that no agent needs is one more key that can be stolen.",
+        "Every issuer and attester is trusted. If no agent needs one, its keys are a risk without a benefit.",
         'issuer old { url "https://old.acme.example" }\n' + _DOOR,
         _DOOR,
         name="unused-anchor",
@@ -113,8 +113,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W457",
         "static keys are accepted",
-        "An API key or a password works for anyone who has seen it, and does not say for whom it was issued. Without "
-        "`credential { kind in … }` an agent may use any kind. A `bound` credential is not a static key.",
+        "An API key or a password works for anyone who has seen it, and does not state to whom it was issued. Without "
+        "`credential { kind in … }`, an agent may use any kind of credential. A `bound` credential is not a static "
+        "key.",
         _BOT + _agent("credential { lifetime <= 15m }"),
         _BOT + _agent(),
         name="static-key",
@@ -133,8 +134,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W459",
         "chains of unlimited depth",
-        "Each agent may delegate to the next, so a user's request can end up at an unexpected agent. A single "
-        "`delegation` block limits all chains.",
+        "Each agent may delegate to the next, so a user's request can reach an agent that the user does not expect. A "
+        "single `delegation` block limits all chains.",
         _CHAINED + _planner(" for 30m"),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
         name="no-depth",
@@ -143,7 +144,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W460",
         "delegation without a time limit",
-        "Without a limit, delegated authority outlives its task. `for 30m` limits it from the time when the hop was "
+        "Without a limit, delegated authority outlives its task. `for 30m` limits it to 30 minutes after the hop was "
         "issued; `delegation { lifetime <= 1h }` limits all chains.",
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(""),
         _CHAINED + "delegation { depth <= 3 }\n" + _planner(" for 30m"),
@@ -254,9 +255,9 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W555",
         "a limit keyed by a value that the caller chooses",
         "Each value of a key has its own count. Facts of `body`, `args`, `context` and `request` come with the "
-        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` is "
-        "exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the owner of "
-        "an IPv6 network can send from any address in it.",
+        "request, so a caller who sends another value starts a new count, and the limit does not hold. `request.ip` "
+        "is exempt, because a sender cannot choose its network. `address(request.ip)` is not exempt, because the "
+        "owner of an IPv6 network can send from any address in it.",
         'rate "calls" per request.host { 100/1m }\n' + _DOOR,
         'rate "calls" per (agent.id, request.host) { 100/1m }\n' + _DOOR,
         name="callers-key",
@@ -266,8 +267,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "W556",
         "a limit that is off while the store is down",
         "`on store failure allow` lets every request through while the store is unreachable, so an attacker who can "
-        "bring the store down is not limited. `local` continues counting in each process; without this line, such "
-        "requests are denied.",
+        "bring the store down is not limited. `local` continues to count in each process. Without `on store failure`, "
+        "requests are denied while the store is unreachable.",
         'rate "calls" per agent.id { 100/1m  on store failure allow }\n' + _DOOR,
         'rate "calls" per agent.id { 100/1m  on store failure local }\n' + _DOOR,
         name="open-on-failure",
@@ -278,10 +279,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "a presence test that a gateway may not support",
         "`is present` and `is absent` test facts that the gateway sent or reported as missing. nginx, Caddy and "
         "Traefik forward no body, and nginx and Envoy forward only the headers that their configuration lists: behind "
-        "them other facts are neither present nor absent, so the rule acts, or grants nothing, for every request. A "
-        "comparison by itself requires the fact to be present. If the fact may be missing, configure the gateway to "
-        "forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and similar settings "
-        "under `[gateway]`.",
+        "these gateways, all other facts are neither present nor absent, so the rule acts, or grants nothing, for "
+        "every request. A comparison by itself requires the fact to be present. If the fact may be missing, configure "
+        "the gateway to forward the fact, and declare that in `policyengine.toml`: `hands_on_nginx`, `bodies` and "
+        "similar settings under `[gateway]`.",
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
         'guard "notes" on POST /a { deny when body.note is present message "send no note" }\n',
         'facts on POST /a { body.note: string? }\nanyone { may POST /a }\n'
@@ -307,10 +308,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`secret`. The path of a request is canonical and has no `..`; a string from `body`, `args`, the query or a "
         "header may contain `..`. Deny strings that contain `..`, or compare a value that does not name a file.",
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
-        'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "drafts alone" }\n',
+        'guard "drafts" on TOOL files/read { require args.path like "drafts/*" message "only drafts" }\n',
         'facts on TOOL files/read { args.path: string }\nanyone { may TOOL files/read }\n'
         'guard "drafts" on TOOL files/read {\n'
-        '  require args.path like "drafts/*" and not contains(args.path, "..") message "drafts alone"\n}\n',
+        '  require args.path like "drafts/*" and not contains(args.path, "..") message "only drafts"\n}\n',
         name="parent-folder",
         opinion=True,
     ),
@@ -320,10 +321,10 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "`host(url)` returns the host for every scheme: `file://api.example/etc/passwd` has the same host as "
         "`https://api.example/`, and `http:` sends data unencrypted. Compare the scheme, too.",
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
-        'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "ours alone" }\n',
+        'guard "ours" on TOOL web/get { require host(args.url) == "api.example" message "only api.example" }\n',
         'facts on TOOL web/get { args.url: string }\nanyone { may TOOL web/get }\n'
         'guard "ours" on TOOL web/get {\n'
-        '  require host(args.url) == "api.example" and args.url like "https://*" message "ours alone"\n}\n',
+        '  require host(args.url) == "api.example" and args.url like "https://*" message "only api.example"\n}\n',
         name="any-scheme",
         opinion=True,
     ),

@@ -38,7 +38,7 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E204",
         "an unknown function",
-        "Conditions may call only the functions of the language, and a declared entity with an id.",
+        "Conditions may call only built-in functions, and declared entities with an id, such as `invoice(args.id)`.",
         'lowercase(user.tenant) == "acme"',
         'lower(user.tenant) == "acme"',
     ),
@@ -120,7 +120,7 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     ),
     DiagnosticDoc(
         "E215",
-        "a dotted name that must be plain",
+        "a name that must not contain dots",
         "Only scopes, packages and facts may have names with dots.",
         'let limits.age = 17\nguard "example" { require request.size < 5 }\n',
         'let limits_age = 17\nguard "example" { require request.size < limits_age }\n',
@@ -137,9 +137,9 @@ _NAMES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E217",
         "conflicting declarations of a fact",
-        "If the places of two declarations overlap, the fact must have the same type in both, and a fact with members "
-        "must be a record. Split a rule that covers two places with different types. A set can be inherited only from "
-        "sets of its own type.",
+        "If the places of two declarations of a fact overlap, both declarations must give it the same type, and a "
+        "fact with members must be a record. Split a rule that covers two places with different types. A set can be "
+        "inherited only from sets of its own type.",
         'facts { body.amount: number }\nfacts { body.amount: string }\nguard "example" { require body.amount == 5 }\n',
         'facts { body.amount: number }\nguard "example" { require body.amount == 5 }\n',
     ),
@@ -195,7 +195,7 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "E244",
         "invalid brackets",
         "Brackets can only select a header, a query parameter, or a member of the body, the arguments or the context "
-        "whose name is not a plain name.",
+        "whose name cannot follow a dot.",
         'guard "example" { require request["method"] == "GET" }\n',
         'guard "example" { require request.method == "GET" }\n',
     ),
@@ -223,8 +223,8 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E248",
         "a condition that is too large",
-        "With all definitions expanded, a condition may have at most 10,000 parts and be nested at most 150 levels "
-        "deep.",
+        "With all definitions expanded, a condition may have at most 10,000 parts and may be nested at most 150 "
+        "levels deep.",
         "",
         "",
     ),
@@ -246,7 +246,8 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E251",
         "a value of the wrong type",
-        "A value that is bound, given or counted must have the type of its fact.",
+        "The value that `with` binds to a fact must have the type of the fact. Values that a rate, a budget or `sum` "
+        "counts must be numbers. `distinct` counts single values.",
         "facts on TOOL refund { args.amount: string }\nfacts on POST /refunds, TOOL refund { body.amount: number }\n"
         "scope refunds { POST /refunds  TOOL refund with body.amount = args.amount }\nuser any { may refunds }\n",
         "facts on TOOL refund { args.amount: number }\nfacts on POST /refunds, TOOL refund { body.amount: number }\n"
@@ -321,8 +322,8 @@ _WARNINGS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "W209",
         "an unused import",
-        "The imported package only declares names, and this file uses none of them. A package with rules takes effect "
-        "without being imported by name.",
+        "The imported package only declares names, and this package uses none of them. An import of a package with "
+        "rules is never reported, because it makes these rules take effect.",
         "",
         "",
         name="unused-import",

@@ -108,7 +108,7 @@ OPERATORS: tuple[DiagnosticDoc, ...] = (
     condition_doc(
         "E231",
         "the wrong number of arguments",
-        "Each function takes a fixed number of arguments; a call of an entity takes only an id.",
+        "Each function takes a fixed number of arguments. An entity takes only an id: `invoice(args.id)`.",
         "starts_with(user.tenant) == true",
         'starts_with(user.tenant, "a")',
     ),
@@ -133,7 +133,8 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E234",
         "not a valid date or time",
-        "A date must be written as year-month-day and exist in the calendar. A time of day must name its zone.",
+        "A date must be written as year-month-day and exist in the calendar. A date with a time must also state the "
+        "offset from UTC, or `Z`.",
         'guard "example" { require time < 2026-13-45 }\n',
         'guard "example" { require time < 2026-12-31 }\n',
     ),
@@ -161,7 +162,8 @@ LITERALS: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E238",
         "an invalid duration",
-        "Durations have an upper limit, and the window of a history must be longer than zero.",
+        "A duration may be at most about 2.7 million years. The window of a history must be longer than zero and at "
+        "most 3,660 days.",
         'guard "example" { require credential.age < 99999999999999999999d }\n',
         'guard "example" { require credential.age < 30d }\n',
     ),

@@ -10,7 +10,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E100",
         "a file that is not valid UTF-8",
-        "A policy must be UTF-8 without a byte order mark, because programs interpret any other encoding differently.",
+        "A policy must be UTF-8 without a byte order mark, because programs disagree on how to read any other "
+        "encoding.",
         "\ufeffanyone { may GET /health }\n",
         "anyone { may GET /health }\n",
     ),
@@ -24,7 +25,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E102",
         "not the start of a declaration",
-        "Each declaration begins with its own keyword, and only another declaration can follow it.",
+        "Each declaration begins with a keyword, such as `agent` or `guard`. After its header, a file contains only "
+        "declarations.",
         "allow everything\n",
         "anyone { may GET /** }\n",
     ),
@@ -38,7 +40,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E104",
         "an unmatched closing bracket",
-        "The policy has one closing bracket too many, or an earlier bracket was closed too soon.",
+        "This bracket has no opening bracket, or an earlier bracket was closed too soon.",
         "anyone { may GET /health } }\n",
         "anyone { may GET /health }\n",
     ),
@@ -52,7 +54,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E106",
         "quotes other than straight double quotes",
-        "Strings must use straight double quotes, so that the same string looks the same everywhere.",
+        "Strings must use straight double quotes. Single and curly quotes do not begin a string.",
         "guard 'closed' { deny }\n",
         'guard "closed" { deny }\n',
     ),
@@ -139,7 +141,7 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E118",
         "an invalid character",
-        "Outside strings and comments, only certain characters are allowed, all of them ASCII.",
+        "Outside strings and comments, only certain ASCII characters are allowed.",
         "define same = a ≠ b\n",
         "define same = a != b\n",
     ),

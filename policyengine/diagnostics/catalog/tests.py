@@ -70,8 +70,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E608",
         "an unknown rule in a test",
-        'The name in quotes after `by` must be the name of a guard. Without such a guard, `deny by "…"` could never '
-        "hold. An approval can lift only a guard that has a `confirm`.",
+        'The name in quotes after `by` must be the name of a guard, a rate or a budget. Otherwise, `deny by "…"` '
+        "could never hold. An approval can lift only a guard that has a `confirm`.",
         'guard "small" { deny when request.size > 9 }\n' + _test('GET /a { request.size: 10 } => deny by "smal"'),
         'guard "small" { deny when request.size > 9 }\n' + _test('GET /a { request.size: 10 } => deny by "small"'),
     ),
@@ -119,15 +119,15 @@ CODES: tuple[DiagnosticDoc, ...] = (
         "E614",
         "an inconsistent matrix",
         "A matrix either has an axis `request` and states the outcome of each cell in rows, or has no such axis and "
-        "writes its requests in the braces. No axis may be repeated, and neither may a choice of an axis.",
+        "writes its requests in the braces. No axis may be repeated, and no value of an axis.",
         _test("cases for request.size in [5, 6] { otherwise allow }"),
         _test("cases for request.size in [5, 6] { GET /a => allow }"),
     ),
     DiagnosticDoc(
         "E615",
         "a cell that is missing or repeated",
-        "Each combination of choices must have exactly one row or be covered by `otherwise`, and each row must be such "
-        "a combination.",
+        "Each combination of values must have exactly one row or be covered by `otherwise`, and each row must name "
+        "one value of each axis.",
         _test("cases for request in [GET /a, GET /b] { | GET /a | allow | }"),
         _test("cases for request in [GET /a, GET /b] { | GET /a | allow | otherwise deny }"),
     ),
@@ -142,8 +142,8 @@ CODES: tuple[DiagnosticDoc, ...] = (
     DiagnosticDoc(
         "E617",
         "a clock that runs backwards",
-        "The requests of a test are sent one after another; `at` and `after` can only move the time forward. Each row "
-        "of a table has its own clock.",
+        "The requests of a test are made in order, so `at` and `after` can only move the clock forward. Each row of a "
+        "table has its own clock.",
         _test("at 2027-01-01 GET /a => allow at 2026-12-31 GET /a => allow"),
         _test("at 2026-12-31 GET /a => allow at 2027-01-01 GET /a => allow"),
     ),

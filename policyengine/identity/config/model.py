@@ -89,7 +89,7 @@ class GeneralSettings(SettingsSection):
     )
     hosts: tuple[Annotated[str, AfterValidator(check_url_authority)], ...] = Field(
         default=(),
-        description="hosts that proofs and signatures may name; empty: any host",
+        description="hosts that proofs and signatures may name; if not set, any host",
     )
     leeway: Duration = Field(
         default=timedelta(seconds=30),
@@ -132,12 +132,12 @@ class IssuerSettings(SettingsSection):
         default=timedelta(minutes=5),
         ge=timedelta(seconds=10),
         le=timedelta(days=1),
-        description="how long to keep keys if the issuer does not specify it",
+        description="how long to cache keys if the issuer does not say how long",
     )
     stale: Duration = Field(
         default=timedelta(hours=1),
         le=timedelta(days=7),
-        description="how much longer to use keys while the issuer does not answer",
+        description="how much longer to use cached keys while the issuer does not answer",
     )
     introspection: str | None = Field(default=None, description="introspection endpoint for opaque tokens")
     introspection_cache: Duration = Field(
@@ -149,9 +149,9 @@ class IssuerSettings(SettingsSection):
     token_prefix: str = Field(
         default="", description="prefix of its opaque tokens, if several issuers have opaque tokens"
     )
-    client_id: str | None = Field(default=None, description="client id of this server at the issuer")
+    client_id: str | None = Field(default=None, description="client ID of this server at the issuer")
     client_auth: Literal["client_secret_basic", "client_secret_post", "private_key_jwt"] = Field(
-        default="client_secret_basic", description="how this server authenticates at the issuer"
+        default="client_secret_basic", description="how this server authenticates to the issuer"
     )
     client_secret: SecretReference | None = Field(default=None, description="reference to the client secret")
     client_key: SecretReference | None = Field(
@@ -161,15 +161,15 @@ class IssuerSettings(SettingsSection):
     plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
     agent: str = Field(default="client_id", description="the claim that names the agent")
     people: tuple[str, ...] = Field(
-        default=(), description="clients that are not agents but applications through which people act themselves"
+        default=(), description="clients that are not agents, but applications that people use themselves"
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims and values that mean that the agent (`{agent}`) acts for no user, whatever `sub` is",
+        description="claims and values of a token whose agent (`{agent}`) acts for no user, whatever `sub` is",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
-        description="the claim that names the user; a person's token without it is refused",
+        description="the claim that names the user; a person's token without this claim is refused",
     )
 
 
@@ -283,7 +283,7 @@ class OpenBaoSettings(SettingsSection):
     token: LocalSecretReference = Field(description="reference to its token: a file or an environment variable")
     ca: Path | None = Field(default=None, description=CA)
     plain_http: bool = Field(default=False, description="allow `http://` to its server, even on another machine")
-    namespace: str | None = Field(default=None, description="the namespace there")
+    namespace: str | None = Field(default=None, description="namespace in OpenBao or Vault")
     timeout: Duration = Field(
         default=timedelta(seconds=2),
         ge=timedelta(milliseconds=10),
@@ -319,7 +319,7 @@ def check_thumbprint(raw: str) -> str:
 
 
 class ClientSettings(SettingsSection):
-    """`[clients.NAME]`: an agent that may request tokens, by its client id."""
+    """`[clients.NAME]`: an agent that may request tokens, by its client ID."""
 
     agent: str = Field(description="name of the agent in the policy")
     issuer: str = Field(description="issuer of that agent")

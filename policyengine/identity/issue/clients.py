@@ -185,7 +185,7 @@ class ClientRegistry:
         name = jws.claims.get("sub")
         if not isinstance(name, str) or jws.claims.get("iss") != name:
             raise TokenIssuanceError(
-                IssuanceRefusal.ASSERTION, "`iss` and `sub` of an assertion must both be the client id"
+                IssuanceRefusal.ASSERTION, "`iss` and `sub` of an assertion must both be the client ID"
             )
         client = self._client(name, "private_key_jwt")
         return client, jws.claims, signer_thumbprint(client, jws)

@@ -110,7 +110,7 @@ class JwkSet:
         fitting = tuple(one.key for one in named if alg in one.algorithms)
         if len(fitting) > MAX_CANDIDATE_KEYS:
             raise CredentialError(
-                RefusalCode.KEY_ID, "too many keys of its issuer match its key id, or it has no key id"
+                RefusalCode.KEY_ID, "too many keys of its issuer match its key ID, or it has no key ID"
             )
         if fitting:
             return fitting

@@ -117,5 +117,5 @@ def parse_trust_domain(text: str) -> str:
     if found is None or DOTS.search(found["path"]):
         raise CredentialError(RefusalCode.SPIFFE_ID)
     if not found["path"]:
-        raise CredentialError(RefusalCode.SPIFFE_ID, "the SPIFFE id names a trust domain, but no workload")
+        raise CredentialError(RefusalCode.SPIFFE_ID, "the SPIFFE ID names a trust domain, but no workload")
     return found["domain"]

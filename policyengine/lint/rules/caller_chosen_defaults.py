@@ -25,7 +25,7 @@ HINT = (
 def defaults_that_decide(kernel: k.Kernel) -> Iterator[Diagnostic]:
     for block in all_blocks(kernel):
         for condition, _ in block_conditions(block):
-            yield from decided_by_default(condition, True, "opens this")
+            yield from decided_by_default(condition, True, "makes this grant apply")
     for guard in kernel.guards:
         for effect in guard.effects:
             if effect.condition is not None:
@@ -92,7 +92,7 @@ def absence_findings(whole: k.And | k.Or, wanted: bool, does: str) -> Iterator[D
         others = [one for one in whole.items if one is not item]
         if is_caller_fact(asked.operand) and any(part == asked.operand for one in others for part in k.walk(one)):
             fact = " ".join(asked.operand.span.text.split())
-            yield Diagnostic("W554", f"leaving `{fact}` out {does}", item.span, WITHOUT)
+            yield Diagnostic("W554", f"omitting `{fact}` {does}", item.span, WITHOUT)
 
 
 def without_negations(item: k.Expr) -> tuple[k.Expr, bool]:
@@ -108,7 +108,7 @@ def default_findings(part: k.Expr, wanted: bool, does: str) -> Iterator[Diagnost
     defaults = [one for one in k.walk(part) if isinstance(one, k.Default) and comes_from_the_caller(one)]
     if defaults and possible_truths(with_defaults(part)) == {wanted}:
         fact = " ".join(innermost_operand(defaults[0]).span.text.split())
-        yield Diagnostic("W554", f"leaving `{fact}` out {does}", defaults[0].span, HINT)
+        yield Diagnostic("W554", f"omitting `{fact}` {does}", defaults[0].span, HINT)
 
 
 def with_defaults(expr: k.Expr) -> k.Expr:

@@ -34,7 +34,7 @@ def static_keys(kernel: k.Kernel) -> Iterator[Diagnostic]:
             if accepted and all(set(STATIC) & set(other.kinds) for other in kinds):
                 message = f"`{agent.label}` accepts `{accepted[0]}`, a credential that anyone who has seen it can use"
                 yield Diagnostic(
-                    "W457", message, requirement.span, f"leave `{accepted[0]}` out, and issue tokens that expire"
+                    "W457", message, requirement.span, f"remove `{accepted[0]}`, and issue tokens that expire"
                 )
 
 

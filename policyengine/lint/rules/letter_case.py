@@ -73,7 +73,7 @@ def case_sensitive_conditions(kernel: k.Kernel) -> Iterator[Diagnostic]:
 def case_sensitive_findings(condition: k.Expr, what: str) -> Iterator[Diagnostic]:
     for part in parts_compared_with_path(condition, True):
         text = " ".join(part.span.text.split())
-        message = f"a path in another case bypasses {what}: `{text}` is case-sensitive, and the server may not be"
+        message = f"a path in another case bypasses {what}: `{text}` is case-sensitive, but the server may not be"
         hint = "name the path after `on`, which matches any case, or compare the text in lower case: `lower(…)`"
         yield Diagnostic("W558", message, part.span, hint)
 

@@ -67,7 +67,7 @@ def shared_user_finding(issuer: k.Issuer, own: Ways, other: str, others: Ways) -
     )
     hint = (
         f'limit its users with `users like "*@{issuer.name}.example"` in `{issuer.name}`; or limit the agents, '
-        f'`acts for users where user.org == "{issuer.name}"`, if your entity store has it; or deny other issuers, '
+        f'`acts for users where user.org == "{issuer.name}"`, if your entity store has `org`; or deny other issuers, '
         f'`deny unless credential.issuer == "{other}"`, in a guard'
     )
     own_acts, other_acts = (acts_for(blocks[0])[0].span for blocks in (mine, theirs))

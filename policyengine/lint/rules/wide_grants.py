@@ -64,7 +64,7 @@ def missing_user_grants(kernel: k.Kernel) -> Iterator[Diagnostic]:
             yield Diagnostic("W465", message, acts[0].span, hint)
             continue
         for grant in shut:
-            message = f"no user block opens any of this, so `{agent.label}` is always denied here"
+            message = f"no user block grants any of this, so `{agent.label}` is always denied here"
             yield Diagnostic("W461", message, grant.span, "grant it in a `user` block too, or remove it")
 
 

@@ -207,7 +207,9 @@ class QuestionTranslator:
         if known == "user":
             return {"user": {"id": subject.id}, **vouched, **self.through(asked, issuer)}
         if subject.properties.get("act") is not None:
-            raise UnmappedError("an agent cannot act for an agent: the subject must be the user who is served")
+            raise UnmappedError(
+                "an agent cannot act for an agent: the subject must be the user for whom the agent acts"
+            )
         return {"agent": {"id": subject.id}, **vouched}
 
     def becomes(self, subject: EvaluationEntity) -> str | None:

@@ -65,7 +65,7 @@ def answer_frame(
     except WorkRefusedError as error:
         return encode_problem(asked.id, ProblemError.of_refused(error)), 1
     except Exception:
-        LOGGER.exception("an answer failed: frame %d", asked.id, extra={"event": "answer_failed"})
+        LOGGER.exception("failed to answer frame %d", asked.id, extra={"event": "answer_failed"})
         return encode_problem(asked.id, ProblemError(500, NO_ANSWER, hint=DENY_HINT)), 1
 
 

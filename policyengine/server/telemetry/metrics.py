@@ -44,7 +44,7 @@ COUNTERS = (
 )
 TOTALS = (
     ("policyengine_failures", "Decisions that failed internally and were denied.", "failures"),
-    ("policyengine_store_failures", "Calls without an answer of the store.", "store_failures"),
+    ("policyengine_store_failures", "Calls that the store did not answer.", "store_failures"),
     ("policyengine_store_full", "Refusals because the in-memory store was full.", "store_full"),
     ("policyengine_directory_failures", "Entity look-ups that the entity store did not answer.", "directory_failures"),
     ("policyengine_log_failures", "Lines that could not be written to the decision log.", "log_failures"),

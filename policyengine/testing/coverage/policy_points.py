@@ -137,7 +137,7 @@ class PointFinder:
         return RequirementPoints(self.requirement(part, span, "holding"), self.requirement(part, span, "failing"))
 
     def requirement(self, part: str, span: Span, seen: str) -> Point:
-        return self.point(PointKind.REQUIREMENTS, part, seen, span, f"{quote_span(span)} was never seen {seen}")
+        return self.point(PointKind.REQUIREMENTS, part, seen, span, f"{quote_span(span)} {NEVER_SEEN[seen]}")
 
     # ── Doors ─────────────────────────────────────────────────────────────────────────────────
 
@@ -175,7 +175,7 @@ class PointFinder:
 
     def valid(self, part: str, requirement: k.ValidityPeriod, seen: str, word: str) -> Point:
         span = self.written.at(requirement, word)
-        words = f"{quote_span(requirement.span)} was never seen failing because it is too {seen}"
+        words = f"{quote_span(requirement.span)} never failed because a request was too {seen}"
         return self.point(PointKind.REQUIREMENTS, part, seen, span, words)
 
     def grant(self, grant: k.Grant, name: str, known: KnownFacts) -> RulePoints:
@@ -197,7 +197,7 @@ class PointFinder:
         span = self.written.at(delegate, "for")
         of = f"the limit {quote_span(span)} of a `may delegate`"
         holding, failing = (
-            self.point(PointKind.REQUIREMENTS, f"{part} for", seen, span, f"{of} was never seen {seen}")
+            self.point(PointKind.REQUIREMENTS, f"{part} for", seen, span, f"{of} {NEVER_SEEN[seen]}")
             for seen in ("holding", "failing")
         )
         return RulePoints(acted, when, RequirementPoints(holding, failing))
@@ -229,7 +229,7 @@ class PointFinder:
         """
         if limit < MAX_HOPS:
             return self.both(part, span)
-        words = f"{quote_span(span)} can never be seen failing: chains of more than {MAX_HOPS} hops are refused"
+        words = f"{quote_span(span)} can never fail: chains of more than {MAX_HOPS} hops are refused"
         self.left_out.append(UnreachablePoint(span, "failing", words))
         return RequirementPoints(self.requirement(part, span, "holding"), None)
 
@@ -243,17 +243,16 @@ class PointFinder:
         if not guard.effects:
             return GuardPoints(None, None, ())
         seen, unseen = ("stopping", "passing") if stops else ("applying", "not applying")
-        what, nothing = ("a request", "a request pass") if stops else ("", "")
-        acts = self.of_guard(guard, part, seen, f"seen {seen} {what}".rstrip())
+        acts = self.of_guard(guard, part, seen)
         if self.always_acts(guard):
-            words = f"guard `{guard.name}` can never be seen {unseen}: it always {'stops' if stops else 'applies'}"
+            words = f"guard `{guard.name}` {'stops every request' if stops else 'always applies'}"
             self.left_out.append(UnreachablePoint(guard.span, unseen, words))
             return GuardPoints(acts, None, effects)
-        passes = self.of_guard(guard, part, unseen, f"seen letting {nothing}" if stops else f"seen {unseen}")
+        passes = self.of_guard(guard, part, unseen)
         return GuardPoints(acts, passes, effects)
 
-    def of_guard(self, guard: k.Guard, part: str, seen: str, words: str) -> Point:
-        return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` was never {words}")
+    def of_guard(self, guard: k.Guard, part: str, seen: str) -> Point:
+        return self.point(PointKind.GUARDS, part, seen, guard.span, f"guard `{guard.name}` {NEVER_SEEN[seen]}")
 
     def always_acts(self, guard: k.Guard) -> bool:
         """Return whether a guard stops every request, which is the case if one of its denies does. A confirm does not
@@ -285,8 +284,8 @@ class PointFinder:
         part, name = f"{kind} {limit.package} {limit.name}", f"{kind} `{limit.name}`"
         known = KnownFacts().and_(facts_bound_at(limit.place.patterns))
         passing, stopping = (
-            self.point(PointKind.LIMITS, part, seen, limit.span, f"{name} was never seen {seen} a request{more}")
-            for seen, more in (("letting", " pass"), ("stopping", ""))
+            self.point(PointKind.LIMITS, part, seen, limit.span, f"{name} {NEVER_SEEN[seen]}")
+            for seen in ("letting", "stopping")
         )
         parts = tuple(limit_parts(limit))
         full = {
@@ -357,6 +356,15 @@ def limit_parts(limit: k.Limit) -> Iterator[tuple[str, Span]]:
         yield f"{name}#at once", limit.at_once.span
 
 
+NEVER_SEEN = {
+    "holding": "never held",
+    "failing": "never failed",
+    "letting": "never let a request pass",
+    "passing": "never let a request pass",
+    "stopping": "never stopped a request",
+    "applying": "never applied",
+    "not applying": "never had a request to which it does not apply",
+}
 NEVER_ACTED: dict[type[k.Effect], str] = {
     k.Deny: "never denied a request",
     k.Confirm: "never asked for a confirmation",

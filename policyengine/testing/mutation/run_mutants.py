@@ -37,7 +37,7 @@ class FailingTestError(Exception):
     __test__ = False  # not a test class for pytest
 
     def __init__(self, case: Case) -> None:
-        super().__init__(f"test `{case.test}` fails without any fault: make the tests pass first")
+        super().__init__(f"test `{case.test}` fails on the unchanged policy: make the tests pass first")
         self.case = case
 
 

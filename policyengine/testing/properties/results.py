@@ -83,7 +83,7 @@ class PropertyResult:
 
     @property
     def _undecided(self) -> str:
-        found = f"it applies to {self.examples:,} of {self.drawn:,} generated requests"
+        found = f"the claim applies to {self.examples:,} of {self.drawn:,} generated requests"
         return f"{found}; at least {self.wanted:,} are needed"
 
     def render(self) -> str:
@@ -98,7 +98,7 @@ class PropertyResult:
             return
         if self.verdict is ClaimVerdict.UNDECIDED:
             yield f"  problem:  {self._undecided}"
-            yield "  hint:     fix more facts: the agent, the user, the resource (`given …`, `use …`)"
+            yield "  hint:     state more facts: the agent, the user, the resource (`given …`, `use …`)"
             return
         yield f"  examples: {self.examples:,}"
         if self.result is None or self.result.decision is None:

@@ -84,7 +84,7 @@ def test_a_denied_request_covers_the_obligations_for_operators() -> None:
 
 # ── Guards ────────────────────────────────────────────────────────────────────────────────────
 
-STOPPING, PASSING = "guard `g` was never seen stopping a request", "guard `g` was never seen letting a request pass"
+STOPPING, PASSING = "guard `g` never stopped a request", "guard `g` never let a request pass"
 
 
 @pytest.mark.parametrize(
@@ -102,24 +102,24 @@ STOPPING, PASSING = "guard `g` was never seen stopping a request", "guard `g` wa
 )
 def test_coverage_expects_a_guard_to_stop_and_to_pass_requests(line: str, request_: str, unseen: list[str]) -> None:
     """Where it has a say: a caller whom no block accepts is refused before."""
-    assert missing(f'{DOORS}guard "g" on write {{ {line} }}', request_, "guard `g` was never seen") == unseen
+    assert missing(f'{DOORS}guard "g" on write {{ {line} }}', request_, "guard `g` never") == unseen
 
 
 @pytest.mark.parametrize(
     ("request_", "unseen"),
-    [(WRITE, ["guard `g` was never seen not applying"]), (SMALL, ["guard `g` was never seen applying"])],
+    [(WRITE, ["guard `g` never had a request to which it does not apply"]), (SMALL, ["guard `g` never applied"])],
 )
 def test_coverage_expects_an_obligations_only_guard_to_apply_and_not_to_apply(request_: str, unseen: list[str]) -> None:
     rules = f'{DOORS}guard "g" on write {{ audit full when body.n > 5 }}'
-    assert missing(rules, request_, "guard `g` was never seen") == unseen
+    assert missing(rules, request_, "guard `g` never") == unseen
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("deny", ["guard `g` can never be seen passing: it always stops"]),
-        ("deny when body.n > 5   deny unless body.n > 5", ["guard `g` can never be seen passing: it always stops"]),
-        ("audit full", ["guard `g` can never be seen not applying: it always applies"]),
+        ("deny", ["guard `g` stops every request"]),
+        ("deny when body.n > 5   deny unless body.n > 5", ["guard `g` stops every request"]),
+        ("audit full", ["guard `g` always applies"]),
         ("audit full when body.n > 5", []),
         ("confirm by user", []),  # an approval lets it pass
         ("deny when body.n > 5   audit full", []),
@@ -157,25 +157,25 @@ def test_coverage_expects_a_requirement_to_hold_and_to_fail(requirement: str, gi
     rules = f'user any {{ may read }} agent "bot" {{ {issued} {acts} {whole} may read }}'
     when = "at 2031-01-01T00:00:00Z " if requirement.startswith("valid") else ""
     good = "given user absent\n" if requirement == "acts alone" else ""
-    held, failed = f"`{requirement}` was never seen holding", f"`{requirement}` was never seen failing"
+    held, failed = f"`{requirement}` never held", f"`{requirement}` never failed"
     assert missing(rules, f"{good}GET /docs/1 => allow", f"`{requirement}`") == [failed]
     assert missing(rules, f"{when}GET /docs/1 {{ {given} }} => deny", f"`{requirement}`") == [held]
 
 
 def test_a_request_of_another_agent_does_not_cover_a_requirement() -> None:
     requests = 'given agent "other" from plain GET /docs/1 => deny'
-    assert "`issued by acme` was never seen failing" in missing(DOORS, requests)
+    assert "`issued by acme` never failed" in missing(DOORS, requests)
 
 
 def test_coverage_expects_a_validity_period_to_fail_too_early_and_too_late() -> None:
     rules = """user "alice" { valid from 2026-01-01 until 2027-01-01   may read }
       agent "bot" { issued by acme   acts for any user   may read }"""
     request_ = "at {}-06-01T00:00:00Z GET /docs/1 => not confirm\n"
-    valid = "`valid from 2026-01-01 until 2027-01-01` was never seen"
-    early, late = f"{valid} failing because it is too early", f"{valid} failing because it is too late"
-    assert missing(rules, request_.format(2025), "valid") == [f"{valid} holding", late]
+    valid = "`valid from 2026-01-01 until 2027-01-01` never"
+    early, late = f"{valid} failed because a request was too early", f"{valid} failed because a request was too late"
+    assert missing(rules, request_.format(2025), "valid") == [f"{valid} held", late]
     assert missing(rules, request_.format(2026), "valid") == [early, late]
-    assert missing(rules, request_.format(2028), "valid") == [f"{valid} holding", early]
+    assert missing(rules, request_.format(2028), "valid") == [f"{valid} held", early]
 
 
 ATTESTED = """attester lab { age <= 1h   model "small" sha256:9f2c41   model "large"   environment in ["tdx"] }
@@ -198,11 +198,11 @@ def test_each_attester_requirement_is_covered_separately(worse: str, failed: str
     inside = f"given {GOOD.replace(':', '', 1)}\nGET /docs/1 => allow\nGET /docs/1 {{ {worse} }} => deny"
     parts = ["`age <= 1h`", '`model "small" sha256:9f2c41 model "large"`', '`environment in ["tdx"]`']
     unseen = [words for part in parts for words in missing(ATTESTED, inside, part)]
-    assert unseen == [f"{part} was never seen failing" for part in parts if part != failed]
+    assert unseen == [f"{part} never failed" for part in parts if part != failed]
     assert missing(ATTESTED, inside, "attested by") == []
     assert missing(ATTESTED, inside, "age <= 2h") == [  # the word of another attester shows nothing of it
-        "`age <= 2h` was never seen holding",
-        "`age <= 2h` was never seen failing",
+        "`age <= 2h` never held",
+        "`age <= 2h` never failed",
     ]
 
 
@@ -242,8 +242,8 @@ LIMITS = ("`depth <= 2`", "`lifetime <= 1h`", "`no cycles`", "the limit `30m` of
 )
 def test_only_requests_with_a_chain_cover_chain_limits(request_: str, held: set[str], failed: set[str]) -> None:
     unseen = missing(CHAIN, request_)
-    assert {limit for limit in LIMITS if f"{limit} was never seen holding" not in unseen} == held
-    assert {limit for limit in LIMITS if f"{limit} was never seen failing" not in unseen} == failed
+    assert {limit for limit in LIMITS if f"{limit} never held" not in unseen} == held
+    assert {limit for limit in LIMITS if f"{limit} never failed" not in unseen} == failed
 
 
 def test_a_may_delegate_is_covered_when_it_delegated() -> None:
@@ -256,15 +256,15 @@ def test_a_may_delegate_is_covered_when_it_delegated() -> None:
 def test_hops_cover_the_rules_of_their_blocks() -> None:
     unseen = missing(CHAIN, handed(("first", "1m")))
     assert "`may read` never granted a request" not in unseen
-    assert unseen.count("`issued by acme` was never seen failing") == 2
-    assert "`issued by acme` was never seen holding" not in unseen
+    assert unseen.count("`issued by acme` never failed") == 2
+    assert "`issued by acme` never held" not in unseen
 
 
 def test_coverage_does_not_expect_an_unreachable_depth_limit_to_fail() -> None:
     rules = CHAIN.replace("depth <= 2", "depth <= 32")
-    words = "`depth <= 32` can never be seen failing: chains of more than 32 hops are refused"
+    words = "`depth <= 32` can never fail: chains of more than 32 hops are refused"
     assert left_out(rules, "depth") == [words]
-    assert missing(rules, "GET /docs/1 => allow", "depth") == ["`depth <= 32` was never seen holding"]
+    assert missing(rules, "GET /docs/1 => allow", "depth") == ["`depth <= 32` never held"]
 
 
 # ── Endpoints ─────────────────────────────────────────────────────────────────────────────────

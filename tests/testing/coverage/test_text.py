@@ -31,7 +31,7 @@ def test_the_text_report_shows_totals_and_annotates_lines() -> None:
     line = lines.index('  17 | guard "g" on write { deny when body.n > 5 and body.urgent }')
     assert lines[line + 1 : line + 4] == [
         "     | ^^^^^^^^^",
-        "     |   guard `g` was never seen stopping a request",
+        "     |   guard `g` never stopped a request",
         "     |                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
     ]
 

@@ -137,7 +137,7 @@ def test_approvals_of_other_requests_kill_mutants_of_the_approval_binding(shown:
 
 
 def test_mutation_rejects_a_policy_whose_tests_fail() -> None:
-    with pytest.raises(FailingTestError, match="test `wrong` fails without any fault"):
+    with pytest.raises(FailingTestError, match="test `wrong` fails on the unchanged policy"):
         report('test "wrong" { GET /a => deny }')
 
 

@@ -1,0 +1,196 @@
+"""Finds the line of a decision in a sealed log, with its index, by reading a few lines of it.
+
+IDs of decisions begin with their time, and lines are nearly in the order of time: the search is binary over the first
+lines of tiles, whose places are in the file `places`. What it finds is only a proposal: the proof about it must hold.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from policyengine.audit.files import log_files
+from policyengine.audit.seal.sealer import PLACE_BYTES, SealState, ends_with_line, identity, open_plain, read_state
+
+LINE_TIME = re.compile(rb'\{"v":[0-9]+,"time":"([0-9TZ:.-]+)"')  # at the beginning of a line
+ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
+ULID_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+ULID_TIME_CHARACTERS = 10
+MAX_UNTIMED_LINES = 100  # lines after the start of a tile in which a time is searched
+NEAR_TILES = 4  # tiles around the time of the decision: lines are not exactly in the order of time
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLine:
+    """A line without its newline, with its file and the offset there. `index` is None if the line is not sealed."""
+
+    line: bytes
+    file: Path
+    offset: int
+    index: int | None
+
+
+class LogIndex:
+    """The places of the tiles of a sealed log in its files. Raises OSError, SealError."""
+
+    def __init__(self, log: Path, folder: Path) -> None:
+        self.files = log_files(log)
+        self._state = read_state(folder)
+        self._starts = read_numbers(folder / "starts", 8)
+        self._places = read_numbers(folder / "places", PLACE_BYTES // 2)
+        self._shift = self._file_shift(self._state)
+        self._maps: dict[Path, mmap.mmap | bytes] = {}
+
+    def _file_shift(self, state: SealState | None) -> int | None:
+        """Return the number of the first file that is there, among all that were ever sealed."""
+        if state is None:
+            return None
+        last = bytes.fromhex(state.last)
+        for at, path in enumerate(self.files):
+            if identity(path) == (state.device, state.inode):
+                return state.file - at
+        for at, path in reversed(list(enumerate(self.files))):
+            if ends_with_line(path, state.offset, last, state.last_bytes):
+                return state.file - at
+        return None
+
+    def content(self, path: Path) -> mmap.mmap | bytes:
+        """Return the content of a file. Raises OSError."""
+        if path not in self._maps:
+            opened = open_plain(path)
+            with open(opened, "rb") as file:
+                empty = not file.seek(0, 2)
+                self._maps[path] = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[path]
+
+    def find(self, decision: str) -> FoundLine | None:
+        """Return the line of a decision, or None. Raises OSError."""
+        return self._find_by_time(decision) or next(self._scan(decision), None)
+
+    def _tile_place(self, tile: int) -> tuple[Path, int] | None:
+        """Return the file and offset of the first line of a tile, if the file is there."""
+        if self._shift is None:
+            return None
+        number = self._places[2 * tile + 1] - self._shift
+        return (self.files[number], self._places[2 * tile]) if 0 <= number < len(self.files) else None
+
+    def _tile_time(self, tile: int) -> bytes:
+        """Return the time of the first line with a time from a tile on; `b""` if it is not there."""
+        place = self._tile_place(tile)
+        if place is None:
+            return b""
+        content, at = self.content(place[0]), place[1]
+        for _ in range(MAX_UNTIMED_LINES):
+            if found := LINE_TIME.match(content, at):
+                return found[1]
+            at = content.find(b"\n", at) + 1
+            if not at:
+                break
+        return b""
+
+    def _find_by_time(self, wanted: str) -> FoundLine | None:
+        if not ULID.fullmatch(wanted):
+            return None
+        tiles, moment = len(self._places) // 2, ulid_time(wanted)
+        low, high = 0, tiles
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._tile_time(middle) <= moment else (low, middle)
+        begin, end = max(0, low - NEAR_TILES), min(tiles, low + NEAR_TILES)
+        for tile in reversed(range(begin, end)):
+            place = self._tile_place(tile)
+            following = self._tile_place(tile + 1) if tile + 1 < tiles else None
+            if place is None:
+                continue
+            path, offset = place
+            until = following[1] if following is not None and following[0] == path else len(self.content(path))
+            if found := self._find_between(path, offset, until, wanted):
+                return found
+        return None
+
+    def _scan(self, wanted: str) -> Iterator[FoundLine]:
+        for path in reversed(self.files):
+            if found := self._find_between(path, 0, len(self.content(path)), wanted):
+                yield found
+
+    def _find_between(self, path: Path, begin: int, end: int, wanted: str) -> FoundLine | None:
+        """Return the line of the decision. Requests can contain the same text, so that each find is parsed."""
+        content, mark, at = self.content(path), b'"id":"' + wanted.encode() + b'"', begin
+        while (at := content.find(mark, at, end)) >= 0:
+            start = content.rfind(b"\n", 0, at) + 1
+            stop = content.find(b"\n", at)
+            line = content[start : len(content) if stop < 0 else stop]
+            if decision_id(line) == wanted:
+                return FoundLine(line, path, start, self._index_of(path, start))
+            at += len(mark)
+        return None
+
+    def _index_of(self, path: Path, offset: int) -> int | None:
+        """Return the index of the entry of the line at an offset, by the nearest tile before it."""
+        if self._shift is None:
+            return None
+        number = self.files.index(path) + self._shift
+        if not 0 <= number < len(self._starts):
+            return None
+        index, begin = self._starts[number], 0
+        places = TilePlaces(self._places)
+        at = bisect_right(places, (number, offset)) - 1
+        if at >= 0 and places[at][0] == number:
+            index, begin = 256 * at, places[at][1]
+        return index + count_newlines(self.content(path), begin, offset)
+
+
+class TilePlaces(Sequence[tuple[int, int]]):
+    """The number of the file and the offset of the first line of each tile, in order."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __getitem__(self, at: int) -> tuple[int, int]:  # type: ignore[override]  # slices are not needed
+        return self._numbers[2 * at + 1], self._numbers[2 * at]
+
+
+def read_numbers(path: Path, width: int) -> Sequence[int]:
+    """Return the big-endian numbers of a file; none if it is missing. Raises OSError."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    from array import array
+
+    found = array("Q", raw[: len(raw) // width * width])
+    found.byteswap()
+    return found
+
+
+def count_newlines(content: mmap.mmap | bytes, begin: int, end: int) -> int:
+    return content[begin:end].count(b"\n")
+
+
+def decision_id(line: bytes) -> str | None:
+    """Return the ID of the decision of a line, or None for other lines."""
+    try:
+        tree = msgspec.json.decode(line)
+        return tree["decision"]["id"]  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
+def ulid_time(ulid: str) -> bytes:
+    """Return the time of a ULID as at the beginning of a line, just after all lines of its millisecond."""
+    number = 0
+    for each in ulid[:ULID_TIME_CHARACTERS]:
+        number = number * len(ULID_DIGITS) + ULID_DIGITS.index(each)
+    seconds, milliseconds = divmod(number, 1_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}999Z".encode()

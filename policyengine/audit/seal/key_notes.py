@@ -1,0 +1,57 @@
+"""Statements by which a key of a log names the next one: signed notes, in the log and beside the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from policyengine.audit.seal.notes import Note, NoteError, Signer, Verifier
+from policyengine.audit.seal.tiles import write_file
+
+KEY_NOTE_START = "policyengine log key\n"
+FOLDER = "keys"
+MAX_KEY_NOTES = 10_000
+
+
+def announce_key(old: Signer, new: Verifier) -> str:
+    """Return the note by which the old key names the new one."""
+    return old.sign(f"{KEY_NOTE_START}{new}\n")
+
+
+def announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:
+    """Return the key that a note names, or None if no trusted key signed the note. Raises NoteError."""
+    note = Note.parse(text)
+    if not note.text.startswith(KEY_NOTE_START) or not note.verified_by(trusted):
+        return None
+    return Verifier.parse(note.text.removeprefix(KEY_NOTE_START).rstrip("\n"))
+
+
+def follow_announcements(notes: Iterable[str], trusted: Sequence[Verifier]) -> list[Verifier]:
+    """Return the trusted keys and all keys that they name, directly or through others. Malformed notes name none."""
+    found, left = list(trusted), list(notes)
+    while True:
+        keys = [key for note in left if (key := try_announced_key(note, found)) is not None and key not in found]
+        if not keys:
+            return found
+        found += dict.fromkeys(keys)
+
+
+def try_announced_key(text: str, trusted: Sequence[Verifier]) -> Verifier | None:
+    try:
+        return announced_key(text, trusted)
+    except NoteError:
+        return None
+
+
+def write_announcement(folder: Path, new: Verifier, note: str) -> None:
+    """Write a note into the folder of the seal. Raises OSError."""
+    write_file(folder / FOLDER / new.id.hex(), note.encode())
+
+
+def read_announcements(folder: Path) -> list[str]:
+    """Return the notes in the folder of the seal. Raises OSError."""
+    try:
+        files = sorted((folder / FOLDER).iterdir())[:MAX_KEY_NOTES]
+    except FileNotFoundError:
+        return []
+    return [file.read_text(errors="replace") for file in files if not file.name.startswith(".")]

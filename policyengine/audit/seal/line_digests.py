@@ -1,0 +1,82 @@
+"""Reads the lines of a log file as digests, with little memory for lines of any length."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from policyengine.audit.files import open_log_file
+from policyengine.audit.seal.options import SEAL_MEMBER
+
+READ_BYTES = 1 << 20
+SEAL_MARK = b'"%b":{' % SEAL_MEMBER.encode()
+MAX_KEPT_BYTES = 1 << 26  # of a line; a longer line is hashed in pieces
+
+
+@dataclass(slots=True)
+class LineBatch:
+    """Consecutive lines: the number of the first in its file, their digests, and those lines that may be about the
+    seal, by their place in the batch. `torn`: the only line is the rest of the file, without a newline. `read` is the
+    number of bytes that were read for the batch."""
+
+    number: int
+    digests: list[bytes]
+    about_seal: list[tuple[int, bytes]] = field(default_factory=list)
+    torn: bool = False
+    read: int = 0
+
+
+class UnreadableFileError(Exception):
+    """A file that is compressed cannot be unpacked; the message says why."""
+
+
+def line_batches(path: Path) -> Iterator[LineBatch]:
+    """Yield the lines of a file; it may be compressed. Raises OSError, UnreadableFileError."""
+    try:
+        with open_log_file(path) as file:
+            yield from read_batches(file.read)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UnreadableFileError(f"it cannot be unpacked: {error}") from None
+
+
+def read_batches(read: Callable[[int], bytes]) -> Iterator[LineBatch]:
+    number, rest = 1, b""
+    while chunk := read(READ_BYTES):
+        rest, length = rest + chunk, len(chunk)
+        if len(rest) > MAX_KEPT_BYTES and b"\n" not in rest:
+            digest, after, more = skip_long_line(read, rest)
+            yield LineBatch(number, [digest], torn=after is None, read=length + more)
+            number, rest = number + 1, after or b""
+            continue
+        cut = rest.rfind(b"\n")
+        if cut >= 0:
+            yield complete_lines(number, rest[:cut].split(b"\n"), length)
+            number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
+    cut = rest.rfind(b"\n")
+    if cut >= 0:  # after a long line
+        yield complete_lines(number, rest[:cut].split(b"\n"), 0)
+        number, rest = number + rest.count(b"\n"), rest[cut + 1 :]
+    if rest:
+        yield LineBatch(number, [sha256(rest).digest()], torn=True)
+
+
+def complete_lines(number: int, lines: list[bytes], length: int) -> LineBatch:
+    about_seal = [(place, line) for place, line in enumerate(lines) if SEAL_MARK in line]
+    return LineBatch(number, [sha256(line).digest() for line in lines], about_seal, read=length)
+
+
+def skip_long_line(read: Callable[[int], bytes], begun: bytes) -> tuple[bytes, bytes | None, int]:
+    """Return the digest of a line, the bytes that were read after it (None if the file ends in the line), and the
+    number of bytes that were read."""
+    digest, length = sha256(begun), 0
+    while chunk := read(READ_BYTES):
+        length += len(chunk)
+        cut = chunk.find(b"\n")
+        digest.update(chunk if cut < 0 else chunk[:cut])
+        if cut >= 0:
+            return digest.digest(), chunk[cut + 1 :], length
+    return digest.digest(), None, length

@@ -1,0 +1,38 @@
+"""Replaces the key of a log: the old key names the new one in a line of the log, then the new key is put in place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from policyengine.audit.log import DecisionLog, DecisionLogError
+from policyengine.audit.seal.key_notes import announce_key, write_announcement
+from policyengine.audit.seal.keys import load_key, write_key
+from policyengine.audit.seal.notes import Signer, Verifier
+from policyengine.audit.seal.options import SealOptions
+from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.tiles import write_file
+
+
+def rotate_log_key(log: Path, key: Path, folder: Path | None) -> Verifier:
+    """Replace the key in the file and return the new public key. Servers may write to the log. Raises SealKeyError,
+    DecisionLogError, OSError, and FileNotFoundError if there is no key."""
+    old = load_key(key)
+    new = Signer.generate(old.name)
+    note = announce_key(old, new.verifier)
+    place = key.with_name(f".{key.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    writer = DecisionLog(log, seal=SealOptions(key, folder))
+    try:
+        write_key(place, new)
+        write_announcement(folder or default_folder(log), new.verifier, note)
+        if not writer.note_seal({"event": "key", "note": note}):
+            raise DecisionLogError(f"`{log}` cannot be written", "the key was not replaced")
+        writer.seal()
+        place.rename(key)
+        write_file((folder or default_folder(log)) / "vkey", f"{new.verifier}\n".encode())
+        writer.seal()
+    finally:
+        place.unlink(missing_ok=True)
+        writer.close()
+    return new.verifier

@@ -1,0 +1,196 @@
+"""The folder of a sealed log in the layout of c2sp.org/tlog-tiles, which a web server can serve as it is.
+
+A tile has up to 256 hashes of one level; an entry bundle has up to 256 entries, each with its length in two bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from policyengine.audit.seal.merkle import HASH_BYTES, Subtrees, fold, join
+
+TILE_LEVELS = 8  # levels of the tree in a tile
+TILE_WIDTH = 1 << TILE_LEVELS
+TILE_BYTES = TILE_WIDTH * HASH_BYTES
+ENTRY_PREFIX = HASH_BYTES.to_bytes(2)  # the length of every entry, which is a SHA-256 digest
+BUNDLE_ITEM_BYTES = len(ENTRY_PREFIX) + HASH_BYTES
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+ENTRIES = "entries"
+
+
+class TileError(Exception):
+    """A tile is missing or has the wrong length; the message names it."""
+
+
+def tile_name(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
+    """Return the path of a tile: `tile/0/x001/x234/067`, for a partial tile with `.p/<width>` after it. The level is
+    `entries` for entry bundles."""
+    digits = f"{number:03d}"
+    digits = digits.zfill(-(-len(digits) // 3) * 3)
+    steps = [digits[at : at + 3] for at in range(0, len(digits), 3)]
+    name = "/".join([*(f"x{step}" for step in steps[:-1]), steps[-1]])
+    return f"tile/{level}/{name}" + ("" if width == TILE_WIDTH else f".p/{width}")
+
+
+def tile_widths(size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the level, number and width of the last, partial tile of each level of a tree of `size` entries."""
+    level, left = 0, size
+    while left:
+        if left % TILE_WIDTH:
+            yield level, left // TILE_WIDTH, left % TILE_WIDTH
+        level, left = level + 1, left // TILE_WIDTH
+
+
+class TileFolder:
+    """Reads and writes tiles and entry bundles."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, level: int, number: int, width: int) -> bytes:
+        """Return the first `width` hashes of a tile, from the full tile if no partial one exists. Raises TileError."""
+        return self._read(tile_name(level, number, width), tile_name(level, number), width * HASH_BYTES)
+
+    def read_entries(self, number: int, width: int) -> list[bytes]:
+        """Return the entries of a bundle, `width` of them. Raises TileError."""
+        name = tile_name(ENTRIES, number, width)
+        raw = self._read(name, tile_name(ENTRIES, number), width * BUNDLE_ITEM_BYTES)
+        items = [raw[at : at + BUNDLE_ITEM_BYTES] for at in range(0, len(raw), BUNDLE_ITEM_BYTES)]
+        if not all(item.startswith(ENTRY_PREFIX) for item in items):
+            raise TileError(f"`{self.folder / name}` is damaged: its entries are not 32 bytes long")
+        return [item[len(ENTRY_PREFIX) :] for item in items]
+
+    def _read(self, name: str, full: str, length: int) -> bytes:
+        for each in dict.fromkeys((name, full)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                raw = (self.folder / each).read_bytes()
+                if len(raw) < length or (each == name and len(raw) != length):
+                    raise TileError(f"`{self.folder / each}` is damaged: it has {len(raw)} bytes instead of {length}")
+                return raw[:length]
+        raise TileError(f"`{self.folder / name}` is missing")
+
+    def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
+        """Write a tile or bundle, and remove its partial tiles if it is full. Raises OSError."""
+        path = self.folder / tile_name(level, number, width)
+        write_file(path, raw)
+        if width == TILE_WIDTH:
+            shutil.rmtree(f"{path}.p", ignore_errors=True)
+
+    def subtrees(self, size: int) -> Subtrees:
+        """Return the hashes of complete subtrees of the tree of `size` entries; they raise TileError."""
+
+        @lru_cache(maxsize=64)
+        def tile(level: int, number: int) -> bytes:
+            full = size >> (TILE_LEVELS * (level + 1))
+            width = TILE_WIDTH if number < full else (size >> (TILE_LEVELS * level)) % TILE_WIDTH
+            return self.read(level, number, width)
+
+        def subtree(level: int, index: int) -> bytes:
+            tile_level, height = divmod(level, TILE_LEVELS)
+            first = index << height
+            raw, at = tile(tile_level, first // TILE_WIDTH), first % TILE_WIDTH
+            hashes = [raw[HASH_BYTES * each : HASH_BYTES * (each + 1)] for each in range(at, at + (1 << height))]
+            return fold(hashes)
+
+        return subtree
+
+
+def write_file(path: Path, raw: bytes) -> None:
+    """Replace a file atomically; its folders are created. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    except FileNotFoundError:
+        path.parent.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    try:
+        view = memoryview(raw)
+        while view:
+            view = view[os.write(opened, view) :]
+    finally:
+        os.close(opened)
+    new.rename(path)
+
+
+class GrowingTree:
+    """A tree that grows at its right edge: it writes full tiles, and keeps the hashes of the partial ones in memory."""
+
+    def __init__(self, tiles: TileFolder | None, size: int = 0) -> None:
+        """Continue the tree of `size` entries in the folder; without a folder, nothing is read or written. Raises
+        TileError."""
+        self._tiles, self.size = tiles, size
+        self._edges: list[list[bytes]] = []  # by tile level: the hashes of the partial tile
+        self._bundle: list[bytes] = []
+        if size and tiles is not None:
+            self._resume(tiles, size)
+
+    def _resume(self, tiles: TileFolder, size: int) -> None:
+        level, left = 0, size
+        while left:
+            width = left % TILE_WIDTH
+            raw = tiles.read(level, left // TILE_WIDTH, width) if width else b""
+            self._edges.append([raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)])
+            level, left = level + 1, left // TILE_WIDTH
+        if size % TILE_WIDTH:
+            self._bundle = tiles.read_entries(size // TILE_WIDTH, size % TILE_WIDTH)
+
+    @property
+    def room(self) -> int:
+        """The number of entries until the current tile is full."""
+        return TILE_WIDTH - self.size % TILE_WIDTH
+
+    def add(self, entries: list[bytes], leaves: list[bytes]) -> None:
+        """Add entries with their leaf hashes, at most `room`. Raises OSError."""
+        if not self._edges:
+            self._edges.append([])
+        self._edges[0] += leaves
+        self._bundle += entries
+        self.size += len(leaves)
+        if self.size % TILE_WIDTH == 0 and leaves:
+            self._finish_tiles()
+
+    def _finish_tiles(self) -> None:
+        """Write the tiles that are full. Raises OSError; the tree is then unusable."""
+        level, count = 0, self.size
+        if self._tiles is not None:
+            self._tiles.write(ENTRIES, count // TILE_WIDTH - 1, bundle_bytes(self._bundle))
+        self._bundle = []
+        while count and count % TILE_WIDTH == 0:
+            hashes = self._edges[level]
+            count //= TILE_WIDTH
+            if self._tiles is not None:
+                self._tiles.write(level, count - 1, b"".join(hashes))
+            self._edges[level] = []
+            level += 1
+            if level == len(self._edges):
+                self._edges.append([])
+            self._edges[level].append(fold(hashes))
+
+    def write_partial_tiles(self) -> None:
+        """Write the partial tiles of the tree's right edge, which a checkpoint of this size needs. Raises OSError."""
+        if self._tiles is None:
+            return
+        for level, number, width in tile_widths(self.size):
+            self._tiles.write(level, number, b"".join(self._edges[level]), width)
+            if level == 0:
+                self._tiles.write(ENTRIES, number, bundle_bytes(self._bundle), width)
+
+    def root(self) -> bytes:
+        """Return the root hash; the tree must not be empty."""
+        hashes: list[bytes] = []
+        for edge in reversed(self._edges):
+            at = 0
+            for bit in reversed(range(TILE_LEVELS)):
+                if len(edge) >> bit & 1:
+                    hashes.append(fold(edge[at : at + (1 << bit)]))
+                    at += 1 << bit
+        return join(hashes)
+
+
+def bundle_bytes(entries: list[bytes]) -> bytes:
+    return b"".join([ENTRY_PREFIX + entry for entry in entries])

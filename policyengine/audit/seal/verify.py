@@ -1,0 +1,401 @@
+"""Verifies a sealed log: its lines, its tiles and its checkpoints.
+
+The entries in the tiles must lead to the root hash of the last checkpoint, which a trusted key signed, and each line
+must have the digest that is its entry. The first line that differs is the place of the damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from policyengine.audit.files import log_files
+from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
+from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
+from policyengine.audit.seal.merkle import EMPTY_ROOT
+from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, Verifier
+from policyengine.audit.seal.options import SEAL_MEMBER
+from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
+
+MAX_PROBLEMS = 20
+LOOK_AHEAD = 4_096  # lines or entries in which a line is searched that is not at its place
+MAX_LATE_LINES = 1_000_000
+Progress = Callable[[int], None]
+
+
+class ProblemKind(StrEnum):
+    """The kind of a difference between a log and its seal."""
+
+    CHANGED = "changed"
+    REMOVED = "removed"
+    ADDED = "added"
+    MOVED = "moved"
+    SEAL = "seal"  # checkpoints, tiles and keys
+
+
+@dataclass(frozen=True, slots=True)
+class SealProblem:
+    """A difference between a log and its seal. `line` counts from 1 in its file, `entry` from 0 in the whole log."""
+
+    kind: ProblemKind
+    message: str
+    file: Path | None = None
+    line: int | None = None
+    entry: int | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        return f"{place}{self.message}"
+
+
+@dataclass(slots=True)
+class Verification:
+    """The result of verifying a log. `size` lines are sealed; `deleted` of them were in files that `--log-keep`
+    deleted; `unsealed` lines follow after the checkpoint; `late` lines were written to a rotated file and sealed by a
+    later line. `torn`: the last line is incomplete, as after a crash. `keys` signed the checkpoint, `witnesses`
+    cosigned it."""
+
+    path: Path
+    size: int = 0
+    lines: int = 0
+    deleted: int = 0
+    late: int = 0
+    unsealed: int = 0
+    torn: bool = False
+    checkpoint: SignedCheckpoint | None = None
+    keys: tuple[Verifier, ...] = ()
+    witnesses: tuple[Verifier, ...] = ()
+    problems: list[SealProblem] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problems
+
+
+def verify_log(
+    path: Path,
+    keys: Sequence[Verifier],
+    *,
+    folder: Path | None = None,
+    checkpoints: Sequence[SignedCheckpoint] = (),
+    progress: Progress = lambda read: None,
+) -> Verification:
+    """Verify all files of a log against its last checkpoint, and against `checkpoints` that were kept elsewhere. `keys`
+    are the trusted keys of the log and of witnesses. `progress` receives the number of bytes that were read. Raises
+    OSError if the files cannot be read."""
+    return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
+
+
+class ComparedTiles(TileFolder):
+    """Compares the tiles that a growing tree would write with those that are there."""
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        super().__init__(folder)
+        self._report = report
+
+    def write(self, level: int | str, number: int, raw: bytes, width: int = TILE_WIDTH) -> None:
+        if level == ENTRIES:
+            return  # the tree grows by them
+        try:
+            if self.read(int(level), number, width) != raw:
+                self._report(f"the tile `{self.folder / tile_name(level, number, width)}` was changed")
+        except (TileError, OSError) as error:
+            self._report(str(error))
+
+
+class SealedEntries:
+    """The entries of a sealed log, by their index. A bundle that cannot be read is reported, and has no entries."""
+
+    def __init__(self, tiles: TileFolder, size: int, report: Callable[[str], None]) -> None:
+        self._tiles, self.size, self._report = tiles, size, report
+        self._number, self._entries = -1, list[bytes]()
+
+    def after(self, index: int) -> list[bytes]:
+        """Return the entries from an index to the end of its bundle."""
+        number, at = divmod(index, TILE_WIDTH)
+        if number != self._number:
+            self._number = number
+            try:
+                width = min(TILE_WIDTH, self.size - number * TILE_WIDTH)
+                self._entries = self._tiles.read_entries(number, width) if width > 0 else []
+            except (TileError, OSError) as error:
+                self._report(str(error))
+                self._entries = []
+        return self._entries[at:]
+
+    def window(self, index: int, most: int) -> list[bytes]:
+        """Return at most about `most` entries from an index on."""
+        found: list[bytes] = []
+        while len(found) < most and (some := self.after(index + len(found))):
+            found += some
+        return found
+
+    def find(self, wanted: bytes, begin: int) -> int | None:
+        """Return the index of the next entry equal to `wanted`, or None."""
+        index = begin
+        while index < self.size:
+            some = self.after(index)
+            if wanted in some:
+                return index + some.index(wanted)
+            index += len(some) or TILE_WIDTH - index % TILE_WIDTH
+        return None
+
+
+class LogVerifier:
+    """One verification."""
+
+    def __init__(
+        self,
+        path: Path,
+        keys: Sequence[Verifier],
+        folder: Path,
+        checkpoints: Sequence[SignedCheckpoint],
+        progress: Progress,
+    ) -> None:
+        self.path, self.folder, self.progress = path, folder, progress
+        self.keys, self.kept = list(keys), sorted(checkpoints, key=lambda each: each.size)
+        self.result = Verification(path)
+        self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
+        self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
+        self._wanted: list[int] = []  # sizes at which the root is needed
+        self._late: dict[bytes, tuple[Path, int]] = {}  # lines at the ends of rotated files that have no entry there
+        self._statements: list[Mapping[str, Any]] = []  # what sealed lines say about the seal
+
+    def run(self) -> Verification:
+        """Raises OSError."""
+        files, last = log_files(self.path), self._load_checkpoint()
+        if last is None:
+            return self.result
+        self.result.size = last.size
+        self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
+        self._wanted = sorted({each.size for each in self.kept if each.size <= last.size} | {last.size})
+        if self._compare_files(files):
+            self._compare_late_lines()
+        self._finish_tree()
+        self._check_checkpoints(last)
+        return self.result
+
+    def _load_checkpoint(self) -> SignedCheckpoint | None:
+        path = self.folder / "checkpoint"
+        try:
+            self.result.checkpoint = SignedCheckpoint.parse(path.read_bytes())
+        except FileNotFoundError:
+            sealed = ", but a checkpoint kept elsewhere shows that the log was sealed" if self.kept else ""
+            self._seal_problem(f"`{path}` is missing{sealed or ': the log was never sealed, or its seal was removed'}")
+        except NoteError as error:
+            self._seal_problem(f"`{path}` is damaged: {error}")
+        return self.result.checkpoint
+
+    def _problem(self, kind: ProblemKind, message: str, file: Path | None = None, line: int | None = None) -> None:
+        if len(self.result.problems) < MAX_PROBLEMS:
+            self.result.problems.append(SealProblem(kind, message, file, line, self.tree.size if line else None))
+
+    def _seal_problem(self, message: str) -> None:
+        self._problem(ProblemKind.SEAL, message)
+
+    # ── The tree ──────────────────────────────────────────────────────────────────────────────
+
+    def _add(self, entries: Sequence[bytes]) -> None:
+        """Add entries to the tree, at most to the end of their bundle, and keep the roots that are needed."""
+        at, tree = 0, self.tree
+        while at < len(entries):
+            end = len(entries)
+            if self._wanted and tree.size < self._wanted[0] < tree.size + end - at:
+                end = at + self._wanted[0] - tree.size
+            some = list(entries[at:end])
+            tree.add(some, [sha256(b"\0" + entry).digest() for entry in some])
+            at = end
+            if self._wanted and tree.size == self._wanted[0]:
+                self._roots[self._wanted.pop(0)] = tree.root()
+
+    def _finish_tree(self) -> None:
+        """Add the entries whose lines were not compared, and compare the partial tiles."""
+        while self.tree.size < self.entries.size and (some := self.entries.after(self.tree.size)):
+            self._add(some)
+        if self.tree.size == self.entries.size:
+            self.tree.write_partial_tiles()
+
+    # ── Lines ─────────────────────────────────────────────────────────────────────────────────
+
+    def _compare_files(self, files: Sequence[Path]) -> bool:
+        """Compare the lines of the files with the entries. Return False after the first difference. Raises OSError."""
+        for number, file in enumerate(files):
+            following = files[number + 1] if number + 1 < len(files) else None
+            try:
+                if not self._compare_file(file, following, begins=number == 0):
+                    return False
+            except UnreadableFileError as error:
+                self._problem(ProblemKind.CHANGED, str(error), file)
+                return False
+        missing = self.entries.size - self.tree.size
+        if missing:
+            what = "the last sealed line is" if missing == 1 else f"the last {missing:,} sealed lines are"
+            self._problem(ProblemKind.REMOVED, f"{what} missing", files[-1])
+        return not missing
+
+    def _compare_file(self, file: Path, following: Path | None, *, begins: bool) -> bool:
+        """Compare the lines of a file; with `begins` it is the first. Raises OSError, UnreadableFileError."""
+        rest_is_late = False
+        for batch in line_batches(file):
+            self.progress(batch.read)
+            if batch.torn and following is None:
+                self.result.torn = True
+                return True
+            self.result.lines += not batch.torn and len(batch.digests)
+            if begins:
+                self._skip_deleted(batch)
+                begins = False
+            at = 0 if rest_is_late else self._compare_lines(batch)
+            self._read_statements(batch, at)
+            if at == len(batch.digests):
+                continue
+            if self.tree.size == self.entries.size and not rest_is_late:
+                self.result.unsealed += len(batch.digests) - at
+                continue
+            if not rest_is_late and not self._is_end_of_file(following):
+                self._differs(file, batch, at)
+                return False
+            rest_is_late = True
+            late = {digest: (file, batch.number + at + place) for place, digest in enumerate(batch.digests[at:])}
+            self._late |= late
+            if len(self._late) > MAX_LATE_LINES:
+                self._problem(ProblemKind.ADDED, "the end of this file was added", *next(iter(late.values())))
+                return False
+        return True
+
+    def _compare_lines(self, batch: LineBatch) -> int:
+        """Add lines that equal the next entries to the tree. Return the number of these lines."""
+        at, digests, entries = 0, batch.digests, self.entries
+        while at < len(digests) and self.tree.size < entries.size:
+            expected = entries.after(self.tree.size)
+            room = TILE_WIDTH - self.tree.size % TILE_WIDTH
+            some = digests[at : at + min(room, entries.size - self.tree.size)]
+            if expected and some != expected[: len(some)]:
+                same = next(place for place, each in enumerate(some) if each != expected[place])
+                self._add(some[:same])
+                return at + same
+            self._add(some)  # a bundle that cannot be read is taken from the lines; the root must be right
+            at += len(some)
+        return at
+
+    def _is_end_of_file(self, following: Path | None) -> bool:
+        """Whether the next entry is the first line of the following file. Raises OSError, UnreadableFileError."""
+        if following is None:
+            return False
+        first = next((batch.digests[0] for batch in line_batches(following)), None)
+        expected = self.entries.after(self.tree.size)
+        return bool(expected) and expected[0] == first
+
+    def _skip_deleted(self, batch: LineBatch) -> None:
+        """If the log begins with a later file, add the entries of the files before it."""
+        expected = self.entries.after(0)
+        if not expected or expected[: len(batch.digests)] == batch.digests[:TILE_WIDTH]:
+            return
+        for start in self._starts():
+            window = self.entries.window(start, len(batch.digests))
+            same = min(len(window), len(batch.digests))
+            if same and window[:same] == batch.digests[:same]:
+                while self.tree.size < start and (some := self.entries.after(self.tree.size)):
+                    self._add(some[: start - self.tree.size])
+                self.result.deleted = start
+                return
+
+    def _starts(self) -> Iterator[int]:
+        """Yield the indexes with which files may begin."""
+        try:
+            raw = (self.folder / "starts").read_bytes()
+        except OSError:
+            raw = b""
+        yield from (int.from_bytes(raw[at : at + 8]) for at in range(8, len(raw) - 7, 8))
+
+    def _differs(self, file: Path, batch: LineBatch, at: int) -> None:
+        """Report what happened to a line that does not have the next entry."""
+        line, digests, size = batch.number + at, batch.digests[at : at + LOOK_AHEAD], self.tree.size
+        expected = self.entries.after(size)
+        wanted = expected[0] if expected else None
+        place = self.entries.find(digests[0], size + 1)
+        if wanted is None:
+            self._problem(ProblemKind.ADDED, "this line was added after the last sealed line", file, line)
+        elif place is not None and wanted in digests:
+            self._problem(ProblemKind.MOVED, "this line was moved, or copied", file, line)
+        elif place is not None:
+            gone = place - size
+            what = "the line before this one was" if gone == 1 else f"the {gone:,} lines before this one were"
+            self._problem(ProblemKind.REMOVED, f"{what} removed", file, line)
+        elif wanted in digests:
+            added = digests.index(wanted)
+            what = "this line was" if added == 1 else f"this line and the following were, {added:,} in all,"
+            self._problem(ProblemKind.ADDED, f"{what} added", file, line)
+        else:
+            self._problem(ProblemKind.CHANGED, "this line was changed", file, line)
+
+    # ── What lines say about the seal ─────────────────────────────────────────────────────────
+
+    def _read_statements(self, batch: LineBatch, sealed: int) -> None:
+        """Read the first `sealed` lines of a batch."""
+        for place, line in batch.about_seal:
+            if place >= sealed:
+                return
+            try:
+                tree = msgspec.json.decode(line)
+            except (msgspec.DecodeError, ValueError, RecursionError):
+                continue
+            found = tree.get(SEAL_MEMBER) if isinstance(tree, dict) else None
+            if isinstance(found, dict):
+                self._statements.append(found)
+
+    def _told(self, event: str, member: str) -> Iterator[Any]:
+        return (each.get(member) for each in self._statements if each.get("event") == event)
+
+    def _compare_late_lines(self) -> None:
+        sealed = {digest for digests in self._told("late_lines", "digests") for digest in digests}
+        for digest, (file, line) in self._late.items():
+            if digest.hex() in sealed:
+                self.result.late += 1
+            else:
+                self._problem(ProblemKind.ADDED, "this line was added", file, line)
+                return
+        if self.result.deleted:
+            last = self.entries.after(self.result.deleted - 1)[0].hex()
+            if last not in set(self._told("file_deleted", "last")):
+                self._problem(
+                    ProblemKind.REMOVED,
+                    f"the first {self.result.deleted:,} lines are missing, and no sealed line says that "
+                    "`--log-keep` deleted their files",
+                )
+
+    # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
+
+    def _check_checkpoints(self, last: SignedCheckpoint) -> None:
+        notes = [*read_announcements(self.folder), *self._told("key", "note")]
+        keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
+        try:
+            self.result.keys = tuple(last.log_keys(keys))
+            self.result.witnesses = tuple(last.witnesses(keys))
+        except NoteError as error:
+            self._seal_problem(f"`{self.folder / 'checkpoint'}`: {error}")
+        if self._roots.get(last.size) != last.root:
+            self._seal_problem(f"the entries in `{self.folder}` do not lead to the root hash of the checkpoint there")
+        for kept in self.kept:
+            self._check_kept(kept, last, keys)
+
+    def _check_kept(self, kept: SignedCheckpoint, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
+        name = f"the checkpoint of {kept.size:,} lines that was kept elsewhere"
+        try:
+            kept.log_keys(keys)
+        except NoteError as error:
+            self._seal_problem(f"{name}: {error}")
+            return
+        if kept.checkpoint.origin != last.checkpoint.origin:
+            self._seal_problem(f"{name} is of another log, `{kept.checkpoint.origin}`")
+        elif kept.size > last.size:
+            self._problem(ProblemKind.REMOVED, f"the log has only {last.size:,} sealed lines, fewer than {name}")
+        elif self._roots.get(kept.size) != kept.root:
+            self._problem(ProblemKind.CHANGED, f"the first {kept.size:,} lines are not those of {name}")

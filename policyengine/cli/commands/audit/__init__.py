@@ -1,0 +1,1 @@
+"""`policyengine audit`: verify, prove and query decision logs."""

@@ -1,0 +1,143 @@
+"""`policyengine audit check`: whether a proof holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.audit import read_checkpoint, read_key, read_text
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
+
+EXIT_FALSE = 1
+SHOWN = ("id", "outcome", "gate", "revision", "package")
+
+
+def check(
+    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="The file with the proof.", show_default=False)],
+    key: Annotated[
+        list[str],
+        typer.Option(
+            "--key",
+            metavar="KEY|FILE",
+            help="A trusted public key of the log or of a witness, or a file with one.",
+            show_default=False,
+        ),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="FILE", help="The old checkpoint of a proof of consistency.", show_default=False
+        ),
+    ] = None,
+    witnesses: Annotated[
+        int, typer.Option("--witnesses", min=0, help="How many witnesses must have cosigned the checkpoint.")
+    ] = 0,
+    format: TextOrJson = OutputFormat.TEXT,
+) -> int:
+    """Check a proof without the log.
+
+    The signed checkpoint in the proof must be signed by a trusted key, and the hashes must lead to it: from the line of
+    the decision, which is then shown, or from the old checkpoint.
+
+    \b
+    Exit codes:
+      0  the proof holds
+      1  it does not, or it is malformed
+
+    \b
+    Example:
+      policyengine audit check decision.tlog-proof --key log.vkey
+      policyengine audit check consistency.proof --checkpoint kept/checkpoint --key log.vkey
+    """
+    from policyengine.audit.seal.notes import NoteError
+    from policyengine.audit.seal.proofs import ProofError
+
+    keys = [read_key(each) for each in key]
+    try:
+        facts = check_proof(read_text(proof), keys, checkpoint, witnesses)
+    except (ProofError, NoteError) as error:
+        if format is OutputFormat.JSON:
+            print_json({"proof": str(proof), "holds": False, "why": str(error)})
+        else:
+            Screen().line(("✗ ", "bold red"), f"{proof}: the proof does not hold: {error}")
+        return EXIT_FALSE
+    if format is OutputFormat.JSON:
+        print_json({"proof": str(proof), "holds": True, **facts})
+    else:
+        _show(proof, facts)
+    return 0
+
+
+def check_proof(written: str, keys: Sequence[Verifier], checkpoint: Path | None, witnesses: int) -> dict[str, Any]:
+    """Return what the proof proves. Raises ProofError, NoteError, CommandError."""
+    from policyengine.audit.seal.proofs import PROOF_START, ConsistencyProof, InclusionProof
+
+    if written.startswith(PROOF_START):
+        found = InclusionProof.parse(written)
+        found.check()
+        return {**check_signatures(found.signed, keys, witnesses), "index": found.index, **describe_line(found.line)}
+    if checkpoint is None:
+        ConsistencyProof.parse(written)
+        raise CommandError(
+            "usage", "a proof of consistency begins at a checkpoint", "pass it: `--checkpoint FILE`", code=2
+        )
+    proof, old = ConsistencyProof.parse(written), read_checkpoint(checkpoint)
+    old.log_keys(keys)
+    proof.check(old)
+    return {**check_signatures(proof.signed, keys, witnesses), "since": old.size}
+
+
+def check_signatures(signed: SignedCheckpoint, keys: Sequence[Verifier], witnesses: int) -> dict[str, Any]:
+    """Return who signed a checkpoint. Raises ProofError, NoteError."""
+    from policyengine.audit.seal.proofs import ProofError
+
+    signers, cosigners = signed.log_keys(keys), signed.witnesses(keys)
+    if len(cosigners) < witnesses:
+        raise ProofError(f"{len(cosigners)} trusted witnesses cosigned the checkpoint, fewer than {witnesses}")
+    return {
+        "origin": signed.checkpoint.origin,
+        "size": signed.size,
+        "keys": list(map(str, signers)),
+        "witnesses": [each.name for each in cosigners],
+    }
+
+
+def describe_line(line: bytes) -> dict[str, Any]:
+    """Return the record of a line, which a client may have influenced."""
+    import msgspec
+
+    try:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        record = None
+    return {"record": record if isinstance(record, dict) else None, "line": line.decode(errors="backslashreplace")}
+
+
+def _show(proof: Path, facts: dict[str, Any]) -> None:
+    screen = Screen()
+    if "since" in facts:
+        what = f"the log begins with the {facts['since']:,} lines of the old checkpoint"
+    else:
+        what = f"the log has this line, number {facts['index'] + 1:,}"
+    screen.line(("✓ ", "bold green"), f"{proof}: the proof holds: {what}")
+    rows = [("log", f"{facts['origin']}, {facts['size']:,} lines"), ("signed by", ", ".join(facts["keys"]))]
+    if facts["witnesses"]:
+        rows.append(("cosigned by", ", ".join(facts["witnesses"])))
+    record = facts.get("record") or {}
+    decision = record.get("decision")
+    if isinstance(decision, dict):
+        rows += [("time", str(record.get("time"))), *((name, str(decision.get(name))) for name in SHOWN)]
+        agent = (record.get("request") or {}).get("agent")
+        rows += [("agent", str(agent.get("id", "")))] if isinstance(agent, dict) else []
+    screen.table([(f"  {name}", value) for name, value in rows])
+    if "line" in facts and not isinstance(decision, dict):
+        screen.line("  ", facts["line"])

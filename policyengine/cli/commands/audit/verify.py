@@ -1,0 +1,178 @@
+"""`policyengine audit verify`: whether a log is as it was sealed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+from policyengine.cli.options.audit import PublicKeys, SealFolder, read_checkpoint, read_keys
+from policyengine.cli.options.common import TextOrJson
+from policyengine.cli.output.terminal import OutputFormat, Screen, print_json, show_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policyengine.audit.seal.notes import SignedCheckpoint
+    from policyengine.audit.seal.verify import Verification
+
+EXIT_TAMPERED = 1
+MEBIBYTE = 1 << 20
+
+
+def verify(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...", help="Decision logs, each with its rotated files beside it.", show_default=False
+        ),
+    ],
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="A checkpoint that was kept elsewhere: the log must begin with the lines that it covers.",
+            show_default=False,
+        ),
+    ] = None,
+    key: PublicKeys = None,
+    seal: SealFolder = None,
+    format: TextOrJson = OutputFormat.TEXT,
+) -> int:
+    """Verify that a log was not changed since it was sealed.
+
+    Every line must be the one that was sealed, in the same order, and the signed checkpoint must cover them. The first
+    line that differs is reported. Without `--key`, the key is read from the folder of the seal: keep a copy of the key
+    and of checkpoints elsewhere, because an attacker who can replace the log can also replace that folder.
+
+    \b
+    Exit codes:
+      0  every log is whole
+      1  a log was tampered with, is damaged or is not sealed
+
+    \b
+    Example:
+      policyengine audit verify decisions.jsonl
+      policyengine audit verify decisions.jsonl --key log.vkey --checkpoint kept/checkpoint
+    """
+    if seal is not None and len(logs) > 1:
+        raise CommandError("usage", "`--seal` needs a single log", "verify the logs one by one", code=2)
+    kept = [read_checkpoint(path) for path in checkpoint or ()]
+    results = list(_verify_logs(logs, key, seal, kept))
+    unused = unused_checkpoints(kept, [result for result, _ in results])
+    if format is OutputFormat.JSON:
+        print_json({"logs": [describe(result, pinned) for result, pinned in results], "unused_checkpoints": unused})
+    else:
+        for result, pinned in results:
+            _show(result, pinned)
+        for origin in unused:
+            Screen().line(("✗ ", "bold red"), f"no log is `{origin}`, of which a checkpoint was kept elsewhere")
+    return 0 if all(result.is_whole for result, _ in results) and not unused else EXIT_TAMPERED
+
+
+def _verify_logs(
+    logs: Sequence[Path], given: Sequence[str] | None, seal: Path | None, kept: Sequence[SignedCheckpoint]
+) -> Iterator[tuple[Verification, bool]]:
+    """Raises CommandError."""
+    from policyengine.audit.files import log_files
+    from policyengine.audit.seal.sealer import default_folder
+    from policyengine.audit.seal.verify import verify_log
+
+    for log in logs:
+        folder = seal or default_folder(log)
+        try:
+            size = sum(file.stat().st_size for file in log_files(log))
+            keys, pinned = read_keys(given, folder) if folder.exists() or given else ([], False)
+            mine = kept if len(logs) == 1 else [each for each in kept if is_of(each, folder)]
+            with show_progress(f"verifying {log}", size // MEBIBYTE or None) as advance:
+                read = 0
+
+                def progress(more: int) -> None:
+                    nonlocal read
+                    for _ in range((read + more) // MEBIBYTE - read // MEBIBYTE):
+                        advance()
+                    read += more
+
+                yield verify_log(log, keys, folder=folder, checkpoints=mine, progress=progress), pinned
+        except OSError as error:
+            raise file_error(error.filename or log, error) from None
+
+
+def is_of(kept: SignedCheckpoint, folder: Path) -> bool:
+    """Return whether a checkpoint is of the log with this seal."""
+    from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
+
+    try:
+        return SignedCheckpoint.parse((folder / "checkpoint").read_bytes()).checkpoint.origin == kept.checkpoint.origin
+    except (OSError, NoteError):
+        return False
+
+
+def unused_checkpoints(kept: Sequence[SignedCheckpoint], results: Sequence[Verification]) -> list[str]:
+    """Return the origins of checkpoints that belong to none of several logs."""
+    if len(results) == 1:
+        return []
+    origins = {result.checkpoint.checkpoint.origin for result in results if result.checkpoint is not None}
+    return sorted({each.checkpoint.origin for each in kept} - origins)
+
+
+def describe(result: Verification, pinned: bool) -> dict[str, Any]:
+    """Return the result as JSON."""
+    signed = result.checkpoint
+    return {
+        "log": str(result.path),
+        "whole": result.is_whole,
+        "sealed": result.size,
+        "unsealed": result.unsealed,
+        "deleted": result.deleted,
+        "late": result.late,
+        "torn": result.torn,
+        "checkpoint": None
+        if signed is None
+        else {"origin": signed.checkpoint.origin, "size": signed.size, "root": signed.root.hex()},
+        "keys": list(map(str, result.keys)),
+        "key_given": pinned,
+        "witnesses": [key.name for key in result.witnesses],
+        "problems": [
+            {
+                "kind": each.kind.value, "message": each.message, "entry": each.entry, "line": each.line,
+                "file": None if each.file is None else str(each.file),
+            }
+            for each in result.problems
+        ],
+    }  # fmt: skip
+
+
+def _show(result: Verification, pinned: bool) -> None:
+    screen = Screen()
+    for problem in result.problems:
+        screen.line(("✗ ", "bold red"), str(problem))
+    if result.is_whole:
+        screen.line(("✓ ", "bold green"), f"{result.path}: whole: {lines(result.size)} sealed")
+    for note in notes(result, pinned):
+        screen.line("  ", (note, "dim"))
+
+
+def notes(result: Verification, pinned: bool) -> Iterator[str]:
+    """Yield what a reader of the result should know."""
+    if result.deleted:
+        yield f"{lines(result.deleted)} of them were in files that `--log-keep` deleted"
+    if result.late:
+        yield f"{lines(result.late)} written to a file after its rotation, and sealed by later lines"
+    if result.unsealed:
+        yield f"{lines(result.unsealed)} after the last checkpoint, not sealed yet"
+    if result.torn:
+        yield "the last line is incomplete, as after a crash"
+    if result.keys:
+        yield f"signed by {', '.join(f'{key.name}+{key.id.hex()}' for key in result.keys)}"
+    if result.witnesses:
+        yield f"cosigned by {', '.join(key.name for key in result.witnesses)}"
+    if result.keys and not pinned:
+        yield "the key is from the folder of the seal itself: pass a copy that was kept elsewhere with `--key`"
+
+
+def lines(number: int) -> str:
+    return f"{number:,} line{'' if number == 1 else 's'}"

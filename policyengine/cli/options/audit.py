@@ -1,0 +1,85 @@
+"""Arguments and options that the `audit` commands share, and how their keys and checkpoints are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from policyengine.cli.errors import CommandError, file_error
+
+if TYPE_CHECKING:
+    from policyengine.audit.seal.notes import SignedCheckpoint, Verifier
+
+MAX_FILE_BYTES = 1_000_000
+LogArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="LOG", help="The decision log: a file that `serve --log` wrote.", show_default=False)
+]
+SealFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--seal", metavar="FOLDER", help="The folder of the seal. [default: LOG.tlog]", show_default=False),
+]
+PublicKeys: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key",
+        metavar="KEY|FILE",
+        help="A trusted public key of the log or of a witness, or a file with one. [default: LOG.tlog/vkey]",
+        show_default=False,
+    ),
+]
+
+
+def read_keys(given: Sequence[str] | None, folder: Path) -> tuple[list[Verifier], bool]:
+    """Return the trusted keys, and whether they were given and not read from the folder of the seal. Raises
+    CommandError."""
+    if given:
+        return [read_key(text) for text in given], True
+    path = folder / "vkey"
+    if not path.exists():
+        hint = "pass the public key of the log: `--key KEY`"
+        raise CommandError("key", f"the log has no public key: `{path}` is missing", hint, (("file", str(path)),))
+    return [read_key(str(path))], False
+
+
+def read_key(given: str) -> Verifier:
+    """Read a public key, which is given itself or as the name of a file. Raises CommandError."""
+    from policyengine.audit.seal.notes import NoteError, Verifier
+
+    path = Path(given)
+    is_file = "+" not in given or path.exists()
+    text = read_text(path) if is_file else given
+    try:
+        return Verifier.parse(text)
+    except NoteError as error:
+        name = f"`{given}`" if is_file else "the key"
+        hint = "a public key is in the file `vkey` in the folder of the seal"
+        raise CommandError("key", f"{name} is not a public key: {error}", hint) from None
+
+
+def read_checkpoint(path: Path) -> SignedCheckpoint:
+    """Read a checkpoint; its signatures are not verified. Raises CommandError."""
+    from policyengine.audit.seal.notes import NoteError, SignedCheckpoint
+
+    try:
+        return SignedCheckpoint.parse(read_text(path))
+    except NoteError as error:
+        raise CommandError(
+            "checkpoint", f"`{path}` is not a checkpoint: {error}", None, (("file", str(path)),)
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """Read a small file of text. Raises CommandError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise CommandError("file", f"`{path}` is too long", None, (("file", str(path)),))
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise CommandError("file", f"`{path}` is not text", None, (("file", str(path)),)) from None
+    except OSError as error:
+        raise file_error(path, error) from None
