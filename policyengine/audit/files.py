@@ -38,7 +38,9 @@ def log_files(path: Path) -> list[Path]:
 
 
 def rotation_time(file: Path, named: str | None) -> float:
-    """Return when the file was rotated, by its name, or else when it was last changed. Raises FileNotFoundError."""
+    """Return when the file was rotated, in seconds since 1970: the time in its name, or else the time of its last
+    change. Raises FileNotFoundError.
+    """
     if named is None:
         return file.stat().st_mtime
     return datetime.strptime(named, TIMESTAMP_FORMAT).replace(tzinfo=UTC).timestamp()

@@ -104,7 +104,7 @@ class DecisionLog:
         self._sealer = None if seal is None else self._open_sealer(seal)
 
     def _open_sealer(self, options: SealOptions) -> Sealer:
-        """Raises DecisionLogError."""
+        """Open the sealer; if this fails, close the log. Raises DecisionLogError."""
         from policyengine.audit.seal.keys import SealKeyError
         from policyengine.audit.seal.sealer import Sealer, SealError
 
@@ -118,16 +118,17 @@ class DecisionLog:
             raise DecisionLogError(str(error), SEAL_HINT) from None
 
     def note_seal(self, told: Mapping[str, object]) -> bool:
-        """Write a line about the seal itself. Return whether it was written."""
+        """Write a line about the seal. Return whether it was written."""
         return self.note(SEAL_MEMBER, told, int(time()))
 
     def seal(self) -> bool:
-        """Seal the lines that are written, without waiting for the interval. Return whether this process sealed them;
-        another process with the same log may hold the lock."""
+        """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed
+        them: another process that writes this log may hold the lock.
+        """
         return self._sealer is not None and self._sealer.seal()
 
     def close(self) -> None:
-        """Seal the lines that are written, and close the file. Nothing may be written afterwards."""
+        """Seal the complete lines of the log, and close the file. Nothing may be written afterwards."""
         if self._sealer is not None:
             self._sealer.stop()
         os.close(self._file)
