@@ -1,4 +1,4 @@
-"""Rotates the log: when the current file is full or old, it is renamed and a new one begins.
+"""Rotates the log: when the current file is full or old, it is renamed and a new file begins.
 
 Several processes share the files. The first process that finds rotation due renames the file; others continue writing
 to it until their next check, within a second, and lose no line. The renamed file is compressed at the next rotation or
@@ -47,7 +47,7 @@ class Rotation:
         return self.size is not None or self.age is not None
 
     def due(self, found: os.stat_result, now: float) -> bool:
-        """Whether rotation is due; the file's modification time is its last write."""
+        """Return whether rotation is due; the file's modification time is its last write."""
         full = self.size is not None and found.st_size >= self.size
         return full or (self.age is not None and found.st_size > 0 and now // self.age > found.st_mtime // self.age)
 
@@ -69,8 +69,8 @@ def rotation_lock(path: Path) -> Iterator[None]:
 
 
 def rename_aside(path: Path, now: float) -> Path:
-    """Rename the file with the current time, or with a later one if a rotated file has that time or a later one, as
-    after the clock was set back. Raises OSError."""
+    """Rename the file to a name with the current time. After all rotated files it stays the last in order, even if the
+    clock was set back. Raises OSError."""
     moment = datetime.fromtimestamp(now, UTC)
     if rotated := rotated_files(path):
         moment = max(moment, named_time(path, rotated[-1]) + timedelta(microseconds=1))
@@ -92,7 +92,8 @@ def rotated_files(path: Path) -> list[Path]:
 
 
 def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None] = lambda file: None) -> None:
-    """Delete surplus files, and compress those that no process writes to. A failure is logged, and retried later."""
+    """Delete surplus files, and compress files to which no process writes. A failure is logged, and the work is retried
+    later. `before_deletion` is called with each file that is about to be deleted."""
     try:
         files = rotated_files(path)
         for old in files_to_delete(files, rotation.keep):
@@ -110,7 +111,8 @@ def tidy(path: Path, rotation: Rotation, before_deletion: Callable[[Path], None]
 
 def files_to_delete(files: Sequence[Path], keep: int | None) -> list[Path]:
     """Return the oldest of the ordered `files` beyond `keep`. A file that is being compressed exists twice for a
-    moment, but is counted once."""
+    moment, but counts once.
+    """
     names = list(dict.fromkeys(file.name.removesuffix(COMPRESSED_SUFFIX) for file in files))
     old = set() if keep is None else set(names[: max(0, len(names) - keep)])
     return [file for file in files if file.name.removesuffix(COMPRESSED_SUFFIX) in old]

@@ -1,18 +1,20 @@
-"""How a log is sealed."""
+"""The options for sealing a log."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-INTERVAL_SECONDS = 1.0  # between checkpoints
-SEAL_MEMBER = "seal"  # of log lines about the seal itself
+INTERVAL_SECONDS = 1.0  # seconds between two checkpoints
+SEAL_MEMBER = "seal"  # the JSON member of log lines about the seal
 
 
 @dataclass(frozen=True, slots=True)
 class SealOptions:
-    """How to seal a log. `key` is the file with the private key (default: the name of the log with `.key`), `folder`
-    the folder of the seal (default: with `.tlog`), `interval` the seconds between checkpoints."""
+    """How to seal a log. `key` is the file of the private key (default: the name of the log with `.key`), `folder` is
+    the folder of the seal (default: the name of the log with `.tlog`), and `interval` is the time between checkpoints
+    in seconds.
+    """
 
     key: Path | None = None
     folder: Path | None = None

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
-STOP_SECONDS = 2.0  # maximum seconds for a shutdown: event streams of clients do not end by themselves
+STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
 UpstreamServer: TypeAlias = Annotated[
     str,
     typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),
@@ -166,8 +166,9 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or by
-    `verified` credentials."""
+    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or
+    with `verified` credentials.
+    """
 
     upstream: str
     server: str

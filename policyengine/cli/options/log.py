@@ -1,4 +1,4 @@
-"""The decision log of a command that decides: open it as the options say, and report its errors."""
+"""The decision log of a command that decides: opens it as the options say, and reports its errors."""
 
 from __future__ import annotations
 

@@ -23,8 +23,10 @@ Section = TypeVar("Section", bound=SettingsSection)
 
 @dataclass(frozen=True, slots=True)
 class SettingTraits:
-    """Additional properties of a setting. `default`: as the docs show it. `option`: the parameter of commands for which
-    the setting is the default, if its name differs. `must_exist`: the file is read."""
+    """Additional properties of a setting. `default` is the default as the docs show it. `option` is the parameter of
+    commands for which the setting is the default, if its name differs. `must_exist` means that the program reads the
+    file.
+    """
 
     default: str
     option: str = ""
@@ -33,7 +35,7 @@ class SettingTraits:
 
 
 def setting(default: str, description: str, *, value: Any = None, alias: str | None = None, **traits: Any) -> Any:
-    """Return a field with its documentation. `value` is the value if the setting is not set."""
+    """Return a field with its documentation. `value` is its value if the setting is not set."""
     extra: Any = {"traits": SettingTraits(default, **traits)}
     return Field(default=value, description=description, alias=alias, json_schema_extra=extra)
 
@@ -245,8 +247,9 @@ class McpGatewaySettings(CommandSection):
 
 
 class LintSettings(CommandSection):
-    """`[lint]`: codes of rules. Without `select`, all except the optional ones run; `extend` adds rules, `ignore`
-    removes them last."""
+    """`[lint]`: codes of rules. Without `select`, all except the optional rules run; `extend` adds rules, and `ignore`
+    then removes rules.
+    """
 
     select: t.RuleCodes | None = setting("all except optional rules", "report only these rules")
     extend: t.RuleCodes = setting("none", "also report these rules", value=())
