@@ -12,7 +12,7 @@ from enum import StrEnum
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,7 @@ class DecisionLog:
                 str(error), 'write it as in policies: `body.card`, `request.headers["x-id"]`'
             ) from None
         self._directories: dict[str, bytes] = {}
-        self._guard = Lock()
+        self._guard = RLock()  # tests delete old files in the thread that rotates
         self._due = self._looked()
         self._ends_torn = self._failing = False
         try:
