@@ -155,6 +155,12 @@ class DecisionLog:
         with suppress(OSError):
             os.fsync(self._file)
 
+    def finish(self) -> None:
+        """Seal what is written and force it to disk, before the process ends."""
+        if self._sealer is not None:
+            self._sealer.stop()
+        self.flush()
+
     def reopen(self) -> None:
         """Reopen the file before the next line is written, because the file was moved."""
         self._due = 0.0

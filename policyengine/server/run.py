@@ -286,7 +286,7 @@ def run_server(
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
         log = reloading.current.log
         if log is not None:
-            log.flush()
+            log.finish()
     return server.caught
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock, Thread, current_thread
-from time import time
+from time import monotonic, time
 
 import msgspec
 
@@ -40,6 +40,7 @@ CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
 # A rotated file is finished if it was not changed for this time: writers leave it within one second.
 FINISHED_SECONDS = 3.0
 LATE_FILES = 32  # maximum rotated files that are watched for late lines
+LOCK_SECONDS, LOCK_RETRY_SECONDS = 2.0, 0.02  # for another process that may be about to stop
 WAIT_SECONDS = 10.0  # maximum wait for the thread when a process ends
 FOLDER_SUFFIX = ".tlog"
 PLACE_BYTES = 16
@@ -149,24 +150,34 @@ class Sealer:
             self.seal()
 
     def stop(self) -> None:
-        """Stop the thread, seal the complete lines of the log, and release the lock."""
+        """Stop the thread, seal the lines that are there, and leave the lock to others. If another process holds the
+        lock, wait for it shortly: it may be about to stop, too, and else it seals the lines itself."""
         if not self.is_awake:
             return
         self._stop.set()
         thread = self._thread
         if thread is not None and thread is not current_thread():
             thread.join(WAIT_SECONDS)
-        alone = -1
         with suppress(OSError):
             if self._writing >= 0:
                 os.close(self._writing)
-            alone = self._open_lock("writers", exclusive=True)
-        self.seal(FINISHED_SECONDS if alone < 0 else 0.0)
+        until = monotonic() + LOCK_SECONDS
+        while not self._seal_last() and monotonic() < until and not self._failing:
+            Event().wait(LOCK_RETRY_SECONDS)
         with self._guard:
             self._unlock()
+            self._process, self._writing = 0, -1
+
+    def _seal_last(self) -> bool:
+        """Seal, also rotated files that were just changed if no other process writes to the log."""
+        alone = -1
+        with suppress(OSError):
+            alone = self._open_lock("writers", exclusive=True)
+        try:
+            return self.seal(FINISHED_SECONDS if alone < 0 else 0.0)
+        finally:
             if alone >= 0:
                 os.close(alone)
-            self._process, self._writing = 0, -1
 
     def seal(self, finished: float = FINISHED_SECONDS) -> bool:
         """Seal the complete lines of the log, unless another process holds the lock. Return whether this process sealed

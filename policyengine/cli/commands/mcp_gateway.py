@@ -26,7 +26,9 @@ from policyengine.cli.options.serve import (
     LogFailureMode,
     LogFile,
     LogKeep,
+    LogKey,
     LogRotate,
+    LogSeal,
     LogSync,
     LogSyncMode,
     ObserveEndpoints,
@@ -125,6 +127,8 @@ def mcp_gateway(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_seal: LogSeal = None,
+    log_key: LogKey = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -155,7 +159,7 @@ def mcp_gateway(
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
@@ -272,7 +276,7 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
                 following.stop()
             log = held.current.log
             if log is not None:
-                log.flush()
+                log.finish()
 
 
 def run_gateway(

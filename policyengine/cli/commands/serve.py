@@ -24,7 +24,9 @@ from policyengine.cli.options.serve import (
     LogFailureMode,
     LogFile,
     LogKeep,
+    LogKey,
     LogRotate,
+    LogSeal,
     LogSync,
     LogSyncMode,
     MaxConnections,
@@ -79,6 +81,8 @@ def serve(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_seal: LogSeal = None,
+    log_key: LogKey = None,
     log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
@@ -124,7 +128,7 @@ def serve(
 
     setup = EngineSetup(
         paths, entities, identity, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip

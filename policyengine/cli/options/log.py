@@ -16,6 +16,9 @@ from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
+    from policyengine.audit.seal.options import SealOptions
+
+SEAL_OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class LogOptions:
     keep: int | None
     compress: bool
     sync: LogSyncMode
+    seal: str | None
+    key: Path | None
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
@@ -38,16 +43,32 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
-        if redact or not plain:
+        if redact or not plain or asked.seal or asked.key:
             raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
         return None
     found = DecisionLog(
-        asked.path, on_failure=asked.on_failure.value, redact=redact, rotation=rotation, sync=asked.sync.value
+        asked.path,
+        on_failure=asked.on_failure.value,
+        redact=redact,
+        rotation=rotation,
+        sync=asked.sync.value,
+        seal=seal_options(asked),
     )
     if found.others_may_read:
         warning = f"others can read `{asked.path}`, which records requests (`chmod 600` restricts it to its owner)"
         Screen(sys.stderr).line(("warning: ", "bold yellow"), warning)
     return found
+
+
+def seal_options(asked: LogOptions) -> SealOptions | None:
+    """Return how to seal the log; None if sealing is off. Raises CommandError."""
+    from policyengine.audit.seal.options import SealOptions
+
+    if asked.seal == SEAL_OFF:
+        if asked.key is not None:
+            raise CommandError("usage", "the log is not sealed", "omit `--log-key`, or `--log-seal off`", code=2)
+        return None
+    return SealOptions(asked.key, None if asked.seal is None else Path(asked.seal))
 
 
 @contextmanager

@@ -196,6 +196,24 @@ LogKeep: TypeAlias = Annotated[
 ]
 LogCompress: TypeAlias = Annotated[bool, typer.Option("--log-compress/--no-log-compress", help="Compress old files.")]
 LogSync: TypeAlias = Annotated[LogSyncMode, typer.Option("--log-sync", help="When to force decisions to disk.")]
+LogSeal: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--log-seal",
+        metavar="FOLDER|off",
+        help="Folder for the seal of the log, or `off`. [default: FILE.tlog]",
+        show_default=False,
+    ),
+]
+LogKey: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-key",
+        metavar="FILE",
+        help="Private key that seals the log; created if it is missing. [default: FILE.key]",
+        show_default=False,
+    ),
+]
 ServerLog: TypeAlias = Annotated[
     ServerLogFormat, typer.Option("--log-format", help="Format of the server's own log on stderr.")
 ]

@@ -108,6 +108,8 @@ class LogSettings(CommandSection):
     keep: t.WholeNumber | None = setting("all", "number of old files to keep")
     compress: t.Boolean | None = setting("false", "compress old files")
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
+    seal: t.Text | None = setting("`FILE.tlog`", "folder for the seal of the log, or `off`")
+    key: t.File | None = setting("`FILE.key`", "private key that seals the log")
 
 
 class StoreSettings(CommandSection):
