@@ -197,6 +197,13 @@ def test_database_queries_are_read_only(postgres, tmp_path):
     assert len(read(mapped(tmp_path, postgres.url))) == 8
 
 
+def test_a_missing_sqlite_file_is_not_created(tmp_path):
+    file = tmp_path / "none.db"
+    with pytest.raises(EntitiesError, match="unable to open database file"):
+        read(mapped(tmp_path, f"sqlite:///{file}"))
+    assert not file.exists()
+
+
 def test_postgres_types_are_converted_on_load_and_lookup(postgres, tmp_path):
     postgres.fresh(
         "create table people (login uuid primary key, roles text[], active boolean, seats bigint, share numeric,"
