@@ -113,15 +113,22 @@ class LogIndex:
             low, high = (middle + 1, high) if self._tile_time(middle) <= moment else (low, middle)
         begin, end = max(0, low - NEAR_TILES), min(tiles, low + NEAR_TILES)
         for tile in reversed(range(begin, end)):
-            place = self._tile_place(tile)
-            following = self._tile_place(tile + 1) if tile + 1 < tiles else None
-            if place is None:
-                continue
-            path, offset = place
-            until = following[1] if following is not None and following[0] == path else len(self.content(path))
-            if found := self._find_between(path, offset, until, wanted):
-                return found
+            for path, start, stop in self._tile_parts(tile, tiles):
+                if found := self._find_between(path, start, stop, wanted):
+                    return found
         return None
+
+    def _tile_parts(self, tile: int, tiles: int) -> Iterator[tuple[Path, int, int]]:
+        """Yield the parts of files from the first line of a tile to that of the next one, or to the end of the log."""
+        place = self._tile_place(tile)
+        if place is None:
+            return
+        following = self._tile_place(tile + 1) if tile + 1 < tiles else None
+        last = self.files[-1] if following is None else following[0]
+        for path in self.files[self.files.index(place[0]) : self.files.index(last) + 1]:
+            start = place[1] if path == place[0] else 0
+            stop = following[1] if following is not None and path == following[0] else len(self.content(path))
+            yield path, start, stop
 
     def _scan(self, wanted: str) -> Iterator[FoundLine]:
         for path in reversed(self.files):

@@ -25,6 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock, Thread, current_thread
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,6 +35,9 @@ from policyengine.audit.seal.merkle import EMPTY_ROOT, tree_root
 from policyengine.audit.seal.notes import Checkpoint, NoteError, SignedCheckpoint
 from policyengine.audit.seal.options import SealOptions
 from policyengine.audit.seal.tiles import FILE_MODE, FOLDER_MODE, GrowingTree, TileError, TileFolder, write_file
+
+if TYPE_CHECKING:
+    from policyengine.audit.seal.delivery import CheckpointDelivery
 
 _LOG = logging.getLogger("policyengine")
 CHUNK_BYTES = 65_536  # small, so that hashing a chunk delays no decision
@@ -82,6 +86,7 @@ class Sealer:
         self.note = note
         self.signer = load_or_create_key(self.key_path, log)
         self.tiles = TileFolder(self.folder)
+        self.delivery = open_delivery(self.folder, options)
         self._prepare_folder()
         self.checkpoint = self._load_checkpoint()
         self.failures = 0
@@ -167,6 +172,8 @@ class Sealer:
         with self._guard:
             self._unlock()
             self._process, self._writing = 0, -1
+        if self.delivery is not None:
+            self.delivery.stop()
 
     def _seal_last(self) -> bool:
         """Seal, also rotated files that were just changed if no other process writes to the log."""
@@ -498,6 +505,20 @@ class SealRun:
         note = sealer.signer.sign(text)
         write_file(sealer.folder / "checkpoint", note.encode())
         self._checkpoint = sealer.checkpoint = SignedCheckpoint.parse(note)
+        if sealer.delivery is not None:
+            sealer.delivery.announce(self._checkpoint)
+
+
+def open_delivery(folder: Path, options: SealOptions) -> CheckpointDelivery | None:
+    """Return the delivery of checkpoints, or None without receivers. Raises SealError."""
+    if not (options.webhooks or options.witnesses):
+        return None
+    from policyengine.audit.seal.delivery import CheckpointDelivery, DeliveryError
+
+    try:
+        return CheckpointDelivery(folder, options)
+    except DeliveryError as error:
+        raise SealError(str(error)) from None
 
 
 # ── Files ─────────────────────────────────────────────────────────────────────────────────────
