@@ -215,6 +215,24 @@ LogKey: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+LogCheckpointUrls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-checkpoint-url",
+        metavar="URL",
+        help="Post each checkpoint of the log there; may be repeated.",
+        show_default=False,
+    ),
+]
+LogWitnesses: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-witness",
+        metavar="'URL KEY'",
+        help="A witness that cosigns the checkpoints, and its public key; may be repeated.",
+        show_default=False,
+    ),
+]
 ServerLog: TypeAlias = Annotated[
     ServerLogFormat, typer.Option("--log-format", help="Format of the server's own log on stderr.")
 ]

@@ -110,6 +110,8 @@ class LogSettings(CommandSection):
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
     seal: t.Text | None = setting("`FILE.tlog`", "folder for the seal of the log, or `off`")
     key: t.File | None = setting("`FILE.key`", "private key that seals the log")
+    checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are posted")
+    witness: t.Texts | None = setting("none", "witnesses that cosign checkpoints, each as `URL KEY`")
 
 
 class StoreSettings(CommandSection):
