@@ -81,7 +81,7 @@ class ServeSettings(CommandSection):
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`",
-        "maximum number of connections per address that have not sent a complete request",
+        "maximum number of connections from one address on which no complete request has arrived yet",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
