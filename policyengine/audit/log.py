@@ -39,7 +39,7 @@ MAX_COUNTED_BYTES = 1_048_576  # bytes
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
 SEALED = SealOptions()
-SEAL_HINT = "make it usable, name another folder with `--log-seal FOLDER`, or turn sealing off with `--log-seal off`"
+SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -139,7 +140,7 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
     """Return the proof that the log of the last checkpoint contains the line, whose entry is at the index. Raises
     ProofError, NoteError, TileError, OSError.
     """
-    signed = SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    signed = load_checkpoint(folder, 0 if index is None else index + 1)
     if index is None or index >= signed.size:
         raise ProofError("the line is not sealed yet: the next checkpoint follows within a second of the last line")
     path = inclusion_proof(TileFolder(folder).subtrees(signed.size), index, signed.size)
@@ -148,11 +149,21 @@ def prove_line(folder: Path, line: bytes, index: int | None) -> InclusionProof:
     return found
 
 
+def load_checkpoint(folder: Path, size: int) -> SignedCheckpoint:
+    """Load the last cosigned checkpoint if it covers `size` lines, and else the last checkpoint. Raises NoteError,
+    OSError."""
+    with suppress(FileNotFoundError):
+        found = SignedCheckpoint.parse((folder / "cosigned").read_bytes())
+        if found.size >= size:
+            return found
+    return SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+
+
 def prove_consistency(folder: Path, old: SignedCheckpoint) -> ConsistencyProof:
     """Return the proof that the log of the last checkpoint begins with the log of an old checkpoint. Raises ProofError,
     NoteError, TileError, OSError.
     """
-    signed = SignedCheckpoint.parse((folder / "checkpoint").read_bytes())
+    signed = load_checkpoint(folder, old.size)
     if old.size > signed.size:
         raise ProofError(f"the log has {signed.size:,} sealed lines, fewer than the old checkpoint ({old.size:,})")
     path = consistency_proof(TileFolder(folder).subtrees(signed.size), old.size, signed.size)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from policyengine.audit.files import log_files
+from policyengine.audit.seal.delivery import COSIGNED, read_cosigned
 from policyengine.audit.seal.key_notes import follow_announcements, read_announcements
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
 from policyengine.audit.seal.merkle import EMPTY_ROOT
@@ -25,6 +26,7 @@ from policyengine.audit.seal.sealer import default_folder
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
 
 MAX_PROBLEMS = 20
+ATTEMPTS = 3
 LOOK_AHEAD = 4_096  # lines that are searched for the next entry
 MAX_LATE_LINES = 1_000_000
 Progress = Callable[[int], None]
@@ -71,6 +73,7 @@ class Verification:
     unsealed: int = 0
     torn: bool = False
     checkpoint: SignedCheckpoint | None = None
+    cosigned: SignedCheckpoint | None = None
     keys: tuple[Verifier, ...] = ()
     witnesses: tuple[Verifier, ...] = ()
     problems: list[SealProblem] = field(default_factory=list)
@@ -91,6 +94,11 @@ def verify_log(
     """Verify all files of a log against its last checkpoint, and against `checkpoints` that were kept elsewhere. `keys`
     are the trusted keys of the log and of witnesses. `progress` receives the number of bytes that were read. Raises
     OSError if the files cannot be read."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
+        except FileNotFoundError:  # a server rotated the log meanwhile
+            log_files(path)
     return LogVerifier(path, keys, folder or default_folder(path), checkpoints, progress).run()
 
 
@@ -165,7 +173,8 @@ class LogVerifier:
         progress: Progress,
     ) -> None:
         self.path, self.folder, self.progress = path, folder, progress
-        self.keys, self.kept = list(keys), sorted(checkpoints, key=lambda each: each.size)
+        self.keys = list(keys)
+        self.kept = [(f"the checkpoint of {each.size:,} lines that was kept elsewhere", each) for each in checkpoints]
         self.result = Verification(path)
         self.tree = GrowingTree(ComparedTiles(folder, self._seal_problem))
         self._roots: dict[int, bytes] = {0: EMPTY_ROOT}
@@ -179,8 +188,9 @@ class LogVerifier:
         if last is None:
             return self.result
         self.result.size = last.size
+        self._load_cosigned()
         self.entries = SealedEntries(TileFolder(self.folder), last.size, self._seal_problem)
-        self._wanted = sorted({each.size for each in self.kept if each.size <= last.size} | {last.size})
+        self._wanted = sorted({each.size for _, each in self.kept if each.size <= last.size} | {last.size})
         if self._compare_files(files):
             self._compare_late_lines()
         self._finish_tree()
@@ -197,6 +207,18 @@ class LogVerifier:
         except NoteError as error:
             self._seal_problem(f"`{path}` is damaged: {error}")
         return self.result.checkpoint
+
+    def _load_cosigned(self) -> None:
+        """Compare the last cosigned checkpoint, too. Raises OSError."""
+        path = self.folder / COSIGNED
+        try:
+            found = read_cosigned(self.folder)
+        except NoteError as error:
+            self._seal_problem(f"`{path}` is damaged: {error}")
+            return
+        if found is not None:
+            self.result.cosigned = found
+            self.kept.append((f"the cosigned checkpoint of {found.size:,} lines in `{path}`", found))
 
     def _problem(self, kind: ProblemKind, message: str, file: Path | None = None, line: int | None = None) -> None:
         if len(self.result.problems) < MAX_PROBLEMS:
@@ -392,16 +414,16 @@ class LogVerifier:
         keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
         try:
             self.result.keys = tuple(last.log_keys(keys))
-            self.result.witnesses = tuple(last.witnesses(keys))
+            signed = self.result.cosigned
+            self.result.witnesses = () if signed is None else tuple(signed.witnesses(keys))
         except NoteError as error:
             self._seal_problem(f"`{self.folder / 'checkpoint'}`: {error}")
         if self._roots.get(last.size) != last.root:
             self._seal_problem(f"the entries in `{self.folder}` do not lead to the root hash of the checkpoint there")
-        for kept in self.kept:
-            self._check_kept(kept, last, keys)
+        for name, kept in sorted(self.kept, key=lambda each: each[1].size):
+            self._check_kept(name, kept, last, keys)
 
-    def _check_kept(self, kept: SignedCheckpoint, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
-        name = f"the checkpoint of {kept.size:,} lines that was kept elsewhere"
+    def _check_kept(self, name: str, kept: SignedCheckpoint, last: SignedCheckpoint, keys: Sequence[Verifier]) -> None:
         try:
             kept.log_keys(keys)
         except NoteError as error:

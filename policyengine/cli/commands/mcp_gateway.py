@@ -22,6 +22,7 @@ from policyengine.cli.options.log import LogOptions
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
+    LogCheckpointUrls,
     LogCompress,
     LogFailureMode,
     LogFile,
@@ -31,6 +32,7 @@ from policyengine.cli.options.serve import (
     LogSeal,
     LogSync,
     LogSyncMode,
+    LogWitnesses,
     ObserveEndpoints,
     ObserveFlag,
     ObservePackages,
@@ -129,6 +131,8 @@ def mcp_gateway(
     log_sync: LogSync = LogSyncMode.NEVER,
     log_seal: LogSeal = None,
     log_key: LogKey = None,
+    log_checkpoint_url: LogCheckpointUrls = None,
+    log_witness: LogWitnesses = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -159,7 +163,10 @@ def mcp_gateway(
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key),
+        LogOptions(
+            log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
+            log_checkpoint_url, log_witness,
+        ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from policyengine.cli.options.serve import (
     HeadSeconds,
     Host,
     IdleSeconds,
+    LogCheckpointUrls,
     LogCompress,
     LogFailureMode,
     LogFile,
@@ -29,6 +30,7 @@ from policyengine.cli.options.serve import (
     LogSeal,
     LogSync,
     LogSyncMode,
+    LogWitnesses,
     MaxConnections,
     MaxConnectionsPerAddress,
     MetricsPort,
@@ -83,6 +85,8 @@ def serve(
     log_sync: LogSync = LogSyncMode.NEVER,
     log_seal: LogSeal = None,
     log_key: LogKey = None,
+    log_checkpoint_url: LogCheckpointUrls = None,
+    log_witness: LogWitnesses = None,
     log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
@@ -128,7 +132,10 @@ def serve(
 
     setup = EngineSetup(
         paths, entities, identity, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key),
+        LogOptions(
+            log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
+            log_checkpoint_url, log_witness,
+        ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from policyengine.cli.output.terminal import Screen
 
 if TYPE_CHECKING:
     from policyengine.audit import DecisionLog
-    from policyengine.audit.seal.options import SealOptions
+    from policyengine.audit.seal.options import SealOptions, WitnessOptions
 
 SEAL_OFF = "off"
 
@@ -34,6 +34,13 @@ class LogOptions:
     sync: LogSyncMode
     seal: str | None
     key: Path | None
+    checkpoint_urls: Sequence[str] | None
+    witnesses: Sequence[str] | None
+
+    @property
+    def concern_the_seal(self) -> bool:
+        """Whether an option is about the seal."""
+        return bool(self.key or self.checkpoint_urls or self.witnesses)
 
 
 def open_log(asked: LogOptions) -> DecisionLog | None:
@@ -43,7 +50,7 @@ def open_log(asked: LogOptions) -> DecisionLog | None:
     rotation, redact = parse_rotation(asked.rotate or (), asked.keep, asked.compress), asked.redact or ()
     if asked.path is None:
         plain = rotation == Rotation() and asked.sync is LogSyncMode.NEVER and asked.on_failure is LogFailureMode.DENY
-        if redact or not plain or asked.seal or asked.key:
+        if redact or not plain or asked.seal or asked.concern_the_seal:
             raise CommandError("usage", "there is no decision log", "name its file: `--log decisions.jsonl`", code=2)
         return None
     found = DecisionLog(
@@ -65,10 +72,27 @@ def seal_options(asked: LogOptions) -> SealOptions | None:
     from policyengine.audit.seal.options import SealOptions
 
     if asked.seal == SEAL_OFF:
-        if asked.key is not None:
-            raise CommandError("usage", "the log is not sealed", "omit `--log-key`, or `--log-seal off`", code=2)
+        if asked.concern_the_seal:
+            hint = "omit `--log-seal off`, or the options of the seal"
+            raise CommandError("usage", "the log is not sealed", hint, code=2)
         return None
-    return SealOptions(asked.key, None if asked.seal is None else Path(asked.seal))
+    folder = None if asked.seal is None else Path(asked.seal)
+    return SealOptions(
+        asked.key, folder, webhooks=tuple(asked.checkpoint_urls or ()), witnesses=witness_options(asked.witnesses or ())
+    )
+
+
+def witness_options(given: Sequence[str]) -> tuple[WitnessOptions, ...]:
+    """Parse the witnesses. Raises CommandError."""
+    if not given:
+        return ()
+    from policyengine.audit.seal.delivery import DeliveryError, parse_witnesses
+
+    try:
+        return parse_witnesses(given)
+    except DeliveryError as error:
+        hint = "write `--log-witness 'https://witness.example name+id+key'`"
+        raise CommandError("usage", str(error), hint, code=2) from None
 
 
 @contextmanager

@@ -148,7 +148,8 @@ MaxConnectionsPerAddress: TypeAlias = Annotated[
         "--max-connections-per-address",
         metavar="N",
         min=1,
-        help="Maximum connections per address that have not sent a request. [default: a quarter of --max-connections]",
+        help="Maximum connections from one address on which no complete request has arrived yet. "
+        "[default: a quarter of --max-connections]",
         show_default=False,
     ),
 ]
@@ -211,6 +212,24 @@ LogKey: TypeAlias = Annotated[
         "--log-key",
         metavar="FILE",
         help="Private key that seals the log; created if it is missing. [default: FILE.key]",
+        show_default=False,
+    ),
+]
+LogCheckpointUrls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-checkpoint-url",
+        metavar="URL",
+        help="Post each checkpoint of the log there; may be repeated.",
+        show_default=False,
+    ),
+]
+LogWitnesses: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-witness",
+        metavar="'URL KEY'",
+        help="A witness that cosigns the checkpoints, and its public key; may be repeated.",
         show_default=False,
     ),
 ]

@@ -81,7 +81,7 @@ class ServeSettings(CommandSection):
     )
     max_connections_per_address: t.PositiveNumber | None = setting(
         "a quarter of `max_connections`",
-        "maximum number of connections per address that have not sent a complete request",
+        "maximum number of connections from one address on which no complete request has arrived yet",
     )
     head_seconds: t.Seconds | None = setting("10", "seconds to wait for a complete request head")
     request_seconds: t.Seconds | None = setting(
@@ -110,6 +110,8 @@ class LogSettings(CommandSection):
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
     seal: t.Text | None = setting("`FILE.tlog`", "folder for the seal of the log, or `off`")
     key: t.File | None = setting("`FILE.key`", "private key that seals the log")
+    checkpoint_url: t.Texts | None = setting("none", "URLs to which checkpoints of the log are posted")
+    witness: t.Texts | None = setting("none", "witnesses that cosign checkpoints, each as `URL KEY`")
 
 
 class StoreSettings(CommandSection):

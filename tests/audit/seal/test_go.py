@@ -1,9 +1,7 @@
 """Go's packages for transparency logs, which the checksum database of Go uses, read and verify a sealed log."""
 
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -11,20 +9,10 @@ from policyengine.audit.seal.notes import encode_base64
 from policyengine.audit.seal.proofs import prove_consistency
 from tests.audit.seal.logs import checkpoint_of, folder, key_of, open_sealed, sealed_log, write_lines
 
-SOURCE = Path("/usr/share/gocode")  # where Debian installs Go packages
-
 
 @pytest.fixture(scope="module")
-def go(tmp_path_factory):
-    if shutil.which("go") is None:
-        pytest.skip("go is missing: install it (on Debian: `apt install golang-go`)")
-    if not (SOURCE / "src/golang.org/x/mod/sumdb/tlog").exists():
-        pytest.skip("golang.org/x/mod is missing: install it (on Debian: `apt install golang-golang-x-mod-dev`)")
-    root = tmp_path_factory.mktemp("go")
-    program = root / "tlog"
-    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(SOURCE), "GOCACHE": str(root / "cache")}
-    source = Path(__file__).with_name("tlog.go")
-    subprocess.run(["go", "build", "-o", program, source], check=True, env=environment, cwd=root)
+def go(go_program):
+    program = go_program("tlog")
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)

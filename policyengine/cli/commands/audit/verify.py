@@ -171,7 +171,8 @@ def notes(result: Verification, pinned: bool) -> Iterator[str]:
     if result.keys:
         yield f"signed by {', '.join(f'{key.name}+{key.id.hex()}' for key in result.keys)}"
     if result.witnesses:
-        yield f"cosigned by {', '.join(key.name for key in result.witnesses)}"
+        size = 0 if result.cosigned is None else result.cosigned.size
+        yield f"{lines(size)} cosigned by {', '.join(key.name for key in result.witnesses)}"
     if result.keys and not pinned:
         yield "the key is from the folder of the seal itself: pass a copy that was kept elsewhere with `--key`"
 
