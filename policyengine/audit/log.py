@@ -21,7 +21,7 @@ from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
-from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions
+from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
@@ -127,7 +127,9 @@ class DecisionLog:
         if self._sealer is not None:
             from policyengine.audit.seal.line_digests import last_line_digest
 
-            self.note_seal({"event": "file_deleted", "file": file.name, "last": last_line_digest(file).hex()})
+            self.note_seal(
+                {"event": SealStatement.FILE_DELETED, "file": file.name, "last": last_line_digest(file).hex()}
+            )
 
     def seal(self) -> bool:
         """Seal the complete lines of the log, without waiting for the interval. Return whether this process sealed

@@ -19,6 +19,7 @@ from policyengine.audit.files import log_files
 from policyengine.audit.seal.line_digests import line_batches
 from policyengine.audit.seal.merkle import leaf_hash, tree_root
 from policyengine.audit.seal.notes import Checkpoint, SignedCheckpoint
+from policyengine.audit.seal.options import SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import (
     PLACE_BYTES,
@@ -217,7 +218,7 @@ class SealRun:
             os.fdatasync(late.file)
             lines = data.split(b"\n") if data[-1:] != b"\n" else data[:-1].split(b"\n")
             digests = [sha256(line).hexdigest() for line in lines]
-            if self._sealer.note({"event": "late_lines", "digests": digests}):
+            if self._sealer.note({"event": SealStatement.LATE_LINES, "digests": digests}):
                 late.offset += len(data)
 
     # ── Lines ─────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ from policyengine.audit.seal.key_notes import follow_announcements, read_announc
 from policyengine.audit.seal.line_digests import LineBatch, UnreadableFileError, line_batches
 from policyengine.audit.seal.merkle import EMPTY_ROOT
 from policyengine.audit.seal.notes import NoteError, SignedCheckpoint, Verifier
-from policyengine.audit.seal.options import SEAL_MEMBER
+from policyengine.audit.seal.options import SEAL_MEMBER, SealStatement
 from policyengine.audit.seal.sealed_entries import SealedEntries
 from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.tiles import ENTRIES, TILE_WIDTH, GrowingTree, TileError, TileFolder, tile_name
@@ -329,11 +329,11 @@ class LogVerifier:
             if isinstance(found, dict):
                 self._statements.append(found)
 
-    def _told(self, event: str, member: str) -> Iterator[Any]:
+    def _stated(self, event: SealStatement, member: str) -> Iterator[Any]:
         return (each.get(member) for each in self._statements if each.get("event") == event)
 
     def _compare_late_lines(self) -> None:
-        sealed = {digest for digests in self._told("late_lines", "digests") for digest in digests}
+        sealed = {digest for digests in self._stated(SealStatement.LATE_LINES, "digests") for digest in digests}
         for digest, (file, line) in self._late.items():
             if digest.hex() in sealed:
                 self.result.late += 1
@@ -342,7 +342,7 @@ class LogVerifier:
                 return
         if self.result.deleted:
             last = self.entries.after(self.result.deleted - 1)[0].hex()
-            if last not in set(self._told("file_deleted", "last")):
+            if last not in set(self._stated(SealStatement.FILE_DELETED, "last")):
                 self._problem(
                     ProblemKind.REMOVED,
                     f"the first {self.result.deleted:,} lines are missing, and no sealed line says that "
@@ -352,7 +352,7 @@ class LogVerifier:
     # ── Checkpoints ───────────────────────────────────────────────────────────────────────────
 
     def _check_checkpoints(self, last: SignedCheckpoint) -> None:
-        notes = [*read_announcements(self.folder), *self._told("key", "note")]
+        notes = [*read_announcements(self.folder), *self._stated(SealStatement.KEY, "note")]
         keys = follow_announcements([note for note in notes if isinstance(note, str)], self.keys)
         try:
             self.result.keys = tuple(last.log_keys(keys))
