@@ -210,11 +210,12 @@ def not_reported(name: str) -> Unknown:
 
 
 def output_value(raw: object, type_: Type, name: str) -> Value:
-    """Return a reported output as a value. An output without a type is only tested for presence: every value is
-    present, except an empty id.
+    """Return a reported output as a value. An output without a type is only tested for presence: whatever was reported
+    is present, even if it was too long to keep; null and an empty id are absent.
     """
     if isinstance(type_, UnresolvedType):
-        return raw if not isinstance(raw, (str, *NO_VALUES)) else coerce(raw, Scalar.STRING, name)  # type: ignore[return-value]
+        reported = not isinstance(raw, (str, *NO_VALUES)) or not is_absent(coerce(raw, Scalar.STRING, name))
+        return True if reported else Unknown.missing(name)
     return coerce(raw, type_, name)
 
 
