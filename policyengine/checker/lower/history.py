@@ -85,14 +85,8 @@ def lower_aggregate_field(node: ast.Aggregate, reading: EventLowerer, value: Low
     if not isinstance(found, k.PastFact | k.Default):
         report_counted(node.function, written, context)
         return None
-    other = next((part for part in counted_parts(found) if not isinstance(part, k.PastFact | k.Constant)), None)
-    if other is not None:
-        message = f"{quote_source(other.span)} is neither a constant nor a fact of the earlier request"
-        own = isinstance(other, k.Fact | k.Attribute | k.Member)
-        hint = f"write a constant, or `past.{other.span.text}`" if own else "write a constant: `past.output.n else 0`"
-        context.report("E258", message, other.span, hint)
-        return None
-    return found if check_counted_type(node.function, found, context) else None
+    sound = check_counted_parts(found, context) and check_counted_type(node.function, found, context)
+    return found if sound else None
 
 
 def leading_operand(written: ast.Expr) -> ast.Expr:
@@ -118,6 +112,18 @@ def counted_parts(field: k.Expr) -> Iterator[k.Expr]:
         yield from counted_parts(field.fallback)
     else:
         yield field
+
+
+def check_counted_parts(field: k.PastFact | k.Default, context: ExpressionContext) -> bool:
+    """Report a default that is neither a constant nor a fact of the earlier request."""
+    other = next((part for part in counted_parts(field) if not isinstance(part, k.PastFact | k.Constant)), None)
+    if other is None:
+        return True
+    message = f"{quote_source(other.span)} is neither a constant nor a fact of the earlier request"
+    own = isinstance(other, k.Fact | k.Attribute | k.Member)
+    hint = f"write a constant, or `past.{other.span.text}`" if own else "write a constant: `past.output.n else 0`"
+    context.report("E258", message, other.span, hint)
+    return False
 
 
 def report_counted(function: str, written: ast.Expr, context: ExpressionContext) -> None:
