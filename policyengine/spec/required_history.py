@@ -18,7 +18,7 @@ from policyengine.spec.rate_units import to_microseconds
 
 
 def with_retention(kernel: k.Kernel) -> k.Kernel:
-    """Return the kernel with its watches."""
+    """Return the kernel with its watches, which are the events to record."""
     found: dict[str, k.EventRetention] = {}
     rules = (kernel.agents, kernel.users, kernel.anyones, kernel.guards, kernel.limits)
     for node in history_conditions(rules):

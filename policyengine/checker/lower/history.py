@@ -147,7 +147,7 @@ def check_counted_type(function: str, field: k.PastFact | k.Default, context: Ex
 
 
 class EventLowerer:
-    """Lowers one event: first the context in which `past` refers to it, then the event."""
+    """Lowers one event: first the context in which `past` refers to the event, then the event itself."""
 
     def __init__(self, written: ast.EventPattern, context: ExpressionContext, condition: Lower) -> None:
         self.written, self.context, self.condition = written, context, condition
@@ -277,7 +277,7 @@ def lower_tested(operand: ast.Expr, context: ExpressionContext, value: Lower) ->
 
 
 def lower_output(reference: ast.Reference, context: ExpressionContext, expected: Type | None) -> k.PastFact | None:
-    """Lower a member of the outcome. A member has no declaration, so it has the type of the value with which it is
+    """Lower a member of the outcome. A member has no declaration, so it takes the type of the value with which it is
     compared.
     """
     type_ = Scalar.NUMBER if expected == Scalar.INT else expected

@@ -52,7 +52,7 @@ def check_fact(fact: k.Fact, reading: DecodeContext) -> None:
 
 
 def is_key(step: str) -> bool:
-    """Return whether a text is a name as policies write it, plain or in brackets."""
+    """Return whether a text is a valid name in a policy, plain or in brackets."""
     return bool(NAME.fullmatch(step)) or (step != "" and unicodedata.is_normalized("NFC", step))
 
 
@@ -303,7 +303,7 @@ def is_entity(name: str, reading: DecodeContext) -> bool:
 
 
 def check_condition_of(attribute: str) -> Callable[[Any, DecodeContext], None]:
-    """Return a check for parts with a condition in this attribute."""
+    """Return a function that checks the condition in this attribute of a part."""
     return lambda part, _: check_condition(getattr(part, attribute))
 
 

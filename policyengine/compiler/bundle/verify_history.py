@@ -37,8 +37,9 @@ def count_untyped(nodes: Iterable[k.Expr]) -> int:
 
 
 def is_recorded(fact: k.Expr, event: k.EventPattern) -> bool:
-    """Return whether an earlier fact is recorded: `past.output.x` must be among the recorded outputs, other facts need
-    no record."""
+    """Return whether a fact of a past request is recorded: `past.output.x` must be among the recorded outputs; other
+    facts need no record.
+    """
     output = isinstance(fact, k.Fact) and fact.path[:2] == ("past", "output")
     return not output or fact.path[2:] in event.outputs  # type: ignore[union-attr]  # it is a fact
 
