@@ -105,14 +105,15 @@ class TileFolder:
         return subtree
 
 
-def write_file(path: Path, raw: bytes) -> None:
-    """Replace a file atomically, and create its folders if they are missing. Raises OSError."""
+def write_file(path: Path, raw: bytes, *, durable: bool = False) -> None:
+    """Replace a file atomically, and create its folders if they are missing. With `durable`, its content is on disk
+    before it replaces the old one. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
-    write_in_place(str(new), raw)
+    write_in_place(str(new), raw, durable=durable)
     new.rename(path)
 
 
-def write_in_place(path: str, raw: bytes) -> None:
+def write_in_place(path: str, raw: bytes, *, durable: bool = False) -> None:
     """Write a file, and create its folders if they are missing. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -124,6 +125,8 @@ def write_in_place(path: str, raw: bytes) -> None:
         view = memoryview(raw)
         while view:
             view = view[os.write(opened, view) :]
+        if durable:
+            os.fsync(opened)
     finally:
         os.close(opened)
 
