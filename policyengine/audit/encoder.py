@@ -31,8 +31,9 @@ from policyengine.runtime.values import Invalid, MissingValue, text_hazard
 from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
 
-LOG_VERSION = 1
-LINE_START = b'{"v":1,'  # every line begins with this, so that a complete line after a torn one can be found
+LOG_VERSION = 2
+LINE_START = b'{"v":2,'  # every line begins with this, so that a complete line after a torn one can be found
+LINE_STARTS = (LINE_START, b'{"v":1,')  # of this version and the earlier ones
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 NO_NAMES: frozenset[str] = frozenset()
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
@@ -206,7 +207,7 @@ class LogLineEncoder:
     """The encoder of the lines of one log."""
 
     def __init__(self, redaction: Redaction) -> None:
-        self._redaction = redaction
+        self.redaction = self._redaction = redaction
         self._suspicious = redaction.suspicious
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
@@ -255,8 +256,8 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of a token event. `told` has facts under the names that questions use, and is redacted as
-        questions are."""
+        """Return the line of an event: of a token, an outcome, the server or the seal. `told` has facts under the names
+        that questions use, and is redacted as questions are."""
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)
         beyond: list[dict[str, object]] = []

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
+from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
+from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions
+from policyengine.audit.system_notes import SystemNotes
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
@@ -38,6 +41,7 @@ _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
 CHECK_INTERVAL_SECONDS = 1.0  # between checks whether the file was moved
 OWNER_ONLY = 0o600
+TASK_ID = ("task", "id")
 SEALED = SealOptions()
 SEAL_HINT = "make it usable, name another folder with `--log-seal FOLDER`, or turn sealing off with `--log-seal off`"
 NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -82,6 +86,8 @@ class DecisionLog:
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
         self._later = 0.0
         self.failures = 0
+        self.recent = RecentDecisions()  # decisions whose outcomes may be reported
+        self.system = SystemNotes(self.note_system)
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
@@ -197,12 +203,37 @@ class DecisionLog:
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
+        return self._note(self._writer, what, told, now * 1_000_000_000)
+
+    def note_outcome(self, told: Mapping[str, object], moment: int, decision: Decision | None) -> bool:
+        """Write how a request came out, at a time in nanoseconds. Facts that the decision redacts are redacted here,
+        too. Return whether it was written."""
+        writer = self._writer_for(decision) if decision is not None else self._writer
+        return self._note(writer, OUTCOME_MEMBER, told, moment)
+
+    def redacts(self, decision: Decision, path: tuple[str, ...]) -> bool:
+        """Whether the line of a decision has a fingerprint in place of a fact."""
+        return self._redaction_for(decision).hides(path)
+
+    def redact_subject(self, subject: DecisionSubject) -> dict[str, object]:
+        """Return what an outcome repeats about its decision; facts that its line redacts have the same fingerprint."""
+        task = self._redaction_for(subject.decision).value(subject.task, TASK_ID)
+        return subject._replace(task=task).to_dict()
+
+    def note_system(self, told: Mapping[str, object], moment: int) -> bool:
+        """Write an event of the server, at a time in nanoseconds. It does not start the thread of the seal, because
+        processes may be forked later. Return whether it was written."""
+        return self._note(self._writer, SYSTEM_MEMBER, told, moment, wake=False)
+
+    def _note(
+        self, writer: LogLineEncoder, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True
+    ) -> bool:
         try:
-            line = self._writer.event(what, told, now * 1_000_000_000, trace_member())
+            line = writer.event(what, told, moment, trace_member())
         except Exception:
-            self._not_put("a token event")
+            self._not_put(f"a line about `{what}`")
             return False
-        return self._append(line)
+        return self._append(line, wake=wake)
 
     @property
     def lets_pass(self) -> bool:
@@ -213,6 +244,9 @@ class DecisionLog:
         _LOG.exception("%s could not be logged", what, extra={"event": "log_fails"})
         with self._guard:
             self.failures += 1
+
+    def _redaction_for(self, decision: Decision) -> Redaction:
+        return self._writer_for(decision).redaction if decision.obligations else self._redaction
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
         """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""
@@ -226,7 +260,7 @@ class DecisionLog:
 
     # ── The file ──────────────────────────────────────────────────────────────────────────────
 
-    def _append(self, line: bytes, *, at_once: bool = False) -> bool:
+    def _append(self, line: bytes, *, at_once: bool = False, wake: bool = True) -> bool:
         try:
             if self._room <= 0:
                 self._due = 0.0
@@ -238,7 +272,7 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
-            if self._sealer is not None and not at_once:
+            if self._sealer is not None and wake and not at_once:
                 self._sealer.wake()
         except OSError as error:
             self._failed(error)
@@ -316,6 +350,7 @@ class DecisionLog:
             self.failures += 1
             told, self._failing = self._failing, True
         if not told:
+            self.system.remember_log_failure(error)
             means = "are denied" if self.on_failure is OnFailure.DENY else "go unrecorded"
             _LOG.error(
                 "the decision log `%s` cannot be written: %s; decisions %s", self.path, error.strerror, means,
@@ -330,6 +365,7 @@ class DecisionLog:
                 "the decision log `%s` is written again after %d failures", self.path, self.failures,
                 extra={"event": "log_written", "failures": self.failures},
             )  # fmt: skip
+            self.system.write_log_failure(self.failures)
 
 
 def trace_member() -> bytes:

@@ -271,6 +271,10 @@ def run_server(
     if following is not None:
         following.catch_up()
     server = DecisionServer(app, places, shared, lifeline)
+    log = reloading.current.log
+    if log is not None and line is not None:
+        log.system.worker = place
+    reloading.current.recorder.write_start(workers=shared.board.workers)
     beside = None if places.door is None else places.door.started()
     if following is not None:
         following.started()
@@ -282,7 +286,7 @@ def run_server(
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
-        log = reloading.current.log
+        reloading.current.recorder.write_system("stopped")
         if log is not None:
             log.flush()
     return server.caught
