@@ -231,7 +231,7 @@ class DecisionLog:
         try:
             line = writer.event(what, told, moment, trace_member())
         except Exception:
-            self._not_put(f"a line about `{what}`")
+            self._not_put("a token event" if what in set(TokenEventKind) else f"a line about `{what}`")
             return False
         return self._append(line, wake=wake)
 

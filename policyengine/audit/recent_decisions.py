@@ -35,7 +35,7 @@ class ReportTurn(Enum):
 
 
 class DecisionSubject(NamedTuple):
-    """What an outcome repeats about its decision. `task` and `model` are the raw facts `task.id` and
+    """The facts about its decision that an outcome repeats. `task` and `model` are the raw facts `task.id` and
     `attestation.model`."""
 
     decision: Decision

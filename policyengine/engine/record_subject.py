@@ -84,5 +84,5 @@ def paths_read(binding: BoundValue) -> Iterator[tuple[str, ...]]:
         case ExpressionValue():
             yield from (node.path for node in k.walk(binding.source) if isinstance(node, k.Fact))
         case AgreedValue():
-            for one in binding.several:
-                yield from paths_read(one)
+            for part in binding.several:
+                yield from paths_read(part)
