@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
 from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
+from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, write_beginning
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
 from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
@@ -44,7 +45,6 @@ OWNER_ONLY = 0o600
 TASK_ID = ("task", "id")
 SEALED = SealOptions()
 SEAL_HINT = "make it usable, name another folder with `--log-seal FOLDER`, or turn sealing off with `--log-seal off`"
-NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class OnFailure(StrEnum):
@@ -203,35 +203,32 @@ class DecisionLog:
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
-        return self._note(self._writer, what, told, now * 1_000_000_000)
+        return self._note(what, told, now * 1_000_000_000)
 
-    def note_outcome(self, told: Mapping[str, object], moment: int, decision: Decision | None) -> bool:
-        """Write how a request came out, at a time in nanoseconds. Facts that the decision redacts are redacted here,
-        too. Return whether it was written."""
-        writer = self._writer_for(decision) if decision is not None else self._writer
-        return self._note(writer, OUTCOME_MEMBER, told, moment)
+    def note_outcome(self, told: Mapping[str, object], moment: int) -> bool:
+        """Write how a request came out, at a time in nanoseconds. Return whether it was written."""
+        return self._note(OUTCOME_MEMBER, told, moment)
 
     def redacts(self, decision: Decision, path: tuple[str, ...]) -> bool:
         """Whether the line of a decision has a fingerprint in place of a fact."""
-        return self._redaction_for(decision).hides(path)
+        redaction = self._writer_for(decision).redaction if decision.obligations else self._redaction
+        return redaction.hides(path)
 
     def redact_subject(self, subject: DecisionSubject) -> dict[str, object]:
         """Return what an outcome repeats about its decision; facts that its line redacts have the same fingerprint."""
-        task = self._redaction_for(subject.decision).value(subject.task, TASK_ID)
+        task = self._redaction.value(subject.task, TASK_ID)
         return subject._replace(task=task).to_dict()
 
     def note_system(self, told: Mapping[str, object], moment: int) -> bool:
         """Write an event of the server, at a time in nanoseconds. It does not start the thread of the seal, because
         processes may be forked later. Return whether it was written."""
-        return self._note(self._writer, SYSTEM_MEMBER, told, moment, wake=False)
+        return self._note(SYSTEM_MEMBER, told, moment, wake=False)
 
-    def _note(
-        self, writer: LogLineEncoder, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True
-    ) -> bool:
+    def _note(self, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True) -> bool:
         try:
-            line = writer.event(what, told, moment, trace_member())
+            line = self._writer.event(what, told, moment, trace_member())
         except Exception:
-            self._not_put("a token event" if what in set(TokenEventKind) else f"a line about `{what}`")
+            self._not_put(f"an event of kind `{what}`")
             return False
         return self._append(line, wake=wake)
 
@@ -244,9 +241,6 @@ class DecisionLog:
         _LOG.exception("%s could not be logged", what, extra={"event": "log_fails"})
         with self._guard:
             self.failures += 1
-
-    def _redaction_for(self, decision: Decision) -> Redaction:
-        return self._writer_for(decision).redaction if decision.obligations else self._redaction
 
     def _writer_for(self, decision: Decision) -> LogLineEncoder:
         """Return the encoder that also redacts the facts which the policy's `redact` obligations name."""
@@ -386,21 +380,3 @@ def open_log(path: Path) -> int:
             f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
         )
     return opened
-
-
-def file_identity(file: Path | int) -> tuple[int, int]:
-    """Return the device and the inode, which identify the file under every name."""
-    found = os.stat(file)
-    return found.st_dev, found.st_ino
-
-
-def write_beginning(file: int, lines: bytes) -> None:
-    """Write the first lines of a new file, unless another process did. Raises OSError."""
-    if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
-        raise NO_ROOM
-
-
-def ends_with_newline(file: int) -> bool:
-    """Whether the last line is complete: a killed process may have left part of a line."""
-    size = os.fstat(file).st_size
-    return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -71,7 +71,6 @@ class OutcomeReporter:
         from policyengine.audit.outcomes import build_outcome
 
         outcome, subject = build_outcome(decision, report, self._declared), log.recent.subject(decision)
-        if subject is None:
-            return log.note_outcome(outcome, time_ns(), None)
-        outcome["subject"] = log.redact_subject(subject)
-        return log.note_outcome(outcome, time_ns(), subject.decision)
+        if subject is not None:
+            outcome["subject"] = log.redact_subject(subject)
+        return log.note_outcome(outcome, time_ns())

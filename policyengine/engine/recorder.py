@@ -19,6 +19,7 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
+from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -133,13 +134,21 @@ class DecisionRecorder:
 
 
 def encode_subject(subject: DecisionSubject | None) -> bytes:
-    """Return the log members of the client that asked, and of the resource."""
-    if subject is None or (subject.client is None and subject.resource is None):
+    """Return the log members of the client that asked, and of the resource. A text that cannot be written is left
+    out."""
+    if subject is None:
         return b""
-    client = b"" if subject.client is None else b'"client":%b,' % encode(subject.client)
-    if subject.resource is None:
-        return client
-    return b'%b"resource":{"type":%b,"id":%b},' % (client, encode(subject.resource.type), encode(subject.resource.id))
+    members = {"client": subject.client} if subject.client is not None else {}
+    resource = subject.resource
+    found: dict[str, object] = members | ({"resource": resource_member(resource)} if resource is not None else {})
+    try:
+        return encode(found)[1:-1] + b"," if found else b""
+    except UnicodeEncodeError:
+        return b""
+
+
+def resource_member(resource: EntityRef) -> dict[str, str]:
+    return {"type": resource.type, "id": resource.id}
 
 
 def process_details() -> dict[str, object]:

@@ -168,7 +168,7 @@ def test_a_token_event_that_cannot_be_encoded_counts_as_a_failure(path: Path, ca
     found = DecisionLog(path)
     assert not found.note(TokenEventKind.ISSUED, {"x\ud800": 1}, NOW)
     assert (found.failures, path.read_bytes()) == (1, b"")
-    assert "a token event could not be logged" in caplog.text
+    assert "an event of kind `issued` could not be logged" in caplog.text
 
 
 # ── Files, processes, readers ─────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS = 3
 INDENT = "  "
+MAX_OUTCOME_DELAY = timedelta(days=1)  # after the decision; outcomes are not searched further
 MAX_TOKENS = 100_000  # most recently issued tokens to remember while searching for the decision
 
 
@@ -126,14 +128,28 @@ def _search_log(id: str, log: Path) -> FoundDecision | None:
         match entry:
             case DecisionRecord() if entry.id == id and found is None:
                 found = FoundDecision(entry, issued.get(entry.fingerprint))
+                if not may_have_outcome(entry):
+                    return found
             case OutcomeRecord() if found is not None and entry.decision == id:
                 return found._replace(outcome=entry)
+            case _ if found is not None and is_too_late(entry, found.record):
+                return found
             case TokenEvent(what=TokenEventKind.ISSUED) if found is None and entry.fingerprint is not None:
                 client = str(entry.told.get("client"))
                 issued[entry.fingerprint] = TokenIssuance(client, entry.time, entry.line, entry.file)
                 if len(issued) > MAX_TOKENS:
                     del issued[next(iter(issued))]
     return found
+
+
+def may_have_outcome(record: DecisionRecord) -> bool:
+    """Return whether the request passed, so that its outcome may be in the log."""
+    return str(record.outcome) == "allow" or record.observed
+
+
+def is_too_late(entry: LogEntry, record: DecisionRecord) -> bool:
+    """Return whether an entry is so much later than a decision that no outcome of the decision follows it."""
+    return entry.time - record.time > MAX_OUTCOME_DELAY
 
 
 def _find_record(id: str, log: Path) -> FoundDecision:
