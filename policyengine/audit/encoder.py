@@ -26,7 +26,7 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.decode import MAX_DEPTH, TOO_DEEP, clean_scalar
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.fast_decode import is_shallow
-from policyengine.runtime.request import Approval, Options, Request, RequestError
+from policyengine.runtime.request import NO_OPTIONS, Approval, Options, Request, RequestError
 from policyengine.runtime.values import Invalid, MissingValue, text_hazard
 from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
@@ -106,6 +106,17 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
         return to_raw_request(Request.from_mapping(question))
     except RequestError:
         return {name: bound_depth(value, MAX_DEPTH - 1) for name, value in question.items()}
+
+
+def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] | None:
+    """Return the members of a request that has only facts and ordinary options, which is what most have; None for every
+    other question."""
+    if type(request) is not Request or request.approvals or request.entities or request.pending:
+        return None
+    if type(request.facts) is not dict:
+        return None
+    options = request.options
+    return request.facts if options == NO_OPTIONS else {**request.facts, "options": encode_options(options)}
 
 
 def bound_depth(value: object, levels: int) -> object:
@@ -212,7 +223,8 @@ class LogLineEncoder:
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
         """Return the members of a line from `request` on, and whether messages could reveal a redacted fact."""
-        if type(question) is dict and (plainly := self._plainly(question)) is not None:
+        members = question if type(question) is dict else plain_members(question)
+        if members is not None and (plainly := self._plainly(members)) is not None:
             return plainly
         tree, redacted = self._redaction.applied(to_raw_question(question))
         beyond: list[dict[str, object]] = []

@@ -6,24 +6,24 @@ caller cannot fill the log with reports, or invent requests.
 
 from __future__ import annotations
 
-import secrets
+from collections import deque
 from enum import Enum
-from hashlib import blake2b
 from mmap import mmap
 from threading import Lock
 from typing import NamedTuple
 
-from policyengine.runtime.current_caller import outcome_key
+from policyengine.runtime.current_caller import current_caller
 from policyengine.runtime.decision import Decision
 from policyengine.runtime.endpoints import Endpoint
-from policyengine.typesystem import EntityRef
+from policyengine.runtime.ids import Stamp, time_of
 
-# The shared table: buckets of entries, newest first. An entry is a digest and its state.
-DIGEST_BYTES, ENTRY_BYTES, BUCKET_BYTES = 7, 8, 64
-BUCKETS = 16_384  # for 131,072 decisions; of the last 16,384, one in 100,000 is forgotten
-DECIDED, REPORTED = 1, 2  # states of an entry
-MAX_SUBJECTS = 10_000  # subjects that a process remembers
+MAX_RECENT = 50_000  # decisions that a process remembers with their subjects
 MAX_TEXT = 512  # characters of a text in a subject; longer ones are left out
+# The table that workers share: buckets of entries, newest first. An entry is a digest; its last bit is its state.
+ENTRY_BYTES, BUCKET_BYTES = 8, 64
+BUCKETS = 16_384  # for 131,072 decisions; of the last 16,384, one in 100,000 is forgotten
+DIGEST_MASK = 2**64 - 2
+REPORTED = 1
 
 
 class ReportTurn(Enum):
@@ -35,101 +35,167 @@ class ReportTurn(Enum):
 
 
 class DecisionSubject(NamedTuple):
-    """The facts about its decision that an outcome repeats. `task` and `model` are the raw facts `task.id` and
-    `attestation.model`."""
+    """The facts about its decision that an outcome repeats. `resource` is a type and an id; `task` and `model` are the
+    raw facts `task.id` and `attestation.model`."""
 
     decision: Decision
     client: str | None = None
     endpoint: Endpoint | None = None
-    resource: EntityRef | None = None
+    resource: tuple[str, str] | None = None
     task: object = None
     model: object = None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the known members in the form of the log. Long texts are left out, but a chain is not shortened."""
+        """Return the known members in the form of the log. Long texts are left out, and so is a chain with one."""
         from policyengine.explain.explanation import endpoint_words
 
         decision, principal, resource = self.decision, self.decision.principal, self.resource
         reason = decision.reasons[0] if decision.reasons else None
-        texts = {
-            "agent": principal.agent, "issuer": principal.issuer, "user": principal.user, "client": self.client,
-            "task": self.task, "model": self.model,
+        chain = list(principal.chain) if all(map(is_short, principal.chain)) else []
+        members = {
+            "agent": principal.agent, "issuer": principal.issuer, "user": principal.user, "chain": chain,
+            "client": self.client, "task": self.task, "model": self.model,
             "endpoint": None if self.endpoint is None else endpoint_words(self.endpoint),
+            "resource": None if resource is None or not is_short(resource[1]) else resource_member(resource),
             "outcome": str(decision.outcome), "gate": None if decision.gate is None else str(decision.gate),
             "rule": None if reason is None else reason.rule, "revision": decision.revision,
         }  # fmt: skip
-        found: dict[str, object] = {name: text for name, text in texts.items() if is_short(text)}
-        if principal.chain and all(map(is_short, principal.chain)):
-            found["chain"] = list(principal.chain)
-        if resource is not None and is_short(resource.id):
-            found["resource"] = {"type": resource.type, "id": resource.id}
-        return found
+        return {name: value for name, value in members.items() if value and (not_text(value) or is_short(value))}
 
 
 def is_short(text: object) -> bool:
     return isinstance(text, str) and len(text) <= MAX_TEXT
 
 
-class RecentDecisions:
-    """The decisions whose outcomes may be reported. Processes that are forked later share them, except their subjects.
+def not_text(value: object) -> bool:
+    return isinstance(value, list | dict)
 
-    It is bounded: the oldest decisions are forgotten first.
+
+def resource_member(resource: tuple[str, str]) -> dict[str, str]:
+    return {"type": resource[0], "id": resource[1]}
+
+
+class RecentDecision:
+    """A decision of this process, its caller, and whether its outcome is recorded."""
+
+    __slots__ = ("caller", "reported", "subject")
+
+    def __init__(self, caller: str, subject: DecisionSubject) -> None:
+        self.caller, self.subject, self.reported = caller, subject, False
+
+
+class RecentDecisions:
+    """The decisions whose outcomes may be reported, as many as fit: the oldest are forgotten first.
+
+    A process finds its own decisions by their milliseconds, so that adding one costs little. After `share`, forked
+    processes know the decisions of each other, but not their subjects.
     """
 
     def __init__(self) -> None:
-        self._table = mmap(-1, BUCKETS * BUCKET_BYTES)
-        self._key = secrets.token_bytes(32)  # digests that callers cannot compute
         self._guard = Lock()
-        self._subjects: dict[str, DecisionSubject] = {}
-        self._older: dict[str, DecisionSubject] = {}
+        self._by_time: dict[int | str, list[RecentDecision]] = {}
+        self._order: deque[int | str] = deque()
+        self._count = 0
+        self._table = mmap(-1, BUCKETS * BUCKET_BYTES)  # before a fork; memory that is not used is not taken
+        self._is_shared = False
+
+    def share(self) -> None:
+        """Make the decisions of this process known to other processes that were forked from the same one."""
+        self._is_shared = True
 
     def add(self, subject: DecisionSubject) -> None:
         """Remember a decision for the current caller. A decision that is added again keeps its state."""
-        key = outcome_key(subject.decision.id)
-        digest, start = self._place(key)
+        caller, stamp = current_caller(), subject.decision.stamp
+        key = recent_key(stamp)
+        entry = RecentDecision(caller, subject)
         with self._guard:
-            bucket = self._table[start : start + BUCKET_BYTES]
-            if find_entry(bucket, digest) < 0:
-                entry = b"%b%c" % (digest, DECIDED)
-                self._table[start : start + BUCKET_BYTES] = entry + bucket[:-ENTRY_BYTES]
-            self._subjects[key] = subject
-            if len(self._subjects) >= MAX_SUBJECTS // 2:
-                self._older, self._subjects = self._subjects, {}
+            if isinstance(key, str) and self._find(caller, key) is not None:
+                return
+            same_time = self._by_time.get(key)
+            if same_time is None:
+                self._by_time[key] = [entry]
+                self._order.append(key)
+            else:
+                same_time.append(entry)
+            self._count += 1
+            if self._count > MAX_RECENT:
+                self._count -= len(self._by_time.pop(self._order.popleft()))
+            if self._is_shared:
+                self._publish(caller, subject.decision.id)
 
     def take_turn(self, decision: str) -> ReportTurn:
         """Return whether this is the first report of the current caller about the decision; the next one is not."""
-        return self._change(decision, DECIDED, REPORTED)
+        return self._change(decision, reported=True)
 
     def give_back(self, decision: str) -> None:
         """Let the outcome be reported again, because it could not be recorded."""
-        self._change(decision, REPORTED, DECIDED)
+        self._change(decision, reported=False)
 
     def subject(self, decision: str) -> DecisionSubject | None:
         """Return what this process knows about a decision of the current caller."""
-        key = outcome_key(decision)
-        return self._subjects.get(key) or self._older.get(key)
-
-    def _change(self, decision: str, before: int, after: int) -> ReportTurn:
-        digest, start = self._place(outcome_key(decision))
         with self._guard:
-            at = find_entry(self._table[start : start + BUCKET_BYTES], digest)
-            if at < 0:
-                return ReportTurn.UNKNOWN
-            state = start + at + DIGEST_BYTES
-            if self._table[state] != before:
-                return ReportTurn.AGAIN
-            self._table[state] = after
-            return ReportTurn.FIRST
+            entry = self._find(current_caller(), decision)
+        return None if entry is None else entry.subject
 
-    def _place(self, key: str) -> tuple[bytes, int]:
-        """Return the digest of a key, and where its bucket starts."""
-        found = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=11, key=self._key).digest()
-        return found[:DIGEST_BYTES], int.from_bytes(found[DIGEST_BYTES:]) % BUCKETS * BUCKET_BYTES
+    def _find(self, caller: str, decision: str) -> RecentDecision | None:
+        for key in (time_of(decision), decision):
+            for entry in self._by_time.get(key, ()) if key is not None else ():
+                if entry.caller == caller and entry.subject.decision.id == decision:
+                    return entry
+        return None
+
+    def _change(self, decision: str, *, reported: bool) -> ReportTurn:
+        caller = current_caller()
+        with self._guard:
+            if self._is_shared:
+                return self._change_shared(caller, decision, reported)
+            entry = self._find(caller, decision)
+            if entry is None:
+                return ReportTurn.UNKNOWN
+            before, entry.reported = entry.reported, reported
+            return ReportTurn.AGAIN if before == reported else ReportTurn.FIRST
+
+    # ── Between workers ───────────────────────────────────────────────────────────────────────
+
+    def _publish(self, caller: str, decision: str) -> None:
+        digest, start = self._place(caller, decision)
+        bucket = self._table[start : start + BUCKET_BYTES]
+        if find_entry(bucket, digest) < 0:
+            self._table[start : start + BUCKET_BYTES] = digest + bucket[:-ENTRY_BYTES]
+
+    def _change_shared(self, caller: str, decision: str, reported: bool) -> ReportTurn:
+        digest, start = self._place(caller, decision)
+        at = find_entry(self._table[start : start + BUCKET_BYTES], digest)
+        if at < 0:
+            return ReportTurn.UNKNOWN
+        state = start + at + ENTRY_BYTES - 1
+        before = self._table[state] & REPORTED
+        self._table[state] = digest[-1] | (REPORTED if reported else 0)
+        return ReportTurn.AGAIN if before == reported else ReportTurn.FIRST
+
+    @staticmethod
+    def _place(caller: str, decision: str) -> tuple[bytes, int]:
+        """Return the digest of a decision, and where its bucket starts. Forked processes have the same secret of
+        `hash`, which callers do not know."""
+        digest = hash((caller, decision)) & DIGEST_MASK
+        return digest.to_bytes(ENTRY_BYTES), (digest >> 1) % BUCKETS * BUCKET_BYTES
+
+
+def recent_key(stamp: Stamp) -> int | str:
+    """Return the milliseconds of a decision, or its id if that exists: the id may be of another form, and a decision
+    that is repeated has the same."""
+    if isinstance(stamp, str):
+        return stamp
+    nanoseconds, serial = stamp
+    return serial if isinstance(serial, str) else nanoseconds // 1_000_000
 
 
 def find_entry(bucket: bytes, digest: bytes) -> int:
-    """Return the offset of an entry in its bucket, or -1."""
-    at = bucket.find(digest)
-    while at >= 0 and at % ENTRY_BYTES:
-        at = bucket.find(digest, at + 1)
-    return at
+    """Return the offset of an entry in its bucket, whatever its state, or -1."""
+    for entry in (digest, digest[:-1] + bytes((digest[-1] | REPORTED,))):
+        at = bucket.find(entry)
+        while at >= 0 and at % ENTRY_BYTES:
+            at = bucket.find(entry, at + 1)
+        if at >= 0:
+            return at
+    return -1

@@ -12,7 +12,7 @@ from policyengine.evaluator.program import EndpointRules, PolicyProgram
 from policyengine.evaluator.state import State
 from policyengine.runtime.current_caller import caller_label
 from policyengine.runtime.decision import Decision, Gate
-from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint, MalformedEndpoint
+from policyengine.runtime.endpoints import ActionEndpoint, HttpEndpoint
 from policyengine.runtime.request import Request
 from policyengine.runtime.snapshot import Entities
 from policyengine.typesystem import EntityRef
@@ -45,25 +45,24 @@ class SubjectReader:
             member(facts, "attestation", "model"),
         )  # fmt: skip
 
-    def _resource(self, request: Request, decision: Decision, moment: int) -> EntityRef | None:
+    def _resource(self, request: Request, decision: Decision, moment: int) -> tuple[str, str] | None:
         endpoint = request.endpoint
-        if type(endpoint) is MalformedEndpoint or decision.gate is Gate.FAILURE:
-            return None
         if type(endpoint) is ActionEndpoint:
             id_ = member(request.facts, "resource", "id")
-            return EntityRef(endpoint.type, id_) if isinstance(id_, str) else None
+            return (endpoint.type, id_) if isinstance(id_, str) else None
         rules = self._program.rules_at(endpoint)
-        binding = None if rules.bindings is None else rules.bindings.get(RESOURCE)
-        if binding is None:
+        if rules.bindings is None or (binding := rules.bindings.get(RESOURCE)) is None:
             return None
         if type(binding) is ResourceValue and type(endpoint) is HttpEndpoint:
             capture = binding.capture
             text = capture.match(endpoint.segments[capture.index])
-            return EntityRef(binding.type, text) if isinstance(text, str) else None
+            return (binding.type, text) if type(text) is str else None
+        if decision.gate is Gate.FAILURE:  # it may have taken too many steps
+            return None
         if any(self._log.redacts(decision, path) for path in paths_read(binding)):
             return None
         found = binding.raw(self._state(rules, request, moment))
-        return found if isinstance(found, EntityRef) else None
+        return (found.type, found.id) if isinstance(found, EntityRef) else None
 
     def _state(self, rules: EndpointRules, request: Request, moment: int) -> State:
         state = State(self._program, rules, request, moment, self._entities(), {}, None)

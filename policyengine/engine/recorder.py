@@ -19,7 +19,6 @@ from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
 from policyengine.runtime.request import Request
 from policyengine.stores.base import StoreError
-from policyengine.typesystem import EntityRef
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
@@ -138,17 +137,14 @@ def encode_subject(subject: DecisionSubject | None) -> bytes:
     out."""
     if subject is None:
         return b""
-    members = {"client": subject.client} if subject.client is not None else {}
-    resource = subject.resource
-    found: dict[str, object] = members | ({"resource": resource_member(resource)} if resource is not None else {})
+    client, resource = subject.client, subject.resource
     try:
-        return encode(found)[1:-1] + b"," if found else b""
+        written = b"" if client is None else b'"client":%b,' % encode(client)
+        if resource is not None:
+            written += b'"resource":{"type":%b,"id":%b},' % (encode(resource[0]), encode(resource[1]))
     except UnicodeEncodeError:
         return b""
-
-
-def resource_member(resource: EntityRef) -> dict[str, str]:
-    return {"type": resource.type, "id": resource.id}
+    return written
 
 
 def process_details() -> dict[str, object]:

@@ -274,6 +274,7 @@ def run_server(
     log = reloading.current.log
     if log is not None and line is not None:
         log.system.worker = place
+        log.recent.share()
     reloading.current.recorder.write_start(workers=shared.board.workers)
     beside = None if places.door is None else places.door.started()
     if following is not None:

@@ -16,11 +16,14 @@ import pytest
 from policyengine.audit import DecisionLog, OutcomeRecord, log, read_log, read_records
 from policyengine.audit.outcomes import build_outcome, read_number
 from policyengine.audit.recent_decisions import (
+    BUCKET_BYTES,
     BUCKETS,
-    MAX_SUBJECTS,
+    ENTRY_BYTES,
+    MAX_RECENT,
     DecisionSubject,
     RecentDecisions,
     ReportTurn,
+    find_entry,
 )
 from policyengine.engine import Engine
 from policyengine.engine.observe_mode import Observe
@@ -308,36 +311,57 @@ def test_a_decision_of_another_server_with_the_same_store_is_recorded_without_a_
 
 
 def subject(number: int) -> DecisionSubject:
-    return DecisionSubject(Decision.of(Outcome.ALLOW, id=f"d{number}"))
+    return DecisionSubject(Decision.of(Outcome.ALLOW).with_id((number * 100_000, number)))
 
 
-def test_recent_decisions_are_remembered_and_old_ones_forgotten() -> None:
-    recent = RecentDecisions()
-    for number in range(20 * BUCKETS):
+def ids_of(numbers: range) -> list[str]:
+    return [subject(number).decision.id for number in numbers]
+
+
+@pytest.fixture(params=[False, True], ids=["one process", "several"])
+def recent(request: pytest.FixtureRequest) -> RecentDecisions:
+    found = RecentDecisions()
+    if request.param:
+        found.share()
+    return found
+
+
+def test_recent_decisions_are_remembered_and_old_ones_forgotten(recent: RecentDecisions) -> None:
+    many = 3 * BUCKETS * BUCKET_BYTES // ENTRY_BYTES
+    for number in range(many):
         recent.add(subject(number))
-    last = range(20 * BUCKETS - 10_000, 20 * BUCKETS)
-    assert {recent.take_turn(f"d{number}") for number in last} == {ReportTurn.FIRST}
-    assert {recent.take_turn(f"d{number}") for number in last} == {ReportTurn.AGAIN}
-    unknown = sum(recent.take_turn(f"d{number}") is ReportTurn.UNKNOWN for number in range(1_000))
+    last = ids_of(range(many - 10_000, many))
+    assert {recent.take_turn(id) for id in last} == {ReportTurn.FIRST}
+    assert {recent.take_turn(id) for id in last} == {ReportTurn.AGAIN}
+    unknown = [recent.take_turn(id) for id in ids_of(range(1_000))].count(ReportTurn.UNKNOWN)
     assert unknown > 900
-    assert len(recent._subjects) + len(recent._older) <= MAX_SUBJECTS
-    assert recent.subject(f"d{last[-1]}") == subject(last[-1])
-    assert recent.subject("d0") is None
+    assert sum(map(len, recent._by_time.values())) <= MAX_RECENT
+    assert recent.subject(last[-1]) == subject(many - 1)
+    assert recent.subject(ids_of(range(1))[0]) is None
 
 
-def test_a_decision_that_is_added_again_keeps_its_state() -> None:
-    recent = RecentDecisions()
-    recent.add(subject(1))
-    assert recent.take_turn("d1") is ReportTurn.FIRST
-    recent.add(subject(1))
-    assert recent.take_turn("d1") is ReportTurn.AGAIN
-    recent.give_back("d1")
-    assert recent.take_turn("d1") is ReportTurn.FIRST
+@pytest.mark.parametrize("id", ["custom", (1_000_000, "01ARZ3NDEKTSV4RRFFQ69G5FAV")])
+def test_a_decision_that_is_added_again_keeps_its_state(recent: RecentDecisions, id: Any) -> None:
+    added = DecisionSubject(Decision.of(Outcome.ALLOW).with_id(id))
+    recent.add(added)
+    assert recent.take_turn(added.decision.id) is ReportTurn.FIRST
+    recent.add(added)
+    assert recent.take_turn(added.decision.id) is ReportTurn.AGAIN
+    recent.give_back(added.decision.id)
+    assert recent.take_turn(added.decision.id) is ReportTurn.FIRST
+
+
+def test_the_state_of_a_decision_changes_no_other_one() -> None:
+    entry, other = b"\x02" * 8, b"\x04" * 8
+    bucket = other + bytes((*entry[:-1], 0x03)) + bytes(48)
+    assert [find_entry(bucket, digest) for digest in (entry, other, b"\x06" * 8)] == [8, 0, -1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no workers without fork")
 def test_workers_know_the_decisions_of_each_other(path: Path) -> None:
     asked = engine(path)
+    assert asked.log is not None
+    asked.log.recent.share()
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

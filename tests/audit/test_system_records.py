@@ -182,7 +182,7 @@ def test_a_failing_store_is_recorded_once_and_again_when_it_works(path: Path) ->
     time.now += 60
     assert engine.decide(ASK).allowed
     assert events(path) == [
-        ("store_failure", {"operation": "write", "why": "the store does not answer"}),
+        ("store_failure", {"operation": "write", "why": "the store did not answer"}),
         ("store_recovered", {"operation": "write", "why": "the store accepts writes again"}),
     ]
 

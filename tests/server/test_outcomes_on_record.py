@@ -240,6 +240,8 @@ def test_each_process_of_a_server_records_its_start_and_its_stop(tmp_path: Path,
     with started(SEVERAL, str(tmp_path), str(workers)) as (_, process):
         with SocketClient(tmp_path / "s") as client:
             assert client.decide(ASKED).allowed
+        while len(system(tmp_path / "log")) < workers:
+            assert process.poll() is None
         process.terminate()
         assert process.wait(20) in (0, -signal.SIGTERM)
     found = system(tmp_path / "log")
