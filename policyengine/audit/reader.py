@@ -1,4 +1,5 @@
-"""Reads a log: decisions with their questions and everything they depended on, and records of every other kind."""
+"""Reads a log: decisions with their questions and everything on which they depended, and records of every other
+kind."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ DIRECTORY_MARK = b'"directory":'  # after the version, in the line of entity row
 DIRECTORY_LINE_STARTS = tuple(start + DIRECTORY_MARK for start in LINE_STARTS)
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
-PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must have
+PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must contain
     "reasons": ("outcome", "gate", "message"),
     "remedies": ("kind",),
     "obligations": ("kind",),
@@ -48,13 +49,15 @@ PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string 
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """A logged decision. `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the
-    wire. `time` is the time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends`
-    those that this decision used. `directory` has the entity rows that it used; None if the log does not contain them.
-    `history` is the past by watch: all events that may have counted. `observed`: it was allowed anyway, in observe
-    mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through all its files; `file`
-    is the one with the line. `client` is the client of the decision API that asked, and `resource` the entity that the
-    endpoint binds; None if there is none, or the line is of version 1.
+    """A logged decision.
+
+    `decision` is the answer, as `/decide` returns it; `request` is the question as sent over the wire. `time` is the
+    time of the decision; `spent` holds the approvals that an earlier allow had used, and `spends` those that this
+    decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
+    `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
+    because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
+    all its files; `file` is the file with the line. `client` is the client of the decision API that asked, and
+    `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
     """
 
     line: int
@@ -91,7 +94,7 @@ class DecisionRecord:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the credential; the event of its issue has the same one."""
+        """The fingerprint of the credential; the event in which it was issued has the same fingerprint."""
         return get_fingerprint(self.request)
 
     @cached_property
@@ -150,7 +153,7 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
 
 
 def is_directory(line: bytes) -> bool:
-    """Whether a line has entity rows, even if a log shipper reformatted its JSON."""
+    """Return whether a line has entity rows, even if a log shipper reformatted its JSON."""
     if line.startswith(LINE_STARTS):
         return line.startswith(DIRECTORY_LINE_STARTS)
     if b'"entities"' not in line:
@@ -163,7 +166,7 @@ def is_directory(line: bytes) -> bool:
 
 
 def is_log_line(line: bytes) -> bool:
-    """Whether a file that begins with this line is a log."""
+    """Return whether a file that begins with this line is a log."""
     try:
         return line.startswith(LINE_STARTS) or bool(parse_line(line))
     except LogRecordError:

@@ -1,4 +1,4 @@
-"""Write policy files atomically, so that no reader sees part of a file."""
+"""Writes policy files atomically, so that no reader sees part of a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def replace_file(file: Path, text: str) -> None:
 
 
 def write_file(file: Path, text: str) -> None:
-    """Write a file, whole or not at all, replacing an existing one. Raises CommandError."""
+    """Write a file, whole or not at all; replace an existing file. Raises CommandError."""
     target = file.resolve()
     try:
         with _temporary_file(target) as new:
@@ -37,7 +37,7 @@ def write_file(file: Path, text: str) -> None:
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """Create a file in the same folder, which is removed at the end unless it was moved."""
+    """Create a temporary file in the folder of `target`. Remove the file at the end, unless it was moved."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(descriptor)
     try:

@@ -95,7 +95,7 @@ def why(
 
 
 def is_unsure(again: ReplayResult) -> bool:
-    """Return whether policies other than the recorded ones decided and may depend on redacted facts."""
+    """Return whether the replay used other policies than the record, and its decision may depend on redacted facts."""
     return bool(again.unsure) and again.decision.revision != again.record.revision
 
 
@@ -118,8 +118,9 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
 
 
 def _search_log(id: str, log: Path) -> FoundDecision | None:
-    """Return the decision, the issuance of its token, which is logged before the client receives it, and its outcome,
-    which is logged after it."""
+    """Return the decision, the issuance of its token, and its outcome. One pass finds them, because a token is logged
+    before the client receives it, and an outcome after the decision.
+    """
     from policyengine.audit import DecisionRecord, OutcomeRecord, TokenEvent, TokenEventKind
 
     issued: dict[str | None, TokenIssuance] = {}

@@ -73,14 +73,17 @@ def check_absolute_url(url: str) -> str:
 
 
 KEYS = "file or URL of its keys (JWKS), instead of the keys in the policy; without either, OpenID discovery at `url`"
+ATTESTER_KEYS = "file or URL of its keys (JWKS); if not set, OpenID discovery at `url`"
 ALGORITHMS = "accepted signature algorithms"
 CA = "file of CA certificates (PEM) for its server, instead of the system's certificates"
 
 
 class GeneralSettings(SettingsSection):
-    """`[identity]`: this server, and its requests to other servers. Tokens are issued under the `url` of this server's
-    own issuer, and proofs for `/token` are for that URL. Hosts include the port if the gateway reports one; without
-    hosts, proofs are valid for every host."""
+    """`[identity]`: this server, and its requests to other servers.
+
+    Tokens are issued under the `url` of this server's own issuer, and proofs for `/token` are for that URL. Hosts
+    include the port if the gateway reports one; without hosts, proofs are valid for every host.
+    """
 
     url: Annotated[str, AfterValidator(check_absolute_url)] | None = Field(
         default=None, description="public URL of this server; the audience of ID-JAGs and attestations"
@@ -112,7 +115,8 @@ class GeneralSettings(SettingsSection):
 
 class IssuerSettings(SettingsSection):
     """`[issuers.NAME]`: an issuer of the policy. Keys are cached for as long as the issuer specifies, within bounds.
-    For `user`, choose no claim that people can set themselves."""
+    For `user`, choose no claim that people can set themselves.
+    """
 
     belongs_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("url", "audience", "claims", "scopes", "records", "records_chains"),
@@ -162,7 +166,8 @@ class IssuerSettings(SettingsSection):
     )
     alone: Mapping[str, str] = Field(
         default_factory=dict,
-        description="claims and values of a token whose agent (`{agent}`) acts for no user, whatever `sub` is",
+        description="claims, with their values, that mark a token of an agent that acts for no user; `{agent}` stands "
+        "for the agent's name",
     )
     user: Annotated[str, Field(min_length=1)] = Field(
         default="sub",
@@ -177,7 +182,7 @@ class AttesterSettings(SettingsSection):
         ("url", "age", "model", "models", "environments"), "set it in the policy, in `attester {name} {{ … }}`"
     )
 
-    keys: str | None = Field(default=None, description=KEYS)
+    keys: str | None = Field(default=None, description=ATTESTER_KEYS)
     algorithms: tuple[Algorithm, ...] = Field(
         default=SAFE_ALGORITHMS, description="accepted signature algorithms of the attestations"
     )
@@ -195,7 +200,7 @@ class AttesterSettings(SettingsSection):
 
 
 class DpopSettings(SettingsSection):
-    """`[dpop]`: proofs of possession. Without `nonce_key`, a nonce is valid in this process and its forks."""
+    """`[dpop]`: proofs of possession. Without `nonce_key`, a nonce is valid only in this process and its forks."""
 
     window: Duration = Field(
         default=timedelta(seconds=60),
