@@ -54,8 +54,8 @@ class InventoryItem:
 
     @property
     def title(self) -> str:
-        name = f" {format_value(self.name)}" if self.name else ""
-        return f"{self.kind}{name}{f' of {self.package}' if self.package else ''}"
+        quoted = f" `{self.name}`" if self.kind == "block" else f" {format_value(self.name)}"
+        return f"{self.kind}{quoted if self.name else ''}{f' of {self.package}' if self.package else ''}"
 
     @property
     def words(self) -> str:

@@ -80,7 +80,7 @@ def test_a_reload_is_recorded_with_the_difference_in_words(folder: Path, path: P
                 "before": before,
                 "changes": [
                     'guard "quiet" of shop changed, at shop.policy:4',
-                    'block "anyone" of shop changed, at shop.policy:3',
+                    "block `anyone` of shop changed, at shop.policy:3",
                     'rate "calls" of shop added, at shop.policy:5',
                 ],
             },

@@ -269,5 +269,5 @@ def test_a_reload_of_several_workers_is_recorded_once(tmp_path: Path) -> None:
             assert process.poll() is None
     found = [one for one in system(log) if one.event.startswith("reload")]
     assert [one.event for one in found] == ["reload", "reload_refused"]
-    assert found[0].details["changes"] == ['block "anyone" of shop changed, at p.policy:3']
+    assert found[0].details["changes"] == ["block `anyone` of shop changed, at p.policy:3"]
     assert found[1].details["why"] == "1 error in the policies"

@@ -133,7 +133,7 @@ def _search_log(id: str, log: Path) -> FoundDecision | None:
                     return found
             case OutcomeRecord() if found is not None and entry.decision == id:
                 return found._replace(outcome=entry)
-            case _ if found is not None and is_too_late(entry, found.record):
+            case DecisionRecord() | OutcomeRecord() if found is not None and is_too_late(entry, found.record):
                 return found
             case TokenEvent(what=TokenEventKind.ISSUED) if found is None and entry.fingerprint is not None:
                 client = str(entry.told.get("client"))
