@@ -25,7 +25,7 @@ from policyengine.audit.seal.find_line import LogIndex
 from policyengine.audit.seal.notes import Verifier
 from policyengine.audit.seal.options import SealOptions
 from policyengine.audit.seal.proofs import prove_line
-from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.verify import verify_log
 
 RULES = 1_000

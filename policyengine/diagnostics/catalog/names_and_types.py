@@ -264,8 +264,9 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "E253",
         "an invalid history",
         "A history can be part of a condition, but not of another history or of a `let`. Members of `past.output` are "
-        "not declared: each has the type of the value that it is compared with.",
-        'guard "example" { require after (GET /a where past.output.done is present) within 1h }\n',
+        "not declared: each has the type of the value that it is compared with, or of its default. `is present` and "
+        "`is absent` need no type.",
+        'guard "example" { require after (GET /a where past.output.done == past.output.asked) within 1h }\n',
         'guard "example" { require after (GET /a where past.output.done == true) within 1h }\n',
     ),
     DiagnosticDoc(
@@ -293,6 +294,17 @@ _PLACES: tuple[DiagnosticDoc, ...] = (
         "this, such as a missing `user` block, are not reported.",
         "",
         "",
+    ),
+    DiagnosticDoc(
+        "E258",
+        "a sum or a distinct count of something other than a past fact",
+        "`sum` and `distinct` take one fact of the earlier requests. In parentheses, the fact may have defaults for "
+        "requests that lack it: constants, or other facts of the same request. To add several facts, write several "
+        "sums.",
+        "facts on POST /a { body.n: number }\n"
+        'guard "example" on POST /a { require sum (past.output.n else body.n) of POST /a within 1h < 5 }\n',
+        "facts on POST /a { body.n: number }\n"
+        'guard "example" on POST /a { require sum (past.output.n else past.body.n) of POST /a within 1h < 5 }\n',
     ),
 )
 
