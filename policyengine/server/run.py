@@ -277,7 +277,6 @@ def run_server(
     if log is not None and line is not None:
         log.system.worker = place
         log.recent.share()
-    reloading.current.recorder.write_start(workers=shared.board.workers)
     beside = None if places.door is None else places.door.started()
     if following is not None:
         following.started()
@@ -340,6 +339,7 @@ class DecisionServer(BoundedServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.api.engine.recorder.write_start(workers=self.board.workers)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         if self.lifeline is not None:
             asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)
