@@ -1,6 +1,7 @@
-"""The decision log: one line for each decision, with everything that a replay needs, and one line for each issued or
-revoked token. The engine writes it, and so does the server that issues tokens."""
+"""The decision log: one line for each decision, with everything that a replay needs, and lines for outcomes, tokens and
+the server itself. The engine writes it, and so does the server that issues tokens."""
 
+from policyengine.audit.event_records import OutcomeRecord, SealRecord, SystemEvent, SystemRecord
 from policyengine.audit.fsync import Sync
 from policyengine.audit.log import DecisionLog, DecisionLogError, OnFailure
 from policyengine.audit.reader import DecisionRecord, LogEntry, read_log, read_records
@@ -14,10 +15,14 @@ __all__ = [
     "DecisionRecord",
     "LogEntry",
     "OnFailure",
+    "OutcomeRecord",
     "ReplayError",
     "ReplayResult",
     "Rotation",
+    "SealRecord",
     "Sync",
+    "SystemEvent",
+    "SystemRecord",
     "TokenEvent",
     "TokenEventKind",
     "confirm_replay",

@@ -26,13 +26,14 @@ from policyengine.runtime.decision import Decision
 from policyengine.runtime.decode import MAX_DEPTH, TOO_DEEP, clean_scalar
 from policyengine.runtime.entities import EntityData
 from policyengine.runtime.fast_decode import is_shallow
-from policyengine.runtime.request import Approval, Options, Request, RequestError
+from policyengine.runtime.request import NO_OPTIONS, Approval, Options, Request, RequestError
 from policyengine.runtime.values import Invalid, MissingValue, text_hazard
 from policyengine.spec.facts import Facts
 from policyengine.typesystem import EntityRef
 
-LOG_VERSION = 1
-LINE_START = b'{"v":1,'  # every line begins with this, so that readers find the next line after an incomplete one
+LOG_VERSION = 2
+LINE_START = b'{"v":2,'  # every line begins with this, so that readers find the next line after an incomplete one
+LINE_STARTS = (LINE_START, b'{"v":1,')  # of this version and the earlier ones
 PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 NO_NAMES: frozenset[str] = frozenset()
 WITHHELD_MESSAGE = "withheld: it could reveal a redacted fact"
@@ -105,6 +106,17 @@ def to_raw_question(question: Mapping[str, object] | Request) -> dict[str, objec
         return to_raw_request(Request.from_mapping(question))
     except RequestError:
         return {name: bound_depth(value, MAX_DEPTH - 1) for name, value in question.items()}
+
+
+def plain_members(request: Mapping[str, object] | Request) -> dict[str, object] | None:
+    """Return the members of a request that has only facts and ordinary options, which is what most have; None for every
+    other question."""
+    if type(request) is not Request or request.approvals or request.entities or request.pending:
+        return None
+    if type(request.facts) is not dict:
+        return None
+    options = request.options
+    return request.facts if options == NO_OPTIONS else {**request.facts, "options": encode_options(options)}
 
 
 def bound_depth(value: object, levels: int) -> object:
@@ -206,12 +218,13 @@ class LogLineEncoder:
     """Encodes the lines of one log."""
 
     def __init__(self, redaction: Redaction) -> None:
-        self._redaction = redaction
+        self.redaction = self._redaction = redaction
         self._suspicious = redaction.suspicious
 
     def question(self, question: Mapping[str, object] | Request) -> tuple[bytes, bool]:
         """Return the members of a line from `request` on, and whether messages could reveal a redacted fact."""
-        if type(question) is dict and (plainly := self._plainly(question)) is not None:
+        members = question if type(question) is dict else plain_members(question)
+        if members is not None and (plainly := self._plainly(members)) is not None:
             return plainly
         tree, redacted = self._redaction.applied(to_raw_question(question))
         beyond: list[dict[str, object]] = []
@@ -255,8 +268,8 @@ class LogLineEncoder:
         return escape_unprintable(line)
 
     def event(self, what: str, told: Mapping[str, object], moment: int, state: bytes) -> bytes:
-        """Return the line of a token event. `told` has facts under the names that questions use; the line redacts them
-        as in questions.
+        """Return the line of an event: of a token, an outcome, the server or the seal. `told` has facts under the names
+        that questions use; the line redacts them as in questions.
         """
         clean = {name: bound_depth(value, MAX_DEPTH - 1) for name, value in told.items()}
         tree, redacted = self._redaction.applied(clean)

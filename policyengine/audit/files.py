@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some log shippers add a byte order mark to a file or a line
 PIECE_BYTES = 2**20  # maximum bytes of a line to read in one call
 MAX_LINE_BYTES = 2**29  # large enough for the line with the rows of a large entity store
+NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def log_files(path: Path) -> list[Path]:
@@ -87,3 +90,24 @@ def read_rest_of_line(file: ByteStream, begun: bytes) -> bytes | None:
             pieces.clear()
         pieces.append(piece)
     return b"".join(pieces) if fits else None
+
+
+# ── Writing ───────────────────────────────────────────────────────────────────────────────────
+
+
+def file_identity(file: Path | int) -> tuple[int, int]:
+    """Return the device and the inode, which identify the file under every name."""
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
+
+
+def write_beginning(file: int, lines: bytes) -> None:
+    """Write the first lines of a new file, unless another process did. Raises OSError."""
+    if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
+        raise NO_ROOM
+
+
+def ends_with_newline(file: int) -> bool:
+    """Whether the last line is complete: a killed process may have left part of a line."""
+    size = os.fstat(file).st_size
+    return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING
 
 from policyengine import kernel as k
 from policyengine.audit.encoder import LogLineEncoder, encode
+from policyengine.audit.event_records import OUTCOME_MEMBER, SYSTEM_MEMBER
+from policyengine.audit.files import NO_ROOM, ends_with_newline, file_identity, write_beginning
 from policyengine.audit.fsync import FSYNC_INTERVAL_SECONDS, FileSyncer, Sync
+from policyengine.audit.recent_decisions import DecisionSubject, RecentDecisions
 from policyengine.audit.redaction import Redaction
 from policyengine.audit.rotation import LATER, NO_ROTATION, Rotation, rename_aside, rotation_lock, tidy_in_thread
 from policyengine.audit.seal.options import SEAL_MEMBER, SealOptions, SealStatement
+from policyengine.audit.system_notes import SystemNotes
 from policyengine.entities.store import RowResult
 from policyengine.http.trace_context import current_trace
 from policyengine.runtime.decision import Decision
@@ -38,9 +42,9 @@ _LOG = logging.getLogger("policyengine")
 MAX_COUNTED_BYTES = 1_048_576  # bytes
 CHECK_INTERVAL_SECONDS = 1.0  # seconds between two checks whether the file was moved
 OWNER_ONLY = 0o600
+TASK_ID = ("task", "id")
 SEALED = SealOptions()
 SEAL_HINT = "correct it, or turn sealing off with `--log-seal off`"
-NO_ROOM = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class OnFailure(StrEnum):
@@ -82,6 +86,8 @@ class DecisionLog:
         self._room = inf if rotation.size is None else float(rotation.size)  # bytes until the next size check
         self._later = 0.0
         self.failures = 0
+        self.recent = RecentDecisions()  # decisions whose outcomes may be reported
+        self.system = SystemNotes(self.note_system)
         try:
             self._redaction = Redaction.of(redact)
             self._writer = LogLineEncoder(self._redaction)
@@ -215,12 +221,34 @@ class DecisionLog:
 
     def note(self, what: str, told: Mapping[str, object], now: int) -> bool:
         """Write a token event. Return whether it was written. `now` is in seconds since 1970."""
+        return self._note(what, told, now * 1_000_000_000)
+
+    def note_outcome(self, told: Mapping[str, object], moment: int) -> bool:
+        """Write how a request came out, at a time in nanoseconds. Return whether it was written."""
+        return self._note(OUTCOME_MEMBER, told, moment)
+
+    def redacts(self, decision: Decision, path: tuple[str, ...]) -> bool:
+        """Whether the line of a decision has a fingerprint in place of a fact."""
+        redaction = self._writer_for(decision).redaction if decision.obligations else self._redaction
+        return redaction.hides(path)
+
+    def redact_subject(self, subject: DecisionSubject) -> dict[str, object]:
+        """Return what an outcome repeats about its decision; facts that its line redacts have the same fingerprint."""
+        task = self._redaction.value(subject.task, TASK_ID)
+        return subject._replace(task=task).to_dict()
+
+    def note_system(self, told: Mapping[str, object], moment: int) -> bool:
+        """Write an event of the server, at a time in nanoseconds. It does not start the thread of the seal, because
+        processes may be forked later. Return whether it was written."""
+        return self._note(SYSTEM_MEMBER, told, moment, wake=False)
+
+    def _note(self, what: str, told: Mapping[str, object], moment: int, *, wake: bool = True) -> bool:
         try:
-            line = self._writer.event(what, told, now * 1_000_000_000, trace_member())
+            line = self._writer.event(what, told, moment, trace_member())
         except Exception:
-            self._not_put("a token event")
+            self._not_put(f"an event of kind `{what}`")
             return False
-        return self._append(line)
+        return self._append(line, wake=wake)
 
     @property
     def lets_pass(self) -> bool:
@@ -244,7 +272,7 @@ class DecisionLog:
 
     # ── The file ──────────────────────────────────────────────────────────────────────────────
 
-    def _append(self, line: bytes, *, at_once: bool = False) -> bool:
+    def _append(self, line: bytes, *, at_once: bool = False, wake: bool = True) -> bool:
         try:
             if self._room <= 0:
                 self._due = 0.0
@@ -256,7 +284,7 @@ class DecisionLog:
                 self._ends_torn = True  # the rest would not fit either
                 raise NO_ROOM
             self._syncing.wrote(self._file, at_once=at_once)
-            if self._sealer is not None and not at_once:
+            if self._sealer is not None and wake and not at_once:
                 self._sealer.wake()
         except OSError as error:
             self._failed(error)
@@ -334,6 +362,7 @@ class DecisionLog:
             self.failures += 1
             told, self._failing = self._failing, True
         if not told:
+            self.system.remember_log_failure(error)
             means = "are denied" if self.on_failure is OnFailure.DENY else "go unrecorded"
             _LOG.error(
                 "the decision log `%s` cannot be written: %s; decisions %s", self.path, error.strerror, means,
@@ -348,6 +377,7 @@ class DecisionLog:
                 "the decision log `%s` is written again after %d failures", self.path, self.failures,
                 extra={"event": "log_written", "failures": self.failures},
             )  # fmt: skip
+            self.system.write_log_failure(self.failures)
 
 
 def trace_member() -> bytes:
@@ -368,21 +398,3 @@ def open_log(path: Path) -> int:
             f"`{path}` is not a file", "use a regular file: elsewhere, lines of several processes may be mixed"
         )
     return opened
-
-
-def file_identity(file: Path | int) -> tuple[int, int]:
-    """Return the device and the inode, which identify the file under every name."""
-    found = os.stat(file)
-    return found.st_dev, found.st_ino
-
-
-def write_beginning(file: int, lines: bytes) -> None:
-    """Write the first lines of a new file, unless another process did. Raises OSError."""
-    if lines and os.pread(file, len(lines), 0) != lines and os.write(file, lines) != len(lines):
-        raise NO_ROOM
-
-
-def ends_with_newline(file: int) -> bool:
-    """Return whether the last line is complete: a killed process may have left part of a line."""
-    size = os.fstat(file).st_size
-    return not size or os.pread(file, 1, size - 1) == b"\n"

@@ -1,21 +1,30 @@
-"""Reads a log: decisions with their questions and everything on which they depended, and token events."""
+"""Reads a log: decisions with their questions and everything on which they depended, and records of every other
+kind."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import datetime
 from functools import cached_property
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from policyengine.audit.encoder import LINE_START, LOG_VERSION
+from policyengine.audit.encoder import LINE_STARTS
+from policyengine.audit.event_records import EventRecord, parse_event_record
 from policyengine.audit.files import Report, log_files, read_lines
+from policyengine.audit.line_fields import (
+    LogRecordError,
+    find_last_start,
+    parse_line,
+    parse_record_time,
+    parse_redacted_facts,
+    parse_trace,
+    restore_special_values,
+)
 from policyengine.audit.logged_history import LoggedHistory, decode_histories
 from policyengine.audit.redaction import RedactedFact
-from policyengine.audit.token_events import TokenEvent, TokenEventKind, get_fingerprint
+from policyengine.audit.token_events import get_fingerprint
 from policyengine.entities.lookup import EntityLookups, LookupEntityStore
 from policyengine.entities.store import NO_ANSWER, EntityStore, RowResult
 from policyengine.runtime import decode
@@ -23,10 +32,10 @@ from policyengine.runtime.decision import Outcome
 from policyengine.runtime.entities import read_entity_rows
 from policyengine.runtime.request import Request
 from policyengine.runtime.structure_checks import RequestError
-from policyengine.runtime.values import Invalid, coerce_time
 from policyengine.typesystem import EntityRef
 
-DIRECTORY_LINE_START = LINE_START + b'"directory":'
+DIRECTORY_MARK = b'"directory":'  # after the version, in the line of entity rows
+DIRECTORY_LINE_STARTS = tuple(start + DIRECTORY_MARK for start in LINE_STARTS)
 EMPTY_DIRECTORY = EntityStore(loaded=False)
 OPTIONAL_TEXTS = ("rule", "within", "at")
 PARTS: dict[str, tuple[str, ...]] = {  # members of a decision, with the string members that each must contain
@@ -47,7 +56,8 @@ class DecisionRecord:
     decision used. `directory` has the entity rows that the decision used; None if the log does not contain them.
     `history` is the past by watch: all events that may have counted. `observed` means that the request passed only
     because of observe mode. `trace` is the trace of the answer. `line` counts from the beginning of the log, through
-    all its files; `file` is the file with the line.
+    all its files; `file` is the file with the line. `client` is the client of the decision API that asked, and
+    `resource` the entity that the endpoint binds; None if there is none, or the line is of version 1.
     """
 
     line: int
@@ -63,6 +73,8 @@ class DecisionRecord:
     observed: bool = False
     trace: str | None = None
     file: Path = Path()
+    client: str | None = None
+    resource: EntityRef | None = None
 
     @property
     def id(self) -> str:
@@ -91,16 +103,12 @@ class DecisionRecord:
         return Request.from_mapping(self.request)
 
 
-LogEntry: TypeAlias = DecisionRecord | TokenEvent  # a line of an event
-
-
-class LogRecordError(Exception):
-    """The error for a line that is not a valid record; the message says why."""
+LogEntry: TypeAlias = DecisionRecord | EventRecord  # a line, except those with entity rows
 
 
 def read_log(path: Path | str, tell: Report = lambda message: None) -> Iterator[LogEntry]:
-    """Yield decisions and token events, in the order of the files (rotated ones included) and their lines. `tell`
-    receives a message for each line that is neither.
+    """Yield the records of every kind, in the order of the files (rotated ones included) and their lines. `tell`
+    receives a message for each line that is no record. Lines of earlier versions are read as those of this one.
 
     Raises OSError when a file cannot be read.
     """
@@ -148,8 +156,8 @@ def read_directories(path: Path, tell: Report) -> Iterator[tuple[str, EntityStor
 
 def is_directory(line: bytes) -> bool:
     """Return whether a line has entity rows, even if a log shipper reformatted its JSON."""
-    if line.startswith(LINE_START):
-        return line.startswith(DIRECTORY_LINE_START)
+    if line.startswith(LINE_STARTS):
+        return line.startswith(DIRECTORY_LINE_STARTS)
     if b'"entities"' not in line:
         return False
     try:
@@ -162,7 +170,7 @@ def is_directory(line: bytes) -> bool:
 def is_log_line(line: bytes) -> bool:
     """Return whether a file that begins with this line is a log."""
     try:
-        return line.startswith(LINE_START) or bool(parse_line(line))
+        return line.startswith(LINE_STARTS) or bool(parse_line(line))
     except LogRecordError:
         return False
 
@@ -171,13 +179,13 @@ def salvage_entry(
     number: int, line: bytes, directories: Mapping[str, EntityStore], path: Path, problem: LogRecordError, tell: Report
 ) -> Iterator[LogEntry]:
     """Yield the complete line that a process wrote after a line that was cut off when another process was killed."""
-    half, begins, rest = line.rpartition(LINE_START)
+    begins = find_last_start(line)
     if not line.endswith(b"\n"):
         tell(f"{path}:{number}: skipped the last line: it was cut off")
         return
-    if half and not rest.startswith(DIRECTORY_LINE_START.removeprefix(LINE_START)):
+    if begins > 0 and not line.startswith(DIRECTORY_LINE_STARTS, begins):
         try:
-            yield parse_entry(number, begins + rest, directories)
+            yield parse_entry(number, line[begins:], directories)
             tell(f"{path}:{number}: skipped the line before this one: it was cut off")
             return
         except LogRecordError:
@@ -186,37 +194,9 @@ def salvage_entry(
 
 
 def parse_entry(number: int, line: bytes, directories: Mapping[str, EntityStore]) -> LogEntry:
-    """Parse a decision or token event. Raises LogRecordError."""
+    """Parse a record of any kind. Raises LogRecordError."""
     tree = parse_line(line)
-    what = next((one for one in TokenEventKind if one in tree), None)
-    return parse_decision_record(number, tree, directories) if what is None else parse_token_event(number, tree, what)
-
-
-def parse_token_event(number: int, tree: Mapping[str, Any], what: TokenEventKind) -> TokenEvent:
-    """Parse a token event. Raises LogRecordError."""
-    try:
-        told = restore_special_values(tree[what], tree.get("beyond_json", ()))
-        if not isinstance(told, dict):
-            raise LogRecordError(f"its `{what}` is not an object")
-        return TokenEvent(number, parse_record_time(tree), what, told, parse_redacted_facts(tree), parse_trace(tree))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise LogRecordError(f"it is not a valid token event ({error})") from None
-
-
-def parse_record_time(tree: Mapping[str, Any]) -> datetime:
-    """Parse the time of a line. Raises LogRecordError, LookupError."""
-    found = coerce_time(tree["time"], "time")
-    if not isinstance(found, datetime):
-        raise LogRecordError("its time is malformed")
-    return found
-
-
-def parse_redacted_facts(tree: Mapping[str, Any]) -> tuple[RedactedFact, ...]:
-    return tuple(RedactedFact(one["fact"], one["fingerprint"]) for one in tree.get("redacted", ()))
-
-
-def parse_trace(tree: Mapping[str, Any]) -> str | None:
-    return None if tree.get("trace") is None else str(tree["trace"])
+    return parse_event_record(number, tree) or parse_decision_record(number, tree, directories)
 
 
 def parse_decision_record(
@@ -240,6 +220,8 @@ def parse_decision_record(
             history=decode_histories(tree.get("history", ())),
             observed=tree.get("observed") is True,
             trace=parse_trace(tree),
+            client=client if isinstance(client := tree.get("client"), str) else None,
+            resource=parse_resource(tree.get("resource")),
         )
         _ = found.outcome, found.id, found.revision, found.package
         check_shape(found)
@@ -254,6 +236,15 @@ def parse_decision_record(
         decode.DecodeError,
     ) as error:
         raise LogRecordError(f"it is not a valid record of a decision ({error})") from None
+
+
+def parse_resource(found: Any) -> EntityRef | None:
+    """Return the resource of a decision; None for anything else that a log shipper may have added."""
+    match found:
+        case {"type": str() as type_, "id": str() as id_}:
+            return EntityRef(type_, id_)
+        case _:
+            return None
 
 
 def check_shape(record: DecisionRecord) -> None:
@@ -285,54 +276,3 @@ def with_looked_up(directory: EntityStore | None, looked_up: Any) -> EntityStore
     found |= {EntityRef(*one): None for one in looked_up["none"]}
     found |= {EntityRef(*one): NO_ANSWER for one in looked_up["unanswered"]}
     return LookupEntityStore(directory, EntityLookups((), types=looked_up["types"]), found)
-
-
-def parse_line(line: bytes) -> dict[str, Any]:
-    """Parse the JSON of a line and check its version. Raises LogRecordError."""
-    try:
-        tree = decode.json_tree(line)
-    except decode.DecodeError as error:
-        raise LogRecordError(str(error)) from None
-    if not isinstance(tree, dict) or "v" not in tree:
-        raise LogRecordError("it is not a line of a decision log")
-    if type(tree["v"]) is not int and tree["v"] != LOG_VERSION:
-        raise LogRecordError("its version `v` is not a whole number")
-    if tree["v"] != LOG_VERSION:
-        raise LogRecordError(f"it has version {tree['v']}, but this program supports {LOG_VERSION}")
-    return tree
-
-
-# ── Values that JSON cannot represent ─────────────────────────────────────────────────────────
-
-
-def restore_special_values(tree: Any, beyond: Any) -> Any:
-    """Put the special values back in place. Raises LookupError, TypeError, ValueError."""
-    for item in beyond:
-        *path, last = item["at"]
-        place = tree
-        for step in path:
-            place = place[step]
-        place[last] = decode_special_value(item["is"], item["value"])
-    return tree
-
-
-def decode_special_value(kind: str, written: Any) -> object:
-    match kind:
-        case "number":
-            return Decimal(written)
-        case "time":
-            return datetime.fromisoformat(written)
-        case "duration":
-            return timedelta(microseconds=written)
-        case "ip":
-            return ip_address(written)
-        case "cidr":
-            return ip_network(written)
-        case "entity":
-            return EntityRef(*written)
-        case "invalid":
-            return Invalid(str(written))
-        case "no_value":  # an invalid value with its digest
-            return Invalid(*map(str, written))
-        case _:
-            raise ValueError(f"`{kind}` is not a kind of value")

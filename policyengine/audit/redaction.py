@@ -119,6 +119,8 @@ def parse_fact_path(fact: str) -> Path:
     if not NAMED_FACT.fullmatch(fact):
         raise ValueError(f"`{fact}` is not the name of a fact")
     path = tuple(STEP.findall(fact))
+    if path[:2] == ("past", "output") and path[-1] not in (ANY_MEMBER, ANY_PATH):
+        return path[1:]  # reported outputs, in outcomes and in histories
     if path[0] not in FACT_ROOT_NAMES:
         raise ValueError(f"`{fact}`: the fact `{path[0]}` does not exist")
     if path[0] not in CALLER_ROOTS or path[:2] in ENDPOINT_PATHS:

@@ -114,8 +114,9 @@ def build_entity_watcher(
         return None
     try:
         return EntityWatcher(
-            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow
-        )
+            sources, lambda: held.current, stamp=stamp, files=files, may_lose=lambda: ENTITIES in rules().allow,
+            tell=lambda fails, why: held.current.recorder.write_directory_state(fails, why),
+        )  # fmt: skip
     except EntitiesError as error:
         raise entities_error(error) from None
 

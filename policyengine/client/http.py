@@ -90,10 +90,12 @@ class PolicyClient(ClientBase):
         latency_ms: float | None = None,
         output: QuestionMapping | None = None,
         refund: bool = False,
+        size: int | None = None,
+        usage: QuestionMapping | None = None,
     ) -> bool:
         """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
         try:
-            event = build_event(decision, status, latency_ms, output, refund)
+            event = build_event(decision, status, latency_ms, output, refund, size, usage)
             return self._asked(self.question("/events", event, spends=False)).status == 200
         except Exception as error:
             _LOG.warning("reporting an outcome failed: %s", error)
@@ -191,10 +193,12 @@ class AsyncPolicyClient(ClientBase):
         latency_ms: float | None = None,
         output: QuestionMapping | None = None,
         refund: bool = False,
+        size: int | None = None,
+        usage: QuestionMapping | None = None,
     ) -> bool:
         """Report the outcome of a request. Return False if the server does not expect it or does not answer."""
         try:
-            event = build_event(decision, status, latency_ms, output, refund)
+            event = build_event(decision, status, latency_ms, output, refund, size, usage)
             return (await self._asked(self.question("/events", event, spends=False))).status == 200
         except Exception as error:
             _LOG.warning("reporting an outcome failed: %s", error)

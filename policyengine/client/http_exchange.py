@@ -233,8 +233,19 @@ def chunks(questions: Sequence[QuestionMapping]) -> Iterator[Sequence[QuestionMa
     return (questions[at : at + MAX_BATCH_ITEMS] for at in range(0, len(questions), MAX_BATCH_ITEMS))
 
 
-def build_event(decision: str, status: int | None, latency_ms: float | None, output: object, refund: bool) -> object:
-    told = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output}
+def build_event(
+    decision: str,
+    status: int | None,
+    latency_ms: float | None,
+    output: object,
+    refund: bool,
+    size: int | None,
+    usage: object,
+) -> object:
+    told = {
+        "decision": decision, "status": status, "latency_ms": latency_ms, "size": size, "output": output,
+        "usage": usage,
+    }  # fmt: skip
     return {name: value for name, value in told.items() if value is not None} | ({"refund": True} if refund else {})
 
 

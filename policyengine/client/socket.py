@@ -111,13 +111,18 @@ class SocketClient:
         latency_ms: float | None = None,
         output: Mapping[str, object] | None = None,
         refund: bool = False,
+        size: int | None = None,
+        usage: Mapping[str, object] | None = None,
     ) -> bool:
         """Report the outcome of a decision's request, by decision id. Only the user that asked for the decision may
         report it, and only once. Return False if the server does not expect it.
 
         Raises SocketError if the server does not answer, or the report is malformed.
         """
-        event = {"decision": decision, "status": status, "latency_ms": latency_ms, "output": output, "refund": refund}
+        event = {
+            "decision": decision, "status": status, "latency_ms": latency_ms, "size": size, "output": output,
+            "usage": usage, "refund": refund,
+        }  # fmt: skip
         try:
             self._ask("report", {name: value for name, value in event.items() if value is not None})
         except SocketError as error:

@@ -21,6 +21,7 @@ from policyengine.engine.guarded_decider import GuardedDecider
 from policyengine.engine.idempotency import IdempotentDecider
 from policyengine.engine.observe_mode import Observe, Observer
 from policyengine.engine.options import EngineOptions, reject_unknown_options
+from policyengine.engine.outcomes import OutcomeReporter
 from policyengine.engine.question import (
     Question,
     QuestionLike,
@@ -28,6 +29,7 @@ from policyengine.engine.question import (
     normalize_facts,
     reject_chosen_time,
 )
+from policyengine.engine.record_subject import SubjectReader
 from policyengine.engine.recorder import DecisionRecorder
 from policyengine.engine.state_use import StateUse
 from policyengine.engine.wait_forecast import UNKNOWN_SIZE, WaitForecast
@@ -39,9 +41,8 @@ from policyengine.identity.authenticator import CredentialAuthenticator
 from policyengine.identity.factory import IdentitySource, create_authenticator
 from policyengine.kernel import Kernel
 from policyengine.policy_files import load_sources
-from policyengine.runtime.current_caller import SEPARATOR, outcome_key
 from policyengine.runtime.decision import Decision
-from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
+from policyengine.runtime.history import OutcomeReport, ReportStatus
 from policyengine.runtime.idempotency import IdempotencyKey, IdempotencyKeyError
 from policyengine.runtime.idempotent_decision import IdempotentDecision
 from policyengine.runtime.request import NO_OPTIONS, Request, RequestError, read_ordinary_request
@@ -85,6 +86,11 @@ class Engine:
         if isinstance(store, ResilientStore):
             store.follow(lambda: self.decider.nanoseconds() // 1_000)
         self._guarded = GuardedDecider(self.decider, self.recorder)
+        self._outcomes = OutcomeReporter(kernel, store, self.log, self.decider.now)
+        self._watch_failures(store, entities)
+        if self.log is not None:
+            program = self.decider.compiled.evaluator.program
+            self.recorder.subjects = SubjectReader(program, lambda: self.decider.compiled.entities, self.log)
         self._idempotent = IdempotentDecider(self.decider, self._guarded.decide, self._authenticated_request)
         self._batch = BatchDecider(self, self._guarded)
         self.directory_lock = RLock()
@@ -289,27 +295,25 @@ class Engine:
         latency_ms: float | None = None,
         output: Mapping[str, object] | None = None,
         refund: bool = False,
+        size: int | None = None,
+        usage: Mapping[str, object] | None = None,
     ) -> bool:
         """Report the outcome of the request that a decision (`decision` is its id) allowed. Only the caller that
         requested the decision may report it, and only once.
 
         Afterwards `past.status` and `past.output.*` are known, held concurrency places are free, and `refund` returns
-        budget entries. The server counts `latency_ms` in its metrics; an in-process engine has no metrics. Returns
-        False if no rule waits for the report: the id is unknown, or was reported before.
+        budget entries. With a log, the outcome is recorded, with the `size` of the response in bytes and the `usage`:
+        numbers such as `{"input_tokens": 12}`. The server counts `latency_ms` in its metrics; an in-process engine has
+        no metrics. Returns False if nothing waits for the report: the id is unknown, or was reported before. Raises
+        StoreError, and OutcomeNotRecordedError if the log cannot be written and forbids to go on: then nothing changed.
         """
-        report = OutcomeReport(status, normalize_facts(output), latency_ms)
-        return self.report_outcome(decision, report, refund=refund) == "first"
+        report = OutcomeReport(status, normalize_facts(output), latency_ms, size, usage)
+        return self.report_outcome(decision, report, refund=refund) in ("first", "unrecorded")
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
         """Report as `report` does; the result says whether it was reported before. Returns None for an unknown id, and
-        for the id of another caller's decision. Raises StoreError."""
-        if SEPARATOR in decision:  # the id could be that of another caller's decision
-            return None
-        key, now = outcome_key(decision), self.decider.now()
-        history = self.store.report(key, report, now)
-        # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
-        # again.
-        return merge_reports(history, self.store.finish(key, now, refund=refund))
+        for the id of another caller's decision. Raises StoreError and OutcomeNotRecordedError."""
+        return self._outcomes.report(decision, report, refund=refund)
 
     async def decide_async(self, question: QuestionLike) -> Decision:
         """`decide` for callers with an event loop."""
@@ -331,9 +335,14 @@ class Engine:
         latency_ms: float | None = None,
         output: Mapping[str, object] | None = None,
         refund: bool = False,
+        size: int | None = None,
+        usage: Mapping[str, object] | None = None,
     ) -> bool:
         """`report` for callers with an event loop."""
-        run = partial(self.report, decision, status=status, latency_ms=latency_ms, output=output, refund=refund)
+        run = partial(
+            self.report, decision, status=status, latency_ms=latency_ms, output=output, refund=refund, size=size,
+            usage=usage,
+        )  # fmt: skip
         return await run_in_thread(run) if self.state.is_shared else run()
 
     # ── Credentials ───────────────────────────────────────────────────────────────────────────
@@ -383,6 +392,7 @@ class Engine:
         """
         with self.directory_lock:
             self.decider.replace_entities(directory)
+        self._watch_failures(self.store, directory)
 
     def find_directory_failure(self) -> str | None:
         """Probe the sources of looked-up entities, and return the error, or None."""
@@ -441,9 +451,19 @@ class Engine:
         lists the exceptions. Call this method before the first question. Raises ObserveError.
         """
         self._use_observer(Observer(wanted, self.kernel, self.decider.clock))
+        if self.observing is not None:
+            self.recorder.write_system("observe", state="on", **wanted.to_dict())
 
     def _use_observer(self, observer: Observer) -> None:
         self.recorder.observer = observer
+        observer.ended = self.recorder.write_observe_end
+
+    def _watch_failures(self, store: Store, entities: EntityStore) -> None:
+        """Write to the log when the store and the sources of looked-up rows fail, and when they work again."""
+        if self.log is not None and isinstance(store, ResilientStore):
+            store.listen(self.recorder.write_store_state)
+        if self.log is not None and entities.lookups is not None:
+            entities.lookups.listen(self.recorder.write_directory_state)
 
     @property
     def observing(self) -> Observe | None:

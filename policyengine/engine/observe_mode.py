@@ -73,6 +73,7 @@ class Observer:
         self._places = tuple(parse_observed_endpoint(text, kernel) for text in wanted.endpoints)
         self._rules = dict(packages_by_rule(kernel)) if wanted.packages else {}
         self._guard, self._told = Lock(), False
+        self.ended: Callable[[str], None] = lambda until: None  # called once with the end, when it has passed
 
     def successor(self, kernel: k.Kernel) -> Observer:
         """Return an observer for other policies with the same scope and counts. Raises ObserveError."""
@@ -119,8 +120,9 @@ class Observer:
         with self._guard:
             told, self._told = self._told, True
         if not told:
-            until = self.wanted.to_dict()["until"]
+            until = str(self.wanted.to_dict()["until"])
             _LOG.warning("observing ended at %s: every decision is enforced now", until)
+            self.ended(until)
 
 
 # ── What can be observed ──────────────────────────────────────────────────────────────────────

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from datetime import UTC, datetime
 from time import time_ns
 from typing import TYPE_CHECKING
 
+from msgspec.json import encode
+
 from policyengine.engine.failure_counter import FailureCounter
 from policyengine.engine.observe_mode import Observer
 from policyengine.engine.question import new_id
+from policyengine.engine.record_subject import SubjectReader
 from policyengine.kernel import Kernel
 from policyengine.log_throttle import LogThrottle
 from policyengine.runtime.decision import Decision, Gate, Outcome, Reason
@@ -18,6 +22,7 @@ from policyengine.stores.base import StoreError
 
 if TYPE_CHECKING:
     from policyengine.audit.log import DecisionLog
+    from policyengine.audit.recent_decisions import DecisionSubject
 
 _LOG = logging.getLogger("policyengine")
 UNRECORDED = "the decision could not be recorded; the operator's log says why"
@@ -28,10 +33,11 @@ class DecisionRecorder:
     """The decision log, the observe mode and the failure counter of one engine."""
 
     def __init__(self, kernel: Kernel, log: DecisionLog | None) -> None:
-        self._package, self._revision = kernel.package, kernel.revision
+        self._package, self._revision, self._packages = kernel.package, kernel.revision, kernel.packages
         self.log = log
         self.observer: Observer | None = None
         self.failures = FailureCounter()
+        self.subjects: SubjectReader | None = None  # set by the engine, if there is a log
         self._throttle = LogThrottle()
 
     @property
@@ -52,16 +58,49 @@ class DecisionRecorder:
         is the time of the decision in nanoseconds; a failed decision has none, and is logged with the current time.
         """
         log, given = self.log, decision
+        now = time_ns() if moment is None else moment
         if self.observer is not None:
             try:
                 given = self.observer.given(decision, question)
             except Exception:
                 decision = given = self.deny_failure()
         if log is not None:
-            state = (b'"observed":true,' if given.observed else b"") + state
-            if not log.keep(decision, time_ns() if moment is None else moment, call, state, question):
+            subject = self._read_subject(question, decision, now)
+            state = (b'"observed":true,' if given.observed else b"") + encode_subject(subject) + state
+            if not log.keep(decision, now, call, state, question):
                 return self._deny(UNRECORDED)
+            if given.allowed and subject is not None:
+                log.recent.add(subject)
         return given
+
+    def _read_subject(
+        self, question: dict[str, object] | Request, decision: Decision, now: int
+    ) -> DecisionSubject | None:
+        if self.subjects is None or not isinstance(question, Request):
+            return None
+        return self.subjects.read(question, decision, now)
+
+    def write_system(self, event: str, **details: object) -> None:
+        """Write an event of the server to the log, if there is one; `docs/log-format.md` lists them."""
+        if self.log is not None:
+            self.log.system.write(event, revision=self._revision, **details)
+
+    def write_start(self, **details: object) -> None:
+        """Write that a process of a server started: its number in the system, and the version of the program."""
+        if self.log is not None:
+            self.write_system("started", packages=list(self._packages), **process_details(), **details)
+
+    def write_store_state(self, fails: bool, operation: str, why: str) -> None:
+        """Write that the store fails, or works again."""
+        self.write_system("store_failure" if fails else "store_recovered", operation=operation, why=why)
+
+    def write_directory_state(self, fails: bool, why: str) -> None:
+        """Write that the entities cannot be read, or can be read again."""
+        self.write_system("directory_failure" if fails else "directory_recovered", why=why)
+
+    def write_observe_end(self, until: str) -> None:
+        """Write that every decision is enforced from now on."""
+        self.write_system("observe", state="ended", until=until)
 
     def deny_failure(self) -> Decision:
         """Return a denial for the exception that is being handled, and count and log the failure. The id does not
@@ -89,3 +128,25 @@ class DecisionRecorder:
             Outcome.DENY, Gate.FAILURE, (Reason(Gate.FAILURE, why),),
             package=self._package, revision=self._revision, id=new_id(datetime.now(UTC)),
         )  # fmt: skip
+
+
+def encode_subject(subject: DecisionSubject | None) -> bytes:
+    """Return the log members of the client that asked, and of the resource. A text that cannot be written is left
+    out."""
+    if subject is None:
+        return b""
+    client, resource = subject.client, subject.resource
+    try:
+        written = b"" if client is None else b'"client":%b,' % encode(client)
+        if resource is not None:
+            written += b'"resource":{"type":%b,"id":%b},' % (encode(resource[0]), encode(resource[1]))
+    except UnicodeEncodeError:
+        return b""
+    return written
+
+
+def process_details() -> dict[str, object]:
+    """Return what identifies this process: its number in the system, and the version of the program."""
+    from importlib.metadata import version
+
+    return {"pid": os.getpid(), "version": version("agent-policyengine")}

@@ -204,6 +204,11 @@ class EntityLookups:
         self.clock = clock
         self._told = False
 
+    def listen(self, tell: Callable[[bool, str], None]) -> None:
+        """Call `tell` from now on when a source does not answer, and when it answers again, with the reason."""
+        for kept in self._kept:
+            kept.tell = tell
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EntityLookups) and self._identity() == other._identity()
 
@@ -260,6 +265,7 @@ class RowCache:
         self._clock, self._guard = clock, Lock()
         self._rows: OrderedDict[EntityRef, tuple[RowResult, float]] = OrderedDict()
         self._circuit = CircuitBreaker(clock, threshold=1, pause=PAUSE_SECONDS)
+        self.tell: Callable[[bool, str], None] | None = None
 
     def known(self, ref: EntityRef) -> tuple[RowResult, float] | None:
         with self._guard:
@@ -311,9 +317,14 @@ class RowCache:
         with self._guard:
             self.failures += 1
         lasts = error.lasts or self._circuit.is_open
-        if not lasts or self._circuit.fail():
+        opened = lasts and self._circuit.fail()
+        if not lasts or opened:
             _LOG.error("the entity store at `%s` does not answer: %s; its facts are unknown", self.source.shown, error)
+        if opened and self.tell is not None:
+            self.tell(True, f"the entity store at `{self.source.shown}` does not answer: {error}")
 
     def _mended(self) -> None:
         if self._circuit.succeed():
             _LOG.warning("the entity store at `%s` answers again, after %d failures", self.source.shown, self.failures)
+            if self.tell is not None:
+                self.tell(False, f"the entity store at `{self.source.shown}` answers again")

@@ -49,11 +49,11 @@ class EntityWatcher:
     """Reads changed entity sources again, for the engine that is `current` at that time. An error is logged once, and
     the previous entities stay in use.
 
-    `look` checks once; `started` checks in a thread until `stop`. `clock` counts seconds. `stamp` was taken before the
-    sources were first read, so that no change is missed. Without `files`, only databases are read again, at their
-    configured interval. New entities are refused if they have no row of a type that had rows, unless `may_lose` allows
-    it. If a reload replaces the engine or its entities during a read, the sources are read again, because the reload
-    may have read newer rows.
+    `look` checks once; `started` checks in a thread until `stop`. `tell` is called with an error, and when it has
+    ended. `clock` counts seconds. `stamp` was taken before the sources were first read, so that no change is missed.
+    Without `files`, only databases are read again, at their configured interval. New entities are refused if they have
+    no row of a type that had rows, unless `may_lose` allows it. If a reload replaces the engine or its entities during
+    a read, the sources are read again, because the reload may have read newer rows.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class EntityWatcher:
         files: bool = True,
         may_lose: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = monotonic,
+        tell: Callable[[bool, str], None] = lambda fails, why: None,
     ) -> None:
-        self.sources = sources
+        self.sources, self._tell = sources, tell
         self.refused = 0
         self._current, self._files, self._clock, self._may_lose = current, files, clock, may_lose
         self._stamp = self._seen = sources.stamp() if stamp is None else stamp
@@ -97,6 +98,8 @@ class EntityWatcher:
             return False
         if self._stamp != before[0] or self._told:
             _LOG.warning("reloaded the entities: %d", len(directory))
+        if self._told:
+            self._tell(False, f"the entities were read again: {len(directory):,} rows")
         self._told = ""
         return True
 
@@ -130,6 +133,7 @@ class EntityWatcher:
         if why != self._told:
             self._told = why
             _LOG.error("the entities were not reloaded, and the previous ones stay in use: %s", why)
+            self._tell(True, f"the entities were not reloaded, and the previous ones stay in use: {why}")
 
     def catch_up(self) -> None:
         """Read all changes since the engine was loaded, before its first decision. A worker that replaces another

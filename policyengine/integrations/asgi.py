@@ -103,15 +103,17 @@ class PolicyMiddleware:
             return True
 
     async def _run(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = perf_counter(), 500
+        began, status, size = perf_counter(), 500, 0
         scope[DECISION] = decision
 
         async def watching(message: Message) -> None:
-            nonlocal status
+            nonlocal status, size
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
             elif message["type"] == "websocket.accept":
                 status = 101
+            elif message["type"] == "http.response.body":
+                size += len(message.get("body", b""))
             await send(message)
 
         try:
@@ -119,7 +121,7 @@ class PolicyMiddleware:
         except BaseException:
             await report_outcome(self._decides, decision, 500, began)
             raise
-        await report_outcome(self._decides, decision, status, began)
+        await report_outcome(self._decides, decision, status, began, size=size if scope["type"] == "http" else None)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts = await identify_caller(self._identify, scope) if self._websockets else None

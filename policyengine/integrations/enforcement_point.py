@@ -48,6 +48,7 @@ class PolicyDecisionPoint(Protocol):
         status: int | None = None,
         latency_ms: float | None = None,
         output: Facts | None = None,
+        size: int | None = None,
     ) -> bool: ...
 
 
@@ -163,13 +164,15 @@ async def report_outcome(
     status: int,
     began: float | None = None,
     output: Facts | None = None,
+    size: int | None = None,
 ) -> None:
     """Report the outcome, even while the call is being cancelled. A failed report does not change the decision."""
+    more = {} if size is None else {"size": size}  # a decision point of another project may not expect it
     latency = None if began is None else (perf_counter() - began) * 1_000
     with anyio.move_on_after(MAX_REPORT_SECONDS, shield=True):
         try:
-            await decides.report_async(decision.id, status=status, latency_ms=latency, output=output)
+            await decides.report_async(decision.id, status=status, latency_ms=latency, output=output, **more)
         except Exception:
-            if output is not None:  # the output may be invalid as facts, so report without it
+            if output is not None or size is not None:  # the output may be invalid as facts, so report without it
                 return await report_outcome(decides, decision, status, began)
             _LOG.exception("reporting an outcome failed")

@@ -103,6 +103,12 @@ class ReloadGate:
             self._bundles[engine.revision] = write_bundle(engine.kernel, version("agent-policyengine"))
         return self._bundles[engine.revision]
 
+    def describe_changes(self, before: Engine, after: Engine) -> list[str]:
+        """Return in words what the new policies add, change and remove."""
+        if before.revision == after.revision:
+            return []
+        return list(self._inventory(before).changes(self._inventory(after)))
+
     # ── After a swap ──────────────────────────────────────────────────────────────────────────
 
     def swapped(self, before: Engine, after: Engine) -> None:
@@ -182,7 +188,8 @@ def refuse_losses(rules: ReloadRules, losses: Collection[Loss], revision: str) -
 
 def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: ComparisonCallback) -> None:
     """Log each widening, and whether the comparison was complete."""
-    before, after = (engine.revision for engine in pair)
+    before_engine, after_engine = pair
+    before, after = before_engine.revision, after_engine.revision
     named = {"revision": after, "before": before}
     for widening in found.widenings[:MAX_LISTED_WIDENINGS]:
         more = {
@@ -202,6 +209,10 @@ def log_comparison(pair: tuple[Engine, Engine], found: PolicyComparison, tell: C
         proved,
         extra={"event": "reload_compared", **named, "widens": many, "unproved": listed},
     )
+    after_engine.recorder.write_system(
+        "reload_compared", before=before, widens=[one.words for one in found.widenings], unproved=listed,
+        proved=not found.unproved,
+    )  # fmt: skip
     tell(many, not found.unproved)
 
 

@@ -39,9 +39,10 @@ class LiveEngine:
         status: int | None = None,
         latency_ms: float | None = None,
         output: Facts | None = None,
+        size: int | None = None,
     ) -> bool:
         engine = self._reloading.current
-        return await engine.report_async(decision, status=status, latency_ms=latency_ms, output=output)
+        return await engine.report_async(decision, status=status, latency_ms=latency_ms, output=output, size=size)
 
 
 def log_observed(decision: Decision, question: Facts) -> None:

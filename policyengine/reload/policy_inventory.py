@@ -53,6 +53,11 @@ class InventoryItem:
         return self.kind, self.package, self.name
 
     @property
+    def title(self) -> str:
+        quoted = f" `{self.name}`" if self.kind == "block" else f" {format_value(self.name)}"
+        return f"{self.kind}{quoted if self.name else ''}{f' of {self.package}' if self.package else ''}"
+
+    @property
     def words(self) -> str:
         return f"{self.kind} {format_value(self.name)} of {self.package}, which was at {self.at}"
 
@@ -85,6 +90,21 @@ class PolicyInventory:
         yield from (Loss(PACKAGES, f"package {name}") for name in sorted(self.packages - after.packages))
         yield from self._lost_rules(after)
         yield from (Loss(DELEGATION, f"delegation {one}") for one in sorted(self.delegation - after.delegation))
+
+    def changes(self, after: PolicyInventory) -> Iterator[str]:
+        """Yield in words what `after` adds, changes and removes, beginning with whole packages."""
+        yield from (f"package {name} added" for name in sorted(after.packages - self.packages))
+        yield from (f"package {name} removed" for name in sorted(self.packages - after.packages))
+        old, new = group_items(self.items), group_items(after.items)
+        for key in dict.fromkeys((*old, *new)):
+            before, now = old.get(key, {}), new.get(key, {})
+            gone = [item for content, item in before.items() if content not in now]
+            come = [item for content, item in now.items() if content not in before]
+            yield from (f"{item.title} changed, at {item.at}" for _, item in zip(gone, come, strict=False))
+            yield from (f"{item.title} added, at {item.at}" for item in come[len(gone) :])
+            yield from (f"{item.title} removed, which was at {item.at}" for item in gone[len(come) :])
+        yield from (f"delegation {one} added" for one in sorted(after.delegation - self.delegation))
+        yield from (f"delegation {one} removed" for one in sorted(self.delegation - after.delegation))
 
     def _cut_files(self, after: PolicyInventory) -> Iterator[Loss]:
         for file, text in after.texts.items():
@@ -126,6 +146,14 @@ class PolicyInventory:
         """Return the contents that have another name in `after`; they may be renamed items of this inventory."""
         keys = {item.key for item in self.items if item.name}
         return frozenset((item.kind, item.content) for item in after.items if item.key not in keys)
+
+
+def group_items(items: Iterable[InventoryItem]) -> dict[ItemKey, dict[bytes, InventoryItem]]:
+    """Return the items by key, and those of one key by content: blocks of one agent share a key."""
+    found: dict[ItemKey, dict[bytes, InventoryItem]] = {}
+    for item in items:
+        found.setdefault(item.key, {})[item.content] = item
+    return found
 
 
 def list_items(items: list[InventoryItem]) -> str:

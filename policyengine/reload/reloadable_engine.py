@@ -229,10 +229,22 @@ class ReloadableEngine:
             "reloaded, and no rule has changed: %s" if same else "the policies were reloaded: %s", engine.revision,
             extra={"event": "reload", "revision": engine.revision, "before": before.revision},
         )  # fmt: skip
+        self._write_reload(before, engine)
         if self.origin is not None:
             self.gate.swapped(before, engine)
         release_after_reload()
         return before
+
+    def _write_reload(self, before: Engine, engine: Engine) -> None:
+        """Write the reload with its changes to the log. A failure to describe them prevents nothing."""
+        if engine.log is None:
+            return
+        try:
+            changes = self.gate.describe_changes(before, engine)
+        except Exception as error:
+            changes = [f"the changes could not be described: {type(error).__name__}"]
+        entities = None if before.directory is engine.directory else f"{len(engine.directory):,} rows of entities"
+        engine.recorder.write_system("reload", before=before.revision, changes=changes, entities=entities)
 
     def install(self, engine: Engine, allow: frozenset[str] = frozenset()) -> Engine:
         """Make this engine the current one, and return the previous one. If the current entities were replaced since
@@ -266,6 +278,10 @@ class ReloadableEngine:
     def refuse(self, refused: ReloadRefusedError) -> None:
         """Record and log a refusal; the current engine stays in use."""
         self.reloads = self.reloads.with_refusal(refused)
+        findings = [first_line(one) for one in refused.findings]
+        self.current.recorder.write_system(
+            "reload_refused", why=refused.why, reason=refused.reason.value, findings=findings
+        )
         _LOG.error(
             "the policies were not reloaded, and %s still decides: %s", self.current.revision, refused,
             extra={"event": "reload_refused", "revision": self.current.revision, "why": refused.why,
@@ -281,6 +297,10 @@ class ReloadableEngine:
     def compared(self, widens: int, proved: bool) -> None:
         more = int(widens > 0)
         self.reloads = replace(self.reloads, widens=widens, proved=proved, widened=self.reloads.widened + more)
+
+
+def first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 NO_CALLER = ""  # this process, or any client of a listener without tokens
 SEPARATOR = "\x1f"
+LABEL_CHARACTERS = 8  # of the digest of a token without a name
 _caller: ContextVar[str] = ContextVar("caller", default=NO_CALLER)
 
 
@@ -33,6 +34,22 @@ def enter_caller(caller: str) -> None:
 
 def current_caller() -> str:
     return _caller.get()
+
+
+def caller_label() -> str | None:
+    """Return the name of the caller for records: that of its token, `user 1000` for a socket, or the beginning of the
+    digest of a token without a name; None for this process, or any client of a listener without tokens."""
+    caller = _caller.get()
+    kind, _, name = caller.partition(" ")
+    match kind:
+        case "":
+            return None
+        case "name":
+            return name
+        case "token":
+            return f"token {name[:LABEL_CHARACTERS]}"
+        case _:
+            return caller
 
 
 def outcome_key(decision: str) -> str:

@@ -16,7 +16,8 @@ from policyengine.runtime.values import ABSENT, Cause, Unknown, Value
 from policyengine.typesystem import EntityRef
 
 WindowKey: TypeAlias = tuple[str, str]  # name of a watch (a pattern of events), key as text
-ReportStatus: TypeAlias = Word["first", "again"]
+# `unrecorded`: the first report, which took effect, but could not be written to the decision log.
+ReportStatus: TypeAlias = Word["first", "again", "unrecorded"]
 
 MAX_EVENTS_PER_KEY = 10_000  # maximum events kept for one key; the oldest are dropped
 MAX_FACT_BYTES = 256  # maximum bytes of a fact; a longer fact is unknown later
@@ -133,13 +134,15 @@ def bounded_value(known: Value, fact: str) -> Value:
 
 
 class OutcomeReport(NamedTuple):
-    """The outcome of a request as reported by the gateway: the status of the response, the output to record, and the
-    duration of the request, which metrics report.
+    """The outcome of a request as reported by the gateway: the status of the response, the output to record, the
+    duration of the request in milliseconds, the size of the response in bytes, and numbers such as tokens.
     """
 
     status: int | None
     output: Mapping[str, object]
     latency_ms: Decimal | float | None = None
+    size: int | None = None
+    usage: Mapping[str, object] | None = None
 
 
 def merge_reports(*reported: ReportStatus | None) -> ReportStatus | None:

@@ -66,3 +66,16 @@ def ulid(nanoseconds: int, serial: int) -> str:
     block, place = divmod(serial, _BLOCK)
     start = place * _RANDOM_CHARACTERS
     return _time(nanoseconds // 1_000_000) + _random_parts(block)[start : start + _RANDOM_CHARACTERS]
+
+
+def time_of(id: str) -> int | None:
+    """Return the milliseconds of a ULID, or None for any other id."""
+    if len(id) != 26 or not id.isascii():
+        return None
+    milliseconds = 0
+    for character in id[:10]:
+        digit = _CROCKFORD.find(character)
+        if digit < 0:
+            return None
+        milliseconds = milliseconds << 5 | digit
+    return milliseconds

@@ -273,6 +273,10 @@ def run_server(
     if following is not None:
         following.catch_up()
     server = DecisionServer(app, places, shared, lifeline)
+    log = reloading.current.log
+    if log is not None and line is not None:
+        log.system.worker = place
+        log.recent.share()
     beside = None if places.door is None else places.door.started()
     if following is not None:
         following.started()
@@ -284,7 +288,7 @@ def run_server(
         if beside is not None:
             left = 0 if server.force_exit else app.drain.left
             beside.stop(left).wait(left + EXIT_GRACE_SECONDS)  # the normal shutdown would wait for all threads
-        log = reloading.current.log
+        reloading.current.recorder.write_system("stopped")
         if log is not None:
             log.finish()
     return server.caught
@@ -335,6 +339,7 @@ class DecisionServer(BoundedServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self.api.engine.recorder.write_start(workers=self.board.workers)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         if self.lifeline is not None:
             asyncio.get_running_loop().add_reader(self.lifeline, self.orphaned, self.lifeline)

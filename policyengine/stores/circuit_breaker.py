@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from threading import local
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from policyengine.circuit_breaker import CircuitBreaker
 from policyengine.log_throttle import LogThrottle
@@ -14,6 +14,8 @@ from policyengine.stores.base import StoreError, StoreLossError, WriteRefusedErr
 from policyengine.stores.clock_skew import ClockSkewError
 
 _LOG = logging.getLogger("policyengine")
+# Called when the store fails and when it works again: whether it fails, the name of the operation, and why.
+StoreListener: TypeAlias = Callable[[bool, str, str], None]
 
 
 class StoreOperation(NamedTuple):
@@ -48,6 +50,7 @@ class StoreBreaker:
         self._clock, self._trial, self._refusals = clock, trial, refusals
         self._reason = StoreError.reason
         self.failures = 0  # failures since the start
+        self.tell: StoreListener | None = None
         self._throttle, self._calls = LogThrottle.every(clock=clock), local()
 
     @property
@@ -106,8 +109,10 @@ class StoreBreaker:
         """Count a failed call that began at `began` (None: unknown, count it as the latest). An error that the store
         itself reports as permanent opens the breaker immediately."""
         self._reason = error.reason
-        self.circuit.fail(began, certain=isinstance(error, WriteRefusedError | StoreLossError))
+        opened = self.circuit.fail(began, certain=isinstance(error, WriteRefusedError | StoreLossError))
         self.failures += 1
+        if opened and self.tell is not None:
+            self.tell(True, self.operation.name, error.reason)
         if (many := self._throttle.admit()) is not None:
             _LOG.error(
                 "%s (%d times since the last report): %s", self.operation.fails, many, error,
@@ -119,3 +124,5 @@ class StoreBreaker:
         if self.circuit.succeed():
             extra = {"event": "store_answers", "operation": self.operation.name}
             _LOG.warning(self.operation.recovers, extra=extra)
+            if self.tell is not None:
+                self.tell(False, self.operation.name, self.operation.recovers)

@@ -17,6 +17,7 @@ from policyengine.time_formats import format_duration
 MAX_SKEW_MICROSECONDS = 5_000_000  # microseconds
 AGREES_WITHIN = 0.8  # clocks that differed too much agree again below this fraction of the bound
 MICROSECOND = timedelta(microseconds=1)
+AGREES_AGAIN = "the clocks of this server and of its store agree again"
 _LOG = logging.getLogger("policyengine")
 
 
@@ -48,6 +49,7 @@ class ClockSkew:
         self.error = 0
         self.exceeded = False
         self._lock, self._throttle = Lock(), throttle or LogThrottle.every()
+        self.tell: Callable[[bool, str, str], None] | None = None  # called when an excess begins and ends
 
     @property
     def reason(self) -> str:
@@ -78,7 +80,10 @@ class ClockSkew:
             raise ClockSkewError(self.reason)
 
     def _exceeds(self) -> None:
-        self.exceeded = True
+        with self._lock:
+            was, self.exceeded = self.exceeded, True
+        if not was and self.tell is not None:
+            self.tell(True, "clock", self.reason)
         if self._throttle.admit() is None:
             return
         _LOG.error(
@@ -93,7 +98,9 @@ class ClockSkew:
             was, self.exceeded = self.exceeded, False
         self._throttle.reset()
         if was:
-            _LOG.warning("the clocks of this server and of its store agree again", extra={"event": "clock_agrees"})
+            _LOG.warning(AGREES_AGAIN, extra={"event": "clock_agrees"})
+            if self.tell is not None:
+                self.tell(False, "clock", AGREES_AGAIN)
 
 
 def format_microseconds(microseconds: int) -> str:

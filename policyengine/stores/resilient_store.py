@@ -25,7 +25,7 @@ from policyengine.runtime.history import (
 from policyengine.runtime.idempotency import IdempotencyClaim, IdempotencyRecord
 from policyengine.runtime.limits import ChargeResult, LimitState, uncharged_state
 from policyengine.stores.base import CommitRequest, CommitResult, Store, StoreError
-from policyengine.stores.circuit_breaker import READ, WRITE, StoreBreaker
+from policyengine.stores.circuit_breaker import READ, WRITE, StoreBreaker, StoreListener
 from policyengine.stores.clock_skew import ClockSkew, ClockSkewError
 from policyengine.stores.credential_marks import CredentialMarks
 from policyengine.stores.memory.store import MemoryStore
@@ -139,6 +139,10 @@ class ResilientStore:
     def close(self) -> None:
         """Close the connections of the store."""
         self._store.close()
+
+    def listen(self, tell: StoreListener) -> None:
+        """Call `tell` from now on when the store fails and when it works again."""
+        self.reads.tell = self.writes.tell = self.skew.tell = tell
 
     def follow(self, clock: Callable[[], int]) -> None:
         """Compare the store's clock with `clock` (microseconds) from now on, beginning immediately. If the store does

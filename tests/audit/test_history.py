@@ -94,7 +94,7 @@ def test_a_record_lists_only_the_past_decisions_that_counted(path: Path) -> None
     for user, what in (("ben", "/review/2"), ("ann", "/review/1"), ("ben", "/review/1")):
         playing.ask(f"POST {what}", user, status=200)
     assert playing.ask("POST /pay/1") == "allow"
-    *_, counted, paid = [json.loads(line) for line in path.read_text().splitlines()]
+    *_, counted, paid = [one for one in map(json.loads, path.read_text().splitlines()) if "decision" in one]
     (reviews,) = (one for one in paid["history"] if one["event"].startswith("(POST /review"))
     assert [one["decision"] for one in reviews["events"]] == [counted["decision"]["id"]]
     assert "history" not in counted
@@ -181,7 +181,7 @@ def test_replay_reports_the_flips_of_a_policy_with_a_stricter_history_window(pat
     playing.ask("POST /pay/1", minutes=20)
     stricter = Engine.from_text(POLICY.replace("within 1h\n    since", "within 30m\n    since")).kernel
     replayed = replay(path, playing.engine.kernel, stricter)
-    assert (replayed.records, replayed.unusable, [one.line for one in replayed.flips]) == (3, 0, [3])
+    assert (replayed.records, replayed.unusable, [one.line for one in replayed.flips]) == (3, 0, [4])
 
 
 def test_a_policy_that_needs_other_history_makes_the_record_unusable(path: Path) -> None:

@@ -316,11 +316,11 @@ def test_fingerprints_of_one_secret_differ_between_logs(tmp_path):
 def test_invalid_lines_are_reported_and_skipped(path):
     engine(path).decide(PAY)
     good = path.read_bytes()
-    path.write_bytes(b"nonsense\n" + b'{"v":2}\n' + b'{"v":1,"time":"x"}\n\n' + b"[1]\n" + good + good[:50])
+    path.write_bytes(b"nonsense\n" + b'{"v":3}\n' + b'{"v":1,"time":"x"}\n\n' + b"[1]\n" + good + good[:50])
     told: list[str] = []
     assert len(list(read_records(path, told.append))) == 1
     assert [one.removeprefix(f"{path}:").partition(":")[0] for one in told] == ["1", "2", "3", "5", "7"]
-    assert "it has version 2, but this program supports 1" in told[1]
+    assert "it has version 3, but this program supports 1 to 2" in told[1]
     assert told[-1].endswith("skipped the last line: it was cut off")
 
 

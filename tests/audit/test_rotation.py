@@ -284,7 +284,7 @@ def test_sync_always_forces_each_line_to_disk_before_the_answer(
 ) -> None:
     forced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", forced.append)
-    asked = engine(path, sync=sync)
+    asked = engine(path, sync=sync, seal=None)
     for _ in range(3):
         asked.decide(OPEN)
     assert len(forced) == times

@@ -17,6 +17,7 @@ from policyengine.audit import (
     DecisionLog,
     DecisionRecord,
     Rotation,
+    SystemRecord,
     TokenEvent,
     TokenEventKind,
     log,
@@ -70,7 +71,7 @@ def test_a_token_event_is_logged_with_its_data(path: Path) -> None:
     assert (found.what, found.time, found.line) == (TokenEventKind.ISSUED, datetime.fromtimestamp(NOW, UTC), 1)
     assert (found.fingerprint, found.revision, found.trace) == ("sha256:1", "sha256:r", None)
     assert found.told["credential"]["expires_at"] == "2027-01-15T08:15:00Z"
-    assert json.loads(path.read_text())["v"] == 1
+    assert json.loads(path.read_text())["v"] == 2
 
 
 def test_a_token_and_its_decisions_have_the_same_fingerprint(path: Path) -> None:
@@ -154,14 +155,20 @@ def test_note_returns_false_if_a_token_event_cannot_be_logged(path: Path, full: 
     assert (found.failures, found.lets_pass) == (1, how == "continue")
     full[0] = 10_000
     assert found.note(TokenEventKind.ISSUED, ISSUED, NOW)
-    assert only(path).fingerprint == "sha256:1"
+    event, failure, recovered = read_log(path)
+    assert isinstance(event, TokenEvent)
+    assert event.fingerprint == "sha256:1"
+    assert isinstance(failure, SystemRecord)
+    assert isinstance(recovered, SystemRecord)
+    assert (failure.event, failure.details) == ("log_failure", {"why": "No space left on device"})
+    assert (recovered.event, recovered.details) == ("log_recovered", {"failures": 1})
 
 
 def test_a_token_event_that_cannot_be_encoded_counts_as_a_failure(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = DecisionLog(path)
     assert not found.note(TokenEventKind.ISSUED, {"x\ud800": 1}, NOW)
     assert (found.failures, path.read_bytes()) == (1, b"")
-    assert "a token event could not be logged" in caplog.text
+    assert "an event of kind `issued` could not be logged" in caplog.text
 
 
 # ── Files, processes, readers ─────────────────────────────────────────────────────────────────

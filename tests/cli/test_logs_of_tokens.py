@@ -1,6 +1,8 @@
-"""Commands that read a log: what became of tokens is passed over, and `why` says who was given that of a decision."""
+"""Commands that read a log: lines that are not decisions are passed over, except by `why`, which shows the client that
+got the token of a decision, and how its request came out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,13 @@ def log(project, tmp_path):
     question = json.loads((project / "request.json").read_bytes())
     credential = {**question.get("credential", {}), "fingerprint": "sha256:1"}
     kept.note(TokenEventKind.ISSUED, ISSUED, NOW)
-    engine.decide({**question, "credential": credential})
+    allowed = engine.decide({**question, "credential": credential})
     kept.note(TokenEventKind.NOT_ISSUED, {"client": "other", "code": "scope"}, NOW)
     engine.decide({**question, "agent": {"id": "nobody", "issuer": "nowhere"}})
     kept.note(TokenEventKind.ENDED, {"what": "token", **ISSUED}, NOW)
+    kept.system.write("reload", changes=["guard added"])
+    engine.report(allowed.id, status=200, latency_ms=12.5, size=3_120, usage={"input_tokens": 85})
+    kept.note_seal({"event": "key"})
     return path
 
 
@@ -34,8 +39,8 @@ def bare(log, tmp_path):
     path = tmp_path / "bare" / log.name
     path.parent.mkdir()
     lines = log.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if not any(f'"{what}":' in line for what in TokenEventKind)))
-    assert len(path.read_text().splitlines()) == len(lines) - len(TokenEventKind)
+    path.write_text("".join(line for line in lines if {"decision", "directory"} & set(json.loads(line))))
+    assert len(path.read_text().splitlines()) == len(lines) - len(TokenEventKind) - 3
     return path
 
 
@@ -48,7 +53,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
-def test_commands_ignore_token_events_in_a_log(run, project, log, bare, command):
+def test_commands_ignore_lines_that_are_not_decisions(run, project, log, bare, command):
     found = []
     for path in (bare, log):
         given = {"PROJECT": project, "LOG": path}
@@ -84,3 +89,24 @@ def test_why_keeps_a_bounded_number_of_tokens(run, log, monkeypatch):
 
     monkeypatch.setattr(why, "MAX_TOKENS", 0)
     assert "by a token" not in run("why", ids(log)[0], "--log", log).out
+
+
+def test_why_shows_how_the_request_came_out(run, project, log):
+    first, second = ids(log)
+    line = "  the request came out: status 200, 12.5 ms, 3,120 bytes, input_tokens 85, reported at "
+    for command in (["why", first, "--log", log], ["why", first, project, "--log", log]):
+        assert [one for one in run(*command).out.splitlines() if one.startswith(line)]
+    assert "came out" not in run("why", second, "--log", log).out
+    found = run("why", first, project, "--log", log, "--format", "json").json["reported"]
+    assert (found["decision"], found["status"], found["latency_ms"], found["size"]) == (first, 200, 12.5, 3_120)
+    assert (found["usage"], found["subject"]["outcome"]) == ({"input_tokens": 85}, "allow")
+    assert run("why", second, "--log", log, "--format", "json").json["reported"] is None
+
+
+def test_why_does_not_search_for_an_outcome_longer_than_a_day(run, log):
+    first, _ = ids(log)
+    lines = log.read_text().splitlines(keepends=True)
+    at = [place for place, line in enumerate(lines) if '"decision":{' in line][1]
+    lines[at] = re.sub('"time":"[^"]+"', '"time":"2099-01-01T00:00:00Z"', lines[at])
+    log.write_text("".join(lines))
+    assert "came out" not in run("why", first, "--log", log).out

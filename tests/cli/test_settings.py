@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from policyengine.audit import read_records
 from policyengine.cli import app
 from policyengine.cli.app import COMMANDS, CONFIGURED_COMMANDS
 from policyengine.cli.errors import CommandError
@@ -253,7 +254,7 @@ def test_a_server_applies_the_settings_file(project: Path) -> None:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             connection.request("POST", "/decide", json.dumps(ASKED), {"content-type": "application/json"})
             assert connection.getresponse().status == 200
-        assert (project / "d.jsonl").read_text().count("\n") == 1
+        assert [record.call for record in read_records(project / "d.jsonl")] == ["decide"]
 
 
 # ── config ────────────────────────────────────────────────────────────────────────────────────

@@ -108,7 +108,7 @@ def test_why_reports_a_missing_log(run, project):
 
 def test_why_reports_a_log_without_the_entities_of_a_decision(run, project, log, decided):
     lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(line for line in lines if not line.startswith('{"v":1,"directory"')))
+    log.write_text("".join(line for line in lines if not line.startswith('{"v":2,"directory"')))
     ended = run("why", decided.id, project, "--log", log)
     assert ended.code == 1
     assert "the log does not contain the entities" in ended.err

@@ -17,7 +17,7 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from policyengine.audit import read_records
+from policyengine.audit import OutcomeRecord, SystemRecord, read_log, read_records
 from policyengine.cli import main
 from tests import forking
 from tests.integrations.conftest import POLICY
@@ -154,6 +154,13 @@ def test_over_stdio_the_gateway_observes_logs_and_watches_files(files: Path) -> 
     ]
     decided = [one for one in read_records(log) if one.call == "decide"]
     assert [(one.outcome, one.observed) for one in decided] == [("allow", False), ("deny", True), ("allow", False)]
+    reported = [one for one in read_log(log) if isinstance(one, OutcomeRecord)]
+    assert [(one.decision, one.status) for one in reported] == [(one.id, 200) for one in decided]
+    assert [one.subject["endpoint"] for one in reported][:2] == ["TOOL billing/add", "TOOL billing/secret"]
+    events = [one for one in read_log(log) if isinstance(one, SystemRecord)]
+    assert [one.event for one in events][:3] == ["observe", "started", "reload"]
+    assert events[1].details["gateway"] == "mcp"
+    assert events[2].details["changes"] == ['block `agent "bot"` of billing changed, at billing.policy:15']
 
 
 # ── What is told at the start ─────────────────────────────────────────────────────────────────

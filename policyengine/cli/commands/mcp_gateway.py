@@ -276,11 +276,13 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
     ):
         if following is not None:
             following.started()
+        held.current.recorder.write_start(gateway="mcp")
         try:
             yield
         finally:
             if following is not None:
                 following.stop()
+            held.current.recorder.write_system("stopped")
             log = held.current.log
             if log is not None:
                 log.finish()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from policyengine.audit import DecisionRecord, LogEntry, ReplayResult
+    from policyengine.audit import DecisionRecord, LogEntry, OutcomeRecord, ReplayResult
 
 EXIT_DIFFERS = 3
 INDENT = "  "
+MAX_OUTCOME_DELAY = timedelta(days=1)  # after the decision; outcomes are not searched further
 MAX_TOKENS = 100_000  # most recently issued tokens to remember while searching for the decision
 
 
@@ -35,6 +38,14 @@ class TokenIssuance(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         return {"client": self.client, "issued": format_rfc3339(self.time), "line": self.line, "file": str(self.file)}
+
+
+class FoundDecision(NamedTuple):
+    """A decision in a log, with the issuance of its token and how its request came out, if the log says so."""
+
+    record: DecisionRecord
+    issued: TokenIssuance | None = None
+    outcome: OutcomeRecord | None = None
 
 
 def why(
@@ -66,9 +77,10 @@ def why(
     """
     from policyengine.audit import ReplayError, confirm_replay, replay_decision
 
-    record, issued = _find_record(id, log)
+    found = _find_record(id, log)
+    record = found.record
     if not paths:
-        return _show_record(record, issued, format)
+        return _show_record(found, format)
     engine = load_engine(paths, None, trust)
     try:
         again = confirm_replay(replay_decision(record, engine.kernel), engine.kernel)
@@ -76,9 +88,9 @@ def why(
         facts = (("file", str(record.file)), ("line", record.line))
         raise CommandError("log", f"`{record.file}`: line {record.line} of the log: {problem}", None, facts) from None
     if format is OutputFormat.JSON:
-        print_json(_to_dict(record, issued, again))
+        print_json(_to_dict(found, again))
     else:
-        _show(record, issued, again)
+        _show(found, again)
     return 0 if again.same and not is_unsure(again) else EXIT_DIFFERS
 
 
@@ -105,26 +117,43 @@ def read_records(log: Path) -> Iterator[DecisionRecord]:
     return (one for one in read_entries(log) if isinstance(one, DecisionRecord))
 
 
-def _search_log(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None] | None:
-    """Return the decision, and the issuance of its token. Both can be found in one pass, because a token is logged
-    before the client receives it.
+def _search_log(id: str, log: Path) -> FoundDecision | None:
+    """Return the decision, the issuance of its token, and its outcome. One pass finds them, because a token is logged
+    before the client receives it, and an outcome after the decision.
     """
-    from policyengine.audit import DecisionRecord, TokenEventKind
+    from policyengine.audit import DecisionRecord, OutcomeRecord, TokenEvent, TokenEventKind
 
     issued: dict[str | None, TokenIssuance] = {}
+    found: FoundDecision | None = None
     for entry in read_entries(log):
-        if isinstance(entry, DecisionRecord):
-            if entry.id == id:
-                return entry, issued.get(entry.fingerprint)
-        elif entry.what is TokenEventKind.ISSUED and entry.fingerprint is not None:
-            client = str(entry.told.get("client"))
-            issued[entry.fingerprint] = TokenIssuance(client, entry.time, entry.line, entry.file)
-            if len(issued) > MAX_TOKENS:
-                del issued[next(iter(issued))]
-    return None
+        match entry:
+            case DecisionRecord() if entry.id == id and found is None:
+                found = FoundDecision(entry, issued.get(entry.fingerprint))
+                if not may_have_outcome(entry):
+                    return found
+            case OutcomeRecord() if found is not None and entry.decision == id:
+                return found._replace(outcome=entry)
+            case DecisionRecord() | OutcomeRecord() if found is not None and is_too_late(entry, found.record):
+                return found
+            case TokenEvent(what=TokenEventKind.ISSUED) if found is None and entry.fingerprint is not None:
+                client = str(entry.told.get("client"))
+                issued[entry.fingerprint] = TokenIssuance(client, entry.time, entry.line, entry.file)
+                if len(issued) > MAX_TOKENS:
+                    del issued[next(iter(issued))]
+    return found
 
 
-def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | None]:
+def may_have_outcome(record: DecisionRecord) -> bool:
+    """Return whether the request passed, so that its outcome may be in the log."""
+    return str(record.outcome) == "allow" or record.observed
+
+
+def is_too_late(entry: LogEntry, record: DecisionRecord) -> bool:
+    """Return whether an entry is so much later than a decision that no outcome of the decision follows it."""
+    return entry.time - record.time > MAX_OUTCOME_DELAY
+
+
+def _find_record(id: str, log: Path) -> FoundDecision:
     with show_progress("looking for the decision"):
         found = _search_log(id.strip().upper(), log)
     if found is None:
@@ -133,11 +162,13 @@ def _find_record(id: str, log: Path) -> tuple[DecisionRecord, TokenIssuance | No
     return found
 
 
-def _to_dict(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayResult | None) -> dict[str, Any]:
+def _to_dict(logged: FoundDecision, again: ReplayResult | None) -> dict[str, Any]:
+    record, issued, outcome = logged
     redacted = [{"fact": one.fact, "fingerprint": one.fingerprint} for one in record.redacted]
     found: dict[str, Any] = {"time": format_rfc3339(record.time), "call": record.call}
     found |= {"token": None if issued is None else issued.to_dict()}
     found |= {"recorded": dict(record.decision), "observed": record.observed, "redacted": redacted}
+    found |= {"reported": None if outcome is None else {"time": format_rfc3339(outcome.time), **outcome.to_dict()}}
     if again is not None:
         revision = again.decision.revision
         found |= {"unsure": list(again.unsure)}
@@ -145,12 +176,12 @@ def _to_dict(record: DecisionRecord, issued: TokenIssuance | None, again: Replay
     return found
 
 
-def _show_record(record: DecisionRecord, issued: TokenIssuance | None, format: OutputFormat) -> int:
+def _show_record(found: FoundDecision, format: OutputFormat) -> int:
     if format is OutputFormat.JSON:
-        print_json(_to_dict(record, issued, None))
+        print_json(_to_dict(found, None))
         return 0
-    screen = Screen()
-    _print_head(screen, record, issued)
+    screen, record = Screen(), found.record
+    _print_head(screen, found)
     _print_reasons(screen, record)
     screen.line(f"{INDENT}revision: {record.revision}")
     _print_redactions(screen, record)
@@ -158,9 +189,9 @@ def _show_record(record: DecisionRecord, issued: TokenIssuance | None, format: O
     return 0
 
 
-def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayResult) -> None:
-    screen = Screen()
-    _print_head(screen, record, issued)
+def _show(found: FoundDecision, again: ReplayResult) -> None:
+    screen, record = Screen(), found.record
+    _print_head(screen, found)
     _print_redactions(screen, record)
     if again.decision.revision != record.revision:
         _print_reasons(screen, record)
@@ -186,13 +217,27 @@ def _show(record: DecisionRecord, issued: TokenIssuance | None, again: ReplayRes
     screen.findings(walk)
 
 
-def _print_head(screen: Screen, record: DecisionRecord, issued: TokenIssuance | None) -> None:
+def _print_head(screen: Screen, found: FoundDecision) -> None:
+    record, issued, reported = found
     outcome = str(record.outcome)
     observed = ", but the request was only observed, and passed" if record.observed else ""
     screen.line(f"{record.id} at {format_rfc3339(record.time)}: ", (outcome, OUTCOME_STYLES[outcome]), observed)
     if issued is not None:
         client, when = issued.client, format_rfc3339(issued.time)
         screen.line(f"{INDENT}by a token that was issued to client `{client}` at {when} (line {issued.line})")
+    if reported is not None:
+        when = format_rfc3339(reported.time)
+        screen.line(f"{INDENT}the request came out: {describe_outcome(reported)}, reported at {when}")
+
+
+def describe_outcome(reported: OutcomeRecord) -> str:
+    """Return the outcome of a request in words."""
+    took = None if reported.latency_ms is None else f"{reported.latency_ms} ms"
+    size = None if reported.size is None else f"{reported.size:,} bytes"
+    status = "no status" if reported.status is None else f"status {reported.status}"
+    numbers = [f"{name} {value}" for name, value in reported.usage.items()]
+    output = [f"output {json.dumps(reported.output, default=str)}"] if reported.output else []
+    return ", ".join(part for part in (status, took, size, *numbers, *output) if part is not None)
 
 
 def _print_reasons(screen: Screen, record: DecisionRecord) -> None:

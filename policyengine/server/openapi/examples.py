@@ -106,5 +106,7 @@ REPORT: JsonObject = {
     "decision": "01K0Q6Z6W3M5Y8T2C4R7B9D1FG",
     "status": 200,
     "latency_ms": 12,
+    "size": 512,
     "output": {"state": "paid"},
+    "usage": {"input_tokens": 850, "output_tokens": 120},
 }

@@ -190,7 +190,11 @@ class Event(StrictModel):
     decision: str
     status: int | None = None
     latency_ms: float | None = None
+    size: Annotated[int | None, Field(description="the size of the response in bytes")] = None
     output: JsonObject | None = None
+    usage: Annotated[
+        dict[str, float] | None, Field(description="numbers that the request used up, such as `input_tokens`")
+    ] = None
     refund: Annotated[bool, Field(description="whether to refund what the request added to budgets")] = False
 
 
@@ -280,8 +284,13 @@ class Explanation(BaseModel):
 
 
 class Reported(BaseModel):
+    """`recorded` is false, with a `warning`, if the outcome took effect but could not be written to the decision
+    log."""
+
     decision: str
     reported: Literal[True]
+    recorded: Literal[False] | None = None
+    warning: str | None = None
 
 
 class Health(BaseModel):

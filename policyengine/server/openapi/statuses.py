@@ -76,10 +76,11 @@ EVALUATED: Statuses = answer_statuses(schema.Decision, CONFIRM, limit_headers())
 DECIDED_MANY: Statuses = answer_statuses(schema.Decisions, {"decisions": [CONFIRM]}) | KEY_STATUSES
 EXPLAINED: Statuses = answer_statuses(schema.Explanation, {"decision": CONFIRM, "walk": examples.WALK})
 REPORTED: Statuses = answer_statuses(schema.Reported, {"decision": examples.REPORT["decision"], "reported": True}) | {
-    404: problem_response("No rule waits for the outcome of this decision."),
+    404: problem_response("Nothing waits for the outcome of this decision."),
     409: problem_response("The outcome is already reported: `code` is `outcome_reported`."),
     503: problem_response(
-        "The store does not answer, or too many requests are waiting (`code` is `busy`): report the outcome again."
+        "The store does not answer, the outcome cannot be recorded (`code` is `outcome_not_recorded`), or too many "
+        "requests are waiting (`code` is `busy`): report the outcome again."
     ),
 }
 ALIVE: Statuses = {200: {"description": "The process is alive.", "content": schema.content(schema.Health, {})}}

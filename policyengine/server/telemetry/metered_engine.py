@@ -143,6 +143,6 @@ class MeteredEngine:
 
     def report_outcome(self, decision: str, report: OutcomeReport, *, refund: bool = False) -> ReportStatus | None:
         status = self.engine.report_outcome(decision, report, refund=refund)
-        if status == "first":
+        if status in ("first", "unrecorded"):
             self.tally.outcome(report.status, report.latency_ms)
         return status

@@ -15,7 +15,7 @@ class WorkerBoard:
     """The board. It is created before the workers are forked; each worker then takes its place on it."""
 
     def __init__(self, workers: int = 1) -> None:
-        self._workers = workers
+        self.workers = workers
         self._cells = memoryview(mmap(-1, CELL_BYTES * (1 + workers * CELLS_PER_WORKER))).cast("Q")
         self._mine = 1
 
@@ -34,7 +34,7 @@ class WorkerBoard:
         significant.
         """
         mine = self._cells[self._mine + LOAD]
-        return self._workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
+        return self.workers > 1 and any(0 < one < mine - 1 for one in self._cells[1 + LOAD :: CELLS_PER_WORKER])
 
     # ── Stopping ──────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,76 @@
+"""Reports of outcomes: record them in the decision log, and pass them to the store, which history and limits read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from policyengine.kernel import Kernel
+from policyengine.runtime.current_caller import SEPARATOR, outcome_key
+from policyengine.runtime.history import OutcomeReport, ReportStatus, merge_reports
+from policyengine.stores.base import Store
+
+if TYPE_CHECKING:
+    from policyengine.audit.log import DecisionLog
+
+
+class OutcomeNotRecordedError(Exception):
+    """The outcome could not be written to the decision log, and the report had no effect. It can be sent again."""
+
+
+class OutcomeReporter:
+    """Reports of one engine. `now` is the time in microseconds."""
+
+    def __init__(self, kernel: Kernel, store: Store, log: DecisionLog | None, now: Callable[[], int]) -> None:
+        self._declared = tuple({path for watch in kernel.watches for path in watch.event.outputs})
+        self._store, self._log, self._now = store, log, now
+
+    def report(self, decision: str, report: OutcomeReport, *, refund: bool) -> ReportStatus | None:
+        """Record an outcome once. Returns None if the decision is unknown, or was another caller's.
+
+        What is recorded takes effect, unless the store fails; a repeated report then completes it. An outcome that
+        cannot be recorded has no effect, unless the log permits it. Raises StoreError and OutcomeNotRecordedError.
+        """
+        if SEPARATOR in decision:  # the id could be that of another caller's decision
+            return None
+        if self._log is None:
+            return self._settle(decision, report, refund)
+        from policyengine.audit.recent_decisions import ReportTurn
+
+        turn = self._log.recent.take_turn(decision)
+        if turn is ReportTurn.FIRST:
+            return self._record_and_settle(self._log, decision, report, refund)
+        settled = self._settle(decision, report, refund)
+        if turn is ReportTurn.AGAIN:
+            return settled or "again"
+        # Another server with the same store decided it, or it is too long ago: only the store knows the decision.
+        return "unrecorded" if settled == "first" and not self._note(self._log, decision, report) else settled
+
+    def _record_and_settle(
+        self, log: DecisionLog, decision: str, report: OutcomeReport, refund: bool
+    ) -> ReportStatus | None:
+        recorded = self._note(log, decision, report)
+        if not recorded:
+            log.recent.give_back(decision)
+            if not log.lets_pass:
+                raise OutcomeNotRecordedError("the outcome could not be recorded")
+        self._settle(decision, report, refund)
+        return "first" if recorded else "unrecorded"
+
+    def _settle(self, decision: str, report: OutcomeReport, refund: bool) -> ReportStatus | None:
+        """Pass the report to the store. Raises StoreError."""
+        key, now = outcome_key(decision), self._now()
+        history = self._store.report(key, report, now)
+        # Finish the decision even if the history already has the report: a report that was interrupted halfway is sent
+        # again.
+        return merge_reports(history, self._store.finish(key, now, refund=refund))
+
+    def _note(self, log: DecisionLog, decision: str, report: OutcomeReport) -> bool:
+        """Write the outcome to the log. Return whether it was written."""
+        from policyengine.audit.outcomes import build_outcome
+
+        outcome, subject = build_outcome(decision, report, self._declared), log.recent.subject(decision)
+        if subject is not None:
+            outcome["subject"] = log.redact_subject(subject)
+        return log.note_outcome(outcome, time_ns())
