@@ -47,6 +47,15 @@ def has_duckdb() -> bool:
     return find_spec("duckdb") is not None
 
 
+def can_name(path: Path) -> bool:
+    """Whether DuckDB can name a file: its path must be valid Unicode."""
+    try:
+        str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_packed(path: Path) -> bool:
     """Whether a file is a packed log. Raises OSError."""
     return begins_with(path, PARQUET)
@@ -81,6 +90,9 @@ class DuckReader:
             raise QueryError("packed logs are read with DuckDB", install_command(EXTRA))
         import duckdb
 
+        for path in (*logs, *packed, beside or Path()):
+            if not can_name(path):
+                raise QueryError(f"`{path}`: DuckDB cannot open a path that is not valid Unicode", "rename it")
         with tempfile.TemporaryDirectory(prefix=".policyengine-audit-", dir=beside) as name:
             reader = DuckReader(Path(name).resolve(), logs, packed)
             try:
@@ -120,7 +132,8 @@ class DuckReader:
         if self._packed:
             paths = [self._link(path, ".parquet") for path in self._packed]
             self._check_packed(paths)
-            parts.append(f"SELECT {columns} FROM read_parquet([{', '.join(self._literal(one) for one in paths)}])")
+            self._set_variable("packed", paths)
+            parts.append(f"SELECT {columns} FROM read_parquet(getvariable('packed'))")
         if self._logs:
             self._load_lines(names)
             parts.append(f"SELECT {columns} FROM lines")
@@ -166,8 +179,8 @@ class DuckReader:
 
     def _copy_to(self, to: Path, text: str, files: Sequence[str], longest: int = MAX_DUCKDB_LINE_BYTES) -> None:
         self._connection.execute(
-            f"COPY ({text}) TO '{to}' (FORMAT parquet, COMPRESSION zstd)",  # a name in the private folder
-            lines_of(files, longest),
+            f"COPY ({text}) TO $packed (FORMAT parquet, COMPRESSION zstd)",
+            {**lines_of(files, longest), "packed": str(to)},
         )
 
     def _link_logs(self) -> list[str]:
@@ -191,9 +204,8 @@ class DuckReader:
         self._links[str(link)] = path
         return str(link)
 
-    @staticmethod
-    def _literal(path: str) -> str:
-        return f"'{path}'"  # a name that `_link` made
+    def _set_variable(self, name: str, value: object) -> None:
+        self._connection.execute(f"SET VARIABLE {name} = $1", [value])
 
     def _check_packed(self, paths: Sequence[str]) -> None:
         """Raises QueryError if a Parquet file does not have the columns of a packed log."""

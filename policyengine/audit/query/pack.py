@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ def pack_log(paths: Sequence[Path], to: Path) -> PackResult:
     if files.packed:
         raise QueryError(f"`{files.packed[0]}` is already packed", "name the logs that `serve --log` wrote")
     target = to.resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(to))
     with DuckReader.open(files.logs, beside=target.parent) as reader:
         made = reader.folder / "packed.parquet"
         lines = reader.pack(made)

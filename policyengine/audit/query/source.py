@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from policyengine.audit.files import log_files
-from policyengine.audit.query.duck import DuckReader, has_duckdb, is_packed
+from policyengine.audit.query.duck import DuckReader, can_name, has_duckdb, is_packed
 from policyengine.audit.query.query import QueryError
 from policyengine.audit.query.stream import Progress, SkippedLines, StreamReader
 
@@ -45,7 +45,8 @@ class LogFiles:
     @property
     def with_duckdb(self) -> bool:
         """Whether DuckDB reads them."""
-        return bool(self.packed) or (self.size > STREAMED_BYTES and has_duckdb())
+        large = self.size > STREAMED_BYTES and has_duckdb()
+        return bool(self.packed) or (large and all(map(can_name, self.logs)))
 
 
 def regular_file(path: Path) -> Path:

@@ -71,6 +71,8 @@ def format_bytes(size: int) -> str:
 
 def format_rest(seconds: float) -> str:
     """Return a rough duration in words."""
+    if seconds < 1.5:
+        return "about a second"
     if seconds < 90:
-        return f"about {max(1, round(seconds))} seconds"
+        return f"about {round(seconds)} seconds"
     return f"about {round(seconds / 60)} minutes"

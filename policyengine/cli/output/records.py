@@ -71,7 +71,7 @@ def format_cell(name: str, value: object) -> str:
         case str() if name in ("time", "first", "last"):
             return f"{value[SUBSECOND]}Z"
         case float():
-            return f"{value:,.1f}"
+            return f"{value:,.3f}".rstrip("0").rstrip(".")
         case int() if name not in ("status", "depth"):
             return f"{value:,}"
         case _:
