@@ -22,13 +22,17 @@ from policyengine.cli.options.log import LogOptions
 from policyengine.cli.options.observe import ObserveOptions
 from policyengine.cli.options.serve import (
     AllowedHost,
+    LogCheckpointUrls,
     LogCompress,
     LogFailureMode,
     LogFile,
     LogKeep,
+    LogKey,
     LogRotate,
+    LogSeal,
     LogSync,
     LogSyncMode,
+    LogWitnesses,
     ObserveEndpoints,
     ObserveFlag,
     ObservePackages,
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
 CALLER_MEMBERS = ("agent", "issuer", "user", "scopes")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 URL_PREFIXES = ("http://", "https://")
-STOP_SECONDS = 2.0  # maximum seconds for a shutdown: event streams of clients do not end by themselves
+STOP_SECONDS = 2.0  # maximum seconds for a shutdown, because event streams of clients do not end on their own
 UpstreamServer: TypeAlias = Annotated[
     str,
     typer.Option("--upstream", metavar="URL|COMMAND", help="The MCP server: its URL, or the command that starts it."),
@@ -125,6 +129,10 @@ def mcp_gateway(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_seal: LogSeal = None,
+    log_key: LogKey = None,
+    log_checkpoint_url: LogCheckpointUrls = None,
+    log_witness: LogWitnesses = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -155,7 +163,10 @@ def mcp_gateway(
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        LogOptions(
+            log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_seal, log_key,
+            log_checkpoint_url, log_witness,
+        ),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
@@ -166,8 +177,9 @@ def mcp_gateway(
 
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
-    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or by
-    `verified` credentials."""
+    """The server behind the gateway, the gateway's listener, and the caller: as stated in `said`, from `headers`, or
+    with `verified` credentials.
+    """
 
     upstream: str
     server: str
@@ -271,7 +283,7 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
                 following.stop()
             log = held.current.log
             if log is not None:
-                log.flush()
+                log.finish()
 
 
 def run_gateway(
