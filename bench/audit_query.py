@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
 from bench.audit_logs import write_log
 from bench.report import Section, Target
@@ -30,23 +31,31 @@ QUESTIONS = {
     "latency by endpoint": ("--kind=outcome", "--measure=latency_ms", "--count-by=endpoint"),
 }
 OF_JSON_LINES = ("denials of one agent", "most denied rules")
+PACKED = "packed"
 Say = Callable[[str], None]
 
 
-def seconds_of(*arguments: str) -> float:
+class CommandTime(NamedTuple):
+    """Durations in seconds: elapsed, and of all processors."""
+
+    seconds: float
+    cpu: float
+
+
+def time_command(*arguments: str) -> CommandTime:
     """Run a command and return its duration, with the start of the program."""
-    start = perf_counter()
-    subprocess.run(
-        [*POLICYENGINE, "audit", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    return perf_counter() - start
+    command = [*POLICYENGINE, "audit", *arguments]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    seconds, after = perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return CommandTime(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def stream_seconds(log: Path) -> float:
-    """Return the duration of a question that the streaming reader answers."""
-    start = perf_counter()
+def time_streaming(log: Path, scale: float) -> CommandTime:
+    """Return the duration of a question that the streaming reader answers, times `scale`."""
+    start, cpu = perf_counter(), process_time()
     StreamReader([log]).answer([AuditQuery(count_by=("rule",)).where("kind", "decision").where("outcome", "deny")])
-    return perf_counter() - start
+    return CommandTime((perf_counter() - start) * scale, (process_time() - cpu) * scale)
 
 
 def measure_questions(records: int, say: Say, folder: Path) -> list[dict[str, Any]]:
@@ -56,34 +65,32 @@ def measure_questions(records: int, say: Say, folder: Path) -> list[dict[str, An
         say(f"query: writing {records:,} records")
         write_log(log, records)
     say("query: packing")
-    found = [{"what": "audit pack", "of": "JSON Lines", "seconds": seconds_of("pack", str(log), "-o", str(packed))}]
+    found = [("audit pack", "JSON Lines", time_command("pack", str(log), "-o", str(packed)))]
     for what, options in QUESTIONS.items():
         say(f"query: {what}")
-        best = min(seconds_of("query", str(packed), *options) for _ in range(TRIES))
-        found.append({"what": what, "of": "packed", "seconds": best})
+        best = min(time_command("query", str(packed), *options) for _ in range(TRIES))
+        found.append((what, PACKED, best))
     for what in OF_JSON_LINES:
         say(f"query: {what}, of JSON Lines")
-        seconds = seconds_of("query", str(log), *QUESTIONS[what])
-        found.append({"what": what, "of": "JSON Lines, DuckDB", "seconds": seconds})
+        found.append((what, "JSON Lines, DuckDB", time_command("query", str(log), *QUESTIONS[what])))
     say("query: streaming")
-    write_log(short, min(records, STREAMED_RECORDS))
-    scale = records / min(records, STREAMED_RECORDS)
-    seconds = stream_seconds(short) * scale
-    found.append({"what": "most denied rules", "of": "JSON Lines, streamed", "seconds": seconds})
+    streamed = min(records, STREAMED_RECORDS)
+    write_log(short, streamed)
+    found.append(("most denied rules", "JSON Lines, streamed", time_streaming(short, records / streamed)))
     sizes = {"bytes": log.stat().st_size, "packed_bytes": packed.stat().st_size, "records": records}
-    return [{**one, **sizes} for one in found]
+    return [{"what": what, "of": of, **time._asdict(), **sizes} for what, of, time in found]
 
 
 def section(data: list[dict[str, Any]]) -> Section:
     first = data[0]
-    slowest = max(one["seconds"] for one in data if one["of"] == "packed")
+    slowest = max(one["seconds"] for one in data if one["of"] == PACKED)
     target = Target("the slowest question to a packed log", MAX_SECONDS, slowest, "s")
     sizes = f"{first['bytes'] / 1e9:.1f} GB of JSON Lines, {first['packed_bytes'] / 1e9:.2f} GB packed"
     return Section(
         name="query",
         title=f"Questions to a log of {first['records']:,} records",
-        columns=("question", "of", "seconds"),
-        rows=tuple((one["what"], one["of"], format_number(one["seconds"])) for one in data),
+        columns=("question", "of", "seconds", "of CPU"),
+        rows=tuple((one["what"], one["of"], format_number(one["seconds"]), format_number(one["cpu"])) for one in data),
         data=tuple(data),
         targets=(target,) if first["records"] == RECORDS else (),
         notes=(

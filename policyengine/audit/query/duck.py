@@ -4,21 +4,23 @@ extensions, and has no access to the network."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policyengine.audit.files import GZIP
-from policyengine.audit.query.fields import FIELDS
+from policyengine.audit.query.extract_sql import quote, select_matching_rows, select_rows
+from policyengine.audit.query.fields import FIELDS, stored_fields
 from policyengine.audit.query.query import AuditQuery, QueryAnswer, QueryError, Row
 from policyengine.audit.query.sql import (
     Statement,
     count_statement,
     group_statement,
     list_statement,
-    quote,
-    select_rows,
+    loading_condition,
+    oldest_statement,
 )
 from policyengine.audit.query.stream import SkippedLines, write_clean_copy
 from policyengine.bounded_files import begins_with
@@ -121,11 +123,14 @@ class DuckReader:
 
     # ── Rows ──────────────────────────────────────────────────────────────────────────────────
 
-    def _load(self, needed: frozenset[str]) -> None:
-        """Make stored fields available as `events`. Raises OSError, QueryError."""
+    def _load(self, queries: Sequence[AuditQuery], also: frozenset[str]) -> None:
+        """Make the fields that questions need available as `events`. Raises OSError, QueryError."""
+        needed = frozenset(ALWAYS).union(also, *(one.stored for one in queries))
         if needed <= self._loaded:
             return
-        self._loaded = needed
+        alone = queries[0] if len(queries) == 1 and not also else None
+        narrow = loading_condition(alone) if alone is not None and self._logs else None
+        self._loaded = frozenset() if narrow is not None else needed
         names = [name for name in FIELDS if name in needed]
         columns = ", ".join(map(quote, names))
         parts = []
@@ -135,27 +140,31 @@ class DuckReader:
             self._set_variable("packed", paths)
             parts.append(f"SELECT {columns} FROM read_parquet(getvariable('packed'))")
         if self._logs:
-            self._load_lines(names)
+            if alone is not None and narrow is not None:
+                filtered = [name for name in FIELDS if name in stored_fields(alone.filter_names)]
+                self._load_lines(select_matching_rows(names, filtered, narrow.text), narrow.parameters)
+            else:
+                self._load_lines(select_rows(names), {})
             parts.append(f"SELECT {columns} FROM lines")
         self._connection.execute(f"CREATE OR REPLACE VIEW events AS {' UNION ALL '.join(parts)}")
 
-    def _load_lines(self, names: Sequence[str]) -> None:
+    def _load_lines(self, text: str, values: Mapping[str, object]) -> None:
         """Read the JSON Lines files into the table `lines`; files with lines that DuckDB cannot read, as clean copies.
         Raises OSError, QueryError."""
         import duckdb
 
-        links, text = self._link_logs(), select_rows(names)
+        links, create = self._link_logs(), f"CREATE OR REPLACE TABLE lines AS {text}"
         try:
-            self._connection.execute(f"CREATE OR REPLACE TABLE lines AS {text}", lines_of(links))
+            self._connection.execute(create, {**values, **lines_of(links)})
             found = self._connection.execute("SELECT DISTINCT filename FROM lines WHERE kind IS NULL").fetchall()
             damaged = [link for link in links if (link,) in found]
         except (duckdb.IOException, duckdb.InvalidInputException):  # a line is too long, or a file is cut off
-            self._connection.execute(f"CREATE OR REPLACE TABLE lines AS {text} LIMIT 0", lines_of([self._empty()]))
+            self._connection.execute(f"{create} LIMIT 0", {**values, **lines_of([self._empty()])})
             damaged = links
         for link in damaged:
             copy, longest = self._clean_copy(link)
             self._connection.execute("DELETE FROM lines WHERE filename = $1", [link])
-            self._connection.execute(f"INSERT INTO lines {text}", lines_of([copy], longest))
+            self._connection.execute(f"INSERT INTO lines {text}", {**values, **lines_of([copy], longest)})
             Path(copy).unlink()
 
     def pack(self, to: Path) -> int:
@@ -220,20 +229,25 @@ class DuckReader:
 
     def answer(self, queries: Sequence[AuditQuery], also: frozenset[str] = frozenset()) -> list[QueryAnswer]:
         """Answer questions; stored fields in `also` are read, too, for later ones. Raises OSError, QueryError."""
-        self._load(frozenset(ALWAYS).union(also, *(one.stored for one in queries)))
+        self._load(queries, also)
         return [self._list(one) if one.lists else self._groups(one) for one in queries]
 
     def rows(self, query: AuditQuery) -> Iterator[Row]:
         """Yield all records that match, in the order in which they are stored. Raises OSError, QueryError."""
-        self._load(query.stored)
+        self._load([query], frozenset())
         found = self._run(list_statement(query))
         while rows := found.fetchmany(ROWS_AT_ONCE):
             yield from rows
 
     def _list(self, query: AuditQuery) -> QueryAnswer:
-        rows: list[Row] = self._run(list_statement(query)).fetchall()
-        count = count_statement(query)
-        return QueryAnswer(query, rows, self._one(count.text, count.parameters))
+        """List the newest records. Of many that match, first the few fields of the filters are read, to find the time
+        from which all fields are needed."""
+        count, newest = count_statement(query), query
+        total = int(self._one(count.text, count.parameters))
+        if total > query.limit:
+            oldest = oldest_statement(query)
+            newest = replace(query, since=self._one(oldest.text, oldest.parameters))
+        return QueryAnswer(query, self._run(list_statement(newest)).fetchall(), total)
 
     def _groups(self, query: AuditQuery) -> QueryAnswer:
         found = self._run(group_statement(query)).fetchall()
@@ -243,6 +257,6 @@ class DuckReader:
     def _run(self, statement: Statement) -> Any:
         return self._connection.execute(statement.text, statement.parameters)
 
-    def _one(self, text: str, parameters: Sequence[object]) -> Any:
+    def _one(self, text: str, parameters: Sequence[object] | Mapping[str, object]) -> Any:
         row = self._connection.execute(text, parameters).fetchone()
         return row[0] if row else 0
