@@ -106,7 +106,8 @@ class DecisionLog:
     def _open_sealer(self, options: SealOptions) -> Sealer:
         """Open the sealer; if this fails, close the log. Raises DecisionLogError."""
         from policyengine.audit.seal.keys import SealKeyError
-        from policyengine.audit.seal.sealer import Sealer, SealError
+        from policyengine.audit.seal.sealed_files import SealError
+        from policyengine.audit.seal.sealer import Sealer
 
         try:
             return Sealer(self.path, options, self.note_seal)

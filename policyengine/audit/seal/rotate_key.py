@@ -13,7 +13,7 @@ from policyengine.audit.seal.key_notes import announce_key, write_announcement
 from policyengine.audit.seal.keys import load_key, write_key
 from policyengine.audit.seal.notes import Signer, Verifier
 from policyengine.audit.seal.options import SealOptions
-from policyengine.audit.seal.sealer import default_folder
+from policyengine.audit.seal.sealed_files import default_folder
 from policyengine.audit.seal.tiles import write_file
 
 

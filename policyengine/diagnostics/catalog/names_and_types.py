@@ -310,9 +310,9 @@ _WARNINGS: tuple[DiagnosticDoc, ...] = (
         "W202",
         "`else` after an inherited set",
         "An inherited set is absent only if neither the entity nor anything that it is in has the set. If some of "
-        "these entities have the set and others lack it, then it is unknown whether the set contains a value that none "
-        "of them holds, and `else` does not change that. `inherited else []` in the declaration treats a missing set "
-        "as empty.",
+        "these entities have the set and others lack it, the inherited set is only partly known: whether it contains "
+        "a value that no known set contains is unknown, also with `else`. `inherited else []` in the declaration "
+        "treats a missing set as empty.",
         "entity folder { blocked: set<user> inherited } in folder\nanyone { may GET /folders/{id: folder} }\n"
         'guard "example" on GET /folders/{id: folder} { deny when user in (resource.blocked else []) }\n',
         "entity folder { blocked: set<user> inherited else [] } in folder\nanyone { may GET /folders/{id: folder} }\n"
