@@ -3,6 +3,7 @@ extensions, and has no access to the network."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 PARQUET = b"PAR1"
 EXTRA = "audit"
-MEMORY_LIMIT = "4GB"
+MAX_MEMORY = 4 * 2**30  # bytes; DuckDB continues in files of the private folder
 MAX_DUCKDB_LINE_BYTES = 16 * 2**20  # bytes; the streaming reader reads files with longer lines
 ROWS_AT_ONCE = 10_000
 ALWAYS = ("time", "kind")
@@ -39,8 +40,12 @@ CLOSED = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
-    "memory_limit": MEMORY_LIMIT,
 }
+
+
+def memory_limit() -> int:
+    """Return how much memory DuckDB may use, in bytes: at most half of the machine's."""
+    return min(MAX_MEMORY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
 def has_duckdb() -> bool:
@@ -108,7 +113,9 @@ class DuckReader:
         """Connect to a database in the private folder, and close it in."""
         import duckdb
 
-        connection = duckdb.connect(str(self._folder / "rows.duckdb"), config={**CLOSED})
+        connection = duckdb.connect(
+            str(self._folder / "rows.duckdb"), config={**CLOSED, "memory_limit": f"{memory_limit()}B"}
+        )
         files = [str(path.resolve()) for path in (*self._logs, *self._packed)]
         for setting, value in (
             ("temp_directory", str(self._folder / "spill")),
