@@ -335,6 +335,11 @@ def test_duckdb_reaches_only_the_named_files(tmp_path: Path, shop: Path, stateme
     assert sorted(one.name for one in tmp_path.iterdir()) == ["other.jsonl", "shop.jsonl"]
 
 
+def test_duckdb_draws_nothing_on_stdout(shop: Path) -> None:
+    with DuckReader.open([shop]) as reader:
+        assert reader._connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+
+
 @pytest.mark.parametrize("name", ["*.jsonl", "[ab].jsonl", "a'b\"; SELECT 1; --.jsonl", "?$1 {x}.jsonl"])
 def test_names_of_files_are_neither_patterns_nor_sql(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

@@ -124,6 +124,7 @@ class DuckReader:
         ):
             connection.execute("SET VARIABLE value = $1", [value])
             connection.execute(f"SET {setting} = getvariable('value')")
+        connection.execute("SET enable_progress_bar = false")  # it is drawn on stdout
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         return connection
