@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
+    audit_query,
     commands,
     decide,
     directory,
@@ -68,6 +69,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "proofs": lambda _, say: identity_bound.proofs(say),
     "worst": lambda _, say: worst.run(say),
     "commands": lambda _, say: commands.run(say),
+    "query": lambda options, say: audit_query.run(max(options.sizes, default=audit_query.RECORDS), say),
     "diff": lambda _, say: planted_faults.planted_faults(say),
     "growth": lambda options, say: growth.run(max(options.sizes, default=None), say),
 }

@@ -14,6 +14,7 @@ from typing import Any
 from typer.main import get_command
 
 from policyengine import vocabulary
+from policyengine.audit.query.fields import COMPUTED, FIELDS
 from policyengine.cli.app import COMMANDS, build_application
 from policyengine.cli.settings.registry import SETTINGS, SettingSpec
 from policyengine.diagnostics.catalog import CODES, CODES_BY_NAME
@@ -199,7 +200,13 @@ def option_meaning(meaning: str) -> str:
     return f"{words} ({added})"
 
 
+def audit_fields() -> str:
+    known = {**{name: field.meaning for name, field in FIELDS.items()}, **COMPUTED}
+    return table("| field | meaning |", [f"| `{name}` | {cell(meaning)} |" for name, meaning in known.items()])
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "audit_fields": audit_fields,
     "commands": commands,
     **{f"options_{re.sub('[- ]', '_', name)}": partial(options, name) for name in APPLICATION},
     "facts": facts,
@@ -226,7 +233,7 @@ def filled(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    with_parts = ("cli", "language", "lint", "test-language", "configuration", "identity", "issuing", "performance")
+    with_parts = "cli language lint test-language configuration identity issuing performance audit-query".split()
     named = [DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in with_parts)]
     return {
         **{page: filled(page.read_text(encoding="utf-8")) for page in named},

@@ -76,6 +76,9 @@ COMMAND_PATHS = {
     "audit prove": "audit.prove.prove",
     "audit check": "audit.check.check",
     "audit rotate-key": "audit.rotate_key.rotate_key",
+    "audit query": "audit.query.query",
+    "audit pack": "audit.pack.pack",
+    "audit report": "audit.report.report",
     "keys": "keys.keys",
     "config": "config.config",
 }

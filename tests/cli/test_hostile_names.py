@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -89,6 +90,25 @@ ASKED: dict[str, tuple[str, ...]] = {
         "audit check proof --key log.jsonl.tlog/vkey",
     ),
     "audit rotate-key": ("audit rotate-key log.jsonl", "audit rotate-key NAME"),
+    "audit query": (
+        "audit query log.jsonl",
+        "audit query log.jsonl --kind all --count-by agent --count-by rule",
+        "audit query log.jsonl --limit 0",
+        "audit query log.jsonl --agent NAME --where NAME=NAME",
+        "audit query log.jsonl --since NAME",
+        "audit query api.json",
+        "audit query NAME",
+    ),
+    "audit pack": (
+        "audit pack log.jsonl -o NAME.parquet",
+        "audit pack api.json -o x.parquet",
+        "audit pack NAME -o api.json",
+    ),
+    "audit report": (
+        "audit report log.jsonl -o NAME.html",
+        "audit report NAME -o x.html",
+        "audit report log.jsonl -o NAME/x.html",
+    ),
     "keys": ("keys list NAME", "keys list request.json", "keys new NAME/none"),
     "config": ("config check", "config show", "config check broken"),
     "repl": ("repl good", "repl broken"),
@@ -188,6 +208,12 @@ def read_json(text: str) -> None:
             json.loads(line)
 
 
+def read_csv(text: str) -> None:
+    rows = list(csv.reader(text.splitlines(keepends=True)))
+    assert {len(row) for row in rows} <= {len(rows[0])} if rows else True
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
 def read_xml(text: str) -> None:
     if text and not text.startswith("{"):
         root = ElementTree.fromstring(text)
@@ -260,6 +286,7 @@ READ: dict[str | None, Callable[[str], None]] = {
     None: read_text,
     "text": read_text,
     "json": read_json,
+    "csv": read_csv,
     "sarif": read_json,
     "junit": read_xml,
     "svg": read_xml,

@@ -1,0 +1,50 @@
+"""Packs a log into one Parquet file: the fields of each record in columns, and each whole line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from policyengine.audit.query.duck import EXTRA, DuckReader, has_duckdb, is_packed
+from policyengine.audit.query.query import QueryError
+from policyengine.audit.query.source import LogFiles, check_logs
+from policyengine.audit.query.stream import SkippedLines
+from policyengine.install_hints import install_command
+
+OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class PackResult:
+    """The number of lines, and the sizes of the log and of the packed file in bytes."""
+
+    lines: int
+    before: int
+    after: int
+    skipped: SkippedLines
+
+
+def pack_log(paths: Sequence[Path], to: Path) -> PackResult:
+    """Pack logs, with their rotated files, into a file, written whole or not at all. Raises OSError, QueryError."""
+    if not has_duckdb():
+        raise QueryError("logs are packed with DuckDB", install_command(EXTRA))
+    if to.exists() and not (to.is_file() and is_packed(to)):
+        raise QueryError(f"`{to}` exists and is not a packed log", "name another file")
+    files = LogFiles.find(paths)
+    if files.packed:
+        raise QueryError(f"`{files.packed[0]}` is already packed", "name the logs that `serve --log` wrote")
+    target = to.resolve()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(to))
+    with DuckReader.open(files.logs, beside=target.parent) as reader:
+        made = reader.folder / "packed.parquet"
+        lines = reader.pack(made)
+        check_logs(reader.skipped)
+        made.chmod(OWNER_ONLY)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        made.replace(target)
+    return PackResult(lines, files.size, target.stat().st_size, reader.skipped)

@@ -1,0 +1,178 @@
+"""A question to a log: which records, and whether to list, count or measure them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from policyengine.audit.query.fields import BUCKETS, ENDED, MEASURES, is_field, stored_fields
+from policyengine.time_formats import RFC3339, format_rfc3339, parse_duration, parse_time
+
+DECISION = "decision"
+ANY_KIND = "all"
+DEFAULT_LIMIT = 1_000
+MAX_LIMIT = 100_000  # records that are sorted in memory
+WILDCARD = "*"
+NAMED_FILTERS = ("agent", "issuer", "user", "endpoint", "resource", "outcome", "rule", "id")  # options of the command
+GROUP_COLUMNS = ("count", "first", "last")
+MEASURE_COLUMNS = ("count", "sum", "min", "p50", "p95", "p99", "max")
+QUANTILES = (0.5, 0.95, 0.99)
+LIST_COLUMNS = (
+    "time", "kind", "id", "outcome", "agent", "issuer", "user", "chain", "agents", "depth", "client", "task", "model",
+    "endpoint", "resource", "gate", "rule", "observed", "ended", "approver", "event", "status", "latency_ms", "size",
+    "usage", "package", "revision", "trace",
+)  # fmt: skip
+Cell: TypeAlias = str | int | float | None
+Row: TypeAlias = tuple[Cell, ...]
+
+
+class QueryError(Exception):
+    """A question cannot be answered; `hint` says how to correct it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFilter:
+    """The record's field must have one of the values; `*` stands for any text, and an empty value for no value."""
+
+    field: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """A question. Without `count_by`, `count` and `measure` it lists the newest `limit` records (0: all, in the order
+    of the log). Times are text of fixed width, as `format_time` returns it. Raises QueryError."""
+
+    filters: tuple[FieldFilter, ...] = ()
+    since: str | None = None
+    until: str | None = None
+    count_by: tuple[str, ...] = ()
+    count: bool = False
+    measure: str | None = None
+    newest_first: bool = False  # the groups that began last come first
+    limit: int = DEFAULT_LIMIT
+
+    def __post_init__(self) -> None:
+        for name in (*(one.field for one in self.filters), *self.count_by):
+            if not is_field(name):
+                raise QueryError(f"records have no field `{name}`", "docs/audit-query.md lists the fields")
+        if self.measure is not None and self.measure not in MEASURES:
+            raise QueryError(f"`{self.measure}` is not measured", f"measure {', '.join(MEASURES)}")
+        if not 0 <= self.limit <= MAX_LIMIT:
+            raise QueryError(f"the limit is at most {MAX_LIMIT:,}", "0 prints all records, in the order of the log")
+
+    @property
+    def lists(self) -> bool:
+        """Whether the answer consists of records."""
+        return not (self.count_by or self.count or self.measure)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        if self.lists:
+            return LIST_COLUMNS
+        member = ("usage",) if self.measure == "usage" else ()
+        return (*self.count_by, *member, *(MEASURE_COLUMNS if self.measure else GROUP_COLUMNS))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The fields that the answer reads."""
+        shown = LIST_COLUMNS if self.lists else (*self.count_by, *filter(None, [self.measure]))
+        return frozenset(shown) | self.filter_names
+
+    @property
+    def filter_names(self) -> frozenset[str]:
+        """The fields that decide which records match."""
+        return frozenset(one.field for one in self.filters)
+
+    @property
+    def stored(self) -> frozenset[str]:
+        return stored_fields(self.names)
+
+    @property
+    def links_approvals(self) -> bool:
+        return ENDED in self.names
+
+    @property
+    def by_time(self) -> bool:
+        """Whether the groups are in the order of time."""
+        return bool(self.count_by) and self.count_by[0] in BUCKETS
+
+    def where(self, name: str, *values: str) -> AuditQuery:
+        """Return the question with another filter."""
+        return replace(self, filters=(*self.filters, FieldFilter(name, values)))
+
+    def command(self, logs: Sequence[str]) -> str:
+        """Return the command line that asks the question."""
+        files = [f"./{log}" if log.startswith("-") else log for log in logs]
+        return shlex.join(["policyengine", "audit", "query", *files, *self.options()])
+
+    def options(self) -> Iterator[str]:
+        """Yield the options of the command line that asks the question."""
+        yield from self._kind_options()
+        for condition in self.filters:
+            if condition.field != "kind":
+                option = condition.field if condition.field in NAMED_FILTERS else f"where={condition.field}"
+                yield from (f"--{option}={value}" for value in condition.values)
+        yield from (f"--{name}={moment}" for name, moment in (("since", self.since), ("until", self.until)) if moment)
+        yield from (f"--count-by={name}" for name in self.count_by)
+        yield from ("--count",) if self.count else ()
+        yield from (f"--measure={self.measure}",) if self.measure else ()
+        yield from ("--newest-first",) if self.newest_first else ()
+        yield from (f"--limit={self.limit}",) if self.limit != DEFAULT_LIMIT else ()
+
+    def _kind_options(self) -> Iterator[str]:
+        kinds = [condition.values for condition in self.filters if condition.field == "kind"]
+        if not kinds:
+            yield f"--kind={ANY_KIND}"
+        elif kinds != [(DECISION,)] or any(condition.field == "id" for condition in self.filters):
+            yield from (f"--kind={value}" for values in kinds for value in values)
+
+
+@dataclass(slots=True)
+class QueryAnswer:
+    """An answer: rows under `columns`, and the number of matching records, or of groups, before the limit."""
+
+    query: AuditQuery
+    rows: list[Row] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.query.columns
+
+
+# ── Times ─────────────────────────────────────────────────────────────────────────────────────
+
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+TO_THE_MINUTE = re.compile(r"([0-9-]{10}[T ][0-9]{2}:[0-9]{2})(Z|[+-][0-9]{2}:[0-9]{2})")
+
+
+def format_time(moment: datetime) -> str:
+    """Return a time in UTC with microseconds, so that the order of texts is the order of times."""
+    return format_rfc3339(moment.astimezone(UTC), "microseconds")
+
+
+def parse_moment(text: str, now: datetime) -> str:
+    """Parse `2026-12-01`, `2026-12-01T10:00Z`, RFC 3339, or `7d` before `now`. Raises QueryError."""
+    span = parse_duration(text)
+    if span is not None:
+        try:
+            return format_time(now - span)
+        except OverflowError:
+            raise QueryError(f"`{text}` is too long ago") from None
+    whole = f"{text}T00:00:00Z" if DATE.fullmatch(text) else TO_THE_MINUTE.sub(r"\1:00\2", text)
+    found = parse_time(whole) if RFC3339.fullmatch(whole) else None
+    if found is None:
+        raise QueryError(
+            f"`{text}` is neither a time nor a duration",
+            "write `2026-12-01`, `2026-12-01T10:00Z`, or `7d` for a week ago",
+        )
+    return format_time(found)

@@ -1,0 +1,60 @@
+"""`policyengine audit report`: a log as one HTML page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from policyengine.cli.atomic_write import write_file
+from policyengine.cli.commands.audit.query import opened_logs, report_query_errors, report_skipped
+from policyengine.cli.errors import CommandError
+from policyengine.cli.options.audit_query import Logs, Since, Until
+from policyengine.cli.output.terminal import Screen
+
+
+def report(
+    logs: Logs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML page to write.", show_default=False)
+    ],
+    since: Since = None,
+    until: Until = None,
+) -> int:
+    """Report on decision logs as one HTML page.
+
+    The page shows decisions over time, what was denied, new agents and endpoints, chains, confirms and how they ended,
+    upstreams, usage and tokens. Every number has the `audit query` that gives it. The page loads nothing and has no
+    scripts.
+
+    \b
+    Exit codes:
+      0  written
+      1  a file cannot be read or written, or is not a decision log
+      2  wrong usage
+
+    \b
+    Example:
+      policyengine audit report decisions.jsonl -o report.html
+      policyengine audit report decisions.parquet --since 7d -o week.html
+    """
+    from policyengine.audit.query.query import QueryError, parse_moment
+    from policyengine.audit.query.source import check_logs
+    from policyengine.audit.report.page import ReportPage
+    from policyengine.audit.report.questions import ask_questions
+
+    now = datetime.now(UTC)
+    try:
+        period = [None if text is None else parse_moment(text, now) for text in (since, until)]
+    except QueryError as error:
+        raise CommandError("usage", error.message, error.hint, code=2) from None
+    with report_query_errors(logs), opened_logs(logs) as reader:
+        answers = ask_questions(reader, *period)
+        check_logs(reader.skipped)
+    page = ReportPage(answers, [str(log) for log in logs], reader.skipped, period[0])
+    write_file(output, page.render())
+    report_skipped(reader.skipped)
+    Screen().line(f"wrote {output}: {int(answers['all'].rows[0][0] or 0):,} records")
+    return 0
