@@ -272,6 +272,9 @@ def run_server(
         following.catch_up()
     server = DecisionServer(app, places, shared, lifeline)
     beside = None if places.door is None else places.door.started()
+    sinks = None if reloading.current.log is None else reloading.current.log.sinks
+    if sinks is not None:
+        sinks.wake()  # what a former process did not send does not wait for a decision
     if following is not None:
         following.started()
     try:
@@ -285,6 +288,8 @@ def run_server(
         log = reloading.current.log
         if log is not None:
             log.flush()
+        if sinks is not None:
+            sinks.stop()
     return server.caught
 
 

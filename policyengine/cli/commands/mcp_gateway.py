@@ -27,6 +27,8 @@ from policyengine.cli.options.serve import (
     LogFile,
     LogKeep,
     LogRotate,
+    LogSinks,
+    LogSpool,
     LogSync,
     LogSyncMode,
     ObserveEndpoints,
@@ -125,6 +127,8 @@ def mcp_gateway(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_sink: LogSinks = None,
+    log_spool: LogSpool = None,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
     identity_file: IdentityFile = None,
@@ -152,10 +156,12 @@ def mcp_gateway(
     words = parse_assignments(identity, "--as"), parse_assignments(header, "--from-header")
     front = GatewayOptions(upstream, server, *words, identity_file is not None, host, port, timeout, allowed_host or ())
     check_options(front)
+    if port is None and any(sink.startswith("stdout:") for sink in log_sink or ()):
+        raise CommandError("usage", "over stdio, the output belongs to the protocol", "use another sink", code=2)
     token, environment = read_token_header(token_file), select_environment(env or ())
     setup = EngineSetup(
         paths, entities, identity_file, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_sink, log_spool),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip
@@ -264,6 +270,9 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
     ):
         if following is not None:
             following.started()
+        sinks = None if held.current.log is None else held.current.log.sinks
+        if sinks is not None:
+            sinks.wake()
         try:
             yield
         finally:
@@ -272,6 +281,8 @@ def run_reload_thread(held: ReloadableEngine, watch: bool, following: EntityWatc
             log = held.current.log
             if log is not None:
                 log.flush()
+            if sinks is not None:
+                sinks.stop()
 
 
 def run_gateway(

@@ -25,6 +25,8 @@ from policyengine.cli.options.serve import (
     LogFile,
     LogKeep,
     LogRotate,
+    LogSinks,
+    LogSpool,
     LogSync,
     LogSyncMode,
     MaxConnections,
@@ -79,6 +81,8 @@ def serve(
     log_keep: LogKeep = None,
     log_compress: LogCompress = False,
     log_sync: LogSync = LogSyncMode.NEVER,
+    log_sink: LogSinks = None,
+    log_spool: LogSpool = None,
     log_format: ServerLog = ServerLogFormat.TEXT,
     store: StoreUrl = "memory:",
     entities: EntitySources = None,
@@ -124,7 +128,7 @@ def serve(
 
     setup = EngineSetup(
         paths, entities, identity, trust, store, test,
-        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync),
+        LogOptions(log, on_log_failure, redact, log_rotate, log_keep, log_compress, log_sync, log_sink, log_spool),
         ObserveOptions(observing, observe_until, observe_package or (), observe_endpoint or ()),
         ReloadOptions(reload_allow or (), reload_gate, reload_compare, watch),
     )  # fmt: skip

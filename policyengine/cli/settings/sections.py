@@ -106,6 +106,11 @@ class LogSettings(CommandSection):
     keep: t.WholeNumber | None = setting("all", "number of old files to keep")
     compress: t.Boolean | None = setting("false", "compress old files")
     sync: SyncMode | None = setting("never", "when to force decisions to disk")
+    sinks: t.LogSinks | None = setting("none", "other systems that get the log, as URLs", option="log_sink")
+    spool: t.File | None = setting(
+        "the name of the log with `.sinks`",
+        "folder where sinks keep their state and, without a log, the records to send",
+    )
 
 
 class StoreSettings(CommandSection):
