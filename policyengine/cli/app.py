@@ -75,6 +75,7 @@ COMMAND_PATHS = {
     "audit verify": "audit.verify.verify",
     "audit prove": "audit.prove.prove",
     "audit check": "audit.check.check",
+    "audit export": "audit.export.export",
     "audit rotate-key": "audit.rotate_key.rotate_key",
     "keys": "keys.keys",
     "config": "config.config",

@@ -9,24 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from time import time
 
+import msgspec
+
+from policyengine.audit.exports.cloud_events import encode_cloud_event
+from policyengine.audit.exports.ocsf import encode_ocsf
 from policyengine.audit.sinks.secret_values import SecretValueError
-from policyengine.audit.sinks.targets import BodyFormat, SinkTarget
+from policyengine.audit.sinks.targets import BodyFormat, RecordFormat, SinkTarget
 from policyengine.audit.sinks.transport import LinesRefusedError, SinkError, SinkLine
 from policyengine.http.fetch import FetchError
 from policyengine.http.poster import HttpPoster, PostResponse
 
 REFUSED_STATUSES = frozenset({400, 413, 422})  # about the content; every other failure is about the receiver
 CONTENT_TYPES = {BodyFormat.LINES: "application/x-ndjson", BodyFormat.ARRAY: "application/json"}
+CLOUDEVENTS_BATCH = (BodyFormat.ARRAY, RecordFormat.CLOUDEVENTS)
+CLOUDEVENTS_TYPE = "application/cloudevents-batch+json"
 SECRET_PREFIX = "whsec_"  # of a secret in base64
 
 
 class HttpTransport:
     """Posts each batch to one URL. `now` is seconds since 1970."""
 
-    content_type = ""
-
     def __init__(self, target: SinkTarget, now: Callable[[], float] = time) -> None:
         """Raises FetchError, CertificatesError."""
+        batch = (target.format, target.records)
+        self.content_type = CONTENT_TYPES[target.format] if batch != CLOUDEVENTS_BATCH else CLOUDEVENTS_TYPE
         self._target, self._now = target, now
         self.poster = HttpPoster(target.url, ca=target.ca, plain_http=target.plain_http, timeout=target.timeout)
 
@@ -34,7 +40,7 @@ class HttpTransport:
         """Raises SinkError, LinesRefusedError."""
         content = self.encode(lines)
         try:
-            headers = {"Content-Type": self.content_type or CONTENT_TYPES[self._target.format]}
+            headers = {"Content-Type": self.content_type}
             headers |= {name: value.read() for name, value in self._target.headers.items()}
             response = self.poster.post(content, {**headers, **self._sign(content)})
         except (FetchError, SecretValueError) as error:
@@ -44,9 +50,10 @@ class HttpTransport:
 
     def encode(self, lines: Sequence[SinkLine]) -> bytes:
         """Return the body of a batch."""
+        records = [encode_record(line, self._target.records) for line in lines]
         if self._target.format is BodyFormat.ARRAY:
-            return b"[" + b",".join(line.raw for line in lines) + b"]"
-        return b"".join(line.raw + b"\n" for line in lines)
+            return b"[" + b",".join(records) + b"]"
+        return b"".join(record + b"\n" for record in records)
 
     def count_rejected(self, response: PostResponse, lines: int) -> int:
         """Return how many lines of an accepted batch the receiver dropped."""
@@ -65,6 +72,17 @@ class HttpTransport:
         digest = hmac.digest(key, f"{id}.{seconds}.".encode() + content, "sha256")
         signature = f"v1,{base64.b64encode(digest).decode()}"
         return {"webhook-id": id, "webhook-timestamp": seconds, "webhook-signature": signature}
+
+
+def encode_record(line: SinkLine, format: RecordFormat) -> bytes:
+    """Return the record of a line in its form for the receiver."""
+    match format:
+        case RecordFormat.LOG:
+            return line.raw
+        case RecordFormat.OCSF:
+            return msgspec.json.encode(encode_ocsf(line.summary))
+        case RecordFormat.CLOUDEVENTS:
+            return msgspec.json.encode(encode_cloud_event(line.raw, line.summary))
 
 
 def signature_key(secret: str) -> bytes:

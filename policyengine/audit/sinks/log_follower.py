@@ -78,10 +78,9 @@ class LogFollower:
     def read(self, most: int, most_bytes: int) -> LineRange | None:
         """Return up to `most` lines of at least one and about `most_bytes` bytes, or None if nothing is new. Raises
         OSError, CursorError."""
+        if self._was_truncated():
+            self._open_copy()
         while (found := self._read_here(most, most_bytes)) is None:
-            if self._was_truncated():
-                self._open_copy()
-                continue
             following = self._following_file()
             if following is None:
                 return self._read_late()
@@ -166,8 +165,12 @@ class LogFollower:
         self.cursor = msgspec.structs.replace(self.cursor, name=path.name, device=device, inode=inode)
 
     def _was_truncated(self) -> bool:
-        """Whether logrotate copied the file and emptied it (`copytruncate`)."""
-        return os.fstat(self._file).st_size < self.cursor.offset
+        """Whether logrotate copied the file and emptied it (`copytruncate`): the last line is no longer there."""
+        cursor = self.cursor
+        if not cursor.last:
+            return os.fstat(self._file).st_size < cursor.offset
+        last = os.pread(self._file, cursor.last_bytes + 1, cursor.offset - cursor.last_bytes - 1)
+        return last[-1:] != b"\n" or sha256(last[:-1]).hexdigest() != cursor.last
 
     def _open_copy(self) -> None:
         """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file."""
@@ -192,8 +195,9 @@ class LogFollower:
             return None
         files = log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
-        if place is None:
-            return files[0]
+        if place is None:  # deleted, or renamed and compressed
+            last = bytes.fromhex(self.cursor.last)
+            place = next((at for at, path in enumerate(files) if has_line_before(path, self.cursor, last)), -1)
         return files[place + 1] if place + 1 < len(files) else None
 
     def _leave(self, following: Path, *, vanished: bool = False) -> None:
@@ -247,7 +251,9 @@ class LogFollower:
         if self._is_current() or len(files) < 2:
             return 0
         lost = sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))
+        end = os.fstat(self._file).st_size
         self._leave(files[1])
+        self._late[-1].offset = end
         self._write(msgspec.structs.replace(self.cursor, lost=self.cursor.lost + lost))
         return lost
 

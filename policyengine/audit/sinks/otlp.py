@@ -36,11 +36,10 @@ OTHERS = (
 class OtlpTransport(HttpTransport):
     """Posts batches to a collector."""
 
-    content_type = "application/json"
-
     def __init__(self, target: SinkTarget, clock: Callable[[], int] = time_ns) -> None:
         """`clock` is nanoseconds since 1970. Raises FetchError, CertificatesError."""
         super().__init__(target)
+        self.content_type = "application/json"
         self._service, self._clock = target.service, clock
 
     def encode(self, lines: Sequence[SinkLine]) -> bytes:

@@ -58,6 +58,14 @@ class BodyFormat(StrEnum):
     ARRAY = "array"
 
 
+class RecordFormat(StrEnum):
+    """The form of each record over HTTP: the line of the log, or an event as `audit export` writes it."""
+
+    LOG = "log"
+    OCSF = "ocsf"
+    CLOUDEVENTS = "cloudevents"
+
+
 class SinkTargetError(Exception):
     """A sink is written wrongly; the message contains no secret, and `hint` says how to write it."""
 
@@ -78,6 +86,7 @@ class SinkTarget:
     lag: int = DEFAULT_LAG
     on_lag: OnLag | None = None
     format: BodyFormat = BodyFormat.LINES
+    records: RecordFormat = RecordFormat.LOG
     hmac: SecretValue | None = None
     headers: Mapping[str, SecretValue] = field(default_factory=dict)
     ca: Path | None = None
@@ -100,7 +109,7 @@ def parse_sinks(urls: Sequence[str]) -> tuple[SinkTarget, ...]:
 
 def parse_sink(given: str) -> SinkTarget:
     """Raises SinkTargetError."""
-    if given != given.strip() or not given.isprintable():
+    if " " in given or not given.isprintable():
         raise SinkTargetError("a sink must be a URL without spaces and control characters")
     bare, _, fragment = given.partition("#")
     try:
@@ -176,7 +185,7 @@ def applies(option: str, kind: SinkKind, scheme: str) -> bool:
     """Whether a sink has the option."""
     if option in ("name", "lag", "on_lag"):
         return True
-    if option in ("format", "hmac"):
+    if option in ("format", "records", "hmac"):
         return kind is SinkKind.HTTP
     if option == "service":
         return kind is SinkKind.OTLP
@@ -263,6 +272,7 @@ OPTIONS: Mapping[str, Callable[[str, str], object]] = {
     "lag": size_option,
     "on_lag": choice_option(OnLag),
     "format": choice_option(BodyFormat),
+    "records": choice_option(RecordFormat),
     "hmac": secret_option,
     "ca": path_option,
     "plain_http": flag_option,
