@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.audit.sinks.deciding import RUN
 from tests.audit.sinks.receivers import Receiver, http_receiver, rsyslog
+from tests.depth import examples, scaled
+from tests.server.processes import program
 from tests.stores.servers import wait_for
 
-ROOT = Path(__file__).parents[3]
 SEED = 22
 
 
@@ -30,28 +33,28 @@ class Decider:
     def __init__(self, log: Path, *urls: str, rotate: int = 1_000_000_000, spool: bool = False) -> None:
         self._arguments = [str(log), str(rotate), "spool" if spool else "", *urls]
         self.acknowledged: list[str] = []
-        self.start()
+        self.process: Any = None
 
-    def start(self) -> None:
-        command = [sys.executable, "-m", "tests.audit.sinks.deciding", *self._arguments]
-        self.process = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def decide(self, count: int, kill_after: int | None = None) -> None:
-        """Decide, and kill the process after that many acknowledgements."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{count}\n")
-        self.process.stdin.flush()
+    def decide(self, count: int, kill_after: int = sys.maxsize) -> None:
+        """Start the process and decide; kill it after that many acknowledgements."""
+        self.process = program(RUN, str(count), *self._arguments)
+        acknowledged = 0
         while (line := self.process.stdout.readline().strip()) not in ("", "done"):
             self.acknowledged.append(line)
-            if kill_after is not None and len(self.acknowledged) >= kill_after:
-                self.process.kill()
-        if kill_after is not None:
+            acknowledged += 1
+            if acknowledged == kill_after:
+                self.kill()
+        if kill_after < sys.maxsize:
             self.stop()
 
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
     def stop(self) -> None:
-        self.process.kill()
+        self.kill()
         self.process.communicate()
+        self.process.__exit__(None, None, None)  # closes its streams
 
 
 def received(receiver: Receiver) -> list[str]:
@@ -61,44 +64,47 @@ def received(receiver: Receiver) -> list[str]:
 
 
 def crash(decider: Decider, rounds: int) -> None:
+    """Kill the process several times while it decides, and start it once more."""
     chance = random.Random(SEED)
     for _ in range(rounds):
-        decider.decide(10_000, kill_after=len(decider.acknowledged) + chance.randint(1, 400))
-        decider.start()
+        decider.decide(10_000, kill_after=chance.randint(1, 300))
+    decider.decide(1)
 
 
+@scaled
 @pytest.mark.parametrize(
     ("rotate", "spool"), [(1_000_000_000, False), (100_000, False), (100_000, True)],
     ids=["one file", "rotated files", "a spool"],
 )  # fmt: skip
 def test_no_acknowledged_decision_is_missing_after_kill_9(receiver, tmp_path, rotate, spool):
     decider = Decider(tmp_path / "d.jsonl", f"http://127.0.0.1:{receiver.port}/#name=s", rotate=rotate, spool=spool)
-    crash(decider, 6)
-    decider.decide(1)
+    crash(decider, examples(3, 100))
     wanted = set(decider.acknowledged)
     wait_for(lambda: wanted <= set(received(receiver)))
     decider.stop()
-    assert len(wanted) > 200
+    assert len(wanted) > 100
     assert list(dict.fromkeys(received(receiver)))[-1] == decider.acknowledged[-1]
     if spool:
         assert len(list(tmp_path.glob("d.jsonl.2*"))) < 20
 
 
+@scaled
 def test_a_receiver_that_fails_between_kills_misses_nothing(receiver, tmp_path):
     chance = random.Random(SEED)
     receiver.statuses = [chance.choice([202, 500, 503, 429, 302, 401]) for _ in range(200)]
     decider = Decider(tmp_path / "d.jsonl", f"http://127.0.0.1:{receiver.port}/#name=s", rotate=50_000)
-    crash(decider, 4)
+    crash(decider, examples(2, 60))
     receiver.statuses.clear()
     wanted = set(decider.acknowledged)
     wait_for(lambda: wanted <= set(received(receiver)))
     decider.stop()
 
 
+@scaled
 def test_rsyslog_misses_nothing_after_kill_9_of_the_sender(tmp_path):
     with rsyslog(tmp_path) as server:
         decider = Decider(tmp_path / "d.jsonl", f"syslog+tcp://127.0.0.1:{server.tcp}#name=s", rotate=100_000)
-        crash(decider, 3)
+        crash(decider, examples(2, 40))
         wanted = set(decider.acknowledged)
         wait_for(lambda: wanted <= {json.loads(each["msg"])["decision"]["id"] for each in server.messages()})
         decider.stop()
