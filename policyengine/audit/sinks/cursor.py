@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,6 +15,7 @@ from policyengine.audit.rotation import COMPRESSED_SUFFIX
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
 CURSOR_SUFFIX = ".cursor"
+MAX_LISTINGS = 20  # of files that are renamed meanwhile
 
 
 class CursorError(Exception):
@@ -82,20 +85,67 @@ def base_name(path: Path | str) -> str:
     return Path(path).name.removesuffix(COMPRESSED_SUFFIX)
 
 
-def cursor_place(files: Sequence[Path], log: Path, cursor: SinkCursor) -> int | None:
-    """Return the index of the file with the cursor: the same inode, or a rotated file of the same name, which may be
-    compressed since. None if it is not among the files. Raises FileNotFoundError if one was renamed meanwhile."""
-    for at, path in enumerate(files):
+class LogFile(NamedTuple):
+    """A file of a log, as it was found: its path may name another file by now."""
+
+    path: Path
+    device: int
+    inode: int
+    size: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self.device, self.inode
+
+    @property
+    def base_name(self) -> str:
+        return base_name(self.path)
+
+
+def list_log_files(log: Path) -> list[LogFile]:
+    """Return the files of a log, oldest first. A file that is renamed meanwhile is neither missed nor listed twice.
+    Raises OSError."""
+    problem = OSError(errno.EAGAIN, "its files are renamed all the time")
+    for _ in range(MAX_LISTINGS):
+        before = identity_of(log)
+        try:
+            files = [find_file(path) for path in log_files(log)]
+        except FileNotFoundError as error:
+            problem = error
+            continue
+        if before == identity_of(log):
+            return files
+    raise problem
+
+
+def find_file(path: Path) -> LogFile:
+    """Raises OSError."""
+    found = path.stat()
+    return LogFile(path, found.st_dev, found.st_ino, found.st_size)
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of a file, or None if there is none."""
+    try:
         found = path.stat()
-        if (found.st_dev, found.st_ino) == (cursor.device, cursor.inode) and found.st_size >= cursor.offset:
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def cursor_place(files: Sequence[LogFile], log: Path, cursor: SinkCursor) -> int | None:
+    """Return the index of the file with the cursor: the same inode, or a rotated file of the same name, which may be
+    compressed since. None if it is not among the files."""
+    for at, file in enumerate(files):
+        if file.identity == (cursor.device, cursor.inode) and file.size >= cursor.offset:
             return at
     named = cursor.name != log.name
-    return next((at for at, path in enumerate(files) if named and base_name(path) == base_name(cursor.name)), None)
+    return next((at for at, file in enumerate(files) if named and file.base_name == base_name(cursor.name)), None)
 
 
 def measure_lag(log: Path, cursor: SinkCursor | None) -> int:
     """Return how many bytes of the log are after the cursor; a compressed file counts as it is. Raises OSError."""
-    files = log_files(log)
+    files = list_log_files(log)
     place = None if cursor is None else cursor_place(files, log, cursor)
-    sizes = [path.stat().st_size for path in files[0 if place is None else place :]]
-    return max(0, sum(sizes) - (cursor.offset if cursor is not None and place is not None else 0))
+    size = sum(file.size for file in files[0 if place is None else place :])
+    return max(0, size - (cursor.offset if cursor is not None and place is not None else 0))

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +15,16 @@ from time import time
 
 import msgspec
 
-from policyengine.audit.files import log_files
 from policyengine.audit.seal.sealer import SealError, ends_with_line, identity, open_plain
 from policyengine.audit.sinks.cursor import (
     CursorError,
+    LogFile,
     PendingFile,
     SinkCursor,
     base_name,
     cursor_place,
+    identity_of,
+    list_log_files,
     read_cursor,
     write_cursor,
 )
@@ -143,26 +146,26 @@ class LogFollower:
 
     def _resume(self) -> None:
         """Open the file with the cursor, wherever it is now; if it is gone, count the loss and open the oldest file."""
-        files, cursor = log_files(self.log), self.cursor
+        files, cursor = list_log_files(self.log), self.cursor
         last = bytes.fromhex(cursor.last)
         place = cursor_place(files, self.log, cursor)
-        order = [*([files[place]] if place is not None else []), *(path for path in reversed(files))]
-        for path in order:
-            if has_line_before(path, cursor, last):
-                self._open(path)
+        for file in [*([files[place]] if place is not None else []), *reversed(files)]:
+            if has_line_before(file, cursor, last):
+                self._open(file)
                 return
         if place is not None and not last:  # the last line was too long to check
             self._open(files[place])
             return
         self._leave(files[0], vanished=True)
 
-    def _open(self, path: Path) -> None:
-        opened = open_plain(path)
+    def _open(self, file: LogFile) -> None:
+        """Continue in a file at the same place."""
+        opened = open_listed(file)
         if self._file >= 0:
             os.close(self._file)
         self._file = opened
-        device, inode = identity(path)
-        self.cursor = msgspec.structs.replace(self.cursor, name=path.name, device=device, inode=inode)
+        name, device, inode = file.path.name, file.device, file.inode
+        self.cursor = msgspec.structs.replace(self.cursor, name=name, device=device, inode=inode)
 
     def _was_truncated(self) -> bool:
         """Whether logrotate copied the file and emptied it (`copytruncate`): the last line is no longer there."""
@@ -175,48 +178,48 @@ class LogFollower:
     def _open_copy(self) -> None:
         """Continue in the copy of the file that was emptied or, if there is none, at the beginning of the file."""
         last = bytes.fromhex(self.cursor.last)
-        for path in reversed(log_files(self.log)):
-            if has_line_before(path, self.cursor, last):
-                self._open(path)
+        for file in reversed(list_log_files(self.log)):
+            if has_line_before(file, self.cursor, last):
+                self._open(file)
                 return
         self._write(msgspec.structs.replace(self.cursor, offset=0, lines=0, last="", last_bytes=0))
 
     def _is_current(self) -> bool:
-        with suppress(FileNotFoundError):
-            return identity(self.log) == identity(self._file)
-        return False
+        return identity_of(self.log) == identity(self._file)
 
-    def _following_file(self) -> Path | None:
+    def _following_file(self) -> LogFile | None:
         """Return the file after the current one, if that one is finished. Raises OSError."""
         found = os.fstat(self._file)
         if self._is_current() or not self.log.exists():
             return None
         if self._clock() - max(found.st_mtime, found.st_ctime) < FINISHED_SECONDS:
             return None
-        files = log_files(self.log)
+        files = list_log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
         if place is None:  # deleted, or renamed and compressed
             last = bytes.fromhex(self.cursor.last)
-            place = next((at for at, path in enumerate(files) if has_line_before(path, self.cursor, last)), -1)
+            place = next((at for at, file in enumerate(files) if has_line_before(file, self.cursor, last)), -1)
         return files[place + 1] if place + 1 < len(files) else None
 
-    def _leave(self, following: Path, *, vanished: bool = False) -> None:
+    def _leave(self, following: LogFile, *, vanished: bool = False) -> None:
         """Begin with the first line of a file. The lines of pending files that are gone are lost, and those of the
         current file, too, if it `vanished` before it was read."""
-        cursor, files = self.cursor, log_files(self.log)
-        if self._file >= 0 and identity(self._file) != identity(following):
+        cursor, files = self.cursor, list_log_files(self.log)
+        opened = open_listed(following)
+        if self._file >= 0:
             self._late.append(LateFile(os.dup(self._file), cursor.offset))
             if len(self._late) > LATE_FILES:
                 os.close(self._late.popleft().file)
         gone = [each for each in cursor.pending if not is_among(each, files) and not is_file(each, cursor)]
         lost = sum(each.lines for each in gone) + (unsent_lines(cursor) if vanished else 0)
         pending = [each for each in cursor.pending if is_among(each, files) and not is_file(each, cursor)]
-        device, inode = identity(following)
+        before, self._file = self._file, opened
+        if before >= 0:
+            os.close(before)
         self._write(SinkCursor(
-            following.name, device, inode, 0, sent=cursor.sent, lost=cursor.lost + lost,
-            pending=tuple(each for each in pending if each.name != base_name(following)),
+            following.path.name, following.device, following.inode, 0, sent=cursor.sent, lost=cursor.lost + lost,
+            pending=tuple(each for each in pending if each.name != following.base_name),
         ))  # fmt: skip
-        self._open(following)
 
     # ── Lines that are at risk ────────────────────────────────────────────────────────────────
 
@@ -225,22 +228,22 @@ class LogFollower:
         OSError, CursorError."""
         cursor = self.cursor
         found = {each.name: each for each in cursor.pending}
-        for path in self._waiting():
-            if path != self.log and base_name(path) not in found:
-                device, inode = identity(path)
-                with suppress(SealError):
-                    found[base_name(path)] = PendingFile(base_name(path), device, inode, self._count_lines(path))
+        for file in self._waiting():
+            if file.path != self.log and file.base_name not in found:
+                with suppress(SealError, FileNotFoundError):
+                    lines = self._count_lines(file)
+                    found[file.base_name] = PendingFile(file.base_name, file.device, file.inode, lines)
         if len(found) != len(cursor.pending):
             self._write(msgspec.structs.replace(cursor, pending=tuple(found.values())))
 
-    def _count_lines(self, path: Path) -> int:
-        if base_name(path) == base_name(self.cursor.name):
+    def _count_lines(self, file: LogFile) -> int:
+        if file.base_name == base_name(self.cursor.name):
             return self.cursor.lines + sum(chunk.count(b"\n") for chunk in chunks(self._file, self.cursor.offset))
-        return count_lines(path)
+        return count_lines(file.path)
 
-    def _waiting(self) -> list[Path]:
+    def _waiting(self) -> list[LogFile]:
         """Return the file with the cursor and those after it."""
-        files = log_files(self.log)
+        files = list_log_files(self.log)
         place = cursor_place(files, self.log, self.cursor)
         return files[0 if place is None else place :]
 
@@ -258,13 +261,22 @@ class LogFollower:
         return lost
 
 
-def has_line_before(path: Path, cursor: SinkCursor, last: bytes) -> bool:
+def open_listed(file: LogFile) -> int:
+    """Open a file, which must still be the one that was listed. Raises OSError, SealError."""
+    opened = open_plain(file.path)
+    if identity_of(file.path) == file.identity:
+        return opened
+    os.close(opened)
+    raise FileNotFoundError(errno.ENOENT, "it was renamed", str(file.path))
+
+
+def has_line_before(file: LogFile, cursor: SinkCursor, last: bytes) -> bool:
     """Whether a file has the last line before the cursor at its place. Raises OSError."""
     if not cursor.offset:
-        return identity(path) == (cursor.device, cursor.inode)
+        return file.identity == (cursor.device, cursor.inode)
     try:
-        return bool(last) and ends_with_line(path, cursor.offset, last, cursor.last_bytes)
-    except (SealError, EOFError):
+        return bool(last) and ends_with_line(file.path, cursor.offset, last, cursor.last_bytes)
+    except (SealError, EOFError, FileNotFoundError):
         return False
 
 
@@ -279,13 +291,9 @@ def is_file(pending: PendingFile, cursor: SinkCursor) -> bool:
     return (pending.device, pending.inode) == (cursor.device, cursor.inode) or pending.name == base_name(cursor.name)
 
 
-def is_among(pending: PendingFile, files: Sequence[Path]) -> bool:
+def is_among(pending: PendingFile, files: Sequence[LogFile]) -> bool:
     """Whether a pending file still exists, by its name or its inode."""
-    for path in files:
-        with suppress(FileNotFoundError):
-            if base_name(path) == pending.name or identity(path) == (pending.device, pending.inode):
-                return True
-    return False
+    return any(file.base_name == pending.name or file.identity == (pending.device, pending.inode) for file in files)
 
 
 def count_lines(path: Path) -> int:

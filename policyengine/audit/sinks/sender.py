@@ -62,6 +62,7 @@ class SinkSender:
         self._throttle = LogThrottle.every(clock=self._clock)
         self._retry_at, self._surveyed = 0.0, 0.0
         self._fails = 0  # consecutive failures
+        self._known_lost = 0  # lost lines that were counted and logged
 
     _follower: LogFollower | None
     _transport: Transport | None
@@ -105,12 +106,13 @@ class SinkSender:
             if not self._holds_lock():
                 return IDLE_SECONDS
             if self._follower is None:
-                self._follower = LogFollower(self._log, self._folder, self.name, self._now)
+                self._follower = self._follow()
             self._keep_bound(self._follower)
             left = self._retry_at - self._clock()
             if left > 0:
                 return min(left, IDLE_SECONDS)
             found = self._follower.read(MAX_LINES, MAX_BYTES)
+            self._count_lost(self._follower, "files of the log were deleted before they were sent")
             if found is None:
                 return IDLE_SECONDS
             self._pass(self._follower, found)
@@ -121,30 +123,34 @@ class SinkSender:
         self._succeed()
         return 0.0
 
+    def _follow(self) -> LogFollower:
+        """Continue at the cursor. Raises OSError, CursorError."""
+        cursor = read_cursor(self._folder, self.name)
+        self._known_lost = 0 if cursor is None else cursor.lost
+        return LogFollower(self._log, self._folder, self.name, self._now)
+
     def _pass(self, follower: LogFollower, found: LineRange) -> None:
         """Send the lines, and move the cursor behind them. Raises SinkError, CursorError."""
         lines = [line for raw in found.lines if (line := read_sink_line(raw)) is not None]
         if self._transport is None:
             self._transport = self._connect()
         dropped, why = deliver(self._transport, lines) if lines else (0, "")
-        lost, before = dropped + found.lost, follower.cursor.lost
-        follower.commit(found, len(lines) - dropped, lost)
+        follower.commit(found, len(lines) - dropped, dropped + found.lost)
         self.sent += len(lines) - dropped
-        self._count_lost(follower.cursor.lost - before, why or "a line is too long")
+        self._count_lost(follower, why or "a line is too long")
 
     def _keep_bound(self, follower: LogFollower) -> None:
         """Count the lines at risk, and give up the oldest ones of a spool that is full."""
         if self._surveyed and self._clock() - self._surveyed < (IDLE_SECONDS if self._spool else SURVEY_SECONDS):
             return
         self._surveyed = self._clock()
-        lost = follower.cursor.lost
         follower.survey()
         while (
             self._spool and self.on_lag is OnLag.CONTINUE and measure_lag(self._log, follower.cursor) > self.target.lag
         ):
             if not follower.skip_file():
                 break
-        self._count_lost(follower.cursor.lost - lost, "the spool is full")
+        self._count_lost(follower, "the spool is full")
 
     # ── Failures ──────────────────────────────────────────────────────────────────────────────
 
@@ -174,11 +180,13 @@ class SinkSender:
             )  # fmt: skip
         self._fails, self._retry_at = 0, 0.0
 
-    def _count_lost(self, lines: int, why: str) -> None:
-        if not lines:
+    def _count_lost(self, follower: LogFollower, why: str) -> None:
+        """Count and log the lines that were lost since the last call."""
+        lost, self._known_lost = follower.cursor.lost - self._known_lost, follower.cursor.lost
+        if not lost:
             return
-        self.lost += lines
-        lines = self._throttle.admit("lost", lines) or 0
+        self.lost += lost
+        lines = self._throttle.admit("lost", lost)
         if lines:
             _LOG.error(
                 "the sink `%s` has lost %d records: %s", self.name, lines, why,

@@ -18,8 +18,8 @@ from policyengine.audit.rotation import rotated_files, rotation_lock
 from policyengine.audit.sinks.cursor import (
     FOLDER_MODE,
     CursorError,
-    base_name,
     cursor_place,
+    find_file,
     read_cursor,
     write_cursor,
 )
@@ -259,15 +259,15 @@ def open_transport(target: SinkTarget) -> Transport:
 def delete_sent_files(log: Path, folder: Path, sinks: Sequence[str]) -> None:
     """Delete rotated files that every sink has left. Raises OSError, CursorError."""
     with rotation_lock(log):
-        files = rotated_files(log)
-        keep = len(files)
+        files = [find_file(path) for path in (*rotated_files(log), log)]
+        keep = len(files) - 1
         for sink in sinks:
             cursor = read_cursor(folder, sink)
-            place = None if cursor is None else cursor_place([*files, log], log, cursor)
+            place = None if cursor is None else cursor_place(files, log, cursor)
             keep = min(keep, 0 if place is None else place)
-        for path in files[:keep]:
-            if time() - path.stat().st_mtime >= FINISHED_SECONDS and base_name(path) != log.name:
-                path.unlink()
+        for file in files[:keep]:
+            if time() - file.path.stat().st_mtime >= FINISHED_SECONDS:
+                file.path.unlink()
 
 
 def megabytes(size: int) -> str:

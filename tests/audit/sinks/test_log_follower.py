@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policyengine.audit.sinks import log_follower
+from policyengine.audit.sinks import cursor, log_follower
 from policyengine.audit.sinks.cursor import CursorError, cursor_path, measure_lag, read_cursor
 from policyengine.audit.sinks.log_follower import LineRange, LogFollower
 from tests.audit.sinks.lines import DIRECTORY, Clock, append, begin, decision, ids, numbered
@@ -226,6 +226,45 @@ def test_a_file_that_lost_its_end_is_sent_again(log, following, caplog):
     log.write_bytes(decision(1) + decision(3))  # after a power failure, with a new line
     following.restart()
     assert ids(following.rest())[-1:] == numbered(3)
+
+
+def test_a_rotation_while_the_files_are_listed_skips_no_file(log, following, monkeypatch):
+    append(log, decision(1))
+    following.take()
+    rotate(log, "20270115T080001.000000Z")
+    append(log, decision(2))
+    following.settle()
+    listed = cursor.log_files
+
+    def rotated_meanwhile(path: Path) -> list[Path]:
+        files = listed(path)
+        if len(list(path.parent.glob("*Z"))) == 1:
+            rotate(log, "20270115T080002.000000Z")
+            append(log, decision(3))
+        return files
+
+    monkeypatch.setattr(cursor, "log_files", rotated_meanwhile)
+    assert ids(following.rest()) == numbered(2, 3)
+
+
+def test_a_rotation_between_listing_and_opening_skips_no_file(log, following, monkeypatch):
+    append(log, decision(1))
+    following.take()
+    rotate(log, "20270115T080001.000000Z")
+    append(log, decision(2))
+    following.settle()
+    opened = log_follower.open_plain
+
+    def rotated_before(path: Path) -> int:
+        if path == log and len(list(path.parent.glob("*Z"))) == 1:
+            rotate(log, "20270115T080002.000000Z")
+            append(log, decision(3))
+        return opened(path)
+
+    monkeypatch.setattr(log_follower, "open_plain", rotated_before)
+    with pytest.raises(FileNotFoundError, match="it was renamed"):
+        following.take()
+    assert ids(following.rest()) == numbered(2, 3)
 
 
 # ── Loss ──────────────────────────────────────────────────────────────────────────────────────
