@@ -8,7 +8,7 @@ from typing import Any
 
 from policyengine.audit.record_summary import RecordSummary
 
-OCSF_VERSION = "1.3.0"
+OCSF_VERSION = "1.4.0"  # the first with the profile Security Control in this class
 CATEGORY, CLASS = 6, 6003
 CREATE, READ, UPDATE, DELETE, OTHER = 1, 2, 3, 4, 99
 ACTIVITY_NAMES = {CREATE: "Create", READ: "Read", UPDATE: "Update", DELETE: "Delete"}
@@ -91,7 +91,8 @@ def metadata_of(row: RecordSummary) -> dict[str, Any]:
 
 def actor_of(row: RecordSummary) -> dict[str, Any]:
     """Return who acted: the agent as the application, for its user. Events of the system have no caller."""
-    policy = without_absent({"name": row.rule or row.package, "version": row.revision, "group": row.package})
+    group = None if row.package is None else {"name": row.package}
+    policy = without_absent({"name": row.rule or row.package, "version": row.revision, "group": group})
     authorization = without_absent({"decision": row.outcome, "policy": policy if "name" in policy else None})
     user = without_absent({"uid": row.user, "name": row.user, "type_id": None if row.user is None else USER})
     return without_absent({

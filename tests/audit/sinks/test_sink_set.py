@@ -89,7 +89,8 @@ def test_no_sink_sees_more_than_the_log(receiver, tmp_path, capfd):
             log.close()
             seen = {
                 "http": bodies(receiver), "otlp": bodies(otlp), "ocsf": bodies(ocsf), "cloudevents": bodies(events),
-                "stdout": capfd.readouterr().out.encode(), "syslog": b"".join(datagrams.recv(100_000) for _ in range(3)),
+                "stdout": capfd.readouterr().out.encode(),
+                "syslog": b"".join(datagrams.recv(100_000) for _ in range(3)),
             }  # fmt: skip
     assert "canary-recipient" in decided.reasons[0].message  # the caller sees the reason; the log withholds it
     assert CANARY not in written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def text_lines(source: LogExport, format: ExportFormat) -> Iterator[str]:
 
 
 def write_text(lines: Iterator[str], output: Path) -> None:
-    """Write the lines; a file is replaced once it is complete. Raises OSError."""
+    """Write the lines; a file is replaced once it is complete. Raises CommandError, and OSError for the log."""
     if output == STDOUT:
         for line in lines:
             sys.stdout.write(line)
@@ -127,6 +128,9 @@ def write_text(lines: Iterator[str], output: Path) -> None:
     new = output.with_name(f".{output.name}.new")
     try:
         opened = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, OWNER_ONLY)
+    except OSError as error:
+        raise file_error(output, error) from None
+    try:
         with os.fdopen(opened, "w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
         new.replace(output)
@@ -135,12 +139,14 @@ def write_text(lines: Iterator[str], output: Path) -> None:
 
 
 def export_parquet(source: LogExport, output: Path) -> None:
-    """Raises CommandError, OSError."""
+    """Raises CommandError, and OSError for the log."""
     from policyengine.audit.exports.tables import TableError, write_parquet
     from policyengine.install_hints import install_command
 
     if output == STDOUT:
         raise CommandError("usage", "a Parquet file is not text", "name a file: `-o decisions.parquet`", code=2)
+    if not output.parent.is_dir():
+        raise file_error(output, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     try:
         write_parquet(source.rows(), output)
     except ImportError:
